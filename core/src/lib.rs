@@ -1,0 +1,2 @@
+//! Scan, estimate, decide.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The guest model.
+fn main() {}
