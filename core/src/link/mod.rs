@@ -1,0 +1,1 @@
+//! The link between dom0 and the stub (layout, rings, messages).
