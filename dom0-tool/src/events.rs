@@ -1,0 +1,246 @@
+//! What an attempt tells whoever watches it: one JSON object per line.
+//!
+//! The helper writes these to the front end (`lull migrate`) over the socket
+//! named by [`FRONT_END_FD`]; with `--json` the front end passes them on to
+//! standard output. Every object has `type` and `schema`; the last one of a
+//! `lull migrate` is a [`Event::Result`]. Times are milliseconds from the start
+//! of the attempt unless a name says otherwise.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of these objects; raised when the meaning of a field changes.
+pub const SCHEMA: u32 = 1;
+
+/// Environment variable with the number of an inherited socket: the helper
+/// writes [`Event`] lines to it and reads [`Command`] lines from it.
+pub const FRONT_END_FD: &str = "LULL_FRONT_END_FD";
+
+/// A line as it travels: the event and the version it is written in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Line {
+    /// See [`SCHEMA`].
+    pub schema: u32,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What can happen in an attempt, in the order in which it does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Event {
+    /// The stub runs, log-dirty is on, copying begins.
+    Started(Started),
+    /// Several times a second while copying.
+    Progress(Progress),
+    /// A round has been sent and judged.
+    Round(Round),
+    /// The guest has stopped.
+    Suspended(Suspended),
+    /// The helper's part is over: the stream is complete, or the attempt was
+    /// given up and undone.
+    Ended(Ended),
+    /// A line for the operator, at the level it deserves.
+    Log(Log),
+    /// The front end's last word.
+    Result(Box<Outcome>),
+}
+
+/// See [`Event::Started`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Started {
+    /// Domain id at the source.
+    pub domid: u16,
+    /// Process id of the helper.
+    pub helper_pid: u32,
+    /// Populated pages of the guest.
+    pub guest_pages: u64,
+    /// The limit on the pause.
+    pub limit_ms: Option<u64>,
+    /// The limit on the time to the suspend.
+    pub timeout_ms: Option<u64>,
+    /// Domain id of the stub.
+    pub stub_domid: u16,
+    /// Memory the stub domain has, in bytes.
+    pub stub_memory_bytes: u64,
+    /// Time from the helper's start until the stub had said hello.
+    pub stub_boot_ms: u64,
+    /// Upper bounds assumed for what does not depend on the guest's pages.
+    pub fixed_costs: PauseParts,
+}
+
+/// The parts of a pause, predicted or observed. Absent: not (yet) known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseParts {
+    /// From the suspend request until the guest had stopped.
+    pub suspend_ms: Option<u64>,
+    /// Reading the final dirty bitmap.
+    pub final_bitmap_ms: Option<u64>,
+    /// Sending the pages of the final round.
+    pub pages_ms: Option<u64>,
+    /// CPU state, parameters and the end of the stream.
+    pub cpu_state_ms: Option<u64>,
+    /// From the end of the stream until the guest runs at the destination.
+    pub landing_ms: Option<u64>,
+}
+
+/// See [`Event::Progress`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Progress {
+    /// When.
+    pub at_ms: u64,
+    /// Round, counted from 0, the full pass.
+    pub round: u32,
+    /// Pages of this round sent so far.
+    pub round_sent: u64,
+    /// Pages this round has.
+    pub round_pages: u64,
+    /// Pages sent in all rounds.
+    pub pages_sent: u64,
+    /// Pages dirtied since the bitmap was last taken.
+    pub dirty_pages: Option<u64>,
+    /// Lower bound of the transfer rate, bytes a second.
+    pub transfer_rate: Option<u64>,
+    /// Upper bound of the dirty rate, pages a second.
+    pub dirty_rate: Option<u64>,
+    /// Upper bound of the pause, were the guest suspended now.
+    pub predicted_downtime_ms: Option<u64>,
+}
+
+/// See [`Event::Round`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Round {
+    /// When it ended.
+    pub at_ms: u64,
+    /// Round, counted from 0.
+    pub round: u32,
+    /// Pages sent.
+    pub pages_sent: u64,
+    /// Pages the guest dirtied meanwhile.
+    pub pages_dirtied: u64,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Lower bound of the transfer rate, bytes a second.
+    pub transfer_rate: Option<u64>,
+    /// Upper bound of the dirty rate, pages a second.
+    pub dirty_rate: Option<u64>,
+    /// Upper bound of the pause, had the guest been suspended here.
+    pub predicted_downtime_ms: Option<u64>,
+    /// What was decided: `another-round`, `suspend`, `finish` or `refuse`.
+    pub decision: String,
+}
+
+/// See [`Event::Suspended`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Suspended {
+    /// When the guest was asked: the pause counts from here.
+    pub requested_at_ms: u64,
+    /// When it was seen stopped.
+    pub stopped_at_ms: u64,
+    /// Pages of the final round, exact.
+    pub dirty_pages: u64,
+    /// `CLOCK_MONOTONIC` of the request, nanoseconds: the front end subtracts
+    /// it from the moment the destination reports that the guest runs.
+    pub requested_monotonic_ns: u64,
+    /// The prediction on which the guest was suspended.
+    pub predicted: PauseParts,
+    /// Its sum.
+    pub predicted_downtime_ms: Option<u64>,
+}
+
+/// See [`Event::Ended`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ended {
+    /// When.
+    pub at_ms: u64,
+    /// How.
+    pub how: How,
+    /// One sentence for the operator; empty when the stream is complete.
+    pub reason: String,
+    /// What would have worked, or what to do next; may be empty.
+    pub advice: String,
+    /// The smallest limit that would have fitted.
+    pub smallest_limit_ms: Option<u64>,
+    /// The transfer rate that would have been needed, bytes a second.
+    pub needed_rate: Option<u64>,
+    /// The refused attempt's own pause, when the guest had been suspended.
+    pub refused_pause_ms: Option<u64>,
+    /// The helper's parts of the pause, as observed.
+    pub observed: PauseParts,
+    /// Guest pages sent.
+    pub pages_sent: u64,
+    /// Bytes written to the stream.
+    pub bytes_sent: u64,
+    /// `CLOCK_MONOTONIC` of the end, nanoseconds.
+    pub monotonic_ns: u64,
+    /// CPU time of the helper, user and system, in milliseconds.
+    pub helper_cpu_ms: u64,
+    /// Peak resident memory of the helper, bytes.
+    pub helper_peak_bytes: u64,
+    /// CPU time of the stub domain, milliseconds.
+    pub stub_cpu_ms: Option<u64>,
+}
+
+/// How the helper's part ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// The stream is complete and libxl has taken over.
+    StreamComplete,
+    /// The pause would not fit; the guest runs at the source.
+    RefusedDowntime,
+    /// Time ran out, or no round can ever fit; the guest runs at the source.
+    RefusedTimeout,
+    /// The operator cancelled; the guest runs at the source.
+    Cancelled,
+    /// The stream could not be written: the destination or the link is gone.
+    TargetFailed,
+    /// The stub, Xen or the helper failed; the guest runs at the source.
+    SourceFailed,
+}
+
+/// See [`Event::Log`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// `stub`, `helper`, `xl`.
+    pub from: String,
+    /// The line.
+    pub text: String,
+}
+
+/// See [`Event::Result`]. The fields are those of the table of outcomes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Outcome {
+    /// `moved`, `refused-downtime`, `refused-timeout`, `cancelled`,
+    /// `target-failed`, `source-failed` or `unknown`.
+    pub outcome: String,
+    /// `source`, `destination` or `unknown`.
+    pub running_on: String,
+    /// The limit on the pause.
+    pub limit_ms: Option<u64>,
+    /// What the pause was predicted to be when the guest was suspended, or at
+    /// the refusal.
+    pub predicted_downtime_ms: Option<u64>,
+    /// What it was, at most.
+    pub observed_downtime_ms: Option<u64>,
+    /// Rounds sent, the final one included.
+    pub rounds: u32,
+    /// Guest pages sent.
+    pub pages_sent: u64,
+    /// From the command's start to its end.
+    pub duration_ms: u64,
+    /// The sentence that explains it.
+    pub reason: String,
+    /// What to do next; may be empty.
+    pub advice: String,
+}
+
+/// What the front end tells the helper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Command {
+    /// Give up safely. The socket's end means the same.
+    Cancel,
+}
