@@ -1,0 +1,2 @@
+//! The rig's hands inside dom0.
+fn main() {}

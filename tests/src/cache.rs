@@ -1,0 +1,111 @@
+//! What is dear to build is kept in the user's cache folder, keyed by a hash of
+//! everything that went into it and checked by the hash of its content each
+//! time it is used.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+/// Lists each file of an entry with its hash, as `sha256sum` prints it.
+const MANIFEST: &str = "SHA256SUMS";
+
+/// Builds up the key of an entry.
+#[derive(Default)]
+pub struct Key(Sha256);
+
+impl Key {
+    /// Adds one input. The label keeps neighbours from running into each other.
+    #[must_use]
+    pub fn with(mut self, label: &str, content: &[u8]) -> Self {
+        self.0
+            .update(format!("{label}:{}:", content.len()).as_bytes());
+        self.0.update(content);
+        self
+    }
+
+    /// The key: sixteen hexadecimal digits.
+    pub fn finish(self) -> String {
+        let mut hex = String::new();
+        for byte in self.0.finalize().iter().take(8) {
+            hex.push_str(&format!("{byte:02x}"));
+        }
+        hex
+    }
+}
+
+/// The rig's cache folder.
+///
+/// # Errors
+/// When neither `XDG_CACHE_HOME` nor `HOME` is set.
+pub fn folder() -> Result<PathBuf> {
+    let base = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
+        (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
+        (_, Some(home)) => PathBuf::from(home).join(".cache"),
+        _ => bail!("neither XDG_CACHE_HOME nor HOME is set: no place for the cache"),
+    };
+    Ok(base.join("lull-rig"))
+}
+
+/// The entry of that name if it is there and whole, else `build` makes it in
+/// an empty folder, which then takes its place in one step.
+///
+/// # Errors
+/// What `build` reports, or a cache folder that cannot be written.
+pub fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let folder = folder()?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let place = folder.join(name);
+    if place.is_dir() {
+        if is_whole(&place) {
+            return Ok(place);
+        }
+        eprintln!("cache: {} is damaged, building it anew", place.display());
+        fs::remove_dir_all(&place)?;
+    }
+    let scratch = tempfile::Builder::new()
+        .prefix(".building-")
+        .tempdir_in(&folder)?;
+    let fresh = scratch.path().join(name);
+    fs::create_dir(&fresh)?;
+    build(&fresh)?;
+    write_manifest(&fresh)?;
+    match fs::rename(&fresh, &place) {
+        Ok(()) => Ok(place),
+        // Another rig was quicker; what it made has the same inputs.
+        Err(_) if is_whole(&place) => Ok(place),
+        Err(error) => Err(error).with_context(|| format!("cannot fill {}", place.display())),
+    }
+}
+
+fn write_manifest(place: &Path) -> Result<()> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(place)? {
+        names.push(entry?.file_name());
+    }
+    names.sort();
+    let output = Command::new("sha256sum")
+        .arg("--")
+        .args(&names)
+        .current_dir(place)
+        .output()
+        .context("cannot start sha256sum")?;
+    if !output.status.success() {
+        bail!(
+            "sha256sum: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    fs::write(place.join(MANIFEST), output.stdout)?;
+    Ok(())
+}
+
+fn is_whole(place: &Path) -> bool {
+    Command::new("sha256sum")
+        .args(["--check", "--status", "--strict", MANIFEST])
+        .current_dir(place)
+        .status()
+        .is_ok_and(|status| status.success())
+}

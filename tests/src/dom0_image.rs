@@ -1,0 +1,230 @@
+//! dom0's image: one initramfs, so that dom0 needs no disk and every boot
+//! starts from the same state.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::cache;
+use crate::cpio::Archive;
+use crate::debian;
+use crate::kernel_modules::Modules;
+use crate::shell_out::output_of;
+use crate::timeline::Timeline;
+
+/// Raise when the code below changes what it builds.
+const RECIPE_VERSION: &str = "1";
+
+const INIT: &str = include_str!("../dom0/init");
+const SSHD_CONFIG: &str = include_str!("../dom0/sshd_config");
+const SSH_CONFIG: &str = include_str!("../dom0/ssh_config");
+
+const MODULES: &[&str] = &[
+    "8021q",
+    "act_mirred",
+    "bridge",
+    "cls_matchall",
+    "cls_u32",
+    "dummy",
+    "e1000",
+    "ifb",
+    "sch_ingress",
+    "sch_netem",
+    "sch_prio",
+    "sch_tbf",
+    "tun",
+    "veth",
+    "xen-blkback",
+    "xen-evtchn",
+    "xen-gntalloc",
+    "xen-gntdev",
+    "xen-netback",
+    "xen-netfront",
+    "xen-privcmd",
+    "xenfs",
+    "loop",
+];
+
+/// Which hypervisor to boot. The tools of 4.17 fit both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hypervisor {
+    /// 4.17.7 of Debian's security archive: migrates PVH and HVM guests.
+    #[default]
+    Security,
+    /// 4.17.5 of Debian's main archive, with shadow paging: PV guests too.
+    Shadow,
+}
+
+/// The files of a built image.
+pub struct Dom0Image {
+    folder: PathBuf,
+}
+
+impl Dom0Image {
+    /// Takes the image from the cache, or builds it.
+    pub fn ready(timeline: &Timeline) -> Result<Self> {
+        let key = cache::Key::default()
+            .with("recipe", RECIPE_VERSION.as_bytes())
+            .with("packages", debian::recipe().as_bytes())
+            .with("versions", debian::versions().as_bytes())
+            .with("modules", format!("{MODULES:?}").as_bytes())
+            .with("init", INIT.as_bytes())
+            .with("sshd", SSHD_CONFIG.as_bytes())
+            .with("ssh", SSH_CONFIG.as_bytes())
+            .finish();
+        let folder = cache::entry(&format!("dom0-{key}"), |place| build(place, timeline))?;
+        timeline.phase("dom0 image ready");
+        Ok(Self { folder })
+    }
+
+    /// The hypervisor, uncompressed as QEMU's multiboot loader wants it.
+    pub fn hypervisor(&self, which: Hypervisor) -> PathBuf {
+        self.folder.join(match which {
+            Hypervisor::Security => "xen",
+            Hypervisor::Shadow => "xen-shadow",
+        })
+    }
+
+    /// The Linux kernel of dom0 and of the guests.
+    pub fn kernel(&self) -> PathBuf {
+        self.folder.join("vmlinuz")
+    }
+
+    /// dom0's initramfs without what belongs to one boot.
+    pub fn initramfs(&self) -> PathBuf {
+        self.folder.join("dom0.cpio")
+    }
+
+    /// busybox, for the guest's initramfs.
+    pub fn busybox(&self) -> PathBuf {
+        self.folder.join("busybox")
+    }
+
+    /// The modules a guest loads, in that order.
+    pub fn guest_modules(&self) -> Result<Vec<PathBuf>> {
+        let list = fs::read_to_string(self.folder.join("guest-modules"))?;
+        Ok(list.lines().map(|name| self.folder.join(name)).collect())
+    }
+}
+
+fn build(place: &Path, timeline: &Timeline) -> Result<()> {
+    let scratch = tempfile::tempdir_in(place.parent().unwrap_or(place))?;
+    let root = scratch.path().join("root");
+    timeline.phase("dom0 image: fetching Debian packages");
+    debian::unpack_dom0(&root)?;
+    let shadow = scratch.path().join("shadow");
+    debian::unpack_shadow_hypervisor(&shadow)?;
+
+    timeline.phase("dom0 image: choosing kernel modules");
+    let kernel = debian::only_file(&root.join("boot"), "vmlinuz-", "")?;
+    let release = kernel
+        .file_name()
+        .map(|name| name.to_string_lossy().replace("vmlinuz-", ""))
+        .unwrap_or_default();
+    let modules = Modules::index(&root, &release)?;
+    let mut guest_modules = String::new();
+    for module in modules.load_order("xen-netfront")? {
+        if let Some(name) = module.file_name() {
+            fs::copy(&module, place.join(name))?;
+            guest_modules.push_str(&format!("{}\n", name.to_string_lossy()));
+        }
+    }
+    fs::write(place.join("guest-modules"), guest_modules)?;
+    modules.keep_only(MODULES)?;
+    // Again, so that modprobe's tables name only what is left.
+    Modules::index(&root, &release)?;
+
+    gunzip(&hypervisor_in(&root)?, &place.join("xen"))?;
+    gunzip(&hypervisor_in(&shadow)?, &place.join("xen-shadow"))?;
+    fs::copy(&kernel, place.join("vmlinuz"))?;
+    fs::copy(root.join("bin/busybox"), place.join("busybox"))?;
+    for entry in fs::read_dir(root.join("boot"))? {
+        fs::remove_file(entry?.path())?;
+    }
+    fs::copy(&kernel_copy(place), root.join("boot/vmlinuz"))?;
+
+    timeline.phase("dom0 image: writing the initramfs");
+    write_own_files(&root)?;
+    let mut archive = Archive::new(BufWriter::new(File::create(place.join("dom0.cpio"))?));
+    archive.tree(&root)?;
+    archive.device("dev/console", 5, 1)?;
+    archive.finish()?;
+    Ok(())
+}
+
+fn kernel_copy(place: &Path) -> PathBuf {
+    place.join("vmlinuz")
+}
+
+fn hypervisor_in(root: &Path) -> Result<PathBuf> {
+    debian::only_file(&root.join("boot"), "xen-4.17-amd64", ".gz")
+}
+
+fn gunzip(from: &Path, to: &Path) -> Result<()> {
+    let content = output_of(Command::new("gzip").args(["-dc"]).arg(from))?;
+    fs::write(to, content)?;
+    Ok(())
+}
+
+/// What the packages' scripts would have made, and the rig's own.
+fn write_own_files(root: &Path) -> Result<()> {
+    let accounts = "root:x:0:0:root:/root:/bin/bash\n\
+                    sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n\
+                    nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
+    let hosts = "127.0.0.1 localhost dom0\n127.0.0.2 dest\n";
+    let known = [
+        ("init", INIT, 0o755),
+        ("etc/ssh/sshd_config", SSHD_CONFIG, 0o644),
+        ("etc/ssh/ssh_config", SSH_CONFIG, 0o644),
+        ("etc/passwd", accounts, 0o644),
+        ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n", 0o644),
+        ("etc/shadow", "root:*:19000:0:99999:7:::\n", 0o600),
+        ("etc/hosts", hosts, 0o644),
+        ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n", 0o644),
+        ("etc/xen/xl.conf", "autoballoon=\"0\"\n", 0o644),
+        ("etc/shells", "/bin/bash\n/bin/sh\n", 0o644),
+    ];
+    for folder in ["root/.ssh", "etc/ssh", "proc", "sys", "dev", "run", "tmp", "usr/local/bin"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    for (path, content, mode) in known {
+        let path = root.join(path);
+        fs::write(&path, content)?;
+        set_mode(&path, mode)?;
+    }
+    set_mode(&root.join("root"), 0o700)?;
+    set_mode(&root.join("root/.ssh"), 0o700)?;
+    link(root, "bin/sh", "dash")?;
+    link(root, "usr/bin/awk", "mawk")?;
+    link(root, "var/run", "/run")?;
+    link(root, "var/lock", "/run/lock")?;
+    // Small programs that no package above brings.
+    let applets = root.join("usr/lib/applets");
+    fs::create_dir_all(&applets)?;
+    for applet in ["which", "less", "vi", "nc", "mount", "umount", "time", "wget", "xxd", "od", "top", "clear", "logger", "poweroff"] {
+        link(root, &format!("usr/lib/applets/{applet}"), "/bin/busybox")?;
+    }
+    Ok(())
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+fn link(root: &Path, path: &str, target: &str) -> Result<()> {
+    let path = root.join(path);
+    if path.symlink_metadata().is_ok() {
+        if path.is_dir() && !path.is_symlink() {
+            fs::remove_dir_all(&path)?;
+        } else {
+            fs::remove_file(&path)?;
+        }
+    }
+    std::os::unix::fs::symlink(target, &path)?;
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! A running Xen host.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::console::{Console, Fault, Mark};
+use crate::dom0_image::{Dom0Image, Hypervisor};
+use crate::guest_image::GuestImage;
+use crate::overlay::{self, Extra};
+use crate::programs;
+use crate::qemu::{Machine, Qemu};
+use crate::ssh::{Connection, Output, Spawned};
+use crate::static_programs;
+use crate::timeline::Timeline;
+
+/// How long a command in dom0 may take unless its caller says otherwise.
+const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+
+/// QEMU's start to the last line of dom0's init; 15 s on a quiet machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+
+/// What to boot.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// The hypervisor.
+    pub hypervisor: Hypervisor,
+    /// Memory of the whole machine.
+    pub memory_mib: u32,
+    /// Of which dom0 gets this much.
+    pub dom0_memory_mib: u32,
+    /// Physical processors.
+    pub processors: u32,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            hypervisor: Hypervisor::default(),
+            memory_mib: 4096,
+            dom0_memory_mib: 1024,
+            processors: 2,
+        }
+    }
+}
+
+/// A running Xen host. Its machine ends with the last handle to it, and with
+/// this process.
+#[derive(Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+// The order of the fields is the order in which they are dropped.
+struct Inner {
+    connection: Connection,
+    qemu: Qemu,
+    console: Console,
+    folder: TempDir,
+    next_address: AtomicU8,
+}
+
+impl Host {
+    /// Boots a host and prints a line for each phase.
+    ///
+    /// # Errors
+    /// Says which program, package or phase it failed on: always the rig's
+    /// fault, never the product's.
+    pub fn boot(config: &HostConfig) -> Result<Self> {
+        let timeline = Timeline::start();
+        programs::ensure(&timeline)?;
+        let image = Dom0Image::ready(&timeline)?;
+        let programs = static_programs::build(&timeline)?;
+        let guest = GuestImage::ready(&image, &programs.guest)?;
+
+        let folder = tempfile::Builder::new().prefix("lull-rig-").tempdir()?;
+        let initramfs = folder.path().join("dom0.cpio");
+        let extras = [
+            Extra {
+                path: "usr/local/bin/rig-agent",
+                mode: 0o755,
+                source: programs.agent,
+            },
+            Extra {
+                path: "boot/guest.cpio",
+                mode: 0o644,
+                source: guest.initramfs(),
+            },
+        ];
+        let keys = overlay::write(&image.initramfs(), &extras, &initramfs)?;
+
+        let qemu = Qemu::start(
+            &Machine {
+                hypervisor: &image.hypervisor(config.hypervisor),
+                kernel: &image.kernel(),
+                initramfs: &initramfs,
+                memory_mib: config.memory_mib,
+                dom0_memory_mib: config.dom0_memory_mib,
+                processors: config.processors,
+            },
+            folder.path(),
+        )?;
+        timeline.phase("QEMU started");
+        let console = Console::new(&qemu.serial_log);
+        for (sign, phase) in [
+            ("(XEN) Xen version", "hypervisor runs"),
+            ("lull-rig: file systems mounted", "dom0's kernel is up"),
+            ("lull-rig: ready", "dom0 is up, xl answers"),
+        ] {
+            console
+                .wait_for(sign, BOOT_LIMIT, || still_runs(&qemu, folder.path()))
+                .with_context(|| format!("waiting for: {phase}"))?;
+            timeline.phase(phase);
+        }
+        let mut connection = Connection::new(
+            qemu.ssh_port,
+            &keys.private,
+            &keys.known_hosts,
+            folder.path(),
+        );
+        connection.open(Duration::from_secs(60))?;
+        timeline.phase("ssh connected");
+
+        let host = Self {
+            inner: Arc::new(Inner {
+                connection,
+                qemu,
+                console,
+                folder,
+                next_address: AtomicU8::new(10),
+            }),
+        };
+        if let Some(fault) = host.rig_faults().first() {
+            bail!("the host came up with a fault: {}", fault.line);
+        }
+        Ok(host)
+    }
+
+    /// Runs a shell command in dom0; it may take two minutes.
+    pub fn run(&self, command: &str) -> Result<Output> {
+        self.run_for(command, COMMAND_LIMIT)
+    }
+
+    /// Runs a shell command in dom0 that may take as long as `limit`.
+    pub fn run_for(&self, command: &str, limit: Duration) -> Result<Output> {
+        self.inner.connection.run(command, limit)
+    }
+
+    /// Starts a shell command in dom0 in the background.
+    pub fn spawn(&self, command: &str) -> Result<Spawned<'_>> {
+        self.inner.connection.spawn(command)
+    }
+
+    /// Copies a file into dom0.
+    pub fn put(&self, local: &Path, remote: &str) -> Result<()> {
+        self.inner.connection.put(local, remote)
+    }
+
+    /// Copies a file out of dom0.
+    pub fn get(&self, remote: &str, local: &Path) -> Result<()> {
+        self.inner.connection.get(remote, local)
+    }
+
+    /// What the hypervisor and dom0 printed.
+    pub fn console(&self) -> &Console {
+        &self.inner.console
+    }
+
+    /// Everything since the boot that means the rig is at fault.
+    pub fn rig_faults(&self) -> Vec<Fault> {
+        self.rig_faults_since(Mark::default())
+    }
+
+    /// Everything since a mark that means the rig is at fault.
+    pub fn rig_faults_since(&self, mark: Mark) -> Vec<Fault> {
+        self.inner.console.faults_since(mark)
+    }
+
+    /// Whether QEMU still runs.
+    pub fn is_running(&self) -> bool {
+        self.inner.qemu.ended().is_none()
+    }
+
+    /// The folder with this boot's logs and keys. Gone when the host is.
+    pub fn folder(&self) -> PathBuf {
+        self.inner.folder.path().to_owned()
+    }
+
+    /// The command line with which a person gets into dom0.
+    pub fn ssh_command(&self) -> String {
+        self.inner.connection.for_people()
+    }
+
+    pub(crate) fn next_address(&self) -> u8 {
+        use std::sync::atomic::Ordering;
+        self.inner.next_address.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn still_runs(qemu: &Qemu, folder: &Path) -> Result<()> {
+    if let Some(status) = qemu.ended() {
+        let words = std::fs::read_to_string(folder.join("qemu.log")).unwrap_or_default();
+        bail!("QEMU ended ({status}): {}", words.trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! The QEMU process: starts it, watches it, and never leaves it behind.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// What to boot.
+pub struct Machine<'a> {
+    /// The hypervisor, loaded as a multiboot kernel.
+    pub hypervisor: &'a Path,
+    /// dom0's kernel.
+    pub kernel: &'a Path,
+    /// dom0's initramfs.
+    pub initramfs: &'a Path,
+    /// Memory of the machine.
+    pub memory_mib: u32,
+    /// Of which dom0 gets this much.
+    pub dom0_memory_mib: u32,
+    /// Physical processors.
+    pub processors: u32,
+}
+
+/// A running QEMU. Dropping it kills it; so does the death of this process.
+pub struct Qemu {
+    child: Arc<Mutex<Child>>,
+    /// The port of the loopback that leads to dom0's sshd.
+    pub ssh_port: u16,
+    /// What the hypervisor and dom0 print.
+    pub serial_log: PathBuf,
+}
+
+impl Qemu {
+    /// Starts the machine; its files go into `folder`.
+    pub fn start(machine: &Machine, folder: &Path) -> Result<Self> {
+        let ssh_port = free_port()?;
+        let serial_log = folder.join("serial.log");
+        let mut command = command_line(machine, ssh_port, &serial_log);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(folder.join("qemu.log"))?);
+        Ok(Self {
+            child: spawn_kept(command)?,
+            ssh_port,
+            serial_log,
+        })
+    }
+
+    /// How QEMU ended, if it did.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        let mut child = self.child.lock().ok()?;
+        child.try_wait().ok().flatten()
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        if let Ok(mut child) = self.child.lock() {
+            // Both fail only when it is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn command_line(machine: &Machine, ssh_port: u16, serial_log: &Path) -> Command {
+    // The kernel kills QEMU when the thread that started it goes away.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+    command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+    command.args(["-accel", "tcg,thread=multi"]);
+    command.args(["-machine", "q35"]);
+    // SVM with nested paging is what lets Xen run PVH guests; rdrand spares
+    // dom0 the search for entropy; the rest speeds ssh up.
+    command.args([
+        "-cpu",
+        "qemu64,+svm,+npt,+rdrand,+ssse3,+sse4.1,+sse4.2,+aes,+pclmulqdq",
+    ]);
+    command.args(["-smp", &machine.processors.to_string()]);
+    command.args(["-m", &machine.memory_mib.to_string()]);
+    command.args(["-serial", &format!("file:{}", serial_log.display())]);
+    command.args([
+        "-netdev",
+        &format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{ssh_port}-10.0.2.15:22"),
+        "-device",
+        "e1000,netdev=n0",
+    ]);
+    let dom0_memory = machine.dom0_memory_mib;
+    command.arg("-kernel").arg(machine.hypervisor);
+    command.args([
+        "-append",
+        &format!(
+            "dom0_mem={dom0_memory}M,max:{dom0_memory}M dom0_max_vcpus=1 \
+             com1=115200,8n1 console=com1 noreboot bootscrub=0 spec-ctrl=no \
+             loglvl=info guest_loglvl=info conring_size=1M"
+        ),
+    ]);
+    command.args([
+        "-initrd",
+        &format!(
+            "{} console=hvc0 loglevel=4 mitigations=off random.trust_cpu=on panic=1,{}",
+            machine.kernel.display(),
+            machine.initramfs.display()
+        ),
+    ]);
+    command
+}
+
+/// Starts the process from a thread that lives as long as the process does:
+/// the death signal is tied to the thread, not to the program.
+fn spawn_kept(mut command: Command) -> Result<Arc<Mutex<Child>>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new()
+        .name("qemu-keeper".into())
+        .spawn(move || {
+            let child = match command.spawn() {
+                Ok(child) => Arc::new(Mutex::new(child)),
+                Err(error) => {
+                    let _ = sender.send(Err(error));
+                    return;
+                }
+            };
+            let _ = sender.send(Ok(Arc::clone(&child)));
+            loop {
+                thread::sleep(Duration::from_millis(200));
+                let ended = child.lock().map(|mut c| c.try_wait());
+                if !matches!(ended, Ok(Ok(None))) {
+                    return;
+                }
+            }
+        })?;
+    receiver
+        .recv()
+        .context("the thread that starts QEMU died")?
+        .context("cannot start QEMU")
+}
+
+/// A port nobody listens on. Another process may take it before QEMU does;
+/// QEMU then ends at once and says so.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
