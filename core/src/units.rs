@@ -1,5 +1,7 @@
 //! Units in their types: a number without one does not leave this module.
 
+use core::num::NonZeroU64;
+
 /// A point in time or a span, in microseconds, on the clock of whoever drives
 /// the state machine (in a migration: dom0's monotonic clock, zero when the
 /// attempt starts).
@@ -38,6 +40,100 @@ impl Micros {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct PageRate(pub u64);
+
+impl PageRate {
+    /// Nothing moves.
+    pub const ZERO: Self = Self(0);
+    /// Faster than anything.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// `pages` in `span`, rounded down: for lower bounds. A span of zero
+    /// counts as one microsecond, the finest the clock can tell.
+    pub const fn floor(pages: u64, span: Micros) -> Self {
+        match NonZeroU64::new(span.0) {
+            Some(span) => Self(mul_div_floor(pages, MICROS_PER_SECOND, span)),
+            None => Self(pages.saturating_mul(MICROS_PER_SECOND.get())),
+        }
+    }
+
+    /// `pages` in `span`, rounded up: for upper bounds. A span of zero counts
+    /// as one microsecond.
+    pub const fn ceil(pages: u64, span: Micros) -> Self {
+        match NonZeroU64::new(span.0) {
+            Some(span) => Self(mul_div_ceil(pages, MICROS_PER_SECOND, span)),
+            None => Self(pages.saturating_mul(MICROS_PER_SECOND.get())),
+        }
+    }
+
+    /// Time that `pages` take at this rate, rounded up. No pages take no
+    /// time; at a rate of zero any page takes [`Micros::MAX`].
+    pub const fn time_for(self, pages: u64) -> Micros {
+        match (pages, NonZeroU64::new(self.0)) {
+            (0, _) => Micros::ZERO,
+            (_, None) => Micros::MAX,
+            (_, Some(rate)) => Micros(mul_div_ceil(pages, MICROS_PER_SECOND, rate)),
+        }
+    }
+
+    /// Pages at this rate in `span`, rounded up; saturates.
+    pub const fn pages_in(self, span: Micros) -> u64 {
+        match NonZeroU64::new(span.0) {
+            Some(span) => mul_div_ceil(self.0, span, MICROS_PER_SECOND),
+            None => 0,
+        }
+    }
+
+    /// The same rate in bytes of guest memory; saturates.
+    pub const fn bytes(self) -> ByteRate {
+        ByteRate(self.0.saturating_mul(PAGE_SIZE))
+    }
+}
+
+/// Bytes of guest memory a second (stream headers not included).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct ByteRate(pub u64);
+
+/// The least and the most a quantity may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Bounds<T> {
+    /// It is at least this.
+    pub lower: T,
+    /// It is at most this.
+    pub upper: T,
+}
+
+impl Bounds<PageRate> {
+    /// Nothing was measured yet: any rate is possible.
+    pub const UNKNOWN: Self = Self {
+        lower: PageRate::ZERO,
+        upper: PageRate::MAX,
+    };
+}
+
+const MICROS_PER_SECOND: NonZeroU64 = NonZeroU64::new(1_000_000).unwrap();
+
+/// `a * b / c`, rounded down; saturates, also when the product overflows:
+/// every caller's safe side is then the largest value or one it cannot reach
+/// (2^64 µs are half a million years, 2^44 pages are 64 PiB).
+const fn mul_div_floor(a: u64, b: NonZeroU64, c: NonZeroU64) -> u64 {
+    let Some(product) = a.checked_mul(b.get()) else {
+        return u64::MAX;
+    };
+    match product.checked_div(c.get()) {
+        Some(quotient) => quotient,
+        None => u64::MAX,
+    }
+}
+
+/// `a * b / c`, rounded up; saturates like [`mul_div_floor`].
+const fn mul_div_ceil(a: u64, b: NonZeroU64, c: NonZeroU64) -> u64 {
+    match a.checked_mul(b.get()) {
+        Some(product) => product.div_ceil(c.get()),
+        None => u64::MAX,
+    }
+}
 
 /// Bytes of guest memory in a page (`XC_PAGE_SIZE`; x86).
 pub const PAGE_SIZE: u64 = 4096;

@@ -1,0 +1,198 @@
+//! Downtime, defined once.
+
+use crate::{
+    limits::DowntimeLimit,
+    units::{ByteRate, Micros, PageRate},
+};
+
+/// The guest's downtime: from the suspend request at the source to the guest's
+/// first instruction at the destination, in the parts it is spent on.
+///
+/// The guest really stops a little after the request, so this is at least what
+/// the guest sees. Packets lost while switches learn the guest's new place are
+/// not part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Downtime {
+    /// From the request until the guest has stopped.
+    pub suspend: Micros,
+    /// Taking the final bitmap.
+    pub final_bitmap: Micros,
+    /// Sending the pages in it.
+    pub pages: Micros,
+    /// Saving and sending the vCPUs and the domain's parameters.
+    pub cpu_state: Micros,
+    /// At the destination, from the last byte to the first instruction.
+    pub landing: Micros,
+}
+
+impl Downtime {
+    /// All parts; saturates.
+    pub const fn total(&self) -> Micros {
+        self.suspend
+            .saturating_add(self.final_bitmap)
+            .saturating_add(self.pages)
+            .saturating_add(self.cpu_state)
+            .saturating_add(self.landing)
+    }
+
+    /// Whether the whole of it is within `limit`.
+    pub fn fit(&self, limit: DowntimeLimit) -> Fit {
+        if self.total() <= limit.micros() {
+            Fit::Within
+        } else {
+            Fit::Beyond
+        }
+    }
+}
+
+/// How a downtime compares to the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Fit {
+    /// At most the limit.
+    Within,
+    /// Longer than the limit.
+    Beyond,
+}
+
+/// What a pause costs however few pages are left: upper bounds, calibrated for
+/// the pair of hosts and known before the attempt starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct FixedCosts {
+    /// See [`Downtime::suspend`].
+    pub suspend: Micros,
+    /// See [`Downtime::final_bitmap`].
+    pub final_bitmap: Micros,
+    /// See [`Downtime::cpu_state`].
+    pub cpu_state: Micros,
+    /// See [`Downtime::landing`].
+    pub landing: Micros,
+    /// From the decision to give up until a suspended guest runs again at the
+    /// source. No part of a downtime that ends at the destination.
+    pub resume: Micros,
+}
+
+/// One of the [`FixedCosts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum FixedPart {
+    /// [`FixedCosts::suspend`]
+    Suspend,
+    /// [`FixedCosts::final_bitmap`]
+    FinalBitmap,
+    /// [`FixedCosts::cpu_state`]
+    CpuState,
+    /// [`FixedCosts::landing`]
+    Landing,
+    /// [`FixedCosts::resume`]
+    Resume,
+}
+
+impl FixedCosts {
+    /// The pause of a guest that has no dirty page.
+    pub const fn downtime(&self) -> Downtime {
+        Downtime {
+            suspend: self.suspend,
+            final_bitmap: self.final_bitmap,
+            pages: Micros::ZERO,
+            cpu_state: self.cpu_state,
+            landing: self.landing,
+        }
+    }
+
+    /// The pause of an attempt given up as soon as the final bitmap is known:
+    /// the guest notices that one too.
+    pub const fn shortest_refused(&self) -> Micros {
+        self.suspend
+            .saturating_add(self.final_bitmap)
+            .saturating_add(self.resume)
+    }
+
+    /// The least limit under which an attempt may start: neither moving a
+    /// guest with nothing to send nor giving up right after suspending it
+    /// takes longer.
+    pub fn floor(&self) -> Micros {
+        self.downtime().total().max(self.shortest_refused())
+    }
+
+    /// The slowest part of whichever pause makes the [`floor`](Self::floor).
+    pub fn slowest(&self) -> FixedPart {
+        let (third, fourth) = if self.shortest_refused() > self.downtime().total() {
+            (
+                (FixedPart::Resume, self.resume),
+                (FixedPart::Resume, self.resume),
+            )
+        } else {
+            (
+                (FixedPart::CpuState, self.cpu_state),
+                (FixedPart::Landing, self.landing),
+            )
+        };
+        [(FixedPart::FinalBitmap, self.final_bitmap), third, fourth]
+            .into_iter()
+            .fold((FixedPart::Suspend, self.suspend), |slowest, part| {
+                if part.1 > slowest.1 { part } else { slowest }
+            })
+            .0
+    }
+}
+
+/// What is known when a pause is predicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Outlook {
+    /// See [`FixedCosts`].
+    pub costs: FixedCosts,
+    /// Pages the guest has at most.
+    pub guest_pages: u64,
+    /// Upper bound of what the guest dirties until it has stopped.
+    pub dirty_rate: PageRate,
+    /// Lower bound of what the link carries.
+    pub transfer_rate: PageRate,
+}
+
+impl Outlook {
+    /// Upper bound of the pages left to send once the guest has stopped, if it
+    /// is asked to stop with `dirty_count` pages dirty.
+    ///
+    /// The guest may go on dirtying until the final bitmap is taken, but never
+    /// more pages than it has.
+    pub fn final_pages(&self, dirty_count: u64) -> u64 {
+        let window = self.costs.suspend.saturating_add(self.costs.final_bitmap);
+        dirty_count
+            .saturating_add(self.dirty_rate.pages_in(window))
+            .min(self.guest_pages.max(dirty_count))
+    }
+
+    /// Upper bound of the pause, if the guest is asked to stop with
+    /// `dirty_count` pages dirty.
+    pub fn predict(&self, dirty_count: u64) -> Downtime {
+        Downtime {
+            pages: self.transfer_rate.time_for(self.final_pages(dirty_count)),
+            ..self.costs.downtime()
+        }
+    }
+
+    /// Bandwidth at which this guest would have met `limit`; `None` when the
+    /// fixed costs leave nothing of it.
+    ///
+    /// The lesser of two ways to get there: sending all that is dirty now
+    /// within the limit, or outrunning the guest by a quarter, so that every
+    /// round leaves at most four fifths of the one before.
+    pub fn bandwidth_for(&self, dirty_count: u64, limit: DowntimeLimit) -> Option<ByteRate> {
+        let room = limit.micros().since(self.costs.downtime().total());
+        if room == Micros::ZERO {
+            return None;
+        }
+        let at_once = PageRate::ceil(self.final_pages(dirty_count), room);
+        let unavoidable = PageRate::ceil(self.final_pages(0), room);
+        let quarter_more = self
+            .dirty_rate
+            .0
+            .saturating_add(self.dirty_rate.0.div_ceil(4));
+        let outrun = PageRate(quarter_more).max(unavoidable);
+        Some(at_once.min(outrun).bytes())
+    }
+}

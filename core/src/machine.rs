@@ -1,0 +1,678 @@
+//! One migration: events in, actions out.
+//!
+//! ```text
+//!          Begin           Sent…            Counted: another round
+//! Waiting ───────▶ Copying ──────▶ Counting ─────────────────────▶ TakingBitmap
+//!                     ▲                │                                │
+//!                     └────────────────┼─────────── Bitmap ─────────────┘
+//!                                      │ Counted: stop
+//!                                      ▼
+//!                Resumed ◀──────── Suspending ──▶ CopyingFinal ──▶ Finished
+//! ```
+//! Refused is reached from every state in which the guest runs, Resumed from
+//! every one in which it may have stopped.
+//!
+//! The machine never waits, never looks at a clock and keeps no more than a few
+//! kilobytes; a step costs the same few hundred instructions however large the
+//! guest is.
+
+use crate::{
+    downtime::{Downtime, Fit, FixedCosts, Outlook},
+    history::{History, RoundRecord},
+    limits::{DowntimeLimit, Limits},
+    policy::{PolicyKind, RoundView, StopPolicy, Verdict, WithinLimit, XenDefault},
+    rate::{DirtyRate, TransferRate},
+    refusal::{Figures, Hopeless, Reason, Refusal},
+    units::{Bounds, Micros, PageRate},
+};
+
+/// What an attempt starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Config {
+    /// What the operator allows.
+    pub limits: Limits,
+    /// What a pause costs whatever is left to send.
+    pub costs: FixedCosts,
+    /// Pages the guest has at most.
+    pub guest_pages: u64,
+}
+
+impl Config {
+    /// Which rule decides; the limits alone say.
+    pub const fn policy(&self) -> PolicyKind {
+        match self.limits.max_suspend {
+            Some(_) => PolicyKind::WithinLimit,
+            None => PolicyKind::XenDefault,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Event {
+    /// Log-dirty mode is on and round 0's bitmap, every populated page, is in
+    /// place.
+    Begin {
+        /// Bits set in it.
+        pages: u64,
+    },
+    /// One batch went to the stream.
+    Sent {
+        /// Frames taken from the bitmap; never zero.
+        requested: u32,
+        /// Those of them that were populated and written.
+        pages: u32,
+    },
+    /// Time passes: about every 100 ms while copying.
+    Tick {
+        /// Pages dirty since the last bitmap was taken, if the hypervisor was
+        /// asked.
+        dirty: Option<u64>,
+    },
+    /// Answers [`Action::Count`].
+    Counted {
+        /// Pages dirty since the last bitmap was taken.
+        dirty: u64,
+    },
+    /// Answers [`Action::TakeBitmap`]: the bitmap is in place and the
+    /// hypervisor counts from zero again.
+    Bitmap {
+        /// Bits set in it.
+        dirty: u64,
+        /// How long taking it took.
+        took: Micros,
+    },
+    /// Answers [`Action::Suspend`]: the guest has stopped and the final bitmap
+    /// is in place.
+    Suspended {
+        /// Bits set in it.
+        dirty: u64,
+        /// How long taking it took.
+        took_bitmap: Micros,
+    },
+    /// Answers [`Action::Suspend`]: the guest never stopped.
+    SuspendFailed,
+    /// The operator wants the guest to stay. May come at any time.
+    Cancel,
+}
+
+/// What to do. Anything but [`None`](Self::None) must be done before the next
+/// event, except that ticks and a cancellation may come in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Action {
+    /// Go on.
+    None,
+    /// Scan the bitmap in place and send what it names.
+    Copy {
+        /// 0 is the full pass.
+        round: u32,
+        /// Bits set.
+        pages: u64,
+    },
+    /// Ask how many pages are dirty.
+    Count,
+    /// Take the dirty bitmap and clear it in the hypervisor.
+    TakeBitmap,
+    /// Ask the guest to stop, then take the final bitmap.
+    Suspend,
+    /// Scan the final bitmap and send what it names.
+    CopyFinal {
+        /// Bits set.
+        pages: u64,
+    },
+    /// All pages are sent: send the CPU state, end the stream.
+    Finish,
+    /// Give up. The guest never stopped and must not be resumed.
+    Refuse(Refusal),
+    /// Give up. The guest has stopped: resume it at once.
+    Resume(Refusal),
+}
+
+/// Where the machine stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum State {
+    /// For [`Event::Begin`].
+    Waiting,
+    /// A round is being sent.
+    Copying,
+    /// A round is sent; its count is awaited.
+    Counting,
+    /// The next round's bitmap is awaited.
+    TakingBitmap,
+    /// The guest was asked to stop.
+    Suspending,
+    /// The guest has stopped; its last pages are being sent.
+    CopyingFinal,
+    /// All pages are sent.
+    Finished,
+    /// Given up; the guest never stopped.
+    Refused,
+    /// Given up after the guest had stopped; it is to be resumed.
+    Resumed,
+    /// The driver broke the protocol. Whether the guest has stopped, only the
+    /// driver knows.
+    Failed,
+}
+
+/// The driver broke the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum ProtocolError {
+    /// The event cannot happen in this state.
+    Unexpected(State),
+    /// The event lies before the one before.
+    TimeWentBack,
+    /// A batch of no frames.
+    EmptyBatch,
+    /// More frames were taken than the bitmap has bits left, or more pages
+    /// were written than frames taken.
+    TooManyPages,
+}
+
+impl core::fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Unexpected(state) => write!(f, "unexpected event while {state:?}"),
+            Self::TimeWentBack => f.write_str("an event lies before the one before"),
+            Self::EmptyBatch => f.write_str("a batch of no frames"),
+            Self::TooManyPages => f.write_str("more pages sent than the bitmap names"),
+        }
+    }
+}
+
+impl core::error::Error for ProtocolError {}
+
+/// What the operator wanted while the guest was stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Move,
+    Stay,
+}
+
+/// [`State`], with what only that state knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Copying { left: u64 },
+    Counting,
+    TakingBitmap,
+    Suspending { since: Micros, wish: Wish },
+    CopyingFinal { since: Micros, left: u64 },
+    Finished,
+    Refused,
+    Resumed,
+    Failed,
+}
+
+/// One migration; see the module.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    config: Config,
+    phase: Phase,
+    now: Micros,
+    transfer_rate: TransferRate,
+    dirty_rate: DirtyRate,
+    history: History,
+    round: u32,
+    /// Of the round under way: when its bitmap was in place, the bits set in
+    /// it, and the pages sent of them.
+    round_start: Micros,
+    round_pages: u64,
+    round_sent: u64,
+    /// When the round under way had sent its last page.
+    round_sent_at: Micros,
+    /// Over all rounds.
+    pages_sent: u64,
+    bonus_rounds: u32,
+    dirty_count: Option<u64>,
+    prediction: Option<Downtime>,
+    /// The least prediction at the end of any round.
+    least_predicted: Option<Micros>,
+    /// The longest that taking a bitmap took. A cost said to be an upper bound
+    /// that was seen to be exceeded is no longer believed.
+    longest_bitmap: Micros,
+}
+
+/// What a step comes to.
+type Step = Result<Action, ProtocolError>;
+
+impl Machine {
+    /// A machine that waits for [`Event::Begin`].
+    pub const fn new(config: Config) -> Self {
+        Self {
+            config,
+            phase: Phase::Waiting,
+            now: Micros::ZERO,
+            transfer_rate: TransferRate::new(),
+            dirty_rate: DirtyRate::new(),
+            history: History::new(),
+            round: 0,
+            round_start: Micros::ZERO,
+            round_pages: 0,
+            round_sent: 0,
+            round_sent_at: Micros::ZERO,
+            pages_sent: 0,
+            bonus_rounds: 0,
+            dirty_count: None,
+            prediction: None,
+            least_predicted: None,
+            longest_bitmap: Micros::ZERO,
+        }
+    }
+
+    /// Takes in what happened at `at` and says what to do.
+    ///
+    /// `at` is zero when the attempt starts, which is what the timeout counts
+    /// from, and never goes back.
+    ///
+    /// Once the attempt is over, ticks and cancellations that come late are
+    /// ignored.
+    ///
+    /// # Errors
+    /// When the driver broke the protocol. The machine then is
+    /// [`State::Failed`] for good, unless the attempt was over already.
+    pub fn step(&mut self, at: Micros, event: Event) -> Step {
+        if let Phase::Finished | Phase::Refused | Phase::Resumed = self.phase {
+            return match event {
+                Event::Tick { .. } | Event::Cancel => Ok(Action::None),
+                _ => Err(ProtocolError::Unexpected(self.state())),
+            };
+        }
+        let step = self.advance(at).and_then(|()| self.react(event));
+        if step.is_err() {
+            self.phase = Phase::Failed;
+        }
+        step
+    }
+
+    fn advance(&mut self, at: Micros) -> Result<(), ProtocolError> {
+        if at < self.now {
+            return Err(ProtocolError::TimeWentBack);
+        }
+        self.now = at;
+        self.transfer_rate.advance(at);
+        Ok(())
+    }
+
+    fn react(&mut self, event: Event) -> Step {
+        let action = match (self.phase, event) {
+            (Phase::Waiting, Event::Begin { pages }) => self.begin(pages),
+            (Phase::Copying { left }, Event::Sent { requested, pages }) => {
+                let left = self.sent(left, requested, pages)?;
+                self.copy_on(left)
+            }
+            (Phase::Copying { .. } | Phase::Counting, Event::Tick { dirty: Some(dirty) }) => {
+                self.count(dirty);
+                Action::None
+            }
+            (Phase::Counting, Event::Counted { dirty }) => self.round_ended(dirty),
+            (Phase::TakingBitmap, Event::Bitmap { dirty, took }) => self.bitmap(dirty, took),
+            (Phase::Suspending { since, wish }, Event::Suspended { dirty, took_bitmap }) => {
+                self.suspended(since, wish, dirty, took_bitmap)
+            }
+            (Phase::Suspending { wish, .. }, Event::SuspendFailed) => self.refuse(match wish {
+                Wish::Move => Reason::SuspendFailed,
+                Wish::Stay => Reason::Cancelled,
+            }),
+            (Phase::CopyingFinal { since, left }, Event::Sent { requested, pages }) => {
+                let left = self.sent(left, requested, pages)?;
+                self.copy_final_on(since, left)
+            }
+            (Phase::CopyingFinal { since, left }, Event::Tick { .. }) => {
+                self.copy_final_on(since, left)
+            }
+            (Phase::Suspending { since, .. }, Event::Cancel) => {
+                // Whether the guest stops is no longer in anyone's hands: wait.
+                self.phase = Phase::Suspending {
+                    since,
+                    wish: Wish::Stay,
+                };
+                Action::None
+            }
+            (Phase::CopyingFinal { .. }, Event::Cancel) => self.resume(Reason::Cancelled),
+            (Phase::Failed, _) => return Err(ProtocolError::Unexpected(State::Failed)),
+            (_, Event::Cancel) => self.refuse(Reason::Cancelled),
+            (_, Event::Tick { .. }) => Action::None,
+            _ => return Err(ProtocolError::Unexpected(self.state())),
+        };
+        if self.guest_runs_on() && self.time_left() == Some(Micros::ZERO) {
+            return Ok(self.refuse(Reason::Timeout));
+        }
+        Ok(action)
+    }
+
+    /// Gate 0.
+    fn begin(&mut self, pages: u64) -> Action {
+        if let Some(limit) = self.config.limits.max_suspend
+            && self.config.costs.floor() > limit.micros()
+        {
+            let part = self.config.costs.slowest();
+            return self.refuse(Reason::FixedCosts { part });
+        }
+        self.start_round(pages)
+    }
+
+    fn start_round(&mut self, pages: u64) -> Action {
+        self.round_start = self.now;
+        self.round_sent_at = self.now;
+        self.round_pages = pages;
+        self.round_sent = 0;
+        self.dirty_rate.restart(self.now);
+        if pages == 0 {
+            self.phase = Phase::Counting;
+            return Action::Count;
+        }
+        self.transfer_rate.start(self.now);
+        self.phase = Phase::Copying { left: pages };
+        Action::Copy {
+            round: self.round,
+            pages,
+        }
+    }
+
+    /// Takes note of a batch and says how many frames are left.
+    fn sent(&mut self, left: u64, requested: u32, pages: u32) -> Result<u64, ProtocolError> {
+        if requested == 0 {
+            return Err(ProtocolError::EmptyBatch);
+        }
+        if pages > requested {
+            return Err(ProtocolError::TooManyPages);
+        }
+        let left = left
+            .checked_sub(u64::from(requested))
+            .ok_or(ProtocolError::TooManyPages)?;
+        let pages = u64::from(pages);
+        self.transfer_rate.sent(self.now, pages);
+        self.round_sent = self.round_sent.saturating_add(pages);
+        self.round_sent_at = self.now;
+        self.pages_sent = self.pages_sent.saturating_add(pages);
+        if left == 0 {
+            self.transfer_rate.stop(self.now);
+        }
+        Ok(left)
+    }
+
+    fn copy_on(&mut self, left: u64) -> Action {
+        if left > 0 {
+            self.phase = Phase::Copying { left };
+            return Action::None;
+        }
+        self.phase = Phase::Counting;
+        Action::Count
+    }
+
+    fn count(&mut self, dirty: u64) {
+        self.dirty_rate.counted(self.now, dirty);
+        self.dirty_count = Some(dirty);
+        self.prediction = Some(self.outlook().predict(dirty));
+    }
+
+    /// Gate 1.
+    fn round_ended(&mut self, dirty: u64) -> Action {
+        self.dirty_rate.round_ended(self.now, dirty);
+        self.dirty_count = Some(dirty);
+        let outlook = self.outlook();
+        let prediction = outlook.predict(dirty);
+        self.prediction = Some(prediction);
+        let predicted = prediction.total();
+        self.least_predicted = Some(self.least_predicted.unwrap_or(predicted).min(predicted));
+        let copying = self.round_sent_at.since(self.round_start);
+        self.history.push(RoundRecord {
+            round: self.round,
+            pages: self.round_pages,
+            pages_sent: self.round_sent,
+            dirtied: dirty,
+            duration: self.now.since(self.round_start),
+            transfer_rate: match self.round_sent {
+                0 => None,
+                sent => Some(PageRate::floor(sent, copying)),
+            },
+            predicted_downtime: predicted,
+        });
+        if self.time_left() == Some(Micros::ZERO) {
+            return self.refuse(Reason::Timeout);
+        }
+        let view = RoundView {
+            round: self.round,
+            dirty_count: dirty,
+            prediction,
+            outlook,
+            dirty_rate: self.dirty_rate.bounds(),
+            transfer_rate: self.transfer_rate.bounds(),
+            history: &self.history,
+            bonus_rounds: self.bonus_rounds,
+            time_left: self.time_left(),
+        };
+        let verdict = match self.config.limits.max_suspend {
+            Some(limit) => WithinLimit { limit }.decide(&view),
+            None => XenDefault.decide(&view),
+        };
+        match verdict {
+            Verdict::Suspend => {
+                self.phase = Phase::Suspending {
+                    since: self.now,
+                    wish: Wish::Move,
+                };
+                Action::Suspend
+            }
+            Verdict::AnotherRound => {
+                if let Some(limit) = self.config.limits.max_suspend
+                    && prediction.fit(limit) == Fit::Within
+                {
+                    self.bonus_rounds = self.bonus_rounds.saturating_add(1);
+                }
+                self.phase = Phase::TakingBitmap;
+                Action::TakeBitmap
+            }
+            Verdict::GiveUp(hopeless) => self.refuse(Reason::Hopeless(hopeless)),
+        }
+    }
+
+    fn bitmap(&mut self, dirty: u64, took: Micros) -> Action {
+        let Some(round) = self.round.checked_add(1) else {
+            return self.refuse(Reason::Hopeless(Hopeless::TooManyRounds));
+        };
+        self.round = round;
+        self.dirty_rate.counted(self.now, dirty);
+        self.longest_bitmap = self.longest_bitmap.max(took);
+        self.start_round(dirty)
+    }
+
+    /// Gate 2.
+    fn suspended(&mut self, since: Micros, wish: Wish, dirty: u64, took: Micros) -> Action {
+        let elapsed = self.now.since(since);
+        let left = Downtime {
+            suspend: elapsed.since(took),
+            final_bitmap: took.min(elapsed),
+            pages: self.transfer_rate.bounds().lower.time_for(dirty),
+            ..self.config.costs.downtime()
+        };
+        self.dirty_count = Some(dirty);
+        self.prediction = Some(left);
+        if wish == Wish::Stay {
+            return self.resume(Reason::Cancelled);
+        }
+        if self.is_beyond(&left) {
+            return self.resume(Reason::DowntimeAfterSuspend);
+        }
+        self.round_pages = dirty;
+        self.round_sent = 0;
+        if dirty == 0 {
+            self.phase = Phase::Finished;
+            return Action::Finish;
+        }
+        self.transfer_rate.start(self.now);
+        self.phase = Phase::CopyingFinal { since, left: dirty };
+        Action::CopyFinal { pages: dirty }
+    }
+
+    /// Gate 3: even if the rest were sent this very moment, would it fit?
+    ///
+    /// dom0's own deadline is stricter and does not depend on this one; here it
+    /// keeps a simulated attempt as honest as a real one.
+    fn copy_final_on(&mut self, since: Micros, left: u64) -> Action {
+        let spent = self.prediction.unwrap_or_default();
+        let before = spent.suspend.saturating_add(spent.final_bitmap);
+        let sending = Downtime {
+            pages: self.now.since(since).since(before),
+            ..spent
+        };
+        if self.is_beyond(&sending) {
+            let rest = self.transfer_rate.bounds().lower.time_for(left);
+            self.prediction = Some(Downtime {
+                pages: sending.pages.saturating_add(rest),
+                ..sending
+            });
+            return self.resume(Reason::BehindSchedule);
+        }
+        if left > 0 {
+            self.phase = Phase::CopyingFinal { since, left };
+            return Action::None;
+        }
+        self.phase = Phase::Finished;
+        Action::Finish
+    }
+
+    fn is_beyond(&self, downtime: &Downtime) -> bool {
+        self.config
+            .limits
+            .max_suspend
+            .is_some_and(|limit| downtime.fit(limit) == Fit::Beyond)
+    }
+
+    fn refuse(&mut self, reason: Reason) -> Action {
+        let refusal = self.refusal(reason);
+        self.phase = Phase::Refused;
+        Action::Refuse(refusal)
+    }
+
+    fn resume(&mut self, reason: Reason) -> Action {
+        let refusal = self.refusal(reason);
+        self.phase = Phase::Resumed;
+        Action::Resume(refusal)
+    }
+
+    fn refusal(&self, reason: Reason) -> Refusal {
+        let smallest_limit = match reason {
+            Reason::FixedCosts { .. } => Some(self.config.costs.floor()),
+            // What was predicted before did not hold.
+            Reason::DowntimeAfterSuspend | Reason::BehindSchedule => {
+                self.prediction.map(|prediction| prediction.total())
+            }
+            _ => self
+                .least_predicted
+                .map(|least| least.max(self.config.costs.floor())),
+        };
+        let needed = |limit: DowntimeLimit| {
+            let dirty_count = self.dirty_count?;
+            self.outlook().bandwidth_for(dirty_count, limit)
+        };
+        Refusal {
+            reason,
+            figures: Figures {
+                round: self.round,
+                elapsed: self.now,
+                limits: self.config.limits,
+                dirty_count: self.dirty_count,
+                predicted_downtime: self.prediction,
+                smallest_limit,
+                bandwidth_needed: self.config.limits.max_suspend.and_then(needed),
+                dirty_rate: self.dirty_rate.bounds(),
+                transfer_rate: self.transfer_rate.bounds(),
+            },
+        }
+    }
+
+    fn outlook(&self) -> Outlook {
+        let costs = self.config.costs;
+        Outlook {
+            costs: FixedCosts {
+                final_bitmap: costs.final_bitmap.max(self.longest_bitmap),
+                ..costs
+            },
+            guest_pages: self.config.guest_pages,
+            dirty_rate: self.dirty_rate.bounds().upper,
+            transfer_rate: self.transfer_rate.bounds().lower,
+        }
+    }
+
+    /// Until the suspend request must be made for the guest to have stopped in
+    /// time; `None` without a timeout.
+    fn time_left(&self) -> Option<Micros> {
+        let timeout = self.config.limits.timeout?.micros();
+        let needed = self.now.saturating_add(self.config.costs.suspend);
+        Some(timeout.since(needed))
+    }
+
+    /// Whether nobody has asked the guest to stop yet, and somebody may.
+    const fn guest_runs_on(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Waiting | Phase::Copying { .. } | Phase::Counting | Phase::TakingBitmap
+        )
+    }
+
+    /// What it was started with; never changes.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where it stands.
+    pub const fn state(&self) -> State {
+        match self.phase {
+            Phase::Waiting => State::Waiting,
+            Phase::Copying { .. } => State::Copying,
+            Phase::Counting => State::Counting,
+            Phase::TakingBitmap => State::TakingBitmap,
+            Phase::Suspending { .. } => State::Suspending,
+            Phase::CopyingFinal { .. } => State::CopyingFinal,
+            Phase::Finished => State::Finished,
+            Phase::Refused => State::Refused,
+            Phase::Resumed => State::Resumed,
+            Phase::Failed => State::Failed,
+        }
+    }
+
+    /// The round under way, or the last one; 0 is the full pass. The final
+    /// round has no number.
+    pub const fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// Rounds that have ended; the final round is not among them.
+    pub const fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Populated pages that went to the stream, over all rounds and the final
+    /// one.
+    pub const fn pages_sent(&self) -> u64 {
+        self.pages_sent
+    }
+
+    /// Pages dirty when last counted.
+    pub const fn dirty_count(&self) -> Option<u64> {
+        self.dirty_count
+    }
+
+    /// How fast the link carries pages.
+    pub fn transfer_rate(&self) -> Bounds<PageRate> {
+        self.transfer_rate.bounds()
+    }
+
+    /// How fast the guest dirties pages.
+    pub fn dirty_rate(&self) -> Bounds<PageRate> {
+        self.dirty_rate.bounds()
+    }
+
+    /// Upper bound of the pause: if the guest were asked to stop at the last
+    /// count, or, once it has stopped, from what the final bitmap says. `None`
+    /// before the first count.
+    pub const fn prediction(&self) -> Option<Downtime> {
+        self.prediction
+    }
+}

@@ -1,0 +1,188 @@
+//! Stop, go on, or give up: the decision at the end of every round.
+
+use crate::{
+    downtime::{Downtime, Fit, Outlook},
+    history::History,
+    limits::DowntimeLimit,
+    refusal::Hopeless,
+    units::{Bounds, Micros, PageRate},
+};
+
+/// Which rule decides. Not a choice of its own: a limit asks for
+/// [`WithinLimit`], and without one there is nothing to keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum PolicyKind {
+    /// [`WithinLimit`]
+    WithinLimit,
+    /// [`XenDefault`]
+    XenDefault,
+}
+
+/// What is known at the end of a round.
+#[derive(Debug, Clone, Copy)]
+pub struct RoundView<'a> {
+    /// The round that just ended; 0 is the full pass.
+    pub round: u32,
+    /// Pages dirty now.
+    pub dirty_count: u64,
+    /// Upper bound of the pause if the guest is asked to stop now.
+    pub prediction: Downtime,
+    /// What the prediction was made from.
+    pub outlook: Outlook,
+    /// How fast the guest dirties pages.
+    pub dirty_rate: Bounds<PageRate>,
+    /// How fast the link carries them.
+    pub transfer_rate: Bounds<PageRate>,
+    /// All rounds, the one that just ended last.
+    pub history: &'a History,
+    /// Rounds started although the guest could have been stopped before them.
+    pub bonus_rounds: u32,
+    /// Until the suspend request must be made; `None` without a timeout.
+    pub time_left: Option<Micros>,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Verdict {
+    /// Ask the guest to stop.
+    Suspend,
+    /// Send what is dirty and look again.
+    AnotherRound,
+    /// No round will help.
+    GiveUp(Hopeless),
+}
+
+/// A rule for when to stop a guest.
+pub trait StopPolicy {
+    /// Decides at the end of a round. Must not answer
+    /// [`Verdict::AnotherRound`] for ever.
+    fn decide(&self, view: &RoundView<'_>) -> Verdict;
+}
+
+/// Stops the guest only if the pause is predicted to stay within the limit.
+///
+/// 1. The prediction is within the limit: suspend, unless another round is
+///    expected to shorten the pause by a tenth and a millisecond or more, there
+///    is time for it, and fewer than [`BONUS_ROUNDS`](Self::BONUS_ROUNDS) were
+///    granted so. A limit is no licence to use it up. What another round brings
+///    is expected at the guest's worst, so a writer caught at a quiet moment
+///    is not let go for a gain that its next burst takes back.
+/// 2. It is beyond: give up if the guest dirtied as fast in each of the last
+///    rounds as the link carries at best, once there are two such rounds.
+/// 3. Give up after [`MAX_ROUNDS`](Self::MAX_ROUNDS).
+/// 4. Give up if the least prediction of the last
+///    [`PATIENCE`](Self::PATIENCE) rounds is not a twentieth below the least of
+///    all before. Minima, so that an oscillating writer is judged by its quiet
+///    moments.
+/// 5. Else another round.
+///
+/// Left out: how long the guest's quiet moments last. One is used only if a
+/// round happens to end in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct WithinLimit {
+    /// The longest pause allowed.
+    pub limit: DowntimeLimit,
+}
+
+impl WithinLimit {
+    /// Rounds granted at most to a guest that could be stopped.
+    pub const BONUS_ROUNDS: u32 = 3;
+    /// Rounds at most, the full pass among them.
+    pub const MAX_ROUNDS: u32 = 30;
+    /// Rounds in which the prediction must have fallen.
+    pub const PATIENCE: usize = 3;
+    /// A gain below this is not worth a round.
+    const LEAST_GAIN: Micros = Micros::from_millis(1);
+
+    /// Criterion 1: whether the guest, which could be stopped now, had better
+    /// be stopped later.
+    fn worth_another(view: &RoundView<'_>) -> bool {
+        if view.bonus_rounds >= Self::BONUS_ROUNDS {
+            return false;
+        }
+        let outlook = &view.outlook;
+        let round_time = outlook
+            .transfer_rate
+            .time_for(view.dirty_count)
+            .saturating_add(outlook.costs.final_bitmap);
+        // Twice, so that a round slower than expected costs no timeout.
+        let needed = round_time.saturating_add(round_time);
+        if view.time_left.is_some_and(|left| left < needed) {
+            return false;
+        }
+        let dirty_then = outlook
+            .dirty_rate
+            .pages_in(round_time)
+            .min(outlook.guest_pages);
+        let now = view.prediction.total();
+        let gain = now.since(outlook.predict(dirty_then).total());
+        gain >= Self::LEAST_GAIN.max(Micros(now.0 / 10))
+    }
+
+    /// Criterion 4.
+    fn has_stalled(history: &History) -> bool {
+        let least = |records: &mut dyn Iterator<Item = Micros>| records.min();
+        let predictions = || history.iter().rev().map(|record| record.predicted_downtime);
+        let recent = least(&mut predictions().take(Self::PATIENCE));
+        let before = least(&mut predictions().skip(Self::PATIENCE));
+        match (recent, before) {
+            (Some(recent), Some(before)) => {
+                recent.0 > before.0.saturating_sub(before.0.div_ceil(20))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl StopPolicy for WithinLimit {
+    fn decide(&self, view: &RoundView<'_>) -> Verdict {
+        if view.prediction.fit(self.limit) == Fit::Within {
+            return if Self::worth_another(view) && view.round < Self::MAX_ROUNDS - 1 {
+                Verdict::AnotherRound
+            } else {
+                Verdict::Suspend
+            };
+        }
+        if view.history.len() >= 2 && view.dirty_rate.lower >= view.transfer_rate.upper {
+            return Verdict::GiveUp(Hopeless::Outpaced);
+        }
+        if view.round >= Self::MAX_ROUNDS - 1 {
+            return Verdict::GiveUp(Hopeless::TooManyRounds);
+        }
+        if Self::has_stalled(view.history) {
+            return Verdict::GiveUp(Hopeless::NoProgress);
+        }
+        Verdict::AnotherRound
+    }
+}
+
+/// Stock Xen's rule, for attempts without a downtime limit: stop below 50
+/// dirty pages or after 5 rounds (`simple_precopy_policy`,
+/// `SPP_TARGET_DIRTY_COUNT` and `SPP_MAX_ITERATIONS` in
+/// `tools/libs/guest/xg_sr_save.c`, 4.17).
+///
+/// Xen sends the last few pages in one more live pass before it suspends; here
+/// they are part of the final round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct XenDefault;
+
+impl XenDefault {
+    /// Fewer dirty pages than this are left for the final round.
+    pub const TARGET_DIRTY_COUNT: u64 = 50;
+    /// Rounds at most, the full pass among them.
+    pub const MAX_ROUNDS: u32 = 5;
+}
+
+impl StopPolicy for XenDefault {
+    fn decide(&self, view: &RoundView<'_>) -> Verdict {
+        if view.dirty_count < Self::TARGET_DIRTY_COUNT || view.round >= Self::MAX_ROUNDS - 1 {
+            Verdict::Suspend
+        } else {
+            Verdict::AnotherRound
+        }
+    }
+}
