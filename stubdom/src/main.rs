@@ -1,2 +1,140 @@
-//! The stub.
-fn main() {}
+//! The stub domain: scan, estimate, decide; copy what dom0 has mapped.
+//!
+//! A freestanding 64-bit PV kernel with one vCPU, no heap, no interrupts and
+//! five hypercalls. It boots on the layout of [`lull_core::link`], says hello,
+//! and from then on does nothing but answer dom0's messages:
+//!
+//! - events go to the [`Machine`], and the action it takes goes back;
+//! - a round's bitmap is scanned, and the frames found are asked for
+//!   ([`copier`]);
+//! - frames that dom0 has mapped are copied to the payload.
+//!
+//! It edits no page table, reads no clock and knows neither network nor disk.
+//! What it cannot handle ends it, with a crash record that dom0 prints; dom0
+//! then ends the attempt, and the guest runs on.
+#![no_std]
+#![no_main]
+
+mod abi;
+mod copier;
+mod crash;
+
+use lull_core::link::{ActionKind, Consumer, CrashKind, Link, Producer, Settings, ToDom0, ToStub};
+use lull_core::machine::{Action, Event, Machine};
+use lull_core::units::Micros;
+
+use abi::events::Channel;
+use abi::{hypercall, logger, memory, traps};
+use copier::Copier;
+use crash::die;
+
+/// Entered from `_start`.
+extern "C" fn main() -> ! {
+    traps::install();
+    let mut stub = Stub::boot(memory::link());
+    stub.send(ToDom0::Hello);
+    defmt::info!(
+        "linked, guest of {} pages",
+        stub.machine.config().guest_pages
+    );
+    loop {
+        stub.channel.notify();
+        stub.channel.wait();
+        stub.channel.clear();
+        stub.answer();
+    }
+}
+
+/// Everything there is.
+struct Stub {
+    link: &'static Link,
+    channel: Channel,
+    events: Consumer<'static>,
+    answers: Producer<'static>,
+    machine: Machine,
+    copier: Copier,
+}
+
+impl Stub {
+    fn boot(link: &'static Link) -> Self {
+        let Some(startup) = Settings::read(&link.settings) else {
+            die(
+                CrashKind::Link,
+                format_args!("dom0 speaks another version of the link"),
+            );
+        };
+        Self {
+            link,
+            channel: Channel::new(startup.port),
+            events: Consumer::new(&link.to_stub),
+            answers: Producer::new(&link.to_dom0),
+            machine: Machine::new(startup.config),
+            copier: Copier::new(startup.guest_pfns),
+        }
+    }
+
+    /// Handles every message there is.
+    fn answer(&mut self) {
+        loop {
+            let message = match self.events.pop() {
+                Ok(Some(words)) => ToStub::decode(words),
+                Ok(None) => return,
+                Err(_) => die(CrashKind::Link, format_args!("dom0's ring index cannot be")),
+            };
+            match message {
+                Ok(ToStub::Event(at, event)) => self.step(at, event),
+                Ok(ToStub::Sent {
+                    at,
+                    slot,
+                    requested,
+                    pages,
+                }) => {
+                    self.copier.free(slot);
+                    self.step(at, Event::Sent { requested, pages });
+                }
+                Ok(ToStub::Mapped { slot, pages }) => {
+                    hypercall::flush_tlb();
+                    let filled = self.copier.copy(slot, pages);
+                    self.send(filled);
+                    // dom0 can write while the next slot is copied.
+                    self.channel.notify();
+                }
+                Err(bad) => die(CrashKind::Link, format_args!("{bad}")),
+            }
+            let answers = &mut self.answers;
+            self.copier.want(self.link, |wanted| push(answers, wanted));
+        }
+    }
+
+    fn step(&mut self, at: Micros, event: Event) {
+        logger::set_time(at.0);
+        let action = match self.machine.step(at, event) {
+            Ok(action) => action,
+            Err(error) => die(CrashKind::Link, format_args!("{error}: {event:?}")),
+        };
+        match action {
+            Action::None => return,
+            Action::Copy { .. } | Action::CopyFinal { .. } => self.copier.start(),
+            _ => {}
+        }
+        defmt::debug!("{} -> {}", event, action);
+        if let Some(kind) = ActionKind::of(&action) {
+            self.send(ToDom0::Did(kind));
+        }
+    }
+
+    fn send(&mut self, message: ToDom0) {
+        push(&mut self.answers, message);
+    }
+}
+
+/// Puts a message into the ring. It cannot be full while dom0 keeps to the
+/// protocol: no more is under way than a few messages a slot.
+fn push(answers: &mut Producer<'_>, message: ToDom0) {
+    if answers.push(message.encode()).is_err() {
+        die(
+            CrashKind::Link,
+            format_args!("dom0 does not read its messages"),
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! What dom0 tells the stub before it starts.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::downtime::FixedCosts;
+use crate::limits::{DowntimeLimit, Limits, Timeout};
+use crate::machine::Config;
+use crate::units::Micros;
+
+use super::{BITMAP_BYTES_MAX, MAGIC, VERSION};
+
+/// Written by dom0, word by word; times in microseconds, 0 for a limit that
+/// was not given.
+///
+/// | word | meaning |
+/// |---|---|
+/// | 0, 1 | [`MAGIC`], [`VERSION`] |
+/// | 2 | event channel port of the stub |
+/// | 3 | bits of the bitmap |
+/// | 4 | pages of the guest |
+/// | 5, 6 | downtime limit, timeout |
+/// | 7..=11 | costs: suspend, final bitmap, CPU state, landing, resume |
+#[repr(C, align(4096))]
+pub struct Settings {
+    words: [AtomicU64; 12],
+}
+
+/// The settings as values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Startup {
+    /// Event channel port of the stub.
+    pub port: u32,
+    /// Bits of the bitmap: one more than the guest's highest pfn.
+    pub guest_pfns: u64,
+    /// What the machine starts from.
+    pub config: Config,
+}
+
+impl Settings {
+    /// Puts the settings down; the magic goes last.
+    pub fn write(&self, startup: &Startup) {
+        let Config {
+            limits,
+            costs,
+            guest_pages,
+        } = startup.config;
+        let values = [
+            VERSION,
+            u64::from(startup.port),
+            startup.guest_pfns,
+            guest_pages,
+            limits.max_suspend.map_or(0, |limit| limit.micros().0),
+            limits.timeout.map_or(0, |timeout| timeout.micros().0),
+            costs.suspend.0,
+            costs.final_bitmap.0,
+            costs.cpu_state.0,
+            costs.landing.0,
+            costs.resume.0,
+        ];
+        for (word, value) in self.words.iter().skip(1).zip(values) {
+            word.store(value, Ordering::Relaxed);
+        }
+        if let Some(magic) = self.words.first() {
+            magic.store(MAGIC, Ordering::Release);
+        }
+    }
+
+    /// Reads them; `None` when magic, version or a size is not what it should
+    /// be.
+    pub fn read(&self) -> Option<Startup> {
+        let [
+            magic,
+            version,
+            port,
+            guest_pfns,
+            guest_pages,
+            max_suspend,
+            timeout,
+            suspend,
+            final_bitmap,
+            cpu_state,
+            landing,
+            resume,
+        ] = &self.words;
+        let value = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let micros = |word| Micros(value(word));
+        if magic.load(Ordering::Acquire) != MAGIC || value(version) != VERSION {
+            return None;
+        }
+        let guest_pfns = value(guest_pfns);
+        if guest_pfns.div_ceil(8) > BITMAP_BYTES_MAX {
+            return None;
+        }
+        Some(Startup {
+            port: u32::try_from(value(port)).ok()?,
+            guest_pfns,
+            config: Config {
+                limits: Limits {
+                    max_suspend: DowntimeLimit::new(micros(max_suspend)),
+                    timeout: Timeout::new(micros(timeout)),
+                },
+                costs: FixedCosts {
+                    suspend: micros(suspend),
+                    final_bitmap: micros(final_bitmap),
+                    cpu_state: micros(cpu_state),
+                    landing: micros(landing),
+                    resume: micros(resume),
+                },
+                guest_pages: value(guest_pages),
+            },
+        })
+    }
+}

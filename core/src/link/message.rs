@@ -1,0 +1,284 @@
+//! The messages, and how they lie in four words.
+//!
+//! dom0 sends events, the stub answers with the actions its machine took and
+//! with the batches it wants. Numbers that dom0 can compute itself (a round's
+//! pages, a refusal's figures) do not travel: dom0 runs the same machine on the
+//! same events, and an action that differs ends the attempt.
+
+use crate::machine::{Action, Event};
+use crate::units::Micros;
+
+use super::SLOTS;
+use super::ring::Words;
+
+/// From dom0 to the stub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToStub {
+    /// Something happened, at this time. [`Event::Sent`] travels as
+    /// [`ToStub::Sent`].
+    Event(Micros, Event),
+    /// The slot's batch went to the stream; the slot is free.
+    Sent {
+        /// When.
+        at: Micros,
+        /// Which slot.
+        slot: u8,
+        /// Frames the stub had wanted.
+        requested: u32,
+        /// Those that were populated and written.
+        pages: u32,
+    },
+    /// The slot's window holds this many of the frames wanted, from the front;
+    /// frames that do not exist are left out.
+    Mapped {
+        /// Which slot.
+        slot: u8,
+        /// How many pages to copy.
+        pages: u32,
+    },
+}
+
+/// From the stub to dom0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToDom0 {
+    /// The stub runs.
+    Hello,
+    /// The machine took this action.
+    Did(ActionKind),
+    /// Please map the first `count` frames of the slot's wanted list.
+    Map {
+        /// Which slot.
+        slot: u8,
+        /// How many, 1 to 1,024.
+        count: u32,
+    },
+    /// The slot's payload is complete.
+    Filled {
+        /// Which slot.
+        slot: u8,
+    },
+    /// The round's bitmap has been scanned to its end.
+    Scanned,
+}
+
+/// An action without its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum ActionKind {
+    /// [`Action::Copy`]
+    Copy = 1,
+    /// [`Action::Count`]
+    Count = 2,
+    /// [`Action::TakeBitmap`]
+    TakeBitmap = 3,
+    /// [`Action::Suspend`]
+    Suspend = 4,
+    /// [`Action::CopyFinal`]
+    CopyFinal = 5,
+    /// [`Action::Finish`]
+    Finish = 6,
+    /// [`Action::Refuse`]
+    Refuse = 7,
+    /// [`Action::Resume`]
+    Resume = 8,
+}
+
+impl ActionKind {
+    /// The kind of an action; `None` for [`Action::None`], which is not sent.
+    pub const fn of(action: &Action) -> Option<Self> {
+        match action {
+            Action::None => None,
+            Action::Copy { .. } => Some(Self::Copy),
+            Action::Count => Some(Self::Count),
+            Action::TakeBitmap => Some(Self::TakeBitmap),
+            Action::Suspend => Some(Self::Suspend),
+            Action::CopyFinal { .. } => Some(Self::CopyFinal),
+            Action::Finish => Some(Self::Finish),
+            Action::Refuse(_) => Some(Self::Refuse),
+            Action::Resume(_) => Some(Self::Resume),
+        }
+    }
+
+    const fn from_word(word: u64) -> Option<Self> {
+        Some(match word {
+            1 => Self::Copy,
+            2 => Self::Count,
+            3 => Self::TakeBitmap,
+            4 => Self::Suspend,
+            5 => Self::CopyFinal,
+            6 => Self::Finish,
+            7 => Self::Refuse,
+            8 => Self::Resume,
+            _ => return None,
+        })
+    }
+}
+
+/// Words that are no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadMessage(pub Words);
+
+impl core::fmt::Display for BadMessage {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "words {:x?} are no message", self.0)
+    }
+}
+
+impl core::error::Error for BadMessage {}
+
+/// `Tick { dirty: None }`: no count is that high.
+const NOT_COUNTED: u64 = u64::MAX;
+
+impl ToStub {
+    /// The message as words: what, when, two numbers.
+    pub fn encode(self) -> Words {
+        match self {
+            Self::Event(at, event) => {
+                let (tag, a, b) = match event {
+                    Event::Begin { pages } => (1, pages, 0),
+                    // Without a slot it means nothing to the stub, which says so.
+                    Event::Sent { .. } => (2, 0, 0),
+                    Event::Tick { dirty } => (3, dirty.unwrap_or(NOT_COUNTED), 0),
+                    Event::Counted { dirty } => (4, dirty, 0),
+                    Event::Bitmap { dirty, took } => (5, dirty, took.0),
+                    Event::Suspended { dirty, took_bitmap } => (6, dirty, took_bitmap.0),
+                    Event::SuspendFailed => (7, 0, 0),
+                    Event::Cancel => (8, 0, 0),
+                };
+                [tag, at.0, a, b]
+            }
+            Self::Sent {
+                at,
+                slot,
+                requested,
+                pages,
+            } => {
+                let counts = u64::from(requested) << 32 | u64::from(pages);
+                [16, at.0, u64::from(slot), counts]
+            }
+            Self::Mapped { slot, pages } => [17, 0, u64::from(slot), u64::from(pages)],
+        }
+    }
+
+    /// The message in these words.
+    ///
+    /// # Errors
+    /// [`BadMessage`] when there is none.
+    pub fn decode(words: Words) -> Result<Self, BadMessage> {
+        let bad = BadMessage(words);
+        let [tag, at, a, b] = words;
+        let at = Micros(at);
+        let event = match tag {
+            1 => Event::Begin { pages: a },
+            3 => Event::Tick {
+                dirty: (a != NOT_COUNTED).then_some(a),
+            },
+            4 => Event::Counted { dirty: a },
+            5 => Event::Bitmap {
+                dirty: a,
+                took: Micros(b),
+            },
+            6 => Event::Suspended {
+                dirty: a,
+                took_bitmap: Micros(b),
+            },
+            7 => Event::SuspendFailed,
+            8 => Event::Cancel,
+            16 => {
+                return Ok(Self::Sent {
+                    at,
+                    slot: slot(a).ok_or(bad)?,
+                    requested: (b >> 32) as u32,
+                    pages: b as u32,
+                });
+            }
+            17 => {
+                return Ok(Self::Mapped {
+                    slot: slot(a).ok_or(bad)?,
+                    pages: count(b).ok_or(bad)?,
+                });
+            }
+            _ => return Err(bad),
+        };
+        Ok(Self::Event(at, event))
+    }
+}
+
+impl ToDom0 {
+    /// The message as words.
+    pub fn encode(self) -> Words {
+        match self {
+            Self::Hello => [1, 0, 0, 0],
+            Self::Did(kind) => [2, kind as u64, 0, 0],
+            Self::Map { slot, count } => [3, u64::from(slot), u64::from(count), 0],
+            Self::Filled { slot } => [4, u64::from(slot), 0, 0],
+            Self::Scanned => [5, 0, 0, 0],
+        }
+    }
+
+    /// The message in these words: slots and counts are within bounds.
+    ///
+    /// # Errors
+    /// [`BadMessage`] when there is none.
+    pub fn decode(words: Words) -> Result<Self, BadMessage> {
+        let bad = BadMessage(words);
+        let [tag, a, b, _] = words;
+        Ok(match tag {
+            1 => Self::Hello,
+            2 => Self::Did(ActionKind::from_word(a).ok_or(bad)?),
+            3 => Self::Map {
+                slot: slot(a).ok_or(bad)?,
+                count: count(b).filter(|count| *count > 0).ok_or(bad)?,
+            },
+            4 => Self::Filled {
+                slot: slot(a).ok_or(bad)?,
+            },
+            5 => Self::Scanned,
+            _ => return Err(bad),
+        })
+    }
+}
+
+/// A slot's number, if it is one.
+fn slot(word: u64) -> Option<u8> {
+    u8::try_from(word)
+        .ok()
+        .filter(|slot| usize::from(*slot) < SLOTS)
+}
+
+/// Pages of a batch, if there can be so many.
+fn count(word: u64) -> Option<u32> {
+    u32::try_from(word)
+        .ok()
+        .filter(|count| *count <= crate::batch::BATCH_PAGES as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_words_are_a_message_or_an_error_and_messages_survive(words: [u64; 4], tag in 0_u64..20) {
+            for words in [words, [tag, words[1] % 9, words[2] % 2_000, words[3]]] {
+                if let Ok(message) = ToDom0::decode(words) {
+                    prop_assert_eq!(ToDom0::decode(message.encode()), Ok(message));
+                }
+                if let Ok(message) = ToStub::decode(words) {
+                    prop_assert_eq!(ToStub::decode(message.encode()), Ok(message));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn slots_and_counts_beyond_the_link_are_refused() {
+        assert!(ToDom0::decode([3, SLOTS as u64, 1, 0]).is_err());
+        assert!(ToDom0::decode([3, 0, 0, 0]).is_err());
+        assert!(ToDom0::decode([3, 0, 1_025, 0]).is_err());
+        assert!(ToDom0::decode([3, 0, 1_024, 0]).is_ok());
+        assert!(ToDom0::decode([4, 1 << 32, 0, 0]).is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! A single-producer, single-consumer ring of fixed messages.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Messages a ring holds; a power of two.
+pub const RING_ENTRIES: usize = 64;
+
+const MASK: u32 = RING_ENTRIES as u32 - 1;
+
+/// A message as it lies in a ring.
+pub type Words = [u64; 4];
+
+/// The shared half of a ring: indices run freely, entry `i & 63` holds message
+/// `i`.
+#[repr(C, align(64))]
+pub struct Ring {
+    produced: AtomicU32,
+    /// Keeps the two indices out of one cache line.
+    _pad: [u32; 15],
+    consumed: AtomicU32,
+    _pad2: [u32; 15],
+    entries: [[AtomicU64; 4]; RING_ENTRIES],
+}
+
+/// The ring has no room; the message comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full(pub Words);
+
+/// The peer's index cannot be: the ring is not to be used any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Corrupt;
+
+/// The writing end. Its own index is private, so the peer cannot move it.
+pub struct Producer<'a> {
+    ring: &'a Ring,
+    next: u32,
+}
+
+impl<'a> Producer<'a> {
+    /// The writing end of a ring nobody has written to yet.
+    pub fn new(ring: &'a Ring) -> Self {
+        Self { ring, next: 0 }
+    }
+
+    /// Appends a message and publishes it. A peer that claims to have consumed
+    /// more than was produced sees its ring full for good.
+    pub fn push(&mut self, words: Words) -> Result<(), Full> {
+        let consumed = self.ring.consumed.load(Ordering::Acquire);
+        if self.next.wrapping_sub(consumed) > MASK {
+            return Err(Full(words));
+        }
+        let Some(entry) = self.ring.entries.get((self.next & MASK) as usize) else {
+            return Err(Full(words));
+        };
+        for (slot, word) in entry.iter().zip(words) {
+            slot.store(word, Ordering::Relaxed);
+        }
+        self.next = self.next.wrapping_add(1);
+        self.ring.produced.store(self.next, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// The reading end. Its own index is private, so the peer cannot move it.
+pub struct Consumer<'a> {
+    ring: &'a Ring,
+    next: u32,
+}
+
+impl<'a> Consumer<'a> {
+    /// The reading end of a ring nobody has read from yet.
+    pub fn new(ring: &'a Ring) -> Self {
+        Self { ring, next: 0 }
+    }
+
+    /// Takes the oldest message, if there is one.
+    ///
+    /// # Errors
+    /// [`Corrupt`] when the producer claims more messages than the ring holds.
+    pub fn pop(&mut self) -> Result<Option<Words>, Corrupt> {
+        let produced = self.ring.produced.load(Ordering::Acquire);
+        let waiting = produced.wrapping_sub(self.next);
+        if waiting == 0 {
+            return Ok(None);
+        }
+        if waiting > RING_ENTRIES as u32 {
+            return Err(Corrupt);
+        }
+        let entry = self
+            .ring
+            .entries
+            .get((self.next & MASK) as usize)
+            .ok_or(Corrupt)?;
+        let mut words = [0; 4];
+        for (word, slot) in words.iter_mut().zip(entry) {
+            *word = slot.load(Ordering::Relaxed);
+        }
+        self.next = self.next.wrapping_add(1);
+        self.ring.consumed.store(self.next, Ordering::Release);
+        Ok(Some(words))
+    }
+
+    /// Whether a message waits, without taking it.
+    pub fn is_empty(&self) -> bool {
+        self.ring.produced.load(Ordering::Acquire) == self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring() -> Ring {
+        Ring {
+            produced: AtomicU32::new(0),
+            _pad: [0; 15],
+            consumed: AtomicU32::new(0),
+            _pad2: [0; 15],
+            entries: [const { [const { AtomicU64::new(0) }; 4] }; RING_ENTRIES],
+        }
+    }
+
+    #[test]
+    fn messages_come_out_in_order_and_a_full_ring_gives_the_message_back() {
+        let ring = ring();
+        let (mut tx, mut rx) = (Producer::new(&ring), Consumer::new(&ring));
+        for lap in 0..5_u64 {
+            for i in 0..RING_ENTRIES as u64 {
+                assert_eq!(tx.push([lap, i, 0, 7]), Ok(()));
+            }
+            assert_eq!(tx.push([9; 4]), Err(Full([9; 4])));
+            for i in 0..RING_ENTRIES as u64 {
+                assert_eq!(rx.pop(), Ok(Some([lap, i, 0, 7])));
+            }
+            assert_eq!(rx.pop(), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_lying_producer_is_noticed() {
+        let ring = ring();
+        let mut rx = Consumer::new(&ring);
+        ring.produced.store(65, Ordering::Relaxed);
+        assert_eq!(rx.pop(), Err(Corrupt));
+    }
+
+    #[test]
+    fn a_lying_consumer_gains_no_room() {
+        let ring = ring();
+        let mut tx = Producer::new(&ring);
+        ring.consumed.store(1, Ordering::Relaxed);
+        assert_eq!(tx.push([1; 4]), Err(Full([1; 4])));
+    }
+}

@@ -1,0 +1,186 @@
+//! Domains: how they fare, their memory, their parameters, and how a
+//! suspended one is made to run on.
+
+use std::io;
+
+use super::buffer::HypercallBuffer;
+use super::domctl::{DomainInfo, dominf, vcpu_context};
+use super::privcmd::{Xen, number};
+use super::{DomId, version, xenstore::Xenstore};
+
+/// `XENMEM_populate_physmap` and `XENMEM_maximum_gpfn`
+/// (`xen/include/public/memory.h`, 4.17).
+mod memory_op {
+    pub const POPULATE_PHYSMAP: u64 = 6;
+    pub const MAXIMUM_GPFN: u64 = 14;
+}
+
+/// `HVMOP_get_param` (`xen/include/public/hvm/hvm_op.h`, 4.17).
+const HVMOP_GET_PARAM: u64 = 1;
+
+/// `HVM_PARAM_CALLBACK_IRQ` (`xen/include/public/hvm/params.h`, 4.17).
+const HVM_PARAM_CALLBACK_IRQ: u32 = 0;
+
+/// `struct xen_memory_reservation`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct MemoryReservation {
+    extent_start: u64,
+    nr_extents: u64,
+    extent_order: u32,
+    mem_flags: u32,
+    domid: DomId,
+    _pad: [u16; 3],
+}
+
+const _: () = assert!(size_of::<MemoryReservation>() == 32);
+
+/// `struct xen_hvm_param`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct HvmParam {
+    domid: DomId,
+    _pad: u16,
+    index: u32,
+    value: u64,
+}
+
+/// How a domain fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DomainState {
+    /// On a CPU at this moment.
+    pub running: bool,
+    /// Waits for an event: alive, with nothing to do.
+    pub blocked: bool,
+    /// Paused by a toolstack.
+    pub paused: bool,
+    /// Why it has shut down (`SHUTDOWN_*`), if it has.
+    pub shutdown: Option<u8>,
+    /// Being destroyed.
+    pub dying: bool,
+    /// HVM or PVH.
+    pub hvm: bool,
+    /// CPU time used so far, nanoseconds.
+    pub cpu_time_ns: u64,
+}
+
+impl DomainState {
+    /// Suspended by its own hand, as for a migration.
+    pub fn is_suspended(&self) -> bool {
+        self.shutdown == Some(dominf::REASON_SUSPEND)
+    }
+}
+
+impl From<DomainInfo> for DomainState {
+    fn from(info: DomainInfo) -> Self {
+        let has = |flag| info.flags & flag != 0;
+        Self {
+            running: has(dominf::RUNNING),
+            blocked: has(dominf::BLOCKED),
+            paused: has(dominf::PAUSED),
+            shutdown: has(dominf::SHUTDOWN).then_some((info.flags >> 16) as u8),
+            dying: has(dominf::DYING),
+            hvm: has(dominf::HVM_GUEST),
+            cpu_time_ns: info.cpu_time,
+        }
+    }
+}
+
+/// How `domain` fares, or `None` when there is no such domain.
+///
+/// # Errors
+/// When Xen cannot be asked.
+pub fn state(domain: DomId) -> io::Result<Option<DomainState>> {
+    let version = version::detect().map_err(io::Error::other)?;
+    Xen::open(version)?.domain_state(domain)
+}
+
+impl Xen {
+    /// How `domain` fares, or `None` when there is no such domain.
+    pub fn domain_state(&self, domain: DomId) -> io::Result<Option<DomainState>> {
+        Ok(self.domain_info(domain)?.map(DomainState::from))
+    }
+
+    /// Gives `domain` `count` pages at pfn 0 and up; returns their machine
+    /// frames.
+    ///
+    /// # Errors
+    /// Xen's errno, or out of memory when it had fewer.
+    pub fn populate(&self, domain: DomId, count: usize) -> io::Result<Vec<u64>> {
+        let mut extents = HypercallBuffer::<u64>::new(count)?;
+        for (pfn, extent) in (0..).zip(extents.iter_mut()) {
+            *extent = pfn;
+        }
+        let mut request = MemoryReservation {
+            extent_start: extents.address(),
+            nr_extents: count as u64,
+            extent_order: 0,
+            mem_flags: 0,
+            domid: domain,
+            _pad: [0; 3],
+        };
+        let args = [memory_op::POPULATE_PHYSMAP, 0, 0, 0, 0];
+        // SAFETY: the op takes this structure as argument 1; the extents lie
+        // in a hypercall buffer of `count` elements.
+        let done = unsafe { self.hypercall_with(number::MEMORY_OP, args, 1, &mut request) }?;
+        if (done as usize) < count {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        Ok(extents.to_vec())
+    }
+
+    /// The guest's highest frame number.
+    pub fn maximum_gpfn(&self, domain: DomId) -> io::Result<u64> {
+        let mut domid = domain;
+        let args = [memory_op::MAXIMUM_GPFN, 0, 0, 0, 0];
+        // SAFETY: the op takes a domid_t as argument 1.
+        let answer = unsafe { self.hypercall_with(number::MEMORY_OP, args, 1, &mut domid) };
+        answer.map(u64::from)
+    }
+
+    /// An HVM parameter of the domain.
+    pub fn hvm_param(&self, domain: DomId, index: u32) -> io::Result<u64> {
+        let mut param = HvmParam {
+            domid: domain,
+            _pad: 0,
+            index,
+            value: 0,
+        };
+        let args = [HVMOP_GET_PARAM, 0, 0, 0, 0];
+        // SAFETY: the op takes this structure as argument 1.
+        unsafe { self.hypercall_with(number::HVM_OP, args, 1, &mut param) }?;
+        Ok(param.value)
+    }
+
+    /// Makes a PVH guest that has suspended itself run on where it was: its
+    /// suspend returns 1, "cancelled", so it keeps its devices. Never touches
+    /// a domain that is not suspended. Says whether it was.
+    pub fn resume_suspended(&self, domain: DomId) -> io::Result<Resumed> {
+        let state = self.domain_state(domain)?;
+        if !state.is_some_and(|state| state.is_suspended()) {
+            return Ok(Resumed::WasNotSuspended);
+        }
+        // Without a callback there is no PV driver that looks at the result.
+        if self.hvm_param(domain, HVM_PARAM_CALLBACK_IRQ)? != 0 {
+            const CANCELLED: u64 = 1;
+            let mut context = HypercallBuffer::new(vcpu_context::BYTES)?;
+            self.vcpu_context(domain, 0, &mut context)?;
+            context[vcpu_context::RAX..][..8].copy_from_slice(&CANCELLED.to_le_bytes());
+            self.set_vcpu_context(domain, 0, &context)?;
+        }
+        self.resume_domain(domain)?;
+        // xenstored keeps a note that the domain has shut down; without this
+        // it would not tell anybody of the next time.
+        Xenstore::open().and_then(|mut store| store.resume(domain))?;
+        Ok(Resumed::Yes)
+    }
+}
+
+/// What [`Xen::resume_suspended`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumed {
+    /// The guest was suspended and runs.
+    Yes,
+    /// It had nothing to be resumed from.
+    WasNotSuspended,
+}

@@ -1,0 +1,126 @@
+//! Another domain's pages in this process.
+
+use std::ffi::c_void;
+use std::{io, ptr, slice};
+
+use rustix::ioctl::{self, Direction, Updater, opcode};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::buffer::Plain;
+use super::{DomId, PAGE, Xen};
+
+/// `struct privcmd_mmapbatch_v2` (`linux/include/uapi/xen/privcmd.h`).
+#[repr(C)]
+struct MmapBatch {
+    num: u32,
+    dom: u16,
+    _pad: u16,
+    addr: u64,
+    frames: *const u64,
+    errors: *mut i32,
+}
+
+const _: () = assert!(size_of::<MmapBatch>() == 32);
+
+/// `IOCTL_PRIVCMD_MMAPBATCH_V2`: its size field is that of the structure.
+const MMAPBATCH_V2: ioctl::Opcode =
+    opcode::from_components(Direction::None, b'P', 4, size_of::<MmapBatch>());
+
+/// Pages of another domain, mapped for reading and writing until dropped. The
+/// domain can change them at any time: nothing here hands out a plain
+/// reference to a running domain's memory.
+pub struct ForeignPages {
+    start: *mut c_void,
+    bytes: usize,
+}
+
+impl ForeignPages {
+    /// Maps `frames` (machine frames of a PV domain, gfns of others) of `dom`
+    /// one after the other.
+    ///
+    /// # Errors
+    /// What the kernel says, or EFAULT naming the first frame that could not
+    /// be mapped.
+    pub fn map(xen: &Xen, dom: DomId, frames: &[u64]) -> io::Result<Self> {
+        let bytes = frames.len().checked_mul(PAGE).filter(|bytes| *bytes > 0);
+        let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: a fresh mapping, at an address of the kernel's choice.
+        let start = unsafe { mmap(ptr::null_mut(), bytes, prot, flags, xen.device(), 0) }?;
+        let pages = Self { start, bytes };
+        let mut errors = vec![0_i32; frames.len()];
+        let mut batch = MmapBatch {
+            num: u32::try_from(frames.len()).map_err(io::Error::other)?,
+            dom,
+            _pad: 0,
+            addr: start as u64,
+            frames: frames.as_ptr(),
+            errors: errors.as_mut_ptr(),
+        };
+        // SAFETY: the opcode belongs to MmapBatch; its arrays have `num`
+        // elements and outlive the call.
+        let request = unsafe { Updater::<MMAPBATCH_V2, MmapBatch>::new(&mut batch) };
+        // SAFETY: as above; the kernel fills the area mapped just now.
+        let mapped = unsafe { ioctl::ioctl(xen.device(), request) };
+        if let Some(failed) = errors.iter().position(|error| *error != 0) {
+            let (frame, error) = (frames[failed], errors[failed]);
+            let error = io::Error::from_raw_os_error(error.wrapping_neg());
+            let text = format!("frame {frame:#x} of domain {dom} cannot be mapped: {error}");
+            return Err(io::Error::other(text));
+        }
+        mapped?;
+        Ok(pages)
+    }
+
+    /// The address of the first byte.
+    pub fn address(&self) -> u64 {
+        self.start as u64
+    }
+
+    /// Copies `bytes` in, from `offset` on.
+    ///
+    /// # Panics
+    /// When it does not fit: a bug of the caller.
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset.checked_add(bytes.len());
+        assert!(end.is_some_and(|end| end <= self.bytes), "write past the mapping");
+        let to = self.start.cast::<u8>().wrapping_add(offset);
+        // SAFETY: within the mapping, as just checked; the source is ours.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    /// The mapping as a `T`, which must be made of atomics: the other domain
+    /// writes it too.
+    ///
+    /// # Safety
+    /// `T` is valid for every bit pattern and changes only through atomics.
+    pub unsafe fn shared<T>(&self) -> &T {
+        assert!(size_of::<T>() <= self.bytes, "mapping too small");
+        // SAFETY: page aligned, large enough, alive as long as `self`; the
+        // rest is the caller's promise.
+        unsafe { &*self.start.cast::<T>() }
+    }
+
+    /// `len` elements for reading.
+    ///
+    /// # Safety
+    /// Nobody writes them while the slice lives, or the reader only hands
+    /// their address to the kernel.
+    pub unsafe fn slice<T: Plain>(&self, offset: usize, len: usize) -> &[T] {
+        let bytes = len.checked_mul(size_of::<T>()).and_then(|b| b.checked_add(offset));
+        assert!(bytes.is_some_and(|end| end <= self.bytes), "slice past the mapping");
+        assert!(offset.is_multiple_of(align_of::<T>()), "unaligned slice");
+        let from = self.start.cast::<u8>().wrapping_add(offset).cast::<T>();
+        // SAFETY: within the mapping and aligned, as just checked; the rest is
+        // the caller's promise.
+        unsafe { slice::from_raw_parts(from, len) }
+    }
+}
+
+impl Drop for ForeignPages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`, of that length, not used again.
+        let unmapped = unsafe { munmap(self.start, self.bytes) };
+        debug_assert!(unmapped.is_ok());
+    }
+}

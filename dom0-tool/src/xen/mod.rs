@@ -1,0 +1,25 @@
+//! The hypervisor as dom0 sees it: `/dev/xen/*`, spoken to directly.
+//!
+//! The only part of the tool with `unsafe`. Every structure here is written
+//! from Xen's public headers, at the version its doc names; its size and the
+//! offsets that matter are asserted at compile time. All of them are the same
+//! from 4.17 to 4.22 except where [`version`] says otherwise.
+
+pub mod buffer;
+pub mod domain;
+pub mod domctl;
+pub mod evtchn;
+pub mod foreign;
+pub mod mmu;
+pub mod privcmd;
+pub mod version;
+pub mod xenstore;
+
+pub use domain::{DomainState, state};
+pub use privcmd::Xen;
+
+/// A domain's number (`domid_t`, `xen/include/public/xen.h`, 4.17).
+pub type DomId = u16;
+
+/// A page of memory, in bytes.
+pub const PAGE: usize = 4096;

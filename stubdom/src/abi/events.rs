@@ -1,0 +1,57 @@
+//! The one event channel.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use lull_core::link::SHARED_INFO_VA;
+use xen_sys::shared_info;
+
+use super::hypercall::{self, Port};
+
+/// The stub's end of the channel to dom0. Upcalls stay masked: a pending bit
+/// is all there is to an event.
+pub struct Channel {
+    port: Port,
+}
+
+impl Channel {
+    /// The channel on `port`, which dom0 has set up.
+    pub fn new(port: Port) -> Self {
+        Self { port }
+    }
+
+    /// Tells dom0 that there is something to read.
+    pub fn notify(&self) {
+        hypercall::notify(self.port);
+    }
+
+    /// Sleeps until dom0 signals; a signal since the last [`Self::clear`]
+    /// counts.
+    pub fn wait(&self) {
+        hypercall::poll(self.port);
+    }
+
+    /// Forgets a signal. To be called before looking for what it announced.
+    pub fn clear(&self) {
+        let bit = 1 << (self.port % 64);
+        pending(self.port).fetch_and(!bit, Ordering::AcqRel);
+    }
+}
+
+/// The word of `evtchn_pending` with the bit of `port`.
+fn pending(port: Port) -> &'static AtomicU64 {
+    let info = SHARED_INFO_VA as *const shared_info;
+    // SAFETY: the builder maps the page; the address of a field is taken, no
+    // reference to the structure is made.
+    let words = unsafe { &raw const (*info).evtchn_pending }.cast::<AtomicU64>();
+    let word = (port / 64) as usize % 64;
+    // SAFETY: the array has 64 words, shared with Xen, which changes them
+    // atomically.
+    unsafe { &*words.add(word) }
+}
+
+/// The address of the last page fault, as Xen keeps it for vCPU 0.
+pub fn fault_address() -> u64 {
+    let info = SHARED_INFO_VA as *const shared_info;
+    // SAFETY: as in `pending`; an aligned 64-bit word.
+    unsafe { (&raw const (*info).vcpu_info[0].arch.cr2).read_volatile() }
+}

@@ -1,0 +1,133 @@
+//! The places dom0 has mapped, and the routines libcore expects to be there.
+
+use core::arch::asm;
+use core::slice;
+
+use lull_core::link::{
+    BITMAP_BYTES_MAX, BITMAP_VA, LINK_VA, Link, PAYLOAD_VA, SLOT_BYTES, SLOTS, WINDOW_VA,
+};
+use lull_core::units::PAGE_SIZE;
+
+/// The link.
+pub fn link() -> &'static Link {
+    // SAFETY: the builder maps these pages, zeroed, for as long as the domain
+    // lives; all of it is atomics, so dom0's writes are no data race.
+    unsafe { &*(LINK_VA as *const Link) }
+}
+
+/// The bitmap of the round: `words` words of it. The reference is to be
+/// dropped before dom0 is asked for the next bitmap, as it writes there.
+pub fn bitmap<'round>(words: usize) -> &'round [u64] {
+    assert!(words as u64 <= BITMAP_BYTES_MAX / 8, "bitmap too long");
+    // SAFETY: the builder maps as many pages as the settings' guest_pfns need,
+    // and `words` comes from there; dom0 writes them only between a request
+    // for a bitmap and its answer, when nobody holds the slice.
+    unsafe { slice::from_raw_parts(BITMAP_VA as *const u64, words) }
+}
+
+/// Copies the first `pages` pages of a slot's window to its payload.
+///
+/// The guest may write the window's pages meanwhile: the copy is by
+/// instructions the compiler knows nothing about, and a page that changes is
+/// dirty again and will be sent again.
+pub fn copy_slot(slot: usize, pages: usize) {
+    assert!(slot < SLOTS, "no such slot");
+    let bytes = pages as u64 * PAGE_SIZE;
+    assert!(bytes <= SLOT_BYTES, "more pages than a slot has");
+    let from = WINDOW_VA + slot as u64 * SLOT_BYTES;
+    let to = PAYLOAD_VA + slot as u64 * SLOT_BYTES;
+    // SAFETY: dom0 has mapped this many pages at `from` and said so; `to` is
+    // the stub's own memory, which only dom0 reads.
+    unsafe {
+        asm!(
+            "rep movsq",
+            inout("rcx") bytes / 8 => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// # Safety
+/// As C's `memcpy`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "rep movsb",
+            inout("rcx") count => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+    to
+}
+
+/// # Safety
+/// As C's `memmove`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    if (to as usize).wrapping_sub(from as usize) >= count {
+        // SAFETY: `to` does not lie within the source, so forward is right.
+        return unsafe { memcpy(to, from, count) };
+    }
+    // SAFETY: the caller's promise; backwards, since `to` overlaps the
+    // source's end. The direction flag is put back.
+    unsafe {
+        asm!(
+            "std",
+            "rep movsb",
+            "cld",
+            inout("rcx") count => _,
+            inout("rsi") from.wrapping_add(count).wrapping_sub(1) => _,
+            inout("rdi") to.wrapping_add(count).wrapping_sub(1) => _,
+            options(nostack),
+        );
+    }
+    to
+}
+
+/// # Safety
+/// As C's `memset`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "rep stosb",
+            inout("rcx") count => _,
+            inout("rdi") to => _,
+            in("al") byte as u8,
+            options(nostack, preserves_flags),
+        );
+    }
+    to
+}
+
+/// # Safety
+/// As C's `memcmp`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
+    for i in 0..count {
+        // Volatile, or the compiler makes this loop a call of memcmp.
+        // SAFETY: the caller's promise.
+        let x = unsafe { a.add(i).read_volatile() };
+        // SAFETY: as above.
+        let y = unsafe { b.add(i).read_volatile() };
+        if x != y {
+            return i32::from(x) - i32::from(y);
+        }
+    }
+    0
+}
+
+/// # Safety
+/// As C's `bcmp`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { memcmp(a, b, count) }
+}

@@ -1,0 +1,99 @@
+//! A round under way: scan, want, copy.
+
+use lull_core::batch::{BATCH_PAGES, Batch};
+use lull_core::bitmap::{Bitmap, Progress, Scan};
+use lull_core::link::{CrashKind, Link, SLOTS, ToDom0};
+
+use crate::abi::memory;
+use crate::crash::die;
+
+/// What a slot is doing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Free,
+    /// dom0 is mapping the frames wanted.
+    Wanted,
+    /// dom0 is writing the payload to the stream.
+    Filled,
+}
+
+/// Walks the bitmap of the round and keeps every slot busy.
+pub struct Copier {
+    slots: [Slot; SLOTS],
+    bitmap_words: usize,
+    guest_pfns: u64,
+    /// `None` when the bitmap has been scanned to its end.
+    scan: Option<Scan>,
+    batch: Batch,
+}
+
+impl Copier {
+    /// A copier with nothing to do.
+    pub fn new(guest_pfns: u64) -> Self {
+        Self {
+            slots: [Slot::Free; SLOTS],
+            bitmap_words: guest_pfns.div_ceil(64) as usize,
+            guest_pfns,
+            scan: None,
+            batch: Batch::new(),
+        }
+    }
+
+    /// Starts on the bitmap dom0 has put in place.
+    pub fn start(&mut self) {
+        self.scan = Some(Scan::new());
+    }
+
+    /// Scans for as long as a slot is free and asks dom0 for the frames found.
+    pub fn want(&mut self, link: &Link, mut send: impl FnMut(ToDom0)) {
+        while let Some(scan) = &mut self.scan {
+            let Some(slot) = self.slots.iter().position(|slot| *slot == Slot::Free) else {
+                return;
+            };
+            let words = memory::bitmap(self.bitmap_words);
+            let Ok(bitmap) = Bitmap::new(words, self.guest_pfns) else {
+                die(CrashKind::Link, format_args!("the bitmap is too short"));
+            };
+            self.batch.clear();
+            let progress = scan.fill(&bitmap, &mut self.batch);
+            let pfns = self.batch.as_slice();
+            if !pfns.is_empty() {
+                for (wanted, pfn) in link.wanted[slot].pfns.iter().zip(pfns) {
+                    wanted.store(pfn.0, core::sync::atomic::Ordering::Relaxed);
+                }
+                self.slots[slot] = Slot::Wanted;
+                send(ToDom0::Map {
+                    slot: slot as u8,
+                    count: pfns.len() as u32,
+                });
+            }
+            if progress == Progress::Done {
+                self.scan = None;
+                send(ToDom0::Scanned);
+            }
+        }
+    }
+
+    /// Copies what dom0 has mapped.
+    pub fn copy(&mut self, slot: u8, pages: u32) -> ToDom0 {
+        self.expect(slot, Slot::Wanted);
+        memory::copy_slot(usize::from(slot), (pages as usize).min(BATCH_PAGES));
+        self.slots[usize::from(slot)] = Slot::Filled;
+        ToDom0::Filled { slot }
+    }
+
+    /// The slot's payload has been written.
+    pub fn free(&mut self, slot: u8) {
+        self.expect(slot, Slot::Filled);
+        self.slots[usize::from(slot)] = Slot::Free;
+    }
+
+    fn expect(&self, slot: u8, state: Slot) {
+        if self.slots[usize::from(slot)] != state {
+            die(
+                CrashKind::Link,
+                format_args!("slot {slot} is not in that state"),
+            );
+        }
+    }
+}
