@@ -180,7 +180,8 @@ impl Outlook {
     ///
     /// The lesser of two ways to get there: sending all that is dirty now
     /// within the limit, or outrunning the guest by a quarter, so that every
-    /// round leaves at most four fifths of the one before.
+    /// round leaves at most four fifths of the one before. A link that does
+    /// outrun it already is not what the second way lacks.
     pub fn bandwidth_for(&self, dirty_count: u64, limit: DowntimeLimit) -> Option<ByteRate> {
         let room = limit.micros().since(self.costs.downtime().total());
         if room == Micros::ZERO {
@@ -193,6 +194,11 @@ impl Outlook {
             .0
             .saturating_add(self.dirty_rate.0.div_ceil(4));
         let outrun = PageRate(quarter_more).max(unavoidable);
-        Some(at_once.min(outrun).bytes())
+        let needed = if outrun > self.transfer_rate {
+            at_once.min(outrun)
+        } else {
+            at_once
+        };
+        Some(needed.bytes())
     }
 }

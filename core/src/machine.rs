@@ -569,7 +569,7 @@ impl Machine {
         };
         let needed = |limit: DowntimeLimit| {
             let dirty_count = self.dirty_count?;
-            self.outlook().bandwidth_for(dirty_count, limit)
+            self.hindsight(reason).bandwidth_for(dirty_count, limit)
         };
         Refusal {
             reason,
@@ -584,6 +584,24 @@ impl Machine {
                 dirty_rate: self.dirty_rate.bounds(),
                 transfer_rate: self.transfer_rate.bounds(),
             },
+        }
+    }
+
+    /// The outlook, with what is certain by now in place of what was feared:
+    /// a guest that has stopped dirties nothing.
+    fn hindsight(&self, reason: Reason) -> Outlook {
+        let outlook = self.outlook();
+        match (reason, self.prediction) {
+            (Reason::DowntimeAfterSuspend | Reason::BehindSchedule, Some(spent)) => Outlook {
+                costs: FixedCosts {
+                    suspend: spent.suspend,
+                    final_bitmap: spent.final_bitmap,
+                    ..outlook.costs
+                },
+                dirty_rate: PageRate::ZERO,
+                ..outlook
+            },
+            _ => outlook,
         }
     }
 

@@ -1,0 +1,792 @@
+//! Whatever happens, in whatever order: the limit holds, every exit leaves one
+//! running guest, and the attempt ends.
+
+use lull_core::{
+    downtime::{FixedCosts, FixedPart},
+    limits::{DowntimeLimit, Limits, Timeout},
+    machine::{Action, Config, Event, Machine, ProtocolError, State},
+    policy::{WithinLimit, XenDefault},
+    refusal::{Hopeless, Reason},
+    units::Micros,
+};
+use proptest::{collection::vec, prelude::*};
+
+const GUEST_PAGES: u64 = 1 << 20;
+
+fn ms(ms: u64) -> Micros {
+    Micros::from_millis(ms)
+}
+
+fn limits(max_suspend: Option<u64>, timeout: Option<u64>) -> Limits {
+    Limits {
+        max_suspend: max_suspend.and_then(|limit| DowntimeLimit::new(Micros(limit))),
+        timeout: timeout.and_then(|timeout| Timeout::new(Micros(timeout))),
+    }
+}
+
+fn costs() -> FixedCosts {
+    FixedCosts {
+        suspend: ms(5),
+        final_bitmap: ms(2),
+        cpu_state: ms(3),
+        landing: ms(20),
+        resume: ms(4),
+    }
+}
+
+fn config(max_suspend_ms: Option<u64>, timeout_ms: Option<u64>) -> Config {
+    Config {
+        limits: limits(
+            max_suspend_ms.map(|limit| limit * 1_000),
+            timeout_ms.map(|timeout| timeout * 1_000),
+        ),
+        costs: costs(),
+        guest_pages: GUEST_PAGES,
+    }
+}
+
+/// Two machines in lockstep, and what must hold of every action, worked out
+/// from the events alone and in wider integers.
+struct Checked {
+    machine: Machine,
+    twin: Machine,
+    config: Config,
+    now: u64,
+    suspend_asked: Option<u64>,
+    guest: Guest,
+    ended: Ended,
+    rounds: u32,
+    left: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Guest {
+    Runs,
+    Stopped,
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Ended {
+    No,
+    Moved,
+    AtSource,
+    Error,
+}
+
+impl Checked {
+    fn new(config: Config) -> Self {
+        Self {
+            machine: Machine::new(config),
+            twin: Machine::new(config),
+            config,
+            now: 0,
+            suspend_asked: None,
+            guest: Guest::Runs,
+            ended: Ended::No,
+            rounds: 0,
+            left: 0,
+        }
+    }
+
+    fn limit(&self) -> u128 {
+        let limit = self.config.limits.max_suspend;
+        limit.map_or(u128::MAX, |limit| limit.micros().0.into())
+    }
+
+    /// Time for `pages` at the machine's own lower bound, rounded up.
+    fn sending(&self, pages: u64) -> u128 {
+        let rate = u128::from(self.machine.transfer_rate().lower.0);
+        match (pages, rate) {
+            (0, _) => 0,
+            (_, 0) => u128::MAX / 4,
+            _ => (u128::from(pages) * 1_000_000).div_ceil(rate),
+        }
+    }
+
+    fn after_pages(&self) -> u128 {
+        let costs = self.config.costs;
+        u128::from(costs.cpu_state.0) + u128::from(costs.landing.0)
+    }
+
+    fn step(&mut self, at: u64, event: Event) -> Result<Action, ProtocolError> {
+        let before = self.machine.state();
+        let step = self.machine.step(Micros(at), event);
+        assert_eq!(step, self.twin.step(Micros(at), event), "not deterministic");
+        assert_eq!(*self.machine.config(), self.config, "the limits changed");
+        let over = self.ended != Ended::No;
+        let Ok(action) = step else {
+            if !over {
+                assert_eq!(self.machine.state(), State::Failed);
+                self.ended = Ended::Error;
+            } else {
+                assert_eq!(self.machine.state(), before);
+            }
+            return step;
+        };
+        assert!(at >= self.now || over);
+        self.now = self.now.max(at);
+        if over {
+            assert_eq!(action, Action::None, "the attempt was over");
+            return step;
+        }
+        match event {
+            Event::Suspended { .. } => self.guest = Guest::Stopped,
+            Event::Sent { requested, .. } => self.left -= u64::from(requested),
+            _ => {}
+        }
+        self.check(action, event);
+        step
+    }
+
+    fn check(&mut self, action: Action, event: Event) {
+        let costs = self.config.costs;
+        match action {
+            Action::None | Action::Count | Action::TakeBitmap => {
+                assert_eq!(
+                    self.guest == Guest::Stopped,
+                    self.machine.state() == State::CopyingFinal
+                );
+            }
+            Action::Copy { round, pages } => {
+                assert_eq!(self.guest, Guest::Runs);
+                assert_eq!(self.machine.round(), round);
+                assert!(pages > 0);
+                self.left = pages;
+                self.rounds = round + 1;
+                assert!(self.rounds <= WithinLimit::MAX_ROUNDS);
+            }
+            Action::Suspend => {
+                assert_eq!(self.guest, Guest::Runs);
+                assert_eq!(self.suspend_asked, None, "asked twice");
+                self.suspend_asked = Some(self.now);
+                let Event::Counted { dirty } = event else {
+                    panic!("suspend out of {event:?}");
+                };
+                let window = u128::from(costs.suspend.0) + u128::from(costs.final_bitmap.0);
+                let rate = u128::from(self.machine.dirty_rate().upper.0);
+                let grown = (rate * window).div_ceil(1_000_000) + u128::from(dirty);
+                let most = u128::from(self.config.guest_pages.max(dirty));
+                let pages = grown.min(most) as u64;
+                let pause = window + self.sending(pages) + self.after_pages();
+                assert!(pause <= self.limit(), "gate 1: {pause}");
+                if let Some(timeout) = self.config.limits.timeout {
+                    assert!(
+                        self.now + costs.suspend.0 < timeout.micros().0,
+                        "forced suspend"
+                    );
+                }
+            }
+            Action::CopyFinal { pages } => {
+                assert_eq!(self.guest, Guest::Stopped);
+                let elapsed = u128::from(self.now - self.suspend_asked.unwrap());
+                let pause = elapsed + self.sending(pages) + self.after_pages();
+                assert!(pause <= self.limit(), "gate 2: {pause}");
+                self.left = pages;
+            }
+            Action::Finish => {
+                assert_eq!(self.guest, Guest::Stopped);
+                assert_eq!(self.left, 0);
+                let elapsed = u128::from(self.now - self.suspend_asked.unwrap());
+                assert!(elapsed + self.after_pages() <= self.limit(), "gate 3");
+                self.ended = Ended::Moved;
+            }
+            Action::Refuse(_) => {
+                assert_eq!(self.guest, Guest::Runs, "stopped, and nobody resumes it");
+                self.ended = Ended::AtSource;
+            }
+            Action::Resume(_) => {
+                assert_eq!(self.guest, Guest::Stopped, "resumed while running");
+                self.ended = Ended::AtSource;
+            }
+        }
+    }
+}
+
+fn any_config() -> impl Strategy<Value = Config> {
+    let micros = || (0..30_000_u64).prop_map(Micros);
+    (
+        proptest::option::of(1..400_000_u64),
+        proptest::option::of(1..20_000_000_u64),
+        (micros(), micros(), micros(), micros(), micros()),
+        1..GUEST_PAGES,
+    )
+        .prop_map(|(limit, timeout, costs, guest_pages)| Config {
+            limits: limits(limit, timeout),
+            costs: FixedCosts {
+                suspend: costs.0,
+                final_bitmap: costs.1,
+                cpu_state: costs.2,
+                landing: costs.3,
+                resume: costs.4,
+            },
+            guest_pages,
+        })
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let pages = || prop_oneof![Just(0), 0..3_000_u64, any::<u64>()];
+    let took = || (0..10_000_u64).prop_map(Micros);
+    prop_oneof![
+        pages().prop_map(|pages| Event::Begin { pages }),
+        (0..2_000_u32, 0..2_000_u32)
+            .prop_map(|(requested, pages)| Event::Sent { requested, pages }),
+        proptest::option::of(pages()).prop_map(|dirty| Event::Tick { dirty }),
+        pages().prop_map(|dirty| Event::Counted { dirty }),
+        (pages(), took()).prop_map(|(dirty, took)| Event::Bitmap { dirty, took }),
+        (pages(), took()).prop_map(|(dirty, took_bitmap)| Event::Suspended { dirty, took_bitmap }),
+        Just(Event::SuspendFailed),
+        Just(Event::Cancel),
+    ]
+}
+
+/// How a driver answers: pages dirty at a round's end as a share of those it
+/// began with, and how long each batch and each answer takes.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    dirty_percent: u64,
+    batch_us: u64,
+    answer_us: u64,
+    populated: u32,
+    mishap: u8,
+}
+
+fn any_answer() -> impl Strategy<Value = Answer> {
+    (
+        0..130_u64,
+        1..60_000_u64,
+        0..20_000_u64,
+        0..=1_024_u32,
+        any::<u8>(),
+    )
+        .prop_map(
+            |(dirty_percent, batch_us, answer_us, populated, mishap)| Answer {
+                dirty_percent,
+                batch_us,
+                answer_us,
+                populated,
+                mishap,
+            },
+        )
+}
+
+/// Drives a whole attempt by the protocol. Mishaps are drawn from `answers`.
+fn drive(config: Config, pages: u64, answers: &[Answer]) -> Checked {
+    let mut checked = Checked::new(config);
+    let mut answers = answers.iter().cycle().copied();
+    let mut event = Event::Begin { pages };
+    let mut dirty = pages;
+    let mut at = 0;
+    let mut ticked = false;
+    // 30 rounds of at most 64 batches, with a tick and three answers each.
+    for _ in 0..10_000 {
+        let action = checked
+            .step(at, event)
+            .expect("the driver keeps to the protocol");
+        if checked.ended != Ended::No {
+            return checked;
+        }
+        let answer = answers.next().unwrap();
+        at += answer.answer_us;
+        event = match action {
+            Action::None | Action::Copy { .. } | Action::CopyFinal { .. } if checked.left > 0 => {
+                at += answer.batch_us;
+                match answer.mishap {
+                    0 => Event::Cancel,
+                    1..=40 if !ticked => {
+                        ticked = true;
+                        Event::Tick {
+                            dirty: Some(checked.left),
+                        }
+                    }
+                    _ => {
+                        ticked = false;
+                        let requested = checked.left.min(1_024) as u32;
+                        let pages = requested.min(answer.populated);
+                        Event::Sent { requested, pages }
+                    }
+                }
+            }
+            Action::None if checked.machine.state() == State::Suspending => Event::Suspended {
+                dirty,
+                took_bitmap: Micros(answer.answer_us / 2),
+            },
+            Action::Count => {
+                dirty = dirty * answer.dirty_percent / 100;
+                Event::Counted { dirty }
+            }
+            Action::TakeBitmap => Event::Bitmap {
+                dirty,
+                took: Micros(answer.answer_us / 2),
+            },
+            Action::Suspend => match answer.mishap {
+                0..=20 => Event::Cancel,
+                21..=40 => Event::SuspendFailed,
+                _ => Event::Suspended {
+                    dirty: dirty * answer.dirty_percent / 100,
+                    took_bitmap: Micros(answer.answer_us / 2),
+                },
+            },
+            other => panic!("nothing to answer to {other:?}"),
+        };
+    }
+    panic!("the attempt does not end");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn every_attempt_ends_within_its_limits(
+        config in any_config(),
+        pages in 0..65_536_u64,
+        answers in vec(any_answer(), 1..40),
+    ) {
+        let checked = drive(config, pages, &answers);
+        prop_assert!(matches!(checked.ended, Ended::Moved | Ended::AtSource));
+    }
+
+    #[test]
+    fn any_events_in_any_order_break_nothing(
+        config in any_config(),
+        events in vec((any_event(), 0..300_000_u64), 0..60),
+    ) {
+        let mut checked = Checked::new(config);
+        let mut at = 0;
+        for (event, wait) in events {
+            at += wait;
+            let _ = checked.step(at, event);
+        }
+    }
+
+    /// Mostly by the protocol, so that random events hit every state.
+    #[test]
+    fn a_stray_event_breaks_nothing(
+        config in any_config(),
+        pages in 0..4_096_u64,
+        stray in vec((any_event(), 0..30_u8, 0..20_000_u64), 1..20),
+    ) {
+        let mut checked = Checked::new(config);
+        let mut at = 0;
+        let mut strays = stray.iter().cycle();
+        let mut event = Event::Begin { pages };
+        for _ in 0..500 {
+            let step = checked.step(at, event);
+            let (stray, often, wait) = *strays.next().unwrap();
+            at += wait;
+            let left = checked.left;
+            event = match step {
+                _ if often == 0 => stray,
+                Ok(Action::Count) => Event::Counted { dirty: pages / 2 },
+                Ok(Action::TakeBitmap) => Event::Bitmap { dirty: pages / 2, took: Micros(9) },
+                Ok(Action::Suspend) => Event::Suspended { dirty: pages / 2, took_bitmap: Micros(0) },
+                Ok(_) if left > 0 => Event::Sent { requested: left.min(1_024) as u32, pages: 0 },
+                _ => stray,
+            };
+        }
+    }
+
+    #[test]
+    fn extreme_numbers_break_nothing(
+        numbers in vec(prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()], 12),
+        at in prop_oneof![Just(0), Just(u64::MAX), any::<u64>()],
+    ) {
+        let n = |i: usize| numbers[i];
+        let config = Config {
+            limits: limits(Some(n(0)), Some(n(1))),
+            costs: FixedCosts {
+                suspend: Micros(n(2)), final_bitmap: Micros(n(3)), cpu_state: Micros(n(4)),
+                landing: Micros(n(5)), resume: Micros(n(6)),
+            },
+            guest_pages: n(7),
+        };
+        for config in [config, Config { costs: FixedCosts::default(), ..config }] {
+            let mut machine = Machine::new(config);
+            for event in [
+                Event::Begin { pages: 1 },
+                Event::Tick { dirty: Some(n(8)) },
+                Event::Sent { requested: 1, pages: 1 },
+                Event::Counted { dirty: n(9) },
+                Event::Bitmap { dirty: n(10), took: Micros(n(11)) },
+                Event::Suspended { dirty: n(10), took_bitmap: Micros(n(11)) },
+                Event::Tick { dirty: None },
+                Event::Cancel,
+            ] {
+                let _ = machine.step(Micros(at), event);
+            }
+        }
+    }
+
+    /// Stock Xen's rule against stock Xen's loop: `dirty[r]` pages are dirty
+    /// at the end of round r.
+    #[test]
+    fn without_a_limit_xen_s_rule_decides(dirty in vec(0..120_u64, 6)) {
+        let mut checked = Checked::new(config(None, None));
+        let mut at = 0;
+        let mut action = checked.step(at, Event::Begin { pages: 2_000 }).unwrap();
+        let mut rounds = 0;
+        loop {
+            at += 1_000;
+            let event = match action {
+                Action::Copy { .. } | Action::None => {
+                    let requested = checked.left.min(1_024) as u32;
+                    Event::Sent { requested, pages: requested }
+                }
+                Action::Count => {
+                    rounds += 1;
+                    Event::Counted { dirty: dirty[rounds - 1] }
+                }
+                Action::TakeBitmap => Event::Bitmap { dirty: dirty[rounds - 1], took: Micros(1) },
+                Action::Suspend => break,
+                other => panic!("{other:?}"),
+            };
+            action = checked.step(at, event).unwrap();
+        }
+        // SPP_TARGET_DIRTY_COUNT 50, SPP_MAX_ITERATIONS 5.
+        let expected = (1..5).find(|round| dirty[round - 1] < 50).unwrap_or(5);
+        prop_assert_eq!(rounds, expected);
+        prop_assert_eq!((XenDefault::TARGET_DIRTY_COUNT, XenDefault::MAX_ROUNDS), (50, 5));
+    }
+}
+
+/// Sends a full pass at 1,024 pages a millisecond and a half and reports
+/// `dirty` pages at its end.
+fn first_round(checked: &mut Checked, pages: u64, dirty: u64) -> (u64, Action) {
+    let mut at = 0;
+    let mut action = checked.step(at, Event::Begin { pages }).unwrap();
+    while action != Action::Count {
+        at += 1_500;
+        let requested = checked.left.min(1_024) as u32;
+        let event = Event::Sent {
+            requested,
+            pages: requested,
+        };
+        action = checked.step(at, event).unwrap();
+    }
+    at += 100;
+    (at, checked.step(at, Event::Counted { dirty }).unwrap())
+}
+
+#[test]
+fn met_limit_succeeds() {
+    let mut checked = Checked::new(config(Some(100), None));
+    let (at, action) = first_round(&mut checked, 100_000, 10);
+    assert_eq!(action, Action::Suspend);
+    let suspended = Event::Suspended {
+        dirty: 12,
+        took_bitmap: ms(1),
+    };
+    let action = checked.step(at + 4_000, suspended).unwrap();
+    assert_eq!(action, Action::CopyFinal { pages: 12 });
+    let sent = Event::Sent {
+        requested: 12,
+        pages: 12,
+    };
+    assert_eq!(checked.step(at + 4_200, sent).unwrap(), Action::Finish);
+    assert_eq!(checked.machine.pages_sent(), 100_012);
+}
+
+#[test]
+fn limit_is_met_to_the_microsecond() {
+    let mut probe = Checked::new(config(Some(1_000), None));
+    let (_, action) = first_round(&mut probe, 100_000, 1_000);
+    assert_eq!(action, Action::Suspend);
+    let exact = probe.machine.prediction().unwrap().total().0;
+    for (limit, suspends) in [(exact, true), (exact - 1, false)] {
+        let config = Config {
+            limits: limits(Some(limit), None),
+            ..probe.config
+        };
+        let (_, action) = first_round(&mut Checked::new(config), 100_000, 1_000);
+        assert_eq!(action == Action::Suspend, suspends, "{limit} {action:?}");
+    }
+}
+
+#[test]
+fn fixed_costs_beyond_the_limit_are_refused_before_copying() {
+    let mut checked = Checked::new(config(Some(29), None));
+    let Action::Refuse(refusal) = checked.step(0, Event::Begin { pages: 100 }).unwrap() else {
+        panic!("not refused");
+    };
+    let part = FixedPart::Landing;
+    assert_eq!(refusal.reason, Reason::FixedCosts { part });
+    assert_eq!(refusal.figures.smallest_limit, Some(ms(30)));
+    assert_eq!(refusal.figures.bandwidth_needed, None);
+}
+
+#[test]
+fn resuming_alone_beyond_the_limit_is_refused_before_copying() {
+    let slow = Config {
+        costs: FixedCosts {
+            resume: ms(60),
+            ..costs()
+        },
+        ..config(Some(50), None)
+    };
+    let mut checked = Checked::new(slow);
+    let Action::Refuse(refusal) = checked.step(0, Event::Begin { pages: 100 }).unwrap() else {
+        panic!("not refused");
+    };
+    let part = FixedPart::Resume;
+    assert_eq!(refusal.reason, Reason::FixedCosts { part });
+    assert_eq!(refusal.figures.smallest_limit, Some(ms(67)));
+}
+
+#[test]
+fn too_many_pages_after_suspend_resume_the_guest_at_once() {
+    let mut checked = Checked::new(config(Some(100), None));
+    let (at, action) = first_round(&mut checked, 100_000, 10);
+    assert_eq!(action, Action::Suspend);
+    let suspended = Event::Suspended {
+        dirty: 90_000,
+        took_bitmap: ms(1),
+    };
+    let Action::Resume(refusal) = checked.step(at + 4_000, suspended).unwrap() else {
+        panic!("not resumed");
+    };
+    assert_eq!(refusal.reason, Reason::DowntimeAfterSuspend);
+    let figures = refusal.figures;
+    assert_eq!(figures.dirty_count, Some(90_000));
+    assert_eq!(
+        figures.smallest_limit,
+        Some(figures.predicted_downtime.unwrap().total())
+    );
+    assert!(figures.smallest_limit.unwrap() > ms(100));
+    assert!(figures.bandwidth_needed.unwrap() > figures.transfer_rate.lower.bytes());
+}
+
+#[test]
+fn slow_suspend_counts_against_the_limit() {
+    let mut checked = Checked::new(config(Some(100), None));
+    let (at, _) = first_round(&mut checked, 100_000, 10);
+    let suspended = Event::Suspended {
+        dirty: 0,
+        took_bitmap: ms(1),
+    };
+    let action = checked.step(at + 77_001, suspended).unwrap();
+    assert!(matches!(action, Action::Resume(_)), "{action:?}");
+}
+
+#[test]
+fn collapsing_link_in_the_final_round_resumes_the_guest() {
+    let mut checked = Checked::new(config(Some(100), None));
+    let (at, _) = first_round(&mut checked, 100_000, 10);
+    let suspended = Event::Suspended {
+        dirty: 1_000,
+        took_bitmap: ms(1),
+    };
+    checked.step(at + 4_000, suspended).unwrap();
+    let tick = Event::Tick { dirty: None };
+    assert_eq!(checked.step(at + 70_000, tick).unwrap(), Action::None);
+    let Action::Resume(refusal) = checked.step(at + 78_000, tick).unwrap() else {
+        panic!("not resumed");
+    };
+    assert_eq!(refusal.reason, Reason::BehindSchedule);
+}
+
+#[test]
+fn cancel_keeps_the_guest_in_every_state() {
+    // Before anything.
+    let mut checked = Checked::new(config(Some(100), None));
+    assert!(
+        matches!(checked.step(0, Event::Cancel), Ok(Action::Refuse(r)) if r.reason == Reason::Cancelled)
+    );
+    // While copying.
+    let mut checked = Checked::new(config(Some(100), None));
+    checked.step(0, Event::Begin { pages: 9 }).unwrap();
+    assert!(
+        matches!(checked.step(1, Event::Cancel), Ok(Action::Refuse(r)) if r.reason == Reason::Cancelled)
+    );
+    // While the guest is stopping: remembered until it has.
+    let mut checked = Checked::new(config(Some(100), None));
+    let (at, _) = first_round(&mut checked, 100_000, 10);
+    assert_eq!(checked.step(at, Event::Cancel), Ok(Action::None));
+    let suspended = Event::Suspended {
+        dirty: 1,
+        took_bitmap: ms(1),
+    };
+    assert!(
+        matches!(checked.step(at, suspended), Ok(Action::Resume(r)) if r.reason == Reason::Cancelled)
+    );
+    // Or did not.
+    let mut checked = Checked::new(config(Some(100), None));
+    let (at, _) = first_round(&mut checked, 100_000, 10);
+    assert_eq!(checked.step(at, Event::Cancel), Ok(Action::None));
+    assert!(
+        matches!(checked.step(at, Event::SuspendFailed), Ok(Action::Refuse(r)) if r.reason == Reason::Cancelled)
+    );
+    // In the final round.
+    let mut checked = Checked::new(config(Some(100), None));
+    let (at, _) = first_round(&mut checked, 100_000, 10);
+    assert_eq!(
+        checked.step(at + 1_000, suspended),
+        Ok(Action::CopyFinal { pages: 1 })
+    );
+    assert!(
+        matches!(checked.step(at + 1_000, Event::Cancel), Ok(Action::Resume(r)) if r.reason == Reason::Cancelled)
+    );
+    // Too late.
+    let mut checked = Checked::new(config(Some(100), None));
+    let (at, _) = first_round(&mut checked, 100_000, 10);
+    let suspended = Event::Suspended {
+        dirty: 0,
+        took_bitmap: Micros(1),
+    };
+    assert_eq!(checked.step(at + 10, suspended), Ok(Action::Finish));
+    assert_eq!(checked.step(at + 20, Event::Cancel), Ok(Action::None));
+    assert_eq!(checked.machine.state(), State::Finished);
+}
+
+#[test]
+fn guest_that_will_not_stop_is_refused_not_resumed() {
+    let mut checked = Checked::new(config(Some(100), None));
+    let (at, _) = first_round(&mut checked, 100_000, 10);
+    assert!(
+        matches!(checked.step(at, Event::SuspendFailed), Ok(Action::Refuse(r)) if r.reason == Reason::SuspendFailed)
+    );
+}
+
+#[test]
+fn timeout_refuses_and_never_suspends() {
+    // The first pass takes 147 ms; suspending takes up to 5.
+    for (timeout, suspends) in [(160, true), (150, false), (100, false)] {
+        let mut checked = Checked::new(config(None, Some(timeout)));
+        checked.step(0, Event::Begin { pages: 100_000 }).unwrap();
+        let mut at = 0;
+        let last = loop {
+            at += 1_500;
+            let requested = checked.left.min(1_024) as u32;
+            let event = match checked.left {
+                0 => Event::Counted { dirty: 0 },
+                _ => Event::Sent {
+                    requested,
+                    pages: requested,
+                },
+            };
+            match checked.step(at, event).unwrap() {
+                Action::None | Action::Count => {}
+                last => break last,
+            }
+        };
+        match last {
+            Action::Suspend => assert!(suspends),
+            Action::Refuse(refusal) => {
+                assert!(!suspends);
+                assert_eq!(refusal.reason, Reason::Timeout);
+                assert!(at <= timeout * 1_000);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn clean_rounds_go_straight_on() {
+    let mut checked = Checked::new(config(None, None));
+    assert_eq!(
+        checked.step(0, Event::Begin { pages: 0 }),
+        Ok(Action::Count)
+    );
+    assert_eq!(
+        checked.step(1, Event::Counted { dirty: 60 }),
+        Ok(Action::TakeBitmap)
+    );
+    let bitmap = Event::Bitmap {
+        dirty: 0,
+        took: Micros(1),
+    };
+    assert_eq!(checked.step(2, bitmap), Ok(Action::Count));
+    assert_eq!(
+        checked.step(3, Event::Counted { dirty: 0 }),
+        Ok(Action::Suspend)
+    );
+    let suspended = Event::Suspended {
+        dirty: 0,
+        took_bitmap: Micros(1),
+    };
+    assert_eq!(checked.step(4, suspended), Ok(Action::Finish));
+}
+
+#[test]
+fn driver_s_mistakes_are_named() {
+    let mut checked = Checked::new(config(None, None));
+    let sent = |requested, pages| Event::Sent { requested, pages };
+    let begun = |checked: &mut Checked| {
+        *checked = Checked::new(config(None, None));
+        checked.step(5, Event::Begin { pages: 9 }).unwrap();
+    };
+    begun(&mut checked);
+    assert_eq!(
+        checked.step(6, sent(10, 10)),
+        Err(ProtocolError::TooManyPages)
+    );
+    begun(&mut checked);
+    assert_eq!(
+        checked.step(6, sent(3, 4)),
+        Err(ProtocolError::TooManyPages)
+    );
+    begun(&mut checked);
+    assert_eq!(checked.step(6, sent(0, 0)), Err(ProtocolError::EmptyBatch));
+    begun(&mut checked);
+    assert_eq!(
+        checked.step(4, sent(1, 1)),
+        Err(ProtocolError::TimeWentBack)
+    );
+    begun(&mut checked);
+    let early = Event::Counted { dirty: 1 };
+    assert_eq!(
+        checked.step(6, early),
+        Err(ProtocolError::Unexpected(State::Copying))
+    );
+    assert_eq!(
+        checked.step(7, sent(1, 1)),
+        Err(ProtocolError::Unexpected(State::Failed))
+    );
+    assert_eq!(
+        checked.step(8, Event::Cancel),
+        Err(ProtocolError::Unexpected(State::Failed))
+    );
+}
+
+#[test]
+fn hopeless_names_what_would_have_helped() {
+    let mut checked = Checked::new(config(Some(100), None));
+    let (mut at, mut action) = first_round(&mut checked, 200_000, 150_000);
+    let refusal = loop {
+        at += 1_500;
+        let requested = checked.left.min(1_024) as u32;
+        action = match action {
+            Action::TakeBitmap => {
+                let event = Event::Bitmap {
+                    dirty: 150_000,
+                    took: ms(1),
+                };
+                checked.step(at, event).unwrap()
+            }
+            Action::Count => checked.step(at, Event::Counted { dirty: 150_000 }).unwrap(),
+            Action::Refuse(refusal) => break refusal,
+            _ => checked
+                .step(
+                    at,
+                    Event::Sent {
+                        requested,
+                        pages: requested,
+                    },
+                )
+                .unwrap(),
+        };
+    };
+    assert!(matches!(
+        refusal.reason,
+        Reason::Hopeless(Hopeless::NoProgress | Hopeless::Outpaced)
+    ));
+    let figures = refusal.figures;
+    assert!(figures.round < 5, "{figures:?}");
+    assert!(figures.smallest_limit.unwrap() > ms(100));
+    let needed = figures.bandwidth_needed.unwrap().0;
+    assert!(needed > figures.transfer_rate.lower.bytes().0);
+    // 150,000 pages in the 70 ms that the fixed costs leave, at most.
+    assert!(
+        needed <= (150_000 + 20_000) * 4_096 * 1_000 / 70,
+        "{needed}"
+    );
+}

@@ -1,0 +1,197 @@
+//! The bounds bound: no generated stream of samples escapes them.
+
+use lull_core::{
+    rate::{DirtyRate, TransferRate},
+    units::{Bounds, Micros, PageRate},
+};
+use proptest::{collection::vec, prelude::*};
+
+const BATCH: u64 = 1_024;
+
+/// Sends `batches`, each of 1,024 pages in so many µs, back to back.
+fn send(rate: &mut TransferRate, start: u64, batches: &[u64]) -> u64 {
+    let mut at = start;
+    rate.start(Micros(at));
+    for took in batches {
+        at += took;
+        rate.sent(Micros(at), BATCH);
+    }
+    rate.stop(Micros(at));
+    at
+}
+
+proptest! {
+    /// On a link of constant speed both bounds are that speed, but for the
+    /// margin and rounding.
+    #[test]
+    fn constant_link_is_bounded_closely(took in 100..1_000_000_u64) {
+        let mut rate = TransferRate::new();
+        send(&mut rate, 0, &[took; 500]);
+        let Bounds { lower, upper } = rate.bounds();
+        let truth = BATCH * 1_000_000 / took;
+        prop_assert!(lower.0 <= truth && upper.0 >= truth);
+        prop_assert!(lower.0 >= truth - truth / 15 - 2, "{lower:?} {truth}");
+        prop_assert!(upper.0 <= truth + 1, "{upper:?} {truth}");
+    }
+
+    /// Jitter: the mean of what is remembered lies within, and so does the
+    /// whole stream's when all of it is.
+    #[test]
+    fn jittery_link_is_bounded(batches in vec(20_000..60_000_u64, 1..=TransferRate::WINDOWS)) {
+        let mut rate = TransferRate::new();
+        let end = send(&mut rate, 7, &batches) - 7;
+        let Bounds { lower, upper } = rate.bounds();
+        let pages = BATCH * batches.len() as u64;
+        prop_assert!(lower <= PageRate::floor(pages, Micros(end)));
+        prop_assert!(upper >= PageRate::ceil(pages, Micros(end)));
+        // No batch was slower than the lower bound.
+        for took in &batches {
+            prop_assert!(lower.time_for(BATCH) >= Micros(*took));
+        }
+    }
+
+    /// A buffer that swallows the first pages of every round at once does not
+    /// raise the lower bound above what the link sustains.
+    #[test]
+    fn buffered_bursts_do_not_raise_the_lower_bound(took in 2_000..50_000_u64, rounds in 1..10_u64) {
+        let mut rate = TransferRate::new();
+        let mut at = send(&mut rate, 0, &[took; 100]);
+        for _ in 0..rounds {
+            at = send(&mut rate, at + 1_000_000, &[1]);
+        }
+        prop_assert!(rate.bounds().lower.0 <= BATCH * 1_000_000 / took);
+    }
+
+    /// However long the stall has lasted, the bound already knows.
+    #[test]
+    fn stall_lowers_the_bound_while_it_lasts(took in 2_000..20_000_u64, stall in 100_000..60_000_000_u64) {
+        let mut rate = TransferRate::new();
+        let at = send(&mut rate, 0, &[took; 100]);
+        rate.start(Micros(at));
+        rate.advance(Micros(at + stall));
+        // At best the batch in flight lands now, after some that came before.
+        prop_assert!(rate.bounds().lower.0 <= 20 * BATCH * 1_000_000 / stall);
+        let before = rate.bounds().lower;
+        rate.advance(Micros(at + 2 * stall));
+        prop_assert!(rate.bounds().lower < before);
+    }
+
+    /// What lies between rounds says nothing about the link.
+    #[test]
+    fn idle_time_does_not_count(took in 2_000..50_000_u64, idle in 0..100_000_000_u64) {
+        let mut busy = TransferRate::new();
+        let at = send(&mut busy, 0, &[took; 40]);
+        send(&mut busy, at, &[took; 40]);
+        let mut paused = TransferRate::new();
+        let at = send(&mut paused, 0, &[took; 40]);
+        paused.advance(Micros(at + idle / 2));
+        send(&mut paused, at + idle, &[took; 40]);
+        prop_assert_eq!(busy.bounds(), paused.bounds());
+    }
+
+    #[test]
+    fn lower_never_exceeds_upper(events in vec((0..4_u8, 0..200_000_u64, 0..5_000_u64), 0..200)) {
+        let mut transfer = TransferRate::new();
+        let mut dirty = DirtyRate::new();
+        let mut at = 0;
+        for (kind, wait, pages) in events {
+            at += wait;
+            match kind {
+                0 => { transfer.start(Micros(at)); dirty.restart(Micros(at)); }
+                1 => { transfer.sent(Micros(at), pages); dirty.counted(Micros(at), pages); }
+                2 => { transfer.stop(Micros(at)); dirty.round_ended(Micros(at), pages); }
+                _ => transfer.advance(Micros(at)),
+            }
+            let Bounds { lower, upper } = transfer.bounds();
+            prop_assert!(lower <= upper);
+            let Bounds { lower, upper } = dirty.bounds();
+            prop_assert!(lower <= upper);
+        }
+    }
+
+    /// A writer of constant rate over a working set: the upper bound is at
+    /// least that rate although the rounds saturate, the lower at most.
+    #[test]
+    fn steady_writer_is_bounded(
+        per_ms in 1..500_u64,
+        rounds in vec(60..20_000_u64, 2..6),
+        working_set_ms in 100..5_000_u64,
+    ) {
+        let mut rate = DirtyRate::new();
+        let set = per_ms * working_set_ms;
+        let mut at = 0;
+        for length in rounds {
+            rate.restart(Micros::from_millis(at));
+            let mut ms = 0;
+            while ms < length {
+                ms = (ms + 100).min(length);
+                rate.counted(Micros::from_millis(at + ms), (per_ms * ms).min(set));
+            }
+            at += length;
+            rate.round_ended(Micros::from_millis(at), (per_ms * length).min(set));
+        }
+        let Bounds { lower, upper } = rate.bounds();
+        prop_assert!(upper.0 >= per_ms * 1_000, "{upper:?}");
+        prop_assert!(lower.0 <= per_ms * 1_000, "{lower:?}");
+        prop_assert!(upper.0 <= per_ms * 1_000 + 1, "{upper:?}");
+    }
+
+    /// Jittery writer: every remembered window's rate is at most the upper
+    /// bound, every remembered round's average at least the lower.
+    #[test]
+    fn jittery_writer_is_bounded(rounds in vec(vec(0..5_000_u64, 1..20), 1..=DirtyRate::ROUNDS)) {
+        let mut rate = DirtyRate::new();
+        let mut at = 0;
+        let mut busiest = 0;
+        let mut averages = Vec::new();
+        for round in &rounds {
+            rate.restart(Micros::from_millis(at));
+            let mut count = 0;
+            for new in round {
+                at += 100;
+                count += new;
+                busiest = busiest.max(new * 10);
+                rate.counted(Micros::from_millis(at), count);
+            }
+            rate.round_ended(Micros::from_millis(at), count);
+            averages.push(count * 10 / round.len() as u64);
+        }
+        let Bounds { lower, upper } = rate.bounds();
+        prop_assert!(upper.0 >= busiest);
+        prop_assert!(averages.iter().all(|average| lower.0 <= *average));
+    }
+
+    /// Units round towards the safe side.
+    #[test]
+    fn rates_round_outwards(pages in 0..1_u64 << 40, span in 1..1_u64 << 40) {
+        let exact = u128::from(pages) * 1_000_000;
+        let floor = PageRate::floor(pages, Micros(span));
+        let ceil = PageRate::ceil(pages, Micros(span));
+        prop_assert!(u128::from(floor.0) * u128::from(span) <= exact);
+        prop_assert!(u128::from(ceil.0) * u128::from(span) >= exact);
+        prop_assert!(ceil.0 - floor.0 <= 1);
+        prop_assert!(ceil.pages_in(Micros(span)) >= pages);
+        prop_assert!(floor.0 == 0 || floor.time_for(pages) >= Micros(span));
+    }
+}
+
+#[test]
+fn nothing_measured_is_nothing_known() {
+    assert_eq!(TransferRate::new().bounds(), Bounds::UNKNOWN);
+    assert_eq!(DirtyRate::new().bounds(), Bounds::UNKNOWN);
+}
+
+#[test]
+fn short_rounds_share_a_window() {
+    let mut rate = DirtyRate::new();
+    rate.restart(Micros::ZERO);
+    rate.round_ended(Micros::from_millis(1_000), 100_000);
+    // Rounds of 5 ms with one page each: after four windows' worth of them the
+    // busy past is forgotten.
+    for round in 0..60 {
+        let start = 1_000 + round * 5;
+        rate.restart(Micros::from_millis(start));
+        rate.round_ended(Micros::from_millis(start + 5), 1);
+    }
+    assert_eq!(rate.bounds().upper, PageRate(200));
+}
