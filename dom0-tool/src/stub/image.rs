@@ -1,0 +1,188 @@
+//! The stub's ELF, carried inside this binary.
+
+use std::ops::Range;
+
+use lull_core::link::{IMAGE_BYTES_MAX, IMAGE_VA, VERSION};
+use object::elf::{FileHeader64, PF_W, PF_X, PT_LOAD, PT_NOTE};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, U32};
+
+use crate::xen::PAGE;
+
+/// The ELF file as built together with this tool.
+const ELF: &[u8] = include_bytes!(env!("LULL_STUB_IMAGE"));
+
+/// `XEN_ELFNOTE_ENTRY`, `_XEN_VERSION`, `_GUEST_OS`
+/// (`xen/include/public/elfnote.h`, 4.17).
+mod note {
+    pub const ENTRY: u32 = 1;
+    pub const XEN_VERSION: u32 = 5;
+    pub const GUEST_OS: u32 = 6;
+}
+
+/// What a segment's pages may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read and run.
+    Code,
+    /// Read.
+    ReadOnly,
+    /// Read and write.
+    Data,
+}
+
+/// A part of the image: where its pages go and what is in them.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// Addresses in the stub, whole pages.
+    pub pages: Range<u64>,
+    /// What they may be used for.
+    pub access: Access,
+    /// The first bytes; the rest is zero.
+    pub bytes: &'static [u8],
+}
+
+/// A checked image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Its segments, by address.
+    pub segments: Vec<Segment>,
+    /// First instruction.
+    pub entry: u64,
+}
+
+/// Why an image is not usable. It is built with the tool, so this is a fault
+/// of the build.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// Not an ELF of the right kind.
+    #[error("the stub's image is no 64-bit ELF: {0}")]
+    Elf(#[from] object::Error),
+    /// A note is missing or says something else.
+    #[error("the stub's image has no note {0} as this tool wants it")]
+    Note(u32),
+    /// A segment lies outside the place for images, or is both writable and
+    /// executable.
+    #[error("a segment of the stub's image at {0:#x} is not allowed")]
+    Segment(u64),
+}
+
+impl Image {
+    /// The image inside this binary.
+    ///
+    /// # Errors
+    /// When it is not what the link's layout asks for.
+    pub fn embedded() -> Result<Self, ImageError> {
+        Self::parse(ELF)
+    }
+
+    /// The ELF file itself, for the decoder of its log.
+    pub fn elf() -> &'static [u8] {
+        ELF
+    }
+
+    fn parse(elf: &'static [u8]) -> Result<Self, ImageError> {
+        let header = FileHeader64::<Endianness>::parse(elf)?;
+        let endian = header.endian()?;
+        let mut segments = Vec::new();
+        let mut entry = None;
+        for program in header.program_headers(endian, elf)? {
+            match program.p_type(endian) {
+                PT_LOAD => segments.push(segment(program, endian, elf)?),
+                PT_NOTE => entry = Some(entry_from_notes(program, endian, elf)?),
+                _ => {}
+            }
+        }
+        segments.sort_by_key(|segment| segment.pages.start);
+        let entry = entry.ok_or(ImageError::Note(note::ENTRY))?;
+        Ok(Self { segments, entry })
+    }
+
+    /// Bytes the image takes once loaded.
+    pub fn loaded_bytes(&self) -> u64 {
+        let sizes = self.segments.iter().map(|s| s.pages.end - s.pages.start);
+        sizes.sum()
+    }
+}
+
+type Program = <FileHeader64<Endianness> as FileHeader>::ProgramHeader;
+
+fn segment(
+    program: &Program,
+    endian: Endianness,
+    elf: &'static [u8],
+) -> Result<Segment, ImageError> {
+    let start = program.p_vaddr(endian);
+    let refused = ImageError::Segment(start);
+    let end = start
+        .checked_add(program.p_memsz(endian))
+        .and_then(|end| end.checked_next_multiple_of(PAGE as u64));
+    let Some(end) = end else { return Err(refused) };
+    let allowed = IMAGE_VA..IMAGE_VA + IMAGE_BYTES_MAX;
+    if !start.is_multiple_of(PAGE as u64) || start < allowed.start || end > allowed.end {
+        return Err(refused);
+    }
+    let flags = program.p_flags(endian);
+    let access = match (flags.contains(PF_W), flags.contains(PF_X)) {
+        (true, true) => return Err(refused),
+        (false, true) => Access::Code,
+        (false, false) => Access::ReadOnly,
+        (true, false) => Access::Data,
+    };
+    let bytes = program.data(endian, elf).map_err(|()| refused)?;
+    Ok(Segment {
+        pages: start..end,
+        access,
+        bytes,
+    })
+}
+
+/// Checks the notes that say what the image is, and returns its entry.
+fn entry_from_notes(
+    program: &Program,
+    endian: Endianness,
+    elf: &'static [u8],
+) -> Result<u64, ImageError> {
+    let mut entry = Err(ImageError::Note(note::ENTRY));
+    let (mut for_xen, mut linked) = (false, false);
+    let Some(mut notes) = program.notes(endian, elf)? else {
+        return entry;
+    };
+    while let Some(found) = notes.next()? {
+        let text = found.desc().split(|byte| *byte == 0).next();
+        let text = text.unwrap_or_default();
+        match found.n_type(endian).0 {
+            note::ENTRY => {
+                if let Ok(address) = found.desc().try_into() {
+                    entry = Ok(u64::from_le_bytes(address));
+                }
+            }
+            note::XEN_VERSION => for_xen = text == b"xen-3.0",
+            note::GUEST_OS => linked = text == format!("lull-{VERSION}").as_bytes(),
+            _ => {}
+        }
+    }
+    match (for_xen, linked) {
+        (false, _) => Err(ImageError::Note(note::XEN_VERSION)),
+        (_, false) => Err(ImageError::Note(note::GUEST_OS)),
+        _ => entry,
+    }
+}
+
+/// The alignment `object` needs of a file is one byte; this makes sure of it.
+const _: () = assert!(align_of::<U32<Endianness>>() == 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_image_has_the_shape_the_builder_wants() {
+        let image = Image::embedded().unwrap();
+        assert!(image.loaded_bytes() <= IMAGE_BYTES_MAX);
+        let code = &image.segments[0];
+        assert_eq!(code.access, Access::Code);
+        assert!(code.pages.contains(&image.entry));
+        assert!(image.segments.iter().any(|s| s.access == Access::Data));
+    }
+}

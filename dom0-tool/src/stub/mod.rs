@@ -1,0 +1,11 @@
+//! The stub domain as dom0 sees it: the image, how a domain is built around
+//! it, what it says, and how it ends.
+
+mod address_space;
+mod builder;
+mod image;
+mod log;
+
+pub use builder::{Stub, StubError, orphans};
+pub use image::Image;
+pub use log::{Crash, LogLine, StubLog};
