@@ -144,7 +144,7 @@ fn build(place: &Path, timeline: &Timeline) -> Result<()> {
     for entry in fs::read_dir(root.join("boot"))? {
         fs::remove_file(entry?.path())?;
     }
-    fs::copy(&kernel_copy(place), root.join("boot/vmlinuz"))?;
+    fs::copy(place.join("vmlinuz"), root.join("boot/vmlinuz"))?;
 
     timeline.phase("dom0 image: writing the initramfs");
     write_own_files(&root)?;
@@ -153,10 +153,6 @@ fn build(place: &Path, timeline: &Timeline) -> Result<()> {
     archive.device("dev/console", 5, 1)?;
     archive.finish()?;
     Ok(())
-}
-
-fn kernel_copy(place: &Path) -> PathBuf {
-    place.join("vmlinuz")
 }
 
 fn hypervisor_in(root: &Path) -> Result<PathBuf> {
@@ -184,6 +180,11 @@ fn write_own_files(root: &Path) -> Result<()> {
         ("etc/shadow", "root:*:19000:0:99999:7:::\n", 0o600),
         ("etc/hosts", hosts, 0o644),
         ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n", 0o644),
+        (
+            "usr/lib/python3/dist-packages/xen.pth",
+            "/usr/lib/xen-4.17/lib/python\n",
+            0o644,
+        ),
         ("etc/xen/xl.conf", "autoballoon=\"0\"\n", 0o644),
         ("etc/shells", "/bin/bash\n/bin/sh\n", 0o644),
     ];

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::console::{Console, Fault, Mark};
 use crate::dom0_image::{Dom0Image, Hypervisor};
+use crate::guest::{Guest, GuestSpec};
 use crate::guest_image::GuestImage;
 use crate::overlay::{self, Extra};
 use crate::programs;
@@ -138,6 +139,11 @@ impl Host {
             bail!("the host came up with a fault: {}", fault.line);
         }
         Ok(host)
+    }
+
+    /// Makes a guest and waits until it answers, if it has a network.
+    pub fn create_guest(&self, spec: &GuestSpec) -> Result<Guest> {
+        Guest::create(self, spec)
     }
 
     /// Runs a shell command in dom0; it may take two minutes.

@@ -5,24 +5,36 @@
 //! [`dom0_image`] make dom0, [`static_programs`] and [`guest_image`] the
 //! guests, [`overlay`] adds what belongs to one boot; [`qemu`] runs the
 //! machine, [`console`] reads what it prints, [`ssh`] reaches into it; on top
-//! stands [`host`].
+//! stands [`host`], with [`guest`], [`observer`], [`shaping`], [`domains`] and
+//! [`leaks`].
 
 pub mod cache;
 pub mod console;
 pub mod cpio;
 pub mod debian;
 pub mod dom0_image;
+pub mod domains;
+pub mod guest;
 pub mod guest_image;
 pub mod host;
 pub mod kernel_modules;
+pub mod leaks;
+pub mod observer;
 pub mod overlay;
 pub mod programs;
 pub mod qemu;
+pub mod shaping;
 pub mod shell_out;
 pub mod ssh;
 pub mod static_programs;
 pub mod timeline;
 
+pub use console::{Fault, FaultKind, Mark};
 pub use dom0_image::Hypervisor;
+pub use domains::{Domain, State};
+pub use guest::{Guest, GuestSpec, GuestType};
 pub use host::{Host, HostConfig};
+pub use leaks::Leaks;
+pub use lull_guest::protocol::{Load, Pattern, Status};
+pub use observer::{Observer, Outage, Outages};
 pub use ssh::{Output, Spawned};

@@ -1,2 +1,19 @@
-//! The guest model.
-fn main() {}
+//! PID 1 of a test guest.
+
+use anyhow::Result;
+use lull_guest::{boot, server::Model};
+
+fn main() {
+    if let Err(error) = start() {
+        eprintln!("lull-guest: {error:#}");
+    }
+    // PID 1 must not end: that would look like a crash of the product.
+    loop {
+        std::thread::park();
+    }
+}
+
+fn start() -> Result<()> {
+    let settings = boot::bring_up()?;
+    Model::new(settings.reserve_pages).run()
+}

@@ -1,2 +1,37 @@
-//! The rig's hands inside dom0.
-fn main() {}
+//! The rig's hands inside dom0: what a shell there cannot do, or not quickly.
+
+mod ask;
+mod compare;
+mod echo_request;
+mod memory;
+mod ping;
+mod relay;
+mod streams;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage:
+  rig-agent ask ADDRESS:PORT LINE SECONDS      sends a line, prints the answer
+  rig-agent ping ADDRESS INTERVAL_MS STOP       until the file STOP exists; a JSON object a ping
+  rig-agent compare DOMID DOMID                frames that differ, as JSON
+  rig-agent hold-ready COMMAND -- TRANSPORT…   a transport for xl migrate -s: runs
+                                               COMMAND before READY is passed on
+  rig-agent tee-stream FILE -- TRANSPORT…      a transport that keeps what was sent
+  rig-agent throttle BYTES_PER_SEC -- TRANSPORT…
+                                               a transport with a rate";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["ask", address, line, seconds] => ask::run(address, line, seconds.parse()?),
+        ["ping", address, interval, stop] => {
+            ping::run(address.parse()?, interval.parse()?, stop.as_ref())
+        }
+        ["compare", one, other] => compare::run(one.parse()?, other.parse()?),
+        ["hold-ready", command, "--", transport @ ..] => relay::run(command, transport),
+        ["tee-stream", file, "--", transport @ ..] => streams::tee(file, transport),
+        ["throttle", rate, "--", transport @ ..] => streams::throttle(rate.parse()?, transport),
+        _ => bail!("{USAGE}"),
+    }
+}

@@ -1,0 +1,103 @@
+//! What PID 1 must do before the model can run: file systems, the network's
+//! modules, an address.
+
+use std::ffi::CStr;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use rustix::mount::{MountFlags, mount};
+
+/// What the kernel's command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The address of eth0, without its prefix; none means no network.
+    pub address: Option<String>,
+    /// Pages to set aside.
+    pub reserve_pages: u64,
+}
+
+impl Settings {
+    /// Reads the settings out of a kernel command line:
+    /// `lull.ip=10.77.0.10 lull.reserve=8192`.
+    pub fn parse(command_line: &str) -> Self {
+        let value = |name: &str| {
+            command_line
+                .split_whitespace()
+                .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+        };
+        Self {
+            address: value("lull.ip").map(str::to_owned),
+            reserve_pages: value("lull.reserve")
+                .and_then(|v| v.parse().ok())
+                .unwrap_or(8_192),
+        }
+    }
+}
+
+/// Makes the guest ready and says what it was asked to be.
+///
+/// # Errors
+/// With the step that failed.
+pub fn bring_up() -> Result<Settings> {
+    mount_at(c"proc", c"/proc")?;
+    mount_at(c"sysfs", c"/sys")?;
+    mount_at(c"devtmpfs", c"/dev")?;
+    let settings = Settings::parse(&fs::read_to_string("/proc/cmdline")?);
+    busybox(&["ip", "link", "set", "lo", "up"])?;
+    if let Some(address) = &settings.address {
+        bring_up_network(address)?;
+    }
+    Ok(settings)
+}
+
+fn bring_up_network(address: &str) -> Result<()> {
+    let mut modules: Vec<_> = fs::read_dir("/modules")?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    modules.sort();
+    for module in modules {
+        busybox(&["insmod", &module.to_string_lossy()])?;
+    }
+    for _ in 0..200 {
+        if fs::exists("/sys/class/net/eth0")? {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    busybox(&["ip", "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+    busybox(&["ip", "link", "set", "eth0", "up"])
+}
+
+fn mount_at(kind: &CStr, target: &CStr) -> Result<()> {
+    match mount(kind, target, kind, MountFlags::empty(), None) {
+        // The kernel mounts /dev by itself when it is configured to.
+        Ok(()) | Err(rustix::io::Errno::BUSY) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot mount {target:?}")),
+    }
+}
+
+fn busybox(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("/bin/busybox").args(arguments).output()?;
+    if !output.status.success() {
+        bail!(
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_come_from_the_command_line() {
+        let settings = Settings::parse("console=hvc0 lull.ip=10.77.0.12 lull.reserve=25600\n");
+        assert_eq!(settings.address.as_deref(), Some("10.77.0.12"));
+        assert_eq!(settings.reserve_pages, 25_600);
+        assert_eq!(Settings::parse("quiet").address, None);
+    }
+}

@@ -1,0 +1,114 @@
+//! Answers the tests.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::dirtier::Dirtier;
+use crate::protocol::{Answer, Load, PORT, Request, Status};
+use crate::verifier::Verifier;
+use crate::working_set::WorkingSet;
+
+/// All of the model.
+pub struct Model {
+    set: Arc<WorkingSet>,
+    dirtier: Dirtier,
+    verifier: Verifier,
+    start: Instant,
+}
+
+impl Model {
+    /// Sets the reserve aside.
+    pub fn new(reserve_pages: u64) -> Self {
+        let set = Arc::new(WorkingSet::new(reserve_pages.max(1)));
+        Self {
+            dirtier: Dirtier::new(Arc::clone(&set)),
+            verifier: Verifier::new(Arc::clone(&set)),
+            set,
+            start: Instant::now(),
+        }
+    }
+
+    /// Writes, checks and answers for ever.
+    ///
+    /// # Errors
+    /// When the port cannot be had.
+    pub fn run(self) -> Result<()> {
+        let model = Arc::new(self);
+        let other = Arc::clone(&model);
+        thread::spawn(move || other.dirtier.run());
+        let other = Arc::clone(&model);
+        thread::spawn(move || other.verifier.run());
+        let listener = TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen")?;
+        println!("lull-guest: ready");
+        for stream in listener.incoming().flatten() {
+            let model = Arc::clone(&model);
+            thread::spawn(move || model.serve(stream));
+        }
+        Ok(())
+    }
+
+    fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let reader = BufReader::new(stream.try_clone()?);
+        for line in reader.lines() {
+            let answer = match serde_json::from_str(&line?) {
+                Ok(request) => self.answer(request),
+                Err(error) => Answer::Error(error.to_string()),
+            };
+            let mut text = serde_json::to_string(&answer)?;
+            text.push('\n');
+            stream.write_all(text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn answer(&self, request: Request) -> Answer {
+        match request {
+            Request::Status => {}
+            Request::SetLoad(load) => {
+                if let Err(reason) = self.set_load(load) {
+                    return Answer::Error(reason);
+                }
+            }
+            Request::VerifyAll => self.verifier.sweep(),
+            Request::Crash => sysrq("c"),
+            Request::PowerOff => sysrq("o"),
+        }
+        Answer::Status(self.status())
+    }
+
+    fn set_load(&self, load: Load) -> Result<(), String> {
+        let reserve = self.set.reserve();
+        if load.working_set_pages > reserve || load.working_set_pages == 0 {
+            return Err(format!(
+                "a working set of {} pages does not fit in {reserve}",
+                load.working_set_pages
+            ));
+        }
+        self.dirtier.set_load(load);
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            pages_written: self.dirtier.written(),
+            verified: self.verifier.verified(),
+            hash_errors: self.verifier.errors(),
+            bad_pages: self.verifier.bad_pages(),
+            uptime_ms: u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX),
+            reserve_pages: self.set.reserve(),
+            load: self.dirtier.load(),
+        }
+    }
+}
+
+/// Asks the kernel itself, whatever state user space is in.
+fn sysrq(key: &str) {
+    // If even this is refused, the asker notices that the guest lives on.
+    let _ = std::fs::write("/proc/sys/kernel/sysrq", "1");
+    let _ = std::fs::write("/proc/sysrq-trigger", key);
+}

@@ -1,0 +1,89 @@
+//! Checks pages, round and round, for as long as the guest lives.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::working_set::WorkingSet;
+
+/// Pages checked between two naps: some 6,000 a second, a few per cent of an
+/// emulated processor.
+const TURN: u64 = 64;
+const NAP: Duration = Duration::from_millis(10);
+
+/// How many failed pages are named.
+pub const NAMED: usize = 8;
+
+/// The checker of pages.
+pub struct Verifier {
+    set: Arc<WorkingSet>,
+    verified: AtomicU64,
+    errors: AtomicU64,
+    bad: Mutex<Vec<u64>>,
+}
+
+impl Verifier {
+    /// A checker that has checked nothing yet.
+    pub fn new(set: Arc<WorkingSet>) -> Self {
+        Self {
+            set,
+            verified: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            bad: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Pages checked so far.
+    pub fn verified(&self) -> u64 {
+        self.verified.load(Ordering::Relaxed)
+    }
+
+    /// Checks that failed so far.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// The first pages that failed.
+    pub fn bad_pages(&self) -> [Option<u64>; NAMED] {
+        let mut named = [None; NAMED];
+        if let Ok(bad) = self.bad.lock() {
+            for (slot, page) in named.iter_mut().zip(bad.iter()) {
+                *slot = Some(*page);
+            }
+        }
+        named
+    }
+
+    /// Checks every page once.
+    pub fn sweep(&self) {
+        for index in 0..self.set.reserve() {
+            self.check(index);
+        }
+    }
+
+    /// Checks for ever.
+    pub fn run(&self) -> ! {
+        loop {
+            for index in 0..self.set.reserve() {
+                self.check(index);
+                if index % TURN == TURN - 1 {
+                    thread::sleep(NAP);
+                }
+            }
+            thread::sleep(NAP);
+        }
+    }
+
+    fn check(&self, index: u64) {
+        self.verified.fetch_add(1, Ordering::Relaxed);
+        if let Err(damage) = self.set.check(index) {
+            if self.errors.fetch_add(1, Ordering::Relaxed) < NAMED as u64 {
+                eprintln!("lull-guest: page {index} is damaged: {damage:?}");
+                if let Ok(mut bad) = self.bad.lock() {
+                    bad.push(index);
+                }
+            }
+        }
+    }
+}

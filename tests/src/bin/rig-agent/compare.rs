@@ -1,0 +1,87 @@
+//! Compares two domains frame by frame, as the source and the destination of a
+//! migration must agree before the destination runs. Neither may run
+//! meanwhile, and both must be HVM or PVH: a PV guest's page tables name
+//! machine frames.
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+
+use crate::memory::Privcmd;
+
+/// Frames mapped at a time.
+const BATCH: u64 = 512;
+
+/// How many frames of each kind are named.
+const NAMED: usize = 64;
+
+#[derive(Default, Serialize)]
+struct Report {
+    /// Frames both have.
+    compared: u64,
+    /// Frames that differ.
+    differing: u64,
+    /// Frames only one of them has.
+    only_first: u64,
+    only_second: u64,
+    /// The first of each kind, by guest frame number, in ranges.
+    differing_gfns: Vec<u64>,
+    only_first_gfns: Vec<u64>,
+    only_second_gfns: Vec<u64>,
+}
+
+/// Compares the domains and prints the report.
+pub fn run(first: u16, second: u16) -> Result<()> {
+    ensure!(first != second, "one domain compared with itself");
+    let privcmd = Privcmd::open()?;
+    let highest = privcmd
+        .maximum_gpfn(first)?
+        .max(privcmd.maximum_gpfn(second)?);
+    let mut report = Report::default();
+    let mut start = 0;
+    while start <= highest {
+        let end = (start + BATCH).min(highest + 1);
+        let gfns: Vec<u64> = (start..end).collect();
+        compare_batch(&privcmd, first, second, &gfns, &mut report)?;
+        start = end;
+    }
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(())
+}
+
+fn compare_batch(
+    privcmd: &Privcmd,
+    first: u16,
+    second: u16,
+    gfns: &[u64],
+    report: &mut Report,
+) -> Result<()> {
+    let ours = privcmd.map(first, gfns)?;
+    let theirs = privcmd.map(second, gfns)?;
+    for (position, gfn) in gfns.iter().enumerate() {
+        match (ours.get(position), theirs.get(position)) {
+            (Some(a), Some(b)) => {
+                report.compared += 1;
+                if a != b {
+                    report.differing += 1;
+                    name(&mut report.differing_gfns, *gfn);
+                }
+            }
+            (Some(_), None) => {
+                report.only_first += 1;
+                name(&mut report.only_first_gfns, *gfn);
+            }
+            (None, Some(_)) => {
+                report.only_second += 1;
+                name(&mut report.only_second_gfns, *gfn);
+            }
+            (None, None) => {}
+        }
+    }
+    Ok(())
+}
+
+fn name(list: &mut Vec<u64>, gfn: u64) {
+    if list.len() < NAMED {
+        list.push(gfn);
+    }
+}

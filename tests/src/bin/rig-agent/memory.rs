@@ -1,0 +1,187 @@
+//! Frames of other domains, by way of /dev/xen/privcmd. The only unsafe code of
+//! the rig; layouts from Xen's public headers (4.17: memory.h) and Linux's
+//! include/uapi/xen/privcmd.h.
+
+use std::ffi::c_void;
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+
+use anyhow::{Context, Result, bail};
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// Size of a frame.
+pub const FRAME: usize = 4096;
+
+const MEMORY_OP: u64 = 12;
+const MAXIMUM_GPFN: u64 = 14;
+
+/// `privcmd_hypercall`.
+#[repr(C)]
+struct Hypercall {
+    op: u64,
+    arguments: [u64; 5],
+}
+
+/// `privcmd_mmapbatch_v2`.
+#[repr(C)]
+struct MapBatch {
+    count: u32,
+    domain: u16,
+    pad: u16,
+    address: u64,
+    frames: *const u64,
+    errors: *mut i32,
+}
+
+/// The way to other domains' memory.
+pub struct Privcmd {
+    file: File,
+    /// A page that stays where it is while the hypervisor reads it.
+    buffer: Mapping,
+}
+
+impl Privcmd {
+    /// Opens the devices; only root in dom0 may.
+    pub fn open() -> Result<Self> {
+        let file = open("/dev/xen/privcmd")?;
+        let buffer = Mapping::new(&open("/dev/xen/hypercall")?, FRAME)?;
+        Ok(Self { file, buffer })
+    }
+
+    /// The highest guest frame number in use.
+    pub fn maximum_gpfn(&self, domain: u16) -> Result<u64> {
+        let place = self.buffer.start.as_ptr().cast::<u16>();
+        // SAFETY: the buffer is one page of this process that nobody else
+        // uses, and aligned for any integer.
+        unsafe { place.write(domain) };
+        let mut call = Hypercall {
+            op: MEMORY_OP,
+            arguments: [MAXIMUM_GPFN, place as u64, 0, 0, 0],
+        };
+        let request = Request::<{ opcode::none(b'P', 0).wrapping_add(48 << 16) }, _>(&mut call);
+        // SAFETY: the number stands for privcmd's hypercall ioctl, whose
+        // argument is this structure; the hypervisor reads two bytes of the
+        // buffer and writes nothing.
+        let highest = unsafe { ioctl(&self.file, request) };
+        let highest = highest.with_context(|| format!("domain {domain}: maximum_gpfn"))?;
+        u64::try_from(highest).context("maximum_gpfn is negative")
+    }
+
+    /// Maps frames of a domain, to read. A frame the domain does not have is
+    /// an error of its own, and no error of the call.
+    pub fn map(&self, domain: u16, frames: &[u64]) -> Result<Frames> {
+        let mapping = Mapping::new(&self.file, frames.len() * FRAME)?;
+        let mut errors = vec![0_i32; frames.len()];
+        let mut batch = MapBatch {
+            count: u32::try_from(frames.len())?,
+            domain,
+            pad: 0,
+            address: mapping.start.as_ptr() as u64,
+            frames: frames.as_ptr(),
+            errors: errors.as_mut_ptr(),
+        };
+        let request = Request::<{ opcode::none(b'P', 4).wrapping_add(32 << 16) }, _>(&mut batch);
+        // SAFETY: the number stands for privcmd's mmapbatch_v2, whose argument
+        // is this structure; both arrays hold `count` entries and the mapping
+        // is as many frames long.
+        match unsafe { ioctl(&self.file, request) } {
+            // ENOENT says no more than that some entry of `errors` is ENOENT.
+            Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => bail!("domain {domain}: cannot map frames: {error}"),
+        }
+        Ok(Frames { mapping, errors })
+    }
+}
+
+/// Mapped frames, in the order they were asked for.
+pub struct Frames {
+    mapping: Mapping,
+    errors: Vec<i32>,
+}
+
+impl Frames {
+    /// The bytes of one frame; `None` if the domain does not have it.
+    ///
+    /// The domain must not run while they are looked at.
+    pub fn get(&self, position: usize) -> Option<&[u8]> {
+        if *self.errors.get(position)? != 0 {
+            return None;
+        }
+        // SAFETY: position < errors.len(), and the mapping has one frame for
+        // each entry of it.
+        let start = unsafe { self.mapping.start.as_ptr().cast::<u8>().add(position * FRAME) };
+        // SAFETY: the frame is mapped (its error is zero) for as long as the
+        // mapping lives, which outlives the slice.
+        Some(unsafe { std::slice::from_raw_parts(start, FRAME) })
+    }
+}
+
+/// A mapped range, unmapped when dropped.
+struct Mapping {
+    start: NonNull<c_void>,
+    length: usize,
+}
+
+impl Mapping {
+    fn new(file: &File, length: usize) -> Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the kernel chooses the place; nothing is mapped over.
+        let start = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                length,
+                protection,
+                MapFlags::SHARED,
+                file,
+                0,
+            )
+        };
+        let start = start.with_context(|| format!("mmap of fd {}", file.as_raw_fd()))?;
+        let start = NonNull::new(start).context("mmap at zero")?;
+        Ok(Self { start, length })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this range was mapped by `new`, and every slice into it
+        // borrows its owner.
+        let _ = unsafe { munmap(self.start.as_ptr(), self.length) };
+    }
+}
+
+fn open(path: &str) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("cannot open {path}"))
+}
+
+/// An ioctl of privcmd, whose result is the return value.
+struct Request<'a, const NUMBER: Opcode, T>(&'a mut T);
+
+// SAFETY: every use pairs the number with the structure it stands for, and
+// privcmd's result is the system call's.
+unsafe impl<const NUMBER: Opcode, T> Ioctl for Request<'_, NUMBER, T> {
+    type Output = i32;
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        NUMBER
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::from_mut(self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(
+        output: IoctlOutput,
+        _: *mut c_void,
+    ) -> rustix::io::Result<Self::Output> {
+        Ok(output)
+    }
+}

@@ -1,0 +1,140 @@
+//! Transports that pass a migration on: what they share, and the plain ones.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// Large enough that a system call's cost does not count.
+const CHUNK: usize = 64 << 10;
+
+/// The command that really leads to the destination.
+pub struct Transport {
+    child: Child,
+}
+
+impl Transport {
+    /// Starts it with pipes to its input and from its output.
+    pub fn start(words: &[&str]) -> Result<Self> {
+        let (program, arguments) = words.split_first().context("no transport named")?;
+        let child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))?;
+        Ok(Self { child })
+    }
+
+    /// Its input, once.
+    pub fn take_stdin(&mut self) -> Result<ChildStdin> {
+        self.child.stdin.take().context("no input")
+    }
+
+    /// Its output, once.
+    pub fn take_stdout(&mut self) -> Result<ChildStdout> {
+        self.child.stdout.take().context("no output")
+    }
+
+    /// Waits for its end and ends as it did.
+    pub fn finish(mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        std::process::exit(status.code().unwrap_or(1));
+    }
+}
+
+/// Passes everything on; the end of the input closes the output.
+pub fn pump(mut from: impl Read, mut to: impl Write) -> std::io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let length = from.read(&mut chunk)?;
+        if length == 0 {
+            return Ok(());
+        }
+        to.write_all(&chunk[..length])?;
+        to.flush()?;
+    }
+}
+
+/// Relays, and keeps what the sender sent in a file.
+pub fn tee(file: &str, transport: &[&str]) -> Result<()> {
+    let copy = File::create(file).with_context(|| format!("cannot write {file}"))?;
+    relay(transport, move |to_child| {
+        pump(std::io::stdin(), Both(to_child, copy))
+    })
+}
+
+/// Relays no faster than a rate.
+pub fn throttle(bytes_per_sec: u64, transport: &[&str]) -> Result<()> {
+    relay(transport, move |to_child| {
+        let limited = Throttled {
+            to: to_child,
+            bytes_per_sec: bytes_per_sec.max(1),
+            start: Instant::now(),
+            sent: 0,
+        };
+        pump(std::io::stdin(), limited)
+    })
+}
+
+fn relay(
+    transport: &[&str],
+    forward: impl FnOnce(ChildStdin) -> std::io::Result<()> + Send + 'static,
+) -> Result<()> {
+    let mut transport = Transport::start(transport)?;
+    let to_child = transport.take_stdin()?;
+    let from_child = transport.take_stdout()?;
+    thread::spawn(move || forward(to_child));
+    pump(from_child, std::io::stdout())?;
+    transport.finish()
+}
+
+struct Both<A, B>(A, B);
+
+impl<A: Write, B: Write> Write for Both<A, B> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write_all(bytes)?;
+        self.1.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()?;
+        self.1.flush()
+    }
+}
+
+struct Throttled<W> {
+    to: W,
+    bytes_per_sec: u64,
+    start: Instant,
+    sent: u64,
+}
+
+impl<W: Write> Write for Throttled<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // A credit of at most one second: a pause of the sender is no licence
+        // for a burst after it.
+        let elapsed = self.start.elapsed();
+        let allowed = elapsed.as_micros() as u64 * self.bytes_per_sec / 1_000_000;
+        if allowed > self.sent + self.bytes_per_sec {
+            self.start = Instant::now();
+            self.sent = 0;
+        }
+        let part = bytes.len().min(16 << 10);
+        self.to.write_all(&bytes[..part])?;
+        self.sent += part as u64;
+        let due = Duration::from_micros(self.sent * 1_000_000 / self.bytes_per_sec);
+        if let Some(rest) = due.checked_sub(self.start.elapsed()) {
+            thread::sleep(rest);
+        }
+        Ok(part)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
+}

@@ -1,0 +1,203 @@
+//! Guests: made by `xl`, spoken to over their network.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lull_guest::protocol::{Answer, Load, PORT, Request, Status};
+
+use crate::host::Host;
+use crate::ssh::quote;
+
+/// What kind of domain a guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GuestType {
+    /// Hardware-assisted, without an emulated machine.
+    #[default]
+    Pvh,
+    /// Paravirtual; migrates only under [`crate::Hypervisor::Shadow`].
+    Pv,
+}
+
+/// A guest to make.
+#[derive(Debug, Clone)]
+pub struct GuestSpec {
+    /// Its name; unique on the host.
+    pub name: String,
+    /// Its memory.
+    pub memory_mib: u32,
+    /// Its processors.
+    pub vcpus: u32,
+    /// Whether it has a network. Without one it cannot be spoken to.
+    pub vif: bool,
+    /// Its kind.
+    pub kind: GuestType,
+    /// Pages it sets aside for its load: the upper bound of a working set.
+    pub reserve_pages: u64,
+    /// Whether it never so much as looks at a request to suspend.
+    pub ignores_suspend: bool,
+}
+
+impl GuestSpec {
+    /// A PVH guest of 192 MiB with one processor and a network, 100 MiB of
+    /// which can be dirtied.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            memory_mib: 192,
+            vcpus: 1,
+            vif: true,
+            kind: GuestType::Pvh,
+            reserve_pages: 25_600,
+            ignores_suspend: false,
+        }
+    }
+
+    fn config(&self, address: &str, mac: &str) -> String {
+        let kind = match self.kind {
+            GuestType::Pvh => "pvh",
+            GuestType::Pv => "pv",
+        };
+        let mut extra = format!(
+            "console=hvc0 quiet mitigations=off random.trust_cpu=on panic=1 rdinit=/init lull.reserve={}",
+            self.reserve_pages
+        );
+        if self.vif {
+            extra.push_str(&format!(" lull.ip={address}"));
+        }
+        if self.ignores_suspend {
+            // This call sets the watch on control/shutdown: without it the
+            // kernel neither acknowledges a request nor acts on it.
+            extra.push_str(" initcall_blacklist=setup_shutdown_event");
+        }
+        let vif = if self.vif {
+            format!("vif = [\"bridge=xenbr0,mac={mac}\"]\n")
+        } else {
+            String::new()
+        };
+        format!(
+            "name = \"{}\"\ntype = \"{kind}\"\nmemory = {}\nvcpus = {}\n\
+             kernel = \"/boot/vmlinuz\"\nramdisk = \"/boot/guest.cpio\"\nextra = \"{extra}\"\n\
+             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{vif}",
+            self.name, self.memory_mib, self.vcpus
+        )
+    }
+}
+
+/// A guest that was made. It stays when this handle goes: see
+/// [`Guest::destroy`].
+#[derive(Clone)]
+pub struct Guest {
+    host: Host,
+    name: String,
+    address: String,
+}
+
+impl Guest {
+    pub(crate) fn create(host: &Host, spec: &GuestSpec) -> Result<Self> {
+        let number = host.next_address();
+        let guest = Self {
+            host: host.clone(),
+            name: spec.name.clone(),
+            address: format!("10.77.0.{number}"),
+        };
+        let config = spec.config(&guest.address, &format!("00:16:3e:77:00:{number:02x}"));
+        let file = format!("/run/rig/{}.cfg", spec.name);
+        host.run(&format!(
+            "printf %s {} >{file} && xl create -q {file}",
+            quote(&config)
+        ))?
+        .checked()
+        .with_context(|| format!("cannot create {}", spec.name))?;
+        if spec.vif {
+            guest.wait_until_up()?;
+        }
+        Ok(guest)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address on dom0's bridge.
+    pub fn ip(&self) -> &str {
+        &self.address
+    }
+
+    /// Its present domain id. It changes with every migration.
+    pub fn domid(&self) -> Result<u32> {
+        let text = self
+            .host
+            .run(&format!("xl domid {}", quote(&self.name)))?
+            .checked()?;
+        text.trim().parse().context("xl domid printed no number")
+    }
+
+    /// Changes the load.
+    pub fn set_load(&self, load: Load) -> Result<Status> {
+        self.ask(Request::SetLoad(load))
+    }
+
+    /// What the guest counted so far.
+    pub fn status(&self) -> Result<Status> {
+        self.ask(Request::Status)
+    }
+
+    /// Has the guest check every page of its reserve once.
+    pub fn verify_all(&self) -> Result<Status> {
+        self.ask(Request::VerifyAll)
+    }
+
+    /// Crashes the guest's kernel. The domain stays, as crashed.
+    pub fn crash(&self) -> Result<()> {
+        // There is no answer to come.
+        self.exchange(Request::Crash, 1)?;
+        Ok(())
+    }
+
+    /// Destroys the domain.
+    pub fn destroy(&self) -> Result<()> {
+        self.host
+            .run(&format!("xl destroy {}", quote(&self.name)))?
+            .checked()
+            .with_context(|| format!("cannot destroy {}", self.name))?;
+        Ok(())
+    }
+
+    fn wait_until_up(&self) -> Result<()> {
+        let answer = self.exchange(Request::Status, 90)?;
+        answer.checked().map(drop).with_context(|| {
+            let console = self
+                .host
+                .run(&format!("tail -n 20 /var/log/xen/guest-{}.log", self.name))
+                .map_or_else(|e| e.to_string(), |o| o.stdout);
+            format!(
+                "{} does not answer; its console's end:\n{console}",
+                self.name
+            )
+        })
+    }
+
+    fn ask(&self, request: Request) -> Result<Status> {
+        let text = self
+            .exchange(request, 30)?
+            .checked()
+            .with_context(|| format!("{} does not answer {request:?}", self.name))?;
+        match serde_json::from_str(&text)? {
+            Answer::Status(status) => Ok(status),
+            Answer::Error(reason) => bail!("{} refuses {request:?}: {reason}", self.name),
+        }
+    }
+
+    fn exchange(&self, request: Request, seconds: u64) -> Result<crate::ssh::Output> {
+        let request = serde_json::to_string(&request)?;
+        self.host.run_for(
+            &format!(
+                "rig-agent ask {}:{PORT} {} {seconds}",
+                self.address,
+                quote(&request)
+            ),
+            Duration::from_secs(seconds + 30),
+        )
+    }
+}

@@ -1,0 +1,81 @@
+//! What a migration left behind that it should not have.
+
+use anyhow::Result;
+
+use crate::domains::Domain;
+use crate::guest::Guest;
+use crate::host::Host;
+
+/// Programs of which none may run between two migrations.
+const PASSING: &[&str] = &[
+    "migrate-receive",
+    "libxl-save-helper",
+    "xl migrate",
+    "lull ",
+    "rig-agent hold-ready",
+    "rig-agent throttle",
+    "rig-agent tee-stream",
+];
+
+/// What is left behind.
+#[derive(Debug, Clone, Default)]
+pub struct Leaks {
+    /// Domains other than dom0 and the guests named, among them nameless ones.
+    pub domains: Vec<Domain>,
+    /// Domains that are dying and do not get to their end: something still
+    /// holds their pages.
+    pub zombies: Vec<Domain>,
+    /// Named guests that exist but do not run.
+    pub stopped: Vec<Domain>,
+    /// Processes of a migration.
+    pub processes: Vec<String>,
+    /// Domains that have dirty logging on.
+    pub log_dirty: Vec<u32>,
+}
+
+impl Leaks {
+    /// Whether nothing is left behind.
+    pub fn is_empty(&self) -> bool {
+        self.domains.is_empty()
+            && self.zombies.is_empty()
+            && self.stopped.is_empty()
+            && self.processes.is_empty()
+            && self.log_dirty.is_empty()
+    }
+}
+
+impl Host {
+    /// What is on the host besides dom0 and these guests.
+    pub fn leaks(&self, guests: &[&Guest]) -> Result<Leaks> {
+        let mut leaks = Leaks::default();
+        for domain in self.domains()?.into_iter().filter(|d| d.id != 0) {
+            if domain.state.dying {
+                leaks.zombies.push(domain);
+            } else if !guests.iter().any(|guest| guest.name() == domain.name) {
+                leaks.domains.push(domain);
+            } else {
+                if self.log_dirty_state(domain.id)? == Some(true) {
+                    leaks.log_dirty.push(domain.id);
+                }
+                if !domain.state.is_alive() {
+                    leaks.stopped.push(domain);
+                }
+            }
+        }
+        let processes = self.run("ps -eo pid=,args=")?.checked()?;
+        // xl receives a guest as `xl migrate-receive` and stays, under that
+        // name, to look after it: one such process per guest is no leak.
+        let mut caretakers = guests.len();
+        for line in processes.lines() {
+            if !PASSING.iter().any(|name| line.contains(name)) || line.contains("sh -c") {
+                continue;
+            }
+            if line.contains("migrate-receive") && caretakers > 0 {
+                caretakers -= 1;
+                continue;
+            }
+            leaks.processes.push(line.trim().to_owned());
+        }
+        Ok(leaks)
+    }
+}
