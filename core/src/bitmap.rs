@@ -1,7 +1,7 @@
 //! The dirty bitmap: bit `n % 64` of word `n / 64` is pfn `n`, as
 //! `XEN_DOMCTL_SHADOW_OP_CLEAN` writes it on a little-endian machine.
 
-use core::num::NonZeroU64;
+use core::{num::NonZeroU64, slice::ChunksExact};
 
 use bitvec::{order::Lsb0, slice::BitSlice};
 
@@ -9,8 +9,10 @@ use crate::{batch::Batch, units::Pfn};
 
 const BITS: u64 = 64;
 
-/// Words tested at once while skipping clean memory: a cache line.
+/// Words tested at once while skipping clean memory, a cache line; and far from
+/// any dirty page, where the loop itself would cost more than the reading.
 const RUN: usize = 8;
+const LONG_RUN: usize = 8 * RUN;
 
 /// A dirty bitmap of a given number of pfns, borrowed where it lies.
 ///
@@ -102,6 +104,15 @@ const fn below(count: u64) -> u64 {
     }
 }
 
+fn is_clean(words: &[u64]) -> bool {
+    words.iter().fold(0, |any, word| any | word) == 0
+}
+
+/// Skips clean runs.
+fn next_dirty<'a>(runs: &mut ChunksExact<'a, u64>) -> Option<&'a [u64]> {
+    runs.find(|run| !is_clean(run))
+}
+
 /// Whether a scan has anything left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -146,19 +157,31 @@ impl Scan {
             }
         }
 
-        while let Some((run, rest)) = words.split_first_chunk::<RUN>() {
-            words = rest;
-            if run.iter().fold(0, |any, word| any | word) == 0 {
-                self.next = self.next.saturating_add(BITS.saturating_mul(RUN as u64));
-                continue;
-            }
-            for word in run {
-                if self.word(*word, batch) == Progress::BatchFull {
-                    return Progress::BatchFull;
+        let mut runs = words.chunks_exact(LONG_RUN);
+        while let Some(long_run) = next_dirty(&mut runs) {
+            let behind = runs.len().saturating_mul(LONG_RUN);
+            let after = behind.saturating_add(runs.remainder().len());
+            let start = bitmap
+                .whole
+                .len()
+                .saturating_sub(after.saturating_add(LONG_RUN));
+            self.next = (start as u64).saturating_mul(BITS);
+            for run in long_run.chunks_exact(RUN) {
+                if is_clean(run) {
+                    self.next = self.next.saturating_add(BITS.saturating_mul(RUN as u64));
+                    continue;
+                }
+                for word in run {
+                    if self.word(*word, batch) == Progress::BatchFull {
+                        return Progress::BatchFull;
+                    }
                 }
             }
         }
-        for word in words {
+        let rest = runs.remainder();
+        let start = bitmap.whole.len().saturating_sub(rest.len());
+        self.next = self.next.max((start as u64).saturating_mul(BITS));
+        for word in rest {
             if self.word(*word, batch) == Progress::BatchFull {
                 return Progress::BatchFull;
             }

@@ -154,6 +154,9 @@ pub struct Outlook {
 }
 
 impl Outlook {
+    /// Two ticks: pages dirtied again within one are not seen to be.
+    const MOMENT: Micros = Micros::from_millis(200);
+
     /// Upper bound of the pages left to send once the guest has stopped, if it
     /// is asked to stop with `dirty_count` pages dirty.
     ///
@@ -180,8 +183,9 @@ impl Outlook {
     ///
     /// The lesser of two ways to get there: sending all that is dirty now
     /// within the limit, or outrunning the guest by a quarter, so that every
-    /// round leaves at most four fifths of the one before. A link that does
-    /// outrun it already is not what the second way lacks.
+    /// round leaves at most four fifths of the one before. The second way is
+    /// no advice where the link outruns the guest already, or where all that is
+    /// dirty is dirtied in a moment: its true rate is then not known.
     pub fn bandwidth_for(&self, dirty_count: u64, limit: DowntimeLimit) -> Option<ByteRate> {
         let room = limit.micros().since(self.costs.downtime().total());
         if room == Micros::ZERO {
@@ -194,7 +198,8 @@ impl Outlook {
             .0
             .saturating_add(self.dirty_rate.0.div_ceil(4));
         let outrun = PageRate(quarter_more).max(unavoidable);
-        let needed = if outrun > self.transfer_rate {
+        let rate_is_known = self.dirty_rate.pages_in(Self::MOMENT) < dirty_count;
+        let needed = if rate_is_known && outrun > self.transfer_rate {
             at_once.min(outrun)
         } else {
             at_once

@@ -69,13 +69,15 @@ pub trait StopPolicy {
 ///    granted so. A limit is no licence to use it up. What another round brings
 ///    is expected at the guest's worst, so a writer caught at a quiet moment
 ///    is not let go for a gain that its next burst takes back.
-/// 2. It is beyond: give up if the guest dirtied as fast in each of the last
-///    rounds as the link carries at best, once there are two such rounds.
+/// 2. It is beyond: give up if in each of the last rounds, two at least, the
+///    guest dirtied as fast as the link carries at best, or within a twentieth
+///    of it.
 /// 3. Give up after [`MAX_ROUNDS`](Self::MAX_ROUNDS).
 /// 4. Give up if the least prediction of the last
 ///    [`PATIENCE`](Self::PATIENCE) rounds is not a twentieth below the least of
 ///    all before. Minima, so that an oscillating writer is judged by its quiet
-///    moments.
+///    moments; and if those predictions differ by half or more, so that it is
+///    one, the last [`LONG_PATIENCE`](Self::LONG_PATIENCE) rounds are judged.
 /// 5. Else another round.
 ///
 /// Left out: how long the guest's quiet moments last. One is used only if a
@@ -94,6 +96,8 @@ impl WithinLimit {
     pub const MAX_ROUNDS: u32 = 30;
     /// Rounds in which the prediction must have fallen.
     pub const PATIENCE: usize = 3;
+    /// The same for a guest whose predictions go up and down.
+    pub const LONG_PATIENCE: usize = 8;
     /// A gain below this is not worth a round.
     const LEAST_GAIN: Micros = Micros::from_millis(1);
 
@@ -122,16 +126,34 @@ impl WithinLimit {
         gain >= Self::LEAST_GAIN.max(Micros(now.0 / 10))
     }
 
-    /// Criterion 4.
+    /// Criterion 2: whether the guest dirties pages as fast as they are sent.
+    fn is_outpaced(view: &RoundView<'_>) -> bool {
+        let carried = view.transfer_rate.upper.0;
+        let nearly = carried.saturating_sub(carried / 20);
+        view.history.len() >= 2 && view.dirty_rate.lower.0 >= nearly
+    }
+
+    /// Criterion 4: whether the predictions have stopped falling.
     fn has_stalled(history: &History) -> bool {
-        let least = |records: &mut dyn Iterator<Item = Micros>| records.min();
-        let predictions = || history.iter().rev().map(|record| record.predicted_downtime);
-        let recent = least(&mut predictions().take(Self::PATIENCE));
-        let before = least(&mut predictions().skip(Self::PATIENCE));
+        let predictions = || {
+            history
+                .iter()
+                .rev()
+                .map(|record| record.predicted_downtime.0)
+        };
+        let recent = || predictions().take(Self::PATIENCE);
+        let (Some(least), Some(most)) = (recent().min(), recent().max()) else {
+            return false;
+        };
+        let patience = if most.saturating_sub(least) >= least / 2 {
+            Self::LONG_PATIENCE
+        } else {
+            Self::PATIENCE
+        };
+        let recent = predictions().take(patience).min();
+        let before = predictions().skip(patience).min();
         match (recent, before) {
-            (Some(recent), Some(before)) => {
-                recent.0 > before.0.saturating_sub(before.0.div_ceil(20))
-            }
+            (Some(recent), Some(before)) => recent > before.saturating_sub(before.div_ceil(20)),
             _ => false,
         }
     }
@@ -146,7 +168,7 @@ impl StopPolicy for WithinLimit {
                 Verdict::Suspend
             };
         }
-        if view.history.len() >= 2 && view.dirty_rate.lower >= view.transfer_rate.upper {
+        if Self::is_outpaced(view) {
             return Verdict::GiveUp(Hopeless::Outpaced);
         }
         if view.round >= Self::MAX_ROUNDS - 1 {

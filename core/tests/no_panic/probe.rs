@@ -1,0 +1,181 @@
+//! Calls every entry point of lull-core that runs in the stub or in lockstep
+//! with it, on inputs the compiler knows nothing of. `tests/no_panic.rs` links
+//! it without the standard library and looks for what a panic would need.
+#![no_std]
+#![no_main]
+
+use core::hint::black_box as opaque;
+
+use lull_core::{
+    batch::Batch,
+    bitmap::{Bitmap, Scan},
+    downtime::{FixedCosts, Outlook},
+    history::{History, RoundRecord},
+    limits::{DowntimeLimit, Limits, Timeout},
+    machine::{Config, Event, Machine},
+    policy::{RoundView, StopPolicy, WithinLimit, XenDefault},
+    rate::{DirtyRate, TransferRate},
+    units::{Micros, PageRate, Pfn},
+};
+
+#[inline(never)]
+fn scan(words: &[u64], nr_pfns: u64) {
+    let mut scan: Scan = opaque(Scan::new());
+    let mut batch: Batch = opaque(Batch::new());
+    if let Ok(bitmap) = Bitmap::new(words, nr_pfns) {
+        opaque(scan.fill(&bitmap, &mut batch));
+        opaque(scan.fill(&bitmap, &mut batch));
+        opaque(bitmap.dirty_count());
+        opaque(bitmap.nr_pfns());
+        opaque(bitmap.is_dirty(Pfn(nr_pfns)));
+        opaque(bitmap.bits());
+    }
+    opaque(batch.push(Pfn(nr_pfns)).is_err());
+    opaque((
+        batch.as_slice(),
+        batch.len(),
+        batch.is_empty(),
+        batch.is_full(),
+    ));
+    batch.clear();
+    opaque(&batch);
+}
+
+#[inline(never)]
+fn units(a: u64, b: u64) {
+    opaque((
+        PageRate::floor(a, Micros(b)),
+        PageRate::ceil(a, Micros(b)),
+        PageRate(a).time_for(b),
+        PageRate(a).pages_in(Micros(b)),
+        PageRate(a).bytes(),
+        Micros::from_millis(a).as_millis_ceil(),
+        Micros(a).saturating_add(Micros(b)).since(Micros(b)),
+    ));
+}
+
+#[inline(never)]
+fn rates(a: u64, b: u64) {
+    let mut transfer: TransferRate = opaque(TransferRate::new());
+    transfer.start(Micros(a));
+    transfer.advance(Micros(b));
+    transfer.sent(Micros(a), b);
+    transfer.stop(Micros(b));
+    opaque(transfer.bounds());
+    let mut dirty: DirtyRate = opaque(DirtyRate::new());
+    dirty.restart(Micros(a));
+    dirty.counted(Micros(b), a);
+    dirty.round_ended(Micros(a), b);
+    opaque(dirty.bounds());
+}
+
+#[inline(never)]
+fn decide(outlook: Outlook, limits: Limits, record: RoundRecord, n: u64) {
+    let mut history: History = opaque(History::new());
+    history.push(record);
+    let mut history = opaque(history);
+    history.push(record);
+    opaque((history.last(), history.len(), history.is_empty()));
+    for record in history.iter().rev() {
+        opaque(record);
+    }
+    let view = opaque(RoundView {
+        round: n as u32,
+        dirty_count: n,
+        prediction: outlook.predict(n),
+        outlook,
+        dirty_rate: DirtyRate::new().bounds(),
+        transfer_rate: TransferRate::new().bounds(),
+        history: &history,
+        bonus_rounds: n as u32,
+        time_left: Some(Micros(n)),
+    });
+    opaque(XenDefault.decide(&view));
+    opaque((outlook.costs.floor(), outlook.costs.slowest()));
+    if let Some(limit) = limits.max_suspend {
+        opaque(WithinLimit { limit }.decide(&view));
+        opaque(outlook.bandwidth_for(n, limit));
+        opaque(view.prediction.fit(limit));
+    }
+}
+
+#[inline(never)]
+fn step(machine: &mut Machine, at: Micros, event: Event) {
+    opaque(machine.step(at, event).is_ok());
+    opaque((
+        machine.state(),
+        machine.round(),
+        machine.config(),
+        machine.history(),
+    ));
+    opaque((
+        machine.pages_sent(),
+        machine.dirty_count(),
+        machine.prediction(),
+    ));
+    opaque((
+        machine.transfer_rate(),
+        machine.dirty_rate(),
+        machine.config().policy(),
+    ));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn _start() -> ! {
+    static WORDS: [u64; 64] = [0; 64];
+    loop {
+        let n: u64 = opaque(0);
+        let micros = opaque(Micros(n));
+        let costs: FixedCosts = opaque(FixedCosts::default());
+        let limits = opaque(Limits {
+            max_suspend: DowntimeLimit::new(micros),
+            timeout: Timeout::new(micros),
+        });
+        scan(opaque(&WORDS), n);
+        units(n, opaque(0));
+        rates(n, opaque(0));
+        let outlook = opaque(Outlook {
+            costs,
+            guest_pages: n,
+            dirty_rate: PageRate(n),
+            transfer_rate: PageRate(n),
+        });
+        let record = opaque(RoundRecord {
+            round: 0,
+            pages: n,
+            pages_sent: n,
+            dirtied: n,
+            duration: micros,
+            transfer_rate: None,
+            predicted_downtime: micros,
+        });
+        decide(outlook, limits, record, n);
+        let mut machine: Machine = opaque(Machine::new(opaque(Config {
+            limits,
+            costs,
+            guest_pages: n,
+        })));
+        step(&mut machine, micros, opaque(Event::Cancel));
+        // For the test to see that symbols are found at all.
+        #[cfg(canary)]
+        opaque(WORDS[n as usize]);
+    }
+}
+
+/// What the code generator may call. Never run, like everything else here.
+mod runtime {
+    macro_rules! symbols {
+        ($($name:ident)*) => {$(
+            #[unsafe(no_mangle)]
+            extern "C" fn $name() -> usize {
+                core::hint::black_box(0)
+            }
+        )*};
+    }
+    symbols!(memcpy memmove memset memcmp bcmp rust_eh_personality);
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
