@@ -12,7 +12,7 @@ const BITS: u64 = 64;
 /// Words tested at once while skipping clean memory, a cache line; and far from
 /// any dirty page, where the loop itself would cost more than the reading.
 const RUN: usize = 8;
-const LONG_RUN: usize = 8 * RUN;
+const LONG_RUN: usize = 4 * RUN;
 
 /// A dirty bitmap of a given number of pfns, borrowed where it lies.
 ///

@@ -57,7 +57,9 @@ impl Window {
 /// lower bound, and the upper bound is unknown.
 #[derive(Debug, Clone, Default)]
 pub struct TransferRate {
-    windows: Deque<Window, { TransferRate::WINDOWS }>,
+    /// Of each window its rate, rounded either way: a bound is asked for more
+    /// often than a window closes.
+    windows: Deque<Bounds<PageRate>, { TransferRate::WINDOWS }>,
     open: Window,
     /// Up to when busy time is accounted for; `None` while nothing is sent.
     busy_until: Option<Micros>,
@@ -98,7 +100,11 @@ impl TransferRate {
         self.advance(at);
         self.open.add(pages, Micros::ZERO);
         if self.open.pages >= Self::WINDOW_PAGES && self.open.span >= Self::WINDOW_SPAN {
-            push_latest(&mut self.windows, self.open);
+            let rate = Bounds {
+                lower: self.open.floor(),
+                upper: self.open.ceil(),
+            };
+            push_latest(&mut self.windows, rate);
             self.open = Window::EMPTY;
         }
     }
@@ -111,8 +117,8 @@ impl TransferRate {
 
     /// What the link carries; see the type.
     pub fn bounds(&self) -> Bounds<PageRate> {
-        let slowest = self.windows.iter().map(|window| window.floor()).min();
-        let fastest = self.windows.iter().map(|window| window.ceil()).max();
+        let slowest = self.windows.iter().map(|rate| rate.lower).min();
+        let fastest = self.windows.iter().map(|rate| rate.upper).max();
         let lower = match (slowest, self.open_at_most()) {
             (Some(slowest), Some(open)) => slowest.min(open),
             (Some(slowest), None) => slowest,
