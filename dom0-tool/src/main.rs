@@ -1,2 +1,96 @@
-//! lull.
-fn main() {}
+//! lull moves a running Xen guest to another host, and never pauses it longer
+//! than its operator allows.
+//!
+//! One binary, two parts. `lull migrate` ([`migrate`]) starts stock `xl`, which
+//! starts lull again under the name of its save helper ([`helper`]); the two
+//! talk in [`events`].
+
+mod cli;
+mod duration;
+mod events;
+mod host;
+mod human;
+mod ledger;
+mod migrate;
+#[allow(dead_code)]
+mod stub;
+#[allow(dead_code)]
+mod xen;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The other part's place.
+mod helper {
+    use std::env::ArgsOs;
+    use std::process::ExitCode;
+
+    /// Not there yet.
+    pub fn main(_arguments: ArgsOs) -> ExitCode {
+        eprintln!("lull: the save helper is not part of this build");
+        ExitCode::FAILURE
+    }
+}
+
+fn main() -> ExitCode {
+    if Role::of(std::env::args_os().take(2)) == Role::Helper {
+        return helper::main(std::env::args_os());
+    }
+    match cli::Cli::parse().command {
+        cli::Command::Migrate(options) => migrate::main(&options),
+    }
+}
+
+/// What `lull --version` says; the build may say more.
+fn version() -> &'static str {
+    option_env!("LULL_VERSION").unwrap_or(env!("CARGO_PKG_VERSION"))
+}
+
+/// As what lull was called.
+#[derive(Debug, PartialEq, Eq)]
+enum Role {
+    /// By an operator.
+    FrontEnd,
+    /// By libxl, or by itself to guard its helper.
+    Helper,
+}
+
+impl Role {
+    fn of(mut arguments: impl Iterator<Item = OsString>) -> Self {
+        let name = arguments.next().unwrap_or_default();
+        let first = arguments.next().unwrap_or_default();
+        let called_as_helper = Path::new(&name)
+            .file_name()
+            .is_some_and(|name| name == "libxl-save-helper");
+        let asked_to_help = ["--save-domain", "--restore-domain", "guard"]
+            .iter()
+            .any(|word| first == *word);
+        if called_as_helper || asked_to_help {
+            Self::Helper
+        } else {
+            Self::FrontEnd
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(words: &[&str]) -> Role {
+        Role::of(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn libxl_finds_the_helper_by_name_or_by_argument() {
+        assert_eq!(role(&["lull", "--save-domain"]), Role::Helper);
+        assert_eq!(role(&["/x/lull", "--restore-domain"]), Role::Helper);
+        assert_eq!(role(&["/usr/lib/xen/libxl-save-helper"]), Role::Helper);
+        assert_eq!(role(&["lull", "guard"]), Role::Helper);
+        assert_eq!(role(&["lull", "migrate"]), Role::FrontEnd);
+        assert_eq!(role(&[]), Role::FrontEnd);
+    }
+}

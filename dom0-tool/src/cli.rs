@@ -1,0 +1,217 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::duration::Span;
+
+/// Live-migrates a Xen guest that is never paused longer than you allow.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lull",
+    version = crate::version(),
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Example: move web1 to host2, paused for half a second at most:
+  lull migrate --max-suspend-time 500ms web1 host2"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What lull can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Move a running guest to another host
+    ///
+    /// Runs stock `xl migrate` with lull as its save helper. When a limit
+    /// cannot be kept, the guest goes on at the source, and nothing is left at
+    /// the destination. Without limits it migrates as xl does, and reports.
+    Migrate(Migrate),
+}
+
+/// The options of `lull migrate`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lull migrate --max-suspend-time 500ms --timeout 5min web1 host2
+  lull migrate --json -s 'ssh -p 2222' web1 host2
+
+Durations: 250ms, 2s, 5min, 1m30s; a bare number is seconds (2, 0.5).
+
+Exit codes: 0 moved; 2 wrong usage or host not ready, nothing was done;
+  3 refused, the pause would be too long; 4 refused, out of time or hopeless;
+  5 cancelled; 6 destination failed; 7 source failed; after 3 to 7 the guest
+  runs at the source; 8 unknown, look at both hosts.")]
+pub struct Migrate {
+    /// The guest must never be paused longer than this
+    ///
+    /// Counted from the request to suspend until it runs at the destination,
+    /// or again at the source. Never raised, never rounded.
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub max_suspend_time: Option<Span>,
+
+    /// Give up unless the guest could be suspended within this time
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub timeout: Option<Span>,
+
+    /// Print one JSON object per line on standard output; the last has
+    /// "type":"result"
+    #[arg(long)]
+    pub json: bool,
+
+    /// Show what xl and the helper say; twice for more
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Use this instead of ssh (xl migrate -s); empty: HOST is itself the
+    /// command that runs `xl migrate-receive`
+    #[arg(short, value_name = "SSHCOMMAND", allow_hyphen_values = true)]
+    pub ssh: Option<String>,
+
+    /// Send this configuration instead of the guest's own (xl migrate -C)
+    #[arg(short = 'C', value_name = "CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Do not wait in the background for the guest's death at the destination
+    /// (xl migrate -e)
+    #[arg(short = 'e')]
+    pub no_monitor: bool,
+
+    /// Leave the guest paused at the destination (xl migrate -p)
+    ///
+    /// A guest left paused has no bounded pause.
+    #[arg(short = 'p', conflicts_with = "max_suspend_time")]
+    pub leave_paused: bool,
+
+    /// Have the destination compare every page once more (xl migrate --debug)
+    #[arg(long)]
+    pub debug: bool,
+
+    /// The guest's name or number
+    pub domain: String,
+
+    /// The destination, as ssh knows it
+    pub host: String,
+}
+
+impl Migrate {
+    /// Is HOST a word that ssh takes for a host and a shell takes for one word?
+    /// xl hands it to a shell, unquoted.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn check_host(&self) -> Result<(), String> {
+        let host = &self.host;
+        if self.ssh.as_deref() == Some("") {
+            return Ok(());
+        }
+        let plain = |c: char| c.is_alphanumeric() || "._-:@%[]/+".contains(c);
+        if host.is_empty() || host.starts_with('-') || !host.chars().all(plain) {
+            return Err(format!(
+                "`{}` is not a host's name; for example `host2` or `root@192.0.2.7`. Options for ssh go to `-s`: -s 'ssh -p 2222'",
+                host.escape_debug()
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Migrate, String> {
+        let words = line.split_whitespace();
+        match Cli::try_parse_from(words) {
+            Ok(Cli {
+                command: Command::Migrate(migrate),
+            }) => Ok(migrate),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_has_an_example() {
+        for mut command in [
+            Cli::command(),
+            Cli::command()
+                .find_subcommand("migrate")
+                .expect("there is one")
+                .clone(),
+        ] {
+            assert!(
+                command
+                    .render_long_help()
+                    .to_string()
+                    .contains("lull migrate --max-suspend-time 500ms")
+            );
+        }
+    }
+
+    #[test]
+    fn limits_and_xls_options_are_taken() {
+        let given = parse(
+            "lull migrate --max-suspend-time 250ms --timeout 5min --json -v -s rsh -C web.cfg -e --debug web1 host2",
+        )
+        .unwrap();
+        assert_eq!(given.max_suspend_time.unwrap().as_micros(), 250_000);
+        assert_eq!(given.timeout.unwrap().to_string(), "5m");
+        assert_eq!(given.ssh.as_deref(), Some("rsh"));
+        assert_eq!(
+            (given.domain.as_str(), given.host.as_str()),
+            ("web1", "host2")
+        );
+        assert!(given.json && given.no_monitor && given.debug && given.verbose == 1);
+    }
+
+    #[test]
+    fn a_bad_duration_is_shown_with_a_good_one() {
+        for bad in ["0", "-5", "-5s", "soon", "9999999999999999999999"] {
+            let said = parse(&format!("lull migrate --timeout {bad} web1 host2")).unwrap_err();
+            assert!(said.contains(&format!("`{bad}`")), "{said}");
+            assert!(said.contains("`250ms`"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_slip_brings_the_nearest_word() {
+        let said = parse("lull migrate --max-suspend-tim 2 web1 host2").unwrap_err();
+        assert!(said.contains("--max-suspend-time"), "{said}");
+        let said = parse("lull migarte web1 host2").unwrap_err();
+        assert!(said.contains("'migrate'"), "{said}");
+    }
+
+    #[test]
+    fn a_guest_left_paused_has_no_limit_on_its_pause() {
+        assert!(parse("lull migrate -p --max-suspend-time 2 web1 host2").is_err());
+        assert!(parse("lull migrate -p web1 host2").is_ok());
+    }
+
+    #[test]
+    fn a_host_is_one_word_for_the_shell() {
+        let host = |name: &str| {
+            let mut given = parse("lull migrate web1 host2").unwrap();
+            name.clone_into(&mut given.host);
+            given
+        };
+        for good in ["host2", "root@192.0.2.7", "[2001:db8::1]", "ssh://h:22"] {
+            host(good).check_host().unwrap();
+        }
+        for bad in ["", "-oProxyCommand=x", "a b", "a;b", "$(x)", "a\nb"] {
+            assert!(host(bad).check_host().is_err(), "{bad}");
+        }
+        let mut command = host("cat >file");
+        command.ssh = Some(String::new());
+        command.check_host().unwrap();
+    }
+}

@@ -1,0 +1,531 @@
+//! Is this host ready, and is the guest one that can be moved? Asked before
+//! anything is touched; every no says what is wrong and what to do.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::xen::{self, DomId, DomainState, version, xenstore::Xenstore};
+
+/// A guest that can be moved: it exists, is PVH, and runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// Its number at the source.
+    pub domid: DomId,
+    /// Its name.
+    pub name: String,
+}
+
+/// Why nothing was even begun. Shown whole, with exit code 2.
+#[derive(Debug, Error)]
+pub enum NotReady {
+    /// Hypercalls need root.
+    #[error("this needs root: {HYPERCALLS}.\n{UNTOUCHED} Run it again with `sudo`.")]
+    NotRoot,
+    /// No hypervisor below.
+    #[error(
+        "this host does not run on Xen ({found}).\n{UNTOUCHED} Boot the host with Xen, and run lull in its dom0."
+    )]
+    NoXen {
+        /// What was looked at.
+        found: String,
+    },
+    /// Xen, but an ordinary guest of it.
+    #[error(
+        "this is a guest of Xen, not its control domain.\n{UNTOUCHED} Run lull in dom0, where `xl` runs."
+    )]
+    NotDom0,
+    /// No way to make hypercalls.
+    #[error(
+        "{device} is missing: the kernel module that opens the hypervisor is not loaded.\n{UNTOUCHED} `modprobe xen-privcmd`, then try again."
+    )]
+    NoPrivcmd {
+        /// The device node.
+        device: PathBuf,
+    },
+    /// A hypervisor without an entry in the table.
+    #[error("{source}.\n{UNTOUCHED} Its interface may differ: use a lull that knows this Xen.")]
+    Version {
+        /// Which.
+        source: version::VersionError,
+    },
+    /// No toolstack.
+    #[error(
+        "`xl` was not found on PATH, nor in /usr/sbin.\n{UNTOUCHED} Install Xen's tools (Debian: xen-utils) or put `xl` on PATH."
+    )]
+    NoXl,
+    /// xenstored does not answer.
+    #[error(
+        "xenstore does not answer: {source}.\n{UNTOUCHED} Is xenstored running? `xl list` must work first."
+    )]
+    NoXenstore {
+        /// What it said.
+        source: io::Error,
+    },
+    /// No such guest.
+    #[error(
+        "there is no domain `{asked}` on this host{}.\n{UNTOUCHED} `xl list` shows the domains.",
+        did_you_mean(nearest)
+    )]
+    NoSuchDomain {
+        /// As given.
+        asked: String,
+        /// Names like it.
+        nearest: Vec<String>,
+    },
+    /// The host itself.
+    #[error("domain 0 is the host itself and cannot be moved.\n{UNTOUCHED} Name a guest.")]
+    Dom0,
+    /// Another type of guest.
+    #[error("{name} is {} guest, which lull cannot move yet: only PVH.{}\n{UNTOUCHED} Stock `xl migrate` moves it, without limits.", kind.article(), kind.remark())]
+    NotPvh {
+        /// The guest.
+        name: String,
+        /// What it is.
+        kind: Kind,
+    },
+    /// Not running.
+    #[error("{name} {state}.\n{UNTOUCHED} {remedy}")]
+    NotRunning {
+        /// The guest.
+        name: String,
+        /// A verb phrase.
+        state: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The hypervisor would not say.
+    #[error(
+        "the hypervisor does not say how {name} is: {source}.\n{UNTOUCHED} `xl list` must work first."
+    )]
+    NoState {
+        /// The guest.
+        name: String,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+const UNTOUCHED: &str = "Nothing was done.";
+const HYPERCALLS: &str = "only root may ask the hypervisor";
+
+/// Guest types, as libxl writes them to xenstore (`/libxl/<domid>/type`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Hardware virtualisation without a device model: what lull moves.
+    Pvh,
+    /// Paravirtualised.
+    Pv,
+    /// Hardware virtualisation with a device model.
+    Hvm,
+    /// Something else, or libxl does not know the domain.
+    Unknown(String),
+}
+
+impl From<Option<String>> for Kind {
+    fn from(written: Option<String>) -> Self {
+        match written.as_deref() {
+            Some("pvh") => Self::Pvh,
+            Some("pv") => Self::Pv,
+            Some("hvm") => Self::Hvm,
+            other => Self::Unknown(other.unwrap_or_default().to_owned()),
+        }
+    }
+}
+
+impl Kind {
+    fn article(&self) -> String {
+        match self {
+            Self::Pvh => "a PVH".to_owned(),
+            Self::Pv => "a PV".to_owned(),
+            Self::Hvm => "an HVM".to_owned(),
+            Self::Unknown(kind) if kind.is_empty() => {
+                "not a guest of libxl's, so not a PVH".to_owned()
+            }
+            Self::Unknown(kind) => format!("a `{kind}`"),
+        }
+    }
+
+    /// PV log-dirty works through shadow page tables, which Xen's security
+    /// releases of July 2026 leave out unless asked (XSA-495): the stack of
+    /// libxl errors that would follow says none of this.
+    fn remark(&self) -> &'static str {
+        match self {
+            Self::Pv => {
+                " Besides, tracking what a PV guest writes needs a hypervisor built with shadow paging (CONFIG_SHADOW_PAGING), which recent ones are not: there stock live migration fails too."
+            }
+            _ => "",
+        }
+    }
+}
+
+/// Where to find what is asked of the host; tests have a directory of their own.
+#[derive(Debug)]
+pub struct Host {
+    root: PathBuf,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            root: PathBuf::from("/"),
+        }
+    }
+}
+
+impl Host {
+    /// Checks everything that does not concern a particular guest. Returns
+    /// where `xl` is.
+    ///
+    /// # Errors
+    /// The first thing that is missing.
+    pub fn check(&self) -> Result<PathBuf, NotReady> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(NotReady::NotRoot);
+        }
+        self.check_xen()?;
+        version::detect().map_err(|source| NotReady::Version { source })?;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        self.find_xl(&path).ok_or(NotReady::NoXl)
+    }
+
+    fn check_xen(&self) -> Result<(), NotReady> {
+        let hypervisor = self.root.join("sys/hypervisor/type");
+        let found = match std::fs::read_to_string(&hypervisor) {
+            Ok(text) if text.trim() == "xen" => None,
+            Ok(text) => Some(format!(
+                "{} says `{}`",
+                hypervisor.display(),
+                text.trim().escape_debug()
+            )),
+            Err(_) => Some(format!("there is no {}", hypervisor.display())),
+        };
+        if let Some(found) = found {
+            return Err(NotReady::NoXen { found });
+        }
+        // Only there when xenfs is mounted; if not, the next check speaks.
+        let capabilities = std::fs::read_to_string(self.root.join("proc/xen/capabilities"));
+        if capabilities.is_ok_and(|text| !text.contains("control_d")) {
+            return Err(NotReady::NotDom0);
+        }
+        let device = self.root.join("dev/xen/privcmd");
+        if !device.exists() {
+            return Err(NotReady::NoPrivcmd { device });
+        }
+        Ok(())
+    }
+
+    /// `xl` on PATH, or where distributions put it: a shell of `su` may lack
+    /// `/usr/sbin`.
+    fn find_xl(&self, path: &OsStr) -> Option<PathBuf> {
+        std::env::split_paths(path)
+            .filter(|folder| folder.is_absolute())
+            .chain([self.root.join("usr/sbin"), self.root.join("usr/local/sbin")])
+            .map(|folder| folder.join("xl"))
+            .find(|candidate| is_executable(candidate))
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Finds the guest by name or number, and checks that it can be moved.
+///
+/// # Errors
+/// When there is none, when it is of another type, or when it does not run.
+pub fn guest(asked: &str) -> Result<Guest, NotReady> {
+    let no_xenstore = |source| NotReady::NoXenstore { source };
+    let mut store = Xenstore::open().map_err(no_xenstore)?;
+    let guest = find(asked, domains(&mut store).map_err(no_xenstore)?)?;
+    let kind = store
+        .read(&format!("/libxl/{}/type", guest.domid))
+        .map_err(no_xenstore)?;
+    match Kind::from(kind) {
+        Kind::Pvh => {}
+        kind => {
+            let name = guest.name;
+            return Err(NotReady::NotPvh { name, kind });
+        }
+    }
+    match xen::state(guest.domid) {
+        Ok(state) => check_runs(&guest.name, state)?,
+        Err(source) => {
+            let name = guest.name;
+            return Err(NotReady::NoState { name, source });
+        }
+    }
+    Ok(guest)
+}
+
+/// Every domain xenstore knows, by number and name.
+fn domains(store: &mut Xenstore) -> io::Result<Vec<Guest>> {
+    let mut domains = Vec::new();
+    for entry in store.list("/local/domain")? {
+        let Ok(domid) = entry.parse() else { continue };
+        // A domain without a name is being built or torn down.
+        if let Some(name) = store.read(&format!("/local/domain/{domid}/name"))? {
+            domains.push(Guest { domid, name });
+        }
+    }
+    Ok(domains)
+}
+
+/// As xl does: what is all digits is a number, anything else a name.
+fn find(asked: &str, domains: Vec<Guest>) -> Result<Guest, NotReady> {
+    let number = asked.parse::<u64>().ok();
+    let is_it = |guest: &Guest| match number {
+        Some(number) => u64::from(guest.domid) == number,
+        None => guest.name == asked,
+    };
+    let found = domains.iter().find(|guest| is_it(guest)).cloned();
+    match found {
+        Some(guest) if guest.domid == 0 => Err(NotReady::Dom0),
+        Some(guest) => Ok(guest),
+        None => Err(NotReady::NoSuchDomain {
+            asked: asked.to_owned(),
+            nearest: nearest(asked, &domains),
+        }),
+    }
+}
+
+/// Names the operator may have meant, the likeliest first.
+fn nearest(asked: &str, domains: &[Guest]) -> Vec<String> {
+    // Below this, Jaro-Winkler finds likeness in anything; clap's own bound.
+    const ALIKE: f64 = 0.7;
+    let mut scored: Vec<(f64, &str)> = domains
+        .iter()
+        .filter(|guest| guest.domid != 0)
+        .map(|guest| {
+            (
+                strsim::jaro_winkler(asked, &guest.name),
+                guest.name.as_str(),
+            )
+        })
+        .filter(|(score, _)| *score > ALIKE)
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    scored
+        .into_iter()
+        .take(3)
+        .map(|(_, name)| name.to_owned())
+        .collect()
+}
+
+fn did_you_mean(nearest: &[String]) -> String {
+    if nearest.is_empty() {
+        return String::new();
+    }
+    let quoted: Vec<String> = nearest.iter().map(|name| format!("`{name}`")).collect();
+    format!("; did you mean {}?", quoted.join(" or "))
+}
+
+fn check_runs(name: &str, state: Option<DomainState>) -> Result<(), NotReady> {
+    let not_running = |state: &str, remedy| {
+        Err(NotReady::NotRunning {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            remedy,
+        })
+    };
+    let Some(state) = state else {
+        return not_running("has just gone", "`xl list` shows the domains.");
+    };
+    if state.dying {
+        return not_running("is being destroyed", "There is nothing left to move.");
+    }
+    match state.shutdown {
+        // `SHUTDOWN_*` of `xen/include/public/sched.h`.
+        Some(2) => {
+            return not_running(
+                "is suspended, perhaps by another migration or an earlier one that failed",
+                "If nothing else is moving it, `xl unpause` does not help: destroy it, or resume it with the tool that suspended it.",
+            );
+        }
+        Some(3) => return not_running("has crashed", "Start it again first."),
+        Some(_) => return not_running("has shut down", "Start it again first."),
+        None => {}
+    }
+    if state.paused {
+        return not_running(
+            "is paused: it could not be asked to suspend",
+            "`xl unpause` it first.",
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let root = folder.path().to_owned();
+        (folder, Host { root })
+    }
+
+    fn running() -> DomainState {
+        DomainState {
+            running: true,
+            blocked: false,
+            paused: false,
+            shutdown: None,
+            dying: false,
+            hvm: true,
+            cpu_time_ns: 1,
+        }
+    }
+
+    fn listed() -> Vec<Guest> {
+        [(0, "Domain-0"), (3, "web1"), (4, "web2"), (9, "7")]
+            .map(|(domid, name)| Guest {
+                domid,
+                name: name.to_owned(),
+            })
+            .to_vec()
+    }
+
+    #[test]
+    fn without_xen_it_says_so() {
+        let (_folder, host) = host(&[]);
+        let said = host.check_xen().unwrap_err().to_string();
+        assert!(said.contains("does not run on Xen"), "{said}");
+        assert!(said.contains("Nothing was done."), "{said}");
+    }
+
+    #[test]
+    fn under_another_hypervisor_it_names_it() {
+        let (_folder, host) = host(&[("sys/hypervisor/type", "s390\n")]);
+        let said = host.check_xen().unwrap_err().to_string();
+        assert!(said.contains("`s390`"), "{said}");
+    }
+
+    #[test]
+    fn a_guest_of_xen_is_not_dom0() {
+        let (_folder, host) = host(&[
+            ("sys/hypervisor/type", "xen\n"),
+            ("proc/xen/capabilities", ""),
+            ("dev/xen/privcmd", ""),
+        ]);
+        assert!(matches!(host.check_xen(), Err(NotReady::NotDom0)));
+    }
+
+    #[test]
+    fn without_privcmd_it_names_the_module() {
+        let (_folder, host) = host(&[("sys/hypervisor/type", "xen\n")]);
+        let said = host.check_xen().unwrap_err().to_string();
+        assert!(said.contains("modprobe xen-privcmd"), "{said}");
+    }
+
+    #[test]
+    fn xl_is_found_on_path_and_only_if_it_can_be_run() {
+        let (folder, host) = host(&[("bin/xl", ""), ("usr/sbin/xl", "")]);
+        let bin = folder.path().join("bin");
+        assert_eq!(host.find_xl(bin.as_os_str()), None);
+        let runnable = folder.path().join("usr/sbin/xl");
+        fs::set_permissions(&runnable, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(host.find_xl(bin.as_os_str()), Some(runnable));
+    }
+
+    #[test]
+    fn a_guest_is_found_by_name_and_by_number() {
+        assert_eq!(find("web2", listed()).unwrap().domid, 4);
+        assert_eq!(find("3", listed()).unwrap().name, "web1");
+        // All digits: a number, as xl takes it, though a guest has that name.
+        assert!(matches!(
+            find("7", listed()),
+            Err(NotReady::NoSuchDomain { .. })
+        ));
+    }
+
+    #[test]
+    fn an_unknown_guest_brings_the_nearest_names() {
+        let said = find("wbe1", listed()).unwrap_err().to_string();
+        assert!(said.contains("did you mean `web1`"), "{said}");
+        let said = find("postgres", listed()).unwrap_err().to_string();
+        assert!(!said.contains("did you mean"), "{said}");
+        assert!(said.contains("xl list"), "{said}");
+    }
+
+    #[test]
+    fn dom0_stays() {
+        for asked in ["0", "Domain-0"] {
+            assert!(matches!(find(asked, listed()), Err(NotReady::Dom0)));
+        }
+    }
+
+    #[test]
+    fn a_pv_guest_is_told_about_shadow_paging() {
+        let name = "old1".to_owned();
+        let said = NotReady::NotPvh {
+            name,
+            kind: Kind::Pv,
+        }
+        .to_string();
+        assert!(said.contains("old1 is a PV guest"), "{said}");
+        assert!(said.contains("shadow paging"), "{said}");
+    }
+
+    #[test]
+    fn only_a_running_guest_passes() {
+        check_runs("web1", Some(running())).unwrap();
+        let idle = DomainState {
+            running: false,
+            ..running()
+        };
+        check_runs("web1", Some(idle)).unwrap();
+        let cases = [
+            (None, "has just gone"),
+            (
+                Some(DomainState {
+                    dying: true,
+                    ..running()
+                }),
+                "being destroyed",
+            ),
+            (
+                Some(DomainState {
+                    paused: true,
+                    ..running()
+                }),
+                "is paused",
+            ),
+            (
+                Some(DomainState {
+                    shutdown: Some(2),
+                    ..running()
+                }),
+                "is suspended",
+            ),
+            (
+                Some(DomainState {
+                    shutdown: Some(3),
+                    ..running()
+                }),
+                "has crashed",
+            ),
+            (
+                Some(DomainState {
+                    shutdown: Some(0),
+                    ..running()
+                }),
+                "has shut down",
+            ),
+        ];
+        for (state, expected) in cases {
+            let said = check_runs("web1", state).unwrap_err().to_string();
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Figures for people: units said, thousands grouped, no more digits than can
+//! be meant.
+
+use std::fmt;
+
+/// A count with its thousands grouped: `12,345`.
+pub struct Count(pub u64);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        let mut grouped = String::new();
+        for (place, digit) in digits.chars().enumerate() {
+            if place > 0 && (digits.len() - place).is_multiple_of(3) {
+                grouped.push(',');
+            }
+            grouped.push(digit);
+        }
+        f.pad(&grouped)
+    }
+}
+
+/// Bytes in KiB, MiB or GiB, one decimal.
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, name) = match self.0 {
+            0..=1_048_575 => (1 << 10, "KiB"),
+            1_048_576..=1_073_741_823 => (1 << 20, "MiB"),
+            _ => (1 << 30, "GiB"),
+        };
+        let tenths = u128::from(self.0) * 10 / unit;
+        f.pad(&format!("{}.{} {name}", tenths / 10, tenths % 10))
+    }
+}
+
+/// Milliseconds: `480 ms`, `3.4 s`, `2 min 5 s`.
+pub struct Millis(pub u64);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0;
+        let text = match ms {
+            0..=9_999 => format!("{} ms", Count(ms)),
+            10_000..=119_999 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+            _ => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
+        };
+        f.pad(&text)
+    }
+}
+
+/// The value, or a dash when it is not known.
+pub fn or_dash<T: fmt::Display>(value: Option<T>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_read_well() {
+        assert_eq!(Count(0).to_string(), "0");
+        assert_eq!(Count(999).to_string(), "999");
+        assert_eq!(Count(1_234_567).to_string(), "1,234,567");
+        assert_eq!(Bytes(512).to_string(), "0.5 KiB");
+        assert_eq!(Bytes(3 << 20).to_string(), "3.0 MiB");
+        assert_eq!(Bytes(u64::MAX).to_string(), "17179869183.9 GiB");
+        assert_eq!(Millis(480).to_string(), "480 ms");
+        assert_eq!(Millis(3_355).to_string(), "3,355 ms");
+        assert_eq!(Millis(37_700).to_string(), "37.7 s");
+        assert_eq!(Millis(125_000).to_string(), "2 min 5 s");
+        assert_eq!(format!("{:>9}|", Count(1_000)), "    1,000|");
+    }
+}

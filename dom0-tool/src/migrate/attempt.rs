@@ -1,0 +1,156 @@
+//! One attempt, watched from xl's start until nothing more will be heard.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::events::Command;
+
+use super::account::Account;
+use super::inbox::{Inbox, Message};
+use super::outcome::{HelperSeen, Wish};
+use super::progress::Watcher;
+use super::xl::{self, Plan, Transport};
+
+/// How often the display moves on when nothing is heard.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long after xl's end its last words may still be in the pipe. Whatever
+/// else holds the pipe open is not waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long after xl's end a helper may take to undo what it began. It resumes
+/// a suspended guest first of all; this is for a stub that dies slowly.
+const UNDOING: Duration = Duration::from_secs(60);
+
+/// What an attempt leaves.
+#[derive(Debug)]
+pub struct Attempted {
+    /// What was seen.
+    pub account: Account,
+    /// What the operator wanted in the end.
+    pub wish: Wish,
+}
+
+/// Starts xl and watches until the attempt is over.
+///
+/// # Errors
+/// When xl cannot be started; nothing has happened then.
+pub fn run(plan: &Plan<'_>, inbox: &Inbox, watcher: &mut Watcher) -> io::Result<Attempted> {
+    let started = plan.start()?;
+    let mut attempt = Attempt {
+        plan,
+        pid: started.process.id(),
+        helper: started.helper.try_clone()?,
+        account: Account::default(),
+        wish: Wish::Move,
+        helper_gone: false,
+        xl_silent: false,
+        ended_at: None,
+    };
+    // A helper that does not read must not stop us from saying Cancel later.
+    attempt.helper.set_write_timeout(Some(TICK))?;
+    inbox.hear_helper(started.helper);
+    inbox.hear_xl(started.words);
+    inbox.hear_end(started.process);
+    while !attempt.is_over() {
+        match inbox.next(TICK) {
+            Some(message) => attempt.hear(message, watcher),
+            None => watcher.tick(),
+        }
+        attempt.press(watcher);
+    }
+    Ok(Attempted {
+        account: attempt.account,
+        wish: attempt.wish,
+    })
+}
+
+struct Attempt<'a> {
+    plan: &'a Plan<'a>,
+    pid: u32,
+    helper: UnixStream,
+    account: Account,
+    wish: Wish,
+    helper_gone: bool,
+    xl_silent: bool,
+    ended_at: Option<Instant>,
+}
+
+impl Attempt<'_> {
+    fn is_over(&self) -> bool {
+        let Some(ended_at) = self.ended_at else {
+            return false;
+        };
+        let waited = ended_at.elapsed();
+        let heard_xl = self.xl_silent || waited >= LAST_WORDS;
+        let heard_helper = self.account.ended.is_some() || self.helper_gone || waited >= UNDOING;
+        heard_xl && heard_helper
+    }
+
+    fn hear(&mut self, message: Message, watcher: &mut Watcher) {
+        match message {
+            Message::Helper(event) => {
+                watcher.event(&event);
+                self.account.helper_said(*event);
+            }
+            Message::Garbled(line) => {
+                watcher.detail(
+                    "helper",
+                    &format!("not understood: {}", line.escape_debug()),
+                );
+            }
+            Message::HelperGone => self.helper_gone = true,
+            Message::Xl(line) => {
+                watcher.detail("xl", &line);
+                self.account.xl_said(&line);
+            }
+            Message::TargetStarted(at_ns) => self.account.target_started_ns = Some(at_ns),
+            Message::XlSilent => self.xl_silent = true,
+            Message::XlEnded(end) => {
+                self.account.xl = Some(end);
+                self.ended_at = Some(Instant::now());
+            }
+            Message::Stop => self.stop(watcher),
+            Message::Background => {
+                watcher.note("not stopping in the middle of a migration: ^C cancels it");
+            }
+        }
+    }
+
+    fn stop(&mut self, watcher: &mut Watcher) {
+        if self.account.past_permission() {
+            watcher.note(
+                "too late to cancel: the destination has permission to start the guest; waiting for its report",
+            );
+        } else if self.account.ended.is_some() {
+            watcher.note(
+                "too late to cancel: the helper's part is over; waiting for xl and the destination",
+            );
+        } else if self.wish == Wish::Cancel {
+            watcher.note("already cancelling; waiting until everything is undone");
+        } else {
+            self.wish = Wish::Cancel;
+            watcher.note(
+                "cancelling: the guest stays at the source; waiting until everything is undone",
+            );
+            let mut line = serde_json::to_vec(&Command::Cancel).unwrap_or_default();
+            line.push(b'\n');
+            // A helper that cannot be told is gone, or not there yet and will
+            // find the line when it comes.
+            let _ = self.helper.write_all(&line);
+        }
+    }
+
+    /// While there is no helper to cancel, it is the connection that keeps xl.
+    fn press(&mut self, watcher: &mut Watcher) {
+        let waiting_for_destination = self.wish == Wish::Cancel
+            && self.account.helper == HelperSeen::Never
+            && self.ended_at.is_none();
+        if waiting_for_destination
+            && xl::end_transport(self.pid, self.plan.lull) == Transport::Ended
+        {
+            watcher.detail("lull", "ended the connection xl was waiting for");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! `lull migrate`: stock xl does the moving, lull's helper the copying; this
+//! part starts them, watches, and says how it ended.
+//!
+//! [`xl`] starts, [`inbox`] hears, [`attempt`] follows, [`account`] remembers,
+//! [`outcome`] judges, [`source`] makes sure, [`report`] tells.
+
+mod account;
+mod attempt;
+mod handshake;
+mod inbox;
+mod lines;
+mod outcome;
+mod progress;
+mod report;
+mod source;
+mod words;
+mod xl;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::cli::Migrate;
+use crate::events::Event;
+use crate::host::{self, Guest, Host, NotReady};
+use crate::ledger::{self, Entry, Known, Ledger};
+
+use account::Account;
+use attempt::Attempted;
+use inbox::Inbox;
+use outcome::{Evidence, Judgement, Outcome, Wish, XlEnd, judge};
+use progress::Watcher;
+use report::Report;
+use source::{OnXen, Rescue, Seen, Source};
+
+/// Exit code of what was never begun.
+const NOT_BEGUN: u8 = 2;
+
+/// Runs the command.
+pub fn main(options: &Migrate) -> ExitCode {
+    match prepare_and_move(options) {
+        Ok(outcome) => outcome.into(),
+        Err(error) => {
+            progress::to_stderr(&format!("lull: {error:#}"));
+            NOT_BEGUN.into()
+        }
+    }
+}
+
+/// Errors here mean that nothing was begun.
+fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
+    options.check_host().map_err(anyhow::Error::msg)?;
+    let (xl, guest) = ready(options)?;
+    let lull = std::env::current_exe().context("lull's own file cannot be found")?;
+    let ledger = Ledger::at(ledger::FILE);
+    let source = OnXen(guest.domid);
+    let place = Place {
+        xl: &xl,
+        lull: &lull,
+        ledger: &ledger,
+        source: &source,
+    };
+    move_guest(options, &guest, &place)
+}
+
+fn ready(options: &Migrate) -> Result<(PathBuf, Guest), NotReady> {
+    let xl = Host::default().check()?;
+    Ok((xl, host::guest(&options.domain)?))
+}
+
+/// What an attempt finds at the source; tests have their own.
+struct Place<'a> {
+    xl: &'a Path,
+    lull: &'a Path,
+    ledger: &'a Ledger,
+    source: &'a dyn Source,
+}
+
+fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Result<Outcome> {
+    let begun = monotonic_ns();
+    let inbox = Inbox::new();
+    inbox.hear_signals().context("signals cannot be caught")?;
+    let mut watcher = Watcher::new(options);
+    say_what_is_asked(options, guest, &watcher);
+    let known = place.ledger.known(&options.host, |line| watcher.note(line));
+    if options.max_suspend_time.is_some() {
+        say_what_is_assumed(options, known, &watcher);
+    }
+    let plan = xl::Plan {
+        xl: place.xl,
+        lull: place.lull,
+        guest,
+        options,
+        costs: known.costs(),
+    };
+    let attempted = attempt::run(&plan, &inbox, &mut watcher).context("xl could not be started")?;
+    let (judgement, seen) = conclude(&attempted, place.source);
+    watcher.finish();
+
+    let Attempted { account, wish } = &attempted;
+    if judgement.outcome == Outcome::Moved {
+        if *wish == Wish::Cancel {
+            watcher.note("the wish to cancel came too late");
+        }
+        if !options.leave_paused {
+            remember(options, account, place.ledger, &watcher);
+        }
+    }
+    let report = Report {
+        guest,
+        options,
+        account,
+        outcome: judgement.outcome,
+        why: judgement.why,
+        seen: seen.as_ref(),
+        duration_ms: monotonic_ns().saturating_sub(begun) / 1_000_000,
+    };
+    tell(&report);
+    Ok(judgement.outcome)
+}
+
+/// The limits as they were understood: a bare number comes back with its unit.
+fn say_what_is_asked(options: &Migrate, guest: &Guest, watcher: &Watcher) {
+    let mut text = format!("moving {} to {}", guest.name, options.host);
+    match options.max_suspend_time {
+        Some(limit) => text.push_str(&format!(", paused for {limit} at most")),
+        None => text.push_str(", however long it is paused"),
+    }
+    if let Some(timeout) = options.timeout {
+        text.push_str(&format!(", within {timeout}"));
+    }
+    watcher.note(&text);
+}
+
+fn say_what_is_assumed(options: &Migrate, known: Known, watcher: &Watcher) {
+    let host = &options.host;
+    let (because, costs) = match known {
+        Known::Nothing => (format!("no history with {host}: assuming"), known.costs()),
+        Known::From(1, costs) => (format!("from 1 move to {host}: assuming"), costs),
+        Known::From(moves, costs) => (format!("from {moves} moves to {host}: assuming"), costs),
+    };
+    let ms = |span: std::time::Duration| span.as_millis();
+    watcher.note(&format!(
+        "{because} at most {} ms to suspend, {} ms for the last bitmap, {} ms for CPU state, {} ms to land, {} ms to resume",
+        ms(costs.suspend),
+        ms(costs.final_bitmap),
+        ms(costs.cpu_state),
+        ms(costs.landing),
+        ms(costs.resume),
+    ));
+}
+
+/// Judges the attempt; and unless the guest moved, looks for it at the source.
+/// An outcome that says it runs there stands only if it was seen to.
+fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Seen>) {
+    let account = &attempted.account;
+    let judgement = judge(Evidence {
+        helper: account.helper,
+        ended: account.ended.as_ref(),
+        handshake: &account.handshake,
+        // An attempt is over only when xl is.
+        xl: account.xl.unwrap_or(XlEnd::Killed(0)),
+        wish: attempted.wish,
+    });
+    let rescue = match judgement.outcome {
+        Outcome::Moved => return (judgement, None),
+        Outcome::Unknown => Rescue::Forbidden,
+        _ => Rescue::Allowed,
+    };
+    let seen = source::watch(source, rescue);
+    let outcome = match seen {
+        Seen::NotRunning(_) => Outcome::Unknown,
+        Seen::Running | Seen::Rescued => judgement.outcome,
+    };
+    (
+        Judgement {
+            outcome,
+            ..judgement
+        },
+        Some(seen),
+    )
+}
+
+fn remember(options: &Migrate, account: &Account, ledger: &Ledger, watcher: &Watcher) {
+    // Only a pause that was heard from both ends teaches anything.
+    let (Some(parts), Some(_)) = (account.observed_parts(), account.target_started_ns) else {
+        return;
+    };
+    let added = ledger.add(&options.host, Entry::from(&parts), |line| {
+        watcher.note(line);
+    });
+    if let Err(error) = added {
+        watcher.note(&format!("the ledger could not be kept: {error}"));
+    }
+}
+
+/// Tables and verdict on standard output; with `--json` only the result there.
+fn tell(report: &Report<'_>) {
+    let say: fn(&str) = if report.options.json {
+        progress::print_json(&Event::Result(Box::new(report.result())));
+        progress::to_stderr
+    } else {
+        let tables = report.tables();
+        if !tables.is_empty() {
+            progress::to_stdout(&format!("{tables}\n"));
+        }
+        progress::to_stdout
+    };
+    let paragraph = report.paragraph();
+    if !paragraph.is_empty() {
+        say(&paragraph);
+    }
+    say(&report.last_line());
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, as the helper reads it too.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}

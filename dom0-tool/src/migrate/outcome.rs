@@ -1,0 +1,343 @@
+//! How an attempt ended, judged from what was seen of it.
+
+use std::process::ExitCode;
+
+use crate::events::{Ended, How};
+
+use super::handshake::{Failure, Handshake, Step};
+
+/// The table of outcomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest runs at the destination.
+    Moved,
+    /// The pause would have been longer than allowed.
+    RefusedDowntime,
+    /// Out of time, or no round could ever have fitted.
+    RefusedTimeout,
+    /// The operator said so.
+    Cancelled,
+    /// The destination, or the way to it.
+    TargetFailed,
+    /// The stub, Xen, xl or the helper.
+    SourceFailed,
+    /// Nobody can say where the guest runs; nothing was destroyed.
+    Unknown,
+}
+
+impl Outcome {
+    /// The exit code. 2, for what was never begun, is the caller's.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Moved => 0,
+            Self::RefusedDowntime => 3,
+            Self::RefusedTimeout => 4,
+            Self::Cancelled => 5,
+            Self::TargetFailed => 6,
+            Self::SourceFailed => 7,
+            Self::Unknown => 8,
+        }
+    }
+
+    /// The name in `--json`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Moved => "moved",
+            Self::RefusedDowntime => "refused-downtime",
+            Self::RefusedTimeout => "refused-timeout",
+            Self::Cancelled => "cancelled",
+            Self::TargetFailed => "target-failed",
+            Self::SourceFailed => "source-failed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Where the guest runs.
+    pub const fn running_on(self) -> RunningOn {
+        match self {
+            Self::Moved => RunningOn::Destination,
+            Self::Unknown => RunningOn::Unknown,
+            _ => RunningOn::Source,
+        }
+    }
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        outcome.code().into()
+    }
+}
+
+/// Where the guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunningOn {
+    /// Here.
+    Source,
+    /// There.
+    Destination,
+    /// Nobody can say.
+    Unknown,
+}
+
+impl RunningOn {
+    /// The name in `--json`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How xl ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XlEnd {
+    /// With this code.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+}
+
+/// What was heard from the helper.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HelperSeen {
+    /// Nothing: xl never came so far.
+    #[default]
+    Never,
+    /// It has begun.
+    Begun,
+}
+
+/// Whether the operator asked to stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// To move the guest.
+    #[default]
+    Move,
+    /// To give up.
+    Cancel,
+}
+
+/// Everything the judgement rests on.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    /// Was there a helper?
+    pub helper: HelperSeen,
+    /// Its last word.
+    pub ended: Option<&'a Ended>,
+    /// xl's words.
+    pub handshake: &'a Handshake,
+    /// xl's end.
+    pub xl: XlEnd,
+    /// The operator's wish.
+    pub wish: Wish,
+}
+
+/// The outcome, and the sentence that explains it: empty when all went well,
+/// and when the helper has explained it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judgement {
+    /// Which.
+    pub outcome: Outcome,
+    /// Why, without a full stop.
+    pub why: &'static str,
+}
+
+/// Judges. Errs on the side of [`Outcome::Unknown`] wherever the destination
+/// may have been told to start the guest.
+pub fn judge(evidence: Evidence<'_>) -> Judgement {
+    let judged = |outcome, why| Judgement { outcome, why };
+    let handshake = evidence.handshake;
+    match handshake.step {
+        Step::TargetStarted => return judged(Outcome::Moved, ""),
+        Step::GivenBack => {
+            return judged(
+                Outcome::TargetFailed,
+                "the destination could not start the guest and gave it back",
+            );
+        }
+        Step::StartFailed if handshake.failure == Some(Failure::AtTarget) => {
+            return judged(
+                Outcome::TargetFailed,
+                "the destination could not start the guest and gave it back",
+            );
+        }
+        Step::PermissionGiven | Step::StartFailed => {
+            return judged(
+                Outcome::Unknown,
+                "the destination was told to start the guest and did not report back",
+            );
+        }
+        Step::Streaming | Step::Acknowledged => {}
+    }
+    if evidence.xl == XlEnd::Exited(0) {
+        return judged(Outcome::Moved, "");
+    }
+    if handshake.failure == Some(Failure::Undefined) {
+        return judged(
+            Outcome::Unknown,
+            "xl lost the destination in the final handshake",
+        );
+    }
+    match evidence.ended.map(|ended| ended.how) {
+        Some(How::RefusedDowntime) => judged(Outcome::RefusedDowntime, ""),
+        Some(How::RefusedTimeout) => judged(Outcome::RefusedTimeout, ""),
+        Some(How::Cancelled) => judged(Outcome::Cancelled, ""),
+        Some(How::TargetFailed) => judged(Outcome::TargetFailed, ""),
+        Some(How::SourceFailed) => judged(Outcome::SourceFailed, ""),
+        Some(How::StreamComplete) => stream_complete(evidence),
+        None => helper_silent(evidence),
+    }
+}
+
+/// The stream was complete, but the destination was never told to start.
+fn stream_complete(evidence: Evidence<'_>) -> Judgement {
+    let (outcome, why) = match (evidence.xl, evidence.handshake.failure) {
+        (XlEnd::Killed(_), _) => (
+            Outcome::SourceFailed,
+            "xl was killed before it told the destination to start the guest",
+        ),
+        (XlEnd::Exited(_), Some(_)) => (
+            Outcome::TargetFailed,
+            "the destination failed before it was ready to start the guest",
+        ),
+        // No word of those known: an xl that words its steps differently may
+        // have said GO.
+        (XlEnd::Exited(_), None) => (
+            Outcome::Unknown,
+            "xl failed without a word that tells how far it came",
+        ),
+    };
+    Judgement { outcome, why }
+}
+
+/// The helper left no last word.
+fn helper_silent(evidence: Evidence<'_>) -> Judgement {
+    let handshake = evidence.handshake;
+    let (outcome, why) = match (evidence.helper, evidence.xl) {
+        (HelperSeen::Never, XlEnd::Exited(_)) if evidence.wish == Wish::Cancel => {
+            (Outcome::Cancelled, "cancelled before anything was copied")
+        }
+        (_, XlEnd::Killed(_)) => (Outcome::SourceFailed, "xl was killed"),
+        (HelperSeen::Begun, XlEnd::Exited(_)) => {
+            (Outcome::SourceFailed, "lull's helper died without a word")
+        }
+        (HelperSeen::Never, XlEnd::Exited(_)) if handshake.target_failed => (
+            Outcome::TargetFailed,
+            "the destination could not create the domain",
+        ),
+        (HelperSeen::Never, XlEnd::Exited(_)) if handshake.transport_failed => (
+            Outcome::TargetFailed,
+            "the destination's `xl migrate-receive` could not be reached",
+        ),
+        (HelperSeen::Never, XlEnd::Exited(_)) => (
+            Outcome::SourceFailed,
+            "xl failed before anything was copied",
+        ),
+    };
+    Judgement { outcome, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::events::PauseParts;
+
+    fn ended(how: How) -> Ended {
+        Ended {
+            at_ms: 0,
+            how,
+            reason: String::new(),
+            advice: String::new(),
+            smallest_limit_ms: None,
+            needed_rate: None,
+            refused_pause_ms: None,
+            observed: PauseParts::default(),
+            pages_sent: 0,
+            bytes_sent: 0,
+            monotonic_ns: 0,
+            helper_cpu_ms: 0,
+            helper_peak_bytes: 0,
+            stub_cpu_ms: None,
+        }
+    }
+
+    const ALL: [How; 6] = [
+        How::StreamComplete,
+        How::RefusedDowntime,
+        How::RefusedTimeout,
+        How::Cancelled,
+        How::TargetFailed,
+        How::SourceFailed,
+    ];
+
+    #[test]
+    fn codes_are_those_of_the_table() {
+        let table = [
+            (Outcome::Moved, 0),
+            (Outcome::RefusedDowntime, 3),
+            (Outcome::RefusedTimeout, 4),
+            (Outcome::Cancelled, 5),
+            (Outcome::TargetFailed, 6),
+            (Outcome::SourceFailed, 7),
+            (Outcome::Unknown, 8),
+        ];
+        for (outcome, code) in table {
+            assert_eq!(outcome.code(), code);
+        }
+    }
+
+    proptest! {
+        /// Whatever else was seen: once GO may have been said, the source is
+        /// claimed only if the destination gave the guest back.
+        #[test]
+        fn after_permission_the_source_is_never_assumed(
+            how in proptest::option::of(proptest::sample::select(&ALL[..])),
+            code in 1..256i32,
+            killed: bool,
+            begun: bool,
+            cancel: bool,
+            started: bool,
+            failure in proptest::sample::select(&[None, Some(Failure::Resuming), Some(Failure::Undefined)][..]),
+        ) {
+            let ended = how.map(ended);
+            let handshake = Handshake {
+                step: if started { Step::StartFailed } else { Step::PermissionGiven },
+                failure,
+                ..Handshake::default()
+            };
+            let judgement = judge(Evidence {
+                helper: if begun { HelperSeen::Begun } else { HelperSeen::Never },
+                ended: ended.as_ref(),
+                handshake: &handshake,
+                xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
+                wish: if cancel { Wish::Cancel } else { Wish::Move },
+            });
+            prop_assert_eq!(judgement.outcome, Outcome::Unknown);
+        }
+
+        /// Before it, the guest is at the source, and nobody says otherwise.
+        #[test]
+        fn before_permission_a_refusal_stays_a_refusal(
+            how in proptest::sample::select(&ALL[1..]),
+            code in 1..256i32,
+        ) {
+            let ended = ended(how);
+            let handshake = Handshake {
+                failure: Some(Failure::FailedToSuspend),
+                ..Handshake::default()
+            };
+            let judgement = judge(Evidence {
+                helper: HelperSeen::Begun,
+                ended: Some(&ended),
+                handshake: &handshake,
+                xl: XlEnd::Exited(code),
+                wish: Wish::Move,
+            });
+            prop_assert_eq!(judgement.outcome.running_on(), RunningOn::Source);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What is shown while a migration runs: one live line on a terminal, plain
+//! lines when piped, JSON when asked. Never a reason to fail: what cannot be
+//! written is not shown.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::Migrate;
+use crate::events::{Event, Line, Log, PauseParts, Progress, Round, SCHEMA, Suspended};
+use crate::human::{Bytes, Count, Millis};
+
+/// Between plain lines within a round.
+const PLAIN_PAUSE: Duration = Duration::from_secs(5);
+
+/// A page, in bytes (x86).
+const PAGE: u64 = 4096;
+
+/// Shows an attempt to whoever watches.
+pub struct Watcher {
+    manner: Manner,
+    verbosity: u8,
+    limit_ms: Option<u64>,
+    timeout_ms: Option<u64>,
+    begun: Instant,
+    progress: Option<Progress>,
+}
+
+enum Manner {
+    /// One line on the terminal, drawn anew.
+    Live(ProgressBar),
+    /// Lines, now and then.
+    Plain { last: Instant },
+    /// Every event, on standard output.
+    Json,
+}
+
+impl Watcher {
+    /// A watcher as the options and the terminal want it.
+    pub fn new(options: &Migrate) -> Self {
+        let manner = if options.json {
+            Manner::Json
+        } else if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            // The template is ours; were it wrong, the default would do.
+            if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+                bar.set_style(style);
+            }
+            Manner::Live(bar)
+        } else {
+            Manner::Plain {
+                last: Instant::now(),
+            }
+        };
+        let millis = |span: Option<crate::duration::Span>| span.map(|span| span.as_millis());
+        Self {
+            manner,
+            verbosity: options.verbose,
+            limit_ms: millis(options.max_suspend_time),
+            timeout_ms: millis(options.timeout),
+            begun: Instant::now(),
+            progress: None,
+        }
+    }
+
+    /// Shows what the helper tells.
+    pub fn event(&mut self, event: &Event) {
+        match event {
+            Event::Progress(progress) => self.progress = Some(progress.clone()),
+            Event::Suspended(_) => self.progress = None,
+            _ => {}
+        }
+        if let Manner::Json = self.manner {
+            // Results are the front end's to give, once.
+            if !matches!(event, Event::Result(_)) {
+                print_json(event);
+            }
+            return;
+        }
+        match event {
+            Event::Started(started) => self.note(&format!(
+                "copying {} of guest memory; stub domain {} uses {}",
+                Bytes(started.guest_pages.saturating_mul(PAGE)),
+                started.stub_domid,
+                Bytes(started.stub_memory_bytes),
+            )),
+            Event::Round(round) => self.note(&round_line(round)),
+            Event::Suspended(suspended) => self.note(&suspended_line(suspended)),
+            Event::Log(log) => self.log(log),
+            Event::Progress(_) => self.redraw(),
+            Event::Ended(_) | Event::Result(_) => {}
+        }
+    }
+
+    /// Shows that time passes.
+    pub fn tick(&mut self) {
+        self.redraw();
+    }
+
+    /// A line for the operator.
+    pub fn note(&self, text: &str) {
+        let line = format!("lull: {text}");
+        match &self.manner {
+            Manner::Live(bar) => bar.suspend(|| to_stderr(&line)),
+            Manner::Plain { .. } | Manner::Json => to_stderr(&line),
+        }
+    }
+
+    /// A line for whoever asked for more (`-v`).
+    pub fn detail(&self, from: &str, text: &str) {
+        if self.verbosity > 0 {
+            let printable: String = text.chars().filter(|c| !c.is_control()).collect();
+            self.note(&format!("{from}: {printable}"));
+        }
+    }
+
+    /// Takes the live line away; the report follows.
+    pub fn finish(&self) {
+        if let Manner::Live(bar) = &self.manner {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn log(&self, log: &Log) {
+        let wanted = match log.level.as_str() {
+            "error" | "warn" => 0,
+            "info" => 1,
+            _ => 2,
+        };
+        if self.verbosity >= wanted {
+            let printable: String = log.text.chars().filter(|c| !c.is_control()).collect();
+            self.note(&format!("{}: {printable}", log.from));
+        }
+    }
+
+    fn redraw(&mut self) {
+        let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let line = match &self.progress {
+            Some(progress) => progress_line(progress, self.limit_ms, self.timeout_ms, elapsed),
+            None => format!("waiting  elapsed {}", Millis(elapsed / 1_000 * 1_000)),
+        };
+        match &mut self.manner {
+            Manner::Live(bar) => {
+                bar.set_message(line);
+                bar.tick();
+            }
+            Manner::Plain { last } if self.progress.is_some() && last.elapsed() >= PLAIN_PAUSE => {
+                *last = Instant::now();
+                self.note(&line);
+            }
+            Manner::Plain { .. } | Manner::Json => {}
+        }
+    }
+}
+
+/// One event as a line of JSON on standard output.
+pub fn print_json(event: &Event) {
+    let line = Line {
+        schema: SCHEMA,
+        event: event.clone(),
+    };
+    if let Ok(text) = serde_json::to_string(&line) {
+        to_stdout(&text);
+    }
+}
+
+/// A line on standard output, if anybody reads it.
+pub fn to_stdout(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// A line on standard error, if anybody reads it.
+pub fn to_stderr(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+fn progress_line(
+    progress: &Progress,
+    limit_ms: Option<u64>,
+    timeout_ms: Option<u64>,
+    elapsed_ms: u64,
+) -> String {
+    let bytes = |pages: u64| Bytes(pages.saturating_mul(PAGE));
+    let left = progress.round_pages.saturating_sub(progress.round_sent);
+    let mut parts = vec![
+        format!("round {}", progress.round),
+        format!("sent {}", bytes(progress.pages_sent)),
+        format!("left {}", bytes(left)),
+    ];
+    if let Some(rate) = progress.transfer_rate {
+        parts.push(format!("{}/s", Bytes(rate)));
+    }
+    if let Some(rate) = progress.dirty_rate {
+        parts.push(format!("dirties {}/s", bytes(rate)));
+    }
+    let against = |limit: Option<u64>| {
+        limit
+            .map(|l| format!(" of {}", Millis(l)))
+            .unwrap_or_default()
+    };
+    if let Some(predicted) = progress.predicted_downtime_ms {
+        parts.push(format!("pause {}{}", Millis(predicted), against(limit_ms)));
+    }
+    // To the second: a live line that flickers cannot be read.
+    let elapsed = Millis(elapsed_ms / 1_000 * 1_000);
+    parts.push(format!("elapsed {elapsed}{}", against(timeout_ms)));
+    parts.join("  ")
+}
+
+fn round_line(round: &Round) -> String {
+    let mut line = format!(
+        "round {}: {} pages sent in {}, {} dirtied",
+        round.round,
+        Count(round.pages_sent),
+        Millis(round.duration_ms),
+        Count(round.pages_dirtied),
+    );
+    if let Some(predicted) = round.predicted_downtime_ms {
+        line.push_str(&format!(", pause would be {} at most", Millis(predicted)));
+    }
+    line.push_str(": ");
+    line.push_str(&round.decision.replace('-', " "));
+    line
+}
+
+fn suspended_line(suspended: &Suspended) -> String {
+    let PauseParts { suspend_ms, .. } = suspended.predicted;
+    let took = suspended
+        .stopped_at_ms
+        .saturating_sub(suspended.requested_at_ms);
+    let mut line = format!("guest stopped after {}", Millis(took));
+    if let Some(predicted) = suspend_ms {
+        line.push_str(&format!(" (at most {} expected)", Millis(predicted)));
+    }
+    line.push_str(&format!(", {} pages to go", Count(suspended.dirty_pages)));
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_live_line_shows_each_figure_against_its_limit() {
+        let progress = Progress {
+            at_ms: 0,
+            round: 3,
+            round_sent: 256,
+            round_pages: 512,
+            pages_sent: 51_200,
+            dirty_pages: None,
+            transfer_rate: Some(85 << 20),
+            dirty_rate: Some(1_024),
+            predicted_downtime_ms: Some(480),
+        };
+        assert_eq!(
+            progress_line(&progress, Some(500), Some(60_000), 12_345),
+            "round 3  sent 200.0 MiB  left 1.0 MiB  85.0 MiB/s  dirties 4.0 MiB/s  pause 480 ms of 500 ms  elapsed 12.0 s of 60.0 s"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let progress = Progress {
+            at_ms: 0,
+            round: 0,
+            round_sent: 0,
+            round_pages: 0,
+            pages_sent: 0,
+            dirty_pages: None,
+            transfer_rate: None,
+            dirty_rate: None,
+            predicted_downtime_ms: None,
+        };
+        assert_eq!(
+            progress_line(&progress, None, None, 0),
+            "round 0  sent 0.0 KiB  left 0.0 KiB  elapsed 0 ms"
+        );
+    }
+}

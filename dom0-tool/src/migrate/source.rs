@@ -1,0 +1,257 @@
+//! The guest at the source after the attempt: seen to run, not assumed.
+
+use std::io;
+use std::time::Duration;
+
+use crate::xen::{self, DomId, DomainState, domain::Resumed, version};
+
+/// How long a suspended guest may take to be resumed by whoever is about to:
+/// xl only starts to after it has waited two seconds for its transport.
+const LATE: Duration = Duration::from_secs(5);
+
+/// How long a guest may go without using any CPU and still be called idle
+/// rather than watched further.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The source host's hypervisor, as far as this module needs it.
+pub trait Source {
+    /// How the guest fares; `None` when there is no such domain.
+    fn state(&self) -> io::Result<Option<DomainState>>;
+    /// Makes a suspended guest run on.
+    fn resume(&self) -> io::Result<Resumed>;
+}
+
+/// A guest on this host.
+#[derive(Debug, Clone, Copy)]
+pub struct OnXen(pub DomId);
+
+impl Source for OnXen {
+    fn state(&self) -> io::Result<Option<DomainState>> {
+        xen::state(self.0)
+    }
+
+    fn resume(&self) -> io::Result<Resumed> {
+        let version = version::detect().map_err(io::Error::other)?;
+        xen::Xen::open(version)?.resume_suspended(self.0)
+    }
+}
+
+/// How the guest was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// It used CPU time while watched, or was idle and free to run.
+    Running,
+    /// It was left suspended; this module resumed it, and it runs.
+    Rescued,
+    /// It does not run, or could not be watched: a verb phrase.
+    NotRunning(String),
+}
+
+/// May a guest that is found suspended be resumed here?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rescue {
+    /// The destination was never told to start it.
+    Allowed,
+    /// It may run at the destination.
+    Forbidden,
+}
+
+/// Watches the guest until it is seen to run, for a bounded time.
+pub fn watch(source: &dyn Source, rescue: Rescue) -> Seen {
+    watch_paced(source, rescue, PAUSE, LATE, IDLE)
+}
+
+fn watch_paced(
+    source: &dyn Source,
+    rescue: Rescue,
+    pause: Duration,
+    late: Duration,
+    idle: Duration,
+) -> Seen {
+    match wait_until_running(source, pause, late, idle) {
+        Wait::Running => Seen::Running,
+        Wait::No(why) => Seen::NotRunning(why),
+        Wait::Suspended if rescue == Rescue::Forbidden => {
+            Seen::NotRunning("is suspended".to_owned())
+        }
+        // Nobody is left to do it: xl is gone, and its helper too.
+        Wait::Suspended => match source.resume() {
+            Err(error) => {
+                Seen::NotRunning(format!("is suspended, and resuming it failed: {error}"))
+            }
+            Ok(_) => match wait_until_running(source, pause, late, idle) {
+                Wait::Running => Seen::Rescued,
+                Wait::Suspended => Seen::NotRunning("is still suspended".to_owned()),
+                Wait::No(why) => Seen::NotRunning(why),
+            },
+        },
+    }
+}
+
+enum Wait {
+    Running,
+    Suspended,
+    No(String),
+}
+
+fn wait_until_running(
+    source: &dyn Source,
+    pause: Duration,
+    late: Duration,
+    idle: Duration,
+) -> Wait {
+    let mut waited = Duration::ZERO;
+    let mut free: Option<(u64, Duration)> = None;
+    loop {
+        let look = match source.state() {
+            Err(error) => return Wait::No(format!("could not be watched: {error}")),
+            Ok(None) => return Wait::No("is gone".to_owned()),
+            Ok(Some(state)) => state,
+        };
+        if look.dying {
+            return Wait::No("is being destroyed".to_owned());
+        }
+        match look.shutdown {
+            Some(_) if look.is_suspended() => {
+                free = None;
+                if waited >= late {
+                    return Wait::Suspended;
+                }
+            }
+            Some(3) => return Wait::No("has crashed".to_owned()),
+            Some(reason) => return Wait::No(format!("has shut down (reason {reason})")),
+            None if look.paused => {
+                free = None;
+                if waited >= late {
+                    return Wait::No("is paused".to_owned());
+                }
+            }
+            None => match free {
+                None => free = Some((look.cpu_time_ns, waited)),
+                Some((cpu, _)) if look.cpu_time_ns > cpu => return Wait::Running,
+                Some((_, since)) if waited - since >= idle => return Wait::Running,
+                Some(_) => {}
+            },
+        }
+        std::thread::sleep(pause);
+        waited += pause;
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// A guest that shows one state after another, then the last for ever.
+    pub struct Script {
+        pub states: RefCell<Vec<Option<DomainState>>>,
+        pub resumed: Cell<u32>,
+    }
+
+    impl Script {
+        pub fn new(states: &[Option<DomainState>]) -> Self {
+            let mut states = states.to_vec();
+            states.reverse();
+            Self {
+                states: RefCell::new(states),
+                resumed: Cell::new(0),
+            }
+        }
+    }
+
+    impl Source for Script {
+        fn state(&self) -> io::Result<Option<DomainState>> {
+            let mut states = self.states.borrow_mut();
+            if states.len() > 1 {
+                return Ok(states.pop().expect("more than one"));
+            }
+            Ok(states[0])
+        }
+
+        fn resume(&self) -> io::Result<Resumed> {
+            self.resumed.set(self.resumed.get() + 1);
+            *self.states.borrow_mut() = vec![Some(state(2)), Some(state(1))];
+            Ok(Resumed::Yes)
+        }
+    }
+
+    pub fn state(cpu_time_ns: u64) -> DomainState {
+        DomainState {
+            running: false,
+            blocked: true,
+            paused: false,
+            shutdown: None,
+            dying: false,
+            hvm: true,
+            cpu_time_ns,
+        }
+    }
+
+    fn suspended() -> DomainState {
+        DomainState {
+            shutdown: Some(2),
+            ..state(0)
+        }
+    }
+
+    fn look(script: &Script, rescue: Rescue) -> Seen {
+        let ms = Duration::from_millis;
+        watch_paced(script, rescue, ms(1), ms(10), ms(10))
+    }
+
+    #[test]
+    fn a_guest_that_uses_cpu_runs() {
+        let script = Script::new(&[Some(state(1)), Some(state(2))]);
+        assert_eq!(look(&script, Rescue::Forbidden), Seen::Running);
+    }
+
+    #[test]
+    fn an_idle_guest_that_may_run_runs() {
+        let script = Script::new(&[Some(state(1))]);
+        assert_eq!(look(&script, Rescue::Forbidden), Seen::Running);
+    }
+
+    #[test]
+    fn a_late_resume_by_xl_is_waited_for() {
+        let script = Script::new(&[Some(suspended()), Some(suspended()), Some(state(1))]);
+        assert_eq!(look(&script, Rescue::Allowed), Seen::Running);
+        assert_eq!(script.resumed.get(), 0);
+    }
+
+    #[test]
+    fn a_guest_nobody_resumes_is_rescued_only_where_that_is_safe() {
+        let script = Script::new(&[Some(suspended())]);
+        assert_eq!(
+            look(&script, Rescue::Forbidden),
+            Seen::NotRunning("is suspended".to_owned())
+        );
+        assert_eq!(script.resumed.get(), 0);
+        assert_eq!(look(&script, Rescue::Allowed), Seen::Rescued);
+        assert_eq!(script.resumed.get(), 1);
+    }
+
+    #[test]
+    fn what_does_not_run_is_called_by_its_name() {
+        let paused = DomainState {
+            paused: true,
+            ..state(0)
+        };
+        let crashed = DomainState {
+            shutdown: Some(3),
+            ..state(0)
+        };
+        for (shown, name) in [
+            (None, "is gone"),
+            (Some(paused), "is paused"),
+            (Some(crashed), "has crashed"),
+        ] {
+            let seen = look(&Script::new(&[shown]), Rescue::Allowed);
+            assert_eq!(seen, Seen::NotRunning(name.to_owned()));
+        }
+    }
+}

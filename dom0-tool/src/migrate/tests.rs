@@ -1,0 +1,406 @@
+//! Whole attempts against an `xl` that is a script: it says what the real one
+//! says, and plays the helper on the socket that one would inherit. What is
+//! tested is the judgement, the report and the plumbing between processes, not
+//! a migration.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use clap::Parser;
+
+use super::source::tests::{Script, state};
+use super::*;
+use crate::cli::{Cli, Command};
+use crate::xen::DomainState;
+
+/// What the script may call: `say` writes one event as the helper would.
+const PRELUDE: &str = r#"#!/bin/bash
+say() { echo "$1" >&"$LULL_FRONT_END_FD"; }
+started='{"schema":1,"type":"started","domid":7,"helper_pid":1,"guest_pages":49152,"limit_ms":500,"timeout_ms":null,"stub_domid":8,"stub_memory_bytes":16777216,"stub_boot_ms":12,"fixed_costs":{}}'
+round='{"schema":1,"type":"round","at_ms":900,"round":0,"pages_sent":49152,"pages_dirtied":120,"duration_ms":900,"transfer_rate":223696213,"dirty_rate":133,"predicted_downtime_ms":480,"decision":"suspend"}'
+suspended() { echo '{"schema":1,"type":"suspended","requested_at_ms":901,"stopped_at_ms":950,"dirty_pages":120,"requested_monotonic_ns":'"$(now)"',"predicted":{"suspend_ms":200,"landing_ms":250},"predicted_downtime_ms":480}'; }
+now() { read -r up _ </proc/uptime; echo "${up/./}0000000"; }
+ended() { echo '{"schema":1,"type":"ended","at_ms":1000,"how":"'"$1"'","reason":"'"$2"'","advice":"","smallest_limit_ms":'"${3:-null}"',"needed_rate":'"${4:-null}"',"refused_pause_ms":'"${5:-null}"',"observed":{"suspend_ms":49,"final_bitmap_ms":1,"pages_ms":20,"cpu_state_ms":8},"pages_sent":49272,"bytes_sent":201818112,"monotonic_ns":'"$(now)"',"helper_cpu_ms":300,"helper_peak_bytes":4194304,"stub_cpu_ms":200}'; }
+xl() { echo "migration sender: $1" >&2; }
+"#;
+
+struct Run {
+    outcome: Outcome,
+    seen: Option<Seen>,
+    paragraph: String,
+    last_line: String,
+    result: crate::events::Outcome,
+    tables: String,
+    resumed: u32,
+    ledger: Known,
+}
+
+const ALIVE: fn() -> [Option<DomainState>; 2] = || [Some(state(1)), Some(state(2))];
+
+fn attempt(script: &str) -> Run {
+    attempt_with(script, "", &ALIVE(), |_| {})
+}
+
+fn attempt_with(
+    script: &str,
+    extra: &str,
+    states: &[Option<DomainState>],
+    meanwhile: impl FnOnce(&Inbox),
+) -> Run {
+    let folder = tempfile::tempdir().unwrap();
+    let xl = folder.path().join("xl");
+    fs::write(&xl, format!("{PRELUDE}{script}")).unwrap();
+    fs::set_permissions(&xl, fs::Permissions::from_mode(0o755)).unwrap();
+
+    let line = format!("lull migrate --max-suspend-time 500ms {extra} web1 host2");
+    let Command::Migrate(options) = Cli::parse_from(line.split_whitespace()).command;
+    let guest = Guest {
+        domid: 7,
+        name: "web1".to_owned(),
+    };
+    let source = Script::new(states);
+    let ledger = Ledger::at(folder.path().join("ledger.json"));
+    let mut watcher = Watcher::new(&options);
+    let inbox = Inbox::new();
+    meanwhile(&inbox);
+    let plan = xl::Plan {
+        xl: &xl,
+        lull: Path::new("/nonexistent/lull"),
+        guest: &guest,
+        options: &options,
+        costs: crate::ledger::Costs::ASSUMED,
+    };
+    let attempted = attempt::run(&plan, &inbox, &mut watcher).unwrap();
+    let (judgement, seen) = conclude(&attempted, &source);
+    if judgement.outcome == Outcome::Moved {
+        remember(&options, &attempted.account, &ledger, &watcher);
+    }
+    let report = Report {
+        guest: &guest,
+        options: &options,
+        account: &attempted.account,
+        outcome: judgement.outcome,
+        why: judgement.why,
+        seen: seen.as_ref(),
+        duration_ms: 1_234,
+    };
+    Run {
+        outcome: judgement.outcome,
+        paragraph: report.paragraph(),
+        last_line: report.last_line(),
+        result: report.result(),
+        tables: report.tables(),
+        resumed: source.resumed.get(),
+        ledger: ledger.known("host2", |line| panic!("{line}")),
+        seen,
+    }
+}
+
+const MOVED: &str = r#"
+say "$started"; say "$round"; say "$(suspended)"; say "$(ended stream-complete "")"
+xl "Target has acknowledged transfer."
+xl "Giving target permission to start."
+sleep 0.05
+xl "Target reports successful startup."
+echo "Migration successful." >&2
+"#;
+
+#[test]
+fn a_move_is_a_move_and_its_pause_is_remembered() {
+    let run = attempt(MOVED);
+    assert_eq!(run.outcome, Outcome::Moved);
+    assert_eq!(run.seen, None);
+    assert_eq!(run.last_line, "web1 runs at the destination (host2).");
+    let observed = run.result.observed_downtime_ms.unwrap();
+    assert!((50..5_000).contains(&observed), "{observed}");
+    assert_eq!(run.result.predicted_downtime_ms, Some(480));
+    assert_eq!(run.result.rounds, 1);
+    let Known::From(1, costs) = run.ledger else {
+        panic!("one entry");
+    };
+    assert!(costs.landing >= Duration::from_millis(50));
+    assert!(costs.suspend >= Duration::from_millis(49));
+}
+
+#[test]
+fn the_report_shows_prediction_and_observation_side_by_side() {
+    let tables = attempt(MOVED).tables;
+    for words in [
+        "49,152",
+        "213.3 MiB/s",
+        "predicted, at most",
+        "200 ms",
+        "49 ms",
+        "49,272 pages",
+        "(49,272 pages/s)",
+        "stub      200 ms of CPU, 16.0 MiB of memory",
+        "helper    300 ms of CPU, 4.0 MiB of memory",
+    ] {
+        assert!(tables.contains(words), "{words}:\n{tables}");
+    }
+}
+
+#[test]
+fn a_refusal_says_what_would_have_fitted() {
+    let run = attempt(
+        r#"
+say "$started"; say "$round"
+say "$(ended refused-downtime "the pause would be 2,100 ms at least" 2100 125829120)"
+echo "libxl: error: a stack of them" >&2
+echo "Migration failed, failed to suspend at sender." >&2
+exit 1"#,
+    );
+    assert_eq!(run.outcome, Outcome::RefusedDowntime);
+    assert_eq!(
+        run.paragraph,
+        "Refused to move web1 to host2: the pause would be 2,100 ms at least. \
+         It was never paused, and what had been begun was undone. \
+         It would have fitted with `--max-suspend-time 2100ms`, or a link that carries 120.0 MiB/s."
+    );
+    assert_eq!(run.last_line, "web1 runs at the source (this host).");
+    assert_eq!(run.result.outcome, "refused-downtime");
+    assert_eq!(run.ledger, Known::Nothing);
+}
+
+#[test]
+fn a_refusal_after_the_suspend_tells_its_own_pause() {
+    let run = attempt(
+        r#"
+say "$started"; say "$round"; say "$(suspended)"
+say "$(ended refused-downtime "a burst of writes" 900 null 61)"
+echo "Migration failed, resuming at sender." >&2
+exit 1"#,
+    );
+    assert_eq!(run.outcome.code(), 3);
+    assert!(
+        run.paragraph
+            .contains("paused for 61 ms and was resumed at once")
+    );
+    assert_eq!(run.result.observed_downtime_ms, Some(61));
+}
+
+#[test]
+fn out_of_time_is_its_own_refusal() {
+    let run = attempt(r#"say "$started"; say "$(ended refused-timeout "5m are over")"; exit 1"#);
+    assert_eq!(run.outcome.code(), 4);
+}
+
+#[test]
+fn an_unreachable_host_is_told_in_sshs_words() {
+    let run = attempt(
+        r#"
+echo "ssh: connect to host host2 port 22: No route to host" >&2
+echo "libxl: error: libxl_utils.c:507:libxl_read_exactly: file/stream truncated reading banner from migration receiver stream" >&2
+echo "libxl: info: libxl_exec.c:117:libxl_report_child_exitstatus: migration transport process [7] exited with error status 255" >&2
+exit 1"#,
+    );
+    assert_eq!(run.outcome, Outcome::TargetFailed);
+    assert!(run.paragraph.contains("No route to host"));
+    assert!(!run.paragraph.contains("libxl"), "{}", run.paragraph);
+}
+
+#[test]
+fn a_destination_without_memory_is_told_in_its_words() {
+    let run = attempt(
+        r#"
+say "$started"
+echo "failed to free memory for the domain" >&2
+echo "migration target: Domain creation failed (code -3)." >&2
+say "$(ended target-failed "the connection to the destination broke")"
+echo "Migration failed, failed to suspend at sender." >&2
+exit 1"#,
+    );
+    assert_eq!(run.outcome.code(), 6);
+    assert!(
+        run.paragraph
+            .contains("failed to free memory for the domain")
+    );
+}
+
+#[test]
+fn an_xl_that_fails_by_itself_is_the_sources_fault() {
+    let run = attempt(r#"echo "unable to retrieve domain configuration" >&2; exit 1"#);
+    assert_eq!(run.outcome, Outcome::SourceFailed);
+    assert!(run.paragraph.contains("domain configuration"));
+}
+
+#[test]
+fn a_target_that_fails_before_go_leaves_the_guest_here() {
+    let run = attempt(
+        r#"
+say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
+echo "no bridge for the interface" >&2
+echo "Migration failed, resuming at sender." >&2
+exit 1"#,
+    );
+    assert_eq!(run.outcome, Outcome::TargetFailed);
+    assert!(run.paragraph.contains("no bridge"));
+}
+
+#[test]
+fn a_target_that_gives_the_guest_back_failed() {
+    let run = attempt(
+        r#"
+say "$started"; say "$(ended stream-complete "")"
+xl "Target has acknowledged transfer."
+xl "Giving target permission to start."
+xl "Target reports startup failure (status code 3)."
+xl "Trying to resume at our end."
+xl "Resumed OK."
+echo "Migration failed due to problems at target." >&2
+exit 1"#,
+    );
+    assert_eq!(run.outcome, Outcome::TargetFailed);
+}
+
+#[test]
+fn silence_after_go_is_unknown_and_nothing_is_resumed() {
+    let suspended = DomainState {
+        shutdown: Some(2),
+        ..state(0)
+    };
+    let run = attempt_with(
+        r#"
+say "$started"; say "$(ended stream-complete "")"
+xl "Target has acknowledged transfer."
+xl "Giving target permission to start."
+echo "** Migration failed during final handshake **" >&2
+echo "Domain state is now undefined !" >&2
+exit 1"#,
+        "",
+        &[Some(suspended)],
+        |_| {},
+    );
+    assert_eq!(run.outcome, Outcome::Unknown);
+    assert_eq!(run.resumed, 0);
+    assert!(run.last_line.contains("host2") && run.last_line.contains("this host"));
+    assert!(run.paragraph.contains("Nothing was destroyed"));
+}
+
+#[test]
+fn an_xl_killed_after_go_leaves_it_unknown() {
+    let run = attempt(
+        r#"
+say "$started"; say "$(ended stream-complete "")"
+xl "Giving target permission to start."
+kill -KILL $$"#,
+    );
+    assert_eq!(run.outcome, Outcome::Unknown);
+}
+
+#[test]
+fn an_xl_killed_before_go_leaves_a_guest_that_lull_resumes() {
+    let suspended = DomainState {
+        shutdown: Some(2),
+        ..state(0)
+    };
+    let run = attempt_with(
+        r#"say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"; kill -KILL $$"#,
+        "",
+        &[Some(suspended)],
+        |_| {},
+    );
+    assert_eq!(run.outcome, Outcome::SourceFailed);
+    assert_eq!((run.seen, run.resumed), (Some(Seen::Rescued), 1));
+    assert_eq!(run.last_line, "web1 runs at the source (this host).");
+}
+
+#[test]
+fn an_xl_killed_after_the_report_has_moved_the_guest() {
+    let run = attempt(
+        r#"
+say "$started"; say "$(ended stream-complete "")"
+xl "Giving target permission to start."
+xl "Target reports successful startup."
+kill -KILL $$"#,
+    );
+    assert_eq!(run.outcome, Outcome::Moved);
+    assert!(run.paragraph.contains("xl destroy 7"), "{}", run.paragraph);
+}
+
+#[test]
+fn a_helper_that_dies_without_a_word_is_the_sources_fault() {
+    let run =
+        attempt(r#"say "$started"; echo "Migration failed, resuming at sender." >&2; exit 1"#);
+    assert_eq!(run.outcome, Outcome::SourceFailed);
+    assert!(run.paragraph.contains("helper died"));
+}
+
+#[test]
+fn a_guest_that_is_not_seen_to_run_is_never_claimed_to() {
+    let run = attempt_with(
+        r#"say "$started"; say "$(ended refused-downtime "too busy")"; exit 1"#,
+        "",
+        &[None],
+        |_| {},
+    );
+    assert_eq!(run.outcome, Outcome::Unknown);
+    assert!(run.last_line.contains("is gone"), "{}", run.last_line);
+    assert_eq!(run.result.running_on, "unknown");
+}
+
+#[test]
+fn garbage_from_the_helper_changes_nothing() {
+    let run = attempt(&format!(
+        r#"
+say "}}{{"; say '{{"schema":1,"type":"unheard-of"}}'; head -c 100000 /dev/urandom >&"$LULL_FRONT_END_FD"; say ""
+{MOVED}"#
+    ));
+    assert_eq!(run.outcome, Outcome::Moved);
+}
+
+#[test]
+fn the_wish_to_cancel_reaches_the_helper() {
+    let run = attempt_with(
+        r#"
+say "$started"
+read -r line <&"$LULL_FRONT_END_FD"
+case $line in *cancel*) say "$(ended cancelled "cancelled by the operator")";; esac
+exit 1"#,
+        "",
+        &ALIVE(),
+        Inbox::ask_to_stop,
+    );
+    assert_eq!(run.outcome.code(), 5);
+    assert_eq!(run.last_line, "web1 runs at the source (this host).");
+}
+
+#[test]
+fn cancelling_ends_the_wait_for_an_unreachable_host() {
+    // What hangs here is what ssh would be: a child of xl's.
+    let run = attempt_with(
+        r#"
+sleep 600 &
+wait $!
+echo "libxl: info: migration transport process [7] died" >&2
+exit 1"#,
+        "",
+        &ALIVE(),
+        Inbox::ask_to_stop,
+    );
+    assert_eq!(run.outcome, Outcome::Cancelled);
+}
+
+#[test]
+fn xl_gets_its_own_options_and_the_helper_its_limits() {
+    let run = attempt_with(
+        r#"echo "$* | $LULL_MAX_SUSPEND_TIME_US $LULL_TIMEOUT_US $LULL_DESTINATION $LULL_COSTS_US $LIBXL_SAVE_HELPER" >&2; exit 1"#,
+        "--timeout 1m -s rsh -C web.cfg -e --debug",
+        &ALIVE(),
+        |_| {},
+    );
+    let expected = "migrate -s rsh -C web.cfg -e --debug 7 host2 \
+                    | 500000 60000000 host2 200000,10000,50000,3000000,50000 /nonexistent/lull";
+    assert!(run.paragraph.contains(expected), "{}", run.paragraph);
+}
+
+#[test]
+fn xl_is_deaf_to_the_terminals_signals() {
+    let run = attempt(&format!(
+        r#"
+for signal in INT HUP TERM QUIT TSTP; do kill -$signal $$; done
+{MOVED}"#
+    ));
+    assert_eq!(run.outcome, Outcome::Moved);
+}

@@ -1,0 +1,144 @@
+//! The last lines that xl, ssh and the destination wrote, and which of them an
+//! operator should see when the migration failed.
+
+use std::collections::VecDeque;
+
+/// Lines kept.
+const KEPT: usize = 200;
+
+/// Lines shown.
+const SHOWN: usize = 3;
+
+/// The end of what was written.
+#[derive(Debug, Default)]
+pub struct Words {
+    lines: VecDeque<String>,
+}
+
+impl Words {
+    /// Takes one line.
+    pub fn push(&mut self, line: &str) {
+        if self.lines.len() == KEPT {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(printable(line));
+    }
+
+    /// The lines that say what went wrong, oldest first: what ssh, a shell or
+    /// the destination's xl said in words of their own. Only when there is
+    /// none, libxl's first complaint: what follows it are consequences.
+    pub fn telling(&self) -> Vec<&str> {
+        let own: Vec<&str> = self
+            .lines
+            .iter()
+            .map(|line| line.trim())
+            .filter(|line| !is_routine(line) && !is_library(line))
+            .collect();
+        if !own.is_empty() {
+            return own[own.len().saturating_sub(SHOWN)..].to_vec();
+        }
+        self.lines
+            .iter()
+            .filter(|line| is_library(line) && line.contains("error"))
+            .map(|line| line.trim())
+            .take(1)
+            .collect()
+    }
+}
+
+/// What the destination writes reaches the operator's terminal: no control
+/// characters.
+fn printable(line: &str) -> String {
+    line.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Written whether or not anything is wrong, or about xl's own steps.
+fn is_routine(line: &str) -> bool {
+    const ROUTINE: [&str; 12] = [
+        "migration sender:",
+        "migration target: Ready",
+        "migration target: Transfer complete",
+        "migration target: Got permission",
+        "Migration failed",
+        "Saving to migration stream",
+        "Loading new save file",
+        "Savefile contains",
+        "Parsing config",
+        "Connection to",
+        "Warning: Permanently added",
+        "** ",
+    ];
+    line.is_empty() || ROUTINE.iter().any(|start| line.starts_with(start))
+}
+
+/// From a library, with file and line: for those who debug it.
+fn is_library(line: &str) -> bool {
+    [
+        "libxl: ",
+        "xc: ",
+        "libxl-save-helper: ",
+        "xencall: ",
+        "lull: ",
+    ]
+    .iter()
+    .any(|start| line.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn telling(lines: &[&str]) -> Vec<String> {
+        let mut words = Words::default();
+        for line in lines {
+            words.push(line);
+        }
+        words.telling().into_iter().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn sshs_own_words_come_before_libxls() {
+        let said = telling(&[
+            "ssh: connect to host host2 port 22: No route to host",
+            "libxl: error: libxl_utils.c:507:libxl_read_exactly: file/stream truncated reading banner from migration receiver stream",
+            "libxl: info: libxl_exec.c:117:libxl_report_child_exitstatus: migration transport process [7] exited with error status 255",
+        ]);
+        assert_eq!(
+            said,
+            ["ssh: connect to host host2 port 22: No route to host"]
+        );
+    }
+
+    #[test]
+    fn the_destinations_complaint_is_found_among_routine() {
+        let said = telling(&[
+            "migration target: Ready to receive domain.",
+            "Saving to migration stream new xl format (info 0x3/0x0/1234)",
+            "Loading new save file <incoming migration stream> (new xl fmt info 0x3/0x0/1234)",
+            " Savefile contains xl domain config in JSON format",
+            "Parsing config from <saved>",
+            "libxl: error: libxl_mem.c:1:x: no",
+            "failed to free memory for the domain",
+            "migration target: Domain creation failed (code -3).",
+            "Migration failed, resuming at sender.",
+        ]);
+        assert_eq!(
+            said,
+            [
+                "failed to free memory for the domain",
+                "migration target: Domain creation failed (code -3)."
+            ]
+        );
+    }
+
+    #[test]
+    fn with_nothing_better_libxls_first_error_is_shown() {
+        let said = telling(&["libxl: error: first", "libxl: error: second"]);
+        assert_eq!(said, ["libxl: error: first"]);
+    }
+
+    #[test]
+    fn the_terminal_is_safe_from_the_destination() {
+        assert_eq!(telling(&["\u{1b}[2Jgone"]), ["[2Jgone"]);
+    }
+}
