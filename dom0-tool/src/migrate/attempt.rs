@@ -1,8 +1,10 @@
 //! One attempt, watched from xl's start until nothing more will be heard.
 
-use std::io::{self, Write};
+use std::io::{self, PipeReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+use rustix::io::ioctl_fionread;
 
 use crate::events::Command;
 
@@ -15,9 +17,14 @@ use super::xl::{self, Plan, Transport};
 /// How often the display moves on when nothing is heard.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long after xl's end its last words may still be in the pipe. Whatever
-/// else holds the pipe open is not waited for.
+/// After xl's end its last words may still be on their way, and among them
+/// that it gave the destination permission: they are waited for until the pipe
+/// ends, or has been empty and silent for this long.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Whatever else holds the pipe open and goes on talking is waited for no
+/// longer: xl's own words were in the pipe before it.
+const OTHERS_WORDS: Duration = Duration::from_secs(10);
 
 /// How long after xl's end a helper may take to undo what it began. It resumes
 /// a suspended guest first of all; this is for a stub that dies slowly.
@@ -38,14 +45,17 @@ pub struct Attempted {
 /// When xl cannot be started; nothing has happened then.
 pub fn run(plan: &Plan<'_>, inbox: &Inbox, watcher: &mut Watcher) -> io::Result<Attempted> {
     let started = plan.start()?;
+    let words = started.words.try_clone()?;
     let mut attempt = Attempt {
         plan,
         pid: started.process.id(),
         helper: started.helper.try_clone()?,
         account: Account::default(),
         wish: Wish::Move,
+        words,
         helper_gone: false,
         xl_silent: false,
+        heard_at: Instant::now(),
         ended_at: None,
     };
     // A helper that does not read must not stop us from saying Cancel later.
@@ -72,18 +82,25 @@ struct Attempt<'a> {
     helper: UnixStream,
     account: Account,
     wish: Wish,
+    words: PipeReader,
     helper_gone: bool,
     xl_silent: bool,
+    /// When xl's pipe was last known to hold something.
+    heard_at: Instant,
     ended_at: Option<Instant>,
 }
 
 impl Attempt<'_> {
-    fn is_over(&self) -> bool {
+    fn is_over(&mut self) -> bool {
         let Some(ended_at) = self.ended_at else {
             return false;
         };
         let waited = ended_at.elapsed();
-        let heard_xl = self.xl_silent || waited >= LAST_WORDS;
+        if ioctl_fionread(&self.words).is_ok_and(|unread| unread > 0) {
+            self.heard_at = Instant::now();
+        }
+        let quiet = self.heard_at.max(ended_at).elapsed();
+        let heard_xl = self.xl_silent || quiet >= LAST_WORDS || waited >= OTHERS_WORDS;
         let heard_helper = self.account.ended.is_some() || self.helper_gone || waited >= UNDOING;
         heard_xl && heard_helper
     }
@@ -102,6 +119,7 @@ impl Attempt<'_> {
             }
             Message::HelperGone => self.helper_gone = true,
             Message::Xl(line) => {
+                self.heard_at = Instant::now();
                 watcher.detail("xl", &line);
                 self.account.xl_said(&line);
             }

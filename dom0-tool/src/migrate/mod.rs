@@ -57,6 +57,12 @@ fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
     options.check_host().map_err(anyhow::Error::msg)?;
     let (xl, guest) = ready(options)?;
     let lull = std::env::current_exe().context("lull's own file cannot be found")?;
+    // Also when it was replaced since it was started; xl could not start it.
+    anyhow::ensure!(
+        lull.is_file(),
+        "lull's own file, {}, is gone.\nNothing was done. Start lull again.",
+        lull.display()
+    );
     let ledger = Ledger::at(ledger::FILE);
     let source = OnXen(guest.domid);
     let place = Place {

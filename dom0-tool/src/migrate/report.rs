@@ -9,7 +9,7 @@ use crate::host::Guest;
 use crate::human::{Bytes, Count, Millis, or_dash};
 
 use super::account::Account;
-use super::outcome::{Outcome, RunningOn};
+use super::outcome::{HelperSeen, Outcome, RunningOn};
 use super::source::Seen;
 
 /// Everything that is said at the end.
@@ -94,6 +94,7 @@ impl Report<'_> {
             _ => {}
         }
         sentences.extend(self.what_was_done());
+        sentences.extend(self.without_helper());
         sentences.extend(self.over_the_limit());
         sentences.extend(Some(self.advice()).filter(|advice| !advice.is_empty()));
         let mut text = String::new();
@@ -178,6 +179,16 @@ impl Report<'_> {
             }
             _ => None,
         }
+    }
+
+    /// A limit is never ignored in silence, not even by an xl that starts
+    /// another helper.
+    fn without_helper(&self) -> Option<String> {
+        let alone = self.outcome == Outcome::Moved && self.account.helper == HelperSeen::Never;
+        alone.then(|| {
+            "xl moved it without lull's helper ever being heard: no limit was kept, and nothing was measured"
+                .to_owned()
+        })
     }
 
     fn over_the_limit(&self) -> Option<String> {

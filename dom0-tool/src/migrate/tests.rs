@@ -396,6 +396,41 @@ fn xl_gets_its_own_options_and_the_helper_its_limits() {
 }
 
 #[test]
+fn an_xl_that_goes_its_own_way_is_told_on() {
+    let run = attempt(r#"echo "Migration successful." >&2"#);
+    assert_eq!(run.outcome, Outcome::Moved);
+    assert!(run.paragraph.contains("no limit was kept"));
+}
+
+/// The transport outlives xl and keeps its pipe open.
+#[test]
+fn permission_given_in_the_last_breath_is_heard() {
+    let run = attempt(
+        r#"
+say "$started"; say "$(ended stream-complete "")"
+sleep 3 &
+xl "Giving target permission to start."
+kill -KILL $$"#,
+    );
+    assert_eq!(run.outcome, Outcome::Unknown);
+}
+
+#[test]
+fn the_result_is_an_object_with_type_and_schema() {
+    let result = attempt(MOVED).result;
+    let line = crate::events::Line {
+        schema: crate::events::SCHEMA,
+        event: Event::Result(Box::new(result)),
+    };
+    let object = serde_json::to_value(line).unwrap();
+    assert_eq!(object["type"], "result");
+    assert_eq!(object["schema"], 1);
+    assert_eq!(object["outcome"], "moved");
+    assert_eq!(object["running_on"], "destination");
+    assert_eq!(object["limit_ms"], 500);
+}
+
+#[test]
 fn xl_is_deaf_to_the_terminals_signals() {
     let run = attempt(&format!(
         r#"

@@ -54,7 +54,7 @@ fn printable(line: &str) -> String {
 
 /// Written whether or not anything is wrong, or about xl's own steps.
 fn is_routine(line: &str) -> bool {
-    const ROUTINE: [&str; 12] = [
+    const ROUTINE: [&str; 17] = [
         "migration sender:",
         "migration target: Ready",
         "migration target: Transfer complete",
@@ -67,6 +67,13 @@ fn is_routine(line: &str) -> bool {
         "Connection to",
         "Warning: Permanently added",
         "** ",
+        // The rest of what xl says when it has lost the destination; the
+        // report says the same with names in it.
+        "Domain state is now undefined",
+        "Please CHECK AT BOTH ENDS",
+        "resuming at most one instance",
+        "would probably result in SEVERE",
+        "responsibility to avoid that",
     ];
     line.is_empty() || ROUTINE.iter().any(|start| line.starts_with(start))
 }
@@ -128,6 +135,23 @@ mod tests {
                 "failed to free memory for the domain",
                 "migration target: Domain creation failed (code -3)."
             ]
+        );
+    }
+
+    #[test]
+    fn xls_own_alarm_is_left_to_the_report() {
+        let said = telling(&[
+            "packet_write_wait: Connection to host2 port 22: Broken pipe",
+            "** Migration failed during final handshake **",
+            "Domain state is now undefined !",
+            "Please CHECK AT BOTH ENDS for running instances, before renaming and",
+            " resuming at most one instance.  Two simultaneous instances of the domain",
+            " would probably result in SEVERE DATA LOSS and it is now your",
+            " responsibility to avoid that.  Sorry.",
+        ]);
+        assert_eq!(
+            said,
+            ["packet_write_wait: Connection to host2 port 22: Broken pipe"]
         );
     }
 
