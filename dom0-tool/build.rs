@@ -27,7 +27,13 @@ fn main() {
 fn build_stub(root: &Path, out: &Path) {
     let target_dir = out.join("stub");
     let status = Command::new(env::var_os("CARGO").expect("cargo sets it"))
-        .args(["build", "--package", "lull-stubdom", "--release", "--locked"])
+        .args([
+            "build",
+            "--package",
+            "lull-stubdom",
+            "--release",
+            "--locked",
+        ])
         .arg("--config")
         .arg(root.join(".cargo/stubdom.toml"))
         .arg("--target-dir")

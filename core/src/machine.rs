@@ -661,6 +661,16 @@ impl Machine {
         self.round
     }
 
+    /// Frames the round under way, or the last one, is about.
+    pub const fn round_pages(&self) -> u64 {
+        self.round_pages
+    }
+
+    /// Pages of that round that went to the stream so far.
+    pub const fn round_sent(&self) -> u64 {
+        self.round_sent
+    }
+
     /// Rounds that have ended; the final round is not among them.
     pub const fn history(&self) -> &History {
         &self.history

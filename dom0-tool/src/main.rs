@@ -7,14 +7,16 @@
 
 mod cli;
 mod duration;
+mod engine;
 mod events;
+mod helper;
 mod host;
 mod human;
+mod inherited;
 mod ledger;
 mod migrate;
-#[allow(dead_code)]
+mod stream;
 mod stub;
-#[allow(dead_code)]
 mod xen;
 
 use std::ffi::OsString;
@@ -22,18 +24,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-
-/// The other part's place.
-mod helper {
-    use std::env::ArgsOs;
-    use std::process::ExitCode;
-
-    /// Not there yet.
-    pub fn main(_arguments: ArgsOs) -> ExitCode {
-        eprintln!("lull: the save helper is not part of this build");
-        ExitCode::FAILURE
-    }
-}
 
 fn main() -> ExitCode {
     if Role::of(std::env::args_os().take(2)) == Role::Helper {

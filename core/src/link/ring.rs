@@ -42,6 +42,12 @@ impl<'a> Producer<'a> {
         Self { ring, next: 0 }
     }
 
+    /// Messages that fit now, as far as the peer has said.
+    pub fn room(&self) -> usize {
+        let consumed = self.ring.consumed.load(Ordering::Acquire);
+        RING_ENTRIES.saturating_sub(self.next.wrapping_sub(consumed) as usize)
+    }
+
     /// Appends a message and publishes it. A peer that claims to have consumed
     /// more than was produced sees its ring full for good.
     pub fn push(&mut self, words: Words) -> Result<(), Full> {

@@ -87,7 +87,10 @@ impl AddressSpace {
         }
         let mut tables: Vec<_> = (1..=4)
             .flat_map(|level| {
-                let starts = space.mappings.iter().map(move |(va, ..)| va - va % span(level));
+                let starts = space
+                    .mappings
+                    .iter()
+                    .map(move |(va, ..)| va - va % span(level));
                 starts.map(move |start| (level, start))
             })
             .collect();
@@ -151,10 +154,8 @@ impl AddressSpace {
     pub fn table_contents(&self, mfns: &[u64], shared_info: u64) -> Vec<[u64; ENTRIES]> {
         const BELOW: u64 = pte::PRESENT | pte::ACCESSED | pte::USER | pte::WRITABLE | pte::DIRTY;
         const LEAF: u64 = pte::PRESENT | pte::ACCESSED | pte::DIRTY;
-        let mut contents: BTreeMap<usize, [u64; ENTRIES]> = self
-            .table_pfns()
-            .map(|pfn| (pfn, [0; ENTRIES]))
-            .collect();
+        let mut contents: BTreeMap<usize, [u64; ENTRIES]> =
+            self.table_pfns().map(|pfn| (pfn, [0; ENTRIES])).collect();
         let mut set = |table: usize, index: usize, value: u64| {
             if let Some(entries) = contents.get_mut(&table) {
                 entries[index] = value;
@@ -172,7 +173,11 @@ impl AddressSpace {
         for (level, start) in self.tables.iter().filter(|(level, _)| *level < 4) {
             let frame = mfns[self.table_pfn(*level, *start)];
             let parent = self.table_pfn(level + 1, *start);
-            set(parent, index(*start, level + 1), frame * PAGE as u64 | BELOW);
+            set(
+                parent,
+                index(*start, level + 1),
+                frame * PAGE as u64 | BELOW,
+            );
         }
         contents.into_values().collect()
     }
@@ -216,10 +221,20 @@ mod tests {
             assert_eq!(writable(va), Some(true), "{va:#x}");
             assert_eq!(no_execute(va), Some(true), "{va:#x}");
         }
-        assert_eq!(walk(&space, &tables, SHARED_INFO_VA).unwrap() >> 12 & 0xff, 77);
+        assert_eq!(
+            walk(&space, &tables, SHARED_INFO_VA).unwrap() >> 12 & 0xff,
+            77
+        );
         let below_stack = STACK_END_VA - STACK_BYTES - 1;
         let beyond_bitmap = BITMAP_VA + 4 * PAGE as u64;
-        for va in [0, 8, below_stack, beyond_bitmap, WINDOW_VA, LINK_VA + (64 << 20)] {
+        for va in [
+            0,
+            8,
+            below_stack,
+            beyond_bitmap,
+            WINDOW_VA,
+            LINK_VA + (64 << 20),
+        ] {
             assert_eq!(walk(&space, &tables, va), None, "{va:#x}");
         }
     }

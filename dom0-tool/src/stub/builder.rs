@@ -135,7 +135,8 @@ impl<'x> Stub<'x> {
         let channel = EventChannel::bind(domid, port).during("linked")?;
 
         let context = boot_context(&image, mfns[space.root_pfn()]).during("prepared")?;
-        xen.set_vcpu_context(domid, 0, &context).during("prepared")?;
+        xen.set_vcpu_context(domid, 0, &context)
+            .during("prepared")?;
         name(domid, guest);
         xen.unpause_domain(domid).during("started")?;
 
@@ -178,7 +179,10 @@ impl<'x> Stub<'x> {
 
     /// Puts `words` into the bitmap.
     pub fn write_bitmap(&mut self, words: &[u64]) {
-        assert!(words.len() * 8 <= self.bitmap_pages * PAGE, "bitmap too long");
+        assert!(
+            words.len() * 8 <= self.bitmap_pages * PAGE,
+            "bitmap too long"
+        );
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         self.shared.write(LINK_PAGES as usize * PAGE, &bytes);
     }

@@ -94,7 +94,10 @@ impl Crash {
         Some(Self {
             kind,
             registers,
-            text: text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            text: text
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect(),
         })
     }
 }

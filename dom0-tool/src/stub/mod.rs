@@ -7,5 +7,4 @@ mod image;
 mod log;
 
 pub use builder::{Stub, StubError, orphans};
-pub use image::Image;
-pub use log::{Crash, LogLine, StubLog};
+pub use log::{Crash, StubLog};

@@ -382,10 +382,20 @@ fn createdomain(version: Version, handle: [u8; 16]) -> [u64; 16] {
     const MAX_GRANT_FRAMES: u32 = 1;
     const GRANT_VERSION: u32 = 1;
     let mut words = vec![0_u32];
-    words.extend(handle.chunks(4).map(|bytes| {
-        u32::from_le_bytes(bytes.try_into().expect("chunks of four"))
-    }));
-    words.extend([0, 0, MAX_VCPUS, MAX_EVTCHN_PORT, MAX_GRANT_FRAMES, 0, GRANT_VERSION]);
+    words.extend(
+        handle
+            .chunks(4)
+            .map(|bytes| u32::from_le_bytes(bytes.try_into().expect("chunks of four"))),
+    );
+    words.extend([
+        0,
+        0,
+        MAX_VCPUS,
+        MAX_EVTCHN_PORT,
+        MAX_GRANT_FRAMES,
+        0,
+        GRANT_VERSION,
+    ]);
     if version.has_altp2m_opts {
         words.push(0);
     }

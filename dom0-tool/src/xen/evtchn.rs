@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::OFlags;
 use rustix::ioctl::{self, Direction, Ioctl, IoctlOutput, Opcode, opcode};
 
-use super::privcmd::{Xen, number};
 use super::DomId;
+use super::privcmd::{Xen, number};
 
 /// `EVTCHNOP_alloc_unbound` (`xen/include/public/event_channel.h`, 4.17).
 const ALLOC_UNBOUND: u64 = 6;
@@ -76,7 +76,11 @@ unsafe impl Ioctl for Notify {
 impl Xen {
     /// Opens a port in `dom` that this domain (0) may bind to.
     pub fn alloc_unbound_port(&self, dom: DomId) -> io::Result<u32> {
-        let mut request = AllocUnbound { dom, remote: 0, port: 0 };
+        let mut request = AllocUnbound {
+            dom,
+            remote: 0,
+            port: 0,
+        };
         let args = [ALLOC_UNBOUND, 0, 0, 0, 0];
         // SAFETY: EVTCHNOP_alloc_unbound takes this structure as argument 1.
         unsafe { self.hypercall_with(number::EVENT_CHANNEL_OP, args, 1, &mut request) }?;
@@ -117,10 +121,11 @@ impl EventChannel {
     }
 
     /// Takes a signal, if one came, and lets the next one through.
-    pub fn take(&mut self) -> io::Result<()> {
+    pub fn take(&self) -> io::Result<()> {
         let mut port = [0; 4];
-        match self.device.read(&mut port) {
-            Ok(4) => self.device.write_all(&port),
+        let mut device = &self.device;
+        match device.read(&mut port) {
+            Ok(4) => device.write_all(&port),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error),

@@ -83,7 +83,10 @@ impl ForeignPages {
     /// When it does not fit: a bug of the caller.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset.checked_add(bytes.len());
-        assert!(end.is_some_and(|end| end <= self.bytes), "write past the mapping");
+        assert!(
+            end.is_some_and(|end| end <= self.bytes),
+            "write past the mapping"
+        );
         let to = self.start.cast::<u8>().wrapping_add(offset);
         // SAFETY: within the mapping, as just checked; the source is ours.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
@@ -107,8 +110,13 @@ impl ForeignPages {
     /// Nobody writes them while the slice lives, or the reader only hands
     /// their address to the kernel.
     pub unsafe fn slice<T: Plain>(&self, offset: usize, len: usize) -> &[T] {
-        let bytes = len.checked_mul(size_of::<T>()).and_then(|b| b.checked_add(offset));
-        assert!(bytes.is_some_and(|end| end <= self.bytes), "slice past the mapping");
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .and_then(|b| b.checked_add(offset));
+        assert!(
+            bytes.is_some_and(|end| end <= self.bytes),
+            "slice past the mapping"
+        );
         assert!(offset.is_multiple_of(align_of::<T>()), "unaligned slice");
         let from = self.start.cast::<u8>().wrapping_add(offset).cast::<T>();
         // SAFETY: within the mapping and aligned, as just checked; the rest is

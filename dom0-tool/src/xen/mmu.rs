@@ -2,9 +2,9 @@
 
 use std::io;
 
+use super::DomId;
 use super::buffer::{HypercallBuffer, Plain};
 use super::privcmd::{Xen, number};
-use super::DomId;
 
 /// `struct mmu_update` (`xen/include/public/xen.h`, 4.17): the machine address
 /// of a page-table entry, the low two bits saying which operation, and its new
@@ -61,7 +61,10 @@ impl Xen {
         owner: DomId,
         frames_of: DomId,
     ) -> Updated {
-        assert!(first + count <= updates.len(), "more updates than there are");
+        assert!(
+            first + count <= updates.len(),
+            "more updates than there are"
+        );
         // Page-table owner + 1 in the upper half, frame owner in the lower.
         let foreign = (u64::from(owner) + 1) << 16 | u64::from(frames_of);
         let address = updates.address() + (first * size_of::<MmuUpdate>()) as u64;

@@ -103,7 +103,9 @@ impl Xenstore {
                     name => Err(io::Error::other(format!("xenstore: {name}"))),
                 }
             }
-            other => Err(io::Error::other(format!("xenstore answered with type {other}"))),
+            other => Err(io::Error::other(format!(
+                "xenstore answered with type {other}"
+            ))),
         }
     }
 }

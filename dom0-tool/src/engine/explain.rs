@@ -1,0 +1,169 @@
+//! A refusal, in the operator's words.
+
+use lull_core::downtime::FixedPart;
+use lull_core::refusal::{Hopeless, Reason, Refusal};
+use lull_core::units::{Micros, PAGE_SIZE};
+
+use crate::events::How;
+use crate::human::{Bytes, Count, Millis, or_dash};
+
+/// How an attempt ended, and what to say about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The outcome.
+    pub how: How,
+    /// One sentence.
+    pub reason: String,
+    /// What would have worked, or what to do next; may be empty.
+    pub advice: String,
+    /// The smallest limit that would have fitted, milliseconds.
+    pub smallest_limit_ms: Option<u64>,
+    /// The transfer rate that would have been needed, bytes a second.
+    pub needed_rate: Option<u64>,
+}
+
+impl Verdict {
+    /// An outcome without figures.
+    pub fn plain(how: How, reason: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            how,
+            reason: reason.into(),
+            advice: advice.into(),
+            smallest_limit_ms: None,
+            needed_rate: None,
+        }
+    }
+}
+
+impl From<&Refusal> for Verdict {
+    fn from(refusal: &Refusal) -> Self {
+        let figures = &refusal.figures;
+        let (how, reason) = sentence(refusal);
+        let suits = !matches!(refusal.reason, Reason::Cancelled | Reason::SuspendFailed);
+        let smallest = figures.smallest_limit.filter(|_| suits);
+        let needed = figures.bandwidth_needed.filter(|_| suits);
+        let mut verdict = Self::plain(how, reason, String::new());
+        verdict.smallest_limit_ms = smallest.map(Micros::as_millis_ceil);
+        verdict.needed_rate = needed.map(|rate| rate.0);
+        verdict.advice = advice(refusal, &verdict);
+        verdict
+    }
+}
+
+fn millis(time: Micros) -> Millis {
+    Millis(time.as_millis_ceil())
+}
+
+fn sentence(refusal: &Refusal) -> (How, String) {
+    let figures = &refusal.figures;
+    let predicted = figures
+        .predicted_downtime
+        .map(|downtime| millis(downtime.total()));
+    let predicted = or_dash(predicted);
+    let limit = or_dash(
+        figures
+            .limits
+            .max_suspend
+            .map(|limit| millis(limit.micros())),
+    );
+    let dirty = or_dash(figures.dirty_count.map(Count));
+    let dirty_rate = Bytes(figures.dirty_rate.upper.0.saturating_mul(PAGE_SIZE));
+    let rate = Bytes(figures.transfer_rate.lower.0.saturating_mul(PAGE_SIZE));
+    match refusal.reason {
+        Reason::FixedCosts { part } => {
+            let least = or_dash(figures.smallest_limit.map(millis));
+            let text = format!(
+                "a pause costs at least {least} before a single page is sent, and the limit is \
+                 {limit}; the slowest part is {}",
+                part_name(part)
+            );
+            (How::RefusedDowntime, text)
+        }
+        Reason::Hopeless(why) => {
+            let why = match why {
+                Hopeless::Outpaced => format!(
+                    "the guest writes faster ({dirty_rate}/s) than the link carries ({rate}/s)"
+                ),
+                Hopeless::NoProgress => format!(
+                    "the predicted pause has stopped falling, with {dirty} pages dirty at \
+                     {dirty_rate}/s over a link of {rate}/s"
+                ),
+                Hopeless::TooManyRounds => format!(
+                    "after {} rounds the predicted pause still falls too slowly",
+                    figures.round + 1
+                ),
+            };
+            let text = format!("{why}: the pause would be {predicted}, and the limit is {limit}");
+            (How::RefusedTimeout, text)
+        }
+        Reason::DowntimeAfterSuspend => {
+            let text = format!(
+                "once the guest had stopped, {dirty} pages were left to send: the pause would \
+                 have been {predicted}, and the limit is {limit}"
+            );
+            (How::RefusedDowntime, text)
+        }
+        Reason::BehindSchedule => {
+            let text = format!(
+                "the last pages were sent too slowly: the pause would have been {predicted} or \
+                 more, and the limit is {limit}"
+            );
+            (How::RefusedDowntime, text)
+        }
+        Reason::Timeout => {
+            let timeout = or_dash(
+                figures
+                    .limits
+                    .timeout
+                    .map(|timeout| millis(timeout.micros())),
+            );
+            let text = match figures.limits.max_suspend {
+                Some(_) => format!(
+                    "the timeout of {timeout} was reached before the pause would fit: predicted \
+                     {predicted}, limit {limit}"
+                ),
+                None => format!(
+                    "the timeout of {timeout} was reached before the guest could be suspended"
+                ),
+            };
+            (How::RefusedTimeout, text)
+        }
+        Reason::Cancelled => (How::Cancelled, "the attempt was cancelled".into()),
+        Reason::SuspendFailed => {
+            let text = "the guest did not suspend itself when asked to".into();
+            (How::SourceFailed, text)
+        }
+    }
+}
+
+fn part_name(part: FixedPart) -> &'static str {
+    match part {
+        FixedPart::Suspend => "the guest's own suspend",
+        FixedPart::FinalBitmap => "reading the final dirty bitmap",
+        FixedPart::CpuState => "sending the CPU state",
+        FixedPart::Landing => "the landing: the destination sets up the guest and its devices",
+        FixedPart::Resume => "resuming the guest after a late refusal",
+    }
+}
+
+fn advice(refusal: &Refusal, verdict: &Verdict) -> String {
+    if refusal.reason == Reason::SuspendFailed {
+        return "look at the guest's log for tasks that refuse to freeze, and at \
+                control/shutdown in its xenstore"
+            .into();
+    }
+    let limit = verdict.smallest_limit_ms.map(|limit| {
+        format!(
+            "a limit of {} (--max-suspend-time {limit}ms)",
+            Millis(limit)
+        )
+    });
+    let rate = verdict
+        .needed_rate
+        .map(|rate| format!("a link of {}/s", Bytes(rate)));
+    match (limit, rate) {
+        (Some(limit), Some(rate)) => format!("{limit} would have fitted, or {rate}"),
+        (Some(one), None) | (None, Some(one)) => format!("{one} would have fitted"),
+        (None, None) => String::new(),
+    }
+}

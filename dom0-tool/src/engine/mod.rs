@@ -1,0 +1,64 @@
+//! One migration, as dom0 does its part of it: map, copy, send; suspend or
+//! refuse; and undo.
+//!
+//! [`attempt`] is the loop. It answers the stub ([`peer`], [`slots`]), injects
+//! windows ([`windows`]), writes the stream, keeps the deadline, and leaves one
+//! running guest whatever happens. It does not know who hosts it: xl's helper
+//! today ([`Host`]).
+
+mod attempt;
+mod explain;
+mod frames;
+mod log_dirty;
+mod peer;
+mod process;
+mod slots;
+mod windows;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+pub use attempt::{Attempt, Order};
+pub use explain::Verdict;
+
+use crate::events::Event;
+
+/// Whoever hosts the engine.
+pub trait Host {
+    /// Asks for the guest to be suspended; does not wait.
+    ///
+    /// # Errors
+    /// When nobody is there to ask.
+    fn ask_to_suspend(&mut self) -> io::Result<()>;
+
+    /// The answer, once: whether the guest was suspended.
+    ///
+    /// # Errors
+    /// When nobody will answer any more.
+    fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>>;
+
+    /// Whether the attempt is to be given up. Stays true.
+    ///
+    /// # Errors
+    /// When there is nobody left to do it for.
+    fn is_cancelled(&mut self) -> io::Result<bool>;
+
+    /// Descriptors whose readiness may change one of the above.
+    fn wake_on(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Takes note of what happens.
+    fn tell(&mut self, event: Event);
+
+    /// The stream is complete; from here on the guest may run elsewhere, and
+    /// nobody here may resume it.
+    fn commit(&mut self);
+}
+
+/// See [`Host::suspend_answer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SuspendAnswer {
+    /// The guest has stopped.
+    Stopped,
+    /// It never did.
+    Failed,
+}

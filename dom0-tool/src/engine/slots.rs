@@ -1,0 +1,220 @@
+//! The batches under way, and the check that a round's frames are those the
+//! hypervisor counted.
+
+use std::sync::atomic::Ordering;
+
+use lull_core::link::{SLOTS, WantedList};
+
+use super::peer::Lie;
+
+/// What becomes of a slot's batch.
+#[derive(Debug, Default)]
+enum Slot {
+    /// Nothing.
+    #[default]
+    Free,
+    /// The stub copies these frames.
+    Mapped { requested: u32, pfns: Vec<u64> },
+    /// Its payload waits to be written, or is being written.
+    Writing { requested: u32, pages: u32 },
+}
+
+/// All slots, and the round they belong to.
+pub struct Slots {
+    slots: [Slot; SLOTS],
+    guest_pfns: u64,
+    /// Bits of the round's bitmap.
+    round_pages: u64,
+    /// Frames the stub has asked for in this round.
+    requested: u64,
+    /// All frames below are done with in this round.
+    next_pfn: u64,
+    /// Whether the stub still owes frames of this round.
+    scanning: bool,
+}
+
+impl Slots {
+    /// No round yet.
+    pub fn new(guest_pfns: u64) -> Self {
+        Self {
+            slots: Default::default(),
+            guest_pfns,
+            round_pages: 0,
+            requested: 0,
+            next_pfn: 0,
+            scanning: false,
+        }
+    }
+
+    /// A round of `pages` frames begins.
+    pub fn start_round(&mut self, pages: u64) {
+        self.round_pages = pages;
+        self.requested = 0;
+        self.next_pfn = 0;
+        self.scanning = pages > 0;
+    }
+
+    /// Frames of the round asked for so far.
+    pub fn requested(&self) -> u64 {
+        self.requested
+    }
+
+    /// Copies the list of frames the stub wants out of shared memory and
+    /// checks it: within the guest, strictly ascending through the round, no
+    /// more than were counted.
+    pub fn want(&mut self, slot: u8, count: u32, list: &WantedList) -> Result<Vec<u64>, Lie> {
+        if !matches!(self.slots[usize::from(slot)], Slot::Free) {
+            return Err(Lie::Slot(slot));
+        }
+        let pfns: Vec<u64> = list
+            .pfns
+            .iter()
+            .take(count as usize)
+            .map(|pfn| pfn.load(Ordering::Relaxed))
+            .collect();
+        for pfn in &pfns {
+            if *pfn < self.next_pfn || *pfn >= self.guest_pfns {
+                return Err(Lie::Frame(*pfn));
+            }
+            self.next_pfn = pfn + 1;
+        }
+        self.requested += u64::from(count);
+        if !self.scanning || self.requested > self.round_pages {
+            return Err(self.count_is_off());
+        }
+        Ok(pfns)
+    }
+
+    /// The frames of the slot are mapped.
+    pub fn mapped(&mut self, slot: u8, requested: u32, pfns: Vec<u64>) {
+        self.slots[usize::from(slot)] = Slot::Mapped { requested, pfns };
+    }
+
+    /// The stub has copied the slot's frames; returns them.
+    pub fn filled(&mut self, slot: u8) -> Result<Vec<u64>, Lie> {
+        let state = &mut self.slots[usize::from(slot)];
+        match std::mem::take(state) {
+            Slot::Mapped { requested, pfns } => {
+                let pages = pfns.len() as u32;
+                *state = Slot::Writing { requested, pages };
+                Ok(pfns)
+            }
+            other => {
+                *state = other;
+                Err(Lie::Slot(slot))
+            }
+        }
+    }
+
+    /// The slot's payload is written: frames asked for, pages written.
+    pub fn written(&mut self, slot: usize) -> (u32, u32) {
+        match std::mem::take(&mut self.slots[slot]) {
+            Slot::Writing { requested, pages } => (requested, pages),
+            _ => unreachable!("only payload being written gets written"),
+        }
+    }
+
+    /// The stub says it has scanned the bitmap to its end.
+    pub fn scanned(&mut self) -> Result<(), Lie> {
+        if !self.scanning || self.requested != self.round_pages {
+            return Err(self.count_is_off());
+        }
+        self.scanning = false;
+        Ok(())
+    }
+
+    fn count_is_off(&self) -> Lie {
+        Lie::Count {
+            asked: self.requested,
+            counted: self.round_pages,
+        }
+    }
+
+    /// Whether the stub has something to do: copy a window, or scan on.
+    pub fn stub_is_busy(&self) -> bool {
+        let any = |wanted: fn(&Slot) -> bool| self.slots.iter().any(wanted);
+        any(|slot| matches!(slot, Slot::Mapped { .. }))
+            || (self.scanning && any(|slot| matches!(slot, Slot::Free)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    fn list(pfns: &[u64]) -> WantedList {
+        let list = WantedList {
+            pfns: [const { AtomicU64::new(0) }; 1024],
+        };
+        for (to, from) in list.pfns.iter().zip(pfns) {
+            to.store(*from, Ordering::Relaxed);
+        }
+        list
+    }
+
+    #[test]
+    fn an_honest_round_goes_through() {
+        let mut slots = Slots::new(100);
+        slots.start_round(3);
+        assert!(slots.stub_is_busy());
+        assert_eq!(slots.want(0, 2, &list(&[5, 7])).unwrap(), [5, 7]);
+        assert_eq!(slots.want(1, 1, &list(&[99])).unwrap(), [99]);
+        slots.scanned().unwrap();
+        slots.mapped(0, 2, vec![5]);
+        assert!(slots.stub_is_busy());
+        assert_eq!(slots.filled(0).unwrap(), [5]);
+        assert_eq!(slots.written(0), (2, 1));
+        assert!(!slots.stub_is_busy());
+    }
+
+    #[test]
+    fn frames_twice_backwards_outside_or_too_many_are_lies() {
+        let fresh = || {
+            let mut slots = Slots::new(100);
+            slots.start_round(2);
+            slots
+        };
+        assert!(matches!(
+            fresh().want(0, 2, &list(&[7, 7])),
+            Err(Lie::Frame(7))
+        ));
+        assert!(matches!(
+            fresh().want(0, 2, &list(&[7, 6])),
+            Err(Lie::Frame(6))
+        ));
+        assert!(matches!(
+            fresh().want(0, 1, &list(&[100])),
+            Err(Lie::Frame(100))
+        ));
+        assert!(matches!(
+            fresh().want(0, 1, &list(&[u64::MAX])),
+            Err(Lie::Frame(_))
+        ));
+        assert!(matches!(
+            fresh().want(0, 3, &list(&[1, 2, 3])),
+            Err(Lie::Count { .. })
+        ));
+        let mut slots = fresh();
+        slots.want(0, 1, &list(&[7])).unwrap();
+        assert!(matches!(slots.want(1, 1, &list(&[7])), Err(Lie::Frame(7))));
+        assert!(matches!(
+            slots.scanned(),
+            Err(Lie::Count {
+                asked: 1,
+                counted: 2
+            })
+        ));
+    }
+
+    #[test]
+    fn a_slot_in_use_is_not_given_twice_and_one_not_mapped_is_not_filled() {
+        let mut slots = Slots::new(100);
+        slots.start_round(10);
+        slots.want(0, 1, &list(&[1])).unwrap();
+        slots.mapped(0, 1, vec![1]);
+        assert!(matches!(slots.want(0, 1, &list(&[2])), Err(Lie::Slot(0))));
+        assert!(matches!(slots.filled(1), Err(Lie::Slot(1))));
+    }
+}

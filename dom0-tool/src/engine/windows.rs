@@ -1,0 +1,97 @@
+//! Windows: the guest's frames, read-only, in the stub's page table.
+
+use std::io;
+
+use lull_core::batch::BATCH_PAGES;
+use lull_core::link::SLOTS;
+
+use crate::stub::Stub;
+use crate::xen::buffer::HypercallBuffer;
+use crate::xen::mmu::{MmuUpdate, pte};
+use crate::xen::{DomId, PAGE, Xen};
+
+/// Read-only, no code; Xen adds the user bit a PV kernel needs.
+const RIGHTS: u64 = pte::PRESENT | pte::ACCESSED | pte::NO_EXECUTE;
+
+/// Errno values by which Xen says that there is no page behind a frame:
+/// EPERM and EINVAL for a hole, ENOENT for one that is paged out
+/// (`xen/arch/x86/mm.c`, 4.17).
+const NO_PAGE: [i32; 3] = [1, 22, 2];
+
+/// dom0's list of updates, one slot at a time.
+pub struct Windows {
+    updates: HypercallBuffer<MmuUpdate>,
+}
+
+impl Windows {
+    /// Nothing mapped yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            updates: HypercallBuffer::new(BATCH_PAGES)?,
+        })
+    }
+
+    /// Maps `pfns` of `guest` one after the other in the slot's window, over
+    /// whatever was there. Frames without a page are taken out of `pfns`.
+    ///
+    /// # Errors
+    /// When Xen refuses for another reason.
+    pub fn map(
+        &mut self,
+        xen: &Xen,
+        stub: &Stub<'_>,
+        guest: DomId,
+        slot: usize,
+        pfns: &mut Vec<u64>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < pfns.len() {
+            for (page, pfn) in pfns.iter().enumerate().skip(done) {
+                self.updates[page] = MmuUpdate {
+                    ptr: stub.window_entry(slot, page),
+                    val: pfn * PAGE as u64 | RIGHTS,
+                };
+            }
+            let left = pfns.len() - done;
+            let updated = xen.mmu_update(&self.updates, done, left, stub.domid(), guest);
+            done += updated.done;
+            match updated.stopped {
+                None if updated.done < left => {
+                    return Err(io::Error::other("fewer frames mapped than asked for"));
+                }
+                None => {}
+                Some(error) if done < pfns.len() && is_no_page(&error) => {
+                    pfns.remove(done);
+                }
+                Some(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties every window.
+    ///
+    /// # Errors
+    /// When Xen refuses: then the stub is to be destroyed, which does it too.
+    pub fn clear(&mut self, xen: &Xen, stub: &Stub<'_>, guest: DomId) -> io::Result<()> {
+        for slot in 0..SLOTS {
+            for page in 0..BATCH_PAGES {
+                self.updates[page] = MmuUpdate {
+                    ptr: stub.window_entry(slot, page),
+                    val: 0,
+                };
+            }
+            let updated = xen.mmu_update(&self.updates, 0, BATCH_PAGES, stub.domid(), guest);
+            if let Some(error) = updated.stopped {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_no_page(error: &io::Error) -> bool {
+    error
+        .raw_os_error()
+        .is_some_and(|errno| NO_PAGE.contains(&errno))
+}

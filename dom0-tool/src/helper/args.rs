@@ -1,0 +1,100 @@
+//! The command line libxl gives its save helper
+//! (`tools/libs/light/libxl_save_callout.c`, 4.17 to 4.22).
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+
+use crate::xen::DomId;
+
+/// `XCFLAGS_LIVE` (`tools/include/xenguest.h`).
+const LIVE: u64 = 1 << 0;
+
+/// `--save-domain io_fd recv_fd domid flags cbflags stream_type`, live and
+/// plain: a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveSave {
+    /// Where the stream goes.
+    pub io_fd: RawFd,
+    /// Meant for Remus and COLO. For a plain stream it is a copy of whatever
+    /// libxl's standard input is, not to be read.
+    pub recv_fd: RawFd,
+    /// Which guest.
+    pub domain: DomId,
+}
+
+impl LiveSave {
+    /// Reads the command line; `None` for anything that is not a plain live
+    /// save, which then is not lull's to do.
+    pub fn parse(args: &[OsString]) -> Option<Self> {
+        let [_, mode, numbers @ ..] = args else {
+            return None;
+        };
+        if mode != "--save-domain" {
+            return None;
+        }
+        let numbers: Option<Vec<u64>> = numbers
+            .iter()
+            .map(|number| number.to_str()?.parse().ok())
+            .collect();
+        let [io_fd, recv_fd, domain, flags, _callbacks, stream_type] = numbers?[..] else {
+            return None;
+        };
+        const PLAIN: u64 = 0;
+        if flags & LIVE == 0 || stream_type != PLAIN {
+            return None;
+        }
+        Some(Self {
+            io_fd: RawFd::try_from(io_fd).ok()?,
+            recv_fd: RawFd::try_from(recv_fd).ok()?,
+            domain: DomId::try_from(domain).ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(line: &str) -> Option<LiveSave> {
+        let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        LiveSave::parse(&args)
+    }
+
+    #[test]
+    fn a_live_migration_is_ours() {
+        let ours = LiveSave {
+            io_fd: 12,
+            recv_fd: 13,
+            domain: 7,
+        };
+        assert_eq!(parse("helper --save-domain 12 13 7 1 136 0"), Some(ours));
+        assert_eq!(parse("helper --save-domain 12 13 7 3 136 0"), Some(ours));
+    }
+
+    #[test]
+    fn everything_else_is_the_stock_helpers() {
+        for line in [
+            "helper",
+            "helper --restore-domain 12 13 7 1 2 3 4 768 0",
+            "helper --save-domain 12 13 7 0 136 0",
+            "helper --save-domain 12 13 7 1 136 1",
+            "helper --save-domain 12 13 7 1 136 2",
+            "helper --save-domain 12 13 7 1 136",
+            "helper --save-domain 12 13 7 1 136 0 0",
+            "helper --save-domain 12 13 70000 1 136 0",
+            "helper --save-domain 12 x 7 1 136 0",
+        ] {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_command_line_is_a_surprise(args in proptest::collection::vec(".*", 0..9)) {
+            let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
+            let _ = LiveSave::parse(&args);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The front end's socket: events out, commands in.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use crate::events::{Command, Event, FRONT_END_FD, Line, SCHEMA};
+use crate::inherited;
+
+/// Longest line a command may have.
+const LINE_MAX: usize = 4096;
+
+/// Most bytes of events kept for a front end that does not read.
+const UNSENT_MAX: usize = 1 << 20;
+
+/// A `lull migrate` that watches.
+pub struct FrontEnd {
+    out: UnixStream,
+    commands: BufReader<UnixStream>,
+    line: Vec<u8>,
+    cancelled: bool,
+    /// Events the socket had no room for yet.
+    unsent: Vec<u8>,
+}
+
+impl FrontEnd {
+    /// Connects, if the environment names a socket.
+    pub fn connect() -> Option<Self> {
+        let number: RawFd = std::env::var(FRONT_END_FD).ok()?.parse().ok()?;
+        let out = UnixStream::from(inherited::adopt(number).ok()?);
+        out.set_nonblocking(true).ok()?;
+        let commands = BufReader::new(out.try_clone().ok()?);
+        Some(Self {
+            out,
+            commands,
+            line: Vec::new(),
+            cancelled: false,
+            unsent: Vec::new(),
+        })
+    }
+
+    /// Sends an event, without ever waiting: the guest may be stopped. A front
+    /// end that does not read loses what comes after [`UNSENT_MAX`] bytes.
+    pub fn tell(&mut self, event: Event) {
+        let line = Line {
+            schema: SCHEMA,
+            event,
+        };
+        if self.unsent.len() < UNSENT_MAX && serde_json::to_writer(&mut self.unsent, &line).is_ok()
+        {
+            self.unsent.push(b'\n');
+        }
+        while !self.unsent.is_empty() {
+            match self.out.write(&self.unsent) {
+                Ok(0) => break,
+                Ok(count) => drop(self.unsent.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+    }
+
+    /// Whether the front end wants to give up, or has gone.
+    pub fn is_cancelled(&mut self) -> bool {
+        while !self.cancelled {
+            match self.commands.read_until(b'\n', &mut self.line) {
+                Ok(0) => self.cancelled = true,
+                Ok(_) if self.line.ends_with(b"\n") => {
+                    self.cancelled =
+                        matches!(serde_json::from_slice(&self.line), Ok(Command::Cancel));
+                    self.line.clear();
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.cancelled = true,
+            }
+            if self.line.len() > LINE_MAX {
+                self.line.clear();
+            }
+        }
+        self.cancelled
+    }
+}
+
+impl FrontEnd {
+    /// What to wait on for commands; nothing once it has given up.
+    pub fn wake_on(&self) -> Option<BorrowedFd<'_>> {
+        (!self.cancelled).then(|| self.out.as_fd())
+    }
+}

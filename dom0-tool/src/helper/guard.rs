@@ -1,0 +1,102 @@
+//! The guard: a second process that undoes what the helper did, should the
+//! helper die of something it cannot handle.
+//!
+//! It holds the reading end of a pipe; the kernel closes the other end
+//! whatever the helper dies of. It is in a session of its own, so that a ^C at
+//! the terminal does not reach it.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStdin, Command, ExitCode, Stdio};
+
+use crate::stub::orphans;
+use crate::xen::domctl::ShadowOp;
+use crate::xen::{DomId, Xen, version};
+
+/// The hidden subcommand that makes this binary a guard.
+const SUBCOMMAND: &str = "guard";
+
+/// The guest and the helper's process, when the command line is a guard's.
+pub fn orders(args: &[OsString]) -> Option<(DomId, u32)> {
+    match args {
+        [_, mode, guest, helper] if mode == SUBCOMMAND => Some((
+            guest.to_str()?.parse().ok()?,
+            helper.to_str()?.parse().ok()?,
+        )),
+        _ => None,
+    }
+}
+
+/// What the helper has told the guard, a byte each.
+mod word {
+    /// The stream is complete: the guest is not to be resumed here.
+    pub const COMMITTED: u8 = b'c';
+    /// Everything has been undone.
+    pub const UNDONE: u8 = b'u';
+}
+
+/// The helper's end.
+pub struct Guard {
+    pipe: ChildStdin,
+}
+
+impl Guard {
+    /// Starts a guard over `guest`.
+    ///
+    /// # Errors
+    /// When it cannot be started: then the attempt should not be either.
+    pub fn start(guest: DomId) -> io::Result<Self> {
+        let mut child = Command::new("/proc/self/exe")
+            .arg(SUBCOMMAND)
+            .arg(guest.to_string())
+            .arg(std::process::id().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .process_group(0)
+            .spawn()?;
+        let pipe = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Self { pipe })
+    }
+
+    /// The stream is complete; stub and dirty log are now the guard's to take
+    /// away, while libxl goes on.
+    pub fn commit(&mut self) {
+        let _ = self.pipe.write_all(&[word::COMMITTED]);
+    }
+
+    /// Nothing is left to undo.
+    pub fn undone(mut self) {
+        let _ = self.pipe.write_all(&[word::UNDONE]);
+    }
+}
+
+/// The guard's own life: waits for the helper's end, then cleans up.
+pub fn main(guest: DomId, helper: u32) -> ExitCode {
+    let mut heard = Vec::new();
+    // The helper writes at most a few bytes.
+    let _ = io::stdin().take(16).read_to_end(&mut heard);
+    if heard.contains(&word::UNDONE) {
+        return ExitCode::SUCCESS;
+    }
+    let committed = heard.contains(&word::COMMITTED);
+    match clean_up(guest, helper, committed) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lull: cleaning up after domain {guest}'s migration: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn clean_up(guest: DomId, helper: u32, committed: bool) -> io::Result<()> {
+    let xen = Xen::open(version::detect().map_err(io::Error::other)?)?;
+    if !committed {
+        // Whoever waits for the guest waits for this.
+        xen.resume_suspended(guest)?;
+    }
+    orphans(&xen, Some(helper))?;
+    // A guest that has gone, or whose log is off, is as it should be.
+    let _ = xen.shadow_op(guest, ShadowOp::Off);
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! The conversation with libxl (`tools/libs/light/libxl_save_msgs_gen.pl`,
+//! 4.17 to 4.22): messages on standard output, answers on standard input.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Message numbers.
+mod message {
+    pub const LOG: u16 = 1;
+    pub const SUSPEND: u16 = 3;
+    pub const COMPLETE: u16 = 10;
+}
+
+/// `XTL_ERROR` and `XTL_INFO` (`tools/include/xentoollog.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Level {
+    /// For the operator to know.
+    Info = 5,
+    /// Something went wrong.
+    Error = 8,
+}
+
+/// Longest text of one log message, far below the frame's 64 KiB.
+const TEXT_MAX: usize = 4096;
+
+/// Both ends of the conversation.
+pub struct Libxl {
+    to: io::Stdout,
+    from: io::Stdin,
+    /// An answer is awaited.
+    asked: bool,
+}
+
+impl Libxl {
+    /// Takes standard input and output, which nobody else here may use.
+    pub fn new() -> Self {
+        Self {
+            to: io::stdout(),
+            from: io::stdin(),
+            asked: false,
+        }
+    }
+
+    /// Puts a line into libxl's log.
+    pub fn log(&mut self, level: Level, text: &str) -> io::Result<()> {
+        let mut end = text.len().min(TEXT_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut body = Body::new(message::LOG);
+        body.u32(level as u32);
+        body.u32(0); // errno: none to add
+        body.string("lull");
+        body.string(&text[..end]);
+        self.send(body)
+    }
+
+    /// Asks libxl to suspend the guest; the answer comes later.
+    pub fn suspend(&mut self) -> io::Result<()> {
+        self.send(Body::new(message::SUSPEND))?;
+        self.asked = true;
+        Ok(())
+    }
+
+    /// The answer to [`Self::suspend`], if it is there.
+    ///
+    /// # Errors
+    /// When libxl has gone.
+    pub fn suspend_answer(&mut self) -> io::Result<Option<i32>> {
+        if !self.asked || !self.is_readable()? {
+            return Ok(None);
+        }
+        self.asked = false;
+        self.answer().map(Some)
+    }
+
+    /// Ends the conversation: `result` 0 is success, and `errno` says why not.
+    ///
+    /// # Errors
+    /// When libxl has gone.
+    pub fn complete(&mut self, result: i32, errno: i32) -> io::Result<()> {
+        let mut body = Body::new(message::COMPLETE);
+        body.u32(result as u32);
+        body.u32(errno as u32);
+        self.send(body)?;
+        self.answer().map(|_| ())
+    }
+
+    /// Whether libxl has closed its end.
+    pub fn has_gone(&self) -> bool {
+        self.ready().is_ok_and(|ready| ready == PollFlags::HUP)
+    }
+
+    fn is_readable(&self) -> io::Result<bool> {
+        Ok(self.ready()?.intersects(PollFlags::IN | PollFlags::HUP))
+    }
+
+    fn ready(&self) -> io::Result<PollFlags> {
+        let mut fds = [PollFd::new(&self.from, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match poll(&mut fds, Some(&now)) {
+            Ok(_) => Ok(fds[0].revents()),
+            Err(rustix::io::Errno::INTR) => Ok(PollFlags::empty()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn answer(&mut self) -> io::Result<i32> {
+        let mut answer = [0; 4];
+        self.from.lock().read_exact(&mut answer)?;
+        Ok(i32::from_ne_bytes(answer))
+    }
+
+    fn send(&mut self, body: Body) -> io::Result<()> {
+        let mut out = self.to.lock();
+        out.write_all(&body.frame())?;
+        out.flush()
+    }
+}
+
+impl AsFd for Libxl {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.from.as_fd()
+    }
+}
+
+/// A message under construction: packed, in the host's byte order.
+struct Body(Vec<u8>);
+
+impl Body {
+    fn new(number: u16) -> Self {
+        Self(number.to_ne_bytes().to_vec())
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.0.extend(value.to_ne_bytes());
+    }
+
+    /// Length with the closing NUL, then both; NULs within would end it early.
+    fn string(&mut self, text: &str) {
+        let text = text.replace('\0', " ");
+        self.u32(text.len() as u32 + 1);
+        self.0.extend(text.as_bytes());
+        self.0.push(0);
+    }
+
+    /// The message with its length in front.
+    fn frame(self) -> Vec<u8> {
+        let length = u16::try_from(self.0.len()).expect("messages are short");
+        [&length.to_ne_bytes()[..], &self.0].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_framed_as_libxl_reads_them() {
+        let mut body = Body::new(message::COMPLETE);
+        body.u32(-1_i32 as u32);
+        body.u32(16);
+        let expected = [10, 0, 10, 0, 255, 255, 255, 255, 16, 0, 0, 0];
+        assert_eq!(body.frame(), expected);
+
+        let mut body = Body::new(message::LOG);
+        body.string("a\0b");
+        assert_eq!(body.frame(), [10, 0, 1, 0, 4, 0, 0, 0, b'a', b' ', b'b', 0]);
+    }
+}

@@ -1,0 +1,254 @@
+//! The helper's life.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lull_core::downtime::FixedCosts;
+use lull_core::limits::Limits;
+use lull_core::machine::Config;
+use lull_core::units::Micros;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::args::LiveSave;
+use super::front_end::FrontEnd;
+use super::guard::{self, Guard};
+use super::libxl::{Level, Libxl};
+use super::{orders, stock};
+use crate::engine::{Attempt, Host, Order, SuspendAnswer, Verdict};
+use crate::events::{Event, How};
+use crate::inherited;
+use crate::ledger::Costs;
+use crate::stream::sink::Sink;
+use crate::stub::{StubLog, orphans};
+use crate::xen::xenstore::Xenstore;
+use crate::xen::{DomId, Xen, version};
+
+/// Exit status libxl takes for a helper that broke down.
+const BROKEN: u8 = 255;
+
+/// Runs as libxl's save helper.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let start = Instant::now();
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some((guest, helper)) = guard::orders(&args) {
+        return guard::main(guest, helper);
+    }
+    let limits = orders::limits();
+    let Some(save) = LiveSave::parse(&args) else {
+        return hand_over(&args);
+    };
+    // Without limits a guest that lull cannot move is simply the stock
+    // helper's; with them it is refused, since the stock helper knows none.
+    if limits
+        .as_ref()
+        .is_ok_and(|limits| *limits == Limits::default())
+        && guest_type(save.domain).is_ok_and(|kind| kind != GuestType::Pvh)
+    {
+        return hand_over(&args);
+    }
+    let mut helper = match Helper::new(&save) {
+        Ok(helper) => helper,
+        Err(error) => {
+            eprintln!("lull: the save helper cannot start: {error}");
+            return BROKEN.into();
+        }
+    };
+    let verdict = helper.attempt(&save, start, limits);
+    helper.finish(&verdict)
+}
+
+fn hand_over(args: &[OsString]) -> ExitCode {
+    let error = stock::become_it(args);
+    eprintln!("lull: Xen's own save helper cannot be started: {error}");
+    BROKEN.into()
+}
+
+/// What libxl says the guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GuestType {
+    Pvh,
+    Hvm,
+    Pv,
+}
+
+fn guest_type(domain: DomId) -> io::Result<GuestType> {
+    let name = Xenstore::open()?.read(&format!("/libxl/{domain}/type"))?;
+    match name.as_deref() {
+        Some("pvh") => Ok(GuestType::Pvh),
+        Some("hvm") => Ok(GuestType::Hvm),
+        Some("pv") => Ok(GuestType::Pv),
+        other => Err(io::Error::other(format!(
+            "libxl knows no type of it ({other:?})"
+        ))),
+    }
+}
+
+/// The costs of a pause, where nobody knows better.
+fn assumed_costs() -> FixedCosts {
+    let micros = |part: Duration| Micros(part.as_micros() as u64);
+    let Costs {
+        suspend,
+        final_bitmap,
+        cpu_state,
+        landing,
+        resume,
+    } = Costs::ASSUMED;
+    FixedCosts {
+        suspend: micros(suspend),
+        final_bitmap: micros(final_bitmap),
+        cpu_state: micros(cpu_state),
+        landing: micros(landing),
+        resume: micros(resume),
+    }
+}
+
+/// Everything the helper was given.
+struct Helper {
+    libxl: Libxl,
+    front_end: Option<FrontEnd>,
+    sink: Option<Sink>,
+    signalled: Arc<AtomicBool>,
+    wake: UnixStream,
+    guard: Option<Guard>,
+}
+
+impl Helper {
+    fn new(save: &LiveSave) -> io::Result<Self> {
+        let signalled = Arc::new(AtomicBool::new(false));
+        let (wake, waker) = UnixStream::pair()?;
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&signalled))?;
+            signal_hook::low_level::pipe::register(signal, waker.try_clone()?)?;
+        }
+        // Closed, whatever it is: it is not ours to read.
+        drop(inherited::adopt(save.recv_fd));
+        Ok(Self {
+            libxl: Libxl::new(),
+            front_end: FrontEnd::connect(),
+            sink: Some(Sink::new(inherited::adopt(save.io_fd)?)?),
+            signalled,
+            wake,
+            guard: None,
+        })
+    }
+
+    fn attempt(
+        &mut self,
+        save: &LiveSave,
+        start: Instant,
+        limits: Result<Limits, orders::BadOrder>,
+    ) -> Verdict {
+        match self.try_attempt(save, start, limits) {
+            Ok(verdict) => verdict,
+            Err(error) => Verdict::plain(How::SourceFailed, format!("{error:#}"), ""),
+        }
+    }
+
+    fn try_attempt(
+        &mut self,
+        save: &LiveSave,
+        start: Instant,
+        limits: Result<Limits, orders::BadOrder>,
+    ) -> anyhow::Result<Verdict> {
+        use anyhow::Context;
+
+        let limits = limits?;
+        let costs = orders::costs()?.unwrap_or_else(assumed_costs);
+        let guest = save.domain;
+        let kind = guest_type(guest).context("the guest's type cannot be read")?;
+        if kind != GuestType::Pvh {
+            anyhow::bail!("lull moves PVH guests only so far, and this is {kind:?}");
+        }
+        let xen = Xen::open(version::detect()?).context("the hypervisor cannot be reached")?;
+        orphans(&xen, None).context("stub domains left behind cannot be removed")?;
+        let info = xen.domain_info(guest)?.context("the guest has gone")?;
+        let log = StubLog::new().map_err(anyhow::Error::msg)?;
+        self.guard = Some(Guard::start(guest).context("the guard cannot be started")?);
+        let sink = self.sink.take().context("the stream is in use")?;
+        let order = Order {
+            guest,
+            config: Config {
+                limits,
+                costs,
+                guest_pages: info.tot_pages,
+            },
+            start,
+        };
+        Ok(Attempt::new(&xen, order, self, sink, &log).run())
+    }
+
+    /// Tells libxl how it ended.
+    fn finish(&mut self, verdict: &Verdict) -> ExitCode {
+        if verdict.how != How::StreamComplete {
+            if let Some(guard) = self.guard.take() {
+                guard.undone();
+            }
+            let advice = match verdict.advice.as_str() {
+                "" => String::new(),
+                advice => format!("; {advice}"),
+            };
+            let text = format!("{}{advice}. The guest runs on here.", verdict.reason);
+            let _ = self.libxl.log(Level::Error, &text);
+        }
+        let (result, errno) = match verdict.how {
+            How::StreamComplete => (0, 0),
+            How::RefusedDowntime | How::RefusedTimeout => (-1, 110), // ETIMEDOUT
+            How::Cancelled => (-1, 125),                             // ECANCELED
+            How::TargetFailed => (-1, 32),                           // EPIPE
+            How::SourceFailed => (-1, 5),                            // EIO
+        };
+        match self.libxl.complete(result, errno) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => BROKEN.into(),
+        }
+    }
+}
+
+impl Host for Helper {
+    fn ask_to_suspend(&mut self) -> io::Result<()> {
+        self.libxl.suspend()
+    }
+
+    fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
+        Ok(self.libxl.suspend_answer()?.map(|answer| match answer {
+            0 => SuspendAnswer::Failed,
+            _ => SuspendAnswer::Stopped,
+        }))
+    }
+
+    fn is_cancelled(&mut self) -> io::Result<bool> {
+        if self.libxl.has_gone() {
+            return Err(io::Error::other("it closed the conversation"));
+        }
+        let front_end = self.front_end.as_mut();
+        let signalled = self.signalled.load(Ordering::Relaxed);
+        Ok(signalled || front_end.is_some_and(FrontEnd::is_cancelled))
+    }
+
+    fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = vec![self.libxl.as_fd()];
+        if !self.signalled.load(Ordering::Relaxed) {
+            fds.push(self.wake.as_fd());
+        }
+        fds.extend(self.front_end.as_ref().and_then(FrontEnd::wake_on));
+        fds
+    }
+
+    fn tell(&mut self, event: Event) {
+        if let Some(front_end) = &mut self.front_end {
+            front_end.tell(event);
+        }
+    }
+
+    fn commit(&mut self) {
+        if let Some(guard) = &mut self.guard {
+            guard.commit();
+        }
+    }
+}

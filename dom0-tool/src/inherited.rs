@@ -1,0 +1,23 @@
+//! File descriptors that came with this process, by number.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+
+/// Takes over descriptor `number` and closes it in whatever this process
+/// starts.
+///
+/// # Errors
+/// EBADF when it is not open; standard input, output and error are refused.
+pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    let open = std::path::Path::new(&format!("/proc/self/fd/{number}")).exists();
+    if number <= 2 || !open {
+        return Err(io::Error::from_raw_os_error(9));
+    }
+    // SAFETY: it is open, and the number was handed to this process for it to
+    // own; nothing else here uses it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+    Ok(fd)
+}

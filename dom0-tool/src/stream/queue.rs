@@ -1,0 +1,167 @@
+//! Bytes on their way: record headers made here, pages out of the stub's
+//! payload slots, in the order of the stream.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use super::sink::Sink;
+
+/// Slices one system call may take (`IOV_MAX` is 1,024; a few are enough).
+const SLICES: usize = 16;
+
+/// Bytes one call of [`Queue::write`] tries to write, so that the caller gets
+/// back to its events.
+const BYTES_AT_ONCE: usize = 4 << 20;
+
+/// A part of the stream.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    /// Bytes of our own.
+    Bytes(Vec<u8>),
+    /// The payload of a slot.
+    Payload { slot: usize, pages: usize },
+}
+
+/// What is still to be written.
+#[derive(Default)]
+pub struct Queue {
+    parts: VecDeque<Part>,
+    /// Bytes of the first part already written.
+    offset: usize,
+    written: u64,
+}
+
+/// What a call of [`Queue::write`] came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Slots whose payload is now in the stream to its last byte.
+    pub slots: Vec<usize>,
+}
+
+impl Queue {
+    /// Appends bytes.
+    pub fn push(&mut self, bytes: Vec<u8>) {
+        if !bytes.is_empty() {
+            self.parts.push_back(Part::Bytes(bytes));
+        }
+    }
+
+    /// Appends the first `pages` pages of a slot's payload.
+    pub fn push_payload(&mut self, slot: usize, pages: usize) {
+        if pages > 0 {
+            self.parts.push_back(Part::Payload { slot, pages });
+        }
+    }
+
+    /// Whether everything has been written.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes what `sink` takes now; `payload` finds the bytes of a slot.
+    ///
+    /// # Errors
+    /// When the stream is at its end.
+    pub fn write<'a>(
+        &mut self,
+        sink: &mut Sink,
+        payload: impl Fn(usize, usize) -> &'a [u8],
+    ) -> io::Result<Written> {
+        let mut done = Written::default();
+        let mut budget = BYTES_AT_ONCE;
+        while budget > 0 && !self.parts.is_empty() {
+            let parts = self.parts.iter().take(SLICES);
+            let bytes = parts.map(|part| match part {
+                Part::Bytes(bytes) => bytes.as_slice(),
+                Part::Payload { slot, pages } => payload(*slot, *pages),
+            });
+            let mut skip = self.offset;
+            let slices: Vec<_> = bytes
+                .map(|bytes| IoSlice::new(&bytes[std::mem::take(&mut skip)..]))
+                .collect();
+            match sink.write(&slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.written += count as u64;
+                    budget = budget.saturating_sub(count);
+                    self.advance(count, &mut done);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Takes note that `count` more bytes are written.
+    fn advance(&mut self, count: usize, done: &mut Written) {
+        self.offset += count;
+        while let Some(part) = self.parts.front() {
+            let len = match part {
+                Part::Bytes(bytes) => bytes.len(),
+                Part::Payload { pages, .. } => pages * crate::xen::PAGE,
+            };
+            if self.offset < len {
+                return;
+            }
+            self.offset -= len;
+            if let Some(Part::Payload { slot, .. }) = self.parts.pop_front() {
+                done.slots.push(slot);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    #[test]
+    fn bytes_arrive_in_order_through_a_pipe_that_fills_up() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut sink = Sink::new(OwnedFd::from(writer)).unwrap();
+        let pages: Vec<u8> = (0..1024 * 4096_u32).map(|i| (i / 4096) as u8).collect();
+        let mut queue = Queue::default();
+        let mut expected = Vec::new();
+        for slot in 0..3 {
+            queue.push(vec![0xf0 | slot as u8; 13]);
+            queue.push_payload(slot, 1024);
+            expected.extend(vec![0xf0 | slot as u8; 13]);
+            expected.extend(&pages);
+        }
+        let mut received = Vec::new();
+        let mut slots = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        while !queue.is_empty() {
+            let done = queue.write(&mut sink, |_, _| &pages).unwrap();
+            slots.extend(done.slots);
+            let count = reader.read(&mut buffer).unwrap();
+            received.extend(&buffer[..count]);
+        }
+        drop(sink);
+        reader.read_to_end(&mut received).unwrap();
+        assert_eq!(slots, [0, 1, 2]);
+        assert_eq!(queue.written(), expected.len() as u64);
+        assert!(received == expected);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_an_error() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut sink = Sink::new(OwnedFd::from(writer)).unwrap();
+        drop(reader);
+        let mut queue = Queue::default();
+        queue.push(vec![1]);
+        let error = queue.write(&mut sink, |_, _| &[]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -1,0 +1,172 @@
+//! libxc's migration stream, version 3, as an HVM or PVH guest's sender writes
+//! it (`docs/specs/libxc-migration-stream.pandoc`,
+//! `tools/libs/guest/xg_sr_stream_format.h`, 4.17 to 4.22).
+
+use crate::xen::domctl::TscInfo;
+use crate::xen::version::Version;
+
+/// `IHDR_MARKER`, `IHDR_ID`, `IHDR_VERSION`.
+const MARKER: u64 = u64::MAX;
+const ID: u32 = 0x5845_4e46;
+const STREAM_VERSION: u32 = 3;
+
+/// `DHDR_TYPE_X86_HVM`, for HVM and PVH; pages are 2^12 bytes.
+const GUEST_TYPE_HVM: u32 = 2;
+const PAGE_SHIFT: u16 = 12;
+
+/// `REC_TYPE_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Record {
+    /// Nothing follows.
+    End = 0,
+    /// Pages of the guest.
+    PageData = 1,
+    /// The guest's clock.
+    TscInfo = 8,
+    /// vCPUs and platform.
+    HvmContext = 9,
+    /// HVM parameters.
+    HvmParams = 0xa,
+    /// What does not change is complete; page data may follow.
+    StaticDataEnd = 0x10,
+    /// CPUID leaves.
+    CpuidPolicy = 0x11,
+    /// Model-specific registers.
+    MsrPolicy = 0x12,
+}
+
+/// The HVM parameters that travel, in the order of the format's
+/// documentation (`xen/include/public/hvm/params.h`, 4.17).
+pub const HVM_PARAMS: [u32; 16] = [
+    1,  // STORE_PFN
+    5,  // IOREQ_PFN
+    6,  // BUFIOREQ_PFN
+    27, // PAGING_RING_PFN
+    28, // MONITOR_RING_PFN
+    29, // SHARING_RING_PFN
+    37, // VM86_TSS_SIZED
+    17, // CONSOLE_PFN
+    19, // ACPI_IOPORTS_LOCATION
+    9,  // VIRIDIAN
+    12, // IDENT_PT
+    34, // VM_GENERATION_ID_ADDR
+    32, // IOREQ_SERVER_PFN
+    33, // NR_IOREQ_SERVER_PAGES
+    36, // X87_FIP_WIDTH
+    38, // MCA_CAP
+];
+
+/// The image header, 24 bytes, and the domain header, 16 bytes.
+pub fn headers(version: Version) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(40);
+    bytes.extend(MARKER.to_be_bytes());
+    bytes.extend(ID.to_be_bytes());
+    bytes.extend(STREAM_VERSION.to_be_bytes());
+    // Options: little endian; reserved.
+    bytes.extend([0; 8]);
+    bytes.extend(GUEST_TYPE_HVM.to_le_bytes());
+    bytes.extend(PAGE_SHIFT.to_le_bytes());
+    bytes.extend([0; 2]);
+    bytes.extend(version.major.to_le_bytes());
+    bytes.extend(version.minor.to_le_bytes());
+    bytes
+}
+
+/// A record with this body, padded to 8 bytes.
+pub fn record(kind: Record, body: &[u8]) -> Vec<u8> {
+    let mut bytes = record_header(kind, body.len());
+    bytes.extend(body);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+fn record_header(kind: Record, length: usize) -> Vec<u8> {
+    let length = u32::try_from(length).expect("records are far below 4 GiB");
+    let mut bytes = Vec::with_capacity(8 + 8);
+    bytes.extend((kind as u32).to_le_bytes());
+    bytes.extend(length.to_le_bytes());
+    bytes
+}
+
+/// Everything of a page-data record but the pages, which follow in the order
+/// of `pfns`. All of an HVM guest's pages are of type 0.
+pub fn page_data_header(pfns: &[u64]) -> Vec<u8> {
+    let body = 8 + pfns.len() * (8 + crate::xen::PAGE);
+    let mut bytes = record_header(Record::PageData, body);
+    let count = u32::try_from(pfns.len()).expect("a batch of pages");
+    bytes.extend(count.to_le_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(pfns.iter().flat_map(|pfn| pfn.to_le_bytes()));
+    bytes
+}
+
+/// The body of the clock's record, whose order is not the domctl's.
+pub fn tsc_info_body(tsc: &TscInfo) -> Vec<u8> {
+    let mut body = Vec::with_capacity(24);
+    body.extend(tsc.mode.to_le_bytes());
+    body.extend(tsc.khz.to_le_bytes());
+    body.extend(tsc.elapsed_ns.to_le_bytes());
+    body.extend(tsc.incarnation.to_le_bytes());
+    body.extend([0; 4]);
+    body
+}
+
+/// The body of the parameters' record; `None` when there are none.
+pub fn hvm_params_body(params: &[(u32, u64)]) -> Option<Vec<u8>> {
+    let set: Vec<_> = params.iter().filter(|(_, value)| *value != 0).collect();
+    if set.is_empty() {
+        return None;
+    }
+    let mut body = Vec::with_capacity(8 + 16 * set.len());
+    body.extend(u32::try_from(set.len()).expect("few").to_le_bytes());
+    body.extend([0; 4]);
+    for (index, value) in set {
+        body.extend(u64::from(*index).to_le_bytes());
+        body.extend(value.to_le_bytes());
+    }
+    Some(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xen::version::KNOWN;
+
+    #[test]
+    fn headers_are_as_the_format_says() {
+        let bytes = headers(KNOWN[0]);
+        assert_eq!(bytes.len(), 40);
+        assert_eq!(bytes[..8], [0xff; 8]);
+        assert_eq!(&bytes[8..16], b"XENF\0\0\0\x03");
+        assert_eq!(
+            bytes[24..],
+            [2, 0, 0, 0, 12, 0, 0, 0, 4, 0, 0, 0, 17, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn records_are_padded_and_say_their_unpadded_length() {
+        assert_eq!(record(Record::End, &[]), [0; 8]);
+        let bytes = record(Record::HvmContext, &[1, 2, 3]);
+        assert_eq!(bytes, [9, 0, 0, 0, 3, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn page_data_announces_its_pages() {
+        let bytes = page_data_header(&[5, 77]);
+        assert_eq!(bytes.len(), 8 + 8 + 16);
+        assert_eq!(bytes[4..8], (8 + 16 + 2 * 4096_u32).to_le_bytes());
+        assert_eq!(bytes[8..16], [2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[24..32], 77_u64.to_le_bytes());
+    }
+
+    #[test]
+    fn parameters_that_are_zero_stay_behind() {
+        assert_eq!(hvm_params_body(&[(1, 0)]), None);
+        let body = hvm_params_body(&[(1, 0), (17, 0xfeffc)]).unwrap();
+        assert_eq!(body[..4], 1_u32.to_le_bytes());
+        assert_eq!(body[8..16], 17_u64.to_le_bytes());
+        assert_eq!(body[16..], 0xfeffc_u64.to_le_bytes());
+    }
+}

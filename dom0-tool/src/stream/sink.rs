@@ -1,0 +1,72 @@
+//! Where the stream goes, written without ever waiting: the caller polls.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, OFlags, fstat};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+
+/// What a pipe is enlarged to, if the system allows it: fewer switches between
+/// the writer and the transport that reads it.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// The descriptor libxl handed over.
+///
+/// It is shared with libxl, which wants it blocking. So a pipe is opened a
+/// second time for a non-blocking description of its own, and a socket is
+/// asked at each call.
+pub enum Sink {
+    /// A pipe of our own description, or a file.
+    File(File),
+    /// A socket.
+    Socket(OwnedFd),
+}
+
+impl Sink {
+    /// Takes the descriptor.
+    ///
+    /// # Errors
+    /// When it cannot be looked at or opened again.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        use std::os::fd::AsRawFd;
+
+        match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
+            FileType::Socket => Ok(Self::Socket(fd)),
+            FileType::Fifo => {
+                // A limit of the system's; a small pipe is only slower.
+                let _ = rustix::pipe::fcntl_setpipe_size(&fd, PIPE_BYTES);
+                let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let pipe = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+                Ok(Self::File(pipe.into()))
+            }
+            _ => Ok(Self::File(fd.into())),
+        }
+    }
+
+    /// Writes what can be written now.
+    ///
+    /// # Errors
+    /// WouldBlock when that is nothing; anything else is the end of the
+    /// stream.
+    pub fn write(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write_vectored(bytes),
+            Self::Socket(socket) => {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                let mut control = SendAncillaryBuffer::default();
+                Ok(sendmsg(socket, bytes, &mut control, flags)?)
+            }
+        }
+    }
+}
+
+impl AsFd for Sink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::File(file) => file.as_fd(),
+            Self::Socket(socket) => socket.as_fd(),
+        }
+    }
+}
