@@ -67,7 +67,7 @@ impl GuestSpec {
         if self.ignores_suspend {
             // This call sets the watch on control/shutdown: without it the
             // kernel neither acknowledges a request nor acts on it.
-            extra.push_str(" initcall_blacklist=setup_shutdown_event");
+            extra.push_str(" initcall_blacklist=xen_setup_shutdown_event");
         }
         let vif = if self.vif {
             format!("vif = [\"bridge=xenbr0,mac={mac}\"]\n")
@@ -76,7 +76,7 @@ impl GuestSpec {
         };
         format!(
             "name = \"{}\"\ntype = \"{kind}\"\nmemory = {}\nvcpus = {}\n\
-             kernel = \"/boot/vmlinuz\"\nramdisk = \"/boot/guest.cpio\"\nextra = \"{extra}\"\n\
+             kernel = \"/boot/vmlinux\"\nramdisk = \"/boot/guest.cpio\"\nextra = \"{extra}\"\n\
              on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{vif}",
             self.name, self.memory_mib, self.vcpus
         )

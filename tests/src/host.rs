@@ -87,6 +87,11 @@ impl Host {
                 source: programs.agent,
             },
             Extra {
+                path: "boot/vmlinux",
+                mode: 0o644,
+                source: image.kernel(),
+            },
+            Extra {
                 path: "boot/guest.cpio",
                 mode: 0o644,
                 source: guest.initramfs(),

@@ -1,13 +1,14 @@
 //! A real Xen host under QEMU, and guests whose load can be set.
 //!
 //! In the order things happen: [`programs`] makes sure of the tools,
-//! [`cache`] keeps what was built; [`debian`], [`kernel_modules`], [`cpio`] and
+//! [`cache`] keeps what was built; [`debian`], [`kernel_modules`], [`bzimage`], [`cpio`] and
 //! [`dom0_image`] make dom0, [`static_programs`] and [`guest_image`] the
 //! guests, [`overlay`] adds what belongs to one boot; [`qemu`] runs the
 //! machine, [`console`] reads what it prints, [`ssh`] reaches into it; on top
 //! stands [`host`], with [`guest`], [`observer`], [`shaping`], [`domains`] and
 //! [`leaks`].
 
+pub mod bzimage;
 pub mod cache;
 pub mod console;
 pub mod cpio;

@@ -18,7 +18,7 @@ struct Program {
 
 /// QEMU 10 (bookworm-backports) boots Xen, but PVH guests shut down at once:
 /// the version is part of the request.
-const PROGRAMS: [Program; 6] = [
+const PROGRAMS: [Program; 7] = [
     Program {
         name: "qemu-system-x86_64",
         package: "qemu-system-x86=1:7.2*",
@@ -38,6 +38,10 @@ const PROGRAMS: [Program; 6] = [
     Program {
         name: "setpriv",
         package: "util-linux",
+    },
+    Program {
+        name: "xz",
+        package: "xz-utils",
     },
     Program {
         name: "tar",

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
+use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, GuestSpec, Host, HostConfig, Load, Mark};
 use serde::Deserialize;
@@ -156,10 +157,9 @@ fn frames_agree(host: &Host) -> Result<()> {
     busy_guest(host, "twin")?;
     let compare = "rig-agent compare $(xl domid twin) $(xl domid twin--incoming) \
                    >/run/rig/compare.json 2>/run/rig/compare.err";
+    let transport = format!("rig-agent hold-ready {} -- ssh", quote(compare));
     host.run_for(
-        &format!(
-            "xl migrate -s \"rig-agent hold-ready '{compare}' -- ssh\" twin localhost"
-        ),
+        &format!("xl migrate -s {} twin localhost", quote(&transport)),
         Duration::from_secs(400),
     )?
     .checked()?;

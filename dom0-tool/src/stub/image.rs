@@ -5,12 +5,16 @@ use std::ops::Range;
 use lull_core::link::{IMAGE_BYTES_MAX, IMAGE_VA, VERSION};
 use object::elf::{FileHeader64, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
-use object::{Endianness, U32};
+use object::Endianness;
 
 use crate::xen::PAGE;
 
+/// Bytes where an ELF's structures may be looked at in place.
+#[repr(align(16))]
+struct Aligned<T: ?Sized>(T);
+
 /// The ELF file as built together with this tool.
-const ELF: &[u8] = include_bytes!(env!("LULL_STUB_IMAGE"));
+static ELF: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("LULL_STUB_IMAGE")));
 
 /// `XEN_ELFNOTE_ENTRY`, `_XEN_VERSION`, `_GUEST_OS`
 /// (`xen/include/public/elfnote.h`, 4.17).
@@ -73,12 +77,12 @@ impl Image {
     /// # Errors
     /// When it is not what the link's layout asks for.
     pub fn embedded() -> Result<Self, ImageError> {
-        Self::parse(ELF)
+        Self::parse(&ELF.0)
     }
 
     /// The ELF file itself, for the decoder of its log.
     pub fn elf() -> &'static [u8] {
-        ELF
+        &ELF.0
     }
 
     fn parse(elf: &'static [u8]) -> Result<Self, ImageError> {
@@ -168,9 +172,6 @@ fn entry_from_notes(
         _ => entry,
     }
 }
-
-/// The alignment `object` needs of a file is one byte; this makes sure of it.
-const _: () = assert!(align_of::<U32<Endianness>>() == 1);
 
 #[cfg(test)]
 mod tests {

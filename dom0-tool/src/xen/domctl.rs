@@ -88,7 +88,7 @@ pub enum ShadowOp {
     /// Copy the bitmap, or only count.
     Peek = 12,
     /// Start logging: every later write is noted.
-    EnableLogDirty = 32,
+    EnableLogDirty = 2,
 }
 
 /// `XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL`: also mark what the hypervisor itself
