@@ -1,0 +1,47 @@
+//! Takes the kernel proper out of a bzImage, whose header Linux's
+//! Documentation/arch/x86/boot.rst describes.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::shell_out::output_of;
+
+const SETUP_SECTORS: usize = 0x1f1;
+const PAYLOAD_OFFSET: usize = 0x248;
+const PAYLOAD_LENGTH: usize = 0x24c;
+const SECTOR: usize = 512;
+
+const XZ: &[u8] = b"\xfd7zXZ\0";
+
+/// The uncompressed kernel, an ELF file.
+///
+/// # Errors
+/// When the image is not what the boot protocol says, or not packed with xz.
+pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
+    let payload = payload_of(image).context("the kernel's header is damaged")?;
+    ensure!(payload.starts_with(XZ), "the kernel is not packed with xz");
+    let mut file: File = tempfile::tempfile()?;
+    file.write_all(payload)?;
+    file.rewind()?;
+    // The kernel's build appends the size, so the stream is not all there is.
+    let kernel = output_of(
+        Command::new("xz")
+            .args(["--decompress", "--stdout", "--single-stream"])
+            .stdin(file),
+    )?;
+    ensure!(kernel.starts_with(b"\x7fELF"), "the kernel is no ELF file");
+    Ok(kernel)
+}
+
+fn payload_of(image: &[u8]) -> Option<&[u8]> {
+    let field = |at: usize| {
+        let bytes = image.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(bytes)).ok()
+    };
+    let protected = (usize::from(*image.get(SETUP_SECTORS)?) + 1) * SECTOR;
+    let start = protected.checked_add(field(PAYLOAD_OFFSET)?)?;
+    image.get(start..start.checked_add(field(PAYLOAD_LENGTH)?)?)
+}
