@@ -12,6 +12,9 @@ use sha2::{Digest, Sha256};
 /// Lists each file of an entry with its hash, as `sha256sum` prints it.
 const MANIFEST: &str = "SHA256SUMS";
 
+/// How many entries of a kind are kept: some branches side by side.
+const KEPT: usize = 4;
+
 /// Builds up the key of an entry.
 #[derive(Default)]
 pub struct Key(Sha256);
@@ -73,10 +76,35 @@ pub fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<Path
     build(&fresh)?;
     write_manifest(&fresh)?;
     match fs::rename(&fresh, &place) {
-        Ok(()) => Ok(place),
+        Ok(()) => {
+            drop_old(&folder, name);
+            Ok(place)
+        }
         // Another rig was quicker; what it made has the same inputs.
         Err(_) if is_whole(&place) => Ok(place),
         Err(error) => Err(error).with_context(|| format!("cannot fill {}", place.display())),
+    }
+}
+
+/// Drops all but the newest entries of a kind (what stands before the last dash
+/// of their names). Whoever still uses one has it open, or builds it anew.
+fn drop_old(folder: &Path, name: &str) {
+    let kind = name.rsplit_once('-').map_or(name, |(kind, _)| kind);
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    let mut entries: Vec<_> = entries
+        .flatten()
+        .filter(|entry| {
+            let other = entry.file_name().to_string_lossy().into_owned();
+            other.rsplit_once('-').is_some_and(|(k, _)| k == kind)
+        })
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    entries.sort();
+    for (_, path) in entries.iter().rev().skip(KEPT) {
+        // An entry that cannot be removed costs space, no more.
+        let _ = fs::remove_dir_all(path);
     }
 }
 

@@ -177,10 +177,18 @@ fn write_own_files(root: &Path) -> Result<()> {
         ("etc/ssh/sshd_config", SSHD_CONFIG, 0o644),
         ("etc/ssh/ssh_config", SSH_CONFIG, 0o644),
         ("etc/passwd", accounts, 0o644),
-        ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n", 0o644),
+        (
+            "etc/group",
+            "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+            0o644,
+        ),
         ("etc/shadow", "root:*:19000:0:99999:7:::\n", 0o600),
         ("etc/hosts", hosts, 0o644),
-        ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n", 0o644),
+        (
+            "etc/nsswitch.conf",
+            "passwd: files\ngroup: files\nhosts: files\n",
+            0o644,
+        ),
         (
             "usr/lib/python3/dist-packages/xen.pth",
             "/usr/lib/xen-4.17/lib/python\n",
@@ -189,7 +197,16 @@ fn write_own_files(root: &Path) -> Result<()> {
         ("etc/xen/xl.conf", "autoballoon=\"0\"\n", 0o644),
         ("etc/shells", "/bin/bash\n/bin/sh\n", 0o644),
     ];
-    for folder in ["root/.ssh", "etc/ssh", "proc", "sys", "dev", "run", "tmp", "usr/local/bin"] {
+    for folder in [
+        "root/.ssh",
+        "etc/ssh",
+        "proc",
+        "sys",
+        "dev",
+        "run",
+        "tmp",
+        "usr/local/bin",
+    ] {
         fs::create_dir_all(root.join(folder))?;
     }
     for (path, content, mode) in known {
@@ -206,7 +223,10 @@ fn write_own_files(root: &Path) -> Result<()> {
     // Small programs that no package above brings.
     let applets = root.join("usr/lib/applets");
     fs::create_dir_all(&applets)?;
-    for applet in ["which", "less", "vi", "nc", "mount", "umount", "time", "wget", "xxd", "od", "top", "clear", "logger", "poweroff"] {
+    for applet in [
+        "which", "less", "vi", "nc", "mount", "umount", "time", "wget", "xxd", "od", "top",
+        "clear", "logger", "poweroff",
+    ] {
         link(root, &format!("usr/lib/applets/{applet}"), "/bin/busybox")?;
     }
     Ok(())

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_line_of_xl_list_is_understood() {
-        let line = "guest--incoming                              7   192     1     --p---       0.4";
+        let line =
+            "guest--incoming                              7   192     1     --p---       0.4";
         let domain = parse(line).expect("a well-formed line");
         assert_eq!(domain.name, "guest--incoming");
         assert_eq!((domain.id, domain.memory_mib), (7, 192));

@@ -18,6 +18,7 @@ use crate::qemu::{Machine, Qemu};
 use crate::ssh::{Connection, Output, Spawned};
 use crate::static_programs;
 use crate::timeline::Timeline;
+use crate::workplace;
 
 /// How long a command in dom0 may take unless its caller says otherwise.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
@@ -78,7 +79,7 @@ impl Host {
         let programs = static_programs::build(&timeline)?;
         let guest = GuestImage::ready(&image, &programs.guest)?;
 
-        let folder = tempfile::Builder::new().prefix("lull-rig-").tempdir()?;
+        let folder = workplace::create()?;
         let initramfs = folder.path().join("dom0.cpio");
         let extras = [
             Extra {
@@ -131,6 +132,9 @@ impl Host {
         connection.open(Duration::from_secs(60))?;
         timeline.phase("ssh connected");
 
+        // QEMU read it when it started.
+        std::fs::remove_file(&initramfs)?;
+
         let host = Self {
             inner: Arc::new(Inner {
                 connection,
@@ -164,6 +168,12 @@ impl Host {
     /// Starts a shell command in dom0 in the background.
     pub fn spawn(&self, command: &str) -> Result<Spawned<'_>> {
         self.inner.connection.spawn(command)
+    }
+
+    /// Builds the product's binary and puts it at /usr/local/bin/lull.
+    pub fn install_lull(&self) -> Result<()> {
+        let binary = static_programs::build_lull(&Timeline::start())?;
+        self.put(&binary, "/usr/local/bin/lull")
     }
 
     /// Copies a file into dom0.

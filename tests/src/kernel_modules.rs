@@ -40,8 +40,8 @@ impl Modules {
                 .arg(release),
         )?;
         let folder = root.join("lib/modules").join(release);
-        let text = fs::read_to_string(folder.join("modules.dep"))
-            .context("depmod left no modules.dep")?;
+        let text =
+            fs::read_to_string(folder.join("modules.dep")).context("depmod left no modules.dep")?;
         let mut needs = BTreeMap::new();
         for line in text.lines() {
             if let Some((file, rest)) = line.split_once(':') {

@@ -29,6 +29,7 @@ pub mod shell_out;
 pub mod ssh;
 pub mod static_programs;
 pub mod timeline;
+pub mod workplace;
 
 pub use console::{Fault, FaultKind, Mark};
 pub use dom0_image::Hypervisor;

@@ -161,7 +161,13 @@ mod tests {
         let outages = evaluate(&pings);
         assert_eq!(outages.longest_ms, 80.0);
         assert_eq!((outages.lost, outages.answered), (2, 4));
-        assert_eq!(outages.list, [Outage { start_ms: 21.0, length_ms: 80.0 }]);
+        assert_eq!(
+            outages.list,
+            [Outage {
+                start_ms: 21.0,
+                length_ms: 80.0
+            }]
+        );
         assert_eq!(outages.dom0_stall_ms, 0.0);
     }
 

@@ -92,9 +92,8 @@ fn install(missing: &[&Program], timeline: &Timeline) -> Result<()> {
     timeline.phase(format_args!("apt-get install {wanted}"));
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(&packages);
-    apt_get(&arguments).with_context(|| {
-        format!("missing programs: {programs} (packages of Debian 12: {wanted})")
-    })
+    apt_get(&arguments)
+        .with_context(|| format!("missing programs: {programs} (packages of Debian 12: {wanted})"))
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {

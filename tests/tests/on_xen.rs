@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let trials = vec![
         scenario("host-boots-and-xl-lists-dom0", host_boots),
+        scenario("link-can-be-slowed", link_is_shaped),
         scenario("guest-answers-and-takes-a-load", guest_takes_a_load),
         scenario("stock-migration-keeps-every-page", stock_migration),
         scenario("source-and-destination-agree-at-ready", frames_agree),
@@ -40,7 +41,9 @@ fn main() -> ExitCode {
 /// is reported as the rig's error; a success with one is an error as well.
 fn scenario(name: &'static str, run: fn(&Host) -> Result<()>) -> Trial {
     Trial::test(name, move || {
-        let cell = HOST.lock().map_err(|_| Failed::from("an earlier scenario panicked"))?;
+        let cell = HOST
+            .lock()
+            .map_err(|_| Failed::from("an earlier scenario panicked"))?;
         let host = match cell.get() {
             Some(host) => host,
             None => {
@@ -92,6 +95,27 @@ fn host_boots(host: &Host) -> Result<()> {
     Ok(())
 }
 
+fn link_is_shaped(host: &Host) -> Result<()> {
+    let timeline = Timeline::start();
+    let send = "dd if=/dev/zero bs=64k count=64 2>/dev/null | ssh dest 'cat >/dev/null'";
+    let mut seconds = Vec::new();
+    for rate in [None, Some(1 << 20)] {
+        host.shape(rate)?;
+        let start = timeline.seconds();
+        host.run(send)?.checked()?;
+        seconds.push(timeline.seconds() - start);
+    }
+    host.shape(None)?;
+    timeline.phase(format_args!(
+        "4 MiB, unlimited and at 1 MiB/s: {seconds:.1?} s"
+    ));
+    ensure!(
+        seconds[1] > 3.5 && seconds[1] > seconds[0] + 1.5,
+        "4 MiB at 1 MiB/s took {seconds:.1?} s"
+    );
+    Ok(())
+}
+
 fn guest_takes_a_load(host: &Host) -> Result<()> {
     let timeline = Timeline::start();
     let guest = host.create_guest(&GuestSpec::new("load"))?;
@@ -121,7 +145,17 @@ fn stock_migration(host: &Host) -> Result<()> {
     let guest = busy_guest(host, "stock")?;
     let observer = host.observe(&guest)?;
     timeline.phase("migrating");
-    let output = host.run_for("xl migrate stock localhost", Duration::from_secs(400))?;
+    let source = guest.domid()?;
+    let mut migration = host.spawn("xl migrate stock localhost")?;
+    let mut logged = false;
+    while !logged && migration.wait(Duration::from_secs(1))?.is_none() {
+        logged = host.log_dirty_state(source)? == Some(true);
+    }
+    ensure!(logged, "dirty logging never seen during a migration");
+    timeline.phase("dirty logging is on");
+    let output = migration
+        .wait(Duration::from_secs(400))?
+        .context("xl migrate does not end")?;
     timeline.phase(format_args!("xl migrate: status {}", output.status));
     output.checked()?;
     let outages = observer.stop()?;
@@ -200,7 +234,9 @@ fn suspend_ignored(host: &Host) -> Result<()> {
     ))?
     .checked()?;
     let left = host
-        .run(&format!("xenstore-read /local/domain/{id}/control/shutdown"))?
+        .run(&format!(
+            "xenstore-read /local/domain/{id}/control/shutdown"
+        ))?
         .checked()?;
     ensure!(left.trim() == "suspend", "the guest acknowledged: {left:?}");
     guest.status()?;

@@ -77,13 +77,15 @@ impl Verifier {
 
     fn check(&self, index: u64) {
         self.verified.fetch_add(1, Ordering::Relaxed);
-        if let Err(damage) = self.set.check(index) {
-            if self.errors.fetch_add(1, Ordering::Relaxed) < NAMED as u64 {
-                eprintln!("lull-guest: page {index} is damaged: {damage:?}");
-                if let Ok(mut bad) = self.bad.lock() {
-                    bad.push(index);
-                }
-            }
+        let Err(damage) = self.set.check(index) else {
+            return;
+        };
+        if self.errors.fetch_add(1, Ordering::Relaxed) >= NAMED as u64 {
+            return;
+        }
+        eprintln!("lull-guest: page {index} is damaged: {damage:?}");
+        if let Ok(mut bad) = self.bad.lock() {
+            bad.push(index);
         }
     }
 }

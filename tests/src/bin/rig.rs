@@ -35,7 +35,11 @@ fn shell(options: &[&str]) -> Result<()> {
     let host = Host::boot(&config)?;
     if with_guest {
         let guest = host.create_guest(&GuestSpec::new("guest"))?;
-        println!("guest \"{}\" at {} (seen from dom0)", guest.name(), guest.ip());
+        println!(
+            "guest \"{}\" at {} (seen from dom0)",
+            guest.name(),
+            guest.ip()
+        );
     }
     println!("{}", host.ssh_command());
     println!("logs: {}", host.folder().display());

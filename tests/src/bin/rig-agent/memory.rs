@@ -111,7 +111,13 @@ impl Frames {
         }
         // SAFETY: position < errors.len(), and the mapping has one frame for
         // each entry of it.
-        let start = unsafe { self.mapping.start.as_ptr().cast::<u8>().add(position * FRAME) };
+        let start = unsafe {
+            self.mapping
+                .start
+                .as_ptr()
+                .cast::<u8>()
+                .add(position * FRAME)
+        };
         // SAFETY: the frame is mapped (its error is zero) for as long as the
         // mapping lives, which outlives the slice.
         Some(unsafe { std::slice::from_raw_parts(start, FRAME) })

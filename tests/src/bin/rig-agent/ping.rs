@@ -19,12 +19,8 @@ use crate::echo_request;
 /// Prints one object per ping, oldest first, when it ends. Sequence numbers
 /// are 16 bits: an observation ends after 65,536 pings (21 minutes).
 pub fn run(address: Ipv4Addr, interval_ms: u64, stop: &Path) -> Result<()> {
-    let socket = rustix::net::socket(
-        AddressFamily::INET,
-        SocketType::RAW,
-        Some(ipproto::ICMP),
-    )
-    .context("cannot open a raw socket")?;
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))
+        .context("cannot open a raw socket")?;
     let identifier = (std::process::id() & 0xffff) as u16;
     let interval = interval_ms * 1_000_000;
     let target = SocketAddrV4::new(address, 0);
