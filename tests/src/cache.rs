@@ -58,8 +58,11 @@ pub fn folder() -> Result<PathBuf> {
 /// # Errors
 /// What `build` reports, or a cache folder that cannot be written.
 pub fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let folder = folder()?;
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    entry_in(&folder()?, name, build)
+}
+
+fn entry_in(folder: &Path, name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let place = folder.join(name);
     if place.is_dir() {
         if is_whole(&place) {
@@ -70,14 +73,14 @@ pub fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<Path
     }
     let scratch = tempfile::Builder::new()
         .prefix(".building-")
-        .tempdir_in(&folder)?;
+        .tempdir_in(folder)?;
     let fresh = scratch.path().join(name);
     fs::create_dir(&fresh)?;
     build(&fresh)?;
     write_manifest(&fresh)?;
     match fs::rename(&fresh, &place) {
         Ok(()) => {
-            drop_old(&folder, name);
+            drop_old(folder, name);
             Ok(place)
         }
         // Another rig was quicker; what it made has the same inputs.
@@ -136,4 +139,35 @@ fn is_whole(place: &Path) -> bool {
         .current_dir(place)
         .status()
         .is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_built_once_and_anew_when_damaged() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut builds = 0;
+        for damage in [false, false, true, false] {
+            let place = entry_in(folder.path(), "thing-1", |place| {
+                builds += 1;
+                Ok(fs::write(place.join("content"), "whole")?)
+            })?;
+            assert_eq!(fs::read_to_string(place.join("content"))?, "whole");
+            if damage {
+                fs::write(place.join("content"), "torn")?;
+            }
+        }
+        assert_eq!(builds, 2);
+        Ok(())
+    }
+
+    #[test]
+    fn a_build_that_fails_leaves_nothing() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        assert!(entry_in(folder.path(), "thing-1", |_| bail!("no network")).is_err());
+        assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+        Ok(())
+    }
 }

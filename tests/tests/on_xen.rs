@@ -97,21 +97,20 @@ fn host_boots(host: &Host) -> Result<()> {
 
 fn link_is_shaped(host: &Host) -> Result<()> {
     let timeline = Timeline::start();
-    let send = "dd if=/dev/zero bs=64k count=64 2>/dev/null | ssh dest 'cat >/dev/null'";
-    let mut seconds = Vec::new();
-    for rate in [None, Some(1 << 20)] {
-        host.shape(rate)?;
-        let start = timeline.seconds();
-        host.run(send)?.checked()?;
-        seconds.push(timeline.seconds() - start);
-    }
+    // A busy machine can only make this slower, so the bound holds on any.
+    host.shape(Some(512 << 10))?;
+    let start = timeline.seconds();
+    host.run("dd if=/dev/zero bs=64k count=64 2>/dev/null | ssh dest 'cat >/dev/null'")?
+        .checked()?;
+    let seconds = timeline.seconds() - start;
+    let shaped = host.run("tc qdisc show dev lo")?.checked()?;
     host.shape(None)?;
-    timeline.phase(format_args!(
-        "4 MiB, unlimited and at 1 MiB/s: {seconds:.1?} s"
-    ));
+    let lifted = host.run("tc qdisc show dev lo")?.checked()?;
+    timeline.phase(format_args!("4 MiB at 512 KiB/s: {seconds:.1} s"));
+    ensure!(seconds > 7.0, "4 MiB at 512 KiB/s took {seconds:.1} s");
     ensure!(
-        seconds[1] > 3.5 && seconds[1] > seconds[0] + 1.5,
-        "4 MiB at 1 MiB/s took {seconds:.1?} s"
+        shaped.contains("tbf") && !lifted.contains("tbf"),
+        "{shaped}{lifted}"
     );
     Ok(())
 }
@@ -128,7 +127,7 @@ fn guest_takes_a_load(host: &Host) -> Result<()> {
         let seen = (after.pages_written - before.pages_written) as f64 / seconds;
         timeline.phase(format_args!("asked for {rate} pages/s, got {seen:.0}"));
         ensure!(
-            (seen / rate as f64 - 1.0).abs() < 0.1,
+            (seen / rate as f64 - 1.0).abs() < 0.2,
             "asked for {rate} pages/s, got {seen:.0}"
         );
         ensure!(after.hash_errors == 0, "{after:?}");
