@@ -139,6 +139,11 @@ impl FixedCosts {
     }
 }
 
+/// Pages a guest's kernel dirties on its way to the stop, whatever its load:
+/// it freezes its tasks and detaches its devices. Measured with Linux 6.1 as a
+/// PVH guest with one vCPU and one network interface: 300 to 410.
+pub const SUSPEND_PAGES: u64 = 512;
+
 /// What is known when a pause is predicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -160,11 +165,12 @@ impl Outlook {
     /// Upper bound of the pages left to send once the guest has stopped, if it
     /// is asked to stop with `dirty_count` pages dirty.
     ///
-    /// The guest may go on dirtying until the final bitmap is taken, but never
-    /// more pages than it has.
+    /// The guest may go on dirtying until the final bitmap is taken, and its
+    /// kernel dirties pages in order to stop, but never more than it has.
     pub fn final_pages(&self, dirty_count: u64) -> u64 {
         let window = self.costs.suspend.saturating_add(self.costs.final_bitmap);
         dirty_count
+            .saturating_add(SUSPEND_PAGES)
             .saturating_add(self.dirty_rate.pages_in(window))
             .min(self.guest_pages.max(dirty_count))
     }

@@ -383,7 +383,7 @@ fn hopeless_guest_is_refused_within_a_few_rounds() {
             // An estimate: a faster link has shorter rounds, which show more of
             // a saturated rate.
             let needed = figures.bandwidth_needed.unwrap().0 / 4_096 / 1_000 + 1;
-            let faster = migrate(100, writer, Link::Constant(needed * 6 / 5));
+            let faster = migrate(100, writer, Link::Constant(needed * 5 / 4));
             assert!(
                 matches!(faster.end, End::Moved { .. }),
                 "{writer:?} {needed}: {faster:?}"

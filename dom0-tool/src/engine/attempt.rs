@@ -157,6 +157,7 @@ impl<'a> Attempt<'a> {
         let mut told = Told::default();
         let verdict = match prepare(xen, &order) {
             Ok(prepared) => {
+                host.tell(prepared.in_words());
                 let mut session = Session::new(xen, &order, host, sink, log, &prepared);
                 let (verdict, so_far) = session.run_and_undo();
                 told = so_far;
@@ -181,6 +182,23 @@ struct Prepared<'x> {
     guest_pfns: u64,
     /// Pages of round 0.
     pages: u64,
+    /// When the stub was built, the log switched on, the frames listed.
+    done_at: [Duration; 3],
+}
+
+impl Prepared<'_> {
+    fn in_words(&self) -> events::Event {
+        let [stub, log_dirty, frames] = self.done_at.map(millis);
+        events::Event::Log(events::Log {
+            level: "debug".into(),
+            from: "helper".into(),
+            text: format!(
+                "stub built after {stub} ms, dirty log on after {log_dirty} ms, {} of {} frames \
+                 found populated after {frames} ms",
+                self.pages, self.guest_pfns
+            ),
+        })
+    }
 }
 
 fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure> {
@@ -190,7 +208,9 @@ fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure> {
         .doing("the guest's size cannot be read")?;
     let guest_pfns = highest + 1;
     let mut stub = Stub::build(xen, guest, guest_pfns, order.config)?;
+    let built = order.start.elapsed();
     let log_dirty = LogDirty::enable(xen, guest)?;
+    let logging = order.start.elapsed();
     let (bitmap, pages) =
         frames::populated(xen, guest, guest_pfns).doing("the guest's frames cannot be listed")?;
     stub.write_bitmap(&bitmap);
@@ -199,19 +219,23 @@ fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure> {
         _log_dirty: log_dirty,
         guest_pfns,
         pages,
+        done_at: [built, logging, order.start.elapsed()],
     })
 }
 
 fn verdict_on(failure: &Failure) -> Verdict {
     let (how, advice) = match failure {
-        Failure::Stream(_) => (How::TargetFailed, "look at the link and at the destination"),
+        Failure::Stream(_) => (
+            How::TargetFailed,
+            "Look at the link and at the destination.",
+        ),
         Failure::Deadline => (
             How::RefusedDowntime,
-            "the link slowed down while the guest was stopped; try again, or with a higher limit",
+            "The link slowed down while the guest was stopped: try again, or with a higher limit.",
         ),
         Failure::StubDied(_) | Failure::StubSilent | Failure::Lie(_) => (
             How::SourceFailed,
-            "try again; if it happens again, report it with this line",
+            "Try again; if it happens again, report it with this line.",
         ),
         _ => (How::SourceFailed, ""),
     };
@@ -377,8 +401,9 @@ impl<'s> Session<'s> {
 
     fn resume(&mut self) {
         match self.xen.resume_suspended(self.order.guest) {
-            Ok(Resumed::Yes) => {
-                self.resumed_after = self.pause.map(|pause| pause.requested.elapsed());
+            Ok(Resumed::Yes { at }) => {
+                let pause = self.pause.map(|pause| at.duration_since(pause.requested));
+                self.resumed_after = pause;
             }
             Ok(Resumed::WasNotSuspended) => {}
             Err(error) => self.say("error", format!("the guest could not be resumed: {error}")),
@@ -411,6 +436,7 @@ impl<'s> Session<'s> {
                 Some(Pause { stopped: None, .. }) => SUSPEND_POLL,
                 _ => TICK.saturating_sub(self.ticked.elapsed()),
             };
+            let longest = longest.min(self.until_deadline().unwrap_or(longest));
             self.wait(longest).doing("waiting failed")?;
         }
     }
@@ -566,6 +592,7 @@ impl<'s> Session<'s> {
                 if let Some(pause) = &mut self.pause {
                     pause.pages_sent = Some(Instant::now());
                 }
+                self.tell_final_round();
                 let rest = cpu_state(self.xen, guest).doing("the guest's state cannot be read")?;
                 self.queue.push(rest);
                 self.finishing = true;
@@ -705,19 +732,21 @@ impl<'s> Session<'s> {
     /// Gate 3, by our own clock: whatever the stub says or does not say, the
     /// guest runs again before the limit is over.
     fn check_deadline(&self) -> Result<(), Failure> {
+        match self.until_deadline() {
+            Some(Duration::ZERO) => Err(Failure::Deadline),
+            _ => Ok(()),
+        }
+    }
+
+    /// Time left to end the stream once the guest has stopped: after it comes
+    /// the landing, or, if the attempt is given up, the resume.
+    fn until_deadline(&self) -> Option<Duration> {
         let config = &self.order.config;
-        let (Some(pause), Some(limit)) = (self.pause, config.limits.max_suspend) else {
-            return Ok(());
-        };
-        if pause.stopped.is_none() {
-            return Ok(());
-        }
-        let reserve = config.costs.landing.saturating_add(config.costs.resume);
-        let elapsed = Micros(pause.requested.elapsed().as_micros() as u64);
-        if elapsed.saturating_add(reserve) > limit.micros() {
-            return Err(Failure::Deadline);
-        }
-        Ok(())
+        let limit = config.limits.max_suspend?.micros();
+        let pause = self.pause.filter(|pause| pause.stopped.is_some())?;
+        let after = config.costs.landing.max(config.costs.resume);
+        let deadline = Duration::from_micros(limit.since(after).0);
+        Some(deadline.saturating_sub(pause.requested.elapsed()))
     }
 
     fn look_after_the_stub(&mut self) -> Result<(), Failure> {
@@ -810,9 +839,16 @@ impl<'s> Session<'s> {
             dirty_pages: machine.dirty_count(),
             transfer_rate: known(machine.transfer_rate().lower.bytes()),
             dirty_rate: Some(machine.dirty_rate().upper.0).filter(|rate| *rate > 0),
-            predicted_downtime_ms: machine.prediction().map(|p| p.total().as_millis_ceil()),
+            predicted_downtime_ms: self.prediction(),
         };
         self.host.tell(events::Event::Progress(progress));
+    }
+
+    /// The pause predicted last; not before the link's rate is known.
+    fn prediction(&self) -> Option<u64> {
+        let machine = self.peer.machine();
+        known(machine.transfer_rate().lower.bytes())?;
+        Some(machine.prediction()?.total().as_millis_ceil())
     }
 
     /// Tells of the round that ended last, and of what follows.
@@ -831,6 +867,23 @@ impl<'s> Session<'s> {
             dirty_rate: Some(machine.dirty_rate().upper.0).filter(|rate| *rate > 0),
             predicted_downtime_ms: Some(record.predicted_downtime.as_millis_ceil()),
             decision: decision.into(),
+        };
+        self.host.tell(events::Event::Round(round));
+    }
+
+    /// Tells of the final round, which the history does not hold.
+    fn tell_final_round(&mut self) {
+        let machine = self.peer.machine();
+        let round = events::Round {
+            at_ms: self.order.start.elapsed().as_millis() as u64,
+            round: machine.round() + 1,
+            pages_sent: machine.round_sent(),
+            pages_dirtied: 0,
+            duration_ms: self.observed().pages_ms.unwrap_or(0),
+            transfer_rate: None,
+            dirty_rate: None,
+            predicted_downtime_ms: machine.prediction().map(|p| p.total().as_millis_ceil()),
+            decision: "finish".into(),
         };
         self.host.tell(events::Event::Round(round));
     }

@@ -14,7 +14,7 @@ pub struct Verdict {
     pub how: How,
     /// One sentence.
     pub reason: String,
-    /// What would have worked, or what to do next; may be empty.
+    /// What to do next; may be empty.
     pub advice: String,
     /// The smallest limit that would have fitted, milliseconds.
     pub smallest_limit_ms: Option<u64>,
@@ -33,6 +33,25 @@ impl Verdict {
             needed_rate: None,
         }
     }
+
+    /// Reason, figures and advice in one line, for a log.
+    pub fn in_a_line(&self) -> String {
+        let limit = self
+            .smallest_limit_ms
+            .map(|limit| format!("a limit of {}", Millis(limit)));
+        let rate = self
+            .needed_rate
+            .map(|rate| format!("a link of {}/s", Bytes(rate)));
+        let fitting = [limit, rate].into_iter().flatten().collect::<Vec<_>>();
+        let mut line = self.reason.clone();
+        if !fitting.is_empty() {
+            line = format!("{line}; {} would have fitted", fitting.join(" or "));
+        }
+        if !self.advice.is_empty() {
+            line = format!("{line}. {}", self.advice.trim_end_matches('.'));
+        }
+        line
+    }
 }
 
 impl From<&Refusal> for Verdict {
@@ -42,11 +61,18 @@ impl From<&Refusal> for Verdict {
         let suits = !matches!(refusal.reason, Reason::Cancelled | Reason::SuspendFailed);
         let smallest = figures.smallest_limit.filter(|_| suits);
         let needed = figures.bandwidth_needed.filter(|_| suits);
-        let mut verdict = Self::plain(how, reason, String::new());
-        verdict.smallest_limit_ms = smallest.map(Micros::as_millis_ceil);
-        verdict.needed_rate = needed.map(|rate| rate.0);
-        verdict.advice = advice(refusal, &verdict);
-        verdict
+        let advice = match refusal.reason {
+            Reason::SuspendFailed => {
+                "Look at the guest's log for tasks that refuse to freeze, and at \
+                 control/shutdown in its xenstore."
+            }
+            _ => "",
+        };
+        Self {
+            smallest_limit_ms: smallest.map(Micros::as_millis_ceil),
+            needed_rate: needed.map(|rate| rate.0),
+            ..Self::plain(how, reason, advice)
+        }
     }
 }
 
@@ -143,27 +169,5 @@ fn part_name(part: FixedPart) -> &'static str {
         FixedPart::CpuState => "sending the CPU state",
         FixedPart::Landing => "the landing: the destination sets up the guest and its devices",
         FixedPart::Resume => "resuming the guest after a late refusal",
-    }
-}
-
-fn advice(refusal: &Refusal, verdict: &Verdict) -> String {
-    if refusal.reason == Reason::SuspendFailed {
-        return "look at the guest's log for tasks that refuse to freeze, and at \
-                control/shutdown in its xenstore"
-            .into();
-    }
-    let limit = verdict.smallest_limit_ms.map(|limit| {
-        format!(
-            "a limit of {} (--max-suspend-time {limit}ms)",
-            Millis(limit)
-        )
-    });
-    let rate = verdict
-        .needed_rate
-        .map(|rate| format!("a link of {}/s", Bytes(rate)));
-    match (limit, rate) {
-        (Some(limit), Some(rate)) => format!("{limit} would have fitted, or {rate}"),
-        (Some(one), None) | (None, Some(one)) => format!("{one} would have fitted"),
-        (None, None) => String::new(),
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use lull_core::link::{ActionKind, BadMessage, Consumer, Corrupt, Link, Producer, ToDom0, ToStub};
-use lull_core::machine::{Action, Config, Event, Machine, ProtocolError};
+use lull_core::machine::{Action, Config, Event, Machine, ProtocolError, State};
 use lull_core::units::Micros;
 
 /// What an honest stub would not do.
@@ -111,11 +111,20 @@ impl<'l> Peer<'l> {
         !self.expected.is_empty()
     }
 
+    /// Whether the machine has come to its end: there is nothing more to tell.
+    fn is_over(&self) -> bool {
+        let state = self.machine.state();
+        matches!(state, State::Finished | State::Refused | State::Resumed)
+    }
+
     /// Tells the stub what happened.
     ///
     /// # Errors
     /// See [`Unheard`].
     pub fn tell(&mut self, at: Micros, event: Event) -> Result<(), Unheard> {
+        if self.is_over() {
+            return Ok(());
+        }
         self.push(ToStub::Event(at, event))?;
         self.step(at, event)
     }
@@ -142,6 +151,9 @@ impl<'l> Peer<'l> {
         requested: u32,
         pages: u32,
     ) -> Result<(), Unheard> {
+        if self.is_over() {
+            return Ok(());
+        }
         self.push(ToStub::Sent {
             at,
             slot: slot as u8,

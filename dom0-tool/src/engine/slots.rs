@@ -54,11 +54,6 @@ impl Slots {
         self.scanning = pages > 0;
     }
 
-    /// Frames of the round asked for so far.
-    pub fn requested(&self) -> u64 {
-        self.requested
-    }
-
     /// Copies the list of frames the stub wants out of shared memory and
     /// checks it: within the guest, strictly ascending through the round, no
     /// more than were counted.

@@ -3,7 +3,6 @@
 use std::io;
 
 use lull_core::batch::BATCH_PAGES;
-use lull_core::link::SLOTS;
 
 use crate::stub::Stub;
 use crate::xen::buffer::HypercallBuffer;
@@ -49,7 +48,7 @@ impl Windows {
             for (page, pfn) in pfns.iter().enumerate().skip(done) {
                 self.updates[page] = MmuUpdate {
                     ptr: stub.window_entry(slot, page),
-                    val: pfn * PAGE as u64 | RIGHTS,
+                    val: (pfn * PAGE as u64) | RIGHTS,
                 };
             }
             let left = pfns.len() - done;
@@ -64,26 +63,6 @@ impl Windows {
                     pfns.remove(done);
                 }
                 Some(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Empties every window.
-    ///
-    /// # Errors
-    /// When Xen refuses: then the stub is to be destroyed, which does it too.
-    pub fn clear(&mut self, xen: &Xen, stub: &Stub<'_>, guest: DomId) -> io::Result<()> {
-        for slot in 0..SLOTS {
-            for page in 0..BATCH_PAGES {
-                self.updates[page] = MmuUpdate {
-                    ptr: stub.window_entry(slot, page),
-                    val: 0,
-                };
-            }
-            let updated = xen.mmu_update(&self.updates, 0, BATCH_PAGES, stub.domid(), guest);
-            if let Some(error) = updated.stopped {
-                return Err(error);
             }
         }
         Ok(())

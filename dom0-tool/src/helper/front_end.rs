@@ -60,6 +60,18 @@ impl FrontEnd {
         }
     }
 
+    /// Waits a moment for a front end that is behind; to be called when nothing
+    /// is left to do.
+    pub fn flush(&mut self) {
+        let deadline = std::time::Duration::from_secs(2);
+        let waits = self.out.set_nonblocking(false).is_ok()
+            && self.out.set_write_timeout(Some(deadline)).is_ok();
+        if waits {
+            let _ = self.out.write_all(&self.unsent);
+        }
+        self.unsent.clear();
+    }
+
     /// Whether the front end wants to give up, or has gone.
     pub fn is_cancelled(&mut self) -> bool {
         while !self.cancelled {

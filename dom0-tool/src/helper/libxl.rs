@@ -13,15 +13,8 @@ mod message {
     pub const COMPLETE: u16 = 10;
 }
 
-/// `XTL_ERROR` and `XTL_INFO` (`tools/include/xentoollog.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Level {
-    /// For the operator to know.
-    Info = 5,
-    /// Something went wrong.
-    Error = 8,
-}
+/// `XTL_ERROR` (`tools/include/xentoollog.h`).
+const LEVEL_ERROR: u32 = 8;
 
 /// Longest text of one log message, far below the frame's 64 KiB.
 const TEXT_MAX: usize = 4096;
@@ -44,14 +37,14 @@ impl Libxl {
         }
     }
 
-    /// Puts a line into libxl's log.
-    pub fn log(&mut self, level: Level, text: &str) -> io::Result<()> {
+    /// Puts an error into libxl's log, which xl prints.
+    pub fn log_error(&mut self, text: &str) -> io::Result<()> {
         let mut end = text.len().min(TEXT_MAX);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         let mut body = Body::new(message::LOG);
-        body.u32(level as u32);
+        body.u32(LEVEL_ERROR);
         body.u32(0); // errno: none to add
         body.string("lull");
         body.string(&text[..end]);

@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::args::LiveSave;
 use super::front_end::FrontEnd;
 use super::guard::{self, Guard};
-use super::libxl::{Level, Libxl};
+use super::libxl::Libxl;
 use super::{orders, stock};
 use crate::engine::{Attempt, Host, Order, SuspendAnswer, Verdict};
 use crate::events::{Event, How};
@@ -189,12 +189,8 @@ impl Helper {
             if let Some(guard) = self.guard.take() {
                 guard.undone();
             }
-            let advice = match verdict.advice.as_str() {
-                "" => String::new(),
-                advice => format!("; {advice}"),
-            };
-            let text = format!("{}{advice}. The guest runs on here.", verdict.reason);
-            let _ = self.libxl.log(Level::Error, &text);
+            let text = format!("{}. The guest runs on here.", verdict.in_a_line());
+            let _ = self.libxl.log_error(&text);
         }
         let (result, errno) = match verdict.how {
             How::StreamComplete => (0, 0),
@@ -203,7 +199,11 @@ impl Helper {
             How::TargetFailed => (-1, 32),                           // EPIPE
             How::SourceFailed => (-1, 5),                            // EIO
         };
-        match self.libxl.complete(result, errno) {
+        let completed = self.libxl.complete(result, errno);
+        if let Some(front_end) = &mut self.front_end {
+            front_end.flush();
+        }
+        match completed {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => BROKEN.into(),
         }

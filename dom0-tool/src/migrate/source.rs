@@ -176,7 +176,9 @@ pub(super) mod tests {
         fn resume(&self) -> io::Result<Resumed> {
             self.resumed.set(self.resumed.get() + 1);
             *self.states.borrow_mut() = vec![Some(state(2)), Some(state(1))];
-            Ok(Resumed::Yes)
+            Ok(Resumed::Yes {
+                at: std::time::Instant::now(),
+            })
         }
     }
 

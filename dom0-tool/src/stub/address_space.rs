@@ -167,7 +167,7 @@ impl AddressSpace {
                 Behind::SharedInfo => shared_info,
                 Behind::Window => continue,
             };
-            let entry = frame * PAGE as u64 | LEAF | rights;
+            let entry = (frame * PAGE as u64) | LEAF | rights;
             set(self.table_pfn(1, *va), index(*va, 1), entry);
         }
         for (level, start) in self.tables.iter().filter(|(level, _)| *level < 4) {
@@ -176,7 +176,7 @@ impl AddressSpace {
             set(
                 parent,
                 index(*start, level + 1),
-                frame * PAGE as u64 | BELOW,
+                (frame * PAGE as u64) | BELOW,
             );
         }
         contents.into_values().collect()

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use lull_core::link::{IMAGE_BYTES_MAX, IMAGE_VA, VERSION};
+use object::Endianness;
 use object::elf::{FileHeader64, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
-use object::Endianness;
 
 use crate::xen::PAGE;
 
@@ -101,12 +101,6 @@ impl Image {
         let entry = entry.ok_or(ImageError::Note(note::ENTRY))?;
         Ok(Self { segments, entry })
     }
-
-    /// Bytes the image takes once loaded.
-    pub fn loaded_bytes(&self) -> u64 {
-        let sizes = self.segments.iter().map(|s| s.pages.end - s.pages.start);
-        sizes.sum()
-    }
 }
 
 type Program = <FileHeader64<Endianness> as FileHeader>::ProgramHeader;
@@ -180,7 +174,8 @@ mod tests {
     #[test]
     fn the_embedded_image_has_the_shape_the_builder_wants() {
         let image = Image::embedded().unwrap();
-        assert!(image.loaded_bytes() <= IMAGE_BYTES_MAX);
+        let pages = image.segments.iter().map(|s| s.pages.end - s.pages.start);
+        assert!(pages.sum::<u64>() <= IMAGE_BYTES_MAX);
         let code = &image.segments[0];
         assert_eq!(code.access, Access::Code);
         assert!(code.pages.contains(&image.entry));

@@ -2,6 +2,7 @@
 //! suspended one is made to run on.
 
 use std::io;
+use std::time::Instant;
 
 use super::buffer::HypercallBuffer;
 use super::domctl::{DomainInfo, dominf, vcpu_context};
@@ -169,10 +170,11 @@ impl Xen {
             self.set_vcpu_context(domain, 0, &context)?;
         }
         self.resume_domain(domain)?;
+        let at = Instant::now();
         // xenstored keeps a note that the domain has shut down; without this
         // it would not tell anybody of the next time.
         Xenstore::open().and_then(|mut store| store.resume(domain))?;
-        Ok(Resumed::Yes)
+        Ok(Resumed::Yes { at })
     }
 }
 
@@ -180,7 +182,10 @@ impl Xen {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resumed {
     /// The guest was suspended and runs.
-    Yes,
+    Yes {
+        /// Since then.
+        at: Instant,
+    },
     /// It had nothing to be resumed from.
     WasNotSuspended,
 }

@@ -11,7 +11,6 @@ use super::{DomId, version::Version};
 mod cmd {
     pub const CREATEDOMAIN: u32 = 1;
     pub const DESTROYDOMAIN: u32 = 2;
-    pub const PAUSEDOMAIN: u32 = 3;
     pub const UNPAUSEDOMAIN: u32 = 4;
     pub const GETDOMAININFO: u32 = 5;
     pub const SHADOW_OP: u32 = 10;
@@ -204,11 +203,6 @@ impl Xen {
             }
         }
         Err(io::Error::other("the domain does not die"))
-    }
-
-    /// Stops the domain's vCPUs (counts).
-    pub fn pause_domain(&self, domain: DomId) -> io::Result<()> {
-        self.simple(cmd::PAUSEDOMAIN, domain)
     }
 
     /// Undoes one pause; a new domain has one.
@@ -415,8 +409,6 @@ pub mod vcpu_context {
     pub const FLAGS: usize = 512;
     /// `user_regs.rax`.
     pub const RAX: usize = 600;
-    /// `user_regs.rsi`.
-    pub const RSI: usize = 624;
     /// `user_regs.rip`.
     pub const RIP: usize = 648;
     /// `user_regs.cs`.
