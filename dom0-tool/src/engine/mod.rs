@@ -1,24 +1,33 @@
 //! One migration, as dom0 does its part of it: map, copy, send; suspend or
 //! refuse; and undo.
 //!
-//! [`attempt`] is the loop. It answers the stub ([`peer`], [`slots`]), injects
-//! windows ([`windows`]), writes the stream, keeps the deadline, and leaves one
-//! running guest whatever happens. It does not know who hosts it: xl's helper
-//! today ([`Host`]).
+//! An [`attempt`] is [prepared](prepare) and runs as a [`session`]: a loop that
+//! answers the stub ([`peer`], [`slots`]), injects windows ([`windows`]), writes
+//! the stream ([`saved`], [`stream`](crate::stream)), watches the [`guest`] and
+//! the [`clock`], and leaves one running guest whatever happens. It does not
+//! know who hosts it: xl's helper today ([`Host`]).
 
 mod attempt;
+mod clock;
 mod explain;
+mod failure;
 mod frames;
+mod guest;
 mod log_dirty;
+mod pause;
 mod peer;
+mod prepare;
 mod process;
+mod saved;
+mod session;
 mod slots;
+mod telling;
 mod windows;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
-pub use attempt::{Attempt, Order};
+pub use attempt::{Attempt, Order, Verify};
 pub use explain::Verdict;
 
 use crate::events::Event;

@@ -4,10 +4,12 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
+use crate::engine::Verify;
 use crate::xen::DomId;
 
-/// `XCFLAGS_LIVE` (`tools/include/xenguest.h`).
+/// `XCFLAGS_LIVE` and `XCFLAGS_DEBUG` (`tools/include/xenguest.h`).
 const LIVE: u64 = 1 << 0;
+const DEBUG: u64 = 1 << 1;
 
 /// `--save-domain io_fd recv_fd domid flags cbflags stream_type`, live and
 /// plain: a migration.
@@ -20,6 +22,8 @@ pub struct LiveSave {
     pub recv_fd: RawFd,
     /// Which guest.
     pub domain: DomId,
+    /// `xl migrate --debug`.
+    pub verify: Verify,
 }
 
 impl LiveSave {
@@ -47,6 +51,10 @@ impl LiveSave {
             io_fd: RawFd::try_from(io_fd).ok()?,
             recv_fd: RawFd::try_from(recv_fd).ok()?,
             domain: DomId::try_from(domain).ok()?,
+            verify: match flags & DEBUG {
+                0 => Verify::No,
+                _ => Verify::Yes,
+            },
         })
     }
 }
@@ -68,9 +76,17 @@ mod tests {
             io_fd: 12,
             recv_fd: 13,
             domain: 7,
+            verify: Verify::No,
+        };
+        let verifying = LiveSave {
+            verify: Verify::Yes,
+            ..ours
         };
         assert_eq!(parse("helper --save-domain 12 13 7 1 136 0"), Some(ours));
-        assert_eq!(parse("helper --save-domain 12 13 7 3 136 0"), Some(ours));
+        assert_eq!(
+            parse("helper --save-domain 12 13 7 3 136 0"),
+            Some(verifying)
+        );
     }
 
     #[test]

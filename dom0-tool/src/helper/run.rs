@@ -20,7 +20,7 @@ use super::front_end::FrontEnd;
 use super::guard::{self, Guard};
 use super::libxl::Libxl;
 use super::{orders, stock};
-use crate::engine::{Attempt, Host, Order, SuspendAnswer, Verdict};
+use crate::engine::{Attempt, Host, Order, SuspendAnswer, Verdict, Verify};
 use crate::events::{Event, How};
 use crate::inherited;
 use crate::ledger::Costs;
@@ -171,8 +171,14 @@ impl Helper {
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
         self.guard = Some(Guard::start(guest).context("the guard cannot be started")?);
         let sink = self.sink.take().context("the stream is in use")?;
+        if save.verify == Verify::Yes && limits.max_suspend.is_some() {
+            anyhow::bail!(
+                "--debug pauses the guest for as long as it takes to send all of it again: not with a limit"
+            );
+        }
         let order = Order {
             guest,
+            verify: save.verify,
             config: Config {
                 limits,
                 costs,

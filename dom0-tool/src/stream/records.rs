@@ -28,6 +28,8 @@ pub enum Record {
     HvmContext = 9,
     /// HVM parameters.
     HvmParams = 0xa,
+    /// The pages that follow are to be compared, not taken over.
+    Verify = 0xd,
     /// What does not change is complete; page data may follow.
     StaticDataEnd = 0x10,
     /// CPUID leaves.

@@ -92,6 +92,14 @@ impl ForeignPages {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
+    /// A copy of everything mapped.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.bytes];
+        // SAFETY: both are `bytes` long, and one was allocated just now.
+        unsafe { ptr::copy_nonoverlapping(self.start.cast(), bytes.as_mut_ptr(), self.bytes) };
+        bytes
+    }
+
     /// The mapping as a `T`, which must be made of atomics: the other domain
     /// writes it too.
     ///

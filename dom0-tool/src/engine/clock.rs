@@ -1,0 +1,85 @@
+//! What the loop does by the clock: deadlines, counts, a look at the stub.
+
+use std::time::{Duration, Instant};
+
+use lull_core::machine::State;
+
+use super::failure::{Doing, Failure};
+use super::session::Session;
+use crate::stub::Crash;
+
+/// How often the dirty pages are counted, and the stub is looked after.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether the guest has stopped, once it was asked to.
+pub const SUSPEND_POLL: Duration = Duration::from_millis(1);
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(250);
+
+/// A stub that has something to do and says nothing for so long has hung. Far
+/// beyond what a batch takes, so that a host under load is not mistaken.
+pub const STUB_SILENCE: Duration = Duration::from_secs(15);
+
+impl Session<'_> {
+    /// Deadlines, and what is done every so often.
+    pub(super) fn look_at_the_clock(&mut self) -> Result<(), Failure> {
+        self.check_deadline()?;
+        if self.ticked.elapsed() < TICK {
+            return Ok(());
+        }
+        self.ticked = Instant::now();
+        self.drain_log();
+        self.look_after_the_stub()?;
+        let state = self.peer.machine().state();
+        let copying = state == State::Copying;
+        if self.begun && (copying || state == State::CopyingFinal) {
+            let dirty = if copying { Some(self.count()?) } else { None };
+            self.peer.tick(self.now(), dirty)?;
+            self.notify()?;
+            if self.progressed.elapsed() >= PROGRESS {
+                self.tell_progress();
+            }
+        }
+        Ok(())
+    }
+
+    /// Gate 3, by our own clock: whatever the stub says or does not say, the
+    /// guest runs again before the limit is over.
+    fn check_deadline(&self) -> Result<(), Failure> {
+        match self.until_deadline() {
+            Some(Duration::ZERO) => Err(Failure::Deadline),
+            _ => Ok(()),
+        }
+    }
+
+    /// Time left to end the stream once the guest has stopped: after it comes
+    /// the landing, or, if the attempt is given up, the resume.
+    pub(super) fn until_deadline(&self) -> Option<Duration> {
+        let config = &self.order.config;
+        let limit = config.limits.max_suspend?.micros();
+        let pause = self.pause.filter(|pause| pause.stopped.is_some())?;
+        let after = config.costs.landing.max(config.costs.resume);
+        let deadline = Duration::from_micros(limit.since(after).0);
+        Some(deadline.saturating_sub(pause.requested.elapsed()))
+    }
+
+    fn look_after_the_stub(&mut self) -> Result<(), Failure> {
+        let state = self.xen.domain_state(self.stub.domid());
+        let alive = state
+            .doing("the stub's state cannot be read")?
+            .is_some_and(|state| state.shutdown.is_none() && !state.dying);
+        if !alive {
+            let crash = Crash::read(&self.stub.link().crash);
+            let text = crash.map_or_else(|| "it left no record".into(), |crash| crash.to_string());
+            return Err(Failure::StubDied(text));
+        }
+        let owes = !self.begun || self.peer.is_awaited() || self.slots.stub_is_busy();
+        if !owes {
+            self.heard = Instant::now();
+        } else if self.heard.elapsed() > STUB_SILENCE {
+            return Err(Failure::StubSilent);
+        }
+        Ok(())
+    }
+}

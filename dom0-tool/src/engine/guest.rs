@@ -1,0 +1,139 @@
+//! The guest in the loop: asked to stop, seen stopped, made to run on.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use lull_core::machine::Event;
+use lull_core::units::Micros;
+
+use super::SuspendAnswer;
+use super::explain::Verdict;
+use super::failure::{Doing, Failure};
+use super::pause::Pause;
+use super::session::Session;
+use crate::xen::domain::Resumed;
+use crate::xen::domctl::Clean;
+
+impl Session<'_> {
+    pub(super) fn count(&self) -> Result<u64, Failure> {
+        let counted = self.xen.dirty_count(self.order.guest);
+        counted.doing("the dirty pages cannot be counted")
+    }
+
+    pub(super) fn take_bitmap(&self, clean: Clean) -> Result<(u64, Duration), Failure> {
+        let start = Instant::now();
+        let (guest, bitmap) = (self.order.guest, self.stub.bitmap_address());
+        // SAFETY: the stub has a bitmap of that many bits there, and reads it
+        // only after the event that follows.
+        let dirty = unsafe {
+            self.xen
+                .clean_dirty_log(guest, bitmap, self.prepared.guest_pfns, clean)
+        };
+        Ok((
+            dirty.doing("the dirty bitmap cannot be read")?,
+            start.elapsed(),
+        ))
+    }
+
+    /// Whether the guest has stopped, or is to be left alone.
+    pub(super) fn look_after_the_guest(&mut self) -> Result<(), Failure> {
+        let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
+        if cancelled && !self.cancel_told && self.begun {
+            self.cancel_told = true;
+            self.peer.tell(self.now(), Event::Cancel)?;
+            self.notify()?;
+        }
+        let Some(mut pause) = self.pause else {
+            return Ok(());
+        };
+        if !pause.answered
+            && let Some(answer) = self.host.suspend_answer().doing("libxl has gone")?
+        {
+            pause.answered = true;
+            self.pause = Some(pause);
+            if answer == SuspendAnswer::Failed && pause.stopped.is_none() {
+                // Somebody else's wait ended; the guest may have stopped since.
+                self.resume();
+                self.peer.tell(self.now(), Event::SuspendFailed)?;
+                return self.notify();
+            }
+        }
+        if pause.stopped.is_none() && self.is_suspended()? {
+            self.stopped(pause)?;
+        }
+        Ok(())
+    }
+
+    fn is_suspended(&self) -> Result<bool, Failure> {
+        let state = self.xen.domain_state(self.order.guest);
+        let state = state.doing("the guest's state cannot be read")?;
+        let Some(state) = state.filter(|state| !state.dying) else {
+            let error = io::Error::other("the guest has gone");
+            return Err(error).doing("while it was to be suspended");
+        };
+        match state.shutdown {
+            Some(_) if state.is_suspended() => Ok(true),
+            Some(reason) => {
+                let error = io::Error::other(format!("it shut down (reason {reason})"));
+                Err(error).doing("the guest did not suspend itself")
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// The guest has stopped: the final bitmap, and gate 2.
+    fn stopped(&mut self, mut pause: Pause) -> Result<(), Failure> {
+        let stopped = Instant::now();
+        pause.stopped = Some(stopped);
+        let highest = self
+            .xen
+            .maximum_gpfn(self.order.guest)
+            .doing("the guest's size cannot be read")?;
+        if highest >= self.prepared.guest_pfns {
+            let error = io::Error::other("it has grown since the attempt began; try again");
+            return Err(error).doing("the guest's size");
+        }
+        let (dirty, took) = self.take_bitmap(Clean::Final)?;
+        pause.bitmap = Some(took);
+        self.pause = Some(pause);
+        let took_bitmap = Micros(took.as_micros() as u64);
+        self.peer
+            .tell(self.now(), Event::Suspended { dirty, took_bitmap })?;
+        self.notify()?;
+        self.tell_suspended(&pause, stopped, dirty);
+        Ok(())
+    }
+
+    pub(super) fn resume(&mut self) {
+        match self.xen.resume_suspended(self.order.guest) {
+            Ok(Resumed::Yes { at }) => {
+                let pause = self.pause.map(|pause| at.duration_since(pause.requested));
+                self.resumed_after = pause;
+            }
+            Ok(Resumed::WasNotSuspended) => {}
+            Err(error) => self.say("error", format!("the guest could not be resumed: {error}")),
+        }
+    }
+
+    /// Resumes the guest if it is stopped, now or after an answer to the
+    /// suspend request that is still to come.
+    pub(super) fn make_sure_it_runs(&mut self, verdict: Verdict) -> Verdict {
+        self.resume();
+        let Some(pause) = self.pause.filter(|pause| !pause.answered) else {
+            return verdict;
+        };
+        // libxl waits up to 60 s for the guest's acknowledgement and as long
+        // for its stop; a guest that stops after all must not stay so.
+        let deadline = pause.requested + Duration::from_secs(150);
+        while Instant::now() < deadline {
+            self.resume();
+            match self.host.suspend_answer() {
+                Ok(None) => {}
+                Ok(Some(_)) | Err(_) => break,
+            }
+            let _ = self.wait(Duration::from_millis(5));
+        }
+        self.resume();
+        verdict
+    }
+}

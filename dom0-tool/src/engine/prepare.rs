@@ -1,0 +1,83 @@
+//! What an attempt stands on: a stub, the dirty log, the list of frames.
+
+use std::time::Duration;
+
+use super::attempt::Order;
+use super::failure::{Doing, Failure};
+use super::frames;
+use super::log_dirty::LogDirty;
+use super::telling::millis;
+use crate::events;
+use crate::stub::Stub;
+use crate::xen::Xen;
+
+/// What an attempt stands on, in the order in which it is taken down.
+pub struct Prepared<'x> {
+    /// The stub domain.
+    pub stub: Stub<'x>,
+    _log_dirty: LogDirty<'x>,
+    /// One more than the highest frame.
+    pub guest_pfns: u64,
+    /// Pages of round 0.
+    pub pages: u64,
+    /// Round 0's bitmap.
+    populated: Vec<u64>,
+    /// When the stub was built, the log switched on, the frames listed.
+    done_at: [Duration; 3],
+}
+
+impl Prepared<'_> {
+    /// The frames of round 0.
+    pub fn populated_frames(&self) -> Vec<u64> {
+        let words = self.populated.iter().zip((0..).step_by(64));
+        words
+            .flat_map(|(word, first)| {
+                (0..64)
+                    .filter(move |bit| word >> bit & 1 == 1)
+                    .map(move |bit| first + bit)
+            })
+            .collect()
+    }
+
+    /// How long each part took, for the log.
+    pub fn in_words(&self) -> events::Event {
+        let [stub, log_dirty, frames] = self.done_at.map(millis);
+        events::Event::Log(events::Log {
+            level: "debug".into(),
+            from: "helper".into(),
+            text: format!(
+                "stub built after {stub} ms, dirty log on after {log_dirty} ms, {} of {} frames \
+                 found populated after {frames} ms",
+                self.pages, self.guest_pfns
+            ),
+        })
+    }
+}
+
+/// Prepares an attempt. The log is on before the frames are listed, so that a
+/// frame that comes meanwhile is dirty.
+///
+/// # Errors
+/// What failed; nothing is left behind then.
+pub fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure> {
+    let guest = order.guest;
+    let highest = xen
+        .maximum_gpfn(guest)
+        .doing("the guest's size cannot be read")?;
+    let guest_pfns = highest + 1;
+    let mut stub = Stub::build(xen, guest, guest_pfns, order.config)?;
+    let built = order.start.elapsed();
+    let log_dirty = LogDirty::enable(xen, guest)?;
+    let logging = order.start.elapsed();
+    let (populated, pages) =
+        frames::populated(xen, guest, guest_pfns).doing("the guest's frames cannot be listed")?;
+    stub.write_bitmap(&populated);
+    Ok(Prepared {
+        stub,
+        _log_dirty: log_dirty,
+        guest_pfns,
+        pages,
+        populated,
+        done_at: [built, logging, order.start.elapsed()],
+    })
+}

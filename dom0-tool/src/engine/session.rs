@@ -1,0 +1,340 @@
+//! The loop: hear the stub, write the stream, look after the guest.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use defmt_decoder::StreamDecoder;
+use lull_core::batch::BATCH_PAGES;
+use lull_core::link::LogReader;
+use lull_core::machine::{Action, Event};
+use lull_core::refusal::Refusal;
+use lull_core::units::Micros;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::Host;
+use super::attempt::{Order, Told, Verify};
+use super::clock::{SUSPEND_POLL, TICK};
+use super::explain::Verdict;
+use super::failure::{Doing, Failure};
+use super::pause::Pause;
+use super::peer::{Lie, Peer, Said};
+use super::prepare::Prepared;
+use super::saved;
+use super::slots::Slots;
+use super::windows::Windows;
+use crate::events::How;
+use crate::stream::queue::Queue;
+use crate::stream::records::{self, Record};
+use crate::stream::sink::Sink;
+use crate::stub::{Stub, StubLog};
+use crate::xen::Xen;
+use crate::xen::domctl::Clean;
+use crate::xen::foreign::ForeignPages;
+
+/// How the loop ended.
+pub(super) enum End {
+    Complete,
+    Refused(Refusal),
+}
+
+/// The loop's state.
+pub(super) struct Session<'s> {
+    pub(super) xen: &'s Xen,
+    pub(super) order: &'s Order,
+    pub(super) host: &'s mut dyn Host,
+    pub(super) sink: Sink,
+    pub(super) log: &'s StubLog,
+    pub(super) stub: &'s Stub<'s>,
+    pub(super) prepared: &'s Prepared<'s>,
+    pub(super) stub_log: LogReader<'s>,
+    pub(super) decoder: Box<dyn StreamDecoder + 's>,
+    pub(super) peer: Peer<'s>,
+    pub(super) slots: Slots,
+    pub(super) windows: Option<Windows>,
+    pub(super) queue: Queue,
+    pub(super) pause: Option<Pause>,
+    pub(super) cancel_told: bool,
+    pub(super) begun: bool,
+    /// All pages are sent and the rest of the stream is in the queue.
+    pub(super) finishing: bool,
+    /// The stub spoke last.
+    pub(super) heard: Instant,
+    pub(super) ticked: Instant,
+    pub(super) progressed: Instant,
+    /// The attempt was refused while the guest was stopped: it was resumed.
+    pub(super) resumed_after: Option<Duration>,
+}
+
+impl<'s> Session<'s> {
+    pub fn new(
+        xen: &'s Xen,
+        order: &'s Order,
+        host: &'s mut dyn Host,
+        sink: Sink,
+        log: &'s StubLog,
+        prepared: &'s Prepared<'s>,
+    ) -> Self {
+        let now = Instant::now();
+        let stub = &prepared.stub;
+        Self {
+            xen,
+            order,
+            host,
+            sink,
+            log,
+            stub,
+            prepared,
+            stub_log: LogReader::new(&stub.link().log),
+            decoder: log.decoder(),
+            peer: Peer::new(stub.link(), order.config),
+            slots: Slots::new(prepared.guest_pfns),
+            windows: None,
+            queue: Queue::default(),
+            pause: None,
+            cancel_told: false,
+            begun: false,
+            finishing: false,
+            heard: now,
+            ticked: now,
+            progressed: now,
+            resumed_after: None,
+        }
+    }
+
+    /// Runs the loop; whatever comes of it, the guest is not left stopped
+    /// unless the stream is complete.
+    pub fn run_and_undo(&mut self) -> (Verdict, Told) {
+        let end = self.run();
+        self.drain_log();
+        let verdict = match &end {
+            Ok(End::Complete) => {
+                self.host.commit();
+                Verdict::plain(How::StreamComplete, "", "")
+            }
+            Ok(End::Refused(refusal)) => Verdict::from(refusal),
+            Err(failure) => Verdict::from(failure),
+        };
+        let verdict = match verdict.how {
+            How::StreamComplete => verdict,
+            _ => self.make_sure_it_runs(verdict),
+        };
+        let stub_cpu = self.xen.domain_state(self.stub.domid()).ok().flatten();
+        let told = Told {
+            observed: self.observed(),
+            refused_pause: self.resumed_after,
+            pages_sent: self.peer.machine().pages_sent(),
+            bytes_sent: self.queue.written(),
+            stub_cpu_ms: stub_cpu.map(|state| state.cpu_time_ns / 1_000_000),
+        };
+        (verdict, told)
+    }
+
+    fn run(&mut self) -> Result<End, Failure> {
+        self.windows = Some(Windows::new().doing("no memory for hypercalls")?);
+        let headers = saved::headers(self.xen, self.order.guest)
+            .doing("the guest's CPU policy cannot be read")?;
+        self.queue.push(headers);
+        self.tell_started();
+        loop {
+            if let Some(end) = self.hear()? {
+                return Ok(end);
+            }
+            self.write()?;
+            self.look_after_the_guest()?;
+            self.look_at_the_clock()?;
+            if self.finishing && self.queue.is_empty() {
+                if let Some(pause) = &mut self.pause {
+                    pause.state_sent = Some(Instant::now());
+                }
+                return Ok(End::Complete);
+            }
+            let longest = match self.pause {
+                Some(Pause { stopped: None, .. }) => SUSPEND_POLL,
+                _ => TICK.saturating_sub(self.ticked.elapsed()),
+            };
+            let longest = longest.min(self.until_deadline().unwrap_or(longest));
+            self.wait(longest).doing("waiting failed")?;
+        }
+    }
+
+    pub(super) fn now(&self) -> Micros {
+        Micros(self.order.start.elapsed().as_micros() as u64)
+    }
+
+    /// Sleeps until something happens, at most `longest`.
+    pub(super) fn wait(&mut self, longest: Duration) -> io::Result<()> {
+        let mut fds = vec![PollFd::new(&self.stub.channel, PollFlags::IN)];
+        if !self.queue.is_empty() {
+            fds.push(PollFd::new(&self.sink, PollFlags::OUT));
+        }
+        let wake = self.host.wake_on();
+        fds.extend(
+            wake.iter()
+                .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
+        );
+        let timeout = Timespec {
+            tv_sec: longest.as_secs() as i64,
+            tv_nsec: i64::from(longest.subsec_nanos()),
+        };
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => self.stub.channel.take(),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Handles everything the stub has said.
+    fn hear(&mut self) -> Result<Option<End>, Failure> {
+        let mut heard = false;
+        while let Some(said) = self.peer.hear()? {
+            heard = true;
+            match said {
+                Said::Hello if self.begun => return Err(Lie::Turn.into()),
+                Said::Hello => {
+                    self.begun = true;
+                    let pages = self.prepared.pages;
+                    self.peer.tell(self.now(), Event::Begin { pages })?;
+                }
+                Said::Map { slot, count } => self.map(slot, count)?,
+                Said::Filled { slot } => self.filled(slot)?,
+                Said::Scanned => self.slots.scanned()?,
+                Said::Did(action) => {
+                    if let Some(end) = self.act(action)? {
+                        return Ok(Some(end));
+                    }
+                }
+            }
+        }
+        if heard {
+            self.heard = Instant::now();
+            self.notify()?;
+        }
+        Ok(None)
+    }
+
+    pub(super) fn notify(&self) -> Result<(), Failure> {
+        self.stub
+            .channel
+            .notify()
+            .doing("the stub cannot be signalled")
+    }
+
+    fn map(&mut self, slot: u8, count: u32) -> Result<(), Failure> {
+        let list = &self.stub.link().wanted[usize::from(slot)];
+        let mut pfns = self.slots.want(slot, count, list)?;
+        if let Some(windows) = &mut self.windows {
+            windows
+                .map(
+                    self.xen,
+                    self.stub,
+                    self.order.guest,
+                    usize::from(slot),
+                    &mut pfns,
+                )
+                .doing("the guest's frames cannot be mapped")?;
+        }
+        let pages = pfns.len() as u32;
+        self.slots.mapped(slot, count, pfns);
+        Ok(self.peer.mapped(slot, pages)?)
+    }
+
+    fn filled(&mut self, slot: u8) -> Result<(), Failure> {
+        let pfns = self.slots.filled(slot)?;
+        if pfns.is_empty() {
+            return self.sent(usize::from(slot));
+        }
+        self.queue.push(records::page_data_header(&pfns));
+        self.queue.push_payload(usize::from(slot), pfns.len());
+        Ok(())
+    }
+
+    fn sent(&mut self, slot: usize) -> Result<(), Failure> {
+        let (requested, pages) = self.slots.written(slot);
+        Ok(self.peer.sent(self.now(), slot, requested, pages)?)
+    }
+
+    fn write(&mut self) -> Result<(), Failure> {
+        if self.queue.is_empty() {
+            return Ok(());
+        }
+        let stub = self.stub;
+        let written = self
+            .queue
+            .write(&mut self.sink, |slot, pages| stub.payload(slot, pages));
+        let slots = written.map_err(Failure::Stream)?.slots;
+        if slots.is_empty() {
+            return Ok(());
+        }
+        for slot in slots {
+            self.sent(slot)?;
+        }
+        self.notify()
+    }
+
+    /// Does what the machine decided.
+    fn act(&mut self, action: Action) -> Result<Option<End>, Failure> {
+        let guest = self.order.guest;
+        match action {
+            Action::None => {}
+            Action::Copy { pages, .. } | Action::CopyFinal { pages } => {
+                self.slots.start_round(pages);
+            }
+            Action::Count => {
+                let dirty = self.count()?;
+                self.peer.tell(self.now(), Event::Counted { dirty })?;
+                self.tell_progress();
+            }
+            Action::TakeBitmap => {
+                self.tell_round("another-round");
+                let (dirty, took) = self.take_bitmap(Clean::Live)?;
+                let took = Micros(took.as_micros() as u64);
+                self.peer.tell(self.now(), Event::Bitmap { dirty, took })?;
+            }
+            Action::Suspend => {
+                self.tell_round("suspend");
+                self.pause = Some(Pause::begin(self.peer.machine().prediction()));
+                self.host
+                    .ask_to_suspend()
+                    .doing("the guest cannot be asked to suspend")?;
+            }
+            Action::Finish => {
+                if let Some(pause) = &mut self.pause {
+                    pause.pages_sent = Some(Instant::now());
+                }
+                self.tell_final_round();
+                if self.order.verify == Verify::Yes {
+                    self.send_all_pages_again()?;
+                }
+                let rest =
+                    saved::cpu_state(self.xen, guest).doing("the guest's state cannot be read")?;
+                self.queue.push(rest);
+                self.finishing = true;
+            }
+            Action::Refuse(refusal) => {
+                self.tell_round("refuse");
+                return Ok(Some(End::Refused(refusal)));
+            }
+            Action::Resume(refusal) => {
+                self.resume();
+                return Ok(Some(End::Refused(refusal)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// For `xl migrate --debug`: every page once more, which the destination
+    /// compares with what it has. The guest waits; dom0 reads it itself.
+    fn send_all_pages_again(&mut self) -> Result<(), Failure> {
+        self.queue.push(records::record(Record::Verify, &[]));
+        for pfns in self.prepared.populated_frames().chunks(BATCH_PAGES) {
+            let pages = ForeignPages::map(self.xen, self.order.guest, pfns)
+                .doing("the guest's frames cannot be mapped")?;
+            self.queue.push(records::page_data_header(pfns));
+            self.queue.push(pages.to_vec());
+            while !self.queue.is_empty() {
+                self.write()?;
+                self.wait(TICK).doing("waiting failed")?;
+            }
+        }
+        Ok(())
+    }
+}

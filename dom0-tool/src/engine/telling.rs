@@ -1,0 +1,166 @@
+//! What the loop tells whoever hosts it.
+
+use std::time::{Duration, Instant};
+
+use lull_core::downtime::Downtime;
+use lull_core::units::{ByteRate, Micros};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::pause::Pause;
+use super::session::Session;
+use crate::events::{self, PauseParts};
+
+/// Milliseconds, rounded up: a report never shows less than was used.
+pub fn millis(time: Duration) -> u64 {
+    time.as_micros().div_ceil(1_000) as u64
+}
+
+/// `CLOCK_MONOTONIC` now, nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+impl Session<'_> {
+    pub(super) fn tell_started(&mut self) {
+        let config = &self.order.config;
+        let limits = config.limits;
+        self.host.tell(events::Event::Started(events::Started {
+            domid: self.order.guest,
+            helper_pid: std::process::id(),
+            guest_pages: self.prepared.pages,
+            limit_ms: limits
+                .max_suspend
+                .map(|limit| limit.micros().as_millis_ceil()),
+            timeout_ms: limits
+                .timeout
+                .map(|timeout| timeout.micros().as_millis_ceil()),
+            stub_domid: self.stub.domid(),
+            stub_memory_bytes: self.stub.memory_bytes(),
+            stub_boot_ms: self.order.start.elapsed().as_millis() as u64,
+            fixed_costs: PauseParts {
+                pages_ms: None,
+                ..parts(config.costs.downtime())
+            },
+        }));
+    }
+
+    pub(super) fn tell_progress(&mut self) {
+        self.progressed = Instant::now();
+        let machine = self.peer.machine();
+        let progress = events::Progress {
+            at_ms: self.order.start.elapsed().as_millis() as u64,
+            round: machine.round(),
+            round_sent: machine.round_sent(),
+            round_pages: machine.round_pages(),
+            pages_sent: machine.pages_sent(),
+            dirty_pages: machine.dirty_count(),
+            transfer_rate: known(machine.transfer_rate().lower.bytes()),
+            dirty_rate: Some(machine.dirty_rate().upper.0).filter(|rate| *rate > 0),
+            predicted_downtime_ms: self.prediction(),
+        };
+        self.host.tell(events::Event::Progress(progress));
+    }
+
+    /// The pause predicted last; not before the link's rate is known.
+    fn prediction(&self) -> Option<u64> {
+        let machine = self.peer.machine();
+        known(machine.transfer_rate().lower.bytes())?;
+        Some(machine.prediction()?.total().as_millis_ceil())
+    }
+
+    /// Tells of the round that ended last, and of what follows.
+    pub(super) fn tell_round(&mut self, decision: &str) {
+        let machine = self.peer.machine();
+        let Some(record) = machine.history().last() else {
+            return;
+        };
+        let round = events::Round {
+            at_ms: self.order.start.elapsed().as_millis() as u64,
+            round: record.round,
+            pages_sent: record.pages_sent,
+            pages_dirtied: record.dirtied,
+            duration_ms: record.duration.as_millis_ceil(),
+            transfer_rate: record.transfer_rate.and_then(|rate| known(rate.bytes())),
+            dirty_rate: Some(machine.dirty_rate().upper.0).filter(|rate| *rate > 0),
+            predicted_downtime_ms: Some(record.predicted_downtime.as_millis_ceil()),
+            decision: decision.into(),
+        };
+        self.host.tell(events::Event::Round(round));
+    }
+
+    /// Tells of the final round, which the history does not hold.
+    pub(super) fn tell_final_round(&mut self) {
+        let machine = self.peer.machine();
+        let round = events::Round {
+            at_ms: self.order.start.elapsed().as_millis() as u64,
+            round: machine.round() + 1,
+            pages_sent: machine.round_sent(),
+            pages_dirtied: 0,
+            duration_ms: self.observed().pages_ms.unwrap_or(0),
+            transfer_rate: None,
+            dirty_rate: None,
+            predicted_downtime_ms: machine.prediction().map(|p| p.total().as_millis_ceil()),
+            decision: "finish".into(),
+        };
+        self.host.tell(events::Event::Round(round));
+    }
+
+    pub(super) fn drain_log(&mut self) {
+        let mut lines = Vec::new();
+        self.log
+            .drain(&mut self.stub_log, &mut *self.decoder, |line| {
+                lines.push(line);
+            });
+        for line in lines {
+            self.host.tell(events::Event::Log(events::Log {
+                level: line.level.into(),
+                from: "stub".into(),
+                text: line.text,
+            }));
+        }
+    }
+
+    pub(super) fn say(&mut self, level: &str, text: String) {
+        self.host.tell(events::Event::Log(events::Log {
+            level: level.into(),
+            from: "helper".into(),
+            text,
+        }));
+    }
+
+    /// Tells that the guest has stopped, with `dirty` pages to go.
+    pub(super) fn tell_suspended(&mut self, pause: &Pause, stopped: Instant, dirty: u64) {
+        let requested = pause.requested.duration_since(self.order.start);
+        let since_request = pause.requested.elapsed().as_nanos() as u64;
+        self.host.tell(events::Event::Suspended(events::Suspended {
+            requested_at_ms: requested.as_millis() as u64,
+            stopped_at_ms: stopped.duration_since(self.order.start).as_millis() as u64,
+            dirty_pages: dirty,
+            requested_monotonic_ns: monotonic_ns().saturating_sub(since_request),
+            predicted: pause.predicted.map(parts).unwrap_or_default(),
+            predicted_downtime_ms: pause.predicted.map(|p| p.total().as_millis_ceil()),
+        }));
+    }
+
+    /// The pause's parts as observed so far.
+    pub(super) fn observed(&self) -> PauseParts {
+        self.pause
+            .map_or_else(PauseParts::default, |pause| pause.parts())
+    }
+}
+
+fn known(rate: ByteRate) -> Option<u64> {
+    Some(rate.0).filter(|rate| *rate > 0)
+}
+
+fn parts(downtime: Downtime) -> PauseParts {
+    let ms = |part: Micros| Some(part.as_millis_ceil());
+    PauseParts {
+        suspend_ms: ms(downtime.suspend),
+        final_bitmap_ms: ms(downtime.final_bitmap),
+        pages_ms: ms(downtime.pages),
+        cpu_state_ms: ms(downtime.cpu_state),
+        landing_ms: ms(downtime.landing),
+    }
+}
