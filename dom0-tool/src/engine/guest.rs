@@ -9,6 +9,7 @@ use lull_core::units::Micros;
 use super::SuspendAnswer;
 use super::explain::Verdict;
 use super::failure::{Doing, Failure};
+use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::session::Session;
 use crate::xen::domain::Resumed;
@@ -20,19 +21,12 @@ impl Session<'_> {
         counted.doing("the dirty pages cannot be counted")
     }
 
-    pub(super) fn take_bitmap(&self, clean: Clean) -> Result<(u64, Duration), Failure> {
-        let start = Instant::now();
-        let (guest, bitmap) = (self.order.guest, self.stub.bitmap_address());
-        // SAFETY: the stub has a bitmap of that many bits there, and reads it
-        // only after the event that follows.
-        let dirty = unsafe {
-            self.xen
-                .clean_dirty_log(guest, bitmap, self.prepared.guest_pfns, clean)
-        };
-        Ok((
-            dirty.doing("the dirty bitmap cannot be read")?,
-            start.elapsed(),
-        ))
+    pub(super) fn take_bitmap(&self, clean: Clean) -> Result<Cleaned, Failure> {
+        let prepared = self.prepared;
+        prepared
+            .log_dirty
+            .clean(self.stub, prepared.guest_pfns, clean)
+            .doing("the dirty bitmap cannot be read")
     }
 
     /// Whether the guest has stopped, or is to be left alone.
@@ -93,7 +87,7 @@ impl Session<'_> {
             let error = io::Error::other("it has grown since the attempt began; try again");
             return Err(error).doing("the guest's size");
         }
-        let (dirty, took) = self.take_bitmap(Clean::Final)?;
+        let Cleaned { dirty, took } = self.take_bitmap(Clean::Final)?;
         pause.bitmap = Some(took);
         self.pause = Some(pause);
         let took_bitmap = Micros(took.as_micros() as u64);

@@ -1,8 +1,10 @@
 //! The guest's dirty log, on for as long as this lives.
 
 use std::io;
+use std::time::{Duration, Instant};
 
-use crate::xen::domctl::ShadowOp;
+use crate::stub::Stub;
+use crate::xen::domctl::{Clean, ShadowOp};
 use crate::xen::{DomId, Xen};
 
 /// Switched off when dropped.
@@ -49,6 +51,33 @@ impl<'x> LogDirty<'x> {
             }),
         }
     }
+}
+
+impl LogDirty<'_> {
+    /// Copies the log of `guest_pfns` frames to the stub's bitmap and clears
+    /// it: how many are dirty, and how long that took.
+    ///
+    /// # Errors
+    /// When Xen refuses.
+    pub fn clean(&self, stub: &Stub<'_>, guest_pfns: u64, clean: Clean) -> io::Result<Cleaned> {
+        let start = Instant::now();
+        let dirty = self
+            .xen
+            .clean_dirty_log(self.guest, stub.bitmap(), guest_pfns, clean)?;
+        Ok(Cleaned {
+            dirty,
+            took: start.elapsed(),
+        })
+    }
+}
+
+/// See [`LogDirty::clean`].
+#[derive(Debug, Clone, Copy)]
+pub struct Cleaned {
+    /// Bits set.
+    pub dirty: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 impl Drop for LogDirty<'_> {

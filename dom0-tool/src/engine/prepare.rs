@@ -10,12 +10,14 @@ use super::telling::millis;
 use crate::events;
 use crate::stub::Stub;
 use crate::xen::Xen;
+use crate::xen::domctl::Clean;
 
 /// What an attempt stands on, in the order in which it is taken down.
 pub struct Prepared<'x> {
     /// The stub domain.
     pub stub: Stub<'x>,
-    _log_dirty: LogDirty<'x>,
+    /// The dirty log.
+    pub log_dirty: LogDirty<'x>,
     /// One more than the highest frame.
     pub guest_pfns: u64,
     /// Pages of round 0.
@@ -68,13 +70,18 @@ pub fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure>
     let mut stub = Stub::build(xen, guest, guest_pfns, order.config)?;
     let built = order.start.elapsed();
     let log_dirty = LogDirty::enable(xen, guest)?;
+    // Xen goes on counting where an attempt that was given up had stopped: its
+    // counter starts from zero only at a CLEAN.
+    log_dirty
+        .clean(&stub, guest_pfns, Clean::Live)
+        .doing("the dirty bitmap cannot be read")?;
     let logging = order.start.elapsed();
     let (populated, pages) =
         frames::populated(xen, guest, guest_pfns).doing("the guest's frames cannot be listed")?;
     stub.write_bitmap(&populated);
     Ok(Prepared {
         stub,
-        _log_dirty: log_dirty,
+        log_dirty,
         guest_pfns,
         pages,
         populated,

@@ -16,6 +16,7 @@ use super::attempt::{Order, Told, Verify};
 use super::clock::{SUSPEND_POLL, TICK};
 use super::explain::Verdict;
 use super::failure::{Doing, Failure};
+use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::peer::{Lie, Peer, Said};
 use super::prepare::Prepared;
@@ -285,7 +286,7 @@ impl<'s> Session<'s> {
             }
             Action::TakeBitmap => {
                 self.tell_round("another-round");
-                let (dirty, took) = self.take_bitmap(Clean::Live)?;
+                let Cleaned { dirty, took } = self.take_bitmap(Clean::Live)?;
                 let took = Micros(took.as_micros() as u64);
                 self.peer.tell(self.now(), Event::Bitmap { dirty, took })?;
             }

@@ -70,20 +70,18 @@ impl Queue {
     pub fn write<'a>(
         &mut self,
         sink: &mut Sink,
-        payload: impl Fn(usize, usize) -> &'a [u8],
+        payload: impl Fn(usize, usize) -> IoSlice<'a>,
     ) -> io::Result<Written> {
         let mut done = Written::default();
         let mut budget = BYTES_AT_ONCE;
         while budget > 0 && !self.parts.is_empty() {
             let parts = self.parts.iter().take(SLICES);
-            let bytes = parts.map(|part| match part {
-                Part::Bytes(bytes) => bytes.as_slice(),
+            let slices = parts.map(|part| match part {
+                Part::Bytes(bytes) => IoSlice::new(bytes),
                 Part::Payload { slot, pages } => payload(*slot, *pages),
             });
-            let mut skip = self.offset;
-            let slices: Vec<_> = bytes
-                .map(|bytes| IoSlice::new(&bytes[std::mem::take(&mut skip)..]))
-                .collect();
+            let mut slices: Vec<_> = slices.collect();
+            slices[0].advance(self.offset);
             match sink.write(&slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
@@ -142,7 +140,7 @@ mod tests {
         let mut slots = Vec::new();
         let mut buffer = vec![0; 1 << 16];
         while !queue.is_empty() {
-            let done = queue.write(&mut sink, |_, _| &pages).unwrap();
+            let done = queue.write(&mut sink, |_, _| IoSlice::new(&pages)).unwrap();
             slots.extend(done.slots);
             let count = reader.read(&mut buffer).unwrap();
             received.extend(&buffer[..count]);
@@ -161,7 +159,9 @@ mod tests {
         drop(reader);
         let mut queue = Queue::default();
         queue.push(vec![1]);
-        let error = queue.write(&mut sink, |_, _| &[]).unwrap_err();
+        let error = queue
+            .write(&mut sink, |_, _| IoSlice::new(&[]))
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -5,7 +5,7 @@
 //! milliseconds. Its UUID starts with [`MARK`] and names the guest and the
 //! process it belongs to, so that one left behind is recognised.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::process;
 
 use lull_core::link::{
@@ -125,8 +125,7 @@ impl<'x> Stub<'x> {
         // The payload needs no zeroes: nobody reads what was not written.
         let zeroed = LINK_PAGES as usize + space.bitmap_pages;
         shared.write(0, &vec![0; zeroed * PAGE]);
-        // SAFETY: Link is made of atomics.
-        let link: &Link = unsafe { shared.shared() };
+        let link: &Link = shared.shared();
         link.settings.write(&Startup {
             port,
             guest_pfns,
@@ -167,14 +166,12 @@ impl<'x> Stub<'x> {
 
     /// The control pages.
     pub fn link(&self) -> &Link {
-        // SAFETY: Link is made of atomics, and lies at the start of the
-        // mapping.
-        unsafe { self.shared.shared() }
+        self.shared.shared()
     }
 
-    /// Address of the bitmap in this process, for Xen to write to.
-    pub fn bitmap_address(&self) -> u64 {
-        self.shared.address() + LINK_PAGES * PAGE as u64
+    /// Where the bitmap is, for Xen to write to.
+    pub fn bitmap(&self) -> (&ForeignPages, usize) {
+        (&self.shared, LINK_PAGES as usize * PAGE)
     }
 
     /// Puts `words` into the bitmap.
@@ -187,16 +184,15 @@ impl<'x> Stub<'x> {
         self.shared.write(LINK_PAGES as usize * PAGE, &bytes);
     }
 
-    /// The first `pages` pages of a slot's payload, only ever to be handed to
-    /// the kernel.
-    pub fn payload(&self, slot: usize, pages: usize) -> &[u8] {
+    /// The first `pages` pages of a slot's payload, for the kernel to write.
+    ///
+    /// If a lying stub changes them meanwhile, that is what the stream gets,
+    /// and it is its own guest's memory.
+    pub fn payload(&self, slot: usize, pages: usize) -> IoSlice<'_> {
         assert!(slot < SLOTS && (pages * PAGE) as u64 <= SLOT_BYTES);
         let start = (LINK_PAGES as usize + self.bitmap_pages) * PAGE;
         let offset = start + slot * SLOT_BYTES as usize;
-        // SAFETY: the bytes are handed to a system call by address and never
-        // read here; if a lying stub changes them meanwhile, that is what the
-        // stream gets, and it is its own guest's memory.
-        unsafe { self.shared.slice(offset, pages * PAGE) }
+        self.shared.io_slice(offset, pages * PAGE)
     }
 
     /// Machine address of the page-table entry behind a window's page.

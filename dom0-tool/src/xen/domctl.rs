@@ -4,6 +4,7 @@
 use std::io;
 
 use super::buffer::HypercallBuffer;
+use super::foreign::ForeignPages;
 use super::privcmd::{Xen, number};
 use super::{DomId, version::Version};
 
@@ -264,20 +265,23 @@ impl Xen {
         Ok(p[4] >> 32)
     }
 
-    /// Copies the dirty bitmap of `pfns` frames to `bitmap`, an address in
-    /// this process that may well be another domain's page, and clears the
-    /// log. Returns how many are dirty.
+    /// Copies the dirty bitmap of `pfns` frames to `offset` of `into`, another
+    /// domain's pages, and clears the log. Returns how many are dirty.
     ///
-    /// # Safety
-    /// `bitmap` is writable for `pfns / 8` bytes, rounded up to a page, and
-    /// nobody reads it meanwhile.
-    pub unsafe fn clean_dirty_log(
+    /// # Errors
+    /// Xen's errno, or a log that covers fewer frames.
+    ///
+    /// # Panics
+    /// When the bitmap does not fit: a bug of the caller.
+    pub fn clean_dirty_log(
         &self,
         domain: DomId,
-        bitmap: u64,
+        (into, offset): (&ForeignPages, usize),
         pfns: u64,
         clean: Clean,
     ) -> io::Result<u64> {
+        let bytes = pfns.div_ceil(8) as usize;
+        let bitmap = into.address_of(offset, bytes);
         let mode = match clean {
             Clean::Live => 0,
             Clean::Final => LOGDIRTY_FINAL,

@@ -1,12 +1,13 @@
 //! Another domain's pages in this process.
 
 use std::ffi::c_void;
-use std::{io, ptr, slice};
+use std::io::{self, IoSlice};
+use std::{ptr, slice};
 
+use lull_core::link::Link;
 use rustix::ioctl::{self, Direction, Updater, opcode};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::buffer::Plain;
 use super::{DomId, PAGE, Xen};
 
 /// `struct privcmd_mmapbatch_v2` (`linux/include/uapi/xen/privcmd.h`).
@@ -25,6 +26,16 @@ const _: () = assert!(size_of::<MmapBatch>() == 32);
 /// `IOCTL_PRIVCMD_MMAPBATCH_V2`: its size field is that of the structure.
 const MMAPBATCH_V2: ioctl::Opcode =
     opcode::from_components(Direction::None, b'P', 4, size_of::<MmapBatch>());
+
+/// A layout that may be shared with another domain.
+///
+/// # Safety
+/// Implement only for types that are values whatever their bits, and that
+/// change through atomics alone.
+pub unsafe trait Shared {}
+
+// SAFETY: all of it is atomics and padding of integers.
+unsafe impl Shared for Link {}
 
 /// Pages of another domain, mapped for reading and writing until dropped. The
 /// domain can change them at any time: nothing here hands out a plain
@@ -72,11 +83,6 @@ impl ForeignPages {
         Ok(pages)
     }
 
-    /// The address of the first byte.
-    pub fn address(&self) -> u64 {
-        self.start as u64
-    }
-
     /// Copies `bytes` in, from `offset` on.
     ///
     /// # Panics
@@ -100,36 +106,39 @@ impl ForeignPages {
         bytes
     }
 
-    /// The mapping as a `T`, which must be made of atomics: the other domain
-    /// writes it too.
-    ///
-    /// # Safety
-    /// `T` is valid for every bit pattern and changes only through atomics.
-    pub unsafe fn shared<T>(&self) -> &T {
+    /// The start of the mapping as a `T`.
+    pub fn shared<T: Shared>(&self) -> &T {
         assert!(size_of::<T>() <= self.bytes, "mapping too small");
-        // SAFETY: page aligned, large enough, alive as long as `self`; the
-        // rest is the caller's promise.
+        // SAFETY: page aligned, large enough, alive as long as `self`; Shared
+        // says that the other domain's writes are no data race.
         unsafe { &*self.start.cast::<T>() }
     }
 
-    /// `len` elements for reading.
+    /// `len` bytes from `offset` on, to be written somewhere by the kernel.
     ///
-    /// # Safety
-    /// Nobody writes them while the slice lives, or the reader only hands
-    /// their address to the kernel.
-    pub unsafe fn slice<T: Plain>(&self, offset: usize, len: usize) -> &[T] {
-        let bytes = len
-            .checked_mul(size_of::<T>())
-            .and_then(|b| b.checked_add(offset));
+    /// # Panics
+    /// When there are not so many: a bug of the caller.
+    pub fn io_slice(&self, offset: usize, len: usize) -> IoSlice<'_> {
+        let end = offset.checked_add(len);
         assert!(
-            bytes.is_some_and(|end| end <= self.bytes),
+            end.is_some_and(|end| end <= self.bytes),
             "slice past the mapping"
         );
-        assert!(offset.is_multiple_of(align_of::<T>()), "unaligned slice");
-        let from = self.start.cast::<u8>().wrapping_add(offset).cast::<T>();
-        // SAFETY: within the mapping and aligned, as just checked; the rest is
-        // the caller's promise.
-        unsafe { slice::from_raw_parts(from, len) }
+        let from = self.start.cast::<u8>().wrapping_add(offset);
+        // SAFETY: within the mapping, as just checked, which lives as long as
+        // the slice. The other domain may change the bytes at any time, so
+        // nobody here looks at them: the slice is made for a system call.
+        IoSlice::new(unsafe { slice::from_raw_parts(from, len) })
+    }
+
+    /// The address `offset` bytes in, with room for `len` more.
+    ///
+    /// # Panics
+    /// When there is not so much: a bug of the caller.
+    pub(super) fn address_of(&self, offset: usize, len: usize) -> u64 {
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.bytes), "past the mapping");
+        self.start as u64 + offset as u64
     }
 }
 
