@@ -1,0 +1,28 @@
+//! Whole migrations without a host: modelled guests and links, and lull's own
+//! core deciding what to do with them.
+//!
+//! In the order in which an attempt comes about:
+//!
+//! 1. [`random`]: numbers that a seed determines;
+//! 2. [`guest`] and [`link`]: how the guest writes, what the link carries;
+//! 3. [`scenario`]: one guest, one link, one order and one mishap;
+//! 4. [`draw`]: scenarios by the million, from a seed and a number;
+//! 5. [`world`]: a scenario in motion, in model time;
+//! 6. [`attempt`]: the machine of `lull_core` and dom0's deadlines in that
+//!    world;
+//! 7. [`oracle`]: whether somebody who knew the future would have moved it;
+//! 8. [`tally`]: what many attempts came to.
+//!
+//! There is no clock, no thread and no floating point in the model: a seed
+//! and a number always give the same attempt, on any machine.
+#![forbid(unsafe_code)]
+
+pub mod attempt;
+pub mod draw;
+pub mod guest;
+pub mod link;
+pub mod oracle;
+pub mod random;
+pub mod scenario;
+pub mod tally;
+pub mod world;

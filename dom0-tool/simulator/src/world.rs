@@ -1,0 +1,232 @@
+//! A scenario in motion, in model time.
+
+use crate::link::{Grain, PAGE};
+use crate::scenario::Scenario;
+
+/// Pages a second that the stub and dom0 copy, whatever the link can do: 8 GB/s.
+const COPIED: u64 = 2_000_000;
+
+/// Where the guest and the link stand. All times in µs from the attempt's
+/// start.
+#[derive(Debug, Clone)]
+pub struct World<'s> {
+    scenario: &'s Scenario,
+    now: u64,
+    /// Since when dirty pages are counted.
+    counted_from: u64,
+    requested: Option<u64>,
+    stopped: Option<u64>,
+    /// Millionths of a page in the buffer at `link_at`.
+    queued: u64,
+    link_at: u64,
+}
+
+impl<'s> World<'s> {
+    /// At the moment copying begins.
+    pub const fn new(scenario: &'s Scenario) -> Self {
+        let now = scenario.actual.prepare;
+        Self {
+            scenario,
+            now,
+            counted_from: now,
+            requested: None,
+            stopped: None,
+            queued: 0,
+            link_at: now,
+        }
+    }
+
+    /// The time.
+    pub const fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// The scenario.
+    pub const fn scenario(&self) -> &'s Scenario {
+        self.scenario
+    }
+
+    /// Lets time pass until `at`.
+    pub const fn pass_until(&mut self, at: u64) {
+        if at > self.now {
+            self.now = at;
+        }
+    }
+
+    /// Lets time pass.
+    pub const fn pass(&mut self, span: u64) {
+        self.now = self.now.saturating_add(span);
+    }
+
+    /// Pages dirty at `at`.
+    pub fn dirty_at(&self, at: u64) -> u64 {
+        let guest = &self.scenario.guest;
+        let until = self.stopped.unwrap_or(at).min(at);
+        let written = guest.dirtied(self.counted_from, until.max(self.counted_from), self.requested);
+        let stop = match self.stopped {
+            Some(stopped) if stopped <= at => guest.stop_pages,
+            _ => 0,
+        };
+        (written + stop).min(guest.pages)
+    }
+
+    /// Takes the bitmap: time passes, counting starts again, and so many pages
+    /// are in it.
+    pub fn take_bitmap(&mut self) -> u64 {
+        self.pass(self.scenario.actual.bitmap);
+        let dirty = self.dirty_at(self.now);
+        self.counted_from = self.now;
+        dirty
+    }
+
+    /// Asks the guest to stop.
+    pub const fn request(&mut self) {
+        self.requested = Some(self.now);
+    }
+
+    /// The guest stops now.
+    pub const fn stop(&mut self) {
+        self.stopped = Some(self.now);
+    }
+
+    /// Hands `pages` to the link, which takes no longer than a write that
+    /// blocks does, and says when it is done; [`u64::MAX`]: never. Time does not
+    /// pass yet.
+    pub fn write(&mut self, pages: u64, grain: Grain) -> u64 {
+        self.drain_until(self.now, grain);
+        let copied = self.now + (pages * PAGE).div_ceil(COPIED);
+        self.queued += pages * PAGE;
+        let over = self.queued.saturating_sub(self.scenario.link.buffer * PAGE);
+        let written = self.drain(over, grain);
+        copied.max(written)
+    }
+
+    /// When the last byte in the buffer is at the destination; [`u64::MAX`]:
+    /// never.
+    pub fn flush(&mut self) -> u64 {
+        self.drain_until(self.now, Grain::Fine);
+        self.drain(self.queued, Grain::Fine)
+    }
+
+    /// Takes `amount` out of the buffer, from where the link stands on.
+    fn drain(&mut self, mut amount: u64, grain: Grain) -> u64 {
+        let link = &self.scenario.link;
+        while amount > 0 {
+            let (rate, until) = link.at(self.link_at, self.requested, grain);
+            let carried = rate.saturating_mul(until - self.link_at);
+            if carried >= amount {
+                self.queued -= amount;
+                self.link_at += amount.div_ceil(rate);
+                break;
+            }
+            if until == u64::MAX {
+                self.link_at = u64::MAX;
+                break;
+            }
+            amount -= carried;
+            self.queued -= carried;
+            self.link_at = until;
+        }
+        self.link_at
+    }
+
+    fn drain_until(&mut self, at: u64, grain: Grain) {
+        let link = &self.scenario.link;
+        while self.link_at < at && self.queued > 0 {
+            let (rate, until) = link.at(self.link_at, self.requested, grain);
+            let until = until.min(at);
+            let carried = rate.saturating_mul(until - self.link_at);
+            self.queued = self.queued.saturating_sub(carried);
+            self.link_at = until;
+        }
+        self.link_at = self.link_at.max(at);
+    }
+}
+
+/// A round, cut into what is reported at a time: batches where they matter, and
+/// large pieces in the middle of a long round, which the estimators have
+/// forgotten by its end.
+#[derive(Debug, Clone)]
+pub struct Pieces {
+    left: u64,
+    fine: u64,
+    head: u64,
+    tail: u64,
+    middle: u64,
+}
+
+impl Pieces {
+    /// Pages of a batch, as the stub makes them.
+    pub const BATCH: u64 = 1_024;
+    /// Looked at closely at the start of a round, µs, and at its end.
+    const HEAD: u64 = 1_000_000;
+    const TAIL: u64 = 3_000_000;
+    /// A piece at least, where looked at closely, µs: less than half of an
+    /// estimator's window.
+    const FINE: u64 = 8_000;
+    /// Pieces of the middle.
+    const MIDDLE: u64 = 16;
+
+    /// Of a live round.
+    pub fn of_round(pages: u64, rate: u64) -> Self {
+        let pages_in = |span: u64| (rate as u128 * span as u128 / PAGE as u128) as u64;
+        let (head, tail) = (pages_in(Self::HEAD), pages_in(Self::TAIL));
+        let middle = pages.saturating_sub(head + tail).div_ceil(Self::MIDDLE);
+        Self {
+            left: pages,
+            fine: pages_in(Self::FINE).max(Self::BATCH),
+            head: pages.saturating_sub(head),
+            tail,
+            middle,
+        }
+    }
+
+    /// Of the final round: real batches as long as they are not too many.
+    pub fn of_final_round(pages: u64) -> Self {
+        Self {
+            left: pages,
+            fine: Self::BATCH.max(pages.div_ceil(512)),
+            head: 0,
+            tail: pages,
+            middle: 0,
+        }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = (u64, Grain);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let is_middle = self.left <= self.head && self.left > self.tail && self.middle > self.fine;
+        let (pages, grain) = if is_middle {
+            (self.middle.min(self.left - self.tail), Grain::Coarse)
+        } else {
+            (self.fine, Grain::Fine)
+        };
+        let pages = pages.min(self.left);
+        self.left -= pages;
+        Some((pages, grain))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_add_up_and_are_few() {
+        for pages in [1, 1_023, 1_024, 1 << 20, 1 << 32] {
+            for rate in [1, 2_500, 280_000, 3_000_000] {
+                let pieces: Vec<_> = Pieces::of_round(pages, rate).collect();
+                let sum: u64 = pieces.iter().map(|(pages, _)| pages).sum();
+                assert_eq!(sum, pages);
+                assert!(pieces.len() < 540, "{pages} at {rate}: {}", pieces.len());
+                let sum: u64 = Pieces::of_final_round(pages).map(|(pages, _)| pages).sum();
+                assert_eq!(sum, pages);
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Gate 4: whether the destination's READY is passed on.
+//!
+//! Only a decision: what has happened goes in, with the time by
+//! `CLOCK_MONOTONIC`, and what to do comes out.
+
+pub use crate::events::Refused;
+
+/// What the limit says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// The guest's pause may not be longer.
+    pub limit_ns: u64,
+    /// At most this long after READY the guest runs at the destination.
+    pub after_ready_ns: u64,
+    /// At most this long after a refusal it runs at the source.
+    pub resume_ns: u64,
+}
+
+impl Terms {
+    /// Of a pause that began at `since`: until when READY may be passed on,
+    /// and not later than which a refusal must begin. One moment for both, or
+    /// there would be a time in which neither can keep the limit.
+    const fn deadline(self, since: u64) -> u64 {
+        let reserve = if self.after_ready_ns > self.resume_ns {
+            self.after_ready_ns
+        } else {
+            self.resume_ns
+        };
+        since.saturating_add(self.limit_ns.saturating_sub(reserve))
+    }
+}
+
+/// What has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The destination's receiver has begun to listen.
+    Banner,
+    /// The helper has begun.
+    HelperBegun,
+    /// The guest was asked to suspend, and has: the pause counts from `since`.
+    Suspended {
+        /// When it was asked.
+        since: u64,
+    },
+    /// The helper's stream is complete: it will not resume the guest.
+    Committed,
+    /// The destination says READY.
+    Ready,
+    /// The operator wants to stop.
+    Cancel,
+    /// Hang up, whatever the helper does.
+    HangUp,
+    /// The front end has gone.
+    FrontEndGone,
+    /// xl has closed its end.
+    XlGone,
+    /// The destination has closed its end.
+    PeerGone,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing; look again at this time, if there is one.
+    Wait(Option<u64>),
+    /// Pass READY on. The last decision.
+    Pass,
+    /// Hang up. The last decision.
+    Refuse(Refused, Guest),
+}
+
+/// What a refusal means for the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// Resume it if it is suspended: nobody else will do so now.
+    Resume,
+    /// Hands off: its helper may be resuming it at this moment.
+    LeaveAlone,
+}
+
+/// How far the helper is, as the front end told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Helper {
+    /// Not heard of. Perhaps it is Xen's own.
+    Unheard,
+    Begun,
+    Committed,
+}
+
+/// The gate.
+#[derive(Debug)]
+pub struct Gate {
+    terms: Option<Terms>,
+    helper: Helper,
+    since: Option<u64>,
+    banner: bool,
+    ready: bool,
+    cancel: bool,
+    hang_up: bool,
+    front_end_gone: bool,
+    xl_gone: bool,
+    peer_gone: bool,
+}
+
+impl Gate {
+    /// A gate that keeps `terms`; without them only a wish to cancel closes it.
+    pub const fn new(terms: Option<Terms>) -> Self {
+        Self {
+            terms,
+            helper: Helper::Unheard,
+            since: None,
+            banner: false,
+            ready: false,
+            cancel: false,
+            hang_up: false,
+            front_end_gone: false,
+            xl_gone: false,
+            peer_gone: false,
+        }
+    }
+
+    /// When the guest was asked to suspend.
+    pub const fn paused_since(&self) -> Option<u64> {
+        self.since
+    }
+
+    /// Takes note.
+    pub fn note(&mut self, event: Event) {
+        match event {
+            Event::Banner => self.banner = true,
+            Event::HelperBegun => self.helper = self.helper.max(Helper::Begun),
+            Event::Suspended { since } => self.since = Some(since),
+            Event::Committed => self.helper = Helper::Committed,
+            Event::Ready => self.ready = true,
+            Event::Cancel => self.cancel = true,
+            Event::HangUp => self.hang_up = true,
+            Event::FrontEndGone => self.front_end_gone = true,
+            Event::XlGone => self.xl_gone = true,
+            Event::PeerGone => self.peer_gone = true,
+        }
+    }
+
+    /// Decides, `now`.
+    pub fn decide(&self, now: u64) -> Decision {
+        let refuse = |why| Decision::Refuse(why, self.guest());
+        if self.xl_gone {
+            return refuse(Refused::XlGone);
+        }
+        if self.peer_gone {
+            return refuse(Refused::PeerGone);
+        }
+        if self.hang_up {
+            return refuse(Refused::Cancelled);
+        }
+        if self.front_end_gone {
+            return refuse(Refused::FrontEndGone);
+        }
+        // Between the banner and the end of the stream a cancel is the
+        // helper's business: it hears of it too, and says why it ended.
+        if self.cancel && (!self.banner || self.guest() == Guest::Resume) {
+            return refuse(Refused::Cancelled);
+        }
+        let Some(terms) = self.terms else {
+            return match self.ready {
+                true => Decision::Pass,
+                false => Decision::Wait(None),
+            };
+        };
+        match (self.since.map(|since| terms.deadline(since)), self.ready) {
+            (Some(deadline), true) if now < deadline => Decision::Pass,
+            (Some(deadline), false) if now < deadline => Decision::Wait(Some(deadline)),
+            (Some(_), true) => refuse(Refused::ReadyTooLate),
+            (Some(_), false) => refuse(Refused::NotReady),
+            // A limit that cannot be shown to be kept is not kept.
+            (None, true) => refuse(Refused::PauseUnknown),
+            (None, false) => Decision::Wait(None),
+        }
+    }
+
+    /// May the guest be resumed here? When the helper has told that its stream
+    /// is complete. READY proves that too, where nobody is there to tell: the
+    /// destination has read the stream's end.
+    fn guest(&self) -> Guest {
+        let untold =
+            self.helper == Helper::Unheard || self.front_end_gone || self.since.is_none();
+        if self.helper == Helper::Committed || (self.ready && untold) {
+            Guest::Resume
+        } else {
+            Guest::LeaveAlone
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TERMS: Terms = Terms {
+        limit_ns: 1_000,
+        after_ready_ns: 150,
+        resume_ns: 50,
+    };
+
+    fn gate(terms: Option<Terms>, events: &[Event]) -> Gate {
+        let mut gate = Gate::new(terms);
+        for event in events {
+            gate.note(*event);
+        }
+        gate
+    }
+
+    const SUSPENDED: Event = Event::Suspended { since: 5_000 };
+    const COMPLETE: [Event; 4] = [Event::Banner, Event::HelperBegun, SUSPENDED, Event::Committed];
+
+    fn after(more: &[Event], now: u64) -> Decision {
+        gate(Some(TERMS), &[&COMPLETE, more].concat()).decide(now)
+    }
+
+    #[test]
+    fn ready_in_time_is_passed_on() {
+        assert_eq!(after(&[], 5_100), Decision::Wait(Some(5_850)));
+        assert_eq!(after(&[Event::Ready], 5_849), Decision::Pass);
+    }
+
+    #[test]
+    fn at_the_deadline_the_guest_is_resumed_ready_or_not() {
+        assert_eq!(
+            after(&[Event::Ready], 5_850),
+            Decision::Refuse(Refused::ReadyTooLate, Guest::Resume)
+        );
+        assert_eq!(
+            after(&[], 5_850),
+            Decision::Refuse(Refused::NotReady, Guest::Resume)
+        );
+    }
+
+    #[test]
+    fn while_the_helper_may_resume_nobody_else_does() {
+        let begun = [Event::Banner, Event::HelperBegun, SUSPENDED];
+        for (more, why) in [
+            (Event::XlGone, Refused::XlGone),
+            (Event::PeerGone, Refused::PeerGone),
+            (Event::FrontEndGone, Refused::FrontEndGone),
+            (Event::HangUp, Refused::Cancelled),
+        ] {
+            let decided = gate(Some(TERMS), &[&begun[..], &[more]].concat()).decide(5_001);
+            assert_eq!(decided, Decision::Refuse(why, Guest::LeaveAlone));
+        }
+        let cancelled = gate(Some(TERMS), &[&begun[..], &[Event::Cancel]].concat());
+        assert_eq!(cancelled.decide(5_001), Decision::Wait(Some(5_850)));
+    }
+
+    #[test]
+    fn a_cancel_is_heard_until_ready_is_passed_on() {
+        for terms in [None, Some(TERMS)] {
+            for more in [&[Event::Cancel][..], &[Event::Cancel, Event::Ready]] {
+                assert_eq!(
+                    gate(terms, &[&COMPLETE, more].concat()).decide(5_001),
+                    Decision::Refuse(Refused::Cancelled, Guest::Resume)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_cancel_before_the_banner_needs_nothing_undone() {
+        assert_eq!(
+            gate(None, &[Event::Cancel]).decide(0),
+            Decision::Refuse(Refused::Cancelled, Guest::LeaveAlone)
+        );
+    }
+
+    #[test]
+    fn a_front_end_that_dies_cancels_and_ready_proves_the_stream_complete() {
+        let gone = [Event::Banner, Event::HelperBegun, SUSPENDED, Event::FrontEndGone];
+        assert_eq!(
+            gate(None, &[&gone[..], &[Event::Ready]].concat()).decide(5_001),
+            Decision::Refuse(Refused::FrontEndGone, Guest::Resume)
+        );
+    }
+
+    #[test]
+    fn under_a_limit_a_pause_of_unknown_length_is_not_let_through() {
+        assert_eq!(
+            gate(Some(TERMS), &[Event::Banner, Event::Ready]).decide(0),
+            Decision::Refuse(Refused::PauseUnknown, Guest::Resume)
+        );
+    }
+
+    #[test]
+    fn without_a_limit_ready_passes_whoever_copied() {
+        assert_eq!(gate(None, &[Event::Banner, Event::Ready]).decide(0), Decision::Pass);
+        assert_eq!(gate(None, &COMPLETE).decide(u64::MAX), Decision::Wait(None));
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            Just(Event::Banner),
+            Just(Event::HelperBegun),
+            (0..2_000u64).prop_map(|since| Event::Suspended { since }),
+            Just(Event::Committed),
+            Just(Event::Ready),
+            Just(Event::Cancel),
+            Just(Event::HangUp),
+            Just(Event::FrontEndGone),
+            Just(Event::XlGone),
+            Just(Event::PeerGone),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_ready_is_passed_on_only_within_the_limit(
+            events in proptest::collection::vec(any_event(), 0..12),
+            now in 0..4_000u64,
+            limit_ns in 1..2_000u64,
+            after_ready_ns in 0..2_000u64,
+            resume_ns in 0..2_000u64,
+        ) {
+            let terms = Terms { limit_ns, after_ready_ns, resume_ns };
+            let gate = gate(Some(terms), &events);
+            match gate.decide(now) {
+                Decision::Pass => {
+                    let since = gate.paused_since().expect("a pause that is known");
+                    prop_assert!(now + after_ready_ns <= since + limit_ns);
+                    prop_assert!(!events.contains(&Event::Cancel) || !events.contains(&Event::Committed));
+                }
+                Decision::Wait(Some(until)) => {
+                    let since = gate.paused_since().expect("a pause that is known");
+                    prop_assert!(now < until);
+                    prop_assert!(until + resume_ns <= since + limit_ns);
+                }
+                Decision::Wait(None) | Decision::Refuse(..) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `lull transport`: what carries xl's connection, and keeps gate 4.
+//!
+//! `lull migrate` names it as xl's transport. It starts the transport the
+//! operator meant ([`process`]) and relays: guest data one way, untouched and
+//! unread ([`forward`]), xl's few words of handshake the other way
+//! ([`backward`], [`words`]). The destination's READY it keeps until the
+//! [`gate`] has decided; [`front_end`] tells the gate what it goes by, and
+//! [`relay`] does what it decides.
+//!
+//! # What is undone, and when
+//! READY passed on is the point of no return: xl answers with GO, and nothing
+//! here can call it back. Before it, a refusal goes in this order: the guest is
+//! resumed, the front end told, and only then is the connection closed, so that
+//! xl's own resume, up to two seconds later, finds a running guest and logs
+//! "not suspended". Towards the destination the end comes gently: its input is
+//! closed, but its output is read on until it ends. A stock receiver that
+//! cannot write its report leaves without destroying the copy it holds
+//! (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
+//!
+//! # Who may resume
+//! Two resumes at once would write a running guest's registers. The helper
+//! resumes until it has told that its stream is complete, xl after the
+//! connection's end, this part only in between: see
+//! [`gate::Guest`].
+//!
+//! # When a part dies
+//! - The front end: as if the operator had cancelled, as for the helper. With
+//!   the stream known to be complete, or READY there, which proves it, the
+//!   guest is resumed here; otherwise the connection is closed, and the helper,
+//!   which has heard the same silence, or xl resumes it.
+//! - This part, by SIGKILL: xl reads an end in place of READY and resumes the
+//!   guest itself, within milliseconds, for it need not wait. After READY it
+//!   is to xl what a dead ssh is: it does not know where the guest is. A
+//!   receiver on this very host, without ssh between, may leave its paused
+//!   copy behind: nobody reads its report any more.
+//! - xl: its pipes end; with the stream complete the guest is resumed here.
+//! - The destination or ssh: likewise, and xl is then told by an end.
+//!
+//! Signals are left as they are found: `lull migrate` starts xl and all below
+//! it deaf to those of the terminal, and a handler here would undo that for the
+//! transport that is started.
+
+mod backward;
+mod forward;
+mod front_end;
+mod gate;
+mod process;
+mod relay;
+mod resume;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::xen::DomId;
+use front_end::FrontEnd;
+use gate::{Gate, Terms};
+use process::Transport;
+use relay::{Ends, Relay};
+use resume::OnXen;
+
+/// Environment variable with the number of an inherited socket: this part
+/// reads [`crate::events::Order`] lines from it and writes
+/// [`crate::events::Event`] lines to it.
+pub const FRONT_END_FD: &str = "LULL_TRANSPORT_FD";
+
+/// The options of `lull transport`. They come from `lull migrate`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The guest, to be resumed if the destination is not ready in time
+    #[arg(long)]
+    pub domain: DomId,
+
+    /// The limit on the pause, in microseconds
+    #[arg(long)]
+    pub limit_us: Option<u64>,
+
+    /// Upper bound of what follows READY, in microseconds
+    #[arg(long, default_value_t = 0)]
+    pub after_ready_us: u64,
+
+    /// Upper bound of a resume, in microseconds
+    #[arg(long, default_value_t = 0)]
+    pub resume_us: u64,
+
+    /// The words are one command for a shell
+    #[arg(long)]
+    pub shell: bool,
+
+    /// What connects to the destination, and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+impl Options {
+    fn terms(&self) -> Option<Terms> {
+        const NS: u64 = 1_000;
+        self.limit_us.map(|limit| Terms {
+            limit_ns: limit.saturating_mul(NS),
+            after_ready_ns: self.after_ready_us.saturating_mul(NS),
+            resume_ns: self.resume_us.saturating_mul(NS),
+        })
+    }
+}
+
+/// Runs as xl's transport.
+pub fn main(options: &Options) -> ExitCode {
+    match carry(options) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("lull transport: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry(options: &Options) -> anyhow::Result<ExitCode> {
+    let front_end = FrontEnd::connect();
+    let (from_xl, to_xl) = take_over_stdio().context("its own input and output")?;
+    let mut transport = Transport::start(options.shell, &options.command)?;
+    let ends = Ends {
+        from_xl,
+        to_xl,
+        to_peer: transport.input()?,
+        from_peer: transport.output()?,
+    };
+    let mut guest = OnXen::new(options.domain);
+    let gate = Gate::new(options.terms());
+    let parting = Relay::new(ends, gate, front_end, &mut guest).run()?;
+    Ok(transport.end(parting))
+}
+
+/// xl's pipes, and nothing in their place, so that each can be closed.
+fn take_over_stdio() -> anyhow::Result<(OwnedFd, OwnedFd)> {
+    let from_xl = fcntl_dupfd_cloexec(stdin(), 3)?;
+    let to_xl = fcntl_dupfd_cloexec(stdout(), 3)?;
+    let nothing = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    dup2_stdin(&nothing)?;
+    dup2_stdout(&nothing)?;
+    Ok((from_xl, to_xl))
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, as helper and front end read it too.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
