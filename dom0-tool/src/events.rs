@@ -40,6 +40,11 @@ pub enum Event {
     /// The helper's part is over: the stream is complete, or the attempt was
     /// given up and undone.
     Ended(Ended),
+    /// The destination was ready in time, and xl was told. From here on there
+    /// is no way back.
+    Ready(Ready),
+    /// The connection was closed before that; the guest stays.
+    HungUp(HungUp),
     /// A line for the operator, at the level it deserves.
     Log(Log),
     /// The front end's last word.
@@ -63,7 +68,7 @@ pub struct Started {
     pub stub_domid: u16,
     /// Memory the stub domain has, in bytes.
     pub stub_memory_bytes: u64,
-    /// Time from the helper's start until the stub had said hello.
+    /// Time from the helper's start until the stub was started.
     pub stub_boot_ms: u64,
     /// Upper bounds assumed for what does not depend on the guest's pages.
     pub fixed_costs: PauseParts,
@@ -199,6 +204,66 @@ pub enum How {
     SourceFailed,
 }
 
+/// See [`Event::Ready`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// `CLOCK_MONOTONIC` when READY came, nanoseconds.
+    pub came_monotonic_ns: u64,
+    /// And when it was passed on.
+    pub passed_monotonic_ns: u64,
+}
+
+/// See [`Event::HungUp`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HungUp {
+    /// Why.
+    pub why: Refused,
+    /// `CLOCK_MONOTONIC` when READY came, nanoseconds, if it did.
+    pub ready_monotonic_ns: Option<u64>,
+    /// `CLOCK_MONOTONIC` of the decision.
+    pub decided_monotonic_ns: u64,
+    /// What became of the guest.
+    pub guest: GuestThen,
+    /// Why it could not be resumed; else empty.
+    pub error: String,
+    /// The guest's pause, if it was ended here.
+    pub refused_pause_ms: Option<u64>,
+}
+
+/// Why the transport hung up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refused {
+    /// The destination was not ready when the guest had to be resumed.
+    NotReady,
+    /// READY came when the limit could no longer be kept.
+    ReadyTooLate,
+    /// READY came, and nobody had told since when the guest is paused.
+    PauseUnknown,
+    /// The operator cancelled.
+    Cancelled,
+    /// The front end has gone.
+    FrontEndGone,
+    /// xl closed its end: it gave up, or died.
+    XlGone,
+    /// The destination, or what leads to it, closed its end.
+    PeerGone,
+}
+
+/// What the transport did with the guest when it hung up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestThen {
+    /// It was suspended and was made to run.
+    Resumed,
+    /// There was nothing to resume it from.
+    WasNotSuspended,
+    /// It is the helper's or xl's to resume.
+    LeftAlone,
+    /// See [`HungUp::error`].
+    CouldNotBeResumed,
+}
+
 /// See [`Event::Log`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Log {
@@ -243,4 +308,24 @@ pub struct Outcome {
 pub enum Command {
     /// Give up safely. The socket's end means the same.
     Cancel,
+}
+
+/// What the front end tells the transport: the helper's news, and the
+/// operator's wishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "kebab-case")]
+pub enum Order {
+    /// The helper was heard.
+    HelperBegun,
+    /// The guest is suspended.
+    Suspended {
+        /// As in [`Suspended`].
+        requested_monotonic_ns: u64,
+    },
+    /// The helper's stream is complete, and the guest no longer its business.
+    Committed,
+    /// Give up safely. The socket's end means the same.
+    Cancel,
+    /// Give up although no helper was heard.
+    HangUp,
 }

@@ -41,6 +41,11 @@ impl Prepared<'_> {
             .collect()
     }
 
+    /// From the attempt's start until the stub was started.
+    pub fn stub_built_after(&self) -> Duration {
+        self.done_at[0]
+    }
+
     /// How long each part took, for the log.
     pub fn in_words(&self) -> events::Event {
         let [stub, log_dirty, frames] = self.done_at.map(millis);

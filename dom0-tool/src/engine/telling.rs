@@ -37,7 +37,7 @@ impl Session<'_> {
                 .map(|timeout| timeout.micros().as_millis_ceil()),
             stub_domid: self.stub.domid(),
             stub_memory_bytes: self.stub.memory_bytes(),
-            stub_boot_ms: self.order.start.elapsed().as_millis() as u64,
+            stub_boot_ms: millis(self.prepared.stub_built_after()),
             fixed_costs: PauseParts {
                 pages_ms: None,
                 ..parts(config.costs.downtime())

@@ -311,7 +311,7 @@ impl Report<'_> {
         ];
         if let Some(started) = &self.account.started {
             lines.push(format!(
-                "stub      {} of CPU, {} of memory, booted in {}",
+                "stub      {} of CPU, {} of memory, there after {}",
                 or_dash(ended.stub_cpu_ms.map(Millis)),
                 Bytes(started.stub_memory_bytes),
                 Millis(started.stub_boot_ms),

@@ -57,24 +57,35 @@ impl StubLog {
             }
             decoder.received(&bytes[..count]);
         }
+        let mut malformed = 0_u32;
         loop {
             match decoder.decode() {
                 Ok(frame) => {
                     let place = self.locations.get(&frame.index());
                     let place = place.map(|place| format!(" ({}:{})", place.module, place.line));
+                    let text = format!("{}{}", frame.display(false), place.unwrap_or_default());
                     line(LogLine {
                         level: frame.level().map_or("info", |level| level.as_str()),
-                        text: format!("{}{}", frame.display(false), place.unwrap_or_default()),
+                        text: printable(&text),
                     });
                 }
                 Err(DecodeError::UnexpectedEof) => break,
-                Err(DecodeError::Malformed) => line(LogLine {
-                    level: "warn",
-                    text: "a malformed line".into(),
-                }),
+                Err(DecodeError::Malformed) => malformed += 1,
             }
         }
+        if malformed > 0 {
+            line(LogLine {
+                level: "warn",
+                text: format!("{malformed} lines that are none"),
+            });
+        }
     }
+}
+
+/// The stub's words without what a terminal would obey.
+fn printable(text: &str) -> String {
+    let space = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(space).collect()
 }
 
 /// The stub's last words.
@@ -94,10 +105,7 @@ impl Crash {
         Some(Self {
             kind,
             registers,
-            text: text
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect(),
+            text: printable(&text),
         })
     }
 }

@@ -373,7 +373,7 @@ pub fn is_populated(page_type: u64) -> bool {
 
 /// `struct xen_domctl_createdomain`: ssidref, handle, flags, iommu_opts,
 /// max_vcpus, max_evtchn_port, max_grant_frames, max_maptrack_frames,
-/// grant_opts, [altp2m_opts], vmtrace_size, cpupool_id, arch.
+/// grant_opts, since 4.19 altp2m_opts, vmtrace_size, cpupool_id, arch.
 fn createdomain(version: Version, handle: [u8; 16]) -> [u64; 16] {
     const MAX_VCPUS: u32 = 1;
     const MAX_EVTCHN_PORT: u32 = 31;

@@ -46,12 +46,14 @@ fn pending(port: Port) -> &'static AtomicU64 {
     let word = (port / 64) as usize % 64;
     // SAFETY: the array has 64 words, shared with Xen, which changes them
     // atomically.
-    unsafe { &*words.add(word) }
+    unsafe { &*words.wrapping_add(word) }
 }
 
 /// The address of the last page fault, as Xen keeps it for vCPU 0.
 pub fn fault_address() -> u64 {
     let info = SHARED_INFO_VA as *const shared_info;
-    // SAFETY: as in `pending`; an aligned 64-bit word.
-    unsafe { (&raw const (*info).vcpu_info[0].arch.cr2).read_volatile() }
+    // SAFETY: as in `pending`: the address of a field.
+    let word = unsafe { &raw const (*info).vcpu_info[0].arch.cr2 };
+    // SAFETY: an aligned 64-bit word of a mapped page.
+    unsafe { word.read_volatile() }
 }

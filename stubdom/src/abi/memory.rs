@@ -114,9 +114,9 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
     for i in 0..count {
         // Volatile, or the compiler makes this loop a call of memcmp.
         // SAFETY: the caller's promise.
-        let x = unsafe { a.add(i).read_volatile() };
+        let x = unsafe { a.wrapping_add(i).read_volatile() };
         // SAFETY: as above.
-        let y = unsafe { b.add(i).read_volatile() };
+        let y = unsafe { b.wrapping_add(i).read_volatile() };
         if x != y {
             return i32::from(x) - i32::from(y);
         }
