@@ -6,13 +6,15 @@
 //! guests, [`overlay`] adds what belongs to one boot; [`qemu`] runs the
 //! machine, [`console`] reads what it prints, [`ssh`] reaches into it; on top
 //! stands [`host`], with [`guest`], [`observer`], [`shaping`], [`domains`] and
-//! [`leaks`].
+//! [`leaks`]; [`demo`] shows what it is all for.
 
+pub mod bench;
 pub mod bzimage;
 pub mod cache;
 pub mod console;
 pub mod cpio;
 pub mod debian;
+pub mod demo;
 pub mod dom0_image;
 pub mod domains;
 pub mod guest;

@@ -6,6 +6,7 @@ mod echo_request;
 mod memory;
 mod ping;
 mod relay;
+mod sink;
 mod streams;
 
 use anyhow::{Result, bail};
@@ -14,8 +15,10 @@ const USAGE: &str = "usage:
   rig-agent ask ADDRESS:PORT LINE SECONDS      sends a line, prints the answer
   rig-agent ping ADDRESS INTERVAL_MS STOP       until the file STOP exists; a JSON object a ping
   rig-agent compare DOMID DOMID                frames that differ, as JSON
+  rig-agent derail DOMID                       sends a PV domain's vCPU astray
   rig-agent hold-ready COMMAND -- TRANSPORT…   a transport for xl migrate -s: runs
                                                COMMAND before READY is passed on
+  rig-agent sink FILE                          a receiver that keeps nothing
   rig-agent tee-stream FILE -- TRANSPORT…      a transport that keeps what was sent
   rig-agent throttle BYTES_PER_SEC -- TRANSPORT…
                                                a transport with a rate";
@@ -28,8 +31,10 @@ fn main() -> Result<()> {
         ["ping", address, interval, stop] => {
             ping::run(address.parse()?, interval.parse()?, stop.as_ref())
         }
+        ["derail", domain] => memory::Privcmd::open()?.set_instruction_pointer(domain.parse()?, 8),
         ["compare", one, other] => compare::run(one.parse()?, other.parse()?),
         ["hold-ready", command, "--", transport @ ..] => relay::run(command, transport),
+        ["sink", file] => sink::run(file),
         ["tee-stream", file, "--", transport @ ..] => streams::tee(file, transport),
         ["throttle", rate, "--", transport @ ..] => streams::throttle(rate.parse()?, transport),
         _ => bail!("{USAGE}"),

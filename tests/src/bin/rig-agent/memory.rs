@@ -17,6 +17,14 @@ pub const FRAME: usize = 4096;
 const MEMORY_OP: u64 = 12;
 const MAXIMUM_GPFN: u64 = 14;
 
+/// `__HYPERVISOR_domctl`, its version in Xen 4.17, two of its commands, and
+/// the place of `user_regs.rip` in `struct vcpu_guest_context`.
+const DOMCTL: u64 = 36;
+const DOMCTL_VERSION: u64 = 0x15;
+const SETVCPUCONTEXT: u64 = 12;
+const GETVCPUCONTEXT: u64 = 13;
+const RIP: usize = 648;
+
 /// `privcmd_hypercall`.
 #[repr(C)]
 struct Hypercall {
@@ -67,6 +75,39 @@ impl Privcmd {
         let highest = unsafe { ioctl(&self.file, request) };
         let highest = highest.with_context(|| format!("domain {domain}: maximum_gpfn"))?;
         u64::try_from(highest).context("maximum_gpfn is negative")
+    }
+
+    /// Points the first vCPU of a PV domain at `address`, wherever it was.
+    pub fn set_instruction_pointer(&self, domain: u16, address: u64) -> Result<()> {
+        let pages = Mapping::new(&open("/dev/xen/hypercall")?, 3 * FRAME)?;
+        let request = pages.start.as_ptr().cast::<u64>();
+        let context = request.wrapping_add(FRAME / size_of::<u64>());
+        for command in [GETVCPUCONTEXT, SETVCPUCONTEXT] {
+            // struct xen_domctl: command and version, domain; from byte 16 the
+            // vCPU's number and the address of its context.
+            let words = [
+                DOMCTL_VERSION << 32 | command,
+                u64::from(domain),
+                0,
+                context as u64,
+            ];
+            for (place, word) in words.into_iter().enumerate() {
+                // SAFETY: within the first of the three pages.
+                unsafe { request.wrapping_add(place).write(word) };
+            }
+            let mut call = Hypercall {
+                op: DOMCTL,
+                arguments: [request as u64, 0, 0, 0, 0],
+            };
+            let ask = Request::<{ opcode::none(b'P', 0).wrapping_add(48 << 16) }, _>(&mut call);
+            // SAFETY: as in `maximum_gpfn`; the context (5,168 bytes) lies in
+            // the other two pages.
+            unsafe { ioctl(&self.file, ask) }
+                .with_context(|| format!("domain {domain}: vCPU context"))?;
+            // SAFETY: user_regs.rip, within the context.
+            unsafe { context.wrapping_add(RIP / size_of::<u64>()).write(address) };
+        }
+        Ok(())
     }
 
     /// Maps frames of a domain, to read. A frame the domain does not have is

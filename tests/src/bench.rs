@@ -1,0 +1,107 @@
+//! lull's sender beside stock's: the same guest, the same sink, turn by turn.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use comfy_table::{CellAlignment, Table};
+
+use crate::{Guest, GuestSpec, Host, HostConfig};
+
+/// Turns of each sender; the first of each is a warm-up.
+const TURNS: usize = 4;
+
+/// Bytes of a page.
+const PAGE: f64 = 4096.0;
+
+/// A sender.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Stock,
+    Lull,
+}
+
+/// What one turn came to.
+struct Turn {
+    pages_per_sec: f64,
+    /// CPU seconds of dom0, everything that runs there, per GiB sent.
+    cpu_per_gib: f64,
+}
+
+/// Boots a host, runs the turns and prints the medians and their ratio.
+pub fn run() -> Result<()> {
+    let host = Host::boot(&HostConfig::default())?;
+    host.install_lull()?;
+    let guest = host.create_guest(&GuestSpec::new("bench"))?;
+    let (mut stock, mut lull) = (Vec::new(), Vec::new());
+    for turn in 0..TURNS {
+        for (sender, turns) in [(Sender::Stock, &mut stock), (Sender::Lull, &mut lull)] {
+            let measured = measure(&host, &guest, sender)?;
+            if turn > 0 {
+                turns.push(measured);
+            }
+        }
+    }
+    println!("{}", table(&stock, &lull));
+    Ok(())
+}
+
+fn measure(host: &Host, guest: &Guest, sender: Sender) -> Result<Turn> {
+    let helper = match sender {
+        Sender::Stock => "",
+        Sender::Lull => "LIBXL_SAVE_HELPER=/usr/local/bin/lull ",
+    };
+    // user, nice, system, irq and softirq, in hundredths of a second
+    let cpu = "awk '/^cpu /{print $2+$3+$4+$7+$8}' /proc/stat";
+    let before: f64 = host.run(cpu)?.checked()?.trim().parse()?;
+    let name = guest.name();
+    let command = format!(
+        "rm -f /tmp/sink; {helper}xl migrate -s '' {name} 'rig-agent sink /tmp/sink' 2>&1; cat /tmp/sink"
+    );
+    let output = host.run_for(&command, Duration::from_secs(300))?;
+    let after: f64 = host.run(cpu)?.checked()?.trim().parse()?;
+    guest
+        .status()
+        .context("the guest must run on at the source")?;
+    let last = output.stdout.lines().last().unwrap_or_default();
+    let numbers: Vec<f64> = last.split(' ').filter_map(|n| n.parse().ok()).collect();
+    ensure!(
+        numbers.len() == 2 && numbers[1] > 0.0,
+        "no stream: {}",
+        output.stdout
+    );
+    let (bytes, seconds) = (numbers[0], numbers[1] / 1_000.0);
+    Ok(Turn {
+        pages_per_sec: bytes / PAGE / seconds,
+        cpu_per_gib: (after - before) / 100.0 / (bytes / f64::from(1 << 30)),
+    })
+}
+
+fn table(stock: &[Turn], lull: &[Turn]) -> Table {
+    let mut table = Table::new();
+    table.set_header(["", "stock", "lull", "lull / stock"]);
+    for (name, figure) in [
+        (
+            "pages a second",
+            (|turn: &Turn| turn.pages_per_sec) as fn(&Turn) -> f64,
+        ),
+        ("dom0 CPU s per GiB sent", |turn| turn.cpu_per_gib),
+    ] {
+        let (stock, lull) = (median(stock, figure), median(lull, figure));
+        table.add_row([
+            name.to_owned(),
+            format!("{stock:.1}"),
+            format!("{lull:.1}"),
+            format!("{:.2}", lull / stock),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn median(turns: &[Turn], figure: fn(&Turn) -> f64) -> f64 {
+    let mut figures: Vec<f64> = turns.iter().map(figure).collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
