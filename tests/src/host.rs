@@ -172,8 +172,12 @@ impl Host {
 
     /// Builds the product's binary and puts it at /usr/local/bin/lull.
     pub fn install_lull(&self) -> Result<()> {
-        let binary = static_programs::build_lull(&Timeline::start())?;
-        self.put(&binary, "/usr/local/bin/lull")
+        let timeline = Timeline::start();
+        let binary = static_programs::build_lull(&timeline)?;
+        let binary = static_programs::strip(&binary, &self.folder())?;
+        self.put(&binary, "/usr/local/bin/lull")?;
+        timeline.phase("lull installed in dom0");
+        Ok(())
     }
 
     /// Copies a file into dom0.

@@ -8,14 +8,16 @@ use crate::host::Host;
 
 /// Programs of which none may run between two migrations.
 const PASSING: &[&str] = &[
-    "migrate-receive",
     "libxl-save-helper",
-    "xl migrate",
+    "xl migrate ",
     "lull ",
     "rig-agent hold-ready",
     "rig-agent throttle",
     "rig-agent tee-stream",
 ];
+
+/// How xl was started that now looks after a guest.
+const CARETAKERS: &[&str] = &["xl create", "xl restore", "xl migrate-receive"];
 
 /// What is left behind.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +33,8 @@ pub struct Leaks {
     pub processes: Vec<String>,
     /// Domains that have dirty logging on.
     pub log_dirty: Vec<u32>,
+    /// Folders in xenstore of domains that are not there.
+    pub xenstore: Vec<String>,
 }
 
 impl Leaks {
@@ -41,6 +45,7 @@ impl Leaks {
             && self.stopped.is_empty()
             && self.processes.is_empty()
             && self.log_dirty.is_empty()
+            && self.xenstore.is_empty()
     }
 }
 
@@ -48,7 +53,9 @@ impl Host {
     /// What is on the host besides dom0 and these guests.
     pub fn leaks(&self, guests: &[&Guest]) -> Result<Leaks> {
         let mut leaks = Leaks::default();
-        for domain in self.domains()?.into_iter().filter(|d| d.id != 0) {
+        let domains = self.domains()?;
+        leaks.xenstore = self.abandoned_folders(&domains)?;
+        for domain in domains.into_iter().filter(|d| d.id != 0) {
             if domain.state.dying {
                 leaks.zombies.push(domain);
             } else if !guests.iter().any(|guest| guest.name() == domain.name) {
@@ -63,19 +70,33 @@ impl Host {
             }
         }
         let processes = self.run("ps -eo pid=,args=")?.checked()?;
-        // xl receives a guest as `xl migrate-receive` and stays, under that
-        // name, to look after it: one such process per guest is no leak.
+        // The xl that made a guest stays, under the name it was started with,
+        // to look after it: one such process per guest is no leak.
         let mut caretakers = guests.len();
         for line in processes.lines() {
-            if !PASSING.iter().any(|name| line.contains(name)) || line.contains("sh -c") {
+            if line.contains("sh -c") {
                 continue;
             }
-            if line.contains("migrate-receive") && caretakers > 0 {
+            let made_a_guest = CARETAKERS.iter().any(|name| line.contains(name));
+            if made_a_guest && caretakers > 0 {
                 caretakers -= 1;
-                continue;
+            } else if made_a_guest || PASSING.iter().any(|name| line.contains(name)) {
+                leaks.processes.push(line.trim().to_owned());
             }
-            leaks.processes.push(line.trim().to_owned());
         }
         Ok(leaks)
+    }
+
+    fn abandoned_folders(&self, domains: &[Domain]) -> Result<Vec<String>> {
+        let mut abandoned = Vec::new();
+        for folder in ["/local/domain", "/libxl"] {
+            let listed = self.run(&format!("xenstore-list {folder}"))?.checked()?;
+            let gone = listed
+                .lines()
+                .filter_map(|name| name.parse::<u32>().ok())
+                .filter(|id| !domains.iter().any(|domain| domain.id == *id));
+            abandoned.extend(gone.map(|id| format!("{folder}/{id}")));
+        }
+        Ok(abandoned)
     }
 }

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -147,14 +148,14 @@ impl Connection {
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start ssh")?;
-        let stdout = drain(ssh.stdout.take());
-        let stderr = drain(ssh.stderr.take());
+        let stdout = Drain::of(ssh.stdout.take());
+        let stderr = Drain::of(ssh.stderr.take());
         Ok(Spawned {
             connection: self,
             pid_file,
             ssh,
-            stdout: Some(stdout),
-            stderr: Some(stderr),
+            stdout,
+            stderr,
         })
     }
 
@@ -237,8 +238,8 @@ pub struct Spawned<'a> {
     connection: &'a Connection,
     pid_file: String,
     ssh: Child,
-    stdout: Option<Drain>,
-    stderr: Option<Drain>,
+    stdout: Drain,
+    stderr: Drain,
 }
 
 impl Spawned<'_> {
@@ -249,8 +250,8 @@ impl Spawned<'_> {
             if let Some(status) = self.ssh.try_wait()? {
                 return Ok(Some(Output {
                     status: status.code().unwrap_or(-1),
-                    stdout: collect(self.stdout.take()),
-                    stderr: collect(self.stderr.take()),
+                    stdout: self.stdout.read_to_end(),
+                    stderr: self.stderr.read_to_end(),
                 }));
             }
             if Instant::now() > deadline {
@@ -258,6 +259,16 @@ impl Spawned<'_> {
             }
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// What it has written to its standard output so far.
+    pub fn stdout_so_far(&self) -> String {
+        self.stdout.so_far()
+    }
+
+    /// What it has written to its standard error so far.
+    pub fn stderr_so_far(&self) -> String {
+        self.stderr.so_far()
     }
 
     /// Asks it, and all it started, to end.
@@ -302,20 +313,41 @@ pub fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-type Drain = thread::JoinHandle<Vec<u8>>;
-
 /// Reads a pipe to its end aside, so that a talkative command never blocks.
-fn drain(pipe: Option<impl Read + Send + 'static>) -> Drain {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            let _ = pipe.read_to_end(&mut bytes);
-        }
-        bytes
-    })
+struct Drain {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<thread::JoinHandle<()>>,
 }
 
-fn collect(drain: Option<Drain>) -> String {
-    let bytes = drain.and_then(|d| d.join().ok()).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
+impl Drain {
+    fn of(pipe: Option<impl Read + Send + 'static>) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&bytes);
+        let reader = thread::spawn(move || {
+            let Some(mut pipe) = pipe else { return };
+            let mut chunk = [0; 4096];
+            while let Ok(length @ 1..) = pipe.read(&mut chunk) {
+                if let Ok(mut bytes) = sink.lock() {
+                    bytes.extend(&chunk[..length]);
+                }
+            }
+        });
+        Self {
+            bytes,
+            reader: Some(reader),
+        }
+    }
+
+    fn so_far(&self) -> String {
+        let bytes = self.bytes.lock().map(|bytes| bytes.clone());
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    }
+
+    fn read_to_end(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            // It ends with the pipe, and has nothing to say itself.
+            let _ = reader.join();
+        }
+        self.so_far()
+    }
 }

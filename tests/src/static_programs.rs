@@ -1,5 +1,6 @@
-//! The rig's own programs that run elsewhere: the agent in dom0 and the guest
-//! model. Linked statically, since neither place has this machine's libraries.
+//! The programs that run elsewhere: the product and the rig's agent in dom0,
+//! the guest model in guests. The workspace's settings link them statically,
+//! since none of these places has this machine's libraries.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,11 +39,25 @@ pub fn build(timeline: &Timeline) -> Result<StaticPrograms> {
     })
 }
 
-/// Builds the product's binary for dom0.
+/// Builds the product as its users do: `cargo build --release -p lull`.
 pub fn build_lull(timeline: &Timeline) -> Result<PathBuf> {
-    let folder = build_packages(&["-p", "lull", "--bin", "lull"])?;
+    let folder = build_packages(&["-p", "lull"])?;
     timeline.phase("lull built");
     Ok(folder.join("lull"))
+}
+
+/// Copies a program without what only a debugger reads: it goes over an
+/// emulated link. The copy is the program itself where there is no `strip`.
+pub fn strip(program: &Path, into: &Path) -> Result<PathBuf> {
+    let stripped = into.join(program.file_name().context("a program has a name")?);
+    let done = Command::new("strip")
+        .arg("-o")
+        .args([&stripped, program])
+        .status();
+    match done {
+        Ok(status) if status.success() => Ok(stripped),
+        _ => Ok(program.to_owned()),
+    }
 }
 
 /// The workspace this rig was built in.
@@ -51,29 +66,38 @@ pub fn workspace() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
-/// Runs cargo with settings of its own, in a target folder of its own, so that
-/// it neither waits for the cargo that runs the tests nor undoes its work.
+/// Runs cargo with the workspace's own settings, in the target folder this
+/// program was built in, so that nothing is built twice.
 fn build_packages(selection: &[&str]) -> Result<PathBuf> {
-    let target = workspace().join("target/rig");
+    let target = target_folder();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // Of the outer cargo's settings none may leak in.
+    // What the outer cargo tells a program about itself is not for the inner.
     for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy().into_owned();
-        let leaks = ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "CARGO_BUILD_TARGET"];
-        if leaks.contains(&name.as_str()) || name.starts_with("CARGO_PKG_") {
-            command.env_remove(name);
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
         }
     }
     output_of(
         command
             .current_dir(workspace())
-            .args(["build", "--release", "--quiet"])
-            .args(["--target", TARGET, "--target-dir"])
+            .args(["build", "--release", "--quiet", "--target-dir"])
             .arg(&target)
-            .args(selection)
-            .env("RUSTFLAGS", "-C target-feature=+crt-static"),
+            .args(selection),
     )
-    .context("cannot build the rig's static programs")?;
+    .context("cannot build the programs that run in dom0 and in guests")?;
     Ok(target.join(TARGET).join("release"))
+}
+
+/// The folder that cargo has marked as its own, above this program; the usual
+/// one if the program was moved. Cargo marks the target's folder in it too.
+fn target_folder() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    let marked =
+        |folder: &&Path| !folder.ends_with(TARGET) && folder.join("CACHEDIR.TAG").is_file();
+    match program.ancestors().skip(1).find(marked) {
+        Some(folder) => folder.to_owned(),
+        None => workspace().join("target"),
+    }
 }

@@ -1,0 +1,81 @@
+//! The table at the end.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::told::Told;
+
+/// One migration.
+pub struct Row([String; 8]);
+
+impl Row {
+    /// Of lull.
+    pub fn of_lull(what: &str, outcome: &str, limit: &str, told: &Told) -> Self {
+        let dash = |figure: &Option<String>| figure.clone().unwrap_or_else(|| "–".to_owned());
+        Self([
+            what.to_owned(),
+            outcome.to_owned(),
+            limit.to_owned(),
+            dash(&told.predicted),
+            dash(&told.observed),
+            outage(told.outage_ms),
+            told.rounds.to_string(),
+            wall(told.seconds),
+        ])
+    }
+
+    /// Of stock xl, which tells nothing.
+    pub fn of_stock(what: &str, told: &Told) -> Self {
+        let none = || "–".to_owned();
+        Self([
+            what.to_owned(),
+            "moved".to_owned(),
+            "none".to_owned(),
+            none(),
+            none(),
+            outage(told.outage_ms),
+            none(),
+            wall(told.seconds),
+        ])
+    }
+}
+
+/// All migrations.
+pub struct Summary<'a>(pub &'a [Row]);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header([
+            "guest, mover",
+            "outcome",
+            "limit",
+            "pause\npredicted",
+            "pause\nseen by lull",
+            "outage\nseen by ping",
+            "rounds",
+            "took",
+        ]);
+        for row in self.0 {
+            table.add_row(&row.0);
+        }
+        for column in table.column_iter_mut().skip(2) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        write!(f, "{table}")
+    }
+}
+
+fn outage(ms: f64) -> String {
+    if ms < 10_000.0 {
+        format!("{ms:.0} ms")
+    } else {
+        format!("{:.1} s", ms / 1e3)
+    }
+}
+
+fn wall(seconds: f64) -> String {
+    format!("{seconds:.0} s")
+}

@@ -1,0 +1,90 @@
+//! The figures in what lull shows: it is run as a user runs it, so they are
+//! read as a user reads them.
+
+use crate::observer::Outages;
+
+/// What one migration came to, in words fit for a table.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Told {
+    /// The pause as predicted.
+    pub predicted: Option<String>,
+    /// The pause as lull saw it.
+    pub observed: Option<String>,
+    /// Rounds of copying.
+    pub rounds: usize,
+    /// The longest time the ping had no answer.
+    pub outage_ms: f64,
+    /// From start to end.
+    pub seconds: f64,
+}
+
+impl Told {
+    /// Reads what was shown.
+    pub fn new(text: &str, outages: &Outages, seconds: f64) -> Self {
+        let text = plain(text);
+        let pause = text.lines().find_map(|line| {
+            let rest = line.trim().strip_prefix("all of it")?;
+            let mut cells = rest.split("  ").map(str::trim).filter(|c| !c.is_empty());
+            Some((cells.next()?.to_owned(), cells.next()?.to_owned()))
+        });
+        let (predicted, observed) = pause.unzip();
+        Self {
+            predicted: predicted.or_else(|| refused(&text)),
+            observed,
+            rounds: text
+                .split(['\n', '\r'])
+                .filter(|line| line.starts_with("lull: round "))
+                .count(),
+            outage_ms: outages.longest_ms,
+            seconds,
+        }
+    }
+}
+
+/// Out of a refusal: `the pause would be 12.3 s, and the limit is 8,000 ms`.
+fn refused(text: &str) -> Option<String> {
+    let (_, rest) = text.rsplit_once("the pause would be ")?;
+    let (figure, _) = rest.split_once(", and the limit")?;
+    Some(figure.to_owned())
+}
+
+/// Without what moves a terminal's cursor.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c == '\u{1b}' {
+            // CSI: everything up to a letter.
+            rest.by_ref().find(char::is_ascii_alphabetic);
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moves_figures_are_found() {
+        let text = "\u{1b}[2Klull: round 0: 49,000 pages sent in 12.0 s\r\n\
+                    lull: round 1: 300 pages sent\n\
+                    \n pause           predicted, at most   observed \n\
+                    \n all of it                 4,120 ms   3,467 ms \n";
+        let told = Told::new(text, &Outages::default(), 1.0);
+        assert_eq!(told.predicted.as_deref(), Some("4,120 ms"));
+        assert_eq!(told.observed.as_deref(), Some("3,467 ms"));
+        assert_eq!(told.rounds, 2);
+    }
+
+    #[test]
+    fn a_refusals_prediction_is_found() {
+        let text =
+            "Refused: it goes nowhere: the pause would be 12.3 s, and the limit is 8,000 ms.";
+        let told = Told::new(text, &Outages::default(), 1.0);
+        assert_eq!(told.predicted.as_deref(), Some("12.3 s"));
+        assert_eq!(told.observed, None);
+    }
+}

@@ -1,0 +1,288 @@
+//! One `lull migrate --json`, from its start to its last word.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use lull_tests::ssh::quote;
+use lull_tests::timeline::Timeline;
+use lull_tests::{Guest, Host, Output, Spawned};
+use serde_json::Value;
+
+/// What earlier moves took. Gone before each attempt, so that what it assumes
+/// does not hang on the scenarios before.
+pub const LEDGER: &str = "/var/lib/lull/ledger.json";
+
+/// No attempt in these tests takes that long by itself.
+const LONGEST: Duration = Duration::from_secs(240);
+
+/// An attempt to be made.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    options: Vec<String>,
+    destination: String,
+    limit: Option<Duration>,
+}
+
+impl Plan {
+    /// Over ssh to the host itself, as a user would.
+    pub fn over_ssh() -> Self {
+        Self::to_host("localhost")
+    }
+
+    /// Over ssh to a host of that name.
+    pub fn to_host(name: &str) -> Self {
+        Self {
+            options: Vec::new(),
+            destination: name.into(),
+            limit: None,
+        }
+    }
+
+    /// Without ssh, which costs ten times as much under emulation as all else.
+    pub fn direct() -> Self {
+        Self::by("")
+    }
+
+    /// Without ssh, through the agent's transports: `throttle 4000000 --`.
+    pub fn by(transport: &str) -> Self {
+        let agent = match transport {
+            "" => String::new(),
+            words => format!("rig-agent {words} "),
+        };
+        Self {
+            options: vec!["-s".into(), String::new()],
+            destination: format!("{agent}xl migrate-receive"),
+            limit: None,
+        }
+    }
+
+    /// Over a link of that many bytes a second.
+    pub fn throttled(bytes_per_sec: u64) -> Self {
+        Self::by(&format!("throttle {bytes_per_sec} --"))
+    }
+
+    /// Under a limit on the pause.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
+        let text = format!("{}ms", limit.as_millis());
+        self.options.extend(["--max-suspend-time".into(), text]);
+        self
+    }
+
+    /// Under a timeout.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        let text = format!("{}ms", timeout.as_millis());
+        self.options.extend(["--timeout".into(), text]);
+        self
+    }
+
+    /// The command line, with more options in front.
+    pub fn command(&self, more: &str, guest: &str) -> String {
+        let words: Vec<String> = self
+            .options
+            .iter()
+            .map(String::as_str)
+            .chain([guest, &self.destination])
+            .map(quote)
+            .collect();
+        format!("lull migrate {more} {}", words.join(" "))
+    }
+
+    /// Starts it.
+    pub fn start<'a>(&self, host: &'a Host, guest: &'a Guest) -> Result<Running<'a>> {
+        host.run(&format!("rm -f {LEDGER}"))?.checked()?;
+        self.start_as_it_is(host, guest)
+    }
+
+    /// Starts it with whatever history there is.
+    pub fn start_as_it_is<'a>(&self, host: &'a Host, guest: &'a Guest) -> Result<Running<'a>> {
+        let source = guest.domid()?;
+        let command = self.command("--json", guest.name());
+        Ok(Running {
+            host,
+            guest,
+            plan: self.clone(),
+            source,
+            spawned: host.spawn(&command)?,
+        })
+    }
+
+    /// Makes it.
+    pub fn run(&self, host: &Host, guest: &Guest) -> Result<Ended> {
+        self.start(host, guest)?.finish()
+    }
+}
+
+/// An attempt under way.
+pub struct Running<'a> {
+    /// Where.
+    pub host: &'a Host,
+    guest: &'a Guest,
+    plan: Plan,
+    source: u32,
+    spawned: Spawned<'a>,
+}
+
+impl Running<'_> {
+    /// Waits for an event; hands it back.
+    pub fn wait_for(&mut self, what: impl Fn(&Value) -> bool) -> Result<Value> {
+        let start = Timeline::start();
+        while start.seconds() < LONGEST.as_secs_f64() {
+            if let Some(event) = parse(&self.spawned.stdout_so_far()).into_iter().find(&what) {
+                return Ok(event);
+            }
+            if let Some(output) = self.spawned.wait(Duration::from_millis(20))? {
+                bail!("it ended before that: {output:?}");
+            }
+        }
+        bail!("it did not come: {}", self.spawned.stdout_so_far())
+    }
+
+    /// Waits until pages are on their way; hands back what it started with.
+    pub fn wait_until_copying(&mut self) -> Result<Value> {
+        self.wait_for(|event| is(event, "progress") && event["pages_sent"].as_u64() > Some(0))?;
+        self.wait_for(|event| is(event, "started"))
+    }
+
+    /// Runs a shell command beside it.
+    pub fn beside(&self, command: &str) -> Result<()> {
+        self.host.run(command)?.checked()?;
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Result<Ended> {
+        let output = self
+            .spawned
+            .wait(LONGEST)?
+            .with_context(|| format!("no end: {}", self.spawned.stdout_so_far()))?;
+        Ok(Ended {
+            events: parse(&output.stdout),
+            plan: self.plan,
+            source: self.source,
+            guest: self.guest.name().to_owned(),
+            output,
+        })
+    }
+}
+
+/// An attempt that is over.
+#[derive(Debug)]
+pub struct Ended {
+    /// All it said.
+    pub events: Vec<Value>,
+    /// Exit code, and what it wrote.
+    pub output: Output,
+    /// The guest's number before.
+    pub source: u32,
+    plan: Plan,
+    guest: String,
+}
+
+impl Ended {
+    /// Its exit code.
+    pub fn code(&self) -> i32 {
+        self.output.status
+    }
+
+    /// The last object.
+    pub fn result(&self) -> Result<&Value> {
+        let last = self.events.last();
+        last.filter(|event| is(event, "result"))
+            .with_context(|| format!("no result at the end: {:?}", self.output))
+    }
+
+    /// The one event of that type, if there was one.
+    pub fn event(&self, kind: &str) -> Option<&Value> {
+        self.events.iter().find(|event| is(event, kind))
+    }
+
+    /// All rounds.
+    pub fn rounds(&self) -> impl Iterator<Item = &Value> {
+        self.events.iter().filter(|event| is(event, "round"))
+    }
+
+    /// That it ended with this exit code, the outcome that belongs to it, and
+    /// a result that agrees with what came before.
+    pub fn expect(&self, code: i32) -> Result<&Value> {
+        let (outcome, running_on) = match code {
+            0 => ("moved", "destination"),
+            3 => ("refused-downtime", "source"),
+            4 => ("refused-timeout", "source"),
+            5 => ("cancelled", "source"),
+            6 => ("target-failed", "source"),
+            7 => ("source-failed", "source"),
+            other => bail!("no outcome belongs to {other}"),
+        };
+        ensure!(
+            self.code() == code,
+            "exit code {} instead of {code}: {}",
+            self.code(),
+            self.in_short()
+        );
+        let result = self.result()?;
+        ensure!(
+            result["outcome"] == outcome && result["running_on"] == running_on,
+            "exit code {code}, but {result}"
+        );
+        ensure!(
+            self.events.iter().all(|event| event["schema"] == 1),
+            "an object without its schema: {}",
+            self.output.stdout
+        );
+        let rounds = self.rounds().count() as u64;
+        ensure!(
+            result["rounds"] == rounds,
+            "{rounds} rounds were told: {result}"
+        );
+        if let Some(ended) = self.event("ended") {
+            ensure!(
+                ended["pages_sent"] == result["pages_sent"],
+                "{ended} and then {result}"
+            );
+        }
+        let limit = self.plan.limit.map(|limit| limit.as_millis() as u64);
+        ensure!(result["limit_ms"].as_u64() == limit, "{limit:?}: {result}");
+        if let Some((limit, observed)) = limit.zip(result["observed_downtime_ms"].as_u64()) {
+            ensure!(observed <= limit, "paused beyond its limit: {result}");
+        }
+        let guest = &self.guest;
+        let last_line = match running_on {
+            "source" => format!("{guest} runs at the source (this host)."),
+            _ => format!(
+                "{guest} runs at the destination ({}).",
+                self.plan.destination
+            ),
+        };
+        let said = self.output.stderr.lines().last().unwrap_or_default();
+        ensure!(said == last_line, "the last line is {said:?}");
+        Ok(result)
+    }
+
+    /// That the guest was never asked to stop.
+    pub fn expect_never_suspended(&self) -> Result<()> {
+        let stopped = self.event("suspended").is_some();
+        let asked = self.rounds().any(|round| round["decision"] == "suspend");
+        ensure!(!stopped && !asked, "it was suspended: {}", self.in_short());
+        Ok(())
+    }
+
+    /// All but the progress.
+    pub fn in_short(&self) -> String {
+        let events = self.events.iter().filter(|event| !is(event, "progress"));
+        let lines: Vec<String> = events.map(Value::to_string).collect();
+        format!("{}\n{}", lines.join("\n"), self.output.stderr)
+    }
+}
+
+/// Whether an event is of that type.
+pub fn is(event: &Value, kind: &str) -> bool {
+    event["type"] == kind
+}
+
+/// The whole lines of what was written; the last may still be coming.
+fn parse(text: &str) -> Vec<Value> {
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}

@@ -1,0 +1,157 @@
+//! What cannot be done is said, and nothing happens.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::ssh::quote;
+use lull_tests::{GuestSpec, GuestType, Host};
+
+use crate::aftermath;
+use crate::attempt::Plan;
+use crate::world::{World, spec};
+
+/// What costs nothing to refuse.
+pub fn wrong_words(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let before = guest.domid()?;
+    let host = &world.host;
+    let tries = [
+        ("lull migrate busi localhost", "did you mean `busy`?"),
+        ("lull migrate 0 localhost", "the host itself"),
+        ("lull migrate busy 'a;b'", "is not a host's name"),
+        ("lull migrate --timeout 0 busy localhost", "`0`"),
+        ("lull migrate --timeout soon busy localhost", "`soon`"),
+        (
+            "lull migrate --max-suspend-time -5s busy localhost",
+            "`-5s`",
+        ),
+        (
+            "lull migrate --max-suspend-time 99999999999999999999 busy localhost",
+            "`99999999999999999999`",
+        ),
+        (
+            "setpriv --reuid=65534 --regid=65534 --clear-groups \
+             lull migrate busy localhost",
+            "this needs root",
+        ),
+    ];
+    for (command, words) in tries {
+        refused(host, command, words)?;
+    }
+    in_another_view(
+        host,
+        "echo 3 >/run/rig/minor && busybox mount --bind /run/rig/minor /sys/hypervisor/version/minor",
+        "Xen 4.3 is not known",
+    )?;
+    in_another_view(
+        host,
+        "busybox mount -t tmpfs nothing /sys/hypervisor",
+        "does not run on Xen",
+    )?;
+    ensure!(guest.domid()? == before, "it moved");
+    aftermath::check_whole(host, &guest)
+}
+
+/// Exit code 2, one clear message, and nothing of libxl's.
+fn refused(host: &Host, command: &str, words: &str) -> Result<()> {
+    let output = host.run(command)?;
+    ensure!(
+        output.status == 2 && output.stderr.contains(words),
+        "{command}: no {words:?} in {output:?}"
+    );
+    ensure!(
+        !output.stderr.contains("libxl") && output.stdout.is_empty(),
+        "{command}: more than its own words: {output:?}"
+    );
+    Ok(())
+}
+
+/// The same on a host that looks different to this one command.
+fn in_another_view(host: &Host, change: &str, words: &str) -> Result<()> {
+    let inner = format!("{change} && exec lull migrate busy localhost");
+    refused(host, &format!("unshare -m sh -c {}", quote(&inner)), words)
+}
+
+/// ssh cannot get there.
+pub fn unreachable_host(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let ended = Plan::to_host("nowhere.invalid").run(&world.host, &guest)?;
+    let result = ended.expect(6)?;
+    ended.expect_never_suspended()?;
+    ensure!(
+        result["pages_sent"] == 0
+            && result["reason"]
+                .as_str()
+                .is_some_and(|r| r.contains("nowhere.invalid")),
+        "{result}"
+    );
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// The destination has no room: another guest has it all but some.
+pub fn no_memory(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = &world.host;
+    let free: u32 = host
+        .run("xl info free_memory")?
+        .checked()?
+        .trim()
+        .parse()
+        .context("xl info free_memory")?;
+    // Xen keeps page tables of about a hundredth beside the memory itself.
+    let hog = host.create_guest(&GuestSpec {
+        memory_mib: (free - 100) / 100 * 98,
+        vif: false,
+        ..spec("hog")
+    })?;
+    let ended = Plan::direct().run(host, &guest);
+    hog.destroy()?;
+    let ended = ended?;
+    ended.expect(6)?;
+    ended.expect_never_suspended()?;
+    aftermath::check(host, &guest, &ended)
+}
+
+/// On a hypervisor that cannot track what a PV guest writes.
+pub fn pv_guest(world: &mut World) -> Result<()> {
+    let host = &world.host;
+    let guest = host.create_guest(&GuestSpec {
+        kind: GuestType::Pv,
+        vif: false,
+        ..spec("para")
+    })?;
+    let before = guest.domid()?;
+    refused(host, "lull migrate para localhost", "para is a PV guest")?;
+    refused(
+        host,
+        "lull migrate --max-suspend-time 5s para localhost",
+        "without limits",
+    )?;
+    ensure!(guest.domid()? == before, "it moved");
+    guest.destroy()
+}
+
+/// A guest that never so much as looks at the request to suspend.
+pub fn deaf_guest(world: &mut World) -> Result<()> {
+    let host = &world.host;
+    let guest = host.create_guest(&GuestSpec {
+        ignores_suspend: true,
+        ..spec("deaf")
+    })?;
+    let plan = Plan::direct().limit(Duration::from_secs(12));
+    let ended = plan.run(host, &guest)?;
+    let result = ended.expect(7)?;
+    ensure!(
+        result["reason"]
+            .as_str()
+            .is_some_and(|r| r.contains("did not suspend itself"))
+            && ended.event("suspended").is_none(),
+        "{result}"
+    );
+    let kept = world.guest()?;
+    let host = &world.host;
+    aftermath::runs_whole(&guest)?;
+    ensure!(guest.domid()? == ended.source, "it moved");
+    aftermath::no_leaks(host, &[&guest, &kept])?;
+    guest.destroy()
+}

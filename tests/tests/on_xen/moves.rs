@@ -1,0 +1,191 @@
+//! Guests that move.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::ssh::quote;
+use lull_tests::timeline::Timeline;
+use serde::Deserialize;
+
+use crate::aftermath;
+use crate::attempt::{LEDGER, Plan};
+use crate::world::World;
+
+/// As a user would, over ssh; the pause is kept, by lull's clock and by that
+/// of an observer outside.
+pub fn within_a_limit(world: &mut World) -> Result<()> {
+    let limit = Duration::from_secs(12);
+    let timeline = Timeline::start();
+    let guest = world.guest()?;
+    let observer = world.host.observe(&guest)?;
+    let ended = Plan::over_ssh().limit(limit).run(&world.host, &guest)?;
+    let outages = observer.stop()?;
+    let result = ended.expect(0)?;
+    timeline.phase(format_args!(
+        "limit {} ms, predicted {}, observed {}; seen from outside {:.0} ms, give or take {:.0}",
+        limit.as_millis(),
+        result["predicted_downtime_ms"],
+        result["observed_downtime_ms"],
+        outages.longest_ms,
+        outages.dom0_stall_ms,
+    ));
+    let (predicted, observed) = (
+        result["predicted_downtime_ms"]
+            .as_u64()
+            .context("no prediction")?,
+        result["observed_downtime_ms"]
+            .as_u64()
+            .context("no observation")?,
+    );
+    ensure!(
+        predicted <= limit.as_millis() as u64 && observed > 0,
+        "{result}"
+    );
+    ensure!(outages.lost > 0, "no outage was seen: {outages:?}");
+    ensure!(
+        outages.longest_ms <= limit.as_millis() as f64 + outages.dom0_stall_ms,
+        "paused beyond its limit: {outages:?}"
+    );
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// What the agent prints.
+#[derive(Debug, Deserialize)]
+struct Comparison {
+    compared: u64,
+    differing: u64,
+    only_first: u64,
+    only_second: u64,
+    differing_gfns: Vec<u64>,
+    only_first_gfns: Vec<u64>,
+    only_second_gfns: Vec<u64>,
+}
+
+/// The frames that libxl makes anew at the destination: from here up to 4 GiB
+/// (Xen 4.17, xg_dom_x86.c: the special pages of an HVM or PVH guest).
+const SPECIAL_GFNS: std::ops::Range<u64> = 0xfeff8..0xff000;
+
+const STREAM: &str = "/run/rig/stream";
+
+/// Nobody's word is taken for it: the frames of source and destination are
+/// compared while neither runs, and Xen's own checker reads the stream.
+pub fn frames_agree(world: &mut World) -> Result<()> {
+    let timeline = Timeline::start();
+    let guest = world.guest()?;
+    let compare = "rig-agent compare $(xl domid busy) $(xl domid busy--incoming) \
+                   >/run/rig/compare.json 2>/run/rig/compare.err";
+    let transport = format!(
+        "tee-stream {STREAM} -- rig-agent hold-ready {} --",
+        quote(compare)
+    );
+    // The comparison takes its time, and lull counts it as landing.
+    let plan = Plan::by(&transport).limit(Duration::from_secs(120));
+    let ended = plan.run(&world.host, &guest)?;
+    ended.expect(0)?;
+    timeline.phase("moved");
+    let text = world
+        .host
+        .run("cat /run/rig/compare.err >&2; cat /run/rig/compare.json")?
+        .checked()?;
+    let comparison: Comparison =
+        serde_json::from_str(&text).with_context(|| format!("the agent said {text:?}"))?;
+    timeline.phase(format_args!("{comparison:x?}"));
+    check_comparison(&comparison)?;
+
+    let verdict = world.host.run(&format!(
+        "/usr/lib/xen-4.17/bin/verify-stream-v2 --verbose --format xl --in {STREAM}; \
+         s=$?; rm -f {STREAM}; exit $s"
+    ))?;
+    let said = verdict.checked().context("verify-stream-v2 objects")?;
+    ensure!(
+        said.contains("xl header") && said.contains("End Record"),
+        "verify-stream-v2 did not read it all: {said}"
+    );
+    timeline.phase("verify-stream-v2 has accepted the stream");
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+fn check_comparison(comparison: &Comparison) -> Result<()> {
+    ensure!(comparison.compared > 40_000, "{comparison:x?}");
+    let named = comparison.differing_gfns.len() as u64;
+    let ordinary = comparison
+        .differing_gfns
+        .iter()
+        .filter(|gfn| !SPECIAL_GFNS.contains(gfn))
+        .count();
+    ensure!(
+        ordinary == 0 && named == comparison.differing,
+        "ordinary frames differ: {comparison:x?}"
+    );
+    // The guest's shared info and grant table are Xen's memory, mapped into
+    // the guest; after its resume it maps them anew.
+    ensure!(
+        comparison.only_first == comparison.only_first_gfns.len() as u64
+            && comparison.only_second == comparison.only_second_gfns.len() as u64,
+        "frames without a twin: {comparison:x?}"
+    );
+    Ok(())
+}
+
+/// As it looks to a user: tables, and last where the guest runs.
+pub fn without_limits(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let before = guest.domid()?;
+    let command = Plan::direct().command("", guest.name());
+    let output = world.host.run_for(&command, Duration::from_secs(200))?;
+    let report = output.clone().checked()?;
+    for part in [
+        "round",
+        "dirtied",
+        "predicted, at most",
+        "observed",
+        "landing",
+        "pages/s",
+        "helper",
+        "stub",
+        "in all",
+    ] {
+        ensure!(
+            report.contains(part),
+            "no {part:?} in the report:\n{report}"
+        );
+    }
+    ensure!(
+        report.lines().last() == Some("busy runs at the destination (xl migrate-receive)."),
+        "{report}"
+    );
+    ensure!(
+        output.stderr.contains("however long it is paused"),
+        "{}",
+        output.stderr
+    );
+    ensure!(guest.domid()? != before, "it did not move:\n{report}");
+    aftermath::check_whole(&world.host, &guest)
+}
+
+/// Neither a ledger that is not one nor a full disk is a reason not to move.
+pub fn with_a_broken_ledger(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = &world.host;
+    host.run(&format!(
+        "mkdir -p /var/lib/lull && busybox mount -t tmpfs -o size=8k full /var/lib/lull && \
+         echo 'no ledger' >{LEDGER} && ! head -c 9000 /dev/zero >/var/lib/lull/ballast"
+    ))?
+    .checked()
+    .context("no full disk could be made")?;
+    let ended = Plan::direct()
+        .limit(Duration::from_secs(20))
+        .start_as_it_is(host, &guest)?
+        .finish();
+    host.run("busybox umount /var/lib/lull")?.checked()?;
+    let ended = ended?;
+    ended.expect(0)?;
+    for warning in ["is not understood", "the ledger could not be kept"] {
+        ensure!(
+            ended.output.stderr.contains(warning),
+            "no word of it: {}",
+            ended.output.stderr
+        );
+    }
+    aftermath::check(host, &guest, &ended)
+}

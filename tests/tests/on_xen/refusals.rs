@@ -1,0 +1,163 @@
+//! Guests that stay, because a limit or the operator says so.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::aftermath;
+use crate::attempt::{Plan, is};
+use crate::world::{HEAVY, MODERATE, World};
+
+/// Gate 0.
+pub fn fixed_costs(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let limit = Duration::from_secs(1);
+    let ended = Plan::direct().limit(limit).run(&world.host, &guest)?;
+    let result = ended.expect(3)?;
+    ended.expect_never_suspended()?;
+    ensure!(
+        result["pages_sent"] == 0 && result["rounds"] == 0,
+        "copied before it refused: {result}"
+    );
+    names_what_would_fit(result["advice"].as_str(), &["--max-suspend-time"])?;
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// A guest that writes faster than its link carries is refused soon and with
+/// figures; once it is quieter, it moves.
+pub fn hopeless_then_moved(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    guest.set_load(HEAVY)?;
+    let limit = Duration::from_secs(4);
+    let ended = Plan::throttled(16_000_000)
+        .limit(limit)
+        .run(&world.host, &guest)?;
+    let result = ended.expect(4)?;
+    ended.expect_never_suspended()?;
+    ensure!(
+        result["rounds"].as_u64() <= Some(6),
+        "hopeless, but tried for long: {result}"
+    );
+    let told = ended.event("ended").context("no last word")?;
+    let last = ended.rounds().last().context("no round")?;
+    ensure!(
+        told["smallest_limit_ms"].as_u64() > Some(limit.as_millis() as u64)
+            && told["needed_rate"].as_u64() > last["transfer_rate"].as_u64(),
+        "what would fit does not: {told}"
+    );
+    names_what_would_fit(
+        result["advice"].as_str(),
+        &["--max-suspend-time", "a link that carries"],
+    )?;
+    aftermath::check(&world.host, &guest, &ended)?;
+
+    guest.set_load(MODERATE)?;
+    let again = Plan::direct()
+        .limit(Duration::from_secs(12))
+        .run(&world.host, &guest)?;
+    again.expect(0)?;
+    aftermath::check(&world.host, &guest, &again)
+}
+
+fn names_what_would_fit(advice: Option<&str>, words: &[&str]) -> Result<()> {
+    let advice = advice.unwrap_or_default();
+    for word in words {
+        ensure!(
+            advice.contains(word),
+            "no {word:?} in the advice: {advice:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Gate 2: between the decision to stop the guest and its stop it dirties all
+/// it can. xl is held meanwhile, so that there is time for it: it has no part
+/// in the copying, but it is through xl that the guest is asked to stop.
+pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let limit = Duration::from_secs(10);
+    let mut running = Plan::throttled(12_000_000)
+        .limit(limit)
+        .start(&world.host, &guest)?;
+    let helper = running.wait_until_copying()?["helper_pid"].to_string();
+    let xl = format!("$(ps -o ppid= -p {helper})");
+    running.beside(&format!("kill -STOP {xl}"))?;
+    running.wait_for(|event| is(event, "round") && event["decision"] == "suspend")?;
+    guest.set_load(HEAVY)?;
+    std::thread::sleep(Duration::from_secs(2));
+    running.beside(&format!("kill -CONT {xl}"))?;
+    let ended = running.finish()?;
+
+    ended.expect(3)?;
+    let stopped = ended.event("suspended").context("it was never stopped")?;
+    ensure!(
+        stopped["dirty_pages"].as_u64() > Some(HEAVY.working_set_pages / 2),
+        "the burst was not there: {stopped}"
+    );
+    let told = ended.event("ended").context("no last word")?;
+    let pause = told["refused_pause_ms"].as_u64().context("not paused")?;
+    ensure!(
+        pause <= limit.as_millis() as u64,
+        "refused, but paused beyond the limit: {told}"
+    );
+    ensure!(
+        told["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("once the guest had stopped")),
+        "refused by another gate: {told}"
+    );
+    let in_rounds: u64 = ended
+        .rounds()
+        .filter_map(|round| round["pages_sent"].as_u64())
+        .sum();
+    ensure!(
+        told["pages_sent"] == in_rounds,
+        "{in_rounds} pages were sent before the stop: {told}"
+    );
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// The timeout never forces a suspend.
+pub fn timeout(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let ended = Plan::throttled(4_000_000)
+        .timeout(Duration::from_secs(5))
+        .run(&world.host, &guest)?;
+    let result = ended.expect(4)?;
+    ended.expect_never_suspended()?;
+    ensure!(result["pages_sent"].as_u64() > Some(0), "{result}");
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// A link over which nothing goes any more is noticed by the timeout too. The
+/// destination can only clean up once it hears of it.
+pub fn stalled_link(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let mut running = Plan::throttled(4_000_000)
+        .timeout(Duration::from_secs(8))
+        .start(&world.host, &guest)?;
+    running.wait_until_copying()?;
+    running.beside("pkill -STOP -x rig-agent")?;
+    let ended = running.finish();
+    let status = guest.status();
+    world.host.run("pkill -CONT -x rig-agent")?.checked()?;
+    let ended = ended?;
+    ended.expect(4)?;
+    ended.expect_never_suspended()?;
+    status.context("the guest did not run while the link stood still")?;
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// ^C.
+pub fn cancelled(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let mut running = Plan::throttled(4_000_000).start(&world.host, &guest)?;
+    let helper = running.wait_until_copying()?["helper_pid"].to_string();
+    running.beside(&format!(
+        "kill -INT $(ps -o ppid= -p $(ps -o ppid= -p {helper}))"
+    ))?;
+    let ended = running.finish()?;
+    ended.expect(5)?;
+    ended.expect_never_suspended()?;
+    aftermath::check(&world.host, &guest, &ended)
+}

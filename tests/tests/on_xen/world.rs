@@ -1,0 +1,123 @@
+//! What all scenarios share, and how their results are told apart.
+
+use std::sync::Mutex;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::{Failed, Trial};
+use lull_tests::timeline::Timeline;
+use lull_tests::{Guest, GuestSpec, Host, HostConfig, Load, Mark};
+
+/// A load that a migration catches up with.
+pub const MODERATE: Load = Load::steady(500, 2_048);
+
+/// A load that nothing here catches up with: all of the reserve, faster than
+/// any link in these tests.
+pub const HEAVY: Load = Load::steady(20_000, RESERVE);
+
+const RESERVE: u64 = 16_384;
+
+/// The host, with lull installed, and the guest most scenarios use.
+pub struct World {
+    /// The host.
+    pub host: Host,
+    guest: Option<Guest>,
+}
+
+/// A mutex, so that scenarios come one by one.
+static WORLD: Mutex<Option<World>> = Mutex::new(None);
+
+impl World {
+    fn boot() -> Result<Self> {
+        let host = Host::boot(&HostConfig::default())?;
+        host.install_lull()?;
+        Ok(Self { host, guest: None })
+    }
+
+    /// The guest that scenarios hand on to each other, under a moderate load.
+    pub fn guest(&mut self) -> Result<Guest> {
+        let guest = match &self.guest {
+            Some(guest) => guest.clone(),
+            None => {
+                let guest = self.host.create_guest(&spec("busy"))?;
+                self.guest.insert(guest).clone()
+            }
+        };
+        let status = guest.set_load(MODERATE)?;
+        ensure!(status.hash_errors == 0, "damaged before: {status:?}");
+        Ok(guest)
+    }
+
+    /// Takes away what a scenario left, so that the next starts clean. The
+    /// shared guest stays, unless the scenario failed.
+    fn tidy(&mut self, failed: bool) {
+        if failed {
+            self.guest = None;
+            // Stopped processes would keep what they hold.
+            let _ = self
+                .host
+                .run("pkill -CONT rig-agent; pkill -CONT xl; pkill -KILL rig-agent");
+        }
+        let kept = self.guest.as_ref().map(Guest::name);
+        for domain in self.host.domains().unwrap_or_default() {
+            if domain.id != 0 && Some(domain.name.as_str()) != kept {
+                let _ = self.host.run(&format!("xl destroy {}", domain.id));
+            }
+        }
+        let _ = self.host.shape(None);
+    }
+}
+
+/// A guest of 160 MiB, 64 of which can be dirtied.
+pub fn spec(name: &str) -> GuestSpec {
+    GuestSpec {
+        memory_mib: 160,
+        reserve_pages: RESERVE,
+        ..GuestSpec::new(name)
+    }
+}
+
+/// A scenario on the shared host. A failure with a rig fault on the console
+/// is reported as the rig's error; a success with one is an error as well.
+pub fn scenario(name: &'static str, run: fn(&mut World) -> Result<()>) -> Trial {
+    Trial::test(name, move || {
+        let mut shared = WORLD
+            .lock()
+            .map_err(|_| Failed::from("an earlier scenario panicked"))?;
+        let world = match shared.take() {
+            Some(world) => world,
+            None => {
+                World::boot().map_err(|error| Failed::from(format!("Error (rig): {error:#}")))?
+            }
+        };
+        let world = shared.insert(world);
+        eprintln!("--- {name}");
+        let timeline = Timeline::start();
+        let mark = world.host.console().mark();
+        let outcome = run(world);
+        let report = verdict(&world.host, mark, outcome);
+        world.tidy(report.is_err());
+        let word = if report.is_ok() { "holds" } else { "FAILED" };
+        timeline.phase(format_args!("{name}: {word}"));
+        report.map_err(Failed::from)
+    })
+}
+
+/// Ends the host.
+pub fn end() {
+    if let Ok(mut shared) = WORLD.lock() {
+        shared.take();
+    }
+}
+
+fn verdict(host: &Host, mark: Mark, outcome: Result<()>) -> Result<(), String> {
+    let faults = host.rig_faults_since(mark);
+    match (outcome, faults.first()) {
+        (Ok(()), None) => Ok(()),
+        (Ok(()), Some(fault)) => Err(format!("Error (rig): passed, but saw: {}", fault.line)),
+        (Err(error), Some(fault)) => Err(format!("Error (rig): {}; {error:#}", fault.line)),
+        (Err(error), None) if !host.is_running() => {
+            Err(format!("Error (rig): QEMU is gone; {error:#}"))
+        }
+        (Err(error), None) => Err(format!("Failure: {error:#}")),
+    }
+}
