@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
+use crate::transport;
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
 #[derive(Debug, Parser)]
@@ -31,6 +32,10 @@ pub enum Command {
     /// cannot be kept, the guest goes on at the source, and nothing is left at
     /// the destination. Without limits it migrates as xl does, and reports.
     Migrate(Migrate),
+
+    /// Carry xl's connection to the destination; `lull migrate` starts it
+    #[command(hide = true)]
+    Transport(transport::Options),
 }
 
 /// The options of `lull migrate`.
@@ -131,6 +136,7 @@ mod tests {
             Ok(Cli {
                 command: Command::Migrate(migrate),
             }) => Ok(migrate),
+            Ok(_) => Err("another command".to_owned()),
             Err(error) => Err(error.to_string()),
         }
     }

@@ -290,6 +290,11 @@ pub struct Outcome {
     pub predicted_downtime_ms: Option<u64>,
     /// What it was, at most.
     pub observed_downtime_ms: Option<u64>,
+    /// Of the landing: from the end of the helper's stream until the
+    /// destination's READY.
+    pub until_ready_ms: Option<u64>,
+    /// And from there until the guest ran, at most.
+    pub after_ready_ms: Option<u64>,
     /// Rounds sent, the final one included.
     pub rounds: u32,
     /// Guest pages sent.

@@ -1,9 +1,10 @@
 //! lull moves a running Xen guest to another host, and never pauses it longer
 //! than its operator allows.
 //!
-//! One binary, two parts. `lull migrate` ([`migrate`]) starts stock `xl`, which
+//! One binary, three parts. `lull migrate` ([`migrate`]) starts stock `xl`, which
 //! starts lull again under the name of its save helper ([`helper`]); the two
-//! talk in [`events`].
+//! talk in [`events`]. A third part carries xl's connection to the destination
+//! ([`transport`]).
 
 mod cli;
 mod duration;
@@ -17,6 +18,7 @@ mod ledger;
 mod migrate;
 mod stream;
 mod stub;
+mod transport;
 mod xen;
 
 use std::ffi::OsString;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     }
     match cli::Cli::parse().command {
         cli::Command::Migrate(options) => migrate::main(&options),
+        cli::Command::Transport(options) => transport::main(&options),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::events::{Ended, Event, PauseParts, Progress, Round, Started, Suspended};
+use crate::events::{Ended, Event, HungUp, PauseParts, Progress, Ready, Round, Started, Suspended};
 
 use super::handshake::{Handshake, Step};
 use super::outcome::{HelperSeen, XlEnd};
@@ -72,6 +72,10 @@ pub struct Account {
     pub suspended: Option<Suspended>,
     /// The helper's last word.
     pub ended: Option<Ended>,
+    /// READY was passed on to xl.
+    pub ready: Option<Ready>,
+    /// The transport hung up instead.
+    pub hung_up: Option<HungUp>,
     /// Was there a helper?
     pub helper: HelperSeen,
     /// How far xl came.
@@ -94,8 +98,18 @@ impl Account {
             Event::Round(round) => self.rounds.push(round),
             Event::Suspended(suspended) => self.suspended = Some(suspended),
             Event::Ended(ended) => self.ended = Some(ended),
-            // The front end's own; the helper's log is for show.
-            Event::Log(_) | Event::Result(_) => {}
+            // The transport's and the front end's own; the helper's log is for
+            // show.
+            Event::Ready(_) | Event::HungUp(_) | Event::Log(_) | Event::Result(_) => {}
+        }
+    }
+
+    /// Takes an event of the transport's.
+    pub fn transport_said(&mut self, event: Event) {
+        match event {
+            Event::Ready(ready) => self.ready = Some(ready),
+            Event::HungUp(hung_up) => self.hung_up = Some(hung_up),
+            _ => {}
         }
     }
 
@@ -110,12 +124,27 @@ impl Account {
         self.handshake.step >= Step::PermissionGiven
     }
 
+    /// Can it no longer be stopped that the destination starts the guest? xl
+    /// may not have said so yet, but nothing keeps it from doing it.
+    pub fn is_past_return(&self) -> bool {
+        self.past_permission() || self.ready.is_some()
+    }
+
+    /// The pause of an attempt that was given up after the suspend, as whoever
+    /// ended it measured it.
+    pub fn refused_pause_ms(&self) -> Option<u64> {
+        let helper = self.ended.as_ref().and_then(|ended| ended.refused_pause_ms);
+        let transport = self
+            .hung_up
+            .as_ref()
+            .and_then(|hung_up| hung_up.refused_pause_ms);
+        helper.or(transport)
+    }
+
     /// The pause, at most: until the report was read, which is a little after
     /// the guest ran; or, of an attempt given up, as the helper measured it.
     pub fn observed_downtime_ms(&self) -> Option<u64> {
-        if let Some(ended) = &self.ended
-            && let Some(pause) = ended.refused_pause_ms
-        {
+        if let Some(pause) = self.refused_pause_ms() {
             return Some(pause);
         }
         let begun = self.suspended.as_ref()?.requested_monotonic_ns;
@@ -141,6 +170,26 @@ impl Account {
             landing_ms: landing.or(ended.observed.landing_ms),
             ..ended.observed.clone()
         })
+    }
+
+    /// Of the landing: how long the destination took until READY, and from
+    /// there until the guest ran.
+    pub fn landing_split(&self) -> Option<(u64, Option<u64>)> {
+        let ended = self.ended.as_ref()?;
+        let came = match (&self.ready, &self.hung_up) {
+            (Some(ready), _) => ready.came_monotonic_ns,
+            (None, hung_up) => hung_up.as_ref()?.ready_monotonic_ns?,
+        };
+        let after = self.target_started_ns.map(|started| span_ms(came, started));
+        Some((span_ms(ended.monotonic_ns, came), after))
+    }
+
+    /// The smallest limit with which a READY that came too late would have
+    /// been in time.
+    pub fn limit_for_ready_ms(&self, after_ready_ms: u64) -> Option<u64> {
+        let begun = self.suspended.as_ref()?.requested_monotonic_ns;
+        let came = self.hung_up.as_ref()?.ready_monotonic_ns?;
+        Some(span_ms(begun, came).saturating_add(after_ready_ms))
     }
 
     /// Pages sent in all.

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use rustix::io::ioctl_fionread;
 
-use crate::events::Command;
+use crate::events::{Command, Order};
 
 use super::account::Account;
 use super::inbox::{Inbox, Message};
 use super::outcome::{HelperSeen, Wish};
 use super::progress::Watcher;
-use super::xl::{self, Plan, Transport};
+use super::transport::Orders;
+use super::xl::Plan;
 
 /// How often the display moves on when nothing is heard.
 const TICK: Duration = Duration::from_millis(100);
@@ -29,6 +30,11 @@ const OTHERS_WORDS: Duration = Duration::from_secs(10);
 /// How long after xl's end a helper may take to undo what it began. It resumes
 /// a suspended guest first of all; this is for a stub that dies slowly.
 const UNDOING: Duration = Duration::from_secs(60);
+
+/// How long after a cancel nothing may be heard of a helper before there is
+/// none: Xen's own, which knows of no cancel, or one that hangs. lull's finds
+/// the word when it comes.
+const HELPER_SILENCE: Duration = Duration::from_secs(10);
 
 /// What an attempt leaves.
 #[derive(Debug)]
@@ -47,20 +53,22 @@ pub fn run(plan: &Plan<'_>, inbox: &Inbox, watcher: &mut Watcher) -> io::Result<
     let started = plan.start()?;
     let words = started.words.try_clone()?;
     let mut attempt = Attempt {
-        plan,
-        pid: started.process.id(),
+        orders: started.orders.clone(),
         helper: started.helper.try_clone()?,
         account: Account::default(),
         wish: Wish::Move,
         words,
         helper_gone: false,
+        transport_gone: false,
         xl_silent: false,
         heard_at: Instant::now(),
         ended_at: None,
+        cancelled_at: None,
     };
     // A helper that does not read must not stop us from saying Cancel later.
     attempt.helper.set_write_timeout(Some(TICK))?;
-    inbox.hear_helper(started.helper);
+    inbox.hear_helper(started.helper, started.orders);
+    inbox.hear_transport(started.transport);
     inbox.hear_xl(started.words);
     inbox.hear_end(started.process);
     while !attempt.is_over() {
@@ -68,7 +76,7 @@ pub fn run(plan: &Plan<'_>, inbox: &Inbox, watcher: &mut Watcher) -> io::Result<
             Some(message) => attempt.hear(message, watcher),
             None => watcher.tick(),
         }
-        attempt.press(watcher);
+        attempt.press();
     }
     Ok(Attempted {
         account: attempt.account,
@@ -76,21 +84,23 @@ pub fn run(plan: &Plan<'_>, inbox: &Inbox, watcher: &mut Watcher) -> io::Result<
     })
 }
 
-struct Attempt<'a> {
-    plan: &'a Plan<'a>,
-    pid: u32,
+struct Attempt {
     helper: UnixStream,
+    orders: Orders,
     account: Account,
     wish: Wish,
     words: PipeReader,
     helper_gone: bool,
+    transport_gone: bool,
     xl_silent: bool,
     /// When xl's pipe was last known to hold something.
     heard_at: Instant,
     ended_at: Option<Instant>,
+    /// Until the transport has been pressed.
+    cancelled_at: Option<Instant>,
 }
 
-impl Attempt<'_> {
+impl Attempt {
     fn is_over(&mut self) -> bool {
         let Some(ended_at) = self.ended_at else {
             return false;
@@ -102,7 +112,10 @@ impl Attempt<'_> {
         let quiet = self.heard_at.max(ended_at).elapsed();
         let heard_xl = self.xl_silent || quiet >= LAST_WORDS || waited >= OTHERS_WORDS;
         let heard_helper = self.account.ended.is_some() || self.helper_gone || waited >= UNDOING;
-        heard_xl && heard_helper
+        let account = &self.account;
+        let told = account.ready.is_some() || account.hung_up.is_some();
+        let heard_transport = told || self.transport_gone || waited >= LAST_WORDS;
+        heard_xl && heard_helper && heard_transport
     }
 
     fn hear(&mut self, message: Message, watcher: &mut Watcher) {
@@ -117,6 +130,11 @@ impl Attempt<'_> {
                     &format!("not understood: {}", line.escape_debug()),
                 );
             }
+            Message::Transport(event) => {
+                watcher.event(&event);
+                self.account.transport_said(*event);
+            }
+            Message::TransportGone => self.transport_gone = true,
             Message::HelperGone => self.helper_gone = true,
             Message::Xl(line) => {
                 self.heard_at = Instant::now();
@@ -137,13 +155,9 @@ impl Attempt<'_> {
     }
 
     fn stop(&mut self, watcher: &mut Watcher) {
-        if self.account.past_permission() {
+        if self.account.is_past_return() {
             watcher.note(
                 "too late to cancel: the destination has permission to start the guest; waiting for its report",
-            );
-        } else if self.account.ended.is_some() {
-            watcher.note(
-                "too late to cancel: the helper's part is over; waiting for xl and the destination",
             );
         } else if self.wish == Wish::Cancel {
             watcher.note("already cancelling; waiting until everything is undone");
@@ -157,18 +171,23 @@ impl Attempt<'_> {
             // A helper that cannot be told is gone, or not there yet and will
             // find the line when it comes.
             let _ = self.helper.write_all(&line);
+            // Where the helper's part is over, or has not begun, it is the
+            // transport that can give up.
+            self.orders.give(Order::Cancel);
+            self.cancelled_at = Some(Instant::now());
         }
     }
 
     /// While there is no helper to cancel, it is the connection that keeps xl.
-    fn press(&mut self, watcher: &mut Watcher) {
-        let waiting_for_destination = self.wish == Wish::Cancel
-            && self.account.helper == HelperSeen::Never
-            && self.ended_at.is_none();
-        if waiting_for_destination
-            && xl::end_transport(self.pid, self.plan.lull) == Transport::Ended
+    fn press(&mut self) {
+        let silent = self.account.helper == HelperSeen::Never;
+        if silent
+            && self
+                .cancelled_at
+                .is_some_and(|at| at.elapsed() >= HELPER_SILENCE)
         {
-            watcher.detail("lull", "ended the connection xl was waiting for");
+            self.cancelled_at = None;
+            self.orders.give(Order::HangUp);
         }
     }
 }

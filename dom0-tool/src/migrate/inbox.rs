@@ -23,6 +23,7 @@ use super::handshake::{Handshake, Step};
 use super::lines::each_line;
 use super::monotonic_ns;
 use super::outcome::XlEnd;
+use super::transport::Orders;
 
 /// Messages waiting beyond which show is dropped.
 const LONG: usize = 1024;
@@ -36,6 +37,10 @@ pub enum Message {
     Garbled(String),
     /// The helper has hung up.
     HelperGone,
+    /// An event from the transport.
+    Transport(Box<Event>),
+    /// Neither it nor anything it left behind can say more.
+    TransportGone,
     /// A line of xl's or the destination's.
     Xl(String),
     /// The destination reported that the guest runs: when, by
@@ -127,8 +132,9 @@ impl Inbox {
         Ok(())
     }
 
-    /// Hears the helper.
-    pub fn hear_helper(&self, from: impl io::Read + Send + 'static) {
+    /// Hears the helper, and lets the transport know before anybody else:
+    /// while the guest is paused it decides by that.
+    pub fn hear_helper(&self, from: impl io::Read + Send + 'static, transport: Orders) {
         let post = self.post.clone();
         thread::spawn(move || {
             // An error is an end like any other.
@@ -137,10 +143,26 @@ impl Inbox {
                     event: event @ (Event::Progress(_) | Event::Log(_)),
                     ..
                 }) => post.send_for_show(Message::Helper(Box::new(event))),
-                Ok(line) => post.send(Message::Helper(Box::new(line.event))),
+                Ok(line) => {
+                    transport.pass_on(&line.event);
+                    post.send(Message::Helper(Box::new(line.event)));
+                }
                 Err(_) => post.send_for_show(Message::Garbled(line.to_owned())),
             });
             post.send(Message::HelperGone);
+        });
+    }
+
+    /// Hears the transport.
+    pub fn hear_transport(&self, from: impl io::Read + Send + 'static) {
+        let post = self.post.clone();
+        thread::spawn(move || {
+            let _ = each_line(from, |line| {
+                if let Ok(line) = serde_json::from_str::<Line>(line) {
+                    post.send(Message::Transport(Box::new(line.event)));
+                }
+            });
+            post.send(Message::TransportGone);
         });
     }
 

@@ -1,7 +1,7 @@
 //! `lull migrate`: stock xl does the moving, lull's helper the copying; this
 //! part starts them, watches, and says how it ended.
 //!
-//! [`xl`] starts, [`inbox`] hears, [`attempt`] follows, [`account`] remembers,
+//! [`xl`] starts, through a [`transport`] of lull's own, [`inbox`] hears, [`attempt`] follows, [`account`] remembers,
 //! [`outcome`] judges, [`source`] makes sure, [`report`] tells.
 
 mod account;
@@ -13,6 +13,7 @@ mod outcome;
 mod progress;
 mod report;
 mod source;
+mod transport;
 mod words;
 mod xl;
 
@@ -103,6 +104,7 @@ fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Re
         guest,
         options,
         costs: known.costs(),
+        after_ready: place.ledger.after_ready(&options.host),
     };
     let attempted = attempt::run(&plan, &inbox, &mut watcher).context("xl could not be started")?;
     let (judgement, seen) = conclude(&attempted, place.source);
@@ -124,6 +126,7 @@ fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Re
         outcome: judgement.outcome,
         why: judgement.why,
         seen: seen.as_ref(),
+        after_ready: plan.after_ready,
         duration_ms: monotonic_ns().saturating_sub(begun) / 1_000_000,
     };
     tell(&report);
@@ -168,6 +171,7 @@ fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Se
     let judgement = judge(Evidence {
         helper: account.helper,
         ended: account.ended.as_ref(),
+        hung_up: account.hung_up.as_ref().map(|hung_up| hung_up.why),
         handshake: &account.handshake,
         // An attempt is over only when xl is.
         xl: account.xl.unwrap_or(XlEnd::Killed(0)),
@@ -197,7 +201,9 @@ fn remember(options: &Migrate, account: &Account, ledger: &Ledger, watcher: &Wat
     let (Some(parts), Some(_)) = (account.observed_parts(), account.target_started_ns) else {
         return;
     };
-    let added = ledger.add(&options.host, Entry::from(&parts), |line| {
+    let after_ready = account.landing_split().and_then(|(_, after)| after);
+    let entry = Entry::from(&parts).with_after_ready(after_ready);
+    let added = ledger.add(&options.host, entry, |line| {
         watcher.note(line);
     });
     if let Err(error) = added {

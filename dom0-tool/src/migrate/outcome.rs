@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::events::{Ended, How};
+use crate::events::{Ended, How, Refused};
 
 use super::handshake::{Failure, Handshake, Step};
 
@@ -126,6 +126,8 @@ pub struct Evidence<'a> {
     pub helper: HelperSeen,
     /// Its last word.
     pub ended: Option<&'a Ended>,
+    /// Why the transport hung up before READY, if it did.
+    pub hung_up: Option<Refused>,
     /// xl's words.
     pub handshake: &'a Handshake,
     /// xl's end.
@@ -186,9 +188,40 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
         Some(How::Cancelled) => judged(Outcome::Cancelled, ""),
         Some(How::TargetFailed) => judged(Outcome::TargetFailed, ""),
         Some(How::SourceFailed) => judged(Outcome::SourceFailed, ""),
-        Some(How::StreamComplete) => stream_complete(evidence),
-        None => helper_silent(evidence),
+        Some(How::StreamComplete) => {
+            at_the_gate(evidence).unwrap_or_else(|| stream_complete(evidence))
+        }
+        None => at_the_gate(evidence).unwrap_or_else(|| helper_silent(evidence)),
     }
+}
+
+/// The transport hung up of its own accord: the destination was never told to
+/// start, whatever became of xl.
+fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
+    let (outcome, why) = match evidence.hung_up? {
+        Refused::NotReady => (
+            Outcome::RefusedDowntime,
+            "the destination was not ready to start the guest in time",
+        ),
+        Refused::ReadyTooLate => (
+            Outcome::RefusedDowntime,
+            "the destination was ready too late to start the guest in time",
+        ),
+        Refused::PauseUnknown => (
+            Outcome::RefusedDowntime,
+            "nobody knew how long the guest had been paused when the destination was ready",
+        ),
+        Refused::Cancelled => match evidence.helper {
+            HelperSeen::Never => (Outcome::Cancelled, "cancelled before anything was copied"),
+            HelperSeen::Begun => (
+                Outcome::Cancelled,
+                "cancelled before the destination was told to start the guest",
+            ),
+        },
+        // Consequences: what caused them is judged as without a transport.
+        Refused::FrontEndGone | Refused::XlGone | Refused::PeerGone => return None,
+    };
+    Some(Judgement { outcome, why })
 }
 
 /// The stream was complete, but the destination was never told to start.
@@ -274,6 +307,16 @@ mod tests {
         How::SourceFailed,
     ];
 
+    const REFUSALS: [Refused; 7] = [
+        Refused::NotReady,
+        Refused::ReadyTooLate,
+        Refused::PauseUnknown,
+        Refused::Cancelled,
+        Refused::FrontEndGone,
+        Refused::XlGone,
+        Refused::PeerGone,
+    ];
+
     #[test]
     fn codes_are_those_of_the_table() {
         let table = [
@@ -301,6 +344,7 @@ mod tests {
             begun: bool,
             cancel: bool,
             started: bool,
+            hung_up in proptest::option::of(proptest::sample::select(&REFUSALS[..])),
             failure in proptest::sample::select(&[None, Some(Failure::Resuming), Some(Failure::Undefined)][..]),
         ) {
             let ended = how.map(ended);
@@ -312,6 +356,7 @@ mod tests {
             let judgement = judge(Evidence {
                 helper: if begun { HelperSeen::Begun } else { HelperSeen::Never },
                 ended: ended.as_ref(),
+                hung_up,
                 handshake: &handshake,
                 xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
                 wish: if cancel { Wish::Cancel } else { Wish::Move },
@@ -324,6 +369,7 @@ mod tests {
         fn before_permission_a_refusal_stays_a_refusal(
             how in proptest::sample::select(&ALL[1..]),
             code in 1..256i32,
+            hung_up in proptest::option::of(proptest::sample::select(&REFUSALS[..])),
         ) {
             let ended = ended(how);
             let handshake = Handshake {
@@ -333,6 +379,7 @@ mod tests {
             let judgement = judge(Evidence {
                 helper: HelperSeen::Begun,
                 ended: Some(&ended),
+                hung_up,
                 handshake: &handshake,
                 xl: XlEnd::Exited(code),
                 wish: Wish::Move,

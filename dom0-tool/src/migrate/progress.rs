@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::Migrate;
-use crate::events::{Event, Line, Log, PauseParts, Progress, Round, SCHEMA, Suspended};
+use crate::events::{
+    Event, GuestThen, HungUp, Line, Log, PauseParts, Progress, Round, SCHEMA, Suspended,
+};
 use crate::human::{Bytes, Count, Millis};
 
 /// Between plain lines within a round.
@@ -89,7 +91,23 @@ impl Watcher {
             Event::Suspended(suspended) => self.note(&suspended_line(suspended)),
             Event::Log(log) => self.log(log),
             Event::Progress(_) => self.redraw(),
-            Event::Ended(_) | Event::Result(_) => {}
+            Event::HungUp(hung_up) => self.hung_up(hung_up),
+            Event::Ended(_) | Event::Ready(_) | Event::Result(_) => {}
+        }
+    }
+
+    fn hung_up(&self, hung_up: &HungUp) {
+        match (hung_up.guest, hung_up.refused_pause_ms) {
+            (GuestThen::Resumed, Some(pause)) => self.note(&format!(
+                "the guest runs on here after a pause of {}; the destination was not told to start it",
+                Millis(pause)
+            )),
+            (GuestThen::Resumed, None) => self.note("the guest runs on here"),
+            (GuestThen::CouldNotBeResumed, _) => self.note(&format!(
+                "the transport could not resume the guest ({}); waiting for xl to",
+                hung_up.error
+            )),
+            (GuestThen::WasNotSuspended | GuestThen::LeftAlone, _) => {}
         }
     }
 

@@ -1,10 +1,12 @@
 //! The end of it: the tables, what happened and why, and, always last, where
 //! the guest runs.
 
+use std::time::Duration;
+
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::cli::Migrate;
-use crate::events::{self, Ended, How, PauseParts, Round};
+use crate::events::{self, Ended, How, PauseParts, Refused, Round};
 use crate::host::Guest;
 use crate::human::{Bytes, Count, Millis, or_dash};
 
@@ -27,6 +29,8 @@ pub struct Report<'a> {
     pub why: &'a str,
     /// The guest at the source, if it was looked for.
     pub seen: Option<&'a Seen>,
+    /// Bound of what follows READY, as the transport had it.
+    pub after_ready: Duration,
     /// From the command's start to its end.
     pub duration_ms: u64,
 }
@@ -35,12 +39,15 @@ impl Report<'_> {
     /// The last object of `--json`.
     pub fn result(&self) -> events::Outcome {
         let account = self.account;
+        let split = account.landing_split();
         events::Outcome {
             outcome: self.outcome.name().to_owned(),
             running_on: self.outcome.running_on().name().to_owned(),
             limit_ms: self.options.max_suspend_time.map(|limit| limit.as_millis()),
             predicted_downtime_ms: account.predicted_downtime_ms(),
             observed_downtime_ms: account.observed_downtime_ms(),
+            until_ready_ms: split.map(|(until, _)| until),
+            after_ready_ms: split.and_then(|(_, after)| after),
             rounds: account.rounds.count(),
             pages_sent: account.pages_sent(),
             duration_ms: self.duration_ms,
@@ -164,8 +171,7 @@ impl Report<'_> {
     }
 
     fn what_was_done(&self) -> Option<String> {
-        let pause = self.ended_badly().and_then(|ended| ended.refused_pause_ms);
-        match (self.seen, pause) {
+        match (self.seen, self.account.refused_pause_ms()) {
             (Some(Seen::Rescued), _) => {
                 Some("It was found suspended, and lull resumed it".to_owned())
             }
@@ -223,6 +229,7 @@ impl Report<'_> {
                 advice.push(ended.advice.clone());
             }
         }
+        advice.extend(self.advice_at_the_gate());
         let domid = self.guest.domid;
         let host = &self.options.host;
         let guest = &self.guest.name;
@@ -238,6 +245,26 @@ impl Report<'_> {
             _ => {}
         }
         advice.join(" ")
+    }
+
+    /// For a destination that was too slow.
+    fn advice_at_the_gate(&self) -> Option<String> {
+        let hung_up = self.account.hung_up.as_ref()?;
+        let host = &self.options.host;
+        match hung_up.why {
+            Refused::ReadyTooLate => {
+                let after_ready = self.after_ready.as_micros().div_ceil(1_000);
+                let after_ready = u64::try_from(after_ready).ok()?;
+                let limit = self.account.limit_for_ready_ms(after_ready)?;
+                Some(format!(
+                    "It would have fitted with `--max-suspend-time {limit}ms`."
+                ))
+            }
+            Refused::NotReady => Some(format!(
+                "Look what keeps {host} from setting up the guest's devices, or try a higher limit."
+            )),
+            _ => None,
+        }
     }
 
     fn rounds(&self) -> Table {
@@ -273,6 +300,11 @@ impl Report<'_> {
                 or_dash(predicted.map(Millis)),
                 or_dash(observed.map(Millis)),
             ]);
+        }
+        if let Some((until, after)) = self.account.landing_split() {
+            for (name, took) in [("  until READY", Some(until)), ("  after READY", after)] {
+                table.add_row([name.to_owned(), String::new(), or_dash(took.map(Millis))]);
+            }
         }
         let sum = match self.outcome {
             Outcome::Moved => "all of it",

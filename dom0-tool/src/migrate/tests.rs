@@ -23,6 +23,11 @@ suspended() { echo '{"schema":1,"type":"suspended","requested_at_ms":901,"stoppe
 now() { read -r up _ </proc/uptime; echo "${up/./}0000000"; }
 ended() { echo '{"schema":1,"type":"ended","at_ms":1000,"how":"'"$1"'","reason":"'"$2"'","advice":"","smallest_limit_ms":'"${3:-null}"',"needed_rate":'"${4:-null}"',"refused_pause_ms":'"${5:-null}"',"observed":{"suspend_ms":49,"final_bitmap_ms":1,"pages_ms":20,"cpu_state_ms":8},"pages_sent":49272,"bytes_sent":201818112,"monotonic_ns":'"$(now)"',"helper_cpu_ms":300,"helper_peak_bytes":4194304,"stub_cpu_ms":200}'; }
 xl() { echo "migration sender: $1" >&2; }
+# And what `lull transport` would: hears orders, tells events.
+order() { read -r order <&"$LULL_TRANSPORT_FD"; echo "$order" | grep -q "\"$1\""; }
+carry() { echo "$1" >&"$LULL_TRANSPORT_FD"; }
+ready() { echo '{"schema":1,"type":"ready","came_monotonic_ns":'"$(now)"',"passed_monotonic_ns":'"$(now)"'}'; }
+hung_up() { echo '{"schema":1,"type":"hung-up","why":"'"$1"'","ready_monotonic_ns":'"${2:-null}"',"decided_monotonic_ns":'"$(now)"',"guest":"'"${4:-resumed}"'","error":"","refused_pause_ms":'"${3:-null}"'}'; }
 "#;
 
 struct Run {
@@ -54,7 +59,9 @@ fn attempt_with(
     fs::set_permissions(&xl, fs::Permissions::from_mode(0o755)).unwrap();
 
     let line = format!("lull migrate --max-suspend-time 500ms {extra} web1 host2");
-    let Command::Migrate(options) = Cli::parse_from(line.split_whitespace()).command;
+    let Command::Migrate(options) = Cli::parse_from(line.split_whitespace()).command else {
+        panic!("lull migrate");
+    };
     let guest = Guest {
         domid: 7,
         name: "web1".to_owned(),
@@ -70,6 +77,7 @@ fn attempt_with(
         guest: &guest,
         options: &options,
         costs: crate::ledger::Costs::ASSUMED,
+        after_ready: Duration::from_millis(200),
     };
     let attempted = attempt::run(&plan, &inbox, &mut watcher).unwrap();
     let (judgement, seen) = conclude(&attempted, &source);
@@ -83,6 +91,7 @@ fn attempt_with(
         outcome: judgement.outcome,
         why: judgement.why,
         seen: seen.as_ref(),
+        after_ready: plan.after_ready,
         duration_ms: 1_234,
     };
     Run {
@@ -368,11 +377,9 @@ exit 1"#,
 
 #[test]
 fn cancelling_ends_the_wait_for_an_unreachable_host() {
-    // What hangs here is what ssh would be: a child of xl's.
     let run = attempt_with(
         r#"
-sleep 600 &
-wait $!
+order cancel && carry "$(hung_up cancelled null null left-alone)"
 echo "libxl: info: migration transport process [7] died" >&2
 exit 1"#,
         "",
@@ -385,12 +392,12 @@ exit 1"#,
 #[test]
 fn xl_gets_its_own_options_and_the_helper_its_limits() {
     let run = attempt_with(
-        r#"echo "$* | $LULL_MAX_SUSPEND_TIME_US $LULL_TIMEOUT_US $LULL_DESTINATION $LULL_COSTS_US $LIBXL_SAVE_HELPER" >&2; exit 1"#,
+        r#"echo "$(echo "$*" | sed 's/transport --domain.*-- rsh/transport … rsh/') | $LULL_MAX_SUSPEND_TIME_US $LULL_TIMEOUT_US $LULL_DESTINATION $LULL_COSTS_US $LIBXL_SAVE_HELPER" >&2; exit 1"#,
         "--timeout 1m -s rsh -C web.cfg -e --debug",
         &ALIVE(),
         |_| {},
     );
-    let expected = "migrate -s rsh -C web.cfg -e --debug 7 host2 \
+    let expected = "migrate -s '/nonexistent/lull' transport … rsh -C web.cfg -e --debug 7 host2 \
                     | 500000 60000000 host2 200000,10000,50000,3000000,50000 /nonexistent/lull";
     assert!(run.paragraph.contains(expected), "{}", run.paragraph);
 }
@@ -438,4 +445,93 @@ for signal in INT HUP TERM QUIT TSTP; do kill -$signal $$; done
 {MOVED}"#
     ));
     assert_eq!(run.outcome, Outcome::Moved);
+}
+
+#[test]
+fn the_transport_hears_the_helpers_news() {
+    let run = attempt(
+        r#"
+say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
+order helper-begun && order suspended && order committed && carry "$(ready)"
+xl "Giving target permission to start."
+sleep 0.05
+xl "Target reports successful startup."
+"#,
+    );
+    assert_eq!(run.outcome, Outcome::Moved);
+    let (until, after) = (run.result.until_ready_ms, run.result.after_ready_ms);
+    assert!(
+        until.is_some() && after.unwrap() >= 50,
+        "{until:?} {after:?}"
+    );
+    assert!(run.tables.contains("until READY"), "{}", run.tables);
+}
+
+const REFUSED_BY_THE_TRANSPORT: &str = r#"
+say "$started"; say "$round"; suspended=$(suspended); say "$suspended"; say "$(ended stream-complete "")"
+carry "$(hung_up WHY READY 431)"
+echo "Migration failed, resuming at sender." >&2
+exit 1"#;
+
+#[test]
+fn a_destination_that_is_late_is_refused_and_the_pause_told() {
+    let late = REFUSED_BY_THE_TRANSPORT
+        .replace("WHY", "ready-too-late")
+        .replace("READY", r#""$(now)""#);
+    let run = attempt(&late);
+    assert_eq!(run.outcome.code(), 3);
+    assert_eq!(run.result.observed_downtime_ms, Some(431));
+    for words in [
+        "the destination was ready too late",
+        "It had been paused for 431 ms and was resumed at once.",
+        "It would have fitted with `--max-suspend-time ",
+    ] {
+        assert!(run.paragraph.contains(words), "{}", run.paragraph);
+    }
+    assert_eq!(run.last_line, "web1 runs at the source (this host).");
+    let silent = REFUSED_BY_THE_TRANSPORT
+        .replace("WHY", "not-ready")
+        .replace("READY", "null");
+    let run = attempt(&silent);
+    assert_eq!(run.outcome.code(), 3);
+    assert!(run.paragraph.contains("was not ready"), "{}", run.paragraph);
+}
+
+/// xl's end says nothing then: it may even be killed.
+#[test]
+fn a_refusal_by_the_transport_outlives_xl() {
+    let killed = REFUSED_BY_THE_TRANSPORT
+        .replace("WHY", "not-ready")
+        .replace("READY", "null")
+        .replace("exit 1", "kill -KILL $$");
+    assert_eq!(attempt(&killed).outcome, Outcome::RefusedDowntime);
+}
+
+#[test]
+fn a_cancel_between_stream_end_and_ready_is_done_by_the_transport() {
+    let run = attempt_with(
+        r#"
+say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
+for _ in 1 2 3 4; do order cancel && carry "$(hung_up cancelled null 77)"; done
+echo "Migration failed, resuming at sender." >&2
+exit 1"#,
+        "",
+        &ALIVE(),
+        Inbox::ask_to_stop,
+    );
+    assert_eq!(run.outcome, Outcome::Cancelled);
+    assert_eq!(run.result.observed_downtime_ms, Some(77));
+}
+
+/// What the transport says never outweighs that the destination was told.
+#[test]
+fn a_transport_that_contradicts_xl_is_not_believed() {
+    let run = attempt(
+        r#"
+say "$started"; say "$(ended stream-complete "")"
+carry "$(hung_up not-ready)"
+xl "Giving target permission to start."
+exit 1"#,
+    );
+    assert_eq!(run.outcome, Outcome::Unknown);
 }

@@ -1,20 +1,22 @@
 //! Stock `xl migrate`, started so that it uses lull as its save helper.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io::{self, PipeReader};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::Migrate;
 use crate::events::FRONT_END_FD;
 use crate::host::Guest;
 use crate::ledger::Costs;
+use crate::transport;
+
+use super::transport::{Orders, arguments};
 
 /// xl, ssh and the helper share the terminal, and with it ^C and ^Z. Only lull
 /// may act on these: a half-dead xl cannot undo anything, and a stopped one
@@ -34,6 +36,8 @@ pub struct Plan<'a> {
     pub options: &'a Migrate,
     /// Bounds for the helper.
     pub costs: Costs,
+    /// Bound of what follows READY, for the transport.
+    pub after_ready: Duration,
 }
 
 /// A started xl.
@@ -45,6 +49,10 @@ pub struct Started {
     pub words: PipeReader,
     /// The helper's line to us.
     pub helper: UnixStream,
+    /// The transport's line to us.
+    pub transport: UnixStream,
+    /// Ours to it.
+    pub orders: Orders,
 }
 
 impl Plan<'_> {
@@ -54,16 +62,19 @@ impl Plan<'_> {
     /// When no process can be started.
     pub fn start(&self) -> io::Result<Started> {
         let (words, write_end) = io::pipe()?;
-        let (ours, theirs) = UnixStream::pair()?;
-        // The one descriptor that is to reach the helper, through sh, xl and
-        // libxl.
-        fcntl_setfd(&theirs, FdFlags::empty())?;
+        let (helper, for_helper) = UnixStream::pair()?;
+        let (transport, for_transport) = UnixStream::pair()?;
+        // The two descriptors that are to reach them, through sh, xl and libxl.
+        fcntl_setfd(&for_helper, FdFlags::empty())?;
+        fcntl_setfd(&for_transport, FdFlags::empty())?;
 
         let mut command = Command::new("/bin/sh");
         command.args(["-c", DEAF, "sh"]).arg(self.xl);
         command.args(self.arguments());
         command.env("LIBXL_SAVE_HELPER", self.lull);
-        command.env(FRONT_END_FD, theirs.as_raw_fd().to_string());
+        command.env(FRONT_END_FD, for_helper.as_raw_fd().to_string());
+        let number = for_transport.as_raw_fd().to_string();
+        command.env(transport::FRONT_END_FD, number);
         for (variable, value) in self.variables() {
             match value {
                 Some(value) => command.env(variable, value),
@@ -78,18 +89,25 @@ impl Plan<'_> {
         Ok(Started {
             process,
             words,
-            helper: ours,
+            helper,
+            orders: Orders::new(transport.try_clone()?)?,
+            transport,
         })
     }
 
     fn arguments(&self) -> Vec<OsString> {
         let options = self.options;
-        let mut arguments = vec![OsString::from("migrate")];
-        let mut push = |argument: &OsStr| arguments.push(argument.to_owned());
-        if let Some(ssh) = &options.ssh {
-            push("-s".as_ref());
-            push(ssh.as_ref());
-        }
+        let way = arguments(
+            self.lull,
+            self.guest.domid,
+            options,
+            self.costs,
+            self.after_ready,
+        );
+        let mut list = vec![OsString::from("migrate")];
+        let mut push = |argument: &OsStr| list.push(argument.to_owned());
+        push("-s".as_ref());
+        push(&way.ssh);
         if let Some(config) = &options.config {
             push("-C".as_ref());
             push(config.as_ref());
@@ -105,8 +123,8 @@ impl Plan<'_> {
         }
         // By number: it is this guest that was checked, whatever is renamed.
         push(self.guest.domid.to_string().as_ref());
-        push(options.host.as_ref());
-        arguments
+        push(&way.host);
+        list
     }
 
     /// What the helper is told. Absent limits are removed: one left over in
@@ -125,42 +143,4 @@ impl Plan<'_> {
             (Costs::VARIABLE, Some(self.costs.to_variable())),
         ]
     }
-}
-
-/// What [`end_transport`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// Ended: xl will notice and give up by itself.
-    Ended,
-    /// The helper is at work, so that ending the transport is its business; or
-    /// there is none yet.
-    LeftAlone,
-}
-
-/// Ends the process that connects xl to the destination, when xl still waits
-/// for the connection: an unreachable host keeps ssh trying for minutes. xl
-/// then fails in its own, orderly way.
-pub fn end_transport(xl: u32, lull: &Path) -> Transport {
-    let children = children(xl);
-    let is_helper = |pid: &Pid| {
-        let path = format!("/proc/{}/exe", pid.as_raw_nonzero());
-        fs::read_link(path).is_ok_and(|exe| exe == lull)
-    };
-    if children.is_empty() || children.iter().any(is_helper) {
-        return Transport::LeftAlone;
-    }
-    for child in children {
-        // It ignores gentler signals, as everything below xl does. Gone
-        // already: as good.
-        let _ = kill_process(child, Signal::KILL);
-    }
-    Transport::Ended
-}
-
-fn children(parent: u32) -> Vec<Pid> {
-    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
-    list.unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok().and_then(Pid::from_raw))
-        .collect()
 }

@@ -124,6 +124,11 @@ impl Gate {
         self.since
     }
 
+    /// Whether a receiver was heard, which may have begun something.
+    pub const fn is_receiver_heard(&self) -> bool {
+        self.banner
+    }
+
     /// Takes note.
     pub fn note(&mut self, event: Event) {
         match event {
@@ -181,8 +186,7 @@ impl Gate {
     /// is complete. READY proves that too, where nobody is there to tell: the
     /// destination has read the stream's end.
     fn guest(&self) -> Guest {
-        let untold =
-            self.helper == Helper::Unheard || self.front_end_gone || self.since.is_none();
+        let untold = self.helper == Helper::Unheard || self.front_end_gone || self.since.is_none();
         if self.helper == Helper::Committed || (self.ready && untold) {
             Guest::Resume
         } else {
@@ -212,7 +216,12 @@ mod tests {
     }
 
     const SUSPENDED: Event = Event::Suspended { since: 5_000 };
-    const COMPLETE: [Event; 4] = [Event::Banner, Event::HelperBegun, SUSPENDED, Event::Committed];
+    const COMPLETE: [Event; 4] = [
+        Event::Banner,
+        Event::HelperBegun,
+        SUSPENDED,
+        Event::Committed,
+    ];
 
     fn after(more: &[Event], now: u64) -> Decision {
         gate(Some(TERMS), &[&COMPLETE, more].concat()).decide(now)
@@ -274,7 +283,12 @@ mod tests {
 
     #[test]
     fn a_front_end_that_dies_cancels_and_ready_proves_the_stream_complete() {
-        let gone = [Event::Banner, Event::HelperBegun, SUSPENDED, Event::FrontEndGone];
+        let gone = [
+            Event::Banner,
+            Event::HelperBegun,
+            SUSPENDED,
+            Event::FrontEndGone,
+        ];
         assert_eq!(
             gate(None, &[&gone[..], &[Event::Ready]].concat()).decide(5_001),
             Decision::Refuse(Refused::FrontEndGone, Guest::Resume)
@@ -291,7 +305,10 @@ mod tests {
 
     #[test]
     fn without_a_limit_ready_passes_whoever_copied() {
-        assert_eq!(gate(None, &[Event::Banner, Event::Ready]).decide(0), Decision::Pass);
+        assert_eq!(
+            gate(None, &[Event::Banner, Event::Ready]).decide(0),
+            Decision::Pass
+        );
         assert_eq!(gate(None, &COMPLETE).decide(u64::MAX), Decision::Wait(None));
     }
 
@@ -321,6 +338,8 @@ mod tests {
         ) {
             let terms = Terms { limit_ns, after_ready_ns, resume_ns };
             let gate = gate(Some(terms), &events);
+            // A pause that has not begun is none.
+            prop_assume!(gate.paused_since().is_none_or(|since| since <= now));
             match gate.decide(now) {
                 Decision::Pass => {
                     let since = gate.paused_since().expect("a pause that is known");
@@ -330,7 +349,7 @@ mod tests {
                 Decision::Wait(Some(until)) => {
                     let since = gate.paused_since().expect("a pause that is known");
                     prop_assert!(now < until);
-                    prop_assert!(until + resume_ns <= since + limit_ns);
+                    prop_assert!(until - since <= limit_ns - resume_ns);
                 }
                 Decision::Wait(None) | Decision::Refuse(..) => {}
             }

@@ -136,7 +136,7 @@ fn carry(options: &Options) -> anyhow::Result<ExitCode> {
     };
     let mut guest = OnXen::new(options.domain);
     let gate = Gate::new(options.terms());
-    let parting = Relay::new(ends, gate, front_end, &mut guest).run()?;
+    let parting = Relay::new(ends, gate, front_end, &mut guest)?.run()?;
     Ok(transport.end(parting))
 }
 

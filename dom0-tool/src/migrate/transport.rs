@@ -1,0 +1,200 @@
+//! The front end's side of `lull transport`: how xl is made to use it, and the
+//! line to it.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cli::Migrate;
+use crate::events::{Event, How, Order};
+use crate::ledger::Costs;
+use crate::xen::DomId;
+
+/// How long a transport that reads nothing is waited for. Its socket holds
+/// many times what is ever said to it.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// xl's transport arguments: `-s` and what stands for HOST.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Arguments {
+    /// After `-s`.
+    pub ssh: OsString,
+    /// In HOST's place.
+    pub host: OsString,
+}
+
+/// Puts lull in front of the transport the operator chose.
+///
+/// xl has a shell run `exec SSH HOST xl migrate-receive …`, with SSH unquoted:
+/// what stands there is shell text, and stays so behind lull's own words. An
+/// empty SSH makes HOST the whole command; it becomes one word, which lull
+/// hands to a shell of its own.
+pub fn arguments(
+    lull: &Path,
+    domain: DomId,
+    options: &Migrate,
+    costs: Costs,
+    after_ready: Duration,
+) -> Arguments {
+    let mut words = quoted(lull.as_os_str());
+    words.push(format!(" transport --domain {domain}"));
+    if let Some(limit) = options.max_suspend_time {
+        words.push(format!(
+            " --limit-us {} --after-ready-us {} --resume-us {}",
+            limit.as_micros(),
+            // The landing has both in it.
+            after_ready.min(costs.landing).as_micros(),
+            costs.resume.as_micros()
+        ));
+    }
+    let host = OsString::from(&options.host);
+    match options.ssh.as_deref() {
+        Some("") => {
+            let mut line = OsString::from("exec ");
+            line.push(words);
+            line.push(" --shell -- ");
+            line.push(quoted(&host));
+            Arguments {
+                ssh: OsString::new(),
+                host: line,
+            }
+        }
+        ssh => {
+            words.push(" -- ");
+            words.push(ssh.unwrap_or("ssh"));
+            Arguments { ssh: words, host }
+        }
+    }
+}
+
+/// As one word for a shell, whatever stands in it.
+fn quoted(text: &OsStr) -> OsString {
+    let mut bytes = vec![b'\''];
+    for &byte in text.as_bytes() {
+        match byte {
+            b'\'' => bytes.extend(br"'\''"),
+            _ => bytes.push(byte),
+        }
+    }
+    bytes.push(b'\'');
+    OsString::from_vec(bytes)
+}
+
+/// The line to the transport. What cannot be said to it is lost: it is gone
+/// then, or was never there.
+#[derive(Debug, Clone)]
+pub struct Orders(Arc<UnixStream>);
+
+impl Orders {
+    /// Over `socket`.
+    ///
+    /// # Errors
+    /// When it cannot be set up.
+    pub fn new(socket: UnixStream) -> io::Result<Self> {
+        socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self(Arc::new(socket)))
+    }
+
+    /// Gives an order.
+    pub fn give(&self, order: Order) {
+        let mut line = serde_json::to_vec(&order).unwrap_or_default();
+        line.push(b'\n');
+        let _ = (&*self.0).write_all(&line);
+    }
+
+    /// Passes on what the gate must know of the helper's news.
+    pub fn pass_on(&self, event: &Event) {
+        let order = match event {
+            Event::Started(_) => Order::HelperBegun,
+            Event::Suspended(suspended) => Order::Suspended {
+                requested_monotonic_ns: suspended.requested_monotonic_ns,
+            },
+            Event::Ended(ended) if ended.how == How::StreamComplete => Order::Committed,
+            _ => return,
+        };
+        self.give(order);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{self, Cli};
+
+    fn wrapped(lull: &Path, words: &[&str]) -> Arguments {
+        let words = [&["lull", "migrate"], words].concat();
+        let cli::Command::Migrate(options) = Cli::parse_from(words).command else {
+            panic!("lull migrate");
+        };
+        let after_ready = Duration::from_millis(200);
+        arguments(lull, 7, &options, Costs::ASSUMED, after_ready)
+    }
+
+    #[test]
+    fn what_stood_behind_s_stands_behind_lull() {
+        let lull = Path::new("/opt/it's/lull");
+        let given = wrapped(lull, &["-s", "ssh -p '2 2'", "web1", "host2"]);
+        assert_eq!(
+            given.ssh,
+            r"'/opt/it'\''s/lull' transport --domain 7 -- ssh -p '2 2'"
+        );
+        assert_eq!(given.host, "host2");
+        let given = wrapped(lull, &["web1", "host2"]);
+        assert!(given.ssh.to_string_lossy().ends_with(" -- ssh"));
+    }
+
+    #[test]
+    fn the_limit_goes_along_with_its_bounds() {
+        let lull = Path::new("/lull");
+        let given = wrapped(lull, &["--max-suspend-time", "8s", "web1", "host2"]);
+        assert_eq!(
+            given.ssh,
+            "'/lull' transport --domain 7 --limit-us 8000000 --after-ready-us 200000 --resume-us 50000 -- ssh"
+        );
+    }
+
+    /// Runs what xl would, with a lull that prints its arguments.
+    fn as_xl_would(given: &Arguments, fake: &Path) -> String {
+        let line = match given.ssh.is_empty() {
+            true => given.host.clone(),
+            false => {
+                let mut line = OsString::from("exec ");
+                line.push(&given.ssh);
+                line.push(" ");
+                line.push(&given.host);
+                line.push(" xl migrate-receive");
+                line
+            }
+        };
+        std::fs::write(fake, "#!/bin/sh\nprintf '[%s]' \"$@\"\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(fake, mode).unwrap();
+        let output = Command::new("sh").arg("-c").arg(line).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn a_shell_understands_it_as_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let fake = folder.path().join("a 'lull'");
+        let given = wrapped(&fake, &["-s", "ssh -o 'A b' $((40+2))", "web1", "host2"]);
+        assert_eq!(
+            as_xl_would(&given, &fake),
+            "[transport][--domain][7][--][ssh][-o][A b][42][host2][xl][migrate-receive]"
+        );
+        let line = "cd '/x y'; xl migrate-receive | cat";
+        let given = wrapped(&fake, &["-s", "", "web1", line]);
+        assert_eq!(
+            as_xl_would(&given, &fake),
+            format!("[transport][--domain][7][--shell][--][{line}]")
+        );
+    }
+}

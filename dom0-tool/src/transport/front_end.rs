@@ -1,0 +1,111 @@
+//! The front end's socket: what the gate goes by comes in, what it did goes
+//! out.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::PollFlags;
+
+use super::FRONT_END_FD;
+use super::gate::Event;
+use crate::events::{self, Line, Order, SCHEMA};
+use crate::inherited;
+
+/// Longest line an order may have.
+const LONGEST: usize = 4096;
+
+/// A `lull migrate` that watches.
+pub struct FrontEnd {
+    socket: Option<UnixStream>,
+    line: Vec<u8>,
+}
+
+impl FrontEnd {
+    /// Connects, if the environment names a socket. The helper's, which comes
+    /// along, is closed: it would keep the front end from seeing its end.
+    pub fn connect() -> Self {
+        drop(inherited_socket(events::FRONT_END_FD));
+        Self::new(inherited_socket(FRONT_END_FD))
+    }
+
+    /// Over `socket`.
+    pub fn new(socket: Option<UnixStream>) -> Self {
+        let socket = socket.filter(|socket| socket.set_nonblocking(true).is_ok());
+        Self {
+            socket,
+            line: Vec::new(),
+        }
+    }
+
+    /// What to wait on for orders.
+    pub fn wake_on(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        Some((self.socket.as_ref()?.as_fd(), PollFlags::IN))
+    }
+
+    /// Everything that has come, without waiting. What is no order is passed
+    /// over.
+    pub fn hear(&mut self, mut each: impl FnMut(Event)) {
+        let mut chunk = [0; 1024];
+        while let Some(socket) = &mut self.socket {
+            let length = match socket.read(&mut chunk) {
+                Ok(length @ 1..) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(0) | Err(_) => {
+                    self.socket = None;
+                    return each(Event::FrontEndGone);
+                }
+            };
+            for &byte in &chunk[..length] {
+                if byte != b'\n' {
+                    self.line.push(byte);
+                    if self.line.len() > LONGEST {
+                        self.line.clear();
+                    }
+                    continue;
+                }
+                if let Ok(order) = serde_json::from_slice::<Order>(&self.line) {
+                    each(order.into());
+                }
+                self.line.clear();
+            }
+        }
+    }
+
+    /// Tells what happened, without waiting: the guest may be stopped.
+    pub fn tell(&mut self, event: events::Event) {
+        let Some(socket) = &mut self.socket else {
+            return;
+        };
+        let line = Line {
+            schema: SCHEMA,
+            event,
+        };
+        let Ok(mut text) = serde_json::to_vec(&line) else {
+            return;
+        };
+        text.push(b'\n');
+        // A few short lines in all: there is room, or nobody to read them.
+        let _ = socket.write(&text);
+    }
+}
+
+fn inherited_socket(variable: &str) -> Option<UnixStream> {
+    let number: RawFd = std::env::var(variable).ok()?.parse().ok()?;
+    Some(UnixStream::from(inherited::adopt(number).ok()?))
+}
+
+impl From<Order> for Event {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::HelperBegun => Self::HelperBegun,
+            Order::Suspended {
+                requested_monotonic_ns: since,
+            } => Self::Suspended { since },
+            Order::Committed => Self::Committed,
+            Order::Cancel => Self::Cancel,
+            Order::HangUp => Self::HangUp,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The loop: carries both ways, and does what the gate decides.
+
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::backward::{Backward, Heard};
+use super::forward::{Forward, Progress};
+use super::front_end::FrontEnd;
+use super::gate::{Decision, Event, Gate, Guest, Refused};
+use super::monotonic_ns;
+use super::resume::Source;
+use crate::events::{self, GuestThen, HungUp, Ready};
+
+/// The four ends.
+pub struct Ends {
+    /// The migration stream, and xl's permission.
+    pub from_xl: OwnedFd,
+    /// The words that xl reads.
+    pub to_xl: OwnedFd,
+    /// The transport's input.
+    pub to_peer: OwnedFd,
+    /// Its output.
+    pub from_peer: OwnedFd,
+}
+
+/// What is left when the relay is over.
+pub enum Parting {
+    /// Both directions have come to their end.
+    Ended,
+    /// The connection was refused. The destination may be clearing up: its
+    /// output, unless that has ended.
+    HungUp(Option<OwnedFd>),
+    /// It was refused before a receiver was heard.
+    NothingBegun,
+}
+
+/// The relay.
+pub struct Relay<'a> {
+    forward: Forward,
+    backward: Backward,
+    gate: Gate,
+    front_end: FrontEnd,
+    source: &'a mut dyn Source,
+    ready_ns: Option<u64>,
+}
+
+/// Which descriptor a poll was for.
+#[derive(Clone, Copy)]
+enum Wake {
+    FrontEnd,
+    Forward,
+    Read,
+    Write,
+}
+
+impl<'a> Relay<'a> {
+    /// Nothing is carried yet.
+    ///
+    /// # Errors
+    /// When an end cannot be made not to block.
+    pub fn new(
+        ends: Ends,
+        gate: Gate,
+        front_end: FrontEnd,
+        source: &'a mut dyn Source,
+    ) -> rustix::io::Result<Self> {
+        Ok(Self {
+            forward: Forward::new(ends.from_xl, ends.to_peer)?,
+            backward: Backward::new(ends.from_peer, ends.to_xl),
+            gate,
+            front_end,
+            source,
+            ready_ns: None,
+        })
+    }
+
+    /// Carries until there is nothing left to carry.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked what is ready.
+    pub fn run(mut self) -> rustix::io::Result<Parting> {
+        loop {
+            let mut until = None;
+            if !self.backward.is_open() {
+                match self.gate.decide(monotonic_ns()) {
+                    Decision::Wait(deadline) => until = deadline,
+                    Decision::Pass => self.pass(),
+                    Decision::Refuse(why, guest) => return Ok(self.refuse(why, guest)),
+                }
+            }
+            if self.backward.is_over() && self.forward.wake_on().is_none() {
+                return Ok(Parting::Ended);
+            }
+            self.wait(until)?;
+        }
+    }
+
+    fn wait(&mut self, until: Option<u64>) -> rustix::io::Result<()> {
+        let woken = self.poll(until)?;
+        // Orders first: what READY meets is then up to date.
+        for wake in woken {
+            match wake {
+                Wake::FrontEnd => {
+                    let gate = &mut self.gate;
+                    self.front_end.hear(|event| gate.note(event));
+                }
+                Wake::Forward => match self.forward.go_on() {
+                    Progress::Open => {}
+                    Progress::Ended => self.gate.note(Event::XlGone),
+                    // It closes its output too, if it has gone.
+                    Progress::Broken => {}
+                },
+                Wake::Read => match self.backward.read() {
+                    Heard::Nothing => {}
+                    Heard::Banner => self.gate.note(Event::Banner),
+                    Heard::Ready => {
+                        self.ready_ns = Some(monotonic_ns());
+                        self.gate.note(Event::Ready);
+                        // It may have come in the same moment.
+                        let gate = &mut self.gate;
+                        self.front_end.hear(|event| gate.note(event));
+                    }
+                    Heard::End => self.gate.note(Event::PeerGone),
+                },
+                Wake::Write => self.backward.write(),
+            }
+        }
+        Ok(())
+    }
+
+    fn poll(&self, until: Option<u64>) -> rustix::io::Result<Vec<Wake>> {
+        let (names, mut fds): (Vec<Wake>, Vec<PollFd<'_>>) = [
+            (Wake::FrontEnd, self.front_end.wake_on()),
+            (Wake::Forward, self.forward.wake_on()),
+            (Wake::Read, self.backward.readable()),
+            (Wake::Write, self.backward.writable()),
+        ]
+        .into_iter()
+        .filter_map(|(name, wake)| {
+            let (fd, flags) = wake?;
+            Some((name, PollFd::from_borrowed_fd(fd, flags)))
+        })
+        .unzip();
+        let timeout = until.map(|until| {
+            let left = until.saturating_sub(monotonic_ns());
+            Timespec {
+                tv_sec: (left / 1_000_000_000) as i64,
+                tv_nsec: (left % 1_000_000_000) as i64,
+            }
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        }
+        let ready = |fd: &PollFd<'_>| fd.revents() != PollFlags::empty();
+        let woken = names.iter().zip(&fds).filter(|(_, fd)| ready(fd));
+        Ok(woken.map(|(name, _)| *name).collect())
+    }
+
+    fn pass(&mut self) {
+        self.backward.open();
+        let Some(came_ns) = self.ready_ns else {
+            return;
+        };
+        self.front_end.tell(events::Event::Ready(Ready {
+            came_monotonic_ns: came_ns,
+            passed_monotonic_ns: monotonic_ns(),
+        }));
+    }
+
+    /// The guest first; then whoever waits to hear of it; then the connection.
+    fn refuse(mut self, why: Refused, guest: Guest) -> Parting {
+        let decided_ns = monotonic_ns();
+        let (guest, error) = match guest {
+            Guest::LeaveAlone => (GuestThen::LeftAlone, String::new()),
+            Guest::Resume => match self.source.resume() {
+                Ok(then) => (then, String::new()),
+                Err(error) => (GuestThen::CouldNotBeResumed, error.to_string()),
+            },
+        };
+        let done_ns = monotonic_ns();
+        let since = self.gate.paused_since();
+        let pause = since.filter(|_| guest == GuestThen::Resumed);
+        self.front_end.tell(events::Event::HungUp(HungUp {
+            why,
+            ready_monotonic_ns: self.ready_ns,
+            decided_monotonic_ns: decided_ns,
+            guest,
+            error,
+            refused_pause_ms: pause.map(|since| done_ns.saturating_sub(since).div_ceil(1_000_000)),
+        }));
+        self.forward.close();
+        self.backward.close();
+        // ssh tries for minutes to reach a host that does not answer.
+        let unwanted = matches!(why, Refused::Cancelled | Refused::FrontEndGone);
+        if unwanted && !self.gate.is_receiver_heard() {
+            return Parting::NothingBegun;
+        }
+        Parting::HungUp(self.backward.into_rest())
+    }
+}

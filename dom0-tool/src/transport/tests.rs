@@ -1,0 +1,444 @@
+//! Whole relays, with pipes for xl and for the destination, and a guest that
+//! only counts how often it is resumed.
+
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::forward::{Forward, Progress};
+use super::gate::Refused;
+use super::resume::Source;
+use super::words::{BANNER, READY};
+use super::*;
+use crate::events::{Event, GuestThen, HungUp, Line, Order, Ready};
+use relay::Parting;
+
+const MS: u64 = 1_000_000;
+
+/// A limit of 400 ms, of which READY may take 300.
+const TERMS: Terms = Terms {
+    limit_ns: 400 * MS,
+    after_ready_ns: 100 * MS,
+    resume_ns: 50 * MS,
+};
+
+#[derive(Clone, Default)]
+struct Counted(Arc<AtomicU32>);
+
+impl Source for Counted {
+    fn resume(&mut self) -> io::Result<GuestThen> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(GuestThen::Resumed)
+    }
+}
+
+/// The other ends.
+struct World {
+    xl_out: Option<PipeWriter>,
+    xl_in: PipeReader,
+    peer_in: PipeReader,
+    peer_out: Option<PipeWriter>,
+    front_end: Option<UnixStream>,
+    events: BufReader<UnixStream>,
+    resumed: Arc<AtomicU32>,
+    relay: JoinHandle<Parting>,
+}
+
+fn world(terms: Option<Terms>) -> World {
+    let (from_xl, xl_out) = io::pipe().unwrap();
+    let (xl_in, to_xl) = io::pipe().unwrap();
+    let (peer_in, to_peer) = io::pipe().unwrap();
+    let (from_peer, peer_out) = io::pipe().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut guest = Counted::default();
+    let resumed = Arc::clone(&guest.0);
+    let ends = Ends {
+        from_xl: from_xl.into(),
+        to_xl: to_xl.into(),
+        to_peer: to_peer.into(),
+        from_peer: from_peer.into(),
+    };
+    let relay = std::thread::spawn(move || {
+        let front_end = FrontEnd::new(Some(theirs));
+        let relay = Relay::new(ends, Gate::new(terms), front_end, &mut guest);
+        relay.unwrap().run().unwrap()
+    });
+    World {
+        xl_out: Some(xl_out),
+        xl_in,
+        peer_in,
+        peer_out: Some(peer_out),
+        events: BufReader::new(ours.try_clone().unwrap()),
+        front_end: Some(ours),
+        resumed,
+        relay,
+    }
+}
+
+impl World {
+    fn order(&mut self, order: Order) {
+        let line = serde_json::to_string(&order).unwrap();
+        let mut socket = self.front_end.as_ref().unwrap();
+        writeln!(socket, "{line}").unwrap();
+    }
+
+    /// A guest that stopped just now, or a while ago, and a complete stream.
+    fn stream_complete(&mut self, ago: Duration) {
+        self.peer_says(BANNER);
+        assert_eq!(self.xl_hears(BANNER.len()), BANNER);
+        let ago = u64::try_from(ago.as_nanos()).unwrap();
+        self.order(Order::HelperBegun);
+        self.order(Order::Suspended {
+            requested_monotonic_ns: monotonic_ns() - ago,
+        });
+        self.order(Order::Committed);
+    }
+
+    fn peer_says(&mut self, bytes: &[u8]) {
+        self.peer_out.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    fn xl_hears(&mut self, length: usize) -> Vec<u8> {
+        let mut heard = vec![0; length];
+        self.xl_in.read_exact(&mut heard).unwrap();
+        heard
+    }
+
+    fn event(&mut self) -> Event {
+        let mut line = String::new();
+        self.events.read_line(&mut line).unwrap();
+        serde_json::from_str::<Line>(&line).unwrap().event
+    }
+
+    fn hung_up(&mut self) -> HungUp {
+        match self.event() {
+            Event::HungUp(hung_up) => hung_up,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ready(&mut self) -> Ready {
+        match self.event() {
+            Event::Ready(ready) => ready,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn resumed(&self) -> u32 {
+        self.resumed.load(Ordering::SeqCst)
+    }
+
+    /// Both hear the end; by then the guest has been resumed so often.
+    fn ends(mut self, resumed: u32) -> Parting {
+        let mut rest = Vec::new();
+        self.xl_in.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"");
+        assert_eq!(self.resumed(), resumed);
+        self.peer_in.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"");
+        self.relay.join().unwrap()
+    }
+}
+
+#[test]
+fn a_handshake_in_time_goes_through_word_by_word() {
+    let mut world = world(Some(TERMS));
+    world.stream_complete(Duration::ZERO);
+    world.peer_says(READY);
+    assert_eq!(world.xl_hears(READY.len()), READY);
+    let ready = world.ready();
+    assert!(ready.came_monotonic_ns <= ready.passed_monotonic_ns);
+
+    // From here on nobody interferes, not even a cancel.
+    world.order(Order::Cancel);
+    let mut xl_out = world.xl_out.take().unwrap();
+    xl_out.write_all(b"GO\0").unwrap();
+    let mut go = [0; 3];
+    world.peer_in.read_exact(&mut go).unwrap();
+    assert_eq!(&go, b"GO\0");
+    std::thread::sleep(Duration::from_millis(400));
+    world.peer_says(b"report\0\0");
+    assert_eq!(world.xl_hears(8), b"report\0\0");
+    drop((xl_out, world.peer_out.take(), world.front_end.take()));
+    assert!(matches!(world.ends(0), Parting::Ended));
+}
+
+#[test]
+fn a_destination_that_does_not_get_ready_is_refused_within_the_limit() {
+    let mut world = world(Some(TERMS));
+    world.stream_complete(Duration::ZERO);
+    let hung_up = world.hung_up();
+    assert_eq!(hung_up.why, Refused::NotReady);
+    assert_eq!(hung_up.guest, GuestThen::Resumed);
+    let pause = hung_up.refused_pause_ms.unwrap();
+    assert!((300..400).contains(&pause), "{pause}");
+    // Its output is still read, so that it can clear up.
+    world.peer_says(b"report");
+    let peer_out = world.peer_out.take();
+    let Parting::HungUp(Some(rest)) = world.ends(1) else {
+        panic!("the rest is to be read");
+    };
+    drop((peer_out, rest));
+}
+
+#[test]
+fn a_ready_past_the_deadline_never_reaches_xl() {
+    let mut world = world(Some(TERMS));
+    world.peer_says(BANNER);
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    world.order(Order::Suspended {
+        requested_monotonic_ns: monotonic_ns() - 350 * MS,
+    });
+    world.order(Order::Committed);
+    let hung_up = world.hung_up();
+    assert!(matches!(
+        hung_up.why,
+        Refused::NotReady | Refused::ReadyTooLate
+    ));
+    let _ = world.peer_out.as_mut().unwrap().write_all(READY);
+    world.ends(1);
+}
+
+#[test]
+fn under_a_limit_a_pause_nobody_told_of_is_refused() {
+    let mut world = world(Some(TERMS));
+    world.peer_says(BANNER);
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    world.peer_says(READY);
+    let hung_up = world.hung_up();
+    assert_eq!(hung_up.why, Refused::PauseUnknown);
+    assert!(hung_up.ready_monotonic_ns.is_some());
+    assert_eq!(hung_up.refused_pause_ms, None);
+    world.ends(1);
+}
+
+#[test]
+fn a_cancel_before_ready_resumes_the_guest() {
+    for terms in [None, Some(TERMS)] {
+        let mut world = world(terms);
+        world.stream_complete(Duration::ZERO);
+        world.order(Order::Cancel);
+        assert_eq!(world.hung_up().why, Refused::Cancelled);
+        assert!(matches!(world.ends(1), Parting::HungUp(_)));
+    }
+}
+
+#[test]
+fn a_cancel_while_the_helper_copies_is_the_helpers() {
+    let mut world = world(None);
+    world.peer_says(BANNER);
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    world.order(Order::HelperBegun);
+    world.order(Order::Cancel);
+    // It gives up, and xl with it.
+    std::thread::sleep(Duration::from_millis(50));
+    drop(world.xl_out.take());
+    let hung_up = world.hung_up();
+    assert_eq!(
+        (hung_up.why, hung_up.guest),
+        (Refused::XlGone, GuestThen::LeftAlone)
+    );
+    world.ends(0);
+}
+
+#[test]
+fn a_cancel_before_anything_began_leaves_nothing_to_wait_for() {
+    let mut world = world(Some(TERMS));
+    world.order(Order::Cancel);
+    assert_eq!(world.hung_up().guest, GuestThen::LeftAlone);
+    assert!(matches!(world.ends(0), Parting::NothingBegun));
+}
+
+#[test]
+fn a_front_end_that_dies_after_the_stream_means_resume() {
+    for terms in [None, Some(TERMS)] {
+        let mut world = world(terms);
+        world.stream_complete(Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(20));
+        let (front_end, events) = (world.front_end.take(), world.events);
+        drop((front_end, events));
+        let (_, theirs) = UnixStream::pair().unwrap();
+        world.events = BufReader::new(theirs);
+        world.ends(1);
+    }
+}
+
+#[test]
+fn a_destination_that_dies_costs_no_wait_for_xl() {
+    let mut world = world(Some(TERMS));
+    world.stream_complete(Duration::ZERO);
+    // Half a READY is no READY; and xl gets what it would without a relay.
+    world.peer_says(&READY[..10]);
+    std::thread::sleep(Duration::from_millis(20));
+    drop(world.peer_out.take());
+    assert_eq!(world.xl_hears(10), &READY[..10]);
+    assert_eq!(world.hung_up().why, Refused::PeerGone);
+    assert!(matches!(world.ends(1), Parting::HungUp(None)));
+}
+
+#[test]
+fn an_xl_that_dies_after_the_stream_means_resume() {
+    let mut world = world(None);
+    world.stream_complete(Duration::ZERO);
+    std::thread::sleep(Duration::from_millis(20));
+    drop(world.xl_out.take());
+    assert_eq!(world.hung_up().why, Refused::XlGone);
+    world.ends(1);
+}
+
+#[test]
+fn garbage_passes_through_untouched() {
+    let mut world = world(None);
+    let garbage: Vec<u8> = (0..200_000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8)
+        .collect();
+    let talk = [
+        b"Welcome to host2!\ndomain received, rea".as_slice(),
+        &garbage,
+        BANNER,
+        READY,
+        READY,
+        &garbage,
+    ]
+    .concat();
+    let mut peer_out = world.peer_out.take().unwrap();
+    let said = talk.clone();
+    let speaker = std::thread::spawn(move || peer_out.write_all(&said).unwrap());
+    assert!(world.xl_hears(talk.len()) == talk);
+    speaker.join().unwrap();
+    world.ready();
+    drop(world.xl_out.take());
+    assert!(matches!(world.ends(0), Parting::Ended));
+}
+
+#[test]
+fn nonsense_on_the_front_ends_socket_is_passed_over() {
+    let mut world = world(Some(TERMS));
+    let mut socket = world.front_end.as_ref().unwrap();
+    socket
+        .write_all(b"}{\n\n{\"order\":\"explode\"}\n")
+        .unwrap();
+    socket.write_all(&[b'x'; 100_000]).unwrap();
+    socket.write_all(b"\n").unwrap();
+    world.stream_complete(Duration::ZERO);
+    world.peer_says(READY);
+    assert_eq!(world.xl_hears(READY.len()), READY);
+    drop((world.xl_out.take(), world.peer_out.take()));
+    world.ends(0);
+}
+
+/// A reader that stalls keeps neither READY nor the deadline waiting.
+#[test]
+fn a_stalled_stream_does_not_keep_the_deadline() {
+    let mut world = world(Some(TERMS));
+    let mut xl_out = world.xl_out.take().unwrap();
+    let writer = std::thread::spawn(move || {
+        let stream = vec![7; 1 << 20];
+        // It is cut off.
+        assert!(xl_out.write_all(&stream).is_err());
+    });
+    world.stream_complete(Duration::ZERO);
+    let hung_up = world.hung_up();
+    assert_eq!(hung_up.why, Refused::NotReady);
+    assert!(hung_up.refused_pause_ms.unwrap() < 400);
+    writer.join().unwrap();
+    assert_eq!(world.resumed(), 1);
+}
+
+/// Bytes that depend on where they stand.
+fn pattern(at: usize, length: usize) -> Vec<u8> {
+    let word = |n: usize| (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    (at / 8..(at + length) / 8).flat_map(word).collect()
+}
+
+const PIECE: usize = 256 << 10;
+
+fn write_pattern(mut to: impl Write, length: usize) {
+    for at in (0..length).step_by(PIECE) {
+        to.write_all(&pattern(at, PIECE.min(length - at))).unwrap();
+    }
+}
+
+fn check_pattern(mut from: impl Read, length: usize, after_each: impl Fn()) {
+    let mut piece = vec![0; PIECE];
+    for at in (0..length).step_by(PIECE) {
+        let piece = &mut piece[..PIECE.min(length - at)];
+        from.read_exact(piece).unwrap();
+        assert!(*piece == *pattern(at, piece.len()), "damaged after {at}");
+        after_each();
+    }
+    assert_eq!(from.read(&mut piece).unwrap(), 0);
+}
+
+/// Forwards to the end as the relay would.
+fn forward_all(mut forward: Forward) -> JoinHandle<Progress> {
+    use rustix::event::{PollFd, poll};
+    std::thread::spawn(move || {
+        loop {
+            let (fd, flags) = forward.wake_on().unwrap();
+            poll(&mut [PollFd::from_borrowed_fd(fd, flags)], None).unwrap();
+            match forward.go_on() {
+                Progress::Open => {}
+                end => return end,
+            }
+        }
+    })
+}
+
+fn forwarded(from: OwnedFd, to: impl Write + Send + 'static, length: usize, copying: bool) {
+    let (reader, writer) = io::pipe().unwrap();
+    let mut forward = Forward::new(from, writer.into()).unwrap();
+    if copying {
+        forward.copy_from_now_on();
+    }
+    let relay = forward_all(forward);
+    let source = std::thread::spawn(move || write_pattern(to, length));
+    check_pattern(reader, length, || {});
+    source.join().unwrap();
+    assert_eq!(relay.join().unwrap(), Progress::Ended);
+}
+
+#[test]
+fn a_large_stream_arrives_as_it_was_sent() {
+    let (reader, writer) = io::pipe().unwrap();
+    forwarded(reader.into(), writer, 160 << 20, false);
+}
+
+#[test]
+fn so_it_does_through_memory_and_from_a_socket() {
+    let (reader, writer) = io::pipe().unwrap();
+    forwarded(reader.into(), writer, 32 << 20, true);
+    for copying in [false, true] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        forwarded(theirs.into(), ours, 32 << 20, copying);
+    }
+}
+
+#[test]
+fn a_slow_reader_slows_the_writer_and_loses_nothing() {
+    let mut world = world(None);
+    let xl_out = world.xl_out.take().unwrap();
+    let length = 4 << 20;
+    let writer = std::thread::spawn(move || write_pattern(xl_out, length));
+    let pause = || std::thread::sleep(Duration::from_millis(10));
+    check_pattern(&world.peer_in, length, pause);
+    writer.join().unwrap();
+    drop(world.peer_out.take());
+}
+
+#[test]
+fn a_reader_that_closes_is_told_to_the_writer() {
+    let (from, mut xl_out) = io::pipe().unwrap();
+    let (reader, writer) = io::pipe().unwrap();
+    let relay = forward_all(Forward::new(from.into(), writer.into()).unwrap());
+    drop(reader);
+    xl_out.write_all(b"more").unwrap();
+    assert_eq!(relay.join().unwrap(), Progress::Broken);
+    assert!(xl_out.write_all(b"more").is_err());
+}

@@ -1,0 +1,229 @@
+//! `lull transport` as xl starts it, with scripts in the destination's place.
+//! There is no guest to resume here: that is tested inside, and on Xen.
+
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::time::{ClockId, clock_gettime};
+
+const BANNER: &str = "xl migration receiver ready, send binary domain data.\n";
+
+struct Transport {
+    process: Child,
+    front_end: UnixStream,
+    said: PipeReader,
+}
+
+fn transport(words: &[&str]) -> Transport {
+    let (front_end, theirs) = UnixStream::pair().unwrap();
+    fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
+    let (said, stderr) = io::pipe().unwrap();
+    let process = Command::new(env!("CARGO_BIN_EXE_lull"))
+        .args(["transport", "--domain", "7"])
+        .args(words)
+        .env("LULL_TRANSPORT_FD", theirs.as_raw_fd().to_string())
+        .env("NUMBER", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    Transport {
+        process,
+        front_end,
+        said,
+    }
+}
+
+impl Transport {
+    fn order(&self, order: &str) {
+        writeln!(&self.front_end, "{{\"order\":\"{order}\"}}").unwrap();
+    }
+
+    fn suspended_now(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let ns = now.tv_sec * 1_000_000_000 + now.tv_nsec;
+        let order = r#"{"order":"suspended","requested_monotonic_ns":"#;
+        writeln!(&self.front_end, "{order}{ns}}}").unwrap();
+    }
+
+    /// What xl reads to the end, and the exit code.
+    fn end(mut self) -> (Vec<u8>, Option<i32>) {
+        let mut heard = Vec::new();
+        let mut stdout = self.process.stdout.take().unwrap();
+        stdout.read_to_end(&mut heard).unwrap();
+        drop(self.process.stdin.take());
+        (heard, self.process.wait().unwrap().code())
+    }
+}
+
+#[test]
+fn words_go_to_the_program_as_they_are_and_a_line_to_a_shell() {
+    let plain = transport(&["--", "printf", "%s|", "a b", "-c", "--", "$x"]);
+    assert_eq!(plain.end().0, b"a b|-c|--|$x|");
+    let shell = transport(&["--shell", "--", "x='a  b'; echo \"$x\" | tr a c; exit 7"]);
+    assert_eq!(shell.end(), (b"c  b\n".to_vec(), Some(7)));
+}
+
+#[test]
+fn the_child_does_not_find_the_socket() {
+    let line = "[ ! -e /proc/self/fd/$NUMBER ] && echo \"closed$LULL_TRANSPORT_FD\"";
+    assert_eq!(transport(&["--shell", "--", line]).end().0, b"closed\n");
+}
+
+#[test]
+fn what_cannot_be_started_is_said() {
+    let mut missing = transport(&["--", "/nonexistent/ssh", "host2"]);
+    assert_eq!(missing.process.wait().unwrap().code(), Some(1));
+    let mut said = String::new();
+    missing.said.read_to_string(&mut said).unwrap();
+    assert!(
+        said.starts_with("lull transport: `/nonexistent/ssh`"),
+        "{said}"
+    );
+}
+
+#[test]
+fn sshs_own_end_is_the_transports() {
+    assert_eq!(
+        transport(&["--", "sh", "-c", "exit 255"]).end().1,
+        Some(255)
+    );
+    let killed = transport(&["--", "sh", "-c", "kill -KILL $$"]);
+    assert_eq!(killed.end().1, Some(137));
+}
+
+#[test]
+fn a_large_stream_goes_through_two_processes() {
+    let mut world = transport(&["--", "sh", "-c", "head -c 134217728 | cksum"]);
+    let mut stdin = world.process.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || {
+        let piece: Vec<u8> = (0..1 << 20).map(|n: u32| (n ^ (n >> 8)) as u8).collect();
+        for _ in 0..128 {
+            stdin.write_all(&piece).unwrap();
+        }
+        stdin
+    });
+    let mut heard = String::new();
+    let mut stdout = world.process.stdout.take().unwrap();
+    stdout.read_to_string(&mut heard).unwrap();
+    drop(writer.join().unwrap());
+    let mut expected = Command::new("cksum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut to_cksum = expected.stdin.take().unwrap();
+    let piece: Vec<u8> = (0..1 << 20).map(|n: u32| (n ^ (n >> 8)) as u8).collect();
+    for _ in 0..128 {
+        to_cksum.write_all(&piece).unwrap();
+    }
+    drop(to_cksum);
+    let expected = expected.wait_with_output().unwrap().stdout;
+    assert_eq!(heard.as_bytes(), expected);
+    world.process.wait().unwrap();
+}
+
+#[test]
+fn a_cancel_ends_an_ssh_that_still_knocks() {
+    let world = transport(&["--", "sleep", "600"]);
+    world.order("cancel");
+    let begun = Instant::now();
+    world.end();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+/// A stock receiver: destroys its copy only if its report can be written.
+fn receiver(marker: &Path, ready_after: &str) -> String {
+    let marker = marker.display();
+    format!(
+        r#"trap '' PIPE; printf '%s' "{BANNER}"; sleep {ready_after}
+printf 'domain received, ready to unpause\0' || exit 1
+if [ "$(head -c 2)" = GO ]; then echo started >{marker}; printf R; exit 0; fi
+printf 'my copy unpause results are as follows\0\3' || exit 1
+echo destroyed >{marker}"#
+    )
+}
+
+#[test]
+fn a_late_receiver_is_refused_in_time_and_destroys_its_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let marker = folder.path().join("marker");
+    let script = receiver(&marker, "1");
+    let limits = "--limit-us=500000 --after-ready-us=100000 --resume-us=50000";
+    let words: Vec<&str> = limits
+        .split(' ')
+        .chain(["--shell", "--", &script])
+        .collect();
+    let mut world = transport(&words);
+    let mut banner = vec![0; BANNER.len()];
+    let stdout = world.process.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut banner).unwrap();
+    assert_eq!(banner, BANNER.as_bytes());
+
+    let begun = Instant::now();
+    world.order("helper-begun");
+    world.suspended_now();
+    world.order("committed");
+    let mut rest = Vec::new();
+    world
+        .process
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_end(&mut rest)
+        .unwrap();
+    let refused_after = begun.elapsed();
+    assert!(rest.is_empty(), "READY reached xl");
+    assert!(
+        (Duration::from_millis(350)..Duration::from_millis(500)).contains(&refused_after),
+        "{refused_after:?}"
+    );
+    world.process.wait().unwrap();
+    assert_eq!(std::fs::read_to_string(&marker).unwrap(), "destroyed\n");
+    let mut told = String::new();
+    world.front_end.set_nonblocking(true).unwrap();
+    let _ = world.front_end.read_to_string(&mut told);
+    assert!(told.contains(r#""why":"not-ready""#), "{told}");
+}
+
+#[test]
+fn a_timely_receiver_gets_its_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let marker = folder.path().join("marker");
+    let script = receiver(&marker, "0.1");
+    let limits = "--limit-us=60000000 --after-ready-us=100000 --resume-us=50000";
+    let words: Vec<&str> = limits
+        .split(' ')
+        .chain(["--shell", "--", &script])
+        .collect();
+    let mut world = transport(&words);
+    world.suspended_now();
+    world.order("committed");
+    let mut heard = vec![0; BANNER.len() + 34];
+    let stdout = world.process.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut heard).unwrap();
+    world
+        .process
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"GO")
+        .unwrap();
+    assert_eq!(world.end(), (b"R".to_vec(), Some(0)));
+    assert_eq!(std::fs::read_to_string(&marker).unwrap(), "started\n");
+}
+
+/// xl then reads an end, and resumes the guest itself.
+#[test]
+fn a_relay_that_is_killed_is_an_end_to_both() {
+    let mut world = transport(&["--shell", "--", "cat >/dev/null; exit 0"]);
+    world.process.kill().unwrap();
+    let (heard, code) = world.end();
+    assert_eq!((heard, code), (Vec::new(), None));
+}
