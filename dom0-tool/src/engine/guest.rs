@@ -45,7 +45,11 @@ impl Session<'_> {
         {
             pause.answered = true;
             self.pause = Some(pause);
-            if answer == SuspendAnswer::Failed && pause.stopped.is_none() {
+            if answer == SuspendAnswer::Failed && pause.stopped.is_some() {
+                let error = io::Error::other("libxl had stopped waiting for it");
+                return Err(error).doing("the guest stopped too late");
+            }
+            if answer == SuspendAnswer::Failed {
                 // Somebody else's wait ended; the guest may have stopped since.
                 self.resume();
                 self.peer.tell(self.now(), Event::SuspendFailed)?;

@@ -143,10 +143,7 @@ impl<'s> Session<'s> {
             self.write()?;
             self.look_after_the_guest()?;
             self.look_at_the_clock()?;
-            if self.finishing && self.queue.is_empty() {
-                if let Some(pause) = &mut self.pause {
-                    pause.state_sent = Some(Instant::now());
-                }
+            if self.is_complete() {
                 return Ok(End::Complete);
             }
             let longest = match self.pause {
@@ -156,6 +153,20 @@ impl<'s> Session<'s> {
             let longest = longest.min(self.until_deadline().unwrap_or(longest));
             self.wait(longest).doing("waiting failed")?;
         }
+    }
+
+    /// Whether the stream is out to its last byte. libxl takes no other message
+    /// before it has answered the request to suspend, which may come later than
+    /// the guest's stop was seen.
+    fn is_complete(&mut self) -> bool {
+        let Some(pause) = self.pause.as_mut().filter(|_| self.finishing) else {
+            return false;
+        };
+        if !self.queue.is_empty() {
+            return false;
+        }
+        pause.state_sent.get_or_insert_with(Instant::now);
+        pause.answered
     }
 
     pub(super) fn now(&self) -> Micros {

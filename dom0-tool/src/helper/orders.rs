@@ -2,10 +2,12 @@
 //! there.
 
 use std::env;
+use std::time::{Duration, Instant};
 
 use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Microseconds, decimal: the limit on the pause.
 pub const MAX_SUSPEND_TIME: &str = "LULL_MAX_SUSPEND_TIME_US";
@@ -14,6 +16,22 @@ pub const TIMEOUT: &str = "LULL_TIMEOUT_US";
 /// Microseconds, decimal, separated by commas: upper bounds of suspend, final
 /// bitmap, CPU state, landing, resume.
 pub const COSTS: &str = "LULL_COSTS_US";
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, decimal: when the operator's command
+/// started, which is what the timeout counts from.
+pub const STARTED: &str = "LULL_STARTED_NS";
+
+/// When the attempt started: with the operator's command, or now.
+pub fn start() -> Instant {
+    let now = Instant::now();
+    let clock = clock_gettime(ClockId::Monotonic);
+    let ns = clock.tv_sec as u64 * 1_000_000_000 + clock.tv_nsec as u64;
+    let started = env::var(STARTED)
+        .ok()
+        .and_then(|started| started.parse().ok());
+    let ago = started.map_or(0, |started: u64| ns.saturating_sub(started));
+    now.checked_sub(Duration::from_nanos(ago)).unwrap_or(now)
+}
 
 /// A variable that cannot be understood. A limit is never guessed at.
 #[derive(Debug, thiserror::Error)]

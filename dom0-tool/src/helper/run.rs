@@ -34,7 +34,7 @@ const BROKEN: u8 = 255;
 
 /// Runs as libxl's save helper.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let start = Instant::now();
+    let start = orders::start();
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some((guest, helper)) = guard::orders(&args) {
         return guard::main(guest, helper);
