@@ -11,13 +11,15 @@
 //! 6. [`attempt`]: the machine of `lull_core` and dom0's deadlines in that
 //!    world;
 //! 7. [`oracle`]: whether somebody who knew the future would have moved it;
-//! 8. [`tally`]: what many attempts came to.
+//! 8. [`tally`]: what many attempts came to;
+//! 9. [`campaign`]: all of that a million times.
 //!
-//! There is no clock, no thread and no floating point in the model: a seed
-//! and a number always give the same attempt, on any machine.
+//! There is no clock and no floating point in the model: a seed and a number
+//! always give the same attempt, on any machine.
 #![forbid(unsafe_code)]
 
 pub mod attempt;
+pub mod campaign;
 pub mod draw;
 pub mod guest;
 pub mod link;

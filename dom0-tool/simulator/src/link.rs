@@ -60,7 +60,7 @@ impl Link {
     }
 
     /// Redrawn every 10 ms, within `jitter` of a thousand.
-    pub const fn jittery(rate: u64, jitter: u64, seed: u64) -> Self {
+    pub fn jittery(rate: u64, jitter: u64, seed: u64) -> Self {
         Self {
             jitter,
             seed,
@@ -68,10 +68,17 @@ impl Link {
         }
     }
 
+    /// Time in µs below which `pages` cannot arrive, whatever the jitter.
+    pub fn least_time(&self, pages: u64) -> u64 {
+        let best = u128::from(self.rate) * u128::from(1_000 + self.jitter) / 1_000;
+        let rest = u128::from(pages.saturating_sub(self.buffer));
+        (rest * u128::from(PAGE) / best.max(1)) as u64
+    }
+
     /// The rate at `at`, and until when it stays. `requested`: when the guest
-    /// was asked to stop.
+    /// was asked to stop. In a dip there is no jitter.
     pub fn at(&self, at: u64, requested: Option<u64>, grain: Grain) -> (u64, u64) {
-        let (mut rate, mut until) = match (self.jitter, grain) {
+        let (rate, mut until) = match (self.jitter, grain) {
             (0, _) | (_, Grain::Coarse) => (self.rate, u64::MAX),
             (jitter, Grain::Fine) => {
                 let slot = at / self.slot;
@@ -91,8 +98,7 @@ impl Link {
             if at < dip.from {
                 until = until.min(dip.from);
             } else if at < dip.until {
-                rate = rate * dip.left / 1_000;
-                until = until.min(dip.until);
+                return (self.rate * dip.left / 1_000, dip.until);
             }
         }
         (rate, until)

@@ -84,11 +84,34 @@ impl Scenario {
         Micros(self.limit()).since(after).0
     }
 
+    /// The same while pages are still to be sent: reading the CPU state cannot
+    /// be cut short.
+    pub fn pages_deadline(&self) -> u64 {
+        self.deadline().saturating_sub(self.assumed.cpu_state.0)
+    }
+
     /// When the relay takes the guest back unless the destination is ready, µs
     /// after the request: gate 4.
     pub fn ready_by(&self) -> u64 {
         let after = self.assumed.resume.0.max(self.actual.after_ready);
         self.limit().saturating_sub(after)
+    }
+
+    /// The same with every cost at its bound, if it is not beyond.
+    pub fn at_the_bounds(&self) -> Self {
+        let (actual, assumed) = (self.actual, self.assumed);
+        let until_ready = assumed.landing.0.saturating_sub(actual.after_ready);
+        Self {
+            actual: Actual {
+                suspend: actual.suspend.max(assumed.suspend.0),
+                bitmap: actual.bitmap.max(assumed.final_bitmap.0),
+                cpu_state: actual.cpu_state.max(assumed.cpu_state.0),
+                until_ready: actual.until_ready.max(until_ready),
+                resume: actual.resume.max(assumed.resume.0),
+                ..actual
+            },
+            ..self.clone()
+        }
     }
 
     /// Whether the guest stopped in the time assumed. If it did not, the limit

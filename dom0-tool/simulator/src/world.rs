@@ -62,7 +62,11 @@ impl<'s> World<'s> {
     pub fn dirty_at(&self, at: u64) -> u64 {
         let guest = &self.scenario.guest;
         let until = self.stopped.unwrap_or(at).min(at);
-        let written = guest.dirtied(self.counted_from, until.max(self.counted_from), self.requested);
+        let written = guest.dirtied(
+            self.counted_from,
+            until.max(self.counted_from),
+            self.requested,
+        );
         let stop = match self.stopped {
             Some(stopped) if stopped <= at => guest.stop_pages,
             _ => 0,
@@ -111,7 +115,7 @@ impl<'s> World<'s> {
     /// Takes `amount` out of the buffer, from where the link stands on.
     fn drain(&mut self, mut amount: u64, grain: Grain) -> u64 {
         let link = &self.scenario.link;
-        while amount > 0 {
+        while amount > 0 && self.link_at < u64::MAX {
             let (rate, until) = link.at(self.link_at, self.requested, grain);
             let carried = rate.saturating_mul(until - self.link_at);
             if carried >= amount {

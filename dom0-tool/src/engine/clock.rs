@@ -46,7 +46,7 @@ impl Session<'_> {
 
     /// Gate 3, by our own clock: whatever the stub says or does not say, the
     /// guest runs again before the limit is over.
-    fn check_deadline(&self) -> Result<(), Failure> {
+    pub(super) fn check_deadline(&self) -> Result<(), Failure> {
         match self.until_deadline() {
             Some(Duration::ZERO) => Err(Failure::Deadline),
             _ => Ok(()),
@@ -54,12 +54,18 @@ impl Session<'_> {
     }
 
     /// Time left to end the stream once the guest has stopped: after it comes
-    /// the landing, or, if the attempt is given up, the resume.
+    /// the landing, or, if the attempt is given up, the resume. Reading the CPU
+    /// state cannot be cut short, so what comes before it must leave it its time.
     pub(super) fn until_deadline(&self) -> Option<Duration> {
         let config = &self.order.config;
         let limit = config.limits.max_suspend?.micros();
         let pause = self.pause.filter(|pause| pause.stopped.is_some())?;
         let after = config.costs.landing.max(config.costs.resume);
+        let after = if self.finishing {
+            after
+        } else {
+            after.saturating_add(config.costs.cpu_state)
+        };
         let deadline = Duration::from_micros(limit.since(after).0);
         Some(deadline.saturating_sub(pause.requested.elapsed()))
     }

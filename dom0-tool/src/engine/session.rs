@@ -316,6 +316,7 @@ impl<'s> Session<'s> {
                 if self.order.verify == Verify::Yes {
                     self.send_all_pages_again()?;
                 }
+                self.check_deadline()?;
                 let rest =
                     saved::cpu_state(self.xen, guest).doing("the guest's state cannot be read")?;
                 self.queue.push(rest);

@@ -1,0 +1,365 @@
+//! The machine of `lull_core`, and dom0's own deadlines, in a [`World`].
+//!
+//! This module does what dom0's engine and relay do (`dom0-tool/src/engine`,
+//! `dom0-tool/src/migrate`): it tells the machine what happens, does what the
+//! machine says, and takes the guest back when time is up.
+
+use lull_core::downtime::Downtime;
+use lull_core::machine::{Action, Event, Machine};
+use lull_core::refusal::Refusal;
+use lull_core::units::Micros;
+
+use crate::link::Grain;
+use crate::scenario::{Mishap, Scenario};
+use crate::world::{Pieces, World};
+
+/// Between two ticks, µs.
+const TICK: u64 = 100_000;
+/// Asking the hypervisor to count, µs.
+const COUNT: u64 = 200;
+/// Pages' worth of CPU state and parameters.
+const STATE_PAGES: u64 = 16;
+/// libxl gives up on a guest that does not stop, µs.
+const NEVER_STOPPED: u64 = 60_000_000;
+
+/// How an attempt ended, and what it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// How.
+    pub end: End,
+    /// The guest's pause, if it had one.
+    pub pause: Option<Pause>,
+    /// Rounds, the final one not among them.
+    pub rounds: u32,
+    /// Pages sent.
+    pub pages_sent: u64,
+    /// From the attempt's start to its end.
+    pub took: Micros,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The guest runs at the destination.
+    Moved,
+    /// The machine refused; whether the guest had been stopped, its pause says.
+    Refused(Refusal),
+    /// dom0's deadline passed before the stream was complete.
+    Deadline,
+    /// The relay's deadline passed before the destination was ready.
+    NotReady,
+    /// Longer than [`LONGEST`].
+    Endless,
+}
+
+/// A pause, at the destination's end or back at the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// Predicted when the guest was asked to stop.
+    pub predicted: Downtime,
+    /// From the request until the guest ran again.
+    pub since_request: Micros,
+    /// From its stop until it ran again.
+    pub since_stop: Micros,
+}
+
+/// An attempt without a timeout is given up by the simulator after so long: a
+/// hundred days.
+pub const LONGEST: Micros = Micros(100 * 24 * 3_600 * 1_000_000);
+
+/// Runs one attempt.
+///
+/// # Panics
+/// When the simulator does not keep to the machine's protocol, which would be a
+/// mistake in it.
+pub fn run(scenario: &Scenario) -> Outcome {
+    run_watched(scenario, |_, _, _, _| {})
+}
+
+/// Runs one attempt and shows `watch` every step of the machine: when, what
+/// happened, what it said, and the machine itself.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_watched(
+    scenario: &Scenario,
+    watch: impl FnMut(Micros, Event, &Action, &Machine),
+) -> Outcome {
+    let mut driver = Driver {
+        scenario,
+        machine: Machine::new(scenario.config()),
+        world: World::new(scenario),
+        next_tick: 0,
+        cancel: match scenario.mishap {
+            Mishap::Cancelled(at) => Some(at),
+            _ => None,
+        },
+        watch,
+    };
+    driver.run()
+}
+
+struct Driver<'s, W> {
+    scenario: &'s Scenario,
+    machine: Machine,
+    world: World<'s>,
+    next_tick: u64,
+    /// When the operator gives up, if still to come.
+    cancel: Option<u64>,
+    watch: W,
+}
+
+impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
+    fn run(&mut self) -> Outcome {
+        let pages = self.scenario.guest.pages;
+        let mut action = self.tell(Event::Begin { pages });
+        loop {
+            if self.world.now() > LONGEST.0 {
+                return self.outcome(End::Endless, None);
+            }
+            action = match action {
+                Action::Copy { pages, .. } => match self.copy(pages) {
+                    Some(action) => action,
+                    None => return self.outcome(End::Endless, None),
+                },
+                Action::Count => {
+                    self.world.pass(COUNT);
+                    let dirty = self.world.dirty_at(self.world.now());
+                    self.tell(Event::Counted { dirty })
+                }
+                Action::TakeBitmap => {
+                    let dirty = self.world.take_bitmap();
+                    let took = Micros(self.scenario.actual.bitmap);
+                    self.tell(Event::Bitmap { dirty, took })
+                }
+                Action::Suspend => return self.pause(),
+                Action::Refuse(refusal) => return self.outcome(End::Refused(refusal), None),
+                Action::None | Action::CopyFinal { .. } | Action::Finish | Action::Resume(_) => {
+                    unreachable!("{action:?} of a guest that runs")
+                }
+            };
+        }
+    }
+
+    /// Tells what happens now, and before it whatever else has happened.
+    fn tell(&mut self, event: Event) -> Action {
+        let now = self.world.now();
+        if let Some(at) = self.cancel.filter(|at| *at <= now) {
+            self.cancel = None;
+            // A write that blocked was not interrupted: the machine's clock may
+            // stand later than the wish.
+            let at = at.max(self.last_told());
+            let action = self.step(at, Event::Cancel);
+            if action != Action::None {
+                return action;
+            }
+        }
+        self.step(now, event)
+    }
+
+    /// Ticks may already have been told up to here.
+    const fn last_told(&self) -> u64 {
+        self.next_tick.saturating_sub(TICK)
+    }
+
+    fn step(&mut self, at: u64, event: Event) -> Action {
+        let at = Micros(at);
+        let action = self.machine.step(at, event);
+        let action = action.expect("the simulator keeps to the protocol");
+        (self.watch)(at, event, &action, &self.machine);
+        action
+    }
+
+    /// Ticks that come before `until`; what the machine says, if it says
+    /// anything. The guest still runs.
+    fn tick_until(&mut self, until: u64) -> Option<Action> {
+        self.next_tick = self.next_tick.max(self.world.now());
+        while self.next_tick < until && self.next_tick <= LONGEST.0 {
+            let at = self.next_tick;
+            self.world.pass_until(at);
+            self.next_tick += TICK;
+            let dirty = Some(self.world.dirty_at(at));
+            let action = self.tell(Event::Tick { dirty });
+            if action != Action::None {
+                return Some(action);
+            }
+        }
+        None
+    }
+
+    /// Copies a live round; `None` when it takes for ever.
+    fn copy(&mut self, pages: u64) -> Option<Action> {
+        for (pages, grain) in Pieces::of_round(pages, self.scenario.link.rate) {
+            let written = self.world.write(pages, grain);
+            if grain == Grain::Coarse {
+                // One tick, at its end.
+                self.next_tick = self.next_tick.max(written.saturating_sub(1));
+            }
+            if let Some(action) = self.tick_until(written) {
+                return Some(action);
+            }
+            if written > LONGEST.0 {
+                return None;
+            }
+            self.world.pass_until(written);
+            let pages = u32::try_from(pages).expect("pieces are small");
+            let action = self.tell(Event::Sent {
+                requested: pages,
+                pages,
+            });
+            if action != Action::None {
+                return Some(action);
+            }
+        }
+        unreachable!("the machine counts the pages of a round")
+    }
+
+    /// From the request on.
+    fn pause(&mut self) -> Outcome {
+        let actual = &self.scenario.actual;
+        let requested = self.world.now();
+        self.world.request();
+        let predicted = self.machine.prediction().unwrap_or_default();
+        if let Mishap::CancelledAfterRequest(after) = self.scenario.mishap {
+            self.cancel = Some(requested + after);
+        }
+        if self.scenario.mishap == Mishap::NeverStops {
+            self.world.pass(NEVER_STOPPED);
+            return match self.tell(Event::SuspendFailed) {
+                Action::Refuse(refusal) => self.outcome(End::Refused(refusal), None),
+                action => unreachable!("{action:?} of a guest that did not stop"),
+            };
+        }
+        self.world.pass(actual.suspend);
+        self.world.stop();
+        let stopped = self.world.now();
+        let dirty = self.world.take_bitmap();
+        let end = self.send_final(dirty, requested);
+        let until = match end {
+            End::Moved => match self.land(requested) {
+                Ok(at) => return self.paused(End::Moved, predicted, requested, stopped, at),
+                Err(at) => {
+                    let at = at + actual.resume;
+                    return self.paused(End::NotReady, predicted, requested, stopped, at);
+                }
+            },
+            _ => self.world.now() + actual.resume,
+        };
+        self.paused(end, predicted, requested, stopped, until)
+    }
+
+    /// The final round and the CPU state. [`End::Moved`] when the stream is
+    /// complete.
+    fn send_final(&mut self, dirty: u64, requested: u64) -> End {
+        let last = requested.saturating_add(self.scenario.deadline());
+        let deadline = requested.saturating_add(self.scenario.pages_deadline());
+        let took_bitmap = Micros(self.scenario.actual.bitmap);
+        let mut action = self.tell(Event::Suspended { dirty, took_bitmap });
+        let mut sent = 0;
+        let pieces = match action {
+            Action::CopyFinal { pages } => Pieces::of_final_round(pages),
+            _ => Pieces::of_final_round(0),
+        };
+        for (pages, _) in pieces {
+            let hangs = matches!(self.scenario.mishap, Mishap::StubHangs(after) if sent >= after);
+            let written = if hangs {
+                u64::MAX
+            } else {
+                self.world.write(pages, Grain::Fine)
+            };
+            if !hangs
+                && let Some(Action::Resume(refusal)) = self.final_ticks_until(written.min(deadline))
+            {
+                return End::Refused(refusal);
+            }
+            if written > deadline {
+                self.world.pass_until(deadline);
+                return End::Deadline;
+            }
+            self.world.pass_until(written);
+            sent += pages;
+            let pages = u32::try_from(pages).expect("pieces are small");
+            action = self.tell(Event::Sent {
+                requested: pages,
+                pages,
+            });
+            if let Action::Resume(_) = action {
+                break;
+            }
+        }
+        match action {
+            Action::Resume(refusal) => return End::Refused(refusal),
+            Action::Finish => {}
+            action => unreachable!("{action:?} after the final round"),
+        }
+        if self.world.now() > deadline {
+            return End::Deadline;
+        }
+        self.world.pass(self.scenario.actual.cpu_state);
+        let written = self.world.write(STATE_PAGES, Grain::Fine);
+        if written > last {
+            self.world.pass_until(last);
+            return End::Deadline;
+        }
+        self.world.pass_until(written);
+        End::Moved
+    }
+
+    fn final_ticks_until(&mut self, until: u64) -> Option<Action> {
+        self.next_tick = self.next_tick.max(self.world.now());
+        while self.next_tick < until {
+            self.world.pass_until(self.next_tick);
+            self.next_tick += TICK;
+            let action = self.tell(Event::Tick { dirty: None });
+            if action != Action::None {
+                return Some(action);
+            }
+        }
+        None
+    }
+
+    /// From the end of the stream: when the guest runs at the destination, or
+    /// when the relay takes it back.
+    fn land(&mut self, requested: u64) -> Result<u64, u64> {
+        let actual = &self.scenario.actual;
+        let ready = self.world.flush().saturating_add(actual.until_ready);
+        let latest = requested.saturating_add(self.scenario.ready_by());
+        if ready > latest {
+            return Err(latest.max(self.world.now()));
+        }
+        Ok(ready + actual.after_ready)
+    }
+
+    fn paused(
+        &self,
+        end: End,
+        predicted: Downtime,
+        requested: u64,
+        stopped: u64,
+        until: u64,
+    ) -> Outcome {
+        let pause = Pause {
+            predicted,
+            since_request: Micros(until - requested),
+            since_stop: Micros(until - stopped),
+        };
+        Outcome {
+            took: Micros(until),
+            ..self.outcome(end, Some(pause))
+        }
+    }
+
+    fn outcome(&self, end: End, pause: Option<Pause>) -> Outcome {
+        Outcome {
+            end,
+            pause,
+            rounds: self
+                .machine
+                .history()
+                .last()
+                .map_or(0, |last| last.round + 1),
+            pages_sent: self.machine.pages_sent(),
+            took: Micros(self.world.now()),
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Scenarios by the million, from a seed and a number.
+//!
+//! What the planner knows is taken as it is; everything else is drawn, widely:
+//! guests from 128 MiB to 16 TiB, links from 100 Mbit/s to 100 Gbit/s, writers
+//! from a thousandth to twice of what the link carries, limits from 20 ms to a
+//! minute. Every octave of these is as likely as any other.
+
+use lull_core::downtime::FixedCosts;
+use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+use lull_core::units::{Micros, PAGE_SIZE};
+
+use crate::guest::{Guest, Places, Rhythm, Writer};
+use crate::link::{Dip, Link};
+use crate::random::Random;
+use crate::scenario::{Actual, Mishap, Scenario};
+
+/// How a guest writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WriterKind {
+    /// Always at the same rate.
+    Steady,
+    /// Calm, with bursts of 20 to 200 ms.
+    Bursty,
+    /// Seconds of writing, seconds of calm.
+    Oscillating,
+    /// One writer after the other, and sometimes another one the moment it is
+    /// asked to stop.
+    PhaseChanging,
+}
+
+impl WriterKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Steady,
+        Self::Bursty,
+        Self::Oscillating,
+        Self::PhaseChanging,
+    ];
+}
+
+/// What a link does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkKind {
+    /// Always the same.
+    Constant,
+    /// Within 5 to 60 % of its average.
+    Jittery,
+    /// Jittery, and at some time, or because of the request to stop, down to a
+    /// fraction, or nothing.
+    Collapsing,
+}
+
+impl LinkKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Constant, Self::Jittery, Self::Collapsing];
+}
+
+/// Whether anything goes wrong besides guest and link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mishaps {
+    /// Every cost is as assumed or less; nobody cancels; the stub works.
+    None,
+    /// In one attempt of nine something does.
+    Some,
+}
+
+/// What is known of the scenarios; `None` is drawn for each.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
+    /// Determines everything that is drawn.
+    pub seed: u64,
+    /// The guest's memory, pages.
+    pub guest_pages: Option<u64>,
+    /// Pages written a second, on average.
+    pub dirty_rate: Option<u64>,
+    /// Pages that the writes go to.
+    pub working_set: Option<u64>,
+    /// Pages the link carries a second.
+    pub link_rate: Option<u64>,
+    /// How the guest writes.
+    pub writer: Option<WriterKind>,
+    /// What the link does.
+    pub link: Option<LinkKind>,
+    /// The longest pause.
+    pub max_suspend: Option<DowntimeLimit>,
+    /// The longest time to the suspend.
+    pub timeout: Option<Timeout>,
+    /// Whether anything goes wrong.
+    pub mishaps: Mishaps,
+}
+
+/// A scenario and which models it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drawn {
+    /// The writer's.
+    pub writer: WriterKind,
+    /// The link's.
+    pub link: LinkKind,
+    /// All of it.
+    pub scenario: Scenario,
+}
+
+const MS: u64 = 1_000;
+const SECOND: u64 = 1_000_000;
+
+const fn pages(bytes: u64) -> u64 {
+    bytes / PAGE_SIZE
+}
+
+impl Draw {
+    /// Everything is drawn.
+    pub const fn anything(seed: u64) -> Self {
+        Self {
+            seed,
+            guest_pages: None,
+            dirty_rate: None,
+            working_set: None,
+            link_rate: None,
+            writer: None,
+            link: None,
+            max_suspend: None,
+            timeout: None,
+            mishaps: Mishaps::Some,
+        }
+    }
+
+    /// The scenario of this number.
+    pub fn scenario(&self, number: u64) -> Drawn {
+        let random = &mut Random::of(self.seed, number);
+        let writer = random.one_of(&WriterKind::ALL);
+        let writer = self.writer.unwrap_or(writer);
+        let link = random.one_of(&LinkKind::ALL);
+        let link = self.link.unwrap_or(link);
+        let size = random.scaled(pages(128 << 20), pages(16 << 40));
+        let size = self.guest_pages.unwrap_or(size);
+        let rate = random.scaled(pages(12_500_000), pages(12_500_000_000));
+        let rate = self.link_rate.unwrap_or(rate);
+        let costs = Costs::draw(random, size);
+        let guest = self.guest(random, writer, size, rate);
+        let (mishap, costs) = match self.mishaps {
+            Mishaps::None => (Mishap::None, costs),
+            Mishaps::Some => mishap(random, costs),
+        };
+        let link_model = draw_link(random, link, rate);
+        let limits = self.limits(random, size, rate);
+        Drawn {
+            writer,
+            link,
+            scenario: Scenario {
+                guest,
+                link: link_model,
+                limits,
+                assumed: costs.assumed,
+                actual: costs.actual,
+                mishap,
+            },
+        }
+    }
+
+    fn limits(&self, random: &mut Random, size: u64, rate: u64) -> Limits {
+        // An operator's wish knows nothing of what a pause costs.
+        let limit = random.scaled(20 * MS, 60 * SECOND);
+        // One in four has a timeout, from a part of the full pass to many.
+        let pass = size * SECOND / rate + SECOND;
+        let timeout = random
+            .happens(25)
+            .then(|| random.scaled(pass.div_ceil(2), pass * 20));
+        Limits {
+            max_suspend: self.max_suspend.or(DowntimeLimit::new(Micros(limit))),
+            timeout: self
+                .timeout
+                .or(timeout.and_then(|timeout| Timeout::new(Micros(timeout)))),
+        }
+    }
+
+    fn guest(&self, random: &mut Random, kind: WriterKind, size: u64, rate: u64) -> Guest {
+        let writer = |random: &mut Random| self.writer(random, kind, size, rate);
+        let mut phases = vec![(0, writer(random))];
+        let mut after_request = None;
+        if kind == WriterKind::PhaseChanging {
+            let mut at = 0;
+            for _ in 0..random.within(1, 5) {
+                at += random.scaled(500 * MS, 120 * SECOND);
+                phases.push((at, writer(random)));
+            }
+            if random.happens(30) {
+                after_request = Some((random.below(100 * MS), writer(random)));
+            }
+        }
+        Guest {
+            pages: size,
+            phases,
+            after_request,
+            stop_pages: random.within(250, 450).min(size),
+        }
+    }
+
+    fn writer(&self, random: &mut Random, kind: WriterKind, size: u64, rate: u64) -> Writer {
+        // From a thousandth of what the link carries to twice that.
+        let average = random.scaled((rate / 1_000).max(1), rate * 2);
+        let average = self.dirty_rate.unwrap_or(average);
+        let set = random.scaled(256, size);
+        let set = self.working_set.unwrap_or(set).clamp(1, size);
+        let (period, busy_share) = match kind {
+            // A phase is steady or bursty.
+            WriterKind::Steady => (1, 1_000),
+            WriterKind::PhaseChanging if random.happens(50) => (1, 1_000),
+            WriterKind::Bursty | WriterKind::PhaseChanging => {
+                let burst = random.scaled(20 * MS, 200 * MS);
+                let share = random.within(20, 400);
+                (burst * 1_000 / share, share)
+            }
+            WriterKind::Oscillating => (
+                random.scaled(2 * SECOND, 20 * SECOND),
+                random.within(250, 750),
+            ),
+        };
+        let calm = match busy_share {
+            1_000 => average,
+            _ => average * random.within(0, 500) / 1_000,
+        };
+        let busy_for = (period * busy_share / 1_000).max(1);
+        // So that the average comes out.
+        let busy = calm + (average - calm) * period / busy_for;
+        let hot = random.scaled(16, 4_096).min(set);
+        Writer {
+            rhythm: Rhythm {
+                busy,
+                calm,
+                busy_for,
+                period,
+                offset: random.below(period),
+            },
+            places: Places {
+                cold: set - hot / 2,
+                hot: hot / 2,
+                hot_share: random.one_of(&[0, 500, 900]),
+            },
+        }
+    }
+}
+
+fn draw_link(random: &mut Random, kind: LinkKind, rate: u64) -> Link {
+    let jitter = match kind {
+        LinkKind::Constant => 0,
+        LinkKind::Jittery => random.within(50, 600),
+        LinkKind::Collapsing => random.within(0, 300),
+    };
+    let mut link = Link {
+        slot: random.one_of(&[10 * MS, 30 * MS, 100 * MS]),
+        // Pipes and sockets; a socket's grows with what the link can hold, which
+        // is far less than 50 ms of it in a data centre.
+        buffer: random.one_of(&[0, 16, 64, 256, 1_024]).min(rate / 20),
+        ..Link::jittery(rate, jitter, random.any())
+    };
+    if kind == LinkKind::Collapsing {
+        let left = random.one_of(&[0, 1, 10, 100, 300]);
+        let lasts = random.scaled(20 * MS, 20 * SECOND);
+        if random.happens(50) {
+            // The moment the guest is asked to stop, or a little later.
+            let from = random.below(500 * MS);
+            let until = match random.happens(50) {
+                true => u64::MAX,
+                false => from + lasts,
+            };
+            link.after_request = Some(Dip { from, until, left });
+        } else {
+            let from = random.scaled(100 * MS, 300 * SECOND);
+            let until = from + lasts;
+            link.dips.push(Dip { from, until, left });
+        }
+    }
+    link
+}
+
+struct Costs {
+    assumed: FixedCosts,
+    actual: Actual,
+}
+
+impl Costs {
+    fn draw(random: &mut Random, size: u64) -> Self {
+        let suspend = random.scaled(2 * MS, 200 * MS);
+        // A bit a page, at 4 GB/s, and the hypercalls.
+        let bitmap = 200 + size / 8 / 4_000;
+        let cpu_state = random.scaled(MS, 50 * MS);
+        let landing = random.scaled(10 * MS, 3 * SECOND);
+        let resume = random.scaled(MS, 50 * MS);
+        let mut truly = |bound: u64| bound * random.within(65, 100) / 100;
+        let landing_truly = truly(landing);
+        // GO is a message and a hypercall: quicker than taking a guest back,
+        // which is a message and more hypercalls.
+        let after_ready = (landing_truly / 10).min(resume);
+        let actual = Actual {
+            prepare: 300 * MS,
+            suspend: truly(suspend),
+            bitmap,
+            cpu_state: truly(cpu_state),
+            until_ready: landing_truly - after_ready,
+            after_ready,
+            resume: truly(resume),
+        };
+        let assumed = FixedCosts {
+            suspend: Micros(suspend),
+            final_bitmap: Micros(bitmap + bitmap / 4),
+            cpu_state: Micros(cpu_state),
+            landing: Micros(landing),
+            resume: Micros(resume),
+        };
+        Self { assumed, actual }
+    }
+}
+
+/// In one attempt of nine, something goes wrong or is worse than assumed.
+///
+/// Taking a bitmap, reading the CPU state and resuming a guest never are: they
+/// are a few calls that nobody can cut short, and no rule could make up for them.
+fn mishap(random: &mut Random, mut costs: Costs) -> (Mishap, Costs) {
+    let worse = |cost: &mut u64, random: &mut Random| *cost = *cost * random.within(2, 20) + MS;
+    let mishap = match random.below(54) {
+        0 => Mishap::Cancelled(random.scaled(10 * MS, 600 * SECOND)),
+        1 => Mishap::CancelledAfterRequest(random.below(400 * MS)),
+        2 => Mishap::NeverStops,
+        3 => Mishap::StubHangs(random.below(20_000)),
+        4 => {
+            worse(&mut costs.actual.suspend, random);
+            Mishap::None
+        }
+        5 => {
+            worse(&mut costs.actual.until_ready, random);
+            Mishap::None
+        }
+        _ => Mishap::None,
+    };
+    (mishap, costs)
+}

@@ -1,0 +1,84 @@
+//! Whether somebody who knew the future would have moved the guest.
+//!
+//! The oracle runs the same rounds in the same world, and at the end of each
+//! knows what the pause would be if it stopped the guest there and then. It
+//! needs no bounds, keeps no reserve and never gives up: not before the timeout,
+//! if there is one, and else not before [`ROUNDS`] rounds. What it cannot do is
+//! stop a guest in the middle of a round, or let the link lie idle to wait for a
+//! quieter moment.
+
+use crate::link::Grain;
+use crate::scenario::{Mishap, Scenario};
+use crate::world::{Pieces, World};
+
+/// Rounds the oracle tries: as many as the machine ever does.
+pub const ROUNDS: u32 = lull_core::policy::WithinLimit::MAX_ROUNDS;
+
+/// What the oracle says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foresight {
+    /// Stopped after this round (0 is the full pass), the guest would have
+    /// been paused so long, µs, which is within the limit.
+    WouldHaveMoved {
+        /// Which round.
+        round: u32,
+        /// How long, µs.
+        pause: u64,
+    },
+    /// Nobody could have moved it within the limit.
+    NoWay,
+}
+
+/// Looks for a round after which the guest could have been moved.
+pub fn foresee(scenario: &Scenario) -> Foresight {
+    if matches!(scenario.mishap, Mishap::NeverStops) {
+        return Foresight::NoWay;
+    }
+    let timeout = scenario
+        .limits
+        .timeout
+        .map_or(u64::MAX, |timeout| timeout.micros().0);
+    let mut world = World::new(scenario);
+    let mut pages = scenario.guest.pages;
+    for round in 0..ROUNDS {
+        for (pages, grain) in Pieces::of_round(pages, scenario.link.rate) {
+            let written = world.write(pages, grain);
+            if written >= timeout {
+                return Foresight::NoWay;
+            }
+            world.pass_until(written);
+        }
+        if world.now().saturating_add(scenario.actual.suspend) > timeout {
+            return Foresight::NoWay;
+        }
+        let pause = pause_now(world.clone());
+        if pause <= scenario.limit() {
+            return Foresight::WouldHaveMoved { round, pause };
+        }
+        pages = world.take_bitmap();
+    }
+    Foresight::NoWay
+}
+
+/// The pause if the guest were asked to stop now; [`u64::MAX`] if it is far
+/// beyond the limit.
+fn pause_now(mut world: World<'_>) -> u64 {
+    let actual = world.scenario().actual;
+    let requested = world.now();
+    world.request();
+    world.pass(actual.suspend);
+    world.stop();
+    let dirty = world.take_bitmap();
+    let scenario = world.scenario();
+    if scenario.link.least_time(dirty) > scenario.limit() {
+        return u64::MAX;
+    }
+    let written = world.write(dirty, Grain::Fine);
+    world.pass_until(written);
+    world.pass(actual.cpu_state);
+    let landed = world
+        .flush()
+        .saturating_add(actual.until_ready)
+        .saturating_add(actual.after_ready);
+    landed - requested
+}
