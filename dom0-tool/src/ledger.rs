@@ -48,9 +48,6 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// The environment variable in which the helper finds them.
-    pub const VARIABLE: &str = "LULL_COSTS_US";
-
     /// Assumed of a destination never moved to. From the rig's measurements of
     /// stock `xl migrate` under emulation, where everything is slow: the
     /// suspend took 130 ms, and about as long the last pages and the CPU state
@@ -65,7 +62,7 @@ impl Costs {
         resume: Duration::from_millis(50),
     };
 
-    /// As [`Self::VARIABLE`] holds them: whole microseconds, in the order of
+    /// As the helper finds them in [`COSTS`](crate::helper::orders::COSTS): whole microseconds, in the order of
     /// the fields, with commas.
     pub fn to_variable(self) -> String {
         [

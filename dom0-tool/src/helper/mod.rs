@@ -10,7 +10,7 @@ mod args;
 mod front_end;
 mod guard;
 mod libxl;
-mod orders;
+pub mod orders;
 mod run;
 mod stock;
 

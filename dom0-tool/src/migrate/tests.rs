@@ -392,13 +392,13 @@ exit 1"#,
 #[test]
 fn xl_gets_its_own_options_and_the_helper_its_limits() {
     let run = attempt_with(
-        r#"echo "$(echo "$*" | sed 's/transport --domain.*-- rsh/transport … rsh/') | $LULL_MAX_SUSPEND_TIME_US $LULL_TIMEOUT_US $LULL_DESTINATION $LULL_COSTS_US $LIBXL_SAVE_HELPER" >&2; exit 1"#,
+        r#"echo "$(echo "$*" | sed 's/transport --domain.*-- rsh/transport … rsh/') | $LULL_MAX_SUSPEND_TIME_US $LULL_TIMEOUT_US $LULL_COSTS_US $LIBXL_SAVE_HELPER" >&2; exit 1"#,
         "--timeout 1m -s rsh -C web.cfg -e --debug",
         &ALIVE(),
         |_| {},
     );
     let expected = "migrate -s '/nonexistent/lull' transport … rsh -C web.cfg -e --debug 7 host2 \
-                    | 500000 60000000 host2 200000,10000,50000,3000000,50000 /nonexistent/lull";
+                    | 500000 60000000 200000,10000,50000,3000000,50000 /nonexistent/lull";
     assert!(run.paragraph.contains(expected), "{}", run.paragraph);
 }
 

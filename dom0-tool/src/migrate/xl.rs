@@ -12,10 +12,12 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::cli::Migrate;
 use crate::events::FRONT_END_FD;
+use crate::helper::orders;
 use crate::host::Guest;
 use crate::ledger::Costs;
 use crate::transport;
 
+use super::monotonic_ns;
 use super::transport::{Orders, arguments};
 
 /// xl, ssh and the helper share the terminal, and with it ^C and ^Z. Only lull
@@ -129,18 +131,14 @@ impl Plan<'_> {
 
     /// What the helper is told. Absent limits are removed: one left over in
     /// the operator's environment was not asked for here.
-    fn variables(&self) -> [(&'static str, Option<String>); 5] {
+    fn variables(&self) -> [(&'static str, Option<String>); 4] {
         let options = self.options;
         let micros = |span: Option<crate::duration::Span>| span.map(|s| s.as_micros().to_string());
         [
-            ("LULL_MAX_SUSPEND_TIME_US", micros(options.max_suspend_time)),
-            ("LULL_TIMEOUT_US", micros(options.timeout)),
-            ("LULL_DESTINATION", Some(options.host.clone())),
-            (
-                "LULL_VERBOSE",
-                (options.verbose > 0).then(|| options.verbose.to_string()),
-            ),
-            (Costs::VARIABLE, Some(self.costs.to_variable())),
+            (orders::MAX_SUSPEND_TIME, micros(options.max_suspend_time)),
+            (orders::TIMEOUT, micros(options.timeout)),
+            (orders::STARTED, Some(monotonic_ns().to_string())),
+            (orders::COSTS, Some(self.costs.to_variable())),
         ]
     }
 }
