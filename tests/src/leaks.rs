@@ -90,7 +90,12 @@ impl Host {
     fn abandoned_folders(&self, domains: &[Domain]) -> Result<Vec<String>> {
         let mut abandoned = Vec::new();
         for folder in ["/local/domain", "/libxl"] {
-            let listed = self.run(&format!("xenstore-list {folder}"))?.checked()?;
+            // Not there before the first guest.
+            let listed = self
+                .run(&format!(
+                    "! xenstore-exists {folder} || xenstore-list {folder}"
+                ))?
+                .checked()?;
             let gone = listed
                 .lines()
                 .filter_map(|name| name.parse::<u32>().ok())

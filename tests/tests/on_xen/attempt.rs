@@ -267,9 +267,10 @@ impl Ended {
         Ok(())
     }
 
-    /// All but the progress.
+    /// All but the progress and what only a debugger reads.
     pub fn in_short(&self) -> String {
-        let events = self.events.iter().filter(|event| !is(event, "progress"));
+        let telling = |event: &&Value| !is(event, "progress") && event["level"] != "debug";
+        let events = self.events.iter().filter(telling);
         let lines: Vec<String> = events.map(Value::to_string).collect();
         format!("{}\n{}", lines.join("\n"), self.output.stderr)
     }

@@ -59,6 +59,7 @@ struct Comparison {
     differing_gfns: Vec<u64>,
     only_first_gfns: Vec<u64>,
     only_second_gfns: Vec<u64>,
+    differences: Vec<serde_json::Value>,
 }
 
 /// The frames that libxl makes anew at the destination: from here up to 4 GiB
@@ -89,7 +90,10 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
         .checked()?;
     let comparison: Comparison =
         serde_json::from_str(&text).with_context(|| format!("the agent said {text:?}"))?;
-    timeline.phase(format_args!("{comparison:x?}"));
+    timeline.phase(format_args!(
+        "{} frames compared, {} differ: {:x?}",
+        comparison.compared, comparison.differing, comparison.differing_gfns
+    ));
     check_comparison(&comparison)?;
 
     let verdict = world.host.run(&format!(
@@ -115,7 +119,8 @@ fn check_comparison(comparison: &Comparison) -> Result<()> {
         .count();
     ensure!(
         ordinary == 0 && named == comparison.differing,
-        "ordinary frames differ: {comparison:x?}"
+        "ordinary frames differ: {comparison:x?}, {:?}",
+        comparison.differences
     );
     // The guest's shared info and grant table are Xen's memory, mapped into
     // the guest; after its resume it maps them anew.

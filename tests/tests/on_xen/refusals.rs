@@ -121,7 +121,7 @@ pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
 pub fn timeout(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let ended = Plan::throttled(4_000_000)
-        .timeout(Duration::from_secs(5))
+        .timeout(Duration::from_secs(12))
         .run(&world.host, &guest)?;
     let result = ended.expect(4)?;
     ended.expect_never_suspended()?;
@@ -134,7 +134,7 @@ pub fn timeout(world: &mut World) -> Result<()> {
 pub fn stalled_link(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let mut running = Plan::throttled(4_000_000)
-        .timeout(Duration::from_secs(8))
+        .timeout(Duration::from_secs(15))
         .start(&world.host, &guest)?;
     running.wait_until_copying()?;
     running.beside("pkill -STOP -x rig-agent")?;

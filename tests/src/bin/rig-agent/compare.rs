@@ -14,6 +14,9 @@ const BATCH: u64 = 512;
 /// How many frames of each kind are named.
 const NAMED: usize = 64;
 
+/// Of how many the bytes are shown.
+const SHOWN: usize = 12;
+
 #[derive(Default, Serialize)]
 struct Report {
     /// Frames both have.
@@ -27,6 +30,20 @@ struct Report {
     differing_gfns: Vec<u64>,
     only_first_gfns: Vec<u64>,
     only_second_gfns: Vec<u64>,
+    /// Of the first frames that differ: which bytes.
+    differences: Vec<Difference>,
+}
+
+#[derive(Serialize)]
+struct Difference {
+    gfn: u64,
+    /// The first byte that differs, the last, and how many do.
+    first: usize,
+    last: usize,
+    count: usize,
+    /// Sixteen bytes of each, from the first that differs on, rounded down.
+    one: String,
+    other: String,
 }
 
 /// Compares the domains and prints the report.
@@ -64,6 +81,9 @@ fn compare_batch(
                 if a != b {
                     report.differing += 1;
                     name(&mut report.differing_gfns, *gfn);
+                    if report.differences.len() < SHOWN {
+                        report.differences.extend(difference(*gfn, a, b));
+                    }
                 }
             }
             (Some(_), None) => {
@@ -78,6 +98,25 @@ fn compare_batch(
         }
     }
     Ok(())
+}
+
+fn difference(gfn: u64, one: &[u8], other: &[u8]) -> Option<Difference> {
+    let differs = |at: &usize| one[*at] != other[*at];
+    let places: Vec<usize> = (0..one.len()).filter(differs).collect();
+    let (first, last) = (*places.first()?, *places.last()?);
+    let from = first / 16 * 16;
+    let hex = |page: &[u8]| {
+        let bytes = page[from..].iter().take(16);
+        bytes.map(|byte| format!("{byte:02x}")).collect()
+    };
+    Some(Difference {
+        gfn,
+        first,
+        last,
+        count: places.len(),
+        one: hex(one),
+        other: hex(other),
+    })
 }
 
 fn name(list: &mut Vec<u64>, gfn: u64) {
