@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
-use crate::transport;
+use crate::trace::keeper;
+use crate::{replay, simulate, transport};
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
 #[derive(Debug, Parser)]
@@ -32,6 +33,18 @@ pub enum Command {
     /// cannot be kept, the guest goes on at the source, and nothing is left at
     /// the destination. Without limits it migrates as xl does, and reports.
     Migrate(Migrate),
+
+    /// Run a recorded attempt through the same rules again
+    ///
+    /// With other limits: what they would have changed.
+    Replay(replay::Options),
+
+    /// Migrate modelled guests over modelled links, without a host
+    Simulate(simulate::Options),
+
+    /// Hold an attempt's trace until it is over; the helper starts it
+    #[command(hide = true)]
+    KeepTrace(keeper::Options),
 
     /// Carry xl's connection to the destination; `lull migrate` starts it
     #[command(hide = true)]

@@ -4,7 +4,8 @@
 //! One binary, three parts. `lull migrate` ([`migrate`]) starts stock `xl`, which
 //! starts lull again under the name of its save helper ([`helper`]); the two
 //! talk in [`events`]. A third part carries xl's connection to the destination
-//! ([`transport`]).
+//! ([`transport`]). What an attempt was told and decided is kept ([`trace`]) and
+//! can be decided again ([`replay`]), or tried without a host ([`simulate`]).
 
 mod cli;
 mod duration;
@@ -16,8 +17,11 @@ mod human;
 mod inherited;
 mod ledger;
 mod migrate;
+mod replay;
+mod simulate;
 mod stream;
 mod stub;
+mod trace;
 mod transport;
 mod xen;
 
@@ -33,6 +37,9 @@ fn main() -> ExitCode {
     }
     match cli::Cli::parse().command {
         cli::Command::Migrate(options) => migrate::main(&options),
+        cli::Command::Replay(options) => replay::main(&options),
+        cli::Command::Simulate(options) => simulate::main(&options),
+        cli::Command::KeepTrace(options) => trace::keeper::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
     }
 }

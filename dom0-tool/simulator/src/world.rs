@@ -173,7 +173,7 @@ impl Pieces {
 
     /// Of a live round.
     pub fn of_round(pages: u64, rate: u64) -> Self {
-        let pages_in = |span: u64| (rate as u128 * span as u128 / PAGE as u128) as u64;
+        let pages_in = |span: u64| (u128::from(rate) * u128::from(span) / u128::from(PAGE)) as u64;
         let (head, tail) = (pages_in(Self::HEAD), pages_in(Self::TAIL));
         let middle = pages.saturating_sub(head + tail).div_ceil(Self::MIDDLE);
         Self {

@@ -8,7 +8,7 @@ use super::explain::Verdict;
 use super::prepare::prepare;
 use super::session::Session;
 use super::telling::{millis, monotonic_ns};
-use super::{Host, process};
+use super::{Host, Recorder, process};
 use crate::events::{self, How, PauseParts};
 use crate::stream::sink::Sink;
 use crate::stub::StubLog;
@@ -42,6 +42,7 @@ pub struct Attempt<'a> {
     host: &'a mut dyn Host,
     sink: Sink,
     log: &'a StubLog,
+    recorder: &'a mut dyn Recorder,
 }
 
 impl<'a> Attempt<'a> {
@@ -52,6 +53,7 @@ impl<'a> Attempt<'a> {
         host: &'a mut dyn Host,
         sink: Sink,
         log: &'a StubLog,
+        recorder: &'a mut dyn Recorder,
     ) -> Self {
         Self {
             xen,
@@ -59,6 +61,7 @@ impl<'a> Attempt<'a> {
             host,
             sink,
             log,
+            recorder,
         }
     }
 
@@ -72,12 +75,13 @@ impl<'a> Attempt<'a> {
             host,
             sink,
             log,
+            recorder,
         } = self;
         let mut told = Told::default();
         let verdict = match prepare(xen, &order) {
             Ok(prepared) => {
                 host.tell(prepared.in_words());
-                let mut session = Session::new(xen, &order, host, sink, log, &prepared);
+                let mut session = Session::new(xen, &order, host, sink, log, &prepared, recorder);
                 let (verdict, so_far) = session.run_and_undo();
                 told = so_far;
                 drop(session);

@@ -27,6 +27,9 @@ mod windows;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use lull_core::machine::{self, Action, Machine};
+use lull_core::units::Micros;
+
 pub use attempt::{Attempt, Order, Verify};
 pub use explain::Verdict;
 
@@ -61,6 +64,13 @@ pub trait Host {
     /// The stream is complete; from here on the guest may run elsewhere, and
     /// nobody here may resume it.
     fn commit(&mut self);
+}
+
+/// Whoever writes down what dom0's machine is told and what it says.
+pub trait Recorder {
+    /// The machine was told of `event` at `at` and said `action`. Must not
+    /// wait: the guest may be stopped.
+    fn record(&mut self, at: Micros, event: machine::Event, action: &Action, machine: &Machine);
 }
 
 /// See [`Host::suspend_answer`].

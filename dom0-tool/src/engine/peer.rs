@@ -10,6 +10,8 @@ use lull_core::link::{ActionKind, BadMessage, Consumer, Corrupt, Link, Producer,
 use lull_core::machine::{Action, Config, Event, Machine, ProtocolError, State};
 use lull_core::units::Micros;
 
+use super::Recorder;
+
 /// What an honest stub would not do.
 #[derive(Debug, thiserror::Error)]
 pub enum Lie {
@@ -83,6 +85,7 @@ pub struct Peer<'l> {
     events: Producer<'l>,
     answers: Consumer<'l>,
     machine: Machine,
+    recorder: &'l mut dyn Recorder,
     /// Actions our machine took and the stub has not yet.
     expected: VecDeque<Action>,
 }
@@ -92,11 +95,12 @@ const ROOM_FOR_OTHERS: usize = 32;
 
 impl<'l> Peer<'l> {
     /// The end of a link nobody has used yet.
-    pub fn new(link: &'l Link, config: Config) -> Self {
+    pub fn new(link: &'l Link, config: Config, recorder: &'l mut dyn Recorder) -> Self {
         Self {
             events: Producer::new(&link.to_stub),
             answers: Consumer::new(&link.to_dom0),
             machine: Machine::new(config),
+            recorder,
             expected: VecDeque::new(),
         }
     }
@@ -177,9 +181,10 @@ impl<'l> Peer<'l> {
     }
 
     fn step(&mut self, at: Micros, event: Event) -> Result<(), Unheard> {
-        match self.machine.step(at, event).map_err(Unheard::Ours)? {
-            Action::None => {}
-            action => self.expected.push_back(action),
+        let action = self.machine.step(at, event).map_err(Unheard::Ours)?;
+        self.recorder.record(at, event, &action, &self.machine);
+        if action != Action::None {
+            self.expected.push_back(action);
         }
         Ok(())
     }

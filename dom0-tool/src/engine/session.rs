@@ -11,7 +11,6 @@ use lull_core::refusal::Refusal;
 use lull_core::units::Micros;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Host;
 use super::attempt::{Order, Told, Verify};
 use super::clock::{SUSPEND_POLL, TICK};
 use super::explain::Verdict;
@@ -23,6 +22,7 @@ use super::prepare::Prepared;
 use super::saved;
 use super::slots::Slots;
 use super::windows::Windows;
+use super::{Host, Recorder};
 use crate::events::How;
 use crate::stream::queue::Queue;
 use crate::stream::records::{self, Record};
@@ -74,6 +74,7 @@ impl<'s> Session<'s> {
         sink: Sink,
         log: &'s StubLog,
         prepared: &'s Prepared<'s>,
+        recorder: &'s mut dyn Recorder,
     ) -> Self {
         let now = Instant::now();
         let stub = &prepared.stub;
@@ -87,7 +88,7 @@ impl<'s> Session<'s> {
             prepared,
             stub_log: LogReader::new(&stub.link().log),
             decoder: log.decoder(),
-            peer: Peer::new(stub.link(), order.config),
+            peer: Peer::new(stub.link(), order.config, recorder),
             slots: Slots::new(prepared.guest_pfns),
             windows: None,
             queue: Queue::default(),

@@ -20,12 +20,13 @@ use super::front_end::FrontEnd;
 use super::guard::{self, Guard};
 use super::libxl::Libxl;
 use super::{orders, stock};
-use crate::engine::{Attempt, Host, Order, SuspendAnswer, Verdict, Verify};
-use crate::events::{Event, How};
+use crate::engine::{self, Attempt, Host, Order, SuspendAnswer, Verdict, Verify};
+use crate::events::{Event, How, Log};
 use crate::inherited;
 use crate::ledger::Costs;
 use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
+use crate::trace::{Recorder, Unrecorded};
 use crate::xen::xenstore::Xenstore;
 use crate::xen::{DomId, Xen, version};
 
@@ -116,6 +117,7 @@ struct Helper {
     signalled: Arc<AtomicBool>,
     wake: UnixStream,
     guard: Option<Guard>,
+    trace: Option<Recorder>,
 }
 
 impl Helper {
@@ -135,6 +137,7 @@ impl Helper {
             signalled,
             wake,
             guard: None,
+            trace: None,
         })
     }
 
@@ -186,7 +189,28 @@ impl Helper {
             },
             start,
         };
-        Ok(Attempt::new(&xen, order, self, sink, &log).run())
+        let mut trace = match Recorder::start(guest, order.config) {
+            Ok(recorder) => Some(recorder),
+            Err(error) => {
+                self.warn(format!("there will be no trace of this attempt: {error}"));
+                None
+            }
+        };
+        let recorder: &mut dyn engine::Recorder = match &mut trace {
+            Some(recorder) => recorder,
+            None => &mut Unrecorded,
+        };
+        let verdict = Attempt::new(&xen, order, self, sink, &log, recorder).run();
+        self.trace = trace;
+        Ok(verdict)
+    }
+
+    fn warn(&mut self, text: String) {
+        self.tell(Event::Log(Log {
+            level: "warn".into(),
+            from: "helper".into(),
+            text,
+        }));
     }
 
     /// Tells libxl how it ended.
@@ -208,6 +232,10 @@ impl Helper {
         let completed = self.libxl.complete(result, errno);
         if let Some(front_end) = &mut self.front_end {
             front_end.flush();
+        }
+        // Into a pipe: libxl waits for this process, and the guest for libxl.
+        if let Some(trace) = self.trace.take() {
+            trace.end(verdict.how, &verdict.reason);
         }
         match completed {
             Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,75 @@
+//! `lull replay`: a trace once more through the same core.
+//!
+//! With the limits it was recorded under, every decision must come out the
+//! same, to the last figure. Under other limits it says what would have been
+//! decided instead, as far as the trace can tell: events after a different
+//! decision would have been different ones.
+
+mod reader;
+mod rerun;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+use lull_core::units::Micros;
+
+use crate::duration::Span;
+use reader::Reader;
+use rerun::{Outcome, Rerun};
+
+/// The options of `lull replay`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lull replay /var/lib/lull/traces/2026-11-23T15-34-44Z-7.jsonl
+  lull replay --max-suspend-time 2s /var/lib/lull/traces/2026-11-23T15-34-44Z-7.jsonl
+
+Exit codes: 0 replayed; 1 a decision came out differently under the same
+  limits; 2 wrong usage, or no trace that this version can read.")]
+pub struct Options {
+    /// Decide under this limit instead
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    max_suspend_time: Option<Span>,
+
+    /// And this timeout
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    timeout: Option<Span>,
+
+    /// A file from /var/lib/lull/traces
+    trace: PathBuf,
+}
+
+/// A decision differs.
+const DIFFERENT: u8 = 1;
+/// No trace.
+const UNREADABLE: u8 = 2;
+
+/// Replays a trace.
+pub fn main(options: &Options) -> ExitCode {
+    let wanted = Limits {
+        max_suspend: micros(options.max_suspend_time).and_then(DowntimeLimit::new),
+        timeout: micros(options.timeout).and_then(Timeout::new),
+    };
+    let replayed =
+        Reader::open(&options.trace).and_then(|reader| Rerun::new(reader, wanted)?.run());
+    match replayed {
+        Ok(outcome) => {
+            print!("{outcome}");
+            match outcome {
+                Outcome::Different { .. } => DIFFERENT.into(),
+                _ => ExitCode::SUCCESS,
+            }
+        }
+        Err(error) => {
+            eprintln!("lull: {}: {error}", options.trace.display());
+            UNREADABLE.into()
+        }
+    }
+}
+
+fn micros(span: Option<Span>) -> Option<Micros> {
+    span.map(|span| Micros(span.as_micros()))
+}

@@ -1,0 +1,306 @@
+//! The events of a trace through a machine, and its decisions beside those
+//! recorded.
+
+use std::fmt;
+use std::io::BufRead;
+
+use lull_core::limits::Limits;
+use lull_core::machine::{Config, Event, Machine};
+use lull_core::units::Micros;
+
+use super::reader::{NoTrace, Reader};
+use crate::human::{Bytes, Count, Millis, or_dash};
+use crate::trace::lines::{Decision, End, Header, Line, Told};
+
+/// A trace about to be replayed.
+pub struct Rerun<R> {
+    reader: Reader<R>,
+    header: Header,
+    machine: Machine,
+    limits: Compared,
+}
+
+/// Under what the trace is replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    /// As recorded: everything must be the same.
+    Same,
+    /// Under other limits: figures of refusals name them, and may differ.
+    Others,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All decisions came out as recorded.
+    Same {
+        /// The trace's first line.
+        header: Header,
+        /// Decisions compared.
+        decisions: u64,
+        /// The trace's last line.
+        end: End,
+    },
+    /// One did not, under the limits recorded.
+    Different {
+        /// Line of the trace.
+        line: u64,
+        /// The decision recorded there, if any.
+        recorded: Option<Box<Decision>>,
+        /// The one that comes out, if any.
+        replayed: Option<Box<Decision>>,
+    },
+    /// Other limits would have changed nothing.
+    NoMatter {
+        /// The limits.
+        limits: Limits,
+        /// The trace's last line.
+        end: End,
+    },
+    /// Other limits would have led to another decision: here the trace ends to
+    /// tell anything.
+    Instead {
+        /// The limits.
+        limits: Limits,
+        /// The decision recorded, if any was.
+        recorded: Option<Box<Decision>>,
+        /// The one that would have been taken, if any.
+        instead: Option<Box<Decision>>,
+    },
+}
+
+impl<R: BufRead> Rerun<R> {
+    /// Reads the header. What is `None` in `wanted` stays as recorded.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn new(mut reader: Reader<R>, wanted: Limits) -> Result<Self, NoTrace> {
+        let header = reader.header()?;
+        let recorded = Config::from(header.config);
+        let limits = Limits {
+            max_suspend: wanted.max_suspend.or(recorded.limits.max_suspend),
+            timeout: wanted.timeout.or(recorded.limits.timeout),
+        };
+        let compared = if wanted == Limits::default() {
+            Compared::Same
+        } else {
+            Compared::Others
+        };
+        Ok(Self {
+            reader,
+            header,
+            machine: Machine::new(Config { limits, ..recorded }),
+            limits: compared,
+        })
+    }
+
+    /// Replays to the end, or to the first difference.
+    ///
+    /// # Errors
+    /// When what follows the header is no trace.
+    pub fn run(mut self) -> Result<Outcome, NoTrace> {
+        let mut decisions = 0;
+        let mut events = 0;
+        let mut next = self.reader.next()?;
+        loop {
+            let told = match next {
+                Some(Line::Event(told)) => told,
+                Some(Line::End(end)) => return self.ended(end, events, decisions),
+                Some(_) => return Err(NoTrace::OutOfPlace(self.reader.line())),
+                None => return Err(NoTrace::Truncated(self.reader.line())),
+            };
+            events += 1;
+            let replayed = self.step(&told)?;
+            next = self.reader.next()?;
+            let recorded = match next {
+                Some(Line::Decision(decision)) => {
+                    next = self.reader.next()?;
+                    Some(decision)
+                }
+                _ => None,
+            };
+            if !self.agree(recorded.as_deref(), replayed.as_deref()) {
+                return Ok(self.differs(recorded, replayed));
+            }
+            decisions += u64::from(recorded.is_some());
+        }
+    }
+
+    fn step(&mut self, told: &Told) -> Result<Option<Box<Decision>>, NoTrace> {
+        let at = Micros(told.at_us);
+        let action = self.machine.step(at, Event::from(told.event));
+        let action = action.map_err(|error| NoTrace::Impossible {
+            line: self.reader.line(),
+            why: error.to_string(),
+        })?;
+        Ok(Decision::of(at, &action, &self.machine).map(Box::new))
+    }
+
+    fn agree(&self, recorded: Option<&Decision>, replayed: Option<&Decision>) -> bool {
+        match (self.limits, recorded, replayed) {
+            (Compared::Same, recorded, replayed) => recorded == replayed,
+            (Compared::Others, Some(recorded), Some(replayed)) => {
+                (&recorded.action, recorded.pages, &recorded.reason)
+                    == (&replayed.action, replayed.pages, &replayed.reason)
+            }
+            (Compared::Others, None, None) => true,
+            (Compared::Others, _, _) => false,
+        }
+    }
+
+    fn differs(&self, recorded: Option<Box<Decision>>, replayed: Option<Box<Decision>>) -> Outcome {
+        match self.limits {
+            Compared::Same => Outcome::Different {
+                line: self.reader.line(),
+                recorded,
+                replayed,
+            },
+            Compared::Others => Outcome::Instead {
+                limits: self.machine.config().limits,
+                recorded,
+                instead: replayed,
+            },
+        }
+    }
+
+    fn ended(mut self, end: End, events: u64, decisions: u64) -> Result<Outcome, NoTrace> {
+        if end.events != events || self.reader.next()?.is_some() {
+            return Err(NoTrace::OutOfPlace(self.reader.line()));
+        }
+        Ok(match self.limits {
+            Compared::Same => Outcome::Same {
+                header: self.header,
+                decisions,
+                end,
+            },
+            Compared::Others => Outcome::NoMatter {
+                limits: self.machine.config().limits,
+                end,
+            },
+        })
+    }
+}
+
+/// A limit or a timeout in words.
+fn millis(time: Option<Micros>) -> String {
+    or_dash(time.map(|time| Millis(time.as_millis_ceil())))
+}
+
+fn in_words(limits: &Limits) -> String {
+    format!(
+        "limit {}, timeout {}",
+        millis(limits.max_suspend.map(|limit| limit.micros())),
+        millis(limits.timeout.map(|timeout| timeout.micros()))
+    )
+}
+
+/// `suspend after round 3, at 5,230 ms, with 1,200 pages dirty: predicted pause 210 ms`.
+fn told(decision: Option<&Decision>) -> String {
+    let Some(decision) = decision else {
+        return "nothing".into();
+    };
+    let what = match (decision.action.as_str(), &decision.reason) {
+        ("copy", _) => format!("copy round {}", decision.round),
+        ("count", _) => format!("count at the end of round {}", decision.round),
+        ("take-bitmap", _) => format!("another round after round {}", decision.round),
+        ("suspend", _) => format!("suspend after round {}", decision.round),
+        ("refuse", Some(reason)) => format!("refuse ({reason}) in round {}", decision.round),
+        ("resume", Some(reason)) => format!("resume the guest ({reason})"),
+        (other, _) => other.to_owned(),
+    };
+    let predicted = decision
+        .predicted_us
+        .map(|parts| Millis(parts.total().div_ceil(1_000)));
+    let mut text = format!(
+        "{what}, at {}, with {} pages dirty: predicted pause {}",
+        Millis(decision.at_us / 1_000),
+        or_dash(decision.dirty_pages.map(Count)),
+        or_dash(predicted)
+    );
+    if let Some(limit) = decision.smallest_limit_us {
+        text += &format!("; a limit of {} would do", Millis(limit.div_ceil(1_000)));
+    }
+    if let Some(rate) = decision.bandwidth_needed {
+        text += &format!("; a link of {}/s would do", Bytes(rate));
+    }
+    text
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Same {
+                header,
+                decisions,
+                end,
+            } => {
+                let limits = Config::from(header.config).limits;
+                writeln!(
+                    f,
+                    "domain {}, {}, lull {}: {}",
+                    header.domain,
+                    header.started,
+                    header.lull,
+                    in_words(&limits)
+                )?;
+                writeln!(
+                    f,
+                    "the same: {} events led to the same {} decisions",
+                    Count(end.events),
+                    Count(*decisions)
+                )?;
+                ending(f, end)
+            }
+            Self::Different {
+                line,
+                recorded,
+                replayed,
+            } => {
+                writeln!(f, "different, before line {line}:")?;
+                writeln!(f, "  recorded: {}", told(recorded.as_deref()))?;
+                writeln!(f, "  replayed: {}", told(replayed.as_deref()))?;
+                let difference = recorded
+                    .as_deref()
+                    .zip(replayed.as_deref())
+                    .and_then(|(recorded, replayed)| recorded.first_difference(replayed));
+                match difference {
+                    Some((name, recorded, replayed)) => {
+                        writeln!(f, "  {name}: {recorded} recorded, {replayed} replayed")
+                    }
+                    None => Ok(()),
+                }
+            }
+            Self::NoMatter { limits, end } => {
+                writeln!(f, "under {}: the same decisions", in_words(limits))?;
+                ending(f, end)
+            }
+            Self::Instead {
+                limits,
+                recorded,
+                instead,
+            } => {
+                writeln!(f, "under {}:", in_words(limits))?;
+                writeln!(f, "  recorded: {}", told(recorded.as_deref()))?;
+                writeln!(f, "  instead:  {}", told(instead.as_deref()))?;
+                writeln!(f, "what would have come after that, the trace cannot tell")
+            }
+        }
+    }
+}
+
+fn ending(f: &mut fmt::Formatter<'_>, end: &End) -> fmt::Result {
+    if end.left_out > 0 {
+        writeln!(
+            f,
+            "the trace was full: {} more events are not in it",
+            Count(end.left_out)
+        )?;
+    }
+    let outcome = serde_json::to_value(end.outcome).unwrap_or_default();
+    let outcome = outcome.as_str().unwrap_or("unknown").to_owned();
+    match end.reason.as_str() {
+        "" => writeln!(f, "it ended: {outcome}"),
+        // Written by who knows whom.
+        reason => writeln!(f, "it ended: {outcome}: {}", reason.escape_debug()),
+    }
+}

@@ -1,0 +1,151 @@
+//! `lull simulate`: what would become of migrations, without a host.
+//!
+//! The models are `lull-simulator`'s; here are its options and its report.
+
+mod quantity;
+mod report;
+
+use std::num::NonZeroU64;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use lull_core::limits::{DowntimeLimit, Timeout};
+use lull_core::units::Micros;
+use lull_simulator::campaign;
+use lull_simulator::draw::{Draw, LinkKind, Mishaps, WriterKind};
+
+use crate::duration::Span;
+use quantity::{Rate, Size};
+
+/// The options of `lull simulate`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What is not given is drawn anew for every attempt, from the seed.
+
+Examples:
+  lull simulate --memory 64GiB --dirty-rate 200MiB/s --working-set 4GiB \\
+      --link-rate 10Gbit/s --max-suspend-time 500ms --mishaps none
+  lull simulate --attempts 1000000
+
+Exit codes: 0 simulated; 1 a guest was paused longer than its limit; 2 wrong
+  usage."
+)]
+pub struct Options {
+    /// The guest's memory
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+
+    /// How much the guest writes, on average
+    #[arg(long, value_name = "RATE")]
+    dirty_rate: Option<Rate>,
+
+    /// Over how much memory
+    #[arg(long, value_name = "SIZE")]
+    working_set: Option<Size>,
+
+    /// What the link carries, on average
+    #[arg(long, value_name = "RATE")]
+    link_rate: Option<Rate>,
+
+    /// How the guest writes
+    #[arg(long)]
+    writer: Option<Writer>,
+
+    /// What the link does
+    #[arg(long)]
+    link: Option<Link>,
+
+    /// Whether anything goes wrong besides: a slow guest or destination, a
+    /// stub that hangs, an operator who cancels
+    #[arg(long, default_value = "some")]
+    mishaps: Trouble,
+
+    /// The longest pause allowed
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    max_suspend_time: Option<Span>,
+
+    /// The longest time until the pause
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    timeout: Option<Span>,
+
+    /// How many migrations to simulate
+    #[arg(long, default_value = "10000", value_name = "NUMBER")]
+    attempts: NonZeroU64,
+
+    /// The same seed gives the same attempts
+    #[arg(long, default_value = "1", value_name = "NUMBER")]
+    seed: u64,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Writer {
+    Steady,
+    Bursty,
+    Oscillating,
+    PhaseChanging,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Link {
+    Constant,
+    Jittery,
+    Collapsing,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Trouble {
+    None,
+    Some,
+}
+
+/// The promise did not hold.
+const BROKEN: u8 = 1;
+
+/// Simulates and reports.
+pub fn main(options: &Options) -> ExitCode {
+    let attempts = options.attempts.get();
+    let results = campaign::run(&options.draw(), attempts);
+    if options.json {
+        println!("{}", report::json(&results, options.seed));
+    } else {
+        print!("{}", report::text(&results, options.seed));
+    }
+    match results.total().over_limit {
+        0 => ExitCode::SUCCESS,
+        _ => BROKEN.into(),
+    }
+}
+
+impl Options {
+    fn draw(&self) -> Draw {
+        let micros = |span: Option<Span>| span.map(|span| Micros(span.as_micros()));
+        Draw {
+            seed: self.seed,
+            guest_pages: self.memory.map(|size| size.pages),
+            dirty_rate: self.dirty_rate.map(|rate| rate.pages),
+            working_set: self.working_set.map(|size| size.pages),
+            link_rate: self.link_rate.map(|rate| rate.pages),
+            writer: self.writer.map(|writer| match writer {
+                Writer::Steady => WriterKind::Steady,
+                Writer::Bursty => WriterKind::Bursty,
+                Writer::Oscillating => WriterKind::Oscillating,
+                Writer::PhaseChanging => WriterKind::PhaseChanging,
+            }),
+            link: self.link.map(|link| match link {
+                Link::Constant => LinkKind::Constant,
+                Link::Jittery => LinkKind::Jittery,
+                Link::Collapsing => LinkKind::Collapsing,
+            }),
+            max_suspend: micros(self.max_suspend_time).and_then(DowntimeLimit::new),
+            timeout: micros(self.timeout).and_then(Timeout::new),
+            mishaps: match self.mishaps {
+                Trouble::None => Mishaps::None,
+                Trouble::Some => Mishaps::Some,
+            },
+        }
+    }
+}

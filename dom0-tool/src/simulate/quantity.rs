@@ -1,0 +1,143 @@
+//! Amounts of memory and rates, as an operator writes them: `4GiB`,
+//! `100MiB/s`, `10Gbit/s`.
+
+use std::str::FromStr;
+
+use lull_core::units::PAGE_SIZE;
+use thiserror::Error;
+
+/// An amount of memory: whole pages, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// How many.
+    pub pages: u64,
+}
+
+/// Pages a second, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub pages: u64,
+}
+
+/// Why an amount or a rate was not understood.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum QuantityError {
+    /// No amount of memory.
+    #[error("is not an amount of memory; for example `128MiB`, `4GiB`, `16TiB`")]
+    Size,
+    /// No rate.
+    #[error("is not a rate; for example `100MiB/s`, `1.25GB/s`, `10Gbit/s`")]
+    Rate,
+    /// Less than a page, or more than can be simulated.
+    #[error("is less than a page of 4 KiB, or more than 16 TiB")]
+    Range,
+}
+
+/// Nothing larger is simulated.
+const MOST: u128 = 16 << 40;
+
+impl FromStr for Size {
+    type Err = QuantityError;
+
+    fn from_str(given: &str) -> Result<Self, QuantityError> {
+        let pages = pages(given, &BYTES).ok_or(QuantityError::Size)?;
+        in_range(pages).map(|pages| Self { pages })
+    }
+}
+
+impl FromStr for Rate {
+    type Err = QuantityError;
+
+    fn from_str(given: &str) -> Result<Self, QuantityError> {
+        let amount = given.strip_suffix("/s").ok_or(QuantityError::Rate)?;
+        let pages = pages(amount, &BYTES)
+            .or_else(|| pages(amount, &BITS))
+            .ok_or(QuantityError::Rate)?;
+        in_range(pages).map(|pages| Self { pages })
+    }
+}
+
+fn in_range(pages: u128) -> Result<u64, QuantityError> {
+    match u64::try_from(pages) {
+        Ok(pages) if pages > 0 && u128::from(pages * PAGE_SIZE) <= MOST => Ok(pages),
+        _ => Err(QuantityError::Range),
+    }
+}
+
+/// Units and what they are in bits.
+type Units = [(&'static str, u128)];
+
+const BYTES: [(&str, u128); 8] = [
+    ("KiB", 8 << 10),
+    ("MiB", 8 << 20),
+    ("GiB", 8 << 30),
+    ("TiB", 8 << 40),
+    ("KB", 8_000),
+    ("MB", 8_000_000),
+    ("GB", 8_000_000_000),
+    ("TB", 8_000_000_000_000),
+];
+
+const BITS: [(&str, u128); 2] = [("Mbit", 1_000_000), ("Gbit", 1_000_000_000)];
+
+fn pages(given: &str, units: &Units) -> Option<u128> {
+    let given = given.trim();
+    let (number, unit) = units
+        .iter()
+        .find_map(|(name, bits)| Some((given.strip_suffix(name)?.trim_end(), bits)))?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || whole.len() > 15 || fraction.len() > 6 {
+        return None;
+    }
+    let millionths: u128 = format!("{whole}{fraction:0<6}").parse().ok()?;
+    Some(millionths * unit / 1_000_000 / 8 / u128::from(PAGE_SIZE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(text: &str) -> Result<u64, QuantityError> {
+        text.parse::<Size>().map(|size| size.pages)
+    }
+
+    fn rate(text: &str) -> Result<u64, QuantityError> {
+        text.parse::<Rate>().map(|rate| rate.pages)
+    }
+
+    #[test]
+    fn amounts_and_rates_are_understood() {
+        assert_eq!(size("4KiB"), Ok(1));
+        assert_eq!(size("4 GiB"), Ok(1 << 20));
+        assert_eq!(size("16TiB"), Ok(1 << 32));
+        assert_eq!(size("0.5MiB"), Ok(128));
+        assert_eq!(rate("100MiB/s"), Ok(25_600));
+        assert_eq!(rate("10Gbit/s"), Ok(305_175));
+        assert_eq!(rate("1.25GB/s"), Ok(305_175));
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for bad in [
+            "",
+            "4",
+            "GiB",
+            "-4GiB",
+            "4 bananas",
+            "4GiB/s",
+            "1e9MiB",
+            "1..5GiB",
+            "٤GiB",
+        ] {
+            assert_eq!(size(bad), Err(QuantityError::Size), "{bad}");
+        }
+        for bad in ["", "4", "10Gbit", "fast/s", "/s"] {
+            assert_eq!(rate(bad), Err(QuantityError::Rate), "{bad}");
+        }
+        for bad in ["0GiB", "1KiB", "17TiB", "999999999999999TiB"] {
+            assert_eq!(size(bad), Err(QuantityError::Range), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What the attempts came to, as tables or as JSON.
+
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, Table, presets};
+use lull_simulator::campaign::Results;
+use lull_simulator::draw::{LinkKind, WriterKind};
+use lull_simulator::tally::Tally;
+use serde::Serialize;
+
+use crate::human::{Count, Millis, or_dash};
+
+/// Version of the JSON object; raised when the meaning of a field changes.
+const SCHEMA: u32 = 1;
+
+const fn writer_name(kind: WriterKind) -> &'static str {
+    match kind {
+        WriterKind::Steady => "steady",
+        WriterKind::Bursty => "bursty",
+        WriterKind::Oscillating => "oscillating",
+        WriterKind::PhaseChanging => "phase-changing",
+    }
+}
+
+const fn link_name(kind: LinkKind) -> &'static str {
+    match kind {
+        LinkKind::Constant => "constant",
+        LinkKind::Jittery => "jittery",
+        LinkKind::Collapsing => "collapsing",
+    }
+}
+
+/// All rows, the sum last.
+fn rows(results: &Results) -> Vec<(&'static str, &'static str, Tally)> {
+    let mut rows: Vec<_> = results
+        .by_models
+        .iter()
+        .map(|((writer, link), tally)| (writer_name(*writer), link_name(*link), tally.clone()))
+        .collect();
+    if rows.len() > 1 {
+        rows.push(("all", "all", results.total()));
+    }
+    rows
+}
+
+/// Tables and a last line.
+pub fn text(results: &Results, seed: u64) -> String {
+    let rows = rows(results);
+    let mut text = String::new();
+    for table in [outcomes(&rows), pauses(&rows)] {
+        let _ = writeln!(text, "{table}");
+    }
+    let total = results.total();
+    let _ = writeln!(
+        text,
+        "Refusals: g0, the fixed costs alone are beyond the limit; g1, no round would help; g2, \
+         more dirty\npages than predicted; g3, the stream was late; g4, the destination was. \
+         Unnecessary: somebody who\nknew the future would have moved the guest; avoidable: even \
+         if every fixed cost were at its bound."
+    );
+    if total.late_stops > 0 {
+        let _ = writeln!(
+            text,
+            "{} guests took longer to stop than assumed: their pause counts from the stop.",
+            Count(total.late_stops)
+        );
+    }
+    let _ = writeln!(
+        text,
+        "{} attempts, seed {seed}: {} guests paused longer than the limit{}",
+        Count(total.attempts),
+        Count(total.over_limit),
+        match total.over_limit_numbers.as_slice() {
+            [] => String::new(),
+            numbers => format!(" (for one, attempts number {numbers:?})"),
+        }
+    );
+    text
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(header);
+    for column in 2..header.len() {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn outcomes(rows: &[(&str, &str, Tally)]) -> Table {
+    let mut table = table(&[
+        "writer",
+        "link",
+        "attempts",
+        "moved",
+        "g0",
+        "g1",
+        "timeout",
+        "g2",
+        "g3",
+        "g4",
+        "other",
+        "unnecessary",
+        "avoidable",
+    ]);
+    for (writer, link, tally) in rows {
+        let other = tally.cancelled + tally.never_stopped + tally.endless;
+        let mut cells = vec![(*writer).to_owned(), (*link).to_owned()];
+        cells.extend(
+            [
+                tally.attempts,
+                tally.moved,
+                tally.fixed_costs,
+                tally.hopeless,
+                tally.timeout,
+                tally.after_suspend,
+                tally.behind_schedule,
+                tally.not_ready,
+                other,
+            ]
+            .map(|count| Count(count).to_string()),
+        );
+        for count in [tally.unnecessary, tally.avoidable] {
+            cells.push(share(count, tally.attempts));
+        }
+        table.add_row(cells);
+    }
+    table
+}
+
+fn pauses(rows: &[(&str, &str, Tally)]) -> Table {
+    let mut table = table(&[
+        "writer",
+        "link",
+        "over limit",
+        "longest, of limit",
+        "pause, median",
+        "90 %",
+        "prediction off by, median",
+        "90 %",
+        "beyond prediction",
+        "rounds, median",
+        "most",
+    ]);
+    for (writer, link, tally) in rows {
+        let millis = |micros: Option<u64>| or_dash(micros.map(|us| Millis(us.div_ceil(1_000))));
+        let of_hundred = |thousandths: Option<u64>| {
+            or_dash(thousandths.map(|share| format!("{}.{} %", share / 10, share % 10)))
+        };
+        table.add_row([
+            (*writer).to_owned(),
+            (*link).to_owned(),
+            Count(tally.over_limit).to_string(),
+            of_hundred(tally.pause_share.most()),
+            millis(tally.pauses.percentile(50)),
+            millis(tally.pauses.percentile(90)),
+            of_hundred(tally.prediction_error.percentile(50)),
+            of_hundred(tally.prediction_error.percentile(90)),
+            share(tally.beyond_prediction, tally.moved),
+            or_dash(tally.rounds.percentile(50)),
+            or_dash(tally.rounds.most()),
+        ]);
+    }
+    table
+}
+
+/// `1.23 %`.
+fn share(part: u64, whole: u64) -> String {
+    let share = u128::from(part) * 10_000 / u128::from(whole.max(1));
+    format!("{}.{:02} %", share / 100, share % 100)
+}
+
+/// One JSON object, on one line.
+pub fn json(results: &Results, seed: u64) -> String {
+    let report = Report {
+        kind: "simulation",
+        schema: SCHEMA,
+        seed,
+        models: rows(results).iter().map(Row::of).collect(),
+    };
+    serde_json::to_string(&report).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    schema: u32,
+    seed: u64,
+    /// The sum of all last, if there is more than one.
+    models: Vec<Row>,
+}
+
+/// See [`Tally`].
+#[derive(Serialize)]
+struct Row {
+    writer: &'static str,
+    link: &'static str,
+    attempts: u64,
+    moved: u64,
+    refused_fixed_costs: u64,
+    refused_hopeless: u64,
+    refused_timeout: u64,
+    refused_after_suspend: u64,
+    refused_behind_schedule: u64,
+    refused_not_ready: u64,
+    cancelled: u64,
+    never_stopped: u64,
+    endless: u64,
+    unnecessary: u64,
+    avoidable: u64,
+    over_limit: u64,
+    late_stops: u64,
+    resumed: u64,
+    beyond_prediction: u64,
+    longest_pause_of_limit_permille: Option<u64>,
+    pause_us_median: Option<u64>,
+    pause_us_p90: Option<u64>,
+    prediction_error_permille_median: Option<u64>,
+    prediction_error_permille_p90: Option<u64>,
+    rounds_median: Option<u64>,
+    rounds_most: Option<u64>,
+}
+
+impl Row {
+    fn of((writer, link, tally): &(&'static str, &'static str, Tally)) -> Self {
+        Self {
+            writer,
+            link,
+            attempts: tally.attempts,
+            moved: tally.moved,
+            refused_fixed_costs: tally.fixed_costs,
+            refused_hopeless: tally.hopeless,
+            refused_timeout: tally.timeout,
+            refused_after_suspend: tally.after_suspend,
+            refused_behind_schedule: tally.behind_schedule,
+            refused_not_ready: tally.not_ready,
+            cancelled: tally.cancelled,
+            never_stopped: tally.never_stopped,
+            endless: tally.endless,
+            unnecessary: tally.unnecessary,
+            avoidable: tally.avoidable,
+            over_limit: tally.over_limit,
+            late_stops: tally.late_stops,
+            resumed: tally.resumed,
+            beyond_prediction: tally.beyond_prediction,
+            longest_pause_of_limit_permille: tally.pause_share.most(),
+            pause_us_median: tally.pauses.percentile(50),
+            pause_us_p90: tally.pauses.percentile(90),
+            prediction_error_permille_median: tally.prediction_error.percentile(50),
+            prediction_error_permille_p90: tally.prediction_error.percentile(90),
+            rounds_median: tally.rounds.percentile(50),
+            rounds_most: tally.rounds.most(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lull_simulator::campaign;
+    use lull_simulator::draw::Draw;
+
+    use super::*;
+
+    #[test]
+    fn the_report_says_it_all_in_either_form() {
+        let results = campaign::run(&Draw::anything(1), 500);
+        let text = text(&results, 1);
+        assert!(
+            text.contains("500 attempts, seed 1: 0 guests paused longer"),
+            "{text}"
+        );
+        let json: serde_json::Value = serde_json::from_str(&json(&results, 1)).unwrap();
+        assert_eq!(json["type"], "simulation");
+        assert_eq!(json["schema"], SCHEMA);
+        let models = json["models"].as_array().unwrap();
+        assert_eq!(models.len(), 13);
+        assert_eq!(models[12]["attempts"], 500);
+    }
+}

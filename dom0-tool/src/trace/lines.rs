@@ -1,0 +1,346 @@
+//! The lines of a trace. Times are microseconds, on the machine's clock (zero
+//! when the attempt starts) or as spans; rates are pages a second.
+//!
+//! ```text
+//! {"type":"header","schema":1,"lull":"0.1.0","domain":7,"started":"2026-…Z","config":{…}}
+//! {"type":"event","at_us":310250,"event":"begin","pages":65536}
+//! {"type":"decision","at_us":310250,"action":"copy","round":0,"pages":65536,…}
+//! {"type":"event","at_us":312891,"event":"sent","requested":1024,"pages":1024}
+//! …
+//! {"type":"end","events":1234,"left_out":0,"outcome":"stream-complete","reason":""}
+//! ```
+//! A decision follows the event that led to it. The first line is the header,
+//! the last the end.
+
+use lull_core::downtime::{Downtime, FixedCosts, FixedPart};
+use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+use lull_core::machine::{Action, Config, Event, Machine};
+use lull_core::refusal::{Hopeless, Reason, Refusal};
+use lull_core::units::{Bounds, Micros, PageRate};
+use serde::{Deserialize, Serialize};
+
+use crate::events::How;
+
+/// Version of these lines; raised when one changes its meaning.
+pub const SCHEMA: u32 = 1;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Line {
+    /// The first.
+    Header(Header),
+    /// The machine was told something.
+    Event(Told),
+    /// And said something.
+    Decision(Box<Decision>),
+    /// The last.
+    End(End),
+}
+
+/// See [`Line::Header`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// See [`SCHEMA`].
+    pub schema: u32,
+    /// Version that wrote it.
+    pub lull: String,
+    /// The guest, at the source.
+    pub domain: u16,
+    /// By dom0's wall clock, for people.
+    pub started: String,
+    /// What the machine was given.
+    pub config: Given,
+}
+
+/// What a [`Machine`] is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// The longest pause.
+    pub max_suspend_us: Option<u64>,
+    /// The longest time to the suspend.
+    pub timeout_us: Option<u64>,
+    /// The costs of a pause: upper bounds.
+    pub costs_us: CostsUs,
+    /// Pages the guest has at most.
+    pub guest_pages: u64,
+}
+
+/// See [`FixedCosts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CostsUs {
+    pub suspend: u64,
+    pub final_bitmap: u64,
+    pub cpu_state: u64,
+    pub landing: u64,
+    pub resume: u64,
+}
+
+/// See [`Line::Event`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// When.
+    pub at_us: u64,
+    /// What.
+    #[serde(flatten)]
+    pub event: What,
+}
+
+/// See [`Event`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum What {
+    Begin { pages: u64 },
+    Sent { requested: u32, pages: u32 },
+    Tick { dirty: Option<u64> },
+    Counted { dirty: u64 },
+    Bitmap { dirty: u64, took_us: u64 },
+    Suspended { dirty: u64, took_bitmap_us: u64 },
+    SuspendFailed,
+    Cancel,
+}
+
+/// See [`Line::Decision`]: the action, and what was known at that moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// When.
+    pub at_us: u64,
+    /// `copy`, `count`, `take-bitmap`, `suspend`, `copy-final`, `finish`,
+    /// `refuse` or `resume`.
+    pub action: String,
+    /// The round under way, or the last one.
+    pub round: u32,
+    /// Pages to copy.
+    pub pages: Option<u64>,
+    /// Why it refuses.
+    pub reason: Option<String>,
+    /// Pages dirty when last counted.
+    pub dirty_pages: Option<u64>,
+    /// The pause predicted last.
+    pub predicted_us: Option<PartsUs>,
+    /// How fast the guest dirties pages.
+    pub dirty_rate: Range,
+    /// How fast the link carries them.
+    pub transfer_rate: Range,
+    /// Of a refusal: the smallest limit that would have fitted.
+    pub smallest_limit_us: Option<u64>,
+    /// Of a refusal: bytes a second that would have been needed.
+    pub bandwidth_needed: Option<u64>,
+}
+
+/// See [`Downtime`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartsUs {
+    pub suspend: u64,
+    pub final_bitmap: u64,
+    pub pages: u64,
+    pub cpu_state: u64,
+    pub landing: u64,
+}
+
+/// Pages a second, at least and at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// At least.
+    pub lower: u64,
+    /// At most; 2^64 - 1 is not known.
+    pub upper: u64,
+}
+
+/// See [`Line::End`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Events in the trace.
+    pub events: u64,
+    /// Events that came after the trace was full.
+    pub left_out: u64,
+    /// How the helper's part ended.
+    pub outcome: How,
+    /// Why.
+    pub reason: String,
+}
+
+impl From<Config> for Given {
+    fn from(config: Config) -> Self {
+        let costs = config.costs;
+        Self {
+            max_suspend_us: config.limits.max_suspend.map(|limit| limit.micros().0),
+            timeout_us: config.limits.timeout.map(|timeout| timeout.micros().0),
+            costs_us: CostsUs {
+                suspend: costs.suspend.0,
+                final_bitmap: costs.final_bitmap.0,
+                cpu_state: costs.cpu_state.0,
+                landing: costs.landing.0,
+                resume: costs.resume.0,
+            },
+            guest_pages: config.guest_pages,
+        }
+    }
+}
+
+impl From<Given> for Config {
+    /// A limit of zero, which lull never writes, counts as none.
+    fn from(given: Given) -> Self {
+        let costs = given.costs_us;
+        let limit = |us: u64| DowntimeLimit::new(Micros(us));
+        Self {
+            limits: Limits {
+                max_suspend: given.max_suspend_us.and_then(limit),
+                timeout: given.timeout_us.and_then(|us| Timeout::new(Micros(us))),
+            },
+            costs: FixedCosts {
+                suspend: Micros(costs.suspend),
+                final_bitmap: Micros(costs.final_bitmap),
+                cpu_state: Micros(costs.cpu_state),
+                landing: Micros(costs.landing),
+                resume: Micros(costs.resume),
+            },
+            guest_pages: given.guest_pages,
+        }
+    }
+}
+
+impl From<Event> for What {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Begin { pages } => Self::Begin { pages },
+            Event::Sent { requested, pages } => Self::Sent { requested, pages },
+            Event::Tick { dirty } => Self::Tick { dirty },
+            Event::Counted { dirty } => Self::Counted { dirty },
+            Event::Bitmap { dirty, took } => Self::Bitmap {
+                dirty,
+                took_us: took.0,
+            },
+            Event::Suspended { dirty, took_bitmap } => Self::Suspended {
+                dirty,
+                took_bitmap_us: took_bitmap.0,
+            },
+            Event::SuspendFailed => Self::SuspendFailed,
+            Event::Cancel => Self::Cancel,
+        }
+    }
+}
+
+impl From<What> for Event {
+    fn from(what: What) -> Self {
+        match what {
+            What::Begin { pages } => Self::Begin { pages },
+            What::Sent { requested, pages } => Self::Sent { requested, pages },
+            What::Tick { dirty } => Self::Tick { dirty },
+            What::Counted { dirty } => Self::Counted { dirty },
+            What::Bitmap { dirty, took_us } => Self::Bitmap {
+                dirty,
+                took: Micros(took_us),
+            },
+            What::Suspended {
+                dirty,
+                took_bitmap_us,
+            } => Self::Suspended {
+                dirty,
+                took_bitmap: Micros(took_bitmap_us),
+            },
+            What::SuspendFailed => Self::SuspendFailed,
+            What::Cancel => Self::Cancel,
+        }
+    }
+}
+
+impl From<Bounds<PageRate>> for Range {
+    fn from(bounds: Bounds<PageRate>) -> Self {
+        Self {
+            lower: bounds.lower.0,
+            upper: bounds.upper.0,
+        }
+    }
+}
+
+impl From<Downtime> for PartsUs {
+    fn from(downtime: Downtime) -> Self {
+        Self {
+            suspend: downtime.suspend.0,
+            final_bitmap: downtime.final_bitmap.0,
+            pages: downtime.pages.0,
+            cpu_state: downtime.cpu_state.0,
+            landing: downtime.landing.0,
+        }
+    }
+}
+
+impl PartsUs {
+    /// All of it; saturates.
+    pub fn total(&self) -> u64 {
+        [self.final_bitmap, self.pages, self.cpu_state, self.landing]
+            .iter()
+            .fold(self.suspend, |sum, part| sum.saturating_add(*part))
+    }
+}
+
+impl Decision {
+    /// What the machine said at `at`, unless it said nothing.
+    pub fn of(at: Micros, action: &Action, machine: &Machine) -> Option<Self> {
+        let (name, pages, refusal): (_, _, Option<&Refusal>) = match action {
+            Action::None => return None,
+            Action::Copy { pages, .. } => ("copy", Some(*pages), None),
+            Action::Count => ("count", None, None),
+            Action::TakeBitmap => ("take-bitmap", None, None),
+            Action::Suspend => ("suspend", None, None),
+            Action::CopyFinal { pages } => ("copy-final", Some(*pages), None),
+            Action::Finish => ("finish", None, None),
+            Action::Refuse(refusal) => ("refuse", None, Some(refusal)),
+            Action::Resume(refusal) => ("resume", None, Some(refusal)),
+        };
+        let figures = refusal.map(|refusal| &refusal.figures);
+        Some(Self {
+            at_us: at.0,
+            action: name.into(),
+            round: machine.round(),
+            pages,
+            reason: refusal.map(|refusal| reason(refusal.reason).into()),
+            dirty_pages: machine.dirty_count(),
+            predicted_us: machine.prediction().map(PartsUs::from),
+            dirty_rate: machine.dirty_rate().into(),
+            transfer_rate: machine.transfer_rate().into(),
+            smallest_limit_us: figures
+                .and_then(|figures| figures.smallest_limit)
+                .map(|limit| limit.0),
+            bandwidth_needed: figures
+                .and_then(|figures| figures.bandwidth_needed)
+                .map(|rate| rate.0),
+        })
+    }
+
+    /// The first field in which two decisions differ: its name, and both
+    /// values.
+    pub fn first_difference(&self, other: &Self) -> Option<(String, String, String)> {
+        let fields = |decision: &Self| match serde_json::to_value(decision) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
+        };
+        let theirs = fields(other);
+        fields(self).into_iter().find_map(|(name, mine)| {
+            let theirs = theirs.get(&name)?;
+            (mine != *theirs).then(|| (name, mine.to_string(), theirs.to_string()))
+        })
+    }
+}
+
+/// The name of a reason.
+fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::FixedCosts { part } => match part {
+            FixedPart::Suspend => "fixed-costs-suspend",
+            FixedPart::FinalBitmap => "fixed-costs-final-bitmap",
+            FixedPart::CpuState => "fixed-costs-cpu-state",
+            FixedPart::Landing => "fixed-costs-landing",
+            FixedPart::Resume => "fixed-costs-resume",
+        },
+        Reason::Hopeless(Hopeless::Outpaced) => "outpaced",
+        Reason::Hopeless(Hopeless::NoProgress) => "no-progress",
+        Reason::Hopeless(Hopeless::TooManyRounds) => "too-many-rounds",
+        Reason::DowntimeAfterSuspend => "downtime-after-suspend",
+        Reason::BehindSchedule => "behind-schedule",
+        Reason::Timeout => "timeout",
+        Reason::Cancelled => "cancelled",
+        Reason::SuspendFailed => "suspend-failed",
+    }
+}
