@@ -40,26 +40,32 @@ impl Session<'_> {
         let Some(mut pause) = self.pause else {
             return Ok(());
         };
-        if !pause.answered
-            && let Some(answer) = self.host.suspend_answer().doing("libxl has gone")?
-        {
-            pause.answered = true;
-            self.pause = Some(pause);
-            if answer == SuspendAnswer::Failed && pause.stopped.is_some() {
-                let error = io::Error::other("libxl had stopped waiting for it");
-                return Err(error).doing("the guest stopped too late");
-            }
-            if answer == SuspendAnswer::Failed {
-                // Somebody else's wait ended; the guest may have stopped since.
-                self.resume();
-                self.peer.tell(self.now(), Event::SuspendFailed)?;
-                return self.notify();
-            }
-        }
         if pause.stopped.is_none() && self.is_suspended()? {
-            self.stopped(pause)?;
+            self.stopped(&mut pause)?;
         }
-        Ok(())
+        if pause.answered {
+            return Ok(());
+        }
+        let Some(answer) = self.host.suspend_answer().doing("libxl has gone")? else {
+            return Ok(());
+        };
+        pause.answered = true;
+        self.pause = Some(pause);
+        // Whatever the answer: once libxl has cancelled a request that the guest
+        // had not acknowledged, it says that the guest has stopped (4.17:
+        // libxl_dom_suspend.c takes the cancelling's success for the suspend's).
+        if pause.stopped.is_none() && !self.is_suspended()? {
+            self.peer.tell(self.now(), Event::SuspendFailed)?;
+            return self.notify();
+        }
+        match answer {
+            SuspendAnswer::Stopped if pause.stopped.is_some() => Ok(()),
+            SuspendAnswer::Stopped => self.stopped(&mut pause),
+            SuspendAnswer::Failed => {
+                let error = io::Error::other("libxl had stopped waiting for it");
+                Err(error).doing("the guest stopped too late")
+            }
+        }
     }
 
     fn is_suspended(&self) -> Result<bool, Failure> {
@@ -80,7 +86,7 @@ impl Session<'_> {
     }
 
     /// The guest has stopped: the final bitmap, and gate 2.
-    fn stopped(&mut self, mut pause: Pause) -> Result<(), Failure> {
+    fn stopped(&mut self, pause: &mut Pause) -> Result<(), Failure> {
         let stopped = Instant::now();
         pause.stopped = Some(stopped);
         let highest = self
@@ -93,12 +99,12 @@ impl Session<'_> {
         }
         let Cleaned { dirty, took } = self.take_bitmap(Clean::Final)?;
         pause.bitmap = Some(took);
-        self.pause = Some(pause);
+        self.pause = Some(*pause);
         let took_bitmap = Micros(took.as_micros() as u64);
         self.peer
             .tell(self.now(), Event::Suspended { dirty, took_bitmap })?;
         self.notify()?;
-        self.tell_suspended(&pause, stopped, dirty);
+        self.tell_suspended(pause, stopped, dirty);
         Ok(())
     }
 
