@@ -1,5 +1,6 @@
 //! The rig by hand: `cargo run -p lull-tests --bin rig -- shell`.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -12,7 +13,17 @@ const USAGE: &str = "usage: rig shell [--pv] [--guest] | rig demo | rig bench
   demo    boots a host and shows three migrations (`cargo demo`)
   bench   times lull's sender beside stock's";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rig: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {

@@ -20,6 +20,8 @@ use lull_guest::protocol::Load;
 use summary::{Row, Summary};
 use told::Told;
 
+const NAME: &str = "web1";
+
 /// Within reach of the quiet guest; the busy one alone needs longer to send
 /// what it has written last.
 const LIMIT: &str = "8s";
@@ -46,11 +48,15 @@ pub fn run() -> Result<()> {
     let host = Host::boot(&HostConfig::default())?;
     host.install_lull()?;
     let timeline = Timeline::start();
-    let guest = host.create_guest(&GuestSpec::new("web1"))?;
+    let guest = host.create_guest(&GuestSpec::new(NAME))?;
     timeline.phase("guest web1 is up: 192 MiB, one processor, one network interface");
 
-    let demo = Demo { host, guest };
-    let rows = [demo.quiet()?, demo.busy()?, demo.stock()?];
+    let mut demo = Demo { host, guest };
+    let rows = [
+        demo.step(Demo::quiet)?,
+        demo.step(Demo::busy)?,
+        demo.step(Demo::stock)?,
+    ];
     demo.check_memory()?;
     println!("\n{}", Summary(&rows));
     demo.guest.destroy()
@@ -70,6 +76,26 @@ struct Seen {
 }
 
 impl Demo {
+    /// One migration; once more, with a new guest, when it was the emulated
+    /// machine that failed.
+    fn step(&mut self, migration: fn(&Self) -> Result<Row>) -> Result<Row> {
+        let mark = self.host.console().mark();
+        let outcome = migration(self);
+        let Some(fault) = self.host.rig_faults_since(mark).into_iter().next() else {
+            return outcome;
+        };
+        println!(
+            "\nThe emulated machine failed, not lull: \"{}\". Once more, with a new web1.",
+            fault.line
+        );
+        for domain in self.host.domains()?.iter().filter(|domain| domain.id != 0) {
+            // Whatever is left of the old one; it may go by itself.
+            let _ = self.host.run(&format!("xl destroy {}", domain.id));
+        }
+        self.guest = self.host.create_guest(&GuestSpec::new(NAME))?;
+        migration(self)
+    }
+
     fn quiet(&self) -> Result<Row> {
         heading(
             1,
