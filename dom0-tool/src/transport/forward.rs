@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::PollFlags;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::{Errno, read, write};
+use rustix::io::{Errno, read, retry_on_intr, write};
 use rustix::pipe::{SpliceFlags, splice};
 
 /// Most bytes moved by one call; what a pipe holds is moved anyway.
@@ -22,7 +22,7 @@ const COPIED: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Forward {
     ends: Option<Ends>,
-    /// Whether there is something to read, and the way out is waited for.
+    /// There was something to read, and it is the way out that is waited for.
     readable: bool,
     manner: Manner,
 }
@@ -83,12 +83,6 @@ impl Forward {
         let Some(ends) = &self.ends else {
             return Progress::Ended;
         };
-        let was_readable = std::mem::replace(&mut self.readable, true);
-        if !was_readable {
-            // Now for the way out: were both waited for together, the one
-            // that is ready would keep this busy until the other is.
-            return Progress::Open;
-        }
         let moved = match &mut self.manner {
             Manner::Splice => {
                 let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
@@ -100,8 +94,7 @@ impl Forward {
             Ok(0) => self.end(Progress::Ended),
             Ok(_) | Err(Errno::INTR) => Progress::Open,
             Err(Errno::AGAIN) => {
-                // Either is possible. What is in a buffer has been read.
-                self.readable = self.holds_unsent();
+                self.readable = self.waits_for_the_way_out();
                 Progress::Open
             }
             Err(Errno::INVAL) if matches!(self.manner, Manner::Splice) => {
@@ -131,9 +124,13 @@ impl Forward {
         progress
     }
 
-    fn holds_unsent(&self) -> bool {
+    /// Which end it was that had nothing to give or no room. Never both are
+    /// waited for: the one that is ready would keep this busy until the other
+    /// is.
+    fn waits_for_the_way_out(&self) -> bool {
         match &self.manner {
-            Manner::Splice => false,
+            // The one that was not waited for before.
+            Manner::Splice => !self.readable,
             Manner::Copy { unsent, .. } => unsent.start < unsent.end,
         }
     }
@@ -153,7 +150,7 @@ fn copy(
         }
     }
     while unsent.start < unsent.end {
-        unsent.start += write(&ends.to, &buffer[unsent.clone()])?;
+        unsent.start += retry_on_intr(|| write(&ends.to, &buffer[unsent.clone()]))?;
     }
     Err(Errno::AGAIN)
 }
