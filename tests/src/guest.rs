@@ -74,8 +74,11 @@ impl GuestSpec {
         } else {
             String::new()
         };
+        // Kept to one processor, and dom0 to the other: QEMU's emulation
+        // sometimes loses a guest that moves between them under dirty logging
+        // (its registers are then the hypervisor's own: a triple fault).
         format!(
-            "name = \"{}\"\ntype = \"{kind}\"\nmemory = {}\nvcpus = {}\n\
+            "name = \"{}\"\ntype = \"{kind}\"\nmemory = {}\nvcpus = {}\ncpus = \"1\"\n\
              kernel = \"/boot/vmlinux\"\nramdisk = \"/boot/guest.cpio\"\nextra = \"{extra}\"\n\
              on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{vif}",
             self.name, self.memory_mib, self.vcpus

@@ -94,7 +94,7 @@ fn command_line(machine: &Machine, ssh_port: u16, serial_log: &Path) -> Command 
     command.args([
         "-append",
         &format!(
-            "dom0_mem={dom0_memory}M,max:{dom0_memory}M dom0_max_vcpus=1 \
+            "dom0_mem={dom0_memory}M,max:{dom0_memory}M dom0_max_vcpus=1 dom0_vcpus_pin \
              com1=115200,8n1 console=com1 noreboot bootscrub=0 spec-ctrl=no \
              loglvl=info guest_loglvl=info conring_size=1M"
         ),
