@@ -13,6 +13,9 @@ pub struct Handshake {
     pub failure: Option<Failure>,
     /// The connection to the destination was at fault.
     pub transport_failed: bool,
+    /// What connected to the destination was killed: lull's own process. An ssh
+    /// that dies is an exit of it.
+    pub transport_killed: bool,
     /// The destination said that it could not build the domain.
     pub target_failed: bool,
 }
@@ -88,6 +91,8 @@ impl Handshake {
         // is reported: both name what they were about.
         self.transport_failed |=
             line.contains("migration receiver stream") || line.contains("migration transport");
+        self.transport_killed |= line.contains("migration transport process")
+            && line.contains("died due to fatal signal");
         self.target_failed |= line.contains("migration target: Domain creation failed");
     }
 }

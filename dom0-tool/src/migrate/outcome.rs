@@ -231,6 +231,10 @@ fn stream_complete(evidence: Evidence<'_>) -> Judgement {
             Outcome::SourceFailed,
             "xl was killed before it told the destination to start the guest",
         ),
+        (XlEnd::Exited(_), Some(_)) if evidence.handshake.transport_killed => (
+            Outcome::SourceFailed,
+            "`lull transport` was killed before the destination was ready",
+        ),
         (XlEnd::Exited(_), Some(_)) => (
             Outcome::TargetFailed,
             "the destination failed before it was ready to start the guest",

@@ -535,3 +535,20 @@ exit 1"#,
     );
     assert_eq!(run.outcome, Outcome::Unknown);
 }
+
+#[test]
+fn a_transport_that_is_killed_is_the_sources_fault() {
+    let run = attempt(
+        r#"
+say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
+echo "libxl: info: libxl_exec.c:127:libxl_report_child_exitstatus: migration transport process [2911] died due to fatal signal Killed" >&2
+echo "Migration failed, resuming at sender." >&2
+exit 1"#,
+    );
+    assert_eq!(run.outcome, Outcome::SourceFailed);
+    assert!(
+        run.paragraph.contains("lull transport"),
+        "{}",
+        run.paragraph
+    );
+}
