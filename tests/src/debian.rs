@@ -91,17 +91,44 @@ pub enum Archive {
 }
 
 impl Archive {
-    fn sources(self) -> Vec<String> {
-        let mirror = std::env::var("LULL_RIG_MIRROR")
-            .unwrap_or_else(|_| String::from("http://deb.debian.org"));
-        let mut sources = vec![format!("deb {mirror}/debian {SUITE} main")];
-        if self == Self::Security {
-            sources.push(format!(
-                "deb {mirror}/debian-security {SUITE}-security main"
-            ));
+    /// Lines for mmdebstrap, from where this machine's own apt takes the
+    /// release; `LULL_RIG_MIRROR` names another mirror. A machine without
+    /// security updates does without them here too.
+    fn sources(self) -> Result<Vec<String>> {
+        let known = known_sources()?;
+        let wanted = match self {
+            Self::Main => vec![SUITE.to_owned()],
+            Self::Security => vec![SUITE.to_owned(), format!("{SUITE}-security")],
+        };
+        let mut sources = Vec::new();
+        for release in wanted {
+            let is_it = |line: &&String| line.ends_with(&format!(" {release} main"));
+            sources.extend(known.iter().find(is_it).cloned());
         }
-        sources
+        if sources.is_empty() {
+            bail!(
+                "this machine's apt has no source for {SUITE} main; name a mirror in LULL_RIG_MIRROR"
+            );
+        }
+        Ok(sources)
     }
+}
+
+fn known_sources() -> Result<Vec<String>> {
+    if let Ok(mirror) = std::env::var("LULL_RIG_MIRROR") {
+        return Ok(vec![
+            format!("deb {mirror}/debian {SUITE} main"),
+            format!("deb {mirror}/debian-security {SUITE}-security main"),
+        ]);
+    }
+    let output = Command::new("apt-get")
+        .args(["indextargets", "--format"])
+        .arg("deb $(REPO_URI) $(RELEASE) $(COMPONENT)")
+        .arg("Created-By: Packages")
+        .output()
+        .context("cannot ask apt for its sources")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// The versions that apt knows of the packages that decide how dom0 behaves:
@@ -155,7 +182,7 @@ fn unpack(root: &Path, packages: &[&str], archive: Archive, left_out: &[&str]) -
             .arg(format!("--include={}", packages.join(",")))
             .arg(SUITE)
             .arg(&bundle)
-            .args(archive.sources()),
+            .args(archive.sources()?),
     )
     .context("cannot fetch Debian packages (the rig needs a Debian mirror, see LULL_RIG_MIRROR)")?;
     output_of(

@@ -74,12 +74,14 @@ impl GuestSpec {
         } else {
             String::new()
         };
-        // Kept to one processor, and dom0 to the other: QEMU's emulation
-        // sometimes loses a guest that moves between them under dirty logging
-        // (its registers are then the hypervisor's own: a triple fault).
+        // Never on dom0's processor: QEMU's emulation loses guests that go to
+        // and fro between processors while dirty logging is on (a triple fault,
+        // with the hypervisor's own registers in the guest's place): about one
+        // in three minutes; of those that stayed, none in eight.
         format!(
-            "name = \"{}\"\ntype = \"{kind}\"\nmemory = {}\nvcpus = {}\ncpus = \"1\"\n\
+            "name = \"{}\"\ntype = \"{kind}\"\nmemory = {}\nvcpus = {}\n\
              kernel = \"/boot/vmlinux\"\nramdisk = \"/boot/guest.cpio\"\nextra = \"{extra}\"\n\
+             cpus = \"all,^0\"\n\
              on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{vif}",
             self.name, self.memory_mib, self.vcpus
         )

@@ -43,7 +43,7 @@ pub fn run() -> Result<()> {
     println!(
         "lull moves Xen guests that are never paused longer than you allow.\n\
          Here it does so on real Xen, which runs in QEMU without any help from the\n\
-         processor: everything is some thirty times slower than on real hardware.\n"
+         processor: everything takes much longer than on real hardware.\n"
     );
     let host = Host::boot(&HostConfig::default())?;
     host.install_lull()?;
