@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use crate::events::{Command, Event, FRONT_END_FD, Line, SCHEMA};
 use crate::inherited;
@@ -62,8 +63,7 @@ impl FrontEnd {
 
     /// Waits a moment for a front end that is behind; to be called when nothing
     /// is left to do.
-    pub fn flush(&mut self) {
-        let deadline = std::time::Duration::from_secs(2);
+    pub fn flush(&mut self, deadline: Duration) {
         let waits = self.out.set_nonblocking(false).is_ok()
             && self.out.set_write_timeout(Some(deadline)).is_ok();
         if waits {

@@ -231,7 +231,12 @@ impl Helper {
         };
         let completed = self.libxl.complete(result, errno);
         if let Some(front_end) = &mut self.front_end {
-            front_end.flush();
+            // libxl goes on only once this process has ended, and after a
+            // complete stream the guest waits for that.
+            front_end.flush(match verdict.how {
+                How::StreamComplete => Duration::from_millis(20),
+                _ => Duration::from_secs(2),
+            });
         }
         // Into a pipe: libxl waits for this process, and the guest for libxl.
         if let Some(trace) = self.trace.take() {
