@@ -1,7 +1,7 @@
 //! `cargo demo`: three migrations on a real hypervisor.
 //!
-//! [`show`] runs a command with its output passing through, [`told`] picks the
-//! figures out of what lull said, [`summary`] is the table at the end.
+//! `show` runs a command with its output passing through, `told` picks the
+//! figures out of what lull said, `summary` is the table at the end.
 
 mod show;
 mod summary;
@@ -24,7 +24,7 @@ const NAME: &str = "web1";
 
 /// Within reach of the quiet guest; the busy one alone needs longer to send
 /// what it has written last.
-const LIMIT: &str = "8s";
+const LIMIT: &str = "12s";
 
 /// 1 MiB of pages, each written about once a second.
 const QUIET: Load = Load::steady(250, 256);
