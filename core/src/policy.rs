@@ -77,7 +77,9 @@ pub trait StopPolicy {
 ///    [`PATIENCE`](Self::PATIENCE) rounds is not a twentieth below the least of
 ///    all before. Minima, so that an oscillating writer is judged by its quiet
 ///    moments; and if those predictions differ by half or more, so that it is
-///    one, the last [`LONG_PATIENCE`](Self::LONG_PATIENCE) rounds are judged.
+///    one, the last [`LONG_PATIENCE`](Self::LONG_PATIENCE) rounds are judged. A
+///    guest that never came near the limit is judged by the last
+///    [`SHORT_PATIENCE`](Self::SHORT_PATIENCE).
 /// 5. Else another round.
 ///
 /// Left out: how long the guest's quiet moments last. One is used only if a
@@ -98,6 +100,11 @@ impl WithinLimit {
     pub const PATIENCE: usize = 3;
     /// The same for a guest whose predictions go up and down.
     pub const LONG_PATIENCE: usize = 8;
+    /// The same for a guest none of whose predictions came within
+    /// [`REACH`](Self::REACH) times the limit: no quiet moment of it would help.
+    pub const SHORT_PATIENCE: usize = 2;
+    /// See [`SHORT_PATIENCE`](Self::SHORT_PATIENCE).
+    pub const REACH: u64 = 4;
     /// A gain below this is not worth a round.
     const LEAST_GAIN: Micros = Micros::from_millis(1);
 
@@ -134,7 +141,7 @@ impl WithinLimit {
     }
 
     /// Criterion 4: whether the predictions have stopped falling.
-    fn has_stalled(history: &History) -> bool {
+    fn has_stalled(&self, history: &History) -> bool {
         let predictions = || {
             history
                 .iter()
@@ -145,7 +152,10 @@ impl WithinLimit {
         let (Some(least), Some(most)) = (recent().min(), recent().max()) else {
             return false;
         };
-        let patience = if most.saturating_sub(least) >= least / 2 {
+        let within_reach = self.limit.micros().0.saturating_mul(Self::REACH);
+        let patience = if predictions().all(|predicted| predicted > within_reach) {
+            Self::SHORT_PATIENCE
+        } else if most.saturating_sub(least) >= least / 2 {
             Self::LONG_PATIENCE
         } else {
             Self::PATIENCE
@@ -174,7 +184,7 @@ impl StopPolicy for WithinLimit {
         if view.round >= Self::MAX_ROUNDS - 1 {
             return Verdict::GiveUp(Hopeless::TooManyRounds);
         }
-        if Self::has_stalled(view.history) {
+        if self.has_stalled(view.history) {
             return Verdict::GiveUp(Hopeless::NoProgress);
         }
         Verdict::AnotherRound
