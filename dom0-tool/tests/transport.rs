@@ -154,8 +154,8 @@ echo destroyed >{marker}"#
 fn a_late_receiver_is_refused_in_time_and_destroys_its_copy() {
     let folder = tempfile::tempdir().unwrap();
     let marker = folder.path().join("marker");
-    let script = receiver(&marker, "1");
-    let limits = "--limit-us=500000 --after-ready-us=100000 --resume-us=50000";
+    let script = receiver(&marker, "3");
+    let limits = "--limit-us=1600000 --after-ready-us=800000 --resume-us=50000";
     let words: Vec<&str> = limits
         .split(' ')
         .chain(["--shell", "--", &script])
@@ -181,7 +181,7 @@ fn a_late_receiver_is_refused_in_time_and_destroys_its_copy() {
     let refused_after = begun.elapsed();
     assert!(rest.is_empty(), "READY reached xl");
     assert!(
-        (Duration::from_millis(350)..Duration::from_millis(500)).contains(&refused_after),
+        (Duration::from_millis(750)..Duration::from_millis(1600)).contains(&refused_after),
         "{refused_after:?}"
     );
     world.process.wait().unwrap();

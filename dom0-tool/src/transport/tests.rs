@@ -19,10 +19,11 @@ use relay::Parting;
 
 const MS: u64 = 1_000_000;
 
-/// A limit of 400 ms, of which READY may take 300.
+/// A limit of 1.6 s, of which READY may take half: the other half is for a
+/// busy machine.
 const TERMS: Terms = Terms {
-    limit_ns: 400 * MS,
-    after_ready_ns: 100 * MS,
+    limit_ns: 1_600 * MS,
+    after_ready_ns: 800 * MS,
     resume_ns: 50 * MS,
 };
 
@@ -162,7 +163,7 @@ fn a_handshake_in_time_goes_through_word_by_word() {
     let mut go = [0; 3];
     world.peer_in.read_exact(&mut go).unwrap();
     assert_eq!(&go, b"GO\0");
-    std::thread::sleep(Duration::from_millis(400));
+    std::thread::sleep(Duration::from_millis(900));
     world.peer_says(b"report\0\0");
     assert_eq!(world.xl_hears(8), b"report\0\0");
     drop((xl_out, world.peer_out.take(), world.front_end.take()));
@@ -177,7 +178,7 @@ fn a_destination_that_does_not_get_ready_is_refused_within_the_limit() {
     assert_eq!(hung_up.why, Refused::NotReady);
     assert_eq!(hung_up.guest, GuestThen::Resumed);
     let pause = hung_up.refused_pause_ms.unwrap();
-    assert!((300..400).contains(&pause), "{pause}");
+    assert!((800..1_600).contains(&pause), "{pause}");
     // Its output is still read, so that it can clear up.
     world.peer_says(b"report");
     let peer_out = world.peer_out.take();
@@ -192,10 +193,11 @@ fn a_ready_past_the_deadline_never_reaches_xl() {
     let mut world = world(Some(TERMS));
     world.peer_says(BANNER);
     assert_eq!(world.xl_hears(BANNER.len()), BANNER);
-    world.order(Order::Suspended {
-        requested_monotonic_ns: monotonic_ns() - 350 * MS,
-    });
+    // The order that closes the gate comes last: nothing is heard after it.
     world.order(Order::Committed);
+    world.order(Order::Suspended {
+        requested_monotonic_ns: monotonic_ns() - 1_200 * MS,
+    });
     let hung_up = world.hung_up();
     assert!(matches!(
         hung_up.why,
@@ -346,7 +348,7 @@ fn a_stalled_stream_does_not_keep_the_deadline() {
     world.stream_complete(Duration::ZERO);
     let hung_up = world.hung_up();
     assert_eq!(hung_up.why, Refused::NotReady);
-    assert!(hung_up.refused_pause_ms.unwrap() < 400);
+    assert!(hung_up.refused_pause_ms.unwrap() < 1_600);
     writer.join().unwrap();
     assert_eq!(world.resumed(), 1);
 }
