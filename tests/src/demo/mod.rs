@@ -3,6 +3,7 @@
 //! `show` runs a command with its output passing through, `told` picks the
 //! figures out of what lull said, `summary` is the table at the end.
 
+mod count;
 mod show;
 mod summary;
 mod told;
@@ -17,6 +18,8 @@ use crate::observer::Outages;
 use crate::timeline::Timeline;
 use lull_guest::protocol::Load;
 
+use count::Count;
+use show::Manner;
 use summary::{Row, Summary};
 use told::Told;
 
@@ -26,11 +29,16 @@ const NAME: &str = "web1";
 /// what it has written last.
 const LIMIT: &str = "12s";
 
-/// 1 MiB of pages, each written about once a second.
-const QUIET: Load = Load::steady(250, 256);
+/// Half a MiB of pages, each written about once a second.
+const QUIET: Load = Load::steady(100, 128);
 
-/// 100 MiB of pages, each written about once a second.
-const BUSY: Load = Load::steady(20_000, 25_600);
+/// 64 MiB of pages, each written more than once a second.
+const BUSY: Load = Load::steady(20_000, RESERVE_PAGES);
+
+/// Small, so that the emulated processors are done in minutes.
+const MEMORY_MIB: u32 = 144;
+
+const RESERVE_PAGES: u64 = 16_384;
 
 /// Long enough for a machine four times slower than two quiet cores.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -48,8 +56,10 @@ pub fn run() -> Result<()> {
     let host = Host::boot(&HostConfig::default())?;
     host.install_lull()?;
     let timeline = Timeline::start();
-    let guest = host.create_guest(&GuestSpec::new(NAME))?;
-    timeline.phase("guest web1 is up: 192 MiB, one processor, one network interface");
+    let guest = host.create_guest(&spec())?;
+    timeline.phase(format_args!(
+        "guest {NAME} is up: {MEMORY_MIB} MiB, one processor, one network interface"
+    ));
 
     let mut demo = Demo { host, guest };
     let rows = [
@@ -60,6 +70,14 @@ pub fn run() -> Result<()> {
     demo.check_memory()?;
     println!("\n{}", Summary(&rows));
     demo.guest.destroy()
+}
+
+fn spec() -> GuestSpec {
+    GuestSpec {
+        memory_mib: MEMORY_MIB,
+        reserve_pages: RESERVE_PAGES,
+        ..GuestSpec::new(NAME)
+    }
 }
 
 struct Demo {
@@ -85,14 +103,14 @@ impl Demo {
             return outcome;
         };
         println!(
-            "\nThe emulated machine failed, not lull: \"{}\". Once more, with a new web1.",
+            "\nThe emulated machine failed, not lull: \"{}\". Once more, with a new {NAME}.",
             fault.line
         );
         for domain in self.host.domains()?.iter().filter(|domain| domain.id != 0) {
             // Whatever is left of the old one; it may go by itself.
             let _ = self.host.run(&format!("xl destroy {}", domain.id));
         }
-        self.guest = self.host.create_guest(&GuestSpec::new(NAME))?;
+        self.guest = self.host.create_guest(&spec())?;
         migration(self)
     }
 
@@ -101,14 +119,15 @@ impl Demo {
             1,
             "A quiet guest moves",
             &format!(
-                "web1 writes {} pages a second, {} different ones. It may pause for {LIMIT}.",
+                "{NAME} writes {} pages a second, {} different ones. It may pause for {LIMIT}.",
                 QUIET.pages_per_sec, QUIET.working_set_pages
             ),
         );
         self.guest.set_load(QUIET)?;
-        let seen = self.watch(&format!(
-            "lull migrate --max-suspend-time {LIMIT} web1 localhost"
-        ))?;
+        let seen = self.watch(
+            &format!("lull migrate --max-suspend-time {LIMIT} {NAME} localhost"),
+            Manner::AsItIs,
+        )?;
         ensure!(seen.status == 0, "lull did not move the quiet guest");
         Ok(Row::of_lull("quiet, lull", "moved", LIMIT, &seen.into()))
     }
@@ -118,14 +137,16 @@ impl Demo {
             2,
             "A busy guest is refused, and keeps running",
             &format!(
-                "Now web1 writes {} pages a second all over 100 MiB. The limit is the same.",
-                BUSY.pages_per_sec
+                "Now {NAME} writes {} pages a second, {} different ones. The limit is the same.",
+                Count(BUSY.pages_per_sec),
+                Count(BUSY.working_set_pages)
             ),
         );
         let before = self.guest.set_load(BUSY)?;
-        let seen = self.watch(&format!(
-            "lull migrate --max-suspend-time {LIMIT} web1 localhost"
-        ))?;
+        let seen = self.watch(
+            &format!("lull migrate --max-suspend-time {LIMIT} {NAME} localhost"),
+            Manner::AsItIs,
+        )?;
         ensure!(
             matches!(seen.status, 3 | 4),
             "lull was to refuse the busy guest, and ended with {}",
@@ -134,11 +155,12 @@ impl Demo {
         let after = self.guest.status()?;
         ensure!(
             after.pages_written > before.pages_written,
-            "web1 does not run"
+            "{NAME} does not run"
         );
         println!(
-            "\nweb1 itself says: {} pages written before, {} after. It never stopped.",
-            before.pages_written, after.pages_written
+            "\n{NAME} itself says: {} pages written before, {} after. It never stopped.",
+            Count(before.pages_written),
+            Count(after.pages_written)
         );
         Ok(Row::of_lull("busy, lull", "refused", LIMIT, &seen.into()))
     }
@@ -149,16 +171,19 @@ impl Demo {
             "The same busy guest with stock xl",
             "Stock Xen knows no limit: after five rounds it stops the guest, however much is left.",
         );
-        let seen = self.watch("xl migrate web1 localhost")?;
+        let seen = self.watch(
+            &format!("xl migrate {NAME} localhost"),
+            Manner::LinesWith("migration"),
+        )?;
         ensure!(seen.status == 0, "stock xl did not move the guest");
         Ok(Row::of_stock("busy, stock xl", &seen.into()))
     }
 
-    fn watch(&self, command: &str) -> Result<Seen> {
+    fn watch(&self, command: &str, manner: Manner) -> Result<Seen> {
         let observer = self.host.observe(&self.guest)?;
         println!("$ {command}");
         let timeline = Timeline::start();
-        let (status, text) = show::run(&self.host, command, LONGEST)?;
+        let (status, text) = show::run(&self.host, command, manner, LONGEST)?;
         let seconds = timeline.seconds();
         let outages = observer.stop().context("the ping")?;
         Ok(Seen {
@@ -176,8 +201,8 @@ impl Demo {
             "pages were damaged on the way: {status:?}"
         );
         println!(
-            "\nweb1 has checked its {} pages: each holds what was last written to it.",
-            status.reserve_pages
+            "\n{NAME} has checked its {} pages: each holds what was last written to it.",
+            Count(status.reserve_pages)
         );
         Ok(())
     }

@@ -2,50 +2,84 @@
 //! writes it: with its live line on a terminal, line by line elsewhere.
 
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 
 use crate::host::Host;
 use crate::ssh::quote;
 
-/// Runs it; hands back its exit status and all that was shown.
-pub fn run(host: &Host, command: &str, longest: Duration) -> Result<(i32, String)> {
-    let terminal = std::io::stdout().is_terminal();
-    let mut running = match terminal {
-        true => {
-            // A terminal has a size and a name, and ssh has none of ours.
-            let (columns, rows) = size();
-            let words = format!("stty cols {columns} rows {rows}; {command}");
-            // util-linux makes the terminal; the command's status is its own.
-            host.spawn(&format!(
-                "TERM=xterm script --quiet --return --flush --command {} /dev/null",
-                quote(&words)
-            ))?
-        }
-        false => host.spawn(&format!("{command} 2>&1"))?,
+/// What of a command's output is shown.
+#[derive(Debug, Clone, Copy)]
+pub enum Manner {
+    /// All of it, as on a terminal of its own where this is one.
+    AsItIs,
+    /// The lines that start so, whether in capitals or not.
+    LinesWith(&'static str),
+}
+
+/// Runs it; hands back its exit status and all that it wrote.
+pub fn run(host: &Host, command: &str, manner: Manner, longest: Duration) -> Result<(i32, String)> {
+    let live = matches!(manner, Manner::AsItIs) && std::io::stdout().is_terminal();
+    let wrapped = if live {
+        on_a_terminal(command)
+    } else {
+        format!("{command} 2>&1")
     };
+    let mut running = host.spawn(&wrapped)?;
     let mut shown = 0;
-    let mut out = std::io::stdout();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     loop {
         let ended = running.wait(Duration::from_millis(30))?;
         let text = running.stdout_so_far();
-        out.write_all(&text.as_bytes()[shown..])?;
-        out.flush()?;
-        shown = text.len();
+        let fresh = &text[shown..];
+        shown += match manner {
+            Manner::AsItIs => print(fresh)?,
+            // A line that is still being written waits for its end.
+            Manner::LinesWith(start) => {
+                let whole = fresh.rfind('\n').map_or(0, |end| end + 1);
+                print_lines(&fresh[..whole], start)?
+            }
+        };
         if let Some(output) = ended {
             return Ok((output.status, text));
         }
         if start.elapsed() > longest {
-            return Err(anyhow::anyhow!("it takes too long")).with_context(|| command.to_owned());
+            bail!("`{command}` takes more than {} s", longest.as_secs());
         }
     }
 }
 
-fn size() -> (u16, u16) {
-    match rustix::termios::tcgetwinsize(std::io::stdout()) {
+/// A terminal has a size and a name, and ssh has none of ours. util-linux makes
+/// the terminal; the command's exit status is its own.
+fn on_a_terminal(command: &str) -> String {
+    let (columns, rows) = match rustix::termios::tcgetwinsize(std::io::stdout()) {
         Ok(size) if size.ws_col > 0 => (size.ws_col, size.ws_row.max(1)),
         _ => (100, 30),
+    };
+    let words = format!("stty cols {columns} rows {rows}; {command}");
+    format!(
+        "TERM=xterm script --quiet --return --flush --command {} /dev/null",
+        quote(&words)
+    )
+}
+
+/// Prints all of it; hands back how much that was.
+fn print(text: &str) -> Result<usize> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(text.len())
+}
+
+fn print_lines(text: &str, start: &str) -> Result<usize> {
+    for line in text.lines() {
+        let is_it = line
+            .get(..start.len())
+            .is_some_and(|head| head.eq_ignore_ascii_case(start));
+        if is_it {
+            print(&format!("{line}\n"))?;
+        }
     }
+    Ok(text.len())
 }

@@ -35,7 +35,7 @@ pub fn hopeless_then_moved(world: &mut World) -> Result<()> {
     let result = ended.expect(4)?;
     ended.expect_never_suspended()?;
     ensure!(
-        result["rounds"].as_u64() <= Some(6),
+        result["rounds"].as_u64() <= Some(8),
         "hopeless, but tried for long: {result}"
     );
     let told = ended.event("ended").context("no last word")?;
@@ -76,7 +76,7 @@ fn names_what_would_fit(advice: Option<&str>, words: &[&str]) -> Result<()> {
 pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let limit = Duration::from_secs(10);
-    let mut running = Plan::throttled(12_000_000)
+    let mut running = Plan::throttled(8_000_000)
         .limit(limit)
         .start(&world.host, &guest)?;
     let helper = running.wait_until_copying()?["helper_pid"].to_string();
