@@ -108,7 +108,7 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
     ))?;
     let said = verdict.checked().context("verify-stream-v2 objects")?;
     ensure!(
-        said.contains("xl header") && said.contains("End Record"),
+        said.contains("xl header") && said.contains("Libxl Record: End"),
         "verify-stream-v2 did not read it all: {said}"
     );
     timeline.phase("verify-stream-v2 has accepted the stream");
