@@ -29,7 +29,7 @@ pub fn hopeless_then_moved(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     guest.set_load(HEAVY)?;
     let limit = Duration::from_secs(4);
-    let ended = Plan::throttled(16_000_000)
+    let ended = Plan::throttled(4_000_000)
         .limit(limit)
         .run(&world.host, &guest)?;
     let result = ended.expect(4)?;
