@@ -48,7 +48,10 @@ impl Session<'_> {
     /// guest runs again before the limit is over.
     pub(super) fn check_deadline(&self) -> Result<(), Failure> {
         match self.until_deadline() {
-            Some(Duration::ZERO) => Err(Failure::Deadline),
+            Some(Duration::ZERO) => Err(match self.peer.pending_refusal() {
+                Some(refusal) => Failure::Refused(Box::new(refusal)),
+                None => Failure::Deadline,
+            }),
             _ => Ok(()),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use lull_core::refusal::Refusal;
+
 use super::explain::Verdict;
 use super::log_dirty::LogDirtyError;
 use super::peer::{Lie, Unheard};
@@ -31,6 +33,9 @@ pub enum Failure {
     /// Gate 3.
     #[error("the last pages and the CPU state were not sent in time")]
     Deadline,
+    /// Gate 2, which the stub has not come to in time.
+    #[error("refused")]
+    Refused(Box<Refusal>),
     #[error("a mistake in lull: {0}")]
     Bug(String),
 }
@@ -57,6 +62,9 @@ impl<T> Doing<T> for io::Result<T> {
 
 impl From<&Failure> for Verdict {
     fn from(failure: &Failure) -> Self {
+        if let Failure::Refused(refusal) = failure {
+            return Self::from(&**refusal);
+        }
         let (how, advice) = match failure {
             Failure::Stream(_) => (
                 How::TargetFailed,

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use lull_core::link::{ActionKind, BadMessage, Consumer, Corrupt, Link, Producer, ToDom0, ToStub};
 use lull_core::machine::{Action, Config, Event, Machine, ProtocolError, State};
+use lull_core::refusal::Refusal;
 use lull_core::units::Micros;
 
 use super::Recorder;
@@ -108,6 +109,15 @@ impl<'l> Peer<'l> {
     /// The machine, for what it knows.
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// The refusal that follows from the events, if the stub has not come to it
+    /// yet.
+    pub fn pending_refusal(&self) -> Option<Refusal> {
+        self.expected.iter().find_map(|action| match action {
+            Action::Resume(refusal) => Some(*refusal),
+            _ => None,
+        })
     }
 
     /// Whether the stub has an action to take.
