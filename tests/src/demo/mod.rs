@@ -36,7 +36,7 @@ const QUIET: Load = Load::steady(100, 128);
 const BUSY: Load = Load::steady(20_000, RESERVE_PAGES);
 
 /// Small, so that the emulated processors are done in minutes.
-const MEMORY_MIB: u32 = 144;
+const MEMORY_MIB: u32 = 160;
 
 const RESERVE_PAGES: u64 = 16_384;
 

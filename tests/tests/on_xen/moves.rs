@@ -116,7 +116,7 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
 }
 
 fn check_comparison(comparison: &Comparison) -> Result<()> {
-    ensure!(comparison.compared > 32_000, "{comparison:x?}");
+    ensure!(comparison.compared > 40_000, "{comparison:x?}");
     let named = comparison.differing_gfns.len() as u64;
     let ordinary = comparison
         .differing_gfns

@@ -15,7 +15,7 @@ pub const MODERATE: Load = Load::steady(500, 2_048);
 /// any link in these tests.
 pub const HEAVY: Load = Load::steady(20_000, RESERVE);
 
-const RESERVE: u64 = 12_288;
+const RESERVE: u64 = 16_384;
 
 /// The host, with lull installed, and the guest most scenarios use.
 pub struct World {
@@ -68,10 +68,10 @@ impl World {
     }
 }
 
-/// A guest of 128 MiB, 48 of which can be dirtied.
+/// A guest of 160 MiB, 64 of which can be dirtied.
 pub fn spec(name: &str) -> GuestSpec {
     GuestSpec {
-        memory_mib: 128,
+        memory_mib: 160,
         reserve_pages: RESERVE,
         ..GuestSpec::new(name)
     }
