@@ -4,6 +4,7 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::count::Count;
 use super::told::Told;
 
 /// One migration.
@@ -70,7 +71,7 @@ impl fmt::Display for Summary<'_> {
 
 fn outage(ms: f64) -> String {
     if ms < 10_000.0 {
-        format!("{ms:.0} ms")
+        format!("{} ms", Count(ms.round() as u64))
     } else {
         format!("{:.1} s", ms / 1e3)
     }

@@ -19,6 +19,17 @@ pub struct Told {
 }
 
 impl Told {
+    /// The pause as lull saw it: `3,467 ms` or `12.3 s`.
+    pub fn observed_ms(&self) -> Option<u64> {
+        let (figure, unit) = self.observed.as_deref()?.split_once(' ')?;
+        let figure: f64 = figure.replace(',', "").parse().ok()?;
+        match unit {
+            "ms" => Some(figure as u64),
+            "s" => Some((figure * 1e3) as u64),
+            _ => None,
+        }
+    }
+
     /// Reads what was shown.
     pub fn new(text: &str, outages: &Outages, seconds: f64) -> Self {
         let text = plain(text);
@@ -33,12 +44,19 @@ impl Told {
             observed,
             rounds: text
                 .split(['\n', '\r'])
-                .filter(|line| line.starts_with("lull: round "))
+                .filter(|line| ends_a_round(line))
                 .count(),
             outage_ms: outages.longest_ms,
             seconds,
         }
     }
+}
+
+/// `lull: round 3: 371 pages sent`; without the colon it is under way.
+fn ends_a_round(line: &str) -> bool {
+    let rest = line.strip_prefix("lull: round ").unwrap_or_default();
+    rest.trim_start_matches(|c: char| c.is_ascii_digit())
+        .starts_with(": ")
 }
 
 /// Out of a refusal: `the pause would be 12.3 s, and the limit is 8,000 ms`.
@@ -70,12 +88,14 @@ mod tests {
     #[test]
     fn a_moves_figures_are_found() {
         let text = "\u{1b}[2Klull: round 0: 49,000 pages sent in 12.0 s\r\n\
+                    lull: round 1  sent 4.0 MiB  left 3.5 MiB\n\
                     lull: round 1: 300 pages sent\n\
                     \n pause           predicted, at most   observed \n\
                     \n all of it                 4,120 ms   3,467 ms \n";
         let told = Told::new(text, &Outages::default(), 1.0);
         assert_eq!(told.predicted.as_deref(), Some("4,120 ms"));
         assert_eq!(told.observed.as_deref(), Some("3,467 ms"));
+        assert_eq!(told.observed_ms(), Some(3_467));
         assert_eq!(told.rounds, 2);
     }
 
