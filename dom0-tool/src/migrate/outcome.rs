@@ -186,6 +186,11 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
         Some(How::RefusedDowntime) => judged(Outcome::RefusedDowntime, ""),
         Some(How::RefusedTimeout) => judged(Outcome::RefusedTimeout, ""),
         Some(How::Cancelled) => judged(Outcome::Cancelled, ""),
+        // What the helper saw is the consequence.
+        Some(How::TargetFailed) if handshake.transport_killed => judged(
+            Outcome::SourceFailed,
+            "`lull transport` was killed while pages were being sent",
+        ),
         Some(How::TargetFailed) => judged(Outcome::TargetFailed, ""),
         Some(How::SourceFailed) => judged(Outcome::SourceFailed, ""),
         Some(How::StreamComplete) => {

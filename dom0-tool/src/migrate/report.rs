@@ -225,7 +225,7 @@ impl Report<'_> {
                     would_do.join(", or ")
                 ));
             }
-            if !ended.advice.is_empty() {
+            if !ended.advice.is_empty() && self.why.is_empty() {
                 advice.push(ended.advice.clone());
             }
         }

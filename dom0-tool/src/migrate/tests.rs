@@ -537,6 +537,23 @@ exit 1"#,
 }
 
 #[test]
+fn so_it_is_while_pages_are_being_sent() {
+    let run = attempt(
+        r#"
+say "$started"; say "$(ended target-failed "the stream cannot be written")"
+echo "libxl: info: libxl_exec.c:127:libxl_report_child_exitstatus: migration transport process [2911] died due to fatal signal Killed" >&2
+echo "Migration failed, failed to suspend at sender." >&2
+exit 1"#,
+    );
+    assert_eq!(run.outcome, Outcome::SourceFailed);
+    assert!(
+        run.paragraph.contains("`lull transport` was killed"),
+        "{}",
+        run.paragraph
+    );
+}
+
+#[test]
 fn a_transport_that_is_killed_is_the_sources_fault() {
     let run = attempt(
         r#"
