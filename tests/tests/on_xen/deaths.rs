@@ -25,6 +25,13 @@ pub fn stub(world: &mut World) -> Result<()> {
     })
 }
 
+/// lull's relay, through which xl speaks to the destination.
+pub fn relay(world: &mut World) -> Result<()> {
+    killed(world, 7, |_| {
+        "kill -KILL $(pgrep -o -f '^/usr/local/bin/lull transport')".into()
+    })
+}
+
 /// What leads to the destination, as ssh would.
 pub fn transport(world: &mut World) -> Result<()> {
     killed(world, 6, |_| "pkill -KILL -x rig-agent".into())

@@ -117,6 +117,28 @@ pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
+/// Gate 4: the destination has everything but takes its time to say READY.
+/// The guest runs on at the source before its limit is over, seen from outside.
+pub fn late_ready(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let limit = Duration::from_secs(10);
+    let observer = world.host.observe(&guest)?;
+    let ended = Plan::by("hold-ready 'sleep 20' --")
+        .limit(limit)
+        .run(&world.host, &guest)?;
+    let outages = observer.stop()?;
+    let result = ended.expect(3)?;
+    ensure!(
+        result["observed_downtime_ms"].as_u64() > Some(0) && ended.event("suspended").is_some(),
+        "it was refused before its stop: {result}"
+    );
+    ensure!(
+        outages.longest_ms <= limit.as_millis() as f64 + outages.dom0_stall_ms,
+        "paused beyond its limit: {outages:?}, {result}"
+    );
+    aftermath::check(&world.host, &guest, &ended)
+}
+
 /// The timeout never forces a suspend.
 pub fn timeout(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
