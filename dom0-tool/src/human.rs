@@ -50,6 +50,19 @@ impl fmt::Display for Millis {
     }
 }
 
+/// Milliseconds to the second: `0 s`, `84 s`, `2 min 5 s`. For what counts up
+/// before one's eyes.
+pub struct Seconds(pub u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 / 1_000 {
+            seconds @ 0..=119 => f.pad(&format!("{seconds} s")),
+            _ => Millis(self.0).fmt(f),
+        }
+    }
+}
+
 /// The value, or a dash when it is not known.
 pub fn or_dash<T: fmt::Display>(value: Option<T>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
@@ -71,6 +84,9 @@ mod tests {
         assert_eq!(Millis(3_355).to_string(), "3,355 ms");
         assert_eq!(Millis(37_700).to_string(), "37.7 s");
         assert_eq!(Millis(125_000).to_string(), "2 min 5 s");
+        assert_eq!(Seconds(999).to_string(), "0 s");
+        assert_eq!(Seconds(119_999).to_string(), "119 s");
+        assert_eq!(Seconds(125_999).to_string(), "2 min 5 s");
         assert_eq!(format!("{:>9}|", Count(1_000)), "    1,000|");
     }
 }

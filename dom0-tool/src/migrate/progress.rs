@@ -11,7 +11,7 @@ use crate::cli::Migrate;
 use crate::events::{
     Event, GuestThen, HungUp, Line, Log, PauseParts, Progress, Round, SCHEMA, Suspended,
 };
-use crate::human::{Bytes, Count, Millis};
+use crate::human::{Bytes, Count, Millis, Seconds};
 
 /// Between plain lines within a round.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);
@@ -156,7 +156,7 @@ impl Watcher {
         let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let line = match &self.progress {
             Some(progress) => progress_line(progress, self.limit_ms, self.timeout_ms, elapsed),
-            None => format!("waiting  elapsed {}", Millis(elapsed / 1_000 * 1_000)),
+            None => format!("waiting  elapsed {}", Seconds(elapsed)),
         };
         match &mut self.manner {
             Manner::Live(bar) => {
@@ -221,8 +221,7 @@ fn progress_line(
     if let Some(predicted) = progress.predicted_downtime_ms {
         parts.push(format!("pause {}{}", Millis(predicted), against(limit_ms)));
     }
-    // To the second: a live line that flickers cannot be read.
-    let elapsed = Millis(elapsed_ms / 1_000 * 1_000);
+    let elapsed = Seconds(elapsed_ms);
     parts.push(format!("elapsed {elapsed}{}", against(timeout_ms)));
     parts.join("  ")
 }
@@ -275,7 +274,7 @@ mod tests {
         };
         assert_eq!(
             progress_line(&progress, Some(500), Some(60_000), 12_345),
-            "round 3  sent 200.0 MiB  left 1.0 MiB  85.0 MiB/s  dirties 4.0 MiB/s  pause 480 ms of 500 ms  elapsed 12.0 s of 60.0 s"
+            "round 3  sent 200.0 MiB  left 1.0 MiB  85.0 MiB/s  dirties 4.0 MiB/s  pause 480 ms of 500 ms  elapsed 12 s of 60.0 s"
         );
     }
 
@@ -294,7 +293,7 @@ mod tests {
         };
         assert_eq!(
             progress_line(&progress, None, None, 0),
-            "round 0  sent 0.0 KiB  left 0.0 KiB  elapsed 0 ms"
+            "round 0  sent 0.0 KiB  left 0.0 KiB  elapsed 0 s"
         );
     }
 }

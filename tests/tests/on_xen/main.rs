@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         scenario("cancelled-by-its-operator", refusals::cancelled),
         scenario("helper-killed", deaths::helper),
         scenario("stub-destroyed", deaths::stub),
+        scenario("stub-astray", deaths::stub_astray),
         scenario("relay-killed", deaths::relay),
         scenario("transport-killed", deaths::transport),
         scenario("receiver-killed", deaths::receiver),

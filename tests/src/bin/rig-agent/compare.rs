@@ -30,6 +30,8 @@ struct Report {
     differing_gfns: Vec<u64>,
     only_first_gfns: Vec<u64>,
     only_second_gfns: Vec<u64>,
+    /// Frames of the first one's grant table, which it may have mapped.
+    first_grant_frames: u64,
     /// Of the first frames that differ: which bytes.
     differences: Vec<Difference>,
 }
@@ -53,7 +55,10 @@ pub fn run(first: u16, second: u16) -> Result<()> {
     let highest = privcmd
         .maximum_gpfn(first)?
         .max(privcmd.maximum_gpfn(second)?);
-    let mut report = Report::default();
+    let mut report = Report {
+        first_grant_frames: privcmd.grant_frames(first)?.into(),
+        ..Report::default()
+    };
     let mut start = 0;
     while start <= highest {
         let end = (start + BATCH).min(highest + 1);

@@ -1,5 +1,5 @@
 //! Frames of other domains, by way of /dev/xen/privcmd. The only unsafe code of
-//! the rig; layouts from Xen's public headers (4.17: memory.h) and Linux's
+//! the rig; layouts from Xen's public headers (4.17: memory.h, grant_table.h) and Linux's
 //! include/uapi/xen/privcmd.h.
 
 use std::ffi::c_void;
@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -16,6 +16,19 @@ pub const FRAME: usize = 4096;
 
 const MEMORY_OP: u64 = 12;
 const MAXIMUM_GPFN: u64 = 14;
+
+/// `__HYPERVISOR_grant_table_op` (grant_table.h).
+const GRANT_TABLE_OP: u64 = 20;
+const QUERY_SIZE: u64 = 6;
+
+/// `gnttab_query_size`.
+#[repr(C)]
+struct GrantTableSize {
+    domain: u16,
+    frames: u32,
+    most_frames: u32,
+    status: i16,
+}
 
 /// `__HYPERVISOR_domctl`, its version in Xen 4.17, two of its commands, and
 /// the place of `user_regs.rip` in `struct vcpu_guest_context`.
@@ -75,6 +88,36 @@ impl Privcmd {
         let highest = unsafe { ioctl(&self.file, request) };
         let highest = highest.with_context(|| format!("domain {domain}: maximum_gpfn"))?;
         u64::try_from(highest).context("maximum_gpfn is negative")
+    }
+
+    /// Frames of a domain's grant table.
+    pub fn grant_frames(&self, domain: u16) -> Result<u32> {
+        let place = self.buffer.start.as_ptr().cast::<GrantTableSize>();
+        let asked = GrantTableSize {
+            domain,
+            frames: 0,
+            most_frames: 0,
+            status: 0,
+        };
+        // SAFETY: as in `maximum_gpfn`.
+        unsafe { place.write(asked) };
+        let mut call = Hypercall {
+            op: GRANT_TABLE_OP,
+            arguments: [QUERY_SIZE, place as u64, 1, 0, 0],
+        };
+        let request = Request::<{ opcode::none(b'P', 0).wrapping_add(48 << 16) }, _>(&mut call);
+        // SAFETY: as in `maximum_gpfn`; the hypervisor writes no more than the
+        // one structure.
+        unsafe { ioctl(&self.file, request) }
+            .with_context(|| format!("domain {domain}: grant table"))?;
+        // SAFETY: written above, and by the hypervisor, which is done with it.
+        let answer = unsafe { place.read() };
+        ensure!(
+            answer.status == 0,
+            "domain {domain}: grant table: {}",
+            answer.status
+        );
+        Ok(answer.frames)
     }
 
     /// Points the first vCPU of a PV domain at `address`, wherever it was.
