@@ -144,6 +144,10 @@ pub struct Suspended {
     pub stopped_at_ms: u64,
     /// Pages of the final round, exact.
     pub dirty_pages: u64,
+    /// How long its pages will take, and those the guest dirties on its way to
+    /// the stop: neither bound, but what lies between.
+    #[serde(default)]
+    pub likely_pages_ms: Option<u64>,
     /// `CLOCK_MONOTONIC` of the request, nanoseconds: the front end subtracts
     /// it from the moment the destination reports that the guest runs.
     pub requested_monotonic_ns: u64,
@@ -170,6 +174,9 @@ pub struct Ended {
     pub needed_rate: Option<u64>,
     /// The refused attempt's own pause, when the guest had been suspended.
     pub refused_pause_ms: Option<u64>,
+    /// How long it took to make it run again, from the decision.
+    #[serde(default)]
+    pub resume_ms: Option<u64>,
     /// The helper's parts of the pause, as observed.
     pub observed: PauseParts,
     /// Guest pages sent.
@@ -228,6 +235,9 @@ pub struct HungUp {
     pub error: String,
     /// The guest's pause, if it was ended here.
     pub refused_pause_ms: Option<u64>,
+    /// How long it took to make it run again, from the decision.
+    #[serde(default)]
+    pub resume_ms: Option<u64>,
 }
 
 /// Why the transport hung up.

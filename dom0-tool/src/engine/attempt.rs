@@ -105,6 +105,8 @@ pub struct Told {
     pub observed: PauseParts,
     /// The pause, if the guest was stopped and resumed.
     pub refused_pause: Option<Duration>,
+    /// And how long resuming it took.
+    pub resume: Option<Duration>,
     /// Guest pages in the stream.
     pub pages_sent: u64,
     /// Bytes of the stream.
@@ -123,6 +125,7 @@ impl Told {
             smallest_limit_ms: verdict.smallest_limit_ms,
             needed_rate: verdict.needed_rate,
             refused_pause_ms: self.refused_pause.map(millis),
+            resume_ms: self.resume.map(millis),
             observed: self.observed,
             pages_sent: self.pages_sent,
             bytes_sent: self.bytes_sent,

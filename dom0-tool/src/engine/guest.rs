@@ -11,8 +11,8 @@ use super::explain::Verdict;
 use super::failure::{Doing, Failure};
 use super::log_dirty::Cleaned;
 use super::pause::Pause;
-use super::session::Session;
-use crate::xen::domain::Resumed;
+use super::session::{Resumed, Session};
+use crate::xen::domain;
 use crate::xen::domctl::Clean;
 
 impl Session<'_> {
@@ -109,12 +109,15 @@ impl Session<'_> {
     }
 
     pub(super) fn resume(&mut self) {
+        let decided = Instant::now();
         match self.xen.resume_suspended(self.order.guest) {
-            Ok(Resumed::Yes { at }) => {
-                let pause = self.pause.map(|pause| at.duration_since(pause.requested));
-                self.resumed_after = pause;
+            Ok(domain::Resumed::Yes { at }) => {
+                self.resumed = self.pause.map(|pause| Resumed {
+                    pause: at.duration_since(pause.requested),
+                    took: at.duration_since(decided),
+                });
             }
-            Ok(Resumed::WasNotSuspended) => {}
+            Ok(domain::Resumed::WasNotSuspended) => {}
             Err(error) => self.say("error", format!("the guest could not be resumed: {error}")),
         }
     }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use lull_core::downtime::Downtime;
+use lull_core::downtime::{Downtime, Outlook};
+use lull_core::machine::Machine;
+use lull_core::units::{Bounds, Micros, PageRate};
 
 use super::telling::millis;
 use crate::events::PauseParts;
@@ -15,6 +17,8 @@ pub struct Pause {
     pub requested: Instant,
     /// On what it was asked.
     pub predicted: Option<Downtime>,
+    /// How long its pages will take, if everything is as it mostly is.
+    pub likely_pages: Option<Micros>,
     /// When it was seen stopped.
     pub stopped: Option<Instant>,
     /// How long the final bitmap took.
@@ -29,10 +33,11 @@ pub struct Pause {
 
 impl Pause {
     /// A pause that begins now.
-    pub fn begin(predicted: Option<Downtime>) -> Self {
+    pub fn begin(machine: &Machine) -> Self {
         Self {
             requested: Instant::now(),
-            predicted,
+            predicted: machine.prediction(),
+            likely_pages: likely_pages(machine),
             stopped: None,
             bitmap: None,
             pages_sent: None,
@@ -54,4 +59,21 @@ impl Pause {
             landing_ms: None,
         }
     }
+}
+
+/// The same reckoning as the prediction's, at rates halfway between their
+/// bounds, as far as there is an upper one. `None` while the link's rate is not known.
+fn likely_pages(machine: &Machine) -> Option<Micros> {
+    let halfway = |rate: Bounds<PageRate>| match rate.upper {
+        PageRate::MAX => rate.lower,
+        upper => PageRate(rate.lower.0.midpoint(upper.0)),
+    };
+    let outlook = Outlook {
+        costs: machine.config().costs,
+        guest_pages: machine.config().guest_pages,
+        dirty_rate: halfway(machine.dirty_rate()),
+        transfer_rate: halfway(machine.transfer_rate()),
+    };
+    let known = machine.transfer_rate().lower > PageRate::ZERO;
+    known.then_some(outlook.predict(machine.dirty_count()?).pages)
 }

@@ -38,6 +38,15 @@ pub(super) enum End {
     Refused(Refusal),
 }
 
+/// A guest that was stopped runs on here.
+#[derive(Clone, Copy)]
+pub(super) struct Resumed {
+    /// From the request to suspend.
+    pub pause: Duration,
+    /// From the decision to give up.
+    pub took: Duration,
+}
+
 /// The loop's state.
 pub(super) struct Session<'s> {
     pub(super) xen: &'s Xen,
@@ -63,7 +72,7 @@ pub(super) struct Session<'s> {
     pub(super) ticked: Instant,
     pub(super) progressed: Instant,
     /// The attempt was refused while the guest was stopped: it was resumed.
-    pub(super) resumed_after: Option<Duration>,
+    pub(super) resumed: Option<Resumed>,
 }
 
 impl<'s> Session<'s> {
@@ -99,7 +108,7 @@ impl<'s> Session<'s> {
             heard: now,
             ticked: now,
             progressed: now,
-            resumed_after: None,
+            resumed: None,
         }
     }
 
@@ -107,7 +116,6 @@ impl<'s> Session<'s> {
     /// unless the stream is complete.
     pub fn run_and_undo(&mut self) -> (Verdict, Told) {
         let end = self.run();
-        self.drain_log();
         let verdict = match &end {
             Ok(End::Complete) => {
                 self.host.commit();
@@ -120,10 +128,12 @@ impl<'s> Session<'s> {
             How::StreamComplete => verdict,
             _ => self.make_sure_it_runs(verdict),
         };
+        self.drain_log();
         let stub_cpu = self.xen.domain_state(self.stub.domid()).ok().flatten();
         let told = Told {
             observed: self.observed(),
-            refused_pause: self.resumed_after,
+            refused_pause: self.resumed.map(|resumed| resumed.pause),
+            resume: self.resumed.map(|resumed| resumed.took),
             pages_sent: self.peer.machine().pages_sent(),
             bytes_sent: self.queue.written(),
             stub_cpu_ms: stub_cpu.map(|state| state.cpu_time_ns / 1_000_000),
@@ -304,7 +314,7 @@ impl<'s> Session<'s> {
             }
             Action::Suspend => {
                 self.tell_round("suspend");
-                self.pause = Some(Pause::begin(self.peer.machine().prediction()));
+                self.pause = Some(Pause::begin(self.peer.machine()));
                 self.host
                     .ask_to_suspend()
                     .doing("the guest cannot be asked to suspend")?;

@@ -140,6 +140,7 @@ impl Session<'_> {
             requested_monotonic_ns: monotonic_ns().saturating_sub(since_request),
             predicted: pause.predicted.map(parts).unwrap_or_default(),
             predicted_downtime_ms: pause.predicted.map(|p| p.total().as_millis_ceil()),
+            likely_pages_ms: pause.likely_pages.map(Micros::as_millis_ceil),
         }));
     }
 

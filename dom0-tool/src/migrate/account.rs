@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use crate::events::{Ended, Event, HungUp, PauseParts, Progress, Ready, Round, Started, Suspended};
+use crate::events::{
+    Ended, Event, How, HungUp, PauseParts, Progress, Ready, Refused, Round, Started, Suspended,
+};
+use crate::ledger::{Entry, Known};
 
 use super::handshake::{Handshake, Step};
 use super::outcome::{HelperSeen, XlEnd};
@@ -160,6 +163,21 @@ impl Account {
         }
     }
 
+    /// What it was expected to be when the guest was asked to stop: the usual
+    /// of each part, and its pages at the usual rates. Nothing without history.
+    pub fn expected_downtime_ms(&self, known: &Known) -> Option<u64> {
+        let typical = &known.typical;
+        [
+            typical.suspend_ms?,
+            typical.final_bitmap_ms?,
+            self.suspended.as_ref()?.likely_pages_ms?,
+            typical.cpu_state_ms?,
+            typical.landing_ms?,
+        ]
+        .into_iter()
+        .try_fold(0, u64::checked_add)
+    }
+
     /// Where the pause of a moved guest went.
     pub fn observed_parts(&self) -> Option<PauseParts> {
         let ended = self.ended.as_ref()?;
@@ -190,6 +208,50 @@ impl Account {
         let begun = self.suspended.as_ref()?.requested_monotonic_ns;
         let came = self.hung_up.as_ref()?.ready_monotonic_ns?;
         Some(span_ms(begun, came).saturating_add(after_ready_ms))
+    }
+
+    /// What the destination took at least, if it was given up for being slow.
+    /// What follows READY was never seen then: `after_ready_ms` stands for it.
+    fn landing_at_least_ms(&self, after_ready_ms: u64) -> Option<u64> {
+        let ended = self.ended.as_ref()?;
+        if ended.how != How::StreamComplete {
+            return None;
+        }
+        let hung_up = self.hung_up.as_ref()?;
+        let until = match hung_up.why {
+            Refused::ReadyTooLate => hung_up.ready_monotonic_ns?,
+            Refused::NotReady => hung_up.decided_monotonic_ns,
+            _ => return None,
+        };
+        Some(span_ms(ended.monotonic_ns, until).saturating_add(after_ready_ms))
+    }
+
+    /// What this attempt teaches: of a pause that ended in a move everything,
+    /// of one that ended at the source what came so far, and what it took to
+    /// end it. `None` if the guest was never paused.
+    pub fn entry(&self, guest: &str, known: &Known) -> Option<Entry> {
+        self.suspended.as_ref()?;
+        let parts = self.observed_parts()?;
+        let helper = self.ended.as_ref().and_then(|ended| ended.resume_ms);
+        let transport = self.hung_up.as_ref().and_then(|hung_up| hung_up.resume_ms);
+        let after_ready = known.after_ready.as_millis() as u64;
+        let moved = self.target_started_ns.is_some();
+        let entry = Entry {
+            at: None,
+            guest: Some(guest.to_owned()),
+            suspend_ms: parts.suspend_ms,
+            final_bitmap_ms: parts.final_bitmap_ms,
+            cpu_state_ms: parts.cpu_state_ms,
+            landing_ms: parts
+                .landing_ms
+                .or_else(|| self.landing_at_least_ms(after_ready)),
+            after_ready_ms: self.landing_split().and_then(|(_, after)| after),
+            resume_ms: helper.or(transport),
+            expected_ms: self.expected_downtime_ms(known).filter(|_| moved),
+            predicted_ms: self.predicted_downtime_ms().filter(|_| moved),
+            observed_ms: self.observed_downtime_ms().filter(|_| moved),
+        };
+        Some(entry).filter(|entry| !entry.is_empty())
     }
 
     /// Pages sent in all.

@@ -29,7 +29,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::cli::Migrate;
 use crate::events::Event;
 use crate::host::{self, Guest, Host, NotReady};
-use crate::ledger::{self, Entry, Known, Ledger};
+use crate::ledger::{self, Known, Ledger};
 
 use account::Account;
 use attempt::Attempted;
@@ -94,31 +94,29 @@ fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Re
     inbox.hear_signals().context("signals cannot be caught")?;
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, guest, &watcher);
-    let known = place.ledger.known(&options.host, |line| watcher.note(line));
+    let known = place
+        .ledger
+        .known(&options.host, &guest.name, |line| watcher.note(line));
     if options.max_suspend_time.is_some() {
-        say_what_is_assumed(options, known, &watcher);
+        say_what_is_assumed(options, &known, &watcher);
     }
     let plan = xl::Plan {
         xl: place.xl,
         lull: place.lull,
         guest,
         options,
-        costs: known.costs(),
-        after_ready: place.ledger.after_ready(&options.host),
+        costs: known.bounds,
+        after_ready: known.after_ready,
     };
     let attempted = attempt::run(&plan, &inbox, &mut watcher).context("xl could not be started")?;
     let (judgement, seen) = conclude(&attempted, place.source);
     watcher.finish();
 
     let Attempted { account, wish } = &attempted;
-    if judgement.outcome == Outcome::Moved {
-        if *wish == Wish::Cancel {
-            watcher.note("the wish to cancel came too late");
-        }
-        if !options.leave_paused {
-            remember(options, account, place.ledger, &watcher);
-        }
+    if judgement.outcome == Outcome::Moved && *wish == Wish::Cancel {
+        watcher.note("the wish to cancel came too late");
     }
+    remember(options, guest, account, &known, place.ledger, &watcher);
     let report = Report {
         guest,
         options,
@@ -126,7 +124,7 @@ fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Re
         outcome: judgement.outcome,
         why: judgement.why,
         seen: seen.as_ref(),
-        after_ready: plan.after_ready,
+        known: &known,
         duration_ms: monotonic_ns().saturating_sub(begun) / 1_000_000,
     };
     tell(&report);
@@ -146,13 +144,14 @@ fn say_what_is_asked(options: &Migrate, guest: &Guest, watcher: &Watcher) {
     watcher.note(&text);
 }
 
-fn say_what_is_assumed(options: &Migrate, known: Known, watcher: &Watcher) {
+fn say_what_is_assumed(options: &Migrate, known: &Known, watcher: &Watcher) {
     let host = &options.host;
-    let (because, costs) = match known {
-        Known::Nothing => (format!("no history with {host}: assuming"), known.costs()),
-        Known::From(1, costs) => (format!("from 1 move to {host}: assuming"), costs),
-        Known::From(moves, costs) => (format!("from {moves} moves to {host}: assuming"), costs),
+    let because = match known.landings {
+        _ if !known.has_history() => format!("no history with {host}: assuming"),
+        1 => format!("from 1 pause on the way to {host}: assuming"),
+        pauses => format!("from {pauses} pauses on the way to {host}: assuming"),
     };
+    let costs = known.bounds;
     let ms = |span: std::time::Duration| span.as_millis();
     watcher.note(&format!(
         "{because} at most {} ms to suspend, {} ms for the last bitmap, {} ms for CPU state, {} ms to land, {} ms to resume",
@@ -196,16 +195,21 @@ fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Se
     )
 }
 
-fn remember(options: &Migrate, account: &Account, ledger: &Ledger, watcher: &Watcher) {
-    // Only a pause that was heard from both ends teaches anything.
-    let (Some(parts), Some(_)) = (account.observed_parts(), account.target_started_ns) else {
+/// Every pause teaches, also one that ended at the source. A guest that was to
+/// be left paused was not, and its pause is no pause.
+fn remember(
+    options: &Migrate,
+    guest: &Guest,
+    account: &Account,
+    known: &Known,
+    ledger: &Ledger,
+    watcher: &Watcher,
+) {
+    let entry = account.entry(&guest.name, known);
+    let Some(entry) = entry.filter(|_| !options.leave_paused) else {
         return;
     };
-    let after_ready = account.landing_split().and_then(|(_, after)| after);
-    let entry = Entry::from(&parts).with_after_ready(after_ready);
-    let added = ledger.add(&options.host, entry, |line| {
-        watcher.note(line);
-    });
+    let added = ledger.add(&options.host, entry, |line| watcher.note(line));
     if let Err(error) = added {
         watcher.note(&format!("the ledger could not be kept: {error}"));
     }

@@ -297,6 +297,7 @@ mod tests {
             smallest_limit_ms: None,
             needed_rate: None,
             refused_pause_ms: None,
+            resume_ms: None,
             observed: PauseParts::default(),
             pages_sent: 0,
             bytes_sent: 0,

@@ -1,14 +1,13 @@
 //! The end of it: the tables, what happened and why, and, always last, where
 //! the guest runs.
 
-use std::time::Duration;
-
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::cli::Migrate;
 use crate::events::{self, Ended, How, PauseParts, Refused, Round};
 use crate::host::Guest;
 use crate::human::{Bytes, Count, Millis, or_dash};
+use crate::ledger::Known;
 
 use super::account::Account;
 use super::outcome::{HelperSeen, Outcome, RunningOn};
@@ -29,8 +28,8 @@ pub struct Report<'a> {
     pub why: &'a str,
     /// The guest at the source, if it was looked for.
     pub seen: Option<&'a Seen>,
-    /// Bound of what follows READY, as the transport had it.
-    pub after_ready: Duration,
+    /// What was known before it.
+    pub known: &'a Known,
     /// From the command's start to its end.
     pub duration_ms: u64,
 }
@@ -253,7 +252,7 @@ impl Report<'_> {
         let host = &self.options.host;
         match hung_up.why {
             Refused::ReadyTooLate => {
-                let after_ready = self.after_ready.as_micros().div_ceil(1_000);
+                let after_ready = self.known.after_ready.as_micros().div_ceil(1_000);
                 let after_ready = u64::try_from(after_ready).ok()?;
                 let limit = self.account.limit_for_ready_ms(after_ready)?;
                 Some(format!(

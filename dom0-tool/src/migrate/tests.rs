@@ -27,7 +27,7 @@ xl() { echo "migration sender: $1" >&2; }
 order() { read -r order <&"$LULL_TRANSPORT_FD"; echo "$order" | grep -q "\"$1\""; }
 carry() { echo "$1" >&"$LULL_TRANSPORT_FD"; }
 ready() { echo '{"schema":1,"type":"ready","came_monotonic_ns":'"$(now)"',"passed_monotonic_ns":'"$(now)"'}'; }
-hung_up() { echo '{"schema":1,"type":"hung-up","why":"'"$1"'","ready_monotonic_ns":'"${2:-null}"',"decided_monotonic_ns":'"$(now)"',"guest":"'"${4:-resumed}"'","error":"","refused_pause_ms":'"${3:-null}"'}'; }
+hung_up() { echo '{"schema":1,"type":"hung-up","why":"'"$1"'","ready_monotonic_ns":'"${2:-null}"',"decided_monotonic_ns":'"$(now)"',"guest":"'"${4:-resumed}"'","error":"","refused_pause_ms":'"${3:-null}"',"resume_ms":7}'; }
 "#;
 
 struct Run {
@@ -71,19 +71,25 @@ fn attempt_with(
     let mut watcher = Watcher::new(&options);
     let inbox = Inbox::new();
     meanwhile(&inbox);
+    let known = ledger.known("host2", &guest.name, |line| panic!("{line}"));
     let plan = xl::Plan {
         xl: &xl,
         lull: Path::new("/nonexistent/lull"),
         guest: &guest,
         options: &options,
-        costs: crate::ledger::Costs::ASSUMED,
-        after_ready: Duration::from_millis(200),
+        costs: known.bounds,
+        after_ready: known.after_ready,
     };
     let attempted = attempt::run(&plan, &inbox, &mut watcher).unwrap();
     let (judgement, seen) = conclude(&attempted, &source);
-    if judgement.outcome == Outcome::Moved {
-        remember(&options, &attempted.account, &ledger, &watcher);
-    }
+    remember(
+        &options,
+        &guest,
+        &attempted.account,
+        &known,
+        &ledger,
+        &watcher,
+    );
     let report = Report {
         guest: &guest,
         options: &options,
@@ -91,7 +97,7 @@ fn attempt_with(
         outcome: judgement.outcome,
         why: judgement.why,
         seen: seen.as_ref(),
-        after_ready: plan.after_ready,
+        known: &known,
         duration_ms: 1_234,
     };
     Run {
@@ -101,7 +107,7 @@ fn attempt_with(
         result: report.result(),
         tables: report.tables(),
         resumed: source.resumed.get(),
-        ledger: ledger.known("host2", |line| panic!("{line}")),
+        ledger: ledger.known("host2", "web1", |line| panic!("{line}")),
         seen,
     }
 }
@@ -125,11 +131,10 @@ fn a_move_is_a_move_and_its_pause_is_remembered() {
     assert!((50..5_000).contains(&observed), "{observed}");
     assert_eq!(run.result.predicted_downtime_ms, Some(480));
     assert_eq!(run.result.rounds, 1);
-    let Known::From(1, costs) = run.ledger else {
-        panic!("one entry");
-    };
-    assert!(costs.landing >= Duration::from_millis(50));
-    assert!(costs.suspend >= Duration::from_millis(49));
+    assert_eq!(run.ledger.landings, 1);
+    let bounds = run.ledger.bounds;
+    assert!(bounds.landing >= Duration::from_millis(50));
+    assert!(bounds.suspend >= Duration::from_millis(49));
 }
 
 #[test]
@@ -169,7 +174,7 @@ exit 1"#,
     );
     assert_eq!(run.last_line, "web1 runs at the source (this host).");
     assert_eq!(run.result.outcome, "refused-downtime");
-    assert_eq!(run.ledger, Known::Nothing);
+    assert!(!run.ledger.has_history());
 }
 
 #[test]
@@ -489,12 +494,23 @@ fn a_destination_that_is_late_is_refused_and_the_pause_told() {
         assert!(run.paragraph.contains(words), "{}", run.paragraph);
     }
     assert_eq!(run.last_line, "web1 runs at the source (this host).");
+    learned_from_lateness(&run.ledger);
     let silent = REFUSED_BY_THE_TRANSPORT
         .replace("WHY", "not-ready")
         .replace("READY", "null");
     let run = attempt(&silent);
     assert_eq!(run.outcome.code(), 3);
     assert!(run.paragraph.contains("was not ready"), "{}", run.paragraph);
+    learned_from_lateness(&run.ledger);
+}
+
+/// Or the next attempt would promise the same again.
+fn learned_from_lateness(known: &Known) {
+    assert_eq!(known.landings, 1);
+    // What it took until the refusal, and the assumed rest.
+    assert!(known.bounds.landing >= Duration::from_millis(250));
+    assert_eq!(known.bounds.suspend, Duration::from_micros(62_500));
+    assert_eq!(known.bounds.resume, Duration::from_millis(10));
 }
 
 /// xl's end says nothing then: it may even be killed.

@@ -189,7 +189,8 @@ impl<'a> Relay<'a> {
             decided_monotonic_ns: decided_ns,
             guest,
             error,
-            refused_pause_ms: pause.map(|since| done_ns.saturating_sub(since).div_ceil(1_000_000)),
+            refused_pause_ms: pause.map(|since| millis(since, done_ns)),
+            resume_ms: pause.map(|_| millis(decided_ns, done_ns)),
         }));
         self.forward.close();
         self.backward.close();
@@ -200,4 +201,9 @@ impl<'a> Relay<'a> {
         }
         Parting::HungUp(self.backward.into_rest())
     }
+}
+
+/// Rounded up, as pauses are.
+const fn millis(from_ns: u64, to_ns: u64) -> u64 {
+    to_ns.saturating_sub(from_ns).div_ceil(1_000_000)
 }

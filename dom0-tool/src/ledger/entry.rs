@@ -1,0 +1,83 @@
+//! What one pause was made of, and how long an entry about it counts.
+
+use serde::{Deserialize, Serialize};
+
+/// Entries kept of one guest's pauses on the way to one destination, the
+/// newest.
+pub const KEPT: usize = 16;
+
+/// Entries kept in all, the newest: what is written stays far below what is
+/// read.
+pub const KEPT_IN_ALL: usize = 4_096;
+
+/// An older entry, in seconds, no longer counts: hosts, links and guests are
+/// rebuilt. By the wall clock, which serves for this and nothing else.
+pub const LASTS: u64 = 90 * 24 * 60 * 60;
+
+/// What one pause was made of: of a guest that moved, or that was resumed at
+/// the source. Absent: not known, or not come so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Entry {
+    /// When, in seconds since 1970; the ledger dates what is added undated.
+    pub at: Option<u64>,
+    /// Whose: by name, or of a throw-away guest of lull's own.
+    pub guest: Option<String>,
+    /// From the request until the guest had stopped.
+    pub suspend_ms: Option<u64>,
+    /// Reading the final bitmap.
+    pub final_bitmap_ms: Option<u64>,
+    /// CPU state, parameters, end of the stream.
+    pub cpu_state_ms: Option<u64>,
+    /// From there until the guest ran at the destination; of one that was not
+    /// ready in time, what it took at least.
+    pub landing_ms: Option<u64>,
+    /// Part of the landing, from READY.
+    pub after_ready_ms: Option<u64>,
+    /// From the decision to give up until the guest ran at the source.
+    pub resume_ms: Option<u64>,
+    /// The pause as it was expected when the guest was asked to stop.
+    pub expected_ms: Option<u64>,
+    /// And at most.
+    pub predicted_ms: Option<u64>,
+    /// What it was, at most, if the guest moved.
+    pub observed_ms: Option<u64>,
+}
+
+impl Entry {
+    /// Seconds since it was made; none for one from the future, which a clock
+    /// that was set back leaves behind.
+    pub fn age(&self, now: u64) -> u64 {
+        self.at.map_or(0, |at| now.saturating_sub(at))
+    }
+
+    /// Whether it still counts.
+    pub fn counts(&self, now: u64) -> bool {
+        self.age(now) <= LASTS
+    }
+
+    /// Whether it teaches anything.
+    pub fn is_empty(&self) -> bool {
+        [
+            self.suspend_ms,
+            self.final_bitmap_ms,
+            self.cpu_state_ms,
+            self.landing_ms,
+            self.after_ready_ms,
+            self.resume_ms,
+        ]
+        .iter()
+        .all(Option::is_none)
+    }
+
+    /// The bitmap, the CPU state and so on of a throw-away guest say nothing
+    /// of another's size, but are better than what is assumed everywhere.
+    pub fn is_rehearsal(&self) -> bool {
+        self.guest.is_none()
+    }
+
+    /// Whether it is `guest`'s.
+    pub fn is_of(&self, guest: &str) -> bool {
+        self.guest.as_deref() == Some(guest)
+    }
+}

@@ -1,0 +1,266 @@
+//! What the entries say of a guest's next pause.
+
+use std::time::Duration;
+
+use crate::events::PauseParts;
+
+use super::Book;
+use super::costs::{AFTER_READY, Costs, bound};
+use super::entry::Entry;
+
+/// What is known of a guest's pause on the way to a destination.
+///
+/// What happens at the source is learned from the guest itself, wherever it
+/// went: its devices and its kernel make its suspend, its size the bitmap, its
+/// vCPUs the state. What a guest does to its own figures it does to no other's.
+/// One that was never paused goes by the throw-away guests' figures. The
+/// landing is learned from the guest's own at this destination, or else from
+/// everybody's there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Landings at the destination that the bounds rest on. None: it was never
+    /// moved to.
+    pub landings: usize,
+    /// Upper bounds: a quarter more than the worst seen, or what is assumed.
+    pub bounds: Costs,
+    /// Upper bound of the landing's last part, from READY.
+    pub after_ready: Duration,
+    /// The median of each part, where it was seen.
+    pub typical: PauseParts,
+}
+
+impl Known {
+    /// Whether anything is known of the destination.
+    pub const fn has_history(&self) -> bool {
+        self.landings > 0
+    }
+}
+
+/// One part of a pause.
+type Part = fn(&Entry) -> Option<u64>;
+
+impl Book {
+    /// What is known of `guest`'s pause on the way to `destination`.
+    pub(super) fn known(&self, destination: &str, guest: &str, now: u64) -> Known {
+        let there = || {
+            let entries = self.destinations.get(destination);
+            let entries = entries.into_iter().flatten();
+            entries.filter(|entry| entry.counts(now))
+        };
+        let everywhere = || {
+            let entries = self.destinations.values().flatten();
+            entries.filter(|entry| entry.counts(now))
+        };
+        let at_source = |part: Part| {
+            let own = seen(everywhere().filter(|entry| entry.is_of(guest)), part);
+            match own.is_empty() {
+                true => seen(there().filter(|entry| entry.is_rehearsal()), part),
+                false => own,
+            }
+        };
+        let at_destination = |part: Part| {
+            let own = seen(there().filter(|entry| entry.is_of(guest)), part);
+            match own.is_empty() {
+                true => seen(there(), part),
+                false => own,
+            }
+        };
+        let suspend = at_source(|entry| entry.suspend_ms);
+        let final_bitmap = at_source(|entry| entry.final_bitmap_ms);
+        let cpu_state = at_source(|entry| entry.cpu_state_ms);
+        let resume = at_source(|entry| entry.resume_ms);
+        let landing = at_destination(|entry| entry.landing_ms);
+        let after_ready = at_destination(|entry| entry.after_ready_ms);
+        let worst = |seen: &[u64], assumed| seen.last().map_or(assumed, |worst| bound(*worst));
+        Known {
+            landings: landing.len(),
+            bounds: Costs {
+                suspend: worst(&suspend, Costs::ASSUMED.suspend),
+                final_bitmap: worst(&final_bitmap, Costs::ASSUMED.final_bitmap),
+                cpu_state: worst(&cpu_state, Costs::ASSUMED.cpu_state),
+                landing: worst(&landing, Costs::ASSUMED.landing),
+                resume: worst(&resume, Costs::ASSUMED.resume),
+            },
+            after_ready: worst(&after_ready, AFTER_READY),
+            typical: PauseParts {
+                suspend_ms: median(&suspend),
+                final_bitmap_ms: median(&final_bitmap),
+                pages_ms: None,
+                cpu_state_ms: median(&cpu_state),
+                landing_ms: median(&landing),
+            },
+        }
+    }
+}
+
+/// What was seen of a part, in order of length.
+fn seen<'e>(entries: impl Iterator<Item = &'e Entry>, part: Part) -> Vec<u64> {
+    let mut seen: Vec<u64> = entries.filter_map(part).collect();
+    seen.sort_unstable();
+    seen
+}
+
+/// Of values in order; of an even number, the greater of the two in the middle.
+pub(super) fn median(ordered: &[u64]) -> Option<u64> {
+    ordered.get(ordered.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ledger::entry::LASTS;
+
+    const NOW: u64 = 2_000_000_000;
+
+    fn book(entries: &[(&str, Entry)]) -> Book {
+        let mut book = Book::default();
+        for (destination, entry) in entries {
+            book.add(destination, entry.clone(), NOW);
+        }
+        book
+    }
+
+    fn of(guest: &str, entry: Entry) -> Entry {
+        Entry {
+            guest: Some(guest.to_owned()),
+            ..entry
+        }
+    }
+
+    fn landed(ms: u64) -> Entry {
+        Entry {
+            landing_ms: Some(ms),
+            ..Entry::default()
+        }
+    }
+
+    fn suspended(ms: u64) -> Entry {
+        Entry {
+            suspend_ms: Some(ms),
+            ..Entry::default()
+        }
+    }
+
+    #[test]
+    fn without_history_bounds_are_assumed_and_nothing_is_expected() {
+        let known = Book::default().known("host2", "web1", NOW);
+        assert!(!known.has_history());
+        assert_eq!(known.bounds, Costs::ASSUMED);
+        assert_eq!(known.after_ready, AFTER_READY);
+        assert_eq!(known.typical, PauseParts::default());
+    }
+
+    #[test]
+    fn the_worst_seen_and_a_quarter_more_is_the_bound_and_the_median_is_expected() {
+        let entries = [399, 799, 199].map(|ms| ("host2", of("web1", landed(ms))));
+        let book = book(&entries);
+        let known = book.known("host2", "web1", NOW);
+        assert_eq!(known.landings, 3);
+        assert_eq!(known.bounds.landing, Duration::from_secs(1));
+        assert_eq!(known.typical.landing_ms, Some(399));
+        assert_eq!(known.bounds.suspend, Costs::ASSUMED.suspend);
+        assert!(!book.known("host3", "web1", NOW).has_history());
+    }
+
+    #[test]
+    fn a_guest_goes_by_its_own_landing_and_a_stranger_by_everybodys() {
+        let book = book(&[
+            ("host2", of("web1", landed(79))),
+            ("host2", of("db1", landed(799))),
+        ]);
+        let landing = |guest| book.known("host2", guest, NOW).bounds.landing;
+        assert_eq!(landing("web1"), Duration::from_millis(100));
+        assert_eq!(landing("db1"), Duration::from_secs(1));
+        assert_eq!(landing("new1"), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_suspend_is_the_guests_own_wherever_it_went() {
+        let book = book(&[
+            ("host2", of("web1", suspended(79))),
+            ("host3", of("web1", suspended(799))),
+            ("host2", of("slow1", suspended(60_000))),
+            ("host2", suspended(39)),
+        ]);
+        let suspend = |to, guest| book.known(to, guest, NOW).bounds.suspend;
+        assert_eq!(suspend("host2", "web1"), Duration::from_secs(1));
+        assert_eq!(suspend("host4", "web1"), Duration::from_secs(1));
+        // Not slow1's: only a throw-away guest speaks for others.
+        assert_eq!(suspend("host2", "new1"), Duration::from_millis(50));
+        assert_eq!(suspend("host3", "new1"), Costs::ASSUMED.suspend);
+    }
+
+    #[test]
+    fn what_follows_ready_and_the_resume_are_learned_too() {
+        let entry = Entry {
+            after_ready_ms: Some(79),
+            resume_ms: Some(7),
+            ..landed(799)
+        };
+        let book = book(&[("host2", of("web1", entry))]);
+        let known = book.known("host2", "web1", NOW);
+        assert_eq!(known.after_ready, Duration::from_millis(100));
+        assert_eq!(known.bounds.resume, Duration::from_millis(10));
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten_and_what_is_from_the_future_is_not() {
+        let book = book(&[("host2", of("web1", landed(79)))]);
+        assert!(book.known("host2", "web1", NOW + LASTS).has_history());
+        assert!(!book.known("host2", "web1", NOW + LASTS + 1).has_history());
+        assert!(book.known("host2", "web1", NOW - 1_000).has_history());
+    }
+
+    proptest! {
+        /// However much was seen of whom: no part's bound is below any of this
+        /// guest's own figures that still count.
+        #[test]
+        fn bounds_cover_all_that_was_seen_of_the_guest(
+            seen in proptest::collection::vec(
+                (0..3u8, 0..3u8, proptest::array::uniform6(proptest::option::of(0..100_000u64))),
+                0..40,
+            ),
+        ) {
+            let entries: Vec<(String, Entry)> = seen
+                .iter()
+                .map(|(to, guest, [a, b, c, d, e, f])| {
+                    let entry = Entry {
+                        guest: (*guest > 0).then(|| format!("g{guest}")),
+                        suspend_ms: *a,
+                        final_bitmap_ms: *b,
+                        cpu_state_ms: *c,
+                        landing_ms: *d,
+                        after_ready_ms: *e,
+                        resume_ms: *f,
+                        ..Entry::default()
+                    };
+                    (format!("host{to}"), entry)
+                })
+                .collect();
+            let mut book = Book::default();
+            for (to, entry) in &entries {
+                book.add(to, entry.clone(), NOW);
+            }
+            let kept = book.destinations.clone();
+            let known = book.known("host0", "g1", NOW);
+            let covers = |bound: Duration, ms: Option<u64>| {
+                bound >= Duration::from_millis(ms.unwrap_or(0))
+            };
+            for (to, entry) in kept.iter().flat_map(|(to, list)| list.iter().map(move |e| (to, e))) {
+                if !entry.is_of("g1") {
+                    continue;
+                }
+                prop_assert!(covers(known.bounds.suspend, entry.suspend_ms));
+                prop_assert!(covers(known.bounds.final_bitmap, entry.final_bitmap_ms));
+                prop_assert!(covers(known.bounds.cpu_state, entry.cpu_state_ms));
+                prop_assert!(covers(known.bounds.resume, entry.resume_ms));
+                if to == "host0" {
+                    prop_assert!(covers(known.bounds.landing, entry.landing_ms));
+                    prop_assert!(covers(known.after_ready, entry.after_ready_ms));
+                }
+            }
+        }
+    }
+}

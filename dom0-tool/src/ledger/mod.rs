@@ -1,0 +1,214 @@
+//! What earlier pauses took: the bounds for the parts of a pause that do not
+//! depend on the guest's pages.
+//!
+//! The helper cannot see the landing, which is most of a classic pause; only
+//! the front end, which hears the destination report, can. So it writes down
+//! what each pause was made of ([`entry`]), also of a guest that was resumed at
+//! the source, and the next attempt goes by the worst of that ([`known`]).
+
+mod costs;
+mod entry;
+mod known;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use costs::Costs;
+pub use entry::Entry;
+pub use known::Known;
+
+use entry::{KEPT, KEPT_IN_ALL};
+
+/// Where the ledger is kept.
+pub const FILE: &str = "/var/lib/lull/ledger.json";
+
+/// A larger file is not ours: an entry takes some four hundred bytes.
+const LARGEST: u64 = 4 << 20;
+
+/// What stands in the file.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Book {
+    schema: u32,
+    /// Oldest first.
+    destinations: BTreeMap<String, Vec<Entry>>,
+}
+
+/// 1 had neither dates nor guests: its entries are read as a throw-away
+/// guest's, made when they are read.
+const SCHEMA: u32 = 2;
+
+impl Book {
+    /// Adds an entry and forgets what is old or too much.
+    fn add(&mut self, destination: &str, mut entry: Entry, now: u64) {
+        entry.at.get_or_insert(now);
+        self.schema = SCHEMA;
+        for entries in self.destinations.values_mut() {
+            entries.retain(|entry| entry.counts(now));
+            // Of the first schema.
+            for undated in entries.iter_mut() {
+                undated.at.get_or_insert(now);
+            }
+        }
+        let entries = self.destinations.entry(destination.to_owned()).or_default();
+        let mut own = entries.iter().filter(|old| old.guest == entry.guest);
+        let surplus = (own.by_ref().count() + 1).saturating_sub(KEPT);
+        let mut left = surplus;
+        entries.retain(|old| {
+            let goes = left > 0 && old.guest == entry.guest;
+            left -= usize::from(goes);
+            !goes
+        });
+        entries.push(entry);
+        while self.destinations.values().map(Vec::len).sum::<usize>() > KEPT_IN_ALL {
+            self.forget_the_oldest();
+        }
+        self.destinations.retain(|_, entries| !entries.is_empty());
+    }
+
+    fn forget_the_oldest(&mut self) {
+        let lists = self.destinations.values_mut();
+        let oldest =
+            lists.min_by_key(|entries| entries.first().map_or(u64::MAX, |e| e.at.unwrap_or(0)));
+        if let Some(entries) = oldest.filter(|entries| !entries.is_empty()) {
+            entries.remove(0);
+        }
+    }
+}
+
+/// Why the ledger could not be kept. A migration never fails for it.
+#[derive(Debug, Error)]
+#[error("{path}: {source}")]
+pub struct LedgerError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The file.
+#[derive(Debug)]
+pub struct Ledger {
+    file: PathBuf,
+}
+
+impl Ledger {
+    /// The ledger in this file, which need not exist.
+    pub fn at(file: impl Into<PathBuf>) -> Self {
+        Self { file: file.into() }
+    }
+
+    /// What is known of `guest`'s pause on the way to `destination`. A file
+    /// that cannot be understood is set aside, and `tell` is told.
+    pub fn known(&self, destination: &str, guest: &str, tell: impl FnOnce(&str)) -> Known {
+        self.read(tell).known(destination, guest, now())
+    }
+
+    /// Adds what a pause was made of.
+    ///
+    /// # Errors
+    /// When the file cannot be locked or written; it is then as it was.
+    pub fn add(
+        &self,
+        destination: &str,
+        entry: Entry,
+        tell: impl FnOnce(&str),
+    ) -> Result<(), LedgerError> {
+        self.change(tell, |book| book.add(destination, entry, now()))
+    }
+
+    fn change<T>(
+        &self,
+        tell: impl FnOnce(&str),
+        change: impl FnOnce(&mut Book) -> T,
+    ) -> Result<T, LedgerError> {
+        self.try_change(tell, change).map_err(|source| LedgerError {
+            path: self.file.clone(),
+            source,
+        })
+    }
+
+    fn try_change<T>(
+        &self,
+        tell: impl FnOnce(&str),
+        change: impl FnOnce(&mut Book) -> T,
+    ) -> io::Result<T> {
+        let folder = self.file.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder)?;
+        // Two migrations may end together.
+        let lock = File::create(self.file.with_extension("lock"))?;
+        take(&lock)?;
+        let mut book = self.read(tell);
+        let changed = change(&mut book);
+        self.replace(folder, &book)?;
+        Ok(changed)
+    }
+
+    /// Whole or not at all, also when the power fails.
+    fn replace(&self, folder: &Path, book: &Book) -> io::Result<()> {
+        let fresh = self.file.with_extension("new");
+        let mut file = File::create(&fresh)?;
+        serde_json::to_writer_pretty(&file, book)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&fresh, &self.file)?;
+        File::open(folder)?.sync_all()
+    }
+
+    fn read(&self, tell: impl FnOnce(&str)) -> Book {
+        let why = match self.try_read() {
+            Ok(book) => return book,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Book::default(),
+            Err(error) => error,
+        };
+        let aside = self.file.with_extension("unreadable");
+        let moved = match fs::rename(&self.file, &aside) {
+            Ok(()) => format!("set aside as {}", aside.display()),
+            Err(error) => format!("left where it is ({error})"),
+        };
+        tell(&format!(
+            "the ledger {} is not understood ({why}) and was {moved}; going on without history",
+            self.file.display()
+        ));
+        Book::default()
+    }
+
+    fn try_read(&self) -> io::Result<Book> {
+        let mut text = String::new();
+        File::open(&self.file)?
+            .take(LARGEST)
+            .read_to_string(&mut text)?;
+        let book: Book = serde_json::from_str(&text)?;
+        if !(1..=SCHEMA).contains(&book.schema) {
+            return Err(io::Error::other(format!("schema {}", book.schema)));
+        }
+        Ok(book)
+    }
+}
+
+/// Seconds since 1970, by the wall clock.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// Waits at most a second: nobody holds it for longer than a write.
+fn take(lock: &File) -> io::Result<()> {
+    for _ in 0..20 {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(io::Error::other("another lull holds the lock"))
+}
+
+#[cfg(test)]
+mod tests;

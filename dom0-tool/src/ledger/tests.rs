@@ -1,0 +1,106 @@
+use super::*;
+
+fn ledger() -> (tempfile::TempDir, Ledger) {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::at(folder.path().join("deep/ledger.json"));
+    (folder, ledger)
+}
+
+fn holding(text: &str) -> (tempfile::TempDir, Ledger) {
+    let (folder, ledger) = ledger();
+    fs::create_dir_all(ledger.file.parent().unwrap()).unwrap();
+    fs::write(&ledger.file, text).unwrap();
+    (folder, ledger)
+}
+
+fn landed(guest: &str, ms: u64) -> Entry {
+    Entry {
+        guest: Some(guest.to_owned()),
+        landing_ms: Some(ms),
+        ..Entry::default()
+    }
+}
+
+fn silent(said: &str) {
+    panic!("unexpected: {said}");
+}
+
+fn landing(ledger: &Ledger, guest: &str) -> Duration {
+    ledger.known("host2", guest, silent).bounds.landing
+}
+
+#[test]
+fn what_was_added_is_known_to_the_next_process() {
+    let (_folder, ledger) = ledger();
+    assert!(!ledger.known("host2", "web1", silent).has_history());
+    ledger.add("host2", landed("web1", 799), silent).unwrap();
+    let again = Ledger::at(&ledger.file);
+    assert_eq!(landing(&again, "web1"), Duration::from_secs(1));
+}
+
+#[test]
+fn the_newest_of_each_guest_are_kept() {
+    let (_folder, ledger) = ledger();
+    ledger.add("host2", landed("web1", 60_000), silent).unwrap();
+    ledger.add("host2", landed("db1", 7_999), silent).unwrap();
+    for _ in 0..KEPT {
+        ledger.add("host2", landed("web1", 79), silent).unwrap();
+    }
+    assert_eq!(landing(&ledger, "web1"), Duration::from_millis(100));
+    assert_eq!(landing(&ledger, "db1"), Duration::from_secs(10));
+}
+
+#[test]
+fn however_many_guests_there_are_the_file_stays_small() {
+    let mut book = Book::default();
+    for number in 0..KEPT_IN_ALL + 50 {
+        let guest = format!("guest{number}");
+        let host = format!("host{}", number % 7);
+        book.add(&host, landed(&guest, 1), number as u64);
+    }
+    let kept = book.destinations.values().map(Vec::len).sum::<usize>();
+    assert_eq!(kept, KEPT_IN_ALL);
+    let newest = format!("guest{}", KEPT_IN_ALL + 49);
+    assert!(
+        book.destinations
+            .values()
+            .flatten()
+            .any(|e| e.is_of(&newest))
+    );
+    assert!(serde_json::to_vec_pretty(&book).unwrap().len() < LARGEST as usize / 2);
+}
+
+#[test]
+fn the_first_schema_is_read_and_dated() {
+    let old = r#"{"schema":1,"destinations":{"host2":[
+        {"suspend_ms":79,"final_bitmap_ms":1,"cpu_state_ms":3,"landing_ms":799}]}}"#;
+    let (_folder, ledger) = holding(old);
+    let known = ledger.known("host2", "web1", silent);
+    assert_eq!(known.bounds.landing, Duration::from_secs(1));
+    assert_eq!(known.bounds.suspend, Duration::from_millis(100));
+    ledger.add("host3", landed("web1", 1), silent).unwrap();
+    let book = ledger.try_read().unwrap();
+    assert_eq!(book.schema, SCHEMA);
+    assert!(book.destinations["host2"][0].at.is_some());
+}
+
+#[test]
+fn garbage_is_set_aside_and_said() {
+    let whole = r#"{"schema":2,"destinations":{"host2":[{"landing_ms":7}]}}"#;
+    let truncated = (0..whole.len()).map(|length| whole[..length].to_owned());
+    let others = [
+        "[]",
+        r#"{"schema":9,"destinations":{}}"#,
+        "\u{0}",
+        "\u{feff}{}",
+    ];
+    for garbage in truncated.chain(others.map(str::to_owned)) {
+        let (_folder, ledger) = holding(&garbage);
+        let mut said = String::new();
+        let known = ledger.known("host2", "web1", |line| said.push_str(line));
+        assert!(!known.has_history());
+        assert!(said.contains("set aside"), "{garbage}: {said}");
+        assert!(ledger.file.with_extension("unreadable").exists());
+        ledger.add("host2", landed("web1", 1), silent).unwrap();
+    }
+}
