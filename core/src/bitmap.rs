@@ -12,7 +12,7 @@ const BITS: u64 = 64;
 /// Words tested at once while skipping clean memory, a cache line; and far from
 /// any dirty page, where the loop itself would cost more than the reading.
 const RUN: usize = 8;
-const LONG_RUN: usize = 4 * RUN;
+const LONG_RUN: usize = 2 * RUN;
 
 /// A dirty bitmap of a given number of pfns, borrowed where it lies.
 ///
@@ -161,21 +161,14 @@ impl Scan {
         while let Some(long_run) = next_dirty(&mut runs) {
             let behind = runs.len().saturating_mul(LONG_RUN);
             let after = behind.saturating_add(runs.remainder().len());
-            let start = bitmap
-                .whole
-                .len()
-                .saturating_sub(after.saturating_add(LONG_RUN));
-            self.next = (start as u64).saturating_mul(BITS);
+            let end = bitmap.whole.len().saturating_sub(after);
+            self.next = (end.saturating_sub(LONG_RUN) as u64).saturating_mul(BITS);
             for run in long_run.chunks_exact(RUN) {
-                if is_clean(run) {
-                    self.next = self.next.saturating_add(BITS.saturating_mul(RUN as u64));
-                    continue;
+                let end = self.next.saturating_add(BITS.saturating_mul(RUN as u64));
+                if !is_clean(run) && self.run(run, batch) == Progress::BatchFull {
+                    return Progress::BatchFull;
                 }
-                for word in run {
-                    if self.word(*word, batch) == Progress::BatchFull {
-                        return Progress::BatchFull;
-                    }
-                }
+                self.next = end;
             }
         }
         let rest = runs.remainder();
@@ -191,6 +184,22 @@ impl Scan {
             let seen = below(self.next % BITS);
             if self.word(bitmap.last & !seen, batch) == Progress::BatchFull {
                 return Progress::BatchFull;
+            }
+        }
+        Progress::Done
+    }
+
+    /// Takes the bits of a dirty run, whose first word `next` lies in. Leaves
+    /// `next` somewhere within unless the batch is full.
+    #[inline(always)]
+    fn run(&mut self, run: &[u64], batch: &mut Batch) -> Progress {
+        let first = self.next;
+        for (word, base) in run.iter().zip((first..).step_by(BITS as usize)) {
+            if *word != 0 {
+                self.next = base;
+                if self.word(*word, batch) == Progress::BatchFull {
+                    return Progress::BatchFull;
+                }
             }
         }
         Progress::Done
