@@ -83,7 +83,10 @@ fn late_machine() -> (Machine, u64) {
     let mut dirty = batches * 10_240;
     let mut at = 0;
     let mut left = 0_u64;
-    let mut event = Event::Begin { pages: dirty };
+    let mut event = Event::Begin {
+        pages: dirty,
+        took_bitmap: Micros::ZERO,
+    };
     loop {
         let action = machine.step(Micros(at), event).unwrap();
         at += 25_000;

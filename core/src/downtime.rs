@@ -35,18 +35,9 @@ impl Downtime {
             .saturating_add(self.cpu_state)
             .saturating_add(self.landing)
     }
-
-    /// Whether the whole of it is within `limit`.
-    pub fn fit(&self, limit: DowntimeLimit) -> Fit {
-        if self.total() <= limit.micros() {
-            Fit::Within
-        } else {
-            Fit::Beyond
-        }
-    }
 }
 
-/// How a downtime compares to the limit.
+/// How a downtime compares to the limit; see [`FixedCosts::fit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Fit {
@@ -102,40 +93,56 @@ impl FixedCosts {
         }
     }
 
-    /// The pause of an attempt given up as soon as the final bitmap is known:
-    /// the guest notices that one too.
-    pub const fn shortest_refused(&self) -> Micros {
-        self.suspend
-            .saturating_add(self.final_bitmap)
-            .saturating_add(self.resume)
+    /// What of the limit must be left when the stream is complete: for the
+    /// landing, or, should the attempt be given up in that very moment, for the
+    /// resume. The guest notices either. All gates keep this reserve, dom0's
+    /// own deadline too.
+    pub fn reserve(&self) -> Micros {
+        self.landing.max(self.resume)
     }
 
-    /// The least limit under which an attempt may start: neither moving a
-    /// guest with nothing to send nor giving up right after suspending it
-    /// takes longer.
-    pub fn floor(&self) -> Micros {
-        self.downtime().total().max(self.shortest_refused())
+    /// What may become of `downtime`, predicted with these costs: it ends at the
+    /// destination, or is given up with all of it spent but the
+    /// [`reserve`](Self::reserve).
+    pub fn at_worst(&self, downtime: &Downtime) -> Downtime {
+        Downtime {
+            landing: downtime.landing.max(self.reserve()),
+            ..*downtime
+        }
     }
 
-    /// The slowest part of whichever pause makes the [`floor`](Self::floor).
-    pub fn slowest(&self) -> FixedPart {
-        let (third, fourth) = if self.shortest_refused() > self.downtime().total() {
-            (
-                (FixedPart::Resume, self.resume),
-                (FixedPart::Resume, self.resume),
-            )
+    /// Whether `downtime` is within `limit`, however it ends.
+    pub fn fit(&self, downtime: &Downtime, limit: DowntimeLimit) -> Fit {
+        if self.at_worst(downtime).total() <= limit.micros() {
+            Fit::Within
         } else {
-            (
-                (FixedPart::CpuState, self.cpu_state),
-                (FixedPart::Landing, self.landing),
-            )
+            Fit::Beyond
+        }
+    }
+
+    /// The least limit under which an attempt may start: that of a guest with
+    /// nothing to send.
+    pub fn floor(&self) -> Micros {
+        self.at_worst(&self.downtime()).total()
+    }
+
+    /// The slowest part of the [`floor`](Self::floor).
+    pub fn slowest(&self) -> FixedPart {
+        let last = if self.resume > self.landing {
+            (FixedPart::Resume, self.resume)
+        } else {
+            (FixedPart::Landing, self.landing)
         };
-        [(FixedPart::FinalBitmap, self.final_bitmap), third, fourth]
-            .into_iter()
-            .fold((FixedPart::Suspend, self.suspend), |slowest, part| {
-                if part.1 > slowest.1 { part } else { slowest }
-            })
-            .0
+        [
+            (FixedPart::FinalBitmap, self.final_bitmap),
+            (FixedPart::CpuState, self.cpu_state),
+            last,
+        ]
+        .into_iter()
+        .fold((FixedPart::Suspend, self.suspend), |slowest, part| {
+            if part.1 > slowest.1 { part } else { slowest }
+        })
+        .0
     }
 }
 
@@ -193,7 +200,7 @@ impl Outlook {
     /// no advice where the link outruns the guest already, or where all that is
     /// dirty is dirtied in a moment: its true rate is then not known.
     pub fn bandwidth_for(&self, dirty_count: u64, limit: DowntimeLimit) -> Option<ByteRate> {
-        let room = limit.micros().since(self.costs.downtime().total());
+        let room = limit.micros().since(self.costs.floor());
         if room == Micros::ZERO {
             return None;
         }

@@ -57,6 +57,8 @@ pub enum Event {
     Begin {
         /// Bits set in it.
         pages: u64,
+        /// How long taking a bitmap took when it was tried.
+        took_bitmap: Micros,
     },
     /// One batch went to the stream.
     Sent {
@@ -230,10 +232,10 @@ pub struct Machine {
     bonus_rounds: u32,
     dirty_count: Option<u64>,
     prediction: Option<Downtime>,
-    /// The least prediction at the end of any round.
-    least_predicted: Option<Micros>,
-    /// The longest that taking a bitmap took. A cost said to be an upper bound
-    /// that was seen to be exceeded is no longer believed.
+    /// The least limit that the prediction at the end of any round needed.
+    least_needed: Option<Micros>,
+    /// The longest that taking a bitmap took: the one cost that shows itself
+    /// while the guest runs.
     longest_bitmap: Micros,
 }
 
@@ -259,7 +261,7 @@ impl Machine {
             bonus_rounds: 0,
             dirty_count: None,
             prediction: None,
-            least_predicted: None,
+            least_needed: None,
             longest_bitmap: Micros::ZERO,
         }
     }
@@ -300,7 +302,7 @@ impl Machine {
 
     fn react(&mut self, event: Event) -> Step {
         let action = match (self.phase, event) {
-            (Phase::Waiting, Event::Begin { pages }) => self.begin(pages),
+            (Phase::Waiting, Event::Begin { pages, took_bitmap }) => self.begin(pages, took_bitmap),
             (Phase::Copying { left }, Event::Sent { requested, pages }) => {
                 let left = self.sent(left, requested, pages)?;
                 self.copy_on(left)
@@ -346,11 +348,13 @@ impl Machine {
     }
 
     /// Gate 0.
-    fn begin(&mut self, pages: u64) -> Action {
+    fn begin(&mut self, pages: u64, took_bitmap: Micros) -> Action {
+        self.longest_bitmap = took_bitmap;
+        let costs = self.costs();
         if let Some(limit) = self.config.limits.max_suspend
-            && self.config.costs.floor() > limit.micros()
+            && costs.floor() > limit.micros()
         {
-            let part = self.config.costs.slowest();
+            let part = costs.slowest();
             return self.refuse(Reason::FixedCosts { part });
         }
         self.start_round(pages)
@@ -419,7 +423,8 @@ impl Machine {
         let prediction = outlook.predict(dirty);
         self.prediction = Some(prediction);
         let predicted = prediction.total();
-        self.least_predicted = Some(self.least_predicted.unwrap_or(predicted).min(predicted));
+        let needed = outlook.costs.at_worst(&prediction).total();
+        self.least_needed = Some(self.least_needed.unwrap_or(needed).min(needed));
         let copying = self.round_sent_at.since(self.round_start);
         self.history.push(RoundRecord {
             round: self.round,
@@ -461,7 +466,7 @@ impl Machine {
             }
             Verdict::AnotherRound => {
                 if let Some(limit) = self.config.limits.max_suspend
-                    && prediction.fit(limit) == Fit::Within
+                    && outlook.costs.fit(&prediction, limit) == Fit::Within
                 {
                     self.bonus_rounds = self.bonus_rounds.saturating_add(1);
                 }
@@ -541,7 +546,7 @@ impl Machine {
         self.config
             .limits
             .max_suspend
-            .is_some_and(|limit| downtime.fit(limit) == Fit::Beyond)
+            .is_some_and(|limit| self.config.costs.fit(downtime, limit) == Fit::Beyond)
     }
 
     fn refuse(&mut self, reason: Reason) -> Action {
@@ -557,15 +562,17 @@ impl Machine {
     }
 
     fn refusal(&self, reason: Reason) -> Refusal {
+        let costs = self.costs();
+        let prediction = self
+            .prediction
+            .map(|prediction| costs.at_worst(&prediction));
         let smallest_limit = match reason {
-            Reason::FixedCosts { .. } => Some(self.config.costs.floor()),
+            Reason::FixedCosts { .. } => Some(costs.floor()),
             // What was predicted before did not hold.
             Reason::DowntimeAfterSuspend | Reason::BehindSchedule => {
-                self.prediction.map(|prediction| prediction.total())
+                prediction.map(|prediction| prediction.total())
             }
-            _ => self
-                .least_predicted
-                .map(|least| least.max(self.config.costs.floor())),
+            _ => self.least_needed.map(|least| least.max(costs.floor())),
         };
         let needed = |limit: DowntimeLimit| {
             let dirty_count = self.dirty_count?;
@@ -578,7 +585,7 @@ impl Machine {
                 elapsed: self.now,
                 limits: self.config.limits,
                 dirty_count: self.dirty_count,
-                predicted_downtime: self.prediction,
+                predicted_downtime: prediction,
                 smallest_limit,
                 bandwidth_needed: self.config.limits.max_suspend.and_then(needed),
                 dirty_rate: self.dirty_rate.bounds(),
@@ -605,13 +612,20 @@ impl Machine {
         }
     }
 
+    /// The costs given; a bitmap may take a quarter longer than it ever did,
+    /// if that is more than was thought.
+    fn costs(&self) -> FixedCosts {
+        let seen = self.longest_bitmap;
+        let bitmap = seen.saturating_add(Micros(seen.0.div_ceil(4)));
+        FixedCosts {
+            final_bitmap: self.config.costs.final_bitmap.max(bitmap),
+            ..self.config.costs
+        }
+    }
+
     fn outlook(&self) -> Outlook {
-        let costs = self.config.costs;
         Outlook {
-            costs: FixedCosts {
-                final_bitmap: costs.final_bitmap.max(self.longest_bitmap),
-                ..costs
-            },
+            costs: self.costs(),
             guest_pages: self.config.guest_pages,
             dirty_rate: self.dirty_rate.bounds().upper,
             transfer_rate: self.transfer_rate.bounds().lower,

@@ -171,7 +171,7 @@ impl WithinLimit {
 
 impl StopPolicy for WithinLimit {
     fn decide(&self, view: &RoundView<'_>) -> Verdict {
-        if view.prediction.fit(self.limit) == Fit::Within {
+        if view.outlook.costs.fit(&view.prediction, self.limit) == Fit::Within {
             return if Self::worth_another(view) && view.round < Self::MAX_ROUNDS - 1 {
                 Verdict::AnotherRound
             } else {

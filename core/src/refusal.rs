@@ -67,8 +67,9 @@ pub struct Figures {
     pub limits: Limits,
     /// Pages dirty when last counted; `None` if they never were.
     pub dirty_count: Option<u64>,
-    /// Upper bound of the pause, as last predicted; `None` before the first
-    /// count.
+    /// Upper bound of the pause, as last predicted, however it ends: its
+    /// landing is as long as a resume here would be, if that is longer. `None`
+    /// before the first count.
     pub predicted_downtime: Option<Downtime>,
     /// The smallest downtime limit under which this attempt would have
     /// suspended the guest: the least pause predicted at the end of any round,

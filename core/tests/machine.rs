@@ -45,6 +45,14 @@ fn config(max_suspend_ms: Option<u64>, timeout_ms: Option<u64>) -> Config {
     }
 }
 
+/// Taking a bitmap was too quick to notice.
+fn begin(pages: u64) -> Event {
+    Event::Begin {
+        pages,
+        took_bitmap: Micros::ZERO,
+    }
+}
+
 /// Two machines in lockstep, and what must hold of every action, worked out
 /// from the events alone and in wider integers.
 struct Checked {
@@ -105,7 +113,8 @@ impl Checked {
 
     fn after_pages(&self) -> u128 {
         let costs = self.config.costs;
-        u128::from(costs.cpu_state.0) + u128::from(costs.landing.0)
+        // The landing, or a resume in its place.
+        u128::from(costs.cpu_state.0) + u128::from(costs.landing.0.max(costs.resume.0))
     }
 
     fn step(&mut self, at: u64, event: Event) -> Result<Action, ProtocolError> {
@@ -227,7 +236,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     let pages = || prop_oneof![Just(0), 0..3_000_u64, any::<u64>()];
     let took = || (0..10_000_u64).prop_map(Micros);
     prop_oneof![
-        pages().prop_map(|pages| Event::Begin { pages }),
+        (pages(), took()).prop_map(|(pages, took_bitmap)| Event::Begin { pages, took_bitmap }),
         (0..2_000_u32, 0..2_000_u32)
             .prop_map(|(requested, pages)| Event::Sent { requested, pages }),
         proptest::option::of(pages()).prop_map(|dirty| Event::Tick { dirty }),
@@ -273,7 +282,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
 fn drive(config: Config, pages: u64, answers: &[Answer]) -> Checked {
     let mut checked = Checked::new(config);
     let mut answers = answers.iter().cycle().copied();
-    let mut event = Event::Begin { pages };
+    let mut event = begin(pages);
     let mut dirty = pages;
     let mut at = 0;
     let mut ticked = false;
@@ -368,7 +377,7 @@ proptest! {
         let mut checked = Checked::new(config);
         let mut at = 0;
         let mut strays = stray.iter().cycle();
-        let mut event = Event::Begin { pages };
+        let mut event = begin(pages);
         for _ in 0..500 {
             let step = checked.step(at, event);
             let (stray, often, wait) = *strays.next().unwrap();
@@ -402,7 +411,7 @@ proptest! {
         for config in [config, Config { costs: FixedCosts::default(), ..config }] {
             let mut machine = Machine::new(config);
             for event in [
-                Event::Begin { pages: 1 },
+                begin(1),
                 Event::Tick { dirty: Some(n(8)) },
                 Event::Sent { requested: 1, pages: 1 },
                 Event::Counted { dirty: n(9) },
@@ -422,7 +431,7 @@ proptest! {
     fn without_a_limit_xen_s_rule_decides(dirty in vec(0..120_u64, 6)) {
         let mut checked = Checked::new(config(None, None));
         let mut at = 0;
-        let mut action = checked.step(at, Event::Begin { pages: 2_000 }).unwrap();
+        let mut action = checked.step(at, begin(2_000)).unwrap();
         let mut rounds = 0;
         loop {
             at += 1_000;
@@ -452,7 +461,7 @@ proptest! {
 /// `dirty` pages at its end.
 fn first_round(checked: &mut Checked, pages: u64, dirty: u64) -> (u64, Action) {
     let mut at = 0;
-    let mut action = checked.step(at, Event::Begin { pages }).unwrap();
+    let mut action = checked.step(at, begin(pages)).unwrap();
     while action != Action::Count {
         at += 1_500;
         let requested = checked.left.min(1_024) as u32;
@@ -504,7 +513,7 @@ fn limit_is_met_to_the_microsecond() {
 #[test]
 fn fixed_costs_beyond_the_limit_are_refused_before_copying() {
     let mut checked = Checked::new(config(Some(29), None));
-    let Action::Refuse(refusal) = checked.step(0, Event::Begin { pages: 100 }).unwrap() else {
+    let Action::Refuse(refusal) = checked.step(0, begin(100)).unwrap() else {
         panic!("not refused");
     };
     let part = FixedPart::Landing;
@@ -523,12 +532,73 @@ fn resuming_alone_beyond_the_limit_is_refused_before_copying() {
         ..config(Some(50), None)
     };
     let mut checked = Checked::new(slow);
-    let Action::Refuse(refusal) = checked.step(0, Event::Begin { pages: 100 }).unwrap() else {
+    let Action::Refuse(refusal) = checked.step(0, begin(100)).unwrap() else {
         panic!("not refused");
     };
     let part = FixedPart::Resume;
     assert_eq!(refusal.reason, Reason::FixedCosts { part });
-    assert_eq!(refusal.figures.smallest_limit, Some(ms(67)));
+    assert_eq!(refusal.figures.smallest_limit, Some(ms(70)));
+}
+
+#[test]
+fn a_suspended_attempt_always_has_room_to_resume() {
+    let slow = Config {
+        costs: FixedCosts {
+            resume: ms(60),
+            ..costs()
+        },
+        ..config(Some(1_000), None)
+    };
+    let mut probe = Checked::new(slow);
+    first_round(&mut probe, 100_000, 1_000);
+    // The landing, 20 ms, is over before a resume would be.
+    let needed = probe.machine.prediction().unwrap().total().0 + 40_000;
+    for (limit, suspends) in [(needed, true), (needed - 1, false)] {
+        let config = Config {
+            limits: limits(Some(limit), None),
+            ..slow
+        };
+        let (_, action) = first_round(&mut Checked::new(config), 100_000, 1_000);
+        assert_eq!(action == Action::Suspend, suspends, "{limit} {action:?}");
+    }
+    let tight = Config {
+        limits: limits(Some(needed), None),
+        ..slow
+    };
+    let mut checked = Checked::new(tight);
+    let (at, _) = first_round(&mut checked, 100_000, 1_000);
+    let late = Event::Suspended {
+        dirty: 1_500,
+        took_bitmap: ms(1),
+    };
+    let Action::Resume(refusal) = checked.step(at + 20_000, late).unwrap() else {
+        panic!("no room left");
+    };
+    let figures = refusal.figures;
+    let needed_now = figures.predicted_downtime.unwrap().total();
+    assert!(needed_now > Micros(needed));
+    assert_eq!(figures.smallest_limit, Some(needed_now));
+}
+
+#[test]
+fn a_bitmap_that_was_slow_when_tried_is_expected_to_be_slow() {
+    let slow = Event::Begin {
+        pages: 100,
+        took_bitmap: ms(80),
+    };
+    // 100 ms for it, 28 ms for the rest.
+    for (limit, begins) in [(128, true), (127, false)] {
+        let mut checked = Checked::new(config(Some(limit), None));
+        match checked.step(0, slow).unwrap() {
+            Action::Refuse(refusal) => {
+                assert!(!begins);
+                let part = FixedPart::FinalBitmap;
+                assert_eq!(refusal.reason, Reason::FixedCosts { part });
+                assert_eq!(refusal.figures.smallest_limit, Some(ms(128)));
+            }
+            action => assert!(begins, "{action:?}"),
+        }
+    }
 }
 
 #[test]
@@ -592,7 +662,7 @@ fn cancel_keeps_the_guest_in_every_state() {
     );
     // While copying.
     let mut checked = Checked::new(config(Some(100), None));
-    checked.step(0, Event::Begin { pages: 9 }).unwrap();
+    checked.step(0, begin(9)).unwrap();
     assert!(
         matches!(checked.step(1, Event::Cancel), Ok(Action::Refuse(r)) if r.reason == Reason::Cancelled)
     );
@@ -650,7 +720,7 @@ fn timeout_refuses_and_never_suspends() {
     // The first pass takes 147 ms; suspending takes up to 5.
     for (timeout, suspends) in [(160, true), (150, false), (100, false)] {
         let mut checked = Checked::new(config(None, Some(timeout)));
-        checked.step(0, Event::Begin { pages: 100_000 }).unwrap();
+        checked.step(0, begin(100_000)).unwrap();
         let mut at = 0;
         let last = loop {
             at += 1_500;
@@ -682,10 +752,7 @@ fn timeout_refuses_and_never_suspends() {
 #[test]
 fn clean_rounds_go_straight_on() {
     let mut checked = Checked::new(config(None, None));
-    assert_eq!(
-        checked.step(0, Event::Begin { pages: 0 }),
-        Ok(Action::Count)
-    );
+    assert_eq!(checked.step(0, begin(0)), Ok(Action::Count));
     assert_eq!(
         checked.step(1, Event::Counted { dirty: 60 }),
         Ok(Action::TakeBitmap)
@@ -712,7 +779,7 @@ fn driver_s_mistakes_are_named() {
     let sent = |requested, pages| Event::Sent { requested, pages };
     let begun = |checked: &mut Checked| {
         *checked = Checked::new(config(None, None));
-        checked.step(5, Event::Begin { pages: 9 }).unwrap();
+        checked.step(5, begin(9)).unwrap();
     };
     begun(&mut checked);
     assert_eq!(

@@ -135,7 +135,7 @@ impl ToStub {
         match self {
             Self::Event(at, event) => {
                 let (tag, a, b) = match event {
-                    Event::Begin { pages } => (1, pages, 0),
+                    Event::Begin { pages, took_bitmap } => (1, pages, took_bitmap.0),
                     // Without a slot it means nothing to the stub, which says so.
                     Event::Sent { .. } => (2, 0, 0),
                     Event::Tick { dirty } => (3, dirty.unwrap_or(NOT_COUNTED), 0),
@@ -169,7 +169,10 @@ impl ToStub {
         let [tag, at, a, b] = words;
         let at = Micros(at);
         let event = match tag {
-            1 => Event::Begin { pages: a },
+            1 => Event::Begin {
+                pages: a,
+                took_bitmap: Micros(b),
+            },
             3 => Event::Tick {
                 dirty: (a != NOT_COUNTED).then_some(a),
             },

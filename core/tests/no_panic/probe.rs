@@ -95,7 +95,7 @@ fn decide(outlook: Outlook, limits: Limits, record: RoundRecord, n: u64) {
     if let Some(limit) = limits.max_suspend {
         opaque(WithinLimit { limit }.decide(&view));
         opaque(outlook.bandwidth_for(n, limit));
-        opaque(view.prediction.fit(limit));
+        opaque(outlook.costs.fit(&view.prediction, limit));
     }
 }
 

@@ -112,7 +112,10 @@ struct Driver<'s, W> {
 impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
     fn run(&mut self) -> Outcome {
         let pages = self.scenario.guest.pages;
-        let mut action = self.tell(Event::Begin { pages });
+        let mut action = self.tell(Event::Begin {
+            pages,
+            took_bitmap: Micros(self.scenario.actual.bitmap),
+        });
         loop {
             if self.world.now() > LONGEST.0 {
                 return self.outcome(End::Endless, None);

@@ -80,8 +80,7 @@ impl Scenario {
     /// When dom0 takes the guest back unless the stream is complete, µs after
     /// the request (`Session::until_deadline` of the engine).
     pub fn deadline(&self) -> u64 {
-        let after = self.assumed.landing.max(self.assumed.resume);
-        Micros(self.limit()).since(after).0
+        Micros(self.limit()).since(self.assumed.reserve()).0
     }
 
     /// The same while pages are still to be sent: reading the CPU state cannot

@@ -63,7 +63,7 @@ impl Session<'_> {
         let config = &self.order.config;
         let limit = config.limits.max_suspend?.micros();
         let pause = self.pause.filter(|pause| pause.stopped.is_some())?;
-        let after = config.costs.landing.max(config.costs.resume);
+        let after = config.costs.reserve();
         let after = if self.finishing {
             after
         } else {

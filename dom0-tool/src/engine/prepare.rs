@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::attempt::Order;
 use super::failure::{Doing, Failure};
 use super::frames;
-use super::log_dirty::LogDirty;
+use super::log_dirty::{Cleaned, LogDirty};
 use super::telling::millis;
 use crate::events;
 use crate::stub::Stub;
@@ -22,6 +22,8 @@ pub struct Prepared<'x> {
     pub guest_pfns: u64,
     /// Pages of round 0.
     pub pages: u64,
+    /// How long a CLEAN takes.
+    pub took_bitmap: Duration,
     /// Round 0's bitmap.
     populated: Vec<u64>,
     /// When the stub was built, the log switched on, the frames listed.
@@ -54,8 +56,10 @@ impl Prepared<'_> {
             from: "helper".into(),
             text: format!(
                 "stub built after {stub} ms, dirty log on after {log_dirty} ms, {} of {} frames \
-                 found populated after {frames} ms",
-                self.pages, self.guest_pfns
+                 found populated after {frames} ms; reading the bitmap took {} µs",
+                self.pages,
+                self.guest_pfns,
+                self.took_bitmap.as_micros()
             ),
         })
     }
@@ -76,8 +80,11 @@ pub fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure>
     let built = order.start.elapsed();
     let log_dirty = LogDirty::enable(xen, guest)?;
     // Xen goes on counting where an attempt that was given up had stopped: its
-    // counter starts from zero only at a CLEAN.
-    log_dirty
+    // counter starts from zero only at a CLEAN. And it shows how long the final
+    // one will take, for this guest on this host.
+    let Cleaned {
+        took: took_bitmap, ..
+    } = log_dirty
         .clean(&stub, guest_pfns, Clean::Live)
         .doing("the dirty bitmap cannot be read")?;
     let logging = order.start.elapsed();
@@ -89,6 +96,7 @@ pub fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure>
         log_dirty,
         guest_pfns,
         pages,
+        took_bitmap,
         populated,
         done_at: [built, logging, order.start.elapsed()],
     })

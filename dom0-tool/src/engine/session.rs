@@ -215,7 +215,9 @@ impl<'s> Session<'s> {
                 Said::Hello => {
                     self.begun = true;
                     let pages = self.prepared.pages;
-                    self.peer.tell(self.now(), Event::Begin { pages })?;
+                    let took_bitmap = Micros(self.prepared.took_bitmap.as_micros() as u64);
+                    let begin = Event::Begin { pages, took_bitmap };
+                    self.peer.tell(self.now(), begin)?;
                 }
                 Said::Map { slot, count } => self.map(slot, count)?,
                 Said::Filled { slot } => self.filled(slot)?,

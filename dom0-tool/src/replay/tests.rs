@@ -178,7 +178,10 @@ fn a_full_trace_says_so_and_still_replays() {
     let mut bytes = Vec::new();
     let mut recorder = Recorder::within(LARGEST, &mut bytes, 7, scenario.config());
     let mut machine = Machine::new(scenario.config());
-    let begin = Event::Begin { pages: 1 };
+    let begin = Event::Begin {
+        pages: 1,
+        took_bitmap: Micros::ZERO,
+    };
     let action = machine.step(Micros::ZERO, begin).unwrap();
     recorder.record(Micros::ZERO, begin, &action, &machine);
     let tick = Event::Tick { dirty: Some(0) };

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! {"type":"header","schema":1,"lull":"0.1.0","domain":7,"started":"2026-…Z","config":{…}}
-//! {"type":"event","at_us":310250,"event":"begin","pages":65536}
+//! {"type":"event","at_us":310250,"event":"begin","pages":65536,"took_bitmap_us":410}
 //! {"type":"decision","at_us":310250,"action":"copy","round":0,"pages":65536,…}
 //! {"type":"event","at_us":312891,"event":"sent","requested":1024,"pages":1024}
 //! …
@@ -90,12 +90,29 @@ pub struct Told {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum What {
-    Begin { pages: u64 },
-    Sent { requested: u32, pages: u32 },
-    Tick { dirty: Option<u64> },
-    Counted { dirty: u64 },
-    Bitmap { dirty: u64, took_us: u64 },
-    Suspended { dirty: u64, took_bitmap_us: u64 },
+    Begin {
+        pages: u64,
+        #[serde(default)]
+        took_bitmap_us: u64,
+    },
+    Sent {
+        requested: u32,
+        pages: u32,
+    },
+    Tick {
+        dirty: Option<u64>,
+    },
+    Counted {
+        dirty: u64,
+    },
+    Bitmap {
+        dirty: u64,
+        took_us: u64,
+    },
+    Suspended {
+        dirty: u64,
+        took_bitmap_us: u64,
+    },
     SuspendFailed,
     Cancel,
 }
@@ -203,7 +220,10 @@ impl From<Given> for Config {
 impl From<Event> for What {
     fn from(event: Event) -> Self {
         match event {
-            Event::Begin { pages } => Self::Begin { pages },
+            Event::Begin { pages, took_bitmap } => Self::Begin {
+                pages,
+                took_bitmap_us: took_bitmap.0,
+            },
             Event::Sent { requested, pages } => Self::Sent { requested, pages },
             Event::Tick { dirty } => Self::Tick { dirty },
             Event::Counted { dirty } => Self::Counted { dirty },
@@ -224,7 +244,13 @@ impl From<Event> for What {
 impl From<What> for Event {
     fn from(what: What) -> Self {
         match what {
-            What::Begin { pages } => Self::Begin { pages },
+            What::Begin {
+                pages,
+                took_bitmap_us,
+            } => Self::Begin {
+                pages,
+                took_bitmap: Micros(took_bitmap_us),
+            },
             What::Sent { requested, pages } => Self::Sent { requested, pages },
             What::Tick { dirty } => Self::Tick { dirty },
             What::Counted { dirty } => Self::Counted { dirty },
