@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
 use crate::trace::keeper;
-use crate::{replay, simulate, transport};
+use crate::{ledger, replay, simulate, transport};
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
 #[derive(Debug, Parser)]
@@ -41,6 +41,12 @@ pub enum Command {
 
     /// Migrate modelled guests over modelled links, without a host
     Simulate(simulate::Options),
+
+    /// Show what earlier pauses took, by destination and guest
+    ///
+    /// The next pause is predicted from that: the worst of each part, and a
+    /// quarter more.
+    Ledger(ledger::Options),
 
     /// Hold an attempt's trace until it is over; the helper starts it
     #[command(hide = true)]

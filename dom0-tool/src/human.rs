@@ -63,6 +63,24 @@ impl fmt::Display for Seconds {
     }
 }
 
+/// Seconds gone by, in the one unit that tells most: `now`, `40 s ago`,
+/// `3 days ago`.
+pub struct Ago(pub u64);
+
+impl fmt::Display for Ago {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAY: u64 = 24 * 60 * 60;
+        let text = match self.0 {
+            0 => "now".to_owned(),
+            seconds @ ..120 => format!("{seconds} s ago"),
+            seconds @ ..7_200 => format!("{} min ago", seconds / 60),
+            seconds if seconds < 2 * DAY => format!("{} h ago", seconds / 3_600),
+            seconds => format!("{} days ago", seconds / DAY),
+        };
+        f.pad(&text)
+    }
+}
+
 /// The value, or a dash when it is not known.
 pub fn or_dash<T: fmt::Display>(value: Option<T>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
@@ -87,6 +105,11 @@ mod tests {
         assert_eq!(Seconds(999).to_string(), "0 s");
         assert_eq!(Seconds(119_999).to_string(), "119 s");
         assert_eq!(Seconds(125_999).to_string(), "2 min 5 s");
+        assert_eq!(Ago(0).to_string(), "now");
+        assert_eq!(Ago(119).to_string(), "119 s ago");
+        assert_eq!(Ago(120).to_string(), "2 min ago");
+        assert_eq!(Ago(7_200).to_string(), "2 h ago");
+        assert_eq!(Ago(172_800).to_string(), "2 days ago");
         assert_eq!(format!("{:>9}|", Count(1_000)), "    1,000|");
     }
 }

@@ -5,7 +5,8 @@
 //! starts lull again under the name of its save helper ([`helper`]); the two
 //! talk in [`events`]. A third part carries xl's connection to the destination
 //! ([`transport`]). What an attempt was told and decided is kept ([`trace`]) and
-//! can be decided again ([`replay`]), or tried without a host ([`simulate`]).
+//! can be decided again ([`replay`]), or tried without a host ([`simulate`]); what
+//! its pause took is remembered ([`ledger`]).
 
 mod cli;
 mod duration;
@@ -21,6 +22,7 @@ mod replay;
 mod simulate;
 mod stream;
 mod stub;
+mod tables;
 mod trace;
 mod transport;
 mod xen;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         cli::Command::Migrate(options) => migrate::main(&options),
         cli::Command::Replay(options) => replay::main(&options),
         cli::Command::Simulate(options) => simulate::main(&options),
+        cli::Command::Ledger(options) => ledger::main(&options),
         cli::Command::KeepTrace(options) => trace::keeper::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
     }

@@ -9,6 +9,8 @@
 mod costs;
 mod entry;
 mod known;
+mod show;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,8 +25,10 @@ use thiserror::Error;
 pub use costs::Costs;
 pub use entry::Entry;
 pub use known::Known;
+pub use show::{Options, main};
 
 use entry::{KEPT, KEPT_IN_ALL};
+use summary::Summary;
 
 /// Where the ledger is kept.
 pub const FILE: &str = "/var/lib/lull/ledger.json";
@@ -48,7 +52,6 @@ impl Book {
     /// Adds an entry and forgets what is old or too much.
     fn add(&mut self, destination: &str, mut entry: Entry, now: u64) {
         entry.at.get_or_insert(now);
-        self.schema = SCHEMA;
         for entries in self.destinations.values_mut() {
             entries.retain(|entry| entry.counts(now));
             // Of the first schema.
@@ -121,6 +124,22 @@ impl Ledger {
         self.change(tell, |book| book.add(destination, entry, now()))
     }
 
+    /// Forgets all that is known of `destination`: how many pauses that was.
+    ///
+    /// # Errors
+    /// When the file cannot be locked or written; it is then as it was.
+    pub fn forget(&self, destination: &str, tell: impl FnOnce(&str)) -> Result<usize, LedgerError> {
+        self.change(tell, |book| {
+            let forgotten = book.destinations.remove(destination);
+            forgotten.map_or(0, |entries| entries.len())
+        })
+    }
+
+    /// In figures: all of it, or what is known of one destination.
+    pub fn summary(&self, destination: Option<&str>, tell: impl FnOnce(&str)) -> Summary {
+        Summary::of(&self.read(tell), destination, now())
+    }
+
     fn change<T>(
         &self,
         tell: impl FnOnce(&str),
@@ -143,6 +162,7 @@ impl Ledger {
         let lock = File::create(self.file.with_extension("lock"))?;
         take(&lock)?;
         let mut book = self.read(tell);
+        book.schema = SCHEMA;
         let changed = change(&mut book);
         self.replace(folder, &book)?;
         Ok(changed)

@@ -104,3 +104,14 @@ fn garbage_is_set_aside_and_said() {
         ledger.add("host2", landed("web1", 1), silent).unwrap();
     }
 }
+
+#[test]
+fn a_destination_can_be_forgotten() {
+    let (_folder, ledger) = ledger();
+    assert_eq!(ledger.forget("host2", silent).unwrap(), 0);
+    ledger.add("host2", landed("web1", 799), silent).unwrap();
+    ledger.add("host3", landed("web1", 799), silent).unwrap();
+    assert_eq!(ledger.forget("host2", silent).unwrap(), 1);
+    assert!(!ledger.known("host2", "web1", silent).has_history());
+    assert!(ledger.known("host3", "web1", silent).has_history());
+}

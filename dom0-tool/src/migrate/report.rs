@@ -1,13 +1,14 @@
 //! The end of it: the tables, what happened and why, and, always last, where
 //! the guest runs.
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 
 use crate::cli::Migrate;
 use crate::events::{self, Ended, How, PauseParts, Refused, Round};
 use crate::host::Guest;
 use crate::human::{Bytes, Count, Millis, or_dash};
 use crate::ledger::Known;
+use crate::tables::table;
 
 use super::account::Account;
 use super::outcome::{HelperSeen, Outcome, RunningOn};
@@ -267,9 +268,12 @@ impl Report<'_> {
     }
 
     fn rounds(&self) -> Table {
-        let mut table = table(&[
-            "round", "sent", "dirtied", "took", "link", "dirties", "pause", "decision",
-        ]);
+        let mut table = table(
+            &[
+                "round", "sent", "dirtied", "took", "link", "dirties", "pause", "decision",
+            ],
+            0..7,
+        );
         let rounds = &self.account.rounds;
         for round in rounds.first() {
             table.add_row(row(round));
@@ -283,7 +287,6 @@ impl Report<'_> {
         for round in rounds.last() {
             table.add_row(row(round));
         }
-        right(&mut table, 0..=6);
         table
     }
 
@@ -292,7 +295,7 @@ impl Report<'_> {
         let suspended = self.account.suspended.as_ref()?;
         let observed = self.account.observed_parts().unwrap_or_default();
         let predicted = &suspended.predicted;
-        let mut table = table(&["pause", "predicted, at most", "observed"]);
+        let mut table = table(&["pause", "predicted, at most", "observed"], 1..3);
         for ((name, predicted), (_, observed)) in named(predicted).zip(named(&observed)) {
             table.add_row([
                 name.to_owned(),
@@ -317,7 +320,6 @@ impl Report<'_> {
         if let Some(limit) = self.options.max_suspend_time {
             table.add_row(["limit".to_owned(), String::new(), limit.to_string()]);
         }
-        right(&mut table, 1..=2);
         Some(table)
     }
 
@@ -363,21 +365,6 @@ fn named(parts: &PauseParts) -> impl Iterator<Item = (&'static str, Option<u64>)
         ("landing", parts.landing_ms),
     ]
     .into_iter()
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(header.iter().copied());
-    table
-}
-
-fn right(table: &mut Table, columns: std::ops::RangeInclusive<usize>) {
-    for column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
 }
 
 fn row(round: &Round) -> [String; 8] {

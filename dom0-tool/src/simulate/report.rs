@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use lull_simulator::campaign::Results;
 use lull_simulator::draw::{LinkKind, WriterKind};
 use lull_simulator::tally::Tally;
 use serde::Serialize;
 
 use crate::human::{Count, Millis, or_dash};
+use crate::tables::table;
 
 /// Version of the JSON object; raised when the meaning of a field changes.
 const SCHEMA: u32 = 1;
@@ -78,20 +79,13 @@ pub fn text(results: &Results, seed: u64) -> String {
     text
 }
 
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(header);
-    for column in 2..header.len() {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
+/// All but the first two columns are figures.
+fn figures(header: &[&str]) -> Table {
+    table(header, 2..header.len())
 }
 
 fn outcomes(rows: &[(&str, &str, Tally)]) -> Table {
-    let mut table = table(&[
+    let mut table = figures(&[
         "writer",
         "link",
         "attempts",
@@ -132,7 +126,7 @@ fn outcomes(rows: &[(&str, &str, Tally)]) -> Table {
 }
 
 fn pauses(rows: &[(&str, &str, Tally)]) -> Table {
-    let mut table = table(&[
+    let mut table = figures(&[
         "writer",
         "link",
         "over limit",

@@ -1,0 +1,180 @@
+//! `lull ledger`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::human::{Ago, Millis, or_dash};
+use crate::tables::table;
+
+use super::summary::Row;
+use super::{FILE, Ledger};
+
+/// The options of `lull ledger`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lull ledger
+  lull ledger --json host2
+  lull ledger --forget host2    # a new link, other hardware: learn it anew
+
+Exit codes: 0 shown, or forgotten; 2 nothing is known of DESTINATION, or the
+  ledger cannot be written.")]
+pub struct Options {
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    json: bool,
+
+    /// Forget all that is known of DESTINATION
+    #[arg(long, requires = "destination", conflicts_with = "json")]
+    forget: bool,
+
+    /// Only this one, as it was given to `lull migrate`
+    destination: Option<String>,
+}
+
+/// Wrong usage, or nothing done.
+const NOTHING: u8 = 2;
+
+/// Runs the command.
+pub fn main(options: &Options) -> ExitCode {
+    let ledger = Ledger::at(FILE);
+    let say = |line: &str| eprintln!("lull: {line}");
+    if let (true, Some(destination)) = (options.forget, &options.destination) {
+        return match ledger.forget(destination, say) {
+            Ok(0) => unknown(destination),
+            Ok(pauses) => {
+                println!("Forgot {pauses} pauses on the way to {destination}.");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("lull: the ledger could not be changed: {error}");
+                NOTHING.into()
+            }
+        };
+    }
+    let summary = ledger.summary(options.destination.as_deref(), say);
+    if options.json {
+        println!("{}", serde_json::to_string(&summary).unwrap_or_default());
+    }
+    match (&options.destination, summary.rows.is_empty()) {
+        (Some(destination), true) => return unknown(destination),
+        _ if options.json => {}
+        (None, true) => println!(
+            "Nothing yet: lull learns from each pause what a destination and a guest need ({FILE})."
+        ),
+        (_, false) => println!("{}", in_tables(&summary.rows)),
+    }
+    ExitCode::SUCCESS
+}
+
+fn unknown(destination: &str) -> ExitCode {
+    eprintln!("lull: nothing is known of {destination}. `lull ledger` shows all there is.");
+    NOTHING.into()
+}
+
+fn in_tables(rows: &[Row]) -> String {
+    let mut bounds = table(
+        &[
+            "destination",
+            "guest",
+            "pauses",
+            "newest",
+            "suspend",
+            "bitmap",
+            "CPU state",
+            "landing",
+            "after READY",
+            "resume",
+        ],
+        2..10,
+    );
+    let mut foresight = table(
+        &[
+            "destination",
+            "guest",
+            "moves",
+            "expected, off by, median",
+            "90 %",
+            "longer than predicted at most",
+        ],
+        2..6,
+    );
+    for row in rows {
+        let guest = row.guest.as_deref().unwrap_or("(throw-away)");
+        let name = [row.destination.as_str(), guest].map(str::to_owned);
+        let ms = |part: Option<u64>| or_dash(part.map(Millis));
+        let figures = [
+            row.pauses.to_string(),
+            Ago(row.newest_age_s).to_string(),
+            ms(row.bounds.suspend_ms),
+            ms(row.bounds.final_bitmap_ms),
+            ms(row.bounds.cpu_state_ms),
+            ms(row.bounds.landing_ms),
+            ms(row.bounds.after_ready_ms),
+            ms(row.bounds.resume_ms),
+        ];
+        bounds.add_row(name.iter().chain(&figures));
+        let seen = &row.foresight;
+        let percent = |error: Option<f64>| or_dash(error.map(|error| format!("{error:.1} %")));
+        let figures = [
+            row.moves.to_string(),
+            percent(seen.median_error_percent),
+            percent(seen.p90_error_percent),
+            format!("{} of {}", seen.beyond, seen.predicted),
+        ];
+        foresight.add_row(name.iter().chain(&figures));
+    }
+    format!(
+        "What each part takes at most:\n{bounds}\n\nWhat was foreseen, and what came:\n{foresight}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Entry;
+
+    fn ledger_of(entries: Vec<Entry>) -> (tempfile::TempDir, Ledger) {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::at(folder.path().join("ledger.json"));
+        for entry in entries {
+            ledger.add("host2", entry, |_| {}).unwrap();
+        }
+        (folder, ledger)
+    }
+
+    #[test]
+    fn bounds_and_errors_are_shown_with_their_units() {
+        let moved = Entry {
+            guest: Some("web1".to_owned()),
+            suspend_ms: Some(79),
+            landing_ms: Some(2_399),
+            expected_ms: Some(2_250),
+            predicted_ms: Some(3_000),
+            observed_ms: Some(2_500),
+            ..Entry::default()
+        };
+        let (_folder, ledger) = ledger_of(vec![moved, Entry::default()]);
+        let summary = ledger.summary(None, |line| panic!("{line}"));
+        let shown = in_tables(&summary.rows);
+        for words in [
+            "host2",
+            "web1",
+            "(throw-away)",
+            "100 ms",
+            "3,000 ms",
+            "10.0 %",
+            "0 of 1",
+            "–",
+        ] {
+            assert!(shown.contains(words), "{words}:\n{shown}");
+        }
+        let object = serde_json::to_value(&summary).unwrap();
+        assert_eq!(
+            (&object["type"], &object["schema"]),
+            (&"ledger".into(), &1.into())
+        );
+        assert_eq!(object["rows"][1]["bounds"]["landing_ms"], 3_000);
+        assert_eq!(object["rows"][1]["foresight"]["median_error_percent"], 10.0);
+    }
+}

@@ -1,0 +1,223 @@
+//! The ledger in figures: what the pauses of each guest on the way to each
+//! destination were made of, and how well they were foreseen.
+
+use serde::Serialize;
+
+use super::Book;
+use super::costs::bound;
+use super::entry::Entry;
+use super::known::median;
+
+/// Version of the object that `--json` prints.
+const SCHEMA: u32 = 1;
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    schema: u32,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// By destination, then guest.
+    pub rows: Vec<Row>,
+}
+
+/// One guest's pauses on the way to one destination.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Where to.
+    pub destination: String,
+    /// Which; absent: throw-away guests.
+    pub guest: Option<String>,
+    /// How many, of which the guest moved.
+    pub pauses: usize,
+    /// See `pauses`.
+    pub moves: usize,
+    /// Seconds since the newest.
+    pub newest_age_s: u64,
+    /// Seconds since the oldest.
+    pub oldest_age_s: u64,
+    /// Upper bounds that they stand for.
+    pub bounds: Bounds,
+    /// How they were foreseen.
+    pub foresight: Foresight,
+}
+
+/// Milliseconds, rounded up. Absent: not seen.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "as everywhere in lull's JSON")]
+pub struct Bounds {
+    /// See [`Entry`], as for the others.
+    pub suspend_ms: Option<u64>,
+    pub final_bitmap_ms: Option<u64>,
+    pub cpu_state_ms: Option<u64>,
+    pub landing_ms: Option<u64>,
+    pub after_ready_ms: Option<u64>,
+    pub resume_ms: Option<u64>,
+}
+
+/// Expected, predicted at most, and observed.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Foresight {
+    /// Pauses whose length was expected, with history, and observed.
+    pub expected: usize,
+    /// Median of |expected − observed| / observed.
+    pub median_error_percent: Option<f64>,
+    /// And its 90th percentile.
+    pub p90_error_percent: Option<f64>,
+    /// Pauses that were predicted to be so long at most, and observed.
+    pub predicted: usize,
+    /// Of these: how many were longer.
+    pub beyond: usize,
+}
+
+impl Summary {
+    /// Of what still counts; of one destination, or of all.
+    pub(super) fn of(book: &Book, destination: Option<&str>, now: u64) -> Self {
+        let mut rows = Vec::new();
+        for (to, entries) in &book.destinations {
+            if destination.is_some_and(|wanted| wanted != to) {
+                continue;
+            }
+            let counts = || entries.iter().filter(|entry| entry.counts(now));
+            let mut guests: Vec<_> = counts().map(|entry| &entry.guest).collect();
+            guests.sort_unstable();
+            guests.dedup();
+            for guest in guests {
+                let own: Vec<_> = counts().filter(|entry| &entry.guest == guest).collect();
+                rows.push(Row::of(to, guest.clone(), &own, now));
+            }
+        }
+        Self {
+            schema: SCHEMA,
+            kind: "ledger",
+            rows,
+        }
+    }
+}
+
+impl Row {
+    fn of(destination: &str, guest: Option<String>, entries: &[&Entry], now: u64) -> Self {
+        let worst = |part: fn(&Entry) -> Option<u64>| {
+            let worst = entries.iter().filter_map(|entry| part(entry)).max()?;
+            Some(bound(worst).as_micros().div_ceil(1_000) as u64)
+        };
+        let ages = || entries.iter().map(|entry| entry.age(now));
+        Self {
+            destination: destination.to_owned(),
+            guest,
+            pauses: entries.len(),
+            moves: entries
+                .iter()
+                .filter(|entry| entry.observed_ms.is_some())
+                .count(),
+            newest_age_s: ages().min().unwrap_or(0),
+            oldest_age_s: ages().max().unwrap_or(0),
+            bounds: Bounds {
+                suspend_ms: worst(|entry| entry.suspend_ms),
+                final_bitmap_ms: worst(|entry| entry.final_bitmap_ms),
+                cpu_state_ms: worst(|entry| entry.cpu_state_ms),
+                landing_ms: worst(|entry| entry.landing_ms),
+                after_ready_ms: worst(|entry| entry.after_ready_ms),
+                resume_ms: worst(|entry| entry.resume_ms),
+            },
+            foresight: Foresight::of(entries),
+        }
+    }
+}
+
+impl Foresight {
+    fn of(entries: &[&Entry]) -> Self {
+        let observed = |foreseen: fn(&Entry) -> Option<u64>| {
+            entries
+                .iter()
+                .filter_map(move |entry| foreseen(entry).zip(entry.observed_ms))
+        };
+        let mut errors: Vec<u64> = observed(|entry| entry.expected_ms)
+            .filter_map(|(expected, observed)| per_mille(expected.abs_diff(observed), observed))
+            .collect();
+        errors.sort_unstable();
+        // The least value that nine tenths do not exceed.
+        let ninetieth = (errors.len() * 9).div_ceil(10).checked_sub(1);
+        let percent = |per_mille: u64| per_mille as f64 / 10.0;
+        let predicted = || observed(|entry| entry.predicted_ms);
+        Self {
+            expected: errors.len(),
+            median_error_percent: median(&errors).map(percent),
+            p90_error_percent: ninetieth
+                .and_then(|at| errors.get(at).copied())
+                .map(percent),
+            predicted: predicted().count(),
+            beyond: predicted()
+                .filter(|(predicted, observed)| observed > predicted)
+                .count(),
+        }
+    }
+}
+
+fn per_mille(part: u64, whole: u64) -> Option<u64> {
+    let scaled = u128::from(part) * 1_000;
+    let ratio = scaled.checked_div(u128::from(whole))?;
+    Some(u64::try_from(ratio).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 2_000_000_000;
+
+    fn moved(expected: Option<u64>, predicted: u64, observed: u64) -> Entry {
+        Entry {
+            guest: Some("web1".to_owned()),
+            landing_ms: Some(observed / 2),
+            expected_ms: expected,
+            predicted_ms: Some(predicted),
+            observed_ms: Some(observed),
+            ..Entry::default()
+        }
+    }
+
+    #[test]
+    fn errors_are_relative_to_what_was_observed() {
+        let mut book = Book::default();
+        book.add("host2", moved(None, 500, 400), NOW - 60);
+        for (expected, observed) in [(300, 400), (400, 400), (440, 400), (1_000, 400)] {
+            book.add("host2", moved(Some(expected), 900, observed), NOW);
+        }
+        book.add("host2", moved(Some(100), 399, 400), NOW);
+        let summary = Summary::of(&book, None, NOW);
+        let [row] = summary.rows.as_slice() else {
+            panic!("one row: {summary:?}");
+        };
+        assert_eq!((row.pauses, row.moves), (6, 6));
+        assert_eq!((row.newest_age_s, row.oldest_age_s), (0, 60));
+        assert_eq!(row.bounds.landing_ms, Some(252));
+        assert_eq!(row.bounds.suspend_ms, None);
+        // 25, 0, 10, 150 and 75 %.
+        assert_eq!(
+            row.foresight,
+            Foresight {
+                expected: 5,
+                median_error_percent: Some(25.0),
+                p90_error_percent: Some(150.0),
+                predicted: 6,
+                beyond: 1,
+            }
+        );
+    }
+
+    #[test]
+    fn a_pause_that_ended_here_is_no_move_and_is_not_compared() {
+        let mut book = Book::default();
+        let refused = Entry {
+            suspend_ms: Some(79),
+            resume_ms: Some(3),
+            ..Entry::default()
+        };
+        book.add("host2", refused, NOW);
+        let summary = Summary::of(&book, Some("host2"), NOW);
+        assert_eq!((summary.rows[0].pauses, summary.rows[0].moves), (1, 0));
+        assert_eq!(summary.rows[0].foresight, Foresight::default());
+        assert!(Summary::of(&book, Some("host3"), NOW).rows.is_empty());
+    }
+}
