@@ -107,6 +107,8 @@ pub struct Told {
     pub refused_pause: Option<Duration>,
     /// And how long resuming it took.
     pub resume: Option<Duration>,
+    /// When the stream was complete.
+    pub complete_at: Option<Instant>,
     /// Guest pages in the stream.
     pub pages_sent: u64,
     /// Bytes of the stream.
@@ -117,6 +119,7 @@ pub struct Told {
 
 impl Told {
     fn ended(self, order: &Order, verdict: &Verdict) -> events::Event {
+        let ended_ago = self.complete_at.map_or(Duration::ZERO, |at| at.elapsed());
         events::Event::Ended(events::Ended {
             at_ms: order.start.elapsed().as_millis() as u64,
             how: verdict.how,
@@ -129,7 +132,7 @@ impl Told {
             observed: self.observed,
             pages_sent: self.pages_sent,
             bytes_sent: self.bytes_sent,
-            monotonic_ns: monotonic_ns(),
+            monotonic_ns: monotonic_ns().saturating_sub(ended_ago.as_nanos() as u64),
             helper_cpu_ms: process::cpu_ms(),
             helper_peak_bytes: process::peak_bytes(),
             stub_cpu_ms: self.stub_cpu_ms,

@@ -134,6 +134,7 @@ impl<'s> Session<'s> {
             observed: self.observed(),
             refused_pause: self.resumed.map(|resumed| resumed.pause),
             resume: self.resumed.map(|resumed| resumed.took),
+            complete_at: self.pause.and_then(|pause| pause.state_sent),
             pages_sent: self.peer.machine().pages_sent(),
             bytes_sent: self.queue.written(),
             stub_cpu_ms: stub_cpu.map(|state| state.cpu_time_ns / 1_000_000),

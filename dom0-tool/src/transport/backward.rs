@@ -45,6 +45,8 @@ pub enum Heard {
     Banner,
     /// READY. It is kept.
     Ready,
+    /// Something behind READY, which was passed on before.
+    Answer,
     /// The end.
     End,
 }
@@ -107,8 +109,10 @@ impl Backward {
             return Heard::Nothing;
         }
         self.unsent.extend_from_slice(bytes);
-        if self.state != State::Looking {
-            return Heard::Nothing;
+        match self.state {
+            State::Looking => {}
+            State::Open => return Heard::Answer,
+            State::Held | State::Discarding => return Heard::Nothing,
         }
         if self.ready.read(bytes).is_some() {
             self.state = State::Held;

@@ -10,7 +10,7 @@ use super::front_end::FrontEnd;
 use super::gate::{Decision, Event, Gate, Guest, Refused};
 use super::monotonic_ns;
 use super::resume::Source;
-use crate::events::{self, GuestThen, HungUp, Ready};
+use crate::events::{self, Answered, GuestThen, HungUp, Ready};
 
 /// The four ends.
 pub struct Ends {
@@ -43,6 +43,9 @@ pub struct Relay<'a> {
     front_end: FrontEnd,
     source: &'a mut dyn Source,
     ready_ns: Option<u64>,
+    /// When xl's first bytes after READY were there: GO.
+    go_ns: Option<u64>,
+    answered: bool,
 }
 
 /// Which descriptor a poll was for.
@@ -72,6 +75,8 @@ impl<'a> Relay<'a> {
             front_end,
             source,
             ready_ns: None,
+            go_ns: None,
+            answered: false,
         })
     }
 
@@ -105,12 +110,17 @@ impl<'a> Relay<'a> {
                     let gate = &mut self.gate;
                     self.front_end.hear(|event| gate.note(event));
                 }
-                Wake::Forward => match self.forward.go_on() {
-                    Progress::Open => {}
-                    Progress::Ended => self.gate.note(Event::XlGone),
-                    // It closes its output too, if it has gone.
-                    Progress::Broken => {}
-                },
+                Wake::Forward => {
+                    if self.backward.is_open() {
+                        self.go_ns.get_or_insert_with(monotonic_ns);
+                    }
+                    match self.forward.go_on() {
+                        Progress::Open => {}
+                        Progress::Ended => self.gate.note(Event::XlGone),
+                        // It closes its output too, if it has gone.
+                        Progress::Broken => {}
+                    }
+                }
                 Wake::Read => match self.backward.read() {
                     Heard::Nothing => {}
                     Heard::Banner => self.gate.note(Event::Banner),
@@ -121,6 +131,7 @@ impl<'a> Relay<'a> {
                         let gate = &mut self.gate;
                         self.front_end.hear(|event| gate.note(event));
                     }
+                    Heard::Answer => self.answered(),
                     Heard::End => self.gate.note(Event::PeerGone),
                 },
                 Wake::Write => self.backward.write(),
@@ -167,6 +178,20 @@ impl<'a> Relay<'a> {
         self.front_end.tell(events::Event::Ready(Ready {
             came_monotonic_ns: came_ns,
             passed_monotonic_ns: monotonic_ns(),
+        }));
+    }
+
+    /// Tells of the answer to GO, once: before xl hears it, and with it the
+    /// front end.
+    fn answered(&mut self) {
+        let now = monotonic_ns();
+        let Some(go_ns) = self.go_ns.filter(|_| !self.answered) else {
+            return;
+        };
+        self.answered = true;
+        self.front_end.tell(events::Event::Answered(Answered {
+            go_monotonic_ns: go_ns,
+            answer_monotonic_ns: now,
         }));
     }
 

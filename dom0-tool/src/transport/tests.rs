@@ -14,7 +14,7 @@ use super::gate::Refused;
 use super::resume::Source;
 use super::words::{BANNER, READY};
 use super::*;
-use crate::events::{Event, GuestThen, HungUp, Line, Order, Ready};
+use crate::events::{Answered, Event, GuestThen, HungUp, Line, Order, Ready};
 use relay::Parting;
 
 const MS: u64 = 1_000_000;
@@ -131,6 +131,13 @@ impl World {
         }
     }
 
+    fn answered(&mut self) -> Answered {
+        match self.event() {
+            Event::Answered(answered) => answered,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn resumed(&self) -> u32 {
         self.resumed.load(Ordering::SeqCst)
     }
@@ -166,6 +173,10 @@ fn a_handshake_in_time_goes_through_word_by_word() {
     std::thread::sleep(Duration::from_millis(900));
     world.peer_says(b"report\0\0");
     assert_eq!(world.xl_hears(8), b"report\0\0");
+    let answered = world.answered();
+    assert!(ready.passed_monotonic_ns <= answered.go_monotonic_ns);
+    let round_trip = answered.answer_monotonic_ns - answered.go_monotonic_ns;
+    assert!(round_trip >= 900 * MS, "{round_trip}");
     drop((xl_out, world.peer_out.take(), world.front_end.take()));
     assert!(matches!(world.ends(0), Parting::Ended));
 }
