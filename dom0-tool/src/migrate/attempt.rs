@@ -36,6 +36,9 @@ const UNDOING: Duration = Duration::from_secs(60);
 /// the word when it comes.
 const HELPER_SILENCE: Duration = Duration::from_secs(10);
 
+/// How long a helper that has just begun is left to find the timeout over.
+const HELPER_FIRST: Duration = Duration::from_millis(200);
+
 /// What an attempt leaves.
 #[derive(Debug)]
 pub struct Attempted {
@@ -64,6 +67,10 @@ pub fn run(plan: &Plan<'_>, inbox: &Inbox, watcher: &mut Watcher) -> io::Result<
         heard_at: Instant::now(),
         ended_at: None,
         cancelled_at: None,
+        out_of_time_at: plan.options.timeout.and_then(|timeout| {
+            let patience = Duration::from_micros(timeout.as_micros()) + HELPER_FIRST;
+            Instant::now().checked_add(patience)
+        }),
     };
     // A helper that does not read must not stop us from saying Cancel later.
     attempt.helper.set_write_timeout(Some(TICK))?;
@@ -98,6 +105,8 @@ struct Attempt {
     ended_at: Option<Instant>,
     /// Until the transport has been pressed.
     cancelled_at: Option<Instant>,
+    /// Until a helper was heard, which then keeps the timeout, or it is over.
+    out_of_time_at: Option<Instant>,
 }
 
 impl Attempt {
@@ -113,7 +122,7 @@ impl Attempt {
         let heard_xl = self.xl_silent || quiet >= LAST_WORDS || waited >= OTHERS_WORDS;
         let heard_helper = self.account.ended.is_some() || self.helper_gone || waited >= UNDOING;
         let account = &self.account;
-        let told = account.answered.is_some() || account.hung_up.is_some();
+        let told = account.ready.is_some() || account.hung_up.is_some();
         let heard_transport = told || self.transport_gone || waited >= LAST_WORDS;
         heard_xl && heard_helper && heard_transport
     }
@@ -178,9 +187,17 @@ impl Attempt {
         }
     }
 
-    /// While there is no helper to cancel, it is the connection that keeps xl.
+    /// While there is no helper to cancel, or to see that the time is over, it
+    /// is the connection that keeps xl.
     fn press(&mut self) {
         let silent = self.account.helper == HelperSeen::Never;
+        if silent && self.out_of_time_at.is_some_and(|at| at <= Instant::now()) {
+            self.out_of_time_at = None;
+            if self.wish == Wish::Move && !self.account.is_past_return() {
+                self.wish = Wish::OutOfTime;
+                self.orders.give(Order::HangUp);
+            }
+        }
         if silent
             && self
                 .cancelled_at

@@ -182,17 +182,19 @@ fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Se
         _ => Rescue::Allowed,
     };
     let seen = source::watch(source, rescue);
-    let outcome = match seen {
-        Seen::NotRunning(_) => Outcome::Unknown,
-        Seen::Running | Seen::Rescued => judgement.outcome,
-    };
-    (
-        Judgement {
-            outcome,
+    let unknown = judgement.outcome == Outcome::Unknown || account.is_past_return();
+    let judgement = match seen {
+        Seen::Running | Seen::Rescued => judgement,
+        Seen::Dead(_) if !unknown => Judgement {
+            outcome: Outcome::GuestDied,
+            why: "the guest itself died",
+        },
+        Seen::Dead(_) | Seen::NotRunning(_) => Judgement {
+            outcome: Outcome::Unknown,
             ..judgement
         },
-        Some(seen),
-    )
+    };
+    (judgement, Some(seen))
 }
 
 /// Every pause teaches, also one that ended at the source. A guest that was to

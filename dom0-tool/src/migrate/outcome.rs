@@ -21,6 +21,9 @@ pub enum Outcome {
     TargetFailed,
     /// The stub, Xen, xl or the helper.
     SourceFailed,
+    /// The guest died at the source, and the destination was never told to
+    /// start it.
+    GuestDied,
     /// Nobody can say where the guest runs; nothing was destroyed.
     Unknown,
 }
@@ -34,7 +37,7 @@ impl Outcome {
             Self::RefusedTimeout => 4,
             Self::Cancelled => 5,
             Self::TargetFailed => 6,
-            Self::SourceFailed => 7,
+            Self::SourceFailed | Self::GuestDied => 7,
             Self::Unknown => 8,
         }
     }
@@ -47,7 +50,7 @@ impl Outcome {
             Self::RefusedTimeout => "refused-timeout",
             Self::Cancelled => "cancelled",
             Self::TargetFailed => "target-failed",
-            Self::SourceFailed => "source-failed",
+            Self::SourceFailed | Self::GuestDied => "source-failed",
             Self::Unknown => "unknown",
         }
     }
@@ -56,6 +59,7 @@ impl Outcome {
     pub const fn running_on(self) -> RunningOn {
         match self {
             Self::Moved => RunningOn::Destination,
+            Self::GuestDied => RunningOn::Nowhere,
             Self::Unknown => RunningOn::Unknown,
             _ => RunningOn::Source,
         }
@@ -75,6 +79,8 @@ pub enum RunningOn {
     Source,
     /// There.
     Destination,
+    /// It is dead.
+    Nowhere,
     /// Nobody can say.
     Unknown,
 }
@@ -85,6 +91,7 @@ impl RunningOn {
         match self {
             Self::Source => "source",
             Self::Destination => "destination",
+            Self::Nowhere => "nowhere",
             Self::Unknown => "unknown",
         }
     }
@@ -117,6 +124,8 @@ pub enum Wish {
     Move,
     /// To give up.
     Cancel,
+    /// To move it, but the timeout was over before a helper was heard.
+    OutOfTime,
 }
 
 /// Everything the judgement rests on.
@@ -200,6 +209,12 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
     }
 }
 
+/// Once it has begun, a helper keeps the timeout itself.
+const TOO_LATE_TO_BEGIN: (Outcome, &str) = (
+    Outcome::RefusedTimeout,
+    "the timeout was over before anything was copied",
+);
+
 /// The transport hung up of its own accord: the destination was never told to
 /// start, whatever became of xl.
 fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
@@ -217,6 +232,7 @@ fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
             "nobody knew how long the guest had been paused when the destination was ready",
         ),
         Refused::Cancelled => match evidence.helper {
+            HelperSeen::Never if evidence.wish == Wish::OutOfTime => TOO_LATE_TO_BEGIN,
             HelperSeen::Never => (Outcome::Cancelled, "cancelled before anything was copied"),
             HelperSeen::Begun => (
                 Outcome::Cancelled,
@@ -261,10 +277,17 @@ fn helper_silent(evidence: Evidence<'_>) -> Judgement {
         (HelperSeen::Never, XlEnd::Exited(_)) if evidence.wish == Wish::Cancel => {
             (Outcome::Cancelled, "cancelled before anything was copied")
         }
+        (HelperSeen::Never, XlEnd::Exited(_)) if evidence.wish == Wish::OutOfTime => {
+            TOO_LATE_TO_BEGIN
+        }
         (_, XlEnd::Killed(_)) => (Outcome::SourceFailed, "xl was killed"),
         (HelperSeen::Begun, XlEnd::Exited(_)) => {
             (Outcome::SourceFailed, "lull's helper died without a word")
         }
+        (HelperSeen::Never, XlEnd::Exited(_)) if handshake.transport_killed => (
+            Outcome::SourceFailed,
+            "`lull transport` was killed before anything was copied",
+        ),
         (HelperSeen::Never, XlEnd::Exited(_)) if handshake.target_failed => (
             Outcome::TargetFailed,
             "the destination could not create the domain",

@@ -46,6 +46,8 @@ pub enum Seen {
     Running,
     /// It was left suspended; this module resumed it, and it runs.
     Rescued,
+    /// It will never run again: a verb phrase.
+    Dead(String),
     /// It does not run, or could not be watched: a verb phrase.
     NotRunning(String),
 }
@@ -73,6 +75,7 @@ fn watch_paced(
 ) -> Seen {
     match wait_until_running(source, pause, late, idle) {
         Wait::Running => Seen::Running,
+        Wait::Dead(why) => Seen::Dead(why),
         Wait::No(why) => Seen::NotRunning(why),
         Wait::Suspended if rescue == Rescue::Forbidden => {
             Seen::NotRunning("is suspended".to_owned())
@@ -85,6 +88,7 @@ fn watch_paced(
             Ok(_) => match wait_until_running(source, pause, late, idle) {
                 Wait::Running => Seen::Rescued,
                 Wait::Suspended => Seen::NotRunning("is still suspended".to_owned()),
+                Wait::Dead(why) => Seen::Dead(why),
                 Wait::No(why) => Seen::NotRunning(why),
             },
         },
@@ -94,6 +98,7 @@ fn watch_paced(
 enum Wait {
     Running,
     Suspended,
+    Dead(String),
     No(String),
 }
 
@@ -108,11 +113,11 @@ fn wait_until_running(
     loop {
         let look = match source.state() {
             Err(error) => return Wait::No(format!("could not be watched: {error}")),
-            Ok(None) => return Wait::No("is gone".to_owned()),
+            Ok(None) => return Wait::Dead("is gone".to_owned()),
             Ok(Some(state)) => state,
         };
         if look.dying {
-            return Wait::No("is being destroyed".to_owned());
+            return Wait::Dead("is being destroyed".to_owned());
         }
         match look.shutdown {
             Some(_) if look.is_suspended() => {
@@ -121,8 +126,8 @@ fn wait_until_running(
                     return Wait::Suspended;
                 }
             }
-            Some(3) => return Wait::No("has crashed".to_owned()),
-            Some(reason) => return Wait::No(format!("has shut down (reason {reason})")),
+            Some(3) => return Wait::Dead("has crashed".to_owned()),
+            Some(reason) => return Wait::Dead(format!("has shut down (reason {reason})")),
             None if look.paused => {
                 free = None;
                 if waited >= late {
@@ -247,13 +252,12 @@ pub(super) mod tests {
             shutdown: Some(3),
             ..state(0)
         };
-        for (shown, name) in [
-            (None, "is gone"),
-            (Some(paused), "is paused"),
-            (Some(crashed), "has crashed"),
+        for (shown, seen) in [
+            (None, Seen::Dead("is gone".to_owned())),
+            (Some(paused), Seen::NotRunning("is paused".to_owned())),
+            (Some(crashed), Seen::Dead("has crashed".to_owned())),
         ] {
-            let seen = look(&Script::new(&[shown]), Rescue::Allowed);
-            assert_eq!(seen, Seen::NotRunning(name.to_owned()));
+            assert_eq!(look(&Script::new(&[shown]), Rescue::Allowed), seen);
         }
     }
 }

@@ -26,7 +26,6 @@ xl() { echo "migration sender: $1" >&2; }
 # And what `lull transport` would: hears orders, tells events.
 order() { read -r order <&"$LULL_TRANSPORT_FD"; echo "$order" | grep -q "\"$1\""; }
 carry() { echo "$1" >&"$LULL_TRANSPORT_FD"; }
-answered() { echo '{"schema":1,"type":"answered","go_monotonic_ns":'"$1"',"answer_monotonic_ns":'"$(now)"'}'; }
 ready() { echo '{"schema":1,"type":"ready","came_monotonic_ns":'"$(now)"',"passed_monotonic_ns":'"$(now)"'}'; }
 hung_up() { echo '{"schema":1,"type":"hung-up","why":"'"$1"'","ready_monotonic_ns":'"${2:-null}"',"decided_monotonic_ns":'"$(now)"',"guest":"'"${4:-resumed}"'","error":"","refused_pause_ms":'"${3:-null}"',"resume_ms":7}'; }
 "#;
@@ -335,6 +334,48 @@ kill -KILL $$"#,
 }
 
 #[test]
+fn a_guest_that_died_runs_nowhere() {
+    let crashed = DomainState {
+        shutdown: Some(3),
+        ..state(0)
+    };
+    for (shown, how) in [(None, "is gone"), (Some(crashed), "has crashed")] {
+        let run = attempt_with(
+            r#"say "$started"; say "$(ended source-failed "the guest cannot be mapped")"; exit 1"#,
+            "",
+            &[shown],
+            |_| {},
+        );
+        assert_eq!(run.outcome.code(), 7);
+        assert_eq!(run.result.running_on, "nowhere");
+        assert_eq!(
+            run.last_line,
+            format!(
+                "web1 runs nowhere: at the source (this host) it {how}; the destination (host2) was not told to start it."
+            )
+        );
+    }
+}
+
+#[test]
+fn the_timeout_holds_also_while_no_helper_has_begun() {
+    let run = attempt_with(
+        r#"
+order hang-up && carry "$(hung_up cancelled null null left-alone)"
+exit 1"#,
+        "--timeout 100ms",
+        &ALIVE(),
+        |_| {},
+    );
+    assert_eq!(run.outcome, Outcome::RefusedTimeout);
+    assert!(
+        run.paragraph.contains("the timeout was over"),
+        "{}",
+        run.paragraph
+    );
+}
+
+#[test]
 fn a_helper_that_dies_without_a_word_is_the_sources_fault() {
     let run =
         attempt(r#"say "$started"; echo "Migration failed, resuming at sender." >&2; exit 1"#);
@@ -344,14 +385,18 @@ fn a_helper_that_dies_without_a_word_is_the_sources_fault() {
 
 #[test]
 fn a_guest_that_is_not_seen_to_run_is_never_claimed_to() {
+    let paused = DomainState {
+        paused: true,
+        ..state(0)
+    };
     let run = attempt_with(
         r#"say "$started"; say "$(ended refused-downtime "too busy")"; exit 1"#,
         "",
-        &[None],
+        &[Some(paused)],
         |_| {},
     );
     assert_eq!(run.outcome, Outcome::Unknown);
-    assert!(run.last_line.contains("is gone"), "{}", run.last_line);
+    assert!(run.last_line.contains("is paused"), "{}", run.last_line);
     assert_eq!(run.result.running_on, "unknown");
 }
 
@@ -458,16 +503,13 @@ fn the_transport_hears_the_helpers_news() {
     let run = attempt(
         r#"
 say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
-order helper-begun && order suspended && order committed && sleep 0.05 && carry "$(ready)"
+order helper-begun && order suspended && order committed && carry "$(ready)"
 xl "Giving target permission to start."
-go=$(now); sleep 0.05; carry "$(answered $go)"
+sleep 0.05
 xl "Target reports successful startup."
 "#,
     );
     assert_eq!(run.outcome, Outcome::Moved);
-    let observed = run.result.observed_downtime_ms.unwrap();
-    let estimate = run.result.observed_downtime_estimate_ms.unwrap();
-    assert!(estimate + 20 <= observed, "{estimate} {observed}");
     let (until, after) = (run.result.until_ready_ms, run.result.after_ready_ms);
     assert!(
         until.is_some() && after.unwrap() >= 50,
