@@ -43,6 +43,8 @@ pub enum Event {
     /// The destination was ready in time, and xl was told. From here on there
     /// is no way back.
     Ready(Ready),
+    /// The destination has answered xl's GO.
+    Answered(Answered),
     /// The connection was closed before that; the guest stays.
     HungUp(HungUp),
     /// A line for the operator, at the level it deserves.
@@ -183,7 +185,8 @@ pub struct Ended {
     pub pages_sent: u64,
     /// Bytes written to the stream.
     pub bytes_sent: u64,
-    /// `CLOCK_MONOTONIC` of the end, nanoseconds.
+    /// `CLOCK_MONOTONIC` of the end, nanoseconds: of the stream's, if that was
+    /// complete.
     pub monotonic_ns: u64,
     /// CPU time of the helper, user and system, in milliseconds.
     pub helper_cpu_ms: u64,
@@ -218,6 +221,15 @@ pub struct Ready {
     pub came_monotonic_ns: u64,
     /// And when it was passed on.
     pub passed_monotonic_ns: u64,
+}
+
+/// See [`Event::Answered`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// `CLOCK_MONOTONIC` when GO was there to be carried, nanoseconds.
+    pub go_monotonic_ns: u64,
+    /// And when the answer to it had come.
+    pub answer_monotonic_ns: u64,
 }
 
 /// See [`Event::HungUp`].
@@ -295,15 +307,18 @@ pub struct Outcome {
     pub running_on: String,
     /// The limit on the pause.
     pub limit_ms: Option<u64>,
-    /// What the pause was expected to be when the guest was asked to stop, by
-    /// what moves like it usually take; absent without history.
+    /// What the pause was predicted to be when the guest was suspended, or at
+    /// the refusal.
+    pub predicted_downtime_ms: Option<u64>,
+    /// What it was expected to be when the guest was asked to stop; nothing
+    /// without history.
     #[serde(default)]
     pub expected_downtime_ms: Option<u64>,
-    /// What the pause was predicted to be, at most, when the guest was
-    /// suspended, or at the refusal.
-    pub predicted_downtime_ms: Option<u64>,
     /// What it was, at most.
     pub observed_downtime_ms: Option<u64>,
+    /// What it was, less half a round trip.
+    #[serde(default)]
+    pub observed_downtime_estimate_ms: Option<u64>,
     /// Of the landing: from the end of the helper's stream until the
     /// destination's READY.
     pub until_ready_ms: Option<u64>,

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::events::{
-    Ended, Event, How, HungUp, PauseParts, Progress, Ready, Refused, Round, Started, Suspended,
+    Answered, Ended, Event, How, HungUp, PauseParts, Progress, Ready, Refused, Round, Started,
+    Suspended,
 };
 use crate::ledger::{Entry, Known};
 
@@ -77,6 +78,8 @@ pub struct Account {
     pub ended: Option<Ended>,
     /// READY was passed on to xl.
     pub ready: Option<Ready>,
+    /// The destination answered GO.
+    pub answered: Option<Answered>,
     /// The transport hung up instead.
     pub hung_up: Option<HungUp>,
     /// Was there a helper?
@@ -103,7 +106,11 @@ impl Account {
             Event::Ended(ended) => self.ended = Some(ended),
             // The transport's and the front end's own; the helper's log is for
             // show.
-            Event::Ready(_) | Event::HungUp(_) | Event::Log(_) | Event::Result(_) => {}
+            Event::Ready(_)
+            | Event::Answered(_)
+            | Event::HungUp(_)
+            | Event::Log(_)
+            | Event::Result(_) => {}
         }
     }
 
@@ -111,6 +118,7 @@ impl Account {
     pub fn transport_said(&mut self, event: Event) {
         match event {
             Event::Ready(ready) => self.ready = Some(ready),
+            Event::Answered(answered) => self.answered = Some(answered),
             Event::HungUp(hung_up) => self.hung_up = Some(hung_up),
             _ => {}
         }
@@ -144,14 +152,62 @@ impl Account {
         helper.or(transport)
     }
 
-    /// The pause, at most: until the report was read, which is a little after
-    /// the guest ran; or, of an attempt given up, as the helper measured it.
+    /// The pause, at most: by the source's monotonic clock alone, from the
+    /// request until the destination's report was there, which is a little
+    /// after the guest ran; or, of an attempt given up, as whoever resumed the
+    /// guest measured it.
     pub fn observed_downtime_ms(&self) -> Option<u64> {
         if let Some(pause) = self.refused_pause_ms() {
             return Some(pause);
         }
-        let begun = self.suspended.as_ref()?.requested_monotonic_ns;
-        Some(span_ms(begun, self.target_started_ns?))
+        Some(span_ms(self.requested_ns()?, self.runs_by_ns()?))
+    }
+
+    /// The pause without the report's way back, which is taken to be half of
+    /// the shortest round trip seen on this connection.
+    ///
+    /// Nothing is sent only to measure. Two answers are seen: READY to the end
+    /// of the stream, and the report to GO. Both hold some work of the
+    /// destination's besides the way, so that neither is shorter than the
+    /// round trip: the estimate errs, if the way there is no shorter than the
+    /// way back, on the short side. The guest began to run between it and the
+    /// [bound](Self::observed_downtime_ms), close to the report's departure,
+    /// and never before GO. No clock of the destination's has any part in it,
+    /// nor has a wall clock. A pause that ended here needs no correction.
+    pub fn observed_downtime_estimate_ms(&self) -> Option<u64> {
+        if let Some(pause) = self.refused_pause_ms() {
+            return Some(pause);
+        }
+        let runs_by = self.runs_by_ns()?;
+        let round_trip = self.shortest_round_trip_ns()?;
+        let way_back = round_trip / 2;
+        Some(span_ms(
+            self.requested_ns()?,
+            runs_by.saturating_sub(way_back),
+        ))
+    }
+
+    fn requested_ns(&self) -> Option<u64> {
+        Some(self.suspended.as_ref()?.requested_monotonic_ns)
+    }
+
+    /// When the guest ran at the destination at the latest. xl must have read
+    /// the report as good; the transport saw it first.
+    fn runs_by_ns(&self) -> Option<u64> {
+        let heard = self.target_started_ns?;
+        let came = self.answered.map(|answered| answered.answer_monotonic_ns);
+        Some(came.map_or(heard, |came| came.min(heard)))
+    }
+
+    fn shortest_round_trip_ns(&self) -> Option<u64> {
+        let answered = self.answered?;
+        let to_go = answered
+            .answer_monotonic_ns
+            .saturating_sub(answered.go_monotonic_ns);
+        let complete = self.ended.as_ref().zip(self.ready.as_ref());
+        let to_end = complete
+            .map(|(ended, ready)| ready.came_monotonic_ns.saturating_sub(ended.monotonic_ns));
+        Some(to_end.map_or(to_go, |to_end| to_end.min(to_go)))
     }
 
     /// What the pause was predicted to be: on which the guest was suspended,
@@ -182,8 +238,8 @@ impl Account {
     pub fn observed_parts(&self) -> Option<PauseParts> {
         let ended = self.ended.as_ref()?;
         let landing = self
-            .target_started_ns
-            .map(|started| span_ms(ended.monotonic_ns, started));
+            .runs_by_ns()
+            .map(|runs_by| span_ms(ended.monotonic_ns, runs_by));
         Some(PauseParts {
             landing_ms: landing.or(ended.observed.landing_ms),
             ..ended.observed.clone()
@@ -198,7 +254,7 @@ impl Account {
             (Some(ready), _) => ready.came_monotonic_ns,
             (None, hung_up) => hung_up.as_ref()?.ready_monotonic_ns?,
         };
-        let after = self.target_started_ns.map(|started| span_ms(came, started));
+        let after = self.runs_by_ns().map(|runs_by| span_ms(came, runs_by));
         Some((span_ms(ended.monotonic_ns, came), after))
     }
 
@@ -269,6 +325,8 @@ fn span_ms(from_ns: u64, to_ns: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn round(round: u32) -> Round {
@@ -304,5 +362,74 @@ mod tests {
         assert_eq!(span_ms(0, 1), 1);
         assert_eq!(span_ms(0, 2_000_000), 2);
         assert_eq!(span_ms(5, 0), 0);
+    }
+
+    /// What happened at the source, nanoseconds on its monotonic clock.
+    #[derive(Debug, Clone, Copy)]
+    struct Stamps {
+        requested: u64,
+        complete: u64,
+        ready: u64,
+        go: u64,
+        answer: u64,
+        heard: u64,
+    }
+
+    fn moved(at: Stamps) -> Account {
+        let line = |line: &str| serde_json::from_str(line).expect("an event");
+        let mut account = Account::default();
+        let requested = at.requested;
+        account.helper_said(line(&format!(
+            r#"{{"type":"suspended","requested_at_ms":1,"stopped_at_ms":2,"dirty_pages":3,"predicted":{{}},"requested_monotonic_ns":{requested}}}"#
+        )));
+        let complete = at.complete;
+        account.helper_said(line(&format!(
+            r#"{{"type":"ended","at_ms":9,"how":"stream-complete","reason":"","advice":"","observed":{{}},"pages_sent":3,"bytes_sent":4,"monotonic_ns":{complete},"helper_cpu_ms":1,"helper_peak_bytes":1}}"#
+        )));
+        account.transport_said(Event::Ready(Ready {
+            came_monotonic_ns: at.ready,
+            passed_monotonic_ns: at.ready,
+        }));
+        account.transport_said(Event::Answered(Answered {
+            go_monotonic_ns: at.go,
+            answer_monotonic_ns: at.answer,
+        }));
+        account.target_started_ns = Some(at.heard);
+        account
+    }
+
+    proptest! {
+        /// Whatever the ways and the work at their other end took, and whatever
+        /// the clock counts from: the report left between the estimate and the
+        /// bound, and the estimate does not lie before GO.
+        #[test]
+        fn the_guest_ran_between_the_estimate_and_the_bound(
+            way_ns in 0..200_000_000u64,
+            sending in 0..2_000_000_000u64,
+            restoring in 0..2_000_000_000u64,
+            renaming in 0..100_000_000u64,
+            starting in 0..2_000_000_000u64,
+            reading in 0..100_000_000u64,
+            (boot, other_boot) in (0..1_000_000_000_000u64, 0..1_000_000_000_000u64),
+        ) {
+            let seen = |boot: u64| {
+                let complete = boot + sending;
+                let ready = complete + way_ns + restoring + way_ns;
+                let go = ready + renaming;
+                let answer = go + way_ns + starting + way_ns;
+                let heard = answer + reading;
+                Stamps { requested: boot, complete, ready, go, answer, heard }
+            };
+            let at = seen(boot);
+            let account = moved(at);
+            let bound = account.observed_downtime_ms().expect("it moved");
+            let estimate = account.observed_downtime_estimate_ms().expect("GO was answered");
+            let reported_ms = span_ms(at.requested, at.answer - way_ns);
+            prop_assert!(estimate <= reported_ms && reported_ms <= bound);
+            prop_assert!(estimate >= span_ms(at.requested, at.go));
+            let other = moved(seen(other_boot));
+            prop_assert_eq!(other.observed_downtime_ms(), Some(bound));
+            prop_assert_eq!(other.observed_downtime_estimate_ms(), Some(estimate));
+        }
     }
 }

@@ -122,7 +122,7 @@ impl Attempt {
         let heard_xl = self.xl_silent || quiet >= LAST_WORDS || waited >= OTHERS_WORDS;
         let heard_helper = self.account.ended.is_some() || self.helper_gone || waited >= UNDOING;
         let account = &self.account;
-        let told = account.ready.is_some() || account.hung_up.is_some();
+        let told = account.answered.is_some() || account.hung_up.is_some();
         let heard_transport = told || self.transport_gone || waited >= LAST_WORDS;
         heard_xl && heard_helper && heard_transport
     }

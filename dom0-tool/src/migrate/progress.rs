@@ -92,7 +92,7 @@ impl Watcher {
             Event::Log(log) => self.log(log),
             Event::Progress(_) => self.redraw(),
             Event::HungUp(hung_up) => self.hung_up(hung_up),
-            Event::Ended(_) | Event::Ready(_) | Event::Result(_) => {}
+            Event::Ended(_) | Event::Ready(_) | Event::Answered(_) | Event::Result(_) => {}
         }
     }
 

@@ -44,9 +44,10 @@ impl Report<'_> {
             outcome: self.outcome.name().to_owned(),
             running_on: self.outcome.running_on().name().to_owned(),
             limit_ms: self.options.max_suspend_time.map(|limit| limit.as_millis()),
-            expected_downtime_ms: account.expected_downtime_ms(self.known),
             predicted_downtime_ms: account.predicted_downtime_ms(),
+            expected_downtime_ms: account.expected_downtime_ms(self.known),
             observed_downtime_ms: account.observed_downtime_ms(),
+            observed_downtime_estimate_ms: account.observed_downtime_estimate_ms(),
             until_ready_ms: split.map(|(until, _)| until),
             after_ready_ms: split.and_then(|(_, after)| after),
             rounds: account.rounds.count(),
@@ -327,6 +328,15 @@ impl Report<'_> {
             or_dash(suspended.predicted_downtime_ms.map(Millis)),
             or_dash(self.account.observed_downtime_ms().map(Millis)),
         ]);
+        let expected = self.account.expected_downtime_ms(self.known);
+        let estimate = self.account.observed_downtime_estimate_ms();
+        if expected.is_some() || estimate.is_some() {
+            table.add_row([
+                "  most likely".to_owned(),
+                or_dash(expected.map(Millis)),
+                or_dash(estimate.map(Millis)),
+            ]);
+        }
         if let Some(limit) = self.options.max_suspend_time {
             table.add_row(["limit".to_owned(), String::new(), limit.to_string()]);
         }

@@ -26,6 +26,7 @@ xl() { echo "migration sender: $1" >&2; }
 # And what `lull transport` would: hears orders, tells events.
 order() { read -r order <&"$LULL_TRANSPORT_FD"; echo "$order" | grep -q "\"$1\""; }
 carry() { echo "$1" >&"$LULL_TRANSPORT_FD"; }
+answered() { echo '{"schema":1,"type":"answered","go_monotonic_ns":'"$1"',"answer_monotonic_ns":'"$(now)"'}'; }
 ready() { echo '{"schema":1,"type":"ready","came_monotonic_ns":'"$(now)"',"passed_monotonic_ns":'"$(now)"'}'; }
 hung_up() { echo '{"schema":1,"type":"hung-up","why":"'"$1"'","ready_monotonic_ns":'"${2:-null}"',"decided_monotonic_ns":'"$(now)"',"guest":"'"${4:-resumed}"'","error":"","refused_pause_ms":'"${3:-null}"',"resume_ms":7}'; }
 "#;
@@ -503,13 +504,16 @@ fn the_transport_hears_the_helpers_news() {
     let run = attempt(
         r#"
 say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
-order helper-begun && order suspended && order committed && carry "$(ready)"
+order helper-begun && order suspended && order committed && sleep 0.05 && carry "$(ready)"
 xl "Giving target permission to start."
-sleep 0.05
+go=$(now); sleep 0.05; carry "$(answered $go)"
 xl "Target reports successful startup."
 "#,
     );
     assert_eq!(run.outcome, Outcome::Moved);
+    let observed = run.result.observed_downtime_ms.unwrap();
+    let estimate = run.result.observed_downtime_estimate_ms.unwrap();
+    assert!(estimate + 20 <= observed, "{estimate} {observed}");
     let (until, after) = (run.result.until_ready_ms, run.result.after_ready_ms);
     assert!(
         until.is_some() && after.unwrap() >= 50,
