@@ -64,11 +64,12 @@ pub trait StopPolicy {
 /// Stops the guest only if the pause is predicted to stay within the limit.
 ///
 /// 1. The prediction is within the limit: suspend, unless another round is
-///    expected to shorten the pause by a tenth and a millisecond or more, there
-///    is time for it, and fewer than [`BONUS_ROUNDS`](Self::BONUS_ROUNDS) were
-///    granted so. A limit is no licence to use it up. What another round brings
-///    is expected at the guest's worst, so a writer caught at a quiet moment
-///    is not let go for a gain that its next burst takes back.
+///    expected to take a tenth and a millisecond or more off the only part of
+///    the pause it can shorten, sending the pages, there is time for it, and
+///    fewer than [`BONUS_ROUNDS`](Self::BONUS_ROUNDS) were granted so. A limit
+///    is no licence to use it up, nor is a long landing. What another round
+///    brings is expected at the guest's worst, so a writer caught at a quiet
+///    moment is not let go for a gain that its next burst takes back.
 /// 2. It is beyond: give up if in each of the last rounds, two at least, the
 ///    guest dirtied as fast as the link carries at best, or within a twentieth
 ///    of it.
@@ -128,8 +129,8 @@ impl WithinLimit {
             .dirty_rate
             .pages_in(round_time)
             .min(outlook.guest_pages);
-        let now = view.prediction.total();
-        let gain = now.since(outlook.predict(dirty_then).total());
+        let now = view.prediction.pages;
+        let gain = now.since(outlook.predict(dirty_then).pages);
         gain >= Self::LEAST_GAIN.max(Micros(now.0 / 10))
     }
 

@@ -497,7 +497,7 @@ fn met_limit_succeeds() {
 #[test]
 fn limit_is_met_to_the_microsecond() {
     let mut probe = Checked::new(config(Some(1_000), None));
-    let (_, action) = first_round(&mut probe, 100_000, 1_000);
+    let (_, action) = first_round(&mut probe, 100_000, 500);
     assert_eq!(action, Action::Suspend);
     let exact = probe.machine.prediction().unwrap().total().0;
     for (limit, suspends) in [(exact, true), (exact - 1, false)] {
@@ -505,7 +505,7 @@ fn limit_is_met_to_the_microsecond() {
             limits: limits(Some(limit), None),
             ..probe.config
         };
-        let (_, action) = first_round(&mut Checked::new(config), 100_000, 1_000);
+        let (_, action) = first_round(&mut Checked::new(config), 100_000, 500);
         assert_eq!(action == Action::Suspend, suspends, "{limit} {action:?}");
     }
 }
@@ -541,6 +541,31 @@ fn resuming_alone_beyond_the_limit_is_refused_before_copying() {
 }
 
 #[test]
+fn a_guest_gets_the_shortest_pause_it_can_have_however_long_it_lands() {
+    let far = Config {
+        costs: FixedCosts {
+            landing: ms(3_000),
+            ..costs()
+        },
+        ..config(Some(10_000), None)
+    };
+    // 7 ms to send now, within a limit of 10 s; after a round of 7 ms, 0.4 ms.
+    let (_, action) = first_round(&mut Checked::new(far), 100_000, 5_000);
+    assert_eq!(action, Action::TakeBitmap);
+    // Not for less than a millisecond.
+    let (_, action) = first_round(&mut Checked::new(far), 100_000, 600);
+    assert_eq!(action, Action::Suspend);
+    // Nor when there is no time for it: the pass took 147 ms, and a suspend
+    // may take 5.
+    let hurried = Config {
+        limits: limits(Some(10_000_000), Some(165_000)),
+        ..far
+    };
+    let (_, action) = first_round(&mut Checked::new(hurried), 100_000, 5_000);
+    assert_eq!(action, Action::Suspend);
+}
+
+#[test]
 fn a_suspended_attempt_always_has_room_to_resume() {
     let slow = Config {
         costs: FixedCosts {
@@ -550,7 +575,7 @@ fn a_suspended_attempt_always_has_room_to_resume() {
         ..config(Some(1_000), None)
     };
     let mut probe = Checked::new(slow);
-    first_round(&mut probe, 100_000, 1_000);
+    first_round(&mut probe, 100_000, 500);
     // The landing, 20 ms, is over before a resume would be.
     let needed = probe.machine.prediction().unwrap().total().0 + 40_000;
     for (limit, suspends) in [(needed, true), (needed - 1, false)] {
@@ -558,7 +583,7 @@ fn a_suspended_attempt_always_has_room_to_resume() {
             limits: limits(Some(limit), None),
             ..slow
         };
-        let (_, action) = first_round(&mut Checked::new(config), 100_000, 1_000);
+        let (_, action) = first_round(&mut Checked::new(config), 100_000, 500);
         assert_eq!(action == Action::Suspend, suspends, "{limit} {action:?}");
     }
     let tight = Config {
@@ -566,7 +591,7 @@ fn a_suspended_attempt_always_has_room_to_resume() {
         ..slow
     };
     let mut checked = Checked::new(tight);
-    let (at, _) = first_round(&mut checked, 100_000, 1_000);
+    let (at, _) = first_round(&mut checked, 100_000, 500);
     let late = Event::Suspended {
         dirty: 1_500,
         took_bitmap: ms(1),

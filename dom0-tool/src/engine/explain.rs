@@ -62,6 +62,10 @@ impl From<&Refusal> for Verdict {
         let smallest = figures.smallest_limit.filter(|_| suits);
         let needed = figures.bandwidth_needed.filter(|_| suits);
         let advice = match refusal.reason {
+            Reason::FixedCosts { .. } => {
+                "`lull ledger` shows what that rests on; a destination that has changed can be \
+                 forgotten there."
+            }
             Reason::SuspendFailed => {
                 "Look at the guest's log for tasks that refuse to freeze, and at \
                  control/shutdown in its xenstore."
