@@ -1,4 +1,5 @@
-//! lull's sender beside stock's: the same guest, the same sink, turn by turn.
+//! lull's sender beside stock's, without lull's transport and with it: the same
+//! guest, the same sink, turn by turn.
 
 use std::time::Duration;
 
@@ -17,7 +18,23 @@ const PAGE: f64 = 4096.0;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Stock,
-    Lull,
+    /// lull as libxl's helper.
+    Helper,
+    /// `lull migrate`: the helper, and the transport behind it.
+    Whole,
+}
+
+impl Sender {
+    const ALL: [Self; 3] = [Self::Stock, Self::Helper, Self::Whole];
+
+    /// What it is started with; the guest and the destination follow.
+    const fn command(self) -> &'static str {
+        match self {
+            Self::Stock => "xl migrate -s ''",
+            Self::Helper => "LIBXL_SAVE_HELPER=/usr/local/bin/lull xl migrate -s ''",
+            Self::Whole => "lull migrate -s ''",
+        }
+    }
 }
 
 /// What one turn came to.
@@ -32,30 +49,27 @@ pub fn run() -> Result<()> {
     let host = Host::boot(&HostConfig::default())?;
     host.install_lull()?;
     let guest = host.create_guest(&GuestSpec::new("bench"))?;
-    let (mut stock, mut lull) = (Vec::new(), Vec::new());
+    let mut all = [const { Vec::new() }; 3];
     for turn in 0..TURNS {
-        for (sender, turns) in [(Sender::Stock, &mut stock), (Sender::Lull, &mut lull)] {
+        for (sender, turns) in Sender::ALL.into_iter().zip(&mut all) {
             let measured = measure(&host, &guest, sender)?;
             if turn > 0 {
                 turns.push(measured);
             }
         }
     }
-    println!("{}", table(&stock, &lull));
+    println!("{}", table(&all));
     Ok(())
 }
 
 fn measure(host: &Host, guest: &Guest, sender: Sender) -> Result<Turn> {
-    let helper = match sender {
-        Sender::Stock => "",
-        Sender::Lull => "LIBXL_SAVE_HELPER=/usr/local/bin/lull ",
-    };
     // user, nice, system, irq and softirq, in hundredths of a second
     let cpu = "awk '/^cpu /{print $2+$3+$4+$7+$8}' /proc/stat";
     let before: f64 = host.run(cpu)?.checked()?.trim().parse()?;
     let name = guest.name();
     let command = format!(
-        "rm -f /tmp/sink; {helper}xl migrate -s '' {name} 'rig-agent sink /tmp/sink' 2>&1; cat /tmp/sink"
+        "rm -f /tmp/sink; {} {name} 'rig-agent sink /tmp/sink' 2>&1; cat /tmp/sink",
+        sender.command()
     );
     let output = host.run_for(&command, Duration::from_secs(300))?;
     let after: f64 = host.run(cpu)?.checked()?.trim().parse()?;
@@ -76,9 +90,16 @@ fn measure(host: &Host, guest: &Guest, sender: Sender) -> Result<Turn> {
     })
 }
 
-fn table(stock: &[Turn], lull: &[Turn]) -> Table {
+fn table(all: &[Vec<Turn>; 3]) -> Table {
     let mut table = Table::new();
-    table.set_header(["", "stock", "lull", "lull / stock"]);
+    table.set_header([
+        "median of three turns",
+        "stock xl",
+        "lull's helper",
+        "lull migrate",
+        "helper / stock",
+        "migrate / helper",
+    ]);
     for (name, figure) in [
         (
             "pages a second",
@@ -86,12 +107,14 @@ fn table(stock: &[Turn], lull: &[Turn]) -> Table {
         ),
         ("dom0 CPU s per GiB sent", |turn| turn.cpu_per_gib),
     ] {
-        let (stock, lull) = (median(stock, figure), median(lull, figure));
+        let [stock, helper, whole] = all.each_ref().map(|turns| median(turns, figure));
         table.add_row([
             name.to_owned(),
             format!("{stock:.1}"),
-            format!("{lull:.1}"),
-            format!("{:.2}", lull / stock),
+            format!("{helper:.1}"),
+            format!("{whole:.1}"),
+            format!("{:.2}", helper / stock),
+            format!("{:.2}", whole / helper),
         ]);
     }
     for column in table.column_iter_mut().skip(1) {

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         scenario("guest-answers-and-takes-a-load", rig::guest_takes_a_load),
         scenario("busy-guest-moves-within-its-limit", moves::within_a_limit),
         scenario("source-and-destination-agree", moves::frames_agree),
+        scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
         scenario("guest-moves-without-limits", moves::without_limits),
         scenario("ledger-cannot-stop-a-move", moves::with_a_broken_ledger),
         scenario("limit-below-fixed-costs", refusals::fixed_costs),

@@ -8,7 +8,7 @@ use lull_tests::timeline::Timeline;
 use serde::Deserialize;
 
 use crate::aftermath;
-use crate::attempt::{LEDGER, Plan};
+use crate::attempt::{LEDGER, Plan, is};
 use crate::world::World;
 
 /// As a user would, over ssh; the pause is kept, by lull's clock and by that
@@ -45,6 +45,38 @@ pub fn within_a_limit(world: &mut World) -> Result<()> {
     ensure!(
         outages.longest_ms <= limit.as_millis() as f64 + outages.dom0_stall_ms,
         "paused beyond its limit: {outages:?}"
+    );
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// The wall clock jumps ahead while pages are copied, and back while the guest
+/// is paused: no figure of lull's comes from it.
+pub fn while_the_clock_jumps(world: &mut World) -> Result<()> {
+    const JUMP: Duration = Duration::from_secs(10);
+    let limit = Duration::from_secs(12);
+    let guest = world.guest()?;
+    let set = |seconds: i64| format!("date -s @$(($(date +%s) + {seconds}))");
+    let jump = JUMP.as_secs() as i64;
+    let observer = world.host.observe(&guest)?;
+    let mut running = Plan::throttled(16_000_000)
+        .limit(limit)
+        .start(&world.host, &guest)?;
+    running.wait_until_copying()?;
+    running.beside(&set(jump))?;
+    running.wait_for(|event| is(event, "suspended"))?;
+    running.beside(&set(-2 * jump))?;
+    let ended = running.finish()?;
+    let outages = observer.stop()?;
+    world.host.run(&set(jump))?.checked()?;
+    let result = ended.expect(0)?;
+    let observed = result["observed_downtime_ms"]
+        .as_u64()
+        .context("no observation")? as f64;
+    // ping counts from the guest's last answer to its next.
+    let apart = (observed - outages.longest_ms).abs();
+    ensure!(
+        apart < JUMP.as_millis() as f64 / 2.0 && outages.longest_ms > 0.0,
+        "a clock got into it: {outages:?}, {result}"
     );
     aftermath::check(&world.host, &guest, &ended)
 }
