@@ -71,21 +71,26 @@ impl Privcmd {
         Ok(Self { file, buffer })
     }
 
+    /// # Safety
+    /// Whatever the arguments point to must be there to be read and written.
+    unsafe fn hypercall(&self, op: u64, arguments: [u64; 5]) -> rustix::io::Result<i32> {
+        let mut call = Hypercall { op, arguments };
+        let request = Request::<{ opcode::none(b'P', 0).wrapping_add(48 << 16) }, _>(&mut call);
+        // SAFETY: the number stands for privcmd's hypercall ioctl, whose
+        // argument is this structure; for what it points to the caller answers.
+        unsafe { ioctl(&self.file, request) }
+    }
+
     /// The highest guest frame number in use.
     pub fn maximum_gpfn(&self, domain: u16) -> Result<u64> {
         let place = self.buffer.start.as_ptr().cast::<u16>();
         // SAFETY: the buffer is one page of this process that nobody else
         // uses, and aligned for any integer.
         unsafe { place.write(domain) };
-        let mut call = Hypercall {
-            op: MEMORY_OP,
-            arguments: [MAXIMUM_GPFN, place as u64, 0, 0, 0],
-        };
-        let request = Request::<{ opcode::none(b'P', 0).wrapping_add(48 << 16) }, _>(&mut call);
-        // SAFETY: the number stands for privcmd's hypercall ioctl, whose
-        // argument is this structure; the hypervisor reads two bytes of the
-        // buffer and writes nothing.
-        let highest = unsafe { ioctl(&self.file, request) };
+        let arguments = [MAXIMUM_GPFN, place as u64, 0, 0, 0];
+        // SAFETY: the hypervisor reads two bytes of the buffer and writes
+        // nothing.
+        let highest = unsafe { self.hypercall(MEMORY_OP, arguments) };
         let highest = highest.with_context(|| format!("domain {domain}: maximum_gpfn"))?;
         u64::try_from(highest).context("maximum_gpfn is negative")
     }
@@ -101,14 +106,9 @@ impl Privcmd {
         };
         // SAFETY: as in `maximum_gpfn`.
         unsafe { place.write(asked) };
-        let mut call = Hypercall {
-            op: GRANT_TABLE_OP,
-            arguments: [QUERY_SIZE, place as u64, 1, 0, 0],
-        };
-        let request = Request::<{ opcode::none(b'P', 0).wrapping_add(48 << 16) }, _>(&mut call);
-        // SAFETY: as in `maximum_gpfn`; the hypervisor writes no more than the
-        // one structure.
-        unsafe { ioctl(&self.file, request) }
+        let arguments = [QUERY_SIZE, place as u64, 1, 0, 0];
+        // SAFETY: the hypervisor writes no more than the one structure.
+        unsafe { self.hypercall(GRANT_TABLE_OP, arguments) }
             .with_context(|| format!("domain {domain}: grant table"))?;
         // SAFETY: written above, and by the hypervisor, which is done with it.
         let answer = unsafe { place.read() };
@@ -138,14 +138,8 @@ impl Privcmd {
                 // SAFETY: within the first of the three pages.
                 unsafe { request.wrapping_add(place).write(word) };
             }
-            let mut call = Hypercall {
-                op: DOMCTL,
-                arguments: [request as u64, 0, 0, 0, 0],
-            };
-            let ask = Request::<{ opcode::none(b'P', 0).wrapping_add(48 << 16) }, _>(&mut call);
-            // SAFETY: as in `maximum_gpfn`; the context (5,168 bytes) lies in
-            // the other two pages.
-            unsafe { ioctl(&self.file, ask) }
+            // SAFETY: the context (5,168 bytes) lies in the other two pages.
+            unsafe { self.hypercall(DOMCTL, [request as u64, 0, 0, 0, 0]) }
                 .with_context(|| format!("domain {domain}: vCPU context"))?;
             // SAFETY: user_regs.rip, within the context.
             unsafe { context.wrapping_add(RIP / size_of::<u64>()).write(address) };
