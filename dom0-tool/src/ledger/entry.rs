@@ -23,6 +23,8 @@ pub struct Entry {
     pub at: Option<u64>,
     /// Whose: by name, or of a throw-away guest of lull's own.
     pub guest: Option<String>,
+    /// The guest was resumed at the source.
+    pub resumed: bool,
     /// From the request until the guest had stopped.
     pub suspend_ms: Option<u64>,
     /// Reading the final bitmap.
@@ -40,7 +42,8 @@ pub struct Entry {
     pub expected_ms: Option<u64>,
     /// And at most.
     pub predicted_ms: Option<u64>,
-    /// What it was, at most, if the guest moved.
+    /// What it was, at most, of a guest that moved; of a destination that was
+    /// not ready in time: what it would have been, at least.
     pub observed_ms: Option<u64>,
 }
 

@@ -66,7 +66,8 @@ pub struct Foresight {
     pub p90_error_percent: Option<f64>,
     /// Pauses that were predicted to be so long at most, and observed.
     pub predicted: usize,
-    /// Of these: how many were longer.
+    /// Of these: how many were longer, or would have been, had the destination
+    /// not been given up for being late.
     pub beyond: usize,
 }
 
@@ -106,10 +107,7 @@ impl Row {
             destination: destination.to_owned(),
             guest,
             pauses: entries.len(),
-            moves: entries
-                .iter()
-                .filter(|entry| entry.observed_ms.is_some())
-                .count(),
+            moves: entries.iter().filter(|entry| !entry.resumed).count(),
             newest_age_s: ages().min().unwrap_or(0),
             oldest_age_s: ages().max().unwrap_or(0),
             bounds: Bounds {
@@ -210,6 +208,7 @@ mod tests {
     fn a_pause_that_ended_here_is_no_move_and_is_not_compared() {
         let mut book = Book::default();
         let refused = Entry {
+            resumed: true,
             suspend_ms: Some(79),
             resume_ms: Some(3),
             ..Entry::default()

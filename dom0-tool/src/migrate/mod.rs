@@ -1,7 +1,8 @@
 //! `lull migrate`: stock xl does the moving, lull's helper the copying; this
 //! part starts them, watches, and says how it ended.
 //!
-//! [`xl`] starts, through a [`transport`] of lull's own, [`inbox`] hears, [`attempt`] follows, [`account`] remembers,
+//! [`xl`] starts, through a [`transport`] of lull's own, [`inbox`] hears,
+//! [`attempt`] follows, [`account`] remembers, [`mod@pause`] measures,
 //! [`outcome`] judges, [`source`] makes sure, [`report`] tells.
 
 mod account;
@@ -10,6 +11,7 @@ mod handshake;
 mod inbox;
 mod lines;
 mod outcome;
+mod pause;
 mod progress;
 mod report;
 mod source;

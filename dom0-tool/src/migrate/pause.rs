@@ -1,0 +1,320 @@
+//! What the pause was: observed by the source's clock, beside what was foreseen.
+
+use crate::events::{How, PauseParts, Refused};
+use crate::ledger::{Entry, Known};
+
+use super::account::Account;
+
+impl Account {
+    /// The pause of an attempt that was given up after the suspend, as whoever
+    /// ended it measured it.
+    pub fn refused_pause_ms(&self) -> Option<u64> {
+        let helper = self.ended.as_ref().and_then(|ended| ended.refused_pause_ms);
+        let transport = self
+            .hung_up
+            .as_ref()
+            .and_then(|hung_up| hung_up.refused_pause_ms);
+        helper.or(transport)
+    }
+
+    /// The pause, at most: by the source's monotonic clock alone, from the
+    /// request until the destination's report was there, which is a little
+    /// after the guest ran; or, of an attempt given up, as whoever resumed the
+    /// guest measured it.
+    pub fn observed_downtime_ms(&self) -> Option<u64> {
+        if let Some(pause) = self.refused_pause_ms() {
+            return Some(pause);
+        }
+        Some(span_ms(self.requested_ns()?, self.runs_by_ns()?))
+    }
+
+    /// The pause without the report's way back, which is taken to be half of
+    /// the shortest round trip seen on this connection.
+    ///
+    /// Nothing is sent only to measure. Two answers are seen: READY to the end
+    /// of the stream, and the report to GO. Both hold some work of the
+    /// destination's besides the way, so that neither is shorter than the
+    /// round trip: the estimate errs, if the way there is no shorter than the
+    /// way back, on the short side. The guest began to run between it and the
+    /// [bound](Self::observed_downtime_ms), close to the report's departure,
+    /// and never before GO. No clock of the destination's has any part in it,
+    /// nor has a wall clock. A pause that ended here needs no correction.
+    pub fn observed_downtime_estimate_ms(&self) -> Option<u64> {
+        if let Some(pause) = self.refused_pause_ms() {
+            return Some(pause);
+        }
+        let runs_by = self.runs_by_ns()?;
+        let round_trip = self.shortest_round_trip_ns()?;
+        let way_back = round_trip / 2;
+        Some(span_ms(
+            self.requested_ns()?,
+            runs_by.saturating_sub(way_back),
+        ))
+    }
+
+    fn requested_ns(&self) -> Option<u64> {
+        Some(self.suspended.as_ref()?.requested_monotonic_ns)
+    }
+
+    /// When the guest ran at the destination at the latest. xl must have read
+    /// the report as good; the transport saw it first.
+    fn runs_by_ns(&self) -> Option<u64> {
+        let heard = self.target_started_ns?;
+        let came = self.answered.map(|answered| answered.answer_monotonic_ns);
+        Some(came.map_or(heard, |came| came.min(heard)))
+    }
+
+    fn shortest_round_trip_ns(&self) -> Option<u64> {
+        let answered = self.answered?;
+        let to_go = answered
+            .answer_monotonic_ns
+            .saturating_sub(answered.go_monotonic_ns);
+        let complete = self.ended.as_ref().zip(self.ready.as_ref());
+        let to_end = complete
+            .map(|(ended, ready)| ready.came_monotonic_ns.saturating_sub(ended.monotonic_ns));
+        Some(to_end.map_or(to_go, |to_end| to_end.min(to_go)))
+    }
+
+    /// What the pause was predicted to be: on which the guest was suspended,
+    /// or else the last time it was judged.
+    pub fn predicted_downtime_ms(&self) -> Option<u64> {
+        match &self.suspended {
+            Some(suspended) => suspended.predicted_downtime_ms,
+            None => self.rounds.latest()?.predicted_downtime_ms,
+        }
+    }
+
+    /// What it was expected to be when the guest was asked to stop: the usual
+    /// of each part, and its pages at the usual rates. Nothing without history.
+    pub fn expected_downtime_ms(&self, known: &Known) -> Option<u64> {
+        let typical = &known.typical;
+        [
+            typical.suspend_ms?,
+            typical.final_bitmap_ms?,
+            self.suspended.as_ref()?.likely_pages_ms?,
+            typical.cpu_state_ms?,
+            typical.landing_ms?,
+        ]
+        .into_iter()
+        .try_fold(0, u64::checked_add)
+    }
+
+    /// Where the pause of a moved guest went.
+    pub fn observed_parts(&self) -> Option<PauseParts> {
+        let ended = self.ended.as_ref()?;
+        let landing = self
+            .runs_by_ns()
+            .map(|runs_by| span_ms(ended.monotonic_ns, runs_by));
+        Some(PauseParts {
+            landing_ms: landing.or(ended.observed.landing_ms),
+            ..ended.observed.clone()
+        })
+    }
+
+    /// Of the landing: how long the destination took until READY, and from
+    /// there until the guest ran.
+    pub fn landing_split(&self) -> Option<(u64, Option<u64>)> {
+        let ended = self.ended.as_ref()?;
+        let came = match (&self.ready, &self.hung_up) {
+            (Some(ready), _) => ready.came_monotonic_ns,
+            (None, hung_up) => hung_up.as_ref()?.ready_monotonic_ns?,
+        };
+        let after = self.runs_by_ns().map(|runs_by| span_ms(came, runs_by));
+        Some((span_ms(ended.monotonic_ns, came), after))
+    }
+
+    /// The smallest limit with which a READY that came too late would have
+    /// been in time.
+    pub fn limit_for_ready_ms(&self, after_ready_ms: u64) -> Option<u64> {
+        let begun = self.suspended.as_ref()?.requested_monotonic_ns;
+        let came = self.hung_up.as_ref()?.ready_monotonic_ns?;
+        Some(span_ms(begun, came).saturating_add(after_ready_ms))
+    }
+
+    /// Until when the destination was waited for, if it was given up for being
+    /// slow.
+    fn waited_until_ns(&self) -> Option<u64> {
+        self.ended
+            .as_ref()
+            .filter(|ended| ended.how == How::StreamComplete)?;
+        let hung_up = self.hung_up.as_ref()?;
+        match hung_up.why {
+            Refused::ReadyTooLate => hung_up.ready_monotonic_ns,
+            Refused::NotReady => Some(hung_up.decided_monotonic_ns),
+            _ => None,
+        }
+    }
+
+    /// What this attempt teaches: of a pause that ended in a move everything,
+    /// of one that ended at the source what came so far, and what it took to
+    /// end it. A destination that was too slow would have taken so long at
+    /// least; what follows READY was not seen then, and its bound stands for
+    /// it. `None` if the guest was never paused.
+    pub fn entry(&self, guest: &str, known: &Known) -> Option<Entry> {
+        let requested_ns = self.requested_ns()?;
+        let ended = self.ended.as_ref()?;
+        let parts = self.observed_parts()?;
+        let transport = self.hung_up.as_ref().and_then(|hung_up| hung_up.resume_ms);
+        let after_ready = known.after_ready.as_millis() as u64;
+        let at_least = |since: u64| {
+            let waited = span_ms(since, self.waited_until_ns()?);
+            Some(waited.saturating_add(after_ready))
+        };
+        let moved = self.target_started_ns.is_some();
+        let observed_ms = match moved {
+            true => self.observed_downtime_ms(),
+            false => at_least(requested_ns),
+        };
+        let entry = Entry {
+            at: None,
+            guest: Some(guest.to_owned()),
+            resumed: !moved,
+            suspend_ms: parts.suspend_ms,
+            final_bitmap_ms: parts.final_bitmap_ms,
+            cpu_state_ms: parts.cpu_state_ms,
+            landing_ms: parts.landing_ms.or_else(|| at_least(ended.monotonic_ns)),
+            after_ready_ms: self.landing_split().and_then(|(_, after)| after),
+            resume_ms: ended.resume_ms.or(transport),
+            expected_ms: self
+                .expected_downtime_ms(known)
+                .filter(|_| observed_ms.is_some()),
+            predicted_ms: self
+                .predicted_downtime_ms()
+                .filter(|_| observed_ms.is_some()),
+            observed_ms,
+        };
+        Some(entry).filter(|entry| !entry.is_empty())
+    }
+}
+
+/// Rounded up: a report never shows a pause shorter than it was.
+fn span_ms(from_ns: u64, to_ns: u64) -> u64 {
+    to_ns.saturating_sub(from_ns).div_ceil(1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::events::{Answered, Event, GuestThen, HungUp, Ready};
+    use crate::ledger::Ledger;
+
+    #[test]
+    fn a_pause_is_rounded_up_and_never_negative() {
+        assert_eq!(span_ms(0, 1), 1);
+        assert_eq!(span_ms(0, 2_000_000), 2);
+        assert_eq!(span_ms(5, 0), 0);
+    }
+
+    /// What happened at the source, nanoseconds on its monotonic clock.
+    #[derive(Debug, Clone, Copy)]
+    struct Stamps {
+        requested: u64,
+        complete: u64,
+        ready: u64,
+        go: u64,
+        answer: u64,
+        heard: u64,
+    }
+
+    fn moved(at: Stamps) -> Account {
+        let line = |line: &str| serde_json::from_str(line).expect("an event");
+        let mut account = Account::default();
+        let requested = at.requested;
+        account.helper_said(line(&format!(
+            r#"{{"type":"suspended","requested_at_ms":1,"stopped_at_ms":2,"dirty_pages":3,"predicted":{{}},"requested_monotonic_ns":{requested}}}"#
+        )));
+        let complete = at.complete;
+        account.helper_said(line(&format!(
+            r#"{{"type":"ended","at_ms":9,"how":"stream-complete","reason":"","advice":"","observed":{{}},"pages_sent":3,"bytes_sent":4,"monotonic_ns":{complete},"helper_cpu_ms":1,"helper_peak_bytes":1}}"#
+        )));
+        account.transport_said(Event::Ready(Ready {
+            came_monotonic_ns: at.ready,
+            passed_monotonic_ns: at.ready,
+        }));
+        account.transport_said(Event::Answered(Answered {
+            go_monotonic_ns: at.go,
+            answer_monotonic_ns: at.answer,
+        }));
+        account.target_started_ns = Some(at.heard);
+        account
+    }
+
+    /// Two seconds to the end of the stream, three for a landing that never
+    /// came, and what was known to follow.
+    #[test]
+    fn a_destination_that_was_late_is_remembered_as_slow_and_as_foreseen_badly() {
+        let mut account = moved(Stamps {
+            requested: 1_000_000_000,
+            complete: 3_000_000_000,
+            ready: 0,
+            go: 0,
+            answer: 0,
+            heard: 0,
+        });
+        (account.ready, account.answered, account.target_started_ns) = (None, None, None);
+        account.suspended.as_mut().unwrap().predicted_downtime_ms = Some(4_000);
+        account.hung_up = Some(HungUp {
+            why: Refused::NotReady,
+            ready_monotonic_ns: None,
+            decided_monotonic_ns: 6_000_000_000,
+            guest: GuestThen::Resumed,
+            error: String::new(),
+            refused_pause_ms: Some(5_009),
+            resume_ms: Some(9),
+        });
+        let known = Ledger::at("/nonexistent/ledger").known("host2", "web1", |_| {});
+        let entry = account.entry("web1", &known).unwrap();
+        assert!(entry.resumed);
+        assert_eq!(entry.landing_ms, Some(3_200));
+        assert_eq!(entry.resume_ms, Some(9));
+        assert_eq!(
+            (entry.predicted_ms, entry.observed_ms),
+            (Some(4_000), Some(5_200))
+        );
+        // The operator's wish is no fault of the destination's.
+        account.hung_up.as_mut().unwrap().why = Refused::Cancelled;
+        let entry = account.entry("web1", &known).unwrap();
+        assert_eq!((entry.landing_ms, entry.observed_ms), (None, None));
+        assert_eq!(entry.resume_ms, Some(9));
+        assert_eq!(account.observed_downtime_estimate_ms(), Some(5_009));
+        account.suspended = None;
+        assert_eq!(account.entry("web1", &known), None);
+    }
+
+    proptest! {
+        /// Whatever the ways and the work at their other end took, and whatever
+        /// the clock counts from: the report left between the estimate and the
+        /// bound, and the estimate does not lie before GO.
+        #[test]
+        fn the_guest_ran_between_the_estimate_and_the_bound(
+            way_ns in 0..200_000_000u64,
+            sending in 0..2_000_000_000u64,
+            restoring in 0..2_000_000_000u64,
+            renaming in 0..100_000_000u64,
+            starting in 0..2_000_000_000u64,
+            reading in 0..100_000_000u64,
+            (boot, other_boot) in (0..1_000_000_000_000u64, 0..1_000_000_000_000u64),
+        ) {
+            let seen = |boot: u64| {
+                let complete = boot + sending;
+                let ready = complete + way_ns + restoring + way_ns;
+                let go = ready + renaming;
+                let answer = go + way_ns + starting + way_ns;
+                let heard = answer + reading;
+                Stamps { requested: boot, complete, ready, go, answer, heard }
+            };
+            let at = seen(boot);
+            let account = moved(at);
+            let bound = account.observed_downtime_ms().expect("it moved");
+            let estimate = account.observed_downtime_estimate_ms().expect("GO was answered");
+            let reported_ms = span_ms(at.requested, at.answer - way_ns);
+            prop_assert!(estimate <= reported_ms && reported_ms <= bound);
+            prop_assert!(estimate >= span_ms(at.requested, at.go));
+            let other = moved(seen(other_boot));
+            prop_assert_eq!(other.observed_downtime_ms(), Some(bound));
+            prop_assert_eq!(other.observed_downtime_estimate_ms(), Some(estimate));
+        }
+    }
+}
