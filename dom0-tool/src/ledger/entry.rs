@@ -2,14 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Entries kept of one guest's pauses on the way to one destination, the
-/// newest.
-pub const KEPT: usize = 16;
-
-/// Entries kept in all, the newest: what is written stays far below what is
-/// read.
-pub const KEPT_IN_ALL: usize = 4_096;
-
 /// An older entry, in seconds, no longer counts: hosts, links and guests are
 /// rebuilt. By the wall clock, which serves for this and nothing else.
 pub const LASTS: u64 = 90 * 24 * 60 * 60;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::events::PauseParts;
 
-use super::Book;
+use super::book::Book;
 use super::costs::{AFTER_READY, Costs, bound};
 use super::entry::Entry;
 

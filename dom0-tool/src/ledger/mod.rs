@@ -6,20 +6,19 @@
 //! what each pause was made of ([`entry`]), also of a guest that was resumed at
 //! the source, and the next attempt goes by the worst of that ([`known`]).
 
+mod book;
 mod costs;
 mod entry;
 mod known;
 mod show;
 mod summary;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use costs::Costs;
@@ -27,7 +26,7 @@ pub use entry::Entry;
 pub use known::Known;
 pub use show::{Options, main};
 
-use entry::{KEPT, KEPT_IN_ALL};
+use book::{Book, SCHEMA};
 use summary::Summary;
 
 /// Where the ledger is kept.
@@ -35,55 +34,6 @@ pub const FILE: &str = "/var/lib/lull/ledger.json";
 
 /// A larger file is not ours: an entry takes some four hundred bytes.
 const LARGEST: u64 = 4 << 20;
-
-/// What stands in the file.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Book {
-    schema: u32,
-    /// Oldest first.
-    destinations: BTreeMap<String, Vec<Entry>>,
-}
-
-/// 1 had neither dates nor guests: its entries are read as a throw-away
-/// guest's, made when they are read.
-const SCHEMA: u32 = 2;
-
-impl Book {
-    /// Adds an entry and forgets what is old or too much.
-    fn add(&mut self, destination: &str, mut entry: Entry, now: u64) {
-        entry.at.get_or_insert(now);
-        for entries in self.destinations.values_mut() {
-            entries.retain(|entry| entry.counts(now));
-            // Of the first schema.
-            for undated in entries.iter_mut() {
-                undated.at.get_or_insert(now);
-            }
-        }
-        let entries = self.destinations.entry(destination.to_owned()).or_default();
-        let mut own = entries.iter().filter(|old| old.guest == entry.guest);
-        let surplus = (own.by_ref().count() + 1).saturating_sub(KEPT);
-        let mut left = surplus;
-        entries.retain(|old| {
-            let goes = left > 0 && old.guest == entry.guest;
-            left -= usize::from(goes);
-            !goes
-        });
-        entries.push(entry);
-        while self.destinations.values().map(Vec::len).sum::<usize>() > KEPT_IN_ALL {
-            self.forget_the_oldest();
-        }
-        self.destinations.retain(|_, entries| !entries.is_empty());
-    }
-
-    fn forget_the_oldest(&mut self) {
-        let lists = self.destinations.values_mut();
-        let oldest =
-            lists.min_by_key(|entries| entries.first().map_or(u64::MAX, |e| e.at.unwrap_or(0)));
-        if let Some(entries) = oldest.filter(|entries| !entries.is_empty()) {
-            entries.remove(0);
-        }
-    }
-}
 
 /// Why the ledger could not be kept. A migration never fails for it.
 #[derive(Debug, Error)]

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::Book;
+use super::book::Book;
 use super::costs::bound;
 use super::entry::Entry;
 use super::known::median;

@@ -1,3 +1,4 @@
+use super::book::{KEPT, KEPT_IN_ALL};
 use super::*;
 
 fn ledger() -> (tempfile::TempDir, Ledger) {

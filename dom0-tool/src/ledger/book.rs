@@ -1,0 +1,70 @@
+//! What stands in the file: entries by destination, and which of them are kept.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::Entry;
+
+/// 1 had neither dates nor guests: its entries are read as a throw-away
+/// guest's, made when they are read.
+pub const SCHEMA: u32 = 2;
+
+/// Entries kept of one guest's pauses on the way to one destination, the
+/// newest.
+pub const KEPT: usize = 16;
+
+/// Entries kept in all, the newest: what is written stays far below what is
+/// read.
+pub const KEPT_IN_ALL: usize = 4_096;
+
+/// The file's content.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Book {
+    pub schema: u32,
+    /// Oldest first.
+    pub destinations: BTreeMap<String, Vec<Entry>>,
+}
+
+impl Book {
+    /// Adds an entry and forgets what is old or too much.
+    pub fn add(&mut self, destination: &str, mut entry: Entry, now: u64) {
+        entry.at.get_or_insert(now);
+        for entries in self.destinations.values_mut() {
+            entries.retain(|entry| entry.counts(now));
+            // Of the first schema.
+            for undated in entries.iter_mut() {
+                undated.at.get_or_insert(now);
+            }
+        }
+        let entries = self.destinations.entry(destination.to_owned()).or_default();
+        entries.push(entry);
+        forget_all_but_the_newest(entries);
+        while self.destinations.values().map(Vec::len).sum::<usize>() > KEPT_IN_ALL {
+            self.forget_the_oldest();
+        }
+        self.destinations.retain(|_, entries| !entries.is_empty());
+    }
+
+    fn forget_the_oldest(&mut self) {
+        let lists = self.destinations.values_mut();
+        let with_date = lists.filter_map(|entries| Some((entries.first()?.at, entries)));
+        if let Some((_, entries)) = with_date.min_by_key(|(at, _)| *at) {
+            entries.remove(0);
+        }
+    }
+}
+
+/// Of the guest whose entry came last.
+fn forget_all_but_the_newest(entries: &mut Vec<Entry>) {
+    let Some(guest) = entries.last().map(|newest| newest.guest.clone()) else {
+        return;
+    };
+    let own = entries.iter().filter(|entry| entry.guest == guest).count();
+    let mut surplus = own.saturating_sub(KEPT);
+    entries.retain(|entry| {
+        let goes = surplus > 0 && entry.guest == guest;
+        surplus -= usize::from(goes);
+        !goes
+    });
+}
