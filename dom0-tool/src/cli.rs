@@ -45,7 +45,7 @@ pub enum Command {
     /// Show what earlier pauses took, by destination and guest
     ///
     /// The next pause is predicted from that: the worst of each part, and a
-    /// quarter more.
+    /// quarter more, or a half while fewer than four are known.
     Ledger(ledger::Options),
 
     /// Hold an attempt's trace until it is over; the helper starts it

@@ -52,11 +52,18 @@ impl Costs {
 /// the rig, under emulation, over ssh.
 pub const AFTER_READY: Duration = Duration::from_millis(200);
 
-/// The bound that `ms`, the worst seen, stands for: a quarter more, of a figure
-/// that may have been rounded down.
-pub fn bound(ms: u64) -> Duration {
-    let micros = ms.saturating_add(1).saturating_mul(1_250);
-    Duration::from_micros(micros)
+/// So many figures must be known before the worst of them is trusted to be
+/// near the worst there is.
+const ENOUGH: usize = 4;
+
+/// The bound that figures stand for, in milliseconds and perhaps rounded down:
+/// a quarter more than the worst, a half more while there are but few. `None`
+/// without any.
+pub fn bound(seen: &[u64]) -> Option<Duration> {
+    let worst = seen.iter().max()?;
+    let for_each_ms = if seen.len() < ENOUGH { 1_500 } else { 1_250 };
+    let micros = worst.saturating_add(1).saturating_mul(for_each_ms);
+    Some(Duration::from_micros(micros))
 }
 
 #[cfg(test)]
@@ -73,11 +80,26 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_worst_of_a_few_is_trusted_less() {
+        let ms = Duration::from_millis;
+        assert_eq!(bound(&[]), None);
+        assert_eq!(bound(&[799]), Some(ms(1_200)));
+        assert_eq!(bound(&[399, 799, 199]), Some(ms(1_200)));
+        assert_eq!(bound(&[399, 799, 199, 0]), Some(ms(1_000)));
+    }
+
     proptest! {
         #[test]
-        fn a_bound_is_never_below_what_was_seen(ms: u64) {
-            let seen = Duration::from_millis(ms).min(Duration::from_micros(u64::MAX));
-            prop_assert!(bound(ms) >= seen);
+        fn a_bound_is_never_below_what_was_seen(seen in proptest::collection::vec(any::<u64>(), 0..20)) {
+            let Some(bound) = bound(&seen) else {
+                prop_assert!(seen.is_empty());
+                return Ok(());
+            };
+            for ms in seen {
+                let seen = Duration::from_millis(ms).min(Duration::from_micros(u64::MAX));
+                prop_assert!(bound >= seen);
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ pub struct Known {
     /// Landings at the destination that the bounds rest on. None: it was never
     /// moved to.
     pub landings: usize,
-    /// Upper bounds: a quarter more than the worst seen, or what is assumed.
+    /// Upper bounds: somewhat more than the worst seen, or what is assumed.
     pub bounds: Costs,
     /// Upper bound of the landing's last part, from READY.
     pub after_ready: Duration,
@@ -71,17 +71,16 @@ impl Book {
         let resume = at_source(|entry| entry.resume_ms);
         let landing = at_destination(|entry| entry.landing_ms);
         let after_ready = at_destination(|entry| entry.after_ready_ms);
-        let worst = |seen: &[u64], assumed| seen.last().map_or(assumed, |worst| bound(*worst));
         Known {
             landings: landing.len(),
             bounds: Costs {
-                suspend: worst(&suspend, Costs::ASSUMED.suspend),
-                final_bitmap: worst(&final_bitmap, Costs::ASSUMED.final_bitmap),
-                cpu_state: worst(&cpu_state, Costs::ASSUMED.cpu_state),
-                landing: worst(&landing, Costs::ASSUMED.landing),
-                resume: worst(&resume, Costs::ASSUMED.resume),
+                suspend: bound(&suspend).unwrap_or(Costs::ASSUMED.suspend),
+                final_bitmap: bound(&final_bitmap).unwrap_or(Costs::ASSUMED.final_bitmap),
+                cpu_state: bound(&cpu_state).unwrap_or(Costs::ASSUMED.cpu_state),
+                landing: bound(&landing).unwrap_or(Costs::ASSUMED.landing),
+                resume: bound(&resume).unwrap_or(Costs::ASSUMED.resume),
             },
-            after_ready: worst(&after_ready, AFTER_READY),
+            after_ready: bound(&after_ready).unwrap_or(AFTER_READY),
             typical: PauseParts {
                 suspend_ms: median(&suspend),
                 final_bitmap_ms: median(&final_bitmap),
@@ -153,12 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_seen_and_a_quarter_more_is_the_bound_and_the_median_is_expected() {
+    fn the_worst_seen_and_a_half_more_is_the_bound_and_the_median_is_expected() {
         let entries = [399, 799, 199].map(|ms| ("host2", of("web1", landed(ms))));
         let book = book(&entries);
         let known = book.known("host2", "web1", NOW);
         assert_eq!(known.landings, 3);
-        assert_eq!(known.bounds.landing, Duration::from_secs(1));
+        assert_eq!(known.bounds.landing, Duration::from_millis(1_200));
         assert_eq!(known.typical.landing_ms, Some(399));
         assert_eq!(known.bounds.suspend, Costs::ASSUMED.suspend);
         assert!(!book.known("host3", "web1", NOW).has_history());
@@ -171,9 +170,9 @@ mod tests {
             ("host2", of("db1", landed(799))),
         ]);
         let landing = |guest| book.known("host2", guest, NOW).bounds.landing;
-        assert_eq!(landing("web1"), Duration::from_millis(100));
-        assert_eq!(landing("db1"), Duration::from_secs(1));
-        assert_eq!(landing("new1"), Duration::from_secs(1));
+        assert_eq!(landing("web1"), Duration::from_millis(120));
+        assert_eq!(landing("db1"), Duration::from_millis(1_200));
+        assert_eq!(landing("new1"), Duration::from_millis(1_200));
     }
 
     #[test]
@@ -185,10 +184,10 @@ mod tests {
             ("host2", suspended(39)),
         ]);
         let suspend = |to, guest| book.known(to, guest, NOW).bounds.suspend;
-        assert_eq!(suspend("host2", "web1"), Duration::from_secs(1));
-        assert_eq!(suspend("host4", "web1"), Duration::from_secs(1));
+        assert_eq!(suspend("host2", "web1"), Duration::from_millis(1_200));
+        assert_eq!(suspend("host4", "web1"), Duration::from_millis(1_200));
         // Not slow1's: only a throw-away guest speaks for others.
-        assert_eq!(suspend("host2", "new1"), Duration::from_millis(50));
+        assert_eq!(suspend("host2", "new1"), Duration::from_millis(60));
         assert_eq!(suspend("host3", "new1"), Costs::ASSUMED.suspend);
     }
 
@@ -201,8 +200,8 @@ mod tests {
         };
         let book = book(&[("host2", of("web1", entry))]);
         let known = book.known("host2", "web1", NOW);
-        assert_eq!(known.after_ready, Duration::from_millis(100));
-        assert_eq!(known.bounds.resume, Duration::from_millis(10));
+        assert_eq!(known.after_ready, Duration::from_millis(120));
+        assert_eq!(known.bounds.resume, Duration::from_millis(12));
     }
 
     #[test]

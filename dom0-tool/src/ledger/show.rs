@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use comfy_table::Table;
 
 use crate::human::{Ago, Millis, or_dash};
 use crate::tables::table;
@@ -72,38 +73,38 @@ fn unknown(destination: &str) -> ExitCode {
     NOTHING.into()
 }
 
+/// Two tables for each destination.
 fn in_tables(rows: &[Row]) -> String {
-    let mut bounds = table(
-        &[
-            "destination",
-            "guest",
-            "pauses",
-            "newest",
-            "suspend",
-            "bitmap",
-            "CPU state",
-            "landing",
-            "after READY",
-            "resume",
-        ],
-        2..10,
-    );
-    let mut foresight = table(
-        &[
-            "destination",
-            "guest",
-            "moves",
-            "expected, off by, median",
-            "90 %",
-            "longer than predicted at most",
-        ],
-        2..6,
-    );
+    let of_one = |rows: &[Row]| {
+        let destination = rows.first().map_or("", |row| row.destination.as_str());
+        let (bounds, foresight) = (bounds(rows), foresight(rows));
+        format!("On the way to {destination}, at most:\n{bounds}\n{foresight}")
+    };
+    let groups = rows.chunk_by(|one, next| one.destination == next.destination);
+    groups.map(of_one).collect::<Vec<_>>().join("\n\n")
+}
+
+fn name(row: &Row) -> String {
+    row.guest.as_deref().unwrap_or("(throw-away)").to_owned()
+}
+
+fn bounds(rows: &[Row]) -> Table {
+    let header = [
+        "guest",
+        "pauses",
+        "newest",
+        "suspend",
+        "bitmap",
+        "CPU state",
+        "landing",
+        "after READY",
+        "resume",
+    ];
+    let mut table = table(&header, 1..header.len());
     for row in rows {
-        let guest = row.guest.as_deref().unwrap_or("(throw-away)");
-        let name = [row.destination.as_str(), guest].map(str::to_owned);
         let ms = |part: Option<u64>| or_dash(part.map(Millis));
-        let figures = [
+        table.add_row([
+            name(row),
             row.pauses.to_string(),
             Ago(row.newest_age_s).to_string(),
             ms(row.bounds.suspend_ms),
@@ -112,21 +113,32 @@ fn in_tables(rows: &[Row]) -> String {
             ms(row.bounds.landing_ms),
             ms(row.bounds.after_ready_ms),
             ms(row.bounds.resume_ms),
-        ];
-        bounds.add_row(name.iter().chain(&figures));
+        ]);
+    }
+    table
+}
+
+fn foresight(rows: &[Row]) -> Table {
+    let header = [
+        "guest",
+        "moves",
+        "expectation off by, median",
+        "90 %",
+        "beyond prediction",
+    ];
+    let mut table = table(&header, 1..header.len());
+    for row in rows {
         let seen = &row.foresight;
         let percent = |error: Option<f64>| or_dash(error.map(|error| format!("{error:.1} %")));
-        let figures = [
+        table.add_row([
+            name(row),
             row.moves.to_string(),
             percent(seen.median_error_percent),
             percent(seen.p90_error_percent),
             format!("{} of {}", seen.beyond, seen.predicted),
-        ];
-        foresight.add_row(name.iter().chain(&figures));
+        ]);
     }
-    format!(
-        "What each part takes at most:\n{bounds}\n\nWhat was foreseen, and what came:\n{foresight}"
-    )
+    table
 }
 
 #[cfg(test)]
@@ -161,8 +173,8 @@ mod tests {
             "host2",
             "web1",
             "(throw-away)",
-            "100 ms",
-            "3,000 ms",
+            "120 ms",
+            "3,600 ms",
             "10.0 %",
             "0 of 1",
             "–",
@@ -174,7 +186,7 @@ mod tests {
             (&object["type"], &object["schema"]),
             (&"ledger".into(), &1.into())
         );
-        assert_eq!(object["rows"][1]["bounds"]["landing_ms"], 3_000);
+        assert_eq!(object["rows"][1]["bounds"]["landing_ms"], 3_600);
         assert_eq!(object["rows"][1]["foresight"]["median_error_percent"], 10.0);
     }
 }

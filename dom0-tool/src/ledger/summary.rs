@@ -99,8 +99,8 @@ impl Summary {
 impl Row {
     fn of(destination: &str, guest: Option<String>, entries: &[&Entry], now: u64) -> Self {
         let worst = |part: fn(&Entry) -> Option<u64>| {
-            let worst = entries.iter().filter_map(|entry| part(entry)).max()?;
-            Some(bound(worst).as_micros().div_ceil(1_000) as u64)
+            let seen: Vec<u64> = entries.iter().filter_map(|entry| part(entry)).collect();
+            Some(bound(&seen)?.as_micros().div_ceil(1_000) as u64)
         };
         let ages = || entries.iter().map(|entry| entry.age(now));
         Self {

@@ -36,7 +36,7 @@ fn what_was_added_is_known_to_the_next_process() {
     assert!(!ledger.known("host2", "web1", silent).has_history());
     ledger.add("host2", landed("web1", 799), silent).unwrap();
     let again = Ledger::at(&ledger.file);
-    assert_eq!(landing(&again, "web1"), Duration::from_secs(1));
+    assert_eq!(landing(&again, "web1"), Duration::from_millis(1_200));
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn the_newest_of_each_guest_are_kept() {
         ledger.add("host2", landed("web1", 79), silent).unwrap();
     }
     assert_eq!(landing(&ledger, "web1"), Duration::from_millis(100));
-    assert_eq!(landing(&ledger, "db1"), Duration::from_secs(10));
+    assert_eq!(landing(&ledger, "db1"), Duration::from_secs(12));
 }
 
 #[test]
@@ -77,8 +77,8 @@ fn the_first_schema_is_read_and_dated() {
         {"suspend_ms":79,"final_bitmap_ms":1,"cpu_state_ms":3,"landing_ms":799}]}}"#;
     let (_folder, ledger) = holding(old);
     let known = ledger.known("host2", "web1", silent);
-    assert_eq!(known.bounds.landing, Duration::from_secs(1));
-    assert_eq!(known.bounds.suspend, Duration::from_millis(100));
+    assert_eq!(known.bounds.landing, Duration::from_millis(1_200));
+    assert_eq!(known.bounds.suspend, Duration::from_millis(120));
     ledger.add("host3", landed("web1", 1), silent).unwrap();
     let book = ledger.try_read().unwrap();
     assert_eq!(book.schema, SCHEMA);

@@ -559,8 +559,8 @@ fn learned_from_lateness(known: &Known) {
     assert_eq!(known.landings, 1);
     // What it took until the refusal, and the assumed rest.
     assert!(known.bounds.landing >= Duration::from_millis(250));
-    assert_eq!(known.bounds.suspend, Duration::from_micros(62_500));
-    assert_eq!(known.bounds.resume, Duration::from_millis(10));
+    assert_eq!(known.bounds.suspend, Duration::from_millis(75));
+    assert_eq!(known.bounds.resume, Duration::from_millis(12));
 }
 
 /// xl's end says nothing then: it may even be killed.
