@@ -7,9 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
-/// What a pipe is enlarged to, if the system allows it: fewer switches between
-/// the writer and the transport that reads it.
-const PIPE_BYTES: usize = 1 << 20;
+use super::pipe::enlarge;
 
 /// The descriptor libxl handed over.
 ///
@@ -34,8 +32,7 @@ impl Sink {
         match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
             FileType::Socket => Ok(Self::Socket(fd)),
             FileType::Fifo => {
-                // A limit of the system's; a small pipe is only slower.
-                let _ = rustix::pipe::fcntl_setpipe_size(&fd, PIPE_BYTES);
+                enlarge(&fd);
                 let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
                 let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let pipe = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;

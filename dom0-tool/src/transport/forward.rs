@@ -1,9 +1,5 @@
 //! From xl to the destination: the migration stream, whose bytes lull does not
 //! look at and, where the kernel can do without, does not copy.
-//!
-//! The pipes keep the size they have, 64 KiB each. Larger ones would move more
-//! at a time, but what waits in them when the helper has written its last byte
-//! is still to be sent while the guest stands still.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,6 +7,8 @@ use rustix::event::PollFlags;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, read, retry_on_intr, write};
 use rustix::pipe::{SpliceFlags, splice};
+
+use crate::stream::pipe::enlarge;
 
 /// Most bytes moved by one call; what a pipe holds is moved anyway.
 const MOST: usize = 1 << 20;
@@ -61,6 +59,7 @@ impl Forward {
     /// # Errors
     /// When `to` cannot be made not to block.
     pub fn new(from: OwnedFd, to: OwnedFd) -> rustix::io::Result<Self> {
+        enlarge(&to);
         fcntl_setfl(&to, fcntl_getfl(&to)? | OFlags::NONBLOCK)?;
         Ok(Self {
             ends: Some(Ends { from, to }),

@@ -19,15 +19,20 @@ const SILENCE: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Appends a line to `file`: bytes received, and milliseconds from the first
-/// to the last of them.
+/// What comes before the pages: headers, and then whatever a sender does before
+/// it sends the first of them. Neither counts.
+const BEFORE: u64 = 1 << 20;
+
+/// Appends a line to `file`: bytes received after the first MiB, and
+/// milliseconds from there to the last of them.
 pub fn run(file: &str) -> Result<()> {
     let mut out = std::io::stdout();
     out.write_all(BANNER)?;
     out.flush()?;
     let mut input = std::io::stdin().lock();
     let mut chunk = vec![0; 1 << 20];
-    let (mut bytes, mut span) = (0, None::<(Instant, Instant)>);
+    let mut bytes: u64 = 0;
+    let mut span = None::<(Instant, Instant)>;
     loop {
         let stdin = std::io::stdin();
         let mut fds = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
@@ -41,8 +46,11 @@ pub fn run(file: &str) -> Result<()> {
         }
         let now = Instant::now();
         bytes += length as u64;
-        span = Some((span.map_or(now, |(first, _)| first), now));
+        if bytes > BEFORE {
+            span = Some((span.map_or(now, |(first, _)| first), now));
+        }
     }
+    let bytes = bytes.saturating_sub(BEFORE);
     let millis = span.map_or(0, |(first, last)| last.duration_since(first).as_millis());
     let mut log = OpenOptions::new().create(true).append(true).open(file)?;
     writeln!(log, "{bytes} {millis}")?;
