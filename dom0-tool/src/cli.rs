@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
 use crate::trace::keeper;
-use crate::{ledger, replay, simulate, transport};
+use crate::{ledger, rehearse, replay, simulate, transport};
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
 #[derive(Debug, Parser)]
@@ -34,6 +34,12 @@ pub enum Command {
     /// the destination. Without limits it migrates as xl does, and reports.
     Migrate(Migrate),
 
+    /// Measure what a landing at a host takes, with a throw-away guest
+    ///
+    /// A guest of a few MiB, with a network interface and no disk, moves there
+    /// and back as any guest would. Nothing of it is left on either host.
+    Rehearse(rehearse::Options),
+
     /// Run a recorded attempt through the same rules again
     ///
     /// With other limits: what they would have changed.
@@ -51,6 +57,10 @@ pub enum Command {
     /// Hold an attempt's trace until it is over; the helper starts it
     #[command(hide = true)]
     KeepTrace(keeper::Options),
+
+    /// Clear up after a rehearsal that died; it starts it itself
+    #[command(hide = true)]
+    GuardRehearsal,
 
     /// Carry xl's connection to the destination; `lull migrate` starts it
     #[command(hide = true)]
@@ -80,6 +90,13 @@ pub struct Migrate {
     /// Give up unless the guest could be suspended within this time
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub timeout: Option<Span>,
+
+    /// Rehearse first, if nothing is known of a landing at HOST yet
+    ///
+    /// As `lull rehearse --like DOMAIN HOST`. When that fails, DOMAIN stays
+    /// untouched.
+    #[arg(long)]
+    pub rehearse: bool,
 
     /// Print one JSON object per line on standard output; the last has
     /// "type":"result"

@@ -39,6 +39,17 @@ impl Span {
         Duration::from_micros(self.micros.get())
     }
 
+    /// So many seconds; for constants.
+    ///
+    /// # Panics
+    /// Of none.
+    pub const fn seconds(seconds: u16) -> Self {
+        let micros = NonZeroU64::new(seconds as u64 * 1_000_000);
+        Self {
+            micros: micros.expect("longer than zero"),
+        }
+    }
+
     fn new(given: &str, span: Duration) -> Result<Self, SpanError> {
         let error = |problem| SpanError::new(given, problem);
         if span > Self::LONGEST {

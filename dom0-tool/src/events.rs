@@ -49,6 +49,9 @@ pub enum Event {
     HungUp(HungUp),
     /// A line for the operator, at the level it deserves.
     Log(Log),
+    /// A rehearsal is over: the last word of `lull rehearse`, an early one of
+    /// `lull migrate --rehearse`.
+    Rehearsed(Rehearsed),
     /// The front end's last word.
     Result(Box<Outcome>),
 }
@@ -295,6 +298,31 @@ pub struct Log {
     pub from: String,
     /// The line.
     pub text: String,
+}
+
+/// See [`Event::Rehearsed`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rehearsed {
+    /// The destination.
+    pub host: String,
+    /// `learned`, or how a migration would have ended ([`Outcome::outcome`]).
+    pub outcome: String,
+    /// The parts of the throw-away guest's pause that speak for other guests.
+    pub observed: PauseParts,
+    /// Of the landing, as in [`Outcome`].
+    pub until_ready_ms: Option<u64>,
+    /// Likewise.
+    pub after_ready_ms: Option<u64>,
+    /// How long the way there took.
+    pub there_ms: Option<u64>,
+    /// And the way back.
+    pub back_ms: Option<u64>,
+    /// Whether it came back.
+    pub came_back: bool,
+    /// Whether something of it may be left on a host.
+    pub left_behind: bool,
+    /// The sentence that explains what went wrong; may be empty.
+    pub reason: String,
 }
 
 /// See [`Event::Result`]. The fields are those of the table of outcomes.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::rehearse;
 use crate::xen::{self, DomId, DomainState, version, xenstore::Xenstore};
 
 /// A guest that can be moved: it exists, is PVH, and runs.
@@ -78,6 +79,14 @@ pub enum NotReady {
     /// The host itself.
     #[error("domain 0 is the host itself and cannot be moved.\n{UNTOUCHED} Name a guest.")]
     Dom0,
+    /// One of lull's own.
+    #[error(
+        "{name} is a rehearsal's throw-away guest.\n{UNTOUCHED} `lull rehearse HOST` moves one of its own; this one destroys itself."
+    )]
+    ThrowAway {
+        /// The guest.
+        name: String,
+    },
     /// Another type of guest.
     #[error("{name} is {} guest, which lull cannot move yet: only PVH.{}\n{UNTOUCHED} Stock `xl migrate` moves it, without limits.", kind.article(), kind.remark())]
     NotPvh {
@@ -237,9 +246,12 @@ fn is_executable(path: &Path) -> bool {
 /// # Errors
 /// When there is none, when it is of another type, or when it does not run.
 pub fn guest(asked: &str) -> Result<Guest, NotReady> {
+    let guest = domain(asked)?;
     let no_xenstore = |source| NotReady::NoXenstore { source };
     let mut store = Xenstore::open().map_err(no_xenstore)?;
-    let guest = find(asked, domains(&mut store).map_err(no_xenstore)?)?;
+    if guest.name.starts_with(rehearse::MARK) {
+        return Err(NotReady::ThrowAway { name: guest.name });
+    }
     let kind = store
         .read(&format!("/libxl/{}/type", guest.domid))
         .map_err(no_xenstore)?;
@@ -258,6 +270,16 @@ pub fn guest(asked: &str) -> Result<Guest, NotReady> {
         }
     }
     Ok(guest)
+}
+
+/// Finds a guest by name or number, whatever it is and does.
+///
+/// # Errors
+/// When there is none.
+pub fn domain(asked: &str) -> Result<Guest, NotReady> {
+    let no_xenstore = |source| NotReady::NoXenstore { source };
+    let mut store = Xenstore::open().map_err(no_xenstore)?;
+    find(asked, domains(&mut store).map_err(no_xenstore)?)
 }
 
 /// Every domain xenstore knows, by number and name.

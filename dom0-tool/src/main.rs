@@ -18,6 +18,7 @@ mod human;
 mod inherited;
 mod ledger;
 mod migrate;
+mod rehearse;
 mod replay;
 mod simulate;
 mod stream;
@@ -39,6 +40,8 @@ fn main() -> ExitCode {
     }
     match cli::Cli::parse().command {
         cli::Command::Migrate(options) => migrate::main(&options),
+        cli::Command::Rehearse(options) => rehearse::main(&options),
+        cli::Command::GuardRehearsal => rehearse::guard(),
         cli::Command::Replay(options) => replay::main(&options),
         cli::Command::Simulate(options) => simulate::main(&options),
         cli::Command::Ledger(options) => ledger::main(&options),

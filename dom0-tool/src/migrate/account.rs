@@ -106,6 +106,7 @@ impl Account {
             | Event::Answered(_)
             | Event::HungUp(_)
             | Event::Log(_)
+            | Event::Rehearsed(_)
             | Event::Result(_) => {}
         }
     }

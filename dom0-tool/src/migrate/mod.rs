@@ -5,19 +5,19 @@
 //! [`attempt`] follows, [`account`] remembers, [`mod@pause`] measures,
 //! [`outcome`] judges, [`source`] makes sure, [`report`] tells.
 
-mod account;
-mod attempt;
+pub mod account;
+pub mod attempt;
 mod handshake;
-mod inbox;
-mod lines;
-mod outcome;
+pub mod inbox;
+pub mod lines;
+pub mod outcome;
 mod pause;
-mod progress;
-mod report;
+pub mod progress;
+pub mod report;
 mod source;
-mod transport;
-mod words;
-mod xl;
+pub mod transport;
+pub mod words;
+pub mod xl;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +32,7 @@ use crate::cli::Migrate;
 use crate::events::Event;
 use crate::host::{self, Guest, Host, NotReady};
 use crate::ledger::{self, Known, Ledger};
+use crate::rehearse::{self, Rehearsed};
 
 use account::Account;
 use attempt::Attempted;
@@ -42,7 +43,7 @@ use report::Report;
 use source::{OnXen, Rescue, Seen, Source};
 
 /// Exit code of what was never begun.
-const NOT_BEGUN: u8 = 2;
+pub const NOT_BEGUN: u8 = 2;
 
 /// Runs the command.
 pub fn main(options: &Migrate) -> ExitCode {
@@ -59,13 +60,7 @@ pub fn main(options: &Migrate) -> ExitCode {
 fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
     options.check_host().map_err(anyhow::Error::msg)?;
     let (xl, guest) = ready(options)?;
-    let lull = std::env::current_exe().context("lull's own file cannot be found")?;
-    // Also when it was replaced since it was started; xl could not start it.
-    anyhow::ensure!(
-        lull.is_file(),
-        "lull's own file, {}, is gone.\nNothing was done. Start lull again.",
-        lull.display()
-    );
+    let lull = lulls_own_file()?;
     let ledger = Ledger::at(ledger::FILE);
     let source = OnXen(guest.domid);
     let place = Place {
@@ -75,6 +70,20 @@ fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
         source: &source,
     };
     move_guest(options, &guest, &place)
+}
+
+/// xl is to start it again.
+///
+/// # Errors
+/// When it was replaced or removed since it was started.
+pub fn lulls_own_file() -> anyhow::Result<PathBuf> {
+    let lull = std::env::current_exe().context("lull's own file cannot be found")?;
+    anyhow::ensure!(
+        lull.is_file(),
+        "lull's own file, {}, is gone.\nNothing was done. Start lull again.",
+        lull.display()
+    );
+    Ok(lull)
 }
 
 fn ready(options: &Migrate) -> Result<(PathBuf, Guest), NotReady> {
@@ -96,9 +105,34 @@ fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Re
     inbox.hear_signals().context("signals cannot be caught")?;
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, guest, &watcher);
-    let known = place
-        .ledger
-        .known(&options.host, &guest.name, |line| watcher.note(line));
+    let look_up = || {
+        let ledger = place.ledger;
+        ledger.known(&options.host, &guest.name, |line| watcher.note(line))
+    };
+    let mut known = look_up();
+    if options.rehearse && !known.has_history() {
+        let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
+        let rehearsed = rehearse::before(options, guest, xl, lull, ledger)?;
+        if options.json {
+            progress::print_json(&Event::Rehearsed(rehearsed.event()));
+        }
+        if !rehearsed.is_learned() {
+            return Ok(not_tried(
+                options,
+                guest,
+                &known,
+                place.source,
+                &rehearsed,
+                begun,
+            ));
+        }
+        for word in [rehearsed.reason(), rehearsed.left()] {
+            if !word.is_empty() {
+                watcher.note(&word);
+            }
+        }
+        known = look_up();
+    }
     if options.max_suspend_time.is_some() {
         say_what_is_assumed(options, &known, &watcher);
     }
@@ -133,6 +167,36 @@ fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Re
     Ok(judgement.outcome)
 }
 
+/// The end of a move whose rehearsal failed.
+fn not_tried(
+    options: &Migrate,
+    guest: &Guest,
+    known: &Known,
+    source: &dyn Source,
+    rehearsed: &Rehearsed,
+    begun: u64,
+) -> Outcome {
+    let judgement = Judgement {
+        outcome: rehearsed.outcome,
+        why: "",
+    };
+    // Whoever suspended it in the meantime, it was not this attempt.
+    let seen = source::watch(source, Rescue::Forbidden);
+    let Judgement { outcome, .. } = as_seen(judgement, &seen, false);
+    let report = Report {
+        guest,
+        options,
+        account: &Account::default(),
+        outcome,
+        why: &format!("{}. {}", rehearsed.reason(), rehearsed.left()),
+        seen: Some(&seen),
+        known,
+        duration_ms: monotonic_ns().saturating_sub(begun) / 1_000_000,
+    };
+    tell(&report);
+    outcome
+}
+
 /// The limits as they were understood: a bare number comes back with its unit.
 fn say_what_is_asked(options: &Migrate, guest: &Guest, watcher: &Watcher) {
     let mut text = format!("moving {} to {}", guest.name, options.host);
@@ -149,7 +213,9 @@ fn say_what_is_asked(options: &Migrate, guest: &Guest, watcher: &Watcher) {
 fn say_what_is_assumed(options: &Migrate, known: &Known, watcher: &Watcher) {
     let host = &options.host;
     let because = match known.landings {
-        _ if !known.has_history() => format!("no history with {host}: assuming"),
+        _ if !known.has_history() => {
+            format!("no history with {host}, which `--rehearse` would change: assuming")
+        }
         1 => format!("from 1 pause on the way to {host}: assuming"),
         pauses => format!("from {pauses} pauses on the way to {host}: assuming"),
     };
@@ -165,11 +231,10 @@ fn say_what_is_assumed(options: &Migrate, known: &Known, watcher: &Watcher) {
     ));
 }
 
-/// Judges the attempt; and unless the guest moved, looks for it at the source.
-/// An outcome that says it runs there stands only if it was seen to.
-fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Seen>) {
+/// Judges the attempt by what was heard of it.
+pub fn judged(attempted: &Attempted) -> Judgement {
     let account = &attempted.account;
-    let judgement = judge(Evidence {
+    judge(Evidence {
         helper: account.helper,
         ended: account.ended.as_ref(),
         hung_up: account.hung_up.as_ref().map(|hung_up| hung_up.why),
@@ -177,15 +242,29 @@ fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Se
         // An attempt is over only when xl is.
         xl: account.xl.unwrap_or(XlEnd::Killed(0)),
         wish: attempted.wish,
-    });
+    })
+}
+
+/// Judges the attempt; and unless the guest moved, looks for it at the source.
+fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Seen>) {
+    let judgement = judged(attempted);
+    if judgement.outcome == Outcome::Moved {
+        return (judgement, None);
+    }
     let rescue = match judgement.outcome {
-        Outcome::Moved => return (judgement, None),
         Outcome::Unknown => Rescue::Forbidden,
         _ => Rescue::Allowed,
     };
     let seen = source::watch(source, rescue);
-    let unknown = judgement.outcome == Outcome::Unknown || account.is_past_return();
-    let judgement = match seen {
+    let judgement = as_seen(judgement, &seen, attempted.account.is_past_return());
+    (judgement, Some(seen))
+}
+
+/// An outcome that says that the guest runs at the source stands only if it was
+/// seen to.
+fn as_seen(judgement: Judgement, seen: &Seen, is_past_return: bool) -> Judgement {
+    let unknown = judgement.outcome == Outcome::Unknown || is_past_return;
+    match seen {
         Seen::Running | Seen::Rescued => judgement,
         Seen::Dead(_) if !unknown => Judgement {
             outcome: Outcome::GuestDied,
@@ -195,8 +274,7 @@ fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Se
             outcome: Outcome::Unknown,
             ..judgement
         },
-    };
-    (judgement, Some(seen))
+    }
 }
 
 /// Every pause teaches, also one that ended at the source. A guest that was to

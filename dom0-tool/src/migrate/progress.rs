@@ -36,6 +36,8 @@ enum Manner {
     Plain { last: Instant },
     /// Every event, on standard output.
     Json,
+    /// Notes, and what goes wrong.
+    Quiet,
 }
 
 impl Watcher {
@@ -66,6 +68,18 @@ impl Watcher {
         }
     }
 
+    /// A watcher of a guest that nobody waits for.
+    pub fn quiet(verbosity: u8) -> Self {
+        Self {
+            manner: Manner::Quiet,
+            verbosity,
+            limit_ms: None,
+            timeout_ms: None,
+            begun: Instant::now(),
+            progress: None,
+        }
+    }
+
     /// Shows what the helper tells.
     pub fn event(&mut self, event: &Event) {
         match event {
@@ -77,6 +91,12 @@ impl Watcher {
             // Results are the front end's to give, once.
             if !matches!(event, Event::Result(_)) {
                 print_json(event);
+            }
+            return;
+        }
+        if let Manner::Quiet = self.manner {
+            if let Event::Log(log) = event {
+                self.log(log);
             }
             return;
         }
@@ -92,7 +112,11 @@ impl Watcher {
             Event::Log(log) => self.log(log),
             Event::Progress(_) => self.redraw(),
             Event::HungUp(hung_up) => self.hung_up(hung_up),
-            Event::Ended(_) | Event::Ready(_) | Event::Answered(_) | Event::Result(_) => {}
+            Event::Ended(_)
+            | Event::Ready(_)
+            | Event::Answered(_)
+            | Event::Rehearsed(_)
+            | Event::Result(_) => {}
         }
     }
 
@@ -121,7 +145,7 @@ impl Watcher {
         let line = format!("lull: {text}");
         match &self.manner {
             Manner::Live(bar) => bar.suspend(|| to_stderr(&line)),
-            Manner::Plain { .. } | Manner::Json => to_stderr(&line),
+            Manner::Plain { .. } | Manner::Json | Manner::Quiet => to_stderr(&line),
         }
     }
 
@@ -167,7 +191,7 @@ impl Watcher {
                 *last = Instant::now();
                 self.note(&line);
             }
-            Manner::Plain { .. } | Manner::Json => {}
+            Manner::Plain { .. } | Manner::Json | Manner::Quiet => {}
         }
     }
 }

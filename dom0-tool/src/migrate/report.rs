@@ -156,7 +156,9 @@ impl Report<'_> {
         ended.filter(|ended| ended.how != How::StreamComplete)
     }
 
-    fn reason(&self) -> String {
+    /// Why it ended otherwise than with a move, as a sentence without a full
+    /// stop.
+    pub fn reason(&self) -> String {
         let mut reason = match self.ended_badly() {
             Some(ended) if !ended.reason.is_empty() && self.why.is_empty() => {
                 ended.reason.trim_end_matches('.').to_owned()
@@ -241,6 +243,7 @@ impl Report<'_> {
             }
         }
         advice.extend(self.advice_at_the_gate());
+        advice.extend(self.advice_without_history());
         let domid = self.guest.domid;
         let host = &self.options.host;
         let guest = &self.guest.name;
@@ -276,6 +279,17 @@ impl Report<'_> {
             )),
             _ => None,
         }
+    }
+
+    /// For a refusal that rests on nothing that was seen.
+    fn advice_without_history(&self) -> Option<String> {
+        let refused = self.outcome == Outcome::RefusedDowntime;
+        let host = &self.options.host;
+        (refused && !self.known.has_history() && self.account.suspended.is_none()).then(|| {
+            format!(
+                "What a landing at {host} takes was only assumed: `lull rehearse {host}` measures it, or `--rehearse` first."
+            )
+        })
     }
 
     fn rounds(&self) -> Table {

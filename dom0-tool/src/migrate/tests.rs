@@ -171,7 +171,8 @@ exit 1"#,
         run.paragraph,
         "Refused to move web1 to host2: the pause would be 2,100 ms at least. \
          It was never paused, and what had been begun was undone. \
-         It would have fitted with `--max-suspend-time 2100ms`, or a link that carries 120.0 MiB/s."
+         It would have fitted with `--max-suspend-time 2100ms`, or a link that carries 120.0 MiB/s. \
+         What a landing at host2 takes was only assumed: `lull rehearse host2` measures it, or `--rehearse` first."
     );
     assert_eq!(run.last_line, "web1 runs at the source (this host).");
     assert_eq!(run.result.outcome, "refused-downtime");

@@ -72,7 +72,7 @@ pub fn arguments(
 }
 
 /// As one word for a shell, whatever stands in it.
-fn quoted(text: &OsStr) -> OsString {
+pub fn quoted(text: &OsStr) -> OsString {
     let mut bytes = vec![b'\''];
     for &byte in text.as_bytes() {
         match byte {

@@ -23,7 +23,7 @@ use super::transport::{Orders, arguments};
 /// xl, ssh and the helper share the terminal, and with it ^C and ^Z. Only lull
 /// may act on these: a half-dead xl cannot undo anything, and a stopped one
 /// would keep the guest paused. What is ignored stays ignored across exec.
-const DEAF: &str = r#"trap "" INT HUP TERM QUIT TSTP; exec "$@""#;
+pub const DEAF: &str = r#"trap "" INT HUP TERM QUIT TSTP; exec "$@""#;
 
 /// What is needed to start it.
 #[derive(Debug)]

@@ -1,0 +1,367 @@
+//! `lull rehearse`: a throw-away guest goes to a host and back, so that what a
+//! landing there takes is known before a guest that matters goes.
+//!
+//! The [`stage`] is set with one guest, the [`scene`]: of a [`kernel`] of
+//! lull's own, with the [`interfaces`] of the guest that is to follow. It goes
+//! there as every guest does, by [`crate::migrate`]; back over the same
+//! [`way`], by stock xl alone; and [`told`] says what came of it.
+//!
+//! # When a part dies
+//! - This process: its [`mod@guard`] clears both hosts.
+//! - The guard too: the next rehearsal does, which finds the record.
+//! - This host, or the link: the guest's clock runs out. It lives for
+//!   [`scene::DESTROYS_ITSELF`] wherever it runs, and xl there destroys it. On
+//!   its way back, when no xl looks after it any more, the shell that sends it
+//!   destroys it.
+//! - The receiver, by SIGKILL, with a copy not yet started: the end of the
+//!   rehearsal finds that, as it looks for every name the guest may have.
+
+mod guard;
+mod interfaces;
+mod kernel;
+mod scene;
+mod stage;
+mod told;
+mod way;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::cli::Migrate;
+use crate::duration::Span;
+use crate::host::{Guest, Host};
+use crate::ledger::{self, Costs, Entry, Ledger};
+use crate::migrate::inbox::{Inbox, Message};
+use crate::migrate::outcome::Outcome;
+use crate::migrate::progress::{self, Watcher};
+use crate::migrate::report::Report;
+use crate::migrate::{NOT_BEGUN, attempt, judged, lulls_own_file, xl};
+use guard::Guard;
+use interfaces::Interface;
+use stage::Stage;
+use told::{Back, Left};
+use way::{NotBack, Way};
+
+pub use guard::main as guard;
+pub use scene::MARK;
+pub use told::Rehearsed;
+
+/// A destination that takes longer to land so little is not measured further.
+const LONGEST_PAUSE: Span = Span::seconds(60);
+
+/// A link that takes longer for so little is not either.
+const LONGEST_COPY: Span = Span::seconds(120);
+
+/// The options of `lull rehearse`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lull rehearse host2
+  lull rehearse --like web1 host2
+
+Exit codes: 0 there and back, and measured; 2 wrong usage or host not ready,
+  nothing was done; 5 cancelled; 6 the destination failed, or the way back;
+  7 this host failed; 8 the throw-away guest could not be removed everywhere.")]
+pub struct Options {
+    /// Give the throw-away guest this guest's network interfaces
+    ///
+    /// As many, on the same bridges and by the same scripts: most of a landing
+    /// is the destination's work on them. Without it: one, on xl's default
+    /// bridge. Disks are never used.
+    #[arg(long, value_name = "DOMAIN")]
+    pub like: Option<String>,
+
+    /// Print one JSON object per line on standard output; the last has
+    /// "type":"rehearsed"
+    #[arg(long)]
+    pub json: bool,
+
+    /// Show what xl and the helper say; twice for more
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Use this instead of ssh (xl migrate -s); empty: HOST is itself the
+    /// command that runs `xl migrate-receive`, and there is no way back
+    #[arg(short, value_name = "SSHCOMMAND", allow_hyphen_values = true)]
+    pub ssh: Option<String>,
+
+    /// The destination, as ssh knows it
+    pub host: String,
+}
+
+/// Runs the command.
+pub fn main(options: &Options) -> ExitCode {
+    match prepare_and_rehearse(options) {
+        Ok(rehearsed) => {
+            rehearsed.tell(options.json);
+            rehearsed.code().into()
+        }
+        Err(error) => {
+            progress::to_stderr(&format!("lull: {error:#}"));
+            NOT_BEGUN.into()
+        }
+    }
+}
+
+/// Errors mean that nothing was begun.
+fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
+    let play = Play {
+        way: Way::new(options.ssh.as_deref(), &options.host),
+        ssh: options.ssh.clone(),
+        verbose: options.verbose,
+    };
+    play.as_a_move("")
+        .check_host()
+        .map_err(anyhow::Error::msg)?;
+    let xl = Host::default().check()?;
+    let lull = lulls_own_file()?;
+    let interfaces = match &options.like {
+        None => vec![Interface::default()],
+        Some(domain) => interfaces_of(&crate::host::domain(domain)?)?,
+    };
+    let ledger = Ledger::at(ledger::FILE);
+    play.perform(&xl, &lull, &ledger, &interfaces)
+}
+
+/// Rehearses a move that is about to begin. Errors mean that nothing was.
+pub fn before(
+    options: &Migrate,
+    guest: &Guest,
+    xl: &Path,
+    lull: &Path,
+    ledger: &Ledger,
+) -> anyhow::Result<Rehearsed> {
+    let play = Play {
+        way: Way::new(options.ssh.as_deref(), &options.host),
+        ssh: options.ssh.clone(),
+        verbose: options.verbose,
+    };
+    play.perform(xl, lull, ledger, &interfaces_of(guest)?)
+}
+
+fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
+    Interface::of(guest.domid)
+        .with_context(|| format!("the network interfaces of {} cannot be read", guest.name))
+}
+
+/// What is to be played.
+struct Play {
+    way: Way,
+    ssh: Option<String>,
+    verbose: u8,
+}
+
+impl Play {
+    fn as_a_move(&self, guest: &str) -> Migrate {
+        Migrate {
+            max_suspend_time: Some(LONGEST_PAUSE),
+            timeout: Some(LONGEST_COPY),
+            rehearse: false,
+            json: false,
+            verbose: self.verbose,
+            ssh: self.ssh.clone(),
+            config: None,
+            no_monitor: false,
+            leave_paused: false,
+            debug: false,
+            domain: guest.to_owned(),
+            host: self.way.host().to_owned(),
+        }
+    }
+
+    fn perform(
+        &self,
+        xl: &Path,
+        lull: &Path,
+        ledger: &Ledger,
+        interfaces: &[Interface],
+    ) -> anyhow::Result<Rehearsed> {
+        let inbox = Inbox::new();
+        inbox.hear_signals().context("signals cannot be caught")?;
+        let mut watcher = Watcher::quiet(self.verbose);
+        let stage = Stage::take(xl, self.way.clone(), &|line| watcher.note(line))?;
+        let guard = Guard::start(lull).context("the rehearsal's guard cannot be started")?;
+        watcher.note(&format!(
+            "rehearsing the way to {}: creating a throw-away guest of {} MiB with {}",
+            self.way.host(),
+            scene::MEMORY_MIB,
+            match interfaces.len() {
+                1 => "1 network interface".to_owned(),
+                count => format!("{count} network interfaces"),
+            },
+        ));
+        let mut rehearsed = Rehearsed::new(self.way.host());
+        match stage.create(xl, interfaces) {
+            Ok(guest) => {
+                let place = (xl, lull, ledger);
+                self.there(&guest, place, &inbox, &mut watcher, &mut rehearsed);
+            }
+            Err(error) => rehearsed.fail(Outcome::SourceFailed, format!("{error:#}")),
+        }
+        if rehearsed.outcome == Outcome::Moved {
+            self.back(&stage, xl, &inbox, &watcher, &mut rehearsed);
+        }
+        self.clear(stage, xl, &mut rehearsed);
+        match rehearsed.left {
+            Left::Nothing => guard.dismiss(),
+            // It tries again.
+            Left::Here(_) | Left::There(_) => drop(guard),
+        }
+        watcher.finish();
+        Ok(rehearsed)
+    }
+
+    /// As any guest goes; what it took is written down.
+    fn there(
+        &self,
+        guest: &Guest,
+        (xl, lull, ledger): (&Path, &Path, &Ledger),
+        inbox: &Inbox,
+        watcher: &mut Watcher,
+        rehearsed: &mut Rehearsed,
+    ) {
+        if was_stopped(inbox) {
+            rehearsed.fail(Outcome::Cancelled, "cancelled before anything was moved");
+            return;
+        }
+        watcher.note(&format!("moving it to {}", self.way.host()));
+        let begun = Instant::now();
+        let options = self.as_a_move(&guest.name);
+        let known = ledger.known(&options.host, &guest.name, |line| watcher.note(line));
+        let plan = xl::Plan {
+            xl,
+            lull,
+            guest,
+            options: &options,
+            costs: known.bounds,
+            after_ready: known.after_ready,
+        };
+        let attempted = match attempt::run(&plan, inbox, watcher) {
+            Ok(attempted) => attempted,
+            Err(error) => {
+                let why = format!("xl could not be started: {error}");
+                rehearsed.fail(Outcome::SourceFailed, why);
+                return;
+            }
+        };
+        let account = &attempted.account;
+        let judgement = judged(&attempted);
+        rehearsed.there(begun.elapsed(), account);
+        if judgement.outcome != Outcome::Moved {
+            let report = Report {
+                guest,
+                options: &options,
+                account,
+                outcome: judgement.outcome,
+                why: judgement.why,
+                seen: None,
+                known: &known,
+                duration_ms: 0,
+            };
+            rehearsed.fail(judgement.outcome, report.reason());
+            return;
+        }
+        rehearsed.outcome = Outcome::Moved;
+        if let Some(entry) = account.entry(&guest.name, &known) {
+            let added = ledger.add(&options.host, lesson(entry), |line| watcher.note(line));
+            if let Err(error) = added {
+                watcher.note(&format!("the ledger could not be kept: {error}"));
+            }
+        }
+    }
+
+    fn back(
+        &self,
+        stage: &Stage,
+        xl: &Path,
+        inbox: &Inbox,
+        watcher: &Watcher,
+        rehearsed: &mut Rehearsed,
+    ) {
+        if !self.way.takes_commands() {
+            rehearsed.back = Back::NoWay;
+            return;
+        }
+        watcher.note(&format!("moving it back from {}", self.way.host()));
+        let begun = Instant::now();
+        let scene = stage.scene();
+        rehearsed.back = match self.way.bring_back(&scene.name, &scene.uuid, xl, inbox) {
+            Ok(()) => match scene.guest_here() {
+                Ok(Some(_)) => Back::Came(begun.elapsed()),
+                Ok(None) => Back::Failed("it was sent, and is not here".to_owned()),
+                Err(error) => Back::Failed(format!("xenstore does not answer: {error}")),
+            },
+            Err(NotBack::Failed(why)) => Back::Failed(why),
+            Err(NotBack::Cancelled) => Back::Cancelled,
+        };
+    }
+
+    /// There first: on one host with this it would find what is here.
+    fn clear(&self, stage: Stage, xl: &Path, rehearsed: &mut Rehearsed) {
+        let there = match rehearsed.was_heard_there {
+            true => stage.scene().clear_there(),
+            false => Ok(()),
+        };
+        // Where no command can be given, the next rehearsal could do no more.
+        let done = there.is_ok() || !self.way.takes_commands();
+        let here = stage.leave(xl, done);
+        rehearsed.left = match (here, there) {
+            (Err(error), _) => Left::Here(format!("{error:#}")),
+            (Ok(_), Ok(())) => Left::Nothing,
+            // A command led to this very host.
+            (Ok(1..), Err(_)) if !self.way.takes_commands() => Left::Nothing,
+            (Ok(_), Err(error)) => Left::There(format!("{error:#}")),
+        };
+    }
+}
+
+/// What the throw-away guest's pause teaches of other guests'. The landing; but
+/// a kernel that has nothing to put to rest says nothing of a suspend, and of
+/// what grows with a guest's size so small a one shows only if more than is
+/// assumed anyway.
+fn lesson(entry: Entry) -> Entry {
+    let more_than =
+        |assumed: Duration, ms: Option<u64>| ms.filter(|ms| u128::from(*ms) > assumed.as_millis());
+    Entry {
+        final_bitmap_ms: more_than(Costs::ASSUMED.final_bitmap, entry.final_bitmap_ms),
+        cpu_state_ms: more_than(Costs::ASSUMED.cpu_state, entry.cpu_state_ms),
+        landing_ms: entry.landing_ms,
+        after_ready_ms: entry.after_ready_ms,
+        ..Entry::default()
+    }
+}
+
+fn was_stopped(inbox: &Inbox) -> bool {
+    std::iter::from_fn(|| inbox.next(Duration::ZERO))
+        .any(|message| matches!(message, Message::Stop))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_speaks_for_other_guests_is_learned() {
+        let seen = Entry {
+            guest: Some("a throw-away guest".to_owned()),
+            suspend_ms: Some(1),
+            final_bitmap_ms: Some(1),
+            cpu_state_ms: Some(700),
+            landing_ms: Some(2_000),
+            after_ready_ms: Some(100),
+            observed_ms: Some(2_800),
+            ..Entry::default()
+        };
+        let learned = Entry {
+            cpu_state_ms: Some(700),
+            landing_ms: Some(2_000),
+            after_ready_ms: Some(100),
+            ..Entry::default()
+        };
+        assert_eq!(lesson(seen), learned);
+        assert!(learned.is_rehearsal());
+    }
+}

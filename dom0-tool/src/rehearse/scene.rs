@@ -1,0 +1,224 @@
+//! What a rehearsal makes: one guest, and what is known of it wherever it is.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::interfaces::Interface;
+use super::way::Way;
+use crate::host::Guest;
+use crate::xen::DomId;
+use crate::xen::xenstore::Xenstore;
+
+/// Every throw-away guest's name begins so.
+pub const MARK: &str = "lull-rehearsal-of-";
+
+/// What a guest is called on its way, after its name.
+pub const SUFFIXES: [&str; 3] = ["", "--incoming", "--migratedaway"];
+
+/// Memory of the guest, in MiB: all that a landing does not depend on is left
+/// out.
+pub const MEMORY_MIB: u32 = 8;
+
+/// The guest destroys itself after this long in one place (`throw_away.s`).
+pub const DESTROYS_ITSELF: Duration = Duration::from_secs(300);
+
+/// What a rehearsal makes, and where it takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scene {
+    /// The guest's name, unique to this host.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// Where to.
+    pub way: Way,
+}
+
+impl Scene {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When the kernel has no UUID to give.
+    pub fn new(way: Way) -> io::Result<Self> {
+        let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        let host = rustix::system::uname();
+        Ok(Self {
+            name: name_of_a_guest_of(&host.nodename().to_string_lossy()),
+            uuid: uuid.trim().to_owned(),
+            way,
+        })
+    }
+
+    /// The guest's configuration.
+    pub fn config(&self, kernel: &Path, interfaces: &[Interface]) -> String {
+        let vifs: Vec<String> = interfaces.iter().map(Interface::to_config).collect();
+        let mut lines = vec![
+            format!("name = \"{}\"", self.name),
+            format!("uuid = \"{}\"", self.uuid),
+            "type = \"pvh\"".to_owned(),
+            format!("kernel = \"{}\"", kernel.display()),
+            format!("memory = {MEMORY_MIB}"),
+            "vcpus = 1".to_owned(),
+            format!("vif = [{}]", vifs.join(", ")),
+        ];
+        for end in ["poweroff", "reboot", "crash", "watchdog", "soft_reset"] {
+            lines.push(format!("on_{end} = \"destroy\""));
+        }
+        lines.join("\n") + "\n"
+    }
+
+    /// The guests of this scene on this host, under whichever of its names.
+    fn guests_here(&self) -> io::Result<Vec<Guest>> {
+        let mut store = Xenstore::open()?;
+        let mut found = Vec::new();
+        for entry in store.list("/local/domain")? {
+            let Ok(domid) = entry.parse::<DomId>() else {
+                continue;
+            };
+            let mut read = |node: &str| store.read(&format!("/local/domain/{domid}/{node}"));
+            let name = read("name")?.unwrap_or_default();
+            let vm = read("vm")?.unwrap_or_default();
+            let suffix = name.strip_prefix(&self.name);
+            let named = suffix.is_some_and(|suffix| SUFFIXES.contains(&suffix));
+            if named && vm.starts_with(&format!("/vm/{}", self.uuid)) {
+                found.push(Guest { domid, name });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The guest, if it is here as itself and not on its way.
+    ///
+    /// # Errors
+    /// When xenstore does not answer.
+    pub fn guest_here(&self) -> io::Result<Option<Guest>> {
+        let guests = self.guests_here()?;
+        Ok(guests.into_iter().find(|guest| guest.name == self.name))
+    }
+
+    /// Removes what is here of it, and says how much that was.
+    ///
+    /// # Errors
+    /// When something stays.
+    pub fn clear_here(&self, xl: &Path) -> anyhow::Result<usize> {
+        let guests = self.guests_here().context("xenstore does not answer")?;
+        for guest in &guests {
+            let domid = guest.domid.to_string();
+            // A failure shows in the look below: it may have gone by itself.
+            let _ = Command::new(xl)
+                .args(["destroy", &domid])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
+        let left = self.guests_here().context("xenstore does not answer")?;
+        anyhow::ensure!(left.is_empty(), "`xl destroy` did not remove {left:?}");
+        self.clear_logs();
+        Ok(guests.len())
+    }
+
+    /// Removes what is at the destination of it.
+    ///
+    /// # Errors
+    /// When it cannot be said that it is gone.
+    pub fn clear_there(&self) -> anyhow::Result<()> {
+        self.way.clear(&self.name, &self.uuid)
+    }
+
+    /// xl and xenconsoled keep a log for each name they have seen.
+    fn clear_logs(&self) {
+        for folder in ["/var/log/xen", "/var/log/xen/console"] {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            for entry in entries {
+                if is_log_of(&entry.file_name().to_string_lossy(), &self.name) {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+}
+
+/// Whether a file in xl's log folder is about a guest of that name: `xl-NAME.log`,
+/// `guest-NAME--incoming.log.1`.
+fn is_log_of(file: &str, name: &str) -> bool {
+    let rest = ["xl-", "guest-"]
+        .iter()
+        .find_map(|start| file.strip_prefix(start)?.strip_prefix(name));
+    rest.is_some_and(|rest| {
+        SUFFIXES.iter().any(|suffix| {
+            rest.strip_prefix(suffix)
+                .is_some_and(|end| end.starts_with(".log"))
+        })
+    })
+}
+
+/// Whoever administers the destination should see whose it is.
+fn name_of_a_guest_of(host: &str) -> String {
+    let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
+    let host: String = host.chars().filter(plain).take(40).collect();
+    format!("{MARK}{host}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scene() -> Scene {
+        Scene {
+            name: name_of_a_guest_of("host1.example"),
+            uuid: "9f7c8a8e-0000-4000-8000-000000000001".to_owned(),
+            way: Way::new(None, "host2"),
+        }
+    }
+
+    #[test]
+    fn the_configuration_is_a_tiny_pvh_guest_that_stays_nowhere() {
+        let interfaces = [Interface::default(), Interface::default()];
+        let config = scene().config(Path::new("/run/k"), &interfaces);
+        for line in [
+            r#"name = "lull-rehearsal-of-host1example""#,
+            r#"uuid = "9f7c8a8e-0000-4000-8000-000000000001""#,
+            r#"type = "pvh""#,
+            r#"kernel = "/run/k""#,
+            r#"vif = ["", ""]"#,
+            r#"on_watchdog = "destroy""#,
+            r#"on_crash = "destroy""#,
+        ] {
+            assert!(config.lines().any(|l| l == line), "no {line} in\n{config}");
+        }
+        assert!(!config.contains("disk"));
+        assert!(scene().config(Path::new("/k"), &[]).contains("vif = []"));
+    }
+
+    #[test]
+    fn its_name_is_a_word_whatever_the_host_is_called() {
+        assert_eq!(name_of_a_guest_of("a b;$(c)/\n"), format!("{MARK}abc"));
+        assert!(name_of_a_guest_of(&"x".repeat(999)).len() < 64);
+    }
+
+    #[test]
+    fn only_its_own_logs_are_its_logs() {
+        let name = scene().name;
+        for own in [
+            format!("xl-{name}.log"),
+            format!("xl-{name}--incoming.log.1"),
+            format!("guest-{name}.log"),
+        ] {
+            assert!(is_log_of(&own, &name), "{own}");
+        }
+        for other in [
+            "xl-web1.log".to_owned(),
+            format!("xl-{name}2.log"),
+            format!("{name}.log"),
+            format!("xl-{name}"),
+        ] {
+            assert!(!is_log_of(&other, &name), "{other}");
+        }
+    }
+}

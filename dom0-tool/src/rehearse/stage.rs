@@ -1,0 +1,281 @@
+//! Where a rehearsal takes place: one at a time on a host, under a record that
+//! outlives its process.
+//!
+//! The record says what to remove, and where, should the process die: its
+//! [`guard`](super::guard) does it, and if that died too, the next rehearsal.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::interfaces::Interface;
+use super::kernel;
+use super::scene::{DESTROYS_ITSELF, Scene};
+use super::way::Way;
+use crate::host::Guest;
+
+const FOLDER: &str = "/run/lull-rehearsal";
+const KERNEL: &str = "kernel";
+const CONFIG: &str = "config";
+
+/// How long another rehearsal is waited for.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The stage, held as long as the rehearsal lasts.
+pub struct Stage {
+    folder: PathBuf,
+    record: File,
+    scene: Scene,
+}
+
+impl Stage {
+    /// Takes the stage, and clears what an earlier rehearsal left on it.
+    ///
+    /// # Errors
+    /// When another rehearsal does not come to its end, or what an earlier one
+    /// left here does not go away.
+    pub fn take(xl: &Path, way: Way, note: &dyn Fn(&str)) -> anyhow::Result<Self> {
+        Self::take_in(Path::new(FOLDER), xl, way, PATIENCE, note)
+    }
+
+    fn take_in(
+        folder: &Path,
+        xl: &Path,
+        way: Way,
+        patience: Duration,
+        note: &dyn Fn(&str),
+    ) -> anyhow::Result<Self> {
+        let scene = Scene::new(way).context("no name for a throw-away guest")?;
+        let record = open_record(folder)
+            .with_context(|| format!("{} cannot be written", folder.display()))?;
+        if !lock(&record, Duration::ZERO)? {
+            note("another rehearsal is under way on this host; waiting for its end");
+            anyhow::ensure!(
+                lock(&record, patience)?,
+                "another rehearsal holds {}.\nNothing was done. Try again when it has ended.",
+                folder.display()
+            );
+        }
+        let stage = Self {
+            folder: folder.to_owned(),
+            record,
+            scene,
+        };
+        stage.clear_earlier(xl, note)?;
+        write(&stage.record, Some(&stage.scene))?;
+        Ok(stage)
+    }
+
+    /// What is made on it.
+    pub const fn scene(&self) -> &Scene {
+        &self.scene
+    }
+
+    /// Makes the guest, with these interfaces.
+    ///
+    /// # Errors
+    /// When it cannot be made: what xl said.
+    pub fn create(&self, xl: &Path, interfaces: &[Interface]) -> anyhow::Result<Guest> {
+        let kernel = self.folder.join(KERNEL);
+        let config = self.folder.join(CONFIG);
+        let made = self.create_from(xl, &kernel, &config, interfaces);
+        // xl has read them.
+        let _ = fs::remove_file(&kernel);
+        let _ = fs::remove_file(&config);
+        made
+    }
+
+    fn create_from(
+        &self,
+        xl: &Path,
+        kernel: &Path,
+        config: &Path,
+        interfaces: &[Interface],
+    ) -> anyhow::Result<Guest> {
+        write_anew(kernel, &kernel::file())?;
+        write_anew(config, self.scene.config(kernel, interfaces).as_bytes())?;
+        let output = Command::new("/bin/sh")
+            .args(["-c", crate::migrate::xl::DEAF, "sh"])
+            .arg(xl)
+            .args(["create", "-q"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .output()
+            .context("xl could not be started")?;
+        let guest = self
+            .scene
+            .guest_here()
+            .context("xenstore does not answer")?;
+        match guest {
+            Some(guest) if output.status.success() => Ok(guest),
+            _ => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                let first = said.lines().next().unwrap_or("no word").trim();
+                anyhow::bail!("xl could not create it: {}", first.escape_debug())
+            }
+        }
+    }
+
+    /// Leaves an empty stage.
+    ///
+    /// # Errors
+    /// What stays here. The record stays too, so that the next rehearsal tries
+    /// again.
+    pub fn leave(self, xl: &Path, done_there: bool) -> anyhow::Result<usize> {
+        let cleared = self.scene.clear_here(xl)?;
+        if done_there {
+            write(&self.record, None)?;
+        }
+        Ok(cleared)
+    }
+
+    /// Removes what a rehearsal that died left on this host, and says how much
+    /// that was; nothing when none died: the stage is clear, or taken.
+    ///
+    /// # Errors
+    /// When something stays.
+    pub fn clear_left(xl: &Path) -> anyhow::Result<Option<usize>> {
+        match Self::left()? {
+            None => Ok(None),
+            Some((_, scene)) => scene.clear_here(xl).map(Some),
+        }
+    }
+
+    /// And what it left at the destination; then the stage is clear.
+    ///
+    /// # Errors
+    /// When it cannot be said that it is gone.
+    pub fn clear_left_there() -> anyhow::Result<()> {
+        let Some((record, scene)) = Self::left()? else {
+            return Ok(());
+        };
+        for file in [KERNEL, CONFIG] {
+            let _ = fs::remove_file(Path::new(FOLDER).join(file));
+        }
+        if scene.way.takes_commands() {
+            scene.clear_there()?;
+        }
+        write(&record, None)
+    }
+
+    /// The record of a rehearsal that died, locked.
+    fn left() -> anyhow::Result<Option<(File, Scene)>> {
+        let folder = Path::new(FOLDER);
+        if !folder.exists() {
+            return Ok(None);
+        }
+        let record = open_record(folder)?;
+        if !lock(&record, Duration::ZERO)? {
+            return Ok(None);
+        }
+        Ok(read(&record).map(|scene| (record, scene)))
+    }
+
+    /// Removes what the record tells of.
+    fn clear_earlier(&self, xl: &Path, note: &dyn Fn(&str)) -> anyhow::Result<()> {
+        let Some(earlier) = read(&self.record) else {
+            return Ok(());
+        };
+        let here = earlier.clear_here(xl)?;
+        if here > 0 {
+            note("removed a throw-away guest that an earlier rehearsal left here");
+        }
+        match earlier.clear_there() {
+            Ok(()) => {}
+            // A command led to this very host.
+            Err(_) if here > 0 && !earlier.way.takes_commands() => {}
+            Err(error) => note(&format!(
+                "an earlier rehearsal may have left its guest at {}, and that cannot be looked at ({error:#}); it destroys itself within {} s",
+                earlier.way.host(),
+                DESTROYS_ITSELF.as_secs(),
+            )),
+        }
+        write(&self.record, None)
+    }
+}
+
+/// A record that was not written whole tells of nothing that was begun.
+fn read(mut record: &File) -> Option<Scene> {
+    let mut text = String::new();
+    record.rewind().ok()?;
+    record.take(1 << 16).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn write(mut record: &File, scene: Option<&Scene>) -> anyhow::Result<()> {
+    let text = serde_json::to_string(&scene).context("a record")?;
+    record.set_len(0)?;
+    record.rewind()?;
+    record
+        .write_all(text.as_bytes())
+        .context("the record cannot be written")
+}
+
+/// For root alone.
+fn open_record(folder: &Path) -> io::Result<File> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(folder.join("record"))
+}
+
+fn write_anew(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let _ = fs::remove_file(path);
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes))
+        .with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// Whether it was got.
+fn lock(record: &File, patience: Duration) -> io::Result<bool> {
+    let until = Instant::now() + patience;
+    loop {
+        match flock(record, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if Instant::now() >= until => return Ok(false),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(200)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_for_one_and_its_record_outlives_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("stage");
+        let take = || {
+            let way = Way::new(Some(""), "true");
+            let none = Path::new("/nonexistent/xl");
+            Stage::take_in(&folder, none, way, Duration::ZERO, &|_| {})
+        };
+        // Without a record nothing is asked of Xen.
+        let stage = take().unwrap();
+        let error = take().err().unwrap().to_string();
+        assert!(error.contains("another rehearsal"), "{error}");
+        let written = fs::read_to_string(folder.join("record")).unwrap();
+        let record: Scene = serde_json::from_str(&written).unwrap();
+        assert_eq!(&record, stage.scene());
+    }
+}

@@ -1,0 +1,276 @@
+//! What came of a rehearsal, and how it is told.
+
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::scene::DESTROYS_ITSELF;
+use crate::events::{self, Event, PauseParts};
+use crate::human::{Millis, or_dash};
+use crate::migrate::account::Account;
+use crate::migrate::outcome::{HelperSeen, Outcome};
+use crate::migrate::progress;
+
+/// What came of a rehearsal.
+#[derive(Debug)]
+pub struct Rehearsed {
+    host: String,
+    /// How the way there ended; once it is [`Outcome::Moved`], the landing is
+    /// known.
+    pub outcome: Outcome,
+    /// Why it ended otherwise.
+    why: String,
+    there: Option<Duration>,
+    parts: PauseParts,
+    landing: Option<(u64, Option<u64>)>,
+    /// A receiver was heard at the destination: it may have made something.
+    pub was_heard_there: bool,
+    /// The way back.
+    pub back: Back,
+    /// What is left of it.
+    pub left: Left,
+}
+
+/// The way back.
+#[derive(Debug)]
+pub enum Back {
+    /// It never came to it.
+    NotTried,
+    /// There is none: a command was given instead of a host.
+    NoWay,
+    /// It came back, after so long.
+    Came(Duration),
+    /// Why it did not.
+    Failed(String),
+    /// The operator did not wait for it.
+    Cancelled,
+}
+
+/// What is left of a rehearsal.
+#[derive(Debug)]
+pub enum Left {
+    /// Nothing, on either host.
+    Nothing,
+    /// Why it could not be removed here.
+    Here(String),
+    /// And why not there.
+    There(String),
+}
+
+impl Rehearsed {
+    /// Of which nothing is known yet.
+    pub fn new(host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            outcome: Outcome::SourceFailed,
+            why: String::new(),
+            there: None,
+            parts: PauseParts::default(),
+            landing: None,
+            was_heard_there: false,
+            back: Back::NotTried,
+            left: Left::Nothing,
+        }
+    }
+
+    /// It did not get there.
+    pub fn fail(&mut self, outcome: Outcome, why: impl Into<String>) {
+        self.outcome = match outcome {
+            Outcome::Cancelled | Outcome::SourceFailed => outcome,
+            // Too slow for so little, or lost on the way: nobody's guest.
+            _ => Outcome::TargetFailed,
+        };
+        self.why = why.into();
+    }
+
+    /// What was seen of the way there.
+    pub fn there(&mut self, took: Duration, account: &Account) {
+        self.there = Some(took);
+        self.parts = account.observed_parts().unwrap_or_default();
+        self.landing = account.landing_split();
+        self.was_heard_there = account.helper == HelperSeen::Begun;
+    }
+
+    /// Whether the way there is known now.
+    pub fn is_learned(&self) -> bool {
+        self.outcome == Outcome::Moved
+    }
+
+    /// The exit code.
+    pub fn code(&self) -> u8 {
+        match (&self.left, &self.back, self.outcome) {
+            // Told before it began.
+            (Left::There(_), Back::NoWay, _) => 0,
+            (Left::Here(_) | Left::There(_), ..) => Outcome::Unknown.code(),
+            (Left::Nothing, Back::Failed(_), _) => Outcome::TargetFailed.code(),
+            (Left::Nothing, Back::Cancelled, _) => Outcome::Cancelled.code(),
+            (Left::Nothing, _, outcome) => outcome.code(),
+        }
+    }
+
+    /// The sentence that says why it failed; empty when it did not.
+    pub fn reason(&self) -> String {
+        let host = &self.host;
+        match &self.back {
+            _ if !self.is_learned() => format!("the rehearsal did not reach {host}: {}", self.why),
+            Back::Failed(why) => {
+                format!("going to {host} works, coming back does not: {why}")
+            }
+            Back::Cancelled => "cancelled on the way back".to_owned(),
+            Back::NotTried | Back::NoWay | Back::Came(_) => String::new(),
+        }
+    }
+
+    /// What is left, as a sentence.
+    pub fn left(&self) -> String {
+        let host = &self.host;
+        let within = DESTROYS_ITSELF.as_secs();
+        match &self.left {
+            Left::Nothing => "Nothing of it is left on either host.".to_owned(),
+            Left::Here(why) => format!(
+                "The throw-away guest is left on this host: {why}. It is tried again in the background, and by the next rehearsal."
+            ),
+            Left::There(why) => format!(
+                "The throw-away guest may be left at {host}: {why}. It destroys itself there within {within} s."
+            ),
+        }
+    }
+
+    /// Tables and verdict on standard output; with `--json` only the object.
+    pub fn tell(&self, json: bool) {
+        let say: fn(&str) = match json {
+            true => progress::to_stderr,
+            false => progress::to_stdout,
+        };
+        if json {
+            progress::print_json(&Event::Rehearsed(self.event()));
+        } else if self.is_learned() {
+            progress::to_stdout(&format!("{}\n", self.table()));
+        }
+        let reason = self.reason();
+        if !reason.is_empty() {
+            let mut letters = reason.chars();
+            let first = letters.next().map(|c| c.to_uppercase().to_string());
+            say(&format!(
+                "{}{}.",
+                first.unwrap_or_default(),
+                letters.as_str()
+            ));
+        }
+        say(&self.left());
+        if self.is_learned() {
+            say(&format!(
+                "What a landing at {} takes is known now.",
+                self.host
+            ));
+        }
+    }
+
+    /// As told with `--json`.
+    pub fn event(&self) -> events::Rehearsed {
+        let ms = |span: Duration| span.as_millis() as u64;
+        events::Rehearsed {
+            host: self.host.clone(),
+            outcome: match self.is_learned() {
+                true => "learned".to_owned(),
+                false => self.outcome.name().to_owned(),
+            },
+            observed: PauseParts {
+                suspend_ms: None,
+                pages_ms: None,
+                ..self.parts.clone()
+            },
+            until_ready_ms: self.landing.map(|(until, _)| until),
+            after_ready_ms: self.landing.and_then(|(_, after)| after),
+            there_ms: self.there.map(ms),
+            back_ms: match self.back {
+                Back::Came(took) => Some(ms(took)),
+                _ => None,
+            },
+            came_back: matches!(self.back, Back::Came(_)),
+            left_behind: !matches!(self.left, Left::Nothing),
+            reason: self.reason(),
+        }
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["on the way there", "observed"]);
+        let split = self.landing;
+        for (name, took) in [
+            ("final bitmap", self.parts.final_bitmap_ms),
+            ("CPU state", self.parts.cpu_state_ms),
+            ("landing", self.parts.landing_ms),
+            ("  until READY", split.map(|(until, _)| until)),
+            ("  after READY", split.and_then(|(_, after)| after)),
+        ] {
+            table.add_row([name.to_owned(), or_dash(took.map(Millis))]);
+        }
+        if let Some(column) = table.column_mut(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn learned(back: Back, left: Left) -> Rehearsed {
+        Rehearsed {
+            outcome: Outcome::Moved,
+            back,
+            left,
+            ..Rehearsed::new("host2")
+        }
+    }
+
+    #[test]
+    fn there_and_back_is_a_success() {
+        let rehearsed = learned(Back::Came(Duration::from_secs(1)), Left::Nothing);
+        assert_eq!((rehearsed.code(), rehearsed.reason()), (0, String::new()));
+        assert!(rehearsed.left().contains("Nothing"));
+    }
+
+    #[test]
+    fn one_that_does_not_come_back_says_that_going_works() {
+        let rehearsed = learned(Back::Failed("no memory".to_owned()), Left::Nothing);
+        assert_eq!(rehearsed.code(), 6);
+        assert_eq!(
+            rehearsed.reason(),
+            "going to host2 works, coming back does not: no memory"
+        );
+    }
+
+    #[test]
+    fn what_is_left_is_said_and_counts() {
+        let left = || Left::There("no answer".to_owned());
+        let rehearsed = learned(Back::Failed("the link broke".to_owned()), left());
+        assert_eq!(rehearsed.code(), 8);
+        assert!(
+            rehearsed
+                .left()
+                .contains("destroys itself there within 300 s")
+        );
+        assert_eq!(learned(Back::NoWay, left()).code(), 0);
+    }
+
+    #[test]
+    fn a_failure_on_the_way_there_has_the_code_of_a_migration() {
+        for (outcome, code) in [
+            (Outcome::Cancelled, 5),
+            (Outcome::TargetFailed, 6),
+            (Outcome::SourceFailed, 7),
+            (Outcome::RefusedDowntime, 6),
+            (Outcome::RefusedTimeout, 6),
+            (Outcome::Unknown, 6),
+        ] {
+            let mut rehearsed = Rehearsed::new("host2");
+            rehearsed.fail(outcome, "why");
+            assert_eq!(rehearsed.code(), code);
+            assert!(rehearsed.reason().ends_with("did not reach host2: why"));
+        }
+    }
+}
