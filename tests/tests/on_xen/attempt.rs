@@ -69,6 +69,12 @@ impl Plan {
         self
     }
 
+    /// After a rehearsal.
+    pub fn rehearsed(mut self) -> Self {
+        self.options.push("--rehearse".into());
+        self
+    }
+
     /// Under a timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         let text = format!("{}ms", timeout.as_millis());

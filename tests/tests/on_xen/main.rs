@@ -6,8 +6,9 @@
 //! [`world`] is what they share: one host and, as long as it stays healthy, one
 //! guest. [`attempt`] starts `lull migrate` and follows it; [`aftermath`] is
 //! what must hold after every one. Then the scenarios: [`rig`] tests the rig
-//! itself, [`moves`] and [`refusals`] the product at its work, [`deaths`] what
-//! happens when a part of it dies, [`bad_input`] and [`stock`] the rest.
+//! itself, [`moves`], [`rehearsal`] and [`refusals`] the product at its work,
+//! [`deaths`] what happens when a part of it dies, [`bad_input`] and [`stock`]
+//! the rest.
 
 mod aftermath;
 mod attempt;
@@ -15,6 +16,7 @@ mod bad_input;
 mod deaths;
 mod moves;
 mod refusals;
+mod rehearsal;
 mod rig;
 mod stock;
 mod world;
@@ -37,6 +39,12 @@ fn main() -> ExitCode {
         scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
         scenario("guest-moves-without-limits", moves::without_limits),
         scenario("ledger-cannot-stop-a-move", moves::with_a_broken_ledger),
+        scenario("rehearsal-there-and-back", rehearsal::there_and_back),
+        scenario("rehearsal-killed", rehearsal::killed),
+        scenario(
+            "rehearsal-killed-then-before-a-move",
+            rehearsal::killed_then_before_a_move,
+        ),
         scenario("limit-below-fixed-costs", refusals::fixed_costs),
         scenario("hopeless-then-moved", refusals::hopeless_then_moved),
         scenario("burst-before-the-stop", refusals::burst_before_the_stop),

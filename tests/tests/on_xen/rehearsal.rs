@@ -1,0 +1,155 @@
+//! A throw-away guest goes first.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::timeline::Timeline;
+use lull_tests::{Guest, Host};
+use serde_json::Value;
+
+use crate::aftermath;
+use crate::attempt::{LEDGER, Plan, is};
+use crate::world::World;
+
+const LONGEST: Duration = Duration::from_secs(180);
+
+/// Where the record of a rehearsal stands.
+const RECORD: &str = "/run/lull-rehearsal/record";
+
+/// There and back over ssh, as a user would; the costs are in the ledger, and
+/// nothing of it is left on the host, which here is both.
+pub fn there_and_back(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = &world.host;
+    let timeline = Timeline::start();
+    host.run(&format!("rm -f {LEDGER}"))?.checked()?;
+    let output = host.run_for("lull rehearse --json localhost", LONGEST)?;
+    let said = output.clone().checked()?;
+    let last: Value = serde_json::from_str(said.lines().last().unwrap_or_default())
+        .with_context(|| format!("{output:?}"))?;
+    ensure!(
+        is(&last, "rehearsed")
+            && last["outcome"] == "learned"
+            && last["came_back"] == true
+            && last["left_behind"] == false,
+        "{output:?}"
+    );
+    let landing = last["observed"]["landing_ms"].as_u64();
+    ensure!(landing.is_some_and(|ms| ms > 0), "{last}");
+    timeline.phase(format_args!(
+        "landing {} ms; there {} ms, back {} ms",
+        last["observed"]["landing_ms"], last["there_ms"], last["back_ms"]
+    ));
+    let entries = ledger(host, "localhost")?;
+    ensure!(
+        entries.len() == 1
+            && entries[0]["landing_ms"].as_u64() == landing
+            && entries[0]["guest"].is_null()
+            && entries[0]["suspend_ms"].is_null(),
+        "{entries:?}"
+    );
+    nothing_is_left(host, &guest)
+}
+
+/// Killed in the middle, it leaves nothing either: its guard sees to that.
+pub fn killed(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = &world.host;
+    kill_one(host, "^rehearse")?;
+    let timeline = Timeline::start();
+    while host.run(&format!("cat {RECORD}"))?.checked()? != "null" {
+        ensure!(timeline.seconds() < 120.0, "nobody cleared up");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    nothing_is_left(host, &guest)
+}
+
+/// Killed with its guard, it leaves its guest until the next one comes. That is
+/// asked for by a move, and made once.
+pub fn killed_then_before_a_move(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = &world.host;
+    kill_one(host, "^(rehearse|guard-rehearsal)")?;
+    ensure!(throw_away(host)?, "the throw-away guest went by itself");
+    let refused =
+        host.run("lull migrate $(xl list | awk '/lull-rehearsal/{print $1; exit}') localhost")?;
+    ensure!(
+        refused.status == 2 && refused.stderr.contains("throw-away guest"),
+        "{refused:?}"
+    );
+
+    let plan = Plan::direct().rehearsed().limit(Duration::from_secs(12));
+    let ended = plan.run(host, &guest)?;
+    ended.expect(0)?;
+    let rehearsed = ended.event("rehearsed").context("no rehearsal")?;
+    ensure!(
+        rehearsed["outcome"] == "learned" && rehearsed["left_behind"] == false,
+        "{rehearsed}"
+    );
+    for words in ["an earlier rehearsal left here", "with 1 network interface"] {
+        ensure!(
+            ended.output.stderr.contains(words),
+            "no {words:?}: {}",
+            ended.output.stderr
+        );
+    }
+    let costs = &ended.event("started").context("no start")?["fixed_costs"];
+    ensure!(
+        costs["landing_ms"].as_u64() >= rehearsed["observed"]["landing_ms"].as_u64(),
+        "{costs} after {rehearsed}"
+    );
+    aftermath::check(host, &guest, &ended)?;
+    nothing_is_left(host, &guest)?;
+
+    let plan = Plan::direct().rehearsed().limit(Duration::from_millis(1));
+    let again = plan.start_as_it_is(host, &guest)?.finish()?;
+    again.expect(3)?;
+    ensure!(
+        again.event("rehearsed").is_none(),
+        "rehearsed although the way is known: {}",
+        again.in_short()
+    );
+    Ok(())
+}
+
+/// Starts one and, once its guest is there, kills the processes of that name.
+fn kill_one(host: &Host, name: &str) -> Result<()> {
+    let timeline = Timeline::start();
+    let _spawned = host.spawn("lull rehearse -s '' 'xl migrate-receive'")?;
+    while !throw_away(host)? {
+        ensure!(timeline.seconds() < 60.0, "no throw-away guest came");
+    }
+    host.run(&format!(
+        "kill -KILL $(ps -eo pid=,args= | awk '$2 ~ /lull$/ && $3 ~ /{name}/ {{print $1}}')"
+    ))?
+    .checked()?;
+    Ok(())
+}
+
+fn throw_away(host: &Host) -> Result<bool> {
+    let domains = host.domains()?;
+    Ok(domains
+        .iter()
+        .any(|d| d.name.starts_with("lull-rehearsal-of-")))
+}
+
+fn ledger(host: &Host, destination: &str) -> Result<Vec<Value>> {
+    let text = host.run(&format!("cat {LEDGER}"))?.checked()?;
+    let book: Value = serde_json::from_str(&text)?;
+    let entries = book["destinations"][destination].as_array();
+    entries
+        .cloned()
+        .with_context(|| format!("no entries: {text}"))
+}
+
+/// No domain, no process, no log, no file but the record, which is empty.
+fn nothing_is_left(host: &Host, guest: &Guest) -> Result<()> {
+    aftermath::no_leaks(host, &[guest])?;
+    let files = host
+        .run("find /run/lull-rehearsal /var/log/xen -name '*lull-rehearsal-of*' -o -name kernel -o -name config")?
+        .checked()?;
+    ensure!(files.is_empty(), "left behind: {files}");
+    let record = host.run(&format!("cat {RECORD}"))?.checked()?;
+    ensure!(record == "null", "it is remembered: {record}");
+    Ok(())
+}
