@@ -56,15 +56,16 @@ impl Ledger {
     }
 
     /// What is known of `guest`'s pause on the way to `destination`. A file
-    /// that cannot be understood is set aside, and `tell` is told.
-    pub fn known(&self, destination: &str, guest: &str, tell: impl FnOnce(&str)) -> Known {
-        self.read(tell).known(destination, guest, now())
+    /// that cannot be understood is set aside, and `tell` is told; also of one
+    /// that cannot be read.
+    pub fn known(&self, destination: &str, guest: &str, tell: impl FnMut(&str)) -> Known {
+        self.read_if_possible(tell).known(destination, guest, now())
     }
 
     /// Adds what a pause was made of.
     ///
     /// # Errors
-    /// When the file cannot be locked or written; it is then as it was.
+    /// When the file cannot be locked, read or written; it is then as it was.
     pub fn add(
         &self,
         destination: &str,
@@ -77,7 +78,7 @@ impl Ledger {
     /// Forgets all that is known of `destination`: how many pauses that was.
     ///
     /// # Errors
-    /// When the file cannot be locked or written; it is then as it was.
+    /// When the file cannot be locked, read or written; it is then as it was.
     pub fn forget(&self, destination: &str, tell: impl FnOnce(&str)) -> Result<usize, LedgerError> {
         self.change(tell, |book| {
             let forgotten = book.destinations.remove(destination);
@@ -86,8 +87,8 @@ impl Ledger {
     }
 
     /// In figures: all of it, or what is known of one destination.
-    pub fn summary(&self, destination: Option<&str>, tell: impl FnOnce(&str)) -> Summary {
-        Summary::of(&self.read(tell), destination, now())
+    pub fn summary(&self, destination: Option<&str>, tell: impl FnMut(&str)) -> Summary {
+        Summary::of(&self.read_if_possible(tell), destination, now())
     }
 
     fn change<T>(
@@ -111,7 +112,7 @@ impl Ledger {
         // Two migrations may end together.
         let lock = File::create(self.file.with_extension("lock"))?;
         take(&lock)?;
-        let mut book = self.read(tell);
+        let mut book = self.read(tell)?;
         book.schema = SCHEMA;
         let changed = change(&mut book);
         self.replace(folder, &book)?;
@@ -120,20 +121,39 @@ impl Ledger {
 
     /// Whole or not at all, also when the power fails.
     fn replace(&self, folder: &Path, book: &Book) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(book)?;
+        text.push(b'\n');
         let fresh = self.file.with_extension("new");
-        let mut file = File::create(&fresh)?;
-        serde_json::to_writer_pretty(&file, book)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
+        let written = File::create(&fresh)
+            .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
+        if let Err(error) = written {
+            // Half of it on a full disk helps nobody.
+            let _ = fs::remove_file(&fresh);
+            return Err(error);
+        }
         fs::rename(&fresh, &self.file)?;
         File::open(folder)?.sync_all()
     }
 
-    fn read(&self, tell: impl FnOnce(&str)) -> Book {
+    /// To go by, never to be written back: a ledger that only cannot be read
+    /// at this moment is not to be replaced.
+    fn read_if_possible(&self, mut tell: impl FnMut(&str)) -> Book {
+        self.read(&mut tell).unwrap_or_else(|error| {
+            tell(&format!(
+                "the ledger {} cannot be read ({error}); going on without history",
+                self.file.display()
+            ));
+            Book::default()
+        })
+    }
+
+    fn read(&self, tell: impl FnOnce(&str)) -> io::Result<Book> {
+        use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+
         let why = match self.try_read() {
-            Ok(book) => return book,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Book::default(),
-            Err(error) => error,
+            Err(error) if error.kind() == NotFound => return Ok(Book::default()),
+            Err(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => error,
+            read => return read,
         };
         let aside = self.file.with_extension("unreadable");
         let moved = match fs::rename(&self.file, &aside) {
@@ -144,7 +164,7 @@ impl Ledger {
             "the ledger {} is not understood ({why}) and was {moved}; going on without history",
             self.file.display()
         ));
-        Book::default()
+        Ok(Book::default())
     }
 
     fn try_read(&self) -> io::Result<Book> {
@@ -154,7 +174,8 @@ impl Ledger {
             .read_to_string(&mut text)?;
         let book: Book = serde_json::from_str(&text)?;
         if !(1..=SCHEMA).contains(&book.schema) {
-            return Err(io::Error::other(format!("schema {}", book.schema)));
+            let schema = format!("schema {}", book.schema);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, schema));
         }
         Ok(book)
     }

@@ -44,7 +44,8 @@ pub fn main(options: &Options) -> ExitCode {
         return match ledger.forget(destination, say) {
             Ok(0) => unknown(destination),
             Ok(pauses) => {
-                println!("Forgot {pauses} pauses on the way to {destination}.");
+                let s = if pauses == 1 { "" } else { "s" };
+                println!("Forgot {pauses} pause{s} on the way to {destination}.");
                 ExitCode::SUCCESS
             }
             Err(error) => {

@@ -107,6 +107,29 @@ fn garbage_is_set_aside_and_said() {
 }
 
 #[test]
+fn a_ledger_that_cannot_be_read_stays_where_it_is() {
+    let (_folder, ledger) = ledger();
+    fs::create_dir_all(&ledger.file).unwrap();
+    let mut said = String::new();
+    let known = ledger.known("host2", "web1", |line| said.push_str(line));
+    assert!(!known.has_history());
+    assert!(said.contains("cannot be read"), "{said}");
+    let added = ledger.add("host2", landed("web1", 1), silent);
+    assert!(added.is_err() && ledger.file.is_dir());
+}
+
+#[test]
+fn what_could_not_be_written_leaves_nothing_behind() {
+    let (_folder, ledger) = holding(r#"{"schema":2,"destinations":{}}"#);
+    let fresh = ledger.file.with_extension("new");
+    std::os::unix::fs::symlink("/dev/full", &fresh).unwrap();
+    assert!(ledger.add("host2", landed("web1", 1), silent).is_err());
+    assert!(!fresh.exists());
+    assert_eq!(ledger.try_read().unwrap().schema, SCHEMA);
+    ledger.add("host2", landed("web1", 1), silent).unwrap();
+}
+
+#[test]
 fn a_destination_can_be_forgotten() {
     let (_folder, ledger) = ledger();
     assert_eq!(ledger.forget("host2", silent).unwrap(), 0);
