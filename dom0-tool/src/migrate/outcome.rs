@@ -191,7 +191,11 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
             "xl lost the destination in the final handshake",
         );
     }
-    match evidence.ended.map(|ended| ended.how) {
+    // A helper that was just beginning when lull hung up only saw the connection
+    // break: that says nothing of the destination.
+    let given_up = evidence.hung_up == Some(Refused::Cancelled);
+    let last_word = evidence.ended.map(|ended| ended.how);
+    match last_word.filter(|how| !(given_up && *how == How::TargetFailed)) {
         Some(How::RefusedDowntime) => judged(Outcome::RefusedDowntime, ""),
         Some(How::RefusedTimeout) => judged(Outcome::RefusedTimeout, ""),
         Some(How::Cancelled) => judged(Outcome::Cancelled, ""),
@@ -231,8 +235,8 @@ fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
             Outcome::RefusedDowntime,
             "nobody knew how long the guest had been paused when the destination was ready",
         ),
+        Refused::Cancelled if evidence.wish == Wish::OutOfTime => TOO_LATE_TO_BEGIN,
         Refused::Cancelled => match evidence.helper {
-            HelperSeen::Never if evidence.wish == Wish::OutOfTime => TOO_LATE_TO_BEGIN,
             HelperSeen::Never => (Outcome::Cancelled, "cancelled before anything was copied"),
             HelperSeen::Begun => (
                 Outcome::Cancelled,
@@ -363,6 +367,31 @@ mod tests {
         ];
         for (outcome, code) in table {
             assert_eq!(outcome.code(), code);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_lull_hung_up_is_no_fault_of_the_destinations() {
+        let ended = ended(How::TargetFailed);
+        for (hung_up, wish, outcome) in [
+            (None, Wish::Move, Outcome::TargetFailed),
+            (Some(Refused::PeerGone), Wish::Move, Outcome::TargetFailed),
+            (
+                Some(Refused::Cancelled),
+                Wish::OutOfTime,
+                Outcome::RefusedTimeout,
+            ),
+            (Some(Refused::Cancelled), Wish::Cancel, Outcome::Cancelled),
+        ] {
+            let judgement = judge(Evidence {
+                helper: HelperSeen::Begun,
+                ended: Some(&ended),
+                hung_up,
+                handshake: &Handshake::default(),
+                xl: XlEnd::Exited(1),
+                wish,
+            });
+            assert_eq!(judgement.outcome, outcome);
         }
     }
 
