@@ -72,9 +72,10 @@ pub struct Figures {
     /// before the first count.
     pub predicted_downtime: Option<Downtime>,
     /// The smallest downtime limit under which this attempt would have
-    /// suspended the guest: the least pause predicted at the end of any round,
-    /// or the fixed costs if they alone were too much. `None` before the end
-    /// of the first round.
+    /// suspended the guest: the least of what was predicted at the end of each
+    /// round, [however it ends](crate::downtime::FixedCosts::at_worst), or the
+    /// fixed costs if they alone were too much. `None` before the end of the
+    /// first round.
     pub smallest_limit: Option<Micros>,
     /// Bandwidth that would have met the limit. `None` without a limit, before
     /// the first count, or when no bandwidth would: the fixed costs alone leave
