@@ -6,6 +6,7 @@ use clap::Args;
 use comfy_table::Table;
 
 use crate::human::{Ago, Millis, or_dash};
+use crate::migrate::progress::to_stdout;
 use crate::tables::table;
 
 use super::summary::Row;
@@ -45,7 +46,9 @@ pub fn main(options: &Options) -> ExitCode {
             Ok(0) => unknown(destination),
             Ok(pauses) => {
                 let s = if pauses == 1 { "" } else { "s" };
-                println!("Forgot {pauses} pause{s} on the way to {destination}.");
+                to_stdout(&format!(
+                    "Forgot {pauses} pause{s} on the way to {destination}."
+                ));
                 ExitCode::SUCCESS
             }
             Err(error) => {
@@ -56,15 +59,15 @@ pub fn main(options: &Options) -> ExitCode {
     }
     let summary = ledger.summary(options.destination.as_deref(), say);
     if options.json {
-        println!("{}", serde_json::to_string(&summary).unwrap_or_default());
+        to_stdout(&serde_json::to_string(&summary).unwrap_or_default());
     }
     match (&options.destination, summary.rows.is_empty()) {
         (Some(destination), true) => return unknown(destination),
         _ if options.json => {}
-        (None, true) => println!(
+        (None, true) => to_stdout(&format!(
             "Nothing yet: lull learns from each pause what a destination and a guest need ({FILE})."
-        ),
-        (_, false) => println!("{}", in_tables(&summary.rows)),
+        )),
+        (_, false) => to_stdout(&in_tables(&summary.rows)),
     }
     ExitCode::SUCCESS
 }

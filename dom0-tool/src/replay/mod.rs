@@ -18,6 +18,7 @@ use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
 
 use crate::duration::Span;
+use crate::migrate::progress::to_stdout;
 use reader::Reader;
 use rerun::{Outcome, Rerun};
 
@@ -57,7 +58,7 @@ pub fn main(options: &Options) -> ExitCode {
         Reader::open(&options.trace).and_then(|reader| Rerun::new(reader, wanted)?.run());
     match replayed {
         Ok(outcome) => {
-            print!("{outcome}");
+            to_stdout(outcome.to_string().trim_end());
             match outcome {
                 Outcome::Different { .. } => DIFFERENT.into(),
                 _ => ExitCode::SUCCESS,

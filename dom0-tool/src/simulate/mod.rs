@@ -15,6 +15,7 @@ use lull_simulator::campaign;
 use lull_simulator::draw::{Draw, LinkKind, Mishaps, WriterKind};
 
 use crate::duration::Span;
+use crate::migrate::progress::to_stdout;
 use quantity::{Rate, Size};
 
 /// The options of `lull simulate`.
@@ -110,9 +111,9 @@ pub fn main(options: &Options) -> ExitCode {
     let attempts = options.attempts.get();
     let results = campaign::run(&options.draw(), attempts);
     if options.json {
-        println!("{}", report::json(&results, options.seed));
+        to_stdout(&report::json(&results, options.seed));
     } else {
-        print!("{}", report::text(&results, options.seed));
+        to_stdout(report::text(&results, options.seed).trim_end());
     }
     match results.total().over_limit {
         0 => ExitCode::SUCCESS,
