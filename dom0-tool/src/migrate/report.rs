@@ -251,6 +251,10 @@ impl Report<'_> {
             Outcome::Unknown if self.account.past_permission() => advice.push(format!(
                 "Nothing was destroyed. Run `xl list` on both hosts: if {guest} runs at {host}, `xl destroy {domid}` here; if it is certain that it does not, it can be resumed here (it is domain {domid}, perhaps called {guest}--migratedaway). Never run both: they share their disks."
             )),
+            // Whoever created it may be about to: xl, until the guest is gone.
+            Outcome::GuestDied => advice.push(format!(
+                "If it is configured to (`on_reboot`, `on_crash`, `on_poweroff`), {guest} is started anew here, under another number: `xl list`."
+            )),
             Outcome::Moved if self.account.xl.is_some_and(|end| end != super::outcome::XlEnd::Exited(0)) => {
                 advice.push(format!(
                     "But xl did not end as it should, and may have left its suspended copy here: `xl list`, then `xl destroy {domid}`."

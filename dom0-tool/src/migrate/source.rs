@@ -126,6 +126,9 @@ fn wait_until_running(
                     return Wait::Suspended;
                 }
             }
+            // `SHUTDOWN_*` of `xen/include/public/sched.h`.
+            Some(0) => return Wait::Dead("has shut down".to_owned()),
+            Some(1) => return Wait::Dead("has shut down to reboot".to_owned()),
             Some(3) => return Wait::Dead("has crashed".to_owned()),
             Some(reason) => return Wait::Dead(format!("has shut down (reason {reason})")),
             None if look.paused => {

@@ -350,6 +350,9 @@ fn a_guest_that_died_runs_nowhere() {
         );
         assert_eq!(run.outcome.code(), 7);
         assert_eq!(run.result.running_on, "nowhere");
+        // It may be there again when the operator looks.
+        let paragraph = &run.paragraph;
+        assert!(paragraph.contains("started anew"), "{paragraph}");
         assert_eq!(
             run.last_line,
             format!(
