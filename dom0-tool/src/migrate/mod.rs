@@ -220,7 +220,7 @@ fn say_what_is_assumed(options: &Migrate, known: &Known, watcher: &Watcher) {
         pauses => format!("from {pauses} pauses on the way to {host}: assuming"),
     };
     let costs = known.bounds;
-    let ms = |span: std::time::Duration| span.as_millis();
+    let ms = |span: std::time::Duration| span.as_micros().div_ceil(1_000);
     watcher.note(&format!(
         "{because} at most {} ms to suspend, {} ms for the last bitmap, {} ms for CPU state, {} ms to land, {} ms to resume",
         ms(costs.suspend),
