@@ -26,8 +26,16 @@ pub struct Watcher {
     limit_ms: Option<u64>,
     timeout_ms: Option<u64>,
     begun: Instant,
+    /// While there is no progress to show.
+    waiting_for: &'static str,
     progress: Option<Progress>,
 }
+
+/// See [`Watcher::waiting_for`]: pages are not being copied yet.
+const BEGIN: &str = "waiting";
+
+/// The guest has stopped; what is left takes about as long as it takes.
+const LAND: &str = "paused, landing";
 
 enum Manner {
     /// One line on the terminal, drawn anew.
@@ -64,6 +72,7 @@ impl Watcher {
             limit_ms: millis(options.max_suspend_time),
             timeout_ms: millis(options.timeout),
             begun: Instant::now(),
+            waiting_for: BEGIN,
             progress: None,
         }
     }
@@ -76,6 +85,7 @@ impl Watcher {
             limit_ms: None,
             timeout_ms: None,
             begun: Instant::now(),
+            waiting_for: BEGIN,
             progress: None,
         }
     }
@@ -83,8 +93,11 @@ impl Watcher {
     /// Shows what the helper tells.
     pub fn event(&mut self, event: &Event) {
         match event {
-            Event::Progress(progress) => self.progress = Some(progress.clone()),
-            Event::Suspended(_) => self.progress = None,
+            Event::Progress(progress) if self.waiting_for == BEGIN => {
+                self.progress = Some(progress.clone());
+            }
+            // What is left is no longer a matter of rounds.
+            Event::Suspended(_) => (self.progress, self.waiting_for) = (None, LAND),
             _ => {}
         }
         if let Manner::Json = self.manner {
@@ -180,7 +193,7 @@ impl Watcher {
         let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let line = match &self.progress {
             Some(progress) => progress_line(progress, self.limit_ms, self.timeout_ms, elapsed),
-            None => format!("waiting  elapsed {}", Seconds(elapsed)),
+            None => format!("{}  elapsed {}", self.waiting_for, Seconds(elapsed)),
         };
         match &mut self.manner {
             Manner::Live(bar) => {
