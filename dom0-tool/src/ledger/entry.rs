@@ -15,7 +15,8 @@ pub struct Entry {
     pub at: Option<u64>,
     /// Whose: by name, or of a throw-away guest of lull's own.
     pub guest: Option<String>,
-    /// The guest was resumed at the source.
+    /// The guest was not seen to run at the destination: it was resumed at the
+    /// source, if it did not die.
     pub resumed: bool,
     /// From the request until the guest had stopped.
     pub suspend_ms: Option<u64>,
