@@ -16,6 +16,8 @@ pub struct Handshake {
     /// What connected to the destination was killed: lull's own process. An ssh
     /// that dies is an exit of it.
     pub transport_killed: bool,
+    /// A save helper was killed, here or there.
+    pub helper_killed: bool,
     /// The destination said that it could not build the domain.
     pub target_failed: bool,
 }
@@ -93,6 +95,8 @@ impl Handshake {
             line.contains("migration receiver stream") || line.contains("migration transport");
         self.transport_killed |= line.contains("migration transport process")
             && line.contains("died due to fatal signal");
+        self.helper_killed |=
+            line.contains("save/restore helper") && line.contains("died due to fatal signal");
         self.target_failed |= line.contains("migration target: Domain creation failed");
     }
 }

@@ -292,6 +292,11 @@ fn helper_silent(evidence: Evidence<'_>) -> Judgement {
             Outcome::SourceFailed,
             "`lull transport` was killed before anything was copied",
         ),
+        // The destination has none yet, and what it says is the consequence.
+        (HelperSeen::Never, XlEnd::Exited(_)) if handshake.helper_killed => (
+            Outcome::SourceFailed,
+            "lull's helper was killed before anything was copied",
+        ),
         (HelperSeen::Never, XlEnd::Exited(_)) if handshake.target_failed => (
             Outcome::TargetFailed,
             "the destination could not create the domain",

@@ -381,6 +381,22 @@ exit 1"#,
 }
 
 #[test]
+fn a_helper_killed_before_its_first_word_is_not_the_destinations_fault() {
+    let run = attempt(
+        r#"
+echo "libxl: error: libxl_exec.c:129:libxl_report_child_exitstatus: domain 7 save/restore helper [31] died due to fatal signal Killed" >&2
+echo "migration target: Domain creation failed (code -3)." >&2
+exit 1"#,
+    );
+    assert_eq!(run.outcome, Outcome::SourceFailed);
+    assert!(
+        run.paragraph.contains("helper was killed"),
+        "{}",
+        run.paragraph
+    );
+}
+
+#[test]
 fn a_helper_that_dies_without_a_word_is_the_sources_fault() {
     let run =
         attempt(r#"say "$started"; echo "Migration failed, resuming at sender." >&2; exit 1"#);
