@@ -111,14 +111,30 @@ impl Session<'_> {
     pub(super) fn resume(&mut self) {
         let decided = Instant::now();
         match self.xen.resume_suspended(self.order.guest) {
-            Ok(domain::Resumed::Yes { at }) => {
-                self.resumed = self.pause.map(|pause| Resumed {
-                    pause: at.duration_since(pause.requested),
-                    took: at.duration_since(decided),
-                });
-            }
+            Ok(domain::Resumed::Yes { at }) => self.note_resume(at, decided),
             Ok(domain::Resumed::WasNotSuspended) => {}
             Err(error) => self.say("error", format!("the guest could not be resumed: {error}")),
+        }
+    }
+
+    fn note_resume(&mut self, at: Instant, decided: Instant) {
+        self.resumed = self.pause.map(|pause| Resumed {
+            pause: at.duration_since(pause.requested),
+            took: at.duration_since(decided),
+        });
+    }
+
+    fn outlive_request(&mut self) {
+        if self.resumed.is_some() {
+            return;
+        }
+        match domain::outlive_suspend(self.xen, self.order.guest) {
+            Ok(domain::Resumed::Yes { at }) => self.note_resume(at, at),
+            Ok(domain::Resumed::WasNotSuspended) => {}
+            Err(error) => self.say(
+                "error",
+                format!("the request to suspend cannot be taken back: {error}"),
+            ),
         }
     }
 
@@ -136,7 +152,12 @@ impl Session<'_> {
             self.resume();
             match self.host.suspend_answer() {
                 Ok(None) => {}
-                Ok(Some(_)) | Err(_) => break,
+                Ok(Some(_)) => break,
+                // Nobody will tell any more, but the guest may have been asked.
+                Err(_) => {
+                    self.outlive_request();
+                    break;
+                }
             }
             let _ = self.wait(Duration::from_millis(5));
         }

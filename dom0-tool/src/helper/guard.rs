@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
 
 use crate::stub::orphans;
+use crate::xen::domain::{Resumed, outlive_suspend};
 use crate::xen::domctl::ShadowOp;
 use crate::xen::{DomId, Xen, version};
 
@@ -30,6 +31,8 @@ pub fn orders(args: &[OsString]) -> Option<(DomId, u32)> {
 
 /// What the helper has told the guard, a byte each.
 mod word {
+    /// The guest is being asked to suspend itself.
+    pub const ASKED: u8 = b'a';
     /// The stream is complete: the guest is not to be resumed here.
     pub const COMMITTED: u8 = b'c';
     /// Everything has been undone.
@@ -59,6 +62,12 @@ impl Guard {
         Ok(Self { pipe })
     }
 
+    /// The guest is about to be asked to suspend itself: it may still do so when
+    /// the helper is gone.
+    pub fn asked(&mut self) {
+        let _ = self.pipe.write_all(&[word::ASKED]);
+    }
+
     /// The stream is complete; stub and dirty log are now the guard's to take
     /// away, while libxl goes on.
     pub fn commit(&mut self) {
@@ -80,7 +89,8 @@ pub fn main(guest: DomId, helper: u32) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let committed = heard.contains(&word::COMMITTED);
-    match clean_up(guest, helper, committed) {
+    let asked = heard.contains(&word::ASKED) && !committed;
+    match clean_up(guest, helper, committed).and_then(|resumed| outlive(guest, asked, resumed)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lull: cleaning up after domain {guest}'s migration: {error}");
@@ -89,14 +99,26 @@ pub fn main(guest: DomId, helper: u32) -> ExitCode {
     }
 }
 
-fn clean_up(guest: DomId, helper: u32, committed: bool) -> io::Result<()> {
-    let xen = Xen::open(version::detect().map_err(io::Error::other)?)?;
-    if !committed {
-        // Whoever waits for the guest waits for this.
-        xen.resume_suspended(guest)?;
-    }
+fn clean_up(guest: DomId, helper: u32, committed: bool) -> io::Result<Resumed> {
+    let xen = open()?;
+    // Whoever waits for the guest waits for this.
+    let resumed = match committed {
+        true => Resumed::WasNotSuspended,
+        false => xen.resume_suspended(guest)?,
+    };
     orphans(&xen, Some(helper))?;
     // A guest that has gone, or whose log is off, is as it should be.
     let _ = xen.shadow_op(guest, ShadowOp::Off);
+    Ok(resumed)
+}
+
+fn outlive(guest: DomId, asked: bool, resumed: Resumed) -> io::Result<()> {
+    if asked && resumed == Resumed::WasNotSuspended {
+        outlive_suspend(&open()?, guest)?;
+    }
     Ok(())
+}
+
+fn open() -> io::Result<Xen> {
+    Xen::open(version::detect().map_err(io::Error::other)?)
 }

@@ -251,6 +251,9 @@ impl Helper {
 
 impl Host for Helper {
     fn ask_to_suspend(&mut self) -> io::Result<()> {
+        if let Some(guard) = &mut self.guard {
+            guard.asked();
+        }
         self.libxl.suspend()
     }
 

@@ -2,7 +2,7 @@
 //! suspended one is made to run on.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::buffer::HypercallBuffer;
 use super::domctl::{DomainInfo, dominf, vcpu_context};
@@ -176,6 +176,47 @@ impl Xen {
         Xenstore::open().and_then(|mut store| store.resume(domain))?;
         Ok(Resumed::Yes { at })
     }
+}
+
+/// How long a guest may take from its acknowledgement of a request to suspend
+/// until it has stopped.
+const LAST_STEPS: Duration = Duration::from_secs(10);
+
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Makes sure that `domain`, which somebody who is gone has asked to suspend,
+/// does not stop for ever: the request is taken back, or the guest resumed once
+/// it has followed it. Says what was found.
+///
+/// # Errors
+/// When Xen or xenstore cannot be asked.
+pub fn outlive_suspend(xen: &Xen, domain: DomId) -> io::Result<Resumed> {
+    let until = Instant::now() + LAST_STEPS;
+    loop {
+        let resumed = xen.resume_suspended(domain)?;
+        let over = matches!(resumed, Resumed::Yes { .. }) || Instant::now() >= until;
+        // The order may still be on its way to xenstore, so nothing found there
+        // says nothing.
+        if over || withdraw_suspend(domain)? {
+            return Ok(resumed);
+        }
+        let gone = xen.domain_state(domain)?.is_none_or(|state| state.dying);
+        if gone {
+            return Ok(resumed);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Takes back a request to suspend that `domain` has not acknowledged; says
+/// whether it did. One that was acknowledged will be followed.
+///
+/// # Errors
+/// When xenstore does not answer.
+fn withdraw_suspend(domain: DomId) -> io::Result<bool> {
+    let request = format!("/local/domain/{domain}/control/shutdown");
+    Xenstore::open()?.replace(&request, "suspend", "")
 }
 
 /// What [`Xen::resume_suspended`] found.

@@ -10,6 +10,8 @@ use super::DomId;
 mod kind {
     pub const DIRECTORY: u32 = 1;
     pub const READ: u32 = 2;
+    pub const TRANSACTION_START: u32 = 6;
+    pub const TRANSACTION_END: u32 = 7;
     pub const WRITE: u32 = 11;
     pub const RM: u32 = 13;
     pub const ERROR: u32 = 16;
@@ -18,6 +20,12 @@ mod kind {
 
 /// `XENSTORE_PAYLOAD_MAX`, bytes.
 const PAYLOAD_MAX: usize = 4096;
+
+/// How often a transaction is tried that others get in the way of.
+const TRIES: u32 = 20;
+
+/// Of no transaction.
+const NONE: u32 = 0;
 
 /// A connection of its own; requests are answered in order.
 pub struct Xenstore {
@@ -63,6 +71,40 @@ impl Xenstore {
             .map(|_| ())
     }
 
+    /// Writes `new` at `path` if `old` stands there; says whether it did.
+    pub fn replace(&mut self, path: &str, old: &str, new: &str) -> io::Result<bool> {
+        for _ in 0..TRIES {
+            let id = self.request(kind::TRANSACTION_START, &[b"\0"])?;
+            let id = String::from_utf8_lossy(&id.unwrap_or_default())
+                .trim_end_matches('\0')
+                .parse()
+                .map_err(io::Error::other)?;
+            let replaced = self.replace_within(id, path, old, new);
+            let end: &[u8] = match replaced {
+                Ok(true) => b"T\0",
+                _ => b"F\0",
+            };
+            let ended = self.request_within(id, kind::TRANSACTION_END, &[end]);
+            let replaced = replaced?;
+            match ended {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(replaced),
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn replace_within(&mut self, id: u32, path: &str, old: &str, new: &str) -> io::Result<bool> {
+        let path = [path.as_bytes(), b"\0"].concat();
+        let stands = self.request_within(id, kind::READ, &[&path])?;
+        if stands.as_deref() != Some(old.as_bytes()) {
+            return Ok(false);
+        }
+        self.request_within(id, kind::WRITE, &[&path, new.as_bytes()])?;
+        Ok(true)
+    }
+
     /// Tells xenstored that a domain which had shut down runs again.
     pub fn resume(&mut self, domain: DomId) -> io::Result<()> {
         let domain = domain.to_string();
@@ -70,15 +112,24 @@ impl Xenstore {
             .map(|_| ())
     }
 
-    /// Sends one request and reads its answer; ENOENT becomes `None`.
     fn request(&mut self, kind: u32, parts: &[&[u8]]) -> io::Result<Option<Vec<u8>>> {
+        self.request_within(NONE, kind, parts)
+    }
+
+    /// Sends one request and reads its answer; ENOENT becomes `None`.
+    fn request_within(
+        &mut self,
+        transaction: u32,
+        kind: u32,
+        parts: &[&[u8]],
+    ) -> io::Result<Option<Vec<u8>>> {
         let body = parts.concat();
         if body.len() > PAYLOAD_MAX {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // Header: type, request id, transaction id, length.
         let mut message = Vec::with_capacity(16 + body.len());
-        for word in [kind, 0, 0, body.len() as u32] {
+        for word in [kind, 0, transaction, body.len() as u32] {
             message.extend(word.to_ne_bytes());
         }
         message.extend(&body);
@@ -99,6 +150,7 @@ impl Xenstore {
                 let name = String::from_utf8_lossy(&body);
                 match name.trim_end_matches('\0') {
                     "ENOENT" => Ok(None),
+                    "EAGAIN" => Err(io::ErrorKind::WouldBlock.into()),
                     "EACCES" => Err(io::ErrorKind::PermissionDenied.into()),
                     name => Err(io::Error::other(format!("xenstore: {name}"))),
                 }
