@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::Migrate;
 use crate::events::{
-    Event, GuestThen, HungUp, Line, Log, PauseParts, Progress, Round, SCHEMA, Suspended,
+    Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, Round, SCHEMA, Suspended,
 };
 use crate::human::{Bytes, Count, Millis, Seconds};
 
@@ -36,6 +36,9 @@ const BEGIN: &str = "waiting";
 
 /// The guest has stopped; what is left takes about as long as it takes.
 const LAND: &str = "paused, landing";
+
+/// Given up: it is not paused, or not for long.
+const UNDO: &str = "undoing what was begun";
 
 enum Manner {
     /// One line on the terminal, drawn anew.
@@ -98,6 +101,10 @@ impl Watcher {
             }
             // What is left is no longer a matter of rounds.
             Event::Suspended(_) => (self.progress, self.waiting_for) = (None, LAND),
+            Event::Ended(ended) if ended.how == How::StreamComplete => {}
+            Event::Ended(_) | Event::HungUp(_) => {
+                (self.progress, self.waiting_for) = (None, UNDO);
+            }
             _ => {}
         }
         if let Manner::Json = self.manner {
