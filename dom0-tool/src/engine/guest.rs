@@ -111,16 +111,18 @@ impl Session<'_> {
     pub(super) fn resume(&mut self) {
         let decided = Instant::now();
         match self.xen.resume_suspended(self.order.guest) {
-            Ok(domain::Resumed::Yes { at }) => self.note_resume(at, decided),
+            Ok(domain::Resumed::Yes { at }) => {
+                self.note_resume(at, Some(at.duration_since(decided)));
+            }
             Ok(domain::Resumed::WasNotSuspended) => {}
             Err(error) => self.say("error", format!("the guest could not be resumed: {error}")),
         }
     }
 
-    fn note_resume(&mut self, at: Instant, decided: Instant) {
+    fn note_resume(&mut self, at: Instant, took: Option<Duration>) {
         self.resumed = self.pause.map(|pause| Resumed {
             pause: at.duration_since(pause.requested),
-            took: at.duration_since(decided),
+            took,
         });
     }
 
@@ -129,7 +131,7 @@ impl Session<'_> {
             return;
         }
         match domain::outlive_suspend(self.xen, self.order.guest) {
-            Ok(domain::Resumed::Yes { at }) => self.note_resume(at, at),
+            Ok(domain::Resumed::Yes { at }) => self.note_resume(at, None),
             Ok(domain::Resumed::WasNotSuspended) => {}
             Err(error) => self.say(
                 "error",

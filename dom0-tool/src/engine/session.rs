@@ -43,8 +43,8 @@ pub(super) enum End {
 pub(super) struct Resumed {
     /// From the request to suspend.
     pub pause: Duration,
-    /// From the decision to give up.
-    pub took: Duration,
+    /// From the decision to give up; `None` if the guest stopped only after it.
+    pub took: Option<Duration>,
 }
 
 /// The loop's state.
@@ -133,7 +133,7 @@ impl<'s> Session<'s> {
         let told = Told {
             observed: self.observed(),
             refused_pause: self.resumed.map(|resumed| resumed.pause),
-            resume: self.resumed.map(|resumed| resumed.took),
+            resume: self.resumed.and_then(|resumed| resumed.took),
             complete_at: self.pause.and_then(|pause| pause.state_sent),
             pages_sent: self.peer.machine().pages_sent(),
             bytes_sent: self.queue.written(),
