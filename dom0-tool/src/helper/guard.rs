@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
+use std::thread;
 
 use crate::stub::orphans;
 use crate::xen::domain::{Resumed, outlive_suspend};
@@ -90,7 +91,7 @@ pub fn main(guest: DomId, helper: u32) -> ExitCode {
     }
     let committed = heard.contains(&word::COMMITTED);
     let asked = heard.contains(&word::ASKED) && !committed;
-    match clean_up(guest, helper, committed).and_then(|resumed| outlive(guest, asked, resumed)) {
+    match take_over(guest, helper, committed, asked) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lull: cleaning up after domain {guest}'s migration: {error}");
@@ -99,23 +100,29 @@ pub fn main(guest: DomId, helper: u32) -> ExitCode {
     }
 }
 
-fn clean_up(guest: DomId, helper: u32, committed: bool) -> io::Result<Resumed> {
+/// The guest first: whoever waits for it waits for this. One that may still
+/// stop is watched while a stub is taken down, which can take a while.
+fn take_over(guest: DomId, helper: u32, committed: bool, asked: bool) -> io::Result<()> {
     let xen = open()?;
-    // Whoever waits for the guest waits for this.
     let resumed = match committed {
         true => Resumed::WasNotSuspended,
         false => xen.resume_suspended(guest)?,
     };
+    let cleaning = thread::spawn(move || clean_up(guest, helper));
+    let outlived = match resumed {
+        Resumed::WasNotSuspended if asked => outlive_suspend(&xen, guest).map(drop),
+        _ => Ok(()),
+    };
+    let cleaned = cleaning.join();
+    outlived?;
+    cleaned.unwrap_or_else(|_| Err(io::Error::other("the stub was not taken away")))
+}
+
+fn clean_up(guest: DomId, helper: u32) -> io::Result<()> {
+    let xen = open()?;
     orphans(&xen, Some(helper))?;
     // A guest that has gone, or whose log is off, is as it should be.
     let _ = xen.shadow_op(guest, ShadowOp::Off);
-    Ok(resumed)
-}
-
-fn outlive(guest: DomId, asked: bool, resumed: Resumed) -> io::Result<()> {
-    if asked && resumed == Resumed::WasNotSuspended {
-        outlive_suspend(&open()?, guest)?;
-    }
     Ok(())
 }
 

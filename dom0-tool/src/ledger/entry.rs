@@ -4,7 +4,14 @@ use serde::{Deserialize, Serialize};
 
 /// An older entry, in seconds, no longer counts: hosts, links and guests are
 /// rebuilt. By the wall clock, which serves for this and nothing else.
-pub const LASTS: u64 = 90 * 24 * 60 * 60;
+pub const LASTS: u64 = 90 * DAY;
+
+/// An entry about a destination that was late counts for so long. It may have
+/// been a hitch; and where it keeps every later attempt from beginning, nothing
+/// newer is learned that would outweigh it.
+pub const LATE_LASTS: u64 = DAY;
+
+const DAY: u64 = 24 * 60 * 60;
 
 /// What one pause was made of: of a guest that moved, or that was resumed at
 /// the source. Absent: not known, or not come so far.
@@ -49,7 +56,8 @@ impl Entry {
 
     /// Whether it still counts.
     pub fn counts(&self, now: u64) -> bool {
-        self.age(now) <= LASTS
+        let was_late = self.resumed && self.landing_ms.is_some();
+        self.age(now) <= if was_late { LATE_LASTS } else { LASTS }
     }
 
     /// Whether it teaches anything.

@@ -109,7 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ledger::entry::LASTS;
+    use crate::ledger::entry::{LASTS, LATE_LASTS};
 
     const NOW: u64 = 2_000_000_000;
 
@@ -202,6 +202,21 @@ mod tests {
         let known = book.known("host2", "web1", NOW);
         assert_eq!(known.after_ready, Duration::from_millis(120));
         assert_eq!(known.bounds.resume, Duration::from_millis(12));
+    }
+
+    #[test]
+    fn a_late_landing_keeps_nothing_from_moving_for_long() {
+        let late = Entry {
+            resumed: true,
+            ..landed(60_000)
+        };
+        let book = book(&[
+            ("host2", of("web1", landed(79))),
+            ("host2", of("web1", late)),
+        ]);
+        let landing = |now| book.known("host2", "web1", now).bounds.landing;
+        assert_eq!(landing(NOW + LATE_LASTS), Duration::from_millis(90_002));
+        assert_eq!(landing(NOW + LATE_LASTS + 1), Duration::from_millis(120));
     }
 
     #[test]

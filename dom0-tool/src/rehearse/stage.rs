@@ -2,7 +2,7 @@
 //! outlives its process.
 //!
 //! The record says what to remove, and where, should the process die: its
-//! [`guard`](super::guard) does it, and if that died too, the next rehearsal.
+//! [`guard`](mod@super::guard) does it, and if that died too, the next rehearsal.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
