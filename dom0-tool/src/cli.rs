@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
 use crate::trace::keeper;
-use crate::{ledger, rehearse, replay, simulate, transport};
+use crate::{ledger, rehearse, replay, resume, simulate, transport};
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
 #[derive(Debug, Parser)]
@@ -48,6 +48,12 @@ pub enum Command {
     /// Migrate modelled guests over modelled links, without a host
     Simulate(simulate::Options),
 
+    /// Make a guest run on here that a migration left suspended
+    ///
+    /// For when the destination was told to start the guest and did not report
+    /// back. Never while it may run there: both would write to the same disks.
+    Resume(resume::Options),
+
     /// Show what earlier pauses took, by destination and guest
     ///
     /// The next pause is predicted from that: the worst of each part, and a
@@ -78,7 +84,7 @@ Durations: 250ms, 2s, 5min, 1m30s; a bare number is seconds (2, 0.5).
 Exit codes: 0 moved; 2 wrong usage or host not ready, nothing was done;
   3 refused, the pause would be too long; 4 refused, out of time or hopeless;
   5 cancelled; 6 destination failed; 7 source failed; after 3 to 7 the guest
-  runs at the source; 8 unknown, look at both hosts.")]
+  runs at the source, unless it has died itself; 8 unknown, look at both hosts.")]
 pub struct Migrate {
     /// The guest must never be paused longer than this
     ///

@@ -246,6 +246,22 @@ fn is_executable(path: &Path) -> bool {
 /// # Errors
 /// When there is none, when it is of another type, or when it does not run.
 pub fn guest(asked: &str) -> Result<Guest, NotReady> {
+    let guest = guest_in_any_state(asked)?;
+    match xen::state(guest.domid) {
+        Ok(state) => check_runs(&guest.name, state)?,
+        Err(source) => {
+            let name = guest.name;
+            return Err(NotReady::NoState { name, source });
+        }
+    }
+    Ok(guest)
+}
+
+/// Finds the guest by name or number.
+///
+/// # Errors
+/// When there is none, or when it is of another type.
+pub fn guest_in_any_state(asked: &str) -> Result<Guest, NotReady> {
     let guest = domain(asked)?;
     let no_xenstore = |source| NotReady::NoXenstore { source };
     let mut store = Xenstore::open().map_err(no_xenstore)?;
@@ -260,13 +276,6 @@ pub fn guest(asked: &str) -> Result<Guest, NotReady> {
         kind => {
             let name = guest.name;
             return Err(NotReady::NotPvh { name, kind });
-        }
-    }
-    match xen::state(guest.domid) {
-        Ok(state) => check_runs(&guest.name, state)?,
-        Err(source) => {
-            let name = guest.name;
-            return Err(NotReady::NoState { name, source });
         }
     }
     Ok(guest)
@@ -363,7 +372,7 @@ fn check_runs(name: &str, state: Option<DomainState>) -> Result<(), NotReady> {
         Some(2) => {
             return not_running(
                 "is suspended, perhaps by another migration or an earlier one that failed",
-                "If nothing else is moving it, `xl unpause` does not help: destroy it, or resume it with the tool that suspended it.",
+                "If nothing is moving it, and it certainly runs nowhere else, `lull resume` makes it run on here.",
             );
         }
         Some(3) => return not_running("has crashed", "Start it again first."),

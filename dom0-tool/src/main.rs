@@ -6,7 +6,8 @@
 //! talk in [`events`]. A third part carries xl's connection to the destination
 //! ([`transport`]). What an attempt was told and decided is kept ([`trace`]) and
 //! can be decided again ([`replay`]), or tried without a host ([`simulate`]); what
-//! its pause took is remembered ([`ledger`]).
+//! its pause took is remembered ([`ledger`]). What only a person may decide is
+//! `lull resume` ([`resume`]).
 
 mod cli;
 mod duration;
@@ -20,6 +21,7 @@ mod ledger;
 mod migrate;
 mod rehearse;
 mod replay;
+mod resume;
 mod simulate;
 mod stream;
 mod stub;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         cli::Command::Migrate(options) => migrate::main(&options),
         cli::Command::Rehearse(options) => rehearse::main(&options),
         cli::Command::GuardRehearsal => rehearse::guard(),
+        cli::Command::Resume(options) => resume::main(&options),
         cli::Command::Replay(options) => replay::main(&options),
         cli::Command::Simulate(options) => simulate::main(&options),
         cli::Command::Ledger(options) => ledger::main(&options),

@@ -249,7 +249,7 @@ impl Report<'_> {
         let guest = &self.guest.name;
         match self.outcome {
             Outcome::Unknown if self.account.past_permission() => advice.push(format!(
-                "Nothing was destroyed. Run `xl list` on both hosts: if {guest} runs at {host}, `xl destroy {domid}` here; if it is certain that it does not, it can be resumed here (it is domain {domid}, perhaps called {guest}--migratedaway). Never run both: they share their disks."
+                "Nothing was destroyed. Run `xl list` on both hosts: if {guest} runs at {host}, `xl destroy {domid}` here; if it is certain that it does not, `lull resume {domid}` here. Never run both: they share their disks."
             )),
             // Whoever created it may be about to: xl, until the guest is gone.
             Outcome::GuestDied => advice.push(format!(
