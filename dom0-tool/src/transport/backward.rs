@@ -82,11 +82,6 @@ impl Backward {
         self.from.is_none() && self.sendable() == 0
     }
 
-    /// Whether everything, READY included, is passed on.
-    pub fn is_open(&self) -> bool {
-        self.state == State::Open
-    }
-
     /// Reads, after [`Self::readable`] was ready.
     pub fn read(&mut self) -> Heard {
         let Some(from) = &self.from else {

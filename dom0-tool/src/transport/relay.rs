@@ -43,6 +43,9 @@ pub struct Relay<'a> {
     front_end: FrontEnd,
     source: &'a mut dyn Source,
     ready_ns: Option<u64>,
+    /// READY was passed on: xl may have said GO at any moment since, so nothing
+    /// is decided any more, whatever becomes of anybody.
+    passed: bool,
     /// When xl's first bytes after READY were there: GO.
     go_ns: Option<u64>,
     answered: bool,
@@ -75,6 +78,7 @@ impl<'a> Relay<'a> {
             front_end,
             source,
             ready_ns: None,
+            passed: false,
             go_ns: None,
             answered: false,
         })
@@ -87,7 +91,7 @@ impl<'a> Relay<'a> {
     pub fn run(mut self) -> rustix::io::Result<Parting> {
         loop {
             let mut until = None;
-            if !self.backward.is_open() {
+            if !self.passed {
                 match self.gate.decide(monotonic_ns()) {
                     Decision::Wait(deadline) => until = deadline,
                     Decision::Pass => self.pass(),
@@ -111,7 +115,7 @@ impl<'a> Relay<'a> {
                     self.front_end.hear(|event| gate.note(event));
                 }
                 Wake::Forward => {
-                    if self.backward.is_open() {
+                    if self.passed {
                         self.go_ns.get_or_insert_with(monotonic_ns);
                     }
                     match self.forward.go_on() {
@@ -171,6 +175,7 @@ impl<'a> Relay<'a> {
     }
 
     fn pass(&mut self) {
+        self.passed = true;
         self.backward.open();
         let Some(came_ns) = self.ready_ns else {
             return;

@@ -305,6 +305,30 @@ fn an_xl_that_dies_after_the_stream_means_resume() {
     world.ends(1);
 }
 
+/// Or two would run: the destination's, and the one resumed here.
+#[test]
+fn an_xl_that_dies_after_go_means_hands_off() {
+    let mut world = world(Some(TERMS));
+    world.stream_complete(Duration::ZERO);
+    world.peer_says(READY);
+    assert_eq!(world.xl_hears(READY.len()), READY);
+    world.ready();
+    let mut xl_out = world.xl_out.take().unwrap();
+    xl_out.write_all(b"GO\0").unwrap();
+    drop(xl_out);
+    let (nobody, _) = io::pipe().unwrap();
+    world.xl_in = nobody;
+    let mut go = [0; 3];
+    world.peer_in.read_exact(&mut go).unwrap();
+    world.peer_says(b"report\0\0");
+    std::thread::sleep(Duration::from_millis(20));
+    // What was written to xl has failed by now.
+    world.peer_says(b"more");
+    std::thread::sleep(Duration::from_millis(20));
+    drop(world.peer_out.take());
+    assert!(matches!(world.ends(0), Parting::Ended));
+}
+
 #[test]
 fn garbage_passes_through_untouched() {
     let mut world = world(None);
