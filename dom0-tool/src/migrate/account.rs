@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::events::{Answered, Ended, Event, HungUp, Progress, Ready, Round, Started, Suspended};
+use crate::events::{
+    Answered, Ended, Event, How, HungUp, Progress, Ready, Round, Started, Suspended,
+};
 
 use super::handshake::{Handshake, Step};
 use super::outcome::{HelperSeen, XlEnd};
@@ -125,6 +127,12 @@ impl Account {
     pub fn xl_said(&mut self, line: &str) {
         self.handshake.line(line);
         self.words.push(line);
+    }
+
+    /// Has the helper sent the whole guest?
+    pub fn stream_is_complete(&self) -> bool {
+        let ended = self.ended.as_ref();
+        ended.is_some_and(|ended| ended.how == How::StreamComplete)
     }
 
     /// Has the destination been told to start the guest?

@@ -281,6 +281,13 @@ impl Report<'_> {
             Refused::NotReady => Some(format!(
                 "Look what keeps {host} from setting up the guest's devices, or try a higher limit."
             )),
+            // A stock receiver that cannot report leaves its copy where it is.
+            Refused::PeerGone if self.account.stream_is_complete() => {
+                let guest = &self.guest.name;
+                Some(format!(
+                    "If only the connection broke, {host} may keep a paused copy that nobody will start: look there with `xl list`, then `xl destroy {guest}--incoming`."
+                ))
+            }
             _ => None,
         }
     }

@@ -381,6 +381,24 @@ exit 1"#,
 }
 
 #[test]
+fn a_connection_that_breaks_at_the_end_may_leave_a_copy_and_that_is_said() {
+    let run = attempt(
+        r#"
+say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
+carry "$(hung_up peer-gone null 77)"
+echo "libxl: error: libxl_utils.c:507:libxl_read_exactly: file/stream truncated reading ready message from migration receiver stream" >&2
+echo "Migration failed, resuming at sender." >&2
+exit 1"#,
+    );
+    assert_eq!(run.outcome, Outcome::TargetFailed);
+    assert!(
+        run.paragraph.contains("`xl destroy web1--incoming`"),
+        "{}",
+        run.paragraph
+    );
+}
+
+#[test]
 fn a_helper_killed_before_its_first_word_is_not_the_destinations_fault() {
     let run = attempt(
         r#"
