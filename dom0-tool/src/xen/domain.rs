@@ -66,9 +66,9 @@ pub struct DomainState {
 }
 
 impl DomainState {
-    /// Suspended by its own hand, as for a migration.
+    /// Suspended by its own hand, as for a migration, and not being destroyed.
     pub fn is_suspended(&self) -> bool {
-        self.shutdown == Some(dominf::REASON_SUSPEND)
+        self.shutdown == Some(dominf::REASON_SUSPEND) && !self.dying
     }
 }
 
@@ -153,6 +153,13 @@ impl Xen {
         Ok(param.value)
     }
 
+    /// Whether somebody has begun to destroy it, also where its state does not
+    /// show that yet. Nothing else that fails says so.
+    fn is_being_destroyed(&self, domain: DomId) -> bool {
+        let count = self.dirty_count(domain);
+        count.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Makes a PVH guest that has suspended itself run on where it was: its
     /// suspend returns 1, "cancelled", so it keeps its devices. Never touches
     /// a domain that is not suspended. Says whether it was.
@@ -166,6 +173,11 @@ impl Xen {
             const CANCELLED: u64 = 1;
             let mut context = HypercallBuffer::new(vcpu_context::BYTES)?;
             self.vcpu_context(domain, 0, &mut context)?;
+            // Xen itself crashes on the next call for a domain whose vCPUs have
+            // been torn down, and `dying` shows only the end of that.
+            if self.is_being_destroyed(domain) {
+                return Ok(Resumed::WasNotSuspended);
+            }
             context[vcpu_context::RAX..][..8].copy_from_slice(&CANCELLED.to_le_bytes());
             self.set_vcpu_context(domain, 0, &context)?;
         }

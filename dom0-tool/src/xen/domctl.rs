@@ -258,10 +258,23 @@ impl Xen {
     }
 
     /// How many pages are dirty, without touching the log.
+    ///
+    /// # Errors
+    /// Xen's errno; `NotFound` for a domain that is being destroyed.
     pub fn dirty_count(&self, domain: DomId) -> io::Result<u64> {
+        // Of a domain that is being destroyed Xen says nothing, and that all
+        // went well (xen/arch/x86/mm/paging.c, 4.17: paging_domctl).
+        const UNSAID: u64 = u64::MAX;
         let mut p = [0; 16];
         p[0] = ShadowOp::Peek as u64;
+        p[4] = UNSAID;
         self.domctl(cmd::SHADOW_OP, domain, &mut p)?;
+        if p[4] == UNSAID {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the domain is being destroyed",
+            ));
+        }
         Ok(p[4] >> 32)
     }
 
