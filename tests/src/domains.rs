@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 
+use crate::console::Mark;
 use crate::host::Host;
 
 /// One domain.
@@ -44,8 +45,7 @@ impl State {
 impl Host {
     /// The host's domains, dom0 first.
     pub fn domains(&self) -> Result<Vec<Domain>> {
-        let text = self.run("xl list")?.checked()?;
-        text.lines().skip(1).map(parse).collect()
+        parse_list(&self.run("xl list")?.checked()?)
     }
 
     /// The domain of that name, if there is one.
@@ -60,21 +60,27 @@ impl Host {
     pub fn log_dirty_state(&self, id: u32) -> Result<Option<bool>> {
         let mark = self.console().mark();
         self.run("xl debug-keys q")?.checked()?;
+        Ok(log_dirty_in(&self.dump_since(mark), id))
+    }
+
+    /// The dump that `xl debug-keys q` has made since the mark.
+    pub(crate) fn dump_since(&self, mark: Mark) -> String {
         // The dump is written before the key's hypercall returns, but QEMU's
         // serial line may lag behind it.
         let mut previous = String::new();
         loop {
             let text = self.console().since(mark);
             if !text.is_empty() && text == previous {
-                return Ok(log_dirty_in(&text, id));
+                return text;
             }
             previous = text;
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            std::thread::sleep(std::time::Duration::from_millis(100));
         }
     }
 }
 
-fn log_dirty_in(dump: &str, id: u32) -> Option<bool> {
+/// Whether a dump says so of a domain; `None` when it is not in it.
+pub(crate) fn log_dirty_in(dump: &str, id: u32) -> Option<bool> {
     let start = dump.find(&format!("General information for domain {id}:"))?;
     let rest = &dump[start..];
     let end = rest[1..]
@@ -85,6 +91,11 @@ fn log_dirty_in(dump: &str, id: u32) -> Option<bool> {
             .lines()
             .any(|line| line.contains("paging assistance") && line.contains("log_dirty")),
     )
+}
+
+/// What `xl list` prints.
+pub(crate) fn parse_list(text: &str) -> Result<Vec<Domain>> {
+    text.lines().skip(1).map(parse).collect()
 }
 
 fn parse(line: &str) -> Result<Domain> {

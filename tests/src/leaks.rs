@@ -1,8 +1,8 @@
 //! What a migration left behind that it should not have.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::domains::Domain;
+use crate::domains::{Domain, log_dirty_in, parse_list};
 use crate::guest::Guest;
 use crate::host::Host;
 
@@ -11,6 +11,9 @@ const PASSING: &[&str] = &[
     "libxl-save-helper",
     "xl migrate ",
     "lull ",
+    // A guard, or what keeps a trace.
+    "/proc/self/exe ",
+    "rig-agent hold-at",
     "rig-agent hold-ready",
     "rig-agent throttle",
     "rig-agent tee-stream",
@@ -35,7 +38,28 @@ pub struct Leaks {
     pub log_dirty: Vec<u32>,
     /// Folders in xenstore of domains that are not there.
     pub xenstore: Vec<String>,
+    /// Files half written, and files somebody still has locked.
+    pub files: Vec<String>,
 }
+
+/// Has everything printed that is looked at, in parts: one command, since each
+/// costs a moment under emulation, and this is done after every attempt.
+const LOOK: &str = "\
+    xl debug-keys q; \
+    xl list; \
+    echo ===; \
+    for f in /local/domain /libxl; do \
+        ! xenstore-exists $f || xenstore-list $f | sed \"s|^|$f/|\"; \
+    done; \
+    echo ===; \
+    for f in /var/lib/lull/ledger.new /var/lib/lull/traces/*.unfinished; do \
+        [ ! -e $f ] || echo $f half written; \
+    done; \
+    for f in /run/lock/xl* /var/lib/lull/*; do \
+        [ ! -e $f ] || ! grep -q \":$(stat -c %i $f) \" /proc/locks || echo $f locked; \
+    done; \
+    echo ===; \
+    ps -eo pid=,args=";
 
 impl Leaks {
     /// Whether nothing is left behind.
@@ -46,22 +70,34 @@ impl Leaks {
             && self.processes.is_empty()
             && self.log_dirty.is_empty()
             && self.xenstore.is_empty()
+            && self.files.is_empty()
     }
 }
 
 impl Host {
     /// What is on the host besides dom0 and these guests.
     pub fn leaks(&self, guests: &[&Guest]) -> Result<Leaks> {
-        let mut leaks = Leaks::default();
-        let domains = self.domains()?;
-        leaks.xenstore = self.abandoned_folders(&domains)?;
+        let mark = self.console().mark();
+        let text = self.run(LOOK)?.checked()?;
+        let dump = self.dump_since(mark);
+        let parts: Vec<&str> = text.split("===\n").collect();
+        let [list, folders, files, processes] = parts[..] else {
+            bail!("not what was to be printed: {text}");
+        };
+        let domains = parse_list(list)?;
+        let mut leaks = Leaks {
+            xenstore: abandoned(folders, &domains),
+            files: files.lines().map(str::to_owned).collect(),
+            processes: surplus(processes, guests.len()),
+            ..Leaks::default()
+        };
         for domain in domains.into_iter().filter(|d| d.id != 0) {
             if domain.state.dying {
                 leaks.zombies.push(domain);
             } else if !guests.iter().any(|guest| guest.name() == domain.name) {
                 leaks.domains.push(domain);
             } else {
-                if self.log_dirty_state(domain.id)? == Some(true) {
+                if log_dirty_in(&dump, domain.id) == Some(true) {
                     leaks.log_dirty.push(domain.id);
                 }
                 if !domain.state.is_alive() {
@@ -69,39 +105,31 @@ impl Host {
                 }
             }
         }
-        let processes = self.run("ps -eo pid=,args=")?.checked()?;
-        // The xl that made a guest stays, under the name it was started with,
-        // to look after it: one such process per guest is no leak.
-        let mut caretakers = guests.len();
-        for line in processes.lines() {
-            if line.contains("sh -c") {
-                continue;
-            }
-            let made_a_guest = CARETAKERS.iter().any(|name| line.contains(name));
-            if made_a_guest && caretakers > 0 {
-                caretakers -= 1;
-            } else if made_a_guest || PASSING.iter().any(|name| line.contains(name)) {
-                leaks.processes.push(line.trim().to_owned());
-            }
-        }
         Ok(leaks)
     }
+}
 
-    fn abandoned_folders(&self, domains: &[Domain]) -> Result<Vec<String>> {
-        let mut abandoned = Vec::new();
-        for folder in ["/local/domain", "/libxl"] {
-            // Not there before the first guest.
-            let listed = self
-                .run(&format!(
-                    "! xenstore-exists {folder} || xenstore-list {folder}"
-                ))?
-                .checked()?;
-            let gone = listed
-                .lines()
-                .filter_map(|name| name.parse::<u32>().ok())
-                .filter(|id| !domains.iter().any(|domain| domain.id == *id));
-            abandoned.extend(gone.map(|id| format!("{folder}/{id}")));
+/// Processes of a migration. The xl that made a guest stays, under the name it
+/// was started with, to look after it: one such process per guest is no leak.
+fn surplus(processes: &str, guests: usize) -> Vec<String> {
+    let mut caretakers = guests;
+    let mut surplus = Vec::new();
+    for line in processes.lines().filter(|line| !line.contains("sh -c")) {
+        let made_a_guest = CARETAKERS.iter().any(|name| line.contains(name));
+        if made_a_guest && caretakers > 0 {
+            caretakers -= 1;
+        } else if made_a_guest || PASSING.iter().any(|name| line.contains(name)) {
+            surplus.push(line.trim().to_owned());
         }
-        Ok(abandoned)
     }
+    surplus
+}
+
+/// Folders of domains that are not there.
+fn abandoned(folders: &str, domains: &[Domain]) -> Vec<String> {
+    let is_gone = |folder: &&str| {
+        let id = folder.rsplit('/').next().and_then(|id| id.parse().ok());
+        id.is_some_and(|id: u32| !domains.iter().any(|domain| domain.id == id))
+    };
+    folders.lines().filter(is_gone).map(str::to_owned).collect()
 }

@@ -61,13 +61,19 @@ struct Ping {
 impl Host {
     /// Watches a guest from now on. Comes back once pings go out.
     pub fn observe(&self, guest: &Guest) -> Result<Observer<'_>> {
+        let observer = self.observe_soon(guest)?;
+        // ssh and the agent need that long to start.
+        std::thread::sleep(Duration::from_secs(1));
+        Ok(observer)
+    }
+
+    /// Watches a guest from about a second from now on.
+    pub fn observe_soon(&self, guest: &Guest) -> Result<Observer<'_>> {
         let stop_file = format!("/run/rig/stop-ping-{}", guest.name());
         let running = self.spawn(&format!(
             "rm -f {stop_file}; exec rig-agent ping {} {INTERVAL_MS} {stop_file}",
             guest.ip()
         ))?;
-        // ssh and the agent need that long to start.
-        std::thread::sleep(Duration::from_secs(1));
         Ok(Observer {
             host: self,
             running,

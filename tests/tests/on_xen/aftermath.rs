@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, Host};
+use lull_tests::{Guest, Host, Status};
 
 use crate::attempt::Ended;
 
@@ -36,7 +36,11 @@ pub fn check_whole(host: &Host, guest: &Guest) -> Result<()> {
 
 /// Seen to run: what it counts goes up, and every page is as last written.
 pub fn runs_whole(guest: &Guest) -> Result<()> {
-    let before = guest.status()?;
+    runs_whole_since(guest, &guest.status()?)
+}
+
+/// The same, since it said this of itself.
+pub fn runs_whole_since(guest: &Guest, before: &Status) -> Result<()> {
     let after = guest.verify_all()?;
     ensure!(
         after.verified > before.verified

@@ -8,6 +8,8 @@ use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, Host, Output, Spawned};
 use serde_json::Value;
 
+use crate::predictions;
+
 /// What earlier moves took. Gone before each attempt, so that what it assumes
 /// does not hang on the scenarios before.
 pub const LEDGER: &str = "/var/lib/lull/ledger.json";
@@ -162,8 +164,12 @@ impl Running<'_> {
             .spawned
             .wait(LONGEST)?
             .with_context(|| format!("no end: {}", self.spawned.stdout_so_far()))?;
+        let events = parse(&output.stdout);
+        if let Some(result) = events.last() {
+            predictions::note(result);
+        }
         Ok(Ended {
-            events: parse(&output.stdout),
+            events,
             plan: self.plan,
             source: self.source,
             guest: self.guest.name().to_owned(),
@@ -198,6 +204,12 @@ impl Ended {
             .with_context(|| format!("no result at the end: {:?}", self.output))
     }
 
+    /// Whether its advice has that in it.
+    pub fn advises(&self, words: &str) -> bool {
+        let advice = self.result().ok().and_then(|r| r["advice"].as_str());
+        advice.is_some_and(|advice| advice.contains(words))
+    }
+
     /// The one event of that type, if there was one.
     pub fn event(&self, kind: &str) -> Option<&Value> {
         self.events.iter().find(|event| is(event, kind))
@@ -218,6 +230,7 @@ impl Ended {
             5 => ("cancelled", "source"),
             6 => ("target-failed", "source"),
             7 => ("source-failed", "source"),
+            8 => ("unknown", "unknown"),
             other => bail!("no outcome belongs to {other}"),
         };
         ensure!(
@@ -253,11 +266,12 @@ impl Ended {
             ensure!(observed <= limit, "paused beyond its limit: {result}");
         }
         let guest = &self.guest;
+        let destination = &self.plan.destination;
         let last_line = match running_on {
             "source" => format!("{guest} runs at the source (this host)."),
+            "destination" => format!("{guest} runs at the destination ({destination})."),
             _ => format!(
-                "{guest} runs at the destination ({}).",
-                self.plan.destination
+                "Where {guest} runs is unknown: look at the source (this host) and at the destination ({destination})."
             ),
         };
         let said = self.output.stderr.lines().last().unwrap_or_default();

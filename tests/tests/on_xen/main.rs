@@ -7,30 +7,33 @@
 //! guest. [`attempt`] starts `lull migrate` and follows it; [`aftermath`] is
 //! what must hold after every one. Then the scenarios: [`rig`] tests the rig
 //! itself, [`moves`], [`rehearsal`] and [`refusals`] the product at its work,
-//! [`deaths`] what happens when a part of it dies, [`bad_input`] and [`stock`]
-//! the rest.
+//! [`table`] what happens when something goes wrong between any two of its
+//! steps, [`deaths`] when its stub goes astray, [`bad_input`] and [`stock`] the
+//! rest; last, [`predictions`] of all that moved.
 
 mod aftermath;
 mod attempt;
 mod bad_input;
 mod deaths;
 mod moves;
+mod predictions;
 mod refusals;
 mod rehearsal;
 mod rig;
 mod stock;
+mod table;
 mod world;
 
 use std::process::ExitCode;
 
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Trial};
 
 use world::scenario;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials = vec![
+    let mut trials = vec![
         scenario("host-boots-and-xl-lists-dom0", rig::host_boots),
         scenario("link-can-be-slowed", rig::link_is_shaped),
         scenario("guest-answers-and-takes-a-load", rig::guest_takes_a_load),
@@ -48,18 +51,8 @@ fn main() -> ExitCode {
         scenario("limit-below-fixed-costs", refusals::fixed_costs),
         scenario("hopeless-then-moved", refusals::hopeless_then_moved),
         scenario("burst-before-the-stop", refusals::burst_before_the_stop),
-        scenario("ready-comes-too-late", refusals::late_ready),
         scenario("timeout-while-copying", refusals::timeout),
-        scenario("link-stalls-for-good", refusals::stalled_link),
-        scenario("cancelled-by-its-operator", refusals::cancelled),
-        scenario("helper-killed", deaths::helper),
-        scenario("stub-destroyed", deaths::stub),
         scenario("stub-astray", deaths::stub_astray),
-        scenario("relay-killed", deaths::relay),
-        scenario("transport-killed", deaths::transport),
-        scenario("receiver-killed", deaths::receiver),
-        scenario("xl-killed", deaths::xl),
-        scenario("front-end-killed", deaths::front_end),
         scenario("wrong-words", bad_input::wrong_words),
         scenario("unreachable-host", bad_input::unreachable_host),
         scenario("destination-without-memory", bad_input::no_memory),
@@ -69,6 +62,11 @@ fn main() -> ExitCode {
         // libxl waits a minute for it.
         scenario("guest-ignores-the-suspend", bad_input::deaf_guest),
     ];
+    trials.extend(table::trials());
+    trials.extend([
+        scenario("pauses-with-history", predictions::with_history),
+        Trial::test("pauses-in-all", predictions::tell),
+    ]);
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The host dies here rather than with the process: its folder goes too.
     world::end();

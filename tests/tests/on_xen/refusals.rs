@@ -117,28 +117,6 @@ pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// Gate 4: the destination has everything but takes its time to say READY.
-/// The guest runs on at the source before its limit is over, seen from outside.
-pub fn late_ready(world: &mut World) -> Result<()> {
-    let guest = world.guest()?;
-    let limit = Duration::from_secs(10);
-    let observer = world.host.observe(&guest)?;
-    let ended = Plan::by("hold-ready 'sleep 20' --")
-        .limit(limit)
-        .run(&world.host, &guest)?;
-    let outages = observer.stop()?;
-    let result = ended.expect(3)?;
-    ensure!(
-        result["observed_downtime_ms"].as_u64() > Some(0) && ended.event("suspended").is_some(),
-        "it was refused before its stop: {result}"
-    );
-    ensure!(
-        outages.longest_ms <= limit.as_millis() as f64 + outages.dom0_stall_ms,
-        "paused beyond its limit: {outages:?}, {result}"
-    );
-    aftermath::check(&world.host, &guest, &ended)
-}
-
 /// The timeout never forces a suspend.
 pub fn timeout(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
@@ -148,38 +126,5 @@ pub fn timeout(world: &mut World) -> Result<()> {
     let result = ended.expect(4)?;
     ended.expect_never_suspended()?;
     ensure!(result["pages_sent"].as_u64() > Some(0), "{result}");
-    aftermath::check(&world.host, &guest, &ended)
-}
-
-/// A link over which nothing goes any more is noticed by the timeout too. The
-/// destination can only clean up once it hears of it.
-pub fn stalled_link(world: &mut World) -> Result<()> {
-    let guest = world.guest()?;
-    let mut running = Plan::throttled(4_000_000)
-        .timeout(Duration::from_secs(15))
-        .start(&world.host, &guest)?;
-    running.wait_until_copying()?;
-    running.beside("pkill -STOP -x rig-agent")?;
-    let ended = running.finish();
-    let status = guest.status();
-    world.host.run("pkill -CONT -x rig-agent")?.checked()?;
-    let ended = ended?;
-    ended.expect(4)?;
-    ended.expect_never_suspended()?;
-    status.context("the guest did not run while the link stood still")?;
-    aftermath::check(&world.host, &guest, &ended)
-}
-
-/// ^C.
-pub fn cancelled(world: &mut World) -> Result<()> {
-    let guest = world.guest()?;
-    let mut running = Plan::throttled(4_000_000).start(&world.host, &guest)?;
-    let helper = running.wait_until_copying()?["helper_pid"].to_string();
-    running.beside(&format!(
-        "kill -INT $(ps -o ppid= -p $(ps -o ppid= -p {helper}))"
-    ))?;
-    let ended = running.finish()?;
-    ended.expect(5)?;
-    ended.expect_never_suspended()?;
     aftermath::check(&world.host, &guest, &ended)
 }

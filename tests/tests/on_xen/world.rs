@@ -8,6 +8,8 @@ use libtest_mimic::{Failed, Trial};
 use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, GuestSpec, Host, HostConfig, Load, Mark};
 
+use crate::aftermath::no_leaks;
+
 /// A load that a migration catches up with.
 pub const MODERATE: Load = Load::steady(500, 2_048);
 
@@ -36,16 +38,39 @@ impl World {
 
     /// The guest that scenarios hand on to each other, under a moderate load.
     pub fn guest(&mut self) -> Result<Guest> {
-        let guest = match &self.guest {
-            Some(guest) => guest.clone(),
-            None => {
-                let guest = self.host.create_guest(&spec("busy"))?;
-                self.guest.insert(guest).clone()
-            }
-        };
+        let guest = self.guest_like(&spec("busy"))?;
         let status = guest.set_load(MODERATE)?;
         ensure!(status.hash_errors == 0, "damaged before: {status:?}");
         Ok(guest)
+    }
+
+    /// The guest of that kind that scenarios hand on to each other, in place of
+    /// any other.
+    pub fn guest_like(&mut self, spec: &GuestSpec) -> Result<Guest> {
+        if let Some(guest) = &self.guest {
+            if guest.name() == spec.name {
+                return Ok(guest.clone());
+            }
+            self.forget_guest();
+        }
+        let guest = self.host.create_guest(spec)?;
+        Ok(self.guest.insert(guest).clone())
+    }
+
+    /// Takes away the guest, and whatever a failed attempt left of it.
+    pub fn forget_guest(&mut self) {
+        self.guest = None;
+        self.tidy(true);
+    }
+
+    /// Takes away a guest that has died, and makes sure that nothing else is
+    /// left.
+    pub fn bury_guest(&mut self) -> Result<()> {
+        if let Some(guest) = self.guest.take() {
+            // What has died by itself may be gone.
+            let _ = guest.destroy();
+        }
+        no_leaks(&self.host, &[])
     }
 
     /// Takes away what a scenario left, so that the next starts clean. The
@@ -80,8 +105,12 @@ pub fn spec(name: &str) -> GuestSpec {
 /// A scenario on the shared host. A failure with a rig fault on the console
 /// is the rig's error, and a success with one is an error as well; then the
 /// scenario gets a second chance, with a new guest.
-pub fn scenario(name: &'static str, run: fn(&mut World) -> Result<()>) -> Trial {
-    Trial::test(name, move || {
+pub fn scenario(
+    name: impl Into<String>,
+    run: impl Fn(&mut World) -> Result<()> + Send + 'static,
+) -> Trial {
+    let name = name.into();
+    Trial::test(name.clone(), move || {
         let mut shared = WORLD
             .lock()
             .map_err(|_| Failed::from("an earlier scenario panicked"))?;
@@ -93,12 +122,12 @@ pub fn scenario(name: &'static str, run: fn(&mut World) -> Result<()>) -> Trial 
         };
         let world = shared.insert(world);
         eprintln!("--- {name}");
-        let report = match attempt(world, name, run) {
+        let report = match attempt(world, &name, &run) {
             Err(Verdict::Error(message)) if world.host.is_running() => {
                 // Told, and told apart: the emulation's own faults come about
                 // once in twenty guests, and say nothing about the product.
                 eprintln!("--- {name}, once more: {message}");
-                attempt(world, name, run)
+                attempt(world, &name, &run)
             }
             report => report,
         };
@@ -109,7 +138,7 @@ pub fn scenario(name: &'static str, run: fn(&mut World) -> Result<()>) -> Trial 
 fn attempt(
     world: &mut World,
     name: &str,
-    run: fn(&mut World) -> Result<()>,
+    run: &impl Fn(&mut World) -> Result<()>,
 ) -> Result<(), Verdict> {
     let timeline = Timeline::start();
     let mark = world.host.console().mark();

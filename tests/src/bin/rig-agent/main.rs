@@ -3,10 +3,12 @@
 mod ask;
 mod compare;
 mod echo_request;
+mod hold;
 mod memory;
 mod ping;
 mod relay;
 mod sink;
+mod stream_points;
 mod streams;
 
 use anyhow::{Result, bail};
@@ -16,9 +18,17 @@ const USAGE: &str = "usage:
   rig-agent ping ADDRESS INTERVAL_MS STOP       until the file STOP exists; a JSON object a ping
   rig-agent compare DOMID DOMID                frames that differ, as JSON
   rig-agent derail DOMID                       sends a PV domain's vCPU astray
+  rig-agent hold-at PLACE RATE DOMID COMMAND -- TRANSPORT…
+                                               a transport: runs COMMAND when the
+                                               migration of DOMID has come to PLACE
+                                               (banner, helper, first-round,
+                                               later-round, stopped, cpu-state, ready,
+                                               go, report), then goes on at RATE bytes
+                                               a second, or 0 for as many as go
   rig-agent hold-ready COMMAND -- TRANSPORT…   a transport for xl migrate -s: runs
                                                COMMAND before READY is passed on
   rig-agent sink FILE                          a receiver that keeps nothing
+  rig-agent squeeze DOMID                      the domain gets no more memory
   rig-agent tee-stream FILE -- TRANSPORT…      a transport that keeps what was sent
   rig-agent throttle BYTES_PER_SEC -- TRANSPORT…
                                                a transport with a rate";
@@ -33,8 +43,18 @@ fn main() -> Result<()> {
         }
         ["derail", domain] => memory::Privcmd::open()?.set_instruction_pointer(domain.parse()?, 8),
         ["compare", one, other] => compare::run(one.parse()?, other.parse()?),
+        [
+            "hold-at",
+            place,
+            rate,
+            domain,
+            command,
+            "--",
+            transport @ ..,
+        ] => hold::run([place, rate, domain, command], transport),
         ["hold-ready", command, "--", transport @ ..] => relay::run(command, transport),
         ["sink", file] => sink::run(file),
+        ["squeeze", domain] => memory::Privcmd::open()?.squeeze(domain.parse()?),
         ["tee-stream", file, "--", transport @ ..] => streams::tee(file, transport),
         ["throttle", rate, "--", transport @ ..] => streams::throttle(rate.parse()?, transport),
         _ => bail!("{USAGE}"),

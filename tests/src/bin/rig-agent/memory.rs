@@ -30,13 +30,21 @@ struct GrantTableSize {
     status: i16,
 }
 
-/// `__HYPERVISOR_domctl`, its version in Xen 4.17, two of its commands, and
+/// `__HYPERVISOR_domctl`, its version in Xen 4.17, some of its commands, and
 /// the place of `user_regs.rip` in `struct vcpu_guest_context`.
 const DOMCTL: u64 = 36;
 const DOMCTL_VERSION: u64 = 0x15;
+const GETDOMAININFO: u64 = 5;
+const MAX_MEM: u64 = 11;
 const SETVCPUCONTEXT: u64 = 12;
 const GETVCPUCONTEXT: u64 = 13;
 const RIP: usize = 648;
+
+/// `struct xen_domctl_getdomaininfo`, from byte 16 of the request: the flags,
+/// with the reason of a shutdown above them; `XEN_DOMINF_shutdown`,
+/// `SHUTDOWN_suspend`.
+const SHUTDOWN: u32 = 1 << 2;
+const SUSPENDED: u32 = 2;
 
 /// `privcmd_hypercall`.
 #[repr(C)]
@@ -126,24 +134,43 @@ impl Privcmd {
         let request = pages.start.as_ptr().cast::<u64>();
         let context = request.wrapping_add(FRAME / size_of::<u64>());
         for command in [GETVCPUCONTEXT, SETVCPUCONTEXT] {
-            // struct xen_domctl: command and version, domain; from byte 16 the
-            // vCPU's number and the address of its context.
-            let words = [
-                DOMCTL_VERSION << 32 | command,
-                u64::from(domain),
-                0,
-                context as u64,
-            ];
-            for (place, word) in words.into_iter().enumerate() {
-                // SAFETY: within the first of the three pages.
-                unsafe { request.wrapping_add(place).write(word) };
-            }
-            // SAFETY: the context (5,168 bytes) lies in the other two pages.
-            unsafe { self.hypercall(DOMCTL, [request as u64, 0, 0, 0, 0]) }
-                .with_context(|| format!("domain {domain}: vCPU context"))?;
+            // The vCPU's number and the address of its context, 5,168 bytes,
+            // which lies in the other two pages.
+            self.domctl(&pages, command, domain, [0, context as u64])?;
             // SAFETY: user_regs.rip, within the context.
             unsafe { context.wrapping_add(RIP / size_of::<u64>()).write(address) };
         }
+        Ok(())
+    }
+
+    /// Whether the domain has suspended itself.
+    pub fn has_suspended(&self, domain: u16) -> Result<bool> {
+        self.domctl(&self.buffer, GETDOMAININFO, domain, [0, 0])?;
+        let words = self.buffer.start.as_ptr().cast::<u32>();
+        // SAFETY: the flags, the sixth word of the request.
+        let flags = unsafe { words.wrapping_add(5).read() };
+        Ok(flags & SHUTDOWN != 0 && flags >> 16 == SUSPENDED)
+    }
+
+    /// Lets the domain have no page more than it has: at most 1 KiB.
+    pub fn squeeze(&self, domain: u16) -> Result<()> {
+        self.domctl(&self.buffer, MAX_MEM, domain, [1, 0])
+    }
+
+    /// One domctl on a domain, whose own part of the request begins with
+    /// `words`; the answer stands in `pages`.
+    fn domctl(&self, pages: &Mapping, command: u64, domain: u16, words: [u64; 2]) -> Result<()> {
+        let request = pages.start.as_ptr().cast::<u64>();
+        // struct xen_domctl: command and version, domain, then the command's.
+        let head = [DOMCTL_VERSION << 32 | command, u64::from(domain)];
+        for (place, word) in head.into_iter().chain(words).enumerate() {
+            // SAFETY: within the first page, which nobody else uses.
+            unsafe { request.wrapping_add(place).write(word) };
+        }
+        // SAFETY: the hypervisor reads and writes the request, less than a
+        // page, and what the caller's words point to.
+        unsafe { self.hypercall(DOMCTL, [request as u64, 0, 0, 0, 0]) }
+            .with_context(|| format!("domain {domain}: domctl {command}"))?;
         Ok(())
     }
 

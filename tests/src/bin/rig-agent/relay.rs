@@ -57,20 +57,21 @@ fn hold(command: &str) -> Result<()> {
 
 /// Looks for READY in a stream and holds back what may be its beginning.
 #[derive(Default)]
-struct Matcher {
-    held: Vec<u8>,
+pub struct Matcher {
+    /// What is held back.
+    pub held: Vec<u8>,
 }
 
 impl Matcher {
     /// Takes a byte; true when it completes READY.
-    fn push(&mut self, byte: u8) -> bool {
+    pub fn push(&mut self, byte: u8) -> bool {
         self.held.push(byte);
         self.held == READY
     }
 
     /// What can be passed on: all of a completed READY, or what can no longer
     /// be the beginning of one.
-    fn take_settled(&mut self) -> Vec<u8> {
+    pub fn take_settled(&mut self) -> Vec<u8> {
         if self.held == READY {
             return std::mem::take(&mut self.held);
         }

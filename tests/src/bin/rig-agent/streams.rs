@@ -39,6 +39,11 @@ impl Transport {
         self.child.stdout.take().context("no output")
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for its end and ends as it did.
     pub fn finish(mut self) -> Result<()> {
         let status = self.child.wait()?;
@@ -70,13 +75,7 @@ pub fn tee(file: &str, transport: &[&str]) -> Result<()> {
 /// Relays no faster than a rate.
 pub fn throttle(bytes_per_sec: u64, transport: &[&str]) -> Result<()> {
     relay(transport, move |to_child| {
-        let limited = Throttled {
-            to: to_child,
-            bytes_per_sec: bytes_per_sec.max(1),
-            start: Instant::now(),
-            sent: 0,
-        };
-        pump(std::io::stdin(), limited)
+        pump(std::io::stdin(), Throttled::new(to_child, bytes_per_sec))
     })
 }
 
@@ -107,11 +106,24 @@ impl<A: Write, B: Write> Write for Both<A, B> {
     }
 }
 
-struct Throttled<W> {
+/// Writes no faster than a rate.
+pub struct Throttled<W> {
     to: W,
     bytes_per_sec: u64,
     start: Instant,
     sent: u64,
+}
+
+impl<W> Throttled<W> {
+    /// To `to`, from now on.
+    pub fn new(to: W, bytes_per_sec: u64) -> Self {
+        Self {
+            to,
+            bytes_per_sec: bytes_per_sec.max(1),
+            start: Instant::now(),
+            sent: 0,
+        }
+    }
 }
 
 impl<W: Write> Write for Throttled<W> {

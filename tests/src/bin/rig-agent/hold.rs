@@ -1,0 +1,188 @@
+//! A transport for `xl migrate -s` that stands still in a chosen phase of the
+//! migration until a command has been run: the fault to be injected there.
+
+use std::io::{ErrorKind, Read, Write};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+
+use crate::memory::Privcmd;
+use crate::relay::Matcher;
+use crate::stream_points::{Point, Reader};
+use crate::streams::{Throttled, Transport};
+
+/// Bytes read at a time.
+const CHUNK: usize = 64 << 10;
+
+/// What the command prints.
+const LOG: &str = "/run/rig/fault.log";
+
+/// Where to stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The destination's first words are on their way to xl.
+    Banner,
+    /// In the stream.
+    At(Point),
+    /// The source has stopped; what is sent now is not there yet.
+    Stopped,
+    /// READY is on its way to xl.
+    Ready,
+    /// GO is on its way to the destination.
+    Go,
+    /// The destination's report is on its way to xl.
+    Report,
+}
+
+impl Place {
+    fn parse(word: &str) -> Result<Self> {
+        Ok(match word {
+            "banner" => Self::Banner,
+            "helper" => Self::At(Point::Helper),
+            "first-round" => Self::At(Point::FirstRound),
+            "later-round" => Self::At(Point::LaterRound),
+            "stopped" => Self::Stopped,
+            "cpu-state" => Self::At(Point::CpuState),
+            "ready" => Self::Ready,
+            "go" => Self::Go,
+            "report" => Self::Report,
+            _ => bail!("no place is called {word:?}"),
+        })
+    }
+}
+
+/// What is to be done.
+#[derive(Clone)]
+struct Order {
+    place: Place,
+    command: String,
+    /// From there on, bytes a second; 0 for as many as go.
+    rate: u64,
+    source: u16,
+    /// The transport's process.
+    child: u32,
+}
+
+/// Relays; at the place runs `command` through a shell, with this process as
+/// `$AGENT` and the transport's as `$CHILD`, and then goes on.
+pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
+    let [place, rate, source, command] = words;
+    let mut transport = Transport::start(transport)?;
+    let to_child = transport.take_stdin()?;
+    let from_child = transport.take_stdout()?;
+    let order = Order {
+        place: Place::parse(place)?,
+        command: command.to_owned(),
+        rate: rate.parse()?,
+        source: source.parse()?,
+        child: transport.id(),
+    };
+    let ready = Arc::new(AtomicBool::new(false));
+    std::thread::spawn({
+        let (order, ready) = (order.clone(), Arc::clone(&ready));
+        move || {
+            if let Err(error) = forward(&order, &ready, to_child) {
+                eprintln!("rig-agent: {error:#}");
+            }
+        }
+    });
+    backward(&order, &ready, from_child)?;
+    transport.finish()
+}
+
+fn forward(order: &Order, ready: &AtomicBool, mut to: impl Write) -> Result<()> {
+    let privcmd = match order.place {
+        Place::Stopped => Some(Privcmd::open()?),
+        _ => None,
+    };
+    let mut reader = Reader::new();
+    let mut from = std::io::stdin().lock();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let length = from.read(&mut chunk)?;
+        if length == 0 {
+            return Ok(());
+        }
+        let bytes = &chunk[..length];
+        let reached = match order.place {
+            Place::At(point) => reader.find(point, bytes),
+            Place::Stopped => privcmd
+                .as_ref()
+                .map_or(Ok(false), |xen| xen.has_suspended(order.source))?
+                .then_some(0),
+            Place::Go => ready.load(Ordering::SeqCst).then_some(0),
+            Place::Banner | Place::Ready | Place::Report => None,
+        };
+        to.write_all(&bytes[..reached.unwrap_or(length)])?;
+        to.flush()?;
+        let Some(place) = reached else { continue };
+        hold(order)?;
+        let mut to: Box<dyn Write> = match order.rate {
+            0 => Box::new(to),
+            rate => Box::new(Throttled::new(to, rate)),
+        };
+        to.write_all(&chunk[place..length])?;
+        std::io::copy(&mut from, &mut to)?;
+        return Ok(());
+    }
+}
+
+fn backward(order: &Order, ready: &AtomicBool, mut from: impl Read) -> Result<()> {
+    let mut matcher = Matcher::default();
+    let mut held = false;
+    let mut chunk = [0; 4096];
+    loop {
+        let length = from.read(&mut chunk)?;
+        if length == 0 {
+            return pass_on(&matcher.held);
+        }
+        let begun = match order.place {
+            Place::Banner => true,
+            Place::Report => ready.load(Ordering::SeqCst),
+            _ => false,
+        };
+        if begun && !held {
+            held = true;
+            hold(order)?;
+        }
+        for byte in &chunk[..length] {
+            if matcher.push(*byte) {
+                if order.place == Place::Ready {
+                    hold(order)?;
+                }
+                ready.store(true, Ordering::SeqCst);
+            }
+            pass_on(&matcher.take_settled())?;
+        }
+    }
+}
+
+/// As ssh does, the destination is read from to its end, whether or not
+/// anybody here still listens.
+fn pass_on(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn hold(order: &Order) -> Result<()> {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(LOG)
+        .context(LOG)?;
+    Command::new("sh")
+        .args(["-c", &order.command])
+        .env("AGENT", std::process::id().to_string())
+        .env("CHILD", order.child.to_string())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .status()
+        .context("cannot run the command")?;
+    Ok(())
+}

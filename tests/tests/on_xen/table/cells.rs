@@ -1,0 +1,151 @@
+//! What must become of each fault in each phase.
+
+use super::faults::Fault::{self, *};
+use super::phases::Phase::{self, *};
+
+/// What must become of the attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// The guest runs at the source; lull exits with this code.
+    Stays(i32),
+    /// The guest runs at the destination; lull exits with this code. With 8 its
+    /// suspended copy stays at the source: nobody may destroy it but a person.
+    Moves(i32),
+    /// The guest is dead, and lull says so.
+    Dies,
+    /// GO was said and never heard: no copy runs, none is destroyed, and lull
+    /// says that it does not know.
+    Undecided,
+}
+
+/// A killed process, as a shell has it.
+const KILLED: i32 = 137;
+
+const fn stays(fault: Fault, code: i32) -> (Fault, Then) {
+    (fault, Then::Stays(code))
+}
+
+const fn moves(fault: Fault, code: i32) -> (Fault, Then) {
+    (fault, Then::Moves(code))
+}
+
+const fn dies(fault: Fault) -> (Fault, Then) {
+    (fault, Then::Dies)
+}
+
+/// The table.
+pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
+    (
+        Connecting,
+        &[
+            stays(Xl, 7),
+            stays(Relay, 7),
+            stays(Ssh, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+            stays(Stall, 4),
+        ],
+    ),
+    (
+        Preparing,
+        &[
+            stays(Helper, 7),
+            stays(Stub, 7),
+            stays(Xl, 7),
+            stays(Relay, 7),
+            stays(Ssh, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+        ],
+    ),
+    (
+        FirstRound,
+        &[
+            stays(Helper, 7),
+            stays(Stub, 7),
+            stays(Xl, 7),
+            stays(Relay, 7),
+            stays(Ssh, 6),
+            stays(Receiver, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+            stays(Stall, 4),
+            stays(Collapse, 4),
+            stays(NoMemory, 6),
+            dies(Crash),
+        ],
+    ),
+    (
+        LaterRound,
+        &[
+            stays(Helper, 7),
+            stays(Xl, 7),
+            stays(Ssh, 6),
+            stays(Cancel, 5),
+            dies(Destroy),
+        ],
+    ),
+    (
+        Suspending,
+        &[
+            stays(Helper, 7),
+            stays(Stub, 7),
+            stays(Xl, 7),
+            stays(Ssh, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+            stays(LateSuspend, 3),
+        ],
+    ),
+    (
+        FinalRound,
+        &[
+            stays(Helper, 7),
+            stays(Stub, 7),
+            stays(Xl, 7),
+            stays(Relay, 7),
+            stays(Ssh, 6),
+            stays(Receiver, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+            stays(Stall, 3),
+            stays(Collapse, 3),
+            moves(FullDisk, 0),
+        ],
+    ),
+    (
+        Landing,
+        &[
+            stays(Xl, 7),
+            stays(Relay, 7),
+            stays(Ssh, 6),
+            stays(Receiver, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+            stays(Stall, 3),
+        ],
+    ),
+    (
+        Ready,
+        &[
+            stays(Xl, 7),
+            stays(Relay, 7),
+            stays(Ssh, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+        ],
+    ),
+    (
+        Go,
+        &[
+            moves(Cancel, 0),
+            moves(FrontEnd, KILLED),
+            moves(Xl, 8),
+            (Ssh, Then::Undecided),
+        ],
+    ),
+    (
+        Reporting,
+        &[moves(FrontEnd, KILLED), moves(Xl, 8), moves(Ssh, 8)],
+    ),
+];

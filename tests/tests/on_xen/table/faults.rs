@@ -1,0 +1,124 @@
+//! What goes wrong.
+
+use std::fmt;
+use std::time::Duration;
+
+use lull_tests::Guest;
+
+use super::phases::HELPER;
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// lull's save helper is killed.
+    Helper,
+    /// The stub domain is destroyed.
+    Stub,
+    /// The source's xl is killed.
+    Xl,
+    /// lull's relay is killed.
+    Relay,
+    /// What leads to the destination is killed, as an ssh may be.
+    Ssh,
+    /// What reads the stream at the destination is killed.
+    Receiver,
+    /// `lull migrate` itself is killed.
+    FrontEnd,
+    /// The operator types ^C.
+    Cancel,
+    /// Nothing goes over the link any more.
+    Stall,
+    /// The link carries a hundredth.
+    Collapse,
+    /// The destination has no memory left for the guest.
+    NoMemory,
+    /// The source's disk is full.
+    FullDisk,
+    /// The guest stops so late that there is only time to resume it.
+    LateSuspend,
+    /// The guest's kernel crashes.
+    Crash,
+    /// Somebody destroys the guest.
+    Destroy,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Helper => "helper killed",
+            Self::Stub => "stub destroyed",
+            Self::Xl => "xl killed",
+            Self::Relay => "relay killed",
+            Self::Ssh => "ssh killed",
+            Self::Receiver => "receiver killed",
+            Self::FrontEnd => "lull migrate killed",
+            Self::Cancel => "^C",
+            Self::Stall => "link stalls",
+            Self::Collapse => "link at 1 %",
+            Self::NoMemory => "no memory there",
+            Self::FullDisk => "disk full",
+            Self::LateSuspend => "suspends late",
+            Self::Crash => "guest crashes",
+            Self::Destroy => "guest destroyed",
+        })
+    }
+}
+
+/// A hundredth of what the rig carries when nothing slows it.
+const COLLAPSED: u64 = 150_000;
+
+impl Fault {
+    /// The shell command that does it, in dom0, as a child of the agent.
+    pub fn command(self, guest: &Guest, source: u32, limit: Duration) -> String {
+        let name = guest.name();
+        match self {
+            Self::Helper => format!("kill -KILL $({HELPER})"),
+            // It may not have its name yet.
+            Self::Stub => format!("until xl destroy lull-stub-{source}; do :; done"),
+            Self::Xl => "kill -KILL $(pgrep -f '^[^ ]*xl migrate ')".into(),
+            Self::Relay => "kill -KILL $(pgrep -o -f '^/usr/local/bin/lull transport ')".into(),
+            Self::Ssh => "kill -KILL $AGENT".into(),
+            // Its name's first 15 letters.
+            Self::Receiver => "pkill -KILL -x libxl-save-help".into(),
+            Self::FrontEnd => "kill -KILL $(pgrep -o -f '^lull migrate ')".into(),
+            Self::Cancel => "kill -INT $(pgrep -o -f '^lull migrate '); sleep 1".into(),
+            Self::Stall => "kill -STOP $AGENT".into(),
+            Self::Collapse => ":".into(),
+            Self::NoMemory => format!("rig-agent squeeze $(xl domid {name}--incoming)"),
+            Self::FullDisk => "head -c 9000000 /dev/zero >/var/lib/lull/ballast".into(),
+            Self::LateSuspend => format!("sleep {}", limit.as_secs() - 3),
+            Self::Crash => format!(
+                "rig-agent ask {}:7000 '{{\"cmd\":\"crash\"}}' 1; sleep 1",
+                guest.ip()
+            ),
+            Self::Destroy => format!("xl destroy {source}"),
+        }
+    }
+
+    /// What the link carries from then on, bytes a second; 0 for all it can.
+    pub const fn rate(self) -> u64 {
+        match self {
+            Self::Collapse => COLLAPSED,
+            _ => 0,
+        }
+    }
+
+    /// Before the attempt.
+    pub const fn prepared_by(self) -> Option<&'static str> {
+        match self {
+            Self::FullDisk => Some(
+                "mkdir -p /var/lib/lull && busybox mount -t tmpfs -o size=1m disk /var/lib/lull",
+            ),
+            _ => None,
+        }
+    }
+
+    /// After it has ended.
+    pub const fn repaired_by(self) -> Option<&'static str> {
+        match self {
+            Self::FullDisk => Some("busybox umount /var/lib/lull"),
+            Self::Stall => Some("pkill -CONT -x rig-agent; true"),
+            _ => None,
+        }
+    }
+}

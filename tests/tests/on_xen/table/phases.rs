@@ -1,0 +1,92 @@
+//! The steps of a migration, and how an attempt is held between two of them.
+
+use std::fmt;
+
+use lull_tests::ssh::quote;
+
+/// What is going on when the fault comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The destination's receiver has answered; nothing is sent yet.
+    Connecting,
+    /// The helper runs and sets up its stub and the dirty log.
+    Preparing,
+    /// All pages are being sent.
+    FirstRound,
+    /// Those are being sent again that were dirtied meanwhile.
+    LaterRound,
+    /// The guest has been asked to suspend itself and has not.
+    Suspending,
+    /// It has stopped; its last pages are being sent.
+    FinalRound,
+    /// The stream is complete; the destination has not got its end.
+    Landing,
+    /// The destination is ready; lull does not know it yet.
+    Ready,
+    /// GO is said; the destination does not know it yet.
+    Go,
+    /// The guest runs at the destination; xl does not know it yet.
+    Reporting,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Connecting => "connecting",
+            Self::Preparing => "preparing",
+            Self::FirstRound => "first round",
+            Self::LaterRound => "later round",
+            Self::Suspending => "suspending",
+            Self::FinalRound => "final round",
+            Self::Landing => "landing",
+            Self::Ready => "READY",
+            Self::Go => "GO",
+            Self::Reporting => "reporting",
+        })
+    }
+}
+
+/// The helper's process, once it is there.
+pub const HELPER: &str = "pgrep -f '^/usr/local/bin/lull --save-domain '";
+
+impl Phase {
+    /// Where the agent holds the connection.
+    const fn place(self) -> &'static str {
+        match self {
+            Self::Connecting => "banner",
+            Self::Preparing => "helper",
+            // From there on it is the guest that is held.
+            Self::FirstRound | Self::Suspending => "first-round",
+            Self::LaterRound => "later-round",
+            Self::FinalRound => "stopped",
+            Self::Landing => "cpu-state",
+            Self::Ready => "ready",
+            Self::Go => "go",
+            Self::Reporting => "report",
+        }
+    }
+
+    /// The transport that runs `fault`, a shell command, in this phase of the
+    /// migration of the domain `source`, and goes on at `rate`.
+    pub fn transport(self, fault: &str, source: u32, rate: u64) -> String {
+        let command = match self {
+            Self::Preparing => format!("until {HELPER}; do sleep 0.02; done; {fault}"),
+            // A guest that gets no processor finds the request only later, and
+            // in the meantime whoever made it is gone.
+            Self::Suspending => format!(
+                "{{ xl pause {source}; \
+                 for n in $(seq 200); do \
+                 case $(xenstore-read /local/domain/{source}/control/shutdown) in \
+                 suspend) {fault}; sleep 1; break;; \
+                 esac; sleep 0.1; \
+                 done; xl unpause {source}; }} &"
+            ),
+            _ => fault.to_owned(),
+        };
+        format!(
+            "hold-at {} {rate} {source} {} --",
+            self.place(),
+            quote(&command)
+        )
+    }
+}

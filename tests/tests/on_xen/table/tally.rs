@@ -1,0 +1,98 @@
+//! What came of all attempts.
+
+use std::fmt;
+use std::sync::Mutex;
+
+use comfy_table::{Table, presets};
+
+use super::Seen;
+use super::cells::Then;
+use super::faults::Fault;
+use super::phases::Phase;
+
+/// A cell that was tried.
+pub struct Row {
+    /// When.
+    pub phase: Phase,
+    /// What.
+    pub fault: Fault,
+    /// What was to become of it.
+    pub then: Then,
+    /// How long all of it took.
+    pub seconds: f64,
+    /// What did, or why that is wrong.
+    pub tried: Result<Seen, String>,
+}
+
+static ROWS: Mutex<Vec<Row>> = Mutex::new(Vec::new());
+
+/// Adds a row. The last try counts.
+pub fn enter(row: Row) {
+    if let Ok(mut rows) = ROWS.lock() {
+        rows.retain(|old| (old.phase, old.fault) != (row.phase, row.fault));
+        rows.push(row);
+    }
+}
+
+/// All rows.
+pub fn table() -> Option<Table> {
+    let rows = ROWS.lock().ok()?;
+    if rows.is_empty() {
+        return None;
+    }
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "phase",
+        "fault",
+        "the guest",
+        "exit",
+        "paused",
+        "seen outside",
+        "slack",
+        "lull took",
+        "in all",
+        "",
+    ]);
+    for row in rows.iter() {
+        table.add_row(row.words());
+    }
+    Some(table)
+}
+
+impl Row {
+    fn words(&self) -> [String; 10] {
+        let ms = |ms: f64| format!("{ms:.0} ms");
+        let dash = || String::from("–");
+        let seen = self.tried.as_ref().ok();
+        let outage = seen.and_then(|seen| seen.outage.as_ref());
+        [
+            self.phase.to_string(),
+            self.fault.to_string(),
+            String::from(match self.then {
+                Then::Stays(_) => "stays",
+                Then::Moves(_) => "moves",
+                Then::Dies => "is dead",
+                Then::Undecided => "waits",
+            }),
+            seen.map_or_else(dash, |seen| seen.code.to_string()),
+            seen.and_then(|seen| seen.pause_ms)
+                .map_or_else(dash, |pause| ms(pause as f64)),
+            outage.map_or_else(dash, |outage| ms(outage.longest_ms)),
+            outage.map_or_else(dash, |outage| ms(outage.dom0_stall_ms)),
+            seen.map_or_else(dash, |seen| format!("{:.1} s", seen.attempt_took)),
+            format!("{:.1} s", self.seconds),
+            String::from(if self.tried.is_ok() { "" } else { "WRONG" }),
+        ]
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.words().join(" | ").trim_end())?;
+        match &self.tried {
+            Ok(_) => Ok(()),
+            Err(error) => write!(f, ": {error}"),
+        }
+    }
+}
