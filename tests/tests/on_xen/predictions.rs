@@ -51,7 +51,7 @@ const MOVES: usize = 6;
 pub fn with_history(world: &mut World) -> Result<()> {
     let guest = world.guest_like(&table::spec())?;
     guest.set_load(MODERATE)?;
-    let plan = Plan::direct().limit(Duration::from_secs(12));
+    let plan = Plan::direct().limit(Duration::from_secs(60));
     for number in 0..MOVES {
         let running = match number {
             0 => plan.start(&world.host, &guest)?,
