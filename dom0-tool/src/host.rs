@@ -292,7 +292,10 @@ pub fn domain(asked: &str) -> Result<Guest, NotReady> {
 }
 
 /// Every domain xenstore knows, by number and name.
-fn domains(store: &mut Xenstore) -> io::Result<Vec<Guest>> {
+///
+/// # Errors
+/// When it does not answer.
+pub fn domains(store: &mut Xenstore) -> io::Result<Vec<Guest>> {
     let mut domains = Vec::new();
     for entry in store.list("/local/domain")? {
         let Ok(domid) = entry.parse() else { continue };

@@ -11,6 +11,9 @@ use crate::{Guest, GuestSpec, Host, HostConfig};
 /// Turns of each sender; the first of each is a warm-up.
 const TURNS: usize = 4;
 
+/// Where the sink writes what it saw, in dom0.
+const SINK: &str = "/run/rig/sink";
+
 /// Bytes of a page.
 const PAGE: f64 = 4096.0;
 
@@ -68,7 +71,7 @@ fn measure(host: &Host, guest: &Guest, sender: Sender) -> Result<Turn> {
     let before: f64 = host.run(cpu)?.checked()?.trim().parse()?;
     let name = guest.name();
     let command = format!(
-        "rm -f /tmp/sink; {} {name} 'rig-agent sink /tmp/sink' 2>&1; cat /tmp/sink",
+        "rm -f {SINK}; {} {name} 'rig-agent sink {SINK}' 2>&1; cat {SINK}",
         sender.command()
     );
     let output = host.run_for(&command, Duration::from_secs(300))?;

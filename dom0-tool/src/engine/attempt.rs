@@ -7,9 +7,10 @@ use lull_core::machine::Config;
 use super::explain::Verdict;
 use super::prepare::prepare;
 use super::session::Session;
-use super::telling::{millis, monotonic_ns};
+use super::telling::millis;
 use super::{Host, Recorder, process};
 use crate::events::{self, How, PauseParts};
+use crate::monotonic::now_ns;
 use crate::stream::sink::Sink;
 use crate::stub::StubLog;
 use crate::xen::{DomId, Xen};
@@ -132,7 +133,7 @@ impl Told {
             observed: self.observed,
             pages_sent: self.pages_sent,
             bytes_sent: self.bytes_sent,
-            monotonic_ns: monotonic_ns().saturating_sub(ended_ago.as_nanos() as u64),
+            monotonic_ns: now_ns().saturating_sub(ended_ago.as_nanos() as u64),
             helper_cpu_ms: process::cpu_ms(),
             helper_peak_bytes: process::peak_bytes(),
             stub_cpu_ms: self.stub_cpu_ms,

@@ -4,21 +4,15 @@ use std::time::{Duration, Instant};
 
 use lull_core::downtime::Downtime;
 use lull_core::units::{ByteRate, Micros};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::pause::Pause;
 use super::session::Session;
 use crate::events::{self, PauseParts};
+use crate::monotonic::now_ns;
 
 /// Milliseconds, rounded up: a report never shows less than was used.
 pub fn millis(time: Duration) -> u64 {
     time.as_micros().div_ceil(1_000) as u64
-}
-
-/// `CLOCK_MONOTONIC` now, nanoseconds.
-pub fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 impl Session<'_> {
@@ -137,7 +131,7 @@ impl Session<'_> {
             requested_at_ms: requested.as_millis() as u64,
             stopped_at_ms: stopped.duration_since(self.order.start).as_millis() as u64,
             dirty_pages: dirty,
-            requested_monotonic_ns: monotonic_ns().saturating_sub(since_request),
+            requested_monotonic_ns: now_ns().saturating_sub(since_request),
             predicted: pause.predicted.map(parts).unwrap_or_default(),
             predicted_downtime_ms: pause.predicted.map(|p| p.total().as_millis_ceil()),
             likely_pages_ms: pause.likely_pages.map(Micros::as_millis_ceil),

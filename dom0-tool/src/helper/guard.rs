@@ -14,7 +14,7 @@ use std::thread;
 use crate::stub::orphans;
 use crate::xen::domain::{Resumed, outlive_suspend};
 use crate::xen::domctl::ShadowOp;
-use crate::xen::{DomId, Xen, version};
+use crate::xen::{DomId, Xen};
 
 /// The hidden subcommand that makes this binary a guard.
 const SUBCOMMAND: &str = "guard";
@@ -103,7 +103,7 @@ pub fn main(guest: DomId, helper: u32) -> ExitCode {
 /// The guest first: whoever waits for it waits for this. One that may still
 /// stop is watched while a stub is taken down, which can take a while.
 fn take_over(guest: DomId, helper: u32, committed: bool, asked: bool) -> io::Result<()> {
-    let xen = open()?;
+    let xen = Xen::open_here()?;
     let resumed = match committed {
         true => Resumed::WasNotSuspended,
         false => xen.resume_suspended(guest)?,
@@ -119,13 +119,9 @@ fn take_over(guest: DomId, helper: u32, committed: bool, asked: bool) -> io::Res
 }
 
 fn clean_up(guest: DomId, helper: u32) -> io::Result<()> {
-    let xen = open()?;
+    let xen = Xen::open_here()?;
     orphans(&xen, Some(helper))?;
     // A guest that has gone, or whose log is off, is as it should be.
     let _ = xen.shadow_op(guest, ShadowOp::Off);
     Ok(())
-}
-
-fn open() -> io::Result<Xen> {
-    Xen::open(version::detect().map_err(io::Error::other)?)
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
-use rustix::time::{ClockId, clock_gettime};
+
+use crate::monotonic::now_ns;
 
 /// Microseconds, decimal: the limit on the pause.
 pub const MAX_SUSPEND_TIME: &str = "LULL_MAX_SUSPEND_TIME_US";
@@ -24,12 +25,10 @@ pub const STARTED: &str = "LULL_STARTED_NS";
 /// When the attempt started: with the operator's command, or now.
 pub fn start() -> Instant {
     let now = Instant::now();
-    let clock = clock_gettime(ClockId::Monotonic);
-    let ns = clock.tv_sec as u64 * 1_000_000_000 + clock.tv_nsec as u64;
     let started = env::var(STARTED)
         .ok()
         .and_then(|started| started.parse().ok());
-    let ago = started.map_or(0, |started: u64| ns.saturating_sub(started));
+    let ago = started.map_or(0, |started: u64| now_ns().saturating_sub(started));
     now.checked_sub(Duration::from_nanos(ago)).unwrap_or(now)
 }
 

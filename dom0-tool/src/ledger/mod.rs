@@ -18,7 +18,6 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
 pub use costs::Costs;
@@ -26,6 +25,7 @@ pub use entry::Entry;
 pub use known::Known;
 pub use show::{Options, main};
 
+use crate::locked;
 use book::{Book, SCHEMA};
 use summary::Summary;
 
@@ -34,6 +34,9 @@ pub const FILE: &str = "/var/lib/lull/ledger.json";
 
 /// A larger file is not ours: an entry takes some four hundred bytes.
 const LARGEST: u64 = 4 << 20;
+
+/// How long the lock is waited for: nobody holds it for longer than a write.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why the ledger could not be kept. A migration never fails for it.
 #[derive(Debug, Error)]
@@ -111,7 +114,9 @@ impl Ledger {
         fs::create_dir_all(folder)?;
         // Two migrations may end together.
         let lock = File::create(self.file.with_extension("lock"))?;
-        take(&lock)?;
+        if !locked::lock(&lock, PATIENCE)? {
+            return Err(io::Error::other("another lull holds the lock"));
+        }
         let mut book = self.read(tell)?;
         book.schema = SCHEMA;
         let changed = change(&mut book);
@@ -185,20 +190,6 @@ impl Ledger {
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
-}
-
-/// Waits at most a second: nobody holds it for longer than a write.
-fn take(lock: &File) -> io::Result<()> {
-    for _ in 0..20 {
-        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(io::Error::other("another lull holds the lock"))
 }
 
 #[cfg(test)]

@@ -21,9 +21,9 @@ use crate::events::{Event, Line};
 
 use super::handshake::{Handshake, Step};
 use super::lines::each_line;
-use super::monotonic_ns;
 use super::outcome::XlEnd;
 use super::transport::Orders;
+use crate::monotonic::now_ns;
 
 /// Messages waiting beyond which show is dropped.
 const LONG: usize = 1024;
@@ -173,7 +173,7 @@ impl Inbox {
             let mut handshake = Handshake::default();
             let _ = each_line(from, |line| {
                 // Now, before anything else: this moment ends the pause.
-                let now = monotonic_ns();
+                let now = now_ns();
                 let before = handshake.clone();
                 handshake.line(line);
                 if handshake == before {

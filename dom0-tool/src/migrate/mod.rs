@@ -26,12 +26,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::cli::Migrate;
 use crate::events::Event;
 use crate::host::{self, Guest, Host, NotReady};
-use crate::ledger::{self, Known, Ledger};
+use crate::ledger::{self, Entry, Known, Ledger};
+use crate::monotonic::now_ns;
 use crate::rehearse::{self, Rehearsed};
 
 use account::Account;
@@ -100,7 +100,7 @@ struct Place<'a> {
 }
 
 fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Result<Outcome> {
-    let begun = monotonic_ns();
+    let begun = now_ns();
     let inbox = Inbox::new();
     inbox.hear_signals().context("signals cannot be caught")?;
     let mut watcher = Watcher::new(options);
@@ -161,7 +161,7 @@ fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Re
         why: judgement.why,
         seen: seen.as_ref(),
         known: &known,
-        duration_ms: monotonic_ns().saturating_sub(begun) / 1_000_000,
+        duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
     tell(&report);
     Ok(judgement.outcome)
@@ -191,7 +191,7 @@ fn not_tried(
         why: &format!("{}. {}", rehearsed.reason(), rehearsed.left()),
         seen: Some(&seen),
         known,
-        duration_ms: monotonic_ns().saturating_sub(begun) / 1_000_000,
+        duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
     tell(&report);
     outcome
@@ -291,8 +291,12 @@ fn remember(
     let Some(entry) = entry.filter(|_| !options.leave_paused) else {
         return;
     };
-    let added = ledger.add(&options.host, entry, |line| watcher.note(line));
-    if let Err(error) = added {
+    keep(ledger, &options.host, entry, watcher);
+}
+
+/// Writes down what a pause taught. A migration never fails for it.
+pub fn keep(ledger: &Ledger, host: &str, entry: Entry, watcher: &Watcher) {
+    if let Err(error) = ledger.add(host, entry, |line| watcher.note(line)) {
         watcher.note(&format!("the ledger could not be kept: {error}"));
     }
 }
@@ -314,12 +318,4 @@ fn tell(report: &Report<'_>) {
         say(&paragraph);
     }
     say(&report.last_line());
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds, as the helper reads it too.
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }

@@ -2,6 +2,7 @@
 
 use crate::events::{How, PauseParts, Refused};
 use crate::ledger::{Entry, Known};
+use crate::monotonic::span_ms;
 
 use super::account::Account;
 
@@ -126,7 +127,7 @@ impl Account {
     /// The smallest limit with which a READY that came too late would have
     /// been in time.
     pub fn limit_for_ready_ms(&self, after_ready_ms: u64) -> Option<u64> {
-        let begun = self.suspended.as_ref()?.requested_monotonic_ns;
+        let begun = self.requested_ns()?;
         let came = self.hung_up.as_ref()?.ready_monotonic_ns?;
         Some(span_ms(begun, came).saturating_add(after_ready_ms))
     }
@@ -187,11 +188,6 @@ impl Account {
     }
 }
 
-/// Rounded up: a report never shows a pause shorter than it was.
-fn span_ms(from_ns: u64, to_ns: u64) -> u64 {
-    to_ns.saturating_sub(from_ns).div_ceil(1_000_000)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -199,13 +195,6 @@ mod tests {
     use super::*;
     use crate::events::{Answered, Event, GuestThen, HungUp, Ready};
     use crate::ledger::Ledger;
-
-    #[test]
-    fn a_pause_is_rounded_up_and_never_negative() {
-        assert_eq!(span_ms(0, 1), 1);
-        assert_eq!(span_ms(0, 2_000_000), 2);
-        assert_eq!(span_ms(5, 0), 0);
-    }
 
     /// What happened at the source, nanoseconds on its monotonic clock.
     #[derive(Debug, Clone, Copy)]

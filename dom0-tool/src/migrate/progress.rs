@@ -26,19 +26,30 @@ pub struct Watcher {
     limit_ms: Option<u64>,
     timeout_ms: Option<u64>,
     begun: Instant,
-    /// While there is no progress to show.
-    waiting_for: &'static str,
+    waiting: Waiting,
     progress: Option<Progress>,
 }
 
-/// See [`Watcher::waiting_for`]: pages are not being copied yet.
-const BEGIN: &str = "waiting";
+/// What is waited for while there is no progress to show.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// Pages are not being copied yet.
+    Begin,
+    /// The guest has stopped; what is left takes about as long as it takes.
+    Land,
+    /// Given up: it is not paused, or not for long.
+    Undo,
+}
 
-/// The guest has stopped; what is left takes about as long as it takes.
-const LAND: &str = "paused, landing";
-
-/// Given up: it is not paused, or not for long.
-const UNDO: &str = "undoing what was begun";
+impl Waiting {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Begin => "waiting",
+            Self::Land => "paused, landing",
+            Self::Undo => "undoing what was begun",
+        }
+    }
+}
 
 enum Manner {
     /// One line on the terminal, drawn anew.
@@ -75,7 +86,7 @@ impl Watcher {
             limit_ms: millis(options.max_suspend_time),
             timeout_ms: millis(options.timeout),
             begun: Instant::now(),
-            waiting_for: BEGIN,
+            waiting: Waiting::Begin,
             progress: None,
         }
     }
@@ -88,7 +99,7 @@ impl Watcher {
             limit_ms: None,
             timeout_ms: None,
             begun: Instant::now(),
-            waiting_for: BEGIN,
+            waiting: Waiting::Begin,
             progress: None,
         }
     }
@@ -96,14 +107,14 @@ impl Watcher {
     /// Shows what the helper tells.
     pub fn event(&mut self, event: &Event) {
         match event {
-            Event::Progress(progress) if self.waiting_for == BEGIN => {
+            Event::Progress(progress) if self.waiting == Waiting::Begin => {
                 self.progress = Some(progress.clone());
             }
             // What is left is no longer a matter of rounds.
-            Event::Suspended(_) => (self.progress, self.waiting_for) = (None, LAND),
+            Event::Suspended(_) => (self.progress, self.waiting) = (None, Waiting::Land),
             Event::Ended(ended) if ended.how == How::StreamComplete => {}
             Event::Ended(_) | Event::HungUp(_) => {
-                (self.progress, self.waiting_for) = (None, UNDO);
+                (self.progress, self.waiting) = (None, Waiting::Undo);
             }
             _ => {}
         }
@@ -200,7 +211,7 @@ impl Watcher {
         let elapsed = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let line = match &self.progress {
             Some(progress) => progress_line(progress, self.limit_ms, self.timeout_ms, elapsed),
-            None => format!("{}  elapsed {}", self.waiting_for, Seconds(elapsed)),
+            None => format!("{}  elapsed {}", self.waiting.words(), Seconds(elapsed)),
         };
         match &mut self.manner {
             Manner::Live(bar) => {

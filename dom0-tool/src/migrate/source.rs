@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::xen::{self, DomId, DomainState, domain::Resumed, version};
+use crate::xen::{self, DomId, DomainState, domain::Resumed};
 
 /// How long a suspended guest may take to be resumed by whoever is about to:
 /// xl only starts to after it has waited two seconds for its transport.
@@ -34,8 +34,7 @@ impl Source for OnXen {
     }
 
     fn resume(&self) -> io::Result<Resumed> {
-        let version = version::detect().map_err(io::Error::other)?;
-        xen::Xen::open(version)?.resume_suspended(self.0)
+        xen::Xen::open_here()?.resume_suspended(self.0)
     }
 }
 

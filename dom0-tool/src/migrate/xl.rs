@@ -17,8 +17,8 @@ use crate::host::Guest;
 use crate::ledger::Costs;
 use crate::transport;
 
-use super::monotonic_ns;
 use super::transport::{Orders, arguments};
+use crate::monotonic::now_ns;
 
 /// xl, ssh and the helper share the terminal, and with it ^C and ^Z. Only lull
 /// may act on these: a half-dead xl cannot undo anything, and a stopped one
@@ -137,7 +137,7 @@ impl Plan<'_> {
         [
             (orders::MAX_SUSPEND_TIME, micros(options.max_suspend_time)),
             (orders::TIMEOUT, micros(options.timeout)),
-            (orders::STARTED, Some(monotonic_ns().to_string())),
+            (orders::STARTED, Some(now_ns().to_string())),
             (orders::COSTS, Some(self.costs.to_variable())),
         ]
     }

@@ -39,7 +39,7 @@ use crate::migrate::inbox::{Inbox, Message};
 use crate::migrate::outcome::Outcome;
 use crate::migrate::progress::{self, Watcher};
 use crate::migrate::report::Report;
-use crate::migrate::{NOT_BEGUN, attempt, judged, lulls_own_file, xl};
+use crate::migrate::{NOT_BEGUN, attempt, judged, keep, lulls_own_file, xl};
 use guard::Guard;
 use interfaces::Interface;
 use stage::Stage;
@@ -108,11 +108,7 @@ pub fn main(options: &Options) -> ExitCode {
 
 /// Errors mean that nothing was begun.
 fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
-    let play = Play {
-        way: Way::new(options.ssh.as_deref(), &options.host),
-        ssh: options.ssh.clone(),
-        verbose: options.verbose,
-    };
+    let play = Play::new(options.ssh.as_ref(), &options.host, options.verbose);
     play.as_a_move("")
         .check_host()
         .map_err(anyhow::Error::msg)?;
@@ -134,11 +130,7 @@ pub fn before(
     lull: &Path,
     ledger: &Ledger,
 ) -> anyhow::Result<Rehearsed> {
-    let play = Play {
-        way: Way::new(options.ssh.as_deref(), &options.host),
-        ssh: options.ssh.clone(),
-        verbose: options.verbose,
-    };
+    let play = Play::new(options.ssh.as_ref(), &options.host, options.verbose);
     play.perform(xl, lull, ledger, &interfaces_of(guest)?)
 }
 
@@ -155,6 +147,14 @@ struct Play {
 }
 
 impl Play {
+    fn new(ssh: Option<&String>, host: &str, verbose: u8) -> Self {
+        Self {
+            way: Way::new(ssh.map(String::as_str), host),
+            ssh: ssh.cloned(),
+            verbose,
+        }
+    }
+
     fn as_a_move(&self, guest: &str) -> Migrate {
         Migrate {
             max_suspend_time: Some(LONGEST_PAUSE),
@@ -266,10 +266,7 @@ impl Play {
         }
         rehearsed.outcome = Outcome::Moved;
         if let Some(entry) = account.entry(&guest.name, &known) {
-            let added = ledger.add(&options.host, lesson(entry), |line| watcher.note(line));
-            if let Err(error) = added {
-                watcher.note(&format!("the ledger could not be kept: {error}"));
-            }
+            keep(ledger, &options.host, lesson(entry), watcher);
         }
     }
 

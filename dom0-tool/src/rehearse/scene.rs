@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::interfaces::Interface;
 use super::way::Way;
-use crate::host::Guest;
-use crate::xen::DomId;
+use crate::host::{self, Guest};
 use crate::xen::xenstore::Xenstore;
 
 /// Every throw-away guest's name begins so.
@@ -76,17 +75,14 @@ impl Scene {
     fn guests_here(&self) -> io::Result<Vec<Guest>> {
         let mut store = Xenstore::open()?;
         let mut found = Vec::new();
-        for entry in store.list("/local/domain")? {
-            let Ok(domid) = entry.parse::<DomId>() else {
+        for guest in host::domains(&mut store)? {
+            let suffix = guest.name.strip_prefix(&self.name);
+            if !suffix.is_some_and(|suffix| SUFFIXES.contains(&suffix)) {
                 continue;
-            };
-            let mut read = |node: &str| store.read(&format!("/local/domain/{domid}/{node}"));
-            let name = read("name")?.unwrap_or_default();
-            let vm = read("vm")?.unwrap_or_default();
-            let suffix = name.strip_prefix(&self.name);
-            let named = suffix.is_some_and(|suffix| SUFFIXES.contains(&suffix));
-            if named && vm.starts_with(&format!("/vm/{}", self.uuid)) {
-                found.push(Guest { domid, name });
+            }
+            let vm = store.read(&format!("/local/domain/{}/vm", guest.domid))?;
+            if vm.is_some_and(|vm| vm.starts_with(&format!("/vm/{}", self.uuid))) {
+                found.push(guest);
             }
         }
         Ok(found)

@@ -9,17 +9,16 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use super::interfaces::Interface;
 use super::kernel;
 use super::scene::{DESTROYS_ITSELF, Scene};
 use super::way::Way;
 use crate::host::Guest;
+use crate::locked::lock;
 
 const FOLDER: &str = "/run/lull-rehearsal";
 const KERNEL: &str = "kernel";
@@ -242,19 +241,6 @@ fn write_anew(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         .open(path)
         .and_then(|mut file| file.write_all(bytes))
         .with_context(|| format!("{} cannot be written", path.display()))
-}
-
-/// Whether it was got.
-fn lock(record: &File, patience: Duration) -> io::Result<bool> {
-    let until = Instant::now() + patience;
-    loop {
-        match flock(record, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(true),
-            Err(Errno::WOULDBLOCK) if Instant::now() >= until => return Ok(false),
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(200)),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 
 use super::scene::DESTROYS_ITSELF;
 use crate::events::{self, Event, PauseParts};
@@ -10,6 +10,7 @@ use crate::human::{Millis, or_dash};
 use crate::migrate::account::Account;
 use crate::migrate::outcome::{HelperSeen, Outcome};
 use crate::migrate::progress;
+use crate::tables::table;
 
 /// What came of a rehearsal.
 #[derive(Debug)]
@@ -194,9 +195,7 @@ impl Rehearsed {
     }
 
     fn table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["on the way there", "observed"]);
+        let mut table = table(&["on the way there", "observed"], 1..2);
         let split = self.landing;
         for (name, took) in [
             ("final bitmap", self.parts.final_bitmap_ms),
@@ -206,9 +205,6 @@ impl Rehearsed {
             ("  after READY", split.and_then(|(_, after)| after)),
         ] {
             table.add_row([name.to_owned(), or_dash(took.map(Millis))]);
-        }
-        if let Some(column) = table.column_mut(1) {
-            column.set_cell_alignment(CellAlignment::Right);
         }
         table
     }

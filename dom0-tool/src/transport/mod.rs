@@ -60,7 +60,6 @@ use anyhow::Context;
 use clap::Args;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::xen::DomId;
 use front_end::FrontEnd;
@@ -151,12 +150,4 @@ fn take_over_stdio() -> anyhow::Result<(OwnedFd, OwnedFd)> {
     dup2_stdin(&nothing)?;
     dup2_stdout(&nothing)?;
     Ok((from_xl, to_xl))
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds, as helper and front end read it too.
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }

@@ -8,9 +8,9 @@ use super::backward::{Backward, Heard};
 use super::forward::{Forward, Progress};
 use super::front_end::FrontEnd;
 use super::gate::{Decision, Event, Gate, Guest, Refused};
-use super::monotonic_ns;
 use super::resume::Source;
 use crate::events::{self, Answered, GuestThen, HungUp, Ready};
+use crate::monotonic::{now_ns, span_ms};
 
 /// The four ends.
 pub struct Ends {
@@ -92,7 +92,7 @@ impl<'a> Relay<'a> {
         loop {
             let mut until = None;
             if !self.passed {
-                match self.gate.decide(monotonic_ns()) {
+                match self.gate.decide(now_ns()) {
                     Decision::Wait(deadline) => until = deadline,
                     Decision::Pass => self.pass(),
                     Decision::Refuse(why, guest) => return Ok(self.refuse(why, guest)),
@@ -116,7 +116,7 @@ impl<'a> Relay<'a> {
                 }
                 Wake::Forward => {
                     if self.passed {
-                        self.go_ns.get_or_insert_with(monotonic_ns);
+                        self.go_ns.get_or_insert_with(now_ns);
                     }
                     match self.forward.go_on() {
                         Progress::Open => {}
@@ -129,7 +129,7 @@ impl<'a> Relay<'a> {
                     Heard::Nothing => {}
                     Heard::Banner => self.gate.note(Event::Banner),
                     Heard::Ready => {
-                        self.ready_ns = Some(monotonic_ns());
+                        self.ready_ns = Some(now_ns());
                         self.gate.note(Event::Ready);
                         // It may have come in the same moment.
                         let gate = &mut self.gate;
@@ -158,7 +158,7 @@ impl<'a> Relay<'a> {
         })
         .unzip();
         let timeout = until.map(|until| {
-            let left = until.saturating_sub(monotonic_ns());
+            let left = until.saturating_sub(now_ns());
             Timespec {
                 tv_sec: (left / 1_000_000_000) as i64,
                 tv_nsec: (left % 1_000_000_000) as i64,
@@ -182,14 +182,14 @@ impl<'a> Relay<'a> {
         };
         self.front_end.tell(events::Event::Ready(Ready {
             came_monotonic_ns: came_ns,
-            passed_monotonic_ns: monotonic_ns(),
+            passed_monotonic_ns: now_ns(),
         }));
     }
 
     /// Tells of the answer to GO, once: before xl hears it, and with it the
     /// front end.
     fn answered(&mut self) {
-        let now = monotonic_ns();
+        let now = now_ns();
         let Some(go_ns) = self.go_ns.filter(|_| !self.answered) else {
             return;
         };
@@ -202,7 +202,7 @@ impl<'a> Relay<'a> {
 
     /// The guest first; then whoever waits to hear of it; then the connection.
     fn refuse(mut self, why: Refused, guest: Guest) -> Parting {
-        let decided_ns = monotonic_ns();
+        let decided_ns = now_ns();
         let (guest, error) = match guest {
             Guest::LeaveAlone => (GuestThen::LeftAlone, String::new()),
             Guest::Resume => match self.source.resume() {
@@ -210,7 +210,7 @@ impl<'a> Relay<'a> {
                 Err(error) => (GuestThen::CouldNotBeResumed, error.to_string()),
             },
         };
-        let done_ns = monotonic_ns();
+        let done_ns = now_ns();
         let since = self.gate.paused_since();
         let pause = since.filter(|_| guest == GuestThen::Resumed);
         self.front_end.tell(events::Event::HungUp(HungUp {
@@ -219,8 +219,8 @@ impl<'a> Relay<'a> {
             decided_monotonic_ns: decided_ns,
             guest,
             error,
-            refused_pause_ms: pause.map(|since| millis(since, done_ns)),
-            resume_ms: pause.map(|_| millis(decided_ns, done_ns)),
+            refused_pause_ms: pause.map(|since| span_ms(since, done_ns)),
+            resume_ms: pause.map(|_| span_ms(decided_ns, done_ns)),
         }));
         self.forward.close();
         self.backward.close();
@@ -231,9 +231,4 @@ impl<'a> Relay<'a> {
         }
         Parting::HungUp(self.backward.into_rest())
     }
-}
-
-/// Rounded up, as pauses are.
-const fn millis(from_ns: u64, to_ns: u64) -> u64 {
-    to_ns.saturating_sub(from_ns).div_ceil(1_000_000)
 }

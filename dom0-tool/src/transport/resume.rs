@@ -4,7 +4,7 @@ use std::io;
 
 use crate::events::GuestThen;
 use crate::xen::domain::Resumed;
-use crate::xen::{DomId, Xen, version};
+use crate::xen::{DomId, Xen};
 
 /// The source host, as far as a refusal needs it.
 pub trait Source {
@@ -25,10 +25,10 @@ pub struct OnXen {
 impl OnXen {
     /// Gets ready to resume `domain`.
     pub fn new(domain: DomId) -> Self {
-        let xen = version::detect()
-            .map_err(io::Error::other)
-            .and_then(Xen::open);
-        Self { domain, xen }
+        Self {
+            domain,
+            xen: Xen::open_here(),
+        }
     }
 }
 

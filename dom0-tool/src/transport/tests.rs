@@ -15,6 +15,7 @@ use super::resume::Source;
 use super::words::{BANNER, READY};
 use super::*;
 use crate::events::{Answered, Event, GuestThen, HungUp, Line, Order, Ready};
+use crate::monotonic::now_ns;
 use relay::Parting;
 
 const MS: u64 = 1_000_000;
@@ -96,7 +97,7 @@ impl World {
         let ago = u64::try_from(ago.as_nanos()).unwrap();
         self.order(Order::HelperBegun);
         self.order(Order::Suspended {
-            requested_monotonic_ns: monotonic_ns() - ago,
+            requested_monotonic_ns: now_ns() - ago,
         });
         self.order(Order::Committed);
     }
@@ -207,7 +208,7 @@ fn a_ready_past_the_deadline_never_reaches_xl() {
     // The order that closes the gate comes last: nothing is heard after it.
     world.order(Order::Committed);
     world.order(Order::Suspended {
-        requested_monotonic_ns: monotonic_ns() - 1_200 * MS,
+        requested_monotonic_ns: now_ns() - 1_200 * MS,
     });
     let hung_up = world.hung_up();
     assert!(matches!(

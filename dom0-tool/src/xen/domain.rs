@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::buffer::HypercallBuffer;
 use super::domctl::{DomainInfo, dominf, vcpu_context};
 use super::privcmd::{Xen, number};
-use super::{DomId, version, xenstore::Xenstore};
+use super::{DomId, xenstore::Xenstore};
 
 /// `XENMEM_populate_physmap` and `XENMEM_maximum_gpfn`
 /// (`xen/include/public/memory.h`, 4.17).
@@ -92,8 +92,7 @@ impl From<DomainInfo> for DomainState {
 /// # Errors
 /// When Xen cannot be asked.
 pub fn state(domain: DomId) -> io::Result<Option<DomainState>> {
-    let version = version::detect().map_err(io::Error::other)?;
-    Xen::open(version)?.domain_state(domain)
+    Xen::open_here()?.domain_state(domain)
 }
 
 impl Xen {

@@ -8,7 +8,7 @@ use std::io;
 use rustix::ioctl::{self, Direction, Ioctl, IoctlOutput, Opcode, opcode};
 
 use super::buffer::HypercallBuffer;
-use super::version::Version;
+use super::version::{self, Version};
 
 /// Hypercall numbers (`xen/include/public/xen.h`, 4.17).
 pub mod number {
@@ -66,6 +66,14 @@ pub struct Xen {
 }
 
 impl Xen {
+    /// Opens the device, of the hypervisor that runs here.
+    ///
+    /// # Errors
+    /// An unknown version, or as for [`open`](Self::open).
+    pub fn open_here() -> io::Result<Self> {
+        Self::open(version::detect().map_err(io::Error::other)?)
+    }
+
     /// Opens the device.
     ///
     /// # Errors
