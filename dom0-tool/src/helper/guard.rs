@@ -105,16 +105,16 @@ pub fn main(guest: DomId, helper: u32) -> ExitCode {
 fn take_over(guest: DomId, helper: u32, committed: bool, asked: bool) -> io::Result<()> {
     let xen = Xen::open_here()?;
     let resumed = match committed {
-        true => Resumed::WasNotSuspended,
-        false => xen.resume_suspended(guest)?,
+        true => Ok(Resumed::WasNotSuspended),
+        false => xen.resume_suspended(guest),
     };
     let cleaning = thread::spawn(move || clean_up(guest, helper));
-    let outlived = match resumed {
-        Resumed::WasNotSuspended if asked => outlive_suspend(&xen, guest).map(drop),
-        _ => Ok(()),
+    let resumed = match resumed {
+        Ok(Resumed::WasNotSuspended) if asked => outlive_suspend(&xen, guest),
+        resumed => resumed,
     };
     let cleaned = cleaning.join();
-    outlived?;
+    resumed?;
     cleaned.unwrap_or_else(|_| Err(io::Error::other("the stub was not taken away")))
 }
 
