@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
-use crate::trace::keeper;
-use crate::{ledger, rehearse, replay, resume, simulate, transport};
+use crate::{ledger, rehearse, replay, report, resume, runs, simulate, trace, transport};
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
 #[derive(Debug, Parser)]
@@ -60,9 +59,19 @@ pub enum Command {
     /// quarter more, or a half while fewer than four are known.
     Ledger(ledger::Options),
 
+    /// Explain an attempt afterwards, as tables or plots
+    ///
+    /// Of any attempt on this host, also those that xl or virsh began with
+    /// lull as their helper.
+    Report(report::Options),
+
+    /// Hold what is told of an attempt until it is over; lull starts it
+    #[command(hide = true)]
+    KeepRun(runs::keeper::Options),
+
     /// Hold an attempt's trace until it is over; the helper starts it
     #[command(hide = true)]
-    KeepTrace(keeper::Options),
+    KeepTrace(trace::keeper::Options),
 
     /// Clear up after a rehearsal that died; it starts it itself
     #[command(hide = true)]

@@ -29,6 +29,9 @@ pub struct Line {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Event {
+    /// The first line of a record ([`runs`](crate::runs)): whose it is. Not
+    /// part of `--json`.
+    Begun(Begun),
     /// The stub runs, log-dirty is on, copying begins.
     Started(Started),
     /// Several times a second while copying.
@@ -54,6 +57,23 @@ pub enum Event {
     Rehearsed(Rehearsed),
     /// The front end's last word.
     Result(Box<Outcome>),
+}
+
+/// See [`Event::Begun`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Version that wrote it.
+    pub lull: String,
+    /// By dom0's wall clock, for people.
+    pub started: String,
+    /// The guest's name.
+    pub guest: String,
+    /// Its number at the source.
+    pub domid: u16,
+    /// Where to, as the operator named it; libxl does not tell its helper.
+    pub destination: Option<String>,
+    /// `lull migrate`, or `libxl` for whoever called that.
+    pub through: String,
 }
 
 /// See [`Event::Started`].

@@ -6,7 +6,8 @@
 //! talk in [`events`]. A third part carries xl's connection to the destination
 //! ([`transport`]). What an attempt was told and decided is kept ([`trace`]) and
 //! can be decided again ([`replay`]), or tried without a host ([`simulate`]); what
-//! its pause took is remembered ([`ledger`]). What only a person may decide is
+//! its pause took is remembered ([`ledger`]); how it went ([`runs`]) is explained
+//! ([`report`]). What only a person may decide is
 //! `lull resume` ([`resume`]).
 
 mod cli;
@@ -17,13 +18,16 @@ mod helper;
 mod host;
 mod human;
 mod inherited;
+mod kept;
 mod ledger;
 mod locked;
 mod migrate;
 mod monotonic;
 mod rehearse;
 mod replay;
+mod report;
 mod resume;
+mod runs;
 mod simulate;
 mod stream;
 mod stub;
@@ -50,6 +54,8 @@ fn main() -> ExitCode {
         cli::Command::Replay(options) => replay::main(&options),
         cli::Command::Simulate(options) => simulate::main(&options),
         cli::Command::Ledger(options) => ledger::main(&options),
+        cli::Command::Report(options) => report::main(&options),
+        cli::Command::KeepRun(options) => runs::keeper::main(&options),
         cli::Command::KeepTrace(options) => trace::keeper::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
     }

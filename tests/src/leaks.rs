@@ -52,7 +52,7 @@ const LOOK: &str = "\
         ! xenstore-exists $f || xenstore-list $f | sed \"s|^|$f/|\"; \
     done; \
     echo ===; \
-    for f in /var/lib/lull/ledger.new /var/lib/lull/traces/*.unfinished; do \
+    for f in /var/lib/lull/ledger.new /var/lib/lull/traces/*.unfinished /var/lib/lull/runs/*.unfinished; do \
         [ ! -e $f ] || echo $f half written; \
     done; \
     for f in /run/lock/xl* /var/lib/lull/*; do \

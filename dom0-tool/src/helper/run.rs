@@ -24,6 +24,7 @@ use crate::engine::{self, Attempt, Host, Order, SuspendAnswer, Verdict, Verify};
 use crate::events::{Event, How, Log};
 use crate::inherited;
 use crate::ledger::Costs;
+use crate::runs;
 use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
 use crate::trace::{Recorder, Unrecorded};
@@ -118,6 +119,8 @@ struct Helper {
     wake: UnixStream,
     guard: Option<Guard>,
     trace: Option<Recorder>,
+    /// Where no front end keeps one.
+    record: Option<runs::Recorder>,
 }
 
 impl Helper {
@@ -138,6 +141,7 @@ impl Helper {
             wake,
             guard: None,
             trace: None,
+            record: None,
         })
     }
 
@@ -147,9 +151,18 @@ impl Helper {
         start: Instant,
         limits: Result<Limits, orders::BadOrder>,
     ) -> Verdict {
+        if self.front_end.is_none() {
+            self.record = record(save.domain).ok();
+        }
         match self.try_attempt(save, start, limits) {
             Ok(verdict) => verdict,
-            Err(error) => Verdict::plain(How::SourceFailed, format!("{error:#}"), ""),
+            Err(error) => {
+                let reason = format!("{error:#}");
+                if let Some(record) = &mut self.record {
+                    record.tell(&log("error", reason.clone()));
+                }
+                Verdict::plain(How::SourceFailed, reason, "")
+            }
         }
     }
 
@@ -206,11 +219,7 @@ impl Helper {
     }
 
     fn warn(&mut self, text: String) {
-        self.tell(Event::Log(Log {
-            level: "warn".into(),
-            from: "helper".into(),
-            text,
-        }));
+        self.tell(log("warn", text));
     }
 
     /// Tells libxl how it ended.
@@ -249,6 +258,25 @@ impl Helper {
     }
 }
 
+fn log(level: &str, text: String) -> Event {
+    Event::Log(Log {
+        level: level.into(),
+        from: "helper".into(),
+        text,
+    })
+}
+
+/// A record of an attempt that nobody else keeps one of. None is no reason to
+/// fail.
+fn record(domain: DomId) -> io::Result<runs::Recorder> {
+    let name = Xenstore::open()?.read(&format!("/local/domain/{domain}/name"))?;
+    let name = name.unwrap_or_else(|| domain.to_string());
+    let through = runs::recorder::Through::Libxl;
+    // Its keeper outlives this process, which libxl waits for.
+    let (record, _) = runs::Recorder::start(&name, domain, None, through)?;
+    Ok(record)
+}
+
 impl Host for Helper {
     fn ask_to_suspend(&mut self) -> io::Result<()> {
         if let Some(guard) = &mut self.guard {
@@ -283,6 +311,9 @@ impl Host for Helper {
     }
 
     fn tell(&mut self, event: Event) {
+        if let Some(record) = &mut self.record {
+            record.tell(&event);
+        }
         if let Some(front_end) = &mut self.front_end {
             front_end.tell(event);
         }

@@ -24,6 +24,7 @@ pub use costs::Costs;
 pub use entry::Entry;
 pub use known::Known;
 pub use show::{Options, main};
+pub use summary::{Foresight, Row};
 
 use crate::locked;
 use book::{Book, SCHEMA};

@@ -104,7 +104,8 @@ impl Account {
             Event::Ended(ended) => self.ended = Some(ended),
             // The transport's and the front end's own; the helper's log is for
             // show.
-            Event::Ready(_)
+            Event::Begun(_)
+            | Event::Ready(_)
             | Event::Answered(_)
             | Event::HungUp(_)
             | Event::Log(_)

@@ -3,7 +3,7 @@
 //!
 //! [`xl`] starts, through a [`transport`] of lull's own, [`inbox`] hears,
 //! [`attempt`] follows, [`account`] remembers, [`mod@pause`] measures,
-//! [`outcome`] judges, [`source`] makes sure, [`report`] tells.
+//! [`outcome`] judges, [`source`] makes sure, [`report`] tells, in [`tables`] too.
 
 pub mod account;
 pub mod attempt;
@@ -15,6 +15,7 @@ mod pause;
 pub mod progress;
 pub mod report;
 mod source;
+pub mod tables;
 pub mod transport;
 pub mod words;
 pub mod xl;
@@ -105,6 +106,7 @@ fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Re
     inbox.hear_signals().context("signals cannot be caught")?;
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, guest, &watcher);
+    watcher.record(guest, &options.host);
     let look_up = || {
         let ledger = place.ledger;
         ledger.known(&options.host, &guest.name, |line| watcher.note(line))
@@ -124,6 +126,7 @@ fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Re
                 place.source,
                 &rehearsed,
                 begun,
+                &mut watcher,
             ));
         }
         for word in [rehearsed.reason(), rehearsed.left()] {
@@ -163,7 +166,7 @@ fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Re
         known: &known,
         duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
-    tell(&report);
+    tell(&report, &mut watcher);
     Ok(judgement.outcome)
 }
 
@@ -175,6 +178,7 @@ fn not_tried(
     source: &dyn Source,
     rehearsed: &Rehearsed,
     begun: u64,
+    watcher: &mut Watcher,
 ) -> Outcome {
     let judgement = Judgement {
         outcome: rehearsed.outcome,
@@ -193,7 +197,7 @@ fn not_tried(
         known,
         duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
-    tell(&report);
+    tell(&report, watcher);
     outcome
 }
 
@@ -302,12 +306,13 @@ pub fn keep(ledger: &Ledger, host: &str, entry: Entry, watcher: &Watcher) {
 }
 
 /// Tables and verdict on standard output; with `--json` only the result there.
-fn tell(report: &Report<'_>) {
+fn tell(report: &Report<'_>, watcher: &mut Watcher) {
+    let result = Event::Result(Box::new(report.result()));
     let say: fn(&str) = if report.options.json {
-        progress::print_json(&Event::Result(Box::new(report.result())));
+        progress::print_json(&result);
         progress::to_stderr
     } else {
-        let tables = report.tables();
+        let tables = report.tables().to_string();
         if !tables.is_empty() {
             progress::to_stdout(&format!("{tables}\n"));
         }
@@ -318,4 +323,5 @@ fn tell(report: &Report<'_>) {
         say(&paragraph);
     }
     say(&report.last_line());
+    watcher.conclude(result);
 }

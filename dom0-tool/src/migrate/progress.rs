@@ -3,6 +3,7 @@
 //! written is not shown.
 
 use std::io::{IsTerminal, Write};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -11,7 +12,9 @@ use crate::cli::Migrate;
 use crate::events::{
     Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, Round, SCHEMA, Suspended,
 };
+use crate::host::Guest;
 use crate::human::{Bytes, Count, Millis, Seconds};
+use crate::runs::{self, recorder::Through};
 
 /// Between plain lines within a round.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);
@@ -28,6 +31,7 @@ pub struct Watcher {
     begun: Instant,
     waiting: Waiting,
     progress: Option<Progress>,
+    record: Option<(runs::Recorder, Child)>,
 }
 
 /// What is waited for while there is no progress to show.
@@ -88,6 +92,7 @@ impl Watcher {
             begun: Instant::now(),
             waiting: Waiting::Begin,
             progress: None,
+            record: None,
         }
     }
 
@@ -101,11 +106,33 @@ impl Watcher {
             begun: Instant::now(),
             waiting: Waiting::Begin,
             progress: None,
+            record: None,
+        }
+    }
+
+    /// From now on, everything is taken down as well.
+    pub fn record(&mut self, guest: &Guest, host: &str) {
+        let through = Through::LullMigrate;
+        match runs::Recorder::start(&guest.name, guest.domid, Some(host), through) {
+            Ok(record) => self.record = Some(record),
+            Err(error) => self.note(&format!("there will be no record of this attempt: {error}")),
+        }
+    }
+
+    /// The last word, for the record, which is kept when this returns.
+    pub fn conclude(&mut self, result: Event) {
+        if let Some((mut record, keeper)) = self.record.take() {
+            record.tell(&result);
+            drop(record);
+            runs::recorder::wait(keeper);
         }
     }
 
     /// Shows what the helper tells.
     pub fn event(&mut self, event: &Event) {
+        if let Some((record, _)) = &mut self.record {
+            record.tell(event);
+        }
         match event {
             Event::Progress(progress) if self.waiting == Waiting::Begin => {
                 self.progress = Some(progress.clone());
@@ -143,7 +170,8 @@ impl Watcher {
             Event::Log(log) => self.log(log),
             Event::Progress(_) => self.redraw(),
             Event::HungUp(hung_up) => self.hung_up(hung_up),
-            Event::Ended(_)
+            Event::Begun(_)
+            | Event::Ended(_)
             | Event::Ready(_)
             | Event::Answered(_)
             | Event::Rehearsed(_)

@@ -1,18 +1,16 @@
 //! The end of it: the tables, what happened and why, and, always last, where
 //! the guest runs.
 
-use comfy_table::Table;
-
 use crate::cli::Migrate;
-use crate::events::{self, Ended, How, PauseParts, Refused, Round};
+use crate::events::{self, Ended, How, Refused};
 use crate::host::Guest;
-use crate::human::{Bytes, Count, Millis, or_dash};
+use crate::human::{Bytes, Millis};
 use crate::ledger::Known;
-use crate::tables::table;
 
 use super::account::Account;
 use super::outcome::{HelperSeen, Outcome, RunningOn};
 use super::source::Seen;
+use super::tables::Tables;
 
 /// Everything that is said at the end.
 #[derive(Debug)]
@@ -58,19 +56,15 @@ impl Report<'_> {
         }
     }
 
-    /// The tables. Empty when nothing was copied.
-    pub fn tables(&self) -> String {
-        let mut parts = Vec::new();
-        if self.account.rounds.count() > 0 {
-            parts.push(self.rounds().to_string());
+    /// The tables.
+    pub fn tables(&self) -> Tables<'_> {
+        Tables {
+            account: self.account,
+            moved: matches!(self.outcome, Outcome::Moved),
+            expected_ms: self.account.expected_downtime_ms(self.known),
+            limit_ms: self.options.max_suspend_time.map(|limit| limit.as_millis()),
+            duration_ms: Some(self.duration_ms),
         }
-        if let Some(pause) = self.pause() {
-            parts.push(pause.to_string());
-        }
-        if let Some(ended) = &self.account.ended {
-            parts.push(self.costs(ended));
-        }
-        parts.join("\n\n")
     }
 
     /// What happened, to whom, what was done about it, and what would have
@@ -225,19 +219,7 @@ impl Report<'_> {
     fn advice(&self) -> String {
         let mut advice = Vec::new();
         if let Some(ended) = self.ended_badly() {
-            let mut would_do = Vec::new();
-            if let Some(limit) = ended.smallest_limit_ms {
-                would_do.push(format!("`--max-suspend-time {limit}ms`"));
-            }
-            if let Some(rate) = ended.needed_rate {
-                would_do.push(format!("a link that carries {}/s", Bytes(rate)));
-            }
-            if !would_do.is_empty() {
-                advice.push(format!(
-                    "It would have fitted with {}.",
-                    would_do.join(", or ")
-                ));
-            }
+            advice.extend(what_would_do(ended));
             if !ended.advice.is_empty() && self.why.is_empty() {
                 advice.push(ended.advice.clone());
             }
@@ -302,130 +284,16 @@ impl Report<'_> {
             )
         })
     }
-
-    fn rounds(&self) -> Table {
-        let mut table = table(
-            &[
-                "round", "sent", "dirtied", "took", "link", "dirties", "pause", "decision",
-            ],
-            0..7,
-        );
-        let rounds = &self.account.rounds;
-        for round in rounds.first() {
-            table.add_row(row(round));
-        }
-        if rounds.left_out() > 0 {
-            let mut cells = vec![String::new(); 8];
-            cells[0] = "…".to_owned();
-            cells[7] = format!("{} more rounds", rounds.left_out());
-            table.add_row(cells);
-        }
-        for round in rounds.last() {
-            table.add_row(row(round));
-        }
-        table
-    }
-
-    /// Predicted and observed, part by part.
-    fn pause(&self) -> Option<Table> {
-        let suspended = self.account.suspended.as_ref()?;
-        let observed = self.account.observed_parts().unwrap_or_default();
-        let predicted = &suspended.predicted;
-        let mut table = table(&["pause", "predicted, at most", "observed"], 1..3);
-        for ((name, predicted), (_, observed)) in named(predicted).zip(named(&observed)) {
-            table.add_row([
-                name.to_owned(),
-                or_dash(predicted.map(Millis)),
-                or_dash(observed.map(Millis)),
-            ]);
-        }
-        if let Some((until, after)) = self.account.landing_split() {
-            for (name, took) in [("  until READY", Some(until)), ("  after READY", after)] {
-                table.add_row([name.to_owned(), String::new(), or_dash(took.map(Millis))]);
-            }
-        }
-        let sum = match self.outcome {
-            Outcome::Moved => "all of it",
-            _ => "until it ran on at the source",
-        };
-        table.add_row([
-            sum.to_owned(),
-            or_dash(suspended.predicted_downtime_ms.map(Millis)),
-            or_dash(self.account.observed_downtime_ms().map(Millis)),
-        ]);
-        let expected = self.account.expected_downtime_ms(self.known);
-        let estimate = self.account.observed_downtime_estimate_ms();
-        if expected.is_some() || estimate.is_some() {
-            table.add_row([
-                "  most likely".to_owned(),
-                or_dash(expected.map(Millis)),
-                or_dash(estimate.map(Millis)),
-            ]);
-        }
-        if let Some(limit) = self.options.max_suspend_time {
-            table.add_row(["limit".to_owned(), String::new(), limit.to_string()]);
-        }
-        Some(table)
-    }
-
-    fn costs(&self, ended: &Ended) -> String {
-        let pages_a_second = ended
-            .pages_sent
-            .saturating_mul(1_000)
-            .checked_div(ended.at_ms);
-        let mut lines = vec![
-            format!(
-                "sent      {} pages, {}, in {} ({} pages/s)",
-                Count(ended.pages_sent),
-                Bytes(ended.bytes_sent),
-                Millis(ended.at_ms),
-                or_dash(pages_a_second.map(Count)),
-            ),
-            format!(
-                "helper    {} of CPU, {} of memory at most",
-                Millis(ended.helper_cpu_ms),
-                Bytes(ended.helper_peak_bytes),
-            ),
-        ];
-        if let Some(started) = &self.account.started {
-            lines.push(format!(
-                "stub      {} of CPU, {} of memory, there after {}",
-                or_dash(ended.stub_cpu_ms.map(Millis)),
-                Bytes(started.stub_memory_bytes),
-                Millis(started.stub_boot_ms),
-            ));
-        }
-        lines.push(format!("in all    {}", Millis(self.duration_ms)));
-        lines.join("\n")
-    }
 }
 
-/// The parts of a pause, in order.
-fn named(parts: &PauseParts) -> impl Iterator<Item = (&'static str, Option<u64>)> {
-    [
-        ("suspend", parts.suspend_ms),
-        ("final bitmap", parts.final_bitmap_ms),
-        ("pages", parts.pages_ms),
-        ("CPU state", parts.cpu_state_ms),
-        ("landing", parts.landing_ms),
-    ]
-    .into_iter()
-}
-
-fn row(round: &Round) -> [String; 8] {
-    let per_second = |bytes: u64| format!("{}/s", Bytes(bytes));
-    [
-        round.round.to_string(),
-        Count(round.pages_sent).to_string(),
-        Count(round.pages_dirtied).to_string(),
-        Millis(round.duration_ms).to_string(),
-        or_dash(round.transfer_rate.map(per_second)),
-        or_dash(
-            round
-                .dirty_rate
-                .map(|rate| format!("{} pages/s", Count(rate))),
-        ),
-        or_dash(round.predicted_downtime_ms.map(Millis)),
-        round.decision.replace('-', " "),
-    ]
+/// The limit or the link with which a refused attempt would not have been.
+pub fn what_would_do(ended: &Ended) -> Option<String> {
+    let limit = ended
+        .smallest_limit_ms
+        .map(|limit| format!("`--max-suspend-time {limit}ms`"));
+    let rate = ended
+        .needed_rate
+        .map(|rate| format!("a link that carries {}/s", Bytes(rate)));
+    let would_do: Vec<_> = limit.into_iter().chain(rate).collect();
+    (!would_do.is_empty()).then(|| format!("It would have fitted with {}.", would_do.join(", or ")))
 }

@@ -106,7 +106,7 @@ fn attempt_with(
         paragraph: report.paragraph(),
         last_line: report.last_line(),
         result: report.result(),
-        tables: report.tables(),
+        tables: report.tables().to_string(),
         resumed: source.resumed.get(),
         ledger: ledger.known("host2", "web1", |line| panic!("{line}")),
         seen,

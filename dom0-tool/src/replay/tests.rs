@@ -11,12 +11,13 @@ use super::reader::{NoTrace, Reader};
 use super::rerun::{Outcome, Rerun};
 use crate::engine::Recorder as _;
 use crate::events::How;
-use crate::trace::Recorder;
+use crate::kept::Pipe;
+use crate::trace::{LARGEST, Recorder};
 
 /// The trace of a simulated attempt.
 fn trace(scenario: &Scenario) -> (String, Simulated) {
     let mut bytes = Vec::new();
-    let mut recorder = Recorder::to(&mut bytes, 7, scenario.config());
+    let mut recorder = Recorder::within(LARGEST, Pipe::to(&mut bytes), 7, scenario.config());
     let simulated = attempt::run_watched(
         scenario,
         |at: Micros, event: Event, action: &Action, machine: &Machine| {
@@ -176,7 +177,7 @@ fn a_full_trace_says_so_and_still_replays() {
     const LARGEST: usize = 100 << 10;
     let scenario = one_that_moves();
     let mut bytes = Vec::new();
-    let mut recorder = Recorder::within(LARGEST, &mut bytes, 7, scenario.config());
+    let mut recorder = Recorder::within(LARGEST, Pipe::to(&mut bytes), 7, scenario.config());
     let mut machine = Machine::new(scenario.config());
     let begin = Event::Begin {
         pages: 1,

@@ -1,20 +1,27 @@
 //! The trace of an attempt: everything dom0's machine was told and everything
 //! it decided, one JSON object per line ([`lines`]).
 //!
-//! The helper must not wait for a disk: until it exits, libxl does not go on,
-//! and the guest is paused. So it hands the lines ([`Recorder`]) through a pipe
-//! to a second process ([`keeper`]), which holds them in memory until the
-//! helper is gone, whatever it died of, and only then writes them to the
-//! [`folder`]. A trace may be lost; an attempt is never lost to it.
+//! The helper hands the lines ([`Recorder`]) to a process that keeps them until
+//! it is gone ([`kept`](crate::kept)).
 //!
 //! `lull replay` reads it back.
 
-pub mod folder;
 pub mod keeper;
 pub mod lines;
 mod recorder;
 
+use crate::kept::folder::Most;
+
 pub use recorder::{Recorder, Unrecorded};
+
+/// Where traces are kept.
+pub const FOLDER: &str = "/var/lib/lull/traces";
+
+/// And how many.
+pub const MOST: Most = Most {
+    files: 64,
+    bytes: 256 << 20,
+};
 
 /// Bytes of a trace at most; what comes after is left out, and the last line
 /// says how much that was. About a million batches: 4 TiB of guest memory.

@@ -1,0 +1,204 @@
+//! A folder of records: each whole or not at all, and never too many.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// How much a folder keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Most {
+    /// Files, the newest.
+    pub files: usize,
+    /// Bytes, all together; the newest file is kept whatever its size.
+    pub bytes: u64,
+}
+
+/// What a record's file name ends in.
+const SUFFIX: &str = "jsonl";
+
+/// And while it is being written.
+const UNFINISHED: &str = "unfinished";
+
+/// A folder of records.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+    most: Most,
+}
+
+impl Folder {
+    /// The folder at `path`, which need not exist.
+    pub fn at(path: impl Into<PathBuf>, most: Most) -> Self {
+        Self {
+            path: path.into(),
+            most,
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a record, named after the time and `whose` it is, and forgets
+    /// old ones.
+    ///
+    /// # Errors
+    /// When it cannot be written; then nothing of it is left.
+    pub fn keep(&self, whose: &str, record: &[u8]) -> io::Result<PathBuf> {
+        fs::create_dir_all(&self.path)?;
+        // Before as well as after: the disk may be full of them.
+        self.forget(record.len() as u64, self.most.files - 1);
+        let fresh = self
+            .path
+            .join(format!("{}.{UNFINISHED}", std::process::id()));
+        let written = self.write(&fresh, &file_name(whose), record);
+        if written.is_err() {
+            let _ = fs::remove_file(&fresh);
+        }
+        written
+    }
+
+    fn write(&self, fresh: &Path, whose: &str, record: &[u8]) -> io::Result<PathBuf> {
+        let mut file = File::create(fresh)?;
+        file.write_all(record)?;
+        file.sync_all()?;
+        let path = self.free_name(whose);
+        fs::rename(fresh, &path)?;
+        File::open(&self.path)?.sync_all()?;
+        Ok(path)
+    }
+
+    /// `2026-11-23T15-34-44Z-7.jsonl`: by name is by time. A guest is not
+    /// migrated twice in a second, save by a test.
+    fn free_name(&self, whose: &str) -> PathBuf {
+        let now = humantime::format_rfc3339_seconds(SystemTime::now());
+        let stem = format!("{}-{whose}", now.to_string().replace(':', "-"));
+        let plain = self.path.join(format!("{stem}.{SUFFIX}"));
+        std::iter::once(plain)
+            .chain((2..).map(|n| self.path.join(format!("{stem}-{n}.{SUFFIX}"))))
+            .find(|path| !path.exists())
+            .unwrap_or_else(|| self.path.join(SUFFIX))
+    }
+
+    /// Removes the oldest, until `room` bytes and a record more would fit.
+    fn forget(&self, room: u64, most: usize) {
+        let mut total = room;
+        for (index, (name, bytes)) in self.records().iter().enumerate() {
+            total = total.saturating_add(*bytes);
+            if index >= most || total > self.most.bytes {
+                let _ = fs::remove_file(self.path.join(name));
+            }
+        }
+    }
+
+    /// Names and sizes of the records there are, newest first.
+    pub fn records(&self) -> Vec<(OsString, u64)> {
+        let Ok(entries) = fs::read_dir(&self.path) else {
+            return Vec::new();
+        };
+        let mut records: Vec<_> = entries
+            .flatten()
+            .filter(|entry| Path::new(&entry.file_name()).extension() == Some(OsStr::new(SUFFIX)))
+            .filter_map(|entry| {
+                let metadata = entry.metadata().ok()?;
+                metadata
+                    .is_file()
+                    .then(|| (entry.file_name(), metadata.len()))
+            })
+            .collect();
+        records.sort_by(|a, b| b.cmp(a));
+        records
+    }
+}
+
+/// `whose`, as far as it can stand in a file's name: a guest may be called
+/// anything.
+fn file_name(whose: &str) -> String {
+    whose
+        .chars()
+        .take(64)
+        .map(|c| match c {
+            c if c.is_ascii_alphanumeric() || "._-".contains(c) => c,
+            _ => '_',
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: Most = Most {
+        files: 8,
+        bytes: 1 << 20,
+    };
+
+    #[test]
+    fn a_record_is_there_whole_under_a_name_of_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path().join("deep/traces"), MOST);
+        let first = folder.keep("7", b"one\n").unwrap();
+        let second = folder.keep("7", b"two\n").unwrap();
+        assert_ne!(first, second);
+        assert_eq!(fs::read(first).unwrap(), b"one\n");
+        assert_eq!(fs::read(second).unwrap(), b"two\n");
+        assert_eq!(fs::read_dir(&folder.path).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn old_records_are_forgotten_by_count() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path(), MOST);
+        for number in 0..MOST.files + 5 {
+            let name = format!("2020-01-01T00-00-{number:03}Z-1.jsonl");
+            fs::write(root.path().join(name), b"old").unwrap();
+        }
+        fs::write(root.path().join("notes.txt"), b"not ours").unwrap();
+        let kept = folder.keep("7", b"new").unwrap();
+        assert_eq!(folder.records().len(), MOST.files);
+        assert!(kept.exists() && root.path().join("notes.txt").exists());
+        assert!(!root.path().join("2020-01-01T00-00-000Z-1.jsonl").exists());
+    }
+
+    #[test]
+    fn old_records_are_forgotten_by_size() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path(), MOST);
+        for number in 0..3 {
+            let name = root.path().join(format!("2020-01-0{number}-1.jsonl"));
+            // Holes: no disk is filled.
+            File::create(name)
+                .unwrap()
+                .set_len(MOST.bytes / 2 - 10)
+                .unwrap();
+        }
+        folder.keep("7", b"new").unwrap();
+        assert_eq!(folder.records().len(), 3);
+        assert!(!root.path().join("2020-01-00-1.jsonl").exists());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_is_an_error_and_nothing_more() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, b"").unwrap();
+        assert!(
+            Folder::at(file.join("traces"), MOST)
+                .keep("7", b"new")
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn no_guest_is_called_a_path() {
+        assert_eq!(file_name("web1.lan"), "web1.lan");
+        assert_eq!(file_name("../é b"), "..___b");
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path(), MOST);
+        let kept = folder.keep("../../x", b"new").unwrap();
+        assert_eq!(kept.parent(), Some(root.path()));
+    }
+}

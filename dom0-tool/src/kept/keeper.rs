@@ -1,0 +1,53 @@
+//! The process that holds a record until the attempt is over, and then writes
+//! it.
+
+use std::io::{self, Read};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use super::Folder;
+
+/// A disk that takes longer is not waited for: whoever reads what this process
+/// says waits for its end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The keeper's life: standard input until its end, then a file of `folder`,
+/// which bears `name`; and `then`, with what was heard.
+pub fn keep(
+    what: &'static str,
+    folder: &Folder,
+    name: &str,
+    largest: usize,
+    then: impl FnOnce(&[u8]),
+) -> ExitCode {
+    let mut record = Vec::new();
+    let most = largest as u64 + 1;
+    if let Err(error) = io::stdin().lock().take(most).read_to_end(&mut record) {
+        return lost(what, folder, &error);
+    }
+    if record.is_empty() {
+        then(&record);
+        return ExitCode::SUCCESS;
+    }
+    let late = folder.clone();
+    thread::spawn(move || {
+        thread::sleep(PATIENCE);
+        lost(what, &late, &io::Error::other("the disk does not answer"));
+        std::process::exit(1);
+    });
+    let kept = folder.keep(name, &record);
+    then(&record);
+    match kept {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => lost(what, folder, &error),
+    }
+}
+
+fn lost(what: &str, folder: &Folder, error: &io::Error) -> ExitCode {
+    eprintln!(
+        "lull: warning: the {what} of this attempt is lost ({}: {error}); the attempt is not affected",
+        folder.path().display()
+    );
+    ExitCode::FAILURE
+}

@@ -1,0 +1,173 @@
+//! An attempt in tables: its rounds, its pause, what it cost.
+
+use std::fmt;
+
+use comfy_table::Table;
+
+use crate::events::{Ended, PauseParts, Round};
+use crate::human::{Bytes, Count, Millis, or_dash};
+use crate::tables::table;
+
+use super::account::Account;
+
+/// What the tables are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Tables<'a> {
+    /// What was seen.
+    pub account: &'a Account,
+    /// Whether the guest runs at the destination.
+    pub moved: bool,
+    /// The pause expected, with history.
+    pub expected_ms: Option<u64>,
+    /// The pause allowed.
+    pub limit_ms: Option<u64>,
+    /// From the command's start to its end.
+    pub duration_ms: Option<u64>,
+}
+
+/// All of them. Empty when nothing was copied.
+impl fmt::Display for Tables<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tables = [self.rounds(), self.pause()].into_iter().flatten();
+        let mut parts: Vec<String> = tables.map(|table| table.to_string()).collect();
+        parts.extend(self.costs().map(|costs| costs.join("\n")));
+        f.write_str(&parts.join("\n\n"))
+    }
+}
+
+impl Tables<'_> {
+    /// What each round brought; nothing before the first.
+    pub fn rounds(&self) -> Option<Table> {
+        let rounds = &self.account.rounds;
+        if rounds.count() == 0 {
+            return None;
+        }
+        let mut table = table(
+            &[
+                "round", "sent", "dirtied", "took", "link", "dirties", "pause", "decision",
+            ],
+            0..7,
+        );
+        for round in rounds.first() {
+            table.add_row(row(round));
+        }
+        if rounds.left_out() > 0 {
+            let mut cells = vec![String::new(); 8];
+            cells[0] = "…".to_owned();
+            cells[7] = format!("{} more rounds", rounds.left_out());
+            table.add_row(cells);
+        }
+        for round in rounds.last() {
+            table.add_row(row(round));
+        }
+        Some(table)
+    }
+
+    /// The pause, predicted and observed, part by part; nothing if there was none.
+    pub fn pause(&self) -> Option<Table> {
+        let suspended = self.account.suspended.as_ref()?;
+        let observed = self.account.observed_parts().unwrap_or_default();
+        let predicted = &suspended.predicted;
+        let mut table = table(&["pause", "predicted, at most", "observed"], 1..3);
+        for ((name, predicted), (_, observed)) in named(predicted).zip(named(&observed)) {
+            table.add_row([
+                name.to_owned(),
+                or_dash(predicted.map(Millis)),
+                or_dash(observed.map(Millis)),
+            ]);
+        }
+        if let Some((until, after)) = self.account.landing_split() {
+            for (name, took) in [("  until READY", Some(until)), ("  after READY", after)] {
+                table.add_row([name.to_owned(), String::new(), or_dash(took.map(Millis))]);
+            }
+        }
+        let sum = match self.moved {
+            true => "all of it",
+            false => "until it ran on at the source",
+        };
+        table.add_row([
+            sum.to_owned(),
+            or_dash(suspended.predicted_downtime_ms.map(Millis)),
+            or_dash(self.account.observed_downtime_ms().map(Millis)),
+        ]);
+        let expected = self.expected_ms;
+        let estimate = self.account.observed_downtime_estimate_ms();
+        if expected.is_some() || estimate.is_some() {
+            table.add_row([
+                "  most likely".to_owned(),
+                or_dash(expected.map(Millis)),
+                or_dash(estimate.map(Millis)),
+            ]);
+        }
+        if let Some(limit) = self.limit_ms {
+            let limit = Millis(limit).to_string();
+            table.add_row(["limit".to_owned(), String::new(), limit]);
+        }
+        Some(table)
+    }
+
+    /// What was sent and used, a line each.
+    pub fn costs(&self) -> Option<Vec<String>> {
+        let ended: &Ended = self.account.ended.as_ref()?;
+        let pages_a_second = ended
+            .pages_sent
+            .saturating_mul(1_000)
+            .checked_div(ended.at_ms);
+        let mut lines = vec![
+            format!(
+                "sent      {} pages, {}, in {} ({} pages/s)",
+                Count(ended.pages_sent),
+                Bytes(ended.bytes_sent),
+                Millis(ended.at_ms),
+                or_dash(pages_a_second.map(Count)),
+            ),
+            format!(
+                "helper    {} of CPU, {} of memory at most",
+                Millis(ended.helper_cpu_ms),
+                Bytes(ended.helper_peak_bytes),
+            ),
+        ];
+        if let Some(started) = &self.account.started {
+            lines.push(format!(
+                "stub      {} of CPU, {} of memory, there after {}",
+                or_dash(ended.stub_cpu_ms.map(Millis)),
+                Bytes(started.stub_memory_bytes),
+                Millis(started.stub_boot_ms),
+            ));
+        }
+        if let Some(duration) = self.duration_ms {
+            lines.push(format!("in all    {}", Millis(duration)));
+        }
+        Some(lines)
+    }
+}
+
+/// The parts of a pause, in order.
+pub fn named(parts: &PauseParts) -> impl Iterator<Item = (&'static str, Option<u64>)> {
+    [
+        ("suspend", parts.suspend_ms),
+        ("final bitmap", parts.final_bitmap_ms),
+        ("pages", parts.pages_ms),
+        ("CPU state", parts.cpu_state_ms),
+        ("landing", parts.landing_ms),
+    ]
+    .into_iter()
+}
+
+fn row(round: &Round) -> [String; 8] {
+    let per_second = |bytes: u64| format!("{}/s", Bytes(bytes));
+    [
+        round.round.to_string(),
+        Count(round.pages_sent).to_string(),
+        Count(round.pages_dirtied).to_string(),
+        Millis(round.duration_ms).to_string(),
+        or_dash(round.transfer_rate.map(per_second)),
+        or_dash(
+            round
+                .dirty_rate
+                .map(|rate| format!("{} pages/s", Count(rate))),
+        ),
+        or_dash(round.predicted_downtime_ms.map(Millis)),
+        round.decision.replace('-', " "),
+    ]
+}

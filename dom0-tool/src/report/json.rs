@@ -1,0 +1,74 @@
+//! A record as one JSON object.
+
+use serde::Serialize;
+
+use crate::events::{Begun, Ended, Outcome, PauseParts, Progress, Round, Started, Suspended};
+use crate::ledger::Foresight;
+use crate::ledger::Row;
+use crate::runs::Run;
+
+/// Version of these objects.
+pub const SCHEMA: u32 = 1;
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    schema: u32,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    run: &'a str,
+    outcome: &'a str,
+    limit_ms: Option<u64>,
+    predicted_downtime_ms: Option<u64>,
+    observed_downtime_ms: Option<u64>,
+    observed: Option<PauseParts>,
+    reason: String,
+    begun: Option<&'a Begun>,
+    started: Option<&'a Started>,
+    rounds: &'a [Round],
+    progress: &'a [Progress],
+    suspended: Option<&'a Suspended>,
+    ended: Option<&'a Ended>,
+    result: Option<&'a Outcome>,
+    ledger: Vec<Foreseen<'a>>,
+    lines_not_understood: u64,
+}
+
+/// How well this guest's pauses on the way to a destination were foreseen.
+#[derive(Debug, Serialize)]
+struct Foreseen<'a> {
+    destination: &'a str,
+    #[serde(flatten)]
+    foresight: &'a Foresight,
+}
+
+/// The object.
+pub fn of(run: &Run, rows: &[Row]) -> String {
+    let account = &run.account;
+    let report = Report {
+        schema: SCHEMA,
+        kind: "report",
+        run: &run.name,
+        outcome: run.outcome(),
+        limit_ms: run.limit_ms(),
+        predicted_downtime_ms: run.predicted_ms(),
+        observed_downtime_ms: run.observed_ms(),
+        observed: account.observed_parts(),
+        reason: run.reason(),
+        begun: run.begun.as_ref(),
+        started: account.started.as_ref(),
+        rounds: &run.rounds,
+        progress: &run.progress,
+        suspended: account.suspended.as_ref(),
+        ended: account.ended.as_ref(),
+        result: run.result.as_ref(),
+        ledger: rows
+            .iter()
+            .map(|row| Foreseen {
+                destination: &row.destination,
+                foresight: &row.foresight,
+            })
+            .collect(),
+        lines_not_understood: run.not_understood,
+    };
+    serde_json::to_string(&report).unwrap_or_default()
+}

@@ -1,0 +1,97 @@
+//! What records there are.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::human::{Millis, or_dash};
+use crate::kept::Folder;
+use crate::runs::Run;
+use crate::tables::table;
+
+use super::json::SCHEMA;
+
+/// Records, newest first; of one that cannot be read, why.
+pub fn all(folder: &Folder) -> Vec<(String, Result<Run, String>)> {
+    let records = folder.records().into_iter();
+    let read = records.map(|(name, _)| {
+        let run = Run::open(&folder.path().join(&name)).map_err(|error| error.to_string());
+        let name = Path::new(&name).file_stem().unwrap_or_default();
+        (name.to_string_lossy().into_owned(), run)
+    });
+    read.collect()
+}
+
+/// As a table.
+pub fn text(runs: &[(String, Result<Run, String>)], folder: &Folder) -> String {
+    if runs.is_empty() {
+        return format!(
+            "Nothing yet: lull records each attempt on this host ({}).",
+            folder.path().display()
+        );
+    }
+    let header = [
+        "run",
+        "guest",
+        "to",
+        "outcome",
+        "rounds",
+        "predicted",
+        "observed",
+        "limit",
+    ];
+    let mut table = table(&header, 4..header.len());
+    for (name, run) in runs {
+        let ms = |time: Option<u64>| or_dash(time.map(Millis));
+        table.add_row(match run {
+            Ok(run) => vec![
+                name.clone(),
+                run.guest().to_owned(),
+                or_dash(run.destination()),
+                run.outcome().to_owned(),
+                run.rounds.len().to_string(),
+                ms(run.predicted_ms()),
+                ms(run.observed_ms()),
+                ms(run.limit_ms()),
+            ],
+            Err(why) => vec![name.clone(), String::new(), String::new(), why.clone()],
+        });
+    }
+    table.to_string()
+}
+
+#[derive(Debug, Serialize)]
+struct Listed<'a> {
+    run: &'a str,
+    guest: Option<&'a str>,
+    destination: Option<&'a str>,
+    outcome: &'a str,
+    rounds: usize,
+    predicted_downtime_ms: Option<u64>,
+    observed_downtime_ms: Option<u64>,
+    limit_ms: Option<u64>,
+    error: Option<&'a str>,
+}
+
+/// As one object.
+pub fn json(runs: &[(String, Result<Run, String>)]) -> String {
+    let listed: Vec<_> = runs
+        .iter()
+        .map(|(name, run)| {
+            let run = run.as_ref();
+            let (ok, error) = (run.ok(), run.err().map(String::as_str));
+            Listed {
+                run: name,
+                guest: ok.map(Run::guest),
+                destination: ok.and_then(Run::destination),
+                outcome: ok.map_or("unreadable", Run::outcome),
+                rounds: ok.map_or(0, |run| run.rounds.len()),
+                predicted_downtime_ms: ok.and_then(Run::predicted_ms),
+                observed_downtime_ms: ok.and_then(Run::observed_ms),
+                limit_ms: ok.and_then(Run::limit_ms),
+                error,
+            }
+        })
+        .collect();
+    serde_json::json!({"type": "reports", "schema": SCHEMA, "runs": listed}).to_string()
+}

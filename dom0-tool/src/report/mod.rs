@@ -1,0 +1,124 @@
+//! `lull report`: what became of an attempt, and why.
+//!
+//! One record ([`runs`]) in four forms: [`text`], [`json`], Markdown, which is
+//! [`text`] with other tables, and [`plot`]. [`list`] shows what records there
+//! are.
+
+mod json;
+mod list;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::kept::Folder;
+use crate::ledger::{self, Ledger, Row};
+use crate::migrate::progress::to_stdout;
+use crate::runs::{self, MOST, Run, run};
+
+/// The options of `lull report`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lull report                      # the newest attempt
+  lull report --list
+  lull report 2026-11-23T15-34-44Z-web1 --markdown
+  lull report --last --plot web1.svg
+
+Exit codes: 0 shown; 2 wrong usage, no such record, or it cannot be read.")]
+pub struct Options {
+    /// Which attempt, as `--list` names it, or a file; without it, the newest
+    #[arg(conflicts_with_all = ["last", "list"])]
+    run: Option<String>,
+
+    /// The newest attempt
+    #[arg(long)]
+    last: bool,
+
+    /// What attempts there are records of, the newest first
+    #[arg(long, conflicts_with_all = ["last", "markdown"])]
+    list: bool,
+
+    /// Print one JSON object on standard output
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+
+    /// Print Markdown
+    #[arg(long)]
+    markdown: bool,
+
+    /// Where records are kept
+    #[arg(long, default_value = runs::FOLDER, value_name = "FOLDER")]
+    folder: PathBuf,
+}
+
+/// Wrong usage, or nothing to show.
+const NOTHING: u8 = 2;
+
+/// Runs the command.
+pub fn main(options: &Options) -> ExitCode {
+    let folder = Folder::at(&options.folder, MOST);
+    if options.list {
+        let runs = list::all(&folder);
+        to_stdout(&match options.json {
+            true => list::json(&runs),
+            false => list::text(&runs, &folder),
+        });
+        return ExitCode::SUCCESS;
+    }
+    let ledger = Ledger::at(ledger::FILE);
+    match explain(options, &folder, &ledger) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("lull: {why}");
+            NOTHING.into()
+        }
+    }
+}
+
+fn explain(options: &Options, folder: &Folder, ledger: &Ledger) -> Result<(), String> {
+    let run = wanted(options, folder)?;
+    let rows = foresight(&run, ledger);
+    to_stdout(&match (options.json, options.markdown) {
+        (true, _) => json::of(&run, &rows),
+        (_, true) => text::markdown(&run, &rows),
+        _ => text::plain(&run, &rows),
+    });
+    Ok(())
+}
+
+fn wanted(options: &Options, folder: &Folder) -> Result<Run, String> {
+    let path = match &options.run {
+        Some(name) => run::find(folder, name),
+        None => {
+            let records = folder.records();
+            let (newest, _) = records.first().ok_or_else(|| {
+                format!(
+                    "no attempt was recorded on this host yet ({})",
+                    folder.path().display()
+                )
+            })?;
+            folder.path().join(newest)
+        }
+    };
+    Run::open(&path).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => ". `lull report --list` shows what there is",
+            _ => "",
+        };
+        format!("{} cannot be shown: {error}{hint}", path.display())
+    })
+}
+
+/// What the ledger says of this guest's other pauses, on this way or on all.
+fn foresight(run: &Run, ledger: &Ledger) -> Vec<Row> {
+    let summary = ledger.summary(run.destination(), |line| eprintln!("lull: {line}"));
+    let guest = run.guest();
+    let mut rows = summary.rows;
+    rows.retain(|row| row.guest.as_deref() == Some(guest) && row.foresight.predicted > 0);
+    rows
+}

@@ -1,0 +1,179 @@
+//! A record, read back. Whatever stands in the file, something can be said.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::events::{Begun, Event, How, Line, Outcome, Progress, Round, SCHEMA};
+use crate::kept::Folder;
+use crate::migrate::account::Account;
+use crate::migrate::lines::each_line;
+use crate::migrate::report::what_would_do;
+
+use super::LARGEST;
+
+/// What was told of an attempt.
+#[derive(Debug, Default)]
+pub struct Run {
+    /// The file's name, without its ending.
+    pub name: String,
+    /// Whose it was.
+    pub begun: Option<Begun>,
+    /// What was seen of it.
+    pub account: Account,
+    /// All its rounds.
+    pub rounds: Vec<Round>,
+    /// How it went on.
+    pub progress: Vec<Progress>,
+    /// The last error told.
+    pub error: Option<String>,
+    /// `lull migrate`'s last word.
+    pub result: Option<Outcome>,
+    /// Lines that make no sense, or are another version's.
+    pub not_understood: u64,
+}
+
+impl Run {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no file, or larger than any record.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is not a file"));
+        }
+        if metadata.len() > 2 * LARGEST as u64 {
+            return Err(io::Error::other("it is larger than any record of lull's"));
+        }
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        Self::read(&name, file.take(2 * LARGEST as u64))
+    }
+
+    /// Reads lines.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub fn read(name: &str, from: impl Read) -> io::Result<Self> {
+        let mut run = Self {
+            name: name.to_owned(),
+            ..Self::default()
+        };
+        each_line(from, |line| match serde_json::from_str::<Line>(line) {
+            Ok(line) if line.schema == SCHEMA => run.take(line.event),
+            _ => run.not_understood += 1,
+        })?;
+        run.note_arrival();
+        Ok(run)
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Begun(begun) => self.begun = Some(begun),
+            Event::Result(result) => self.result = Some(*result),
+            Event::Progress(progress) => {
+                self.progress.push(progress.clone());
+                self.account.helper_said(Event::Progress(progress));
+            }
+            Event::Round(round) => {
+                self.rounds.push(round.clone());
+                self.account.helper_said(Event::Round(round));
+            }
+            Event::Log(log) if log.level == "error" => self.error = Some(log.text),
+            Event::Ready(_) | Event::Answered(_) | Event::HungUp(_) => {
+                self.account.transport_said(event);
+            }
+            _ => self.account.helper_said(event),
+        }
+    }
+
+    /// When the destination reported, only the result tells.
+    fn note_arrival(&mut self) {
+        let observed = self.result.as_ref().and_then(|result| {
+            let pause = result.observed_downtime_ms;
+            pause.filter(|_| result.outcome == "moved")
+        });
+        let asked = self.account.suspended.as_ref();
+        self.account.target_started_ns = asked.zip(observed).map(|(asked, ms)| {
+            let pause = ms.saturating_mul(1_000_000);
+            asked.requested_monotonic_ns.saturating_add(pause)
+        });
+    }
+
+    /// The guest's name.
+    pub fn guest(&self) -> &str {
+        self.begun.as_ref().map_or("?", |begun| &begun.guest)
+    }
+
+    /// The destination, where it is known.
+    pub fn destination(&self) -> Option<&str> {
+        self.begun.as_ref()?.destination.as_deref()
+    }
+
+    /// How it ended: as in [`Outcome`], or, as far as the helper can tell,
+    /// `sent`; `unfinished` when nobody said.
+    pub fn outcome(&self) -> &str {
+        let how = self.account.ended.as_ref().map(|ended| ended.how);
+        match (&self.result, how) {
+            (Some(result), _) => &result.outcome,
+            (None, Some(How::StreamComplete)) => "sent",
+            (None, Some(How::RefusedDowntime)) => "refused-downtime",
+            (None, Some(How::RefusedTimeout)) => "refused-timeout",
+            (None, Some(How::Cancelled)) => "cancelled",
+            (None, Some(How::TargetFailed)) => "target-failed",
+            (None, Some(How::SourceFailed)) => "source-failed",
+            (None, None) if self.error.is_some() => "source-failed",
+            (None, None) => "unfinished",
+        }
+    }
+
+    /// The limit on the pause.
+    pub fn limit_ms(&self) -> Option<u64> {
+        let asked = self.result.as_ref().and_then(|result| result.limit_ms);
+        asked.or(self.account.started.as_ref()?.limit_ms)
+    }
+
+    /// The pause, predicted.
+    pub fn predicted_ms(&self) -> Option<u64> {
+        self.account.predicted_downtime_ms()
+    }
+
+    /// And observed.
+    pub fn observed_ms(&self) -> Option<u64> {
+        let told = self
+            .result
+            .as_ref()
+            .map(|result| result.observed_downtime_ms);
+        told.unwrap_or_else(|| self.account.refused_pause_ms())
+    }
+
+    /// Why it ended otherwise than with a move, and what to do; may be empty.
+    pub fn reason(&self) -> String {
+        let parts = match (&self.result, &self.account.ended, &self.error) {
+            (Some(result), _, _) => vec![result.reason.clone(), result.advice.clone()],
+            (None, Some(ended), _) => vec![
+                ended.reason.clone(),
+                what_would_do(ended).unwrap_or_default(),
+                ended.advice.clone(),
+            ],
+            (None, None, error) => error.iter().cloned().collect(),
+        };
+        parts
+            .into_iter()
+            .filter(|words| !words.is_empty())
+            .map(|words| format!("{}.", words.trim_end_matches('.')))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+/// Where the run is that an operator means: by its name, or a file.
+pub fn find(folder: &Folder, run: &str) -> PathBuf {
+    match run.contains('/') {
+        true => PathBuf::from(run),
+        false => folder
+            .path()
+            .join(format!("{}.jsonl", run.trim_end_matches(".jsonl"))),
+    }
+}
