@@ -1,6 +1,8 @@
-//! Builds the stub domain's image, which the tool carries inside itself.
+//! Builds the stub domain's image, which the tool carries inside itself, and
+//! finds out which commit all this is.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,18 +10,54 @@ fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let root = manifest.parent().expect("the workspace is above");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    for input in [
-        "core/src",
-        "core/Cargo.toml",
-        "stubdom",
-        "linker",
-        ".cargo/stubdom.toml",
-        "Cargo.toml",
-        "Cargo.lock",
-    ] {
+    for input in INPUTS {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
+    println!("cargo::rustc-env=LULL_COMMIT={}", commit(root));
     build_stub(root, &out);
+}
+
+/// All that the tool is built from.
+const INPUTS: [&str; 10] = [
+    "core/src",
+    "core/Cargo.toml",
+    "dom0-tool/src",
+    "dom0-tool/simulator/src",
+    "dom0-tool/Cargo.toml",
+    "stubdom",
+    "linker",
+    ".cargo",
+    "Cargo.toml",
+    "Cargo.lock",
+];
+
+/// What git calls the commit, with `+changes` if this is not quite it; `unknown`
+/// outside of git.
+fn commit(root: &Path) -> String {
+    // Named, for sources unpacked within another repository.
+    let git = |words: &[&str]| {
+        let mut git = Command::new("git");
+        git.arg("--git-dir").arg(root.join(".git"));
+        git.arg("--work-tree").arg(root).args(words);
+        let output = git.current_dir(root).output().ok()?;
+        let text = output.status.success().then_some(output.stdout)?;
+        Some(String::from_utf8(text).ok()?.trim().to_owned())
+    };
+    let Some(name) = git(&["describe", "--always", "--tags", "--abbrev=12"]) else {
+        return "unknown".to_owned();
+    };
+    // The log of HEAD grows with each commit, and with each that is checked out.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"])
+        && root.join(&log).exists()
+    {
+        println!("cargo::rerun-if-changed={}", root.join(log).display());
+    }
+    let mut status = vec!["status", "--porcelain", "--"];
+    status.extend(INPUTS);
+    match git(&status).as_deref() {
+        Some("") => name,
+        _ => name + "+changes",
+    }
 }
 
 /// Runs cargo in a target folder of its own, free of this build's flags and
@@ -36,6 +74,11 @@ fn build_stub(root: &Path, out: &Path) {
         ])
         .arg("--config")
         .arg(root.join(".cargo/stubdom.toml"))
+        .arg("--config")
+        .arg(format!(
+            "target.x86_64-unknown-linux-gnu.rustflags={:?}",
+            unnamed_places()
+        ))
         .arg("--target-dir")
         .arg(&target_dir)
         .current_dir(root)
@@ -48,4 +91,20 @@ fn build_stub(root: &Path, out: &Path) {
     assert!(status.success(), "the stub domain's image does not build");
     let image = target_dir.join("x86_64-unknown-linux-gnu/release/lull-stubdom");
     println!("cargo::rustc-env=LULL_STUB_IMAGE={}", image.display());
+}
+
+/// Flags that keep the place of other crates' sources out of the image: the
+/// same sources are the same image on every machine.
+fn unnamed_places() -> Vec<String> {
+    let cargo = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo = cargo.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let Some(sources) = cargo.map(|cargo| cargo.join("registry/src")) else {
+        return Vec::new();
+    };
+    let registries = fs::read_dir(sources).into_iter().flatten().flatten();
+    let mut flags: Vec<String> = registries
+        .map(|registry| format!("--remap-path-prefix={}=crates", registry.path().display()))
+        .collect();
+    flags.sort();
+    flags
 }

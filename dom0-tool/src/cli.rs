@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
-use crate::{ledger, rehearse, replay, report, resume, runs, simulate, trace, transport};
+use crate::{generate, ledger, rehearse, replay, report, resume, runs, simulate, trace, transport};
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
 #[derive(Debug, Parser)]
@@ -68,6 +68,10 @@ pub enum Command {
     /// Hold what is told of an attempt until it is over; lull starts it
     #[command(hide = true)]
     KeepRun(runs::keeper::Options),
+
+    /// Write man pages and shell completions, as the package has them
+    #[command(hide = true)]
+    Generate(generate::Options),
 
     /// Hold an attempt's trace until it is over; the helper starts it
     #[command(hide = true)]
@@ -199,20 +203,18 @@ mod tests {
 
     #[test]
     fn every_help_has_an_example() {
-        for mut command in [
-            Cli::command(),
-            Cli::command()
-                .find_subcommand("migrate")
-                .expect("there is one")
-                .clone(),
-        ] {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string);
+            let name = command.get_name();
             assert!(
-                command
-                    .render_long_help()
-                    .to_string()
-                    .contains("lull migrate --max-suspend-time 500ms")
+                command.has_subcommands() && name != "lull"
+                    || help.is_some_and(|help| help.contains("Example")),
+                "no example: {name}"
             );
+            let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+            shown.for_each(check);
         }
+        check(&Cli::command());
     }
 
     #[test]

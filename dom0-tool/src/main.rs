@@ -8,12 +8,13 @@
 //! can be decided again ([`replay`]), or tried without a host ([`simulate`]); what
 //! its pause took is remembered ([`ledger`]); how it went ([`runs`]) is explained
 //! ([`report`]). What only a person may decide is
-//! `lull resume` ([`resume`]).
+//! `lull resume` ([`resume`]). Manual and completions: [`generate`].
 
 mod cli;
 mod duration;
 mod engine;
 mod events;
+mod generate;
 mod helper;
 mod host;
 mod human;
@@ -39,6 +40,7 @@ mod xen;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::Parser;
 
@@ -56,14 +58,20 @@ fn main() -> ExitCode {
         cli::Command::Ledger(options) => ledger::main(&options),
         cli::Command::Report(options) => report::main(&options),
         cli::Command::KeepRun(options) => runs::keeper::main(&options),
+        cli::Command::Generate(options) => generate::main(&options),
         cli::Command::KeepTrace(options) => trace::keeper::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
     }
 }
 
-/// What `lull --version` says; the build may say more.
+/// What `lull --version` says: the release, the commit, the stub inside.
 fn version() -> &'static str {
-    option_env!("LULL_VERSION").unwrap_or(env!("CARGO_PKG_VERSION"))
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let (release, commit) = (env!("CARGO_PKG_VERSION"), env!("LULL_COMMIT"));
+        let stub = stub::id().unwrap_or_else(|error| error.to_string());
+        format!("{release} (commit {commit}, stub {stub})")
+    });
+    &VERSION
 }
 
 /// As what lull was called.

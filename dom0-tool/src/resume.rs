@@ -22,6 +22,12 @@ const NOT_DONE: u8 = 2;
 
 /// The options of `lull resume`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example: web1 was left suspended, and `xl list` on host2 shows no web1:
+  lull resume web1--migratedaway
+
+Exit codes: 0 it runs here; 2 it could not be resumed, nothing was done."
+)]
 pub struct Options {
     /// The guest: its number, or the name it has here
     #[arg(value_name = "DOMAIN")]

@@ -28,17 +28,6 @@ fn a_bad_limit_is_usage_and_shows_a_good_one() {
 }
 
 #[test]
-fn help_is_help_and_has_an_example() {
-    for words in [&["--help"][..], &["migrate", "--help"]] {
-        let output = lull(words);
-        assert_eq!(output.status.code(), Some(0));
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains("lull migrate --max-suspend-time 500ms"));
-        assert!(!text.contains('\u{1b}'), "no colours in a pipe");
-    }
-}
-
-#[test]
 fn a_host_that_is_not_ready_is_told_why_and_that_nothing_was_done() {
     if std::path::Path::new("/sys/hypervisor/type").exists() {
         eprintln!("skipped: this host may be ready");

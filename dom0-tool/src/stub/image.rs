@@ -6,6 +6,7 @@ use lull_core::link::{IMAGE_BYTES_MAX, IMAGE_VA, VERSION};
 use object::Endianness;
 use object::elf::{FileHeader64, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
+use sha2::{Digest, Sha256};
 
 use crate::xen::PAGE;
 
@@ -69,6 +70,21 @@ pub enum ImageError {
     /// executable.
     #[error("a segment of the stub's image at {0:#x} is not allowed")]
     Segment(u64),
+}
+
+/// What tells this build's stub from others: of all that is loaded, the start
+/// of the SHA-256.
+///
+/// # Errors
+/// When it is not what the link's layout asks for.
+pub fn id() -> Result<String, ImageError> {
+    let mut hash = Sha256::new();
+    for segment in Image::embedded()?.segments {
+        hash.update(segment.pages.start.to_le_bytes());
+        hash.update(segment.bytes);
+    }
+    let digits = hash.finalize().into_iter().take(6);
+    Ok(digits.map(|byte| format!("{byte:02x}")).collect())
 }
 
 impl Image {
@@ -170,6 +186,15 @@ fn entry_from_notes(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_image_is_the_same_wherever_it_is_built() {
+        for segment in Image::embedded().unwrap().segments {
+            let text = String::from_utf8_lossy(segment.bytes);
+            assert!(!text.contains("/registry/src/"), "names a place");
+        }
+        assert_eq!(id().unwrap().len(), 12);
+    }
 
     #[test]
     fn the_embedded_image_has_the_shape_the_builder_wants() {

@@ -7,4 +7,5 @@ mod image;
 mod log;
 
 pub use builder::{Stub, StubError, orphans};
+pub use image::id;
 pub use log::{Crash, StubLog};
