@@ -37,9 +37,7 @@ const LOAD: Load = Load::steady(1_500, 2_000);
 pub fn trials() -> Vec<Trial> {
     let phases = CELLS.iter().map(|(phase, cells)| {
         let name = format!("faults-{phase}").replace(' ', "-").to_lowercase();
-        // What comes after GO a person has to clear up: only when asked for.
         scenario(name, move |world| faults_in(world, *phase, cells))
-            .with_ignored_flag(*phase >= Phase::Go)
     });
     phases.chain([Trial::test("faults-in-all", tell)]).collect()
 }
