@@ -8,7 +8,7 @@ use lull_tests::timeline::Timeline;
 use serde::Deserialize;
 
 use crate::aftermath;
-use crate::attempt::{LEDGER, Plan, is};
+use crate::attempt::{LEDGER, Plan};
 use crate::world::World;
 
 /// As a user would, over ssh; the pause is kept, by lull's clock and by that
