@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
-use crate::{generate, ledger, rehearse, replay, report, resume, runs, simulate, trace, transport};
+use crate::{
+    enable, generate, ledger, limits, rehearse, replay, report, resume, runs, simulate, trace,
+    transport,
+};
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
 #[derive(Debug, Parser)]
@@ -73,6 +76,19 @@ pub enum Command {
     #[command(hide = true)]
     Generate(generate::Options),
 
+    /// Show, set or check the limits of /etc/lull.toml
+    ///
+    /// For every guest, or for some by name, UUID or pattern. What is given to
+    /// `lull migrate` beats them.
+    #[command(subcommand)]
+    Limits(limits::Command),
+
+    /// Make plain `xl migrate` keep the limits too
+    Enable(enable::Enable),
+
+    /// Undo `lull enable`
+    Disable(enable::Disable),
+
     /// Hold an attempt's trace until it is over; the helper starts it
     #[command(hide = true)]
     KeepTrace(trace::keeper::Options),
@@ -87,12 +103,13 @@ pub enum Command {
 }
 
 /// The options of `lull migrate`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   lull migrate --max-suspend-time 500ms --timeout 5min web1 host2
   lull migrate --json -s 'ssh -p 2222' web1 host2
 
-Durations: 250ms, 2s, 5min, 1m30s; a bare number is seconds (2, 0.5).
+Durations: 250ms, 2s, 5min, 1m30s; a bare number is seconds (2, 0.5). A limit
+that is not given here is the guest's from /etc/lull.toml (`lull limits`).
 
 Exit codes: 0 moved; 2 wrong usage or host not ready, nothing was done;
   3 refused, the pause would be too long; 4 refused, out of time or hopeless;

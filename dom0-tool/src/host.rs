@@ -237,7 +237,8 @@ impl Host {
     }
 }
 
-fn is_executable(path: &Path) -> bool {
+/// Whether it is a file that this user may run.
+pub fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
@@ -307,6 +308,35 @@ pub fn domains(store: &mut Xenstore) -> io::Result<Vec<Guest>> {
     Ok(domains)
 }
 
+/// The UUID of a domain, in lower case.
+///
+/// # Errors
+/// When xenstore does not answer, or says of none.
+pub fn uuid(domid: DomId) -> io::Result<String> {
+    uuid_in(&mut Xenstore::open()?, domid)
+}
+
+/// The domain of that UUID, if it is on this host.
+///
+/// # Errors
+/// When xenstore does not answer.
+pub fn by_uuid(uuid: &str) -> io::Result<Option<Guest>> {
+    let mut store = Xenstore::open()?;
+    let mut domains = domains(&mut store)?.into_iter();
+    Ok(domains.find(|guest| {
+        let own = uuid_in(&mut store, guest.domid);
+        own.is_ok_and(|own| own.eq_ignore_ascii_case(uuid))
+    }))
+}
+
+fn uuid_in(store: &mut Xenstore, domid: DomId) -> io::Result<String> {
+    let node = store.read(&format!("/local/domain/{domid}/vm"))?;
+    let uuid = node.as_deref().and_then(|node| node.strip_prefix("/vm/"));
+    let uuid =
+        uuid.ok_or_else(|| io::Error::other(format!("it knows no UUID of domain {domid}")))?;
+    Ok(uuid.to_ascii_lowercase())
+}
+
 /// As xl does: what is all digits is a number, anything else a name.
 fn find(asked: &str, domains: Vec<Guest>) -> Result<Guest, NotReady> {
     let number = asked.parse::<u64>().ok();
@@ -325,10 +355,11 @@ fn find(asked: &str, domains: Vec<Guest>) -> Result<Guest, NotReady> {
     }
 }
 
+/// Below this, Jaro-Winkler finds likeness in anything; clap's own bound.
+pub const ALIKE: f64 = 0.7;
+
 /// Names the operator may have meant, the likeliest first.
 fn nearest(asked: &str, domains: &[Guest]) -> Vec<String> {
-    // Below this, Jaro-Winkler finds likeness in anything; clap's own bound.
-    const ALIKE: f64 = 0.7;
     let mut scored: Vec<(f64, &str)> = domains
         .iter()
         .filter(|guest| guest.domid != 0)

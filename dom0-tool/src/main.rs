@@ -7,11 +7,13 @@
 //! ([`transport`]). What an attempt was told and decided is kept ([`trace`]) and
 //! can be decided again ([`replay`]), or tried without a host ([`simulate`]); what
 //! its pause took is remembered ([`ledger`]); how it went ([`runs`]) is explained
-//! ([`report`]). What only a person may decide is
+//! ([`report`]). Limits stand in a file ([`limits`]), and plain `xl migrate` can
+//! be made to keep them ([`enable`]). What only a person may decide is
 //! `lull resume` ([`resume`]). Manual and completions: [`generate`].
 
 mod cli;
 mod duration;
+mod enable;
 mod engine;
 mod events;
 mod generate;
@@ -21,10 +23,12 @@ mod human;
 mod inherited;
 mod kept;
 mod ledger;
+mod limits;
 mod locked;
 mod migrate;
 mod monotonic;
 mod rehearse;
+mod replaced;
 mod replay;
 mod report;
 mod resume;
@@ -59,6 +63,9 @@ fn main() -> ExitCode {
         cli::Command::Report(options) => report::main(&options),
         cli::Command::KeepRun(options) => runs::keeper::main(&options),
         cli::Command::Generate(options) => generate::main(&options),
+        cli::Command::Limits(options) => limits::main(&options),
+        cli::Command::Enable(options) => enable::enable(&options),
+        cli::Command::Disable(options) => enable::disable(&options),
         cli::Command::KeepTrace(options) => trace::keeper::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
     }

@@ -1,14 +1,21 @@
-//! What the helper is to do, from its environment: `lull migrate` puts it
-//! there.
+//! What the helper is to do. `lull migrate` puts it into its environment;
+//! started by plain xl or libvirt, it looks for itself: the limits are in their
+//! file, and the costs in the ledger.
 
 use std::env;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
 
+use crate::host;
+use crate::ledger::{self, Ledger};
+use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
+use crate::xen::DomId;
+use crate::xen::xenstore::Xenstore;
 
 /// Microseconds, decimal: the limit on the pause.
 pub const MAX_SUSPEND_TIME: &str = "LULL_MAX_SUSPEND_TIME_US";
@@ -41,17 +48,57 @@ pub struct BadOrder {
     wanted: &'static str,
 }
 
-/// The limits; none where none is set.
+/// Which limits, and where they come from, if not from the environment.
+#[derive(Debug, Default)]
+pub struct Ordered {
+    pub limits: Limits,
+    pub from: Effective,
+}
+
+/// The limits for this guest; none where none is set.
 ///
 /// # Errors
-/// When one is set to something that is no limit.
-pub fn limits() -> Result<Limits, BadOrder> {
-    let max_suspend = micros(MAX_SUSPEND_TIME)?;
-    let timeout = micros(TIMEOUT)?;
-    Ok(Limits {
-        max_suspend: max_suspend.and_then(DowntimeLimit::new),
-        timeout: timeout.and_then(Timeout::new),
+/// When one is set to something that is no limit, or when the file cannot be
+/// read or understood. That never means "no limit".
+pub fn limits(guest: DomId) -> anyhow::Result<Ordered> {
+    let mut limits = Limits {
+        max_suspend: micros(MAX_SUSPEND_TIME)?.and_then(DowntimeLimit::new),
+        timeout: micros(TIMEOUT)?.and_then(Timeout::new),
+    };
+    let mut from = Effective::default();
+    if env::var_os(STARTED).is_none() {
+        from = from_file(guest)?;
+        let micros = |chosen: &Option<Chosen>| {
+            Chosen::limit_of(chosen.as_ref()).map(|limit| Micros(limit.as_micros()))
+        };
+        let max_suspend = micros(&from.max_suspend_time).and_then(DowntimeLimit::new);
+        let timeout = micros(&from.timeout).and_then(Timeout::new);
+        limits.max_suspend = limits.max_suspend.or(max_suspend);
+        limits.timeout = limits.timeout.or(timeout);
+    }
+    Ok(Ordered { limits, from })
+}
+
+fn from_file(guest: DomId) -> anyhow::Result<Effective> {
+    let name = name(guest)?;
+    let uuid = host::uuid(guest).context("xenstore does not tell the guest's UUID")?;
+    limits::effective(&name, Some(&uuid)).map_err(|error| {
+        // All of it would fill xl's log.
+        let error = error.to_string();
+        let first = error.lines().next().unwrap_or_default().to_owned();
+        anyhow::anyhow!("its limits cannot be known: {first}. `lull limits check` shows all of it")
     })
+}
+
+/// The guest's name.
+///
+/// # Errors
+/// When xenstore does not tell.
+pub fn name(guest: DomId) -> anyhow::Result<String> {
+    let name =
+        Xenstore::open().and_then(|mut store| store.read(&format!("/local/domain/{guest}/name")));
+    name.context("xenstore does not tell the guest's name")?
+        .context("xenstore knows no name of the guest")
 }
 
 fn micros(variable: &'static str) -> Result<Option<Micros>, BadOrder> {
@@ -69,24 +116,28 @@ fn micros(variable: &'static str) -> Result<Option<Micros>, BadOrder> {
     }
 }
 
-/// The costs to assume; `None` when nobody says.
+/// The costs to assume. Who does not say them does not say where the guest goes
+/// either: then the worst that is known of any destination.
 ///
 /// # Errors
-/// When they are not five numbers.
-pub fn costs() -> Result<Option<FixedCosts>, BadOrder> {
+/// When they are set and are not five numbers.
+pub fn costs(guest: DomId) -> Result<FixedCosts, BadOrder> {
     let Some(value) = env::var_os(COSTS) else {
-        return Ok(None);
+        let ledger = Ledger::at(ledger::FILE);
+        let name = name(guest).unwrap_or_default();
+        let known = ledger.known_wherever(&name, |line| eprintln!("lull: {line}"));
+        return Ok(known.bounds.into());
     };
     let value = value.to_string_lossy();
     let numbers: Result<Vec<u64>, _> = value.split(',').map(str::parse).collect();
     match numbers.as_deref() {
-        Ok([suspend, final_bitmap, cpu_state, landing, resume]) => Ok(Some(FixedCosts {
+        Ok([suspend, final_bitmap, cpu_state, landing, resume]) => Ok(FixedCosts {
             suspend: Micros(*suspend),
             final_bitmap: Micros(*final_bitmap),
             cpu_state: Micros(*cpu_state),
             landing: Micros(*landing),
             resume: Micros(*resume),
-        })),
+        }),
         _ => Err(BadOrder {
             variable: COSTS,
             value: value.into_owned(),

@@ -9,21 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lull_core::downtime::FixedCosts;
 use lull_core::limits::Limits;
 use lull_core::machine::Config;
-use lull_core::units::Micros;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::LiveSave;
 use super::front_end::FrontEnd;
 use super::guard::{self, Guard};
 use super::libxl::Libxl;
+use super::orders::Ordered;
 use super::{orders, stock};
 use crate::engine::{self, Attempt, Host, Order, SuspendAnswer, Verdict, Verify};
 use crate::events::{Event, How, Log};
 use crate::inherited;
-use crate::ledger::Costs;
+use crate::limits::Effective;
 use crate::runs;
 use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
@@ -41,15 +40,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some((guest, helper)) = guard::orders(&args) {
         return guard::main(guest, helper);
     }
-    let limits = orders::limits();
     let Some(save) = LiveSave::parse(&args) else {
         return hand_over(&args);
     };
+    let orders = orders::limits(save.domain);
     // Without limits a guest that lull cannot move is simply the stock
     // helper's; with them it is refused, since the stock helper knows none.
-    if limits
+    if orders
         .as_ref()
-        .is_ok_and(|limits| *limits == Limits::default())
+        .is_ok_and(|orders| orders.limits == Limits::default())
         && guest_type(save.domain).is_ok_and(|kind| kind != GuestType::Pvh)
     {
         return hand_over(&args);
@@ -61,7 +60,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return BROKEN.into();
         }
     };
-    let verdict = helper.attempt(&save, start, limits);
+    let verdict = helper.attempt(&save, start, orders);
     helper.finish(&verdict)
 }
 
@@ -91,25 +90,6 @@ fn guest_type(domain: DomId) -> io::Result<GuestType> {
     }
 }
 
-/// The costs of a pause, where nobody knows better.
-fn assumed_costs() -> FixedCosts {
-    let micros = |part: Duration| Micros(part.as_micros() as u64);
-    let Costs {
-        suspend,
-        final_bitmap,
-        cpu_state,
-        landing,
-        resume,
-    } = Costs::ASSUMED;
-    FixedCosts {
-        suspend: micros(suspend),
-        final_bitmap: micros(final_bitmap),
-        cpu_state: micros(cpu_state),
-        landing: micros(landing),
-        resume: micros(resume),
-    }
-}
-
 /// Everything the helper was given.
 struct Helper {
     libxl: Libxl,
@@ -121,6 +101,10 @@ struct Helper {
     trace: Option<Recorder>,
     /// Where no front end keeps one.
     record: Option<runs::Recorder>,
+    /// What plain xl's operator has not asked for on the command line.
+    limits_from: Effective,
+    /// The guest's name, for words.
+    name: String,
 }
 
 impl Helper {
@@ -142,6 +126,8 @@ impl Helper {
             guard: None,
             trace: None,
             record: None,
+            limits_from: Effective::default(),
+            name: orders::name(save.domain).unwrap_or_else(|_| format!("domain {}", save.domain)),
         })
     }
 
@@ -149,12 +135,12 @@ impl Helper {
         &mut self,
         save: &LiveSave,
         start: Instant,
-        limits: Result<Limits, orders::BadOrder>,
+        orders: anyhow::Result<Ordered>,
     ) -> Verdict {
         if self.front_end.is_none() {
             self.record = record(save.domain).ok();
         }
-        match self.try_attempt(save, start, limits) {
+        match self.try_attempt(save, start, orders) {
             Ok(verdict) => verdict,
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -170,13 +156,14 @@ impl Helper {
         &mut self,
         save: &LiveSave,
         start: Instant,
-        limits: Result<Limits, orders::BadOrder>,
+        orders: anyhow::Result<Ordered>,
     ) -> anyhow::Result<Verdict> {
         use anyhow::Context;
 
-        let limits = limits?;
-        let costs = orders::costs()?.unwrap_or_else(assumed_costs);
         let guest = save.domain;
+        let Ordered { limits, from } = orders?;
+        self.limits_from = from;
+        let costs = orders::costs(guest)?;
         let kind = guest_type(guest).context("the guest's type cannot be read")?;
         if kind != GuestType::Pvh {
             anyhow::bail!("lull moves PVH guests only so far, and this is {kind:?}");
@@ -222,14 +209,32 @@ impl Helper {
         self.tell(log("warn", text));
     }
 
+    /// For who has called plain xl, and sees nothing else: what, whose limit,
+    /// and where the guest is.
+    fn words_for_xl(&self, verdict: &Verdict) -> String {
+        let name = &self.name;
+        let mut text = format!("{name} was not moved: {}.", verdict.in_a_line());
+        let limit = match verdict.how {
+            How::RefusedDowntime => &self.limits_from.max_suspend_time,
+            How::RefusedTimeout if self.limits_from.max_suspend_time.is_none() => {
+                &self.limits_from.timeout
+            }
+            How::RefusedTimeout => &self.limits_from.max_suspend_time,
+            _ => &None,
+        };
+        if let Some(from) = limit {
+            text.push_str(&format!(" The limit is from {from}."));
+        }
+        format!("{text} {name} runs on here.")
+    }
+
     /// Tells libxl how it ended.
     fn finish(&mut self, verdict: &Verdict) -> ExitCode {
         if verdict.how != How::StreamComplete {
             if let Some(guard) = self.guard.take() {
                 guard.undone();
             }
-            let text = format!("{}. The guest runs on here.", verdict.in_a_line());
-            let _ = self.libxl.log_error(&text);
+            let _ = self.libxl.log_error(&self.words_for_xl(verdict));
         }
         let (result, errno) = match verdict.how {
             How::StreamComplete => (0, 0),

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use lull_core::downtime::FixedCosts;
+use lull_core::units::Micros;
+
 /// Upper bounds of the fixed parts of a pause, for the helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Costs {
@@ -18,6 +21,17 @@ pub struct Costs {
 }
 
 impl Costs {
+    /// The greater of each part.
+    pub fn or_worse(self, other: Self) -> Self {
+        Self {
+            suspend: self.suspend.max(other.suspend),
+            final_bitmap: self.final_bitmap.max(other.final_bitmap),
+            cpu_state: self.cpu_state.max(other.cpu_state),
+            landing: self.landing.max(other.landing),
+            resume: self.resume.max(other.resume),
+        }
+    }
+
     /// Assumed where nothing was seen yet. From the rig's measurements of
     /// stock `xl migrate` under emulation, where everything is slow: the
     /// suspend took 130 ms, and about as long the last pages and the CPU state
@@ -44,6 +58,20 @@ impl Costs {
         ]
         .map(|part| part.as_micros().to_string())
         .join(",")
+    }
+}
+
+/// For the machine that decides.
+impl From<Costs> for FixedCosts {
+    fn from(costs: Costs) -> Self {
+        let micros = |part: Duration| Micros(u64::try_from(part.as_micros()).unwrap_or(u64::MAX));
+        Self {
+            suspend: micros(costs.suspend),
+            final_bitmap: micros(costs.final_bitmap),
+            cpu_state: micros(costs.cpu_state),
+            landing: micros(costs.landing),
+            resume: micros(costs.resume),
+        }
     }
 }
 

@@ -92,6 +92,23 @@ impl Book {
     }
 }
 
+impl Book {
+    /// What is known of `guest`'s pause on the way to whichever destination:
+    /// the worst of those that are known, else what is assumed of one that is
+    /// not.
+    pub(super) fn known_wherever(&self, guest: &str, now: u64) -> Known {
+        let everywhere = self.destinations.keys();
+        let known = everywhere.map(|destination| self.known(destination, guest, now));
+        let worst = known.filter(Known::has_history).reduce(|one, other| Known {
+            landings: one.landings + other.landings,
+            bounds: one.bounds.or_worse(other.bounds),
+            after_ready: one.after_ready.max(other.after_ready),
+            ..one
+        });
+        worst.unwrap_or_else(|| self.known("", guest, now))
+    }
+}
+
 /// What was seen of a part, in order of length.
 fn seen<'e>(entries: impl Iterator<Item = &'e Entry>, part: Part) -> Vec<u64> {
     let mut seen: Vec<u64> = entries.filter_map(part).collect();
@@ -140,6 +157,30 @@ mod tests {
             suspend_ms: Some(ms),
             ..Entry::default()
         }
+    }
+
+    #[test]
+    fn of_a_guest_that_goes_somewhere_the_worst_is_known() {
+        let book = book(&[
+            ("near", of("web1", landed(500))),
+            ("near", of("web1", suspended(70))),
+            ("far", landed(9_000)),
+            ("far", of("db", suspended(40_000))),
+        ]);
+        let known = book.known_wherever("web1", NOW);
+        assert_eq!(
+            known.bounds.landing,
+            book.known("far", "web1", NOW).bounds.landing
+        );
+        assert_eq!(
+            known.bounds.suspend,
+            book.known("near", "web1", NOW).bounds.suspend
+        );
+        assert_eq!(known.landings, 2);
+        assert_eq!(
+            Book::default().known_wherever("web1", NOW).bounds,
+            Costs::ASSUMED
+        );
     }
 
     #[test]

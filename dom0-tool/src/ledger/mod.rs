@@ -14,7 +14,7 @@ mod show;
 mod summary;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +26,7 @@ pub use known::Known;
 pub use show::{Options, main};
 pub use summary::{Foresight, Row};
 
-use crate::locked;
+use crate::{locked, replaced};
 use book::{Book, SCHEMA};
 use summary::Summary;
 
@@ -64,6 +64,12 @@ impl Ledger {
     /// that cannot be read.
     pub fn known(&self, destination: &str, guest: &str, tell: impl FnMut(&str)) -> Known {
         self.read_if_possible(tell).known(destination, guest, now())
+    }
+
+    /// What is known of `guest`'s pause when nobody says where it goes: the
+    /// worst of all destinations. As for [`Self::known`], `tell` is told.
+    pub fn known_wherever(&self, guest: &str, tell: impl FnMut(&str)) -> Known {
+        self.read_if_possible(tell).known_wherever(guest, now())
     }
 
     /// Adds what a pause was made of.
@@ -121,24 +127,10 @@ impl Ledger {
         let mut book = self.read(tell)?;
         book.schema = SCHEMA;
         let changed = change(&mut book);
-        self.replace(folder, &book)?;
-        Ok(changed)
-    }
-
-    /// Whole or not at all, also when the power fails.
-    fn replace(&self, folder: &Path, book: &Book) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(book)?;
+        let mut text = serde_json::to_vec_pretty(&book)?;
         text.push(b'\n');
-        let fresh = self.file.with_extension("new");
-        let written = File::create(&fresh)
-            .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
-        if let Err(error) = written {
-            // Half of it on a full disk helps nobody.
-            let _ = fs::remove_file(&fresh);
-            return Err(error);
-        }
-        fs::rename(&fresh, &self.file)?;
-        File::open(folder)?.sync_all()
+        replaced::replace(&self.file, &text, 0o644)?;
+        Ok(changed)
     }
 
     /// To go by, never to be written back: a ledger that only cannot be read

@@ -32,6 +32,7 @@ use crate::cli::Migrate;
 use crate::events::Event;
 use crate::host::{self, Guest, Host, NotReady};
 use crate::ledger::{self, Entry, Known, Ledger};
+use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
 use crate::rehearse::{self, Rehearsed};
 
@@ -61,6 +62,7 @@ pub fn main(options: &Migrate) -> ExitCode {
 fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
     options.check_host().map_err(anyhow::Error::msg)?;
     let (xl, guest) = ready(options)?;
+    let (options, limits) = &with_limits(options, &guest)?;
     let lull = lulls_own_file()?;
     let ledger = Ledger::at(ledger::FILE);
     let source = OnXen(guest.domid);
@@ -70,7 +72,39 @@ fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
         ledger: &ledger,
         source: &source,
     };
-    move_guest(options, &guest, &place)
+    move_guest(options, limits, &guest, &place)
+}
+
+/// The options, with the limits that the command line leaves open as the file
+/// has them; and where those come from.
+fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Effective)> {
+    let mut options = options.clone();
+    if options.max_suspend_time.is_some() && options.timeout.is_some() {
+        return Ok((options, Effective::default()));
+    }
+    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
+    let mut limits = limits::effective(&guest.name, Some(&uuid)).map_err(|error| {
+        anyhow::anyhow!("{error}\nNothing was done. `lull limits check` looks at it again.")
+    })?;
+    match options.max_suspend_time {
+        Some(_) => limits.max_suspend_time = None,
+        None => options.max_suspend_time = Chosen::limit_of(limits.max_suspend_time.as_ref()),
+    }
+    match options.timeout {
+        Some(_) => limits.timeout = None,
+        None => options.timeout = Chosen::limit_of(limits.timeout.as_ref()),
+    }
+    if let (true, Some(_), Some(from)) = (
+        options.leave_paused,
+        options.max_suspend_time,
+        &limits.max_suspend_time,
+    ) {
+        anyhow::bail!(
+            "{} has a limit on its pause ({from}), and a guest left paused (-p) keeps none.\nNothing was done. Leave out -p, or see `lull limits`.",
+            guest.name
+        );
+    }
+    Ok((options, limits))
 }
 
 /// xl is to start it again.
@@ -100,12 +134,17 @@ struct Place<'a> {
     source: &'a dyn Source,
 }
 
-fn move_guest(options: &Migrate, guest: &Guest, place: &Place<'_>) -> anyhow::Result<Outcome> {
+fn move_guest(
+    options: &Migrate,
+    limits: &Effective,
+    guest: &Guest,
+    place: &Place<'_>,
+) -> anyhow::Result<Outcome> {
     let begun = now_ns();
     let inbox = Inbox::new();
     inbox.hear_signals().context("signals cannot be caught")?;
     let mut watcher = Watcher::new(options);
-    say_what_is_asked(options, guest, &watcher);
+    say_what_is_asked(options, limits, guest, &watcher);
     watcher.record(guest, &options.host);
     let look_up = || {
         let ledger = place.ledger;
@@ -201,15 +240,21 @@ fn not_tried(
     outcome
 }
 
-/// The limits as they were understood: a bare number comes back with its unit.
-fn say_what_is_asked(options: &Migrate, guest: &Guest, watcher: &Watcher) {
+/// The limits as they were understood, a bare number with its unit; and where
+/// they come from, if not from the command line.
+fn say_what_is_asked(options: &Migrate, limits: &Effective, guest: &Guest, watcher: &Watcher) {
+    let from = |chosen: &Option<Chosen>| {
+        let chosen = chosen.as_ref();
+        chosen.map_or_else(String::new, |chosen| format!(" ({chosen})"))
+    };
     let mut text = format!("moving {} to {}", guest.name, options.host);
     match options.max_suspend_time {
         Some(limit) => text.push_str(&format!(", paused for {limit} at most")),
         None => text.push_str(", however long it is paused"),
     }
+    text.push_str(&from(&limits.max_suspend_time));
     if let Some(timeout) = options.timeout {
-        text.push_str(&format!(", within {timeout}"));
+        text.push_str(&format!(", within {timeout}{}", from(&limits.timeout)));
     }
     watcher.note(&text);
 }

@@ -1,0 +1,261 @@
+//! Which of the rules holds for a guest.
+//!
+//! Each key for itself: the section of the guest's UUID, then of its name, then
+//! of the patterns that fit it, then the default; the first that has the key.
+//! Of patterns the one that spells out more of the name goes first; of two that
+//! spell out as much, the one further up in the file.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::duration::Span;
+
+use super::rules::{Key, Limit, Rules, Section, Whom};
+
+/// A guest's limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Effective {
+    /// On its pause; nothing where nobody says.
+    pub max_suspend_time: Option<Chosen>,
+    /// On the time until it is suspended.
+    pub timeout: Option<Chosen>,
+}
+
+/// What holds of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// Nothing where the file says that there is none.
+    pub limit: Option<Span>,
+    /// Which section says so.
+    pub section: String,
+    /// In which line of the file, from 1.
+    pub line: usize,
+    /// In which file.
+    pub file: PathBuf,
+}
+
+impl Chosen {
+    /// The limit of a choice, if there is one.
+    pub fn limit_of(chosen: Option<&Self>) -> Option<Span> {
+        chosen.and_then(|chosen| chosen.limit)
+    }
+}
+
+/// Where it comes from.
+impl fmt::Display for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} line {}, {}",
+            self.file.display(),
+            self.line,
+            self.section
+        )
+    }
+}
+
+/// Rules, and the file they stand in.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub rules: Rules,
+    pub file: PathBuf,
+}
+
+impl Standing {
+    /// The limits of a guest of that name and UUID.
+    pub fn for_guest(&self, name: &str, uuid: Option<&str>) -> Effective {
+        let sections = self.rules.in_order(name, uuid);
+        let chosen = |key| {
+            let mut sections = sections.iter();
+            sections.find_map(|section| chosen(section, key, &self.file))
+        };
+        Effective {
+            max_suspend_time: chosen(Key::MaxSuspendTime),
+            timeout: chosen(Key::Timeout),
+        }
+    }
+}
+
+fn chosen(section: &Section, key: Key, file: &Path) -> Option<Chosen> {
+    let setting = section.settings.get(&key)?;
+    Some(Chosen {
+        limit: match setting.limit {
+            Limit::None => None,
+            Limit::Span(span) => Some(span),
+        },
+        section: section.whom.to_string(),
+        line: setting.line,
+        file: file.to_owned(),
+    })
+}
+
+impl Rules {
+    /// The sections that are about this guest, the one that is heard first in
+    /// front.
+    fn in_order(&self, name: &str, uuid: Option<&str>) -> Vec<&Section> {
+        let mut sections: Vec<(Rank, &Section)> = self
+            .sections
+            .iter()
+            .filter_map(|section| Some((rank(&section.whom, name, uuid)?, section)))
+            .collect();
+        // Equals stay in the order of the file.
+        sections.sort_by_key(|(rank, _)| *rank);
+        sections.into_iter().map(|(_, section)| section).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Uuid,
+    Name,
+    /// By how many characters it spells out.
+    Glob(Reverse<usize>),
+    Default,
+}
+
+fn rank(whom: &Whom, name: &str, uuid: Option<&str>) -> Option<Rank> {
+    let (fits, rank) = match whom {
+        Whom::Uuid(own) => (
+            uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(own)),
+            Rank::Uuid,
+        ),
+        Whom::Name(own) => (name == own, Rank::Name),
+        Whom::Glob(pattern) => (
+            pattern.matches(name),
+            Rank::Glob(Reverse(spelt_out(pattern.as_str()))),
+        ),
+        Whom::Default => (true, Rank::Default),
+    };
+    fits.then_some(rank)
+}
+
+/// The characters that a pattern leaves no choice of.
+fn spelt_out(pattern: &str) -> usize {
+    let mut count = 0;
+    let mut rest = pattern;
+    while let Some(first) = rest.chars().next() {
+        let mut next = first.len_utf8();
+        match first {
+            '*' | '?' => {}
+            // `]` may be its first member, and stands for itself then.
+            '[' => {
+                let members = rest[1..].strip_prefix('!').unwrap_or(&rest[1..]);
+                let skipped = rest.len() - members.len();
+                let end = members.char_indices().skip(1).find(|(_, c)| *c == ']');
+                next = end.map_or(rest.len(), |(at, _)| skipped + at + 1);
+            }
+            _ => count += 1,
+        }
+        rest = &rest[next..];
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const UUID: &str = "5e6f4a0c-1111-2222-3333-0123456789ab";
+
+    fn limit(text: &str, name: &str) -> String {
+        let rules = Rules::parse(text).unwrap();
+        let file = "/etc/lull.toml".into();
+        let limits = Standing { rules, file }.for_guest(name, Some(UUID));
+        let chosen = limits.max_suspend_time.unwrap();
+        let limit = chosen
+            .limit
+            .map_or("none".to_owned(), |limit| limit.to_string());
+        format!("{limit}, {}", chosen.section)
+    }
+
+    fn file(sections: &[&str]) -> String {
+        let section = |(number, whom): (usize, &&str)| {
+            format!("[{whom}]\nmax-suspend-time = \"{}s\"\n", number + 1)
+        };
+        sections.iter().enumerate().map(section).collect()
+    }
+
+    #[test]
+    fn the_narrowest_rule_is_heard() {
+        let upper = format!("guest.{}", UUID.to_uppercase());
+        let all = [
+            "default",
+            "guest.\"w*\"",
+            "guest.\"web-?\"",
+            "guest.web-1",
+            &upper,
+        ];
+        for (count, expected) in [
+            (1, "1s, [default]".to_owned()),
+            (2, "2s, [guest.\"w*\"]".to_owned()),
+            (3, "3s, [guest.\"web-?\"]".to_owned()),
+            (4, "4s, [guest.web-1]".to_owned()),
+            (5, format!("5s, [guest.{UUID}]")),
+        ] {
+            assert_eq!(limit(&file(&all[..count]), "web-1"), expected);
+            // And wherever it stands.
+            let backwards: Vec<&str> = all[..count].iter().rev().copied().collect();
+            let said = limit(&file(&backwards), "web-1");
+            assert!(
+                said.ends_with(expected.split_once(", ").unwrap().1),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_patterns_that_say_as_much_the_upper_one_is_heard() {
+        let said = limit(&file(&["guest.\"*b1\"", "guest.\"we*\""]), "web1");
+        assert_eq!(said, "1s, [guest.\"*b1\"]");
+        let said = limit(&file(&["guest.\"we*\"", "guest.\"*b1\""]), "web1");
+        assert_eq!(said, "1s, [guest.\"we*\"]");
+    }
+
+    #[test]
+    fn each_key_is_looked_up_for_itself_and_none_is_a_word() {
+        let text = "[default]\nmax-suspend-time = \"1s\"\ntimeout = \"2min\"\n\
+                    [guest.web1]\nmax-suspend-time = \"none\"\n";
+        let rules = Rules::parse(text).unwrap();
+        let file = PathBuf::from("/etc/lull.toml");
+        let limits = Standing { rules, file }.for_guest("web1", None);
+        assert_eq!(Chosen::limit_of(limits.max_suspend_time.as_ref()), None);
+        assert_eq!(limits.max_suspend_time.unwrap().line, 5);
+        let timeout = limits.timeout.unwrap();
+        assert_eq!(timeout.limit.unwrap().to_string(), "2m");
+        assert_eq!(timeout.to_string(), "/etc/lull.toml line 3, [default]");
+    }
+
+    #[test]
+    fn what_a_pattern_spells_out() {
+        for (pattern, count) in [
+            ("*", 0),
+            ("web-*", 4),
+            ("web-[0-9]?", 4),
+            ("[]a]b[!]]c", 2),
+            ("[é]ü*", 1),
+            ("[", 0),
+        ] {
+            assert_eq!(spelt_out(pattern), count, "{pattern}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_pattern_is_a_surprise(pattern in "\\PC{0,40}", name in "\\PC{0,40}") {
+            let _ = spelt_out(&pattern);
+            if let Ok(whom) = Whom::named(&pattern) {
+                let _ = rank(&whom, &name, None);
+            }
+        }
+
+        #[test]
+        fn a_name_without_wildcards_is_heard_before_any_pattern(name in "[a-z.-]{1,20}") {
+            let whom = Whom::named(&name).unwrap();
+            prop_assert_eq!(rank(&whom, &name, None), Some(Rank::Name));
+            prop_assert!(Rank::Name < Rank::Glob(Reverse(usize::MAX)));
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! `lull limits`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::host;
+use crate::migrate::NOT_BEGUN;
+use crate::migrate::progress::to_stdout;
+use crate::tables::table;
+
+use super::choose::{Chosen, Effective, Standing};
+use super::edit::Change;
+use super::file::LimitsFile;
+use super::rules::{Key, Limit, Whom};
+use super::{FILE, LimitsError};
+
+/// What `lull limits` can do.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  lull limits show web1
+  lull limits set --default --timeout 10min
+  lull limits set 'web-*' --max-suspend-time 300ms
+  lull limits unset web1 --timeout
+
+The file, /etc/lull.toml, may be edited by hand as well; nothing has to be
+restarted:
+
+  [default]                    # for every guest
+  timeout = \"10min\"
+  [guest.\"web-*\"]              # by pattern: * ? [0-9]
+  max-suspend-time = \"300ms\"
+  [guest.web-7]                # by name, or by UUID
+  max-suspend-time = \"none\"
+
+For each key the first that has it is heard: the command line, the guest's
+UUID, its name, the pattern that spells out most of it (of equals the upper
+one), the default.")]
+pub enum Command {
+    /// Show what holds, and which line of the file says so
+    Show(Show),
+
+    /// Set limits
+    Set(Set),
+
+    /// Take limits out of the file
+    Unset(Unset),
+
+    /// Check the file
+    Check(Check),
+}
+
+/// The options of `lull limits show`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lull limits show           # all that the file says
+  lull limits show web1      # what holds for one guest, here or elsewhere
+  lull limits show --json web1
+
+Exit codes: 0 shown; 2 the file cannot be understood.")]
+pub struct Show {
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    json: bool,
+
+    /// A guest's name, number or UUID
+    domain: Option<String>,
+}
+
+/// Whose limits.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// For every guest that nothing narrower is said of
+    #[arg(long)]
+    default: bool,
+
+    /// A guest's name or UUID, or a pattern such as 'web-*'
+    domain: Option<String>,
+}
+
+/// The options of `lull limits set`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lull limits set web1 --max-suspend-time 300ms --timeout 2min
+  lull limits set --default --max-suspend-time 1s
+  lull limits set batch --max-suspend-time none    # though there is a default
+
+Comments and every other line stay as they are.
+
+Exit codes: 0 set; 2 not, and why: the file is as it was.")]
+pub struct Set {
+    #[command(flatten)]
+    target: Target,
+
+    /// The longest pause, or `none`
+    #[arg(
+        long,
+        value_name = "DURATION",
+        allow_hyphen_values = true,
+        required_unless_present = "timeout"
+    )]
+    max_suspend_time: Option<Limit>,
+
+    /// The longest time until the pause, or `none`
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    timeout: Option<Limit>,
+}
+
+/// The options of `lull limits unset`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lull limits unset web1               # all that is said of it
+  lull limits unset --default --timeout
+
+Exit codes: 0 gone, also if it was not there; 2 not, and why.")]
+pub struct Unset {
+    #[command(flatten)]
+    target: Target,
+
+    /// Only this
+    #[arg(long)]
+    max_suspend_time: bool,
+
+    /// Only this
+    #[arg(long)]
+    timeout: bool,
+}
+
+/// The options of `lull limits check`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lull limits check
+  lull limits check ./lull.toml && install -m 644 lull.toml /etc/
+
+Exit codes: 0 it is right; 2 it is not: each line that is wrong is shown.")]
+pub struct Check {
+    /// Another file
+    #[arg(default_value = FILE)]
+    file: PathBuf,
+}
+
+/// Runs the command.
+pub fn main(command: &Command) -> ExitCode {
+    let done = match command {
+        Command::Show(options) => show(options),
+        Command::Set(options) => set(options),
+        Command::Unset(options) => unset(options),
+        Command::Check(options) => check(options),
+    };
+    match done {
+        Ok(words) => {
+            to_stdout(&words);
+            ExitCode::SUCCESS
+        }
+        Err(words) => {
+            eprintln!("lull: {words}");
+            NOT_BEGUN.into()
+        }
+    }
+}
+
+fn show(options: &Show) -> Result<String, String> {
+    let standing = LimitsFile::at(FILE).rules().map_err(broken)?;
+    let Some(domain) = &options.domain else {
+        return Ok(match options.json {
+            true => in_json(&rows(&standing)),
+            false => everything(&standing),
+        });
+    };
+    let (name, uuid) = who(domain);
+    let limits = standing.for_guest(&name, uuid.as_deref());
+    Ok(match options.json {
+        true => in_json(&of_guest(&name, &limits)),
+        false => in_words(&name, &limits),
+    })
+}
+
+fn broken(error: LimitsError) -> String {
+    format!("{error}\nUntil that is put right no migration begins, with xl or without.")
+}
+
+/// A guest of this host if there is one, else whoever is called that.
+fn who(asked: &str) -> (String, Option<String>) {
+    if let Ok(guest) = host::domain(asked) {
+        let uuid = host::uuid(guest.domid).ok();
+        return (guest.name, uuid);
+    }
+    match Whom::named(asked) {
+        Ok(Whom::Uuid(uuid)) => {
+            let here = host::by_uuid(&uuid).ok().flatten();
+            let name = here.map_or_else(|| uuid.clone(), |guest| guest.name);
+            (name, Some(uuid))
+        }
+        _ => (asked.to_owned(), None),
+    }
+}
+
+/// One of a guest's limits.
+#[derive(Debug, Serialize)]
+struct Row {
+    whom: String,
+    key: &'static str,
+    /// Absent: none.
+    limit: Option<String>,
+    limit_us: Option<u64>,
+    /// Absent: nobody says.
+    section: Option<String>,
+    line: Option<usize>,
+}
+
+fn row(whom: &str, key: Key, chosen: Option<&Chosen>) -> Row {
+    let limit = Chosen::limit_of(chosen);
+    Row {
+        whom: whom.to_owned(),
+        key: key.name(),
+        limit: limit.map(|limit| limit.to_string()),
+        limit_us: limit.map(|limit| limit.as_micros()),
+        section: chosen.map(|chosen| chosen.section.clone()),
+        line: chosen.map(|chosen| chosen.line),
+    }
+}
+
+fn of_guest(name: &str, limits: &Effective) -> Vec<Row> {
+    vec![
+        row(name, Key::MaxSuspendTime, limits.max_suspend_time.as_ref()),
+        row(name, Key::Timeout, limits.timeout.as_ref()),
+    ]
+}
+
+fn rows(standing: &Standing) -> Vec<Row> {
+    let sections = standing.rules.sections.iter();
+    sections
+        .flat_map(|section| {
+            section.settings.iter().map(|(key, setting)| {
+                let limit = match setting.limit {
+                    Limit::None => None,
+                    Limit::Span(span) => Some(span),
+                };
+                let whom = section.whom.to_string();
+                let chosen = Chosen {
+                    limit,
+                    section: whom.clone(),
+                    line: setting.line,
+                    file: standing.file.clone(),
+                };
+                row(&whom, *key, Some(&chosen))
+            })
+        })
+        .collect()
+}
+
+fn in_json(rows: &[Row]) -> String {
+    let object = serde_json::json!({
+        "type": "limits",
+        "schema": crate::events::SCHEMA,
+        "file": FILE,
+        "limits": rows,
+    });
+    object.to_string()
+}
+
+fn everything(standing: &Standing) -> String {
+    let rows = rows(standing);
+    if rows.is_empty() {
+        return format!(
+            "{FILE} sets no limits: a guest is paused for as long as it takes. `lull limits set` changes that."
+        );
+    }
+    let mut table = table(&["section", "key", "limit", "line"], 2..4);
+    for row in rows {
+        let limit = row.limit.unwrap_or_else(|| "none".to_owned());
+        let line = row.line.map(|line| line.to_string()).unwrap_or_default();
+        table.add_row([row.whom, row.key.to_owned(), limit, line]);
+    }
+    format!("{FILE}:\n{table}")
+}
+
+fn in_words(name: &str, limits: &Effective) -> String {
+    let mut table = table(&["key", "limit", "from"], 1..2);
+    for (key, chosen) in [
+        (Key::MaxSuspendTime, &limits.max_suspend_time),
+        (Key::Timeout, &limits.timeout),
+    ] {
+        let limit = Chosen::limit_of(chosen.as_ref());
+        let limit = limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
+        let from = match chosen {
+            Some(chosen) => chosen.to_string(),
+            None => "nobody sets it".to_owned(),
+        };
+        table.add_row([key.name().to_owned(), limit, from]);
+    }
+    format!("{name}:\n{table}")
+}
+
+impl Target {
+    fn whom(&self) -> Result<Whom, String> {
+        match &self.domain {
+            Some(domain) => Whom::named(domain),
+            None => Ok(Whom::Default),
+        }
+    }
+}
+
+fn set(options: &Set) -> Result<String, String> {
+    let keys = [
+        (Key::MaxSuspendTime, options.max_suspend_time),
+        (Key::Timeout, options.timeout),
+    ];
+    let keys = keys.into_iter().filter(|(_, limit)| limit.is_some());
+    change(options.target.whom()?, keys.collect())
+}
+
+fn unset(options: &Unset) -> Result<String, String> {
+    let all = !options.max_suspend_time && !options.timeout;
+    let keys = [
+        (Key::MaxSuspendTime, all || options.max_suspend_time),
+        (Key::Timeout, all || options.timeout),
+    ];
+    let keys = keys.into_iter().filter(|(_, chosen)| *chosen);
+    change(
+        options.target.whom()?,
+        keys.map(|(key, _)| (key, None)).collect(),
+    )
+}
+
+fn change(whom: Whom, keys: BTreeMap<Key, Option<Limit>>) -> Result<String, String> {
+    let file = LimitsFile::at(FILE);
+    let change = Change { whom, keys };
+    let changed = file
+        .change(&change)
+        .map_err(|error| format!("{error}\nNothing was changed."))?;
+    let standing = file.rules().map_err(broken)?;
+    let what = if changed { "changed" } else { "was so already" };
+    let said = match standing.rules.section(&change.whom) {
+        Some(section) if !section.settings.is_empty() => {
+            let settings = section.settings.iter();
+            let settings =
+                settings.map(|(key, setting)| format!("{} = {}", key.name(), setting.limit));
+            settings.collect::<Vec<_>>().join(", ")
+        }
+        _ => "nothing".to_owned(),
+    };
+    Ok(format!("{FILE} {what}: {} now says {said}.", change.whom))
+}
+
+fn check(options: &Check) -> Result<String, String> {
+    let file = options.file.display();
+    if !options.file.exists() && options.file.symlink_metadata().is_err() {
+        return match options.file == Path::new(FILE) {
+            true => Ok(format!("There is no {file}: no limits.")),
+            false => Err(format!("there is no {file}.")),
+        };
+    }
+    let standing = LimitsFile::at(&options.file).rules();
+    let rules = standing.map_err(|error| error.to_string())?.rules;
+    let limits: usize = rules
+        .sections
+        .iter()
+        .map(|section| section.settings.len())
+        .sum();
+    Ok(format!(
+        "{file} is right: {} sections, {limits} limits.",
+        rules.sections.len()
+    ))
+}

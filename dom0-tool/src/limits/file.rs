@@ -1,0 +1,206 @@
+//! The file: read as something that anybody may have left there, and replaced
+//! whole.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use thiserror::Error;
+
+use crate::{locked, replaced};
+
+use super::choose::Standing;
+use super::edit::{CannotEdit, Change};
+use super::rules::{Problem, Rules};
+
+/// A larger file is no list of limits.
+const LARGEST: u64 = 256 << 10;
+
+/// How long another `lull limits set` is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many of a file's problems are told.
+const TOLD: usize = 8;
+
+/// Why there is no telling what the limits are. What was done about it is the
+/// caller's to say.
+#[derive(Debug, Error)]
+pub enum LimitsError {
+    #[error("the limits in {path} cannot be read: {source}")]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} is a symbolic link that leads nowhere: put the file in its place, or remove it"
+    )]
+    Nowhere { path: PathBuf },
+    #[error("{path} is {what}, not a file with limits: move it away")]
+    NotAFile { path: PathBuf, what: &'static str },
+    #[error("{path} is larger than {} KiB, which no list of limits is", LARGEST >> 10)]
+    Huge { path: PathBuf },
+    #[error("{path} belongs to user {owner}, who could lift every limit: `chown root {path}`")]
+    Foreign { path: PathBuf, owner: u32 },
+    #[error(
+        "{path} can be written by others than its owner, who could lift every limit: `chmod go-w {path}`"
+    )]
+    Writable { path: PathBuf },
+    #[error("{path}, line {line}: this is not text in UTF-8")]
+    NotText { path: PathBuf, line: usize },
+    #[error("{}", told(path, problems))]
+    Wrong {
+        path: PathBuf,
+        problems: Vec<Problem>,
+    },
+    #[error("another lull is changing {path}; try again")]
+    Busy { path: PathBuf },
+    #[error("{path}: {source}")]
+    Unwritten { path: PathBuf, source: io::Error },
+    #[error("{path}{source}")]
+    Edit { path: PathBuf, source: CannotEdit },
+}
+
+fn told(path: &Path, problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems
+        .iter()
+        .take(TOLD)
+        .map(|problem| format!("{}, {problem}", path.display()))
+        .collect();
+    let more = match problems.len().saturating_sub(TOLD) {
+        0 => String::new(),
+        more => format!("\nand {more} more"),
+    };
+    lines.join("\n") + &more
+}
+
+/// The file with the limits, which need not exist.
+#[derive(Debug)]
+pub struct LimitsFile {
+    path: PathBuf,
+}
+
+impl LimitsFile {
+    /// The file at that path.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Its rules; none when there is no file.
+    ///
+    /// # Errors
+    /// When it cannot be read or understood.
+    pub fn rules(&self) -> Result<Standing, LimitsError> {
+        let text = self.read()?.unwrap_or_default();
+        self.understand(&text)
+    }
+
+    /// Changes it as `change` says; tells whether anything changed.
+    ///
+    /// # Errors
+    /// When it cannot be read, understood, or written; it is then as it was.
+    pub fn change(&self, change: &Change) -> Result<bool, LimitsError> {
+        // Through links, which are to stay.
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let unwritten = |source| LimitsError::Unwritten {
+            path: path.clone(),
+            source,
+        };
+        // The folder: the file's own lock would go with it when it is replaced.
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let folder = File::open(folder).map_err(unwritten)?;
+        if !locked::lock(&folder, PATIENCE).map_err(unwritten)? {
+            let path = self.path.clone();
+            return Err(LimitsError::Busy { path });
+        }
+        let text = self.read()?.unwrap_or_default();
+        let rules = self.understand(&text)?.rules;
+        let changed = change
+            .apply(&text, &rules)
+            .map_err(|source| LimitsError::Edit {
+                path: self.path.clone(),
+                source,
+            })?;
+        if changed == text {
+            return Ok(false);
+        }
+        replaced::replace(&path, changed.as_bytes(), 0o644).map_err(unwritten)?;
+        Ok(true)
+    }
+
+    fn understand(&self, text: &str) -> Result<Standing, LimitsError> {
+        let file = self.path.clone();
+        match Rules::parse(text) {
+            Ok(rules) => Ok(Standing { rules, file }),
+            Err(problems) => Err(LimitsError::Wrong {
+                path: file,
+                problems,
+            }),
+        }
+    }
+
+    /// Its text, or nothing when there is no file. Looks before it reads, and
+    /// at what it has opened.
+    fn read(&self) -> Result<Option<String>, LimitsError> {
+        let path = || self.path.clone();
+        let opened = File::options()
+            .read(true)
+            // Whatever it is, opening it must not wait.
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open(&self.path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return match fs::symlink_metadata(&self.path) {
+                    Ok(_) => Err(LimitsError::Nowhere { path: path() }),
+                    Err(_) => Ok(None),
+                };
+            }
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
+                return Err(LimitsError::Nowhere { path: path() });
+            }
+            Err(source) => return Err(self.unreadable(source)),
+        };
+        let about = file.metadata().map_err(|source| self.unreadable(source))?;
+        if !about.is_file() {
+            let what = if about.is_dir() {
+                "a folder"
+            } else {
+                "a device or a pipe"
+            };
+            return Err(LimitsError::NotAFile { path: path(), what });
+        }
+        // Root's, or of whoever asks without being root.
+        let owner = about.uid();
+        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+            return Err(LimitsError::Foreign {
+                path: path(),
+                owner,
+            });
+        }
+        if about.mode() & 0o022 != 0 {
+            return Err(LimitsError::Writable { path: path() });
+        }
+        let mut bytes = Vec::new();
+        let read = file.take(LARGEST + 1).read_to_end(&mut bytes);
+        read.map_err(|source| self.unreadable(source))?;
+        if bytes.len() as u64 > LARGEST {
+            return Err(LimitsError::Huge { path: path() });
+        }
+        String::from_utf8(bytes).map(Some).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let newlines = valid.iter().filter(|byte| **byte == b'\n').count();
+            LimitsError::NotText {
+                path: path(),
+                line: newlines + 1,
+            }
+        })
+    }
+
+    fn unreadable(&self, source: io::Error) -> LimitsError {
+        LimitsError::Unreadable {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! What stands in the file, understood; or what is wrong with it, by line.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use glob::Pattern;
+use toml_edit::{Document, Item, Table, TableLike};
+
+use crate::duration::Span;
+
+/// What can be limited. Later keys go here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    MaxSuspendTime,
+    Timeout,
+}
+
+impl Key {
+    pub const ALL: [Self; 2] = [Self::MaxSuspendTime, Self::Timeout];
+
+    /// As in the file and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MaxSuspendTime => "max-suspend-time",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// What a key may be set to: a limit, or the word that there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    None,
+    Span(Span),
+}
+
+impl std::str::FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            NONE => Ok(Self::None),
+            text => text
+                .parse()
+                .map(Self::Span)
+                .map_err(|error: crate::duration::SpanError| format!("{error}; or `{NONE}`")),
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str(NONE),
+            // Without the blanks of `1m 30s`, as it is mostly written.
+            Self::Span(span) => f.write_str(&span.to_string().replace(' ', "")),
+        }
+    }
+}
+
+/// No limit, though a wider rule sets one.
+const NONE: &str = "none";
+
+/// Whom a section is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whom {
+    Default,
+    /// In lower case.
+    Uuid(String),
+    Name(String),
+    Glob(Pattern),
+}
+
+/// Longest name of a section, bytes: far longer than a guest's.
+const NAME_MAX: usize = 255;
+
+impl Whom {
+    /// The guest or guests that `text` names.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn named(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.len() > NAME_MAX || text.chars().any(char::is_control) {
+            return Err(format!("`{}` is no guest's name", text.escape_debug()));
+        }
+        if is_uuid(text) {
+            return Ok(Self::Uuid(text.to_ascii_lowercase()));
+        }
+        if !text.contains(['*', '?', '[']) {
+            return Ok(Self::Name(text.to_owned()));
+        }
+        let pattern = Pattern::new(text);
+        pattern
+            .map(Self::Glob)
+            .map_err(|error| format!("`{text}` is no pattern: {}", error.msg))
+    }
+}
+
+/// As it heads a section.
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Default => return f.write_str("[default]"),
+            Self::Uuid(name) | Self::Name(name) => name,
+            Self::Glob(pattern) => pattern.as_str(),
+        };
+        write!(f, "[guest.{}]", toml_edit::Key::new(name).display_repr())
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12])
+        && parts
+            .iter()
+            .all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// A limit, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    pub limit: Limit,
+    /// From 1.
+    pub line: usize,
+    /// The value's place in the text.
+    pub place: Range<usize>,
+}
+
+/// All that is set for one guest, or some.
+#[derive(Debug, Clone)]
+pub struct Section {
+    pub whom: Whom,
+    pub line: usize,
+    /// The place of its header, unless it is written without one.
+    pub header: Option<Range<usize>>,
+    pub settings: BTreeMap<Key, Setting>,
+}
+
+/// Something wrong with the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// From 1.
+    pub line: usize,
+    /// The line itself, or its beginning.
+    pub text: String,
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, text, what } = self;
+        write!(f, "line {line}: {what}\n{line:>6} | {text}")
+    }
+}
+
+/// All rules, in the order of the file.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    pub sections: Vec<Section>,
+}
+
+impl Rules {
+    /// Understands the file's text.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, by line; at least one.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        let mut reader = Reader {
+            text,
+            rules: Self::default(),
+            problems: Vec::new(),
+        };
+        match Document::parse(text) {
+            Ok(document) => reader.root(document.as_table()),
+            Err(error) => reader.problem(error.span(), one_line(error.message())),
+        }
+        reader.problems.sort_by_key(|problem| problem.line);
+        match reader.problems.is_empty() {
+            true => Ok(reader.rules),
+            false => Err(reader.problems),
+        }
+    }
+
+    /// The section about `whom`.
+    pub fn section(&self, whom: &Whom) -> Option<&Section> {
+        self.sections.iter().find(|section| section.whom == *whom)
+    }
+}
+
+/// A parser may explain itself at length.
+fn one_line(text: &str) -> String {
+    text.lines().collect::<Vec<_>>().join(", ")
+}
+
+/// The number of the line in which byte `at` stands, from 1.
+pub fn line_of(text: &str, at: usize) -> usize {
+    let before = text.as_bytes().iter().take(at);
+    1 + before.filter(|byte| **byte == b'\n').count()
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    rules: Rules,
+    problems: Vec<Problem>,
+}
+
+const DEFAULT: &str = "default";
+const GUEST: &str = "guest";
+
+impl Reader<'_> {
+    fn root(&mut self, root: &Table) {
+        for (word, item) in root.iter() {
+            let place = key_place(root, word, item);
+            match (word, item.as_table_like()) {
+                (DEFAULT, Some(table)) => self.section(Whom::Default, place, item, table),
+                (GUEST, Some(guests)) => self.guests(guests),
+                (DEFAULT | GUEST, None) => {
+                    let what = format!("`{word}` is a section: `[default]`, `[guest.web1]`");
+                    self.problem(place, what);
+                }
+                _ if Key::ALL.iter().any(|key| key.name() == word) => {
+                    let what = format!(
+                        "`{word}` belongs into a section: `[default]` for all guests, `[guest.web1]` for one"
+                    );
+                    self.problem(place, what);
+                }
+                _ => self.unknown(place, word, &[DEFAULT, GUEST]),
+            }
+        }
+    }
+
+    fn guests(&mut self, guests: &dyn TableLike) {
+        for (name, item) in guests.iter() {
+            let place = key_place(guests, name, item);
+            match (Whom::named(name), item.as_table_like()) {
+                (Ok(whom), Some(table)) => self.section(whom, place, item, table),
+                (Ok(_), None) => {
+                    let what = format!("`{name}` is to be a guest's section: `[guest.{name}]`");
+                    self.problem(place, what);
+                }
+                (Err(what), _) => self.problem(place, what),
+            }
+        }
+    }
+
+    fn section(
+        &mut self,
+        whom: Whom,
+        place: Option<Range<usize>>,
+        item: &Item,
+        table: &dyn TableLike,
+    ) {
+        let line = self.line(place.as_ref());
+        if let Some(before) = self.rules.section(&whom) {
+            let what = format!("{whom} is there already, on line {}", before.line);
+            self.problem(place, what);
+            return;
+        }
+        let mut settings = BTreeMap::new();
+        for (word, item) in table.iter() {
+            let place = key_place(table, word, item);
+            let Some(key) = Key::ALL.into_iter().find(|key| key.name() == word) else {
+                if item.is_table_like() {
+                    let what = format!(
+                        "`{word}` is a section in {whom}; a guest's name with dots in it wants quotes: [guest.\"a.b\"]"
+                    );
+                    self.problem(place, what);
+                } else {
+                    self.unknown(place, word, &Key::ALL.map(Key::name));
+                }
+                continue;
+            };
+            if let Some(setting) = self.setting(key, place, item) {
+                settings.insert(key, setting);
+            }
+        }
+        let header = item
+            .as_table()
+            .filter(|table| !table.is_dotted() && !table.is_implicit());
+        self.rules.sections.push(Section {
+            whom,
+            line,
+            header: header.and_then(Table::span),
+            settings,
+        });
+    }
+
+    fn setting(&mut self, key: Key, place: Option<Range<usize>>, item: &Item) -> Option<Setting> {
+        let Some(text) = item.as_str() else {
+            let what = format!("`{}` wants a duration in quotes: \"300ms\"", key.name());
+            self.problem(place, what);
+            return None;
+        };
+        match text.parse() {
+            Ok(limit) => Some(Setting {
+                limit,
+                line: self.line(item.span().as_ref()),
+                place: item.span().unwrap_or_default(),
+            }),
+            Err(what) => {
+                self.problem(item.span(), what);
+                None
+            }
+        }
+    }
+
+    fn unknown(&mut self, place: Option<Range<usize>>, word: &str, known: &[&str]) {
+        let nearest = known
+            .iter()
+            .map(|known| (strsim::jaro_winkler(word, known), known))
+            .filter(|(likeness, _)| *likeness > crate::host::ALIKE)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let hint = match nearest {
+            Some((_, nearest)) => format!("did you mean `{nearest}`?"),
+            None => format!("known here: `{}`", known.join("`, `")),
+        };
+        let word: String = word.chars().take(40).collect();
+        self.problem(
+            place,
+            format!("`{}` is not known; {hint}", word.escape_debug()),
+        );
+    }
+
+    fn line(&self, place: Option<&Range<usize>>) -> usize {
+        place.map_or(1, |place| line_of(self.text, place.start))
+    }
+
+    fn problem(&mut self, place: Option<Range<usize>>, what: String) {
+        // A clipboard's slip must not fill the terminal.
+        const SHOWN: usize = 100;
+        let line = self.line(place.as_ref());
+        let text = self.text.lines().nth(line - 1).unwrap_or_default();
+        let text: String = text.chars().take(SHOWN).collect();
+        self.problems.push(Problem {
+            line,
+            text: text.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}"),
+            what,
+        });
+    }
+}
+
+/// Where a key stands; of a section, its header.
+fn key_place(table: &dyn TableLike, word: &str, item: &Item) -> Option<Range<usize>> {
+    let header = item.as_table().and_then(Table::span);
+    let key = || table.get_key_value(word).and_then(|(key, _)| key.span());
+    header.or_else(key).or_else(|| item.span())
+}

@@ -1,0 +1,76 @@
+//! Files that are replaced whole or not at all, also when the power fails.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::Path;
+
+/// Puts `content` in the place of `file`, which need not exist. What was there
+/// hands on its mode and owner; a new file gets `mode`. Only one process at a
+/// time may do this.
+///
+/// # Errors
+/// What the kernel says; `file` is then as it was.
+pub fn replace(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let fresh = file.with_extension("new");
+    let before = match fs::metadata(file) {
+        Ok(before) => Some(before),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let written = File::create(&fresh).and_then(|mut new| {
+        if let Some(before) = &before {
+            fchown(&new, Some(before.uid()), Some(before.gid()))?;
+        }
+        let mode = before.map_or(mode, |before| before.mode() & 0o7777);
+        new.set_permissions(Permissions::from_mode(mode))?;
+        new.write_all(content)?;
+        new.sync_all()
+    });
+    if let Err(error) = written.and_then(|()| fs::rename(&fresh, file)) {
+        // Half of it on a full disk helps nobody.
+        let _ = fs::remove_file(&fresh);
+        return Err(error);
+    }
+    File::open(folder)?.sync_all()
+}
+
+/// Takes `file` away for good.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove(file: &Path) -> io::Result<()> {
+    fs::remove_file(file)?;
+    File::open(file.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mode_and_owner_stay_and_nothing_is_left_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        replace(&file, b"one", 0o644).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o644);
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        replace(&file, b"two", 0o644).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        remove(&file).unwrap();
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        fs::create_dir(&file).unwrap();
+        assert!(replace(&file, b"one", 0o644).is_err());
+        assert!(file.is_dir());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
