@@ -47,6 +47,17 @@ pub struct LedgerError {
     source: io::Error,
 }
 
+/// One pause, foreseen and seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreseen {
+    /// Whose; of a throw-away guest, none.
+    pub guest: Option<String>,
+    /// See [`Entry`].
+    pub predicted_ms: u64,
+    /// See [`Entry`].
+    pub observed_ms: u64,
+}
+
 /// The file.
 #[derive(Debug)]
 pub struct Ledger {
@@ -99,6 +110,24 @@ impl Ledger {
     /// In figures: all of it, or what is known of one destination.
     pub fn summary(&self, destination: Option<&str>, tell: impl FnMut(&str)) -> Summary {
         Summary::of(&self.read_if_possible(tell), destination, now())
+    }
+
+    /// Every pause that was both predicted and observed, and still counts.
+    pub fn foreseen(&self, tell: impl FnMut(&str)) -> Vec<Foreseen> {
+        let book = self.read_if_possible(tell);
+        let now = now();
+        let entries = book.destinations.into_values().flatten();
+        let foreseen = |entry: Entry| {
+            Some(Foreseen {
+                predicted_ms: entry.predicted_ms?,
+                observed_ms: entry.observed_ms?,
+                guest: entry.guest,
+            })
+        };
+        entries
+            .filter(|entry| entry.counts(now))
+            .filter_map(foreseen)
+            .collect()
     }
 
     fn change<T>(

@@ -6,6 +6,7 @@
 
 mod json;
 mod list;
+mod plot;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -51,6 +52,10 @@ pub struct Options {
     #[arg(long)]
     markdown: bool,
 
+    /// Draw it, too: an SVG file of four plots
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "list")]
+    plot: Option<PathBuf>,
+
     /// Where records are kept
     #[arg(long, default_value = runs::FOLDER, value_name = "FOLDER")]
     folder: PathBuf,
@@ -82,6 +87,12 @@ pub fn main(options: &Options) -> ExitCode {
 
 fn explain(options: &Options, folder: &Folder, ledger: &Ledger) -> Result<(), String> {
     let run = wanted(options, folder)?;
+    if let Some(file) = &options.plot {
+        let foreseen = ledger.foreseen(|line| eprintln!("lull: {line}"));
+        let drawn = plot::of(&run, &foreseen)?;
+        std::fs::write(file, drawn)
+            .map_err(|error| format!("{} cannot be written: {error}", file.display()))?;
+    }
     let rows = foresight(&run, ledger);
     to_stdout(&match (options.json, options.markdown) {
         (true, _) => json::of(&run, &rows),

@@ -134,3 +134,22 @@ fn what_is_recorded_is_read_back_and_stays_within_its_bound() {
         read.progress.len()
     );
 }
+
+#[test]
+fn every_record_can_be_drawn_with_a_night_side() {
+    let unlimited = MOVED.replace("\"limit_ms\":800", "\"limit_ms\":null");
+    let strange = MOVED.replace("web1", "<w&b>");
+    let endless = MOVED.replace("610", &u64::MAX.to_string());
+    for record in [MOVED, REFUSED, GATE_0, "", &unlimited, &strange, &endless] {
+        let ledger = [Some("web1"), None].map(|guest| ledger::Foreseen {
+            guest: guest.map(str::to_owned),
+            predicted_ms: 700,
+            observed_ms: 400,
+        });
+        for ledger in [&ledger[..], &[]] {
+            let svg = plot::of(&run(record), ledger).unwrap();
+            says(&svg, &["prefers-color-scheme: dark", "</svg>"]);
+            assert!(!svg.contains("<w&b>"), "{svg}");
+        }
+    }
+}

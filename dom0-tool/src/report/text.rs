@@ -64,7 +64,7 @@ fn tables(run: &Run) -> Tables<'_> {
 }
 
 /// Whose attempt, where to, when, and who made it.
-fn heading(run: &Run) -> String {
+pub fn heading(run: &Run) -> String {
     let Some(begun) = &run.begun else {
         return format!("{}: it does not say whose attempt it was", run.name);
     };
@@ -80,7 +80,7 @@ fn heading(run: &Run) -> String {
 }
 
 /// How it ended, against what was allowed.
-fn verdict(run: &Run) -> String {
+pub fn outcome(run: &Run) -> String {
     let mut text = match run.outcome() {
         "sent" => "Sent: the stream was complete; how the guest arrived, only xl or libvirt was told.".to_owned(),
         "unfinished" => "Unfinished: whoever recorded this attempt died before it could say how it ended. Its trace may tell more (`lull replay`).".to_owned(),
@@ -103,6 +103,12 @@ fn verdict(run: &Run) -> String {
             limit.as_deref().unwrap_or("no limit"),
         ));
     }
+    text
+}
+
+/// The same, and why.
+fn verdict(run: &Run) -> String {
+    let mut text = outcome(run);
     let reason = run.reason();
     if !reason.is_empty() {
         text.push_str(&format!(" Why: {reason}"));

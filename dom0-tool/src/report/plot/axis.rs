@@ -1,0 +1,47 @@
+//! Figures on axes.
+
+/// Above the largest value, so that it does not touch the frame; never zero.
+pub fn room(largest: f64) -> f64 {
+    (largest * 1.12).max(1.0)
+}
+
+/// Seconds where milliseconds would have too many digits: the divisor and the
+/// unit's name.
+pub fn unit(largest_ms: f64) -> (f64, &'static str) {
+    match largest_ms {
+        ..5_000.0 => (1.0, "ms"),
+        _ => (1_000.0, "s"),
+    }
+}
+
+/// A tick, without zeros that say nothing.
+pub fn tick(value: &f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A tick of a count: `12k`, `3M`.
+pub fn count(value: &f64) -> String {
+    match value.round() as u64 {
+        pages @ 0..1_000 => pages.to_string(),
+        pages @ 1_000..1_000_000 => format!("{}k", tick(&(pages as f64 / 1e3))),
+        pages @ 1_000_000..1_000_000_000 => format!("{}M", tick(&(pages as f64 / 1e6))),
+        pages => format!("{}G", tick(&(pages as f64 / 1e9))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_short() {
+        assert_eq!(tick(&0.0), "0");
+        assert_eq!(tick(&0.25), "0.25");
+        assert_eq!(tick(&2.5), "2.5");
+        assert_eq!(tick(&125.0), "125");
+        assert_eq!(count(&999.0), "999");
+        assert_eq!(count(&10_000.0), "10k");
+        assert_eq!(count(&2_500_000.0), "2.5M");
+    }
+}

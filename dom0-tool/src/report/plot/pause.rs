@@ -1,0 +1,110 @@
+//! The pause as a waterfall of its parts, observed upon predicted.
+
+use plotters::coord::ranged1d::SegmentValue;
+use plotters::prelude::*;
+
+use super::axis::{room, tick, unit};
+use super::colours::{BEHIND, FAINT, LIMIT, OBSERVED, TEXT};
+use super::{Area, Drawn, FONT, axes, chart, empty};
+use crate::migrate::tables::named;
+use crate::runs::Run;
+
+const TITLE: &str = "The pause, part after part";
+
+/// A part: its name, and from when to when it was predicted and observed.
+struct Part {
+    name: &'static str,
+    predicted: Option<(f64, f64)>,
+    observed: Option<(f64, f64)>,
+}
+
+pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
+    let parts = parts(run);
+    if parts.is_empty() {
+        return empty(panel, TITLE, "the guest was never paused");
+    }
+    let limit = run.limit_ms().map(|ms| ms as f64);
+    let ends = parts
+        .iter()
+        .flat_map(|part| [part.predicted, part.observed]);
+    let highest = ends.flatten().map(|(_, end)| end).fold(0.0, f64::max);
+    let highest = highest.max(limit.unwrap_or(0.0));
+    let (scale, unit) = unit(highest);
+    let count = parts.len() as i32;
+    let legend: Vec<_> = [
+        Some((BEHIND, "predicted, at most")),
+        Some((OBSERVED, "observed")),
+        limit.map(|_| (LIMIT, "limit")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let row = |at: &SegmentValue<i32>| match at {
+        SegmentValue::CenterOf(at) => {
+            let part = usize::try_from(count - 1 - at).ok();
+            let part = part.and_then(|part| parts.get(part));
+            part.map_or_else(String::new, |part| part.name.to_owned())
+        }
+        _ => String::new(),
+    };
+    let mut chart = chart!(
+        panel,
+        TITLE,
+        &legend,
+        96,
+        0.0..room(highest / scale),
+        (0..count - 1).into_segmented()
+    );
+    axes!(
+        chart,
+        format!("time since the request to suspend ({unit})"),
+        "",
+        disable_y_mesh(),
+        x_labels(8),
+        y_labels(parts.len()),
+        x_label_formatter(&tick),
+        y_label_formatter(&row)
+    );
+    let bars = |times: fn(&Part) -> Option<(f64, f64)>, margin, colour: RGBColor| {
+        let bar = |(at, part): (usize, &Part)| {
+            let (from, to) = times(part)?;
+            let row = count - 1 - at as i32;
+            let (low, high) = (SegmentValue::Exact(row), SegmentValue::Exact(row + 1));
+            let corners = [(from / scale, low), (to / scale, high)];
+            let mut bar = Rectangle::new(corners, colour.filled());
+            bar.set_margin(margin, margin, 0, 0);
+            Some(bar)
+        };
+        parts.iter().enumerate().filter_map(bar).collect::<Vec<_>>()
+    };
+    chart.draw_series(bars(|part| part.predicted, 6, BEHIND))?;
+    chart.draw_series(bars(|part| part.observed, 14, OBSERVED))?;
+    if let Some(limit) = limit {
+        let ends = [SegmentValue::Exact(0), SegmentValue::Exact(count)];
+        let ends = ends.map(|end| (limit / scale, end));
+        chart.draw_series(LineSeries::new(ends, LIMIT.stroke_width(2)))?;
+    }
+    Ok(())
+}
+
+/// Each begins where the one before has ended.
+fn parts(run: &Run) -> Vec<Part> {
+    let Some(suspended) = &run.account.suspended else {
+        return Vec::new();
+    };
+    let observed = run.account.observed_parts().unwrap_or_default();
+    let (mut predicted_at, mut observed_at) = (0.0, 0.0);
+    let follow = |at: &mut f64, ms: Option<u64>| {
+        let from = *at;
+        *at += ms? as f64;
+        Some((from, *at))
+    };
+    named(&suspended.predicted)
+        .zip(named(&observed))
+        .map(|((name, predicted), (_, observed))| Part {
+            name,
+            predicted: follow(&mut predicted_at, predicted),
+            observed: follow(&mut observed_at, observed),
+        })
+        .collect()
+}

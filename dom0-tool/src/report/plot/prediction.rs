@@ -1,0 +1,81 @@
+//! The pause as it was predicted while the guest ran, against the limit.
+
+use plotters::prelude::*;
+
+use super::axis::{room, tick, unit};
+use super::colours::{FAINT, FIRST, LIMIT, OBSERVED, TEXT};
+use super::{Area, Drawn, FONT, axes, chart, empty};
+use crate::runs::Run;
+
+const TITLE: &str = "Predicted pause over time";
+
+/// So many limits fit on the axis; early predictions may be far beyond.
+const LIMITS: f64 = 10.0;
+
+pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
+    let told = run
+        .progress
+        .iter()
+        .map(|p| (p.at_ms, p.predicted_downtime_ms));
+    let rounds = run
+        .rounds
+        .iter()
+        .map(|r| (r.at_ms, r.predicted_downtime_ms));
+    let judged = |(at, ms): (u64, Option<u64>)| Some((at as f64 / 1e3, ms? as f64));
+    let mut line: Vec<(f64, f64)> = told.chain(rounds.clone()).filter_map(judged).collect();
+    let at_ends: Vec<(f64, f64)> = rounds.filter_map(judged).collect();
+    line.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let Some((last, _)) = line.last().copied() else {
+        return empty(
+            panel,
+            TITLE,
+            "nothing was predicted: refused or ended before the first count",
+        );
+    };
+    let limit = run.limit_ms().map(|ms| ms as f64);
+    let observed = run.observed_ms().map(|ms| ms as f64);
+    let highest = line.iter().map(|(_, ms)| *ms).fold(0.0, f64::max);
+    let cap = limit.map_or(f64::MAX, |limit| limit * LIMITS);
+    let highest = highest.min(cap).max(limit.unwrap_or(0.0));
+    let highest = highest.max(observed.unwrap_or(0.0));
+    let (scale, unit) = unit(highest);
+    let top = room(highest / scale);
+    let legend: Vec<_> = [
+        Some((FIRST, "predicted, at most (dots: at the end of a round)")),
+        limit.map(|_| (LIMIT, "limit")),
+        observed.map(|_| (OBSERVED, "observed")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    // What is beyond is shown at the edge.
+    let place = |(at, ms): (f64, f64)| (at, (ms / scale).min(top));
+    let span = 0.0..(last * 1.12).max(0.1);
+    let end = span.end;
+    let mut chart = chart!(panel, TITLE, &legend, 62, span, 0.0..top);
+    axes!(
+        chart,
+        "time since the start (s)",
+        format!("pause ({unit})"),
+        x_labels(8),
+        y_labels(7),
+        x_label_formatter(&tick),
+        y_label_formatter(&tick)
+    );
+    let points = line.into_iter().map(place);
+    chart.draw_series(LineSeries::new(points, FIRST.stroke_width(2)))?;
+    chart.draw_series(
+        at_ends
+            .into_iter()
+            .map(|point| Circle::new(place(point), 4, FIRST.filled())),
+    )?;
+    if let Some(limit) = limit {
+        let ends = [(0.0, limit / scale), (end, limit / scale)];
+        chart.draw_series(LineSeries::new(ends, LIMIT.stroke_width(2)))?;
+    }
+    if let Some(observed) = observed {
+        let point = (last, observed / scale);
+        chart.draw_series([TriangleMarker::new(point, 8, OBSERVED.filled())])?;
+    }
+    Ok(())
+}
