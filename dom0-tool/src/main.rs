@@ -7,7 +7,7 @@
 //! ([`transport`]). What an attempt was told and decided is kept ([`trace`]) and
 //! can be decided again ([`replay`]), or tried without a host ([`simulate`]); what
 //! its pause took is remembered ([`ledger`]); how it went ([`runs`]) is explained
-//! ([`report`]). Limits stand in a file ([`limits`]), and plain `xl migrate` can
+//! ([`report`]) and counted ([`metrics`]). Limits stand in a file ([`limits`]), and plain `xl migrate` can
 //! be made to keep them ([`enable`]). What only a person may decide is
 //! `lull resume` ([`resume`]). Manual and completions: [`generate`].
 
@@ -25,6 +25,7 @@ mod kept;
 mod ledger;
 mod limits;
 mod locked;
+mod metrics;
 mod migrate;
 mod monotonic;
 mod rehearse;

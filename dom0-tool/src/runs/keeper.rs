@@ -1,12 +1,14 @@
 //! `lull keep-run`, which whoever records an attempt starts.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{FOLDER, LARGEST, MOST};
+use super::{FOLDER, LARGEST, MOST, Run};
 use crate::kept::{Folder, keeper};
+use crate::metrics::Metrics;
 
 /// The hidden subcommand that makes this binary a keeper.
 pub const SUBCOMMAND: &str = "keep-run";
@@ -22,8 +24,23 @@ pub struct Options {
     folder: PathBuf,
 }
 
-/// Keeps one run.
+/// Keeps one run, and counts it.
 pub fn main(options: &Options) -> ExitCode {
     let folder = Folder::at(&options.folder, MOST);
-    keeper::keep("record", &folder, &options.guest, LARGEST, |_| {})
+    let metrics = options.folder.parent().map(Metrics::of);
+    let begun = metrics.as_ref().map(Metrics::begun);
+    let running = begun.and_then(|begun| begun.map_err(|error| not_counted(&error)).ok());
+    keeper::keep("record", &folder, &options.guest, LARGEST, |record| {
+        let counted = Run::read(&options.guest, record)
+            .and_then(|run| metrics.map_or(Ok(()), |metrics| metrics.over(running, &run)));
+        if let Err(error) = counted {
+            not_counted(&error);
+        }
+    })
+}
+
+fn not_counted(error: &io::Error) {
+    eprintln!(
+        "lull: warning: this attempt is not in the metrics ({error}); the attempt is not affected"
+    );
 }

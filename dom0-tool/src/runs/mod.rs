@@ -1,5 +1,6 @@
 //! What was told of each attempt, one file for each: the lines of `--json`
-//! after one that says whose it is. For `lull report`.
+//! after one that says whose it is. For `lull report`, and counted in the
+//! [`metrics`](crate::metrics).
 //!
 //! `lull migrate` keeps it, or the helper where xl or libvirt were called
 //! without it: then how the guest arrived is not in it. It is written by a
