@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
 use crate::{
-    enable, generate, ledger, limits, rehearse, replay, report, resume, runs, simulate, trace,
-    transport,
+    control, enable, generate, ledger, limits, rehearse, replay, report, resume, runs, simulate,
+    trace, transport,
 };
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
@@ -41,6 +41,14 @@ pub enum Command {
     /// A guest of a few MiB, with a network interface and no disk, moves there
     /// and back as any guest would. Nothing of it is left on either host.
     Rehearse(rehearse::Options),
+
+    /// Show how the migrations on this host stand
+    Status(control::show::Options),
+
+    /// End a migration safely: the guest stays here
+    ///
+    /// As ^C in `lull migrate`, but for every migration lull takes part in.
+    Cancel(control::cancel::Options),
 
     /// Run a recorded attempt through the same rules again
     ///

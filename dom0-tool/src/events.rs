@@ -50,6 +50,8 @@ pub enum Event {
     Answered(Answered),
     /// The connection was closed before that; the guest stays.
     HungUp(HungUp),
+    /// The operator wants to give up, and has told the helper (`lull cancel`).
+    CancelAsked,
     /// A line for the operator, at the level it deserves.
     Log(Log),
     /// A rehearsal is over: the last word of `lull rehearse`, an early one of
@@ -115,7 +117,7 @@ pub struct PauseParts {
 }
 
 /// See [`Event::Progress`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// When.
     pub at_ms: u64,
@@ -138,7 +140,7 @@ pub struct Progress {
 }
 
 /// See [`Event::Round`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
     /// When it ended.
     pub at_ms: u64,

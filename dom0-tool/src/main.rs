@@ -7,11 +7,13 @@
 //! ([`transport`]). What an attempt was told and decided is kept ([`trace`]) and
 //! can be decided again ([`replay`]), or tried without a host ([`simulate`]); what
 //! its pause took is remembered ([`ledger`]); how it went ([`runs`]) is explained
-//! ([`report`]) and counted ([`metrics`]). Limits stand in a file ([`limits`]), and plain `xl migrate` can
-//! be made to keep them ([`enable`]). What only a person may decide is
-//! `lull resume` ([`resume`]). Manual and completions: [`generate`].
+//! ([`report`]) and counted ([`metrics`]). While it runs it can be looked at and
+//! steered ([`control`]). Limits stand in a file ([`limits`]), and plain `xl
+//! migrate` can be made to keep them ([`enable`]). What only a person may decide
+//! is `lull resume` ([`resume`]). Manual and completions: [`generate`].
 
 mod cli;
+mod control;
 mod duration;
 mod enable;
 mod engine;
@@ -58,6 +60,8 @@ fn main() -> ExitCode {
         cli::Command::Rehearse(options) => rehearse::main(&options),
         cli::Command::GuardRehearsal => rehearse::guard(),
         cli::Command::Resume(options) => resume::main(&options),
+        cli::Command::Status(options) => control::show::main(&options),
+        cli::Command::Cancel(options) => control::cancel::main(&options),
         cli::Command::Replay(options) => replay::main(&options),
         cli::Command::Simulate(options) => simulate::main(&options),
         cli::Command::Ledger(options) => ledger::main(&options),

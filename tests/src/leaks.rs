@@ -15,6 +15,7 @@ const PASSING: &[&str] = &[
     "/proc/self/exe ",
     "rig-agent hold-at",
     "rig-agent hold-ready",
+    "rig-agent pester",
     "rig-agent throttle",
     "rig-agent tee-stream",
 ];
@@ -38,7 +39,7 @@ pub struct Leaks {
     pub log_dirty: Vec<u32>,
     /// Folders in xenstore of domains that are not there.
     pub xenstore: Vec<String>,
-    /// Files half written, and files somebody still has locked.
+    /// Files half written, files somebody still has locked, and control sockets.
     pub files: Vec<String>,
 }
 
@@ -54,6 +55,9 @@ const LOOK: &str = "\
     echo ===; \
     for f in /var/lib/lull/ledger.new /var/lib/lull/traces/*.unfinished /var/lib/lull/runs/*.unfinished; do \
         [ ! -e $f ] || echo $f half written; \
+    done; \
+    for f in /run/lull/*; do \
+        [ ! -e $f ] || echo $f left; \
     done; \
     for f in /run/lock/xl* /var/lib/lull/*; do \
         [ ! -e $f ] || ! grep -q \":$(stat -c %i $f) \" /proc/locks || echo $f locked; \

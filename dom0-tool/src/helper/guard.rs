@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::thread;
 
+use crate::control::folder::{self, Folder};
 use crate::stub::orphans;
 use crate::xen::domain::{Resumed, outlive_suspend};
 use crate::xen::domctl::ShadowOp;
@@ -86,6 +87,12 @@ pub fn main(guest: DomId, helper: u32) -> ExitCode {
     let mut heard = Vec::new();
     // The helper writes at most a few bytes.
     let _ = io::stdin().take(16).read_to_end(&mut heard);
+    let code = undo(guest, helper, &heard);
+    folder::remove(&Folder::default().socket(guest, helper));
+    code
+}
+
+fn undo(guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
     if heard.contains(&word::UNDONE) {
         return ExitCode::SUCCESS;
     }

@@ -19,6 +19,9 @@ use super::guard::{self, Guard};
 use super::libxl::Libxl;
 use super::orders::Ordered;
 use super::{orders, stock};
+use crate::control::folder::Folder;
+use crate::control::server::Server;
+use crate::control::words::{Answer, Phase, Request};
 use crate::engine::{self, Attempt, Host, Order, SuspendAnswer, Verdict, Verify};
 use crate::events::{Event, How, Log};
 use crate::inherited;
@@ -105,6 +108,8 @@ struct Helper {
     limits_from: Effective,
     /// The guest's name, for words.
     name: String,
+    control: Option<Server>,
+    cancelled: bool,
 }
 
 impl Helper {
@@ -128,6 +133,8 @@ impl Helper {
             record: None,
             limits_from: Effective::default(),
             name: orders::name(save.domain).unwrap_or_else(|_| format!("domain {}", save.domain)),
+            control: None,
+            cancelled: false,
         })
     }
 
@@ -173,6 +180,12 @@ impl Helper {
         let info = xen.domain_info(guest)?.context("the guest has gone")?;
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
         self.guard = Some(Guard::start(guest).context("the guard cannot be started")?);
+        match Server::open(&Folder::default(), guest, start) {
+            Ok(server) => self.control = Some(server),
+            Err(error) => self.warn(format!(
+                "nobody can look at this attempt or steer it: {error}"
+            )),
+        }
         let sink = self.sink.take().context("the stream is in use")?;
         if save.verify == Verify::Yes && limits.max_suspend.is_some() {
             anyhow::bail!(
@@ -203,6 +216,42 @@ impl Helper {
         let verdict = Attempt::new(&xen, order, self, sink, &log, recorder).run();
         self.trace = trace;
         Ok(verdict)
+    }
+
+    /// Hears whoever looks or steers.
+    fn attend(&mut self) {
+        let Some(control) = &mut self.control else {
+            return;
+        };
+        let Some(request) = control.turn() else {
+            return;
+        };
+        let answer = match request {
+            Request::Cancel => match control.phase() {
+                Phase::Finishing | Phase::Landing | Phase::Ended if self.front_end.is_none() => {
+                    Answer::Refused {
+                        why: "too late to cancel: the destination has the guest's pages, and its \
+                              state is on the way"
+                            .into(),
+                    }
+                }
+                _ => {
+                    self.cancelled = true;
+                    Answer::Done {
+                        said: "cancelling; waiting until everything is undone".into(),
+                    }
+                }
+            },
+            // The server's own.
+            Request::Status | Request::Watch => return,
+        };
+        control.answer(answer);
+        if self.cancelled
+            && let Some(front_end) = &mut self.front_end
+        {
+            // It is to know whose wish it was, and to tell the transport.
+            front_end.tell(Event::CancelAsked);
+        }
     }
 
     fn warn(&mut self, text: String) {
@@ -301,9 +350,10 @@ impl Host for Helper {
         if self.libxl.has_gone() {
             return Err(io::Error::other("it closed the conversation"));
         }
+        self.attend();
         let front_end = self.front_end.as_mut();
-        let signalled = self.signalled.load(Ordering::Relaxed);
-        Ok(signalled || front_end.is_some_and(FrontEnd::is_cancelled))
+        let asked = self.cancelled || self.signalled.load(Ordering::Relaxed);
+        Ok(asked || front_end.is_some_and(FrontEnd::is_cancelled))
     }
 
     fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
@@ -312,12 +362,16 @@ impl Host for Helper {
             fds.push(self.wake.as_fd());
         }
         fds.extend(self.front_end.as_ref().and_then(FrontEnd::wake_on));
+        fds.extend(self.control.iter().flat_map(Server::wake_on));
         fds
     }
 
     fn tell(&mut self, event: Event) {
         if let Some(record) = &mut self.record {
             record.tell(&event);
+        }
+        if let Some(control) = &mut self.control {
+            control.note(&event);
         }
         if let Some(front_end) = &mut self.front_end {
             front_end.tell(event);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::ioctl_fionread;
 
-use crate::events::{Command, Order};
+use crate::events::{Command, Event, Order};
 
 use super::account::Account;
 use super::inbox::{Inbox, Message};
@@ -131,6 +131,9 @@ impl Attempt {
         match message {
             Message::Helper(event) => {
                 watcher.event(&event);
+                if matches!(*event, Event::CancelAsked) {
+                    self.stop(watcher);
+                }
                 self.account.helper_said(*event);
             }
             Message::Garbled(line) => {

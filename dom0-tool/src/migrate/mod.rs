@@ -14,7 +14,7 @@ pub mod outcome;
 mod pause;
 pub mod progress;
 pub mod report;
-mod source;
+pub mod source;
 pub mod tables;
 pub mod transport;
 pub mod words;

@@ -174,6 +174,7 @@ impl Watcher {
             | Event::Ended(_)
             | Event::Ready(_)
             | Event::Answered(_)
+            | Event::CancelAsked
             | Event::Rehearsed(_)
             | Event::Result(_) => {}
         }

@@ -8,7 +8,8 @@
 //! what must hold after every one. Then the scenarios: [`rig`] tests the rig
 //! itself, [`moves`], [`rehearsal`] and [`refusals`] the product at its work,
 //! [`table`] what happens when something goes wrong between any two of its
-//! steps, [`deaths`] when its stub goes astray, [`bad_input`] and [`stock`] the
+//! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator looks and
+//! has wishes, [`bad_input`] and [`stock`] the
 //! rest; last, [`predictions`] of all that moved.
 
 mod aftermath;
@@ -20,6 +21,7 @@ mod predictions;
 mod refusals;
 mod rehearsal;
 mod rig;
+mod steering;
 mod stock;
 mod table;
 mod world;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         scenario("hopeless-then-moved", refusals::hopeless_then_moved),
         scenario("burst-before-the-stop", refusals::burst_before_the_stop),
         scenario("timeout-while-copying", refusals::timeout),
+        scenario("looked-at-and-cancelled", steering::looked_at_and_cancelled),
         scenario("stub-astray", deaths::stub_astray),
         scenario("wrong-words", bad_input::wrong_words),
         scenario("unreachable-host", bad_input::unreachable_host),

@@ -5,6 +5,7 @@ mod compare;
 mod echo_request;
 mod hold;
 mod memory;
+mod pester;
 mod ping;
 mod relay;
 mod sink;
@@ -27,6 +28,7 @@ const USAGE: &str = "usage:
                                                a second, or 0 for as many as go
   rig-agent hold-ready COMMAND -- TRANSPORT…   a transport for xl migrate -s: runs
                                                COMMAND before READY is passed on
+  rig-agent pester FOLDER                      annoys a socket there until it goes
   rig-agent sink FILE                          a receiver that keeps nothing
   rig-agent squeeze DOMID                      the domain gets no more memory
   rig-agent tee-stream FILE -- TRANSPORT…      a transport that keeps what was sent
@@ -53,6 +55,7 @@ fn main() -> Result<()> {
             transport @ ..,
         ] => hold::run([place, rate, domain, command], transport),
         ["hold-ready", command, "--", transport @ ..] => relay::run(command, transport),
+        ["pester", folder] => pester::run(folder.as_ref()),
         ["sink", file] => sink::run(file),
         ["squeeze", domain] => memory::Privcmd::open()?.squeeze(domain.parse()?),
         ["tee-stream", file, "--", transport @ ..] => streams::tee(file, transport),

@@ -1,0 +1,138 @@
+//! `lull cancel`: ends a migration as a signal would, and says what became of
+//! the guest.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::client::{self, Connection, Heard};
+use super::words::{Answer, End, Request};
+use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
+use crate::events::How;
+use crate::host::Guest;
+use crate::migrate::progress::{to_stderr, to_stdout};
+use crate::migrate::source::{self, OnXen, Rescue, Seen};
+
+/// A guest that was asked to stop just before may take libxl two minutes.
+const LONGEST: Duration = Duration::from_secs(150);
+
+/// The options of `lull cancel`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  lull cancel web1
+
+Waits until the migration has ended. Once the destination has the whole guest,
+it is too late: ^C in `lull migrate` still works until the destination is told
+to start it.
+
+Exit codes: 0 cancelled, the guest runs here; 2 wrong usage, or it is not being
+  migrated; 3 too late, the migration goes on or had ended otherwise; 8 the
+  guest was not seen to run: look at both hosts.")]
+pub struct Options {
+    /// The guest: its name or number
+    pub domain: String,
+}
+
+/// Runs the command.
+pub fn main(options: &Options) -> ExitCode {
+    let (guest, connection) = match client::of(&options.domain) {
+        Ok(found) => found,
+        Err(error) => {
+            to_stderr(&format!("lull: {error:#}"));
+            return NOT_DONE.into();
+        }
+    };
+    match cancel(&guest, connection) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            to_stderr(&format!(
+                "lull: {error:#}.\nWhether the migration of {0} goes on is not known. `lull status {0}` shows it.",
+                guest.name
+            ));
+            UNKNOWN.into()
+        }
+    }
+}
+
+fn cancel(guest: &Guest, mut connection: Connection) -> anyhow::Result<u8> {
+    match connection.ask(Request::Cancel)? {
+        Answer::Refused { why } => {
+            to_stderr(&format!("lull: {}: {why}", guest.name));
+            return Ok(REFUSED);
+        }
+        Answer::Done { said } => to_stderr(&format!("lull: {}: {said}", guest.name)),
+        Answer::Status(_) => {}
+    }
+    let end = await_end(&mut connection)?;
+    Ok(match &end {
+        Some(End {
+            how: How::StreamComplete,
+            ..
+        }) => {
+            to_stderr(&format!(
+                "lull: too late: the destination has all of {0} and may start it. `lull status {0}` shows whether it is still here.",
+                guest.name
+            ));
+            REFUSED
+        }
+        end => look(guest, end.as_ref()),
+    })
+}
+
+/// How the helper's part ended; `None` when it died.
+fn await_end(connection: &mut Connection) -> anyhow::Result<Option<End>> {
+    let until = Instant::now() + LONGEST;
+    if connection.say(Request::Watch).is_err() {
+        return Ok(None);
+    }
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match connection.hear(left)? {
+            Heard::Answer(Answer::Status(status)) if status.ended.is_some() => {
+                return Ok(status.ended);
+            }
+            Heard::Answer(_) => {}
+            Heard::End => return Ok(None),
+            Heard::Nothing => anyhow::bail!(
+                "the helper, process {}, has not ended within {} s",
+                connection.place.helper,
+                LONGEST.as_secs()
+            ),
+        }
+    }
+}
+
+/// Where the guest runs is seen, not assumed.
+fn look(guest: &Guest, end: Option<&End>) -> u8 {
+    let name = &guest.name;
+    let seen = source::watch(&OnXen(guest.domid), Rescue::Forbidden);
+    match seen {
+        Seen::Running | Seen::Rescued => {}
+        Seen::Dead(how) | Seen::NotRunning(how) => {
+            to_stderr(&format!(
+                "lull: {name} {how}. Look at it here (`xl list`) and at the destination."
+            ));
+            return UNKNOWN;
+        }
+    }
+    match end {
+        Some(End {
+            how: How::Cancelled,
+            ..
+        })
+        | None => {
+            to_stdout(&format!(
+                "{name} runs here, on the source. Its migration was cancelled."
+            ));
+            DONE
+        }
+        Some(end) => {
+            to_stdout(&format!(
+                "{name} runs here, on the source. Its migration had ended by itself: {}",
+                end.reason
+            ));
+            REFUSED
+        }
+    }
+}

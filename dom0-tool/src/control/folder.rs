@@ -1,0 +1,166 @@
+//! Where the sockets are: one for each migration, named after the guest and the
+//! helper's process, so that nobody ever takes another's away.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::xen::DomId;
+
+/// The folder, root's alone.
+pub const PATH: &str = "/run/lull";
+
+const SUFFIX: &str = "sock";
+
+/// Sockets looked at most: more migrations than a host can have.
+const MOST: usize = 1024;
+
+/// A folder of sockets.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+/// A socket found there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The guest being moved.
+    pub guest: DomId,
+    /// The helper that moves it.
+    pub helper: u32,
+    /// The socket.
+    pub path: PathBuf,
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::at(PATH)
+    }
+}
+
+impl Folder {
+    /// The folder at `path`, which need not exist.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Makes the folder, for nobody but us, and clears away what dead helpers
+    /// have left; says where a new socket goes.
+    ///
+    /// # Errors
+    /// When it cannot be made, or is not ours alone.
+    pub fn prepare(&self, guest: DomId) -> io::Result<PathBuf> {
+        match DirBuilder::new().mode(0o700).create(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let folder = fs::symlink_metadata(&self.path)?;
+        let ours = folder.is_dir() && folder.uid() == rustix::process::geteuid().as_raw();
+        if !ours {
+            let text = format!("{} is not a folder of lull's", self.path.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        if folder.mode() & 0o077 != 0 {
+            fs::set_permissions(&self.path, Permissions::from_mode(0o700))?;
+        }
+        // Those of the dead go as they are found.
+        self.places()?;
+        let path = self.socket(guest, std::process::id());
+        remove(&path);
+        Ok(path)
+    }
+
+    /// Where a helper's socket is.
+    pub fn socket(&self, guest: DomId, helper: u32) -> PathBuf {
+        self.path.join(format!("{guest}.{helper}.{SUFFIX}"))
+    }
+
+    /// The sockets there are, by guest. Those of dead helpers are removed.
+    ///
+    /// # Errors
+    /// When the folder cannot be read; that there is none is no error.
+    pub fn places(&self) -> io::Result<Vec<Place>> {
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut places = Vec::new();
+        for entry in entries.take(MOST) {
+            let Some(place) = Place::of(entry?.path()) else {
+                continue;
+            };
+            if Path::new(&format!("/proc/{}", place.helper)).exists() {
+                places.push(place);
+            } else {
+                remove(&place.path);
+            }
+        }
+        places.sort_by_key(|place| (place.guest, place.helper));
+        Ok(places)
+    }
+}
+
+impl Place {
+    fn of(path: PathBuf) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let mut parts = name.split('.');
+        let (guest, helper) = (parts.next()?, parts.next()?);
+        if (parts.next()?, parts.next()) != (SUFFIX, None) {
+            return None;
+        }
+        Some(Self {
+            guest: guest.parse().ok()?,
+            helper: helper.parse().ok()?,
+            path,
+        })
+    }
+}
+
+/// Removes a socket, if it is there.
+pub fn remove(socket: &Path) {
+    let _ = fs::remove_file(socket);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dead_are_cleared_away_and_strangers_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("lull");
+        assert_eq!(Folder::at(&path).places().unwrap(), []);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+        let folder = Folder::at(&path);
+        let ours = folder.prepare(7).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        // No process has so high a number.
+        let dead = folder.socket(7, u32::MAX);
+        for file in [&ours, &dead, &path.join("notes"), &path.join("x.y.sock")] {
+            fs::write(file, "").unwrap();
+        }
+        let places = folder.places().unwrap();
+        assert_eq!(
+            places,
+            [Place {
+                guest: 7,
+                helper: std::process::id(),
+                path: ours
+            }]
+        );
+        assert!(!dead.exists() && path.join("notes").exists() && path.join("x.y.sock").exists());
+    }
+
+    #[test]
+    fn what_is_no_folder_of_ours_is_not_used() {
+        let root = tempfile::tempdir().unwrap();
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(root.path(), &link).unwrap();
+        assert!(Folder::at(link).prepare(7).is_err());
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(Folder::at(file).prepare(7).is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! How the migration stands, put together from what the engine tells.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::words::{End, Phase, ROUNDS, Status};
+use crate::events::{Event, How};
+use crate::xen::DomId;
+
+/// The status, and how often it has changed.
+pub struct Picture {
+    status: Status,
+    start: Instant,
+    changes: u64,
+}
+
+impl Picture {
+    /// Of a migration that began at `start` and of which nothing is known yet.
+    pub fn new(guest: DomId, start: Instant) -> Self {
+        Self {
+            status: Status {
+                domid: guest,
+                name: None,
+                helper_pid: std::process::id(),
+                phase: Phase::Preparing,
+                at_ms: 0,
+                limit_ms: None,
+                timeout_ms: None,
+                guest_pages: 0,
+                progress: None,
+                rounds: VecDeque::new(),
+                ended: None,
+            },
+            start,
+            changes: 0,
+        }
+    }
+
+    /// Takes in what the engine tells.
+    pub fn note(&mut self, event: &Event) {
+        let status = &mut self.status;
+        match event {
+            Event::Started(started) => {
+                status.phase = Phase::Copying;
+                status.limit_ms = started.limit_ms;
+                status.timeout_ms = started.timeout_ms;
+                status.guest_pages = started.guest_pages;
+            }
+            Event::Progress(progress) => status.progress = Some(progress.clone()),
+            Event::Round(round) => {
+                status.phase = match round.decision.as_str() {
+                    "suspend" => Phase::Suspending,
+                    "finish" => Phase::Finishing,
+                    _ => status.phase,
+                };
+                if status.rounds.len() == ROUNDS {
+                    status.rounds.pop_front();
+                }
+                status.rounds.push_back(round.clone());
+            }
+            Event::Suspended(_) => status.phase = Phase::LastRound,
+            Event::Ended(ended) => {
+                status.phase = match ended.how {
+                    How::StreamComplete => Phase::Landing,
+                    _ => Phase::Ended,
+                };
+                status.ended = Some(End {
+                    how: ended.how,
+                    reason: ended.reason.clone(),
+                    advice: ended.advice.clone(),
+                });
+            }
+            _ => return,
+        }
+        self.changes += 1;
+    }
+
+    /// How it stands now.
+    pub fn status(&mut self) -> &Status {
+        self.status.at_ms = self.start.elapsed().as_millis() as u64;
+        &self.status
+    }
+
+    /// What is being done.
+    pub const fn phase(&self) -> Phase {
+        self.status.phase
+    }
+
+    /// Grows with every change.
+    pub const fn changes(&self) -> u64 {
+        self.changes
+    }
+}

@@ -1,0 +1,310 @@
+//! The helper's end of its control socket.
+//!
+//! A part of the engine's loop, so nothing here waits, and a turn costs a few
+//! system calls whatever the clients do: each is read at most once every
+//! [`GAP`], a line is never longer than [`LONGEST`], a picture is sent only to
+//! whoever has read the one before, and who says what cannot be understood, or
+//! takes too long, is dropped.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::socket_peercred;
+
+use super::folder::{self, Folder};
+use super::picture::Picture;
+use super::words::{Answer, LONGEST, Line, Phase, Request, SCHEMA};
+use crate::events::Event;
+use crate::xen::DomId;
+
+/// Clients at once; more wait until one goes.
+const CLIENTS: usize = 8;
+
+/// Between two looks at the same client, and between two new ones.
+const GAP: Duration = Duration::from_millis(20);
+
+/// How long a client may take to say a line, or to read one.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A control socket.
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    picture: Picture,
+    clients: Vec<Client>,
+    accepted: Option<Instant>,
+    patience: Duration,
+    next_id: u64,
+    /// Who waits for the engine's answer.
+    asking: Option<u64>,
+}
+
+impl Server {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// When it cannot be opened: then nobody can look or steer.
+    pub fn open(folder: &Folder, guest: DomId, start: Instant) -> io::Result<Self> {
+        let path = folder.prepare(guest)?;
+        let listener = UnixListener::bind(&path)?;
+        let server = Self {
+            listener,
+            path,
+            picture: Picture::new(guest, start),
+            clients: Vec::new(),
+            accepted: None,
+            patience: PATIENCE,
+            next_id: 0,
+            asking: None,
+        };
+        server.listener.set_nonblocking(true)?;
+        Ok(server)
+    }
+
+    /// Takes in what the engine tells, and passes it on to whoever watches.
+    pub fn note(&mut self, event: &Event) {
+        self.picture.note(event);
+        if let Event::Ended(_) = event {
+            self.send_all();
+        }
+    }
+
+    /// What is being done.
+    pub const fn phase(&self) -> Phase {
+        self.picture.phase()
+    }
+
+    /// A turn: hears, answers and sends. Hands back what only the engine can
+    /// answer, one request at a time: see [`Self::answer`].
+    pub fn turn(&mut self) -> Option<Request> {
+        self.accept();
+        let mut wish = None;
+        for index in 0..self.clients.len() {
+            let client = &mut self.clients[index];
+            client.read();
+            // One request at a time, and none of who has not read the last answer.
+            if wish.is_some() || self.asking.is_some() || !client.unsent.is_empty() {
+                continue;
+            }
+            let Some(request) = client.request() else {
+                continue;
+            };
+            match request {
+                Request::Status => {
+                    let status = Box::new(self.picture.status().clone());
+                    client.say(Answer::Status(status));
+                }
+                Request::Watch => client.watches = Some(None),
+                steer => {
+                    self.asking = Some(client.id);
+                    wish = Some(steer);
+                }
+            }
+        }
+        self.send_all();
+        wish
+    }
+
+    /// Answers what [`Self::turn`] handed back last.
+    pub fn answer(&mut self, answer: Answer) {
+        let asking = self.asking.take();
+        if let Some(client) = self.clients.iter_mut().find(|c| Some(c.id) == asking) {
+            client.say(answer);
+        }
+        self.send_all();
+    }
+
+    /// Descriptors with something to be heard. Those that were heard a moment
+    /// ago are left out: nobody makes the loop spin.
+    pub fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
+        let clients = self.clients.iter().filter(|client| client.may_be_read());
+        let mut fds: Vec<_> = clients.map(|client| client.socket.as_fd()).collect();
+        if self.may_accept() {
+            fds.push(self.listener.as_fd());
+        }
+        fds
+    }
+
+    fn may_accept(&self) -> bool {
+        self.clients.len() < CLIENTS && self.accepted.is_none_or(|at| at.elapsed() >= GAP)
+    }
+
+    fn accept(&mut self) {
+        if !self.may_accept() {
+            return;
+        }
+        let Ok((socket, _)) = self.listener.accept() else {
+            return;
+        };
+        self.accepted = Some(Instant::now());
+        if is_ours(&socket) && socket.set_nonblocking(true).is_ok() {
+            self.next_id += 1;
+            self.clients.push(Client::new(self.next_id, socket));
+        }
+    }
+
+    fn send_all(&mut self) {
+        let changes = self.picture.changes();
+        let mut fresh = None;
+        for client in &mut self.clients {
+            let behind = client.watches.is_some_and(|seen| seen != Some(changes));
+            let last_word = matches!(self.picture.phase(), Phase::Landing | Phase::Ended);
+            if behind && (client.unsent.is_empty() || last_word) {
+                let status = fresh.get_or_insert_with(|| self.picture.status().clone());
+                client.watches = Some(Some(changes));
+                client.say(Answer::Status(Box::new(status.clone())));
+            }
+            client.send();
+        }
+        let (asking, patience) = (self.asking, self.patience);
+        self.clients.retain(|client| {
+            let waits = asking == Some(client.id) && !client.broken;
+            waits || client.is_kept(patience)
+        });
+    }
+}
+
+/// From here on nobody finds the socket.
+impl Drop for Server {
+    fn drop(&mut self) {
+        folder::remove(&self.path);
+    }
+}
+
+/// The folder lets nobody else in; this holds if its rights were changed.
+fn is_ours(socket: &UnixStream) -> bool {
+    let ourselves = rustix::process::geteuid();
+    socket_peercred(socket).is_ok_and(|peer| peer.uid.is_root() || peer.uid == ourselves)
+}
+
+/// Somebody who has connected.
+struct Client {
+    id: u64,
+    socket: UnixStream,
+    /// What was heard and not yet understood.
+    line: Vec<u8>,
+    unsent: Vec<u8>,
+    /// Watches; and has seen the picture with so many changes.
+    watches: Option<Option<u64>>,
+    read_at: Option<Instant>,
+    /// When it last said or took something.
+    moved_at: Instant,
+    /// It says nothing more.
+    silent: bool,
+    broken: bool,
+}
+
+impl Client {
+    fn new(id: u64, socket: UnixStream) -> Self {
+        Self {
+            id,
+            socket,
+            line: Vec::new(),
+            unsent: Vec::new(),
+            watches: None,
+            read_at: None,
+            moved_at: Instant::now(),
+            silent: false,
+            broken: false,
+        }
+    }
+
+    fn may_be_read(&self) -> bool {
+        let rested = self.read_at.is_none_or(|at| at.elapsed() >= GAP);
+        rested && !self.silent && !self.broken && self.line.len() < LONGEST
+    }
+
+    fn is_kept(&self, patience: Duration) -> bool {
+        let busy = !self.unsent.is_empty() || self.line.contains(&b'\n');
+        let done = self.silent && !busy && self.watches.is_none();
+        // Who watches and has read everything need not do anything more.
+        let idle = self.watches.is_some() && self.unsent.is_empty();
+        !self.broken && !done && (idle || self.moved_at.elapsed() < patience)
+    }
+
+    fn read(&mut self) {
+        if !self.may_be_read() {
+            return;
+        }
+        let mut chunk = [0; LONGEST];
+        let room = LONGEST - self.line.len();
+        match self.socket.read(&mut chunk[..room]) {
+            Ok(0) => self.silent = true,
+            Ok(length) => {
+                self.read_at = Some(Instant::now());
+                self.line.extend(&chunk[..length]);
+            }
+            Err(error) if is_passing(&error) => {}
+            Err(_) => self.broken = true,
+        }
+    }
+
+    /// The next request; who says something else is dropped.
+    fn request(&mut self) -> Option<Request> {
+        let Some(end) = self.line.iter().position(|byte| *byte == b'\n') else {
+            self.broken |= self.line.len() >= LONGEST;
+            return None;
+        };
+        let line: Vec<u8> = self.line.drain(..=end).collect();
+        self.moved_at = Instant::now();
+        match serde_json::from_slice::<Line<Request>>(&line) {
+            Ok(line) if line.schema == SCHEMA => Some(line.said),
+            Ok(_) => self.refuse_words(&format!("this lull speaks schema {SCHEMA}")),
+            Err(_) => self.refuse_words("no request"),
+        }
+    }
+
+    fn refuse_words(&mut self, why: &str) -> Option<Request> {
+        let why = why.to_owned();
+        self.say(Answer::Refused { why });
+        self.send();
+        self.broken = true;
+        None
+    }
+
+    /// At most one answer to a request is under way, and one picture: memory is
+    /// bounded by the number of clients.
+    fn say(&mut self, answer: Answer) {
+        let line = Line {
+            schema: SCHEMA,
+            said: answer,
+        };
+        if self.unsent.is_empty() {
+            self.moved_at = Instant::now();
+        }
+        let before = self.unsent.len();
+        match serde_json::to_writer(&mut self.unsent, &line) {
+            Ok(()) => self.unsent.push(b'\n'),
+            Err(_) => self.unsent.truncate(before),
+        }
+    }
+
+    fn send(&mut self) {
+        if self.unsent.is_empty() || self.broken {
+            return;
+        }
+        match self.socket.write(&self.unsent) {
+            Ok(0) => self.broken = true,
+            Ok(count) => {
+                self.unsent.drain(..count);
+                self.moved_at = Instant::now();
+            }
+            Err(error) if is_passing(&error) => {}
+            Err(_) => self.broken = true,
+        }
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

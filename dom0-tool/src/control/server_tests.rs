@@ -1,0 +1,307 @@
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::events::{Ended, How, PauseParts};
+
+struct Scene {
+    _root: TempDir,
+    server: Server,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path().join("lull"));
+        let server = Server::open(&folder, 7, Instant::now()).unwrap();
+        Self {
+            _root: root,
+            server,
+        }
+    }
+
+    fn connect(&self) -> BufReader<UnixStream> {
+        let socket = UnixStream::connect(&self.server.path).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(1)))
+            .unwrap();
+        BufReader::new(socket)
+    }
+
+    /// Turns of the loop until there is an answer, or many have brought none.
+    fn until_answered(&mut self, client: &mut BufReader<UnixStream>) -> Option<Answer> {
+        let mut line = String::new();
+        for _ in 0..1_000 {
+            assert_eq!(self.server.turn(), None);
+            match client.read_line(&mut line) {
+                Ok(0) => return None,
+                Ok(_) if line.ends_with('\n') => {
+                    return Some(serde_json::from_str::<Line<Answer>>(&line).unwrap().said);
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                _ => {}
+            }
+        }
+        panic!("neither an answer nor an end");
+    }
+
+    fn until_wish(&mut self) -> Request {
+        for _ in 0..1_000 {
+            if let Some(wish) = self.server.turn() {
+                return wish;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("nothing is wished");
+    }
+
+    fn until_clients(&mut self, count: usize) {
+        for _ in 0..1_000 {
+            self.server.turn();
+            if self.server.clients.len() == count {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("{} clients", self.server.clients.len());
+    }
+}
+
+fn say(client: &mut BufReader<UnixStream>, text: &str) {
+    client.get_mut().write_all(text.as_bytes()).unwrap();
+}
+
+const STATUS: &str = "{\"schema\":1,\"command\":\"status\"}\n";
+const WATCH: &str = "{\"schema\":1,\"command\":\"watch\"}\n";
+const CANCEL: &str = "{\"schema\":1,\"command\":\"cancel\"}\n";
+
+fn ended() -> Event {
+    Event::Ended(Ended {
+        at_ms: 0,
+        how: How::Cancelled,
+        reason: "because".to_owned(),
+        advice: String::new(),
+        smallest_limit_ms: None,
+        needed_rate: None,
+        refused_pause_ms: None,
+        resume_ms: None,
+        observed: PauseParts::default(),
+        pages_sent: 0,
+        bytes_sent: 0,
+        monotonic_ns: 0,
+        helper_cpu_ms: 0,
+        helper_peak_bytes: 0,
+        stub_cpu_ms: None,
+    })
+}
+
+#[test]
+fn a_status_is_answered_and_asked_for_again() {
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    for _ in 0..3 {
+        say(&mut client, STATUS);
+        let Some(Answer::Status(status)) = scene.until_answered(&mut client) else {
+            panic!("no status");
+        };
+        assert_eq!((status.domid, status.phase), (7, Phase::Preparing));
+    }
+}
+
+#[test]
+fn who_closes_its_half_still_hears_the_answer() {
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    say(&mut client, STATUS);
+    client
+        .get_ref()
+        .shutdown(std::net::Shutdown::Write)
+        .unwrap();
+    assert!(matches!(
+        scene.until_answered(&mut client),
+        Some(Answer::Status(_))
+    ));
+    scene.until_clients(0);
+}
+
+#[test]
+fn a_wish_is_handed_on_and_its_answer_goes_to_who_had_it() {
+    let mut scene = Scene::new();
+    let (mut other, mut client) = (scene.connect(), scene.connect());
+    say(&mut client, CANCEL);
+    assert_eq!(scene.until_wish(), Request::Cancel);
+    // One at a time.
+    say(&mut other, CANCEL);
+    for _ in 0..50 {
+        assert_eq!(scene.server.turn(), None);
+    }
+    let said = "cancelling".to_owned();
+    scene.server.answer(Answer::Done { said: said.clone() });
+    assert_eq!(
+        scene.until_answered_after_wishes(&mut client),
+        Answer::Done { said }
+    );
+    assert_eq!(scene.server.asking, Some(other_id(&scene)));
+}
+
+impl Scene {
+    fn until_answered_after_wishes(&mut self, client: &mut BufReader<UnixStream>) -> Answer {
+        let mut line = String::new();
+        for _ in 0..1_000 {
+            self.server.turn();
+            if client.read_line(&mut line).is_ok_and(|length| length > 0) && line.ends_with('\n') {
+                return serde_json::from_str::<Line<Answer>>(&line).unwrap().said;
+            }
+        }
+        panic!("no answer");
+    }
+}
+
+fn other_id(scene: &Scene) -> u64 {
+    scene.server.clients[0].id
+}
+
+#[test]
+fn garbage_in_any_form_is_dropped() {
+    for garbage in [
+        "\n",
+        "hello\n",
+        "{\"schema\":1,\"command\":\"explode\"}\n",
+        "{\"schema\":2,\"command\":\"status\"}\n",
+        "{\"command\":\"status\"}\n",
+        "[[[[[[[[[[[[[[[[\n",
+        "\0\0\0\n",
+    ] {
+        let mut scene = Scene::new();
+        let mut client = scene.connect();
+        say(&mut client, garbage);
+        let answer = scene.until_answered(&mut client);
+        assert!(
+            matches!(answer, Some(Answer::Refused { .. })),
+            "{garbage:?}"
+        );
+        scene.until_clients(0);
+    }
+}
+
+#[test]
+fn an_endless_line_is_dropped() {
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    say(&mut client, &"x".repeat(4 * LONGEST));
+    assert_eq!(scene.until_answered(&mut client), None);
+    scene.until_clients(0);
+}
+
+#[test]
+fn who_says_nothing_is_dropped_in_time_and_makes_room() {
+    let mut scene = Scene::new();
+    scene.server.patience = Duration::from_millis(300);
+    let dead: Vec<_> = (0..2 * CLIENTS).map(|_| scene.connect()).collect();
+    scene.until_clients(CLIENTS);
+    let mut client = scene.connect();
+    say(&mut client, STATUS);
+    assert!(scene.until_answered(&mut client).is_some());
+    drop(dead);
+}
+
+#[test]
+fn who_watches_and_never_reads_costs_no_memory_and_goes() {
+    let mut scene = Scene::new();
+    let mut slow = scene.connect();
+    say(&mut slow, WATCH);
+    scene.until_clients(1);
+    let mut most = 0;
+    for _ in 0..2_000 {
+        scene.server.note(&ended_round());
+        scene.server.turn();
+        let unsent = scene.server.clients.first().map(|c| c.unsent.len());
+        most = most.max(unsent.unwrap_or(0));
+    }
+    assert!(most < 32 << 10, "{most} bytes are kept");
+    scene.server.patience = Duration::ZERO;
+    scene.until_clients(0);
+}
+
+fn ended_round() -> Event {
+    Event::Round(crate::events::Round {
+        at_ms: 1,
+        round: 1,
+        pages_sent: 1,
+        pages_dirtied: 1,
+        duration_ms: 1,
+        transfer_rate: Some(1),
+        dirty_rate: Some(1),
+        predicted_downtime_ms: Some(1),
+        decision: "another-round".to_owned(),
+    })
+}
+
+#[test]
+fn who_asks_and_never_reads_is_not_answered_for_ever() {
+    let mut scene = Scene::new();
+    let mut slow = scene.connect();
+    slow.get_ref()
+        .set_write_timeout(Some(Duration::from_millis(1)))
+        .unwrap();
+    let mut most = 0;
+    for _ in 0..300 {
+        let _ = slow.get_mut().write(STATUS.as_bytes());
+        scene.server.turn();
+        let unsent = scene.server.clients.first().map(|c| c.unsent.len());
+        most = most.max(unsent.unwrap_or(0));
+    }
+    assert!(most < 32 << 10, "{most} bytes are kept");
+}
+
+#[test]
+fn a_watcher_sees_every_change_and_the_end() {
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    say(&mut client, WATCH);
+    assert!(scene.until_answered(&mut client).is_some());
+    scene.server.note(&ended_round());
+    let Some(Answer::Status(status)) = scene.until_answered(&mut client) else {
+        panic!("no change");
+    };
+    assert_eq!(status.rounds.len(), 1);
+    scene.server.note(&ended());
+    let Some(Answer::Status(status)) = scene.until_answered(&mut client) else {
+        panic!("no end");
+    };
+    assert_eq!(status.ended.unwrap().reason, "because");
+}
+
+#[test]
+fn a_loop_is_not_made_to_spin() {
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    say(&mut client, &STATUS[..10]);
+    scene.until_clients(1);
+    for _ in 0..100 {
+        let _ = scene.server.turn();
+    }
+    // Heard a moment ago: neither it nor a newcomer wakes the loop again.
+    say(&mut client, &STATUS[10..20]);
+    let _newcomer = scene.connect();
+    scene.server.accepted = Some(Instant::now());
+    scene.server.clients[0].read_at = Some(Instant::now());
+    assert_eq!(scene.server.wake_on().len(), 0);
+    // Who has closed its end does not either, however often it is looked.
+    let mut gone = Scene::new();
+    let client = gone.connect();
+    gone.until_clients(1);
+    drop(client);
+    gone.until_clients(0);
+}
+
+#[test]
+fn the_path_goes_with_the_server() {
+    let scene = Scene::new();
+    let path = scene.server.path.clone();
+    assert!(Path::new(&path).exists());
+    drop(scene.server);
+    assert!(!Path::new(&path).exists());
+}

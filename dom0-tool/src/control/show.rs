@@ -1,0 +1,231 @@
+//! `lull status`: how the migrations on this host stand.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::client::{self, Connection};
+use super::words::{Answer, Line, Phase, SCHEMA, Status};
+use super::{DONE, NOT_DONE};
+use crate::host::{self, Guest};
+use crate::human::{Bytes, Count, Millis, Seconds, or_dash};
+use crate::migrate::progress::{to_stderr, to_stdout};
+use crate::xen;
+
+/// A page, in bytes (x86).
+const PAGE: u64 = 4096;
+
+/// The options of `lull status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lull status
+  lull status --json web1
+
+It shows every migration that lull takes part in, also those that plain xl or
+virsh started. Once a guest's last page is sent, and while it lands, only that
+it is suspended can still be seen here.
+
+Exit codes: 0 shown, also that there is nothing to show; 2 wrong usage, or no
+  such domain.")]
+pub struct Options {
+    /// Print one JSON object per line on standard output, one for each
+    /// migration
+    #[arg(long)]
+    pub json: bool,
+
+    /// Only this guest: its name or number
+    pub domain: Option<String>,
+}
+
+/// Runs the command.
+pub fn main(options: &Options) -> ExitCode {
+    match show(options) {
+        Ok(()) => DONE.into(),
+        Err(error) => {
+            to_stderr(&format!("lull: {error:#}"));
+            NOT_DONE.into()
+        }
+    }
+}
+
+fn show(options: &Options) -> anyhow::Result<()> {
+    let all = client::all()?;
+    let wanted = match &options.domain {
+        Some(asked) => Some(host::domain(asked)?),
+        None => None,
+    };
+    let is_wanted = |domid| wanted.as_ref().is_none_or(|guest| guest.domid == domid);
+    let names = client::names();
+    let mut nothing = true;
+    for mut connection in all {
+        if !is_wanted(connection.place.guest) {
+            continue;
+        }
+        nothing = false;
+        match status_of(&mut connection, &names) {
+            Ok(status) if options.json => to_stdout(&as_json(status)),
+            Ok(status) => to_stdout(&in_words(&status)),
+            Err(error) => to_stderr(&format!(
+                "lull: domain {}: {error:#}",
+                connection.place.guest
+            )),
+        }
+    }
+    for guest in names.iter().filter(|guest| is_wanted(guest.domid)) {
+        if xen::state(guest.domid).is_ok_and(|state| state.is_some_and(|s| s.is_suspended())) {
+            nothing = false;
+            if !options.json {
+                to_stdout(&format!(
+                    "{} ({}): suspended here. Its migration is landing, or waits for a decision: `lull resume --help`",
+                    guest.name, guest.domid
+                ));
+            }
+        }
+    }
+    if nothing && !options.json {
+        to_stdout(&match wanted {
+            Some(guest) => format!("{} is not being migrated.", guest.name),
+            None => "No migration runs on this host.".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// How a migration stands, with the guest's name.
+pub fn status_of(connection: &mut Connection, names: &[Guest]) -> anyhow::Result<Status> {
+    let mut status = connection.status()?;
+    let known = names.iter().find(|guest| guest.domid == status.domid);
+    status.name = known.map(|guest| guest.name.clone());
+    Ok(status)
+}
+
+fn as_json(status: Status) -> String {
+    let line = Line {
+        schema: SCHEMA,
+        said: Answer::Status(Box::new(status)),
+    };
+    serde_json::to_string(&line).unwrap_or_default()
+}
+
+/// `web1 (7)`.
+pub fn title(status: &Status) -> String {
+    match &status.name {
+        Some(name) => format!("{name} ({})", status.domid),
+        None => format!("domain {}", status.domid),
+    }
+}
+
+/// What is being done, in words.
+pub fn doing(status: &Status) -> String {
+    let round = status.progress.as_ref().map_or(0, |p| p.round);
+    match status.phase {
+        Phase::Preparing => "preparing".to_owned(),
+        Phase::Copying => format!("copying, round {round}"),
+        Phase::Suspending => "suspending: the guest was asked to stop".to_owned(),
+        Phase::LastRound => "paused: the last pages are sent".to_owned(),
+        Phase::Finishing => "paused: all pages are sent".to_owned(),
+        Phase::Landing => "landing: the destination has the guest".to_owned(),
+        Phase::Ended => "given up; the guest runs here".to_owned(),
+    }
+}
+
+/// Some lines for people.
+fn in_words(status: &Status) -> String {
+    let mut text = format!("{}: {}", title(status), doing(status));
+    let mut add = |what: &str, how: String| text.push_str(&format!("\n  {what:<6} {how}"));
+    let per_second = |rate: Option<u64>| rate.map(|rate| format!("{}/s", Bytes(rate)));
+    if let Some(progress) = &status.progress {
+        let pages = |count: u64| Bytes(count.saturating_mul(PAGE));
+        add(
+            "sent",
+            format!(
+                "{} of a guest of {}; in this round {} of {}",
+                pages(progress.pages_sent),
+                pages(status.guest_pages),
+                pages(progress.round_sent),
+                pages(progress.round_pages),
+            ),
+        );
+        let rate = progress.dirty_rate.map(|rate| rate.saturating_mul(PAGE));
+        add(
+            "dirty",
+            format!(
+                "{} pages, {} at most",
+                or_dash(progress.dirty_pages.map(Count)),
+                or_dash(per_second(rate)),
+            ),
+        );
+        let rate = or_dash(per_second(progress.transfer_rate));
+        add("link", format!("{rate} at least"));
+    }
+    let predicted = status.progress.as_ref();
+    let predicted = predicted.and_then(|progress| progress.predicted_downtime_ms);
+    add(
+        "pause",
+        format!(
+            "{} predicted, limit {}",
+            or_dash(predicted.map(Millis)),
+            or_dash(status.limit_ms.map(Millis)),
+        ),
+    );
+    add(
+        "time",
+        format!(
+            "{}, timeout {}",
+            Seconds(status.at_ms),
+            or_dash(status.timeout_ms.map(Millis)),
+        ),
+    );
+    add("helper", format!("process {}", status.helper_pid));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::picture::Picture;
+    use super::*;
+    use crate::events::{Event, Progress};
+
+    #[test]
+    fn a_status_reads_well() {
+        let mut picture = Picture::new(7, Instant::now());
+        picture.note(&Event::Progress(Progress {
+            at_ms: 1_000,
+            round: 3,
+            round_sent: 256,
+            round_pages: 512,
+            pages_sent: 51_200,
+            dirty_pages: Some(4_210),
+            transfer_rate: Some(85 << 20),
+            dirty_rate: Some(1_024),
+            predicted_downtime_ms: Some(480),
+        }));
+        let mut status = picture.status().clone();
+        status.phase = Phase::Copying;
+        status.name = Some("web1".to_owned());
+        status.guest_pages = 49_152;
+        status.limit_ms = Some(500);
+        status.timeout_ms = Some(120_000);
+        status.at_ms = 34_000;
+        status.helper_pid = 42;
+        assert_eq!(
+            in_words(&status),
+            "\
+web1 (7): copying, round 3
+  sent   200.0 MiB of a guest of 192.0 MiB; in this round 1.0 MiB of 2.0 MiB
+  dirty  4,210 pages, 4.0 MiB/s at most
+  link   85.0 MiB/s at least
+  pause  480 ms predicted, limit 500 ms
+  time   34 s, timeout 2 min 0 s
+  helper process 42"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_shown_as_such() {
+        let text = in_words(Picture::new(7, Instant::now()).status());
+        assert!(text.starts_with("domain 7: preparing\n  pause  – predicted, limit –\n"));
+    }
+}

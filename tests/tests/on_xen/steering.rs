@@ -1,0 +1,70 @@
+//! Migrations that are looked at, and steered, while they run.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::Output;
+use serde_json::Value;
+
+use crate::aftermath;
+use crate::attempt::{Plan, Running};
+use crate::world::World;
+
+/// Slow enough to be looked at.
+const SLOW: u64 = 4_000_000;
+
+/// An operator looks at it, asks for another guest, and cancels. Meanwhile
+/// clients that nobody wants do what they can.
+pub fn looked_at_and_cancelled(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = world.host.clone();
+    let nothing = said(&host.run("lull status")?, 0)?;
+    ensure!(nothing.contains("No migration runs"), "{nothing}");
+    let not = told(&host.run("lull cancel busy")?, 2)?;
+    ensure!(not.contains("busy is not being migrated"), "{not}");
+
+    let mut running = Plan::throttled(SLOW)
+        .limit(Duration::from_secs(10))
+        .start(&host, &guest)?;
+    let started = running.wait_until_copying()?;
+    let pesterer = host.spawn("rig-agent pester /run/lull")?;
+    let status = status(&running)?;
+    ensure!(
+        status["name"] == "busy"
+            && status["phase"] == "copying"
+            && status["domid"] == started["domid"]
+            && status["helper_pid"] == started["helper_pid"]
+            && status["limit_ms"] == 10_000
+            && status["progress"]["pages_sent"].as_u64() > Some(0),
+        "{status}"
+    );
+    let words = said(&host.run("lull status busy")?, 0)?;
+    ensure!(words.contains("limit 10.0 s"), "{words}");
+    let unknown = told(&host.run("lull status bussy")?, 2)?;
+    ensure!(unknown.contains("busy"), "no near name: {unknown}");
+    let cancelled = said(&host.run("lull cancel busy")?, 0)?;
+    ensure!(cancelled.contains("busy runs here"), "{cancelled}");
+
+    let ended = running.finish()?;
+    ended.expect(5)?;
+    drop(pesterer);
+    aftermath::check(&host, &guest, &ended)
+}
+
+/// How the one migration stands.
+fn status(running: &Running<'_>) -> Result<Value> {
+    let text = said(&running.host.run("lull status --json busy")?, 0)?;
+    serde_json::from_str(&text).with_context(|| format!("no status: {text:?}"))
+}
+
+/// What a command that ended so wrote on standard output.
+fn said(output: &Output, code: i32) -> Result<String> {
+    ensure!(output.status == code, "not {code}: {output:?}");
+    Ok(output.stdout.clone())
+}
+
+/// And on standard error.
+fn told(output: &Output, code: i32) -> Result<String> {
+    ensure!(output.status == code, "not {code}: {output:?}");
+    Ok(output.stderr.clone())
+}
