@@ -8,14 +8,15 @@
 //! what must hold after every one. Then the scenarios: [`rig`] tests the rig
 //! itself, [`moves`], [`rehearsal`] and [`refusals`] the product at its work,
 //! [`table`] what happens when something goes wrong between any two of its
-//! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator looks and
-//! has wishes, [`bad_input`] and [`stock`] the
-//! rest; last, [`predictions`] of all that moved.
+//! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
+//! looks and has wishes, [`explaining`] what is left to read, [`bad_input`] and
+//! [`stock`] the rest; last, [`predictions`] of all that moved.
 
 mod aftermath;
 mod attempt;
 mod bad_input;
 mod deaths;
+mod explaining;
 mod moves;
 mod predictions;
 mod refusals;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         scenario("source-and-destination-agree", moves::frames_agree),
         scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
         scenario("guest-moves-without-limits", moves::without_limits),
+        scenario("explained-afterwards", explaining::afterwards),
         scenario("ledger-cannot-stop-a-move", moves::with_a_broken_ledger),
         scenario("rehearsal-there-and-back", rehearsal::there_and_back),
         scenario("rehearsal-killed", rehearsal::killed),

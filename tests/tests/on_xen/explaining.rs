@@ -1,0 +1,125 @@
+//! What is left to read of attempts: records, drawings, metrics.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::Host;
+use serde_json::Value;
+
+use crate::aftermath;
+use crate::attempt::Plan;
+use crate::world::World;
+
+const COLLECTED: &str = "/var/lib/prometheus/node-exporter";
+const LIMIT: Duration = Duration::from_secs(200);
+
+/// A move by `lull migrate` and one by plain xl, explained in every form.
+pub fn afterwards(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = &world.host;
+    host.run(&format!(
+        "rm -rf {COLLECTED} /var/lib/lull/runs /var/lib/lull/metrics.json; mkdir -p {COLLECTED}"
+    ))?
+    .checked()?;
+    let name = guest.name();
+    // Before there is anything.
+    let none = host.run("lull report")?;
+    ensure!(none.status == 2, "an empty folder: {}", none.stderr);
+
+    let plan = Plan::direct().limit(Duration::from_secs(30));
+    let running = plan.start(host, &guest)?;
+    let ended = running.finish()?;
+    let result = ended.expect(0)?.clone();
+    aftermath::check(host, &guest, &ended)?;
+
+    let report = json(host, "lull report --last --json")?;
+    ensure!(report["begun"]["guest"] == name, "not its guest: {report}");
+    ensure!(report["lines_not_understood"] == 0, "{report}");
+    for field in [
+        "outcome",
+        "limit_ms",
+        "predicted_downtime_ms",
+        "observed_downtime_ms",
+    ] {
+        let (told, then) = (&report[field], &result[field]);
+        ensure!(told == then, "{field} was {then} and is now {told}");
+    }
+    let rounds = report["rounds"].as_array().map_or(0, Vec::len);
+    ensure!(rounds >= 2, "{rounds} rounds");
+    let landing = report["observed"]["landing_ms"].as_u64();
+    ensure!(landing.is_some(), "no landing: {report}");
+    let text = host.run("lull report")?.checked()?;
+    ensure!(
+        text.contains("Moved.") && text.contains("landing"),
+        "{text}"
+    );
+    let markdown = host.run("lull report --markdown")?.checked()?;
+    ensure!(markdown.starts_with(&format!("# {name}")), "{markdown}");
+    let drawn = host
+        .run("lull report --plot /run/rig/plot.svg >/dev/null && cat /run/rig/plot.svg; rm -f /run/rig/plot.svg")?
+        .checked()?;
+    ensure!(drawn.contains("</svg>"), "no drawing");
+    if let Ok(file) = std::env::var("LULL_TESTS_PLOT") {
+        std::fs::write(file, drawn)?;
+    }
+    let first = metrics(host)?;
+    ensure!(
+        first["lull_attempts_total{outcome=\"moved\"}"] == 1.0,
+        "{first:?}"
+    );
+    ensure!(first["lull_running_migrations"] == 0.0, "{first:?}");
+    ensure!(
+        first["lull_observed_downtime_seconds_count"] == 1.0,
+        "{first:?}"
+    );
+
+    // The helper alone.
+    host.run_for(
+        &format!(
+            "LIBXL_SAVE_HELPER=/usr/local/bin/lull xl migrate -s '' {name} 'xl migrate-receive'"
+        ),
+        LIMIT,
+    )?
+    .checked()?;
+    aftermath::check_whole(host, &guest)?;
+    let report = json(host, "lull report --json")?;
+    ensure!(report["begun"]["through"] == "libxl", "{report}");
+    ensure!(report["begun"]["guest"] == name, "{report}");
+    ensure!(report["outcome"] == "sent", "{report}");
+    let second = metrics(host)?;
+    ensure!(
+        second["lull_attempts_total{outcome=\"sent\"}"] == 1.0,
+        "{second:?}"
+    );
+    ensure!(
+        second["lull_attempts_total{outcome=\"moved\"}"] == 1.0,
+        "{second:?}"
+    );
+    ensure!(
+        second["lull_sent_bytes_total"] > first["lull_sent_bytes_total"],
+        "{second:?}"
+    );
+    let list = json(host, "lull report --list --json")?;
+    let runs = list["runs"].as_array().map_or(0, Vec::len);
+    ensure!(runs == 2, "{runs} records: {list}");
+    Ok(())
+}
+
+fn json(host: &Host, command: &str) -> Result<Value> {
+    let said = host.run(command)?.checked()?;
+    serde_json::from_str(&said).with_context(|| format!("{command} said {said}"))
+}
+
+/// Every sample.
+fn metrics(host: &Host) -> Result<BTreeMap<String, f64>> {
+    let text = host.run(&format!("cat {COLLECTED}/lull.prom"))?.checked()?;
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let sample = line.rsplit_once(' ').context("no value");
+            let (name, value) = sample.with_context(|| line.to_owned())?;
+            Ok((name.to_owned(), value.parse()?))
+        })
+        .collect()
+}
