@@ -1,6 +1,7 @@
 //! `lull enable` and `lull disable`: that plain `xl migrate` and the like keep
 //! the limits too, and whether they do.
 
+pub mod libvirt;
 pub mod xl;
 
 use std::process::ExitCode;
@@ -14,12 +15,16 @@ use crate::migrate::progress::to_stdout;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lull enable xl        # from now on `xl migrate` keeps the limits of /etc/lull.toml
+  lull enable libvirt   # and `virsh migrate --live`
 
 xl: makes /usr/local/sbin/xl, which starts the xl there is with lull as its save
   helper (LIBXL_SAVE_HELPER). It holds wherever `xl` is looked up on Debian's
   PATH: for root's shells, `ssh HOST xl`, `sudo xl`, systemd's services, and
   crontabs that set PATH as /etc/crontab does. It does not hold for who calls
   /usr/sbin/xl by its full path. A shell that knows xl already wants `hash -r`.
+libvirt: has systemd start libvirt's daemon with a copy of lull as its save
+  helper, and restarts the daemon, whose guests run on, unless a guest is being
+  moved. After an upgrade of lull it wants to be enabled again.
 
 Exit codes: 0 in force, also if it was before; 2 not, and why.")]
 pub struct Enable {
@@ -32,6 +37,7 @@ pub struct Enable {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lull disable xl       # `xl migrate` is Xen's own again
+  lull disable libvirt  # `virsh migrate` is libvirt's own again
 
 Exit codes: 0 undone, also if there was nothing to undo; 2 not, and why.")]
 pub struct Disable {
@@ -45,6 +51,8 @@ pub struct Disable {
 enum What {
     /// `xl migrate` as typed by hand
     Xl,
+    /// `virsh migrate --live`, and whatever else uses libvirt's Xen driver
+    Libvirt,
 }
 
 /// Whether something keeps the limits; for `lull doctor` too.
@@ -62,6 +70,7 @@ pub struct Finding {
 pub fn enable(options: &Enable) -> ExitCode {
     tell(match options.what {
         What::Xl => xl::enable(),
+        What::Libvirt => libvirt::enable(),
     })
 }
 
@@ -69,6 +78,7 @@ pub fn enable(options: &Enable) -> ExitCode {
 pub fn disable(options: &Disable) -> ExitCode {
     tell(match options.what {
         What::Xl => xl::disable(),
+        What::Libvirt => libvirt::disable(),
     })
 }
 

@@ -45,7 +45,7 @@ impl Libxl {
         }
         let mut body = Body::new(message::LOG);
         body.u32(LEVEL_ERROR);
-        body.u32(0); // errno: none to add
+        body.u32(u32::MAX); // errno: -1, or libxl adds ": Success"
         body.string("lull");
         body.string(&text[..end]);
         self.send(body)

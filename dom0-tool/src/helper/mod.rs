@@ -9,6 +9,7 @@
 mod args;
 mod front_end;
 mod guard;
+mod journal;
 mod libxl;
 pub mod orders;
 mod run;

@@ -283,7 +283,11 @@ impl Helper {
             if let Some(guard) = self.guard.take() {
                 guard.undone();
             }
-            let _ = self.libxl.log_error(&self.words_for_xl(verdict));
+            let words = self.words_for_xl(verdict);
+            let _ = self.libxl.log_error(&words);
+            if super::journal::is_our_stderr() {
+                eprintln!("lull: {words}");
+            }
         }
         let (result, errno) = match verdict.how {
             How::StreamComplete => (0, 0),

@@ -1,0 +1,463 @@
+//! libvirt: its daemon starts lull as libxl's save helper.
+//!
+//! The daemon hands its environment on to the helper, and systemd sets it by a
+//! drop-in. The helper is a copy of lull, since AppArmor looks at where a file
+//! really is, and its profile of the daemon lets it start
+//! `/usr/lib/xen-*/bin/libxl-save-helper` but nothing under `/usr/local`.
+//!
+//! A daemon that names a helper which is not there can neither save nor restore
+//! a guest: so the copy comes first, and goes last.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+use crate::migrate::lulls_own_file;
+use crate::replaced;
+
+use super::Finding;
+
+/// Where the copy goes.
+const HELPER: &str = "/usr/lib/xen-lull/bin/libxl-save-helper";
+
+/// What starts libvirt's Xen driver: one daemon for all drivers, as in Debian
+/// 12, or one for each.
+const UNITS: [&str; 2] = ["libvirtd.service", "virtxend.service"];
+
+/// Where units are installed (`systemd.unit(5)`).
+const UNIT_FOLDERS: [&str; 3] = [
+    "etc/systemd/system",
+    "usr/lib/systemd/system",
+    "lib/systemd/system",
+];
+
+/// By this line a drop-in is known for one of ours.
+const MARK: &str = "# Made by `lull enable libvirt`; `lull disable libvirt` takes it away.";
+
+const VARIABLE: &str = "LIBXL_SAVE_HELPER";
+
+/// Where things are; tests have a root of their own.
+struct Places {
+    root: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { root: "/".into() }
+    }
+}
+
+/// Makes `virsh migrate` keep the limits; says what was done.
+///
+/// # Errors
+/// Why not; no daemon's environment has changed then.
+pub fn enable() -> anyhow::Result<String> {
+    Places::default().enable(&lulls_own_file()?)
+}
+
+/// Undoes it; says what was done.
+///
+/// # Errors
+/// What could not be undone.
+pub fn disable() -> anyhow::Result<String> {
+    Places::default().disable()
+}
+
+impl Places {
+    fn enable(&self, lull: &Path) -> anyhow::Result<String> {
+        let units = self.units();
+        ensure!(
+            !units.is_empty(),
+            "libvirt was not found: systemd knows no {}.\nNothing was done. Install it first \
+             (Debian: libvirt-daemon-system and libvirt-daemon-driver-xen).",
+            UNITS.join(" and no ")
+        );
+        for unit in &units {
+            let drop_in = self.drop_in(unit);
+            ensure!(
+                self.is_ours(&drop_in)? != Some(false),
+                "{} is there already, and not lull's.\nNothing was done. Move it away first.",
+                drop_in.display()
+            );
+        }
+        if let Some(there) = self.in_force(lull)
+            && there.in_force
+            && there.cure.is_empty()
+        {
+            return Ok(format!("It is in force already: {}.", there.found));
+        }
+        let helper = self.helper();
+        if !same_content(&helper, lull) {
+            put(&helper, &fs::read(lull)?, 0o755).context("nothing was done")?;
+        }
+        for unit in &units {
+            let text = format!("{MARK}\n[Service]\nEnvironment={VARIABLE}={HELPER}\n");
+            put(&self.drop_in(unit), text.as_bytes(), 0o644)
+                .with_context(|| format!("{unit} does not start lull yet"))?;
+        }
+        let mut said = format!(
+            "`virsh migrate --live` keeps the limits of {}: {} starts {HELPER}, a copy of {}.",
+            crate::limits::FILE,
+            units.join(" and "),
+            lull.display()
+        );
+        said.push_str(&self.settle(true));
+        Ok(said)
+    }
+
+    fn disable(&self) -> anyhow::Result<String> {
+        let mut found = false;
+        for unit in UNITS {
+            let drop_in = self.drop_in(unit);
+            if self.is_ours(&drop_in)? == Some(true) {
+                found = true;
+                replaced::remove(&drop_in)
+                    .with_context(|| format!("{} cannot be removed", drop_in.display()))?;
+                // Unless the administrator has drop-ins of his own.
+                let _ = drop_in.parent().map(fs::remove_dir);
+            }
+        }
+        let helper = self.helper();
+        if !found && !helper.exists() {
+            return Ok("There was nothing to undo: libvirt does not start lull.".into());
+        }
+        let mut said = String::from("`virsh migrate` is libvirt's own again, without limits.");
+        said.push_str(&self.settle(false));
+        if self.daemons().iter().any(|daemon| daemon.names_lull) {
+            said.push_str(&format!(
+                "\n{HELPER} stays until then; `lull disable libvirt` once more takes it away."
+            ));
+            return Ok(said);
+        }
+        if helper.exists() {
+            replaced::remove(&helper)
+                .with_context(|| format!("{} cannot be removed", helper.display()))?;
+        }
+        for folder in helper.ancestors().skip(1).take(2) {
+            // Unless something else has been put there.
+            let _ = fs::remove_dir(folder);
+        }
+        Ok(said)
+    }
+
+    /// Whether `virsh migrate` keeps the limits; nothing where there is no
+    /// libvirt.
+    fn in_force(&self, lull: &Path) -> Option<Finding> {
+        let units = self.units();
+        if units.is_empty() {
+            return None;
+        }
+        let finding = |in_force, found: String, cure: String| {
+            Some(Finding {
+                in_force,
+                found,
+                cure,
+            })
+        };
+        let again = "`lull enable libvirt`".to_owned();
+        for unit in &units {
+            match self.is_ours(&self.drop_in(unit)) {
+                Ok(Some(true)) => {}
+                Ok(_) => {
+                    let found =
+                        format!("`virsh migrate` knows no limits: {unit} does not start lull");
+                    let cure = format!(
+                        "{again}, if it is to keep those of {}.",
+                        crate::limits::FILE
+                    );
+                    return finding(false, found, cure);
+                }
+                Err(error) => {
+                    return finding(false, format!("{error:#}"), "Run it as root.".into());
+                }
+            }
+        }
+        let helper = self.helper();
+        if !helper.is_file() {
+            let found = format!("{HELPER} has gone: libvirt can move, save and restore no guest");
+            return finding(false, found, format!("{again} puts it back."));
+        }
+        if let Some(daemon) = self.daemons().iter().find(|daemon| !daemon.names_lull) {
+            let found = format!(
+                "`virsh migrate` knows no limits: {} was started before lull was its helper",
+                daemon.name
+            );
+            return finding(
+                false,
+                found,
+                format!("`systemctl restart {}`.", daemon.name),
+            );
+        }
+        if !same_content(&helper, lull) {
+            let found =
+                format!("`virsh migrate` keeps the limits, by another build of lull: {HELPER}");
+            return finding(true, found, format!("{again} puts this one there."));
+        }
+        let found = format!("`virsh migrate` keeps the limits, through {HELPER}");
+        finding(true, found, String::new())
+    }
+
+    /// Has the daemons take up what has changed, or says what is left to do.
+    fn settle(&self, enabled: bool) -> String {
+        if !self.root.join("run/systemd/system").is_dir() {
+            return match self.outdated(enabled) {
+                Some(daemon) => {
+                    format!("\nsystemd does not run here: start {daemon} anew yourself.")
+                }
+                None => String::new(),
+            };
+        }
+        if let Err(error) = systemctl(&["daemon-reload"]) {
+            return format!("\n{error:#}. It holds once libvirt was restarted after that.");
+        }
+        let Some(daemon) = self.outdated(enabled) else {
+            return String::new();
+        };
+        let by_hand = format!("`systemctl restart {daemon}`");
+        if self.is_moving_a_guest() {
+            return format!(
+                "\n{daemon} was not restarted: a guest is being moved, saved or restored. \
+                 {by_hand} when that is over."
+            );
+        }
+        match systemctl(&["try-restart", &format!("{daemon}.service")]) {
+            Ok(()) => format!("\n{daemon} was restarted; its guests run on."),
+            Err(error) => format!("\n{error:#}. It holds after {by_hand}."),
+        }
+    }
+
+    /// A daemon that was not started with what holds now.
+    fn outdated(&self, enabled: bool) -> Option<&'static str> {
+        let mut daemons = self.daemons().into_iter();
+        let outdated = daemons.find(|daemon| daemon.names_lull != enabled);
+        outdated.map(|daemon| daemon.name)
+    }
+
+    fn units(&self) -> Vec<&'static str> {
+        let is_there = |unit: &&str| {
+            let mut folders = UNIT_FOLDERS.iter();
+            folders.any(|folder| self.root.join(folder).join(unit).exists())
+        };
+        UNITS.into_iter().filter(is_there).collect()
+    }
+
+    fn helper(&self) -> PathBuf {
+        self.root.join(HELPER.trim_start_matches('/'))
+    }
+
+    fn drop_in(&self, unit: &str) -> PathBuf {
+        let folder = self.root.join("etc/systemd/system");
+        folder.join(format!("{unit}.d/lull.conf"))
+    }
+
+    /// Whether a drop-in is lull's; nothing where there is none.
+    fn is_ours(&self, drop_in: &Path) -> anyhow::Result<Option<bool>> {
+        match fs::read(drop_in) {
+            Ok(text) => Ok(Some(text.starts_with(MARK.as_bytes()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("{}", drop_in.display())),
+        }
+    }
+
+    /// libvirt's daemons that run.
+    fn daemons(&self) -> Vec<Daemon> {
+        let named = |process: &Path| {
+            let comm = fs::read_to_string(process.join("comm")).ok()?;
+            let mut names = UNITS
+                .iter()
+                .filter_map(|unit| unit.strip_suffix(".service"));
+            names.find(|name| *name == comm.trim_end())
+        };
+        let variable = format!("{VARIABLE}={HELPER}");
+        let mut found = Vec::new();
+        for process in self.processes() {
+            let Some(name) = named(&process) else {
+                continue;
+            };
+            let environment = fs::read(process.join("environ")).unwrap_or_default();
+            let mut variables = environment.split(|byte| *byte == 0);
+            found.push(Daemon {
+                name,
+                names_lull: variables.any(|one| one == variable.as_bytes()),
+            });
+        }
+        found
+    }
+
+    /// Whether a save helper runs, Xen's own or lull.
+    fn is_moving_a_guest(&self) -> bool {
+        self.processes().any(|process| {
+            let line = fs::read(process.join("cmdline")).unwrap_or_default();
+            let argument = line.split(|byte| *byte == 0).nth(1);
+            matches!(argument, Some(b"--save-domain" | b"--restore-domain"))
+        })
+    }
+
+    fn processes(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(self.root.join("proc")).into_iter().flatten();
+        entries.flatten().map(|entry| entry.path())
+    }
+}
+
+/// A daemon of libvirt's.
+struct Daemon {
+    name: &'static str,
+    /// Whether it starts lull.
+    names_lull: bool,
+}
+
+fn put(file: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
+    let place = || format!("{} cannot be written", file.display());
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder).with_context(place)?;
+    replaced::replace(file, content, mode).with_context(place)
+}
+
+fn same_content(one: &Path, other: &Path) -> bool {
+    let sizes = (
+        fs::metadata(one).map(|f| f.len()),
+        fs::metadata(other).map(|f| f.len()),
+    );
+    matches!(sizes, (Ok(a), Ok(b)) if a == b)
+        && matches!((fs::read(one), fs::read(other)), (Ok(a), Ok(b)) if a == b)
+}
+
+fn systemctl(words: &[&str]) -> anyhow::Result<()> {
+    let line = || format!("`systemctl {}` failed", words.join(" "));
+    let output = Command::new("systemctl")
+        .args(words)
+        .output()
+        .with_context(line)?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    ensure!(output.status.success(), "{}: {said}", line());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A host with these units, and a lull.
+    fn host(units: &[&str]) -> (tempfile::TempDir, Places, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("lib/systemd/system");
+        fs::create_dir_all(&folder).unwrap();
+        for unit in units {
+            fs::write(folder.join(unit), "").unwrap();
+        }
+        let lull = root.path().join("lull");
+        fs::write(&lull, "one").unwrap();
+        let places = Places {
+            root: root.path().to_owned(),
+        };
+        (root, places, lull)
+    }
+
+    /// A process of that name, and what was set when it started.
+    fn process(places: &Places, number: u32, name: &str, environment: &str) {
+        let folder = places.root.join(format!("proc/{number}"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("comm"), format!("{name}\n")).unwrap();
+        fs::write(folder.join("environ"), environment).unwrap();
+    }
+
+    fn files(root: &Path) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(root).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => files.extend(files_or_empty(&path)),
+                false => files.push(path),
+            }
+        }
+        files.sort();
+        files
+    }
+
+    fn files_or_empty(folder: &Path) -> Vec<PathBuf> {
+        let below = files(folder);
+        match below.is_empty() {
+            true => vec![folder.to_owned()],
+            false => below,
+        }
+    }
+
+    #[test]
+    fn it_is_in_force_until_it_is_undone_and_leaves_nothing() {
+        let (root, places, lull) = host(&UNITS);
+        fs::create_dir_all(root.path().join("etc/systemd/system")).unwrap();
+        fs::create_dir_all(root.path().join("usr/lib")).unwrap();
+        let before = files(root.path());
+        assert!(!places.in_force(&lull).unwrap().in_force);
+        for _ in 0..2 {
+            places.enable(&lull).unwrap();
+            let finding = places.in_force(&lull).unwrap();
+            assert!(finding.in_force && finding.cure.is_empty(), "{finding:?}");
+        }
+        let mode = fs::metadata(places.helper()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+        places.disable().unwrap();
+        assert_eq!(files(root.path()), before);
+        assert!(places.disable().unwrap().contains("nothing to undo"));
+    }
+
+    #[test]
+    fn without_libvirt_nothing_is_done() {
+        let (_root, places, lull) = host(&[]);
+        let said = places.enable(&lull).unwrap_err().to_string();
+        assert!(said.contains("libvirt was not found"), "{said}");
+        assert!(!places.helper().exists() && places.in_force(&lull).is_none());
+    }
+
+    #[test]
+    fn what_is_not_ours_stays() {
+        let (_root, places, lull) = host(&UNITS[..1]);
+        let theirs = places.drop_in(UNITS[0]);
+        put(&theirs, b"[Service]\n", 0o644).unwrap();
+        assert!(places.enable(&lull).is_err() && !places.helper().exists());
+        places.disable().unwrap();
+        assert_eq!(fs::read(theirs).unwrap(), b"[Service]\n");
+    }
+
+    #[test]
+    fn another_lull_is_seen_and_replaced() {
+        let (_root, places, lull) = host(&UNITS[1..]);
+        places.enable(&lull).unwrap();
+        fs::write(&lull, "two").unwrap();
+        let finding = places.in_force(&lull).unwrap();
+        assert!(finding.found.contains("another build"), "{finding:?}");
+        places.enable(&lull).unwrap();
+        assert_eq!(fs::read(places.helper()).unwrap(), b"two");
+    }
+
+    #[test]
+    fn a_daemon_keeps_its_helper_until_it_is_restarted() {
+        let (_root, places, lull) = host(&UNITS[..1]);
+        process(&places, 7, "libvirtd", "A=b\0");
+        process(&places, 8, "bash", "A=b\0");
+        let said = places.enable(&lull).unwrap();
+        assert!(said.contains("start libvirtd anew"), "{said}");
+        let finding = places.in_force(&lull).unwrap();
+        assert!(!finding.in_force && finding.cure.contains("restart libvirtd"));
+
+        process(
+            &places,
+            7,
+            "libvirtd",
+            &format!("A=b\0{VARIABLE}={HELPER}\0"),
+        );
+        assert!(places.in_force(&lull).unwrap().in_force);
+        let said = places.disable().unwrap();
+        assert!(said.contains("stays until then"), "{said}");
+        assert!(places.helper().exists());
+
+        process(&places, 7, "libvirtd", "A=b\0");
+        places.disable().unwrap();
+        assert!(!places.helper().exists());
+    }
+}
