@@ -64,7 +64,14 @@ fn tables(run: &Run) -> Tables<'_> {
 }
 
 /// Whose attempt, where to, when, and who made it.
-pub fn heading(run: &Run) -> String {
+fn heading(run: &Run) -> String {
+    let lull = run.begun.as_ref().map(|begun| &begun.lull);
+    let lull = lull.map(|lull| format!(", lull {lull}"));
+    format!("{}{}", whose(run), lull.unwrap_or_default())
+}
+
+/// The same, without lull's version.
+pub fn whose(run: &Run) -> String {
     let Some(begun) = &run.begun else {
         return format!("{}: it does not say whose attempt it was", run.name);
     };
@@ -74,8 +81,8 @@ pub fn heading(run: &Run) -> String {
         .map(|to| format!(" to {to}"))
         .unwrap_or_default();
     format!(
-        "{} (domain {}){to}, {}, through {}, lull {}",
-        begun.guest, begun.domid, begun.started, begun.through, begun.lull
+        "{} (domain {}){to}, {}, through {}",
+        begun.guest, begun.domid, begun.started, begun.through
     )
 }
 

@@ -1,8 +1,21 @@
 //! Figures on axes.
 
+use crate::human::Millis;
+
 /// Above the largest value, so that it does not touch the frame; never zero.
 pub fn room(largest: f64) -> f64 {
     (largest * 1.12).max(1.0)
+}
+
+/// The limit, where it can be drawn without pressing everything else into a
+/// corner; and what the legend says of it.
+pub fn limit(limit_ms: Option<u64>, highest_ms: f64) -> (Option<f64>, String) {
+    let far = |limit: f64| limit > 3.0 * highest_ms;
+    match limit_ms {
+        None => (None, "no limit".to_owned()),
+        Some(ms) if far(ms as f64) => (None, format!("limit: {}, far beyond", Millis(ms))),
+        Some(ms) => (Some(ms as f64), "limit".to_owned()),
+    }
 }
 
 /// Seconds where milliseconds would have too many digits: the divisor and the

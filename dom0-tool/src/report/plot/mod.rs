@@ -43,7 +43,8 @@ fn draw(svg: &mut String, run: &Run, ledger: &[Foreseen]) -> Drawn {
     let root = root.margin(16, 12, 20, 20);
     let (title, panels) = root.split_vertically(64);
     let words = |size, colour: &RGBColor| (FONT, size).into_font().color(colour);
-    title.draw_text(&text::heading(run), &words(22, &TEXT), (8, 4))?;
+    let heading: String = text::whose(run).chars().take(100).collect();
+    title.draw_text(&heading, &words(22, &TEXT), (8, 4))?;
     title.draw_text(&text::outcome(run), &words(16, &TEXT), (8, 36))?;
     let panels = panels.split_evenly((2, 2));
     let [one, two, three, four] = panels.as_slice() else {

@@ -3,7 +3,7 @@
 use plotters::coord::ranged1d::SegmentValue;
 use plotters::prelude::*;
 
-use super::axis::{room, tick, unit};
+use super::axis::{self, room, tick, unit};
 use super::colours::{BEHIND, FAINT, LIMIT, OBSERVED, TEXT};
 use super::{Area, Drawn, FONT, axes, chart, empty};
 use crate::migrate::tables::named;
@@ -23,18 +23,18 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
     if parts.is_empty() {
         return empty(panel, TITLE, "the guest was never paused");
     }
-    let limit = run.limit_ms().map(|ms| ms as f64);
     let ends = parts
         .iter()
         .flat_map(|part| [part.predicted, part.observed]);
     let highest = ends.flatten().map(|(_, end)| end).fold(0.0, f64::max);
+    let (limit, allowed) = axis::limit(run.limit_ms(), highest);
     let highest = highest.max(limit.unwrap_or(0.0));
     let (scale, unit) = unit(highest);
     let count = parts.len() as i32;
     let legend: Vec<_> = [
         Some((BEHIND, "predicted, at most")),
         Some((OBSERVED, "observed")),
-        limit.map(|_| (LIMIT, "limit")),
+        Some((LIMIT, allowed.as_str())),
     ]
     .into_iter()
     .flatten()

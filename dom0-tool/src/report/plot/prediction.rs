@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::axis::{room, tick, unit};
+use super::axis::{self, room, tick, unit};
 use super::colours::{FAINT, FIRST, LIMIT, OBSERVED, TEXT};
 use super::{Area, Drawn, FONT, axes, chart, empty};
 use crate::runs::Run;
@@ -32,17 +32,17 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
             "nothing was predicted: refused or ended before the first count",
         );
     };
-    let limit = run.limit_ms().map(|ms| ms as f64);
     let observed = run.observed_ms().map(|ms| ms as f64);
     let highest = line.iter().map(|(_, ms)| *ms).fold(0.0, f64::max);
+    let (limit, allowed) = axis::limit(run.limit_ms(), highest.max(observed.unwrap_or(0.0)));
     let cap = limit.map_or(f64::MAX, |limit| limit * LIMITS);
     let highest = highest.min(cap).max(limit.unwrap_or(0.0));
     let highest = highest.max(observed.unwrap_or(0.0));
     let (scale, unit) = unit(highest);
     let top = room(highest / scale);
     let legend: Vec<_> = [
-        Some((FIRST, "predicted, at most (dots: at the end of a round)")),
-        limit.map(|_| (LIMIT, "limit")),
+        Some((FIRST, "predicted, at most")),
+        Some((LIMIT, allowed.as_str())),
         observed.map(|_| (OBSERVED, "observed")),
     ]
     .into_iter()
@@ -55,7 +55,7 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
     let mut chart = chart!(panel, TITLE, &legend, 62, span, 0.0..top);
     axes!(
         chart,
-        "time since the start (s)",
+        "time since the start (s); dots are the ends of rounds",
         format!("pause ({unit})"),
         x_labels(8),
         y_labels(7),
