@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
 use crate::{
-    control, enable, generate, ledger, limits, rehearse, replay, report, resume, runs, simulate,
-    trace, transport,
+    control, doctor, enable, generate, ledger, limits, rehearse, replay, report, resume, runs,
+    simulate, trace, transport,
 };
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
@@ -79,6 +79,11 @@ pub enum Command {
     /// Hold what is told of an attempt until it is over; lull starts it
     #[command(hide = true)]
     KeepRun(runs::keeper::Options),
+
+    /// Look whether this host is ready, and a destination
+    ///
+    /// Changes nothing. Each finding comes with its cure.
+    Doctor(doctor::Options),
 
     /// Write man pages and shell completions, as the package has them
     #[command(hide = true)]
@@ -183,25 +188,32 @@ pub struct Migrate {
 }
 
 impl Migrate {
-    /// Is HOST a word that ssh takes for a host and a shell takes for one word?
-    /// xl hands it to a shell, unquoted.
+    /// See [`check_host`].
     ///
     /// # Errors
     /// A sentence that says what is wrong with it.
     pub fn check_host(&self) -> Result<(), String> {
-        let host = &self.host;
-        if self.ssh.as_deref() == Some("") {
-            return Ok(());
-        }
-        let plain = |c: char| c.is_alphanumeric() || "._-:@%[]/+".contains(c);
-        if host.is_empty() || host.starts_with('-') || !host.chars().all(plain) {
-            return Err(format!(
-                "`{}` is not a host's name; for example `host2` or `root@192.0.2.7`. Options for ssh go to `-s`: -s 'ssh -p 2222'",
-                host.escape_debug()
-            ));
-        }
-        Ok(())
+        check_host(self.ssh.as_deref(), &self.host)
     }
+}
+
+/// Is HOST a word that ssh takes for a host and a shell takes for one word?
+/// xl hands it to a shell, unquoted.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn check_host(ssh: Option<&str>, host: &str) -> Result<(), String> {
+    if ssh == Some("") {
+        return Ok(());
+    }
+    let plain = |c: char| c.is_alphanumeric() || "._-:@%[]/+".contains(c);
+    if host.is_empty() || host.starts_with('-') || !host.chars().all(plain) {
+        return Err(format!(
+            "`{}` is not a host's name; for example `host2` or `root@192.0.2.7`. Options for ssh go to `-s`: -s 'ssh -p 2222'",
+            host.escape_debug()
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

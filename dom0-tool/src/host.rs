@@ -95,6 +95,14 @@ pub enum NotReady {
         /// What it is.
         kind: Kind,
     },
+    /// With a device of the host.
+    #[error(
+        "{name} has a PCI device passed through, and what that writes shows in no dirty log: it cannot be moved while it runs.\n{UNTOUCHED} Detach it first: `xl pci-list {name}`, `xl pci-detach`."
+    )]
+    PassThrough {
+        /// The guest.
+        name: String,
+    },
     /// Not running.
     #[error("{name} {state}.\n{UNTOUCHED} {remedy}")]
     NotRunning {
@@ -115,6 +123,17 @@ pub enum NotReady {
         /// What it said.
         source: io::Error,
     },
+}
+
+impl NotReady {
+    /// What was found, a clause, and what to do about it.
+    pub fn found_and_cure(&self) -> (String, String) {
+        let text = self.to_string();
+        match text.split_once(&format!(".\n{UNTOUCHED} ")) {
+            Some((found, cure)) => (found.to_owned(), cure.to_owned()),
+            None => (text, String::new()),
+        }
+    }
 }
 
 const UNTOUCHED: &str = "Nothing was done.";
@@ -191,16 +210,33 @@ impl Host {
     /// # Errors
     /// The first thing that is missing.
     pub fn check(&self) -> Result<PathBuf, NotReady> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(NotReady::NotRoot);
-        }
+        Self::check_root()?;
         self.check_xen()?;
         version::detect().map_err(|source| NotReady::Version { source })?;
+        self.xl()
+    }
+
+    /// # Errors
+    /// When this is not root.
+    pub fn check_root() -> Result<(), NotReady> {
+        match rustix::process::geteuid().is_root() {
+            true => Ok(()),
+            false => Err(NotReady::NotRoot),
+        }
+    }
+
+    /// Where `xl` is.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn xl(&self) -> Result<PathBuf, NotReady> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         self.find_xl(&path).ok_or(NotReady::NoXl)
     }
 
-    fn check_xen(&self) -> Result<(), NotReady> {
+    /// # Errors
+    /// When this is not a dom0 that can be asked.
+    pub fn check_xen(&self) -> Result<(), NotReady> {
         let hypervisor = self.root.join("sys/hypervisor/type");
         let found = match std::fs::read_to_string(&hypervisor) {
             Ok(text) if text.trim() == "xen" => None,
@@ -268,6 +304,10 @@ pub fn guest_in_any_state(asked: &str) -> Result<Guest, NotReady> {
     let mut store = Xenstore::open().map_err(no_xenstore)?;
     if guest.name.starts_with(rehearse::MARK) {
         return Err(NotReady::ThrowAway { name: guest.name });
+    }
+    let devices = store.list(&format!("/libxl/{}/device/pci", guest.domid));
+    if !devices.map_err(no_xenstore)?.is_empty() {
+        return Err(NotReady::PassThrough { name: guest.name });
     }
     let kind = store
         .read(&format!("/libxl/{}/type", guest.domid))
@@ -484,6 +524,9 @@ mod tests {
             ("dev/xen/privcmd", ""),
         ]);
         assert!(matches!(host.check_xen(), Err(NotReady::NotDom0)));
+        let (found, cure) = NotReady::NotDom0.found_and_cure();
+        assert_eq!(found, "this is a guest of Xen, not its control domain");
+        assert_eq!(cure, "Run lull in dom0, where `xl` runs.");
     }
 
     #[test]

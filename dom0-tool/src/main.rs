@@ -10,10 +10,11 @@
 //! ([`report`]) and counted ([`metrics`]). While it runs it can be looked at and
 //! steered ([`control`]). Limits stand in a file ([`limits`]), and plain `xl
 //! migrate` can be made to keep them ([`enable`]). What only a person may decide
-//! is `lull resume` ([`resume`]). Manual and completions: [`generate`].
+//! is `lull resume` ([`resume`]). Is a host ready? [`doctor`]. Manual and completions: [`generate`].
 
 mod cli;
 mod control;
+mod doctor;
 mod duration;
 mod enable;
 mod engine;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         cli::Command::Ledger(options) => ledger::main(&options),
         cli::Command::Report(options) => report::main(&options),
         cli::Command::KeepRun(options) => runs::keeper::main(&options),
+        cli::Command::Doctor(options) => doctor::main(&options),
         cli::Command::Generate(options) => generate::main(&options),
         cli::Command::Limits(options) => limits::main(&options),
         cli::Command::Enable(options) => enable::enable(&options),

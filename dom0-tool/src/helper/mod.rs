@@ -16,3 +16,4 @@ mod run;
 mod stock;
 
 pub use run::main;
+pub use stock::find as stock;

@@ -22,7 +22,11 @@ pub fn become_it(args: &[OsString]) -> io::Error {
     }
 }
 
-fn find() -> io::Result<PathBuf> {
+/// Where it is.
+///
+/// # Errors
+/// When it is in none of the usual places.
+pub fn find() -> io::Result<PathBuf> {
     if let Some(path) = std::env::var_os(VARIABLE) {
         return Ok(path.into());
     }

@@ -44,11 +44,12 @@ use guard::Guard;
 use interfaces::Interface;
 use stage::Stage;
 use told::{Back, Left};
-use way::{NotBack, Way};
+use way::NotBack;
 
 pub use guard::main as guard;
 pub use scene::MARK;
 pub use told::Rehearsed;
+pub use way::Way;
 
 /// A destination that takes longer to land so little is not measured further.
 const LONGEST_PAUSE: Span = Span::seconds(60);

@@ -77,7 +77,8 @@ impl Way {
         format!("exec {} {} {}", self.ssh, self.host, word(&script))
     }
 
-    fn command(&self, script: &str) -> Command {
+    /// What runs `script` there.
+    pub fn command(&self, script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", DEAF, "sh", "/bin/sh", "-c"]);
         command.arg(self.line(script));

@@ -92,6 +92,16 @@ fn destroy(xen: &Xen, domid: DomId) {
     let _ = Xenstore::open().and_then(|mut store| store.remove(&format!("/local/domain/{domid}")));
 }
 
+/// Memory that a stub for a guest of `guest_pfns` frames takes.
+///
+/// # Errors
+/// When its image is not usable.
+pub fn memory_bytes(guest_pfns: u64) -> Result<u64, ImageError> {
+    let space = AddressSpace::new(&Image::embedded()?, guest_pfns);
+    // One page more: Xen's own.
+    Ok((space.pages() as u64 + 1) * PAGE as u64)
+}
+
 impl<'x> Stub<'x> {
     /// Builds a stub for `guest`, with a bitmap of `guest_pfns` bits, and
     /// starts it.

@@ -6,6 +6,6 @@ mod builder;
 mod image;
 mod log;
 
-pub use builder::{Stub, StubError, orphans};
+pub use builder::{Stub, StubError, memory_bytes, orphans};
 pub use image::id;
 pub use log::{Crash, StubLog};

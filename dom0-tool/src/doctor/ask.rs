@@ -1,0 +1,116 @@
+//! Questions that end: after some time, whether or not there is an answer.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long anything on this host may take to answer.
+pub const HERE: Duration = Duration::from_secs(10);
+
+/// Of a longer answer, the start.
+const LONGEST: u64 = 256 << 10;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Asks on a thread of its own; a question that hangs ends with the process.
+pub fn within<T: Send + 'static>(
+    limit: Duration,
+    question: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    in_background(question).recv_timeout(limit).ok()
+}
+
+fn in_background<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+    let (answer, answered) = mpsc::channel();
+    thread::spawn(move || drop(answer.send(question())));
+    answered
+}
+
+/// What a command said, and on success only.
+///
+/// # Errors
+/// Its last words, as a clause.
+pub fn command(mut command: Command, limit: Duration) -> Result<String, String> {
+    let until = Instant::now() + limit;
+    let late = || format!("no answer within {} s", limit.as_secs());
+    let started = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = started.map_err(|error| format!("it cannot be started: {error}"))?;
+    let said = child.stdout.take().map(|out| in_background(|| text(out)));
+    let complaint = child.stderr.take().map(|out| in_background(|| text(out)));
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < until => thread::sleep(LOOK),
+            Ok(None) | Err(_) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(late());
+            }
+        }
+    };
+    // Something that it started may hold them open.
+    let rest = |out: Option<Receiver<String>>| {
+        let left = until.saturating_duration_since(Instant::now());
+        out.and_then(|out| out.recv_timeout(left).ok())
+    };
+    if status.success() {
+        return rest(said).ok_or_else(late);
+    }
+    let complaint = rest(complaint).unwrap_or_default();
+    let last = complaint.lines().rev().map(str::trim);
+    match last.clone().find(|line| !line.is_empty()) {
+        Some(line) => Err(line.trim_end_matches('.').to_owned()),
+        None => Err(format!("it ended with {status}")),
+    }
+}
+
+/// The text, without what a terminal might obey.
+fn text(out: impl Read) -> String {
+    let mut bytes = Vec::new();
+    let _ = out.take(LONGEST).read_to_end(&mut bytes);
+    let mut text = String::from_utf8_lossy(&bytes).into_owned();
+    text.retain(|c| c == '\n' || !c.is_control());
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, limit: Duration) -> Result<String, String> {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", script]);
+        command(shell, limit)
+    }
+
+    #[test]
+    fn an_answer_is_plain_text_and_a_complaint_the_last_line() {
+        let said = shell("printf 'a\\033[31mb\\n'", HERE);
+        assert_eq!(said.as_deref(), Ok("a[31mb\n"));
+        let said = shell("echo one >&2; echo 'two.' >&2; exit 3", HERE);
+        assert_eq!(said, Err("two".to_owned()));
+    }
+
+    #[test]
+    fn nothing_is_waited_for_without_end() {
+        let brief = Duration::from_millis(200);
+        for script in ["sleep 60", "sleep 60 & exit 0"] {
+            let said = shell(script, brief);
+            assert!(said.unwrap_err().contains("no answer"), "{script}");
+        }
+        assert!(within(brief, || thread::sleep(Duration::from_secs(60))).is_none());
+    }
+
+    #[test]
+    fn a_flood_is_cut() {
+        let said = shell("head -c 1000000 /dev/zero | tr '\\0' x; exit 0", HERE);
+        assert!(said.is_ok_and(|said| said.len() as u64 == LONGEST));
+    }
+}

@@ -1,0 +1,225 @@
+//! What was found, and how it is shown.
+
+use std::io::Write;
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use crate::enable;
+use crate::events::SCHEMA;
+use crate::host::NotReady;
+use crate::migrate::progress::to_stdout;
+
+/// What a finding means for a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Something will not work, or not as well.
+    Warning,
+    /// Nothing will.
+    Problem,
+}
+
+impl Level {
+    fn style(self) -> Style {
+        let colour = match self {
+            Self::Ok => AnsiColor::Green,
+            Self::Warning => AnsiColor::Yellow,
+            Self::Problem => AnsiColor::Red,
+        };
+        colour.on_default()
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Problem => "PROBLEM",
+        }
+    }
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at; a script goes by it.
+    pub check: &'static str,
+    /// What it means.
+    pub level: Level,
+    /// A clause, without a full stop.
+    pub found: String,
+    /// What to do; empty when it is as it should be.
+    pub cure: String,
+}
+
+impl Finding {
+    /// As it should be.
+    pub fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            check,
+            level: Level::Ok,
+            found: found.into(),
+            cure: String::new(),
+        }
+    }
+
+    /// See [`Level::Warning`].
+    pub fn warning(check: &'static str, found: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self {
+            level: Level::Warning,
+            cure: cure.into(),
+            ..Self::ok(check, found)
+        }
+    }
+
+    /// See [`Level::Problem`].
+    pub fn problem(check: &'static str, found: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self {
+            level: Level::Problem,
+            ..Self::warning(check, found, cure)
+        }
+    }
+
+    /// What would stop `lull migrate` from beginning.
+    pub fn not_ready(check: &'static str, why: &NotReady) -> Self {
+        let (found, cure) = why.found_and_cure();
+        Self::problem(check, found, cure)
+    }
+
+    /// Whether something keeps the limits beside `lull migrate`. It need not.
+    pub fn in_force(check: &'static str, seen: enable::Finding) -> Self {
+        match seen.in_force {
+            true => Self::ok(check, seen.found),
+            false => Self::warning(check, seen.found, seen.cure),
+        }
+    }
+
+    fn in_words(&self) -> String {
+        let style = self.level.style();
+        let (word, found) = (self.level.word(), &self.found);
+        let mut text = format!("  {style}{word:<8}{style:#} {found}\n");
+        if !self.cure.is_empty() {
+            text += &format!("           {}\n", self.cure.replace('\n', "\n           "));
+        }
+        text
+    }
+}
+
+/// All findings, shown as they come.
+#[derive(Debug)]
+pub struct Findings {
+    json: bool,
+    host: Option<String>,
+    /// Of the host looked at.
+    problems: usize,
+    warnings: usize,
+    not_ready: Vec<String>,
+}
+
+impl Findings {
+    /// Those on this host come first.
+    pub fn new(json: bool) -> Self {
+        let findings = Self {
+            json,
+            host: None,
+            problems: 0,
+            warnings: 0,
+            not_ready: Vec::new(),
+        };
+        findings.say("This host:\n");
+        findings
+    }
+
+    /// What follows concerns the destination.
+    pub fn begin(&mut self, host: &str) {
+        self.host = Some(host.to_owned());
+        (self.problems, self.warnings) = (0, 0);
+        self.say(&format!("\n{host}:\n"));
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, finding: Finding) {
+        match finding.level {
+            Level::Ok => {}
+            Level::Warning => self.warnings += 1,
+            Level::Problem => self.problems += 1,
+        }
+        if self.json {
+            self.print(&Line::Finding {
+                host: self.host.as_deref(),
+                finding: &finding,
+            });
+        } else {
+            self.say(&finding.in_words());
+        }
+    }
+
+    /// Ends a host's findings: whether it is ready.
+    pub fn ends(&mut self, name: &str) -> bool {
+        let ready = self.problems == 0;
+        let not = match ready {
+            true => "",
+            false => "not ",
+        };
+        let count = |count: usize, what: &str| match count {
+            0 => String::new(),
+            1 => format!(", 1 {what}"),
+            _ => format!(", {count} {what}s"),
+        };
+        let (problems, warnings) = (
+            count(self.problems, "problem"),
+            count(self.warnings, "warning"),
+        );
+        self.say(&format!("{name} is {not}ready{problems}{warnings}.\n"));
+        if !ready {
+            self.not_ready.push(name.to_owned());
+        }
+        ready
+    }
+
+    /// The last word, for scripts.
+    pub fn close(&self) {
+        if self.json {
+            let ready = self.not_ready.is_empty();
+            self.print(&Line::Checked { ready });
+        }
+    }
+
+    /// In colours where there are any, if anybody reads it.
+    fn say(&self, text: &str) {
+        if !self.json {
+            let _ = anstream::stdout().lock().write_all(text.as_bytes());
+        }
+    }
+
+    fn print(&self, line: &Line<'_>) {
+        let schema = SCHEMA;
+        if let Ok(text) = serde_json::to_string(&Versioned { schema, line }) {
+            to_stdout(&text);
+        }
+    }
+}
+
+/// A line of JSON.
+#[derive(Debug, Serialize)]
+struct Versioned<'a> {
+    schema: u32,
+    #[serde(flatten)]
+    line: &'a Line<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+enum Line<'a> {
+    Finding {
+        /// The destination; `null` is this host.
+        host: Option<&'a str>,
+        #[serde(flatten)]
+        finding: &'a Finding,
+    },
+    Checked {
+        ready: bool,
+    },
+}

@@ -1,0 +1,89 @@
+//! The guests on this host: which of them could be moved.
+
+use std::io;
+
+use super::ask;
+use super::finding::{Finding, Findings, Level};
+use crate::host::{self, Guest, NotReady};
+use crate::rehearse;
+use crate::xen::xenstore::Xenstore;
+use crate::xen::{DomId, PAGE, Xen};
+
+/// More than that are not listed one by one.
+const MOST: usize = 64;
+
+/// A guest that could be moved.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its name.
+    pub name: String,
+    /// Its memory, bytes.
+    pub memory: u64,
+    /// One more than its highest frame.
+    pub frames: u64,
+}
+
+/// Looks at each.
+pub fn check(findings: &mut Findings) -> Vec<Seen> {
+    let listed = ask::within(ask::HERE, || {
+        Xenstore::open().and_then(|mut store| host::domains(&mut store))
+    });
+    let guests = match listed.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(domains) => domains,
+        Err(source) => {
+            let why = NotReady::NoXenstore { source };
+            findings.add(Finding::not_ready("guests", &why));
+            return Vec::new();
+        }
+    };
+    let is_a_guest = |guest: &Guest| guest.domid != 0 && !guest.name.starts_with(rehearse::MARK);
+    let guests: Vec<Guest> = guests.into_iter().filter(is_a_guest).collect();
+    if guests.is_empty() {
+        findings.add(Finding::ok("guests", "no guest is here"));
+    }
+    let mut seen = Vec::new();
+    for guest in guests.iter().take(MOST) {
+        let domid = guest.domid;
+        let looked = ask::within(ask::HERE, move || look(domid));
+        match looked {
+            Some(Ok(found)) => {
+                let mib = found.memory >> 20;
+                let text = format!("{} can be moved: PVH, running, {mib} MiB", guest.name);
+                findings.add(Finding::ok("guest", text));
+                seen.push(found);
+            }
+            // The host is ready, though this one cannot be moved.
+            Some(Err(why)) => findings.add(Finding {
+                level: Level::Warning,
+                ..Finding::not_ready("guest", &why)
+            }),
+            None => findings.add(Finding::warning(
+                "guest",
+                format!("Xen does not say how {} is", guest.name),
+                "`xl list` must work first.",
+            )),
+        }
+    }
+    if guests.len() > MOST {
+        let text = format!("{} guests more were not looked at", guests.len() - MOST);
+        findings.add(Finding::ok("guests", text));
+    }
+    seen
+}
+
+fn look(domid: DomId) -> Result<Seen, NotReady> {
+    let guest = host::guest(&domid.to_string())?;
+    let measured = Xen::open_here().and_then(|xen| {
+        let info = xen.domain_info(domid)?.ok_or(io::ErrorKind::NotFound)?;
+        Ok((info.tot_pages, xen.maximum_gpfn(domid)?))
+    });
+    let name = guest.name;
+    match measured {
+        Ok((pages, highest)) => Ok(Seen {
+            name,
+            memory: pages.saturating_mul(PAGE as u64),
+            frames: highest.saturating_add(1),
+        }),
+        Err(source) => Err(NotReady::NoState { name, source }),
+    }
+}

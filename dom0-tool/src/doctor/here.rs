@@ -1,0 +1,151 @@
+//! This host.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::ask;
+use super::files;
+use super::finding::{Finding, Findings};
+use super::guests::{self, Seen};
+use super::xl_info::XlInfo;
+use crate::enable;
+use crate::helper;
+use crate::host::Host;
+use crate::stub;
+use crate::xen::{self, version};
+
+/// What the destination is compared with.
+#[derive(Debug, Default)]
+pub struct Here {
+    /// What xl says.
+    pub info: XlInfo,
+    /// Those that could be moved.
+    pub guests: Vec<Seen>,
+}
+
+/// Looks at everything that can be looked at.
+pub fn check(findings: &mut Findings) -> Here {
+    let mut here = Here::default();
+    if let Some(info) = basics(findings) {
+        here.info = info;
+        here.guests = guests::check(findings);
+        stub_fits(&here, findings);
+    }
+    findings.add(match helper::stock() {
+        Ok(path) => Finding::ok(
+            "stock-helper",
+            format!("Xen's own save helper is {}", path.display()),
+        ),
+        Err(why) => Finding::problem(
+            "stock-helper",
+            format!("{why}: `xl save` and `xl restore` need it"),
+            "Install Xen's tools (Debian: xen-utils), or name it in LULL_STOCK_HELPER.",
+        ),
+    });
+    findings.add(Finding::in_force("enabled-xl", enable::xl::in_force()));
+    files::check(findings);
+    here
+}
+
+/// What `lull migrate` needs before it looks at a guest. In the order in which
+/// one makes no sense without the one before.
+fn basics(findings: &mut Findings) -> Option<XlInfo> {
+    let host = Host::default();
+    if let Err(why) = Host::check_root() {
+        findings.add(Finding::not_ready("root", &why));
+        return None;
+    }
+    findings.add(Finding::ok("root", "lull runs as root"));
+    if let Err(why) = host.check_xen() {
+        findings.add(Finding::not_ready("xen", &why));
+        return None;
+    }
+    let version = version::detect();
+    findings.add(match &version {
+        Ok(version) => Finding::ok("xen", format!("Xen {version}, which this lull knows")),
+        Err(why) => Finding::problem(
+            "xen",
+            why.to_string(),
+            "Its interface may differ: use a lull that knows this Xen.",
+        ),
+    });
+    for device in ["evtchn", "hypercall", "xenbus"] {
+        let path = Path::new("/dev/xen").join(device);
+        if !path.exists() {
+            findings.add(Finding::problem(
+                "devices",
+                format!("{} is missing", path.display()),
+                "Load its kernel module: `modprobe -a xen-privcmd xen-evtchn`; xenbus belongs to the kernel itself.",
+            ));
+        }
+    }
+    version.ok()?;
+    findings.add(dom0());
+    match host.xl() {
+        Err(why) => {
+            findings.add(Finding::not_ready("xl", &why));
+            None
+        }
+        Ok(xl) => {
+            let mut info = Command::new(&xl);
+            info.arg("info");
+            let said = ask::command(info, ask::HERE);
+            findings.add(match &said {
+                Ok(_) => Finding::ok("xl", format!("{} answers", xl.display())),
+                Err(why) => Finding::problem(
+                    "xl",
+                    format!("`{} info` fails: {why}", xl.display()),
+                    "Is xenstored running? `xl info` must work first.",
+                ),
+            });
+            said.ok().map(|text| XlInfo::parse(&text))
+        }
+    }
+}
+
+fn dom0() -> Finding {
+    match ask::within(ask::HERE, || xen::state(0)) {
+        Some(Ok(Some(state))) if state.hvm => Finding::problem(
+            "dom0",
+            "dom0 is a PVH domain, which cannot write another domain's page table",
+            "Boot Xen without `dom0=pvh`.",
+        ),
+        Some(Ok(_)) => Finding::ok("dom0", "dom0 is a PV domain"),
+        Some(Err(error)) => Finding::problem(
+            "dom0",
+            format!("the hypervisor does not answer: {error}"),
+            "`xl list` must work first.",
+        ),
+        None => Finding::problem(
+            "dom0",
+            "the hypervisor does not answer",
+            "`xl list` must work first.",
+        ),
+    }
+}
+
+/// Room for the stub that the largest guest needs.
+fn stub_fits(here: &Here, findings: &mut Findings) {
+    let largest = here.guests.iter().max_by_key(|guest| guest.frames);
+    let (frames, whose) = match largest {
+        Some(guest) => (guest.frames, format!("the stub for {}", guest.name)),
+        None => (0, "a stub".to_owned()),
+    };
+    let (Ok(needed), Some(free)) = (stub::memory_bytes(frames), here.info.free) else {
+        return;
+    };
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let found = format!(
+        "{whose} needs {} MiB of memory, {} MiB are free",
+        mib(needed),
+        mib(free)
+    );
+    findings.add(match needed <= free {
+        true => Finding::ok("stub-memory", found),
+        false => Finding::problem(
+            "stub-memory",
+            found,
+            "Take some from dom0: `xl mem-set 0 SIZE`.",
+        ),
+    });
+}

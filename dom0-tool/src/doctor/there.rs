@@ -1,0 +1,274 @@
+//! The destination, by one command over ssh. What it answers is shown and
+//! compared, and nothing else.
+
+use std::fs;
+use std::time::Duration;
+
+use super::ask;
+use super::finding::{Finding, Findings};
+use super::here::Here;
+use super::xl_info::XlInfo;
+use crate::rehearse::Way;
+
+/// How long it may take, with a slow log-in.
+const ANSWER: Duration = Duration::from_secs(45);
+
+/// What ssh is told beside: xl has no terminal to ask on.
+const BATCH: &str = "-o BatchMode=yes -o ConnectTimeout=15";
+
+/// Tells this boot of this machine from all others.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What is asked. xl must be on the PATH that a command over ssh has: that is
+/// how it is called.
+const QUESTIONS: &str = "echo lull: there; echo boot: $(cat /proc/sys/kernel/random/boot_id)
+echo uid: $(id -u); echo xl: $(command -v xl)
+echo info:; xl info 2>&1; echo list:; xl list; exit 0";
+
+/// Looks at it.
+pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings) {
+    let ssh = ssh.unwrap_or("ssh");
+    if ssh.is_empty() {
+        findings.add(Finding::warning(
+            "reachable",
+            "a command was given instead of a host: it cannot be looked at",
+            "Name the host, and how ssh gets there.",
+        ));
+        return;
+    }
+    let quiet = match ssh.split_whitespace().next() {
+        Some("ssh") => format!("{ssh} {BATCH}"),
+        _ => ssh.to_owned(),
+    };
+    let question = Way::new(Some(&quiet), host).command(QUESTIONS);
+    match ask::command(question, ANSWER) {
+        Ok(text) if text.lines().any(|line| line == "lull: there") => {
+            let boot = fs::read_to_string(BOOT).unwrap_or_default();
+            let there = There::parse(&text);
+            there.judge(host, here, boot.trim(), findings);
+        }
+        Ok(_) => findings.add(Finding::problem(
+            "reachable",
+            format!("{host} answers something else than what was asked"),
+            format!("`{ssh} {host} id` must run `id` there, and nothing else."),
+        )),
+        Err(why) => findings.add(Finding::problem(
+            "reachable",
+            format!("{host} is not reached: {why}"),
+            format!("`{ssh} {BATCH} {host} id` must work, without a password."),
+        )),
+    }
+}
+
+/// What it said.
+#[derive(Debug, Default)]
+struct There {
+    boot: String,
+    is_root: bool,
+    xl: String,
+    /// What `xl info` said.
+    said: String,
+    info: XlInfo,
+    /// The domains' names.
+    names: Vec<String>,
+}
+
+impl There {
+    fn parse(text: &str) -> Self {
+        let (head, rest) = text.split_once("\ninfo:\n").unwrap_or((text, ""));
+        // Where xl fails there may be nothing before the list.
+        let rest = format!("\n{rest}");
+        let (info, list) = rest.split_once("\nlist:\n").unwrap_or((&rest, ""));
+        let value = |name: &str| {
+            let line = head.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        let names = list.lines().skip(1);
+        Self {
+            boot: value("boot:"),
+            is_root: value("uid:") == "0",
+            xl: value("xl:"),
+            said: info.trim().to_owned(),
+            info: XlInfo::parse(info),
+            // Their columns are padded: a name ends where the spaces begin.
+            names: names
+                .filter_map(|line| line.split_whitespace().next())
+                .map(str::to_owned)
+                .collect(),
+        }
+    }
+
+    fn judge(&self, host: &str, here: &Here, boot: &str, findings: &mut Findings) {
+        let is_here = !boot.is_empty() && self.boot == boot;
+        findings.add(Finding::ok(
+            "reachable",
+            match is_here {
+                true => format!("{host} is reached, and is this very host"),
+                false => format!("{host} is reached"),
+            },
+        ));
+        if !self.is_root {
+            findings.add(Finding::problem(
+                "root",
+                format!("the log-in at {host} is not root's"),
+                format!("Name it, root@{host}, or set `User root` for it in ~/.ssh/config."),
+            ));
+        }
+        if self.xl.is_empty() {
+            findings.add(Finding::problem(
+                "xl",
+                format!("{host} finds no `xl` for a command over ssh"),
+                format!("Install Xen's tools there; `ssh {host} xl info` must work."),
+            ));
+            return;
+        }
+        let Some(version) = self.info.version else {
+            let why = self.said.lines().last().unwrap_or("it says nothing");
+            findings.add(Finding::problem(
+                "xen",
+                format!("`xl info` fails at {host}: {why}"),
+                "Boot it with Xen, and log in to its dom0 as root.",
+            ));
+            return;
+        };
+        findings.add(self.xen(version, host, here));
+        findings.add(self.processor(host, here));
+        findings.add(self.memory(host, here));
+        if !is_here {
+            findings.add(self.name_clash(host, here));
+        }
+    }
+
+    fn xen(&self, (major, minor): (u32, u32), host: &str, here: &Here) -> Finding {
+        let found = format!("{host} runs Xen {major}.{minor}");
+        if !self.info.guests.contains("hvm-3.0-x86_64") {
+            return Finding::problem(
+                "xen",
+                format!("{found} without hardware virtualisation, which PVH guests need"),
+                "Switch on VT-x or AMD-V in its firmware.",
+            );
+        }
+        match here.info.version {
+            Some(ours) if ours > (major, minor) => Finding::problem(
+                "xen",
+                format!("{found}, older than {}.{} here", ours.0, ours.1),
+                "Upgrade it first: Xen takes guests from older releases, not from newer ones.",
+            ),
+            _ => Finding::ok("xen", found),
+        }
+    }
+
+    fn processor(&self, host: &str, here: &Here) -> Finding {
+        match self.info.processor == here.info.processor {
+            true => Finding::ok("processor", "its processor has the same features"),
+            false => Finding::warning(
+                "processor",
+                format!("the processors of {host} have other features than those here"),
+                "A guest that uses what is missing there fails: level them (`cpuid` in xl.cfg).",
+            ),
+        }
+    }
+
+    fn memory(&self, host: &str, here: &Here) -> Finding {
+        let Some(free) = self.info.free else {
+            return Finding::warning(
+                "memory",
+                format!("{host} does not say how much memory is free"),
+                format!("`ssh {host} xl info` shows it."),
+            );
+        };
+        let mib = free >> 20;
+        let too_large = here.guests.iter().filter(|guest| guest.memory > free);
+        let names: Vec<&str> = too_large.map(|guest| guest.name.as_str()).collect();
+        match names.as_slice() {
+            [] => Finding::ok(
+                "memory",
+                format!("{mib} MiB are free there, for any guest here"),
+            ),
+            names => Finding::warning(
+                "memory",
+                format!(
+                    "{mib} MiB are free there: too little for {}",
+                    names.join(", ")
+                ),
+                "Make room there: `xl mem-set 0 SIZE`, or move its guests elsewhere.",
+            ),
+        }
+    }
+
+    fn name_clash(&self, host: &str, here: &Here) -> Finding {
+        let ours = here.guests.iter().map(|guest| guest.name.as_str());
+        let both: Vec<&str> = ours
+            .filter(|name| self.names.iter().any(|theirs| theirs == name))
+            .collect();
+        match both.as_slice() {
+            [] => Finding::ok("names", "no guest there has the name of one here"),
+            both => Finding::warning(
+                "names",
+                format!(
+                    "{host} has a guest of that name already: {}",
+                    both.join(", ")
+                ),
+                "Rename one: `xl rename`. If they are the same guest, one must go.",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::super::guests::Seen;
+    use super::*;
+
+    const ANSWER: &str = "lull: there\nboot: b-1\nuid: 0\nxl: /usr/sbin/xl\ninfo:\n\
+        hw_caps : 1:2\nfree_memory : 100\nxen_major : 4\nxen_minor : 17\n\
+        xen_caps : hvm-3.0-x86_64\nlist:\nName   ID\nDomain-0   0\nweb1   3\n";
+
+    fn here() -> Here {
+        let guest = |name: &str, mib: u64| Seen {
+            name: name.to_owned(),
+            memory: mib << 20,
+            frames: mib << 8,
+        };
+        Here {
+            info: XlInfo {
+                version: Some((4, 17)),
+                processor: "1:2".to_owned(),
+                ..XlInfo::default()
+            },
+            guests: vec![guest("web1", 50), guest("big", 500)],
+        }
+    }
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        let there = There::parse(ANSWER);
+        assert_eq!(there.boot, "b-1");
+        assert!(there.is_root && there.xl == "/usr/sbin/xl");
+        assert_eq!(there.info.version, Some((4, 17)));
+        assert_eq!(there.names, ["Domain-0", "web1"]);
+        let there = There::parse("lull: there\nuid: 1000\nxl:\ninfo:\nlist:\n");
+        assert!(!there.is_root && there.xl.is_empty() && there.names.is_empty());
+    }
+
+    #[test]
+    fn what_concerns_one_guest_names_it() {
+        let there = There::parse(ANSWER);
+        let memory = there.memory("host2", &here());
+        assert_eq!(memory.level, Level::Warning);
+        assert!(memory.found.ends_with("for big"), "{memory:?}");
+        let names = there.name_clash("host2", &here());
+        assert!(names.found.ends_with(": web1"), "{names:?}");
+        let same = there.processor("host2", &here());
+        assert_eq!(same.level, Level::Ok);
+    }
+
+    #[test]
+    fn no_guest_goes_to_an_older_xen() {
+        let there = There::parse(&ANSWER.replace("minor : 17", "minor : 16"));
+        let found = there.xen((4, 16), "host2", &here());
+        assert_eq!(found.level, Level::Problem);
+        assert_eq!(there.xen((4, 18), "host2", &here()).level, Level::Ok);
+    }
+}
