@@ -86,7 +86,7 @@ fn from_file(guest: DomId) -> anyhow::Result<Effective> {
         // All of it would fill xl's log.
         let error = error.to_string();
         let first = error.lines().next().unwrap_or_default().to_owned();
-        anyhow::anyhow!("its limits cannot be known: {first}. `lull limits check` shows all of it")
+        anyhow::anyhow!("its limits cannot be known: {first} (`lull limits check` shows all of it)")
     })
 }
 

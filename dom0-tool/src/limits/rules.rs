@@ -176,6 +176,9 @@ impl Rules {
             Err(error) => reader.problem(error.span(), one_line(error.message())),
         }
         reader.problems.sort_by_key(|problem| problem.line);
+        // The parser hands out all guests together.
+        let sections = &mut reader.rules.sections;
+        sections.sort_by_key(|section| section.line);
         match reader.problems.is_empty() {
             true => Ok(reader.rules),
             false => Err(reader.problems),

@@ -219,6 +219,14 @@ fn one_line_changes_and_no_other() {
 }
 
 #[test]
+fn guests_and_default_may_stand_in_any_order() {
+    let mixed = "[guest.\"b*\"]\ntimeout = \"4s\"\n\n[default]\ntimeout = \"5s\"\n";
+    let set = changed(mixed, "busy", Key::Timeout, Some("9s")).unwrap();
+    assert_eq!(set, format!("{mixed}\n[guest.busy]\ntimeout = \"9s\"\n"));
+    assert_eq!(changed(&set, "busy", Key::Timeout, None).unwrap(), mixed);
+}
+
+#[test]
 fn what_stands_otherwise_is_changed_where_it_can_be_and_else_left() {
     let inline = "guest = { web1 = { timeout = \"2s\" } }\n";
     let longer = changed(inline, "web1", Key::Timeout, Some("3s")).unwrap();
