@@ -1,4 +1,4 @@
-//! What the operator allows. Parsed once, never zero, never changed after.
+//! What the operator allows. Parsed once, never zero.
 
 use crate::units::Micros;
 

@@ -98,10 +98,16 @@ pub enum Event {
     SuspendFailed,
     /// The operator wants the guest to stay. May come at any time.
     Cancel,
+    /// The operator allows something else from now on. May come at any time,
+    /// but changes nothing once the guest was asked to stop: its deadlines run.
+    Limits(Limits),
+    /// The operator would rather have the guest stopped than another round, if
+    /// the pause fits. The same holds. Good for the next decision only.
+    SwitchNow,
 }
 
 /// What to do. Anything but [`None`](Self::None) must be done before the next
-/// event, except that ticks and a cancellation may come in between.
+/// event, except that ticks and the operator's wishes may come in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Action {
@@ -230,6 +236,8 @@ pub struct Machine {
     /// Over all rounds.
     pages_sent: u64,
     bonus_rounds: u32,
+    /// The operator would rather switch now.
+    switch_now: bool,
     dirty_count: Option<u64>,
     prediction: Option<Downtime>,
     /// The least limit that the prediction at the end of any round needed.
@@ -259,6 +267,7 @@ impl Machine {
             round_sent_at: Micros::ZERO,
             pages_sent: 0,
             bonus_rounds: 0,
+            switch_now: false,
             dirty_count: None,
             prediction: None,
             least_needed: None,
@@ -271,8 +280,7 @@ impl Machine {
     /// `at` is zero when the attempt starts, which is what the timeout counts
     /// from, and never goes back.
     ///
-    /// Once the attempt is over, ticks and cancellations that come late are
-    /// ignored.
+    /// Once the attempt is over, ticks and wishes that come late are ignored.
     ///
     /// # Errors
     /// When the driver broke the protocol. The machine then is
@@ -280,7 +288,9 @@ impl Machine {
     pub fn step(&mut self, at: Micros, event: Event) -> Step {
         if let Phase::Finished | Phase::Refused | Phase::Resumed = self.phase {
             return match event {
-                Event::Tick { .. } | Event::Cancel => Ok(Action::None),
+                Event::Tick { .. } | Event::Cancel | Event::Limits(_) | Event::SwitchNow => {
+                    Ok(Action::None)
+                }
                 _ => Err(ProtocolError::Unexpected(self.state())),
             };
         }
@@ -338,10 +348,16 @@ impl Machine {
             (Phase::CopyingFinal { .. }, Event::Cancel) => self.resume(Reason::Cancelled),
             (Phase::Failed, _) => return Err(ProtocolError::Unexpected(State::Failed)),
             (_, Event::Cancel) => self.refuse(Reason::Cancelled),
+            (_, Event::Limits(limits)) if self.heeds_wishes() => self.limit(limits),
+            (_, Event::SwitchNow) if self.heeds_wishes() => {
+                self.switch_now = true;
+                Action::None
+            }
+            (_, Event::Limits(_) | Event::SwitchNow) => Action::None,
             (_, Event::Tick { .. }) => Action::None,
             _ => return Err(ProtocolError::Unexpected(self.state())),
         };
-        if self.guest_runs_on() && self.time_left() == Some(Micros::ZERO) {
+        if self.heeds_wishes() && self.time_left() == Some(Micros::ZERO) {
             return Ok(self.refuse(Reason::Timeout));
         }
         Ok(action)
@@ -350,14 +366,27 @@ impl Machine {
     /// Gate 0.
     fn begin(&mut self, pages: u64, took_bitmap: Micros) -> Action {
         self.longest_bitmap = took_bitmap;
-        let costs = self.costs();
-        if let Some(limit) = self.config.limits.max_suspend
-            && costs.floor() > limit.micros()
-        {
-            let part = costs.slowest();
-            return self.refuse(Reason::FixedCosts { part });
+        match self.too_costly() {
+            Some(reason) => self.refuse(reason),
+            None => self.start_round(pages),
         }
-        self.start_round(pages)
+    }
+
+    fn too_costly(&self) -> Option<Reason> {
+        let costs = self.costs();
+        let limit = self.config.limits.max_suspend?;
+        (costs.floor() > limit.micros()).then(|| Reason::FixedCosts {
+            part: costs.slowest(),
+        })
+    }
+
+    /// Other limits, from now on. Gate 0 again: no round would help.
+    fn limit(&mut self, limits: Limits) -> Action {
+        self.config.limits = limits;
+        match self.too_costly() {
+            Some(reason) => self.refuse(reason),
+            None => Action::None,
+        }
     }
 
     fn start_round(&mut self, pages: u64) -> Action {
@@ -452,22 +481,18 @@ impl Machine {
             bonus_rounds: self.bonus_rounds,
             time_left: self.time_left(),
         };
-        let verdict = match self.config.limits.max_suspend {
+        let limit = self.config.limits.max_suspend;
+        let verdict = match limit {
             Some(limit) => WithinLimit { limit }.decide(&view),
             None => XenDefault.decide(&view),
         };
+        let fits = limit.is_none_or(|limit| outlook.costs.fit(&prediction, limit) == Fit::Within);
+        let switch_now = core::mem::take(&mut self.switch_now) && fits;
         match verdict {
-            Verdict::Suspend => {
-                self.phase = Phase::Suspending {
-                    since: self.now,
-                    wish: Wish::Move,
-                };
-                Action::Suspend
-            }
+            Verdict::AnotherRound if switch_now => self.suspend(),
+            Verdict::Suspend => self.suspend(),
             Verdict::AnotherRound => {
-                if let Some(limit) = self.config.limits.max_suspend
-                    && outlook.costs.fit(&prediction, limit) == Fit::Within
-                {
+                if limit.is_some() && fits {
                     self.bonus_rounds = self.bonus_rounds.saturating_add(1);
                 }
                 self.phase = Phase::TakingBitmap;
@@ -475,6 +500,14 @@ impl Machine {
             }
             Verdict::GiveUp(hopeless) => self.refuse(Reason::Hopeless(hopeless)),
         }
+    }
+
+    fn suspend(&mut self) -> Action {
+        self.phase = Phase::Suspending {
+            since: self.now,
+            wish: Wish::Move,
+        };
+        Action::Suspend
     }
 
     fn bitmap(&mut self, dirty: u64, took: Micros) -> Action {
@@ -640,15 +673,16 @@ impl Machine {
         Some(timeout.since(needed))
     }
 
-    /// Whether nobody has asked the guest to stop yet, and somebody may.
-    const fn guest_runs_on(&self) -> bool {
+    /// Whether nobody has asked the guest to stop yet, and somebody may: until
+    /// then limits can be changed.
+    pub const fn heeds_wishes(&self) -> bool {
         matches!(
             self.phase,
             Phase::Waiting | Phase::Copying { .. } | Phase::Counting | Phase::TakingBitmap
         )
     }
 
-    /// What it was started with; never changes.
+    /// What it was started with, under the limits that hold now.
     pub const fn config(&self) -> &Config {
         &self.config
     }

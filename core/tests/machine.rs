@@ -119,6 +119,16 @@ impl Checked {
 
     fn step(&mut self, at: u64, event: Event) -> Result<Action, ProtocolError> {
         let before = self.machine.state();
+        let open = matches!(
+            before,
+            State::Waiting | State::Copying | State::Counting | State::TakingBitmap
+        );
+        if let Event::Limits(limits) = event
+            && open
+            && at >= self.now
+        {
+            self.config.limits = limits;
+        }
         let step = self.machine.step(Micros(at), event);
         assert_eq!(step, self.twin.step(Micros(at), event), "not deterministic");
         assert_eq!(*self.machine.config(), self.config, "the limits changed");
@@ -245,7 +255,17 @@ fn any_event() -> impl Strategy<Value = Event> {
         (pages(), took()).prop_map(|(dirty, took_bitmap)| Event::Suspended { dirty, took_bitmap }),
         Just(Event::SuspendFailed),
         Just(Event::Cancel),
+        any_limits().prop_map(Event::Limits),
+        Just(Event::SwitchNow),
     ]
+}
+
+fn any_limits() -> impl Strategy<Value = Limits> {
+    (
+        proptest::option::of(1..400_000_u64),
+        proptest::option::of(1..20_000_000_u64),
+    )
+        .prop_map(|(limit, timeout)| limits(limit, timeout))
 }
 
 /// How a driver answers: pages dirty at a round's end as a share of those it
@@ -418,6 +438,8 @@ proptest! {
                 Event::Bitmap { dirty: n(10), took: Micros(n(11)) },
                 Event::Suspended { dirty: n(10), took_bitmap: Micros(n(11)) },
                 Event::Tick { dirty: None },
+                Event::Limits(limits(Some(n(1)), Some(n(0)))),
+                Event::SwitchNow,
                 Event::Cancel,
             ] {
                 let _ = machine.step(Micros(at), event);
@@ -881,4 +903,67 @@ fn hopeless_names_what_would_have_helped() {
         needed <= (150_000 + 20_000) * 4_096 * 1_000 / 70,
         "{needed}"
     );
+}
+
+#[test]
+fn limits_change_until_the_guest_is_asked_to_stop_and_not_after() {
+    let mut checked = Checked::new(config(Some(31), None));
+    let (at, action) = first_round(&mut checked, 20_000, 20_000);
+    assert_eq!(action, Action::TakeBitmap, "too much for 31 ms");
+    // What does not fit under the first limit fits under the second.
+    let wide = Event::Limits(limits(Some(5_000_000), None));
+    assert_eq!(checked.step(at, wide), Ok(Action::None));
+    let bitmap = Event::Bitmap {
+        dirty: 0,
+        took: Micros::ZERO,
+    };
+    assert_eq!(checked.step(at, bitmap), Ok(Action::Count));
+    let counted = Event::Counted { dirty: 100 };
+    assert_eq!(checked.step(at, counted), Ok(Action::Suspend));
+    let narrow = Event::Limits(limits(Some(1), None));
+    assert_eq!(checked.step(at, narrow), Ok(Action::None));
+    assert_eq!(
+        checked.machine.config().limits,
+        limits(Some(5_000_000), None)
+    );
+}
+
+#[test]
+fn a_limit_below_what_every_pause_costs_refuses_at_once() {
+    let mut checked = Checked::new(config(Some(1_000), None));
+    checked.step(0, begin(4_000)).unwrap();
+    let step = checked.step(1, Event::Limits(limits(Some(1_000), None)));
+    assert!(matches!(
+        step,
+        Ok(Action::Refuse(refusal)) if matches!(refusal.reason, Reason::FixedCosts { .. })
+    ));
+}
+
+#[test]
+fn a_timeout_that_is_over_refuses_at_once() {
+    let mut checked = Checked::new(config(Some(1_000), None));
+    checked.step(0, begin(4_000)).unwrap();
+    let step = checked.step(9_000, Event::Limits(limits(Some(1_000_000), Some(9_000))));
+    assert!(matches!(step, Ok(Action::Refuse(refusal)) if refusal.reason == Reason::Timeout));
+}
+
+#[test]
+fn a_wish_to_switch_spares_a_round_but_no_gate() {
+    // Without a limit: the next decision.
+    let mut checked = Checked::new(config(None, None));
+    checked.step(0, begin(1_024)).unwrap();
+    checked.step(1, Event::SwitchNow).unwrap();
+    let sent = Event::Sent {
+        requested: 1_024,
+        pages: 1_024,
+    };
+    assert_eq!(checked.step(1_500, sent), Ok(Action::Count));
+    let counted = Event::Counted { dirty: 900 };
+    assert_eq!(checked.step(1_501, counted), Ok(Action::Suspend));
+    // Under one that it does not fit: another round, and the wish is spent.
+    let mut checked = Checked::new(config(Some(36), None));
+    checked.step(0, begin(1_024)).unwrap();
+    checked.step(1, Event::SwitchNow).unwrap();
+    assert_eq!(checked.step(15_000, sent), Ok(Action::Count));
+    assert_eq!(checked.step(15_001, counted), Ok(Action::TakeBitmap));
 }

@@ -45,6 +45,12 @@ pub enum Command {
     /// Show how the migrations on this host stand
     Status(control::show::Options),
 
+    /// Change the limits of a migration that runs
+    Set(control::set::Options),
+
+    /// Ask a migration to suspend its guest after this round, if the pause fits
+    SwitchNow(control::set::SwitchNow),
+
     /// End a migration safely: the guest stays here
     ///
     /// As ^C in `lull migrate`, but for every migration lull takes part in.

@@ -50,6 +50,8 @@ pub enum Event {
     Answered(Answered),
     /// The connection was closed before that; the guest stays.
     HungUp(HungUp),
+    /// Other limits hold from now on (`lull set`).
+    Limits(InForce),
     /// The operator wants to give up, and has told the helper (`lull cancel`).
     CancelAsked,
     /// A line for the operator, at the level it deserves.
@@ -182,6 +184,17 @@ pub struct Suspended {
     pub predicted: PauseParts,
     /// Its sum.
     pub predicted_downtime_ms: Option<u64>,
+}
+
+/// See [`Event::Limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// Since when.
+    pub at_ms: u64,
+    /// The limit on the pause.
+    pub limit_ms: Option<u64>,
+    /// The limit on the time to the suspend.
+    pub timeout_ms: Option<u64>,
 }
 
 /// See [`Event::Ended`].

@@ -62,6 +62,8 @@ fn main() -> ExitCode {
         cli::Command::GuardRehearsal => rehearse::guard(),
         cli::Command::Resume(options) => resume::main(&options),
         cli::Command::Status(options) => control::show::main(&options),
+        cli::Command::Set(options) => control::set::main(&options),
+        cli::Command::SwitchNow(options) => control::set::switch_now(&options),
         cli::Command::Cancel(options) => control::cancel::main(&options),
         cli::Command::Replay(options) => replay::main(&options),
         cli::Command::Simulate(options) => simulate::main(&options),

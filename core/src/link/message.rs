@@ -5,6 +5,7 @@
 //! pages, a refusal's figures) do not travel: dom0 runs the same machine on the
 //! same events, and an action that differs ends the attempt.
 
+use crate::limits::{DowntimeLimit, Limits, Timeout};
 use crate::machine::{Action, Event};
 use crate::units::Micros;
 
@@ -131,6 +132,20 @@ const NOT_COUNTED: u64 = u64::MAX;
 
 impl ToStub {
     /// The message as words: what, when, two numbers.
+    ///
+    /// | what | event | numbers |
+    /// |---|---|---|
+    /// | 1 | begin | pages, time of a bitmap |
+    /// | 3 | tick | pages dirty, or 2^64 - 1 |
+    /// | 4 | counted | pages dirty |
+    /// | 5, 6 | bitmap, suspended | pages dirty, time of the bitmap |
+    /// | 7, 8 | suspend failed, cancel | |
+    /// | 9 | limits | downtime limit, timeout; 0 for none |
+    /// | 10 | switch now | |
+    /// | 16 | sent | slot; frames and pages in 32 bits each |
+    /// | 17 | mapped | slot, pages |
+    ///
+    /// Times are microseconds.
     pub fn encode(self) -> Words {
         match self {
             Self::Event(at, event) => {
@@ -144,6 +159,12 @@ impl ToStub {
                     Event::Suspended { dirty, took_bitmap } => (6, dirty, took_bitmap.0),
                     Event::SuspendFailed => (7, 0, 0),
                     Event::Cancel => (8, 0, 0),
+                    Event::Limits(limits) => {
+                        let max_suspend = limits.max_suspend.map_or(0, |limit| limit.micros().0);
+                        let timeout = limits.timeout.map_or(0, |timeout| timeout.micros().0);
+                        (9, max_suspend, timeout)
+                    }
+                    Event::SwitchNow => (10, 0, 0),
                 };
                 [tag, at.0, a, b]
             }
@@ -187,6 +208,11 @@ impl ToStub {
             },
             7 => Event::SuspendFailed,
             8 => Event::Cancel,
+            9 => Event::Limits(Limits {
+                max_suspend: DowntimeLimit::new(Micros(a)),
+                timeout: Timeout::new(Micros(b)),
+            }),
+            10 => Event::SwitchNow,
             16 => {
                 return Ok(Self::Sent {
                     at,

@@ -155,6 +155,7 @@ extern "C" fn _start() -> ! {
             costs,
             guest_pages: n,
         })));
+        step(&mut machine, micros, opaque(Event::Limits(limits)));
         step(&mut machine, micros, opaque(Event::Cancel));
         // For the test to see that symbols are found at all.
         #[cfg(canary)]

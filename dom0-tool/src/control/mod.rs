@@ -4,7 +4,7 @@
 //! Each helper serves a socket of its own ([`folder`], [`server`]), whoever
 //! started the migration: lull, xl or libvirt. Both sides speak [`words`]; what
 //! there is to see is kept as a [`picture`]. The commands are its clients
-//! ([`client`]): [`show`] looks, [`cancel`] steers.
+//! ([`client`]): [`show`] looks, [`set`] and [`cancel`] steer.
 //!
 //! Nothing that a client does or leaves undone makes the helper wait: the guest
 //! may be stopped at that moment.
@@ -14,6 +14,7 @@ mod client;
 pub mod folder;
 mod picture;
 pub mod server;
+pub mod set;
 pub mod show;
 pub mod words;
 

@@ -46,6 +46,10 @@ impl Picture {
                 status.timeout_ms = started.timeout_ms;
                 status.guest_pages = started.guest_pages;
             }
+            Event::Limits(limits) => {
+                status.limit_ms = limits.limit_ms;
+                status.timeout_ms = limits.timeout_ms;
+            }
             Event::Progress(progress) => status.progress = Some(progress.clone()),
             Event::Round(round) => {
                 status.phase = match round.decision.as_str() {

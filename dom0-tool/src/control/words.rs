@@ -43,6 +43,17 @@ pub enum Request {
     Watch,
     /// Give up safely.
     Cancel,
+    /// Other limits, microseconds; what is absent stays as it is.
+    Set {
+        /// The limit on the pause.
+        #[serde(default)]
+        max_suspend_us: Option<u64>,
+        /// The limit on the time to the suspend.
+        #[serde(default)]
+        timeout_us: Option<u64>,
+    },
+    /// No other round, if the pause fits.
+    SwitchNow,
 }
 
 /// What the helper says.

@@ -60,7 +60,7 @@ impl Session<'_> {
     /// the landing, or, if the attempt is given up, the resume. Reading the CPU
     /// state cannot be cut short, so what comes before it must leave it its time.
     pub(super) fn until_deadline(&self) -> Option<Duration> {
-        let config = &self.order.config;
+        let config = self.peer.machine().config();
         let limit = config.limits.max_suspend?.micros();
         let pause = self.pause.filter(|pause| pause.stopped.is_some())?;
         let after = config.costs.reserve();

@@ -21,6 +21,7 @@ mod process;
 mod saved;
 mod session;
 mod slots;
+mod steering;
 mod telling;
 mod windows;
 
@@ -32,6 +33,7 @@ use lull_core::units::Micros;
 
 pub use attempt::{Attempt, Order, Verify};
 pub use explain::Verdict;
+pub use steering::{Reply, Wish};
 
 use crate::events::Event;
 
@@ -54,6 +56,13 @@ pub trait Host {
     /// # Errors
     /// When there is nobody left to do it for.
     fn is_cancelled(&mut self) -> io::Result<bool>;
+
+    /// What the operator wants changed, if anything. Each wish has one
+    /// [`Self::reply`], unless the attempt ends before.
+    fn wish(&mut self) -> Option<Wish>;
+
+    /// What became of it.
+    fn reply(&mut self, reply: Reply);
 
     /// Descriptors whose readiness may change one of the above.
     fn wake_on(&self) -> Vec<BorrowedFd<'_>>;

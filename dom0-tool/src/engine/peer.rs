@@ -143,12 +143,18 @@ impl<'l> Peer<'l> {
         self.step(at, event)
     }
 
+    /// Whether the stub keeps up with its messages: whatever can wait, must
+    /// wait until then.
+    pub fn has_room(&self) -> bool {
+        self.events.room() > ROOM_FOR_OTHERS
+    }
+
     /// Tells the stub that time passes, unless it is behind with its messages.
     ///
     /// # Errors
     /// See [`Unheard`].
     pub fn tick(&mut self, at: Micros, dirty: Option<u64>) -> Result<(), Unheard> {
-        if self.events.room() <= ROOM_FOR_OTHERS {
+        if !self.has_room() {
             return Ok(());
         }
         self.tell(at, Event::Tick { dirty })

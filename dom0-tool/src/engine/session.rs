@@ -154,6 +154,7 @@ impl<'s> Session<'s> {
             }
             self.write()?;
             self.look_after_the_guest()?;
+            self.heed_wishes()?;
             self.look_at_the_clock()?;
             if self.is_complete() {
                 return Ok(End::Complete);

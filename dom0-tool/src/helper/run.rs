@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lull_core::limits::Limits;
+use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::machine::Config;
+use lull_core::units::Micros;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::LiveSave;
@@ -22,7 +23,7 @@ use super::{orders, stock};
 use crate::control::folder::Folder;
 use crate::control::server::Server;
 use crate::control::words::{Answer, Phase, Request};
-use crate::engine::{self, Attempt, Host, Order, SuspendAnswer, Verdict, Verify};
+use crate::engine::{self, Attempt, Host, Order, Reply, SuspendAnswer, Verdict, Verify, Wish};
 use crate::events::{Event, How, Log};
 use crate::inherited;
 use crate::limits::Effective;
@@ -109,6 +110,7 @@ struct Helper {
     /// The guest's name, for words.
     name: String,
     control: Option<Server>,
+    wish: Option<Wish>,
     cancelled: bool,
 }
 
@@ -134,6 +136,7 @@ impl Helper {
             limits_from: Effective::default(),
             name: orders::name(save.domain).unwrap_or_else(|_| format!("domain {}", save.domain)),
             control: None,
+            wish: None,
             cancelled: false,
         })
     }
@@ -242,6 +245,29 @@ impl Helper {
                     }
                 }
             },
+            Request::Set {
+                max_suspend_us: Some(_),
+                ..
+            } if self.front_end.is_some() => Answer::Refused {
+                why: "the limit on the pause is `lull migrate`'s, whose transport keeps it too; \
+                      only the timeout can be changed"
+                    .into(),
+            },
+            Request::Set {
+                max_suspend_us,
+                timeout_us,
+            } => {
+                let wish = Wish::Limits {
+                    max_suspend: max_suspend_us.and_then(|us| DowntimeLimit::new(Micros(us))),
+                    timeout: timeout_us.and_then(|us| Timeout::new(Micros(us))),
+                };
+                self.wish = Some(wish);
+                return;
+            }
+            Request::SwitchNow => {
+                self.wish = Some(Wish::SwitchNow);
+                return;
+            }
             // The server's own.
             Request::Status | Request::Watch => return,
         };
@@ -358,6 +384,19 @@ impl Host for Helper {
         let front_end = self.front_end.as_mut();
         let asked = self.cancelled || self.signalled.load(Ordering::Relaxed);
         Ok(asked || front_end.is_some_and(FrontEnd::is_cancelled))
+    }
+
+    fn wish(&mut self) -> Option<Wish> {
+        self.wish.take()
+    }
+
+    fn reply(&mut self, reply: Reply) {
+        if let Some(control) = &mut self.control {
+            control.answer(match reply {
+                Ok(said) => Answer::Done { said },
+                Err(why) => Answer::Refused { why },
+            });
+        }
     }
 
     fn wake_on(&self) -> Vec<BorrowedFd<'_>> {

@@ -108,6 +108,7 @@ impl Account {
             | Event::Ready(_)
             | Event::Answered(_)
             | Event::HungUp(_)
+            | Event::Limits(_)
             | Event::CancelAsked
             | Event::Log(_)
             | Event::Rehearsed(_)

@@ -13,7 +13,7 @@ use crate::events::{
     Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, Round, SCHEMA, Suspended,
 };
 use crate::host::Guest;
-use crate::human::{Bytes, Count, Millis, Seconds};
+use crate::human::{Bytes, Count, Millis, Seconds, or_dash};
 use crate::runs::{self, recorder::Through};
 
 /// Between plain lines within a round.
@@ -170,6 +170,14 @@ impl Watcher {
             Event::Log(log) => self.log(log),
             Event::Progress(_) => self.redraw(),
             Event::HungUp(hung_up) => self.hung_up(hung_up),
+            Event::Limits(limits) => {
+                self.timeout_ms = limits.timeout_ms;
+                self.note(&format!(
+                    "limit {}, timeout {} from now on",
+                    or_dash(limits.limit_ms.map(Millis)),
+                    or_dash(limits.timeout_ms.map(Millis))
+                ));
+            }
             Event::Begun(_)
             | Event::Ended(_)
             | Event::Ready(_)

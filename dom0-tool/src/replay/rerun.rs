@@ -17,6 +17,8 @@ pub struct Rerun<R> {
     reader: Reader<R>,
     header: Header,
     machine: Machine,
+    /// Those asked for, whatever the trace says.
+    wanted: Limits,
     limits: Compared,
 }
 
@@ -77,10 +79,7 @@ impl<R: BufRead> Rerun<R> {
     pub fn new(mut reader: Reader<R>, wanted: Limits) -> Result<Self, NoTrace> {
         let header = reader.header()?;
         let recorded = Config::from(header.config);
-        let limits = Limits {
-            max_suspend: wanted.max_suspend.or(recorded.limits.max_suspend),
-            timeout: wanted.timeout.or(recorded.limits.timeout),
-        };
+        let limits = instead(wanted, recorded.limits);
         let compared = if wanted == Limits::default() {
             Compared::Same
         } else {
@@ -90,6 +89,7 @@ impl<R: BufRead> Rerun<R> {
             reader,
             header,
             machine: Machine::new(Config { limits, ..recorded }),
+            wanted,
             limits: compared,
         })
     }
@@ -128,7 +128,11 @@ impl<R: BufRead> Rerun<R> {
 
     fn step(&mut self, told: &Told) -> Result<Option<Box<Decision>>, NoTrace> {
         let at = Micros(told.at_us);
-        let action = self.machine.step(at, Event::from(told.event));
+        let event = match Event::from(told.event) {
+            Event::Limits(recorded) => Event::Limits(instead(self.wanted, recorded)),
+            event => event,
+        };
+        let action = self.machine.step(at, event);
         let action = action.map_err(|error| NoTrace::Impossible {
             line: self.reader.line(),
             why: error.to_string(),
@@ -178,6 +182,14 @@ impl<R: BufRead> Rerun<R> {
                 end,
             },
         })
+    }
+}
+
+/// The limits wanted, and for the rest those recorded.
+fn instead(wanted: Limits, recorded: Limits) -> Limits {
+    Limits {
+        max_suspend: wanted.max_suspend.or(recorded.max_suspend),
+        timeout: wanted.timeout.or(recorded.timeout),
     }
 }
 

@@ -115,6 +115,11 @@ pub enum What {
     },
     SuspendFailed,
     Cancel,
+    Limits {
+        max_suspend_us: Option<u64>,
+        timeout_us: Option<u64>,
+    },
+    SwitchNow,
 }
 
 /// See [`Line::Decision`]: the action, and what was known at that moment.
@@ -199,12 +204,8 @@ impl From<Given> for Config {
     /// A limit of zero, which lull never writes, counts as none.
     fn from(given: Given) -> Self {
         let costs = given.costs_us;
-        let limit = |us: u64| DowntimeLimit::new(Micros(us));
         Self {
-            limits: Limits {
-                max_suspend: given.max_suspend_us.and_then(limit),
-                timeout: given.timeout_us.and_then(|us| Timeout::new(Micros(us))),
-            },
+            limits: limits(given.max_suspend_us, given.timeout_us),
             costs: FixedCosts {
                 suspend: Micros(costs.suspend),
                 final_bitmap: Micros(costs.final_bitmap),
@@ -214,6 +215,13 @@ impl From<Given> for Config {
             },
             guest_pages: given.guest_pages,
         }
+    }
+}
+
+fn limits(max_suspend_us: Option<u64>, timeout_us: Option<u64>) -> Limits {
+    Limits {
+        max_suspend: max_suspend_us.and_then(|us| DowntimeLimit::new(Micros(us))),
+        timeout: timeout_us.and_then(|us| Timeout::new(Micros(us))),
     }
 }
 
@@ -237,6 +245,11 @@ impl From<Event> for What {
             },
             Event::SuspendFailed => Self::SuspendFailed,
             Event::Cancel => Self::Cancel,
+            Event::Limits(limits) => Self::Limits {
+                max_suspend_us: limits.max_suspend.map(|limit| limit.micros().0),
+                timeout_us: limits.timeout.map(|timeout| timeout.micros().0),
+            },
+            Event::SwitchNow => Self::SwitchNow,
         }
     }
 }
@@ -267,6 +280,11 @@ impl From<What> for Event {
             },
             What::SuspendFailed => Self::SuspendFailed,
             What::Cancel => Self::Cancel,
+            What::Limits {
+                max_suspend_us,
+                timeout_us,
+            } => Self::Limits(limits(max_suspend_us, timeout_us)),
+            What::SwitchNow => Self::SwitchNow,
         }
     }
 }

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         scenario("burst-before-the-stop", refusals::burst_before_the_stop),
         scenario("timeout-while-copying", refusals::timeout),
         scenario("looked-at-and-cancelled", steering::looked_at_and_cancelled),
+        scenario("steered-while-it-runs", steering::steered),
         scenario("stub-astray", deaths::stub_astray),
         scenario("wrong-words", bad_input::wrong_words),
         scenario("unreachable-host", bad_input::unreachable_host),

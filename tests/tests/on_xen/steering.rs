@@ -68,3 +68,25 @@ fn told(output: &Output, code: i32) -> Result<String> {
     ensure!(output.status == code, "not {code}: {output:?}");
     Ok(output.stderr.clone())
 }
+
+/// The timeout is changed, the limit on the pause is not `lull migrate`'s to
+/// lose, and the guest is stopped after the first round because the operator
+/// would rather not wait for another.
+pub fn steered(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = world.host.clone();
+    let mut running = Plan::throttled(4 * SLOW).start(&host, &guest)?;
+    running.wait_until_copying()?;
+    let refused = told(&host.run("lull set --max-suspend-time 5s busy")?, 3)?;
+    ensure!(refused.contains("Nothing was changed"), "{refused}");
+    said(&host.run("lull set --timeout 10min busy")?, 0)?;
+    let status = status(&running)?;
+    ensure!(status["timeout_ms"] == 600_000, "{status}");
+    let stopped = said(&host.run("lull switch-now busy")?, 0)?;
+    ensure!(stopped.contains("was asked to stop"), "{stopped}");
+    let ended = running.finish()?;
+    ended.expect(0)?;
+    // The full pass, and the final round.
+    ensure!(ended.rounds().count() == 2, "{}", ended.in_short());
+    aftermath::check(&host, &guest, &ended)
+}

@@ -1,0 +1,107 @@
+//! What the operator wants changed while it runs. The machine decides, here as
+//! in the stub; here only who may still ask is told.
+
+use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+use lull_core::machine::Event;
+use lull_core::units::Micros;
+
+use super::attempt::Verify;
+use super::failure::Failure;
+use super::session::Session;
+use crate::events;
+use crate::human::{Millis, or_dash};
+
+/// A wish. What is `None` stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Other limits.
+    Limits {
+        /// On the pause.
+        max_suspend: Option<DowntimeLimit>,
+        /// On the time until it.
+        timeout: Option<Timeout>,
+    },
+    /// No other round, if the pause fits.
+    SwitchNow,
+}
+
+/// What became of a wish: `Ok` if it was granted; one sentence either way.
+pub type Reply = Result<String, String>;
+
+impl Session<'_> {
+    /// Grants or refuses what the operator wants.
+    pub(super) fn heed_wishes(&mut self) -> Result<(), Failure> {
+        if !self.begun {
+            return Ok(());
+        }
+        let Some(wish) = self.host.wish() else {
+            return Ok(());
+        };
+        let reply = self.heed(wish)?;
+        self.host.reply(reply);
+        Ok(())
+    }
+
+    fn heed(&mut self, wish: Wish) -> Result<Reply, Failure> {
+        let machine = self.peer.machine();
+        if !machine.heeds_wishes() {
+            return Ok(Err(
+                "too late: the guest was asked to stop, or the attempt is over".into(),
+            ));
+        }
+        if !self.peer.has_room() {
+            return Ok(Err("the stub domain is busy; try again".into()));
+        }
+        let limits = machine.config().limits;
+        match wish {
+            Wish::Limits {
+                max_suspend,
+                timeout,
+            } => {
+                if max_suspend.is_some() && self.order.verify == Verify::Yes {
+                    return Ok(Err("--debug pauses the guest for as long as it takes to send all of it again: not with a limit".into()));
+                }
+                self.limit(Limits {
+                    max_suspend: max_suspend.or(limits.max_suspend),
+                    timeout: timeout.or(limits.timeout),
+                })
+                .map(Ok)
+            }
+            Wish::SwitchNow => {
+                let predicted = machine.prediction().map(|p| p.total());
+                self.peer.tell(self.now(), Event::SwitchNow)?;
+                self.notify()?;
+                Ok(Ok(format!(
+                    "the guest is asked to stop at the end of this round, if the pause fits (predicted now {}, limit {})",
+                    millis(predicted),
+                    millis(limits.max_suspend.map(|limit| limit.micros())),
+                )))
+            }
+        }
+    }
+
+    fn limit(&mut self, limits: Limits) -> Result<String, Failure> {
+        self.peer.tell(self.now(), Event::Limits(limits))?;
+        self.notify()?;
+        let limit = limits.max_suspend.map(|limit| limit.micros());
+        let timeout = limits.timeout.map(|timeout| timeout.micros());
+        self.host.tell(events::Event::Limits(events::InForce {
+            at_ms: self.order.start.elapsed().as_millis() as u64,
+            limit_ms: limit.map(Micros::as_millis_ceil),
+            timeout_ms: timeout.map(Micros::as_millis_ceil),
+        }));
+        let mut text = format!(
+            "from now on limit {}, timeout {}",
+            millis(limit),
+            millis(timeout)
+        );
+        if !self.peer.machine().heeds_wishes() {
+            text.push_str("; that cannot be kept, so the migration ends");
+        }
+        Ok(text)
+    }
+}
+
+fn millis(time: Option<Micros>) -> String {
+    or_dash(time.map(|time| Millis(time.as_millis_ceil())))
+}
