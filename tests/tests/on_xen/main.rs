@@ -6,8 +6,8 @@
 //! [`world`] is what they share: one host and, as long as it stays healthy, one
 //! guest. [`attempt`] starts `lull migrate` and follows it; [`aftermath`] is
 //! what must hold after every one. Then the scenarios: [`rig`] tests the rig
-//! itself, [`moves`], [`rehearsal`] and [`refusals`] the product at its work,
-//! [`table`] what happens when something goes wrong between any two of its
+//! itself, [`moves`], [`rehearsal`], [`refusals`] and [`limits`] the product at
+//! its work, [`table`] what happens when something goes wrong between any two of its
 //! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
 //! looks and has wishes, [`explaining`] what is left to read, [`bad_input`] and
 //! [`stock`] the rest; last, [`predictions`] of all that moved.
@@ -17,6 +17,7 @@ mod attempt;
 mod bad_input;
 mod deaths;
 mod explaining;
+mod limits;
 mod moves;
 mod predictions;
 mod refusals;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         scenario("timeout-while-copying", refusals::timeout),
         scenario("looked-at-and-cancelled", steering::looked_at_and_cancelled),
         scenario("steered-while-it-runs", steering::steered),
+        scenario("limits-kept-by-plain-xl", limits::kept_by_plain_xl),
         scenario("stub-astray", deaths::stub_astray),
         scenario("wrong-words", bad_input::wrong_words),
         scenario("unreachable-host", bad_input::unreachable_host),

@@ -1,0 +1,123 @@
+//! Limits that stand in `/etc/lull.toml`, kept by plain `xl migrate` as well.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lull_tests::{Guest, Host, Output};
+
+use crate::aftermath;
+use crate::attempt::{LEDGER, Plan};
+use crate::world::{HEAVY, MODERATE, World};
+
+const FILE: &str = "/etc/lull.toml";
+
+/// No plain migration in here takes that long.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// Refused, refused for a broken file, moved; and Xen's own again.
+pub fn kept_by_plain_xl(world: &mut World) -> Result<()> {
+    let kept = keep(world);
+    // Whatever became of it, the scenarios to come have no limits.
+    let cleared = world.host.run(&format!("lull disable xl; rm -f {FILE}"));
+    kept?;
+    cleared?.checked()?;
+    Ok(())
+}
+
+fn keep(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = &world.host;
+    says(host, "lull limits check", "no limits")?;
+    says(host, "lull enable xl", "/usr/local/sbin/xl")?;
+    says(host, "lull enable xl", "already")?;
+
+    guest.set_load(HEAVY)?;
+    let set =
+        "lull limits set 'b*' --max-suspend-time 4s && lull limits set --default --timeout 5min";
+    says(host, set, "timeout = 5m")?;
+    says(
+        host,
+        "lull limits show busy",
+        "/etc/lull.toml line 2, [guest.\"b*\"]",
+    )?;
+    let slow = "xl migrate -s '' busy 'rig-agent throttle 4000000 -- xl migrate-receive'";
+    stays(
+        host,
+        &guest,
+        slow,
+        &["would have fitted", "line 2, [guest.\"b*\"]"],
+    )?;
+
+    guest.set_load(MODERATE)?;
+    let fast = "xl migrate -s '' busy 'xl migrate-receive'";
+    for (spoil, word) in [
+        (
+            "sed -i s/max-suspend-time/max-suspnd-time/",
+            "`max-suspend-time`",
+        ),
+        ("chmod o+w", "chmod go-w"),
+    ] {
+        host.run(&format!("cp -p {FILE} /run/good && {spoil} {FILE}"))?
+            .checked()?;
+        stays(host, &guest, fast, &[word])?;
+        let ended = Plan::direct().run(host, &guest)?;
+        ensure!(
+            ended.code() == 2 && ended.output.stderr.contains(word),
+            "a broken file, and lull migrate: {:?}",
+            ended.output
+        );
+        host.run(&format!("cp -p /run/good {FILE}"))?.checked()?;
+    }
+
+    says(
+        host,
+        "lull limits set busy --max-suspend-time 12s",
+        "[guest.busy]",
+    )?;
+    moves(host, &guest, fast)?;
+    says(
+        host,
+        "lull limits unset busy && lull limits show --json busy",
+        "\"limit_us\":4000000",
+    )?;
+    says(host, "lull disable xl", "Xen's own again")?;
+    says(host, "command -v xl", "/usr/sbin/xl")
+}
+
+fn says(host: &Host, command: &str, words: &str) -> Result<()> {
+    let output = host.run(command)?.checked()?;
+    ensure!(output.contains(words), "{command}: {output}");
+    Ok(())
+}
+
+fn migrate(host: &Host, command: &str) -> Result<Output> {
+    host.run(&format!("rm -f {LEDGER}"))?.checked()?;
+    host.run_for(command, LONGEST)
+}
+
+/// It is refused, in words for who typed it, and runs on.
+fn stays(host: &Host, guest: &Guest, command: &str, words: &[&str]) -> Result<()> {
+    let before = guest.domid()?;
+    let output = migrate(host, command)?;
+    eprintln!("{command}:\n{}", output.stderr);
+    ensure!(output.status != 0, "it was moved: {output:?}");
+    ensure!(guest.domid()? == before, "it is another domain: {output:?}");
+    for word in ["busy was not moved: ", "busy runs on here."]
+        .iter()
+        .chain(words)
+    {
+        ensure!(
+            output.stderr.contains(word),
+            "no {word:?}: {}",
+            output.stderr
+        );
+    }
+    aftermath::check_whole(host, guest)
+}
+
+fn moves(host: &Host, guest: &Guest, command: &str) -> Result<()> {
+    let before = guest.domid()?;
+    migrate(host, command)?.checked()?;
+    ensure!(guest.domid()? != before, "it was not moved");
+    aftermath::check_whole(host, guest)
+}
