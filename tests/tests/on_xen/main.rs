@@ -16,6 +16,7 @@ mod aftermath;
 mod attempt;
 mod bad_input;
 mod deaths;
+mod doctor;
 mod explaining;
 mod limits;
 mod moves;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         scenario("limits-kept-by-plain-xl", limits::kept_by_plain_xl),
         scenario("stub-astray", deaths::stub_astray),
         scenario("wrong-words", bad_input::wrong_words),
+        scenario("doctor-finds-what-is-wrong", doctor::finds_what_is_wrong),
         scenario("unreachable-host", bad_input::unreachable_host),
         scenario("destination-without-memory", bad_input::no_memory),
         scenario("pv-guest", bad_input::pv_guest),
