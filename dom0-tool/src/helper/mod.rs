@@ -3,7 +3,7 @@
 //! libxl starts whatever `LIBXL_SAVE_HELPER` names, with a fixed command line
 //! ([`args`]), and talks to it over standard input and output ([`libxl`]).
 //! Live migrations of guests lull can move are done by the [`engine`](crate::engine);
-//! everything else goes to the stock helper, untouched ([`stock`]). A second
+//! everything else goes to the stock helper, untouched ([`mod@stock`]). A second
 //! process cleans up should this one die ([`guard`]).
 
 mod args;
