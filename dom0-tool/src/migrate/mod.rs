@@ -367,6 +367,7 @@ fn tell(report: &Report<'_>, watcher: &mut Watcher) {
     if !paragraph.is_empty() {
         say(&paragraph);
     }
-    say(&report.last_line());
+    // Who keeps the record may have to complain, and not have the last word.
     watcher.conclude(result);
+    say(&report.last_line());
 }
