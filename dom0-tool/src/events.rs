@@ -234,6 +234,30 @@ pub struct Ended {
     pub stub_cpu_ms: Option<u64>,
 }
 
+#[cfg(test)]
+impl Ended {
+    /// An end of which nothing is known but how.
+    pub fn so(how: How) -> Self {
+        Self {
+            at_ms: 0,
+            how,
+            reason: String::new(),
+            advice: String::new(),
+            smallest_limit_ms: None,
+            needed_rate: None,
+            refused_pause_ms: None,
+            resume_ms: None,
+            observed: PauseParts::default(),
+            pages_sent: 0,
+            bytes_sent: 0,
+            monotonic_ns: 0,
+            helper_cpu_ms: 0,
+            helper_peak_bytes: 0,
+            stub_cpu_ms: None,
+        }
+    }
+}
+
 /// How the helper's part ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

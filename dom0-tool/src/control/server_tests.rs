@@ -4,7 +4,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::events::{Ended, How, PauseParts};
+use crate::events::{Ended, How};
 
 struct Scene {
     _root: TempDir,
@@ -79,21 +79,8 @@ const CANCEL: &str = "{\"schema\":1,\"command\":\"cancel\"}\n";
 
 fn ended() -> Event {
     Event::Ended(Ended {
-        at_ms: 0,
-        how: How::Cancelled,
         reason: "because".to_owned(),
-        advice: String::new(),
-        smallest_limit_ms: None,
-        needed_rate: None,
-        refused_pause_ms: None,
-        resume_ms: None,
-        observed: PauseParts::default(),
-        pages_sent: 0,
-        bytes_sent: 0,
-        monotonic_ns: 0,
-        helper_cpu_ms: 0,
-        helper_peak_bytes: 0,
-        stub_cpu_ms: None,
+        ..Ended::so(How::Cancelled)
     })
 }
 

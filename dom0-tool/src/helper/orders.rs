@@ -116,16 +116,16 @@ fn micros(variable: &'static str) -> Result<Option<Micros>, BadOrder> {
     }
 }
 
-/// The costs to assume. Who does not say them does not say where the guest goes
-/// either: then the worst that is known of any destination.
+/// The costs to assume for the guest of that name. Who does not say them does
+/// not say where it goes either: then the worst that is known of any
+/// destination.
 ///
 /// # Errors
 /// When they are set and are not five numbers.
-pub fn costs(guest: DomId) -> Result<FixedCosts, BadOrder> {
+pub fn costs(name: &str) -> Result<FixedCosts, BadOrder> {
     let Some(value) = env::var_os(COSTS) else {
         let ledger = Ledger::at(ledger::FILE);
-        let name = name(guest).unwrap_or_default();
-        let known = ledger.known_wherever(&name, |line| eprintln!("lull: {line}"));
+        let known = ledger.known_wherever(name, |line| eprintln!("lull: {line}"));
         return Ok(known.bounds.into());
     };
     let value = value.to_string_lossy();

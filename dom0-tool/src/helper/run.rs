@@ -148,7 +148,7 @@ impl Helper {
         orders: anyhow::Result<Ordered>,
     ) -> Verdict {
         if self.front_end.is_none() {
-            self.record = record(save.domain).ok();
+            self.record = record(&self.name, save.domain).ok();
         }
         match self.try_attempt(save, start, orders) {
             Ok(verdict) => verdict,
@@ -173,7 +173,7 @@ impl Helper {
         let guest = save.domain;
         let Ordered { limits, from } = orders?;
         self.limits_from = from;
-        let costs = orders::costs(guest)?;
+        let costs = orders::costs(&self.name)?;
         let kind = guest_type(guest).context("the guest's type cannot be read")?;
         if kind != GuestType::Pvh {
             anyhow::bail!("lull moves PVH guests only so far, and this is {kind:?}");
@@ -352,12 +352,10 @@ fn log(level: &str, text: String) -> Event {
 
 /// A record of an attempt that nobody else keeps one of. None is no reason to
 /// fail.
-fn record(domain: DomId) -> io::Result<runs::Recorder> {
-    let name = Xenstore::open()?.read(&format!("/local/domain/{domain}/name"))?;
-    let name = name.unwrap_or_else(|| domain.to_string());
+fn record(name: &str, domain: DomId) -> io::Result<runs::Recorder> {
     let through = runs::recorder::Through::Libxl;
     // Its keeper outlives this process, which libxl waits for.
-    let (record, _) = runs::Recorder::start(&name, domain, None, through)?;
+    let (record, _) = runs::Recorder::start(name, domain, None, through)?;
     Ok(record)
 }
 

@@ -11,14 +11,13 @@ mod counts;
 mod exposition;
 mod running;
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::locked;
 use crate::runs::Run;
+use crate::{locked, replaced};
 use counts::Counts;
 
 pub use running::Running;
@@ -67,7 +66,7 @@ impl Metrics {
         let _lock = self.lock()?;
         let mut counts = self.counts();
         counts.add(run);
-        replace(&self.counted(), &serde_json::to_vec(&counts)?, 0o600)?;
+        replaced::replace(&self.counted(), &serde_json::to_vec(&counts)?, 0o600)?;
         drop(running);
         self.write(&counts)
     }
@@ -102,22 +101,9 @@ impl Metrics {
         }
         let running = running::count(&self.running());
         let text = exposition::of(counts, running);
-        replace(&self.collected.join("lull.prom"), text.as_bytes(), 0o644)
+        // The collector reads nothing of another name.
+        replaced::replace(&self.collected.join("lull.prom"), text.as_bytes(), 0o644)
     }
-}
-
-/// Whole or not at all; the collector reads nothing that ends otherwise.
-fn replace(file: &Path, text: &[u8], mode: u32) -> io::Result<()> {
-    let fresh = file.with_extension("new");
-    let written = File::create(&fresh).and_then(|mut file| {
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.write_all(text)
-    });
-    let renamed = written.and_then(|()| fs::rename(&fresh, file));
-    if renamed.is_err() {
-        let _ = fs::remove_file(&fresh);
-    }
-    renamed
 }
 
 #[cfg(test)]

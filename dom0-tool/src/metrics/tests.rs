@@ -1,6 +1,8 @@
 //! Counted from fixed records.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use super::*;
 

@@ -318,27 +318,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::events::PauseParts;
-
-    fn ended(how: How) -> Ended {
-        Ended {
-            at_ms: 0,
-            how,
-            reason: String::new(),
-            advice: String::new(),
-            smallest_limit_ms: None,
-            needed_rate: None,
-            refused_pause_ms: None,
-            resume_ms: None,
-            observed: PauseParts::default(),
-            pages_sent: 0,
-            bytes_sent: 0,
-            monotonic_ns: 0,
-            helper_cpu_ms: 0,
-            helper_peak_bytes: 0,
-            stub_cpu_ms: None,
-        }
-    }
 
     const ALL: [How; 6] = [
         How::StreamComplete,
@@ -377,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_lull_hung_up_is_no_fault_of_the_destinations() {
-        let ended = ended(How::TargetFailed);
+        let ended = Ended::so(How::TargetFailed);
         for (hung_up, wish, outcome) in [
             (None, Wish::Move, Outcome::TargetFailed),
             (Some(Refused::PeerGone), Wish::Move, Outcome::TargetFailed),
@@ -414,7 +393,7 @@ mod tests {
             hung_up in proptest::option::of(proptest::sample::select(&REFUSALS[..])),
             failure in proptest::sample::select(&[None, Some(Failure::Resuming), Some(Failure::Undefined)][..]),
         ) {
-            let ended = how.map(ended);
+            let ended = how.map(Ended::so);
             let handshake = Handshake {
                 step: if started { Step::StartFailed } else { Step::PermissionGiven },
                 failure,
@@ -438,7 +417,7 @@ mod tests {
             code in 1..256i32,
             hung_up in proptest::option::of(proptest::sample::select(&REFUSALS[..])),
         ) {
-            let ended = ended(how);
+            let ended = Ended::so(how);
             let handshake = Handshake {
                 failure: Some(Failure::FailedToSuspend),
                 ..Handshake::default()
