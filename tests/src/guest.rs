@@ -171,23 +171,34 @@ impl Guest {
 
     fn wait_until_up(&self) -> Result<()> {
         let answer = self.exchange(Request::Status, 90)?;
-        answer.checked().map(drop).with_context(|| {
-            let console = self
-                .host
-                .run(&format!("tail -n 20 /var/log/xen/guest-{}.log", self.name))
-                .map_or_else(|e| e.to_string(), |o| o.stdout);
-            format!(
-                "{} does not answer; its console's end:\n{console}",
-                self.name
-            )
-        })
+        answer
+            .checked()
+            .map(drop)
+            .with_context(|| format!("{} does not answer; {}", self.name, self.last_signs()))
+    }
+
+    /// What is left to see of a guest that does not answer.
+    fn last_signs(&self) -> String {
+        let name = quote(&self.name);
+        let signs = self
+            .host
+            .run(&format!(
+                "xl list; xl vcpu-list {name}; ping -c 2 -w 4 {}; \
+                 tail -n 20 /var/log/xen/guest-{name}.log",
+                self.address
+            ))
+            .map_or_else(|e| e.to_string(), |o| o.stdout);
+        format!("domains, processors, pings, console:\n{signs}")
     }
 
     fn ask(&self, request: Request) -> Result<Status> {
-        let text = self
-            .exchange(request, 30)?
-            .checked()
-            .with_context(|| format!("{} does not answer {request:?}", self.name))?;
+        let text = self.exchange(request, 30)?.checked().with_context(|| {
+            format!(
+                "{} does not answer {request:?}; {}",
+                self.name,
+                self.last_signs()
+            )
+        })?;
         match serde_json::from_str(&text)? {
             Answer::Status(status) => Ok(status),
             Answer::Error(reason) => bail!("{} refuses {request:?}: {reason}", self.name),

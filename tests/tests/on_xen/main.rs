@@ -33,15 +33,15 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
-use world::scenario;
+use world::{rig_scenario, scenario};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let mut trials = vec![
-        scenario("host-boots-and-xl-lists-dom0", rig::host_boots),
-        scenario("link-can-be-slowed", rig::link_is_shaped),
-        scenario("guest-answers-and-takes-a-load", rig::guest_takes_a_load),
+        rig_scenario("host-boots-and-xl-lists-dom0", rig::host_boots),
+        rig_scenario("link-can-be-slowed", rig::link_is_shaped),
+        rig_scenario("guest-answers-and-takes-a-load", rig::guest_takes_a_load),
         scenario("busy-guest-moves-within-its-limit", moves::within_a_limit),
         scenario("source-and-destination-agree", moves::frames_agree),
         scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         scenario("destination-without-memory", bad_input::no_memory),
         scenario("pv-guest", bad_input::pv_guest),
         scenario("stock-save-and-restore", stock::save_and_restore),
-        scenario("stock-migration-keeps-every-page", stock::migration),
+        rig_scenario("stock-migration-keeps-every-page", stock::migration),
         // libxl waits a minute for it.
         scenario("guest-ignores-the-suspend", bad_input::deaf_guest),
     ];

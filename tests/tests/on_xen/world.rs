@@ -109,7 +109,30 @@ pub fn scenario(
     name: impl Into<String>,
     run: impl Fn(&mut World) -> Result<()> + Send + 'static,
 ) -> Trial {
-    let name = name.into();
+    trial(name.into(), Subject::Product, run)
+}
+
+/// A scenario without any part of lull in it: whatever fails in it is the
+/// rig's error.
+pub fn rig_scenario(
+    name: impl Into<String>,
+    run: impl Fn(&mut World) -> Result<()> + Send + 'static,
+) -> Trial {
+    trial(name.into(), Subject::Rig, run)
+}
+
+/// What a scenario puts to the test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Product,
+    Rig,
+}
+
+fn trial(
+    name: String,
+    subject: Subject,
+    run: impl Fn(&mut World) -> Result<()> + Send + 'static,
+) -> Trial {
     Trial::test(name.clone(), move || {
         let mut shared = WORLD
             .lock()
@@ -122,12 +145,12 @@ pub fn scenario(
         };
         let world = shared.insert(world);
         eprintln!("--- {name}");
-        let report = match attempt(world, &name, &run) {
+        let report = match attempt(world, &name, subject, &run) {
             Err(Verdict::Error(message)) if world.host.is_running() => {
                 // Told, and told apart: the emulation's own faults come about
                 // once in twenty guests, and say nothing about the product.
                 eprintln!("--- {name}, once more: {message}");
-                attempt(world, &name, &run)
+                attempt(world, &name, subject, &run)
             }
             report => report,
         };
@@ -138,12 +161,13 @@ pub fn scenario(
 fn attempt(
     world: &mut World,
     name: &str,
+    subject: Subject,
     run: &impl Fn(&mut World) -> Result<()>,
 ) -> Result<(), Verdict> {
     let timeline = Timeline::start();
     let mark = world.host.console().mark();
     let outcome = run(world);
-    let report = verdict(&world.host, mark, outcome);
+    let report = verdict(&world.host, mark, subject, outcome);
     world.tidy(report.is_err());
     // All messages come at the end once more; a long run should tell now.
     match &report {
@@ -177,13 +201,14 @@ impl fmt::Display for Verdict {
     }
 }
 
-fn verdict(host: &Host, mark: Mark, outcome: Result<()>) -> Result<(), Verdict> {
+fn verdict(host: &Host, mark: Mark, subject: Subject, outcome: Result<()>) -> Result<(), Verdict> {
     let faults = host.rig_faults_since(mark);
     let words = match (outcome, faults.first()) {
         (Ok(()), None) => return Ok(()),
         (Ok(()), Some(fault)) => format!("passed, but saw: {}", fault.line),
         (Err(error), Some(fault)) => format!("{}; {error:#}", fault.line),
         (Err(error), None) if !host.is_running() => format!("QEMU is gone; {error:#}"),
+        (Err(error), None) if subject == Subject::Rig => format!("{error:#}"),
         (Err(error), None) => return Err(Verdict::Failure(format!("{error:#}"))),
     };
     Err(Verdict::Error(words))
