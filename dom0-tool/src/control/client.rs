@@ -22,6 +22,8 @@ pub struct Connection {
     /// Which.
     pub place: Place,
     socket: BufReader<UnixStream>,
+    /// The beginning of a line whose end has not come in time.
+    line: Vec<u8>,
 }
 
 impl Connection {
@@ -36,7 +38,12 @@ impl Connection {
         };
         socket.set_write_timeout(Some(PATIENCE))?;
         let socket = BufReader::new(socket);
-        Ok(Some(Self { place, socket }))
+        let line = Vec::new();
+        Ok(Some(Self {
+            place,
+            socket,
+            line,
+        }))
     }
 
     /// Asks.
@@ -59,15 +66,15 @@ impl Connection {
     /// When it is none that this lull understands.
     pub fn hear(&mut self, within: Duration) -> anyhow::Result<Heard> {
         let until = Instant::now() + within;
-        let mut line = Vec::new();
-        while !line.ends_with(b"\n") {
+        while !self.line.ends_with(b"\n") {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(Heard::Nothing);
             }
             self.socket.get_ref().set_read_timeout(Some(left))?;
-            let room = LONGEST.saturating_sub(line.len() as u64);
-            match self.socket.by_ref().take(room).read_until(b'\n', &mut line) {
+            let room = LONGEST.saturating_sub(self.line.len() as u64);
+            let mut rest = self.socket.by_ref().take(room);
+            match rest.read_until(b'\n', &mut self.line) {
                 Ok(0) => return Ok(Heard::End),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -75,6 +82,7 @@ impl Connection {
                 Err(_) => return Ok(Heard::End),
             }
         }
+        let line = std::mem::take(&mut self.line);
         let line: Line<Answer> = serde_json::from_slice(&line)
             .context("the helper's answer is not understood: is it of another version?")?;
         Ok(Heard::Answer(line.said))
@@ -130,18 +138,25 @@ fn has_gone(error: &io::Error) -> bool {
     )
 }
 
+/// Where the migrations under way are.
+///
+/// # Errors
+/// Without root's rights.
+pub fn places() -> anyhow::Result<Vec<Place>> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(NotReady::NotRoot.into());
+    }
+    let places = Folder::default().places();
+    places.context("the migrations under way cannot be listed")
+}
+
 /// Lines to all migrations under way.
 ///
 /// # Errors
 /// Without root's rights.
 pub fn all() -> anyhow::Result<Vec<Connection>> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(NotReady::NotRoot.into());
-    }
-    let places = Folder::default().places();
-    let places = places.context("the migrations under way cannot be listed")?;
     let mut all = Vec::new();
-    for place in places {
+    for place in places()? {
         all.extend(Connection::to(place)?);
     }
     Ok(all)

@@ -23,7 +23,7 @@ pub struct Folder {
 }
 
 /// A socket found there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The guest being moved.
     pub guest: DomId,

@@ -4,7 +4,8 @@
 //! Each helper serves a socket of its own ([`folder`], [`server`]), whoever
 //! started the migration: lull, xl or libvirt. Both sides speak [`words`]; what
 //! there is to see is kept as a [`picture`]. The commands are its clients
-//! ([`client`]): [`show`] looks, [`set`] and [`cancel`] steer.
+//! ([`client`]): [`show`] looks once and [`watch`] until the end, [`set`] and
+//! [`cancel`] steer.
 //!
 //! Nothing that a client does or leaves undone makes the helper wait: the guest
 //! may be stopped at that moment.
@@ -16,6 +17,7 @@ mod picture;
 pub mod server;
 pub mod set;
 pub mod show;
+mod watch;
 pub mod words;
 
 /// Exit code of what was done.

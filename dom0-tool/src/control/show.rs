@@ -6,32 +6,44 @@ use clap::Args;
 
 use super::client::{self, Connection};
 use super::words::{Answer, Line, Phase, SCHEMA, Status};
-use super::{DONE, NOT_DONE};
+use super::{DONE, NOT_DONE, watch};
 use crate::host::{self, Guest};
 use crate::human::{Bytes, Count, Millis, Seconds, or_dash};
 use crate::migrate::progress::{to_stderr, to_stdout};
 use crate::xen;
 
 /// A page, in bytes (x86).
-const PAGE: u64 = 4096;
+pub const PAGE: u64 = 4096;
 
 /// The options of `lull status`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lull status
   lull status --json web1
+  lull status --watch web1
 
 It shows every migration that lull takes part in, also those that plain xl or
 virsh started. Once a guest's last page is sent, and while it lands, only that
 it is suspended can still be seen here.
 
+With --watch, q, Esc and ^C leave, and the migration goes on. Where standard
+output is no terminal, it is a line per change.
+
 Exit codes: 0 shown, also that there is nothing to show; 2 wrong usage, or no
-  such domain.")]
+  such domain. With --watch: 0 moved, or you left; 2 also nothing to watch; how
+  it ended otherwise as `lull migrate`: 3 refused, the pause would be too long;
+  4 refused, out of time or hopeless; 5 cancelled; 6 destination failed; 7
+  source failed; after 3 to 7 the guest runs here; 8 not known, look at both
+  hosts. Of several migrations, the highest.")]
 pub struct Options {
     /// Print one JSON object per line on standard output, one for each
     /// migration
     #[arg(long)]
     pub json: bool,
+
+    /// Show it live until it ends; with --json, an object for each change
+    #[arg(long)]
+    pub watch: bool,
 
     /// Only this guest: its name or number
     pub domain: Option<String>,
@@ -39,6 +51,9 @@ pub struct Options {
 
 /// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
+    if options.watch {
+        return watch::main(options);
+    }
     match show(options) {
         Ok(()) => DONE.into(),
         Err(error) => {
@@ -99,7 +114,8 @@ pub fn status_of(connection: &mut Connection, names: &[Guest]) -> anyhow::Result
     Ok(status)
 }
 
-fn as_json(status: Status) -> String {
+/// As the helper would say it.
+pub fn as_json(status: Status) -> String {
     let line = Line {
         schema: SCHEMA,
         said: Answer::Status(Box::new(status)),

@@ -27,6 +27,7 @@ pub fn looked_at_and_cancelled(world: &mut World) -> Result<()> {
         .limit(Duration::from_secs(10))
         .start(&host, &guest)?;
     let started = running.wait_until_copying()?;
+    let mut watcher = host.spawn("lull status --watch --json busy")?;
     let pesterer = host.spawn("rig-agent pester /run/lull")?;
     let status = status(&running)?;
     ensure!(
@@ -47,8 +48,26 @@ pub fn looked_at_and_cancelled(world: &mut World) -> Result<()> {
 
     let ended = running.finish()?;
     ended.expect(5)?;
+    let watched = watcher.wait(Duration::from_secs(30))?;
+    check_watch(&watched.context("the watch has no end")?)?;
     drop(pesterer);
     aftermath::check(&host, &guest, &ended)
+}
+
+/// Who watched saw it go on, and how it ended.
+fn check_watch(watched: &Output) -> Result<()> {
+    let lines = said(watched, 5)?;
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let copying = lines.iter().any(|line| line["phase"] == "copying");
+    let last = lines.last().context("nothing was seen")?;
+    ensure!(
+        copying && last["type"] == "outcome" && last["outcome"] == "cancelled",
+        "{lines:?}"
+    );
+    Ok(())
 }
 
 /// How the one migration stands.

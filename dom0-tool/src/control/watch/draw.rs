@@ -1,0 +1,240 @@
+//! The live view, drawn: a panel for each migration, one below the other.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{LineGauge, Paragraph, Wrap};
+
+use super::View;
+use super::rounds;
+use crate::control::show::{PAGE, doing};
+use crate::control::words::Status;
+use crate::human::{Bytes, Millis, Seconds, or_dash};
+
+/// Rows of a panel without its rounds.
+const FIXED: u16 = 7;
+
+/// A helper that copies is heard several times a second.
+const SILENCE_SECONDS: u64 = 5;
+
+/// Are there colours?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colours {
+    /// Yes.
+    On,
+    /// The operator wants none.
+    Off,
+}
+
+impl Colours {
+    /// As `NO_COLOR` says.
+    pub fn wanted() -> Self {
+        match std::env::var_os("NO_COLOR") {
+            Some(no) if !no.is_empty() => Self::Off,
+            _ => Self::On,
+        }
+    }
+
+    /// In this one, if at all.
+    pub fn style(self, colour: Color) -> Style {
+        match self {
+            Self::On => Style::new().fg(colour),
+            Self::Off => Style::new(),
+        }
+    }
+}
+
+/// Draws everything.
+pub fn all(frame: &mut Frame<'_>, views: &[View<'_>], left_out: usize, colours: Colours) {
+    let [body, foot] =
+        Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());
+    let room = ((body.height + 1) / (FIXED + 1)).max(1);
+    let shown = &views[..views.len().min(usize::from(room))];
+    let panels = Layout::vertical(shown.iter().map(|_| Constraint::Fill(1))).spacing(1);
+    for (view, area) in shown.iter().zip(panels.split(body).iter()) {
+        panel(frame, *area, view, colours);
+    }
+    let hidden = views.len() - shown.len() + left_out;
+    let hint = match hidden {
+        0 => "q leaves, the migration goes on".to_owned(),
+        hidden => format!("q leaves, they go on; {hidden} more not shown"),
+    };
+    frame.render_widget(Line::from(hint).style(Modifier::DIM), foot);
+}
+
+fn panel(frame: &mut Frame<'_>, area: Rect, view: &View<'_>, colours: Colours) {
+    let fixed = [Constraint::Length(1); FIXED as usize];
+    let [title, pause_row, time_row, round_row, sent, rates, last_row] = Layout::vertical(fixed)
+        .areas(Rect {
+            height: area.height.min(FIXED),
+            ..area
+        });
+    let table = Rect {
+        y: area.y + area.height.min(FIXED),
+        height: area.height.saturating_sub(FIXED),
+        ..area
+    };
+    let Some(status) = view.status else {
+        let said = view
+            .last
+            .map_or("waiting for its helper", |last| &last.said);
+        frame.render_widget(heading(view, said, colours), title);
+        return;
+    };
+    // Where the guest is then, is not the helper's to say.
+    let doing = view
+        .last
+        .map_or_else(|| doing(status), |_| "over".to_owned());
+    frame.render_widget(heading(view, &doing, colours), title);
+    gauge(frame, pause_row, "pause", &pause(status), colours);
+    gauge(frame, time_row, "time", &time(status, view.at_ms), colours);
+    gauge(frame, round_row, "round", &round(status), colours);
+    if let Some(last) = view.last {
+        // It may need more than a line; what was sent no longer matters.
+        let below = sent.union(table).intersection(area);
+        let [words, table] =
+            Layout::vertical([Constraint::Max(4), Constraint::Fill(1)]).areas(below);
+        let text = Paragraph::new(last.said.as_str()).wrap(Wrap { trim: true });
+        frame.render_widget(text.style(Modifier::BOLD), words);
+        rounds::table(frame, table, status, colours);
+        return;
+    }
+    frame.render_widget(row("sent", sent_words(status)), sent);
+    frame.render_widget(row("rates", rates_words(status, area.width)), rates);
+    frame.render_widget(row("last", decided(status).unwrap_or_default()), last_row);
+    rounds::table(frame, table, status, colours);
+}
+
+fn heading<'a>(view: &View<'a>, doing: &str, colours: Colours) -> Line<'a> {
+    let mut spans = vec![Span::styled(view.title, Modifier::BOLD), Span::raw(": ")];
+    let silent = view.silent.as_secs();
+    if silent >= SILENCE_SECONDS {
+        let said = format!("helper silent for {silent} s; ");
+        spans.push(Span::styled(said, colours.style(Color::Yellow)));
+    }
+    spans.push(Span::raw(doing.to_owned()));
+    Line::from(spans)
+}
+
+fn row(what: &str, how: String) -> Line<'static> {
+    Line::from(format!("{what:<6} {how}"))
+}
+
+/// So much of so much.
+pub struct Measure {
+    ratio: Option<f64>,
+    over: bool,
+    /// The same in words.
+    pub words: String,
+}
+
+impl Measure {
+    fn of(value: Option<u64>, most: Option<u64>, words: String) -> Self {
+        let both = value.zip(most);
+        let over = both.is_some_and(|(value, most)| value > most);
+        Self {
+            ratio: both.map(|(value, most)| (value as f64 / most.max(1) as f64).min(1.0)),
+            over,
+            words: if over { words + ", over" } else { words },
+        }
+    }
+}
+
+/// The pause, predicted, against its limit.
+pub fn pause(status: &Status) -> Measure {
+    let progress = status.progress.as_ref();
+    let value = progress.and_then(|progress| progress.predicted_downtime_ms);
+    let words = or_dash(value.map(Millis));
+    let words = match status.limit_ms {
+        Some(limit) => format!("{words} of {}", Millis(limit)),
+        None => format!("{words} predicted, no limit"),
+    };
+    Measure::of(value, status.limit_ms, words)
+}
+
+/// The time since the start against the timeout.
+pub fn time(status: &Status, at_ms: u64) -> Measure {
+    let words = match status.timeout_ms {
+        Some(timeout) => format!("{} of {}", Seconds(at_ms), Millis(timeout)),
+        None => format!("{}, no timeout", Seconds(at_ms)),
+    };
+    Measure::of(Some(at_ms), status.timeout_ms, words)
+}
+
+fn round(status: &Status) -> Measure {
+    match &status.progress {
+        Some(progress) => {
+            let (sent, all) = (progress.round_sent, progress.round_pages);
+            let words = format!("{} of {}", pages(sent), pages(all));
+            Measure::of(Some(sent.min(all)), Some(all), words)
+        }
+        None => Measure::of(None, None, or_dash::<u64>(None)),
+    }
+}
+
+/// What was decided last, and on what prediction.
+pub fn decided(status: &Status) -> Option<String> {
+    let round = status.rounds.back()?;
+    let decision = round.decision.replace('-', " ");
+    let mut words = format!("round {}: {decision}", round.round);
+    if let Some(predicted) = round.predicted_downtime_ms {
+        words.push_str(&format!(", pause {}", Millis(predicted)));
+    }
+    Some(words)
+}
+
+fn sent_words(status: &Status) -> String {
+    let sent = status.progress.as_ref().map(|p| pages(p.pages_sent));
+    format!("{}, guest {}", or_dash(sent), pages(status.guest_pages))
+}
+
+fn rates_words(status: &Status, width: u16) -> String {
+    let progress = status.progress.as_ref();
+    let link = progress.and_then(|p| p.transfer_rate).map(Bytes);
+    let dirty = progress.and_then(|p| p.dirty_rate).map(pages);
+    let rate =
+        |rate: Option<Bytes>| rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate}/s"));
+    let (link, dirty) = (rate(link), rate(dirty));
+    if width < 60 {
+        format!("link {link}, dirty {dirty}")
+    } else {
+        format!("link {link} at least, dirty {dirty} at most")
+    }
+}
+
+fn pages(count: u64) -> Bytes {
+    Bytes(count.saturating_mul(PAGE))
+}
+
+/// A bar with its words to the right; words alone where there is nothing to
+/// compare with.
+fn gauge(frame: &mut Frame<'_>, area: Rect, what: &str, measure: &Measure, colours: Colours) {
+    const WORDS: u16 = 28;
+    const LONGEST: u16 = 80;
+    let Some(ratio) = measure.ratio else {
+        return frame.render_widget(row(what, measure.words.clone()), area);
+    };
+    let style = match measure.over {
+        true => colours.style(Color::Red),
+        false => colours.style(Color::Green),
+    };
+    let bar = area.width.saturating_sub(WORDS + 1).min(LONGEST);
+    let [bar, words] = Layout::horizontal([Constraint::Length(bar), Constraint::Fill(1)])
+        .spacing(1)
+        .areas(area);
+    let gauge = LineGauge::default()
+        .ratio(ratio)
+        .label(format!("{what:<6}"))
+        .filled_symbol("█")
+        .unfilled_symbol("░")
+        .filled_style(style)
+        .unfilled_style(colours.style(Color::DarkGray));
+    frame.render_widget(gauge, bar);
+    let words_style = if measure.over { style } else { Style::new() };
+    frame.render_widget(Line::from(measure.words.as_str()).style(words_style), words);
+}
+
+#[cfg(test)]
+#[path = "draw_tests.rs"]
+mod tests;

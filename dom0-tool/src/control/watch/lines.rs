@@ -1,0 +1,147 @@
+//! What is watched, a line at a time: for pipes, logs and scripts.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::View;
+use super::draw;
+use super::outcome::Last;
+use crate::control::folder::Place;
+use crate::control::show::{PAGE, as_json, doing};
+use crate::control::words::{Phase, SCHEMA, Status};
+use crate::human::{Bytes, Count, Seconds, or_dash};
+
+/// Between two lines on one migration when rounds have ended.
+const ROUNDS: Duration = Duration::from_secs(1);
+
+/// And when nothing but the progress has changed.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// Lines to whoever reads them.
+pub struct Lines<W> {
+    to: W,
+    json: bool,
+    closed: bool,
+    told: HashMap<Place, Told>,
+}
+
+/// What was told last of one migration.
+struct Told {
+    at: Instant,
+    status: Status,
+}
+
+/// The last line on a migration, as JSON.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    schema: u32,
+    r#type: &'static str,
+    domid: u16,
+    name: Option<&'a str>,
+    helper_pid: u32,
+    outcome: &'static str,
+    said: &'a str,
+}
+
+impl<W: Write> Lines<W> {
+    /// Lines `to` someone.
+    pub fn new(to: W, json: bool) -> Self {
+        Self {
+            to,
+            json,
+            closed: false,
+            told: HashMap::new(),
+        }
+    }
+
+    /// Does nobody read them any more?
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Tells of a change, if it is time to.
+    pub fn tell(&mut self, view: &View<'_>) {
+        if let Some(last) = view.last {
+            self.told.remove(view.place);
+            let line = if self.json {
+                outcome(view, last)
+            } else {
+                last.said.clone()
+            };
+            return self.line(&line);
+        }
+        let Some(status) = view.status else { return };
+        if self.json {
+            return self.line(&as_json(status.clone()));
+        }
+        if self
+            .told
+            .get(view.place)
+            .is_none_or(|told| told.is_due(status))
+        {
+            let told = Told {
+                at: Instant::now(),
+                status: status.clone(),
+            };
+            self.told.insert(view.place.clone(), told);
+            self.line(&in_words(view, status));
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        let written = writeln!(self.to, "{line}").and_then(|()| self.to.flush());
+        self.closed |= written.is_err();
+    }
+}
+
+impl Told {
+    fn is_due(&self, now: &Status) -> bool {
+        let before = &self.status;
+        let since = self.at.elapsed();
+        let limits = |status: &Status| (status.limit_ms, status.timeout_ms);
+        before.phase != now.phase
+            || limits(before) != limits(now)
+            || before.rounds.back() != now.rounds.back() && since >= ROUNDS
+            || since >= PROGRESS
+    }
+}
+
+fn outcome(view: &View<'_>, last: &Last) -> String {
+    let line = Outcome {
+        schema: SCHEMA,
+        r#type: "outcome",
+        domid: view.place.guest,
+        name: view.status.and_then(|status| status.name.as_deref()),
+        helper_pid: view.place.helper,
+        outcome: last.outcome,
+        said: &last.said,
+    };
+    serde_json::to_string(&line).unwrap_or_default()
+}
+
+fn in_words(view: &View<'_>, status: &Status) -> String {
+    let mut line = format!("{}: {}", view.title, doing(status));
+    let mut add = |what: String| line.push_str(&format!("; {what}"));
+    if let Some(progress) = &status.progress
+        && status.phase == Phase::Copying
+    {
+        add(format!(
+            "sent {}, {} pages dirty",
+            Bytes(progress.pages_sent.saturating_mul(PAGE)),
+            or_dash(progress.dirty_pages.map(Count))
+        ));
+        add(format!("pause {}", draw::pause(status).words));
+    }
+    let timeout = draw::time(status, view.at_ms);
+    match status.timeout_ms {
+        Some(_) => add(format!("time {}", timeout.words)),
+        None => add(Seconds(view.at_ms).to_string()),
+    }
+    if let Some(decided) = draw::decided(status) {
+        add(decided);
+    }
+    line
+}

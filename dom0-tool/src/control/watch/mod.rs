@@ -1,0 +1,137 @@
+//! `lull status --watch`: migrations shown live until they end.
+//!
+//! A [`session`] hears what the helpers say and sees how each migration ends
+//! ([`outcome`]); it is shown on a terminal ([`screen`], drawn by [`draw`] and [`rounds`]), or
+//! told a line at a time ([`lines`]). It is one loop that waits at most a
+//! moment at a time; whoever watches it cannot hold a migration up.
+
+mod draw;
+mod lines;
+mod outcome;
+mod rounds;
+mod screen;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use self::lines::Lines;
+use self::outcome::Last;
+use self::screen::{Screen, Turn};
+use self::session::{Session, ThisHost};
+use super::folder::Place;
+use super::show::{Options, doing};
+use super::{DONE, NOT_DONE};
+use crate::host;
+use crate::migrate::progress::{to_stderr, to_stdout};
+
+/// Between two looks at everything.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Runs the command.
+pub fn main(options: &Options) -> ExitCode {
+    match watch(options) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            to_stderr(&format!("lull: {error:#}"));
+            NOT_DONE.into()
+        }
+    }
+}
+
+fn watch(options: &Options) -> anyhow::Result<u8> {
+    let wanted = match &options.domain {
+        Some(asked) => Some(host::domain(asked)?),
+        None => None,
+    };
+    let mut session = Session::new(ThisHost, wanted.as_ref().map(|guest| guest.domid));
+    session.find()?;
+    if session.is_over() {
+        to_stderr(&match wanted {
+            Some(guest) => format!("lull: {} is not being migrated.", guest.name),
+            None => "lull: no migration runs on this host.".to_owned(),
+        });
+        return Ok(NOT_DONE);
+    }
+    if !options.json && io::stdout().is_terminal() && !is_dumb() {
+        match Screen::open() {
+            Ok(screen) => return on_screen(screen, session),
+            Err(error) => to_stderr(&format!(
+                "lull: the terminal cannot be drawn on ({error}); telling it in lines"
+            )),
+        }
+    }
+    in_lines(Lines::new(io::stdout(), options.json), session)
+}
+
+/// Can the terminal do nothing but show text?
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
+fn on_screen(mut screen: Screen, mut session: Session<ThisHost>) -> anyhow::Result<u8> {
+    let turn = loop {
+        session.turn(&mut |_| ())?;
+        if session.is_over() {
+            break Turn::Go;
+        }
+        match screen.turn(&session.views(), session.left_out(), TICK)? {
+            Turn::Go => {}
+            left => break left,
+        }
+    };
+    screen.close();
+    for view in session.views() {
+        match (view.last, view.status) {
+            (Some(last), _) => to_stdout(&last.said),
+            (None, Some(status)) => {
+                to_stdout(&format!("{}: {}. It goes on.", view.title, doing(status)));
+            }
+            (None, None) => to_stdout(&format!("{}: It goes on.", view.title)),
+        }
+    }
+    match turn {
+        Turn::Go => Ok(session.code()),
+        Turn::Leave => Ok(DONE),
+        Turn::Signalled(signal) => {
+            signal_hook::low_level::emulate_default_handler(signal)?;
+            Ok(DONE)
+        }
+    }
+}
+
+fn in_lines(mut lines: Lines<io::Stdout>, mut session: Session<ThisHost>) -> anyhow::Result<u8> {
+    loop {
+        session.turn(&mut |view| lines.tell(&view))?;
+        // Nobody reads it any more.
+        if lines.is_closed() {
+            return Ok(DONE);
+        }
+        if session.is_over() {
+            return Ok(session.code());
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+/// What is known of one migration at one moment.
+#[derive(Debug, Clone)]
+struct View<'a> {
+    /// The guest, and the helper that moves it: together they tell one attempt
+    /// from another.
+    place: &'a Place,
+    /// `web1 (7)`.
+    title: &'a str,
+    /// What its helper said last.
+    status: Option<&'a super::words::Status>,
+    /// From its start, milliseconds; stands still once the guest was asked to
+    /// stop.
+    at_ms: u64,
+    /// Since it was last heard.
+    silent: Duration,
+    /// What became of it.
+    last: Option<&'a Last>,
+}

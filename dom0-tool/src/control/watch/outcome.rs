@@ -1,0 +1,232 @@
+//! How a migration ended: what its helper said of it, and where the guest is
+//! seen to be. Neither alone is enough: a helper may die, and one that has sent
+//! everything does not know whether the guest landed.
+
+use std::io;
+use std::time::Duration;
+
+use crate::control::words::End;
+use crate::control::{DONE, UNKNOWN};
+use crate::events::How;
+use crate::xen::DomainState;
+
+/// How long a landing may take before nothing more is expected of it.
+const LANDING: Duration = Duration::from_secs(150);
+
+/// How long it may take until a guest that was given back runs: xl only starts
+/// to resume it after two seconds.
+const RESUMING: Duration = Duration::from_secs(10);
+
+/// How the helper's part ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// As it said.
+    Told(End),
+    /// It went without a word.
+    Died,
+    /// It says what this lull does not understand; the migration may go on.
+    NotUnderstood(String),
+}
+
+/// The last word on a migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Last {
+    /// As the outcome of a `lull migrate --json`.
+    pub outcome: &'static str,
+    /// Exit code.
+    pub code: u8,
+    /// A sentence or two.
+    pub said: String,
+}
+
+/// Where the guest is seen to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Here {
+    /// Free to run.
+    Running,
+    /// The domain is no longer there, or is being destroyed.
+    Gone,
+    /// It does not run: what it is instead.
+    Stopped(&'static str),
+    /// Xen cannot be asked.
+    Unseen,
+}
+
+impl Here {
+    fn of(state: &io::Result<Option<DomainState>>) -> Self {
+        match state {
+            Err(_) => Self::Unseen,
+            Ok(None) => Self::Gone,
+            Ok(Some(state)) if state.dying => Self::Gone,
+            Ok(Some(state)) if state.is_suspended() => Self::Stopped("is suspended"),
+            Ok(Some(state)) if state.shutdown.is_some() => Self::Stopped("has shut down"),
+            Ok(Some(state)) if state.paused => Self::Stopped("is paused"),
+            Ok(Some(_)) => Self::Running,
+        }
+    }
+}
+
+/// What became of `title`, whose helper ended like that so long ago; `None`
+/// while that may still change.
+pub fn of(
+    title: &str,
+    ending: &Ending,
+    state: &io::Result<Option<DomainState>>,
+    since: Duration,
+) -> Option<Last> {
+    let here = Here::of(state);
+    let patience = match ending {
+        Ending::Told(end) if end.how == How::StreamComplete => LANDING,
+        _ => RESUMING,
+    };
+    if matches!(here, Here::Stopped(_)) && since < patience {
+        return None;
+    }
+    let (outcome, code) = verdict(ending, here);
+    let said = match ending {
+        Ending::Told(end) if end.how == How::StreamComplete => landed(here),
+        Ending::Told(end) => {
+            let [reason, advice] = [&end.reason, &end.advice].map(|text| sentence(text));
+            format!("given up: {reason}{} {advice}", runs(here))
+        }
+        Ending::Died => format!("its helper died or was killed. {}", runs(here)),
+        Ending::NotUnderstood(why) => {
+            format!("{why}. Whether its migration goes on is not known: `lull status` shows it.")
+        }
+    };
+    Some(Last {
+        outcome,
+        code,
+        said: format!("{title}: {}", said.trim_end()),
+    })
+}
+
+fn verdict(ending: &Ending, here: Here) -> (&'static str, u8) {
+    let how = match ending {
+        Ending::Told(end) => end.how,
+        Ending::Died => How::SourceFailed,
+        Ending::NotUnderstood(_) => return ("unknown", UNKNOWN),
+    };
+    match (how, here) {
+        (How::StreamComplete, Here::Gone) => ("moved", DONE),
+        // Why it was not started there, only its report knows.
+        (How::StreamComplete, Here::Running) => ("target-failed", 6),
+        (How::StreamComplete, _) | (_, Here::Gone | Here::Stopped(_)) => ("unknown", UNKNOWN),
+        (How::SourceFailed, Here::Unseen) if *ending == Ending::Died => ("unknown", UNKNOWN),
+        (How::RefusedDowntime, _) => ("refused-downtime", 3),
+        (How::RefusedTimeout, _) => ("refused-timeout", 4),
+        (How::Cancelled, _) => ("cancelled", 5),
+        (How::TargetFailed, _) => ("target-failed", 6),
+        (How::SourceFailed, _) => ("source-failed", 7),
+    }
+}
+
+fn landed(here: Here) -> String {
+    match here {
+        Here::Gone => "moved: it is gone from here, and the destination had all of it.".to_owned(),
+        Here::Running => "not moved: it runs here again. `lull report --last` says why.".to_owned(),
+        Here::Stopped(how) => format!(
+            "the destination had all of it, and for {} s it has been seen neither to start there nor to run here: it {how}. Look at the destination before `lull resume`.",
+            LANDING.as_secs()
+        ),
+        Here::Unseen => "the destination had all of it; Xen cannot be asked whether it is gone from here. Look at both hosts.".to_owned(),
+    }
+}
+
+fn runs(here: Here) -> String {
+    match here {
+        Here::Running => "It runs here.".to_owned(),
+        Here::Gone => {
+            "It is gone from here. Look at the destination (`xl list`) and at `lull report --last`."
+                .to_owned()
+        }
+        Here::Stopped(how) => {
+            format!("It {how} here. Look at the destination before `lull resume`.")
+        }
+        Here::Unseen => "Xen cannot be asked whether it runs here: look at `xl list`.".to_owned(),
+    }
+}
+
+/// With its full stop, and room for the next.
+fn sentence(text: &str) -> String {
+    match text.trim() {
+        "" => String::new(),
+        text if text.ends_with('.') => format!("{text} "),
+        text => format!("{text}. "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(how: How) -> Ending {
+        Ending::Told(End {
+            how,
+            reason: "because".to_owned(),
+            advice: "Try 2 s.".to_owned(),
+        })
+    }
+
+    fn state(shutdown: Option<u8>) -> io::Result<Option<DomainState>> {
+        Ok(Some(DomainState {
+            running: false,
+            blocked: true,
+            paused: false,
+            shutdown,
+            dying: false,
+            hvm: true,
+            cpu_time_ns: 0,
+        }))
+    }
+
+    fn last(ending: &Ending, state: io::Result<Option<DomainState>>, seconds: u64) -> Option<Last> {
+        of("web1 (7)", ending, &state, Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn only_a_guest_seen_to_run_or_gone_is_called_so() {
+        let complete = told(How::StreamComplete);
+        let no_xen = || Err(io::Error::other("no Xen"));
+        for (ending, state, code) in [
+            (&complete, Ok(None), 0),
+            (&complete, state(None), 6),
+            (&complete, no_xen(), 8),
+            (&told(How::RefusedDowntime), state(None), 3),
+            (&told(How::RefusedTimeout), state(None), 4),
+            (&told(How::Cancelled), state(None), 5),
+            (&told(How::TargetFailed), no_xen(), 6),
+            (&told(How::SourceFailed), no_xen(), 7),
+            (&told(How::SourceFailed), Ok(None), 8),
+            (&Ending::Died, state(None), 7),
+            (&Ending::Died, Ok(None), 8),
+            (&Ending::Died, no_xen(), 8),
+        ] {
+            let last = last(ending, state, 0).unwrap();
+            assert_eq!(last.code, code, "{last:?}");
+        }
+    }
+
+    #[test]
+    fn a_suspended_guest_is_waited_for_but_not_for_ever() {
+        for (ending, patience) in [
+            (told(How::StreamComplete), LANDING),
+            (told(How::Cancelled), RESUMING),
+            (Ending::Died, RESUMING),
+        ] {
+            let patience = patience.as_secs();
+            assert_eq!(last(&ending, state(Some(2)), patience - 1), None);
+            let last = last(&ending, state(Some(2)), patience).unwrap();
+            assert_eq!(last.code, 8);
+            assert!(last.said.contains("t is suspended"), "{}", last.said);
+        }
+    }
+
+    #[test]
+    fn reason_and_advice_follow() {
+        assert_eq!(
+            last(&told(How::Cancelled), state(None), 0).unwrap().said,
+            "web1 (7): given up: because. It runs here. Try 2 s."
+        );
+    }
+}

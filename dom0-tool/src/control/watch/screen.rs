@@ -1,0 +1,188 @@
+//! The operator's terminal: taken for the live view, and given back on every
+//! way out.
+//!
+//! Keys are read here, not by crossterm: its reader never comes back from a
+//! terminal that has hung up, nor from half of a key's sequence.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Stdout};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::cursor::Show;
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{
+    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use super::View;
+use super::draw::{self, Colours};
+
+/// The terminal while it shows the live view.
+pub struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+    keys: OwnedFd,
+    signal: Arc<AtomicUsize>,
+    colours: Colours,
+    given_back: GivenBack,
+}
+
+/// Is the terminal as it was? Signals then do what they always do.
+struct GivenBack(Arc<AtomicBool>);
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Another look.
+    Go,
+    /// The operator leaves, or the terminal has gone.
+    Leave,
+    /// Somebody wants this process to end.
+    Signalled(i32),
+}
+
+impl Screen {
+    /// Takes the terminal.
+    ///
+    /// # Errors
+    /// When it cannot be drawn on, or there is no keyboard; it is then as it
+    /// was.
+    pub fn open() -> io::Result<Self> {
+        // The same that crossterm takes for the keyboard.
+        let keys = match io::stdin() {
+            stdin if stdin.is_terminal() => stdin.as_fd().try_clone_to_owned()?,
+            _ => File::open("/dev/tty")?.into(),
+        };
+        let signal = Arc::new(AtomicUsize::new(0));
+        let given_back = GivenBack(Arc::new(AtomicBool::new(false)));
+        for number in [SIGTERM, SIGHUP, SIGINT, SIGQUIT] {
+            let value = usize::try_from(number).unwrap_or_default();
+            signal_hook::flag::register_conditional_default(number, Arc::clone(&given_back.0))?;
+            signal_hook::flag::register_usize(number, Arc::clone(&signal), value)?;
+        }
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            give_back();
+            before(panic);
+        }));
+        enable_raw_mode()?;
+        let taken = execute!(io::stdout(), EnterAlternateScreen);
+        let terminal = taken.and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
+        Ok(Self {
+            terminal: terminal?,
+            keys,
+            signal,
+            colours: Colours::wanted(),
+            given_back,
+        })
+    }
+
+    /// Draws, and waits for a key so long.
+    ///
+    /// # Errors
+    /// When it cannot be drawn on any more.
+    pub fn turn(
+        &mut self,
+        views: &[View<'_>],
+        left_out: usize,
+        wait: Duration,
+    ) -> io::Result<Turn> {
+        let colours = self.colours;
+        let drawn = self
+            .terminal
+            .draw(|frame| draw::all(frame, views, left_out, colours))
+            .map(|_| ());
+        let until = Instant::now() + wait;
+        loop {
+            match self.signal.load(Ordering::Relaxed) {
+                0 => {}
+                number => return Ok(Turn::Signalled(number as i32)),
+            }
+            drawn
+                .as_ref()
+                .map_err(|error| io::Error::from(error.kind()))?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Turn::Go);
+            }
+            if self.pressed(left) {
+                return Ok(Turn::Leave);
+            }
+        }
+    }
+
+    /// Waits for a key; is it one to leave with?
+    fn pressed(&self, within: Duration) -> bool {
+        let mut fds = [PollFd::new(&self.keys, PollFlags::IN)];
+        let timeout = Timespec::try_from(within).ok();
+        // A signal has interrupted it, or nothing was pressed.
+        if poll(&mut fds, timeout.as_ref()).unwrap_or(0) == 0 {
+            return false;
+        }
+        let mut keys = [0; 64];
+        match rustix::io::read(&self.keys, &mut keys) {
+            Ok(length) => length == 0 || leaves(&keys[..length]),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => false,
+            // It has hung up.
+            Err(_) => true,
+        }
+    }
+
+    /// Gives the terminal back.
+    pub fn close(&self) {
+        self.given_back.now();
+    }
+}
+
+impl GivenBack {
+    fn now(&self) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            give_back();
+        }
+    }
+}
+
+impl Drop for GivenBack {
+    fn drop(&mut self) {
+        self.now();
+    }
+}
+
+fn give_back() {
+    let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
+    let _ = disable_raw_mode();
+}
+
+/// `q`, ^C or Esc. Arrows and their like begin with Esc too, but do not end
+/// with it.
+fn leaves(keys: &[u8]) -> bool {
+    const CTRL_C: u8 = 3;
+    const ESC: u8 = 0x1b;
+    keys == [ESC]
+        || keys[0] != ESC
+            && keys
+                .iter()
+                .any(|key| matches!(key, b'q' | b'Q' | &CTRL_C | &ESC))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::leaves;
+
+    #[test]
+    fn some_keys_leave_and_arrows_do_not() {
+        for keys in [b"q".as_slice(), b"Q", b"\x03", b"\x1b", b"xq"] {
+            assert!(leaves(keys), "{keys:?}");
+        }
+        for keys in [b"x".as_slice(), b"\x1b[A", b"\x1bOq", b"\r"] {
+            assert!(!leaves(keys), "{keys:?}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! What is watched: a line to each helper, and what it said last.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::View;
+use super::outcome::{self, Ending, Last};
+use crate::control::client::{self, Connection, Heard};
+use crate::control::folder::Place;
+use crate::control::words::{Answer, Phase, Request, Status};
+use crate::host::Guest;
+use crate::xen::{self, DomId, DomainState};
+
+/// Migrations watched at once; a host has far fewer.
+const MOST: usize = 16;
+
+/// Between two looks for others.
+const SEARCH: Duration = Duration::from_secs(1);
+
+/// How long one helper is listened to in a turn.
+const LISTEN: Duration = Duration::from_millis(1);
+
+/// Lines taken from one helper in a turn.
+const LINES: usize = 64;
+
+/// What is asked of the host.
+pub trait Host {
+    /// Where the migrations are.
+    fn places(&mut self) -> anyhow::Result<Vec<Place>>;
+    /// The names of guests; none where nobody knows.
+    fn names(&mut self) -> Vec<Guest>;
+    /// How a guest fares.
+    fn state(&mut self, guest: DomId) -> io::Result<Option<DomainState>>;
+}
+
+/// The host this runs on.
+pub struct ThisHost;
+
+impl Host for ThisHost {
+    fn places(&mut self) -> anyhow::Result<Vec<Place>> {
+        client::places()
+    }
+
+    fn names(&mut self) -> Vec<Guest> {
+        client::names()
+    }
+
+    fn state(&mut self, guest: DomId) -> io::Result<Option<DomainState>> {
+        xen::state(guest)
+    }
+}
+
+/// Migrations that are watched.
+pub struct Session<H> {
+    host: H,
+    only: Option<DomId>,
+    names: HashMap<DomId, String>,
+    all: Vec<Watched>,
+    searched: Option<Instant>,
+    left_out: usize,
+    code: u8,
+}
+
+impl<H: Host> Session<H> {
+    /// Of every migration, or of one guest's.
+    pub fn new(host: H, only: Option<DomId>) -> Self {
+        Self {
+            host,
+            only,
+            names: HashMap::new(),
+            all: Vec::new(),
+            searched: None,
+            left_out: 0,
+            code: 0,
+        }
+    }
+
+    /// Looks for migrations that are not watched yet.
+    ///
+    /// # Errors
+    /// Without root's rights.
+    pub fn find(&mut self) -> anyhow::Result<()> {
+        self.searched = Some(Instant::now());
+        self.left_out = 0;
+        for place in self.host.places()? {
+            let known = self.all.iter().any(|watched| watched.place == place);
+            if known || self.only.is_some_and(|guest| guest != place.guest) {
+                continue;
+            }
+            if !self.has_room() {
+                self.left_out += 1;
+                continue;
+            }
+            let Some(line) = connect(&place)? else {
+                continue;
+            };
+            let title = self.title(place.guest);
+            self.all.push(Watched::new(place, title, line));
+        }
+        Ok(())
+    }
+
+    /// Forgets one that is over, if it must.
+    fn has_room(&mut self) -> bool {
+        if self.all.len() >= MOST {
+            let over = self.all.iter().position(|watched| watched.last().is_some());
+            over.map(|index| self.all.remove(index)).is_some()
+        } else {
+            true
+        }
+    }
+
+    /// Asked once: xl renames a guest that has moved.
+    fn title(&mut self, guest: DomId) -> String {
+        if !self.names.contains_key(&guest) {
+            let names = self.host.names();
+            self.names
+                .extend(names.into_iter().map(|guest| (guest.domid, guest.name)));
+        }
+        match self.names.get(&guest) {
+            Some(name) => format!("{name} ({guest})"),
+            None => format!("domain {guest}"),
+        }
+    }
+
+    /// Hears everyone, and tells of each change.
+    ///
+    /// # Errors
+    /// Without root's rights.
+    pub fn turn(&mut self, tell: &mut dyn FnMut(View<'_>)) -> anyhow::Result<()> {
+        // One guest's migration is over when it is over, whatever follows.
+        let due = self.searched.is_none_or(|at| at.elapsed() >= SEARCH);
+        if due && (self.only.is_none() || self.searched.is_none()) {
+            self.find()?;
+        }
+        for watched in &mut self.all {
+            let name = self.names.get(&watched.place.guest);
+            watched.hear(name, tell);
+            let over = watched.follow(&mut self.host);
+            if over {
+                self.code = self.code.max(watched.last().map_or(0, |last| last.code));
+                tell(watched.view());
+            }
+        }
+        Ok(())
+    }
+
+    /// Is nothing left to be watched?
+    pub fn is_over(&self) -> bool {
+        self.all.iter().all(|watched| watched.last().is_some())
+    }
+
+    /// How they ended: the highest code.
+    pub const fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// Migrations there were too many of.
+    pub const fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// All, those under way first.
+    pub fn views(&self) -> Vec<View<'_>> {
+        let mut views: Vec<_> = self.all.iter().map(Watched::view).collect();
+        views.sort_by_key(|view| view.last.is_some());
+        views
+    }
+}
+
+fn connect(place: &Place) -> anyhow::Result<Option<Connection>> {
+    let mut line = Connection::to(place.clone())?;
+    // One that has gone since is heard to have gone.
+    if let Some(line) = &mut line {
+        let _ = line.say(Request::Watch);
+    }
+    Ok(line)
+}
+
+struct Watched {
+    place: Place,
+    title: String,
+    status: Option<Status>,
+    heard: Instant,
+    /// The helper has said something since it was last connected to.
+    answered: bool,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Its helper is heard.
+    Live(Connection),
+    /// Its helper's part is over; where the guest ends up is being looked at.
+    Follow { ending: Ending, since: Instant },
+    /// It has ended.
+    Over(Last),
+}
+
+impl Watched {
+    fn new(place: Place, title: String, line: Connection) -> Self {
+        Self {
+            place,
+            title,
+            status: None,
+            heard: Instant::now(),
+            answered: false,
+            stage: Stage::Live(line),
+        }
+    }
+
+    fn hear(&mut self, name: Option<&String>, tell: &mut dyn FnMut(View<'_>)) {
+        for _ in 0..LINES {
+            let Stage::Live(line) = &mut self.stage else {
+                return;
+            };
+            match line.hear(LISTEN) {
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::Answer(Answer::Status(status))) => {
+                    self.take(*status, name);
+                    tell(self.view());
+                }
+                Ok(Heard::Answer(Answer::Refused { why } | Answer::Done { said: why })) => {
+                    let why = format!("its helper does not let itself be watched: {why}");
+                    return self.end(Ending::NotUnderstood(why));
+                }
+                Ok(Heard::End) => return self.lost(),
+                Err(error) => return self.end(Ending::NotUnderstood(format!("{error:#}"))),
+            }
+        }
+    }
+
+    fn take(&mut self, mut status: Status, name: Option<&String>) {
+        status.name = name.cloned();
+        self.heard = Instant::now();
+        self.answered = true;
+        let ending = status.ended.clone();
+        self.status = Some(status);
+        if let Some(end) = ending {
+            self.end(Ending::Told(end));
+        }
+    }
+
+    /// A helper hangs up on who does not read for long, as behind a terminal
+    /// that was held: it may still be there. It is asked again only if it has
+    /// said something since, so not without end.
+    fn lost(&mut self) {
+        let answered = std::mem::take(&mut self.answered);
+        let again = answered.then(|| connect(&self.place).ok().flatten());
+        match again.flatten() {
+            Some(line) => self.stage = Stage::Live(line),
+            None => self.end(Ending::Died),
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        let since = Instant::now();
+        self.stage = Stage::Follow { ending, since };
+    }
+
+    /// Looks where the guest is; has it ended with that?
+    fn follow(&mut self, host: &mut impl Host) -> bool {
+        let Stage::Follow { ending, since } = &self.stage else {
+            return false;
+        };
+        let state = host.state(self.place.guest);
+        match outcome::of(&self.title, ending, &state, since.elapsed()) {
+            Some(last) => {
+                self.stage = Stage::Over(last);
+                true
+            }
+            None => false,
+        }
+    }
+
+    const fn last(&self) -> Option<&Last> {
+        match &self.stage {
+            Stage::Over(last) => Some(last),
+            Stage::Live(_) | Stage::Follow { .. } => None,
+        }
+    }
+
+    fn view(&self) -> View<'_> {
+        let silent = self.heard.elapsed();
+        let runs = |status: &Status| matches!(status.phase, Phase::Preparing | Phase::Copying);
+        let since = match &self.stage {
+            Stage::Live(_) if self.status.as_ref().is_some_and(runs) => silent.as_millis() as u64,
+            _ => 0,
+        };
+        View {
+            place: &self.place,
+            title: &self.title,
+            status: self.status.as_ref(),
+            at_ms: (self.status.as_ref()).map_or(0, |status| status.at_ms.saturating_add(since)),
+            silent: match self.stage {
+                Stage::Live(_) => silent,
+                _ => Duration::ZERO,
+            },
+            last: self.last(),
+        }
+    }
+}
