@@ -276,3 +276,47 @@ fn tenths(span: Duration) -> String {
     let tenths = span.as_micros() / 100;
     format!("{}.{}", tenths / 10, tenths % 10)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+
+    #[test]
+    fn a_prediction_says_verdict_limit_and_cost() {
+        let sampled = Sampled {
+            pages: 262_144,
+            counts: vec![vec![(100_000, 400), (1_000_000, 500)]],
+            ..Sampled::default()
+        };
+        let known = Ledger::at("/nonexistent/ledger").known("host2", "web1", |_| {});
+        let model = Model::new(&sampled, known, None);
+        let (rate, limit) = (30_517, Some(5_000_000));
+        let prediction = Prediction {
+            guest: "web1",
+            to: Some("host2"),
+            has_history: false,
+            limit,
+            timeout: None,
+            rate,
+            rate_from: "as given",
+            sampled: &sampled,
+            expected: model.expect(rate, limit),
+            smallest: model.smallest_limit(rate),
+            model: &model,
+        };
+        let text = prediction.text();
+        for words in [
+            "web1 would move, with a limit of 5,000 ms",
+            "The smallest limit that fits: 3,",
+            "within 300 ms",
+            "What this cost web1",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        assert_eq!(prediction.code(), 0);
+        let json: Value = serde_json::from_str(&prediction.json()).unwrap();
+        assert_eq!(json["expected"]["outcome"], "moved");
+        assert_eq!(json["table"].as_array().unwrap().len(), 5);
+    }
+}
