@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::duration::Span;
 use crate::{
-    control, doctor, enable, generate, ledger, limits, rehearse, replay, report, resume, runs,
-    simulate, trace, transport,
+    control, doctor, enable, generate, ledger, limits, predict, rehearse, replay, report, resume,
+    runs, simulate, trace, transport,
 };
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
@@ -55,6 +55,12 @@ pub enum Command {
     ///
     /// As ^C in `lull migrate`, but for every migration lull takes part in.
     Cancel(control::cancel::Options),
+
+    /// Say what would become of a migration, without moving anything
+    ///
+    /// Watches for a few seconds how the guest writes, and has the same rules
+    /// decide on it over a modelled link.
+    Predict(predict::Options),
 
     /// Run a recorded attempt through the same rules again
     ///

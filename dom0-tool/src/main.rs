@@ -5,7 +5,8 @@
 //! starts lull again under the name of its save helper ([`helper`]); the two
 //! talk in [`events`]. A third part carries xl's connection to the destination
 //! ([`transport`]). What an attempt was told and decided is kept ([`trace`]) and
-//! can be decided again ([`replay`]), or tried without a host ([`simulate`]); what
+//! can be decided again ([`replay`]), or tried without a host ([`simulate`]) or
+//! on a guest that stays ([`predict`]); what
 //! its pause took is remembered ([`ledger`]); how it went ([`runs`]) is explained
 //! ([`report`]) and counted ([`metrics`]). While it runs it can be looked at and
 //! steered ([`control`]). Limits stand in a file ([`limits`]), and plain `xl
@@ -31,6 +32,7 @@ mod locked;
 mod metrics;
 mod migrate;
 mod monotonic;
+mod predict;
 mod rehearse;
 mod replaced;
 mod replay;
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         cli::Command::Set(options) => control::set::main(&options),
         cli::Command::SwitchNow(options) => control::set::switch_now(&options),
         cli::Command::Cancel(options) => control::cancel::main(&options),
+        cli::Command::Predict(options) => predict::main(&options),
         cli::Command::Replay(options) => replay::main(&options),
         cli::Command::Simulate(options) => simulate::main(&options),
         cli::Command::Ledger(options) => ledger::main(&options),

@@ -192,6 +192,7 @@ impl Draw {
             phases,
             after_request,
             stop_pages: random.within(250, 450).min(size),
+            sampled: None,
         }
     }
 

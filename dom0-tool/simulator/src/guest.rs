@@ -47,6 +47,85 @@ pub struct Guest {
     pub after_request: Option<(u64, Writer)>,
     /// Pages its kernel dirties in order to stop.
     pub stop_pages: u64,
+    /// What a real guest was seen to do: then the phases count for nothing.
+    pub sampled: Option<Curve>,
+}
+
+/// Pages written at least once after so much time, as seen in a real guest:
+/// the longer, the more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Curve {
+    /// Since the count began, µs, and pages; both ascending. At zero, none.
+    points: Vec<(u64, u64)>,
+    /// From the last point on, pages a second.
+    beyond: u64,
+}
+
+impl Curve {
+    /// The upper envelope of several samples, each a count over time since it
+    /// began, µs. Beyond the last point it goes on as steeply as it rose over
+    /// the last quarter.
+    pub fn envelope(samples: &[Vec<(u64, u64)>]) -> Self {
+        let mut times: Vec<u64> = samples.iter().flatten().map(|(at, _)| *at).collect();
+        times.sort_unstable();
+        times.dedup();
+        let mut points = Vec::new();
+        let mut highest = 0;
+        for at in times.into_iter().filter(|at| *at > 0) {
+            let counts = samples.iter().filter_map(|sample| seen_at(sample, at));
+            highest = counts.fold(highest, u64::max);
+            points.push((at, highest));
+        }
+        let mut curve = Self { points, beyond: 0 };
+        if let Some((last, pages)) = curve.points.last().copied() {
+            let from = last - last.div_ceil(4);
+            let risen = pages - curve.pages(from);
+            let rate = (u128::from(risen) * 1_000_000).div_ceil(u128::from((last - from).max(1)));
+            curve.beyond = u64::try_from(rate).unwrap_or(u64::MAX);
+        }
+        curve
+    }
+
+    /// Pages a second, beyond what was seen.
+    pub const fn beyond(&self) -> u64 {
+        self.beyond
+    }
+
+    /// Pages written at least once within `span`, µs.
+    pub fn pages(&self, span: u64) -> u64 {
+        let next = self.points.partition_point(|(at, _)| *at < span);
+        let before = match next.checked_sub(1) {
+            Some(index) => self.points[index],
+            None => (0, 0),
+        };
+        match self.points.get(next) {
+            Some(after) => between(before, *after, span),
+            None => {
+                let more = u128::from(self.beyond) * u128::from(span - before.0) / 1_000_000;
+                before
+                    .1
+                    .saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+/// What a sample says of a time within it.
+fn seen_at(sample: &[(u64, u64)], at: u64) -> Option<u64> {
+    let next = sample.partition_point(|(time, _)| *time < at);
+    let after = sample.get(next)?;
+    let before = next.checked_sub(1).map_or((0, 0), |index| sample[index]);
+    Some(between(before, *after, at))
+}
+
+/// On the line from one point to the other.
+fn between(before: (u64, u64), after: (u64, u64), at: u64) -> u64 {
+    let (span, gone) = (
+        after.0 - before.0,
+        at.saturating_sub(before.0).min(after.0 - before.0),
+    );
+    let risen = u128::from(after.1.saturating_sub(before.1)) * u128::from(gone);
+    before.1 + risen.checked_div(u128::from(span)).unwrap_or(0) as u64
 }
 
 impl Writer {
@@ -102,6 +181,9 @@ impl Guest {
     /// to stop at `requested`. Writers that follow on one another are taken to
     /// write elsewhere.
     pub fn dirtied(&self, start: u64, end: u64, requested: Option<u64>) -> u64 {
+        if let Some(curve) = &self.sampled {
+            return curve.pages(end.saturating_sub(start)).min(self.pages);
+        }
         let turn = requested
             .zip(self.after_request)
             .map(|(at, (after, writer))| (at + after, writer));
@@ -167,6 +249,25 @@ mod tests {
     }
 
     #[test]
+    fn a_curve_is_never_below_any_sample_and_goes_on_as_it_ended() {
+        let curve = Curve::envelope(&[
+            vec![(100, 10), (200, 20), (300, 21), (400, 22)],
+            vec![(150, 30), (250, 30)],
+        ]);
+        assert_eq!(curve.pages(0), 0);
+        assert_eq!(curve.pages(100), 20);
+        assert_eq!(curve.pages(250), 30);
+        // It does not fall where the higher sample ends.
+        assert_eq!(curve.pages(400), 30);
+        assert_eq!((curve.beyond(), curve.pages(SECOND)), (0, 30));
+        let rising = Curve::envelope(&[vec![(100, 100), (200, 200), (400, 400)]]);
+        assert_eq!(rising.beyond(), SECOND);
+        assert_eq!(rising.pages(1_000), 1_000);
+        let nothing = Curve::envelope(&[]);
+        assert_eq!(nothing.pages(u64::MAX), 0);
+    }
+
+    #[test]
     fn phases_follow_on_one_another_until_the_guest_is_asked_to_stop() {
         let guest = Guest {
             pages: 1_500,
@@ -176,6 +277,7 @@ mod tests {
             ],
             after_request: Some((SECOND / 2, Writer::steady(5_000, 2_000))),
             stop_pages: 0,
+            sampled: None,
         };
         assert_eq!(guest.dirtied(0, 2 * SECOND, None), 10 + 50);
         assert_eq!(guest.dirtied(0, 2 * SECOND, Some(SECOND)), 10 + 25 + 1_000);

@@ -97,6 +97,7 @@ fn migrate(limit_ms: u64, writer: Writer, link: Link) -> Outcome {
             phases: vec![(0, writer)],
             after_request: None,
             stop_pages: 400,
+            sampled: None,
         },
         link,
         limits: Limits {

@@ -76,6 +76,11 @@ impl Folder {
         self.path.join(format!("{guest}.{helper}.{SUFFIX}"))
     }
 
+    /// Where the claim to a guest's dirty log is (`claim`).
+    pub fn claim(&self, guest: DomId) -> PathBuf {
+        self.path.join(format!("{guest}.log"))
+    }
+
     /// The sockets there are, by guest. Those of dead helpers are removed.
     ///
     /// # Errors

@@ -7,10 +7,13 @@
 //! ([`client`]): [`show`] looks once and [`watch`] until the end, [`set`] and
 //! [`cancel`] steer.
 //!
+//! Whose a guest's dirty log is, one lull tells the other by a [`claim`].
+//!
 //! Nothing that a client does or leaves undone makes the helper wait: the guest
 //! may be stopped at that moment.
 
 pub mod cancel;
+pub mod claim;
 mod client;
 pub mod folder;
 mod picture;

@@ -44,11 +44,35 @@ impl<'x> LogDirty<'x> {
         });
         match switched {
             Ok(()) => Ok(Self { xen, guest }),
-            Err(error) => Err(match error.raw_os_error() {
-                Some(95) => LogDirtyError::Unsupported,
-                Some(22) => LogDirtyError::Refused,
-                _ => LogDirtyError::Other(error),
-            }),
+            Err(error) => Err(LogDirtyError::from_xen(error)),
+        }
+    }
+}
+
+impl<'x> LogDirty<'x> {
+    /// Switches it on, unless it is on already: then somebody counts on it.
+    ///
+    /// # Errors
+    /// See [`LogDirtyError`].
+    pub fn enable_unless_on(xen: &'x Xen, guest: DomId) -> Result<Self, LogDirtyError> {
+        match xen.shadow_op(guest, ShadowOp::EnableLogDirty) {
+            Ok(()) => Ok(Self { xen, guest }),
+            Err(error) => Err(LogDirtyError::from_xen(error)),
+        }
+    }
+
+    /// Leaves it as it is: somebody else has taken it over.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl LogDirtyError {
+    fn from_xen(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(95) => Self::Unsupported,
+            Some(22) => Self::Refused,
+            _ => Self::Other(error),
         }
     }
 }

@@ -13,7 +13,7 @@ mod explain;
 mod failure;
 mod frames;
 mod guest;
-mod log_dirty;
+pub mod log_dirty;
 mod pause;
 mod peer;
 mod prepare;

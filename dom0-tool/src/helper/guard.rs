@@ -7,10 +7,14 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
-use std::thread;
+use std::{fs, thread};
 
+use super::args::LiveSave;
+use crate::control::claim::{self, Claim};
 use crate::control::folder::{self, Folder};
 use crate::stub::orphans;
 use crate::xen::domain::{Resumed, outlive_suspend};
@@ -20,10 +24,33 @@ use crate::xen::{DomId, Xen};
 /// The hidden subcommand that makes this binary a guard.
 const SUBCOMMAND: &str = "guard";
 
-/// The guest and the helper's process, when the command line is a guard's.
-pub fn orders(args: &[OsString]) -> Option<(DomId, u32)> {
+/// What there is to undo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// A migration.
+    Move,
+    /// The sampling of a guest's dirty log, and nothing else: the guest may be
+    /// suspended by somebody else.
+    Sampling,
+}
+
+impl Over {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Move => "move",
+            Self::Sampling => "sampling",
+        }
+    }
+}
+
+/// Over what, the guest, and the process watched, when the command line is a
+/// guard's.
+pub fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
     match args {
-        [_, mode, guest, helper] if mode == SUBCOMMAND => Some((
+        [_, mode, over, guest, helper] if mode == SUBCOMMAND => Some((
+            [Over::Move, Over::Sampling]
+                .into_iter()
+                .find(|one| *over == *one.word())?,
             guest.to_str()?.parse().ok()?,
             helper.to_str()?.parse().ok()?,
         )),
@@ -44,6 +71,8 @@ mod word {
 /// The helper's end.
 pub struct Guard {
     pipe: ChildStdin,
+    /// Held by both: nobody else has the log before the guard is done with it.
+    claim: Option<Claim>,
 }
 
 impl Guard {
@@ -51,17 +80,26 @@ impl Guard {
     ///
     /// # Errors
     /// When it cannot be started: then the attempt should not be either.
-    pub fn start(guest: DomId) -> io::Result<Self> {
+    pub fn start(guest: DomId, over: Over, claim: Option<Claim>) -> io::Result<Self> {
+        // A guard writes nothing to its standard output: the claim is handed
+        // over there.
+        let held = claim.as_ref().map_or(Ok(Stdio::null()), Claim::share)?;
         let mut child = Command::new("/proc/self/exe")
             .arg(SUBCOMMAND)
+            .arg(over.word())
             .arg(guest.to_string())
             .arg(std::process::id().to_string())
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(held)
             .process_group(0)
             .spawn()?;
         let pipe = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Self { pipe })
+        Ok(Self { pipe, claim })
+    }
+
+    /// Whether a migration waits for the guest's dirty log.
+    pub fn is_wanted(&self) -> bool {
+        self.claim.as_ref().is_some_and(Claim::is_wanted)
     }
 
     /// The guest is about to be asked to suspend itself: it may still do so when
@@ -83,17 +121,26 @@ impl Guard {
 }
 
 /// The guard's own life: waits for the helper's end, then cleans up.
-pub fn main(guest: DomId, helper: u32) -> ExitCode {
+pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     let mut heard = Vec::new();
     // The helper writes at most a few bytes.
     let _ = io::stdin().take(16).read_to_end(&mut heard);
-    let code = undo(guest, helper, &heard);
-    folder::remove(&Folder::default().socket(guest, helper));
+    let code = undo(over, guest, helper, &heard);
+    let folder = Folder::default();
+    folder::remove(&folder.socket(guest, helper));
+    claim::give_up(&io::stdout(), &folder, guest);
     code
 }
 
-fn undo(guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
+fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
     if heard.contains(&word::UNDONE) {
+        return ExitCode::SUCCESS;
+    }
+    if over == Over::Sampling {
+        if !is_saved_by_another(guest) {
+            // A guest that has gone has no log.
+            let _ = Xen::open_here().and_then(|xen| xen.shadow_op(guest, ShadowOp::Off));
+        }
         return ExitCode::SUCCESS;
     }
     let committed = heard.contains(&word::COMMITTED);
@@ -131,4 +178,52 @@ fn clean_up(guest: DomId, helper: u32) -> io::Result<()> {
     // A guest that has gone, or whose log is off, is as it should be.
     let _ = xen.shadow_op(guest, ShadowOp::Off);
     Ok(())
+}
+
+/// Whether a save helper that knows nothing of claims moves this guest: it has
+/// switched the dirty log off and on again for itself, or is about to.
+pub fn is_saved_by_another(guest: DomId) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return false;
+    };
+    let ours = fs::read_link("/proc/self/exe").ok();
+    processes.flatten().any(|process| {
+        saves(&process.path()).is_some_and(|save| save.domain == guest)
+            && fs::read_link(process.path().join("exe")).ok() != ours
+    })
+}
+
+fn saves(process: &Path) -> Option<LiveSave> {
+    let line = fs::read(process.join("cmdline")).ok()?;
+    let words: Vec<OsString> = line
+        .strip_suffix(b"\0")?
+        .split(|byte| *byte == 0)
+        .map(|word| OsString::from_vec(word.to_vec()))
+        .collect();
+    LiveSave::parse(&words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_knows_over_what_it_watches() {
+        let orders_of = |line: &str| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            orders(&words)
+        };
+        assert_eq!(orders_of("lull guard move 7 42"), Some((Over::Move, 7, 42)));
+        assert_eq!(
+            orders_of("lull guard sampling 7 42"),
+            Some((Over::Sampling, 7, 42))
+        );
+        for other in [
+            "lull guard 7 42",
+            "lull guard all 7 42",
+            "lull guard move x 42",
+        ] {
+            assert_eq!(orders_of(other), None);
+        }
+    }
 }

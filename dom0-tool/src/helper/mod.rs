@@ -8,7 +8,7 @@
 
 mod args;
 mod front_end;
-mod guard;
+pub mod guard;
 mod journal;
 mod libxl;
 pub mod orders;

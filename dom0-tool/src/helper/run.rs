@@ -16,10 +16,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::LiveSave;
 use super::front_end::FrontEnd;
-use super::guard::{self, Guard};
+use super::guard::{self, Guard, Over};
 use super::libxl::Libxl;
 use super::orders::Ordered;
 use super::{orders, stock};
+use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::control::server::Server;
 use crate::control::words::{Answer, Phase, Request};
@@ -41,8 +42,8 @@ const BROKEN: u8 = 255;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let start = orders::start();
     let args: Vec<OsString> = args.into_iter().collect();
-    if let Some((guest, helper)) = guard::orders(&args) {
-        return guard::main(guest, helper);
+    if let Some((over, guest, helper)) = guard::orders(&args) {
+        return guard::main(over, guest, helper);
     }
     let Some(save) = LiveSave::parse(&args) else {
         return hand_over(&args);
@@ -182,7 +183,9 @@ impl Helper {
         orphans(&xen, None).context("stub domains left behind cannot be removed")?;
         let info = xen.domain_info(guest)?.context("the guest has gone")?;
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
-        self.guard = Some(Guard::start(guest).context("the guard cannot be started")?);
+        let claim = self.claim(guest)?;
+        let guard = Guard::start(guest, Over::Move, claim);
+        self.guard = Some(guard.context("the guard cannot be started")?);
         match Server::open(&Folder::default(), guest, start) {
             Ok(server) => self.control = Some(server),
             Err(error) => self.warn(format!(
@@ -219,6 +222,24 @@ impl Helper {
         let verdict = Attempt::new(&xen, order, self, sink, &log, recorder).run();
         self.trace = trace;
         Ok(verdict)
+    }
+
+    /// The dirty log is this attempt's: who only samples it gives it up. Not
+    /// being able to say so is no reason to fail.
+    fn claim(&mut self, guest: DomId) -> anyhow::Result<Option<Claim>> {
+        match Claim::insist(&Folder::default(), guest) {
+            Ok(Taken::Ours(claim)) => Ok(Some(claim)),
+            Ok(Taken::Anothers) => anyhow::bail!(
+                "another lull has {}'s dirty log and does not give it up: look at `lull status`, and try again when it is done",
+                self.name
+            ),
+            Err(error) => {
+                self.warn(format!(
+                    "the guest's dirty log cannot be claimed ({error}): do not run `lull predict` meanwhile"
+                ));
+                Ok(None)
+            }
+        }
     }
 
     /// Hears whoever looks or steers.

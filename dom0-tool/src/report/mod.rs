@@ -6,7 +6,7 @@
 
 mod json;
 mod list;
-mod plot;
+pub mod plot;
 #[cfg(test)]
 mod tests;
 mod text;

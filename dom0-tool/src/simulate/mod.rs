@@ -2,7 +2,7 @@
 //!
 //! The models are `lull-simulator`'s; here are its options and its report.
 
-mod quantity;
+pub mod quantity;
 mod report;
 
 use std::num::NonZeroU64;

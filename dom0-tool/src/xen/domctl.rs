@@ -294,7 +294,33 @@ impl Xen {
         clean: Clean,
     ) -> io::Result<u64> {
         let bytes = pfns.div_ceil(8) as usize;
-        let bitmap = into.address_of(offset, bytes);
+        self.clean_dirty_log_to(domain, into.address_of(offset, bytes), pfns, clean)
+    }
+
+    /// As [`Self::clean_dirty_log`], into memory of our own.
+    ///
+    /// # Errors
+    /// Xen's errno, or a log that covers fewer frames.
+    ///
+    /// # Panics
+    /// When the bitmap does not fit: a bug of the caller.
+    pub fn clean_dirty_log_here(
+        &self,
+        domain: DomId,
+        into: &mut HypercallBuffer<u64>,
+        pfns: u64,
+    ) -> io::Result<u64> {
+        assert!(into.len() as u64 >= pfns.div_ceil(64), "bitmap too small");
+        self.clean_dirty_log_to(domain, into.address(), pfns, Clean::Live)
+    }
+
+    fn clean_dirty_log_to(
+        &self,
+        domain: DomId,
+        bitmap: u64,
+        pfns: u64,
+        clean: Clean,
+    ) -> io::Result<u64> {
         let mode = match clean {
             Clean::Live => 0,
             Clean::Final => LOGDIRTY_FINAL,

@@ -1,15 +1,17 @@
-//! What is left to read of attempts: records, drawings, metrics.
+//! What is left to read of attempts: records, drawings, metrics; and what is
+//! foretold of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lull_tests::Host;
+use lull_tests::timeline::Timeline;
+use lull_tests::{Guest, Host, Load, Spawned};
 use serde_json::Value;
 
 use crate::aftermath;
 use crate::attempt::Plan;
-use crate::world::World;
+use crate::world::{HEAVY, MODERATE, World};
 
 const COLLECTED: &str = "/var/lib/prometheus/node-exporter";
 const LIMIT: Duration = Duration::from_secs(200);
@@ -104,6 +106,101 @@ pub fn afterwards(world: &mut World) -> Result<()> {
     let runs = list["runs"].as_array().map_or(0, Vec::len);
     ensure!(runs == 2, "{runs} records: {list}");
     Ok(())
+}
+
+/// Nothing moves, and nothing is left on: foretold of a quiet guest and of a
+/// busy one, killed in the middle, and beside a migration.
+pub fn predicted(world: &mut World) -> Result<()> {
+    const LINK: &str = "--for 2s --bandwidth 100MiB/s --json";
+    let guest = world.guest()?;
+    let host = &world.host;
+    let name = guest.name();
+    host.run("rm -f /var/lib/lull/ledger.json")?.checked()?;
+
+    guest.set_load(Load::QUIET)?;
+    let quiet = foretold(
+        host,
+        0,
+        &format!("lull predict {name} --max-suspend-time 20s {LINK}"),
+    )?;
+    ensure!(quiet["expected"]["outcome"] == "moved", "{quiet}");
+    ensure!(quiet["cost"]["cleans"]["number"] == 3, "{quiet}");
+    let smallest = quiet["smallest_limit_ms"].as_u64();
+    guest.set_load(HEAVY)?;
+    let tiny = foretold(
+        host,
+        3,
+        &format!("lull predict {name} --max-suspend-time 5ms {LINK}"),
+    )?;
+    ensure!(tiny["expected"]["outcome"] == "refused-downtime", "{tiny}");
+    let busy = foretold(
+        host,
+        4,
+        &format!(
+            "lull predict {name} --for 2s --max-suspend-time 4s --bandwidth 8MiB/s --json --plot /run/rig/plot.svg"
+        ),
+    )?;
+    ensure!(
+        busy["smallest_limit_ms"].as_u64() > smallest,
+        "{busy} after {quiet}"
+    );
+    let drawn = host
+        .run("cat /run/rig/plot.svg; rm -f /run/rig/plot.svg")?
+        .checked()?;
+    ensure!(drawn.contains("</svg>"), "no drawing");
+    if let Ok(file) = std::env::var("LULL_TESTS_PREDICTION_PLOT") {
+        std::fs::write(file, drawn)?;
+    }
+    aftermath::no_leaks(host, &[&guest])?;
+
+    let mut killed = long_prediction(host, &guest)?;
+    host.run("pkill -KILL -f '^lull predict'")?.checked()?;
+    ensure!(killed.wait(LIMIT)?.is_some(), "it was not killed");
+    aftermath::check_whole(host, &guest)?;
+
+    let mut stopped = long_prediction(host, &guest)?;
+    host.run("pkill -TERM -f '^lull predict'")?.checked()?;
+    let stopped = stopped.wait(LIMIT)?.context("it does not end")?;
+    ensure!(stopped.status == 5, "not cancelled: {stopped:?}");
+    aftermath::no_leaks(host, &[&guest])?;
+
+    // A migration has the right of way.
+    guest.set_load(MODERATE)?;
+    let mut first = long_prediction(host, &guest)?;
+    let mut running = Plan::throttled(20_000_000)
+        .limit(Duration::from_secs(30))
+        .start(host, &guest)?;
+    let first = first.wait(LIMIT)?.context("it goes on")?;
+    ensure!(
+        first.status == 2 && first.stderr.contains("a migration of it has begun"),
+        "it did not make way: {first:?}"
+    );
+    running.wait_until_copying()?;
+    let second = host.run(&format!("lull predict {name} {LINK}"))?;
+    ensure!(
+        second.status == 2 && second.stderr.contains("it is being migrated"),
+        "not refused: {second:?}"
+    );
+    let ended = running.finish()?;
+    ended.expect(0)?;
+    aftermath::check(host, &guest, &ended)
+}
+
+/// What a prediction that ended so said.
+fn foretold(host: &Host, code: i32, command: &str) -> Result<Value> {
+    let output = host.run(command)?;
+    ensure!(output.status == code, "{command}: not {code}: {output:?}");
+    serde_json::from_str(&output.stdout).with_context(|| format!("{command}: {output:?}"))
+}
+
+/// One that has the dirty log on.
+fn long_prediction<'a>(host: &'a Host, guest: &Guest) -> Result<Spawned<'a>> {
+    let spawned = host.spawn(&format!("exec lull predict {} --for 10min", guest.name()))?;
+    let start = Timeline::start();
+    while host.leaks(&[guest])?.log_dirty.is_empty() {
+        ensure!(start.seconds() < 30.0, "the dirty log does not come on");
+    }
+    Ok(spawned)
 }
 
 fn json(host: &Host, command: &str) -> Result<Value> {

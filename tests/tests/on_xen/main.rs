@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
         scenario("guest-moves-without-limits", moves::without_limits),
         scenario("explained-afterwards", explaining::afterwards),
+        scenario("predicted", explaining::predicted),
         scenario("ledger-cannot-stop-a-move", moves::with_a_broken_ledger),
         scenario("rehearsal-there-and-back", rehearsal::there_and_back),
         scenario("rehearsal-killed", rehearsal::killed),

@@ -9,6 +9,7 @@ mod foresight;
 mod pause;
 mod prediction;
 mod rounds;
+mod smallest;
 
 use std::error::Error;
 
@@ -16,6 +17,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::text;
+use crate::duration::Span;
 use crate::ledger::Foreseen;
 use crate::runs::Run;
 use colours::{CARD, FAINT, TEXT, with_dark};
@@ -34,6 +36,23 @@ type Drawn = Result<(), Box<dyn Error>>;
 pub fn of(run: &Run, ledger: &[Foreseen]) -> Result<String, String> {
     let mut svg = String::new();
     draw(&mut svg, run, ledger).map_err(|error| format!("the plot cannot be drawn: {error}"))?;
+    Ok(with_dark(&svg))
+}
+
+/// A drawing of the smallest limit that fits, µs, over the bandwidth, pages a
+/// second; with the link's own bandwidth, and the limit asked for.
+///
+/// # Errors
+/// When the library cannot draw it.
+pub fn smallest_limits(
+    title: &str,
+    curve: &[(u64, u64)],
+    rate: u64,
+    limit: Option<Span>,
+) -> Result<String, String> {
+    let mut svg = String::new();
+    smallest::draw(&mut svg, title, curve, rate, limit)
+        .map_err(|error| format!("the plot cannot be drawn: {error}"))?;
     Ok(with_dark(&svg))
 }
 

@@ -1,0 +1,172 @@
+//! Whose a guest's dirty log is: one lull's at a time.
+//!
+//! A lock on a file in `/run/lull`, held by a process and by its guard, which
+//! removes the file when nothing is left to undo. A migration that finds it
+//! taken writes a byte into it: who only samples the log sees that and makes
+//! way.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::folder::{self, Folder};
+use crate::locked;
+use crate::xen::DomId;
+
+/// A migration waits so long: for one that samples, which looks ten times a
+/// second, or for the guard of an attempt that died, which may wait ten seconds
+/// for a guest that is about to stop.
+const INSIST: Duration = Duration::from_secs(15);
+
+/// Who samples waits so long: for a guard that is about to end.
+const ASK: Duration = Duration::from_secs(1);
+
+/// A lock on a guest's dirty log.
+#[derive(Debug)]
+pub struct Claim {
+    file: File,
+}
+
+/// Whether there is one.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is ours, until the guard is done.
+    Ours(Claim),
+    /// Somebody else has it.
+    Anothers,
+}
+
+impl Claim {
+    /// For a migration: whoever samples is to make way.
+    ///
+    /// # Errors
+    /// When there can be no such file.
+    pub fn insist(folder: &Folder, guest: DomId) -> io::Result<Taken> {
+        take(folder, guest, INSIST, true)
+    }
+
+    /// For who only looks.
+    ///
+    /// # Errors
+    /// When there can be no such file.
+    pub fn ask(folder: &Folder, guest: DomId) -> io::Result<Taken> {
+        take(folder, guest, ASK, false)
+    }
+
+    /// Whether a migration waits for it.
+    pub fn is_wanted(&self) -> bool {
+        self.file.metadata().is_ok_and(|file| file.len() > 0)
+    }
+
+    /// For a guard, that holds it as well.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn share(&self) -> io::Result<Stdio> {
+        self.file.try_clone().map(Stdio::from)
+    }
+}
+
+fn take(folder: &Folder, guest: DomId, patience: Duration, insist: bool) -> io::Result<Taken> {
+    let until = Instant::now() + patience;
+    folder.prepare(guest)?;
+    let path = folder.claim(guest);
+    loop {
+        let mut file = File::options()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)?;
+        if !locked::lock(&file, Duration::ZERO)? {
+            if insist {
+                file.write_all(b"!")?;
+            }
+            if !locked::lock(&file, until.saturating_duration_since(Instant::now()))? {
+                return Ok(Taken::Anothers);
+            }
+        }
+        // Else its last owner has removed it, and it is nobody's any more.
+        if is_at(&file, &path) {
+            file.set_len(0)?;
+            return Ok(Taken::Ours(Claim { file }));
+        }
+        if Instant::now() >= until {
+            return Ok(Taken::Anothers);
+        }
+    }
+}
+
+/// Removes the file, if `held` is it. The lock goes with the process.
+pub fn give_up(held: &impl AsFd, folder: &Folder, guest: DomId) {
+    let path = folder.claim(guest);
+    let held = held.as_fd().try_clone_to_owned().map(File::from);
+    if held.is_ok_and(|held| is_at(&held, &path)) {
+        folder::remove(&path);
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |(one, other): (fs::Metadata, fs::Metadata)| {
+        (one.dev(), one.ino()) == (other.dev(), other.ino())
+    };
+    let both = file.metadata().ok().zip(fs::symlink_metadata(path).ok());
+    both.is_some_and(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path().join("lull"));
+        (root, folder)
+    }
+
+    fn try_for(folder: &Folder, insist: bool) -> Option<Claim> {
+        match take(folder, 7, Duration::from_millis(10), insist).unwrap() {
+            Taken::Ours(claim) => Some(claim),
+            Taken::Anothers => None,
+        }
+    }
+
+    #[test]
+    fn one_has_it_and_sees_that_a_migration_wants_it() {
+        let (_root, folder) = folder();
+        let mine = try_for(&folder, false).unwrap();
+        assert!(try_for(&folder, false).is_none());
+        assert!(!mine.is_wanted());
+        assert!(try_for(&folder, true).is_none());
+        assert!(mine.is_wanted());
+        // A guard that holds it as well.
+        let guards = mine.file.try_clone().unwrap();
+        drop(mine);
+        assert!(try_for(&folder, true).is_none());
+        give_up(&guards, &folder, 7);
+        drop(guards);
+        let next = try_for(&folder, false).unwrap();
+        assert!(!next.is_wanted());
+        // Left behind by a guard that was killed.
+        drop(next);
+        assert!(folder.claim(7).exists());
+        assert!(!try_for(&folder, true).unwrap().is_wanted());
+    }
+
+    #[test]
+    fn nobody_takes_anothers_away() {
+        let (_root, folder) = folder();
+        let mine = try_for(&folder, false).unwrap();
+        give_up(&io::stdin(), &folder, 7);
+        assert!(folder.claim(7).exists());
+        fs::remove_file(folder.claim(7)).unwrap();
+        let theirs = try_for(&folder, false).unwrap();
+        give_up(&mine.file, &folder, 7);
+        assert!(folder.claim(7).exists());
+        drop(theirs);
+    }
+}

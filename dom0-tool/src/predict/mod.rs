@@ -1,0 +1,243 @@
+//! `lull predict`: what would become of a migration, without moving anything.
+//!
+//! [`sample`] watches how the guest writes, [`model`] has the core decide on
+//! that over a modelled link, [`told`] says what came of it.
+
+mod model;
+mod sample;
+mod told;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::duration::Span;
+use crate::events::{How, PauseParts};
+use crate::host::{self, Guest, Host};
+use crate::kept::Folder;
+use crate::ledger::{self, Known, Ledger};
+use crate::limits::{self, Chosen};
+use crate::migrate::NOT_BEGUN;
+use crate::migrate::outcome::Outcome;
+use crate::migrate::progress::{to_stderr, to_stdout};
+use crate::report::plot;
+use crate::runs::{self, Run};
+use crate::simulate::quantity::Rate;
+use model::Model;
+use sample::NotSampled;
+use told::Prediction;
+
+/// The options of `lull predict`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The guest runs on, a little slower while it is watched. Limits that are not
+given come from /etc/lull.toml, as for `lull migrate`.
+
+Examples:
+  lull predict web1 --to host2
+  lull predict --max-suspend-time 300ms --bandwidth 10Gbit/s web1
+  lull predict web1 --to host2 --plot web1.svg
+
+Exit codes, as of the migration itself: 0 it would move; 3 refused: the pause
+  would not fit; 4 refused: timeout, or it can never fit; 2 usage, the host is
+  not ready, or a migration of the guest runs; 5 cancelled; 7 Xen failed."
+)]
+pub struct Options {
+    /// The guest's name or number
+    domain: String,
+
+    /// The destination: what the ledger and the newest record know of it
+    #[arg(long, value_name = "HOST")]
+    to: Option<String>,
+
+    /// What the link carries, instead of what the newest move there saw
+    #[arg(long, value_name = "RATE")]
+    bandwidth: Option<Rate>,
+
+    /// The longest pause allowed
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    max_suspend_time: Option<Span>,
+
+    /// The longest time until the pause
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    timeout: Option<Span>,
+
+    /// How long to watch the guest
+    #[arg(
+        long = "for",
+        value_name = "DURATION",
+        default_value = "6s",
+        allow_hyphen_values = true
+    )]
+    span: Span,
+
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    json: bool,
+
+    /// Draw the smallest limit over the bandwidth, too
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+}
+
+/// A guest is not slowed down for longer.
+const LONGEST: Span = Span::seconds(600);
+
+/// Assumed of a link nobody knows: 1 Gbit/s, pages a second.
+const ASSUMED_RATE: u64 = 1_000_000_000 / 8 / lull_core::units::PAGE_SIZE;
+
+/// Runs the command.
+pub fn main(options: &Options) -> ExitCode {
+    match predict(options) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            to_stderr(&format!("lull: {error:#}"));
+            NOT_BEGUN.into()
+        }
+    }
+}
+
+/// Errors here mean that nothing was begun.
+fn predict(options: &Options) -> anyhow::Result<u8> {
+    anyhow::ensure!(
+        options.span <= LONGEST,
+        "--for {} is too long: nobody's dirty log is watched for more than {LONGEST}",
+        options.span
+    );
+    Host::default().check()?;
+    let guest = host::guest(&options.domain)?;
+    let (limit, timeout) = limits_of(options, &guest)?;
+    let known = known(options, &guest);
+    let (rate, rate_from) = link(options);
+    let sampled = match sample::sample(guest.domid, options.span.as_duration()) {
+        Ok(sampled) => sampled,
+        Err(why) => return Ok(not_sampled(&guest, &why)),
+    };
+    let has_history = known.has_history();
+    let model = Model::new(&sampled, known, timeout);
+    let prediction = Prediction {
+        guest: &guest.name,
+        to: options.to.as_deref(),
+        has_history,
+        limit: limit.map(Span::as_micros),
+        timeout,
+        rate,
+        rate_from: &rate_from,
+        sampled: &sampled,
+        expected: model.expect(rate, limit.map(Span::as_micros)),
+        smallest: model.smallest_limit(rate),
+        model: &model,
+    };
+    to_stdout(&match options.json {
+        true => prediction.json(),
+        false => prediction.text(),
+    });
+    if let Some(file) = &options.plot {
+        let drawn = plot::smallest_limits(&prediction.title(), &prediction.curve(), rate, limit);
+        let written = drawn.and_then(|svg| {
+            std::fs::write(file, svg)
+                .map_err(|error| format!("{} cannot be written: {error}", file.display()))
+        });
+        if let Err(why) = written {
+            to_stderr(&format!("lull: {why}"));
+        }
+    }
+    Ok(prediction.code())
+}
+
+/// What the command line leaves open is as the file has it.
+fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<(Option<Span>, Option<Span>)> {
+    let (limit, timeout) = (options.max_suspend_time, options.timeout);
+    if limit.is_some() && timeout.is_some() {
+        return Ok((limit, timeout));
+    }
+    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
+    let file = limits::effective(&guest.name, Some(&uuid)).map_err(|error| {
+        anyhow::anyhow!("{error}\nNothing was done. `lull limits check` looks at it again.")
+    })?;
+    let of_file = |chosen: &Option<Chosen>| Chosen::limit_of(chosen.as_ref());
+    Ok((
+        limit.or_else(|| of_file(&file.max_suspend_time)),
+        timeout.or_else(|| of_file(&file.timeout)),
+    ))
+}
+
+fn known(options: &Options, guest: &Guest) -> Known {
+    let ledger = Ledger::at(ledger::FILE);
+    let tell = |line: &str| to_stderr(&format!("lull: {line}"));
+    match &options.to {
+        Some(host) => ledger.known(host, &guest.name, tell),
+        None => Known {
+            // A part that is usual on the way to one host is not on all.
+            typical: PauseParts::default(),
+            ..ledger.known_wherever(&guest.name, tell)
+        },
+    }
+}
+
+/// Pages a second, and where that comes from.
+fn link(options: &Options) -> (u64, String) {
+    if let Some(rate) = options.bandwidth {
+        return (rate.pages, "as given".into());
+    }
+    let seen = options.to.as_deref().and_then(seen_rate);
+    match seen {
+        Some((rate, run)) => (rate, format!("at least, as seen in {run}")),
+        None => (
+            ASSUMED_RATE,
+            "assumed, since no move there is known; --bandwidth says otherwise".into(),
+        ),
+    }
+}
+
+/// Of the newest record of a move to `host`.
+fn seen_rate(host: &str) -> Option<(u64, String)> {
+    /// Records looked at.
+    const MOST: usize = 64;
+    let folder = Folder::at(runs::FOLDER, runs::MOST);
+    let records = folder.records().into_iter().take(MOST);
+    let runs = records.filter_map(|(name, _)| Run::open(&folder.path().join(name)).ok());
+    runs.filter(|run| run.destination() == Some(host))
+        .find_map(|run| {
+            let rate = run
+                .rounds
+                .iter()
+                .rev()
+                .find_map(|round| round.transfer_rate)?;
+            let pages = rate / lull_core::units::PAGE_SIZE;
+            (pages > 0).then(|| (pages, run.name.clone()))
+        })
+}
+
+/// Says so; the exit code.
+fn not_sampled(guest: &Guest, why: &NotSampled) -> u8 {
+    let name = &guest.name;
+    let (code, left) = match why {
+        NotSampled::NotBegun(_) => (NOT_BEGUN, "Nothing was done."),
+        NotSampled::MadeWay => (NOT_BEGUN, "The migration goes on. Try again afterwards."),
+        NotSampled::Cancelled => (
+            Outcome::Cancelled.code(),
+            "Its dirty log is off again, and it runs on.",
+        ),
+        NotSampled::Failed { .. } => (
+            Outcome::SourceFailed.code(),
+            "Its dirty log is off again. Is it still there? `xl list` shows it.",
+        ),
+    };
+    to_stderr(&format!("lull: {name} cannot be predicted: {why}.\n{left}"));
+    code
+}
+
+/// The exit code of a migration that ends so.
+const fn code_of(how: How) -> u8 {
+    match how {
+        How::StreamComplete => Outcome::Moved.code(),
+        How::RefusedDowntime => Outcome::RefusedDowntime.code(),
+        How::RefusedTimeout => Outcome::RefusedTimeout.code(),
+        How::Cancelled => Outcome::Cancelled.code(),
+        How::TargetFailed => Outcome::TargetFailed.code(),
+        How::SourceFailed => Outcome::SourceFailed.code(),
+    }
+}

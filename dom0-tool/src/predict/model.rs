@@ -1,0 +1,225 @@
+//! What would become of a migration of a guest that writes as it was seen to.
+//!
+//! The simulator's guest and link, and lull's own core that decides: what it
+//! would say of the real ones, as far as they stay as they were.
+
+use std::time::Duration;
+
+use lull_core::downtime::SUSPEND_PAGES;
+use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+use lull_core::units::{Micros, PAGE_SIZE};
+use lull_simulator::attempt::{self, End, Outcome};
+use lull_simulator::guest::{Curve, Guest};
+use lull_simulator::link::Link;
+use lull_simulator::scenario::{Actual, Mishap, Scenario};
+
+use super::sample::Sampled;
+use crate::duration::Span;
+use crate::engine::Verdict;
+use crate::events::How;
+use crate::ledger::Known;
+
+/// Building a stub and listing the guest's frames, µs: a guess on the safe
+/// side, only the timeout depends on it.
+const PREPARE: u64 = 500_000;
+
+/// No limit above this is looked for, µs.
+const HIGHEST: u64 = 3_600_000_000;
+
+/// A guest, and what its pause is made of.
+#[derive(Debug)]
+pub struct Model {
+    guest: Guest,
+    known: Known,
+    /// Reading the bitmap once, µs.
+    bitmap: u64,
+    /// On the time until the suspend.
+    timeout: Option<Timeout>,
+}
+
+/// What would come of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// `None`: it would move.
+    pub refused: Option<Verdict>,
+    /// From start to end.
+    pub took: Duration,
+    /// The pause that is expected, if it came so far.
+    pub pause: Option<Duration>,
+    /// The bound on which the guest would be asked to stop.
+    pub predicted: Option<Duration>,
+    /// Rounds, the final one not among them.
+    pub rounds: u32,
+    /// Bytes of pages over the link.
+    pub traffic: u64,
+}
+
+impl Model {
+    /// Of a guest that was watched.
+    pub fn new(sampled: &Sampled, known: Known, timeout: Option<Span>) -> Self {
+        let timeout = timeout.and_then(|timeout| Timeout::new(Micros(timeout.as_micros())));
+        Self {
+            guest: Guest {
+                pages: sampled.pages,
+                phases: Vec::new(),
+                after_request: None,
+                stop_pages: SUSPEND_PAGES,
+                sampled: Some(Curve::envelope(&sampled.counts)),
+            },
+            known,
+            bitmap: micros(sampled.cleans.longest),
+            timeout,
+        }
+    }
+
+    /// Over a link of `rate` pages a second, under a limit on the pause, µs.
+    pub fn expect(&self, rate: u64, limit: Option<u64>) -> Expected {
+        let scenario = Scenario {
+            guest: self.guest.clone(),
+            link: Link::constant(rate.max(1)),
+            limits: Limits {
+                max_suspend: limit.and_then(|limit| DowntimeLimit::new(Micros(limit))),
+                timeout: self.timeout,
+            },
+            assumed: self.known.bounds.into(),
+            actual: self.actual(),
+            mishap: Mishap::None,
+        };
+        Expected::of(&attempt::run(&scenario))
+    }
+
+    /// The least limit under which it would move, µs, to a hundredth; `None`
+    /// when there is none up to an hour.
+    pub fn smallest_limit(&self, rate: u64) -> Option<u64> {
+        let moves = |limit| self.expect(rate, Some(limit)).refused.is_none();
+        let floor = lull_core::downtime::FixedCosts::from(self.known.bounds).floor();
+        let (mut low, mut high) = (0, floor.0.clamp(1_000, HIGHEST));
+        while !moves(high) {
+            if high == HIGHEST {
+                return None;
+            }
+            (low, high) = (high, (high * 2).min(HIGHEST));
+        }
+        while high - low > (high / 100).max(1_000) {
+            let middle = u64::midpoint(low, high);
+            match moves(middle) {
+                true => high = middle,
+                false => low = middle,
+            }
+        }
+        Some(high)
+    }
+
+    /// Pages a second that the guest goes on to dirty.
+    pub fn dirty_rate(&self) -> u64 {
+        self.guest.sampled.as_ref().map_or(0, Curve::beyond)
+    }
+
+    /// Each part as it usually is, and at its bound where it was never seen.
+    fn actual(&self) -> Actual {
+        let (bounds, typical) = (self.known.bounds, &self.known.typical);
+        let usual = |seen: Option<u64>, bound: Duration| {
+            let bound = micros(bound);
+            seen.map_or(bound, |ms| ms.saturating_mul(1_000).min(bound))
+        };
+        let landing = usual(typical.landing_ms, bounds.landing);
+        // The relay takes the guest back as long before the limit as a resume
+        // may take.
+        let after = self.known.after_ready.max(bounds.resume);
+        let after_ready = micros(after).min(landing);
+        Actual {
+            prepare: PREPARE,
+            suspend: usual(typical.suspend_ms, bounds.suspend),
+            bitmap: self.bitmap.min(micros(bounds.final_bitmap)),
+            cpu_state: usual(typical.cpu_state_ms, bounds.cpu_state),
+            until_ready: landing - after_ready,
+            after_ready,
+            resume: micros(bounds.resume),
+        }
+    }
+}
+
+impl Expected {
+    fn of(outcome: &Outcome) -> Self {
+        let late = |why: &str| Verdict::plain(How::RefusedDowntime, why, "");
+        let refused = match &outcome.end {
+            End::Moved => None,
+            End::Refused(refusal) => Some(Verdict::from(refusal)),
+            End::Deadline => Some(late("the last pages would not be sent in time")),
+            End::NotReady => Some(late("the destination would not be ready in time")),
+            End::Endless => Some(Verdict::plain(
+                How::RefusedTimeout,
+                "it would take longer than a hundred days",
+                "",
+            )),
+        };
+        let span = |time: Micros| Duration::from_micros(time.0);
+        let pause = outcome.pause.as_ref();
+        Self {
+            refused,
+            took: span(outcome.took),
+            pause: pause.map(|pause| span(pause.since_request)),
+            predicted: pause.map(|pause| span(pause.predicted.total())),
+            rounds: outcome.rounds,
+            traffic: outcome.pages_sent.saturating_mul(PAGE_SIZE),
+        }
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+
+    /// A guest of 1 GiB that goes over `pages` at `rate` a second.
+    fn model(pages: u64, rate: u64, timeout: Option<&str>) -> Model {
+        let sweep = |tenth: u64| (tenth * 100_000, (rate * tenth / 10).min(pages));
+        let sampled = Sampled {
+            pages: 262_144,
+            counts: vec![(0..=20).map(sweep).collect()],
+            ..Sampled::default()
+        };
+        let known = Ledger::at("/nonexistent/ledger").known("host2", "web1", |_| {});
+        Model::new(&sampled, known, timeout.map(|text| text.parse().unwrap()))
+    }
+
+    const GBIT: u64 = 30_517;
+
+    #[test]
+    fn a_quiet_guest_moves_under_the_limit_that_is_named_and_not_under_less() {
+        let model = model(100, 50, None);
+        let smallest = model.smallest_limit(GBIT).unwrap();
+        let moved = model.expect(GBIT, Some(smallest));
+        assert_eq!(moved.refused, None);
+        assert!(moved.pause.unwrap() <= Duration::from_micros(smallest));
+        assert!(moved.traffic >= 1 << 30);
+        let less = model.expect(GBIT, Some(smallest * 9 / 10));
+        assert_eq!(less.refused.unwrap().how, How::RefusedDowntime);
+    }
+
+    #[test]
+    fn one_that_outpaces_the_link_is_refused_and_more_bandwidth_helps() {
+        let model = model(200_000, 60_000, None);
+        let refused = model.expect(GBIT, Some(5_000_000)).refused.unwrap();
+        assert_eq!(refused.how, How::RefusedTimeout);
+        let slow = model.smallest_limit(GBIT).unwrap();
+        let fast = model.smallest_limit(GBIT * 10).unwrap();
+        assert!(fast < slow, "{fast} {slow}");
+    }
+
+    #[test]
+    fn without_a_limit_anything_moves_unless_time_runs_out() {
+        assert_eq!(
+            model(200_000, 60_000, None).expect(GBIT, None).refused,
+            None
+        );
+        let short = model(100, 50, Some("1s"));
+        let refused = short.expect(GBIT, None).refused.unwrap();
+        assert_eq!(refused.how, How::RefusedTimeout);
+        assert_eq!(short.smallest_limit(GBIT), None);
+    }
+}

@@ -1,0 +1,211 @@
+//! How a guest writes, seen from its dirty log.
+//!
+//! The log is switched on for as long as it takes, and off again whatever
+//! happens: by this process, or by its guard. A migration that begins meanwhile
+//! gets it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{io, mem};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use thiserror::Error;
+
+use crate::control::claim::{Claim, Taken};
+use crate::control::folder::Folder;
+use crate::engine::log_dirty::{LogDirty, LogDirtyError};
+use crate::helper::guard::{Guard, Over, is_saved_by_another};
+use crate::xen::buffer::HypercallBuffer;
+use crate::xen::{DomId, Xen};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The log is cleared, to count from zero again, for each of these sixths of the
+/// time: the last shows whether the guest comes to an end of what it writes to.
+const SIXTHS: [u32; 3] = [1, 1, 4];
+
+/// What was seen, and what it cost.
+#[derive(Debug, Default)]
+pub struct Sampled {
+    /// Pages the guest has.
+    pub pages: u64,
+    /// Counts of dirty pages over time since the log was cleared, µs.
+    pub counts: Vec<Vec<(u64, u64)>>,
+    /// How long the log was on.
+    pub log_on: Duration,
+    /// Hypercalls that clear the log, and what they took in all, and at most.
+    pub cleans: Calls,
+    /// And those that only count.
+    pub peeks: Calls,
+}
+
+/// Calls of one kind; Xen holds the guest up meanwhile.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Calls {
+    pub number: u32,
+    pub took: Duration,
+    pub longest: Duration,
+}
+
+impl Calls {
+    fn add(&mut self, took: Duration) {
+        self.number += 1;
+        self.took += took;
+        self.longest = self.longest.max(took);
+    }
+}
+
+/// Why there is nothing to go by.
+#[derive(Debug, Error)]
+pub enum NotSampled {
+    /// Nothing was switched on.
+    #[error("{0}")]
+    NotBegun(String),
+    /// A signal.
+    #[error("the prediction was cancelled")]
+    Cancelled,
+    /// A migration of the guest began.
+    #[error("a migration of it has begun, and has the dirty log now")]
+    MadeWay,
+    /// Xen refused, or the guest has gone.
+    #[error("{doing}: {error}")]
+    Failed {
+        doing: &'static str,
+        error: io::Error,
+    },
+}
+
+fn failed(doing: &'static str) -> impl Fn(io::Error) -> NotSampled {
+    move |error| NotSampled::Failed { doing, error }
+}
+
+/// Watches `guest` for `span` in all.
+///
+/// # Errors
+/// See [`NotSampled`]. The dirty log is off then, or another's.
+pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
+    let not_begun = |what: &str, error: io::Error| NotSampled::NotBegun(format!("{what}: {error}"));
+    let cancelled = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&cancelled))
+            .map_err(|error| not_begun("signals cannot be caught", error))?;
+    }
+    let xen =
+        Xen::open_here().map_err(|error| not_begun("the hypervisor cannot be reached", error))?;
+    let info = xen.domain_info(guest);
+    let info = info.map_err(|error| not_begun("the guest cannot be looked at", error))?;
+    let info = info.ok_or_else(|| NotSampled::NotBegun("it has gone".into()))?;
+    let highest = xen.maximum_gpfn(guest);
+    let pfns = highest.map_err(|error| not_begun("the guest's size cannot be read", error))? + 1;
+    let bitmap = HypercallBuffer::<u64>::new(pfns.div_ceil(64) as usize)
+        .map_err(|error| not_begun("there is no memory for its dirty bitmap", error))?;
+
+    let guard = guarded(guest)?;
+    let log = match LogDirty::enable_unless_on(&xen, guest) {
+        Ok(log) => log,
+        Err(error) => {
+            guard.undone();
+            let hint = match error {
+                LogDirtyError::Refused => ". A migration by stock xl shows in `ps`",
+                _ => "",
+            };
+            return Err(NotSampled::NotBegun(format!("{error}{hint}")));
+        }
+    };
+    let mut watch = Watch {
+        xen: &xen,
+        guest,
+        pfns,
+        bitmap,
+        guard: &guard,
+        cancelled: &cancelled,
+        sampled: Sampled {
+            pages: info.tot_pages,
+            ..Sampled::default()
+        },
+    };
+    let on = Instant::now();
+    let result = watch.run(span);
+    let mut sampled = mem::take(&mut watch.sampled);
+    sampled.log_on = on.elapsed();
+    // Whoever has taken it over without asking would lose what the guest writes.
+    if is_saved_by_another(guest) {
+        log.leave();
+    } else {
+        drop(log);
+    }
+    guard.undone();
+    result.map(|()| sampled)
+}
+
+/// From here on the log is ours, if anybody's.
+fn guarded(guest: DomId) -> Result<Guard, NotSampled> {
+    let not_begun = NotSampled::NotBegun;
+    match Claim::ask(&Folder::default(), guest) {
+        Ok(Taken::Ours(claim)) if !is_saved_by_another(guest) => {
+            Guard::start(guest, Over::Sampling, Some(claim))
+                .map_err(|error| not_begun(format!("the guard cannot be started: {error}")))
+        }
+        Ok(_) => Err(not_begun(
+            "it is being migrated, or another prediction of it runs: see `lull status`".into(),
+        )),
+        Err(error) => Err(not_begun(format!(
+            "its dirty log cannot be claimed: {error}"
+        ))),
+    }
+}
+
+/// The guest under observation.
+struct Watch<'a> {
+    xen: &'a Xen,
+    guest: DomId,
+    pfns: u64,
+    bitmap: HypercallBuffer<u64>,
+    guard: &'a Guard,
+    cancelled: &'a AtomicBool,
+    sampled: Sampled,
+}
+
+impl Watch<'_> {
+    fn run(&mut self, span: Duration) -> Result<(), NotSampled> {
+        for sixths in SIXTHS {
+            self.clean()?;
+            let counts = self.count_for(span / 6 * sixths)?;
+            self.sampled.counts.push(counts);
+        }
+        Ok(())
+    }
+
+    fn clean(&mut self) -> Result<(), NotSampled> {
+        let start = Instant::now();
+        self.xen
+            .clean_dirty_log_here(self.guest, &mut self.bitmap, self.pfns)
+            .map_err(failed("the dirty bitmap cannot be read"))?;
+        self.sampled.cleans.add(start.elapsed());
+        Ok(())
+    }
+
+    fn count_for(&mut self, span: Duration) -> Result<Vec<(u64, u64)>, NotSampled> {
+        let start = Instant::now();
+        let mut counts = vec![(0, 0)];
+        while start.elapsed() < span {
+            thread::sleep(LOOK.min(span.saturating_sub(start.elapsed())));
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(NotSampled::Cancelled);
+            }
+            if self.guard.is_wanted() || is_saved_by_another(self.guest) {
+                return Err(NotSampled::MadeWay);
+            }
+            let before = Instant::now();
+            let dirty = self.xen.dirty_count(self.guest);
+            let dirty = dirty.map_err(failed("the dirty pages cannot be counted"))?;
+            self.sampled.peeks.add(before.elapsed());
+            let at = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            counts.push((at, dirty));
+        }
+        Ok(counts)
+    }
+}
