@@ -170,11 +170,25 @@ impl Guest {
     }
 
     fn wait_until_up(&self) -> Result<()> {
-        let answer = self.exchange(Request::Status, 90)?;
-        answer
-            .checked()
-            .map(drop)
-            .with_context(|| format!("{} does not answer; {}", self.name, self.last_signs()))
+        self.answer(Request::Status, 90).map(drop)
+    }
+
+    fn ask(&self, request: Request) -> Result<Status> {
+        match serde_json::from_str(&self.answer(request, 30)?)? {
+            Answer::Status(status) => Ok(status),
+            Answer::Error(reason) => bail!("{} refuses {request:?}: {reason}", self.name),
+        }
+    }
+
+    /// What the guest answers; an error if it says nothing for so many seconds.
+    fn answer(&self, request: Request, seconds: u64) -> Result<String> {
+        self.exchange(request, seconds)?.checked().with_context(|| {
+            format!(
+                "{} does not answer {request:?}; {}",
+                self.name,
+                self.last_signs()
+            )
+        })
     }
 
     /// What is left to see of a guest that does not answer.
@@ -189,20 +203,6 @@ impl Guest {
             ))
             .map_or_else(|e| e.to_string(), |o| o.stdout);
         format!("domains, processors, pings, console:\n{signs}")
-    }
-
-    fn ask(&self, request: Request) -> Result<Status> {
-        let text = self.exchange(request, 30)?.checked().with_context(|| {
-            format!(
-                "{} does not answer {request:?}; {}",
-                self.name,
-                self.last_signs()
-            )
-        })?;
-        match serde_json::from_str(&text)? {
-            Answer::Status(status) => Ok(status),
-            Answer::Error(reason) => bail!("{} refuses {request:?}: {reason}", self.name),
-        }
     }
 
     fn exchange(&self, request: Request, seconds: u64) -> Result<crate::ssh::Output> {
