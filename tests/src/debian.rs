@@ -168,6 +168,12 @@ pub fn unpack_shadow_hypervisor(root: &Path) -> Result<()> {
     unpack(root, &[HYPERVISOR], Archive::Main, &[])
 }
 
+/// Makes `bundle`, a tar file with a Debian of its own that dpkg and a manual
+/// work in, all of it configured.
+pub fn bundle_small_debian(bundle: &Path) -> Result<()> {
+    mmdebstrap("essential", &["man-db"], Archive::Security, bundle)
+}
+
 fn unpack(root: &Path, packages: &[&str], archive: Archive, left_out: &[&str]) -> Result<()> {
     fs::create_dir_all(root)?;
     let parent = root.parent().context("a root needs a parent")?;
@@ -175,16 +181,7 @@ fn unpack(root: &Path, packages: &[&str], archive: Archive, left_out: &[&str]) -
     let bundle = scratch.path().join("root.tar");
     // By way of a tar file, because only that works for everyone: as another
     // user mmdebstrap works in a user namespace, whose owners we cannot keep.
-    output_of(
-        Command::new("mmdebstrap")
-            .args(["--variant=extract", "--quiet", "--architectures=amd64"])
-            .arg("--aptopt=APT::Install-Recommends \"false\"")
-            .arg(format!("--include={}", packages.join(",")))
-            .arg(SUITE)
-            .arg(&bundle)
-            .args(archive.sources()?),
-    )
-    .context("cannot fetch Debian packages (the rig needs a Debian mirror, see LULL_RIG_MIRROR)")?;
+    mmdebstrap("extract", packages, archive, &bundle)?;
     output_of(
         Command::new("tar")
             .arg("--extract")
@@ -196,6 +193,21 @@ fn unpack(root: &Path, packages: &[&str], archive: Archive, left_out: &[&str]) -
             .arg(root)
             .args(left_out.iter().map(|path| format!("--exclude={path}"))),
     )?;
+    Ok(())
+}
+
+fn mmdebstrap(variant: &str, packages: &[&str], archive: Archive, bundle: &Path) -> Result<()> {
+    output_of(
+        Command::new("mmdebstrap")
+            .args(["--quiet", "--architectures=amd64"])
+            .arg(format!("--variant={variant}"))
+            .args(["--aptopt=APT::Install-Recommends \"false\""])
+            .arg(format!("--include={}", packages.join(",")))
+            .arg(SUITE)
+            .arg(bundle)
+            .args(archive.sources()?),
+    )
+    .context("cannot fetch Debian packages (the rig needs a Debian mirror, see LULL_RIG_MIRROR)")?;
     Ok(())
 }
 

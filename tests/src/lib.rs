@@ -6,7 +6,8 @@
 //! guests, [`overlay`] adds what belongs to one boot; [`qemu`] runs the
 //! machine, [`console`] reads what it prints, [`ssh`] reaches into it; on top
 //! stands [`host`], with [`guest`], [`observer`], [`shaping`], [`domains`] and
-//! [`leaks`]; [`demo`] shows what it is all for.
+//! [`leaks`]; [`demo`] shows what it is all for. [`small_debian`] is no Xen host,
+//! but a Debian to install lull's package in.
 
 pub mod bench;
 pub mod bzimage;
@@ -28,6 +29,7 @@ pub mod programs;
 pub mod qemu;
 pub mod shaping;
 pub mod shell_out;
+pub mod small_debian;
 pub mod ssh;
 pub mod static_programs;
 pub mod timeline;

@@ -74,6 +74,23 @@ fn all_that_is_wrong_is_shown() {
     );
 }
 
+#[test]
+fn the_example_limits_nothing_and_is_right_when_it_is_made_to() {
+    let example = include_str!("../../../package/debian/lull.toml");
+    assert!(Rules::parse(example).unwrap().sections.is_empty());
+    // Prose stands behind `# `, and what may be switched on behind `#`.
+    let switched_on: Vec<&str> = example
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => rest,
+            _ => line,
+        })
+        .collect();
+    let rules = Rules::parse(&switched_on.join("\n")).unwrap();
+    let keys: Vec<usize> = rules.sections.iter().map(|s| s.settings.len()).collect();
+    assert_eq!(keys, [2, 1, 1, 1]);
+}
+
 struct Folder(tempfile::TempDir);
 
 impl Folder {

@@ -1,0 +1,145 @@
+//! Where each file goes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::source::Source;
+use crate::{folder, put, run, workspace};
+
+/// Fills `root` with what is installed.
+pub fn fill(root: &Path, lull: &Path, source: &Source) -> Result<()> {
+    let share = root.join("usr/share");
+    // Beside `xl`: nobody but root has a use for it.
+    put(&root.join("usr/sbin/lull"), stripped(lull)?, 0o755)?;
+    manual(lull, &share.join("man/man8"))?;
+    completions(lull, &share)?;
+    let doc = share.join("doc/lull");
+    put(&doc.join("README.md"), of_workspace("README.md")?, 0o644)?;
+    put(&doc.join("copyright"), copyright()?, 0o644)?;
+    put(&doc.join("changelog.gz"), changelog(source)?, 0o644)?;
+    // An example and no /etc/lull.toml: without that file nothing is limited,
+    // and what is in it is the administrator's.
+    let example = include_bytes!("../debian/lull.toml");
+    put(&doc.join("examples/lull.toml"), example, 0o644)
+}
+
+fn of_workspace(name: &str) -> Result<Vec<u8>> {
+    fs::read(workspace().join(name)).context(name.to_owned())
+}
+
+/// Without what only a debugger reads. A machine that builds it has a linker,
+/// and `strip` comes with that.
+fn stripped(lull: &Path) -> Result<Vec<u8>> {
+    let scratch = tempfile::tempdir()?;
+    let small = scratch.path().join("lull");
+    run(Command::new("strip").arg("-o").args([&small, lull]))?;
+    Ok(fs::read(small)?)
+}
+
+fn manual(lull: &Path, into: &Path) -> Result<()> {
+    let pages = generated(lull, "man")?;
+    folder(into)?;
+    for page in fs::read_dir(&pages)? {
+        let page = page?;
+        let name = page.file_name().into_string().unwrap_or_default();
+        put(
+            &into.join(format!("{name}.gz")),
+            gzipped(&page.path())?,
+            0o644,
+        )?;
+    }
+    Ok(())
+}
+
+fn completions(lull: &Path, share: &Path) -> Result<()> {
+    let made = generated(lull, "completions")?;
+    for (from, to) in [
+        ("lull.bash", "bash-completion/completions/lull"),
+        ("_lull", "zsh/vendor-completions/_lull"),
+        ("lull.fish", "fish/vendor_completions.d/lull.fish"),
+    ] {
+        put(
+            &share.join(to),
+            fs::read(made.path().join(from)).context(from)?,
+            0o644,
+        )?;
+    }
+    Ok(())
+}
+
+/// What lull writes about itself.
+fn generated(lull: &Path, what: &str) -> Result<tempfile::TempDir> {
+    let made = tempfile::tempdir()?;
+    run(Command::new(lull).args(["generate", what]).arg(made.path()))?;
+    Ok(made)
+}
+
+/// Without name and time, which would differ.
+fn gzipped(file: &Path) -> Result<Vec<u8>> {
+    run(Command::new("gzip").args(["-9nc"]).arg(file))
+}
+
+fn changelog(source: &Source) -> Result<Vec<u8>> {
+    let scratch = tempfile::tempdir()?;
+    let file = scratch.path().join("changelog");
+    let (version, maintainer) = (&source.version, &source.maintainer);
+    let date = source.date("--rfc-email")?;
+    let text = format!(
+        "lull ({version}) unstable; urgency=medium\n\n  \
+         * What changed is told by the repository's log.\n\n \
+         -- {maintainer}  {date}\n"
+    );
+    fs::write(&file, text)?;
+    gzipped(&file)
+}
+
+/// lull's own licences, and those of what is linked into it.
+fn copyright() -> Result<String> {
+    let mit = String::from_utf8(of_workspace("LICENSE-MIT")?)?;
+    let mut text = String::from(
+        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
+         Upstream-Name: lull\n\n\
+         Files: *\nCopyright: the authors of lull\nLicense: MIT or Apache-2.0\n\n\
+         License: Apache-2.0\n The text is in /usr/share/common-licenses/Apache-2.0.\n\n\
+         License: MIT\n",
+    );
+    for line in mit.lines() {
+        text.push(' ');
+        text.push_str(if line.is_empty() { "." } else { line });
+        text.push('\n');
+    }
+    text.push_str("\nComment: These crates are linked into lull, under their own licences:\n");
+    for crate_and_licence in linked()? {
+        text.push_str(&format!(" {crate_and_licence}\n"));
+    }
+    Ok(text)
+}
+
+/// `anyhow v1.0.1: MIT OR Apache-2.0`, each crate once.
+fn linked() -> Result<Vec<String>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tree = Command::new(cargo)
+        .current_dir(workspace())
+        .args([
+            "tree",
+            "--locked",
+            "--package",
+            "lull",
+            "--edges",
+            "normal,no-proc-macro",
+        ])
+        .args(["--prefix", "none", "--format", "{p}: {l}"])
+        .output()?;
+    let text = String::from_utf8(tree.stdout)?;
+    let foreign = text.lines().filter(|line| !line.contains(" (/"));
+    let mut crates: Vec<String> = foreign
+        .map(|line| line.trim_end_matches(" (*)").to_owned())
+        .collect();
+    crates.sort();
+    crates.dedup();
+    anyhow::ensure!(!crates.is_empty(), "cargo tree names nothing");
+    Ok(crates)
+}

@@ -1,0 +1,119 @@
+//! A fresh Debian in a folder, to install a package in. Each command runs in
+//! namespaces of its own, with this folder as their root: no mount and no
+//! process outlives it, however it ends.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::cache::{self, Key};
+use crate::shell_out::output_of;
+use crate::timeline::Timeline;
+use crate::{debian, programs, workplace};
+
+/// Root's PATH on Debian.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The folder; gone when this is.
+pub struct SmallDebian {
+    folder: TempDir,
+}
+
+impl SmallDebian {
+    /// Unpacks a fresh one, from the cache if it is there.
+    ///
+    /// # Errors
+    /// When it cannot be had: no root, no network.
+    pub fn fresh() -> Result<Self> {
+        let timeline = Timeline::start();
+        ensure!(
+            rustix::process::getuid().is_root(),
+            "only root can install a package"
+        );
+        programs::ensure(&timeline)?;
+        let recipe = include_bytes!("debian.rs");
+        let key = Key::default().with("recipe", recipe).finish();
+        let place = cache::entry(&format!("debian-{key}"), |place| {
+            debian::bundle_small_debian(&place.join("root.tar"))
+        })?;
+        let folder = workplace::create()?;
+        let small = Self { folder };
+        fs::create_dir(small.root())?;
+        output_of(
+            Command::new("tar")
+                .args(["--extract", "--numeric-owner", "--preserve-permissions"])
+                .args(["--exclude=./dev/*", "--file"])
+                .arg(place.join("root.tar"))
+                .arg("--directory")
+                .arg(small.root()),
+        )?;
+        // No device: this machine may not allow one here.
+        fs::write(small.root().join("dev/null"), "")?;
+        timeline.phase("a small Debian unpacked");
+        Ok(small)
+    }
+
+    /// Where its `/` is.
+    pub fn root(&self) -> PathBuf {
+        self.folder.path().join("root")
+    }
+
+    /// Runs a shell command in it: its standard output, when it succeeds.
+    ///
+    /// # Errors
+    /// With the command's own words when it does not.
+    pub fn run(&self, command: &str) -> Result<String> {
+        let text = output_of(
+            Command::new("unshare")
+                .args(["--mount", "--pid", "--fork", "--mount-proc", "--root"])
+                .arg(self.root())
+                .args(["/bin/sh", "-ec", command])
+                .env_clear()
+                .env("PATH", PATH)
+                .env("LC_ALL", "C.UTF-8")
+                .env("DEBIAN_FRONTEND", "noninteractive"),
+        )?;
+        Ok(String::from_utf8(text)?)
+    }
+
+    /// Every file in it, a line each: mode, owner, and what changes when the
+    /// file does. Without what dpkg and the manual's index keep about packages.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn files(&self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        list(&self.root(), Path::new("/"), &mut lines)?;
+        lines.sort();
+        Ok(lines)
+    }
+}
+
+/// Logs and indexes, which remember; and a file that stands for a device.
+const REMEMBERED: [&str; 4] = ["/var/lib/dpkg", "/var/log", "/var/cache/man", "/dev"];
+
+fn list(root: &Path, below: &Path, lines: &mut Vec<String>) -> Result<()> {
+    if REMEMBERED.iter().any(|place| below == Path::new(place)) {
+        return Ok(());
+    }
+    let outside = root.join(below.strip_prefix("/").unwrap_or(below));
+    for entry in fs::read_dir(&outside).with_context(|| format!("{}", outside.display()))? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        let path = below.join(entry.file_name());
+        let owner = format!("{:o} {}:{}", about.mode(), about.uid(), about.gid());
+        let content = match about.is_dir() {
+            true => String::new(),
+            false => format!(" {} bytes at {}", about.size(), about.mtime()),
+        };
+        lines.push(format!("{} {owner}{content}", path.display()));
+        if about.is_dir() {
+            list(root, &path, lines)?;
+        }
+    }
+    Ok(())
+}

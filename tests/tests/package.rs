@@ -1,0 +1,139 @@
+//! lull's Debian package in a Debian of its own: installed, used, upgraded,
+//! removed and purged.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::small_debian::SmallDebian;
+use lull_tests::static_programs;
+use lull_tests::timeline::Timeline;
+
+const WRAPPER: &str = "usr/local/sbin/xl";
+const DROP_IN: &str = "etc/systemd/system/libvirtd.service.d/lull.conf";
+const COPY: &str = "usr/lib/xen-lull/bin/libxl-save-helper";
+
+#[test]
+fn it_comes_and_goes_without_a_trace() -> Result<()> {
+    let timeline = Timeline::start();
+    let lull = static_programs::build_lull(&timeline)?;
+    let folder = tempfile::tempdir()?;
+    let package = lull_package::build(&lull, folder.path())?;
+    let debian = SmallDebian::fresh()?;
+    let root = debian.root();
+    stand_ins(&root)?;
+    fs::copy(&package, root.join("tmp/lull.deb"))?;
+    let before = debian.files()?;
+
+    debian.run("dpkg --install /tmp/lull.deb")?;
+    timeline.phase("the package installed");
+    works(&debian, &lull)?;
+    is_well_kept(&debian)?;
+
+    debian.run("lull enable xl && lull enable libvirt")?;
+    let said = debian.run("xl migrate web1 host2")?;
+    ensure!(said == "/usr/sbin/lull: migrate web1 host2\n", "{said:?}");
+    debian.run("lull limits set --default --timeout 10min && mkdir -p /var/lib/lull/runs")?;
+    debian.run("echo old >/usr/lib/xen-lull/bin/libxl-save-helper")?;
+    debian.run("dpkg --install /tmp/lull.deb")?;
+    for kept in [WRAPPER, DROP_IN] {
+        ensure!(root.join(kept).exists(), "{kept} did not stay");
+    }
+    debian
+        .run("cmp /usr/sbin/lull /usr/lib/xen-lull/bin/libxl-save-helper")
+        .context("libvirt's copy is not the new one")?;
+
+    debian.run("dpkg --remove lull")?;
+    for gone in [WRAPPER, DROP_IN, COPY, "usr/sbin/lull"] {
+        ensure!(!root.join(gone).exists(), "{gone} is still there");
+    }
+    let said = debian.run("xl migrate web1 host2")?;
+    ensure!(said == ": migrate web1 host2\n", "{said:?}");
+    for kept in ["etc/lull.toml", "var/lib/lull/runs"] {
+        ensure!(root.join(kept).exists(), "{kept} did not stay");
+    }
+    debian.run("dpkg --purge lull")?;
+    same(&before, &debian.files()?)?;
+    timeline.phase("the package removed and purged");
+    Ok(())
+}
+
+/// An xl that says how it was called, and a unit that might be libvirt's.
+fn stand_ins(root: &Path) -> Result<()> {
+    let xl = root.join("usr/sbin/xl");
+    fs::write(&xl, "#!/bin/sh\necho \"$LIBXL_SAVE_HELPER: $*\"\n")?;
+    fs::set_permissions(&xl, Permissions::from_mode(0o755))?;
+    let units = root.join("etc/systemd/system");
+    fs::create_dir_all(&units)?;
+    Ok(fs::write(units.join("libvirtd.service"), "[Service]\n")?)
+}
+
+/// It runs, and manual, completions and example are where they are looked for.
+fn works(debian: &SmallDebian, lull: &Path) -> Result<()> {
+    let here = Command::new(lull).arg("--version").output()?.stdout;
+    let there = debian.run("lull --version")?;
+    ensure!(there.as_bytes() == here, "{there}");
+    for page in ["lull", "lull-migrate", "lull-limits-set"] {
+        let found = debian.run(&format!("man --where {page}"))?;
+        ensure!(found.starts_with("/usr/share/man/man8/"), "{found}");
+    }
+    let words = debian.run("man lull-migrate")?;
+    ensure!(words.contains("--max-suspend-time"), "{words}");
+    debian.run(
+        "bash -c '. /usr/share/bash-completion/completions/lull && complete -p lull' &&
+         grep -q '^#compdef lull' /usr/share/zsh/vendor-completions/_lull &&
+         grep -q 'complete -c lull' /usr/share/fish/vendor_completions.d/lull.fish",
+    )?;
+    let said = debian.run("lull limits check /usr/share/doc/lull/examples/lull.toml")?;
+    ensure!(said.contains("0 limits"), "{said}");
+    let said = debian.run("lull limits check")?;
+    ensure!(said.contains("no limits"), "{said}");
+    Ok(())
+}
+
+/// Root's, writable by nobody else, and as the package's own sums say.
+fn is_well_kept(debian: &SmallDebian) -> Result<()> {
+    let wrong = debian.run("dpkg --verify lull")?;
+    ensure!(wrong.is_empty(), "{wrong}");
+    let wrong = debian.run(
+        "dpkg --listfiles lull | sed 1d | tr '\\n' '\\0' |
+         xargs -0 -I{} find {} -maxdepth 0 '(' ! -user root -o ! -group root -o -perm /022 ')'",
+    )?;
+    ensure!(wrong.is_empty(), "{wrong}");
+    let documents =
+        debian.run("cat /usr/share/doc/lull/copyright; zcat /usr/share/doc/lull/*.gz")?;
+    ensure!(
+        documents.contains("Apache-2.0") && documents.contains("lull ("),
+        "{documents}"
+    );
+    Ok(())
+}
+
+fn same(before: &[String], after: &[String]) -> Result<()> {
+    let (before, after): (BTreeSet<_>, BTreeSet<_>) =
+        (before.iter().collect(), after.iter().collect());
+    let lost: Vec<_> = before.difference(&after).collect();
+    let left: Vec<_> = after.difference(&before).collect();
+    ensure!(
+        lost.is_empty() && left.is_empty(),
+        "lost: {lost:#?}, left behind: {left:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_same_sources_are_the_same_package() -> Result<()> {
+    let lull = static_programs::build_lull(&Timeline::start())?;
+    let folder = tempfile::tempdir()?;
+    let make = |name: &str| -> Result<Vec<u8>> {
+        Ok(fs::read(lull_package::build(
+            &lull,
+            &folder.path().join(name),
+        )?)?)
+    };
+    ensure!(make("one")? == make("two")?, "they differ");
+    Ok(())
+}
