@@ -91,8 +91,8 @@ impl Finding {
     /// Whether something keeps the limits beside `lull migrate`. It need not.
     pub fn in_force(check: &'static str, seen: enable::Finding) -> Self {
         match seen.in_force {
-            true => Self::ok(check, seen.found),
-            false => Self::warning(check, seen.found, seen.cure),
+            true if seen.cure.is_empty() => Self::ok(check, seen.found),
+            _ => Self::warning(check, seen.found, seen.cure),
         }
     }
 

@@ -43,6 +43,18 @@ pub fn check(findings: &mut Findings) -> Here {
         ),
     });
     findings.add(Finding::in_force("enabled-xl", enable::xl::in_force()));
+    findings.add(match ask::within(ask::HERE, enable::libvirt::in_force) {
+        Some(Some(seen)) => Finding::in_force("enabled-libvirt", seen),
+        Some(None) => Finding::ok(
+            "enabled-libvirt",
+            "libvirt's Xen driver is not installed: no `virsh migrate` to keep limits",
+        ),
+        None => Finding::warning(
+            "enabled-libvirt",
+            "whether libvirt starts lull cannot be read in time",
+            "Is the disk well, and /proc?",
+        ),
+    });
     files::check(findings);
     here
 }

@@ -8,6 +8,8 @@
 //! A daemon that names a helper which is not there can neither save nor restore
 //! a guest: so the copy comes first, and goes last.
 
+mod daemons;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,14 @@ const UNIT_FOLDERS: [&str; 3] = [
     "etc/systemd/system",
     "usr/lib/systemd/system",
     "lib/systemd/system",
+];
+
+/// libvirt's Xen driver, a package of its own, and where distributions put it.
+const DRIVER: &str = "libvirt_driver_libxl.so";
+const DRIVER_FOLDERS: [&str; 3] = [
+    "usr/lib/x86_64-linux-gnu/libvirt/connection-driver",
+    "usr/lib64/libvirt/connection-driver",
+    "usr/lib/libvirt/connection-driver",
 ];
 
 /// By this line a drop-in is known for one of ours.
@@ -66,6 +76,19 @@ pub fn disable() -> anyhow::Result<String> {
     Places::default().disable()
 }
 
+/// Whether `virsh migrate` keeps the limits; nothing where libvirt cannot move
+/// a Xen guest.
+pub fn in_force() -> Option<Finding> {
+    match lulls_own_file() {
+        Ok(lull) => Places::default().in_force(&lull),
+        Err(why) => Some(Finding {
+            in_force: false,
+            found: format!("whether libvirt starts lull is unknown: {why:#}"),
+            cure: String::new(),
+        }),
+    }
+}
+
 impl Places {
     fn enable(&self, lull: &Path) -> anyhow::Result<String> {
         let units = self.units();
@@ -74,6 +97,11 @@ impl Places {
             "libvirt was not found: systemd knows no {}.\nNothing was done. Install it first \
              (Debian: libvirt-daemon-system and libvirt-daemon-driver-xen).",
             UNITS.join(" and no ")
+        );
+        ensure!(
+            self.has_xen_driver(),
+            "libvirt is installed without its Xen driver ({DRIVER}).\nNothing was done. Install it \
+             first (Debian: libvirt-daemon-driver-xen)."
         );
         for unit in &units {
             let drop_in = self.drop_in(unit);
@@ -143,11 +171,11 @@ impl Places {
         Ok(said)
     }
 
-    /// Whether `virsh migrate` keeps the limits; nothing where there is no
-    /// libvirt.
+    /// Whether `virsh migrate` keeps the limits; nothing where libvirt, or its
+    /// Xen driver, is not installed.
     fn in_force(&self, lull: &Path) -> Option<Finding> {
         let units = self.units();
-        if units.is_empty() {
+        if units.is_empty() || !self.has_xen_driver() {
             return None;
         }
         let finding = |in_force, found: String, cure: String| {
@@ -244,6 +272,12 @@ impl Places {
         UNITS.into_iter().filter(is_there).collect()
     }
 
+    /// Whether a daemon can do something with Xen at all.
+    fn has_xen_driver(&self) -> bool {
+        let mut folders = DRIVER_FOLDERS.iter();
+        folders.any(|folder| self.root.join(folder).join(DRIVER).exists())
+    }
+
     fn helper(&self) -> PathBuf {
         self.root.join(HELPER.trim_start_matches('/'))
     }
@@ -261,52 +295,6 @@ impl Places {
             Err(error) => Err(error).with_context(|| format!("{}", drop_in.display())),
         }
     }
-
-    /// libvirt's daemons that run.
-    fn daemons(&self) -> Vec<Daemon> {
-        let named = |process: &Path| {
-            let comm = fs::read_to_string(process.join("comm")).ok()?;
-            let mut names = UNITS
-                .iter()
-                .filter_map(|unit| unit.strip_suffix(".service"));
-            names.find(|name| *name == comm.trim_end())
-        };
-        let variable = format!("{VARIABLE}={HELPER}");
-        let mut found = Vec::new();
-        for process in self.processes() {
-            let Some(name) = named(&process) else {
-                continue;
-            };
-            let environment = fs::read(process.join("environ")).unwrap_or_default();
-            let mut variables = environment.split(|byte| *byte == 0);
-            found.push(Daemon {
-                name,
-                names_lull: variables.any(|one| one == variable.as_bytes()),
-            });
-        }
-        found
-    }
-
-    /// Whether a save helper runs, Xen's own or lull.
-    fn is_moving_a_guest(&self) -> bool {
-        self.processes().any(|process| {
-            let line = fs::read(process.join("cmdline")).unwrap_or_default();
-            let argument = line.split(|byte| *byte == 0).nth(1);
-            matches!(argument, Some(b"--save-domain" | b"--restore-domain"))
-        })
-    }
-
-    fn processes(&self) -> impl Iterator<Item = PathBuf> {
-        let entries = fs::read_dir(self.root.join("proc")).into_iter().flatten();
-        entries.flatten().map(|entry| entry.path())
-    }
-}
-
-/// A daemon of libvirt's.
-struct Daemon {
-    name: &'static str,
-    /// Whether it starts lull.
-    names_lull: bool,
 }
 
 fn put(file: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
@@ -337,127 +325,4 @@ fn systemctl(words: &[&str]) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    /// A host with these units, and a lull.
-    fn host(units: &[&str]) -> (tempfile::TempDir, Places, PathBuf) {
-        let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join("lib/systemd/system");
-        fs::create_dir_all(&folder).unwrap();
-        for unit in units {
-            fs::write(folder.join(unit), "").unwrap();
-        }
-        let lull = root.path().join("lull");
-        fs::write(&lull, "one").unwrap();
-        let places = Places {
-            root: root.path().to_owned(),
-        };
-        (root, places, lull)
-    }
-
-    /// A process of that name, and what was set when it started.
-    fn process(places: &Places, number: u32, name: &str, environment: &str) {
-        let folder = places.root.join(format!("proc/{number}"));
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("comm"), format!("{name}\n")).unwrap();
-        fs::write(folder.join("environ"), environment).unwrap();
-    }
-
-    fn files(root: &Path) -> Vec<PathBuf> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(root).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => files.extend(files_or_empty(&path)),
-                false => files.push(path),
-            }
-        }
-        files.sort();
-        files
-    }
-
-    fn files_or_empty(folder: &Path) -> Vec<PathBuf> {
-        let below = files(folder);
-        match below.is_empty() {
-            true => vec![folder.to_owned()],
-            false => below,
-        }
-    }
-
-    #[test]
-    fn it_is_in_force_until_it_is_undone_and_leaves_nothing() {
-        let (root, places, lull) = host(&UNITS);
-        fs::create_dir_all(root.path().join("etc/systemd/system")).unwrap();
-        fs::create_dir_all(root.path().join("usr/lib")).unwrap();
-        let before = files(root.path());
-        assert!(!places.in_force(&lull).unwrap().in_force);
-        for _ in 0..2 {
-            places.enable(&lull).unwrap();
-            let finding = places.in_force(&lull).unwrap();
-            assert!(finding.in_force && finding.cure.is_empty(), "{finding:?}");
-        }
-        let mode = fs::metadata(places.helper()).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o755);
-        places.disable().unwrap();
-        assert_eq!(files(root.path()), before);
-        assert!(places.disable().unwrap().contains("nothing to undo"));
-    }
-
-    #[test]
-    fn without_libvirt_nothing_is_done() {
-        let (_root, places, lull) = host(&[]);
-        let said = places.enable(&lull).unwrap_err().to_string();
-        assert!(said.contains("libvirt was not found"), "{said}");
-        assert!(!places.helper().exists() && places.in_force(&lull).is_none());
-    }
-
-    #[test]
-    fn what_is_not_ours_stays() {
-        let (_root, places, lull) = host(&UNITS[..1]);
-        let theirs = places.drop_in(UNITS[0]);
-        put(&theirs, b"[Service]\n", 0o644).unwrap();
-        assert!(places.enable(&lull).is_err() && !places.helper().exists());
-        places.disable().unwrap();
-        assert_eq!(fs::read(theirs).unwrap(), b"[Service]\n");
-    }
-
-    #[test]
-    fn another_lull_is_seen_and_replaced() {
-        let (_root, places, lull) = host(&UNITS[1..]);
-        places.enable(&lull).unwrap();
-        fs::write(&lull, "two").unwrap();
-        let finding = places.in_force(&lull).unwrap();
-        assert!(finding.found.contains("another build"), "{finding:?}");
-        places.enable(&lull).unwrap();
-        assert_eq!(fs::read(places.helper()).unwrap(), b"two");
-    }
-
-    #[test]
-    fn a_daemon_keeps_its_helper_until_it_is_restarted() {
-        let (_root, places, lull) = host(&UNITS[..1]);
-        process(&places, 7, "libvirtd", "A=b\0");
-        process(&places, 8, "bash", "A=b\0");
-        let said = places.enable(&lull).unwrap();
-        assert!(said.contains("start libvirtd anew"), "{said}");
-        let finding = places.in_force(&lull).unwrap();
-        assert!(!finding.in_force && finding.cure.contains("restart libvirtd"));
-
-        process(
-            &places,
-            7,
-            "libvirtd",
-            &format!("A=b\0{VARIABLE}={HELPER}\0"),
-        );
-        assert!(places.in_force(&lull).unwrap().in_force);
-        let said = places.disable().unwrap();
-        assert!(said.contains("stays until then"), "{said}");
-        assert!(places.helper().exists());
-
-        process(&places, 7, "libvirtd", "A=b\0");
-        places.disable().unwrap();
-        assert!(!places.helper().exists());
-    }
-}
+mod tests;
