@@ -180,6 +180,10 @@ pub struct Suspended {
     /// `CLOCK_MONOTONIC` of the request, nanoseconds: the front end subtracts
     /// it from the moment the destination reports that the guest runs.
     pub requested_monotonic_ns: u64,
+    /// The limit under which it was asked, microseconds, exact: the transport
+    /// keeps to it, whatever was said before.
+    #[serde(default)]
+    pub limit_us: Option<u64>,
     /// The prediction on which the guest was suspended.
     pub predicted: PauseParts,
     /// Its sum.
@@ -442,6 +446,9 @@ pub enum Order {
     Suspended {
         /// As in [`Suspended`].
         requested_monotonic_ns: u64,
+        /// Likewise.
+        #[serde(default)]
+        limit_us: Option<u64>,
     },
     /// The helper's stream is complete, and the guest no longer its business.
     Committed,

@@ -20,12 +20,10 @@ const SILENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lull set --timeout 10min web1
-  lull set --max-suspend-time 500ms web1    # if plain xl or virsh started it
+  lull set --max-suspend-time 500ms web1
 
 It holds from the next decision on, and never once the guest was asked to stop.
-A limit that cannot be kept ends the migration; the guest runs on here. The
-limit on the pause under `lull migrate` stays as it was given there: its
-transport keeps it too.
+A limit that cannot be kept ends the migration; the guest runs on here.
 
 Exit codes: 0 set; 2 wrong usage, or it is not being migrated; 3 refused,
   nothing was changed.")]

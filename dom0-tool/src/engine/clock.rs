@@ -61,7 +61,7 @@ impl Session<'_> {
     /// state cannot be cut short, so what comes before it must leave it its time.
     pub(super) fn until_deadline(&self) -> Option<Duration> {
         let config = self.peer.machine().config();
-        let limit = config.limits.max_suspend?.micros();
+        let limit = self.limit_in_force()?;
         let pause = self.pause.filter(|pause| pause.stopped.is_some())?;
         let after = config.costs.reserve();
         let after = if self.finishing {

@@ -132,10 +132,17 @@ impl Session<'_> {
             stopped_at_ms: stopped.duration_since(self.order.start).as_millis() as u64,
             dirty_pages: dirty,
             requested_monotonic_ns: now_ns().saturating_sub(since_request),
+            limit_us: self.limit_in_force().map(|limit| limit.0),
             predicted: pause.predicted.map(parts).unwrap_or_default(),
             predicted_downtime_ms: pause.predicted.map(|p| p.total().as_millis_ceil()),
             likely_pages_ms: pause.likely_pages.map(Micros::as_millis_ceil),
         }));
+    }
+
+    /// The limit on the pause that is in force.
+    pub(super) fn limit_in_force(&self) -> Option<Micros> {
+        let limits = self.peer.machine().config().limits;
+        limits.max_suspend.map(|limit| limit.micros())
     }
 
     /// The pause's parts as observed so far.

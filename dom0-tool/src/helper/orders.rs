@@ -29,6 +29,14 @@ pub const COSTS: &str = "LULL_COSTS_US";
 /// started, which is what the timeout counts from.
 pub const STARTED: &str = "LULL_STARTED_NS";
 
+/// Set where the guest is to be left paused: then no limit bounds its pause.
+pub const LEFT_PAUSED: &str = "LULL_LEFT_PAUSED";
+
+/// See [`LEFT_PAUSED`].
+pub fn is_left_paused() -> bool {
+    env::var_os(LEFT_PAUSED).is_some()
+}
+
 /// When the attempt started: with the operator's command, or now.
 pub fn start() -> Instant {
     let now = Instant::now();

@@ -269,9 +269,8 @@ impl Helper {
             Request::Set {
                 max_suspend_us: Some(_),
                 ..
-            } if self.front_end.is_some() => Answer::Refused {
-                why: "the limit on the pause is `lull migrate`'s, whose transport keeps it too; \
-                      only the timeout can be changed"
+            } if orders::is_left_paused() => Answer::Refused {
+                why: "a guest that is left paused (`lull migrate -p`) keeps no limit on its pause"
                     .into(),
             },
             Request::Set {

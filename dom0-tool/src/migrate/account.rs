@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::events::{
-    Answered, Ended, Event, How, HungUp, Progress, Ready, Round, Started, Suspended,
+    Answered, Ended, Event, How, HungUp, InForce, Progress, Ready, Round, Started, Suspended,
 };
 
 use super::handshake::{Handshake, Step};
@@ -66,6 +66,8 @@ impl Rounds {
 pub struct Account {
     /// Copying began.
     pub started: Option<Started>,
+    /// Limits set since.
+    pub limits: Option<InForce>,
     /// The last progress.
     pub progress: Option<Progress>,
     /// The rounds.
@@ -98,6 +100,7 @@ impl Account {
         self.helper = HelperSeen::Begun;
         match event {
             Event::Started(started) => self.started = Some(started),
+            Event::Limits(limits) => self.limits = Some(limits),
             Event::Progress(progress) => self.progress = Some(progress),
             Event::Round(round) => self.rounds.push(round),
             Event::Suspended(suspended) => self.suspended = Some(suspended),
@@ -108,7 +111,6 @@ impl Account {
             | Event::Ready(_)
             | Event::Answered(_)
             | Event::HungUp(_)
-            | Event::Limits(_)
             | Event::CancelAsked
             | Event::Log(_)
             | Event::Rehearsed(_)
@@ -147,6 +149,14 @@ impl Account {
     /// may not have said so yet, but nothing keeps it from doing it.
     pub fn is_past_return(&self) -> bool {
         self.past_permission() || self.ready.is_some()
+    }
+
+    /// The limit on the pause that was in force last, if one was told.
+    pub fn limit_ms(&self) -> Option<u64> {
+        match (&self.limits, &self.started) {
+            (Some(limits), _) => limits.limit_ms,
+            (None, started) => started.as_ref()?.limit_ms,
+        }
     }
 
     /// Pages sent in all.

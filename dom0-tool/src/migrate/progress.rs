@@ -171,7 +171,7 @@ impl Watcher {
             Event::Progress(_) => self.redraw(),
             Event::HungUp(hung_up) => self.hung_up(hung_up),
             Event::Limits(limits) => {
-                self.timeout_ms = limits.timeout_ms;
+                (self.limit_ms, self.timeout_ms) = (limits.limit_ms, limits.timeout_ms);
                 self.note(&format!(
                     "limit {}, timeout {} from now on",
                     or_dash(limits.limit_ms.map(Millis)),

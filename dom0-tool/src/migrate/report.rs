@@ -41,7 +41,7 @@ impl Report<'_> {
         events::Outcome {
             outcome: self.outcome.name().to_owned(),
             running_on: self.outcome.running_on().name().to_owned(),
-            limit_ms: self.options.max_suspend_time.map(|limit| limit.as_millis()),
+            limit_ms: self.limit_ms(),
             predicted_downtime_ms: account.predicted_downtime_ms(),
             expected_downtime_ms: account.expected_downtime_ms(self.known),
             observed_downtime_ms: account.observed_downtime_ms(),
@@ -62,7 +62,7 @@ impl Report<'_> {
             account: self.account,
             moved: matches!(self.outcome, Outcome::Moved),
             expected_ms: self.account.expected_downtime_ms(self.known),
-            limit_ms: self.options.max_suspend_time.map(|limit| limit.as_millis()),
+            limit_ms: self.limit_ms(),
             duration_ms: Some(self.duration_ms),
         }
     }
@@ -145,6 +145,17 @@ impl Report<'_> {
         }
     }
 
+    /// As asked; or as set while it ran.
+    fn limit_ms(&self) -> Option<u64> {
+        let asked = || self.options.max_suspend_time.map(|limit| limit.as_millis());
+        let set = self.account.limits.is_some();
+        if set {
+            self.account.limit_ms()
+        } else {
+            asked()
+        }
+    }
+
     fn ended_badly(&self) -> Option<&Ended> {
         let ended = self.account.ended.as_ref();
         ended.filter(|ended| ended.how != How::StreamComplete)
@@ -205,7 +216,7 @@ impl Report<'_> {
     }
 
     fn over_the_limit(&self) -> Option<String> {
-        let limit = self.options.max_suspend_time?.as_millis();
+        let limit = self.limit_ms()?;
         let observed = self.account.observed_downtime_ms()?;
         (observed > limit).then(|| {
             format!(

@@ -43,14 +43,15 @@ pub fn arguments(
     let mut words = quoted(lull.as_os_str());
     words.push(format!(" transport --domain {domain}"));
     if let Some(limit) = options.max_suspend_time {
-        words.push(format!(
-            " --limit-us {} --after-ready-us {} --resume-us {}",
-            limit.as_micros(),
-            // The landing has both in it.
-            after_ready.min(costs.landing).as_micros(),
-            costs.resume.as_micros()
-        ));
+        words.push(format!(" --limit-us {}", limit.as_micros()));
     }
+    // A limit may also come while it runs.
+    words.push(format!(
+        " --after-ready-us {} --resume-us {}",
+        // The landing has both in it.
+        after_ready.min(costs.landing).as_micros(),
+        costs.resume.as_micros()
+    ));
     let host = OsString::from(&options.host);
     match options.ssh.as_deref() {
         Some("") => {
@@ -112,6 +113,7 @@ impl Orders {
             Event::Started(_) => Order::HelperBegun,
             Event::Suspended(suspended) => Order::Suspended {
                 requested_monotonic_ns: suspended.requested_monotonic_ns,
+                limit_us: suspended.limit_us,
             },
             Event::Ended(ended) if ended.how == How::StreamComplete => Order::Committed,
             _ => return,
@@ -144,7 +146,7 @@ mod tests {
         let given = wrapped(lull, &["-s", "ssh -p '2 2'", "web1", "host2"]);
         assert_eq!(
             given.ssh,
-            r"'/opt/it'\''s/lull' transport --domain 7 -- ssh -p '2 2'"
+            r"'/opt/it'\''s/lull' transport --domain 7 --after-ready-us 200000 --resume-us 50000 -- ssh -p '2 2'"
         );
         assert_eq!(given.host, "host2");
         let given = wrapped(lull, &["web1", "host2"]);
@@ -188,13 +190,15 @@ mod tests {
         let given = wrapped(&fake, &["-s", "ssh -o 'A b' $((40+2))", "web1", "host2"]);
         assert_eq!(
             as_xl_would(&given, &fake),
-            "[transport][--domain][7][--][ssh][-o][A b][42][host2][xl][migrate-receive]"
+            "[transport][--domain][7][--after-ready-us][200000][--resume-us][50000][--][ssh][-o][A b][42][host2][xl][migrate-receive]"
         );
         let line = "cd '/x y'; xl migrate-receive | cat";
         let given = wrapped(&fake, &["-s", "", "web1", line]);
         assert_eq!(
             as_xl_would(&given, &fake),
-            format!("[transport][--domain][7][--shell][--][{line}]")
+            format!(
+                "[transport][--domain][7][--after-ready-us][200000][--resume-us][50000][--shell][--][{line}]"
+            )
         );
     }
 }

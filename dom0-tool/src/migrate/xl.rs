@@ -131,12 +131,16 @@ impl Plan<'_> {
 
     /// What the helper is told. Absent limits are removed: one left over in
     /// the operator's environment was not asked for here.
-    fn variables(&self) -> [(&'static str, Option<String>); 4] {
+    fn variables(&self) -> [(&'static str, Option<String>); 5] {
         let options = self.options;
         let micros = |span: Option<crate::duration::Span>| span.map(|s| s.as_micros().to_string());
         [
             (orders::MAX_SUSPEND_TIME, micros(options.max_suspend_time)),
             (orders::TIMEOUT, micros(options.timeout)),
+            (
+                orders::LEFT_PAUSED,
+                options.leave_paused.then(|| "1".to_owned()),
+            ),
             (orders::STARTED, Some(now_ns().to_string())),
             (orders::COSTS, Some(self.costs.to_variable())),
         ]

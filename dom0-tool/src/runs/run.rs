@@ -131,7 +131,7 @@ impl Run {
     /// The limit on the pause.
     pub fn limit_ms(&self) -> Option<u64> {
         let asked = self.result.as_ref().and_then(|result| result.limit_ms);
-        asked.or(self.account.started.as_ref()?.limit_ms)
+        asked.or(self.account.limit_ms())
     }
 
     /// The pause, predicted.

@@ -102,7 +102,11 @@ impl From<Order> for Event {
             Order::HelperBegun => Self::HelperBegun,
             Order::Suspended {
                 requested_monotonic_ns: since,
-            } => Self::Suspended { since },
+                limit_us,
+            } => Self::Suspended {
+                since,
+                limit_ns: limit_us.map(super::nanos),
+            },
             Order::Committed => Self::Committed,
             Order::Cancel => Self::Cancel,
             Order::HangUp => Self::HangUp,

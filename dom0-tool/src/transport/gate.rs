@@ -8,8 +8,9 @@ pub use crate::events::Refused;
 /// What the limit says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// The guest's pause may not be longer.
-    pub limit_ns: u64,
+    /// The guest's pause may not be longer; nothing without a limit, until the
+    /// helper tells of one.
+    pub limit_ns: Option<u64>,
     /// At most this long after READY the guest runs at the destination.
     pub after_ready_ns: u64,
     /// At most this long after a refusal it runs at the source.
@@ -20,13 +21,13 @@ impl Terms {
     /// Of a pause that began at `since`: until when READY may be passed on,
     /// and not later than which a refusal must begin. One moment for both, or
     /// there would be a time in which neither can keep the limit.
-    const fn deadline(self, since: u64) -> u64 {
+    const fn deadline(self, since: u64, limit_ns: u64) -> u64 {
         let reserve = if self.after_ready_ns > self.resume_ns {
             self.after_ready_ns
         } else {
             self.resume_ns
         };
-        since.saturating_add(self.limit_ns.saturating_sub(reserve))
+        since.saturating_add(limit_ns.saturating_sub(reserve))
     }
 }
 
@@ -41,6 +42,9 @@ pub enum Event {
     Suspended {
         /// When it was asked.
         since: u64,
+        /// Under which limit, which beats the one known before: `lull set` may
+        /// have changed it, either way.
+        limit_ns: Option<u64>,
     },
     /// The helper's stream is complete: it will not resume the guest.
     Committed,
@@ -90,7 +94,7 @@ enum Helper {
 /// The gate.
 #[derive(Debug)]
 pub struct Gate {
-    terms: Option<Terms>,
+    terms: Terms,
     helper: Helper,
     since: Option<u64>,
     banner: bool,
@@ -103,8 +107,9 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate that keeps `terms`; without them only a wish to cancel closes it.
-    pub const fn new(terms: Option<Terms>) -> Self {
+    /// A gate that keeps `terms`; without a limit only a wish to cancel closes
+    /// it.
+    pub const fn new(terms: Terms) -> Self {
         Self {
             terms,
             helper: Helper::Unheard,
@@ -134,7 +139,10 @@ impl Gate {
         match event {
             Event::Banner => self.banner = true,
             Event::HelperBegun => self.helper = self.helper.max(Helper::Begun),
-            Event::Suspended { since } => self.since = Some(since),
+            Event::Suspended { since, limit_ns } => {
+                self.since = Some(since);
+                self.terms.limit_ns = limit_ns.or(self.terms.limit_ns);
+            }
             Event::Committed => self.helper = Helper::Committed,
             Event::Ready => self.ready = true,
             Event::Cancel => self.cancel = true,
@@ -165,13 +173,14 @@ impl Gate {
         if self.cancel && (!self.banner || self.guest() == Guest::Resume) {
             return refuse(Refused::Cancelled);
         }
-        let Some(terms) = self.terms else {
+        let Some(limit_ns) = self.terms.limit_ns else {
             return match self.ready {
                 true => Decision::Pass,
                 false => Decision::Wait(None),
             };
         };
-        match (self.since.map(|since| terms.deadline(since)), self.ready) {
+        let deadline = |since| self.terms.deadline(since, limit_ns);
+        match (self.since.map(deadline), self.ready) {
             (Some(deadline), true) if now < deadline => Decision::Pass,
             (Some(deadline), false) if now < deadline => Decision::Wait(Some(deadline)),
             (Some(_), true) => refuse(Refused::ReadyTooLate),
@@ -202,12 +211,17 @@ mod tests {
     use super::*;
 
     const TERMS: Terms = Terms {
-        limit_ns: 1_000,
+        limit_ns: Some(1_000),
+        ..UNLIMITED
+    };
+
+    const UNLIMITED: Terms = Terms {
+        limit_ns: None,
         after_ready_ns: 150,
         resume_ns: 50,
     };
 
-    fn gate(terms: Option<Terms>, events: &[Event]) -> Gate {
+    fn gate(terms: Terms, events: &[Event]) -> Gate {
         let mut gate = Gate::new(terms);
         for event in events {
             gate.note(*event);
@@ -215,7 +229,15 @@ mod tests {
         gate
     }
 
-    const SUSPENDED: Event = Event::Suspended { since: 5_000 };
+    const SUSPENDED: Event = suspended(None);
+
+    const fn suspended(limit_ns: Option<u64>) -> Event {
+        Event::Suspended {
+            since: 5_000,
+            limit_ns,
+        }
+    }
+
     const COMPLETE: [Event; 4] = [
         Event::Banner,
         Event::HelperBegun,
@@ -224,7 +246,7 @@ mod tests {
     ];
 
     fn after(more: &[Event], now: u64) -> Decision {
-        gate(Some(TERMS), &[&COMPLETE, more].concat()).decide(now)
+        gate(TERMS, &[&COMPLETE, more].concat()).decide(now)
     }
 
     #[test]
@@ -246,6 +268,28 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_in_force_at_the_suspend_is_kept_lower_higher_or_the_first() {
+        for terms in [UNLIMITED, TERMS] {
+            for (limit_ns, deadline) in [(400, 5_250), (1_000, 5_850), (3_000, 7_850)] {
+                let events = [
+                    Event::Banner,
+                    Event::HelperBegun,
+                    suspended(Some(limit_ns)),
+                    Event::Committed,
+                ];
+                let waiting = gate(terms, &events);
+                assert_eq!(waiting.decide(5_100), Decision::Wait(Some(deadline)));
+                let ready = gate(terms, &[&events[..], &[Event::Ready]].concat());
+                assert_eq!(ready.decide(deadline - 1), Decision::Pass);
+                assert_eq!(
+                    ready.decide(deadline),
+                    Decision::Refuse(Refused::ReadyTooLate, Guest::Resume)
+                );
+            }
+        }
+    }
+
+    #[test]
     fn while_the_helper_may_resume_nobody_else_does() {
         let begun = [Event::Banner, Event::HelperBegun, SUSPENDED];
         for (more, why) in [
@@ -254,16 +298,16 @@ mod tests {
             (Event::FrontEndGone, Refused::FrontEndGone),
             (Event::HangUp, Refused::Cancelled),
         ] {
-            let decided = gate(Some(TERMS), &[&begun[..], &[more]].concat()).decide(5_001);
+            let decided = gate(TERMS, &[&begun[..], &[more]].concat()).decide(5_001);
             assert_eq!(decided, Decision::Refuse(why, Guest::LeaveAlone));
         }
-        let cancelled = gate(Some(TERMS), &[&begun[..], &[Event::Cancel]].concat());
+        let cancelled = gate(TERMS, &[&begun[..], &[Event::Cancel]].concat());
         assert_eq!(cancelled.decide(5_001), Decision::Wait(Some(5_850)));
     }
 
     #[test]
     fn a_cancel_is_heard_until_ready_is_passed_on() {
-        for terms in [None, Some(TERMS)] {
+        for terms in [UNLIMITED, TERMS] {
             for more in [&[Event::Cancel][..], &[Event::Cancel, Event::Ready]] {
                 assert_eq!(
                     gate(terms, &[&COMPLETE, more].concat()).decide(5_001),
@@ -276,7 +320,7 @@ mod tests {
     #[test]
     fn a_cancel_before_the_banner_needs_nothing_undone() {
         assert_eq!(
-            gate(None, &[Event::Cancel]).decide(0),
+            gate(UNLIMITED, &[Event::Cancel]).decide(0),
             Decision::Refuse(Refused::Cancelled, Guest::LeaveAlone)
         );
     }
@@ -290,7 +334,7 @@ mod tests {
             Event::FrontEndGone,
         ];
         assert_eq!(
-            gate(None, &[&gone[..], &[Event::Ready]].concat()).decide(5_001),
+            gate(UNLIMITED, &[&gone[..], &[Event::Ready]].concat()).decide(5_001),
             Decision::Refuse(Refused::FrontEndGone, Guest::Resume)
         );
     }
@@ -298,7 +342,7 @@ mod tests {
     #[test]
     fn under_a_limit_a_pause_of_unknown_length_is_not_let_through() {
         assert_eq!(
-            gate(Some(TERMS), &[Event::Banner, Event::Ready]).decide(0),
+            gate(TERMS, &[Event::Banner, Event::Ready]).decide(0),
             Decision::Refuse(Refused::PauseUnknown, Guest::Resume)
         );
     }
@@ -306,17 +350,21 @@ mod tests {
     #[test]
     fn without_a_limit_ready_passes_whoever_copied() {
         assert_eq!(
-            gate(None, &[Event::Banner, Event::Ready]).decide(0),
+            gate(UNLIMITED, &[Event::Banner, Event::Ready]).decide(0),
             Decision::Pass
         );
-        assert_eq!(gate(None, &COMPLETE).decide(u64::MAX), Decision::Wait(None));
+        assert_eq!(
+            gate(UNLIMITED, &COMPLETE).decide(u64::MAX),
+            Decision::Wait(None)
+        );
     }
 
     fn any_event() -> impl Strategy<Value = Event> {
         prop_oneof![
             Just(Event::Banner),
             Just(Event::HelperBegun),
-            (0..2_000u64).prop_map(|since| Event::Suspended { since }),
+            (0..2_000u64, proptest::option::of(1..2_000u64))
+                .prop_map(|(since, limit_ns)| Event::Suspended { since, limit_ns }),
             Just(Event::Committed),
             Just(Event::Ready),
             Just(Event::Cancel),
@@ -336,8 +384,13 @@ mod tests {
             after_ready_ns in 0..2_000u64,
             resume_ns in 0..2_000u64,
         ) {
-            let terms = Terms { limit_ns, after_ready_ns, resume_ns };
-            let gate = gate(Some(terms), &events);
+            let terms = Terms { limit_ns: Some(limit_ns), after_ready_ns, resume_ns };
+            let gate = gate(terms, &events);
+            let told = events.iter().rev().find_map(|event| match event {
+                Event::Suspended { limit_ns, .. } => *limit_ns,
+                _ => None,
+            });
+            let limit_ns = told.unwrap_or(limit_ns);
             // A pause that has not begun is none.
             prop_assume!(gate.paused_since().is_none_or(|since| since <= now));
             match gate.decide(now) {

@@ -80,7 +80,7 @@ pub struct Options {
     #[arg(long)]
     pub domain: DomId,
 
-    /// The limit on the pause, in microseconds
+    /// The limit on the pause, in microseconds; another may follow while it runs
     #[arg(long)]
     pub limit_us: Option<u64>,
 
@@ -102,14 +102,18 @@ pub struct Options {
 }
 
 impl Options {
-    fn terms(&self) -> Option<Terms> {
-        const NS: u64 = 1_000;
-        self.limit_us.map(|limit| Terms {
-            limit_ns: limit.saturating_mul(NS),
-            after_ready_ns: self.after_ready_us.saturating_mul(NS),
-            resume_ns: self.resume_us.saturating_mul(NS),
-        })
+    fn terms(&self) -> Terms {
+        Terms {
+            limit_ns: self.limit_us.map(nanos),
+            after_ready_ns: nanos(self.after_ready_us),
+            resume_ns: nanos(self.resume_us),
+        }
     }
+}
+
+/// Of microseconds.
+const fn nanos(micros: u64) -> u64 {
+    micros.saturating_mul(1_000)
 }
 
 /// Runs as xl's transport.

@@ -23,7 +23,12 @@ const MS: u64 = 1_000_000;
 /// A limit of 1.6 s, of which READY may take half: the other half is for a
 /// busy machine.
 const TERMS: Terms = Terms {
-    limit_ns: 1_600 * MS,
+    limit_ns: Some(1_600 * MS),
+    ..UNLIMITED
+};
+
+const UNLIMITED: Terms = Terms {
+    limit_ns: None,
     after_ready_ns: 800 * MS,
     resume_ns: 50 * MS,
 };
@@ -50,7 +55,7 @@ struct World {
     relay: JoinHandle<Parting>,
 }
 
-fn world(terms: Option<Terms>) -> World {
+fn world(terms: Terms) -> World {
     let (from_xl, xl_out) = io::pipe().unwrap();
     let (xl_in, to_xl) = io::pipe().unwrap();
     let (peer_in, to_peer) = io::pipe().unwrap();
@@ -92,12 +97,18 @@ impl World {
 
     /// A guest that stopped just now, or a while ago, and a complete stream.
     fn stream_complete(&mut self, ago: Duration) {
+        self.complete_under(None, ago);
+    }
+
+    /// The same, under another limit than it began with.
+    fn complete_under(&mut self, limit_us: Option<u64>, ago: Duration) {
         self.peer_says(BANNER);
         assert_eq!(self.xl_hears(BANNER.len()), BANNER);
         let ago = u64::try_from(ago.as_nanos()).unwrap();
         self.order(Order::HelperBegun);
         self.order(Order::Suspended {
             requested_monotonic_ns: now_ns() - ago,
+            limit_us,
         });
         self.order(Order::Committed);
     }
@@ -157,7 +168,7 @@ impl World {
 
 #[test]
 fn a_handshake_in_time_goes_through_word_by_word() {
-    let mut world = world(Some(TERMS));
+    let mut world = world(TERMS);
     world.stream_complete(Duration::ZERO);
     world.peer_says(READY);
     assert_eq!(world.xl_hears(READY.len()), READY);
@@ -184,7 +195,7 @@ fn a_handshake_in_time_goes_through_word_by_word() {
 
 #[test]
 fn a_destination_that_does_not_get_ready_is_refused_within_the_limit() {
-    let mut world = world(Some(TERMS));
+    let mut world = world(TERMS);
     world.stream_complete(Duration::ZERO);
     let hung_up = world.hung_up();
     assert_eq!(hung_up.why, Refused::NotReady);
@@ -201,14 +212,40 @@ fn a_destination_that_does_not_get_ready_is_refused_within_the_limit() {
 }
 
 #[test]
+fn a_limit_set_while_it_ran_is_the_one_that_is_kept() {
+    // Lower than it began with, or than none.
+    for terms in [
+        UNLIMITED,
+        Terms {
+            limit_ns: Some(60_000 * MS),
+            ..TERMS
+        },
+    ] {
+        let mut world = world(terms);
+        world.complete_under(Some(1_600_000), Duration::ZERO);
+        let hung_up = world.hung_up();
+        assert_eq!(hung_up.why, Refused::NotReady);
+        let pause = hung_up.refused_pause_ms.unwrap();
+        assert!((800..1_600).contains(&pause), "{pause}");
+        world.ends(1);
+    }
+    // And higher: too late for the first one, not for this.
+    let mut world = world(TERMS);
+    world.complete_under(Some(60_000_000), Duration::from_millis(1_700));
+    world.peer_says(READY);
+    assert_eq!(world.xl_hears(READY.len()), READY);
+}
+
+#[test]
 fn a_ready_past_the_deadline_never_reaches_xl() {
-    let mut world = world(Some(TERMS));
+    let mut world = world(TERMS);
     world.peer_says(BANNER);
     assert_eq!(world.xl_hears(BANNER.len()), BANNER);
     // The order that closes the gate comes last: nothing is heard after it.
     world.order(Order::Committed);
     world.order(Order::Suspended {
         requested_monotonic_ns: now_ns() - 1_200 * MS,
+        limit_us: None,
     });
     let hung_up = world.hung_up();
     assert!(matches!(
@@ -221,7 +258,7 @@ fn a_ready_past_the_deadline_never_reaches_xl() {
 
 #[test]
 fn under_a_limit_a_pause_nobody_told_of_is_refused() {
-    let mut world = world(Some(TERMS));
+    let mut world = world(TERMS);
     world.peer_says(BANNER);
     assert_eq!(world.xl_hears(BANNER.len()), BANNER);
     world.peer_says(READY);
@@ -234,7 +271,7 @@ fn under_a_limit_a_pause_nobody_told_of_is_refused() {
 
 #[test]
 fn a_cancel_before_ready_resumes_the_guest() {
-    for terms in [None, Some(TERMS)] {
+    for terms in [UNLIMITED, TERMS] {
         let mut world = world(terms);
         world.stream_complete(Duration::ZERO);
         world.order(Order::Cancel);
@@ -245,7 +282,7 @@ fn a_cancel_before_ready_resumes_the_guest() {
 
 #[test]
 fn a_cancel_while_the_helper_copies_is_the_helpers() {
-    let mut world = world(None);
+    let mut world = world(UNLIMITED);
     world.peer_says(BANNER);
     assert_eq!(world.xl_hears(BANNER.len()), BANNER);
     world.order(Order::HelperBegun);
@@ -263,7 +300,7 @@ fn a_cancel_while_the_helper_copies_is_the_helpers() {
 
 #[test]
 fn a_cancel_before_anything_began_leaves_nothing_to_wait_for() {
-    let mut world = world(Some(TERMS));
+    let mut world = world(TERMS);
     world.order(Order::Cancel);
     assert_eq!(world.hung_up().guest, GuestThen::LeftAlone);
     assert!(matches!(world.ends(0), Parting::NothingBegun));
@@ -271,7 +308,7 @@ fn a_cancel_before_anything_began_leaves_nothing_to_wait_for() {
 
 #[test]
 fn a_front_end_that_dies_after_the_stream_means_resume() {
-    for terms in [None, Some(TERMS)] {
+    for terms in [UNLIMITED, TERMS] {
         let mut world = world(terms);
         world.stream_complete(Duration::ZERO);
         std::thread::sleep(Duration::from_millis(20));
@@ -285,7 +322,7 @@ fn a_front_end_that_dies_after_the_stream_means_resume() {
 
 #[test]
 fn a_destination_that_dies_costs_no_wait_for_xl() {
-    let mut world = world(Some(TERMS));
+    let mut world = world(TERMS);
     world.stream_complete(Duration::ZERO);
     // Half a READY is no READY; and xl gets what it would without a relay.
     world.peer_says(&READY[..10]);
@@ -298,7 +335,7 @@ fn a_destination_that_dies_costs_no_wait_for_xl() {
 
 #[test]
 fn an_xl_that_dies_after_the_stream_means_resume() {
-    let mut world = world(None);
+    let mut world = world(UNLIMITED);
     world.stream_complete(Duration::ZERO);
     std::thread::sleep(Duration::from_millis(20));
     drop(world.xl_out.take());
@@ -309,7 +346,7 @@ fn an_xl_that_dies_after_the_stream_means_resume() {
 /// Or two would run: the destination's, and the one resumed here.
 #[test]
 fn an_xl_that_dies_after_go_means_hands_off() {
-    let mut world = world(Some(TERMS));
+    let mut world = world(TERMS);
     world.stream_complete(Duration::ZERO);
     world.peer_says(READY);
     assert_eq!(world.xl_hears(READY.len()), READY);
@@ -332,7 +369,7 @@ fn an_xl_that_dies_after_go_means_hands_off() {
 
 #[test]
 fn garbage_passes_through_untouched() {
-    let mut world = world(None);
+    let mut world = world(UNLIMITED);
     let garbage: Vec<u8> = (0..200_000u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8)
         .collect();
@@ -357,7 +394,7 @@ fn garbage_passes_through_untouched() {
 
 #[test]
 fn nonsense_on_the_front_ends_socket_is_passed_over() {
-    let mut world = world(Some(TERMS));
+    let mut world = world(TERMS);
     let mut socket = world.front_end.as_ref().unwrap();
     socket
         .write_all(b"}{\n\n{\"order\":\"explode\"}\n")
@@ -374,7 +411,7 @@ fn nonsense_on_the_front_ends_socket_is_passed_over() {
 /// A reader that stalls keeps neither READY nor the deadline waiting.
 #[test]
 fn a_stalled_stream_does_not_keep_the_deadline() {
-    let mut world = world(Some(TERMS));
+    let mut world = world(TERMS);
     let mut xl_out = world.xl_out.take().unwrap();
     let writer = std::thread::spawn(move || {
         let stream = vec![7; 1 << 20];
@@ -460,7 +497,7 @@ fn so_it_does_through_memory_and_from_a_socket() {
 
 #[test]
 fn a_slow_reader_slows_the_writer_and_loses_nothing() {
-    let mut world = world(None);
+    let mut world = world(UNLIMITED);
     let xl_out = world.xl_out.take().unwrap();
     let length = 4 << 20;
     let writer = std::thread::spawn(move || write_pattern(xl_out, length));

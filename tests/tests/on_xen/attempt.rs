@@ -152,6 +152,15 @@ impl Running<'_> {
         self.wait_for(|event| is(event, "started"))
     }
 
+    /// Sets the limit on the pause while it runs, as an operator would.
+    pub fn limit(&mut self, limit: Duration) -> Result<()> {
+        let guest = self.guest.name();
+        let limit_ms = limit.as_millis();
+        self.beside(&format!("lull set --max-suspend-time {limit_ms}ms {guest}"))?;
+        self.plan.limit = Some(limit);
+        Ok(())
+    }
+
     /// Runs a shell command beside it.
     pub fn beside(&self, command: &str) -> Result<()> {
         self.host.run(command)?.checked()?;

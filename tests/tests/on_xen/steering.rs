@@ -88,24 +88,48 @@ fn told(output: &Output, code: i32) -> Result<String> {
     Ok(output.stderr.clone())
 }
 
-/// The timeout is changed, the limit on the pause is not `lull migrate`'s to
-/// lose, and the guest is stopped after the first round because the operator
-/// would rather not wait for another.
+/// Both limits are set though there was none at first, and the guest is stopped
+/// after the first round because the operator would rather not wait for another.
 pub fn steered(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = world.host.clone();
     let mut running = Plan::throttled(4 * SLOW).start(&host, &guest)?;
     running.wait_until_copying()?;
-    let refused = told(&host.run("lull set --max-suspend-time 5s busy")?, 3)?;
-    ensure!(refused.contains("Nothing was changed"), "{refused}");
+    running.limit(Duration::from_secs(12))?;
     said(&host.run("lull set --timeout 10min busy")?, 0)?;
     let status = status(&running)?;
-    ensure!(status["timeout_ms"] == 600_000, "{status}");
+    ensure!(
+        status["timeout_ms"] == 600_000 && status["limit_ms"] == 12_000,
+        "{status}"
+    );
     let stopped = said(&host.run("lull switch-now busy")?, 0)?;
     ensure!(stopped.contains("was asked to stop"), "{stopped}");
     let ended = running.finish()?;
     ended.expect(0)?;
     // The full pass, and the final round.
     ensure!(ended.rounds().count() == 2, "{}", ended.in_short());
+    aftermath::check(&host, &guest, &ended)
+}
+
+/// READY is kept until it is too late for the limit that was set last, though
+/// not for the first one.
+pub fn limit_lowered(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = world.host.clone();
+    let late = "throttle 16000000 -- rig-agent hold-ready 'sleep 20' --";
+    let mut running = Plan::by(late)
+        .limit(Duration::from_secs(60))
+        .start(&host, &guest)?;
+    running.wait_until_copying()?;
+    running.limit(Duration::from_secs(8))?;
+    let ended = running.finish()?;
+    let result = ended.expect(3)?;
+    ensure!(ended.event("hung-up").is_some(), "{}", ended.in_short());
+    ensure!(result["limit_ms"] == 8_000, "{result}");
+    let pause = &ended.event("hung-up").context("no word of it")?["refused_pause_ms"];
+    ensure!(
+        pause.as_u64().is_some_and(|pause| pause <= 8_000),
+        "{pause}"
+    );
     aftermath::check(&host, &guest, &ended)
 }
