@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         scenario("timeout-while-copying", refusals::timeout),
         scenario("looked-at-and-cancelled", steering::looked_at_and_cancelled),
         scenario("steered-while-it-runs", steering::steered),
-        scenario("limit-lowered-while-it-runs", steering::limit_lowered),
+        scenario("steered-to-a-lower-limit", steering::limit_lowered),
         scenario("limits-kept-by-plain-xl", limits::kept_by_plain_xl),
         scenario("stub-astray", deaths::stub_astray),
         scenario("wrong-words", bad_input::wrong_words),
