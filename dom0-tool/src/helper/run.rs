@@ -33,7 +33,7 @@ use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
 use crate::trace::{Recorder, Unrecorded};
 use crate::xen::xenstore::Xenstore;
-use crate::xen::{DomId, Xen, version};
+use crate::xen::{self, DomId, DomainState, Xen, version};
 
 /// Exit status libxl takes for a helper that broke down.
 const BROKEN: u8 = 255;
@@ -108,7 +108,8 @@ struct Helper {
     record: Option<runs::Recorder>,
     /// What plain xl's operator has not asked for on the command line.
     limits_from: Effective,
-    /// The guest's name, for words.
+    guest: DomId,
+    /// Its name, for words.
     name: String,
     control: Option<Server>,
     wish: Option<Wish>,
@@ -135,6 +136,7 @@ impl Helper {
             trace: None,
             record: None,
             limits_from: Effective::default(),
+            guest: save.domain,
             name: orders::name(save.domain).unwrap_or_else(|_| format!("domain {}", save.domain)),
             control: None,
             wish: None,
@@ -320,7 +322,7 @@ impl Helper {
         if let Some(from) = limit {
             text.push_str(&format!(" The limit is from {from}."));
         }
-        format!("{text} {name} runs on here.")
+        format!("{text} {}", where_it_is(name, xen::state(self.guest)))
     }
 
     /// Tells libxl how it ended.
@@ -359,6 +361,21 @@ impl Helper {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => BROKEN.into(),
         }
+    }
+}
+
+/// Where the guest is after an attempt that failed. Whom libxl has suspended it
+/// resumes when this process has ended.
+fn where_it_is(name: &str, state: io::Result<Option<DomainState>>) -> String {
+    let state = match state {
+        Ok(Some(state)) => state,
+        Ok(None) => return format!("{name} is gone."),
+        Err(error) => return format!("Whether {name} runs on here was not seen: {error}."),
+    };
+    match state.death() {
+        Some(death) => format!("{name} {death}."),
+        None if state.paused => format!("{name} stays here, paused."),
+        None => format!("{name} runs on here."),
     }
 }
 
@@ -443,5 +460,42 @@ impl Host for Helper {
         if let Some(guard) = &mut self.guard {
             guard.commit();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn idle() -> DomainState {
+        DomainState {
+            running: false,
+            blocked: true,
+            paused: false,
+            shutdown: None,
+            dying: false,
+            hvm: true,
+            cpu_time_ns: 1,
+        }
+    }
+
+    #[test]
+    fn a_guest_that_died_is_not_said_to_run() {
+        let said = |state| where_it_is("web1", state);
+        let stopped = |reason| DomainState {
+            shutdown: Some(reason),
+            ..idle()
+        };
+        assert_eq!(said(Ok(Some(idle()))), "web1 runs on here.");
+        assert_eq!(said(Ok(Some(stopped(2)))), "web1 runs on here.");
+        assert_eq!(said(Ok(Some(stopped(3)))), "web1 has crashed.");
+        assert_eq!(said(Ok(None)), "web1 is gone.");
+        let paused = DomainState {
+            paused: true,
+            ..idle()
+        };
+        assert_eq!(said(Ok(Some(paused))), "web1 stays here, paused.");
+        let unseen = said(Err(io::Error::other("no answer")));
+        assert_eq!(unseen, "Whether web1 runs on here was not seen: no answer.");
     }
 }

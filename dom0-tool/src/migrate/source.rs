@@ -115,21 +115,16 @@ fn wait_until_running(
             Ok(None) => return Wait::Dead("is gone".to_owned()),
             Ok(Some(state)) => state,
         };
-        if look.dying {
-            return Wait::Dead("is being destroyed".to_owned());
+        if let Some(death) = look.death() {
+            return Wait::Dead(death);
         }
         match look.shutdown {
-            Some(_) if look.is_suspended() => {
+            Some(_) => {
                 free = None;
                 if waited >= late {
                     return Wait::Suspended;
                 }
             }
-            // `SHUTDOWN_*` of `xen/include/public/sched.h`.
-            Some(0) => return Wait::Dead("has shut down".to_owned()),
-            Some(1) => return Wait::Dead("has shut down to reboot".to_owned()),
-            Some(3) => return Wait::Dead("has crashed".to_owned()),
-            Some(reason) => return Wait::Dead(format!("has shut down (reason {reason})")),
             None if look.paused => {
                 free = None;
                 if waited >= late {

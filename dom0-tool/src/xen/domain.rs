@@ -70,6 +70,21 @@ impl DomainState {
     pub fn is_suspended(&self) -> bool {
         self.shutdown == Some(dominf::REASON_SUSPEND) && !self.dying
     }
+
+    /// Why it will never run again, if so: a verb phrase.
+    pub fn death(&self) -> Option<String> {
+        if self.dying {
+            return Some("is being destroyed".to_owned());
+        }
+        // `SHUTDOWN_*` of `xen/include/public/sched.h`, 4.17.
+        match self.shutdown? {
+            dominf::REASON_SUSPEND => None,
+            0 => Some("has shut down".to_owned()),
+            1 => Some("has shut down to reboot".to_owned()),
+            3 => Some("has crashed".to_owned()),
+            reason => Some(format!("has shut down (reason {reason})")),
+        }
+    }
 }
 
 impl From<DomainInfo> for DomainState {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lull_tests::{Guest, Host, Output};
 
 use crate::aftermath;
@@ -26,7 +26,7 @@ pub fn kept_by_plain_xl(world: &mut World) -> Result<()> {
 
 fn keep(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
-    let host = &world.host;
+    let host = &world.host.clone();
     says(host, "lull limits check", "no limits")?;
     says(host, "lull enable xl", "/usr/local/sbin/xl")?;
     says(host, "lull enable xl", "already")?;
@@ -80,8 +80,19 @@ fn keep(world: &mut World) -> Result<()> {
         "lull limits unset busy && lull limits show --json busy",
         "\"limit_us\":4000000",
     )?;
+    // Plain xl alone cannot tell why.
+    says(host, "lull limits unset 'b*'", "changed")?;
+    let mut slow = host.spawn(slow)?;
+    std::thread::sleep(Duration::from_secs(2));
+    guest.crash()?;
+    let dead = slow.wait(LONGEST)?.context("xl does not end")?;
+    ensure!(
+        dead.stderr.contains("busy was not moved: ") && dead.stderr.contains("busy has crashed."),
+        "a guest that died: {dead:?}"
+    );
     says(host, "lull disable xl", "Xen's own again")?;
-    says(host, "command -v xl", "/usr/sbin/xl")
+    says(host, "command -v xl", "/usr/sbin/xl")?;
+    world.bury_guest()
 }
 
 fn says(host: &Host, command: &str, words: &str) -> Result<()> {
