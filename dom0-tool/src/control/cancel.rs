@@ -22,9 +22,9 @@ const LONGEST: Duration = Duration::from_secs(150);
 #[command(after_help = "Example:
   lull cancel web1
 
-Waits until the migration has ended. Once the destination has the whole guest,
-it is too late: ^C in `lull migrate` still works until the destination is told
-to start it.
+Waits until the migration has ended. It is too late once the destination was told
+to start the guest; of a migration that xl or virsh began, once it has all of the
+guest.
 
 Exit codes: 0 cancelled, the guest runs here; 2 wrong usage, or it is not being
   migrated; 3 too late, the migration goes on or had ended otherwise; 8 the
@@ -64,20 +64,30 @@ fn cancel(guest: &Guest, mut connection: Connection) -> anyhow::Result<u8> {
         Answer::Done { said } => to_stderr(&format!("lull: {}: {said}", guest.name)),
         Answer::Status(_) => {}
     }
-    let end = await_end(&mut connection)?;
-    Ok(match &end {
-        Some(End {
-            how: How::StreamComplete,
-            ..
-        }) => {
+    let mut end = await_end(&mut connection)?;
+    // The helper's part was over first: the wish is now with who began it.
+    if is_complete(end.as_ref())
+        && let Some(mut landing) = client::landing(&connection.place)
+    {
+        if let Answer::Refused { why } = landing.ask(Request::Cancel)? {
+            to_stderr(&format!("lull: {}: {why}", guest.name));
+        }
+        end = await_end(&mut landing)?;
+    }
+    Ok(match end.as_ref() {
+        end if is_complete(end) => {
             to_stderr(&format!(
                 "lull: too late: the destination has all of {0} and may start it. `lull status {0}` shows whether it is still here.",
                 guest.name
             ));
             REFUSED
         }
-        end => look(guest, end.as_ref()),
+        end => look(guest, end),
     })
+}
+
+fn is_complete(end: Option<&End>) -> bool {
+    end.is_some_and(|end| end.how == How::StreamComplete)
 }
 
 /// How the helper's part ended; `None` when it died.

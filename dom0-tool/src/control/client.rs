@@ -14,6 +14,9 @@ use crate::xen::xenstore::Xenstore;
 /// How long a helper may take to say a line: it may be reading a large bitmap.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long `lull migrate` may take to be there for its helper.
+const TAKE_OVER: Duration = Duration::from_secs(1);
+
 /// Longest line taken from a helper.
 const LONGEST: u64 = 1 << 20;
 
@@ -185,6 +188,21 @@ pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
         others.push(connection.place.guest);
     }
     bail!(NotMigrated::new(guest, &others, &names()))
+}
+
+/// A line to who has the guest of `before` land, whose part is over. `None` if
+/// nobody can be asked, as when xl or libvirt began the migration.
+pub fn landing(before: &Place) -> Option<Connection> {
+    let until = Instant::now() + TAKE_OVER;
+    while Instant::now() < until {
+        let mut places = places().ok()?.into_iter();
+        let next = places.find(|place| place.guest == before.guest && place != before);
+        if let Some(Ok(Some(line))) = next.map(Connection::to) {
+            return Some(line);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None
 }
 
 /// Nobody moves that guest.

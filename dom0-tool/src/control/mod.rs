@@ -2,7 +2,8 @@
 //! `lull set`, `lull cancel`, `lull switch-now`.
 //!
 //! Each helper serves a socket of its own ([`folder`], [`server`]), whoever
-//! started the migration: lull, xl or libvirt. Both sides speak [`words`]; what
+//! started the migration: lull, xl or libvirt. While the guest lands, and the
+//! helper has gone, `lull migrate` does. Both sides speak [`words`]; what
 //! there is to see is kept as a [`picture`]. The commands are its clients
 //! ([`client`]): [`show`] looks once and [`watch`] until the end, [`set`] and
 //! [`cancel`] steer.
@@ -16,7 +17,7 @@ pub mod cancel;
 pub mod claim;
 mod client;
 pub mod folder;
-mod picture;
+pub mod picture;
 pub mod server;
 pub mod set;
 pub mod show;

@@ -36,6 +36,24 @@ impl Picture {
         }
     }
 
+    /// The same migration, once the helper's part ended well: now it is this
+    /// process that knows how it goes on.
+    pub fn taken_over(mut self) -> Self {
+        self.status.helper_pid = std::process::id();
+        self.status.ended = None;
+        self.changes += 1;
+        self
+    }
+
+    /// It is over.
+    pub fn end(&mut self, end: End) {
+        if end.how != How::StreamComplete {
+            self.status.phase = Phase::Ended;
+        }
+        self.status.ended = Some(end);
+        self.changes += 1;
+    }
+
     /// Takes in what the engine tells.
     pub fn note(&mut self, event: &Event) {
         let status = &mut self.status;
@@ -64,11 +82,10 @@ impl Picture {
             }
             Event::Suspended(_) => status.phase = Phase::LastRound,
             Event::Ended(ended) => {
-                status.phase = match ended.how {
-                    How::StreamComplete => Phase::Landing,
-                    _ => Phase::Ended,
-                };
-                status.ended = Some(End {
+                if ended.how == How::StreamComplete {
+                    status.phase = Phase::Landing;
+                }
+                return self.end(End {
                     how: ended.how,
                     reason: ended.reason.clone(),
                     advice: ended.advice.clone(),

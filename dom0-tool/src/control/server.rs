@@ -1,4 +1,5 @@
-//! The helper's end of its control socket.
+//! The far end of a control socket: the helper's, or once its part is over that
+//! of `lull migrate`.
 //!
 //! A part of the engine's loop, so nothing here waits, and a turn costs a few
 //! system calls whatever the clients do: each is read at most once every
@@ -16,7 +17,7 @@ use rustix::net::sockopt::socket_peercred;
 
 use super::folder::{self, Folder};
 use super::picture::Picture;
-use super::words::{Answer, LONGEST, Line, Phase, Request, SCHEMA};
+use super::words::{Answer, End, LONGEST, Line, Phase, Request, SCHEMA};
 use crate::events::Event;
 use crate::xen::DomId;
 
@@ -48,12 +49,20 @@ impl Server {
     /// # Errors
     /// When it cannot be opened: then nobody can look or steer.
     pub fn open(folder: &Folder, guest: DomId, start: Instant) -> io::Result<Self> {
-        let path = folder.prepare(guest)?;
+        Self::showing(folder, Picture::new(guest, start))
+    }
+
+    /// Opens the socket of a migration of which something is known already.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn showing(folder: &Folder, mut picture: Picture) -> io::Result<Self> {
+        let path = folder.prepare(picture.status().domid)?;
         let listener = UnixListener::bind(&path)?;
         let server = Self {
             listener,
             path,
-            picture: Picture::new(guest, start),
+            picture,
             clients: Vec::new(),
             accepted: None,
             patience: PATIENCE,
@@ -70,6 +79,12 @@ impl Server {
         if let Event::Ended(_) = event {
             self.send_all();
         }
+    }
+
+    /// Tells whoever watches that it is over.
+    pub fn end(&mut self, end: End) {
+        self.picture.end(end);
+        self.send_all();
     }
 
     /// What is being done.

@@ -23,8 +23,8 @@ pub const PAGE: u64 = 4096;
   lull status --watch web1
 
 It shows every migration that lull takes part in, also those that plain xl or
-virsh started. Once a guest's last page is sent, and while it lands, only that
-it is suspended can still be seen here.
+virsh started. Of these it can only be seen that the guest is suspended once its
+last page is sent, and while it lands.
 
 With --watch, q, Esc and ^C leave, and the migration goes on. Where standard
 output is no terminal, it is a line per change.
@@ -71,12 +71,12 @@ fn show(options: &Options) -> anyhow::Result<()> {
     };
     let is_wanted = |domid| wanted.as_ref().is_none_or(|guest| guest.domid == domid);
     let names = client::names();
-    let mut nothing = true;
+    let mut shown = Vec::new();
     for mut connection in all {
         if !is_wanted(connection.place.guest) {
             continue;
         }
-        nothing = false;
+        shown.push(connection.place.guest);
         match status_of(&mut connection, &names) {
             Ok(status) if options.json => to_stdout(&as_json(status)),
             Ok(status) => to_stdout(&in_words(&status)),
@@ -86,7 +86,9 @@ fn show(options: &Options) -> anyhow::Result<()> {
             )),
         }
     }
-    for guest in names.iter().filter(|guest| is_wanted(guest.domid)) {
+    let silent = |guest: &&Guest| is_wanted(guest.domid) && !shown.contains(&guest.domid);
+    let mut nothing = shown.is_empty();
+    for guest in names.iter().filter(silent) {
         if xen::state(guest.domid).is_ok_and(|state| state.is_some_and(|s| s.is_suspended())) {
             nothing = false;
             if !options.json {

@@ -8,7 +8,7 @@
 //! {"schema":1,"type":"done","said":"…"}
 //! ```
 //! Every request has one answer, save `watch`: its answers are the status now
-//! and whenever it has changed, as fast as they are read, until the helper's
+//! and whenever it has changed, as fast as they are read, until that process's
 //! part is over.
 
 use std::collections::VecDeque;
@@ -82,7 +82,7 @@ pub struct Status {
     /// Its name, as far as whoever asks has found it out.
     #[serde(default)]
     pub name: Option<String>,
-    /// Process id of the helper.
+    /// Process id of whoever says so: the helper, or `lull migrate`.
     pub helper_pid: u32,
     /// What is being done.
     pub phase: Phase,
@@ -98,7 +98,7 @@ pub struct Status {
     pub progress: Option<Progress>,
     /// The rounds before it, the last [`ROUNDS`].
     pub rounds: VecDeque<Round>,
-    /// How the helper's part ended.
+    /// How it ended, as far as that process can tell.
     pub ended: Option<End>,
 }
 

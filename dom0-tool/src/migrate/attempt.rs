@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use rustix::io::ioctl_fionread;
 
+use crate::control::words::Answer;
 use crate::events::{Command, Event, Order};
 
 use super::account::Account;
 use super::inbox::{Inbox, Message};
+use super::judged;
+use super::landing::Landing;
 use super::outcome::{HelperSeen, Wish};
 use super::progress::Watcher;
 use super::transport::Orders;
@@ -59,6 +62,7 @@ pub fn run(plan: &Plan<'_>, inbox: &Inbox, watcher: &mut Watcher) -> io::Result<
         orders: started.orders.clone(),
         helper: started.helper.try_clone()?,
         account: Account::default(),
+        landing: Landing::of(plan.guest.domid, plan.control),
         wish: Wish::Move,
         words,
         helper_gone: false,
@@ -83,18 +87,24 @@ pub fn run(plan: &Plan<'_>, inbox: &Inbox, watcher: &mut Watcher) -> io::Result<
             Some(message) => attempt.hear(message, watcher),
             None => watcher.tick(),
         }
+        attempt.attend(watcher);
         attempt.press();
     }
-    Ok(Attempted {
+    let mut landing = attempt.landing;
+    let attempted = Attempted {
         account: attempt.account,
         wish: attempt.wish,
-    })
+    };
+    let judgement = judged(&attempted);
+    landing.end(judgement.outcome.how(), judgement.why);
+    Ok(attempted)
 }
 
-struct Attempt {
+struct Attempt<'a> {
     helper: UnixStream,
     orders: Orders,
     account: Account,
+    landing: Landing<'a>,
     wish: Wish,
     words: PipeReader,
     helper_gone: bool,
@@ -109,7 +119,7 @@ struct Attempt {
     out_of_time_at: Option<Instant>,
 }
 
-impl Attempt {
+impl Attempt<'_> {
     fn is_over(&mut self) -> bool {
         let Some(ended_at) = self.ended_at else {
             return false;
@@ -131,8 +141,9 @@ impl Attempt {
         match message {
             Message::Helper(event) => {
                 watcher.event(&event);
+                self.landing.note(&event);
                 if matches!(*event, Event::CancelAsked) {
-                    self.stop(watcher);
+                    watcher.note(self.stop().words());
                 }
                 self.account.helper_said(*event);
             }
@@ -159,35 +170,45 @@ impl Attempt {
                 self.account.xl = Some(end);
                 self.ended_at = Some(Instant::now());
             }
-            Message::Stop => self.stop(watcher),
+            Message::Stop => watcher.note(self.stop().words()),
             Message::Background => {
                 watcher.note("not stopping in the middle of a migration: ^C cancels it");
             }
         }
     }
 
-    fn stop(&mut self, watcher: &mut Watcher) {
-        if self.account.is_past_return() {
-            watcher.note(
-                "too late to cancel: the destination has permission to start the guest; waiting for its report",
-            );
-        } else if self.wish == Wish::Cancel {
-            watcher.note("already cancelling; waiting until everything is undone");
-        } else {
-            self.wish = Wish::Cancel;
-            watcher.note(
-                "cancelling: the guest stays at the source; waiting until everything is undone",
-            );
-            let mut line = serde_json::to_vec(&Command::Cancel).unwrap_or_default();
-            line.push(b'\n');
-            // A helper that cannot be told is gone, or not there yet and will
-            // find the line when it comes.
-            let _ = self.helper.write_all(&line);
-            // Where the helper's part is over, or has not begun, it is the
-            // transport that can give up.
-            self.orders.give(Order::Cancel);
-            self.cancelled_at = Some(Instant::now());
+    /// Hears whoever asks while the guest lands.
+    fn attend(&mut self, watcher: &mut Watcher) {
+        if !self.landing.turn() {
+            return;
         }
+        let stopped = self.stop();
+        watcher.note(stopped.words());
+        let words = stopped.words().to_owned();
+        self.landing.answer(match stopped {
+            Stopped::TooLate => Answer::Refused { why: words },
+            Stopped::Already | Stopped::Now => Answer::Done { said: words },
+        });
+    }
+
+    fn stop(&mut self) -> Stopped {
+        if self.account.is_past_return() {
+            return Stopped::TooLate;
+        }
+        if self.wish == Wish::Cancel {
+            return Stopped::Already;
+        }
+        self.wish = Wish::Cancel;
+        let mut line = serde_json::to_vec(&Command::Cancel).unwrap_or_default();
+        line.push(b'\n');
+        // A helper that cannot be told is gone, or not there yet and will find
+        // the line when it comes.
+        let _ = self.helper.write_all(&line);
+        // Where the helper's part is over, or has not begun, it is the
+        // transport that can give up.
+        self.orders.give(Order::Cancel);
+        self.cancelled_at = Some(Instant::now());
+        Stopped::Now
     }
 
     /// While there is no helper to cancel, or to see that the time is over, it
@@ -208,6 +229,28 @@ impl Attempt {
         {
             self.cancelled_at = None;
             self.orders.give(Order::HangUp);
+        }
+    }
+}
+
+/// What becomes of the wish to cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    Now,
+    Already,
+    TooLate,
+}
+
+impl Stopped {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Now => {
+                "cancelling: the guest stays at the source; waiting until everything is undone"
+            }
+            Self::Already => "already cancelling; waiting until everything is undone",
+            Self::TooLate => {
+                "too late to cancel: the destination has permission to start the guest; waiting for its report"
+            }
         }
     }
 }

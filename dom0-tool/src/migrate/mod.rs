@@ -2,13 +2,14 @@
 //! part starts them, watches, and says how it ended.
 //!
 //! [`xl`] starts, through a [`transport`] of lull's own, [`inbox`] hears,
-//! [`attempt`] follows, [`account`] remembers, [`mod@pause`] measures,
+//! [`attempt`] follows, also while the guest is [`landing`], [`account`] remembers, [`mod@pause`] measures,
 //! [`outcome`] judges, [`source`] makes sure, [`report`] tells, in [`tables`] too.
 
 pub mod account;
 pub mod attempt;
 mod handshake;
 pub mod inbox;
+mod landing;
 pub mod lines;
 pub mod outcome;
 mod pause;
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use crate::cli::Migrate;
+use crate::control::folder::Folder;
 use crate::events::Event;
 use crate::host::{self, Guest, Host, NotReady};
 use crate::ledger::{self, Entry, Known, Ledger};
@@ -185,6 +187,7 @@ fn move_guest(
         options,
         costs: known.bounds,
         after_ready: known.after_ready,
+        control: &Folder::default(),
     };
     let attempted = attempt::run(&plan, &inbox, &mut watcher).context("xl could not be started")?;
     let (judgement, seen) = conclude(&attempted, place.source);

@@ -42,6 +42,19 @@ impl Outcome {
         }
     }
 
+    /// As far as who watches the source can tell: of a destination that was told
+    /// to go, that it has the guest.
+    pub const fn how(self) -> How {
+        match self {
+            Self::Moved | Self::Unknown => How::StreamComplete,
+            Self::RefusedDowntime => How::RefusedDowntime,
+            Self::RefusedTimeout => How::RefusedTimeout,
+            Self::Cancelled => How::Cancelled,
+            Self::TargetFailed => How::TargetFailed,
+            Self::SourceFailed | Self::GuestDied => How::SourceFailed,
+        }
+    }
+
     /// The name in `--json`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -80,6 +80,7 @@ fn attempt_with(
         options: &options,
         costs: known.bounds,
         after_ready: known.after_ready,
+        control: &Folder::at(folder.path().join("control")),
     };
     let attempted = attempt::run(&plan, &inbox, &mut watcher).unwrap();
     let (judgement, seen) = conclude(&attempted, &source);

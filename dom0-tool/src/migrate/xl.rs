@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::cli::Migrate;
+use crate::control::folder::Folder;
 use crate::events::FRONT_END_FD;
 use crate::helper::orders;
 use crate::host::Guest;
@@ -40,6 +41,8 @@ pub struct Plan<'a> {
     pub costs: Costs,
     /// Bound of what follows READY, for the transport.
     pub after_ready: Duration,
+    /// Where control sockets are.
+    pub control: &'a Folder,
 }
 
 /// A started xl.

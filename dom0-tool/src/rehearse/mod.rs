@@ -32,6 +32,7 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::cli::Migrate;
+use crate::control::folder::Folder;
 use crate::duration::Span;
 use crate::host::{Guest, Host};
 use crate::ledger::{self, Costs, Entry, Ledger};
@@ -239,6 +240,7 @@ impl Play {
             options: &options,
             costs: known.bounds,
             after_ready: known.after_ready,
+            control: &Folder::default(),
         };
         let attempted = match attempt::run(&plan, inbox, watcher) {
             Ok(attempted) => attempted,

@@ -62,6 +62,7 @@ fn main() -> ExitCode {
         scenario("looked-at-and-cancelled", steering::looked_at_and_cancelled),
         scenario("steered-while-it-runs", steering::steered),
         scenario("steered-to-a-lower-limit", steering::limit_lowered),
+        scenario("cancelled-while-landing", steering::cancelled_while_landing),
         scenario("limits-kept-by-plain-xl", limits::kept_by_plain_xl),
         scenario("stub-astray", deaths::stub_astray),
         scenario("wrong-words", bad_input::wrong_words),

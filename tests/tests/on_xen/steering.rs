@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lull_tests::Output;
+use lull_tests::ssh::quote;
 use serde_json::Value;
 
 use crate::aftermath;
@@ -130,6 +131,31 @@ pub fn limit_lowered(world: &mut World) -> Result<()> {
     ensure!(
         pause.as_u64().is_some_and(|pause| pause <= 8_000),
         "{pause}"
+    );
+    aftermath::check(&host, &guest, &ended)
+}
+
+/// The helper has gone, the destination is ready and nobody here knows it yet:
+/// whoever asks now is heard by `lull migrate`.
+pub fn cancelled_while_landing(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = world.host.clone();
+    let ask = "lull status --json busy >/run/asked; lull switch-now busy >>/run/asked 2>&1; \
+               { lull cancel busy; echo code $?; } >/run/cancelled 2>&1 & sleep 2";
+    let hold = format!("hold-at ready 0 {} {} --", guest.domid()?, quote(ask));
+    let ended = Plan::by(&hold)
+        .limit(Duration::from_secs(60))
+        .run(&host, &guest)?;
+    ended.expect(5)?;
+    let asked = said(&host.run("cat /run/asked")?, 0)?;
+    ensure!(
+        asked.contains("\"phase\":\"landing\"") && asked.contains("too late"),
+        "{asked}"
+    );
+    let cancelled = said(&host.run("cat /run/cancelled")?, 0)?;
+    ensure!(
+        cancelled.contains("busy runs here") && cancelled.ends_with("code 0\n"),
+        "{cancelled}"
     );
     aftermath::check(&host, &guest, &ended)
 }

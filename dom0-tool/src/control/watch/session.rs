@@ -84,7 +84,11 @@ impl<H: Host> Session<H> {
         self.searched = Some(Instant::now());
         self.left_out = 0;
         for place in self.host.places()? {
-            let known = self.all.iter().any(|watched| watched.place == place);
+            // Who has a guest land is not another migration of it.
+            let known = self.all.iter().any(|watched| {
+                let under_way = watched.last().is_none();
+                watched.place == place || (watched.place.guest == place.guest && under_way)
+            });
             if known || self.only.is_some_and(|guest| guest != place.guest) {
                 continue;
             }

@@ -1,0 +1,182 @@
+//! Whom an operator talks to while the guest lands: the helper, which served the
+//! control socket, has gone, and the destination has not been told to go.
+
+use std::time::Instant;
+
+use crate::control::folder::Folder;
+use crate::control::picture::Picture;
+use crate::control::server::Server;
+use crate::control::words::{Answer, End, Request};
+use crate::events::{Event, How};
+use crate::xen::DomId;
+
+/// See the module.
+pub struct Landing<'a> {
+    folder: &'a Folder,
+    stage: Stage,
+}
+
+enum Stage {
+    /// The helper is asked.
+    Helper(Picture),
+    /// We are.
+    Here(Server),
+    /// Nobody is.
+    Nobody,
+}
+
+impl<'a> Landing<'a> {
+    /// Of `guest`; the socket is to be in `folder`.
+    pub fn of(guest: DomId, folder: &'a Folder) -> Self {
+        let stage = Stage::Helper(Picture::new(guest, Instant::now()));
+        Self { folder, stage }
+    }
+
+    /// Takes in what the helper tells; when its part has ended well, this
+    /// begins.
+    pub fn note(&mut self, event: &Event) {
+        let Stage::Helper(picture) = &mut self.stage else {
+            return;
+        };
+        picture.note(event);
+        let Event::Ended(ended) = event else {
+            return;
+        };
+        let stage = std::mem::replace(&mut self.stage, Stage::Nobody);
+        if let (Stage::Helper(picture), How::StreamComplete) = (stage, ended.how)
+            // Without a socket, ^C still works.
+            && let Ok(server) = Server::showing(self.folder, picture.taken_over())
+        {
+            self.stage = Stage::Here(server);
+        }
+    }
+
+    /// A turn, which never waits; does somebody want to cancel? Then an
+    /// [answer](Self::answer) is due.
+    pub fn turn(&mut self) -> bool {
+        let Stage::Here(server) = &mut self.stage else {
+            return false;
+        };
+        match server.turn() {
+            Some(Request::Cancel) => true,
+            Some(Request::Set { .. } | Request::SwitchNow) => {
+                let why = "too late: the guest is paused, and the destination has all of it";
+                server.answer(Answer::Refused { why: why.into() });
+                false
+            }
+            // The server's own.
+            Some(Request::Status | Request::Watch) | None => false,
+        }
+    }
+
+    /// Answers who wants to cancel.
+    pub fn answer(&mut self, answer: Answer) {
+        if let Stage::Here(server) = &mut self.stage {
+            server.answer(answer);
+        }
+    }
+
+    /// The attempt is over.
+    pub fn end(&mut self, how: How, reason: &str) {
+        if let Stage::Here(server) = &mut self.stage {
+            server.end(End {
+                how,
+                reason: reason.to_owned(),
+                advice: String::new(),
+            });
+        }
+        self.stage = Stage::Nobody;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::control::words::{Line, Phase};
+    use crate::events::Ended;
+
+    struct Client(BufReader<UnixStream>);
+
+    impl Client {
+        fn of(folder: &Folder) -> Self {
+            let [place] = folder.places().unwrap().try_into().unwrap();
+            let socket = UnixStream::connect(place.path).unwrap();
+            Self(BufReader::new(socket))
+        }
+
+        fn say(&mut self, command: &str) {
+            let line = format!("{{\"schema\":1,\"command\":\"{command}\"}}\n");
+            self.0.get_mut().write_all(line.as_bytes()).unwrap();
+        }
+
+        fn hear(&mut self) -> Answer {
+            let mut line = String::new();
+            self.0.read_line(&mut line).unwrap();
+            serde_json::from_str::<Line<Answer>>(&line).unwrap().said
+        }
+    }
+
+    /// Turns of the loop until somebody wants to cancel, or there were many.
+    fn turns(landing: &mut Landing<'_>) -> bool {
+        (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            landing.turn()
+        })
+    }
+
+    fn ended(how: How) -> Event {
+        Event::Ended(Ended::so(how))
+    }
+
+    #[test]
+    fn there_is_a_socket_from_the_helpers_good_end_to_the_attempts() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path().join("lull"));
+        let mut landing = Landing::of(7, &folder);
+        assert_eq!(folder.places().unwrap(), []);
+        landing.note(&ended(How::StreamComplete));
+
+        let mut client = Client::of(&folder);
+        client.say("status");
+        assert!(!turns(&mut landing));
+        let Answer::Status(status) = client.hear() else {
+            panic!("no status");
+        };
+        assert_eq!((status.domid, status.phase), (7, Phase::Landing));
+        assert_eq!(status.ended, None);
+
+        client.say("switch-now");
+        assert!(!turns(&mut landing));
+        assert!(matches!(client.hear(), Answer::Refused { why } if why.contains("too late")));
+
+        client.say("cancel");
+        assert!(turns(&mut landing));
+        let said = "cancelling".to_owned();
+        landing.answer(Answer::Done { said: said.clone() });
+        assert_eq!(client.hear(), Answer::Done { said });
+
+        client.say("watch");
+        assert!(!turns(&mut landing));
+        assert!(matches!(client.hear(), Answer::Status(status) if status.ended.is_none()));
+        landing.end(How::Cancelled, "cancelled");
+        let Answer::Status(status) = client.hear() else {
+            panic!("no status");
+        };
+        assert_eq!(status.ended.map(|end| end.how), Some(How::Cancelled));
+        assert_eq!(folder.places().unwrap(), []);
+    }
+
+    #[test]
+    fn after_a_helper_that_gave_up_there_is_nothing_to_ask() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path().join("lull"));
+        let mut landing = Landing::of(7, &folder);
+        landing.note(&ended(How::TargetFailed));
+        landing.note(&ended(How::StreamComplete));
+        assert!(!landing.turn());
+        assert_eq!(folder.places().unwrap(), []);
+    }
+}
