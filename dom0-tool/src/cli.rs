@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::duration::Span;
 use crate::{
@@ -24,6 +25,35 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// What was asked for; on a slip the process ends here, with words for it.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|mut slip| {
+        keep_hidden(&mut slip);
+        slip.exit()
+    })
+}
+
+/// Suggests no command that is only lull's own to call, and the likeliest
+/// first.
+fn keep_hidden(slip: &mut clap::Error) {
+    let Some(ContextValue::Strings(suggested)) = slip.remove(ContextKind::SuggestedSubcommand)
+    else {
+        return;
+    };
+    let all = Cli::command();
+    let is_hidden =
+        |name: &String| matches!(all.find_subcommand(name), Some(found) if found.is_hide_set());
+    let suggested = suggested.into_iter().rev();
+    let shown: Vec<String> = suggested.filter(|name| !is_hidden(name)).collect();
+    if shown.is_empty() {
+        // Is empty as well, and would be room for nothing.
+        slip.remove(ContextKind::Suggested);
+        return;
+    }
+    let shown = ContextValue::Strings(shown);
+    slip.insert(ContextKind::SuggestedSubcommand, shown);
 }
 
 /// What lull can do.
@@ -230,8 +260,6 @@ pub fn check_host(ssh: Option<&str>, host: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Migrate, String> {
@@ -241,7 +269,10 @@ mod tests {
                 command: Command::Migrate(migrate),
             }) => Ok(migrate),
             Ok(_) => Err("another command".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(mut error) => {
+                keep_hidden(&mut error);
+                Err(error.to_string())
+            }
         }
     }
 
@@ -297,6 +328,23 @@ mod tests {
         assert!(said.contains("--max-suspend-time"), "{said}");
         let said = parse("lull migarte web1 host2").unwrap_err();
         assert!(said.contains("'migrate'"), "{said}");
+        let said = parse("lull limits chekc web1").unwrap_err();
+        assert!(said.contains("'check'"), "{said}");
+    }
+
+    #[test]
+    fn no_slip_brings_a_command_that_is_not_for_people() {
+        let all = Cli::command();
+        let hidden = all.get_subcommands().filter(|sub| sub.is_hide_set());
+        for command in hidden {
+            let slip = format!("{}x", command.get_name());
+            let said = parse(&format!("lull {slip}")).unwrap_err();
+            assert!(said.contains(&slip), "{said}");
+            assert!(
+                !said.contains(&format!("'{}'", command.get_name())),
+                "{said}"
+            );
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::nearest::{did_you_mean, nearest};
 use crate::rehearse;
 use crate::xen::{self, DomId, DomainState, version, xenstore::Xenstore};
 
@@ -377,6 +378,12 @@ fn uuid_in(store: &mut Xenstore, domid: DomId) -> io::Result<String> {
     Ok(uuid.to_ascii_lowercase())
 }
 
+/// Their names, without the host's own.
+pub fn guests(domains: &[Guest]) -> impl Iterator<Item = &str> {
+    let guests = domains.iter().filter(|domain| domain.domid != 0);
+    guests.map(|guest| guest.name.as_str())
+}
+
 /// As xl does: what is all digits is a number, anything else a name.
 fn find(asked: &str, domains: Vec<Guest>) -> Result<Guest, NotReady> {
     let number = asked.parse::<u64>().ok();
@@ -390,41 +397,9 @@ fn find(asked: &str, domains: Vec<Guest>) -> Result<Guest, NotReady> {
         Some(guest) => Ok(guest),
         None => Err(NotReady::NoSuchDomain {
             asked: asked.to_owned(),
-            nearest: nearest(asked, &domains),
+            nearest: nearest(asked, guests(&domains)),
         }),
     }
-}
-
-/// Below this, Jaro-Winkler finds likeness in anything; clap's own bound.
-pub const ALIKE: f64 = 0.7;
-
-/// Names the operator may have meant, the likeliest first.
-fn nearest(asked: &str, domains: &[Guest]) -> Vec<String> {
-    let mut scored: Vec<(f64, &str)> = domains
-        .iter()
-        .filter(|guest| guest.domid != 0)
-        .map(|guest| {
-            (
-                strsim::jaro_winkler(asked, &guest.name),
-                guest.name.as_str(),
-            )
-        })
-        .filter(|(score, _)| *score > ALIKE)
-        .collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-    scored
-        .into_iter()
-        .take(3)
-        .map(|(_, name)| name.to_owned())
-        .collect()
-}
-
-fn did_you_mean(nearest: &[String]) -> String {
-    if nearest.is_empty() {
-        return String::new();
-    }
-    let quoted: Vec<String> = nearest.iter().map(|name| format!("`{name}`")).collect();
-    format!("; did you mean {}?", quoted.join(" or "))
 }
 
 fn check_runs(name: &str, state: Option<DomainState>) -> Result<(), NotReady> {

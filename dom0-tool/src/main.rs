@@ -32,6 +32,7 @@ mod locked;
 mod metrics;
 mod migrate;
 mod monotonic;
+mod nearest;
 mod predict;
 mod rehearse;
 mod replaced;
@@ -52,13 +53,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     if Role::of(std::env::args_os().take(2)) == Role::Helper {
         return helper::main(std::env::args_os());
     }
-    match cli::Cli::parse().command {
+    match cli::parse().command {
         cli::Command::Migrate(options) => migrate::main(&options),
         cli::Command::Rehearse(options) => rehearse::main(&options),
         cli::Command::GuardRehearsal => rehearse::guard(),

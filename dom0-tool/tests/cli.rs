@@ -55,6 +55,7 @@ fn usual_slips() {
     let mut said = String::new();
     for line in [
         "migarte web1 host2",
+        "keep-trce 7",
         "migrate web1",
         "migrate --max-suspend-tim 2 web1 host2",
         "migrate --max-suspend-time soon web1 host2",

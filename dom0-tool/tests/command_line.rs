@@ -1,5 +1,7 @@
 //! The command as an operator meets it on a host where it cannot work.
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Output};
 
 fn lull(words: &[&str]) -> Output {
@@ -23,6 +25,47 @@ fn a_bad_limit_is_usage_and_shows_a_good_one() {
             let said = said(&output);
             assert!(said.contains(&format!("`{bad}`")), "{said}");
             assert!(said.contains(option) && said.contains("`250ms`"), "{said}");
+        }
+    }
+}
+
+/// One command for every way in which a file with limits can be bad.
+#[test]
+fn a_bad_file_of_limits_is_told_what_is_wrong_with_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("lull.toml");
+    let path = file.to_str().expect("a plain path");
+    let other = folder.path().join("other.toml");
+    let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode));
+    let good = "[default]\ntimeout = \"2s\"\n";
+    let make = |what: &str| match what {
+        "unknown" => fs::write(&file, "[default]\nmax-suspnd-time = \"2s\"\n"),
+        "writable" => fs::write(&file, good).and_then(|()| mode(0o666)),
+        "huge" => fs::File::create(&file).and_then(|file| file.set_len(1 << 40)),
+        "cyclic" => symlink(&other, &file).and_then(|()| symlink(&file, &other)),
+        "folder" => fs::create_dir(&file),
+        _ => Ok(()),
+    };
+    for (what, words) in [
+        ("unknown", "did you mean `max-suspend-time`?"),
+        ("writable", "chmod go-w"),
+        ("huge", "larger than 256 KiB"),
+        ("cyclic", "leads nowhere"),
+        ("folder", "is a folder"),
+        ("none", "there is no"),
+    ] {
+        make(what).expect(what);
+        let output = lull(&["limits", "check", path]);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{what}: {said}");
+        assert!(
+            said.contains(words) && said.contains(path),
+            "{what}: {said}"
+        );
+        assert!(!said.contains('\u{1b}'), "{what}: {said}");
+        match what {
+            "folder" => fs::remove_dir(&file).expect(what),
+            _ => drop(fs::remove_file(&file)),
         }
     }
 }

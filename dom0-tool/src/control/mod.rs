@@ -24,6 +24,8 @@ pub mod show;
 mod watch;
 pub mod words;
 
+pub use client::names;
+
 /// Exit code of what was done.
 const DONE: u8 = 0;
 /// Wrong words, or nobody to say them to: nothing was done.

@@ -8,6 +8,8 @@ use super::ask;
 use super::finding::{Finding, Findings};
 use super::here::Here;
 use super::xl_info::XlInfo;
+use crate::ledger::{self, Ledger};
+use crate::nearest::did_you_mean;
 use crate::rehearse::Way;
 
 /// How long it may take, with a slow log-in.
@@ -54,9 +56,18 @@ pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings
         )),
         Err(why) => findings.add(Finding::problem(
             "reachable",
-            format!("{host} is not reached: {why}"),
+            format!("{host} is not reached: {why}{}", slip(host)),
             format!("`{ssh} {BATCH} {host} id` must work, without a password."),
         )),
+    }
+}
+
+/// A name like it, if lull has been somewhere else before.
+fn slip(host: &str) -> String {
+    let like = Ledger::at(ledger::FILE).like(host);
+    match like.iter().any(|known| known == host) {
+        true => String::new(),
+        false => did_you_mean(&like),
     }
 }
 

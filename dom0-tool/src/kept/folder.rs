@@ -49,6 +49,7 @@ impl Folder {
     /// When it cannot be written; then nothing of it is left.
     pub fn keep(&self, whose: &str, record: &[u8]) -> io::Result<PathBuf> {
         fs::create_dir_all(&self.path)?;
+        self.forget_unfinished();
         // Before as well as after: the disk may be full of them.
         self.forget(record.len() as u64, self.most.files - 1);
         let fresh = self
@@ -81,6 +82,19 @@ impl Folder {
             .chain((2..).map(|n| self.path.join(format!("{stem}-{n}.{SUFFIX}"))))
             .find(|path| !path.exists())
             .unwrap_or_else(|| self.path.join(SUFFIX))
+    }
+
+    /// Removes what a process left half-written that was killed.
+    fn forget_unfinished(&self) {
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let writer = path.file_stem().and_then(OsStr::to_str);
+            let writer = writer.and_then(|stem| stem.parse::<u32>().ok());
+            let lives = |pid: u32| Path::new("/proc").join(pid.to_string()).exists();
+            if path.extension() == Some(OsStr::new(UNFINISHED)) && !writer.is_some_and(lives) {
+                let _ = fs::remove_file(path);
+            }
+        }
     }
 
     /// Removes the oldest, until `room` bytes and a record more would fit.
@@ -178,6 +192,18 @@ mod tests {
         folder.keep("7", b"new").unwrap();
         assert_eq!(folder.records().len(), 3);
         assert!(!root.path().join("2020-01-00-1.jsonl").exists());
+    }
+
+    #[test]
+    fn what_the_dead_left_half_written_is_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |pid: u32| root.path().join(format!("{pid}.{UNFINISHED}"));
+        // No process has a number above 2^22.
+        for pid in [1, 4_194_305] {
+            fs::write(at(pid), b"half").unwrap();
+        }
+        Folder::at(root.path(), MOST).keep("7", b"new").unwrap();
+        assert!(at(1).exists() && !at(4_194_305).exists());
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub use known::Known;
 pub use show::{Options, main};
 pub use summary::{Foresight, Row};
 
+use crate::nearest::nearest;
 use crate::{locked, replaced};
 use book::{Book, SCHEMA};
 use summary::Summary;
@@ -105,6 +106,12 @@ impl Ledger {
             let forgotten = book.destinations.remove(destination);
             forgotten.map_or(0, |entries| entries.len())
         })
+    }
+
+    /// Destinations whose names are like that one, which is not known.
+    pub fn like(&self, destination: &str) -> Vec<String> {
+        let book = self.read_if_possible(|_| {});
+        nearest(destination, book.destinations.keys().map(String::as_str))
     }
 
     /// In figures: all of it, or what is known of one destination.

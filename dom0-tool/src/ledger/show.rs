@@ -7,6 +7,7 @@ use comfy_table::Table;
 
 use crate::human::{Ago, Millis, or_dash};
 use crate::migrate::progress::to_stdout;
+use crate::nearest::did_you_mean;
 use crate::tables::table;
 
 use super::summary::Row;
@@ -43,7 +44,7 @@ pub fn main(options: &Options) -> ExitCode {
     let say = |line: &str| eprintln!("lull: {line}");
     if let (true, Some(destination)) = (options.forget, &options.destination) {
         return match ledger.forget(destination, say) {
-            Ok(0) => unknown(destination),
+            Ok(0) => unknown(&ledger, destination),
             Ok(pauses) => {
                 let s = if pauses == 1 { "" } else { "s" };
                 to_stdout(&format!(
@@ -62,7 +63,7 @@ pub fn main(options: &Options) -> ExitCode {
         to_stdout(&serde_json::to_string(&summary).unwrap_or_default());
     }
     match (&options.destination, summary.rows.is_empty()) {
-        (Some(destination), true) => return unknown(destination),
+        (Some(destination), true) => return unknown(&ledger, destination),
         _ if options.json => {}
         (None, true) => to_stdout(&format!(
             "Nothing yet: lull learns from each pause what a destination and a guest need ({FILE})."
@@ -72,8 +73,9 @@ pub fn main(options: &Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn unknown(destination: &str) -> ExitCode {
-    eprintln!("lull: nothing is known of {destination}. `lull ledger` shows all there is.");
+fn unknown(ledger: &Ledger, destination: &str) -> ExitCode {
+    let hint = did_you_mean(&ledger.like(destination));
+    eprintln!("lull: nothing is known of {destination}{hint}. `lull ledger` shows all there is.");
     NOTHING.into()
 }
 

@@ -139,3 +139,15 @@ fn a_destination_can_be_forgotten() {
     assert!(!ledger.known("host2", "web1", silent).has_history());
     assert!(ledger.known("host3", "web1", silent).has_history());
 }
+
+#[test]
+fn a_destination_that_is_not_known_brings_those_like_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::at(folder.path().join("ledger.json"));
+    assert!(ledger.like("host2").is_empty());
+    for known in ["host2", "mars"] {
+        ledger.add(known, Entry::default(), |_| {}).unwrap();
+    }
+    assert_eq!(ledger.like("hsot2"), ["host2"]);
+    assert!(ledger.like("192.0.2.7").is_empty());
+}

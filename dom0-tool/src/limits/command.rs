@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::host;
+use crate::control;
+use crate::host::{self, Guest};
 use crate::migrate::NOT_BEGUN;
 use crate::migrate::progress::to_stdout;
+use crate::nearest::{did_you_mean, nearest};
 use crate::tables::table;
 
 use super::choose::{Chosen, Effective, Standing};
@@ -171,6 +173,7 @@ fn show(options: &Show) -> Result<String, String> {
             false => everything(&standing),
         });
     };
+    tell_of_a_slip(domain, &standing);
     let (name, uuid) = who(domain);
     let limits = standing.for_guest(&name, uuid.as_deref());
     Ok(match options.json {
@@ -181,6 +184,37 @@ fn show(options: &Show) -> Result<String, String> {
 
 fn broken(error: LimitsError) -> String {
     format!("{error}\nUntil that is put right no migration begins, with xl or without.")
+}
+
+/// Says so when the name is like a known one: it may be a guest's that runs
+/// elsewhere, or a slip.
+fn tell_of_a_slip(asked: &str, standing: &Standing) {
+    if let Some(hint) = slip(asked, &control::names(), standing) {
+        eprintln!("lull: {hint}");
+    }
+}
+
+/// Of a name that neither a guest here nor a section has: which it is like.
+fn slip(asked: &str, here: &[Guest], standing: &Standing) -> Option<String> {
+    let Ok(Whom::Name(asked)) = Whom::named(asked) else {
+        return None;
+    };
+    let sections = standing.rules.sections.iter();
+    let sections = sections.filter_map(|section| match &section.whom {
+        Whom::Name(name) => Some(name.as_str()),
+        _ => None,
+    });
+    let known: Vec<&str> = host::guests(here).chain(sections).collect();
+    let is_number = asked.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number || known.contains(&asked.as_str()) {
+        return None;
+    }
+    let like = nearest(&asked, known);
+    let hint = did_you_mean(&like);
+    let file = standing.file.display();
+    (!like.is_empty()).then(|| {
+        format!("`{asked}` is no guest of this host, and {file} has no section for it{hint}")
+    })
 }
 
 /// A guest of this host if there is one, else whoever is called that.
@@ -329,6 +363,9 @@ fn unset(options: &Unset) -> Result<String, String> {
 
 fn change(whom: Whom, keys: BTreeMap<Key, Option<Limit>>) -> Result<String, String> {
     let file = LimitsFile::at(FILE);
+    if let (Whom::Name(name), Ok(before)) = (&whom, file.rules()) {
+        tell_of_a_slip(name, &before);
+    }
     let change = Change { whom, keys };
     let changed = file
         .change(&change)
@@ -366,4 +403,29 @@ fn check(options: &Check) -> Result<String, String> {
         "{file} is right: {} sections, {limits} limits.",
         rules.sections.len()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules::Rules;
+    use super::*;
+
+    #[test]
+    fn a_name_like_a_known_one_is_told_and_a_known_one_is_not() {
+        let rules = Rules::parse("[guest.database]\n[guest.\"web*\"]\n").unwrap();
+        let file = FILE.into();
+        let standing = Standing { rules, file };
+        let guest = |domid, name: &str| Guest {
+            domid,
+            name: name.to_owned(),
+        };
+        let here = [guest(0, "Domain-0"), guest(3, "web1")];
+        for (asked, meant) in [("wbe1", "`web1`"), ("databse", "`database`")] {
+            let said = slip(asked, &here, &standing).unwrap();
+            assert!(said.contains(meant) && said.contains(asked), "{said}");
+        }
+        for plain in ["web1", "database", "3", "mail", "Domain-1", "web?"] {
+            assert_eq!(slip(plain, &here, &standing), None, "{plain}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use glob::Pattern;
 use toml_edit::{Document, Item, Table, TableLike};
 
 use crate::duration::Span;
+use crate::nearest::nearest;
 
 /// What can be limited. Later keys go here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -309,13 +310,9 @@ impl Reader<'_> {
     }
 
     fn unknown(&mut self, place: Option<Range<usize>>, word: &str, known: &[&str]) {
-        let nearest = known
-            .iter()
-            .map(|known| (strsim::jaro_winkler(word, known), known))
-            .filter(|(likeness, _)| *likeness > crate::host::ALIKE)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let hint = match nearest {
-            Some((_, nearest)) => format!("did you mean `{nearest}`?"),
+        let nearest = nearest(word, known.iter().copied());
+        let hint = match nearest.first() {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
             None => format!("known here: `{}`", known.join("`, `")),
         };
         let word: String = word.chars().take(40).collect();

@@ -136,7 +136,21 @@ fn no_file_is_no_limit_and_any_other_trouble_is_an_error() {
             .is_empty()
     );
 
+    fs::write(&path, GOOD).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
+    assert!(folder.complaint().contains("chmod go-w"));
+    // No root is kept from reading, but by what no root can change.
+    let below = LimitsFile::at(path.join("lull.toml"));
+    let said = below.rules().unwrap_err().to_string();
+    assert!(said.contains("cannot be read"), "{said}");
+    fs::remove_file(&path).unwrap();
+
     symlink(&path, &path).unwrap();
+    assert!(folder.complaint().contains("leads nowhere"));
+    fs::remove_file(&path).unwrap();
+    let other = folder.0.path().join("other.toml");
+    symlink(&other, &path).unwrap();
+    symlink(&path, &other).unwrap();
     assert!(folder.complaint().contains("leads nowhere"));
     fs::remove_file(&path).unwrap();
     symlink("/nonexistent/lull.toml", &path).unwrap();

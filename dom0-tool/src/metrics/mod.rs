@@ -96,10 +96,11 @@ impl Metrics {
     }
 
     fn write(&self, counts: &Counts) -> io::Result<()> {
+        // Also where nobody asks: it clears away what the dead left.
+        let running = running::count(&self.running());
         if !self.collected.is_dir() {
             return Ok(());
         }
-        let running = running::count(&self.running());
         let text = exposition::of(counts, running);
         // The collector reads nothing of another name.
         replaced::replace(&self.collected.join("lull.prom"), text.as_bytes(), 0o644)

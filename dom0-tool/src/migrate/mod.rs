@@ -36,6 +36,7 @@ use crate::host::{self, Guest, Host, NotReady};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
+use crate::nearest::did_you_mean;
 use crate::rehearse::{self, Rehearsed};
 
 use account::Account;
@@ -196,6 +197,13 @@ fn move_guest(
     let Attempted { account, wish } = &attempted;
     if judgement.outcome == Outcome::Moved && *wish == Wish::Cancel {
         watcher.note("the wish to cancel came too late");
+    }
+    if judgement.outcome == Outcome::TargetFailed && !known.has_history() {
+        let like = place.ledger.like(&options.host);
+        if !like.is_empty() {
+            let hint = did_you_mean(&like);
+            watcher.note(&format!("nothing is known of {}{hint}", options.host));
+        }
     }
     remember(options, guest, account, &known, place.ledger, &watcher);
     let report = Report {

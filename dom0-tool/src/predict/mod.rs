@@ -22,6 +22,7 @@ use crate::limits::{self, Chosen};
 use crate::migrate::NOT_BEGUN;
 use crate::migrate::outcome::Outcome;
 use crate::migrate::progress::{to_stderr, to_stdout};
+use crate::nearest::did_you_mean;
 use crate::report::plot;
 use crate::runs::{self, Run};
 use crate::simulate::quantity::Rate;
@@ -168,7 +169,17 @@ fn known(options: &Options, guest: &Guest) -> Known {
     let ledger = Ledger::at(ledger::FILE);
     let tell = |line: &str| to_stderr(&format!("lull: {line}"));
     match &options.to {
-        Some(host) => ledger.known(host, &guest.name, tell),
+        Some(host) => {
+            let known = ledger.known(host, &guest.name, tell);
+            let like = ledger.like(host);
+            if !known.has_history() && !like.is_empty() {
+                tell(&format!(
+                    "nothing is known of {host}{}",
+                    did_you_mean(&like)
+                ));
+            }
+            known
+        }
         None => Known {
             // A part that is usual on the way to one host is not on all.
             typical: PauseParts::default(),

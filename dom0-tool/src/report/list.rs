@@ -1,5 +1,6 @@
 //! What records there are.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use serde::Serialize;
@@ -20,6 +21,19 @@ pub fn all(folder: &Folder) -> Vec<(String, Result<Run, String>)> {
         (name.to_string_lossy().into_owned(), run)
     });
     read.collect()
+}
+
+/// What records there are, newest first.
+pub fn names(folder: &Folder) -> Vec<String> {
+    let stem = |name: &OsString| {
+        let stem = Path::new(name).file_stem().unwrap_or_default();
+        stem.to_string_lossy().into_owned()
+    };
+    folder
+        .records()
+        .iter()
+        .map(|(name, _)| stem(name))
+        .collect()
 }
 
 /// As a table.

@@ -20,6 +20,7 @@ use clap::Args;
 use crate::kept::Folder;
 use crate::ledger::{self, Ledger, Row};
 use crate::migrate::progress::to_stdout;
+use crate::nearest::{did_you_mean, nearest};
 use crate::runs::{self, MOST, Run, run};
 
 /// The options of `lull report`.
@@ -118,8 +119,14 @@ fn wanted(options: &Options, folder: &Folder) -> Result<Run, String> {
     };
     Run::open(&path).map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::NotFound => ". `lull report --list` shows what there is",
-            _ => "",
+            io::ErrorKind::NotFound => {
+                let names = list::names(folder);
+                let asked = path.file_stem().unwrap_or_default().to_string_lossy();
+                let like = nearest(&asked, names.iter().map(String::as_str));
+                let like = did_you_mean(&like);
+                format!("{like}. `lull report --list` shows what there is")
+            }
+            _ => String::new(),
         };
         format!("{} cannot be shown: {error}{hint}", path.display())
     })

@@ -40,6 +40,7 @@ fn keep(world: &mut World) -> Result<()> {
         "lull limits show busy",
         "/etc/lull.toml line 2, [guest.\"b*\"]",
     )?;
+    says(host, "lull limits show bsuy 2>&1", "did you mean `busy`?")?;
     let slow = "xl migrate -s '' busy 'rig-agent throttle 4000000 -- xl migrate-receive'";
     stays(
         host,
