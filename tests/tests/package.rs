@@ -33,6 +33,9 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
     works(&debian, &lull)?;
     is_well_kept(&debian)?;
 
+    knows_its_own(&debian)?;
+    debian.run("dpkg --install /tmp/lull.deb")?;
+
     debian.run("lull enable xl && lull enable libvirt")?;
     let said = debian.run("xl migrate web1 host2")?;
     ensure!(said == "/usr/sbin/lull: migrate web1 host2\n", "{said:?}");
@@ -46,6 +49,7 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
         .run("cmp /usr/sbin/lull /usr/lib/xen-lull/bin/libxl-save-helper")
         .context("libvirt's copy is not the new one")?;
 
+    stays_while_a_guest_is_moved(&debian)?;
     debian.run("dpkg --remove lull")?;
     for gone in [WRAPPER, DROP_IN, COPY, "usr/sbin/lull"] {
         ensure!(!root.join(gone).exists(), "{gone} is still there");
@@ -61,14 +65,17 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
     Ok(())
 }
 
-/// An xl that says how it was called, and a unit that might be libvirt's.
+/// An xl that says how it was called, and what looks like libvirt.
 fn stand_ins(root: &Path) -> Result<()> {
     let xl = root.join("usr/sbin/xl");
     fs::write(&xl, "#!/bin/sh\necho \"$LIBXL_SAVE_HELPER: $*\"\n")?;
     fs::set_permissions(&xl, Permissions::from_mode(0o755))?;
     let units = root.join("etc/systemd/system");
     fs::create_dir_all(&units)?;
-    Ok(fs::write(units.join("libvirtd.service"), "[Service]\n")?)
+    fs::write(units.join("libvirtd.service"), "[Service]\n")?;
+    let drivers = root.join("usr/lib/x86_64-linux-gnu/libvirt/connection-driver");
+    fs::create_dir_all(&drivers)?;
+    Ok(fs::write(drivers.join("libvirt_driver_libxl.so"), "")?)
 }
 
 /// It runs, and manual, completions and example are where they are looked for.
@@ -109,6 +116,33 @@ fn is_well_kept(debian: &SmallDebian) -> Result<()> {
         documents.contains("Apache-2.0") && documents.contains("lull ("),
         "{documents}"
     );
+    Ok(())
+}
+
+/// An xl that starts a lull from elsewhere is none of the package's business.
+fn knows_its_own(debian: &SmallDebian) -> Result<()> {
+    let said = debian.run(
+        "cp /usr/sbin/lull /usr/local/bin/ && /usr/local/bin/lull enable xl >/dev/null
+         dpkg --remove lull >/dev/null && xl migrate web1 host2
+         /usr/local/bin/lull disable xl >/dev/null && rm /usr/local/bin/lull",
+    )?;
+    ensure!(
+        said == "/usr/local/bin/lull: migrate web1 host2\n",
+        "{said:?}"
+    );
+    Ok(())
+}
+
+/// It is known by its socket, and by the process that has it: here, the first.
+fn stays_while_a_guest_is_moved(debian: &SmallDebian) -> Result<()> {
+    debian.run("mkdir /run/lull && touch /run/lull/7.1.sock")?;
+    let refused = debian.run("dpkg --remove lull");
+    let said = refused.err().context("it was removed")?.to_string();
+    ensure!(said.contains("a guest is being moved"), "{said}");
+    let said = debian.run("xl migrate web1 host2")?;
+    ensure!(said.starts_with("/usr/sbin/lull: "), "{said:?}");
+    // Of a process that is gone.
+    debian.run("mv /run/lull/7.1.sock /run/lull/7.4194305.sock")?;
     Ok(())
 }
 
