@@ -1,6 +1,6 @@
 //! lull's Debian package.
 //!
-//! What goes where is [`layout`]; what dpkg is told is in [`control`] and the
+//! What goes where is `layout`; what dpkg is told is in `control` and the
 //! scripts beside it, in `debian/`. The archive itself is made by `dpkg-deb`,
 //! which every Debian has. The same commit and the same binary are the same
 //! package, byte for byte.
