@@ -101,6 +101,12 @@ pub enum Event {
     /// The operator allows something else from now on. May come at any time,
     /// but changes nothing once the guest was asked to stop: its deadlines run.
     Limits(Limits),
+    /// The operator wants no more than that to be sent from now on; `None`: as
+    /// much as goes. The same holds, and from the request to suspend on
+    /// nothing is held back any more.
+    Bandwidth(Option<PageRate>),
+    /// Sending was held back for that since the batch before.
+    HeldBack,
     /// The operator would rather have the guest stopped than another round, if
     /// the pause fits. The same holds. Good for the next decision only.
     SwitchNow,
@@ -288,9 +294,12 @@ impl Machine {
     pub fn step(&mut self, at: Micros, event: Event) -> Step {
         if let Phase::Finished | Phase::Refused | Phase::Resumed = self.phase {
             return match event {
-                Event::Tick { .. } | Event::Cancel | Event::Limits(_) | Event::SwitchNow => {
-                    Ok(Action::None)
-                }
+                Event::Tick { .. }
+                | Event::Cancel
+                | Event::Limits(_)
+                | Event::Bandwidth(_)
+                | Event::HeldBack
+                | Event::SwitchNow => Ok(Action::None),
                 _ => Err(ProtocolError::Unexpected(self.state())),
             };
         }
@@ -353,7 +362,17 @@ impl Machine {
                 self.switch_now = true;
                 Action::None
             }
-            (_, Event::Limits(_) | Event::SwitchNow) => Action::None,
+            (_, Event::Bandwidth(cap)) if self.heeds_wishes() => {
+                self.transfer_rate.cap_at(cap);
+                Action::None
+            }
+            (_, Event::HeldBack) if self.heeds_wishes() => {
+                self.transfer_rate.held_back();
+                Action::None
+            }
+            (_, Event::Limits(_) | Event::Bandwidth(_) | Event::SwitchNow | Event::HeldBack) => {
+                Action::None
+            }
             (_, Event::Tick { .. }) => Action::None,
             _ => return Err(ProtocolError::Unexpected(self.state())),
         };
@@ -477,6 +496,7 @@ impl Machine {
             outlook,
             dirty_rate: self.dirty_rate.bounds(),
             transfer_rate: self.transfer_rate.bounds(),
+            cap: self.transfer_rate.cap(),
             history: &self.history,
             bonus_rounds: self.bonus_rounds,
             time_left: self.time_left(),
@@ -503,6 +523,9 @@ impl Machine {
     }
 
     fn suspend(&mut self) -> Action {
+        if self.transfer_rate.cap().is_some() {
+            self.transfer_rate.cap_at(None);
+        }
         self.phase = Phase::Suspending {
             since: self.now,
             wish: Wish::Move,
@@ -623,6 +646,7 @@ impl Machine {
                 bandwidth_needed: self.config.limits.max_suspend.and_then(needed),
                 dirty_rate: self.dirty_rate.bounds(),
                 transfer_rate: self.transfer_rate.bounds(),
+                cap: self.transfer_rate.cap(),
             },
         }
     }

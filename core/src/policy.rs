@@ -34,12 +34,21 @@ pub struct RoundView<'a> {
     pub dirty_rate: Bounds<PageRate>,
     /// How fast the link carries them.
     pub transfer_rate: Bounds<PageRate>,
+    /// What more than which is not sent while the guest runs.
+    pub cap: Option<PageRate>,
     /// All rounds, the one that just ended last.
     pub history: &'a History,
     /// Rounds started although the guest could have been stopped before them.
     pub bonus_rounds: u32,
     /// Until the suspend request must be made; `None` without a timeout.
     pub time_left: Option<Micros>,
+}
+
+impl RoundView<'_> {
+    /// What is sent in a round over a link of that rate.
+    fn while_it_runs(&self, rate: PageRate) -> PageRate {
+        self.cap.map_or(rate, |cap| rate.min(cap))
+    }
 }
 
 /// What to do next.
@@ -71,8 +80,8 @@ pub trait StopPolicy {
 ///    brings is expected at the guest's worst, so a writer caught at a quiet
 ///    moment is not let go for a gain that its next burst takes back.
 /// 2. It is beyond: give up if in each of the last rounds, two at least, the
-///    guest dirtied as fast as the link carries at best, or within a twentieth
-///    of it.
+///    guest dirtied as fast as the link carries at best, or as is sent at most,
+///    or within a twentieth of it.
 /// 3. Give up after [`MAX_ROUNDS`](Self::MAX_ROUNDS).
 /// 4. Give up if the least prediction of the last
 ///    [`PATIENCE`](Self::PATIENCE) rounds is not a twentieth below the least of
@@ -116,8 +125,8 @@ impl WithinLimit {
             return false;
         }
         let outlook = &view.outlook;
-        let round_time = outlook
-            .transfer_rate
+        let round_time = view
+            .while_it_runs(outlook.transfer_rate)
             .time_for(view.dirty_count)
             .saturating_add(outlook.costs.final_bitmap);
         // Twice, so that a round slower than expected costs no timeout.
@@ -136,7 +145,7 @@ impl WithinLimit {
 
     /// Criterion 2: whether the guest dirties pages as fast as they are sent.
     fn is_outpaced(view: &RoundView<'_>) -> bool {
-        let carried = view.transfer_rate.upper.0;
+        let carried = view.while_it_runs(view.transfer_rate.upper).0;
         let nearly = carried.saturating_sub(carried / 20);
         view.history.len() >= 2 && view.dirty_rate.lower.0 >= nearly
     }

@@ -55,6 +55,14 @@ impl Window {
 ///
 /// Until the first window is complete all there is so far stands for the
 /// lower bound, and the upper bound is unknown.
+///
+/// While the operator [caps](Self::cap_at) what is sent, a window in which
+/// sending was held back says neither that the link is as slow, nor, since
+/// buffers run empty meanwhile, how fast it is: only that it carries that much,
+/// and the cap at most. That stands for the lower bound where nothing better
+/// was seen. A window that nothing held back is the link's own, slower than the
+/// cap. Once the cap is gone, what the empty buffers swallow,
+/// [`UNSETTLED`](Self::UNSETTLED) windows, is left out.
 #[derive(Debug, Clone, Default)]
 pub struct TransferRate {
     /// Of each window its rate, rounded either way: a bound is asked for more
@@ -63,6 +71,13 @@ pub struct TransferRate {
     open: Window,
     /// Up to when busy time is accounted for; `None` while nothing is sent.
     busy_until: Option<Micros>,
+    cap: Option<PageRate>,
+    /// Whether sending was held back in the open window.
+    held: bool,
+    /// What it carried at least, by the last window that was held back.
+    at_least: PageRate,
+    /// Windows still to be left out.
+    unsettled: u32,
 }
 
 impl TransferRate {
@@ -72,6 +87,9 @@ impl TransferRate {
     pub const WINDOW_SPAN: Micros = Micros::from_millis(20);
     /// Windows remembered.
     pub const WINDOWS: usize = 32;
+    /// Windows left out once a cap is gone: 16 MiB, more than pipes, ssh and
+    /// sockets hold together.
+    pub const UNSETTLED: u32 = 4;
 
     /// Nothing sent yet.
     pub const fn new() -> Self {
@@ -79,7 +97,31 @@ impl TransferRate {
             windows: Deque::new(),
             open: Window::EMPTY,
             busy_until: None,
+            cap: None,
+            held: false,
+            at_least: PageRate::ZERO,
+            unsettled: 0,
         }
+    }
+
+    /// Not more than that is sent from now on; `None`: as much as goes.
+    pub const fn cap_at(&mut self, cap: Option<PageRate>) {
+        if self.cap.is_some() && cap.is_none() {
+            self.unsettled = Self::UNSETTLED;
+        }
+        self.cap = cap;
+        self.open = Window::EMPTY;
+        self.held = false;
+    }
+
+    /// The cap in force.
+    pub const fn cap(&self) -> Option<PageRate> {
+        self.cap
+    }
+
+    /// Sending was held back since the batch before.
+    pub const fn held_back(&mut self) {
+        self.held = true;
     }
 
     /// Sending starts at `at`.
@@ -104,8 +146,13 @@ impl TransferRate {
                 lower: self.open.floor(),
                 upper: self.open.ceil(),
             };
-            push_latest(&mut self.windows, rate);
             self.open = Window::EMPTY;
+            let held = core::mem::take(&mut self.held);
+            match self.cap {
+                Some(cap) if held || rate.upper > cap => self.at_least = rate.lower.min(cap),
+                None if self.unsettled > 0 => self.unsettled = self.unsettled.saturating_sub(1),
+                _ => push_latest(&mut self.windows, rate),
+            }
         }
     }
 
@@ -119,10 +166,11 @@ impl TransferRate {
     pub fn bounds(&self) -> Bounds<PageRate> {
         let slowest = self.windows.iter().map(|rate| rate.lower).min();
         let fastest = self.windows.iter().map(|rate| rate.upper).max();
-        let lower = match (slowest, self.open_at_most()) {
+        let at_least = Some(self.at_least).filter(|rate| *rate > PageRate::ZERO);
+        let lower = match (slowest.or(at_least), self.open_at_most()) {
             (Some(slowest), Some(open)) => slowest.min(open),
             (Some(slowest), None) => slowest,
-            (None, _) => self.open.floor(),
+            (None, _) => self.open.floor().min(self.cap.unwrap_or(PageRate::MAX)),
         };
         let lower = PageRate(lower.0.saturating_sub(lower.0.div_ceil(16)));
         Bounds {
@@ -133,7 +181,7 @@ impl TransferRate {
 
     /// What the open window can still come to, once it is long enough to tell.
     fn open_at_most(&self) -> Option<PageRate> {
-        if self.open.span < Self::WINDOW_SPAN {
+        if self.open.span < Self::WINDOW_SPAN || self.held {
             return None;
         }
         // At best, the batch being written is complete this very moment.

@@ -85,4 +85,6 @@ pub struct Figures {
     pub dirty_rate: Bounds<PageRate>,
     /// How fast the link carries them.
     pub transfer_rate: Bounds<PageRate>,
+    /// What more than which was not sent.
+    pub cap: Option<PageRate>,
 }

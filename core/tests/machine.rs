@@ -7,7 +7,7 @@ use lull_core::{
     machine::{Action, Config, Event, Machine, ProtocolError, State},
     policy::{WithinLimit, XenDefault},
     refusal::{Hopeless, Reason},
-    units::Micros,
+    units::{Micros, PageRate},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -439,6 +439,8 @@ proptest! {
                 Event::Suspended { dirty: n(10), took_bitmap: Micros(n(11)) },
                 Event::Tick { dirty: None },
                 Event::Limits(limits(Some(n(1)), Some(n(0)))),
+                Event::Bandwidth(Some(PageRate(n(8)))),
+                Event::HeldBack,
                 Event::SwitchNow,
                 Event::Cancel,
             ] {
@@ -966,4 +968,53 @@ fn a_wish_to_switch_spares_a_round_but_no_gate() {
     checked.step(1, Event::SwitchNow).unwrap();
     assert_eq!(checked.step(15_000, sent), Ok(Action::Count));
     assert_eq!(checked.step(15_001, counted), Ok(Action::TakeBitmap));
+}
+
+#[test]
+fn a_guest_that_outpaces_the_bandwidth_allowed_is_refused_though_the_link_would_do() {
+    let refused = |cap: Option<u64>| {
+        let allowed = cap.map(PageRate);
+        let mut checked = Checked::new(config(Some(100), None));
+        let mut at = 1_000;
+        checked.step(0, begin(8_192)).unwrap();
+        for round in 0..6 {
+            // As fast as the cap allows, once there is one, or 100,000 pages a
+            // second.
+            let cap = cap.filter(|_| round > 0);
+            let took = 1_024 * 1_000_000 / cap.unwrap_or(100_000);
+            for _ in 0..8 {
+                at += took;
+                if cap.is_some() {
+                    checked.step(at, Event::HeldBack).unwrap();
+                }
+                let sent = Event::Sent {
+                    requested: 1_024,
+                    pages: 1_024,
+                };
+                checked.step(at, sent).unwrap();
+            }
+            // It dirties 20,000 pages a second, of 8,192 at most.
+            at += 1_000;
+            let dirty = match round {
+                0 => 8_192,
+                _ => (8 * took / 50).min(8_192),
+            };
+            match checked.step(at, Event::Counted { dirty }).unwrap() {
+                Action::Refuse(refusal) => return Some(refusal),
+                Action::Suspend => return None,
+                _ => {}
+            }
+            let took = Micros::ZERO;
+            let bitmap = Event::Bitmap { dirty: 8_192, took };
+            checked.step(at, bitmap).unwrap();
+            checked.step(at, Event::Bandwidth(allowed)).unwrap();
+        }
+        panic!("no end");
+    };
+    assert_eq!(refused(None), None);
+    let refusal = refused(Some(10_000)).expect("too fast for it");
+    assert_eq!(refusal.reason, Reason::Hopeless(Hopeless::Outpaced));
+    // What is known of the link is not lost.
+    assert!(refusal.figures.transfer_rate.lower > PageRate(80_000));
+    assert_eq!(refusal.figures.cap, Some(PageRate(10_000)));
 }

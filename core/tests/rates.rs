@@ -195,3 +195,66 @@ fn short_rounds_share_a_window() {
     }
     assert_eq!(rate.bounds().upper, PageRate(200));
 }
+
+/// Sends as [`send`] does, every batch held back.
+fn send_held(rate: &mut TransferRate, start: u64, batches: &[u64]) -> u64 {
+    let mut at = start;
+    rate.start(Micros(at));
+    for took in batches {
+        at += took;
+        rate.held_back();
+        rate.sent(Micros(at), BATCH);
+    }
+    rate.stop(Micros(at));
+    at
+}
+
+proptest! {
+    /// What is sent under a cap never leads to a claim above it, however the
+    /// buffers make it come; nor, if it was held back, below it.
+    #[test]
+    fn a_cap_is_no_proof_of_more(cap in 1_000..100_000_u64, batches in vec((1..60_000_u64, any::<bool>()), 1..50)) {
+        let mut rate = TransferRate::new();
+        rate.cap_at(Some(PageRate(cap)));
+        let mut at = 0;
+        for (took, held) in batches {
+            rate.start(Micros(at));
+            at += took;
+            if held {
+                rate.held_back();
+            }
+            rate.sent(Micros(at), BATCH);
+            prop_assert!(rate.bounds().lower.0 <= cap);
+        }
+        rate.cap_at(None);
+        // What had run empty fills up at the speed of memory.
+        let fills = [20_000; TransferRate::UNSETTLED as usize];
+        send(&mut rate, at, &fills);
+        prop_assert!(rate.bounds().lower.0 <= cap);
+    }
+
+    /// What was known of the link stays known, however little is sent.
+    #[test]
+    fn a_cap_does_not_make_the_link_slow(took in 20_000..50_000_u64, slower in 2..50_u64) {
+        let mut rate = TransferRate::new();
+        let at = send(&mut rate, 0, &[took; 40]);
+        let before = rate.bounds();
+        rate.cap_at(Some(PageRate(BATCH * 1_000_000 / took / slower)));
+        let at = send_held(&mut rate, at, &[took * slower; 40]);
+        prop_assert_eq!(rate.bounds(), before);
+        rate.cap_at(None);
+        send(&mut rate, at, &[20_000]);
+        prop_assert_eq!(rate.bounds(), before);
+    }
+
+    /// A link that is slower than the cap is seen as it is.
+    #[test]
+    fn a_link_below_the_cap_is_seen(took in 20_000..50_000_u64) {
+        let truth = BATCH * 1_000_000 / took;
+        let mut rate = TransferRate::new();
+        rate.cap_at(Some(PageRate(2 * truth)));
+        send(&mut rate, 0, &[took; 40]);
+        let Bounds { lower, upper } = rate.bounds();
+        prop_assert!(lower.0 <= truth && upper.0 >= truth && upper.0 <= truth + 1);
+    }
+}

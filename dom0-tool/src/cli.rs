@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::bandwidth::Bandwidth;
 use crate::duration::Span;
 use crate::{
     control, doctor, enable, generate, ledger, limits, predict, rehearse, replay, report, resume,
@@ -181,6 +182,13 @@ pub struct Migrate {
     /// Give up unless the guest could be suspended within this time
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub timeout: Option<Span>,
+
+    /// Send no more than this until the guest is asked to stop: 50MiB/s, 1Gbit/s
+    ///
+    /// What the link carries beyond it is then not known, and the pause is
+    /// reckoned with this. `lull set` changes it.
+    #[arg(long, value_name = "RATE")]
+    pub bandwidth: Option<Bandwidth>,
 
     /// Rehearse first, if nothing is known of a landing at HOST yet
     ///

@@ -93,6 +93,9 @@ pub struct Started {
     pub limit_ms: Option<u64>,
     /// The limit on the time to the suspend.
     pub timeout_ms: Option<u64>,
+    /// What is sent at most until then, bytes a second.
+    #[serde(default)]
+    pub bandwidth: Option<u64>,
     /// Domain id of the stub.
     pub stub_domid: u16,
     /// Memory the stub domain has, in bytes.
@@ -199,6 +202,9 @@ pub struct InForce {
     pub limit_ms: Option<u64>,
     /// The limit on the time to the suspend.
     pub timeout_ms: Option<u64>,
+    /// What is sent at most until then, bytes a second.
+    #[serde(default)]
+    pub bandwidth: Option<u64>,
 }
 
 /// See [`Event::Ended`].

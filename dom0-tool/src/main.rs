@@ -13,6 +13,7 @@
 //! migrate` can be made to keep them ([`enable`]). What only a person may decide
 //! is `lull resume` ([`resume`]). Is a host ready? [`doctor`]. Manual and completions: [`generate`].
 
+mod bandwidth;
 mod cli;
 mod control;
 mod doctor;

@@ -7,7 +7,7 @@
 
 use crate::limits::{DowntimeLimit, Limits, Timeout};
 use crate::machine::{Action, Event};
-use crate::units::Micros;
+use crate::units::{Micros, PageRate};
 
 use super::SLOTS;
 use super::ring::Words;
@@ -142,6 +142,8 @@ impl ToStub {
     /// | 7, 8 | suspend failed, cancel | |
     /// | 9 | limits | downtime limit, timeout; 0 for none |
     /// | 10 | switch now | |
+    /// | 11 | bandwidth | pages a second; 0 for as many as go |
+    /// | 12 | held back | |
     /// | 16 | sent | slot; frames and pages in 32 bits each |
     /// | 17 | mapped | slot, pages |
     ///
@@ -165,6 +167,8 @@ impl ToStub {
                         (9, max_suspend, timeout)
                     }
                     Event::SwitchNow => (10, 0, 0),
+                    Event::Bandwidth(cap) => (11, cap.map_or(0, |cap| cap.0), 0),
+                    Event::HeldBack => (12, 0, 0),
                 };
                 [tag, at.0, a, b]
             }
@@ -213,6 +217,8 @@ impl ToStub {
                 timeout: Timeout::new(Micros(b)),
             }),
             10 => Event::SwitchNow,
+            11 => Event::Bandwidth((a != 0).then_some(PageRate(a))),
+            12 => Event::HeldBack,
             16 => {
                 return Ok(Self::Sent {
                     at,

@@ -86,6 +86,7 @@ fn decide(outlook: Outlook, limits: Limits, record: RoundRecord, n: u64) {
         outlook,
         dirty_rate: DirtyRate::new().bounds(),
         transfer_rate: TransferRate::new().bounds(),
+        cap: opaque(None),
         history: &history,
         bonus_rounds: n as u32,
         time_left: Some(Micros(n)),
@@ -156,6 +157,8 @@ extern "C" fn _start() -> ! {
             guest_pages: n,
         })));
         step(&mut machine, micros, opaque(Event::Limits(limits)));
+        step(&mut machine, micros, opaque(Event::Bandwidth(None)));
+        step(&mut machine, micros, opaque(Event::HeldBack));
         step(&mut machine, micros, opaque(Event::Cancel));
         // For the test to see that symbols are found at all.
         #[cfg(canary)]

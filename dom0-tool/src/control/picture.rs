@@ -26,6 +26,7 @@ impl Picture {
                 at_ms: 0,
                 limit_ms: None,
                 timeout_ms: None,
+                bandwidth: None,
                 guest_pages: 0,
                 progress: None,
                 rounds: VecDeque::new(),
@@ -62,11 +63,13 @@ impl Picture {
                 status.phase = Phase::Copying;
                 status.limit_ms = started.limit_ms;
                 status.timeout_ms = started.timeout_ms;
+                status.bandwidth = started.bandwidth;
                 status.guest_pages = started.guest_pages;
             }
             Event::Limits(limits) => {
                 status.limit_ms = limits.limit_ms;
                 status.timeout_ms = limits.timeout_ms;
+                status.bandwidth = limits.bandwidth;
             }
             Event::Progress(progress) => status.progress = Some(progress.clone()),
             Event::Round(round) => {

@@ -9,6 +9,7 @@ use clap::Args;
 use super::client::{self, Connection, Heard};
 use super::words::{Answer, Phase, Request, Status};
 use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
+use crate::bandwidth::Bandwidth;
 use crate::duration::Span;
 use crate::human::{Millis, or_dash};
 use crate::migrate::progress::{to_stderr, to_stdout};
@@ -21,6 +22,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 #[command(after_help = "Examples:
   lull set --timeout 10min web1
   lull set --max-suspend-time 500ms web1
+  lull set --bandwidth 50MiB/s web1     # none: as much as goes
 
 It holds from the next decision on, and never once the guest was asked to stop.
 A limit that cannot be kept ends the migration; the guest runs on here.
@@ -38,9 +40,14 @@ pub struct Options {
         long,
         value_name = "DURATION",
         allow_hyphen_values = true,
-        required_unless_present = "max_suspend_time"
+        required_unless_present_any = ["max_suspend_time", "bandwidth"]
     )]
     pub timeout: Option<Span>,
+
+    /// Send no more than this until the guest is asked to stop: 50MiB/s,
+    /// 1Gbit/s; or `none`
+    #[arg(long, value_name = "RATE")]
+    pub bandwidth: Option<Bandwidth>,
 
     /// The guest: its name or number
     pub domain: String,
@@ -67,6 +74,7 @@ pub fn main(options: &Options) -> ExitCode {
     let request = Request::Set {
         max_suspend_us: micros(options.max_suspend_time),
         timeout_us: micros(options.timeout),
+        bandwidth: options.bandwidth.map(Bandwidth::bytes),
     };
     steer(&options.domain, request, |_| Ok(DONE))
 }

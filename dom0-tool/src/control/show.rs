@@ -147,6 +147,12 @@ pub fn doing(status: &Status) -> String {
     }
 }
 
+/// `, 10.0 MiB/s allowed`, where no more is sent.
+pub fn cap_in_words(status: &Status) -> String {
+    let cap = status.bandwidth.map(Bytes);
+    cap.map_or_else(String::new, |cap| format!(", {cap}/s allowed"))
+}
+
 /// Some lines for people.
 fn in_words(status: &Status) -> String {
     let mut text = format!("{}: {}", title(status), doing(status));
@@ -174,7 +180,7 @@ fn in_words(status: &Status) -> String {
             ),
         );
         let rate = or_dash(per_second(progress.transfer_rate));
-        add("link", format!("{rate} at least"));
+        add("link", format!("{rate} at least{}", cap_in_words(status)));
     }
     let predicted = status.progress.as_ref();
     let predicted = predicted.and_then(|progress| progress.predicted_downtime_ms);
@@ -226,6 +232,7 @@ mod tests {
         status.guest_pages = 49_152;
         status.limit_ms = Some(500);
         status.timeout_ms = Some(120_000);
+        status.bandwidth = Some(10 << 20);
         status.at_ms = 34_000;
         status.helper_pid = 42;
         assert_eq!(
@@ -234,7 +241,7 @@ mod tests {
 web1 (7): copying, round 3
   sent   200.0 MiB of a guest of 192.0 MiB; in this round 1.0 MiB of 2.0 MiB
   dirty  4,210 pages, 4.0 MiB/s at most
-  link   85.0 MiB/s at least
+  link   85.0 MiB/s at least, 10.0 MiB/s allowed
   pause  480 ms predicted, limit 500 ms
   time   34 s, timeout 2 min 0 s
   helper process 42"

@@ -43,7 +43,7 @@ pub enum Request {
     Watch,
     /// Give up safely.
     Cancel,
-    /// Other limits, microseconds; what is absent stays as it is.
+    /// Other limits, times in microseconds; what is absent stays as it is.
     Set {
         /// The limit on the pause.
         #[serde(default)]
@@ -51,6 +51,9 @@ pub enum Request {
         /// The limit on the time to the suspend.
         #[serde(default)]
         timeout_us: Option<u64>,
+        /// What is sent at most until then, bytes a second; 0 lifts it.
+        #[serde(default)]
+        bandwidth: Option<u64>,
     },
     /// No other round, if the pause fits.
     SwitchNow,
@@ -92,6 +95,9 @@ pub struct Status {
     pub limit_ms: Option<u64>,
     /// The limit on the time to the suspend.
     pub timeout_ms: Option<u64>,
+    /// What is sent at most until then, bytes a second.
+    #[serde(default)]
+    pub bandwidth: Option<u64>,
     /// Populated pages of the guest; 0 before they are counted.
     pub guest_pages: u64,
     /// The round under way.

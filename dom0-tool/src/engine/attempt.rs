@@ -9,6 +9,7 @@ use super::prepare::prepare;
 use super::session::Session;
 use super::telling::millis;
 use super::{Host, Recorder, process};
+use crate::bandwidth::Bandwidth;
 use crate::events::{self, How, PauseParts};
 use crate::monotonic::now_ns;
 use crate::stream::sink::Sink;
@@ -21,6 +22,8 @@ pub struct Order {
     pub guest: DomId,
     /// The limits and the costs assumed.
     pub config: Config,
+    /// What may be sent while the guest runs, pages a second.
+    pub bandwidth: Bandwidth,
     /// Whether every page is sent once more for the destination to compare.
     pub verify: Verify,
     /// When the attempt started: the timeout counts from here.

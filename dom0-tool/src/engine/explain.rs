@@ -4,6 +4,7 @@ use lull_core::downtime::FixedPart;
 use lull_core::refusal::{Hopeless, Reason, Refusal};
 use lull_core::units::{Micros, PAGE_SIZE};
 
+use crate::bandwidth::Bandwidth;
 use crate::events::How;
 use crate::human::{Bytes, Count, Millis, or_dash};
 
@@ -62,6 +63,9 @@ impl From<&Refusal> for Verdict {
         let smallest = figures.smallest_limit.filter(|_| suits);
         let needed = figures.bandwidth_needed.filter(|_| suits);
         let advice = match refusal.reason {
+            Reason::Hopeless(_) | Reason::Timeout if figures.cap.is_some() => {
+                "No more was sent than --bandwidth allows: allow more (`lull set --bandwidth`)."
+            }
             Reason::FixedCosts { .. } => {
                 "`lull ledger` shows what that rests on; a destination that has changed can be \
                  forgotten there."
@@ -111,9 +115,16 @@ fn sentence(refusal: &Refusal) -> (How, String) {
         }
         Reason::Hopeless(why) => {
             let why = match why {
-                Hopeless::Outpaced => format!(
-                    "the guest writes faster ({dirty_rate}/s) than the link carries ({rate}/s)"
-                ),
+                Hopeless::Outpaced => match figures.cap {
+                    Some(cap) => format!(
+                        "the guest writes faster ({dirty_rate}/s) than the bandwidth that is \
+                         allowed ({})",
+                        Bandwidth(Some(cap))
+                    ),
+                    None => format!(
+                        "the guest writes faster ({dirty_rate}/s) than the link carries ({rate}/s)"
+                    ),
+                },
                 Hopeless::NoProgress => format!(
                     "the predicted pause has stopped falling, with {dirty} pages dirty at \
                      {dirty_rate}/s over a link of {rate}/s"

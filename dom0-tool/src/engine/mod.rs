@@ -23,6 +23,7 @@ mod session;
 mod slots;
 mod steering;
 mod telling;
+mod throttle;
 mod windows;
 
 use std::io;

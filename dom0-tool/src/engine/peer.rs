@@ -64,7 +64,7 @@ pub enum Said {
     /// It runs.
     Hello,
     /// It took this action, as it had to.
-    Did(Action),
+    Did(Box<Action>),
     /// It wants frames.
     Map {
         /// In this slot.
@@ -222,7 +222,7 @@ impl<'l> Peer<'l> {
                 let expected = self.expected.pop_front();
                 let right = expected.as_ref().and_then(ActionKind::of);
                 match expected {
-                    Some(action) if right == Some(said) => Said::Did(action),
+                    Some(action) if right == Some(said) => Said::Did(Box::new(action)),
                     _ => return Err(Lie::Action { said, right }),
                 }
             }

@@ -21,6 +21,7 @@ use super::peer::{Lie, Peer, Said};
 use super::prepare::Prepared;
 use super::saved;
 use super::slots::Slots;
+use super::throttle::Throttle;
 use super::windows::Windows;
 use super::{Host, Recorder};
 use crate::events::How;
@@ -62,6 +63,10 @@ pub(super) struct Session<'s> {
     pub(super) slots: Slots,
     pub(super) windows: Option<Windows>,
     pub(super) queue: Queue,
+    /// Until the guest is asked to stop: no wish makes its pause longer.
+    pub(super) throttle: Option<Throttle>,
+    /// It held something back since the last batch.
+    pub(super) held_back: bool,
     pub(super) pause: Option<Pause>,
     pub(super) cancel_told: bool,
     pub(super) begun: bool,
@@ -101,6 +106,8 @@ impl<'s> Session<'s> {
             slots: Slots::new(prepared.guest_pfns),
             windows: None,
             queue: Queue::default(),
+            throttle: None,
+            held_back: false,
             pause: None,
             cancel_told: false,
             begun: false,
@@ -189,8 +196,17 @@ impl<'s> Session<'s> {
     /// Sleeps until something happens, at most `longest`.
     pub(super) fn wait(&mut self, longest: Duration) -> io::Result<()> {
         let mut fds = vec![PollFd::new(&self.stub.channel, PollFlags::IN)];
+        let mut longest = longest;
         if !self.queue.is_empty() {
-            fds.push(PollFd::new(&self.sink, PollFlags::OUT));
+            let now = Instant::now();
+            let held = self.throttle.as_mut().and_then(|throttle| {
+                let none = throttle.allowed(now) == 0;
+                none.then(|| throttle.wait(now))
+            });
+            match held {
+                Some(held) => longest = longest.min(held),
+                None => fds.push(PollFd::new(&self.sink, PollFlags::OUT)),
+            }
         }
         let wake = self.host.wake_on();
         fds.extend(
@@ -220,12 +236,15 @@ impl<'s> Session<'s> {
                     let took_bitmap = Micros(self.prepared.took_bitmap.as_micros() as u64);
                     let begin = Event::Begin { pages, took_bitmap };
                     self.peer.tell(self.now(), begin)?;
+                    if self.order.bandwidth.0.is_some() {
+                        self.hold_to(self.order.bandwidth)?;
+                    }
                 }
                 Said::Map { slot, count } => self.map(slot, count)?,
                 Said::Filled { slot } => self.filled(slot)?,
                 Said::Scanned => self.slots.scanned()?,
                 Said::Did(action) => {
-                    if let Some(end) = self.act(action)? {
+                    if let Some(end) = self.act(*action)? {
                         return Ok(Some(end));
                     }
                 }
@@ -276,6 +295,9 @@ impl<'s> Session<'s> {
 
     fn sent(&mut self, slot: usize) -> Result<(), Failure> {
         let (requested, pages) = self.slots.written(slot);
+        if std::mem::take(&mut self.held_back) && self.peer.has_room() {
+            self.peer.tell(self.now(), Event::HeldBack)?;
+        }
         Ok(self.peer.sent(self.now(), slot, requested, pages)?)
     }
 
@@ -283,10 +305,22 @@ impl<'s> Session<'s> {
         if self.queue.is_empty() {
             return Ok(());
         }
+        let allowed = match &mut self.throttle {
+            Some(throttle) => throttle.allowed(Instant::now()),
+            None => usize::MAX,
+        };
+        if allowed == 0 {
+            self.held_back = true;
+            return Ok(());
+        }
         let stub = self.stub;
-        let written = self
-            .queue
-            .write(&mut self.sink, |slot, pages| stub.payload(slot, pages));
+        let before = self.queue.written();
+        let written = self.queue.write(&mut self.sink, allowed, |slot, pages| {
+            stub.payload(slot, pages)
+        });
+        if let Some(throttle) = &mut self.throttle {
+            throttle.sent(self.queue.written() - before);
+        }
         let slots = written.map_err(Failure::Stream)?.slots;
         if slots.is_empty() {
             return Ok(());
@@ -317,6 +351,7 @@ impl<'s> Session<'s> {
                 self.peer.tell(self.now(), Event::Bitmap { dirty, took })?;
             }
             Action::Suspend => {
+                self.throttle = None;
                 self.tell_round("suspend");
                 self.pause = Some(Pause::begin(self.peer.machine()));
                 self.host

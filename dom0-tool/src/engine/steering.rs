@@ -1,6 +1,8 @@
 //! What the operator wants changed while it runs. The machine decides, here as
 //! in the stub; here only who may still ask is told.
 
+use std::time::Instant;
+
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::machine::Event;
 use lull_core::units::Micros;
@@ -8,6 +10,8 @@ use lull_core::units::Micros;
 use super::attempt::Verify;
 use super::failure::Failure;
 use super::session::Session;
+use super::throttle::Throttle;
+use crate::bandwidth::Bandwidth;
 use crate::events;
 use crate::human::{Millis, or_dash};
 
@@ -20,6 +24,8 @@ pub enum Wish {
         max_suspend: Option<DowntimeLimit>,
         /// On the time until it.
         timeout: Option<Timeout>,
+        /// On what is sent until then.
+        bandwidth: Option<Bandwidth>,
     },
     /// No other round, if the pause fits.
     SwitchNow,
@@ -57,15 +63,22 @@ impl Session<'_> {
             Wish::Limits {
                 max_suspend,
                 timeout,
+                bandwidth,
             } => {
                 if max_suspend.is_some() && self.order.verify == Verify::Yes {
                     return Ok(Err("--debug pauses the guest for as long as it takes to send all of it again: not with a limit".into()));
                 }
-                self.limit(Limits {
-                    max_suspend: max_suspend.or(limits.max_suspend),
-                    timeout: timeout.or(limits.timeout),
-                })
-                .map(Ok)
+                if max_suspend.is_some() || timeout.is_some() {
+                    let limits = Limits {
+                        max_suspend: max_suspend.or(limits.max_suspend),
+                        timeout: timeout.or(limits.timeout),
+                    };
+                    self.peer.tell(self.now(), Event::Limits(limits))?;
+                }
+                if let Some(bandwidth) = bandwidth.filter(|_| self.peer.machine().heeds_wishes()) {
+                    self.hold_to(bandwidth)?;
+                }
+                self.tell_limits().map(Ok)
             }
             Wish::SwitchNow => {
                 let predicted = machine.prediction().map(|p| p.total());
@@ -80,20 +93,36 @@ impl Session<'_> {
         }
     }
 
-    fn limit(&mut self, limits: Limits) -> Result<String, Failure> {
-        self.peer.tell(self.now(), Event::Limits(limits))?;
+    /// Sends no more than that from now on.
+    pub(super) fn hold_to(&mut self, bandwidth: Bandwidth) -> Result<(), Failure> {
+        self.peer.tell(self.now(), Event::Bandwidth(bandwidth.0))?;
+        let now = Instant::now();
+        self.throttle = bandwidth.0.map(|cap| Throttle::new(cap, now));
+        self.held_back = false;
+        Ok(())
+    }
+
+    /// What is sent at most, now.
+    fn bandwidth(&self) -> Bandwidth {
+        Bandwidth(self.throttle.as_ref().map(Throttle::cap))
+    }
+
+    fn tell_limits(&mut self) -> Result<String, Failure> {
         self.notify()?;
+        let limits = self.peer.machine().config().limits;
+        let bandwidth = self.bandwidth();
         let limit = limits.max_suspend.map(|limit| limit.micros());
         let timeout = limits.timeout.map(|timeout| timeout.micros());
         self.host.tell(events::Event::Limits(events::InForce {
             at_ms: self.order.start.elapsed().as_millis() as u64,
             limit_ms: limit.map(Micros::as_millis_ceil),
             timeout_ms: timeout.map(Micros::as_millis_ceil),
+            bandwidth: Some(bandwidth.bytes()).filter(|bytes| *bytes > 0),
         }));
         let mut text = format!(
-            "from now on limit {}, timeout {}",
+            "from now on limit {}, timeout {}, bandwidth {bandwidth}",
             millis(limit),
-            millis(timeout)
+            millis(timeout),
         );
         if !self.peer.machine().heeds_wishes() {
             text.push_str("; that cannot be kept, so the migration ends");

@@ -29,6 +29,7 @@ impl Session<'_> {
             timeout_ms: limits
                 .timeout
                 .map(|timeout| timeout.micros().as_millis_ceil()),
+            bandwidth: Some(self.order.bandwidth.bytes()).filter(|bytes| *bytes > 0),
             stub_domid: self.stub.domid(),
             stub_memory_bytes: self.stub.memory_bytes(),
             stub_boot_ms: millis(self.prepared.stub_built_after()),

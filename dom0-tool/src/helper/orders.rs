@@ -10,6 +10,7 @@ use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
 
+use crate::bandwidth::Bandwidth;
 use crate::host;
 use crate::ledger::{self, Ledger};
 use crate::limits::{self, Chosen, Effective};
@@ -28,6 +29,20 @@ pub const COSTS: &str = "LULL_COSTS_US";
 /// Nanoseconds of `CLOCK_MONOTONIC`, decimal: when the operator's command
 /// started, which is what the timeout counts from.
 pub const STARTED: &str = "LULL_STARTED_NS";
+
+/// Bytes a second, decimal: what is sent at most until the suspend.
+pub const BANDWIDTH: &str = "LULL_BANDWIDTH";
+
+/// What may be sent.
+///
+/// # Errors
+/// When it is set to something else.
+pub fn bandwidth() -> Result<Bandwidth, BadOrder> {
+    let wanted = "a number of bytes a second above zero";
+    Ok(Bandwidth::from_bytes(
+        number(BANDWIDTH, wanted)?.unwrap_or(0),
+    ))
+}
 
 /// Set where the guest is to be left paused: then no limit bounds its pause.
 pub const LEFT_PAUSED: &str = "LULL_LEFT_PAUSED";
@@ -110,16 +125,21 @@ pub fn name(guest: DomId) -> anyhow::Result<String> {
 }
 
 fn micros(variable: &'static str) -> Result<Option<Micros>, BadOrder> {
+    let wanted = "a number of microseconds above zero";
+    Ok(number(variable, wanted)?.map(Micros))
+}
+
+fn number(variable: &'static str, wanted: &'static str) -> Result<Option<u64>, BadOrder> {
     let Some(value) = env::var_os(variable) else {
         return Ok(None);
     };
     let value = value.to_string_lossy();
     match value.parse() {
-        Ok(micros @ 1..) => Ok(Some(Micros(micros))),
+        Ok(number @ 1..) => Ok(Some(number)),
         _ => Err(BadOrder {
             variable,
             value: value.into_owned(),
-            wanted: "a number of microseconds above zero",
+            wanted,
         }),
     }
 }

@@ -20,6 +20,7 @@ use super::guard::{self, Guard, Over};
 use super::libxl::Libxl;
 use super::orders::Ordered;
 use super::{orders, stock};
+use crate::bandwidth::Bandwidth;
 use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::control::server::Server;
@@ -203,6 +204,7 @@ impl Helper {
         let order = Order {
             guest,
             verify: save.verify,
+            bandwidth: orders::bandwidth()?,
             config: Config {
                 limits,
                 costs,
@@ -278,10 +280,12 @@ impl Helper {
             Request::Set {
                 max_suspend_us,
                 timeout_us,
+                bandwidth,
             } => {
                 let wish = Wish::Limits {
                     max_suspend: max_suspend_us.and_then(|us| DowntimeLimit::new(Micros(us))),
                     timeout: timeout_us.and_then(|us| Timeout::new(Micros(us))),
+                    bandwidth: bandwidth.map(Bandwidth::from_bytes),
                 };
                 self.wish = Some(wish);
                 return;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::bandwidth::Bandwidth;
 use crate::cli::Migrate;
 use crate::events::{
     Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, Round, SCHEMA, Suspended,
@@ -173,9 +174,10 @@ impl Watcher {
             Event::Limits(limits) => {
                 (self.limit_ms, self.timeout_ms) = (limits.limit_ms, limits.timeout_ms);
                 self.note(&format!(
-                    "limit {}, timeout {} from now on",
+                    "limit {}, timeout {}, bandwidth {} from now on",
                     or_dash(limits.limit_ms.map(Millis)),
-                    or_dash(limits.timeout_ms.map(Millis))
+                    or_dash(limits.timeout_ms.map(Millis)),
+                    Bandwidth::from_bytes(limits.bandwidth.unwrap_or(0))
                 ));
             }
             Event::Begun(_)

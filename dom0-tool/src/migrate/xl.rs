@@ -134,12 +134,19 @@ impl Plan<'_> {
 
     /// What the helper is told. Absent limits are removed: one left over in
     /// the operator's environment was not asked for here.
-    fn variables(&self) -> [(&'static str, Option<String>); 5] {
+    fn variables(&self) -> [(&'static str, Option<String>); 6] {
         let options = self.options;
         let micros = |span: Option<crate::duration::Span>| span.map(|s| s.as_micros().to_string());
         [
             (orders::MAX_SUSPEND_TIME, micros(options.max_suspend_time)),
             (orders::TIMEOUT, micros(options.timeout)),
+            (
+                orders::BANDWIDTH,
+                options
+                    .bandwidth
+                    .filter(|bandwidth| bandwidth.0.is_some())
+                    .map(|bandwidth| bandwidth.bytes().to_string()),
+            ),
             (
                 orders::LEFT_PAUSED,
                 options.leave_paused.then(|| "1".to_owned()),

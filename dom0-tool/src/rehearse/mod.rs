@@ -161,6 +161,7 @@ impl Play {
         Migrate {
             max_suspend_time: Some(LONGEST_PAUSE),
             timeout: Some(LONGEST_COPY),
+            bandwidth: None,
             rehearse: false,
             json: false,
             verbose: self.verbose,

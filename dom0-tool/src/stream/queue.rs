@@ -63,17 +63,19 @@ impl Queue {
         self.written
     }
 
-    /// Writes what `sink` takes now; `payload` finds the bytes of a slot.
+    /// Writes what `sink` takes now, `allowed` bytes at most; `payload` finds
+    /// the bytes of a slot.
     ///
     /// # Errors
     /// When the stream is at its end.
     pub fn write<'a>(
         &mut self,
         sink: &mut Sink,
+        allowed: usize,
         payload: impl Fn(usize, usize) -> IoSlice<'a>,
     ) -> io::Result<Written> {
         let mut done = Written::default();
-        let mut budget = BYTES_AT_ONCE;
+        let mut budget = BYTES_AT_ONCE.min(allowed);
         while budget > 0 && !self.parts.is_empty() {
             let parts = self.parts.iter().take(SLICES);
             let slices = parts.map(|part| match part {
@@ -82,7 +84,17 @@ impl Queue {
             });
             let mut slices: Vec<_> = slices.collect();
             slices[0].advance(self.offset);
-            match sink.write(&slices) {
+            // Only what goes beyond a cap is cut off: a few bytes more do not matter
+            // where there is none.
+            let within = within(
+                &slices,
+                if allowed < BYTES_AT_ONCE {
+                    budget
+                } else {
+                    usize::MAX
+                },
+            );
+            match sink.write(&within) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     self.written += count as u64;
@@ -116,6 +128,20 @@ impl Queue {
     }
 }
 
+/// The first `most` bytes of `slices`.
+fn within<'a>(slices: &'a [IoSlice<'_>], mut most: usize) -> Vec<IoSlice<'a>> {
+    let mut within = Vec::with_capacity(slices.len());
+    for slice in slices {
+        if most == 0 {
+            break;
+        }
+        let part = &slice[..slice.len().min(most)];
+        most -= part.len();
+        within.push(IoSlice::new(part));
+    }
+    within
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -140,8 +166,12 @@ mod tests {
         let mut slots = Vec::new();
         let mut buffer = vec![0; 1 << 16];
         while !queue.is_empty() {
-            let done = queue.write(&mut sink, |_, _| IoSlice::new(&pages)).unwrap();
+            let before = queue.written();
+            let done = queue
+                .write(&mut sink, 70_000, |_, _| IoSlice::new(&pages))
+                .unwrap();
             slots.extend(done.slots);
+            assert!(queue.written() - before <= 70_000);
             let count = reader.read(&mut buffer).unwrap();
             received.extend(&buffer[..count]);
         }
@@ -160,7 +190,7 @@ mod tests {
         let mut queue = Queue::default();
         queue.push(vec![1]);
         let error = queue
-            .write(&mut sink, |_, _| IoSlice::new(&[]))
+            .write(&mut sink, usize::MAX, |_, _| IoSlice::new(&[]))
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }

@@ -119,6 +119,11 @@ pub enum What {
         max_suspend_us: Option<u64>,
         timeout_us: Option<u64>,
     },
+    Bandwidth {
+        /// Pages a second; absent: as many as go.
+        cap: Option<u64>,
+    },
+    HeldBack,
     SwitchNow,
 }
 
@@ -249,6 +254,10 @@ impl From<Event> for What {
                 max_suspend_us: limits.max_suspend.map(|limit| limit.micros().0),
                 timeout_us: limits.timeout.map(|timeout| timeout.micros().0),
             },
+            Event::Bandwidth(cap) => Self::Bandwidth {
+                cap: cap.map(|cap| cap.0),
+            },
+            Event::HeldBack => Self::HeldBack,
             Event::SwitchNow => Self::SwitchNow,
         }
     }
@@ -284,6 +293,8 @@ impl From<What> for Event {
                 max_suspend_us,
                 timeout_us,
             } => Self::Limits(limits(max_suspend_us, timeout_us)),
+            What::Bandwidth { cap } => Self::Bandwidth(cap.map(PageRate)),
+            What::HeldBack => Self::HeldBack,
             What::SwitchNow => Self::SwitchNow,
         }
     }

@@ -84,6 +84,12 @@ impl Plan {
         self
     }
 
+    /// Sending no more than that.
+    pub fn capped(mut self, rate: &str) -> Self {
+        self.options.extend(["--bandwidth".into(), rate.into()]);
+        self
+    }
+
     /// The command line, with more options in front.
     pub fn command(&self, more: &str, guest: &str) -> String {
         let words: Vec<String> = self

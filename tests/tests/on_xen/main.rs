@@ -63,6 +63,7 @@ fn main() -> ExitCode {
         scenario("steered-while-it-runs", steering::steered),
         scenario("steered-to-a-lower-limit", steering::limit_lowered),
         scenario("cancelled-while-landing", steering::cancelled_while_landing),
+        scenario("steered-under-a-cap", steering::capped),
         scenario("limits-kept-by-plain-xl", limits::kept_by_plain_xl),
         scenario("stub-astray", deaths::stub_astray),
         scenario("wrong-words", bad_input::wrong_words),

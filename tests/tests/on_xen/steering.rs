@@ -159,3 +159,57 @@ pub fn cancelled_while_landing(world: &mut World) -> Result<()> {
     );
     aftermath::check(&host, &guest, &ended)
 }
+
+/// Less is sent than the link carries, on the operator's wish, and it is as fast
+/// as ever once he takes it back; what is known of the link is not what was
+/// sent, and the last pages are not held back.
+pub fn capped(world: &mut World) -> Result<()> {
+    const CAP: u64 = 2 << 20;
+    let guest = world.guest()?;
+    let host = world.host.clone();
+    let mut running = Plan::throttled(4 * SLOW)
+        .limit(Duration::from_secs(12))
+        .start(&host, &guest)?;
+    running.wait_for(|event| {
+        event["type"] == "progress" && event["pages_sent"].as_u64() > Some(8_192)
+    })?;
+    let capped = said(&host.run("lull set --bandwidth 2MiB/s busy")?, 0)?;
+    ensure!(capped.contains("bandwidth 2.0 MiB/s"), "{capped}");
+    let before = status(&running)?;
+    std::thread::sleep(Duration::from_secs(6));
+    let after = status(&running)?;
+    let words = said(&host.run("lull status busy")?, 0)?;
+    ensure!(words.contains("2.0 MiB/s allowed"), "{words}");
+    let of = |status: &Value, what: &str| status["progress"][what].as_u64().unwrap_or(0);
+    let bytes = (of(&after, "pages_sent") - of(&before, "pages_sent")) * 4_096;
+    let ms = of(&after, "at_ms") - of(&before, "at_ms");
+    // The slots that were full when the cap came count when they are empty.
+    let most = CAP * ms / 1_000 + (12 << 20);
+    ensure!(bytes > 0 && bytes <= most, "{bytes} in {ms} ms");
+    let rate = of(&after, "transfer_rate");
+    ensure!(
+        after["bandwidth"] == CAP && rate > CAP && rate <= 4 * SLOW * 2,
+        "not the link's rate: {after}"
+    );
+    said(&host.run("lull set --bandwidth none busy")?, 0)?;
+    ensure!(status(&running)?["bandwidth"].is_null(), "not lifted");
+    let ended = running.finish()?;
+    ended.expect(0)?;
+    let newest = "ls -t /var/lib/lull/traces/*.jsonl | head -1";
+    said(&host.run(&format!("lull replay $({newest})"))?, 0)?;
+    aftermath::check(&host, &guest, &ended)?;
+    // From the start, and kept to the suspend.
+    let mut running = Plan::throttled(4 * SLOW)
+        .capped("8MiB/s")
+        .start(&host, &guest)?;
+    running.wait_until_copying()?;
+    let capped = status(&running)?;
+    ensure!(capped["bandwidth"] == 8 << 20, "{capped}");
+    let ended = running.finish()?;
+    ended.expect(0)?;
+    let full = ended.rounds().next().context("no round")?;
+    let (pages, ms) = (full["pages_sent"].as_u64(), full["duration_ms"].as_u64());
+    let (pages, ms) = pages.zip(ms).context("no figures")?;
+    ensure!(pages * 4_096 <= (8 << 20) * (ms + 100) / 1_000, "{full}");
+    aftermath::check(&host, &guest, &ended)
+}

@@ -8,7 +8,7 @@ use ratatui::widgets::{LineGauge, Paragraph, Wrap};
 
 use super::View;
 use super::rounds;
-use crate::control::show::{PAGE, doing};
+use crate::control::show::{PAGE, cap_in_words, doing};
 use crate::control::words::Status;
 use crate::human::{Bytes, Millis, Seconds, or_dash};
 
@@ -196,10 +196,11 @@ fn rates_words(status: &Status, width: u16) -> String {
     let rate =
         |rate: Option<Bytes>| rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate}/s"));
     let (link, dirty) = (rate(link), rate(dirty));
+    let cap = cap_in_words(status);
     if width < 60 {
-        format!("link {link}, dirty {dirty}")
+        format!("link {link}, dirty {dirty}{cap}")
     } else {
-        format!("link {link} at least, dirty {dirty} at most")
+        format!("link {link} at least, dirty {dirty} at most{cap}")
     }
 }
 

@@ -70,6 +70,7 @@ fn copying() -> Shown {
             at_ms: 34_000,
             limit_ms: Some(700),
             timeout_ms: Some(120_000),
+            bandwidth: None,
             guest_pages: 49_152,
             progress: Some(Progress {
                 at_ms: 34_000,

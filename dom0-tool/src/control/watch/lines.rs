@@ -101,7 +101,7 @@ impl Told {
     fn is_due(&self, now: &Status) -> bool {
         let before = &self.status;
         let since = self.at.elapsed();
-        let limits = |status: &Status| (status.limit_ms, status.timeout_ms);
+        let limits = |status: &Status| (status.limit_ms, status.timeout_ms, status.bandwidth);
         before.phase != now.phase
             || limits(before) != limits(now)
             || before.rounds.back() != now.rounds.back() && since >= ROUNDS

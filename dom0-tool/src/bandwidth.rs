@@ -1,0 +1,72 @@
+//! What a migration may send while its guest runs, as an operator writes it:
+//! a rate, or that there is no cap.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lull_core::units::{PAGE_SIZE, PageRate};
+
+use crate::human::Bytes;
+use crate::simulate::quantity::Rate;
+
+/// No cap, though one was set before.
+const NONE: &str = "none";
+
+/// A cap, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bandwidth(pub Option<PageRate>);
+
+impl Bandwidth {
+    /// Bytes a second; 0 for as many as go.
+    pub fn bytes(self) -> u64 {
+        self.0.map_or(0, |cap| cap.bytes().0)
+    }
+
+    /// The same backwards. Never less than a page a second, which is the least
+    /// that can be kept to.
+    pub fn from_bytes(bytes: u64) -> Self {
+        Self((bytes > 0).then(|| PageRate((bytes / PAGE_SIZE).max(1))))
+    }
+}
+
+impl FromStr for Bandwidth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == NONE {
+            return Ok(Self(None));
+        }
+        let rate: Result<Rate, _> = text.parse();
+        rate.map(|rate| Self(Some(PageRate(rate.pages))))
+            .map_err(|error| format!("{error}; or `{NONE}`"))
+    }
+}
+
+impl fmt::Display for Bandwidth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bytes() {
+            0 => f.write_str(NONE),
+            bytes => write!(f, "{}/s", Bytes(bytes)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_or_none_there_and_back() {
+        let rate: Bandwidth = "10MiB/s".parse().unwrap();
+        assert_eq!(rate, Bandwidth(Some(PageRate(2_560))));
+        assert_eq!(Bandwidth::from_bytes(rate.bytes()), rate);
+        assert_eq!(rate.to_string(), "10.0 MiB/s");
+        let none: Bandwidth = "none".parse().unwrap();
+        assert_eq!(Bandwidth::from_bytes(none.bytes()), none);
+        assert_eq!(none.to_string(), "none");
+        assert_eq!(Bandwidth::from_bytes(1), Bandwidth(Some(PageRate(1))));
+        for bad in ["", "10", "None", "0MiB/s", "fast"] {
+            assert!(bad.parse::<Bandwidth>().is_err(), "{bad}");
+        }
+    }
+}
