@@ -51,10 +51,14 @@ impl Plan {
             "" => String::new(),
             words => format!("rig-agent {words} "),
         };
+        Self::by_command(&format!("{agent}xl migrate-receive"))
+    }
+
+    /// Without ssh, to whatever a shell makes of `command`.
+    pub fn by_command(command: &str) -> Self {
         Self {
             options: vec!["-s".into(), String::new()],
-            destination: format!("{agent}xl migrate-receive"),
-            limit: None,
+            ..Self::to_host(command)
         }
     }
 

@@ -9,7 +9,8 @@
 //! itself, [`moves`], [`rehearsal`], [`refusals`] and [`limits`] the product at
 //! its work, [`table`] what happens when something goes wrong between any two of its
 //! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
-//! looks and has wishes, [`explaining`] what is left to read, [`bad_input`] and
+//! looks and has wishes, [`together`] when two guests move at once,
+//! [`explaining`] what is left to read, [`bad_input`] and
 //! [`stock`] the rest; last, [`predictions`] of all that moved.
 
 mod aftermath;
@@ -27,6 +28,7 @@ mod rig;
 mod steering;
 mod stock;
 mod table;
+mod together;
 mod world;
 
 use std::process::ExitCode;
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         scenario("steered-to-a-lower-limit", steering::limit_lowered),
         scenario("cancelled-while-landing", steering::cancelled_while_landing),
         scenario("steered-under-a-cap", steering::capped),
+        scenario("two-at-once", together::two_at_once),
         scenario("limits-kept-by-plain-xl", limits::kept_by_plain_xl),
         scenario("stub-astray", deaths::stub_astray),
         scenario("wrong-words", bad_input::wrong_words),

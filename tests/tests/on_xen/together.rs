@@ -1,0 +1,115 @@
+//! Two guests of one host, moved at the same time.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::{Guest, Host};
+
+use crate::aftermath;
+use crate::attempt::{Ended, Plan};
+use crate::world::{MODERATE, World, spec};
+
+/// What the landings of two at once may take under emulation.
+const LIMIT: Duration = Duration::from_secs(25);
+
+/// The second destination.
+const SECOND: &str = "unshare -m sh -c 'mount -t tmpfs none /run/lock && exec xl migrate-receive'";
+
+/// Where the node exporter would look.
+const COLLECTED: &str = "/var/lib/prometheus/node-exporter";
+
+/// Both are seen, one is cancelled and the other does not notice; then both
+/// move, and each leaves a record and what it taught.
+///
+/// Stock xl builds one domain at a time, and refuses the second. So that one host
+/// can stand for two destinations, the second has a lock of its own.
+pub fn two_at_once(world: &mut World) -> Result<()> {
+    let busy = world.guest()?;
+    let host = world.host.clone();
+    let other = host.create_guest(&spec("other"))?;
+    let moved = both(&host, &busy, &other);
+    let collected = host.run(&format!("rm -rf {COLLECTED}"));
+    moved?;
+    collected?.checked()?;
+    other.destroy()
+}
+
+fn both(host: &Host, busy: &Guest, other: &Guest) -> Result<()> {
+    other.set_load(MODERATE)?;
+    host.run(&format!("mkdir -p {COLLECTED}"))?.checked()?;
+    let records = number(host, "ls /var/lib/lull/runs 2>/dev/null | wc -l")?;
+
+    let mut first = Plan::throttled(4_000_000).limit(LIMIT).start(host, busy)?;
+    first.wait_until_copying()?;
+    let slow = format!("rig-agent throttle 4000000 -- {SECOND}");
+    let mut second = Plan::by_command(&slow)
+        .limit(LIMIT)
+        .start_as_it_is(host, other)?;
+    second.wait_until_copying()?;
+    for (what, command) in [
+        (
+            "status",
+            "lull status --json | grep -c '\"type\":\"status\"'",
+        ),
+        ("sockets", "ls /run/lull/*.sock | wc -l"),
+        ("claims", "ls /run/lull/*.log | wc -l"),
+        ("stubs", "xl list | grep -c lull-stub"),
+    ] {
+        let seen = number(host, command)?;
+        ensure!(seen == 2, "{what}: {seen}");
+    }
+    let metrics = host.run(&format!("cat {COLLECTED}/lull.prom"))?.checked()?;
+    ensure!(metrics.contains("lull_running_migrations 2"), "{metrics}");
+
+    let cancelled = host.run("lull cancel other")?.checked()?;
+    ensure!(cancelled.contains("other runs here"), "{cancelled}");
+    let status = host.run("lull status --json")?.checked()?;
+    ensure!(
+        status.contains("\"busy\"") && !status.contains("\"other\""),
+        "{status}"
+    );
+    let second = second.finish()?;
+    second.expect(5)?;
+
+    let again = Plan::by_command(SECOND)
+        .limit(LIMIT)
+        .start_as_it_is(host, other)?;
+    let first = first.finish()?;
+    let again = again.finish()?;
+    moved_or_refused(&first)?;
+    moved_or_refused(&again)?;
+    for (guest, ended) in [(busy, &first), (other, &again)] {
+        let is_here = guest.domid()? == ended.source;
+        ensure!(is_here == (ended.code() != 0), "{}", ended.in_short());
+        aftermath::runs_whole(guest)?;
+    }
+    aftermath::no_leaks(host, &[busy, other])?;
+    let records = number(host, "ls /var/lib/lull/runs | wc -l")? - records;
+    ensure!(records == 3, "{records} records of 3 attempts");
+    let ledger = host.run("cat /var/lib/lull/ledger.json")?.checked()?;
+    for guest in ["\"busy\"", "\"other\""] {
+        ensure!(
+            ledger.contains(guest),
+            "nothing learned of {guest}: {ledger}"
+        );
+    }
+    let metrics = host.run(&format!("cat {COLLECTED}/lull.prom"))?.checked()?;
+    ensure!(metrics.contains("lull_running_migrations 0"), "{metrics}");
+    Ok(())
+}
+
+/// Within its limit, or not at all: which, depends on how much of the one
+/// emulated processor the other left.
+fn moved_or_refused(ended: &Ended) -> Result<()> {
+    match ended.code() {
+        code @ (0 | 3 | 4) => ended.expect(code).map(drop),
+        other => anyhow::bail!("exit code {other}: {}", ended.in_short()),
+    }
+}
+
+fn number(host: &Host, command: &str) -> Result<u32> {
+    let output = host.run(command)?;
+    let text = output.stdout.trim();
+    text.parse()
+        .with_context(|| format!("{command}: {output:?}"))
+}
