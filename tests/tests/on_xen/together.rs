@@ -21,8 +21,9 @@ const COLLECTED: &str = "/var/lib/prometheus/node-exporter";
 /// Both are seen, one is cancelled and the other does not notice; then both
 /// move, and each leaves a record and what it taught.
 ///
-/// Stock xl builds one domain at a time, and refuses the second. So that one host
-/// can stand for two destinations, the second has a lock of its own.
+/// So that one host can stand for two destinations, the second has xl's lock to
+/// itself. With one lock between them stock xl's second receiver was seen to give
+/// up ("Domain creation failed"); why was not found.
 pub fn two_at_once(world: &mut World) -> Result<()> {
     let busy = world.guest()?;
     let host = world.host.clone();

@@ -102,7 +102,7 @@ fn panel(frame: &mut Frame<'_>, area: Rect, view: &View<'_>, colours: Colours) {
     }
     frame.render_widget(row("sent", sent_words(status)), sent);
     frame.render_widget(row("rates", rates_words(status, area.width)), rates);
-    frame.render_widget(row("last", decided(status).unwrap_or_default()), last_row);
+    frame.render_widget(row("last", or_dash(decided(status))), last_row);
     rounds::table(frame, table, status, colours);
 }
 
