@@ -67,11 +67,19 @@ impl SmallDebian {
     /// # Errors
     /// With the command's own words when it does not.
     pub fn run(&self, command: &str) -> Result<String> {
+        let mut unshare = Command::new("unshare");
+        let mut command = command.to_owned();
+        if !root_is_a_mount() {
+            // There is nothing to make private, so that its /proc may be seen
+            // outside, and must go as it came.
+            unshare.args(["--propagation", "unchanged"]);
+            command.insert_str(0, "trap 'umount /proc' EXIT; ");
+        }
         let text = output_of(
-            Command::new("unshare")
+            unshare
                 .args(["--mount", "--pid", "--fork", "--mount-proc", "--root"])
                 .arg(self.root())
-                .args(["/bin/sh", "-ec", command])
+                .args(["/bin/sh", "-ec", &command])
                 .env_clear()
                 .env("PATH", PATH)
                 .env("LC_ALL", "C.UTF-8")
@@ -91,6 +99,14 @@ impl SmallDebian {
         lines.sort();
         Ok(lines)
     }
+}
+
+/// Not so in a folder that somebody has changed root to.
+fn root_is_a_mount() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts
+        .lines()
+        .any(|mount| mount.split(' ').nth(4) == Some("/"))
 }
 
 /// Logs and indexes, which remember; and a file that stands for a device.

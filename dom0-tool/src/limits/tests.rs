@@ -76,7 +76,7 @@ fn all_that_is_wrong_is_shown() {
 
 #[test]
 fn the_example_limits_nothing_and_is_right_when_it_is_made_to() {
-    let example = include_str!("../../../package/debian/lull.toml");
+    let example = include_str!("../../package/debian/lull.toml");
     assert!(Rules::parse(example).unwrap().sections.is_empty());
     // Prose stands behind `# `, and what may be switched on behind `#`.
     let switched_on: Vec<&str> = example

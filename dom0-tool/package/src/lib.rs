@@ -21,7 +21,7 @@ use source::Source;
 /// The workspace this was built in.
 pub fn workspace() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here)
+    here.ancestors().nth(2).unwrap_or(here)
 }
 
 /// Makes a package of the binary `lull`, in `folder`; hands back its path.
