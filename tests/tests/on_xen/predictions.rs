@@ -49,6 +49,8 @@ const MOVES: usize = 6;
 
 /// Moves a guest to and fro, and learns from it.
 pub fn with_history(world: &mut World) -> Result<()> {
+    // So many moves take a guest of their own: see the world's.
+    world.forget_guest();
     let guest = world.guest_like(&table::spec())?;
     guest.set_load(MODERATE)?;
     let plan = Plan::direct().limit(Duration::from_secs(60));
