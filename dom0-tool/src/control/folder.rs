@@ -64,11 +64,19 @@ impl Folder {
         if folder.mode() & 0o077 != 0 {
             fs::set_permissions(&self.path, Permissions::from_mode(0o700))?;
         }
-        // Those of the dead go as they are found.
-        self.places()?;
+        self.clear_away()?;
         let path = self.socket(guest, std::process::id());
         remove(&path);
         Ok(path)
+    }
+
+    /// Clears away what dead processes have left.
+    ///
+    /// # Errors
+    /// When the folder cannot be read; that there is none is no error.
+    pub fn clear_away(&self) -> io::Result<()> {
+        // Those of the dead go as they are found.
+        self.places().map(drop)
     }
 
     /// Where a helper's socket is.

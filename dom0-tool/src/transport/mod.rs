@@ -27,7 +27,8 @@
 //! - The front end: as if the operator had cancelled, as for the helper. With
 //!   the stream known to be complete, or READY there, which proves it, the
 //!   guest is resumed here; otherwise the connection is closed, and the helper,
-//!   which has heard the same silence, or xl resumes it.
+//!   which has heard the same silence, or xl resumes it. The control socket it
+//!   may have left is removed here.
 //! - This part, by SIGKILL: xl reads an end in place of READY and resumes the
 //!   guest itself, within milliseconds, for it need not wait. After READY it
 //!   is to xl what a dead ssh is: it does not know where the guest is. A
@@ -61,6 +62,7 @@ use clap::Args;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
+use crate::control::folder::Folder;
 use crate::xen::DomId;
 use front_end::FrontEnd;
 use gate::{Gate, Terms};
@@ -140,7 +142,11 @@ fn carry(options: &Options) -> anyhow::Result<ExitCode> {
     let mut guest = OnXen::new(options.domain);
     let gate = Gate::new(options.terms());
     let parting = Relay::new(ends, gate, front_end, &mut guest)?.run()?;
-    Ok(transport.end(parting))
+    let code = transport.end(parting);
+    // A front end that was killed has left its socket. Should it stay, the
+    // next migration clears it away.
+    let _ = Folder::default().clear_away();
+    Ok(code)
 }
 
 /// xl's pipes, and nothing in their place, so that each can be closed.
