@@ -7,9 +7,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::bandwidth::Bandwidth;
 use crate::duration::Span;
+use crate::landing::Wanted;
 use crate::{
-    control, doctor, enable, generate, ledger, limits, predict, rehearse, replay, report, resume,
-    runs, simulate, trace, transport,
+    control, doctor, enable, generate, helper, ledger, limits, predict, rehearse, replay, report,
+    resume, runs, simulate, trace, transport,
 };
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
@@ -156,6 +157,15 @@ pub enum Command {
     /// Carry xl's connection to the destination; `lull migrate` starts it
     #[command(hide = true)]
     Transport(transport::Options),
+
+    /// Move a guest that lands fast; `lull migrate` starts it
+    #[command(hide = true)]
+    Engine(helper::EngineOptions),
+
+    /// Bring a waiting guest up to date; `lull migrate` starts it at the
+    /// destination
+    #[command(hide = true)]
+    Land,
 }
 
 /// The options of `lull migrate`.
@@ -229,6 +239,17 @@ pub struct Migrate {
     /// Have the destination compare every page once more (xl migrate --debug)
     #[arg(long)]
     pub debug: bool,
+
+    /// In which order the guest lands
+    ///
+    /// Fast: the destination has all devices attached before the guest stops; it
+    /// needs lull there too, and disks that bear it.
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
+    pub landing: Wanted,
+
+    /// Run this command to reach `lull land`, in place of ssh HOST lull land
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    pub land: Option<String>,
 
     /// The guest's name or number
     pub domain: String,

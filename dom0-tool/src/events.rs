@@ -25,6 +25,27 @@ pub struct Line {
     pub event: Event,
 }
 
+/// In which order a guest lands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Landing {
+    /// Stock's: all of the stream, then the devices, while the guest is paused.
+    #[default]
+    Classic,
+    /// The destination stands ready, devices and all, before the guest stops.
+    Fast,
+}
+
+impl Landing {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Fast => "fast",
+        }
+    }
+}
+
 /// What can happen in an attempt, in the order in which it does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -43,6 +64,9 @@ pub enum Event {
     /// The helper's part is over: the stream is complete, or the attempt was
     /// given up and undone.
     Ended(Ended),
+    /// Of a fast landing: the destination stands ready, and waits for permission
+    /// while the guest still runs here.
+    TargetReady(TargetReady),
     /// The destination was ready in time, and xl was told. From here on there
     /// is no way back.
     Ready(Ready),
@@ -89,6 +113,9 @@ pub struct Started {
     pub helper_pid: u32,
     /// Populated pages of the guest.
     pub guest_pages: u64,
+    /// In which order it is to land.
+    #[serde(default)]
+    pub landing: Landing,
     /// The limit on the pause.
     pub limit_ms: Option<u64>,
     /// The limit on the time to the suspend.
@@ -286,6 +313,13 @@ pub enum How {
     SourceFailed,
 }
 
+/// See [`Event::TargetReady`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetReady {
+    /// `CLOCK_MONOTONIC` when READY came, nanoseconds.
+    pub came_monotonic_ns: u64,
+}
+
 /// See [`Event::Ready`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
@@ -336,6 +370,8 @@ pub enum Refused {
     PauseUnknown,
     /// The operator cancelled.
     Cancelled,
+    /// The engine of a fast landing had given up.
+    GivenUp,
     /// The front end has gone.
     FrontEndGone,
     /// xl closed its end: it gave up, or died.
@@ -421,6 +457,12 @@ pub struct Outcome {
     pub until_ready_ms: Option<u64>,
     /// And from there until the guest ran, at most.
     pub after_ready_ms: Option<u64>,
+    /// In which order it was to land: `classic` or `fast`.
+    #[serde(default)]
+    pub landing: Landing,
+    /// Why not the fast one; empty for that.
+    #[serde(default)]
+    pub landing_reason: String,
     /// Rounds sent, the final one included.
     pub rounds: u32,
     /// Guest pages sent.
@@ -439,6 +481,13 @@ pub struct Outcome {
 pub enum Command {
     /// Give up safely. The socket's end means the same.
     Cancel,
+    /// Of a fast landing: the destination has said READY, and waits.
+    TargetReady,
+    /// Of a fast landing: the transport has hung up.
+    HungUp {
+        /// Why.
+        why: Refused,
+    },
 }
 
 /// What the front end tells the transport: the helper's news, and the
@@ -462,4 +511,7 @@ pub enum Order {
     Cancel,
     /// Give up although no helper was heard.
     HangUp,
+    /// Of a fast landing: the engine has given up, and the guest is its own
+    /// business.
+    GivenUp,
 }

@@ -27,6 +27,8 @@ mod host;
 mod human;
 mod inherited;
 mod kept;
+mod land;
+mod landing;
 mod ledger;
 mod limits;
 mod locked;
@@ -80,6 +82,8 @@ fn main() -> ExitCode {
         cli::Command::Disable(options) => enable::disable(&options),
         cli::Command::KeepTrace(options) => trace::keeper::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
+        cli::Command::Engine(options) => helper::engine(&options),
+        cli::Command::Land => land::main(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use lull_core::machine::Config;
 
 use super::explain::Verdict;
+use super::landing::Channel;
 use super::prepare::prepare;
 use super::session::Session;
 use super::telling::millis;
@@ -45,17 +46,19 @@ pub struct Attempt<'a> {
     order: Order,
     host: &'a mut dyn Host,
     sink: Sink,
+    channel: Option<Channel>,
     log: &'a StubLog,
     recorder: &'a mut dyn Recorder,
 }
 
 impl<'a> Attempt<'a> {
-    /// Nothing is done yet.
+    /// Nothing is done yet; with a channel to `lull land`, the guest lands fast.
     pub fn new(
         xen: &'a Xen,
         order: Order,
         host: &'a mut dyn Host,
         sink: Sink,
+        channel: Option<Channel>,
         log: &'a StubLog,
         recorder: &'a mut dyn Recorder,
     ) -> Self {
@@ -64,6 +67,7 @@ impl<'a> Attempt<'a> {
             order,
             host,
             sink,
+            channel,
             log,
             recorder,
         }
@@ -78,6 +82,7 @@ impl<'a> Attempt<'a> {
             order,
             host,
             sink,
+            channel,
             log,
             recorder,
         } = self;
@@ -86,7 +91,7 @@ impl<'a> Attempt<'a> {
             Ok(prepared) => {
                 host.tell(prepared.in_words());
                 let mut session = Session::new(xen, &order, host, sink, log, &prepared, recorder);
-                let (verdict, so_far) = session.run_and_undo();
+                let (verdict, so_far) = session.run_and_undo(channel);
                 told = so_far;
                 drop(session);
                 if verdict.how == How::StreamComplete {

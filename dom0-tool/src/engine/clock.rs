@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use lull_core::machine::State;
 
 use super::failure::{Doing, Failure};
+use super::landing::Fast;
 use super::session::Session;
 use crate::stub::Crash;
 
@@ -32,7 +33,8 @@ impl Session<'_> {
         self.drain_log();
         self.look_after_the_stub()?;
         let state = self.peer.machine().state();
-        let copying = state == State::Copying;
+        let building = self.fast.as_ref().is_some_and(Fast::is_building);
+        let copying = state == State::Copying || (state == State::Counting && building);
         if self.begun && (copying || state == State::CopyingFinal) {
             let dirty = if copying { Some(self.count()?) } else { None };
             self.peer.tick(self.now(), dirty)?;

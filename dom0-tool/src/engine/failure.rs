@@ -7,7 +7,7 @@ use lull_core::refusal::Refusal;
 use super::explain::Verdict;
 use super::log_dirty::LogDirtyError;
 use super::peer::{Lie, Unheard};
-use crate::events::How;
+use crate::events::{How, Refused};
 use crate::stub::StubError;
 
 /// Why an attempt ended without a decision of its own.
@@ -36,6 +36,15 @@ pub enum Failure {
     /// Gate 2, which the stub has not come to in time.
     #[error("refused")]
     Refused(Box<Refusal>),
+    /// The destination's part of a fast landing.
+    #[error("the destination cannot bring its copy up to date: {0}")]
+    Land(String),
+    /// `--debug` found something.
+    #[error("{differing} pages of the destination's copy differ, frame {first:#x} first")]
+    Differ { differing: u64, first: u64 },
+    /// The transport of a fast landing has hung up.
+    #[error("{}", hung_up(*.0))]
+    HungUp(Refused),
     #[error("a mistake in lull: {0}")]
     Bug(String),
 }
@@ -60,16 +69,30 @@ impl<T> Doing<T> for io::Result<T> {
     }
 }
 
+const fn hung_up(why: Refused) -> &'static str {
+    match why {
+        Refused::PeerGone => "the destination closed the connection",
+        Refused::XlGone => "xl gave up, or was killed",
+        _ => "the attempt was given up",
+    }
+}
+
 impl From<&Failure> for Verdict {
     fn from(failure: &Failure) -> Self {
         if let Failure::Refused(refusal) = failure {
             return Self::from(&**refusal);
         }
         let (how, advice) = match failure {
-            Failure::Stream(_) => (
+            Failure::Stream(_) | Failure::Land(_) | Failure::Differ { .. } => (
                 How::TargetFailed,
                 "Look at the link and at the destination.",
             ),
+            Failure::HungUp(Refused::PeerGone) => (
+                How::TargetFailed,
+                "Look at the link and at the destination.",
+            ),
+            Failure::HungUp(Refused::XlGone) => (How::SourceFailed, ""),
+            Failure::HungUp(_) => (How::Cancelled, ""),
             Failure::Deadline => (
                 How::RefusedDowntime,
                 "The link slowed down while the guest was stopped: try again, or with a higher limit.",

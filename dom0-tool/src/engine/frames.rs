@@ -33,3 +33,16 @@ pub fn populated(xen: &Xen, guest: DomId, guest_pfns: u64) -> io::Result<(Vec<u6
     }
     Ok((words, count))
 }
+
+/// The frames whose bits are set, in order.
+pub fn listed(words: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    words
+        .into_iter()
+        .zip((0..).step_by(64))
+        .flat_map(|(word, first)| {
+            (0..64)
+                .filter(move |bit| word >> bit & 1 == 1)
+                .map(move |bit| first + bit)
+        })
+        .collect()
+}

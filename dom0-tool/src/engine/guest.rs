@@ -21,17 +21,21 @@ impl Session<'_> {
         counted.doing("the dirty pages cannot be counted")
     }
 
-    pub(super) fn take_bitmap(&self, clean: Clean) -> Result<Cleaned, Failure> {
+    pub(super) fn take_bitmap(&mut self, clean: Clean) -> Result<Cleaned, Failure> {
         let prepared = self.prepared;
-        prepared
+        let cleaned = prepared
             .log_dirty
             .clean(self.stub, prepared.guest_pfns, clean)
-            .doing("the dirty bitmap cannot be read")
+            .doing("the dirty bitmap cannot be read")?;
+        self.with_balloon(cleaned)
     }
 
     /// Whether the guest has stopped, or is to be left alone.
     pub(super) fn look_after_the_guest(&mut self) -> Result<(), Failure> {
         let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
+        if let Some(why) = self.host.has_hung_up() {
+            return Err(Failure::HungUp(why));
+        }
         if cancelled && !self.cancel_told && self.begun {
             self.cancel_told = true;
             self.peer.tell(self.now(), Event::Cancel)?;

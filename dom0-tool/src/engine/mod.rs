@@ -4,8 +4,9 @@
 //! An [`attempt`] is [prepared](prepare) and runs as a [`session`]: a loop that
 //! answers the stub ([`peer`], [`slots`]), injects windows ([`windows`]), writes
 //! the stream ([`saved`], [`stream`](crate::stream)), watches the [`guest`] and
-//! the [`clock`], and leaves one running guest whatever happens. It does not
-//! know who hosts it: xl's helper today ([`Host`]).
+//! the [`clock`], and leaves one running guest whatever happens. Of a fast
+//! [`landing`] only the first pass goes into the stream. It does not know who
+//! hosts it: xl's helper, or `lull migrate` ([`Host`]).
 
 mod attempt;
 mod clock;
@@ -13,6 +14,7 @@ mod explain;
 mod failure;
 mod frames;
 mod guest;
+mod landing;
 pub mod log_dirty;
 mod pause;
 mod peer;
@@ -34,9 +36,10 @@ use lull_core::units::Micros;
 
 pub use attempt::{Attempt, Order, Verify};
 pub use explain::Verdict;
+pub use landing::Channel;
 pub use steering::{Reply, Wish};
 
-use crate::events::Event;
+use crate::events::{Event, Refused};
 
 /// Whoever hosts the engine.
 pub trait Host {
@@ -58,6 +61,9 @@ pub trait Host {
     /// When there is nobody left to do it for.
     fn is_cancelled(&mut self) -> io::Result<bool>;
 
+    /// Of a fast landing: whether the transport has hung up, and why.
+    fn has_hung_up(&self) -> Option<Refused>;
+
     /// What the operator wants changed, if anything. Each wish has one
     /// [`Self::reply`], unless the attempt ends before.
     fn wish(&mut self) -> Option<Wish>;
@@ -70,6 +76,16 @@ pub trait Host {
 
     /// Takes note of what happens.
     fn tell(&mut self, event: Event);
+
+    /// Of a fast landing: the first pass is sent, and the stream may be ended.
+    ///
+    /// # Errors
+    /// When nobody is there to tell.
+    fn first_pass_done(&mut self) -> io::Result<()>;
+
+    /// Of a fast landing: whether the destination has set the guest up and waits
+    /// for permission to start it.
+    fn is_target_ready(&mut self) -> bool;
 
     /// The stream is complete; from here on the guest may run elsewhere, and
     /// nobody here may resume it.

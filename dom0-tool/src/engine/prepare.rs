@@ -33,14 +33,7 @@ pub struct Prepared<'x> {
 impl Prepared<'_> {
     /// The frames of round 0.
     pub fn populated_frames(&self) -> Vec<u64> {
-        let words = self.populated.iter().zip((0..).step_by(64));
-        words
-            .flat_map(|(word, first)| {
-                (0..64)
-                    .filter(move |bit| word >> bit & 1 == 1)
-                    .map(move |bit| first + bit)
-            })
-            .collect()
+        frames::listed(self.populated.iter().copied())
     }
 
     /// From the attempt's start until the stub was started.

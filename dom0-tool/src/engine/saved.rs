@@ -3,7 +3,9 @@
 
 use std::io;
 
+use crate::land::wire::State;
 use crate::stream::records::{self, Record};
+use crate::xen::domctl::TscInfo;
 use crate::xen::{DomId, Xen};
 
 /// Headers and the records that do not change.
@@ -19,19 +21,51 @@ pub fn headers(xen: &Xen, guest: DomId) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Everything after the last page: clock, CPUs, parameters, end.
-pub fn cpu_state(xen: &Xen, guest: DomId) -> io::Result<Vec<u8>> {
-    let tsc = xen.tsc_info(guest)?;
-    let context = xen.hvm_context(guest)?;
-    let mut params = Vec::with_capacity(records::HVM_PARAMS.len());
-    for index in records::HVM_PARAMS {
-        params.push((index, xen.hvm_param(guest, index)?));
+/// What is read of the guest once its pages are sent: clock, CPUs, parameters.
+pub struct Saved {
+    tsc: TscInfo,
+    context: Vec<u8>,
+    /// Number and value.
+    pub params: Vec<(u32, u64)>,
+}
+
+impl Saved {
+    /// Reads it, of a guest that has stopped, or, of one that runs, as it is at
+    /// some moment.
+    ///
+    /// # Errors
+    /// When Xen refuses.
+    pub fn read(xen: &Xen, guest: DomId) -> io::Result<Self> {
+        let tsc = xen.tsc_info(guest)?;
+        let context = xen.hvm_context(guest)?;
+        let mut params = Vec::with_capacity(records::HVM_PARAMS.len());
+        for index in records::HVM_PARAMS {
+            params.push((index, xen.hvm_param(guest, index)?));
+        }
+        Ok(Self {
+            tsc,
+            context,
+            params,
+        })
     }
-    let mut bytes = records::record(Record::TscInfo, &records::tsc_info_body(&tsc));
-    bytes.extend(records::record(Record::HvmContext, &context));
-    if let Some(body) = records::hvm_params_body(&params) {
+}
+
+/// The end of a stream: everything after the last page.
+pub fn records(saved: &Saved) -> Vec<u8> {
+    let mut bytes = records::record(Record::TscInfo, &records::tsc_info_body(&saved.tsc));
+    bytes.extend(records::record(Record::HvmContext, &saved.context));
+    if let Some(body) = records::hvm_params_body(&saved.params) {
         bytes.extend(records::record(Record::HvmParams, &body));
     }
     bytes.extend(records::record(Record::End, &[]));
-    Ok(bytes)
+    bytes
+}
+
+impl From<&Saved> for State {
+    fn from(saved: &Saved) -> Self {
+        Self {
+            tsc: saved.tsc,
+            context: saved.context.clone(),
+        }
+    }
 }

@@ -15,11 +15,12 @@ use super::attempt::{Order, Told, Verify};
 use super::clock::{SUSPEND_POLL, TICK};
 use super::explain::Verdict;
 use super::failure::{Doing, Failure};
+use super::landing::{Channel, Fast};
 use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::peer::{Lie, Peer, Said};
 use super::prepare::Prepared;
-use super::saved;
+use super::saved::{self, Saved};
 use super::slots::Slots;
 use super::throttle::Throttle;
 use super::windows::Windows;
@@ -63,6 +64,8 @@ pub(super) struct Session<'s> {
     pub(super) slots: Slots,
     pub(super) windows: Option<Windows>,
     pub(super) queue: Queue,
+    /// Of a fast landing.
+    pub(super) fast: Option<Fast>,
     /// Until the guest is asked to stop: no wish makes its pause longer.
     pub(super) throttle: Option<Throttle>,
     /// It held something back since the last batch.
@@ -106,6 +109,7 @@ impl<'s> Session<'s> {
             slots: Slots::new(prepared.guest_pfns),
             windows: None,
             queue: Queue::default(),
+            fast: None,
             throttle: None,
             held_back: false,
             pause: None,
@@ -121,8 +125,8 @@ impl<'s> Session<'s> {
 
     /// Runs the loop; whatever comes of it, the guest is not left stopped
     /// unless the stream is complete.
-    pub fn run_and_undo(&mut self) -> (Verdict, Told) {
-        let end = self.run();
+    pub fn run_and_undo(&mut self, channel: Option<Channel>) -> (Verdict, Told) {
+        let end = self.run(channel);
         let verdict = match &end {
             Ok(End::Complete) => {
                 self.host.commit();
@@ -149,7 +153,12 @@ impl<'s> Session<'s> {
         (verdict, told)
     }
 
-    fn run(&mut self) -> Result<End, Failure> {
+    fn run(&mut self, channel: Option<Channel>) -> Result<End, Failure> {
+        if let Some(channel) = channel {
+            let pages = self.order.config.guest_pages;
+            let fast = Fast::new(channel, self.prepared.guest_pfns, pages);
+            self.fast = Some(fast.doing("no memory for hypercalls")?);
+        }
         self.windows = Some(Windows::new().doing("no memory for hypercalls")?);
         let headers = saved::headers(self.xen, self.order.guest)
             .doing("the guest's CPU policy cannot be read")?;
@@ -160,6 +169,7 @@ impl<'s> Session<'s> {
                 return Ok(end);
             }
             self.write()?;
+            self.go_on_landing()?;
             self.look_after_the_guest()?;
             self.heed_wishes()?;
             self.look_at_the_clock()?;
@@ -185,6 +195,9 @@ impl<'s> Session<'s> {
         if !self.queue.is_empty() {
             return false;
         }
+        if self.fast.as_ref().is_some_and(|fast| !fast.has_landed()) {
+            return false;
+        }
         pause.state_sent.get_or_insert_with(Instant::now);
         pause.answered
     }
@@ -208,7 +221,8 @@ impl<'s> Session<'s> {
                 None => fds.push(PollFd::new(&self.sink, PollFlags::OUT)),
             }
         }
-        let wake = self.host.wake_on();
+        let mut wake = self.host.wake_on();
+        wake.extend(self.fast.as_ref().and_then(Fast::wake_on));
         fds.extend(
             wake.iter()
                 .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
@@ -267,6 +281,7 @@ impl<'s> Session<'s> {
     fn map(&mut self, slot: u8, count: u32) -> Result<(), Failure> {
         let list = &self.stub.link().wanted[usize::from(slot)];
         let mut pfns = self.slots.want(slot, count, list)?;
+        self.leave_out_gone(slot, &mut pfns)?;
         if let Some(windows) = &mut self.windows {
             windows
                 .map(
@@ -285,15 +300,19 @@ impl<'s> Session<'s> {
 
     fn filled(&mut self, slot: u8) -> Result<(), Failure> {
         let pfns = self.slots.filled(slot)?;
+        self.send_batch(slot, pfns)
+    }
+
+    pub(super) fn send_in_stream(&mut self, slot: usize, pfns: &[u64]) -> Result<(), Failure> {
         if pfns.is_empty() {
-            return self.sent(usize::from(slot));
+            return self.sent(slot);
         }
-        self.queue.push(records::page_data_header(&pfns));
-        self.queue.push_payload(usize::from(slot), pfns.len());
+        self.queue.push(records::page_data_header(pfns));
+        self.queue.push_payload(slot, pfns.len());
         Ok(())
     }
 
-    fn sent(&mut self, slot: usize) -> Result<(), Failure> {
+    pub(super) fn sent(&mut self, slot: usize) -> Result<(), Failure> {
         let (requested, pages) = self.slots.written(slot);
         if std::mem::take(&mut self.held_back) && self.peer.has_room() {
             self.peer.tell(self.now(), Event::HeldBack)?;
@@ -301,7 +320,7 @@ impl<'s> Session<'s> {
         Ok(self.peer.sent(self.now(), slot, requested, pages)?)
     }
 
-    fn write(&mut self) -> Result<(), Failure> {
+    pub(super) fn write(&mut self) -> Result<(), Failure> {
         if self.queue.is_empty() {
             return Ok(());
         }
@@ -322,13 +341,7 @@ impl<'s> Session<'s> {
             throttle.sent(self.queue.written() - before);
         }
         let slots = written.map_err(Failure::Stream)?.slots;
-        if slots.is_empty() {
-            return Ok(());
-        }
-        for slot in slots {
-            self.sent(slot)?;
-        }
-        self.notify()
+        self.written(slots)
     }
 
     /// Does what the machine decided.
@@ -339,6 +352,8 @@ impl<'s> Session<'s> {
             Action::Copy { pages, .. } | Action::CopyFinal { pages } => {
                 self.slots.start_round(pages);
             }
+            // Answered once the destination is ready.
+            Action::Count if self.ends_first_pass()? => {}
             Action::Count => {
                 let dirty = self.count()?;
                 self.peer.tell(self.now(), Event::Counted { dirty })?;
@@ -363,13 +378,17 @@ impl<'s> Session<'s> {
                     pause.pages_sent = Some(Instant::now());
                 }
                 self.tell_final_round();
-                if self.order.verify == Verify::Yes {
-                    self.send_all_pages_again()?;
+                match (self.order.verify, &self.fast) {
+                    (Verify::No, _) => {}
+                    (Verify::Yes, None) => self.send_all_pages_again()?,
+                    (Verify::Yes, Some(_)) => self.compare_all_pages()?,
                 }
                 self.check_deadline()?;
-                let rest =
-                    saved::cpu_state(self.xen, guest).doing("the guest's state cannot be read")?;
-                self.queue.push(rest);
+                let state =
+                    Saved::read(self.xen, guest).doing("the guest's state cannot be read")?;
+                if !self.send_final_state(&state)? {
+                    self.queue.push(saved::records(&state));
+                }
                 self.finishing = true;
             }
             Action::Refuse(refusal) => {

@@ -23,6 +23,10 @@ impl Session<'_> {
             domid: self.order.guest,
             helper_pid: std::process::id(),
             guest_pages: self.prepared.pages,
+            landing: match self.fast {
+                Some(_) => events::Landing::Fast,
+                None => events::Landing::Classic,
+            },
             limit_ms: limits
                 .max_suspend
                 .map(|limit| limit.micros().as_millis_ceil()),

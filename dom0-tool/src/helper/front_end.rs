@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::events::{Command, Event, FRONT_END_FD, Line, SCHEMA};
+use crate::events::{Command, Event, FRONT_END_FD, Line, Refused, SCHEMA};
 use crate::inherited;
 
 /// Longest line a command may have.
@@ -20,6 +20,8 @@ pub struct FrontEnd {
     commands: BufReader<UnixStream>,
     line: Vec<u8>,
     cancelled: bool,
+    target_ready: bool,
+    hung_up: Option<Refused>,
     /// Events the socket had no room for yet.
     unsent: Vec<u8>,
 }
@@ -36,6 +38,8 @@ impl FrontEnd {
             commands,
             line: Vec::new(),
             cancelled: false,
+            target_ready: false,
+            hung_up: None,
             unsent: Vec::new(),
         })
     }
@@ -78,8 +82,12 @@ impl FrontEnd {
             match self.commands.read_until(b'\n', &mut self.line) {
                 Ok(0) => self.cancelled = true,
                 Ok(_) if self.line.ends_with(b"\n") => {
-                    self.cancelled =
-                        matches!(serde_json::from_slice(&self.line), Ok(Command::Cancel));
+                    match serde_json::from_slice(&self.line) {
+                        Ok(Command::Cancel) => self.cancelled = true,
+                        Ok(Command::TargetReady) => self.target_ready = true,
+                        Ok(Command::HungUp { why }) => self.hung_up = Some(why),
+                        Err(_) => {}
+                    }
                     self.line.clear();
                 }
                 Ok(_) => {}
@@ -96,6 +104,17 @@ impl FrontEnd {
 }
 
 impl FrontEnd {
+    /// Whether the destination waits for permission; as of the last
+    /// [`is_cancelled`](Self::is_cancelled).
+    pub fn is_target_ready(&self) -> bool {
+        self.target_ready
+    }
+
+    /// Whether the transport has hung up, and why; likewise.
+    pub fn has_hung_up(&self) -> Option<Refused> {
+        self.hung_up
+    }
+
     /// What to wait on for commands; nothing once it has given up.
     pub fn wake_on(&self) -> Option<BorrowedFd<'_>> {
         (!self.cancelled).then(|| self.out.as_fd())

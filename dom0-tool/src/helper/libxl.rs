@@ -6,6 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::toolstack::{Toolstack, errno};
+use crate::engine::SuspendAnswer;
+use crate::events::How;
+
 /// Message numbers.
 mod message {
     pub const LOG: u16 = 1;
@@ -38,7 +42,7 @@ impl Libxl {
     }
 
     /// Puts an error into libxl's log, which xl prints.
-    pub fn log_error(&mut self, text: &str) -> io::Result<()> {
+    fn log_error(&mut self, text: &str) -> io::Result<()> {
         let mut end = text.len().min(TEXT_MAX);
         while !text.is_char_boundary(end) {
             end -= 1;
@@ -49,42 +53,6 @@ impl Libxl {
         body.string("lull");
         body.string(&text[..end]);
         self.send(body)
-    }
-
-    /// Asks libxl to suspend the guest; the answer comes later.
-    pub fn suspend(&mut self) -> io::Result<()> {
-        self.send(Body::new(message::SUSPEND))?;
-        self.asked = true;
-        Ok(())
-    }
-
-    /// The answer to [`Self::suspend`], if it is there.
-    ///
-    /// # Errors
-    /// When libxl has gone.
-    pub fn suspend_answer(&mut self) -> io::Result<Option<i32>> {
-        if !self.asked || !self.is_readable()? {
-            return Ok(None);
-        }
-        self.asked = false;
-        self.answer().map(Some)
-    }
-
-    /// Ends the conversation: `result` 0 is success, and `errno` says why not.
-    ///
-    /// # Errors
-    /// When libxl has gone.
-    pub fn complete(&mut self, result: i32, errno: i32) -> io::Result<()> {
-        let mut body = Body::new(message::COMPLETE);
-        body.u32(result as u32);
-        body.u32(errno as u32);
-        self.send(body)?;
-        self.answer().map(|_| ())
-    }
-
-    /// Whether libxl has closed its end.
-    pub fn has_gone(&self) -> bool {
-        self.ready().is_ok_and(|ready| ready == PollFlags::HUP)
     }
 
     fn is_readable(&self) -> io::Result<bool> {
@@ -117,9 +85,52 @@ impl Libxl {
     }
 }
 
-impl AsFd for Libxl {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.from.as_fd()
+impl Toolstack for Libxl {
+    fn ask_to_suspend(&mut self) -> io::Result<()> {
+        self.send(Body::new(message::SUSPEND))?;
+        self.asked = true;
+        Ok(())
+    }
+
+    fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
+        if !self.asked || !self.is_readable()? {
+            return Ok(None);
+        }
+        self.asked = false;
+        Ok(Some(match self.answer()? {
+            0 => SuspendAnswer::Failed,
+            _ => SuspendAnswer::Stopped,
+        }))
+    }
+
+    fn look(&self) -> io::Result<()> {
+        // It has closed its end.
+        match self.ready() {
+            Ok(PollFlags::HUP) => Err(io::Error::other("it closed the conversation")),
+            _ => Ok(()),
+        }
+    }
+
+    fn first_pass_done(&mut self) -> io::Result<()> {
+        Err(io::Error::other("a classic landing has no first pass"))
+    }
+
+    fn tell_why(&mut self, words: &str) {
+        let _ = self.log_error(words);
+    }
+
+    fn end(&mut self, how: How) -> io::Result<()> {
+        let errno = errno(how);
+        let result = if errno == 0 { 0 } else { -1_i32 };
+        let mut body = Body::new(message::COMPLETE);
+        body.u32(result as u32);
+        body.u32(errno as u32);
+        self.send(body)?;
+        self.answer().map(|_| ())
+    }
+
+    fn wake_on(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.from.as_fd())
     }
 }
 

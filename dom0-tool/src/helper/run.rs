@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
@@ -17,16 +18,20 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::args::LiveSave;
 use super::front_end::FrontEnd;
 use super::guard::{self, Guard, Over};
+use super::handed::{self, Handed};
 use super::libxl::Libxl;
 use super::orders::Ordered;
+use super::toolstack::Toolstack;
 use super::{orders, stock};
 use crate::bandwidth::Bandwidth;
 use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::control::server::Server;
 use crate::control::words::{Answer, Phase, Request};
-use crate::engine::{self, Attempt, Host, Order, Reply, SuspendAnswer, Verdict, Verify, Wish};
-use crate::events::{Event, How, Log};
+use crate::engine::{
+    self, Attempt, Channel, Host, Order, Reply, SuspendAnswer, Verdict, Verify, Wish,
+};
+use crate::events::{Event, How, Log, Refused};
 use crate::inherited;
 use crate::limits::Effective;
 use crate::runs;
@@ -59,15 +64,85 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         return hand_over(&args);
     }
-    let mut helper = match Helper::new(&save) {
-        Ok(helper) => helper,
-        Err(error) => {
-            eprintln!("lull: the save helper cannot start: {error}");
-            return BROKEN.into();
-        }
+    let ended = match handed::engine() {
+        Some(engine) => handed::hand_over(&save, engine),
+        None => move_guest(&save, start, orders),
     };
-    let verdict = helper.attempt(&save, start, orders);
-    helper.finish(&verdict)
+    ended.unwrap_or_else(|error| {
+        eprintln!("lull: the save helper cannot start: {error}");
+        BROKEN.into()
+    })
+}
+
+/// Moves the guest as libxl asks.
+fn move_guest(
+    save: &LiveSave,
+    start: Instant,
+    orders: anyhow::Result<Ordered>,
+) -> io::Result<ExitCode> {
+    // Closed, whatever it is: it is not ours to read.
+    drop(inherited::adopt(save.recv_fd));
+    let task = Task {
+        guest: save.domain,
+        verify: save.verify,
+        stream: inherited::adopt(save.io_fd)?,
+        channel: None,
+    };
+    let mut libxl = Libxl::new();
+    let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect())?;
+    let verdict = helper.attempt(task, start, orders);
+    Ok(helper.finish(&verdict))
+}
+
+/// The options of `lull engine`, which `lull migrate` starts for a fast landing:
+/// inherited descriptors.
+#[derive(Debug, Args)]
+pub struct EngineOptions {
+    /// From where the helper hands over the stream
+    #[arg(long)]
+    helper: RawFd,
+
+    /// To `lull land`
+    #[arg(long)]
+    to_land: RawFd,
+
+    /// From it
+    #[arg(long)]
+    from_land: RawFd,
+}
+
+/// Runs as the engine of a fast landing.
+pub fn engine(options: &EngineOptions) -> ExitCode {
+    let start = orders::start();
+    engine_until_the_end(options, start).unwrap_or_else(|error| {
+        eprintln!("lull engine: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Result<ExitCode> {
+    let from_helper = inherited::adopt(options.helper)?;
+    let channel = (
+        inherited::adopt(options.to_land)?,
+        inherited::adopt(options.from_land)?,
+    );
+    let front_end = FrontEnd::connect();
+    let watched = front_end.as_ref().and_then(FrontEnd::wake_on);
+    let Some(handed) = Handed::wait(&from_helper, watched)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let (guest, verify) = (handed.domain, handed.verify);
+    let (mut toolstack, stream) = handed.into_toolstack()?;
+    let orders = orders::limits(guest);
+    let mut helper = Helper::new(&mut toolstack, guest, front_end)?;
+    let task = Task {
+        guest,
+        verify,
+        stream,
+        channel: Some(channel),
+    };
+    let verdict = helper.attempt(task, start, orders);
+    Ok(helper.finish(&verdict))
 }
 
 fn hand_over(args: &[OsString]) -> ExitCode {
@@ -96,11 +171,10 @@ fn guest_type(domain: DomId) -> io::Result<GuestType> {
     }
 }
 
-/// Everything the helper was given.
-struct Helper {
-    libxl: Libxl,
+/// Everything the helper was given, or what stands in its place.
+struct Helper<'t> {
+    toolstack: &'t mut dyn Toolstack,
     front_end: Option<FrontEnd>,
-    sink: Option<Sink>,
     signalled: Arc<AtomicBool>,
     wake: UnixStream,
     guard: Option<Guard>,
@@ -117,44 +191,49 @@ struct Helper {
     cancelled: bool,
 }
 
-impl Helper {
-    fn new(save: &LiveSave) -> io::Result<Self> {
+/// What there is to do.
+struct Task {
+    guest: DomId,
+    verify: Verify,
+    stream: OwnedFd,
+    /// To and from `lull land`, for a fast landing.
+    channel: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl<'t> Helper<'t> {
+    fn new(
+        toolstack: &'t mut dyn Toolstack,
+        guest: DomId,
+        front_end: Option<FrontEnd>,
+    ) -> io::Result<Self> {
         let signalled = Arc::new(AtomicBool::new(false));
         let (wake, waker) = UnixStream::pair()?;
         for signal in [SIGTERM, SIGINT, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&signalled))?;
             signal_hook::low_level::pipe::register(signal, waker.try_clone()?)?;
         }
-        // Closed, whatever it is: it is not ours to read.
-        drop(inherited::adopt(save.recv_fd));
         Ok(Self {
-            libxl: Libxl::new(),
-            front_end: FrontEnd::connect(),
-            sink: Some(Sink::new(inherited::adopt(save.io_fd)?)?),
+            toolstack,
+            front_end,
             signalled,
             wake,
             guard: None,
             trace: None,
             record: None,
             limits_from: Effective::default(),
-            guest: save.domain,
-            name: orders::name(save.domain).unwrap_or_else(|_| format!("domain {}", save.domain)),
+            guest,
+            name: orders::name(guest).unwrap_or_else(|_| format!("domain {guest}")),
             control: None,
             wish: None,
             cancelled: false,
         })
     }
 
-    fn attempt(
-        &mut self,
-        save: &LiveSave,
-        start: Instant,
-        orders: anyhow::Result<Ordered>,
-    ) -> Verdict {
+    fn attempt(&mut self, task: Task, start: Instant, orders: anyhow::Result<Ordered>) -> Verdict {
         if self.front_end.is_none() {
-            self.record = record(&self.name, save.domain).ok();
+            self.record = record(&self.name, task.guest).ok();
         }
-        match self.try_attempt(save, start, orders) {
+        match self.try_attempt(task, start, orders) {
             Ok(verdict) => verdict,
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -168,13 +247,13 @@ impl Helper {
 
     fn try_attempt(
         &mut self,
-        save: &LiveSave,
+        task: Task,
         start: Instant,
         orders: anyhow::Result<Ordered>,
     ) -> anyhow::Result<Verdict> {
         use anyhow::Context;
 
-        let guest = save.domain;
+        let guest = task.guest;
         let Ordered { limits, from } = orders?;
         self.limits_from = from;
         let costs = orders::costs(&self.name)?;
@@ -195,15 +274,21 @@ impl Helper {
                 "nobody can look at this attempt or steer it: {error}"
             )),
         }
-        let sink = self.sink.take().context("the stream is in use")?;
-        if save.verify == Verify::Yes && limits.max_suspend.is_some() {
+        let sink = Sink::new(task.stream).context("the stream cannot be written to")?;
+        let copy = (info.handle, self.name.as_str());
+        let channel = task
+            .channel
+            .map(|(to, from)| Channel::new(to, from, copy))
+            .transpose()
+            .context("the way to `lull land` cannot be used")?;
+        if task.verify == Verify::Yes && limits.max_suspend.is_some() {
             anyhow::bail!(
                 "--debug pauses the guest for as long as it takes to send all of it again: not with a limit"
             );
         }
         let order = Order {
             guest,
-            verify: save.verify,
+            verify: task.verify,
             bandwidth: orders::bandwidth()?,
             config: Config {
                 limits,
@@ -223,7 +308,7 @@ impl Helper {
             Some(recorder) => recorder,
             None => &mut Unrecorded,
         };
-        let verdict = Attempt::new(&xen, order, self, sink, &log, recorder).run();
+        let verdict = Attempt::new(&xen, order, self, sink, channel, &log, recorder).run();
         self.trace = trace;
         Ok(verdict)
     }
@@ -336,19 +421,12 @@ impl Helper {
                 guard.undone();
             }
             let words = self.words_for_xl(verdict);
-            let _ = self.libxl.log_error(&words);
+            self.toolstack.tell_why(&words);
             if super::journal::is_our_stderr() {
                 eprintln!("lull: {words}");
             }
         }
-        let (result, errno) = match verdict.how {
-            How::StreamComplete => (0, 0),
-            How::RefusedDowntime | How::RefusedTimeout => (-1, 110), // ETIMEDOUT
-            How::Cancelled => (-1, 125),                             // ECANCELED
-            How::TargetFailed => (-1, 32),                           // EPIPE
-            How::SourceFailed => (-1, 5),                            // EIO
-        };
-        let completed = self.libxl.complete(result, errno);
+        let completed = self.toolstack.end(verdict.how);
         if let Some(front_end) = &mut self.front_end {
             // libxl goes on only once this process has ended, and after a
             // complete stream the guest waits for that.
@@ -400,29 +478,28 @@ fn record(name: &str, domain: DomId) -> io::Result<runs::Recorder> {
     Ok(record)
 }
 
-impl Host for Helper {
+impl Host for Helper<'_> {
     fn ask_to_suspend(&mut self) -> io::Result<()> {
         if let Some(guard) = &mut self.guard {
             guard.asked();
         }
-        self.libxl.suspend()
+        self.toolstack.ask_to_suspend()
     }
 
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
-        Ok(self.libxl.suspend_answer()?.map(|answer| match answer {
-            0 => SuspendAnswer::Failed,
-            _ => SuspendAnswer::Stopped,
-        }))
+        self.toolstack.suspend_answer()
     }
 
     fn is_cancelled(&mut self) -> io::Result<bool> {
-        if self.libxl.has_gone() {
-            return Err(io::Error::other("it closed the conversation"));
-        }
+        self.toolstack.look()?;
         self.attend();
         let front_end = self.front_end.as_mut();
         let asked = self.cancelled || self.signalled.load(Ordering::Relaxed);
         Ok(asked || front_end.is_some_and(FrontEnd::is_cancelled))
+    }
+
+    fn has_hung_up(&self) -> Option<Refused> {
+        self.front_end.as_ref().and_then(FrontEnd::has_hung_up)
     }
 
     fn wish(&mut self) -> Option<Wish> {
@@ -439,7 +516,7 @@ impl Host for Helper {
     }
 
     fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
-        let mut fds = vec![self.libxl.as_fd()];
+        let mut fds: Vec<_> = self.toolstack.wake_on().into_iter().collect();
         if !self.signalled.load(Ordering::Relaxed) {
             fds.push(self.wake.as_fd());
         }
@@ -458,6 +535,16 @@ impl Host for Helper {
         if let Some(front_end) = &mut self.front_end {
             front_end.tell(event);
         }
+    }
+
+    fn first_pass_done(&mut self) -> io::Result<()> {
+        self.toolstack.first_pass_done()
+    }
+
+    fn is_target_ready(&mut self) -> bool {
+        self.front_end
+            .as_ref()
+            .is_some_and(FrontEnd::is_target_ready)
     }
 
     fn commit(&mut self) {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::events::Landing;
+
 /// An older entry, in seconds, no longer counts: hosts, links and guests are
 /// rebuilt. By the wall clock, which serves for this and nothing else.
 pub const LASTS: u64 = 90 * DAY;
@@ -31,6 +33,8 @@ pub struct Entry {
     pub final_bitmap_ms: Option<u64>,
     /// CPU state, parameters, end of the stream.
     pub cpu_state_ms: Option<u64>,
+    /// In which order it landed.
+    pub landing: Landing,
     /// From there until the guest ran at the destination; of one that was not
     /// ready in time, what it took at least.
     pub landing_ms: Option<u64>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::events::PauseParts;
+use crate::events::{Landing, PauseParts};
 
 use super::book::Book;
 use super::costs::{AFTER_READY, Costs, bound};
@@ -15,7 +15,7 @@ use super::entry::Entry;
 /// vCPUs the state. What a guest does to its own figures it does to no other's.
 /// One that was never paused goes by the throw-away guests' figures. The
 /// landing is learned from the guest's own at this destination, or else from
-/// everybody's there.
+/// everybody's there, and only from landings in the same order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// Landings at the destination that the bounds rest on. None: it was never
@@ -41,7 +41,7 @@ type Part = fn(&Entry) -> Option<u64>;
 
 impl Book {
     /// What is known of `guest`'s pause on the way to `destination`.
-    pub(super) fn known(&self, destination: &str, guest: &str, now: u64) -> Known {
+    pub(super) fn known(&self, destination: &str, guest: &str, order: Landing, now: u64) -> Known {
         let there = || {
             let entries = self.destinations.get(destination);
             let entries = entries.into_iter().flatten();
@@ -59,9 +59,10 @@ impl Book {
             }
         };
         let at_destination = |part: Part| {
-            let own = seen(there().filter(|entry| entry.is_of(guest)), part);
+            let likewise = || there().filter(|entry| entry.landing == order);
+            let own = seen(likewise().filter(|entry| entry.is_of(guest)), part);
             match own.is_empty() {
-                true => seen(there(), part),
+                true => seen(likewise(), part),
                 false => own,
             }
         };
@@ -77,7 +78,7 @@ impl Book {
                 suspend: bound(&suspend).unwrap_or(Costs::ASSUMED.suspend),
                 final_bitmap: bound(&final_bitmap).unwrap_or(Costs::ASSUMED.final_bitmap),
                 cpu_state: bound(&cpu_state).unwrap_or(Costs::ASSUMED.cpu_state),
-                landing: bound(&landing).unwrap_or(Costs::ASSUMED.landing),
+                landing: bound(&landing).unwrap_or(Costs::assumed(order).landing),
                 resume: bound(&resume).unwrap_or(Costs::ASSUMED.resume),
             },
             after_ready: bound(&after_ready).unwrap_or(AFTER_READY),
@@ -98,14 +99,15 @@ impl Book {
     /// not.
     pub(super) fn known_wherever(&self, guest: &str, now: u64) -> Known {
         let everywhere = self.destinations.keys();
-        let known = everywhere.map(|destination| self.known(destination, guest, now));
+        let known =
+            everywhere.map(|destination| self.known(destination, guest, Landing::Classic, now));
         let worst = known.filter(Known::has_history).reduce(|one, other| Known {
             landings: one.landings + other.landings,
             bounds: one.bounds.or_worse(other.bounds),
             after_ready: one.after_ready.max(other.after_ready),
             ..one
         });
-        worst.unwrap_or_else(|| self.known("", guest, now))
+        worst.unwrap_or_else(|| self.known("", guest, Landing::Classic, now))
     }
 }
 
@@ -170,11 +172,15 @@ mod tests {
         let known = book.known_wherever("web1", NOW);
         assert_eq!(
             known.bounds.landing,
-            book.known("far", "web1", NOW).bounds.landing
+            book.known("far", "web1", Landing::Classic, NOW)
+                .bounds
+                .landing
         );
         assert_eq!(
             known.bounds.suspend,
-            book.known("near", "web1", NOW).bounds.suspend
+            book.known("near", "web1", Landing::Classic, NOW)
+                .bounds
+                .suspend
         );
         assert_eq!(known.landings, 2);
         assert_eq!(
@@ -185,7 +191,7 @@ mod tests {
 
     #[test]
     fn without_history_bounds_are_assumed_and_nothing_is_expected() {
-        let known = Book::default().known("host2", "web1", NOW);
+        let known = Book::default().known("host2", "web1", Landing::Classic, NOW);
         assert!(!known.has_history());
         assert_eq!(known.bounds, Costs::ASSUMED);
         assert_eq!(known.after_ready, AFTER_READY);
@@ -196,12 +202,16 @@ mod tests {
     fn the_worst_seen_and_a_half_more_is_the_bound_and_the_median_is_expected() {
         let entries = [399, 799, 199].map(|ms| ("host2", of("web1", landed(ms))));
         let book = book(&entries);
-        let known = book.known("host2", "web1", NOW);
+        let known = book.known("host2", "web1", Landing::Classic, NOW);
         assert_eq!(known.landings, 3);
         assert_eq!(known.bounds.landing, Duration::from_millis(1_200));
         assert_eq!(known.typical.landing_ms, Some(399));
         assert_eq!(known.bounds.suspend, Costs::ASSUMED.suspend);
-        assert!(!book.known("host3", "web1", NOW).has_history());
+        assert!(
+            !book
+                .known("host3", "web1", Landing::Classic, NOW)
+                .has_history()
+        );
     }
 
     #[test]
@@ -210,7 +220,11 @@ mod tests {
             ("host2", of("web1", landed(79))),
             ("host2", of("db1", landed(799))),
         ]);
-        let landing = |guest| book.known("host2", guest, NOW).bounds.landing;
+        let landing = |guest| {
+            book.known("host2", guest, Landing::Classic, NOW)
+                .bounds
+                .landing
+        };
         assert_eq!(landing("web1"), Duration::from_millis(120));
         assert_eq!(landing("db1"), Duration::from_millis(1_200));
         assert_eq!(landing("new1"), Duration::from_millis(1_200));
@@ -224,7 +238,7 @@ mod tests {
             ("host2", of("slow1", suspended(60_000))),
             ("host2", suspended(39)),
         ]);
-        let suspend = |to, guest| book.known(to, guest, NOW).bounds.suspend;
+        let suspend = |to, guest| book.known(to, guest, Landing::Classic, NOW).bounds.suspend;
         assert_eq!(suspend("host2", "web1"), Duration::from_millis(1_200));
         assert_eq!(suspend("host4", "web1"), Duration::from_millis(1_200));
         // Not slow1's: only a throw-away guest speaks for others.
@@ -240,7 +254,7 @@ mod tests {
             ..landed(799)
         };
         let book = book(&[("host2", of("web1", entry))]);
-        let known = book.known("host2", "web1", NOW);
+        let known = book.known("host2", "web1", Landing::Classic, NOW);
         assert_eq!(known.after_ready, Duration::from_millis(120));
         assert_eq!(known.bounds.resume, Duration::from_millis(12));
     }
@@ -255,7 +269,11 @@ mod tests {
             ("host2", of("web1", landed(79))),
             ("host2", of("web1", late)),
         ]);
-        let landing = |now| book.known("host2", "web1", now).bounds.landing;
+        let landing = |now| {
+            book.known("host2", "web1", Landing::Classic, now)
+                .bounds
+                .landing
+        };
         assert_eq!(landing(NOW + LATE_LASTS), Duration::from_secs(90));
         assert_eq!(landing(NOW + LATE_LASTS + 1), Duration::from_millis(120));
     }
@@ -263,9 +281,40 @@ mod tests {
     #[test]
     fn what_is_old_is_forgotten_and_what_is_from_the_future_is_not() {
         let book = book(&[("host2", of("web1", landed(79)))]);
-        assert!(book.known("host2", "web1", NOW + LASTS).has_history());
-        assert!(!book.known("host2", "web1", NOW + LASTS + 1).has_history());
-        assert!(book.known("host2", "web1", NOW - 1_000).has_history());
+        assert!(
+            book.known("host2", "web1", Landing::Classic, NOW + LASTS)
+                .has_history()
+        );
+        assert!(
+            !book
+                .known("host2", "web1", Landing::Classic, NOW + LASTS + 1)
+                .has_history()
+        );
+        assert!(
+            book.known("host2", "web1", Landing::Classic, NOW - 1_000)
+                .has_history()
+        );
+    }
+
+    #[test]
+    fn a_fast_landing_is_learned_from_fast_ones_and_a_classic_one_from_classic_ones() {
+        let fast = Entry {
+            landing: Landing::Fast,
+            ..landed(79)
+        };
+        let book = book(&[
+            ("host2", of("web1", landed(799))),
+            ("host2", of("web1", fast)),
+        ]);
+        let landing = |guest, order| book.known("host2", guest, order, NOW).bounds.landing;
+        assert_eq!(landing("web1", Landing::Fast), Duration::from_millis(120));
+        assert_eq!(landing("db1", Landing::Fast), Duration::from_millis(120));
+        assert_eq!(
+            landing("web1", Landing::Classic),
+            Duration::from_millis(1_200)
+        );
+        let known = book.known("host3", "web1", Landing::Fast, NOW);
+        assert_eq!(known.bounds.landing, Costs::assumed(Landing::Fast).landing);
     }
 
     proptest! {
@@ -299,7 +348,7 @@ mod tests {
                 book.add(to, entry.clone(), NOW);
             }
             let kept = book.destinations.clone();
-            let known = book.known("host0", "g1", NOW);
+            let known = book.known("host0", "g1", Landing::Classic, NOW);
             let covers = |bound: Duration, ms: Option<u64>| {
                 bound >= Duration::from_millis(ms.unwrap_or(0))
             };

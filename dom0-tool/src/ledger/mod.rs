@@ -26,6 +26,7 @@ pub use known::Known;
 pub use show::{Options, main};
 pub use summary::{Foresight, Row};
 
+use crate::events::Landing;
 use crate::nearest::nearest;
 use crate::{locked, replaced};
 use book::{Book, SCHEMA};
@@ -74,8 +75,15 @@ impl Ledger {
     /// What is known of `guest`'s pause on the way to `destination`. A file
     /// that cannot be understood is set aside, and `tell` is told; also of one
     /// that cannot be read.
-    pub fn known(&self, destination: &str, guest: &str, tell: impl FnMut(&str)) -> Known {
-        self.read_if_possible(tell).known(destination, guest, now())
+    pub fn known(
+        &self,
+        destination: &str,
+        guest: &str,
+        landing: Landing,
+        tell: impl FnMut(&str),
+    ) -> Known {
+        self.read_if_possible(tell)
+            .known(destination, guest, landing, now())
     }
 
     /// What is known of `guest`'s pause when nobody says where it goes: the

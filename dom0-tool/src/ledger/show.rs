@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use comfy_table::Table;
 
+use crate::events::Landing;
 use crate::human::{Ago, Millis, or_dash};
 use crate::migrate::progress::to_stdout;
 use crate::nearest::did_you_mean;
@@ -91,7 +92,11 @@ fn in_tables(rows: &[Row]) -> String {
 }
 
 fn name(row: &Row) -> String {
-    row.guest.as_deref().unwrap_or("(throw-away)").to_owned()
+    let name = row.guest.as_deref().unwrap_or("(throw-away)");
+    match row.landing {
+        Landing::Classic => name.to_owned(),
+        Landing::Fast => format!("{name}, fast landing"),
+    }
 }
 
 fn bounds(rows: &[Row]) -> Table {

@@ -7,6 +7,7 @@ use super::book::Book;
 use super::costs::bound;
 use super::entry::Entry;
 use super::known::median;
+use crate::events::Landing;
 
 /// Version of the object that `--json` prints.
 const SCHEMA: u32 = 1;
@@ -17,17 +18,19 @@ pub struct Summary {
     schema: u32,
     #[serde(rename = "type")]
     kind: &'static str,
-    /// By destination, then guest.
+    /// By destination, then guest, then landing.
     pub rows: Vec<Row>,
 }
 
-/// One guest's pauses on the way to one destination.
+/// One guest's pauses on the way to one destination, with one kind of landing.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Row {
     /// Where to.
     pub destination: String,
     /// Which; absent: throw-away guests.
     pub guest: Option<String>,
+    /// In which order it landed, or was to.
+    pub landing: Landing,
     /// How many, of which the guest moved.
     pub pauses: usize,
     /// See `pauses`.
@@ -80,12 +83,13 @@ impl Summary {
                 continue;
             }
             let counts = || entries.iter().filter(|entry| entry.counts(now));
-            let mut guests: Vec<_> = counts().map(|entry| &entry.guest).collect();
-            guests.sort_unstable();
-            guests.dedup();
-            for guest in guests {
-                let own: Vec<_> = counts().filter(|entry| &entry.guest == guest).collect();
-                rows.push(Row::of(to, guest.clone(), &own, now));
+            let whose = |entry: &Entry| (entry.guest.clone(), entry.landing);
+            let mut all: Vec<_> = counts().map(whose).collect();
+            all.sort_unstable();
+            all.dedup();
+            for one in all {
+                let own: Vec<_> = counts().filter(|entry| whose(entry) == one).collect();
+                rows.push(Row::of(to, one, &own, now));
             }
         }
         Self {
@@ -97,7 +101,12 @@ impl Summary {
 }
 
 impl Row {
-    fn of(destination: &str, guest: Option<String>, entries: &[&Entry], now: u64) -> Self {
+    fn of(
+        destination: &str,
+        (guest, landing): (Option<String>, Landing),
+        entries: &[&Entry],
+        now: u64,
+    ) -> Self {
         let worst = |part: fn(&Entry) -> Option<u64>| {
             let seen: Vec<u64> = entries.iter().filter_map(|entry| part(entry)).collect();
             Some(bound(&seen)?.as_micros().div_ceil(1_000) as u64)
@@ -106,6 +115,7 @@ impl Row {
         Self {
             destination: destination.to_owned(),
             guest,
+            landing,
             pauses: entries.len(),
             moves: entries.iter().filter(|entry| !entry.resumed).count(),
             newest_age_s: ages().min().unwrap_or(0),

@@ -27,13 +27,20 @@ fn silent(said: &str) {
 }
 
 fn landing(ledger: &Ledger, guest: &str) -> Duration {
-    ledger.known("host2", guest, silent).bounds.landing
+    ledger
+        .known("host2", guest, Landing::Classic, silent)
+        .bounds
+        .landing
 }
 
 #[test]
 fn what_was_added_is_known_to_the_next_process() {
     let (_folder, ledger) = ledger();
-    assert!(!ledger.known("host2", "web1", silent).has_history());
+    assert!(
+        !ledger
+            .known("host2", "web1", Landing::Classic, silent)
+            .has_history()
+    );
     ledger.add("host2", landed("web1", 799), silent).unwrap();
     let again = Ledger::at(&ledger.file);
     assert_eq!(landing(&again, "web1"), Duration::from_millis(1_200));
@@ -76,7 +83,7 @@ fn the_first_schema_is_read_and_dated() {
     let old = r#"{"schema":1,"destinations":{"host2":[
         {"suspend_ms":79,"final_bitmap_ms":1,"cpu_state_ms":3,"landing_ms":799}]}}"#;
     let (_folder, ledger) = holding(old);
-    let known = ledger.known("host2", "web1", silent);
+    let known = ledger.known("host2", "web1", Landing::Classic, silent);
     assert_eq!(known.bounds.landing, Duration::from_millis(1_200));
     assert_eq!(known.bounds.suspend, Duration::from_millis(120));
     ledger.add("host3", landed("web1", 1), silent).unwrap();
@@ -98,7 +105,9 @@ fn garbage_is_set_aside_and_said() {
     for garbage in truncated.chain(others.map(str::to_owned)) {
         let (_folder, ledger) = holding(&garbage);
         let mut said = String::new();
-        let known = ledger.known("host2", "web1", |line| said.push_str(line));
+        let known = ledger.known("host2", "web1", Landing::Classic, |line| {
+            said.push_str(line)
+        });
         assert!(!known.has_history());
         assert!(said.contains("set aside"), "{garbage}: {said}");
         assert!(ledger.file.with_extension("unreadable").exists());
@@ -111,7 +120,9 @@ fn a_ledger_that_cannot_be_read_stays_where_it_is() {
     let (_folder, ledger) = ledger();
     fs::create_dir_all(&ledger.file).unwrap();
     let mut said = String::new();
-    let known = ledger.known("host2", "web1", |line| said.push_str(line));
+    let known = ledger.known("host2", "web1", Landing::Classic, |line| {
+        said.push_str(line)
+    });
     assert!(!known.has_history());
     assert!(said.contains("cannot be read"), "{said}");
     let added = ledger.add("host2", landed("web1", 1), silent);
@@ -136,8 +147,16 @@ fn a_destination_can_be_forgotten() {
     ledger.add("host2", landed("web1", 799), silent).unwrap();
     ledger.add("host3", landed("web1", 799), silent).unwrap();
     assert_eq!(ledger.forget("host2", silent).unwrap(), 1);
-    assert!(!ledger.known("host2", "web1", silent).has_history());
-    assert!(ledger.known("host3", "web1", silent).has_history());
+    assert!(
+        !ledger
+            .known("host2", "web1", Landing::Classic, silent)
+            .has_history()
+    );
+    assert!(
+        ledger
+            .known("host3", "web1", Landing::Classic, silent)
+            .has_history()
+    );
 }
 
 #[test]

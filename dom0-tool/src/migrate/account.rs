@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::events::{
-    Answered, Ended, Event, How, HungUp, InForce, Progress, Ready, Round, Started, Suspended,
+    Answered, Ended, Event, How, HungUp, InForce, Landing, Progress, Ready, Round, Started,
+    Suspended,
 };
 
 use super::handshake::{Handshake, Step};
@@ -76,6 +77,8 @@ pub struct Account {
     pub suspended: Option<Suspended>,
     /// The helper's last word.
     pub ended: Option<Ended>,
+    /// In which order the guest was to land.
+    pub landing: Landing,
     /// READY was passed on to xl.
     pub ready: Option<Ready>,
     /// The destination answered GO.
@@ -99,7 +102,10 @@ impl Account {
     pub fn helper_said(&mut self, event: Event) {
         self.helper = HelperSeen::Begun;
         match event {
-            Event::Started(started) => self.started = Some(started),
+            Event::Started(started) => {
+                self.landing = started.landing;
+                self.started = Some(started);
+            }
             Event::Limits(limits) => self.limits = Some(limits),
             Event::Progress(progress) => self.progress = Some(progress),
             Event::Round(round) => self.rounds.push(round),
@@ -108,6 +114,7 @@ impl Account {
             // The transport's and the front end's own; the helper's log is for
             // show.
             Event::Begun(_)
+            | Event::TargetReady(_)
             | Event::Ready(_)
             | Event::Answered(_)
             | Event::HungUp(_)

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use rustix::io::ioctl_fionread;
 
 use crate::control::words::Answer;
-use crate::events::{Command, Event, Order};
+use crate::events::{Command, Event, HungUp, Order, Refused};
+use crate::land::caller::Call;
 
 use super::account::Account;
+use super::attended::Attended;
 use super::inbox::{Inbox, Message};
 use super::judged;
-use super::landing::Landing;
 use super::outcome::{HelperSeen, Wish};
 use super::progress::Watcher;
 use super::transport::Orders;
@@ -51,18 +52,24 @@ pub struct Attempted {
     pub wish: Wish,
 }
 
-/// Starts xl and watches until the attempt is over.
+/// Starts xl, and with a `lull land` that waits an engine of our own, and watches
+/// until the attempt is over.
 ///
 /// # Errors
 /// When xl cannot be started; nothing has happened then.
-pub fn run(plan: &Plan<'_>, inbox: &Inbox, watcher: &mut Watcher) -> io::Result<Attempted> {
-    let started = plan.start()?;
+pub fn run(
+    plan: &Plan<'_>,
+    call: Option<Call>,
+    inbox: &Inbox,
+    watcher: &mut Watcher,
+) -> io::Result<Attempted> {
+    let started = plan.start(call)?;
     let words = started.words.try_clone()?;
     let mut attempt = Attempt {
         orders: started.orders.clone(),
         helper: started.helper.try_clone()?,
         account: Account::default(),
-        landing: Landing::of(plan.guest.domid, plan.control),
+        attended: Attended::of(plan.guest.domid, plan.control),
         wish: Wish::Move,
         words,
         helper_gone: false,
@@ -90,13 +97,16 @@ pub fn run(plan: &Plan<'_>, inbox: &Inbox, watcher: &mut Watcher) -> io::Result<
         attempt.attend(watcher);
         attempt.press();
     }
-    let mut landing = attempt.landing;
+    if let Some(engine) = started.engine {
+        engine.end();
+    }
+    let mut attended = attempt.attended;
     let attempted = Attempted {
         account: attempt.account,
         wish: attempt.wish,
     };
     let judgement = judged(&attempted);
-    landing.end(judgement.outcome.how(), judgement.why);
+    attended.end(judgement.outcome.how(), judgement.why);
     Ok(attempted)
 }
 
@@ -104,7 +114,7 @@ struct Attempt<'a> {
     helper: UnixStream,
     orders: Orders,
     account: Account,
-    landing: Landing<'a>,
+    attended: Attended<'a>,
     wish: Wish,
     words: PipeReader,
     helper_gone: bool,
@@ -141,7 +151,7 @@ impl Attempt<'_> {
         match message {
             Message::Helper(event) => {
                 watcher.event(&event);
-                self.landing.note(&event);
+                self.attended.note(&event);
                 if matches!(*event, Event::CancelAsked) {
                     watcher.note(self.stop().words());
                 }
@@ -155,9 +165,19 @@ impl Attempt<'_> {
             }
             Message::Transport(event) => {
                 watcher.event(&event);
+                match *event {
+                    Event::TargetReady(_) => self.tell_helper(Command::TargetReady),
+                    Event::HungUp(HungUp { why, .. }) => self.tell_helper(Command::HungUp { why }),
+                    _ => {}
+                }
                 self.account.transport_said(*event);
             }
-            Message::TransportGone => self.transport_gone = true,
+            Message::TransportGone => {
+                self.transport_gone = true;
+                // It was killed, or else it has said so: xl will only fail.
+                let why = Refused::XlGone;
+                self.tell_helper(Command::HungUp { why });
+            }
             Message::HelperGone => self.helper_gone = true,
             Message::Xl(line) => {
                 self.heard_at = Instant::now();
@@ -179,13 +199,13 @@ impl Attempt<'_> {
 
     /// Hears whoever asks while the guest lands.
     fn attend(&mut self, watcher: &mut Watcher) {
-        if !self.landing.turn() {
+        if !self.attended.turn() {
             return;
         }
         let stopped = self.stop();
         watcher.note(stopped.words());
         let words = stopped.words().to_owned();
-        self.landing.answer(match stopped {
+        self.attended.answer(match stopped {
             Stopped::TooLate => Answer::Refused { why: words },
             Stopped::Already | Stopped::Now => Answer::Done { said: words },
         });
@@ -199,16 +219,20 @@ impl Attempt<'_> {
             return Stopped::Already;
         }
         self.wish = Wish::Cancel;
-        let mut line = serde_json::to_vec(&Command::Cancel).unwrap_or_default();
-        line.push(b'\n');
-        // A helper that cannot be told is gone, or not there yet and will find
-        // the line when it comes.
-        let _ = self.helper.write_all(&line);
+        self.tell_helper(Command::Cancel);
         // Where the helper's part is over, or has not begun, it is the
         // transport that can give up.
         self.orders.give(Order::Cancel);
         self.cancelled_at = Some(Instant::now());
         Stopped::Now
+    }
+
+    /// A helper that cannot be told is gone, or not there yet and will find the
+    /// line when it comes.
+    fn tell_helper(&mut self, command: Command) {
+        let mut line = serde_json::to_vec(&command).unwrap_or_default();
+        line.push(b'\n');
+        let _ = self.helper.write_all(&line);
     }
 
     /// While there is no helper to cancel, or to see that the time is over, it

@@ -149,6 +149,7 @@ impl Inbox {
                 }
                 Err(_) => post.send_for_show(Message::Garbled(line.to_owned())),
             });
+            transport.helper_gone();
             post.send(Message::HelperGone);
         });
     }

@@ -2,14 +2,15 @@
 //! part starts them, watches, and says how it ended.
 //!
 //! [`xl`] starts, through a [`transport`] of lull's own, [`inbox`] hears,
-//! [`attempt`] follows, also while the guest is [`landing`], [`account`] remembers, [`mod@pause`] measures,
+//! [`attempt`] follows, [`attended`] also while the guest lands, [`account`] remembers, [`mod@pause`] measures,
 //! [`outcome`] judges, [`source`] makes sure, [`report`] tells, in [`tables`] too.
 
 pub mod account;
 pub mod attempt;
+mod attended;
+mod engine;
 mod handshake;
 pub mod inbox;
-mod landing;
 pub mod lines;
 pub mod outcome;
 mod pause;
@@ -31,8 +32,9 @@ use anyhow::Context;
 
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
-use crate::events::Event;
+use crate::events::{Event, Landing};
 use crate::host::{self, Guest, Host, NotReady};
+use crate::landing::{Choice, Trust, choose};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
@@ -149,14 +151,20 @@ fn move_guest(
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, limits, guest, &watcher);
     watcher.record(guest, &options.host);
+    let (landing, call, why_classic) = match choose(options, guest, Trust::List)? {
+        Choice::Fast(call) => (Landing::Fast, Some(call), String::new()),
+        Choice::Classic(why) => (Landing::Classic, None, why),
+    };
     let look_up = || {
         let ledger = place.ledger;
-        ledger.known(&options.host, &guest.name, |line| watcher.note(line))
+        ledger.known(&options.host, &guest.name, landing, |line| {
+            watcher.note(line);
+        })
     };
     let mut known = look_up();
     if options.rehearse && !known.has_history() {
         let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
-        let rehearsed = rehearse::before(options, guest, xl, lull, ledger)?;
+        let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger))?;
         if options.json {
             progress::print_json(&Event::Rehearsed(rehearsed.event()));
         }
@@ -189,8 +197,10 @@ fn move_guest(
         costs: known.bounds,
         after_ready: known.after_ready,
         control: &Folder::default(),
+        landing,
     };
-    let attempted = attempt::run(&plan, &inbox, &mut watcher).context("xl could not be started")?;
+    let attempted =
+        attempt::run(&plan, call, &inbox, &mut watcher).context("xl could not be started")?;
     let (judgement, seen) = conclude(&attempted, place.source);
     watcher.finish();
 
@@ -214,6 +224,7 @@ fn move_guest(
         why: judgement.why,
         seen: seen.as_ref(),
         known: &known,
+        why_classic: &why_classic,
         duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
     tell(&report, &mut watcher);
@@ -245,6 +256,7 @@ fn not_tried(
         why: &format!("{}. {}", rehearsed.reason(), rehearsed.left()),
         seen: Some(&seen),
         known,
+        why_classic: "",
         duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
     tell(&report, watcher);

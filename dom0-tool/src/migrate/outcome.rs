@@ -257,7 +257,9 @@ fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
             ),
         },
         // Consequences: what caused them is judged as without a transport.
-        Refused::FrontEndGone | Refused::XlGone | Refused::PeerGone => return None,
+        Refused::GivenUp | Refused::FrontEndGone | Refused::XlGone | Refused::PeerGone => {
+            return None;
+        }
     };
     Some(Judgement { outcome, why })
 }

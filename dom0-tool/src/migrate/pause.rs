@@ -1,6 +1,6 @@
 //! What the pause was: observed by the source's clock, beside what was foreseen.
 
-use crate::events::{How, PauseParts, Refused};
+use crate::events::{How, Landing, PauseParts, Refused};
 use crate::ledger::{Entry, Known};
 use crate::monotonic::span_ms;
 
@@ -72,7 +72,8 @@ impl Account {
             .saturating_sub(answered.go_monotonic_ns);
         let complete = self.ended.as_ref().zip(self.ready.as_ref());
         let to_end = complete
-            .map(|(ended, ready)| ready.came_monotonic_ns.saturating_sub(ended.monotonic_ns));
+            // Of a fast landing READY came long before.
+            .and_then(|(ended, ready)| ready.came_monotonic_ns.checked_sub(ended.monotonic_ns));
         Some(to_end.map_or(to_go, |to_end| to_end.min(to_go)))
     }
 
@@ -117,6 +118,8 @@ impl Account {
     pub fn landing_split(&self) -> Option<(u64, Option<u64>)> {
         let ended = self.ended.as_ref()?;
         let came = match (&self.ready, &self.hung_up) {
+            // Of a fast landing it had come, and all had to be in place.
+            (Some(ready), _) if self.landing == Landing::Fast => ready.passed_monotonic_ns,
             (Some(ready), _) => ready.came_monotonic_ns,
             (None, hung_up) => hung_up.as_ref()?.ready_monotonic_ns?,
         };
@@ -173,6 +176,7 @@ impl Account {
             suspend_ms: parts.suspend_ms,
             final_bitmap_ms: parts.final_bitmap_ms,
             cpu_state_ms: parts.cpu_state_ms,
+            landing: self.landing,
             landing_ms: parts.landing_ms.or_else(|| at_least(ended.monotonic_ns)),
             after_ready_ms: self.landing_split().and_then(|(_, after)| after),
             resume_ms: ended.resume_ms.or(transport),
@@ -253,7 +257,8 @@ mod tests {
             refused_pause_ms: Some(5_009),
             resume_ms: Some(9),
         });
-        let known = Ledger::at("/nonexistent/ledger").known("host2", "web1", |_| {});
+        let known =
+            Ledger::at("/nonexistent/ledger").known("host2", "web1", Landing::Classic, |_| {});
         let entry = account.entry("web1", &known).unwrap();
         assert!(entry.resumed);
         assert_eq!(entry.landing_ms, Some(3_200));

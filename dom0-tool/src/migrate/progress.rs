@@ -182,6 +182,7 @@ impl Watcher {
             }
             Event::Begun(_)
             | Event::Ended(_)
+            | Event::TargetReady(_)
             | Event::Ready(_)
             | Event::Answered(_)
             | Event::CancelAsked

@@ -29,6 +29,8 @@ pub struct Report<'a> {
     pub seen: Option<&'a Seen>,
     /// What was known before it.
     pub known: &'a Known,
+    /// Why it was not to land fast; empty if it was.
+    pub why_classic: &'a str,
     /// From the command's start to its end.
     pub duration_ms: u64,
 }
@@ -48,6 +50,8 @@ impl Report<'_> {
             observed_downtime_estimate_ms: account.observed_downtime_estimate_ms(),
             until_ready_ms: split.map(|(until, _)| until),
             after_ready_ms: split.and_then(|(_, after)| after),
+            landing: account.landing,
+            landing_reason: self.why_classic.to_owned(),
             rounds: account.rounds.count(),
             pages_sent: account.pages_sent(),
             duration_ms: self.duration_ms,

@@ -72,7 +72,9 @@ fn attempt_with(
     let mut watcher = Watcher::new(&options);
     let inbox = Inbox::new();
     meanwhile(&inbox);
-    let known = ledger.known("host2", &guest.name, |line| panic!("{line}"));
+    let known = ledger.known("host2", &guest.name, Landing::Classic, |line| {
+        panic!("{line}")
+    });
     let plan = xl::Plan {
         xl: &xl,
         lull: Path::new("/nonexistent/lull"),
@@ -81,8 +83,9 @@ fn attempt_with(
         costs: known.bounds,
         after_ready: known.after_ready,
         control: &Folder::at(folder.path().join("control")),
+        landing: Landing::Classic,
     };
-    let attempted = attempt::run(&plan, &inbox, &mut watcher).unwrap();
+    let attempted = attempt::run(&plan, None, &inbox, &mut watcher).unwrap();
     let (judgement, seen) = conclude(&attempted, &source);
     remember(
         &options,
@@ -100,6 +103,7 @@ fn attempt_with(
         why: judgement.why,
         seen: seen.as_ref(),
         known: &known,
+        why_classic: "no lull answers there",
         duration_ms: 1_234,
     };
     Run {
@@ -109,7 +113,7 @@ fn attempt_with(
         result: report.result(),
         tables: report.tables().to_string(),
         resumed: source.resumed.get(),
-        ledger: ledger.known("host2", "web1", |line| panic!("{line}")),
+        ledger: ledger.known("host2", "web1", Landing::Classic, |line| panic!("{line}")),
         seen,
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::Migrate;
-use crate::events::{Event, How, Order};
+use crate::events::{Event, How, Landing, Order};
 use crate::ledger::Costs;
 use crate::xen::DomId;
 
@@ -39,6 +39,7 @@ pub fn arguments(
     options: &Migrate,
     costs: Costs,
     after_ready: Duration,
+    landing: Landing,
 ) -> Arguments {
     let mut words = quoted(lull.as_os_str());
     words.push(format!(" transport --domain {domain}"));
@@ -52,6 +53,9 @@ pub fn arguments(
         after_ready.min(costs.landing).as_micros(),
         costs.resume.as_micros()
     ));
+    if landing == Landing::Fast {
+        words.push(" --fast");
+    }
     let host = OsString::from(&options.host);
     match options.ssh.as_deref() {
         Some("") => {
@@ -88,23 +92,37 @@ pub fn quoted(text: &OsStr) -> OsString {
 /// The line to the transport. What cannot be said to it is lost: it is gone
 /// then, or was never there.
 #[derive(Debug, Clone)]
-pub struct Orders(Arc<UnixStream>);
+pub struct Orders {
+    socket: Arc<UnixStream>,
+    landing: Landing,
+}
 
 impl Orders {
     /// Over `socket`.
     ///
     /// # Errors
     /// When it cannot be set up.
-    pub fn new(socket: UnixStream) -> io::Result<Self> {
+    pub fn new(socket: UnixStream, landing: Landing) -> io::Result<Self> {
         socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self(Arc::new(socket)))
+        Ok(Self {
+            socket: Arc::new(socket),
+            landing,
+        })
     }
 
     /// Gives an order.
     pub fn give(&self, order: Order) {
         let mut line = serde_json::to_vec(&order).unwrap_or_default();
         line.push(b'\n');
-        let _ = (&*self.0).write_all(&line);
+        let _ = (&*self.socket).write_all(&line);
+    }
+
+    /// The helper is gone. Where it was a fast landing's engine and had not told
+    /// how it ended, nobody else closes the connection.
+    pub fn helper_gone(&self) {
+        if self.landing == Landing::Fast {
+            self.give(Order::GivenUp);
+        }
     }
 
     /// Passes on what the gate must know of the helper's news.
@@ -116,6 +134,8 @@ impl Orders {
                 limit_us: suspended.limit_us,
             },
             Event::Ended(ended) if ended.how == How::StreamComplete => Order::Committed,
+            // Of a classic one libxl hears so from its helper, and closes.
+            Event::Ended(_) if self.landing == Landing::Fast => Order::GivenUp,
             _ => return,
         };
         self.give(order);
@@ -137,7 +157,14 @@ mod tests {
             panic!("lull migrate");
         };
         let after_ready = Duration::from_millis(200);
-        arguments(lull, 7, &options, Costs::ASSUMED, after_ready)
+        arguments(
+            lull,
+            7,
+            &options,
+            Costs::ASSUMED,
+            after_ready,
+            Landing::Classic,
+        )
     }
 
     #[test]

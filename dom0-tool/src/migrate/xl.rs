@@ -12,12 +12,15 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
-use crate::events::FRONT_END_FD;
+use crate::events::{FRONT_END_FD, Landing};
+use crate::helper::handed::ENGINE_FD;
 use crate::helper::orders;
 use crate::host::Guest;
+use crate::land::caller::Call;
 use crate::ledger::Costs;
 use crate::transport;
 
+use super::engine::Engine;
 use super::transport::{Orders, arguments};
 use crate::monotonic::now_ns;
 
@@ -43,6 +46,8 @@ pub struct Plan<'a> {
     pub after_ready: Duration,
     /// Where control sockets are.
     pub control: &'a Folder,
+    /// In which order the guest lands.
+    pub landing: Landing,
 }
 
 /// A started xl.
@@ -58,16 +63,27 @@ pub struct Started {
     pub transport: UnixStream,
     /// Ours to it.
     pub orders: Orders,
+    /// Of a fast landing.
+    pub engine: Option<Engine>,
 }
 
 impl Plan<'_> {
-    /// Starts xl.
+    /// Starts xl; with a `lull land` that waits, the engine first, which then is
+    /// the helper that is heard.
     ///
     /// # Errors
     /// When no process can be started.
-    pub fn start(&self) -> io::Result<Started> {
+    pub fn start(&self, call: Option<Call>) -> io::Result<Started> {
         let (words, write_end) = io::pipe()?;
         let (helper, for_helper) = UnixStream::pair()?;
+        let (engine, variable, for_helper) = match call {
+            None => (None, FRONT_END_FD, for_helper),
+            Some(call) => {
+                let words = write_end.try_clone()?;
+                let (engine, from_helper) = Engine::start(self, call, &for_helper, words)?;
+                (Some(engine), ENGINE_FD, from_helper)
+            }
+        };
         let (transport, for_transport) = UnixStream::pair()?;
         // The two descriptors that are to reach them, through sh, xl and libxl.
         fcntl_setfd(&for_helper, FdFlags::empty())?;
@@ -77,15 +93,10 @@ impl Plan<'_> {
         command.args(["-c", DEAF, "sh"]).arg(self.xl);
         command.args(self.arguments());
         command.env("LIBXL_SAVE_HELPER", self.lull);
-        command.env(FRONT_END_FD, for_helper.as_raw_fd().to_string());
+        command.env(variable, for_helper.as_raw_fd().to_string());
         let number = for_transport.as_raw_fd().to_string();
         command.env(transport::FRONT_END_FD, number);
-        for (variable, value) in self.variables() {
-            match value {
-                Some(value) => command.env(variable, value),
-                None => command.env_remove(variable),
-            };
-        }
+        self.instruct(&mut command);
         // ssh asks for passwords on the terminal, not here.
         command.stdin(Stdio::null());
         command.stdout(write_end.try_clone()?);
@@ -95,9 +106,20 @@ impl Plan<'_> {
             process,
             words,
             helper,
-            orders: Orders::new(transport.try_clone()?)?,
+            orders: Orders::new(transport.try_clone()?, self.landing)?,
             transport,
+            engine,
         })
+    }
+
+    /// Puts into `command`'s environment what the helper is told.
+    pub fn instruct(&self, command: &mut Command) {
+        for (variable, value) in self.variables() {
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
     }
 
     fn arguments(&self) -> Vec<OsString> {
@@ -108,6 +130,7 @@ impl Plan<'_> {
             options,
             self.costs,
             self.after_ready,
+            self.landing,
         );
         let mut list = vec![OsString::from("migrate")];
         let mut push = |argument: &OsStr| list.push(argument.to_owned());

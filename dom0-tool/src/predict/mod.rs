@@ -14,7 +14,7 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::duration::Span;
-use crate::events::{How, PauseParts};
+use crate::events::{How, Landing, PauseParts};
 use crate::host::{self, Guest, Host};
 use crate::kept::Folder;
 use crate::ledger::{self, Known, Ledger};
@@ -170,7 +170,12 @@ fn known(options: &Options, guest: &Guest) -> Known {
     let tell = |line: &str| to_stderr(&format!("lull: {line}"));
     match &options.to {
         Some(host) => {
-            let known = ledger.known(host, &guest.name, tell);
+            // It would land as it did last, and fast if that was ever done.
+            let of = |landing| ledger.known(host, &guest.name, landing, tell);
+            let known = match of(Landing::Fast) {
+                fast if fast.has_history() => fast,
+                _ => of(Landing::Classic),
+            };
             let like = ledger.like(host);
             if !known.has_history() && !like.is_empty() {
                 tell(&format!(

@@ -183,7 +183,12 @@ mod tests {
             counts: vec![(0..=20).map(sweep).collect()],
             ..Sampled::default()
         };
-        let known = Ledger::at("/nonexistent/ledger").known("host2", "web1", |_| {});
+        let known = Ledger::at("/nonexistent/ledger").known(
+            "host2",
+            "web1",
+            crate::events::Landing::Classic,
+            |_| {},
+        );
         Model::new(&sampled, known, timeout.map(|text| text.parse().unwrap()))
     }
 

@@ -289,7 +289,12 @@ mod tests {
             counts: vec![vec![(100_000, 400), (1_000_000, 500)]],
             ..Sampled::default()
         };
-        let known = Ledger::at("/nonexistent/ledger").known("host2", "web1", |_| {});
+        let known = Ledger::at("/nonexistent/ledger").known(
+            "host2",
+            "web1",
+            crate::events::Landing::Classic,
+            |_| {},
+        );
         let model = Model::new(&sampled, known, None);
         let (rate, limit) = (30_517, Some(5_000_000));
         let prediction = Prediction {

@@ -34,7 +34,9 @@ use clap::Args;
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
 use crate::duration::Span;
+use crate::events::Landing;
 use crate::host::{Guest, Host};
+use crate::landing::{Choice, Trust, Wanted, choose};
 use crate::ledger::{self, Costs, Entry, Ledger};
 use crate::migrate::inbox::{Inbox, Message};
 use crate::migrate::outcome::Outcome;
@@ -128,11 +130,17 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
 pub fn before(
     options: &Migrate,
     guest: &Guest,
-    xl: &Path,
-    lull: &Path,
-    ledger: &Ledger,
+    landing: Landing,
+    (xl, lull, ledger): (&Path, &Path, &Ledger),
 ) -> anyhow::Result<Rehearsed> {
-    let play = Play::new(options.ssh.as_ref(), &options.host, options.verbose);
+    let play = Play {
+        landing: match landing {
+            Landing::Classic => Wanted::Classic,
+            Landing::Fast => Wanted::Fast,
+        },
+        land: options.land.clone(),
+        ..Play::new(options.ssh.as_ref(), &options.host, options.verbose)
+    };
     play.perform(xl, lull, ledger, &interfaces_of(guest)?)
 }
 
@@ -145,6 +153,8 @@ fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
 struct Play {
     way: Way,
     ssh: Option<String>,
+    landing: Wanted,
+    land: Option<String>,
     verbose: u8,
 }
 
@@ -153,6 +163,8 @@ impl Play {
         Self {
             way: Way::new(ssh.map(String::as_str), host),
             ssh: ssh.cloned(),
+            landing: Wanted::Auto,
+            land: None,
             verbose,
         }
     }
@@ -170,6 +182,8 @@ impl Play {
             no_monitor: false,
             leave_paused: false,
             debug: false,
+            landing: self.landing,
+            land: self.land.clone(),
             domain: guest.to_owned(),
             host: self.way.host().to_owned(),
         }
@@ -233,7 +247,17 @@ impl Play {
         watcher.note(&format!("moving it to {}", self.way.host()));
         let begun = Instant::now();
         let options = self.as_a_move(&guest.name);
-        let known = ledger.known(&options.host, &guest.name, |line| watcher.note(line));
+        let (landing, call) = match choose(&options, guest, Trust::List) {
+            Ok(Choice::Fast(call)) => (Landing::Fast, Some(call)),
+            Ok(Choice::Classic(_)) => (Landing::Classic, None),
+            Err(error) => {
+                rehearsed.fail(Outcome::TargetFailed, format!("{error:#}"));
+                return;
+            }
+        };
+        let known = ledger.known(&options.host, &guest.name, landing, |line| {
+            watcher.note(line);
+        });
         let plan = xl::Plan {
             xl,
             lull,
@@ -242,8 +266,9 @@ impl Play {
             costs: known.bounds,
             after_ready: known.after_ready,
             control: &Folder::default(),
+            landing,
         };
-        let attempted = match attempt::run(&plan, inbox, watcher) {
+        let attempted = match attempt::run(&plan, call, inbox, watcher) {
             Ok(attempted) => attempted,
             Err(error) => {
                 let why = format!("xl could not be started: {error}");
@@ -263,6 +288,7 @@ impl Play {
                 why: judgement.why,
                 seen: None,
                 known: &known,
+                why_classic: "",
                 duration_ms: 0,
             };
             rehearsed.fail(judgement.outcome, report.reason());
@@ -329,6 +355,7 @@ fn lesson(entry: Entry) -> Entry {
     Entry {
         final_bitmap_ms: more_than(Costs::ASSUMED.final_bitmap, entry.final_bitmap_ms),
         cpu_state_ms: more_than(Costs::ASSUMED.cpu_state, entry.cpu_state_ms),
+        landing: entry.landing,
         landing_ms: entry.landing_ms,
         after_ready_ms: entry.after_ready_ms,
         ..Entry::default()

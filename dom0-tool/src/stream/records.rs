@@ -114,6 +114,17 @@ pub fn tsc_info_body(tsc: &TscInfo) -> Vec<u8> {
     body
 }
 
+/// The clock as [`tsc_info_body`] wrote it.
+pub fn tsc_info_of(body: &[u8; 24]) -> TscInfo {
+    let word = |n: usize| u32::from_le_bytes([body[n], body[n + 1], body[n + 2], body[n + 3]]);
+    TscInfo {
+        mode: word(0),
+        khz: word(4),
+        elapsed_ns: u64::from(word(8)) | u64::from(word(12)) << 32,
+        incarnation: word(16),
+    }
+}
+
 /// The body of the parameters' record; `None` when there are none.
 pub fn hvm_params_body(params: &[(u32, u64)]) -> Option<Vec<u8>> {
     let set: Vec<_> = params.iter().filter(|(_, value)| *value != 0).collect();

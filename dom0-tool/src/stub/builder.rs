@@ -194,6 +194,17 @@ impl<'x> Stub<'x> {
         self.shared.write(LINK_PAGES as usize * PAGE, &bytes);
     }
 
+    /// Sets the bits of `words` in the bitmap too; how many were not set.
+    ///
+    /// A lying stub may change them meanwhile: then its round does not add up.
+    pub fn add_to_bitmap(&self, words: &[u64]) -> u64 {
+        let start = LINK_PAGES as usize * PAGE;
+        let added = words.iter().enumerate().filter(|(_, word)| **word != 0);
+        added
+            .map(|(n, word)| u64::from(self.shared.set_bits(start + n * 8, *word)))
+            .sum()
+    }
+
     /// The first `pages` pages of a slot's payload, for the kernel to write.
     ///
     /// If a lying stub changes them meanwhile, that is what the stream gets,

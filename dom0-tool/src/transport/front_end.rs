@@ -10,6 +10,7 @@ use rustix::event::PollFlags;
 use super::FRONT_END_FD;
 use super::gate::Event;
 use crate::events::{self, Line, Order, SCHEMA};
+use crate::helper::handed::ENGINE_FD;
 use crate::inherited;
 
 /// Longest line an order may have.
@@ -22,10 +23,11 @@ pub struct FrontEnd {
 }
 
 impl FrontEnd {
-    /// Connects, if the environment names a socket. The helper's, which comes
-    /// along, is closed: it would keep the front end from seeing its end.
+    /// Connects, if the environment names a socket. The helper's, which come
+    /// along, are closed: they would keep others from seeing its end.
     pub fn connect() -> Self {
         drop(inherited_socket(events::FRONT_END_FD));
+        drop(inherited_socket(ENGINE_FD));
         Self::new(inherited_socket(FRONT_END_FD))
     }
 
@@ -110,6 +112,7 @@ impl From<Order> for Event {
             Order::Committed => Self::Committed,
             Order::Cancel => Self::Cancel,
             Order::HangUp => Self::HangUp,
+            Order::GivenUp => Self::GivenUp,
         }
     }
 }

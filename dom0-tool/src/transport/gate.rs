@@ -3,7 +3,7 @@
 //! Only a decision: what has happened goes in, with the time by
 //! `CLOCK_MONOTONIC`, and what to do comes out.
 
-pub use crate::events::Refused;
+pub use crate::events::{Landing, Refused};
 
 /// What the limit says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,9 @@ pub struct Terms {
     pub after_ready_ns: u64,
     /// At most this long after a refusal it runs at the source.
     pub resume_ns: u64,
+    /// What READY means: of a fast landing it comes long before the guest stops,
+    /// and is kept until the engine has said that all is in place.
+    pub landing: Landing,
 }
 
 impl Terms {
@@ -54,6 +57,8 @@ pub enum Event {
     Cancel,
     /// Hang up, whatever the helper does.
     HangUp,
+    /// The engine of a fast landing has given up.
+    GivenUp,
     /// The front end has gone.
     FrontEndGone,
     /// xl has closed its end.
@@ -101,6 +106,7 @@ pub struct Gate {
     ready: bool,
     cancel: bool,
     hang_up: bool,
+    given_up: bool,
     front_end_gone: bool,
     xl_gone: bool,
     peer_gone: bool,
@@ -118,6 +124,7 @@ impl Gate {
             ready: false,
             cancel: false,
             hang_up: false,
+            given_up: false,
             front_end_gone: false,
             xl_gone: false,
             peer_gone: false,
@@ -127,6 +134,11 @@ impl Gate {
     /// When the guest was asked to suspend.
     pub const fn paused_since(&self) -> Option<u64> {
         self.since
+    }
+
+    /// In which order the guest lands.
+    pub const fn landing(&self) -> Landing {
+        self.terms.landing
     }
 
     /// Whether a receiver was heard, which may have begun something.
@@ -147,6 +159,7 @@ impl Gate {
             Event::Ready => self.ready = true,
             Event::Cancel => self.cancel = true,
             Event::HangUp => self.hang_up = true,
+            Event::GivenUp => self.given_up = true,
             Event::FrontEndGone => self.front_end_gone = true,
             Event::XlGone => self.xl_gone = true,
             Event::PeerGone => self.peer_gone = true,
@@ -165,6 +178,9 @@ impl Gate {
         if self.hang_up {
             return refuse(Refused::Cancelled);
         }
+        if self.given_up {
+            return refuse(Refused::GivenUp);
+        }
         if self.front_end_gone {
             return refuse(Refused::FrontEndGone);
         }
@@ -173,14 +189,15 @@ impl Gate {
         if self.cancel && (!self.banner || self.guest() == Guest::Resume) {
             return refuse(Refused::Cancelled);
         }
+        let ready = self.is_good_to_go();
         let Some(limit_ns) = self.terms.limit_ns else {
-            return match self.ready {
+            return match ready {
                 true => Decision::Pass,
                 false => Decision::Wait(None),
             };
         };
         let deadline = |since| self.terms.deadline(since, limit_ns);
-        match (self.since.map(deadline), self.ready) {
+        match (self.since.map(deadline), ready) {
             (Some(deadline), true) if now < deadline => Decision::Pass,
             (Some(deadline), false) if now < deadline => Decision::Wait(Some(deadline)),
             (Some(_), true) => refuse(Refused::ReadyTooLate),
@@ -191,12 +208,21 @@ impl Gate {
         }
     }
 
+    /// Whether READY, once it is there, is all that was waited for.
+    fn is_good_to_go(&self) -> bool {
+        match self.terms.landing {
+            Landing::Classic => self.ready,
+            Landing::Fast => self.ready && self.helper == Helper::Committed,
+        }
+    }
+
     /// May the guest be resumed here? When the helper has told that its stream
     /// is complete. READY proves that too, where nobody is there to tell: the
-    /// destination has read the stream's end.
+    /// destination has read the stream's end; of a fast landing it proves nothing.
     fn guest(&self) -> Guest {
         let untold = self.helper == Helper::Unheard || self.front_end_gone || self.since.is_none();
-        if self.helper == Helper::Committed || (self.ready && untold) {
+        let proven = self.terms.landing == Landing::Classic && self.ready && untold;
+        if self.helper == Helper::Committed || proven {
             Guest::Resume
         } else {
             Guest::LeaveAlone
@@ -219,6 +245,7 @@ mod tests {
         limit_ns: None,
         after_ready_ns: 150,
         resume_ns: 50,
+        landing: Landing::Classic,
     };
 
     fn gate(terms: Terms, events: &[Event]) -> Gate {
@@ -359,6 +386,48 @@ mod tests {
         );
     }
 
+    const FAST: Terms = Terms {
+        landing: Landing::Fast,
+        ..TERMS
+    };
+
+    #[test]
+    fn of_a_fast_landing_ready_waits_until_all_is_in_place() {
+        for terms in [
+            FAST,
+            Terms {
+                limit_ns: None,
+                ..FAST
+            },
+        ] {
+            let mut gate = gate(terms, &[Event::Banner, Event::HelperBegun, Event::Ready]);
+            assert_eq!(gate.decide(0), Decision::Wait(None));
+            gate.note(suspended(terms.limit_ns));
+            assert!(matches!(gate.decide(5_100), Decision::Wait(_)));
+            gate.note(Event::Committed);
+            assert_eq!(gate.decide(5_849), Decision::Pass);
+        }
+        let late = gate(FAST, &[&[Event::Ready], &COMPLETE[..]].concat());
+        assert_eq!(
+            late.decide(5_850),
+            Decision::Refuse(Refused::ReadyTooLate, Guest::Resume)
+        );
+    }
+
+    #[test]
+    fn of_a_fast_landing_the_guest_is_the_engines_until_all_is_in_place() {
+        let begun = [Event::Banner, Event::HelperBegun, Event::Ready, SUSPENDED];
+        for (more, why) in [
+            (Event::GivenUp, Refused::GivenUp),
+            (Event::XlGone, Refused::XlGone),
+            (Event::PeerGone, Refused::PeerGone),
+            (Event::FrontEndGone, Refused::FrontEndGone),
+        ] {
+            let decided = gate(FAST, &[&begun[..], &[more]].concat()).decide(5_001);
+            assert_eq!(decided, Decision::Refuse(why, Guest::LeaveAlone));
+        }
+    }
+
     fn any_event() -> impl Strategy<Value = Event> {
         prop_oneof![
             Just(Event::Banner),
@@ -369,6 +438,7 @@ mod tests {
             Just(Event::Ready),
             Just(Event::Cancel),
             Just(Event::HangUp),
+            Just(Event::GivenUp),
             Just(Event::FrontEndGone),
             Just(Event::XlGone),
             Just(Event::PeerGone),
@@ -383,8 +453,9 @@ mod tests {
             limit_ns in 1..2_000u64,
             after_ready_ns in 0..2_000u64,
             resume_ns in 0..2_000u64,
+            landing in prop_oneof![Just(Landing::Classic), Just(Landing::Fast)],
         ) {
-            let terms = Terms { limit_ns: Some(limit_ns), after_ready_ns, resume_ns };
+            let terms = Terms { limit_ns: Some(limit_ns), after_ready_ns, resume_ns, landing };
             let gate = gate(terms, &events);
             let told = events.iter().rev().find_map(|event| match event {
                 Event::Suspended { limit_ns, .. } => *limit_ns,
@@ -398,11 +469,15 @@ mod tests {
                     let since = gate.paused_since().expect("a pause that is known");
                     prop_assert!(now + after_ready_ns <= since + limit_ns);
                     prop_assert!(!events.contains(&Event::Cancel) || !events.contains(&Event::Committed));
+                    prop_assert!(landing == Landing::Classic || events.contains(&Event::Committed));
                 }
                 Decision::Wait(Some(until)) => {
                     let since = gate.paused_since().expect("a pause that is known");
                     prop_assert!(now < until);
                     prop_assert!(until - since <= limit_ns - resume_ns);
+                }
+                Decision::Refuse(_, Guest::Resume) if landing == Landing::Fast => {
+                    prop_assert!(events.contains(&Event::Committed));
                 }
                 Decision::Wait(None) | Decision::Refuse(..) => {}
             }

@@ -65,7 +65,7 @@ use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 use crate::control::folder::Folder;
 use crate::xen::DomId;
 use front_end::FrontEnd;
-use gate::{Gate, Terms};
+use gate::{Gate, Landing, Terms};
 use process::Transport;
 use relay::{Ends, Relay};
 use resume::OnXen;
@@ -94,6 +94,10 @@ pub struct Options {
     #[arg(long, default_value_t = 0)]
     pub resume_us: u64,
 
+    /// READY comes before the guest stops, and is kept until all is in place
+    #[arg(long)]
+    pub fast: bool,
+
     /// The words are one command for a shell
     #[arg(long)]
     pub shell: bool,
@@ -109,6 +113,10 @@ impl Options {
             limit_ns: self.limit_us.map(nanos),
             after_ready_ns: nanos(self.after_ready_us),
             resume_ns: nanos(self.resume_us),
+            landing: match self.fast {
+                true => Landing::Fast,
+                false => Landing::Classic,
+            },
         }
     }
 }

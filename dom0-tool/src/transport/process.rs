@@ -13,6 +13,7 @@ use rustix::io::read;
 use super::FRONT_END_FD;
 use super::relay::Parting;
 use crate::events;
+use crate::helper::handed::ENGINE_FD;
 
 /// How long a destination that was refused may take to clear up. It is read
 /// from all the while: one that cannot write leaves its copy behind. A hung
@@ -54,6 +55,7 @@ impl Transport {
         let child = command
             .env_remove(FRONT_END_FD)
             .env_remove(events::FRONT_END_FD)
+            .env_remove(ENGINE_FD)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

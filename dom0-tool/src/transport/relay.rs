@@ -7,9 +7,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::backward::{Backward, Heard};
 use super::forward::{Forward, Progress};
 use super::front_end::FrontEnd;
-use super::gate::{Decision, Event, Gate, Guest, Refused};
+use super::gate::{Decision, Event, Gate, Guest, Landing, Refused};
 use super::resume::Source;
-use crate::events::{self, Answered, GuestThen, HungUp, Ready};
+use crate::events::{self, Answered, GuestThen, HungUp, Ready, TargetReady};
 use crate::monotonic::{now_ns, span_ms};
 
 /// The four ends.
@@ -129,8 +129,13 @@ impl<'a> Relay<'a> {
                     Heard::Nothing => {}
                     Heard::Banner => self.gate.note(Event::Banner),
                     Heard::Ready => {
-                        self.ready_ns = Some(now_ns());
+                        let came_monotonic_ns = now_ns();
+                        self.ready_ns = Some(came_monotonic_ns);
                         self.gate.note(Event::Ready);
+                        if self.gate.landing() == Landing::Fast {
+                            let ready = TargetReady { came_monotonic_ns };
+                            self.front_end.tell(events::Event::TargetReady(ready));
+                        }
                         // It may have come in the same moment.
                         let gate = &mut self.gate;
                         self.front_end.hear(|event| gate.note(event));

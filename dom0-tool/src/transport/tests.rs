@@ -31,6 +31,7 @@ const UNLIMITED: Terms = Terms {
     limit_ns: None,
     after_ready_ns: 800 * MS,
     resume_ns: 50 * MS,
+    landing: Landing::Classic,
 };
 
 #[derive(Clone, Default)]

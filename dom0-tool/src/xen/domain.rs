@@ -9,9 +9,10 @@ use super::domctl::{DomainInfo, dominf, vcpu_context};
 use super::privcmd::{Xen, number};
 use super::{DomId, xenstore::Xenstore};
 
-/// `XENMEM_populate_physmap` and `XENMEM_maximum_gpfn`
-/// (`xen/include/public/memory.h`, 4.17).
+/// `XENMEM_decrease_reservation`, `XENMEM_populate_physmap` and
+/// `XENMEM_maximum_gpfn` (`xen/include/public/memory.h`, 4.17).
 mod memory_op {
+    pub const DECREASE_RESERVATION: u64 = 1;
     pub const POPULATE_PHYSMAP: u64 = 6;
     pub const MAXIMUM_GPFN: u64 = 14;
 }
@@ -122,26 +123,54 @@ impl Xen {
     /// # Errors
     /// Xen's errno, or out of memory when it had fewer.
     pub fn populate(&self, domain: DomId, count: usize) -> io::Result<Vec<u64>> {
-        let mut extents = HypercallBuffer::<u64>::new(count)?;
-        for (pfn, extent) in (0..).zip(extents.iter_mut()) {
-            *extent = pfn;
-        }
+        let frames: Vec<u64> = (0..count as u64).collect();
+        let extents = self.reservation(memory_op::POPULATE_PHYSMAP, domain, &frames)?;
+        Ok(extents.to_vec())
+    }
+
+    /// Gives `domain` a page at each of `frames`, none of which has one.
+    ///
+    /// # Errors
+    /// Xen's errno, or out of memory when it had fewer.
+    pub fn populate_frames(&self, domain: DomId, frames: &[u64]) -> io::Result<()> {
+        self.reservation(memory_op::POPULATE_PHYSMAP, domain, frames)
+            .map(drop)
+    }
+
+    /// Takes the pages at `frames` away from `domain`; each has one.
+    ///
+    /// # Errors
+    /// Xen's errno, or out of memory when it let go of fewer.
+    pub fn take_frames(&self, domain: DomId, frames: &[u64]) -> io::Result<()> {
+        self.reservation(memory_op::DECREASE_RESERVATION, domain, frames)
+            .map(drop)
+    }
+
+    /// One of the two operations that take a list of frames, a page each.
+    fn reservation(
+        &self,
+        op: u64,
+        domain: DomId,
+        frames: &[u64],
+    ) -> io::Result<HypercallBuffer<u64>> {
+        let mut extents = HypercallBuffer::<u64>::new(frames.len())?;
+        extents.copy_from_slice(frames);
         let mut request = MemoryReservation {
             extent_start: extents.address(),
-            nr_extents: count as u64,
+            nr_extents: frames.len() as u64,
             extent_order: 0,
             mem_flags: 0,
             domid: domain,
             _pad: [0; 3],
         };
-        let args = [memory_op::POPULATE_PHYSMAP, 0, 0, 0, 0];
-        // SAFETY: the op takes this structure as argument 1; the extents lie
-        // in a hypercall buffer of `count` elements.
+        let args = [op, 0, 0, 0, 0];
+        // SAFETY: both ops take this structure as argument 1; the extents lie
+        // in a hypercall buffer of `nr_extents` elements.
         let done = unsafe { self.hypercall_with(number::MEMORY_OP, args, 1, &mut request) }?;
-        if (done as usize) < count {
+        if (done as usize) < frames.len() {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        Ok(extents.to_vec())
+        Ok(extents)
     }
 
     /// The guest's highest frame number.
@@ -240,7 +269,7 @@ pub fn outlive_suspend(xen: &Xen, domain: DomId) -> io::Result<Resumed> {
 ///
 /// # Errors
 /// When xenstore does not answer.
-fn withdraw_suspend(domain: DomId) -> io::Result<bool> {
+pub fn withdraw_suspend(domain: DomId) -> io::Result<bool> {
     let request = format!("/local/domain/{domain}/control/shutdown");
     Xenstore::open()?.replace(&request, "suspend", "")
 }

@@ -21,6 +21,8 @@ mod cmd {
     pub const MAX_VCPUS: u32 = 15;
     pub const RESUMEDOMAIN: u32 = 27;
     pub const GETHVMCONTEXT: u32 = 33;
+    pub const SETHVMCONTEXT: u32 = 34;
+    pub const SETTSCINFO: u32 = 58;
     pub const GETTSCINFO: u32 = 59;
     pub const GETPAGEFRAMEINFO3: u32 = 61;
     pub const GET_CPU_POLICY: u32 = 82;
@@ -377,6 +379,27 @@ impl Xen {
         self.domctl(cmd::GETHVMCONTEXT, domain, &mut p)?;
         let used = (p[0] as u32 as usize).min(size);
         Ok(buffer[..used].to_vec())
+    }
+
+    /// Sets the guest's clock as [`tsc_info`](Self::tsc_info) read it elsewhere.
+    pub fn set_tsc_info(&self, domain: DomId, tsc: &TscInfo) -> io::Result<()> {
+        let mut p = [0; 16];
+        p[0] = u64::from(tsc.mode) | u64::from(tsc.khz) << 32;
+        p[1] = u64::from(tsc.incarnation);
+        p[2] = tsc.elapsed_ns;
+        self.domctl(cmd::SETTSCINFO, domain, &mut p).map(|_| ())
+    }
+
+    /// Replaces the state of the guest's vCPUs and platform by a blob that
+    /// [`hvm_context`](Self::hvm_context) read elsewhere. Xen checks it before
+    /// it changes anything.
+    pub fn set_hvm_context(&self, domain: DomId, context: &[u8]) -> io::Result<()> {
+        let mut buffer = HypercallBuffer::<u8>::new(context.len())?;
+        buffer.copy_from_slice(context);
+        let mut p = [0; 16];
+        p[0] = context.len() as u64;
+        p[1] = buffer.address();
+        self.domctl(cmd::SETHVMCONTEXT, domain, &mut p).map(|_| ())
     }
 
     /// The CPUID leaves and MSRs the guest sees, as Xen's own arrays

@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{ptr, slice};
 
 use lull_core::link::Link;
@@ -96,6 +97,23 @@ impl ForeignPages {
         let to = self.start.cast::<u8>().wrapping_add(offset);
         // SAFETY: within the mapping, as just checked; the source is ours.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    /// Sets the bits of `word` in the word at `offset`; how many were not set.
+    ///
+    /// # Panics
+    /// When it is not a word of the mapping: a bug of the caller.
+    pub fn set_bits(&self, offset: usize, word: u64) -> u32 {
+        assert!(
+            offset.is_multiple_of(8) && offset < self.bytes,
+            "past the mapping"
+        );
+        let place = self.start.cast::<u8>().wrapping_add(offset);
+        // SAFETY: within the mapping, which is a whole number of pages and lives
+        // as long as the reference; aligned, as just checked. An atomic: the
+        // other domain's writes are no data race.
+        let place = unsafe { AtomicU64::from_ptr(place.cast()) };
+        (word & !place.fetch_or(word, Ordering::Relaxed)).count_ones()
     }
 
     /// A copy of everything mapped.

@@ -11,7 +11,7 @@ use crate::events::{Event, How};
 use crate::xen::DomId;
 
 /// See the module.
-pub struct Landing<'a> {
+pub struct Attended<'a> {
     folder: &'a Folder,
     stage: Stage,
 }
@@ -25,7 +25,7 @@ enum Stage {
     Nobody,
 }
 
-impl<'a> Landing<'a> {
+impl<'a> Attended<'a> {
     /// Of `guest`; the socket is to be in `folder`.
     pub fn of(guest: DomId, folder: &'a Folder) -> Self {
         let stage = Stage::Helper(Picture::new(guest, Instant::now()));
@@ -120,10 +120,10 @@ mod tests {
     }
 
     /// Turns of the loop until somebody wants to cancel, or there were many.
-    fn turns(landing: &mut Landing<'_>) -> bool {
+    fn turns(attended: &mut Attended<'_>) -> bool {
         (0..200).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));
-            landing.turn()
+            attended.turn()
         })
     }
 
@@ -135,13 +135,13 @@ mod tests {
     fn there_is_a_socket_from_the_helpers_good_end_to_the_attempts() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path().join("lull"));
-        let mut landing = Landing::of(7, &folder);
+        let mut attended = Attended::of(7, &folder);
         assert_eq!(folder.places().unwrap(), []);
-        landing.note(&ended(How::StreamComplete));
+        attended.note(&ended(How::StreamComplete));
 
         let mut client = Client::of(&folder);
         client.say("status");
-        assert!(!turns(&mut landing));
+        assert!(!turns(&mut attended));
         let Answer::Status(status) = client.hear() else {
             panic!("no status");
         };
@@ -149,19 +149,19 @@ mod tests {
         assert_eq!(status.ended, None);
 
         client.say("switch-now");
-        assert!(!turns(&mut landing));
+        assert!(!turns(&mut attended));
         assert!(matches!(client.hear(), Answer::Refused { why } if why.contains("too late")));
 
         client.say("cancel");
-        assert!(turns(&mut landing));
+        assert!(turns(&mut attended));
         let said = "cancelling".to_owned();
-        landing.answer(Answer::Done { said: said.clone() });
+        attended.answer(Answer::Done { said: said.clone() });
         assert_eq!(client.hear(), Answer::Done { said });
 
         client.say("watch");
-        assert!(!turns(&mut landing));
+        assert!(!turns(&mut attended));
         assert!(matches!(client.hear(), Answer::Status(status) if status.ended.is_none()));
-        landing.end(How::Cancelled, "cancelled");
+        attended.end(How::Cancelled, "cancelled");
         let Answer::Status(status) = client.hear() else {
             panic!("no status");
         };
@@ -173,10 +173,10 @@ mod tests {
     fn after_a_helper_that_gave_up_there_is_nothing_to_ask() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path().join("lull"));
-        let mut landing = Landing::of(7, &folder);
-        landing.note(&ended(How::TargetFailed));
-        landing.note(&ended(How::StreamComplete));
-        assert!(!landing.turn());
+        let mut attended = Attended::of(7, &folder);
+        attended.note(&ended(How::TargetFailed));
+        attended.note(&ended(How::StreamComplete));
+        assert!(!attended.turn());
         assert_eq!(folder.places().unwrap(), []);
     }
 }

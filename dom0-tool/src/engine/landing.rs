@@ -1,0 +1,473 @@
+//! The fast landing, as the engine does its part: what goes where, and when.
+//!
+//! Round 0 goes into the stream that libxl began, as ever, and after it a state
+//! of the running guest, so that the stream is complete. The destination builds
+//! the guest from that, devices and all, and says READY, which the transport
+//! keeps. From then on everything goes over a second channel to `lull land`
+//! ([`land`](crate::land)). The machine notices nothing but that its first count
+//! is answered late.
+//!
+//! A batch counts as sent when the destination has put it into place, so the
+//! rate that is learned is that of the whole way, and no page waits unseen in a
+//! pipe when the guest stops.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use lull_core::batch::BATCH_PAGES;
+use lull_core::link::SLOTS;
+use lull_core::machine::Event;
+use rustix::io::ioctl_fionbio;
+
+use super::clock::TICK;
+use super::failure::{Doing, Failure};
+use super::frames;
+use super::log_dirty::Cleaned;
+use super::saved::{self, Saved};
+use super::session::Session;
+use crate::land::wire::{self, Attach, FromLand, HEADER, Pages, Purpose};
+use crate::stream::sink::Sink;
+use crate::xen::buffer::HypercallBuffer;
+use crate::xen::domctl::is_populated;
+use crate::xen::foreign::ForeignPages;
+
+/// The way to a `lull land` that waits, and who its guest is.
+pub struct Channel {
+    to: Sink,
+    from: Answers,
+    uuid: [u8; 16],
+    name: String,
+}
+
+impl Channel {
+    /// Over these descriptors; by `uuid` and `name` the copy is found there.
+    ///
+    /// # Errors
+    /// When they cannot be made not to block.
+    pub fn new(to: OwnedFd, from: OwnedFd, (uuid, name): ([u8; 16], &str)) -> io::Result<Self> {
+        ioctl_fionbio(&from, true)?;
+        Ok(Self {
+            to: Sink::new(to)?,
+            from: Answers {
+                from: from.into(),
+                read: Vec::new(),
+            },
+            uuid,
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// What the destination answers, in pieces of whatever size.
+struct Answers {
+    from: File,
+    read: Vec<u8>,
+}
+
+impl Answers {
+    /// The next answer that is there whole.
+    fn next(&mut self) -> Result<Option<FromLand>, Failure> {
+        loop {
+            if let Some((head, rest)) = self.read.split_first_chunk::<HEADER>() {
+                let (kind, length) = wire::header(*head);
+                if length > wire::FROM_LAND_MAX {
+                    return Err(Failure::Land("it sent a message that is too long".into()));
+                }
+                if let Some(body) = rest.get(..length) {
+                    let answer = FromLand::decode(kind, body);
+                    self.read.drain(..HEADER + length);
+                    return answer
+                        .map(Some)
+                        .map_err(|error| Failure::Land(error.to_string()));
+                }
+            }
+            let mut chunk = [0; 4096];
+            match self.from.read(&mut chunk) {
+                Ok(0) => return Err(Failure::Stream(io::ErrorKind::UnexpectedEof.into())),
+                Ok(count) => self.read.extend(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Failure::Stream(error)),
+            }
+        }
+    }
+}
+
+/// How far a fast landing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Round 0 goes into the stream.
+    FirstPass,
+    /// So does the provisional state.
+    Ending,
+    /// The destination builds the guest.
+    Building,
+    /// `lull land` looks for it.
+    Attaching,
+    /// Batches go over the channel.
+    Open,
+    /// The final state does.
+    Finishing,
+    /// All is in place.
+    Landed,
+}
+
+/// What an answer is awaited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The batch in that slot.
+    Slot(usize),
+    /// Frames that are gone.
+    Gone,
+}
+
+/// A fast landing under way.
+pub(super) struct Fast {
+    stage: Stage,
+    /// The channel's beginning, until the stream is complete.
+    to: Option<Sink>,
+    from: Answers,
+    attach: Attach,
+    /// Asked and not answered, the oldest first.
+    asked: VecDeque<Asked>,
+    /// Frames with a page at the destination, a bit each.
+    there: Vec<u64>,
+    /// Of each slot's batch, those that have no page any more.
+    gone: [Vec<u64>; SLOTS],
+    /// Pages the guest had when its frames were listed last.
+    tot_pages: u64,
+    /// The parameters that the provisional state has.
+    params: Vec<(u32, u64)>,
+    types: HypercallBuffer<u64>,
+}
+
+impl Fast {
+    /// Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When there is no memory for hypercalls.
+    pub(super) fn new(channel: Channel, guest_pfns: u64, tot_pages: u64) -> io::Result<Self> {
+        Ok(Self {
+            stage: Stage::FirstPass,
+            to: Some(channel.to),
+            from: channel.from,
+            attach: Attach {
+                uuid: channel.uuid,
+                frames: guest_pfns,
+                name: channel.name,
+            },
+            asked: VecDeque::new(),
+            there: vec![0; guest_pfns.div_ceil(64) as usize],
+            gone: Default::default(),
+            tot_pages,
+            params: Vec::new(),
+            types: HypercallBuffer::new(BATCH_PAGES)?,
+        })
+    }
+
+    /// Whether batches go over the channel.
+    fn is_open(&self) -> bool {
+        self.stage >= Stage::Open
+    }
+
+    /// Whether the guest is copied no further until the destination is ready.
+    pub(super) fn is_building(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Ending | Stage::Building | Stage::Attaching
+        )
+    }
+
+    /// Whether the guest can be started at the destination.
+    pub(super) fn has_landed(&self) -> bool {
+        self.stage == Stage::Landed
+    }
+
+    /// What to wait on for answers.
+    pub(super) fn wake_on(&self) -> Option<BorrowedFd<'_>> {
+        let awaited = !self.asked.is_empty()
+            || matches!(
+                self.stage,
+                Stage::Building | Stage::Attaching | Stage::Finishing
+            );
+        awaited.then(|| self.from.from.as_fd())
+    }
+
+    fn mark(&mut self, frames: &[u64], present: bool) {
+        for gfn in frames {
+            // Within the guest: checked when the stub asked for it.
+            if let Some(word) = self.there.get_mut((gfn / 64) as usize) {
+                let bit = 1 << (gfn % 64);
+                *word = if present { *word | bit } else { *word & !bit };
+            }
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Round 0 is in the stream: ends that with a state of the running guest.
+    /// The count is taken when the destination is ready. Says whether that is
+    /// how this guest lands.
+    pub(super) fn ends_first_pass(&mut self) -> Result<bool, Failure> {
+        let Some(fast) = self.fast.as_mut() else {
+            return Ok(false);
+        };
+        if fast.stage != Stage::FirstPass {
+            return Ok(false);
+        }
+        let state =
+            Saved::read(self.xen, self.order.guest).doing("the guest's state cannot be read")?;
+        self.queue.push(saved::records(&state));
+        fast.params = state.params;
+        fast.stage = Stage::Ending;
+        Ok(true)
+    }
+
+    /// What the next step of the landing waits for may have come.
+    pub(super) fn go_on_landing(&mut self) -> Result<(), Failure> {
+        let Some(fast) = self.fast.as_mut() else {
+            return Ok(());
+        };
+        match fast.stage {
+            Stage::Ending if self.queue.is_empty() => {
+                if let Some(to) = fast.to.take() {
+                    // The stream's own end is libxl's to write.
+                    self.sink = to;
+                }
+                fast.stage = Stage::Building;
+                let done = self.host.first_pass_done();
+                done.doing("libxl has gone")?;
+                self.say(
+                    "info",
+                    "the destination has the first pass, and sets the guest up while it runs here"
+                        .into(),
+                );
+            }
+            Stage::Building if self.host.is_target_ready() => {
+                fast.stage = Stage::Attaching;
+                let frame = wire::attach(&fast.attach);
+                self.queue.push(frame);
+            }
+            _ => {}
+        }
+        self.hear_land()
+    }
+
+    /// Handles everything the destination has answered.
+    fn hear_land(&mut self) -> Result<(), Failure> {
+        let mut heard = false;
+        while let Some(fast) = self.fast.as_mut() {
+            let Some(answer) = fast.from.next()? else {
+                break;
+            };
+            heard = true;
+            match (answer, fast.stage) {
+                (FromLand::Attached, Stage::Attaching) => {
+                    fast.stage = Stage::Open;
+                    let dirty = self.count()?;
+                    self.peer.tell(self.now(), Event::Counted { dirty })?;
+                    self.tell_progress();
+                }
+                (FromLand::Applied, Stage::Open | Stage::Finishing) => {
+                    match fast.asked.pop_front() {
+                        Some(Asked::Slot(slot)) => self.sent(slot)?,
+                        Some(Asked::Gone) => {}
+                        None => return Err(out_of_turn()),
+                    }
+                }
+                (FromLand::Landed, Stage::Finishing) if fast.asked.is_empty() => {
+                    fast.stage = Stage::Landed;
+                    break;
+                }
+                (FromLand::Failed(why), _) => return Err(Failure::Land(why)),
+                _ => return Err(out_of_turn()),
+            }
+        }
+        match heard {
+            true => self.notify(),
+            false => Ok(()),
+        }
+    }
+
+    /// Before a batch is mapped: leaves out what has no page any more, or never
+    /// had one of the guest's own. The destination is told so.
+    pub(super) fn leave_out_gone(&mut self, slot: u8, pfns: &mut Vec<u64>) -> Result<(), Failure> {
+        let Some(fast) = self.fast.as_mut().filter(|fast| fast.is_open()) else {
+            return Ok(());
+        };
+        fast.types[..pfns.len()].copy_from_slice(pfns);
+        let asked = self
+            .xen
+            .page_types(self.order.guest, &mut fast.types, pfns.len());
+        asked.doing("the guest's frames cannot be listed")?;
+        let mut types = fast.types.iter();
+        let gone = &mut fast.gone[usize::from(slot)];
+        gone.clear();
+        pfns.retain(|pfn| {
+            let populated = types.next().is_some_and(|kind| is_populated(*kind));
+            if !populated {
+                gone.push(*pfn);
+            }
+            populated
+        });
+        Ok(())
+    }
+
+    /// A batch is copied: it goes into the stream, or over the channel.
+    pub(super) fn send_batch(&mut self, slot: u8, pfns: Vec<u64>) -> Result<(), Failure> {
+        let place = usize::from(slot);
+        let Some(fast) = self.fast.as_mut() else {
+            return self.send_in_stream(place, &pfns);
+        };
+        if !fast.is_open() {
+            fast.mark(&pfns, true);
+            return self.send_in_stream(place, &pfns);
+        }
+        let gone = std::mem::take(&mut fast.gone[place]);
+        if pfns.is_empty() && gone.is_empty() {
+            return self.sent(place);
+        }
+        fast.mark(&pfns, true);
+        fast.mark(&gone, false);
+        let pages = pfns.len();
+        self.queue.push(wire::pages_header(&Pages {
+            purpose: Purpose::Write,
+            present: pfns,
+            gone,
+        }));
+        self.queue.push_payload(place, pages);
+        fast.asked.push_back(Asked::Slot(place));
+        Ok(())
+    }
+
+    /// Slots whose payload is in the pipe to its last byte: in the stream's
+    /// case that is all that is heard of it.
+    pub(super) fn written(&mut self, slots: Vec<usize>) -> Result<(), Failure> {
+        let answered = self.fast.as_ref().is_some_and(Fast::is_open);
+        if slots.is_empty() || answered {
+            return Ok(());
+        }
+        for slot in slots {
+            self.sent(slot)?;
+        }
+        self.notify()
+    }
+
+    /// What the dirty log does not show: Xen notes no write to a frame that has
+    /// just come, and nothing at all of one that has gone. A guest that has
+    /// more or fewer pages than when they were listed last is listed again; one
+    /// that gave back as many as it got meanwhile is not noticed.
+    pub(super) fn with_balloon(&mut self, cleaned: Cleaned) -> Result<Cleaned, Failure> {
+        let Some(fast) = self.fast.as_mut().filter(|fast| fast.is_open()) else {
+            return Ok(cleaned);
+        };
+        let info = self.xen.domain_info(self.order.guest);
+        let info = info.doing("the guest's state cannot be read")?;
+        let tot_pages = info.map_or(fast.tot_pages, |info| info.tot_pages);
+        if tot_pages == fast.tot_pages {
+            return Ok(cleaned);
+        }
+        fast.tot_pages = tot_pages;
+        let (now, _) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)
+            .doing("the guest's frames cannot be listed")?;
+        let pairs = || now.iter().zip(&fast.there);
+        let gained: Vec<u64> = pairs().map(|(now, there)| now & !there).collect();
+        let gone = frames::listed(pairs().map(|(now, there)| there & !now));
+        let added = self.stub.add_to_bitmap(&gained);
+        for gone in gone.chunks(BATCH_PAGES) {
+            fast.mark(gone, false);
+            self.queue.push(wire::pages_header(&Pages {
+                purpose: Purpose::Write,
+                present: Vec::new(),
+                gone: gone.to_vec(),
+            }));
+            fast.asked.push_back(Asked::Gone);
+        }
+        Ok(Cleaned {
+            dirty: cleaned.dirty + added,
+            ..cleaned
+        })
+    }
+
+    /// All pages are in place: the state that replaces the provisional one. Says
+    /// whether that is how this guest lands.
+    pub(super) fn send_final_state(&mut self, state: &Saved) -> Result<bool, Failure> {
+        let Some(fast) = self.fast.as_mut() else {
+            return Ok(false);
+        };
+        if state.params != fast.params {
+            return Err(Failure::Land(
+                "the guest's parameters have changed since its first pass; try again".into(),
+            ));
+        }
+        fast.stage = Stage::Finishing;
+        self.queue.push(wire::state(&state.into()));
+        Ok(true)
+    }
+
+    /// For `--debug`: every page of the guest, and every frame without one,
+    /// compared with the destination's while neither runs.
+    pub(super) fn compare_all_pages(&mut self) -> Result<(), Failure> {
+        let Some(fast) = self.fast.as_ref() else {
+            return Ok(());
+        };
+        let frames = frames::listed(fast.there.iter().copied());
+        let mut wrong = (0_u64, 0);
+        for pfns in frames.chunks(BATCH_PAGES) {
+            let pages = ForeignPages::map(self.xen, self.order.guest, pfns)
+                .doing("the guest's frames cannot be mapped")?;
+            self.queue.push(wire::pages_header(&Pages {
+                purpose: Purpose::Compare,
+                present: pfns.to_vec(),
+                gone: Vec::new(),
+            }));
+            self.queue.push(pages.to_vec());
+            let (differing, first) = self.hear_comparison()?;
+            if differing > 0 && wrong.0 == 0 {
+                wrong.1 = first;
+            }
+            wrong.0 += u64::from(differing);
+        }
+        if wrong.0 > 0 {
+            return Err(Failure::Differ {
+                differing: wrong.0,
+                first: wrong.1,
+            });
+        }
+        self.say(
+            "info",
+            format!(
+                "{} pages compared with the destination's: all are equal",
+                frames.len()
+            ),
+        );
+        Ok(())
+    }
+
+    fn hear_comparison(&mut self) -> Result<(u32, u64), Failure> {
+        loop {
+            self.write()?;
+            let Some(fast) = self.fast.as_mut() else {
+                return Err(out_of_turn());
+            };
+            match fast.from.next()? {
+                Some(FromLand::Compared { differing, first }) => return Ok((differing, first)),
+                Some(FromLand::Applied) if fast.asked.front() == Some(&Asked::Gone) => {
+                    fast.asked.pop_front();
+                }
+                Some(FromLand::Failed(why)) => return Err(Failure::Land(why)),
+                Some(_) => return Err(out_of_turn()),
+                None => self.wait(TICK).doing("waiting failed")?,
+            }
+            if self.host.is_cancelled().doing("libxl has gone")? {
+                return Err(Failure::Land("the comparison was given up".into()));
+            }
+        }
+    }
+}
+
+fn out_of_turn() -> Failure {
+    Failure::Land("it spoke out of turn".into())
+}

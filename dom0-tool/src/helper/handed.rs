@@ -1,0 +1,334 @@
+//! A fast landing's helper: libxl's has long ended when the guest stops, so the
+//! engine is a process of `lull migrate`'s, and the helper that libxl started is
+//! thin. It hands over the stream, waits until the first pass is in it, and lets
+//! libxl go on.
+//!
+//! ```text
+//! lull migrate ──starts──▶ engine ◀── stream, a socket ── helper ◀──starts── libxl
+//!      └───── events, commands ─┘ ──── how it went ────────▶ └── complete ────▶
+//! ```
+
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+use super::args::LiveSave;
+use super::libxl::Libxl;
+use super::toolstack::Toolstack;
+use crate::engine::{SuspendAnswer, Verify};
+use crate::events::How;
+use crate::inherited;
+use crate::xen::domain::withdraw_suspend;
+use crate::xen::xenstore::Xenstore;
+use crate::xen::{DomId, Xen};
+
+/// Environment variable with the number of an inherited socket: at its other end
+/// waits the engine.
+pub const ENGINE_FD: &str = "LULL_ENGINE_FD";
+
+/// How long the guest may take to acknowledge a request to suspend, and as long
+/// again to stop: libxl's own (`libxl_dom_suspend.c`, 4.17).
+const ACKNOWLEDGING: Duration = Duration::from_secs(60);
+
+/// What is handed over, beside two descriptors: the stream's, and the socket for
+/// what follows.
+#[derive(Debug, Serialize, Deserialize)]
+struct Handover {
+    domain: DomId,
+    verify: bool,
+}
+
+/// How the engine's part in libxl's stream went.
+#[derive(Debug, Serialize, Deserialize)]
+struct FirstPass {
+    how: How,
+    /// For libxl's log; may be empty.
+    words: String,
+}
+
+/// The engine to hand over to, if there is one.
+pub fn engine() -> Option<OwnedFd> {
+    let number: RawFd = std::env::var(ENGINE_FD).ok()?.parse().ok()?;
+    inherited::adopt(number).ok()
+}
+
+/// The thin helper's life.
+///
+/// # Errors
+/// When there is nobody to hand over to, or libxl has gone.
+pub fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
+    let stream = inherited::adopt(save.io_fd)?;
+    // Closed, whatever it is: it is not ours to read.
+    drop(inherited::adopt(save.recv_fd));
+    let (ours, theirs) = UnixStream::pair()?;
+    let words = serde_json::to_vec(&Handover {
+        domain: save.domain,
+        verify: save.verify == Verify::Yes,
+    })?;
+    let fds = [stream.as_fd(), theirs.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(
+        &engine,
+        &[IoSlice::new(&words)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    drop((stream, theirs, engine));
+
+    let mut line = String::new();
+    // The engine's end closes it, whatever that dies of.
+    let told = BufReader::new(ours).read_line(&mut line);
+    let first_pass = told
+        .ok()
+        .and_then(|_| serde_json::from_str(&line).ok())
+        .unwrap_or(FirstPass {
+            how: How::SourceFailed,
+            words: String::new(),
+        });
+    let mut libxl = Libxl::new();
+    if !first_pass.words.is_empty() {
+        libxl.tell_why(&first_pass.words);
+    }
+    libxl.end(first_pass.how)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the engine got.
+pub struct Handed {
+    /// libxl's stream.
+    pub stream: OwnedFd,
+    /// Which guest.
+    pub domain: DomId,
+    /// `xl migrate --debug`.
+    pub verify: Verify,
+    helper: UnixStream,
+}
+
+impl Handed {
+    /// Waits for the helper; `None` if libxl never starts one, or `front_end`
+    /// has gone.
+    ///
+    /// # Errors
+    /// When what came is no handover.
+    pub fn wait(from: &OwnedFd, front_end: Option<BorrowedFd<'_>>) -> io::Result<Option<Self>> {
+        loop {
+            let mut fds = vec![PollFd::new(from, PollFlags::IN)];
+            // Commands wait; only its end matters.
+            fds.extend(front_end.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)));
+            match poll(&mut fds, None) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if !fds[0].revents().is_empty() {
+                return Self::take(from);
+            }
+            return Ok(None);
+        }
+    }
+
+    fn take(from: &OwnedFd) -> io::Result<Option<Self>> {
+        let mut bytes = [0; 256];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(
+            from,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
+        let fds: Vec<OwnedFd> = control
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let handover: Handover = serde_json::from_slice(&bytes[..received.bytes])?;
+        let [stream, helper] = <[OwnedFd; 2]>::try_from(fds)
+            .map_err(|_| io::Error::other("the helper handed over no stream"))?;
+        Ok(Some(Self {
+            stream,
+            domain: handover.domain,
+            verify: match handover.verify {
+                true => Verify::Yes,
+                false => Verify::No,
+            },
+            helper: helper.into(),
+        }))
+    }
+
+    /// What stands in libxl's place, and the stream.
+    ///
+    /// # Errors
+    /// When Xen cannot be reached.
+    pub fn into_toolstack(self) -> io::Result<(OnItsOwn, OwnedFd)> {
+        let toolstack = OnItsOwn {
+            xen: Xen::open_here()?,
+            guest: self.domain,
+            helper: Some(self.helper),
+            words: String::new(),
+            asked: None,
+        };
+        Ok((toolstack, self.stream))
+    }
+}
+
+/// The engine without libxl: it asks the guest itself.
+pub struct OnItsOwn {
+    xen: Xen,
+    guest: DomId,
+    /// Until the first pass is done.
+    helper: Option<UnixStream>,
+    words: String,
+    /// When the guest was asked, until that is answered.
+    asked: Option<Instant>,
+}
+
+impl OnItsOwn {
+    fn tell(&mut self, how: How) -> io::Result<()> {
+        let Some(mut helper) = self.helper.take() else {
+            return Ok(());
+        };
+        let words = std::mem::take(&mut self.words);
+        let mut line = serde_json::to_vec(&FirstPass { how, words })?;
+        line.push(b'\n');
+        helper.write_all(&line)
+    }
+}
+
+impl Toolstack for OnItsOwn {
+    fn ask_to_suspend(&mut self) -> io::Result<()> {
+        let request = format!("/local/domain/{}/control/shutdown", self.guest);
+        Xenstore::open()?.write(&request, "suspend")?;
+        self.asked = Some(Instant::now());
+        Ok(())
+    }
+
+    fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
+        let Some(asked) = self.asked else {
+            return Ok(None);
+        };
+        let state = self.xen.domain_state(self.guest)?;
+        let answer = if state.is_some_and(|state| state.is_suspended()) {
+            Some(SuspendAnswer::Stopped)
+        } else if state.is_none()
+            || asked.elapsed() > 2 * ACKNOWLEDGING
+            || (asked.elapsed() > ACKNOWLEDGING && withdraw_suspend(self.guest)?)
+        {
+            Some(SuspendAnswer::Failed)
+        } else {
+            None
+        };
+        if answer.is_some() {
+            self.asked = None;
+        }
+        Ok(answer)
+    }
+
+    fn look(&self) -> io::Result<()> {
+        let Some(helper) = &self.helper else {
+            return Ok(());
+        };
+        let mut fds = [PollFd::new(helper, PollFlags::RDHUP)];
+        let now = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match poll(&mut fds, Some(&now)) {
+            Ok(1..) => Err(io::Error::other("its helper has ended")),
+            _ => Ok(()),
+        }
+    }
+
+    fn first_pass_done(&mut self) -> io::Result<()> {
+        self.tell(How::StreamComplete)
+    }
+
+    fn tell_why(&mut self, words: &str) {
+        words.clone_into(&mut self.words);
+    }
+
+    fn end(&mut self, how: How) -> io::Result<()> {
+        self.tell(how)
+    }
+
+    fn wake_on(&self) -> Option<BorrowedFd<'_>> {
+        self.helper.as_ref().map(AsFd::as_fd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// As libxl would, but for the conversation with it.
+    fn handed() -> (Handed, io::PipeReader) {
+        let (helpers, engines) = UnixStream::pair().unwrap();
+        let (read, stream) = io::pipe().unwrap();
+        let (_, theirs) = UnixStream::pair().unwrap();
+        let words = br#"{"domain":7,"verify":true}"#;
+        let fds = [stream.as_fd(), theirs.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let sent = sendmsg(
+            &helpers,
+            &[IoSlice::new(words)],
+            &mut control,
+            SendFlags::empty(),
+        );
+        sent.unwrap();
+        let engine = OwnedFd::from(engines);
+        let handed = Handed::wait(&engine, None).unwrap().expect("a helper");
+        (handed, read)
+    }
+
+    #[test]
+    fn the_stream_is_handed_over_with_what_is_asked() {
+        let (handed, mut read) = handed();
+        assert_eq!((handed.domain, handed.verify), (7, Verify::Yes));
+        std::fs::File::from(handed.stream)
+            .write_all(b"pages")
+            .unwrap();
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "pages");
+    }
+
+    #[test]
+    fn where_no_helper_comes_there_is_nothing_to_do() {
+        let (helpers, engines) = UnixStream::pair().unwrap();
+        drop(helpers);
+        assert!(Handed::wait(&engines.into(), None).unwrap().is_none());
+        let (_helpers, engines) = UnixStream::pair().unwrap();
+        let (front_end, gone) = UnixStream::pair().unwrap();
+        drop(gone);
+        let waited = Handed::wait(&engines.into(), Some(front_end.as_fd()));
+        assert!(waited.unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_no_handover_is_an_error() {
+        let (mut helpers, engines) = UnixStream::pair().unwrap();
+        helpers.write_all(b"garbage").unwrap();
+        assert!(Handed::wait(&engines.into(), None).is_err());
+    }
+}

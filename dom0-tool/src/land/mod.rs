@@ -1,0 +1,37 @@
+//! `lull land`: the destination's part of a fast landing.
+//!
+//! A stock receiver has built the guest from a complete, provisional stream, and
+//! waits, with all devices attached, for permission to start it. `lull land`
+//! brings that copy up to date over a channel of its own, until the guest at the
+//! source has stopped and its last page and its CPU state are in place.
+//!
+//! ```text
+//! source: the engine                               destination: lull land
+//!                          ◀── Greeting ────────── which versions it speaks
+//! the version to use ───── Chosen ──────────────▶
+//!    … the provisional stream goes through xl, the receiver says READY …
+//! whose copy ───────────── Attach ──────────────▶ looks for it; it must wait
+//!                          ◀── Attached ──────────
+//! each batch ───────────── Pages ───────────────▶ writes them into the guest
+//!                          ◀── Applied ───────────
+//!    … the guest is suspended, the last batches follow …
+//! clock and CPUs ───────── State ───────────────▶ sets them, lets go of all
+//!                          ◀── Landed ────────────
+//!    … only now READY is passed on, and xl says GO …
+//! ```
+//! Greeting and Chosen are a line of JSON each, so that what a login shell says
+//! before them does no harm; all else are the frames of [`wire`]. The versions
+//! are a range: both ends know what they speak, and neither guesses.
+//!
+//! After Landed nothing is written, whatever comes. When the channel ends, or
+//! the guest is no longer one that waits, `lull land` ends.
+//!
+//! [`caller`] is the source's end, [`serve`] the destination's, which writes
+//! into the [`waiting`] guest.
+
+pub mod caller;
+mod serve;
+mod waiting;
+pub mod wire;
+
+pub use serve::main;

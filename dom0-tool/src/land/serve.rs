@@ -1,0 +1,175 @@
+//! `lull land` at work: hears a frame, does it, answers.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::stdio::stdin;
+
+use super::waiting::{Compared, Unfit, Waiting};
+use super::wire::{
+    self, BadFrame, Chosen, FromLand, Greeting, HEADER, LINE_MAX, Purpose, TO_LAND_MAX, ToLand,
+    VERSION,
+};
+
+/// How often it is looked whether the guest still waits, when nothing is heard.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long the source may take to choose a version.
+const CHOOSING: Duration = Duration::from_secs(60);
+
+/// Why it ends without having landed.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    /// The source has gone: nobody is left to tell.
+    #[error("the source has gone")]
+    Gone,
+    #[error("the source does not choose a version")]
+    NoVersion,
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Bad(#[from] BadFrame),
+    #[error("a message that is too long ({0} bytes)")]
+    TooLong(usize),
+    #[error("a message out of turn")]
+    OutOfTurn,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Runs until the guest has landed, or cannot.
+pub fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(End::Gone) => ExitCode::FAILURE,
+        Err(end) => {
+            let _ = say(&FromLand::Failed(end.to_string()).encode());
+            eprintln!("lull land: {end}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), End> {
+    let mut source = Source::default();
+    let greeting = Greeting {
+        land: (VERSION, VERSION),
+        lull: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let mut line = serde_json::to_vec(&greeting).map_err(io::Error::other)?;
+    line.push(b'\n');
+    say(&line)?;
+    let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
+        .map_err(|_| End::NoVersion)?;
+    if chosen.land != VERSION {
+        return Err(End::NoVersion);
+    }
+    // Nothing here is touched before the source says whose copy it is about, and
+    // that may be hours after: its first pass comes before.
+    let mut waiting = match source.frame(|| Ok(()))? {
+        ToLand::Attach(attach) => Waiting::find(&attach)?,
+        _ => return Err(End::OutOfTurn),
+    };
+    say(&FromLand::Attached.encode())?;
+    loop {
+        let answer = match source.frame(|| waiting.check())? {
+            ToLand::Attach(_) => return Err(End::OutOfTurn),
+            ToLand::Pages(pages, bytes) => match pages.purpose {
+                Purpose::Write => {
+                    waiting.write(&pages, &bytes)?;
+                    FromLand::Applied
+                }
+                Purpose::Compare => {
+                    let Compared { differing, first } = waiting.compare(&pages, &bytes)?;
+                    FromLand::Compared { differing, first }
+                }
+            },
+            ToLand::State(state) => {
+                // What follows is permission to start it: nothing of it is held
+                // here any more when the source hears so.
+                waiting.set_state(&state)?;
+                return Ok(say(&FromLand::Landed.encode())?);
+            }
+        };
+        say(&answer.encode())?;
+    }
+}
+
+fn say(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// Standard input, read without ever waiting for it blindly.
+#[derive(Default)]
+struct Source;
+
+impl Source {
+    /// A line.
+    fn line(&mut self, until: Instant) -> Result<String, End> {
+        let mut line = Vec::new();
+        while line.len() < LINE_MAX {
+            let mut byte = [0];
+            self.fill(&mut byte, || match Instant::now() < until {
+                true => Ok(()),
+                false => Err(End::NoVersion),
+            })?;
+            match byte {
+                [b'\n'] => return Ok(String::from_utf8_lossy(&line).into_owned()),
+                [byte] => line.push(byte),
+            }
+        }
+        Err(End::TooLong(line.len()))
+    }
+
+    /// A frame; `meanwhile` says every so often whether to go on.
+    fn frame(&mut self, mut meanwhile: impl FnMut() -> Result<(), Unfit>) -> Result<ToLand, End> {
+        let mut look = || meanwhile().map_err(End::from);
+        let mut head = [0; HEADER];
+        self.fill(&mut head, &mut look)?;
+        let (kind, length) = wire::header(head);
+        if length > TO_LAND_MAX {
+            return Err(End::TooLong(length));
+        }
+        let mut body = vec![0; length];
+        self.fill(&mut body, &mut look)?;
+        Ok(ToLand::decode(kind, &body)?)
+    }
+
+    fn fill(
+        &mut self,
+        mut bytes: &mut [u8],
+        mut meanwhile: impl FnMut() -> Result<(), End>,
+    ) -> Result<(), End> {
+        while !bytes.is_empty() {
+            if !self.is_readable()? {
+                meanwhile()?;
+                continue;
+            }
+            // Not through std's buffer: what it holds a poll does not see.
+            match rustix::io::read(stdin(), &mut *bytes) {
+                Ok(0) => return Err(End::Gone),
+                Ok(count) => bytes = &mut bytes[count..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_readable(&self) -> io::Result<bool> {
+        let timeout = Timespec {
+            tv_sec: LOOK.as_secs() as i64,
+            tv_nsec: i64::from(LOOK.subsec_nanos()),
+        };
+        let stdin = stdin();
+        match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

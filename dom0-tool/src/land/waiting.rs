@@ -1,0 +1,293 @@
+//! The guest that waits at the destination: found, checked, brought up to date.
+
+use std::io;
+
+use super::wire::{Attach, PAGES_MAX, Pages, State};
+use crate::xen::buffer::HypercallBuffer;
+use crate::xen::domctl::{DomainInfo, is_populated};
+use crate::xen::foreign::ForeignPages;
+use crate::xen::xenstore::Xenstore;
+use crate::xen::{DomId, DomainState, PAGE, Xen};
+
+/// What stock `xl migrate-receive` calls a guest until it has permission
+/// (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
+const SUFFIX: &str = "--incoming";
+
+/// The HVM parameters that name a page which is not the guest's alone: xenstore
+/// and console rings, those of a device model and of whoever watches the guest
+/// (`HVM_PARAM_STORE_PFN`, `CONSOLE_PFN`, `IOREQ_PFN`, `BUFIOREQ_PFN`,
+/// `PAGING_RING_PFN`, `MONITOR_RING_PFN`, `SHARING_RING_PFN`;
+/// `xen/include/public/hvm/params.h`, 4.17).
+const RINGS: [u32; 7] = [1, 17, 5, 6, 27, 28, 29];
+
+/// Why nothing can be written into the guest: a sentence without a full stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// There is no such guest.
+    #[error("no guest {0} waits here")]
+    None(String),
+    /// There are several.
+    #[error("several guests {0} wait here")]
+    Several(String),
+    /// It has gone, or runs, or is another by now.
+    #[error("the guest no longer waits here")]
+    NoLongerWaits,
+    /// A frame that is not the guest's.
+    #[error("frame {0:#x} lies outside the guest")]
+    Frame(u64),
+    /// Xen's own words.
+    #[error("{doing}: {error}")]
+    Xen {
+        /// What was being done.
+        doing: &'static str,
+        /// What came of it.
+        error: io::Error,
+    },
+}
+
+/// How two copies of some pages compare.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Pages that differ.
+    pub differing: u32,
+    /// The first of them.
+    pub first: u64,
+}
+
+/// A guest that was built here and has never run. The toolstack's receiver
+/// pauses it until it has permission; whoever holds this may write into it, and
+/// looks before each step whether it still waits.
+pub struct Waiting {
+    xen: Xen,
+    domain: DomId,
+    uuid: [u8; 16],
+    frames: u64,
+    /// The rings that the toolstack here has set up: they are not the source's.
+    rings: Vec<u64>,
+    types: HypercallBuffer<u64>,
+}
+
+impl Waiting {
+    /// Finds the copy of that guest.
+    ///
+    /// # Errors
+    /// When it is not there, or not to be told from another.
+    pub fn find(attach: &Attach) -> Result<Self, Unfit> {
+        let xen = Xen::open_here().during("the hypervisor cannot be reached")?;
+        let name = format!("{}{SUFFIX}", attach.name);
+        let mut store = Xenstore::open().during("xenstore cannot be reached")?;
+        let mut found = Vec::new();
+        let mut next = 1;
+        while let Some(info) = xen
+            .domain_info_from(next)
+            .during("the guests cannot be listed")?
+        {
+            if waits(&info, attach.uuid) {
+                let path = format!("/local/domain/{}/name", info.domain);
+                let called = store.read(&path).during("xenstore does not answer")?;
+                if called.as_deref() == Some(&name) {
+                    found.push(info.domain);
+                }
+            }
+            next = info.domain.saturating_add(1);
+        }
+        let domain = match found[..] {
+            [one] => one,
+            [] => return Err(Unfit::None(name)),
+            _ => return Err(Unfit::Several(name)),
+        };
+        let mut rings = Vec::new();
+        for index in RINGS {
+            let gfn = xen.hvm_param(domain, index);
+            match gfn.during("the guest's parameters cannot be read")? {
+                0 => {}
+                gfn => rings.push(gfn),
+            }
+        }
+        Ok(Self {
+            xen,
+            domain,
+            uuid: attach.uuid,
+            frames: attach.frames,
+            rings,
+            types: HypercallBuffer::new(PAGES_MAX).during("no memory for hypercalls")?,
+        })
+    }
+
+    /// Whether it still waits.
+    ///
+    /// # Errors
+    /// When it does not, or that cannot be found out.
+    pub fn check(&self) -> Result<(), Unfit> {
+        let info = self.xen.domain_info(self.domain);
+        let info = info.during("the guest's state cannot be read")?;
+        match info.is_some_and(|info| waits(&info, self.uuid)) {
+            true => Ok(()),
+            false => Err(Unfit::NoLongerWaits),
+        }
+    }
+
+    /// Replaces the pages of a batch: frames that had none get one, and those
+    /// that have none any more lose it.
+    ///
+    /// # Errors
+    /// When a frame is not the guest's, or Xen says no.
+    pub fn write(&mut self, pages: &Pages, bytes: &[u8]) -> Result<(), Unfit> {
+        self.check()?;
+        let (frames, bytes) = self.own(pages, bytes)?;
+        let missing = self.those(&frames, |populated| !populated)?;
+        if !missing.is_empty() {
+            let populated = self.xen.populate_frames(self.domain, &missing);
+            populated.during("the guest gets no page for a frame that is new")?;
+        }
+        if !frames.is_empty() {
+            let mut mapped = self.map(&frames)?;
+            for (page, bytes) in bytes.iter().enumerate() {
+                mapped.write(page * PAGE, bytes);
+            }
+        }
+        let gone: Vec<u64> = self.not_rings(&pages.gone)?;
+        let gone = self.those(&gone, |populated| populated)?;
+        if !gone.is_empty() {
+            let taken = self.xen.take_frames(self.domain, &gone);
+            taken.during("a page cannot be taken back")?;
+        }
+        Ok(())
+    }
+
+    /// Compares the pages of a batch with what is there.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn compare(&mut self, pages: &Pages, bytes: &[u8]) -> Result<Compared, Unfit> {
+        self.check()?;
+        let (frames, bytes) = self.own(pages, bytes)?;
+        let gone = self.not_rings(&pages.gone)?;
+        let mut wrong = self.those(&frames, |populated| !populated)?;
+        wrong.extend(self.those(&gone, |populated| populated)?);
+        if wrong.is_empty() && !frames.is_empty() {
+            let there = self.map(&frames)?.to_vec();
+            let pairs = frames.iter().zip(there.chunks(PAGE).zip(bytes));
+            wrong.extend(
+                pairs
+                    .filter(|(_, (there, here))| there != here)
+                    .map(|(gfn, _)| *gfn),
+            );
+        }
+        Ok(Compared {
+            differing: wrong.len() as u32,
+            first: wrong.first().copied().unwrap_or(0),
+        })
+    }
+
+    /// Replaces clock and CPU state. The last that is done to it.
+    ///
+    /// # Errors
+    /// When Xen says no: then the guest must not be started.
+    pub fn set_state(self, state: &State) -> Result<(), Unfit> {
+        self.check()?;
+        let set = self.xen.set_tsc_info(self.domain, &state.tsc);
+        set.during("the guest's clock cannot be set")?;
+        let set = self.xen.set_hvm_context(self.domain, &state.context);
+        set.during("the guest's CPU state cannot be set")
+    }
+
+    /// The present frames that are no rings, with their bytes.
+    fn own<'b>(&self, pages: &Pages, bytes: &'b [u8]) -> Result<(Vec<u64>, Vec<&'b [u8]>), Unfit> {
+        let mut frames = Vec::with_capacity(pages.present.len());
+        let mut contents = Vec::with_capacity(pages.present.len());
+        for (gfn, content) in pages.present.iter().zip(bytes.chunks(PAGE)) {
+            if *gfn >= self.frames {
+                return Err(Unfit::Frame(*gfn));
+            }
+            if !self.rings.contains(gfn) {
+                frames.push(*gfn);
+                contents.push(content);
+            }
+        }
+        Ok((frames, contents))
+    }
+
+    fn not_rings(&self, frames: &[u64]) -> Result<Vec<u64>, Unfit> {
+        match frames.iter().find(|gfn| **gfn >= self.frames) {
+            Some(gfn) => Err(Unfit::Frame(*gfn)),
+            None => Ok(frames
+                .iter()
+                .copied()
+                .filter(|gfn| !self.rings.contains(gfn))
+                .collect()),
+        }
+    }
+
+    /// Those of the frames that have a page, or have none.
+    fn those(&mut self, frames: &[u64], wanted: fn(bool) -> bool) -> Result<Vec<u64>, Unfit> {
+        if frames.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.types[..frames.len()].copy_from_slice(frames);
+        let asked = self
+            .xen
+            .page_types(self.domain, &mut self.types, frames.len());
+        asked.during("the guest's frames cannot be listed")?;
+        let types = frames.iter().zip(self.types.iter());
+        Ok(types
+            .filter(|(_, page_type)| wanted(is_populated(**page_type)))
+            .map(|(gfn, _)| *gfn)
+            .collect())
+    }
+
+    fn map(&self, frames: &[u64]) -> Result<ForeignPages, Unfit> {
+        let mapped = ForeignPages::map(&self.xen, self.domain, frames);
+        mapped.during("the guest's frames cannot be mapped")
+    }
+}
+
+/// Whether it is that guest, complete, and has never run.
+fn waits(info: &DomainInfo, uuid: [u8; 16]) -> bool {
+    let state = DomainState::from(*info);
+    let fresh = state.cpu_time_ns == 0 && state.shutdown.is_none() && !state.dying;
+    info.handle == uuid && state.hvm && state.paused && fresh
+}
+
+/// Names what was being done when Xen said no.
+trait During<T> {
+    fn during(self, doing: &'static str) -> Result<T, Unfit>;
+}
+
+impl<T> During<T> for io::Result<T> {
+    fn during(self, doing: &'static str) -> Result<T, Unfit> {
+        self.map_err(|error| Unfit::Xen { doing, error })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xen::domctl::dominf;
+
+    const UUID: [u8; 16] = [7; 16];
+
+    fn info(flags: u32, cpu_time: u64) -> DomainInfo {
+        DomainInfo {
+            domain: 3,
+            flags,
+            tot_pages: 1,
+            shared_info_frame: 1,
+            cpu_time,
+            max_vcpu_id: 0,
+            handle: UUID,
+        }
+    }
+
+    #[test]
+    fn only_a_guest_that_has_never_run_and_is_paused_waits() {
+        let paused = dominf::HVM_GUEST | dominf::PAUSED;
+        assert!(waits(&info(paused, 0), UUID));
+        assert!(!waits(&info(paused, 0), [8; 16]));
+        assert!(!waits(&info(paused, 1), UUID));
+        assert!(!waits(&info(dominf::HVM_GUEST, 0), UUID));
+        assert!(!waits(&info(paused | dominf::DYING, 0), UUID));
+        assert!(!waits(&info(paused | dominf::SHUTDOWN, 0), UUID));
+        assert!(!waits(&info(dominf::PAUSED, 0), UUID));
+    }
+}

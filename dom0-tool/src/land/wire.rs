@@ -1,0 +1,433 @@
+//! The frames of the second channel: kind and length, a body, in little endian.
+//!
+//! Whoever reads one checks it whole before anything in it is used; the other
+//! end is another host.
+
+use serde::{Deserialize, Serialize};
+
+use crate::stream::records;
+use crate::xen::PAGE;
+use crate::xen::domctl::TscInfo;
+
+/// The version spoken here: the only one so far.
+pub const VERSION: u32 = 1;
+
+/// Longest line of JSON, bytes.
+pub const LINE_MAX: usize = 4096;
+
+/// Pages of one frame at most.
+pub const PAGES_MAX: usize = lull_core::batch::BATCH_PAGES;
+
+/// Bytes of CPU state at most: four times what 128 vCPUs have.
+const CONTEXT_MAX: usize = 4 << 20;
+
+/// Bytes of a sentence at most.
+const TEXT_MAX: usize = 1024;
+
+/// Bytes of a frame's header.
+pub const HEADER: usize = 8;
+
+/// Bytes of [`TscInfo`] as a migration stream has it.
+const TSC: usize = 24;
+
+/// Set in an entry of a frame of pages: there is no page any more.
+const GONE: u64 = 1 << 63;
+
+/// Highest frame number a stream can name (52 bits).
+const GFN_MASK: u64 = (1 << 52) - 1;
+
+/// The destination's first line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// Lowest and highest version it speaks.
+    pub land: (u32, u32),
+    /// The release, for words.
+    pub lull: String,
+}
+
+impl Greeting {
+    /// The version both speak.
+    pub fn common(&self) -> Option<u32> {
+        let (lowest, highest) = self.land;
+        (lowest..=highest).contains(&VERSION).then_some(VERSION)
+    }
+}
+
+/// The source's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// The version to use.
+    pub land: u32,
+}
+
+/// Kinds of frames, those to the destination first.
+mod kind {
+    pub const ATTACH: u32 = 1;
+    pub const PAGES: u32 = 2;
+    pub const COMPARE: u32 = 3;
+    pub const STATE: u32 = 4;
+    pub const ATTACHED: u32 = 0x81;
+    pub const APPLIED: u32 = 0x82;
+    pub const COMPARED: u32 = 0x83;
+    pub const LANDED: u32 = 0x84;
+    pub const FAILED: u32 = 0x85;
+}
+
+/// A frame that cannot be one.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the other end sent what is no message ({0})")]
+pub struct BadFrame(&'static str);
+
+/// Whose copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attach {
+    /// The guest's UUID.
+    pub uuid: [u8; 16],
+    /// One more than its highest frame.
+    pub frames: u64,
+    /// Its name at the source.
+    pub name: String,
+}
+
+/// What is to be done with the pages of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// They replace what is there.
+    Write,
+    /// They are what should be there.
+    Compare,
+}
+
+/// A batch of frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pages {
+    /// What for.
+    pub purpose: Purpose,
+    /// Frames whose page follows, in this order.
+    pub present: Vec<u64>,
+    /// Frames that have none any more.
+    pub gone: Vec<u64>,
+}
+
+/// What replaces the provisional state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The guest's clock.
+    pub tsc: TscInfo,
+    /// vCPUs and platform, as Xen has them.
+    pub context: Vec<u8>,
+}
+
+/// To the destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToLand {
+    /// See [`Attach`].
+    Attach(Attach),
+    /// See [`Pages`]; `pages` are the bytes of those that are present.
+    Pages(Pages, Vec<u8>),
+    /// See [`State`].
+    State(State),
+}
+
+/// From the destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromLand {
+    /// It has found the copy.
+    Attached,
+    /// The oldest batch that was not answered is in place.
+    Applied,
+    /// The oldest batch that was not answered is compared: so many differ, and
+    /// which is the first.
+    Compared {
+        /// Frames that differ.
+        differing: u32,
+        /// The first of them, if there is one.
+        first: u64,
+    },
+    /// All is in place, and nothing will be written any more.
+    Landed,
+    /// It gives up.
+    Failed(String),
+}
+
+/// A frame's beginning: its kind, and how long its body is.
+pub fn header(bytes: [u8; HEADER]) -> (u32, usize) {
+    let word = |n: usize| u32::from_le_bytes([bytes[n], bytes[n + 1], bytes[n + 2], bytes[n + 3]]);
+    (word(0), word(4) as usize)
+}
+
+/// Longest body of a frame to the destination.
+pub const TO_LAND_MAX: usize = {
+    let pages = 8 + PAGES_MAX * (8 + PAGE);
+    let state = TSC + CONTEXT_MAX;
+    if pages > state { pages } else { state }
+};
+
+/// Longest body of a frame from it.
+pub const FROM_LAND_MAX: usize = TEXT_MAX;
+
+fn frame(kind: u32, body: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER + body.min(1 << 16));
+    bytes.extend(kind.to_le_bytes());
+    let length = u32::try_from(body).expect("frames are far below 4 GiB");
+    bytes.extend(length.to_le_bytes());
+    bytes
+}
+
+/// The frame of an [`Attach`].
+pub fn attach(attach: &Attach) -> Vec<u8> {
+    let mut bytes = frame(kind::ATTACH, 16 + 8 + attach.name.len());
+    bytes.extend(attach.uuid);
+    bytes.extend(attach.frames.to_le_bytes());
+    bytes.extend(attach.name.as_bytes());
+    bytes
+}
+
+/// Everything of a frame of [`Pages`] but the pages.
+///
+/// # Panics
+/// With more than [`PAGES_MAX`]: a bug of the caller.
+pub fn pages_header(pages: &Pages) -> Vec<u8> {
+    let count = pages.present.len() + pages.gone.len();
+    assert!(count <= PAGES_MAX, "a batch of pages");
+    let kind = match pages.purpose {
+        Purpose::Write => kind::PAGES,
+        Purpose::Compare => kind::COMPARE,
+    };
+    let mut bytes = frame(kind, 8 + 8 * count + PAGE * pages.present.len());
+    bytes.extend((count as u32).to_le_bytes());
+    bytes.extend([0; 4]);
+    let gone = pages.gone.iter().map(|gfn| gfn | GONE);
+    let entries = pages.present.iter().copied().chain(gone);
+    bytes.extend(entries.flat_map(u64::to_le_bytes));
+    bytes
+}
+
+/// The frame of a [`State`].
+pub fn state(state: &State) -> Vec<u8> {
+    let mut bytes = frame(kind::STATE, TSC + state.context.len());
+    bytes.extend(records::tsc_info_body(&state.tsc));
+    bytes.extend(&state.context);
+    bytes
+}
+
+impl ToLand {
+    /// Reads a body of that kind.
+    ///
+    /// # Errors
+    /// When it is not what the kind promises.
+    pub fn decode(kind: u32, body: &[u8]) -> Result<Self, BadFrame> {
+        match kind {
+            kind::ATTACH => decode_attach(body).map(Self::Attach),
+            kind::PAGES => decode_pages(body, Purpose::Write),
+            kind::COMPARE => decode_pages(body, Purpose::Compare),
+            kind::STATE => decode_state(body).map(Self::State),
+            _ => Err(BadFrame("an unknown kind")),
+        }
+    }
+}
+
+fn decode_attach(body: &[u8]) -> Result<Attach, BadFrame> {
+    const SHORT: BadFrame = BadFrame("an attach that is cut off");
+    let (uuid, rest) = body.split_first_chunk::<16>().ok_or(SHORT)?;
+    let (frames, name) = rest.split_first_chunk::<8>().ok_or(SHORT)?;
+    let frames = u64::from_le_bytes(*frames);
+    if frames > GFN_MASK || name.len() > TEXT_MAX {
+        return Err(BadFrame("an attach to what is no guest"));
+    }
+    let name = std::str::from_utf8(name).map_err(|_| BadFrame("a name that is no text"))?;
+    Ok(Attach {
+        uuid: *uuid,
+        frames,
+        name: name.to_owned(),
+    })
+}
+
+fn decode_pages(body: &[u8], purpose: Purpose) -> Result<ToLand, BadFrame> {
+    const SHORT: BadFrame = BadFrame("a batch that is cut off");
+    let (count, rest) = body.split_first_chunk::<4>().ok_or(SHORT)?;
+    let (zero, rest) = rest.split_first_chunk::<4>().ok_or(SHORT)?;
+    let count = u32::from_le_bytes(*count) as usize;
+    if count > PAGES_MAX || *zero != [0; 4] {
+        return Err(BadFrame("a batch that is too large"));
+    }
+    let (entries, bytes) = rest.split_at_checked(8 * count).ok_or(SHORT)?;
+    let mut present = Vec::with_capacity(count);
+    let mut gone = Vec::new();
+    for entry in entries.chunks_exact(8) {
+        let entry = u64::from_le_bytes(entry.try_into().map_err(|_| SHORT)?);
+        let gfn = entry & GFN_MASK;
+        match entry & !GFN_MASK {
+            0 if gone.is_empty() => present.push(gfn),
+            GONE => gone.push(gfn),
+            _ => return Err(BadFrame("a frame number that is none")),
+        }
+    }
+    if bytes.len() != PAGE * present.len() {
+        return Err(BadFrame("a batch with too few or too many bytes"));
+    }
+    let pages = Pages {
+        purpose,
+        present,
+        gone,
+    };
+    Ok(ToLand::Pages(pages, bytes.to_vec()))
+}
+
+fn decode_state(body: &[u8]) -> Result<State, BadFrame> {
+    let (tsc, context) = body
+        .split_first_chunk::<TSC>()
+        .ok_or(BadFrame("a state that is cut off"))?;
+    let tsc = records::tsc_info_of(tsc);
+    if context.is_empty() || context.len() > CONTEXT_MAX {
+        return Err(BadFrame("a state of no vCPU"));
+    }
+    Ok(State {
+        tsc,
+        context: context.to_vec(),
+    })
+}
+
+impl FromLand {
+    /// As a frame.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Attached => frame(kind::ATTACHED, 0),
+            Self::Applied => frame(kind::APPLIED, 0),
+            Self::Compared { differing, first } => {
+                let mut bytes = frame(kind::COMPARED, 12);
+                bytes.extend(differing.to_le_bytes());
+                bytes.extend(first.to_le_bytes());
+                bytes
+            }
+            Self::Landed => frame(kind::LANDED, 0),
+            Self::Failed(text) => {
+                let mut end = text.len().min(TEXT_MAX);
+                while !text.is_char_boundary(end) {
+                    end -= 1;
+                }
+                let mut bytes = frame(kind::FAILED, end);
+                bytes.extend(&text.as_bytes()[..end]);
+                bytes
+            }
+        }
+    }
+
+    /// Reads a body of that kind.
+    ///
+    /// # Errors
+    /// When it is not what the kind promises.
+    pub fn decode(kind: u32, body: &[u8]) -> Result<Self, BadFrame> {
+        match (kind, body) {
+            (kind::ATTACHED, []) => Ok(Self::Attached),
+            (kind::APPLIED, []) => Ok(Self::Applied),
+            (kind::COMPARED, &[a, b, c, d, ref first @ ..]) => Ok(Self::Compared {
+                differing: u32::from_le_bytes([a, b, c, d]),
+                first: first
+                    .try_into()
+                    .map(u64::from_le_bytes)
+                    .map_err(|_| BadFrame("a comparison that is cut off"))?,
+            }),
+            (kind::LANDED, []) => Ok(Self::Landed),
+            (kind::FAILED, text) => Ok(Self::Failed(String::from_utf8_lossy(text).into_owned())),
+            _ => Err(BadFrame("an unknown kind")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TSC_INFO: TscInfo = TscInfo {
+        mode: 2,
+        khz: 2_400_000,
+        incarnation: 3,
+        elapsed_ns: 77,
+    };
+
+    fn split(bytes: &[u8]) -> (u32, &[u8]) {
+        let (head, body) = bytes.split_first_chunk::<HEADER>().unwrap();
+        let (kind, length) = header(*head);
+        assert_eq!(length, body.len());
+        (kind, body)
+    }
+
+    #[test]
+    fn a_version_is_agreed_on_or_there_is_none() {
+        let greeting = |land| Greeting {
+            land,
+            lull: "0.1.0".into(),
+        };
+        assert_eq!(greeting((1, 1)).common(), Some(1));
+        assert_eq!(greeting((1, 9)).common(), Some(1));
+        assert_eq!(greeting((2, 9)).common(), None);
+        assert_eq!(greeting((0, 0)).common(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_is_what_is_read(
+            present in proptest::collection::vec(0..=GFN_MASK, 0..5),
+            gone in proptest::collection::vec(0..=GFN_MASK, 0..5),
+            compare: bool,
+            uuid: [u8; 16],
+            frames in 0..=GFN_MASK,
+            name in "[a-z]{0,20}",
+            context in proptest::collection::vec(any::<u8>(), 1..64),
+        ) {
+            let purpose = if compare { Purpose::Compare } else { Purpose::Write };
+            let pages = Pages { purpose, present, gone };
+            let bytes = vec![0xa5; PAGE * pages.present.len()];
+            let sent = [pages_header(&pages), bytes.clone()].concat();
+            let (kind, body) = split(&sent);
+            prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::Pages(pages, bytes));
+
+            let whose = Attach { uuid, frames, name };
+            let sent = attach(&whose);
+            let (kind, body) = split(&sent);
+            prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::Attach(whose));
+
+            let given = State { tsc: TSC_INFO, context };
+            let sent = state(&given);
+            let (kind, body) = split(&sent);
+            prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::State(given));
+        }
+
+        #[test]
+        fn an_answer_is_read_as_it_was_meant(differing: u32, first: u64, text in ".{0,400}") {
+            for answer in [
+                FromLand::Attached,
+                FromLand::Applied,
+                FromLand::Compared { differing, first },
+                FromLand::Landed,
+                FromLand::Failed(text.clone()),
+            ] {
+                let sent = answer.encode();
+                let (kind, body) = split(&sent);
+                prop_assert!(body.len() <= FROM_LAND_MAX);
+                let read = FromLand::decode(kind, body).unwrap();
+                match (&answer, &read) {
+                    (FromLand::Failed(said), FromLand::Failed(heard)) => {
+                        prop_assert!(said.starts_with(heard.as_str()));
+                    }
+                    _ => prop_assert_eq!(answer, read),
+                }
+            }
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_nothing_else(
+            kind in 0..0x90_u32,
+            body in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            if let Ok(ToLand::Pages(pages, bytes)) = ToLand::decode(kind, &body) {
+                prop_assert!(pages.present.len() + pages.gone.len() <= PAGES_MAX);
+                prop_assert_eq!(bytes.len(), PAGE * pages.present.len());
+            }
+            let _ = FromLand::decode(kind, &body);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Which devices may stand ready at the destination while the guest still uses
+//! them here.
+//!
+//! With a fast landing the destination opens the guest's disks before the source
+//! has written its last block to them. That does no harm where all that the
+//! destination does is to open a block device, and nothing between it and the
+//! storage remembers what it read: its backend reads no block before the guest
+//! asks it to, and asks the device itself. It does harm to
+//! - image formats with metadata of their own (qcow2, vhd): the destination
+//!   would go on with what it read of them at the start;
+//! - files, loop devices, and whatever else reads through the host's page cache;
+//! - devices that remember blocks or their place on this host alone: caches,
+//!   thin pools, snapshots, software RAID;
+//! - devices that only one host may open, or that a script promotes or locks
+//!   (DRBD, RBD with exclusive locks, exclusively activated LVM).
+//!
+//! So there is a list of what is known to be safe, and nothing else is, unless
+//! the operator vouches for it in `/etc/lull.toml` (`trust-disks`): whoever runs
+//! LVM on shared storage knows whether its volumes are plain.
+//! A disk that the guest cannot write to is safe whatever it is.
+
+use std::path::{Path, PathBuf};
+
+use crate::xen::DomId;
+use crate::xen::xenstore::Xenstore;
+
+/// What the operator says of a guest's disks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing: the list decides.
+    #[default]
+    List,
+    /// That all of them may be opened at both ends at once.
+    Vouched,
+}
+
+/// Kinds of devices that hold nothing that two hosts could disagree about.
+const HARMLESS: [&str; 2] = ["vif", "console"];
+
+/// Whole disks and their partitions, by the names that Linux gives them. Device
+/// numbers of most are given out anew at each boot.
+const PLAIN: [&str; 5] = ["sd", "nvme", "vd", "xvd", "dasd"];
+
+/// Paths to the same disk by device-mapper: their `dm/uuid`.
+const MULTIPATH: &str = "mpath-";
+
+/// Hotplug scripts that only look at the device: libxl's own.
+const PLAIN_SCRIPTS: [&str; 2] = ["block", "/etc/xen/scripts/block"];
+
+/// A disk, as xenstore tells of its backend.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Disk {
+    name: String,
+    kind: String,
+    script: Option<String>,
+    /// Device numbers, hexadecimal.
+    device: Option<String>,
+    writable: bool,
+}
+
+/// Whether the guest's devices may stand ready at both ends.
+///
+/// # Errors
+/// Which may not, and why: a clause without a full stop.
+pub fn judge(store: &mut Xenstore, guest: DomId, trust: Trust) -> Result<(), String> {
+    let devices = format!("/local/domain/{guest}/device");
+    let list = |store: &mut Xenstore, path: &str| {
+        let listed = store.list(path);
+        listed.map_err(|error| format!("xenstore does not tell its devices: {error}"))
+    };
+    for kind in list(store, &devices)? {
+        let folder = format!("{devices}/{kind}");
+        let numbers = list(store, &folder)?;
+        if numbers.is_empty() || HARMLESS.contains(&kind.as_str()) {
+            continue;
+        }
+        if kind != "vbd" {
+            return Err(format!(
+                "it has a device of a kind that is not known to bear it ({kind})"
+            ));
+        }
+        if trust == Trust::Vouched {
+            continue;
+        }
+        for number in numbers {
+            let disk = read(store, &format!("{folder}/{number}"))?;
+            is_safe(&disk, Path::new("/sys/dev/block"))?;
+        }
+    }
+    Ok(())
+}
+
+fn read(store: &mut Xenstore, frontend: &str) -> Result<Disk, String> {
+    let mut read = |path: String| {
+        let value = store.read(&path);
+        value.map_err(|error| format!("xenstore does not tell of its disks: {error}"))
+    };
+    let backend = read(format!("{frontend}/backend"))?.unwrap_or_default();
+    let number = frontend.rsplit('/').next().unwrap_or_default();
+    Ok(Disk {
+        name: read(format!("{backend}/dev"))?.unwrap_or_else(|| number.to_owned()),
+        kind: read(format!("{backend}/type"))?.unwrap_or_default(),
+        script: read(format!("{backend}/script"))?,
+        device: read(format!("{backend}/physical-device"))?,
+        // Whatever is not plainly read-only.
+        writable: read(format!("{backend}/mode"))?.is_none_or(|mode| mode != "r"),
+    })
+}
+
+fn is_safe(disk: &Disk, sysfs: &Path) -> Result<(), String> {
+    let no = |what: &str| {
+        Err(format!(
+            "its disk {} {what}; `trust-disks = true` in /etc/lull.toml vouches for it",
+            disk.name
+        ))
+    };
+    if !disk.writable {
+        return Ok(());
+    }
+    if disk.kind != "phy" {
+        return no("is not a block device of the host's own (an image or a file)");
+    }
+    let script = disk.script.as_deref().unwrap_or("block");
+    if !PLAIN_SCRIPTS.contains(&script) {
+        return no("is attached by a script of its own, which may lock it");
+    }
+    let Some(device) = disk
+        .device
+        .as_deref()
+        .and_then(|device| place(device, sysfs))
+    else {
+        return no("has a device that cannot be looked at");
+    };
+    match is_plain(&device) {
+        true => Ok(()),
+        false => no("is not on the list of those that two hosts may open at once"),
+    }
+}
+
+/// Where sysfs tells of the device with these numbers.
+fn place(device: &str, sysfs: &Path) -> Option<PathBuf> {
+    let (major, minor) = device.split_once(':')?;
+    let number = |hex: &str| u32::from_str_radix(hex, 16).ok();
+    let link = sysfs.join(format!("{}:{}", number(major)?, number(minor)?));
+    link.canonicalize().ok()
+}
+
+fn is_plain(device: &Path) -> bool {
+    let name = device.file_name().unwrap_or_default().to_string_lossy();
+    let uuid = std::fs::read_to_string(device.join("dm/uuid"));
+    if let Ok(uuid) = uuid {
+        return uuid.starts_with(MULTIPATH);
+    }
+    let plain = |prefix: &&str| {
+        let rest = name.strip_prefix(*prefix);
+        rest.is_some_and(|rest| rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
+    };
+    // Only what stands for hardware has a place below one.
+    let virtual_ = device
+        .components()
+        .any(|part| part.as_os_str() == "virtual");
+    PLAIN.iter().any(|prefix| plain(&prefix)) && !virtual_
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn disk() -> Disk {
+        Disk {
+            name: "xvda".into(),
+            kind: "phy".into(),
+            script: Some("/etc/xen/scripts/block".into()),
+            device: Some("8:10".into()),
+            writable: true,
+        }
+    }
+
+    /// A sysfs in which 8:16 is the device at `path`.
+    fn sysfs(path: &str, uuid: Option<&str>) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let device = root.path().join("devices").join(path);
+        fs::create_dir_all(&device).unwrap();
+        if let Some(uuid) = uuid {
+            fs::create_dir_all(device.join("dm")).unwrap();
+            fs::write(device.join("dm/uuid"), uuid).unwrap();
+        }
+        symlink(&device, root.path().join("8:16")).unwrap();
+        root
+    }
+
+    #[test]
+    fn plain_disks_are_safe_and_everything_else_is_not() {
+        let safe = |path: &str, uuid| is_safe(&disk(), sysfs(path, uuid).path()).is_ok();
+        assert!(safe("pci0000:00/ata1/block/sda", None));
+        assert!(safe("pci0000:00/nvme/nvme0n1", None));
+        assert!(safe("pci0000:00/ata1/block/sda/sda3", None));
+        assert!(safe("virtual/block/dm-0", Some("mpath-3600")));
+        assert!(!safe("virtual/block/dm-0", Some("LVM-abc")));
+        assert!(!safe("virtual/block/loop0", None));
+        assert!(!safe("virtual/block/drbd1", None));
+        assert!(!safe("virtual/block/md0", None));
+        assert!(!safe("virtual/block/ram0", None));
+        assert!(!safe("pci0000:00/sdx-like/zram0", None));
+    }
+
+    #[test]
+    fn images_and_scripts_are_not_unless_nobody_writes_to_them() {
+        let sysfs = sysfs("pci0000:00/ata1/block/sda", None);
+        let why = |disk: &Disk| is_safe(disk, sysfs.path()).unwrap_err();
+        let image = Disk {
+            kind: "qdisk".into(),
+            ..disk()
+        };
+        assert!(why(&image).contains("an image or a file"));
+        assert!(why(&image).contains("its disk xvda"));
+        let scripted = Disk {
+            script: Some("/etc/xen/scripts/block-drbd".into()),
+            ..disk()
+        };
+        assert!(why(&scripted).contains("a script of its own"));
+        let unknown = Disk {
+            device: None,
+            ..disk()
+        };
+        assert!(why(&unknown).contains("cannot be looked at"));
+        let read_only = Disk {
+            writable: false,
+            ..image
+        };
+        assert_eq!(is_safe(&read_only, sysfs.path()), Ok(()));
+    }
+}

@@ -1,0 +1,94 @@
+//! In which order a guest lands: stock's, or the fast one.
+//!
+//! The fast one needs a lull at the destination that answers, and a guest whose
+//! devices may stand ready there while it still runs here ([`devices`]). Where
+//! that is not so, the classic one is taken, and the report says why.
+
+mod devices;
+
+use std::process::Command;
+
+use clap::ValueEnum;
+
+use crate::cli::Migrate;
+use crate::host::Guest;
+use crate::land::caller::Call;
+use crate::migrate::transport::quoted;
+use crate::xen::xenstore::Xenstore;
+
+pub use devices::Trust;
+
+/// What the operator wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Wanted {
+    /// Fast where that is possible and known to be safe
+    #[default]
+    Auto,
+    /// Fast, or not at all
+    Fast,
+    /// The destination attaches the devices while the guest is paused, as with
+    /// xl
+    Classic,
+}
+
+/// What is done.
+#[derive(Debug)]
+pub enum Choice {
+    /// Fast, with the `lull land` that waits at the destination.
+    Fast(Call),
+    /// Stock's order, and why: a clause without a full stop.
+    Classic(String),
+}
+
+/// Chooses.
+///
+/// # Errors
+/// When the fast one alone is wanted, and cannot be had.
+pub fn choose(options: &Migrate, guest: &Guest, trust: Trust) -> anyhow::Result<Choice> {
+    if options.landing == Wanted::Classic {
+        return Ok(Choice::Classic("`--landing classic` asks for it".into()));
+    }
+    let why = match way(options, guest, trust) {
+        Ok(command) => match Call::make(command) {
+            Ok(call) => return Ok(Choice::Fast(call)),
+            Err(error) => error.to_string(),
+        },
+        Err(why) => why,
+    };
+    if options.landing == Wanted::Fast {
+        anyhow::bail!(
+            "{} cannot land fast at {}: {why}.\nNothing was done. Without `--landing fast` it would land the classic way.",
+            guest.name,
+            options.host
+        );
+    }
+    Ok(Choice::Classic(why))
+}
+
+/// What starts `lull land` there; or why it is not to be.
+fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<Command, String> {
+    if options.config.is_some() {
+        return Err("another configuration is sent (-C), which may name other devices".into());
+    }
+    let mut store = Xenstore::open().map_err(|error| format!("xenstore: {error}"))?;
+    devices::judge(&mut store, guest.domid, trust)?;
+    let line = match (&options.land, options.ssh.as_deref()) {
+        (Some(land), _) => land.clone(),
+        (None, Some("")) => {
+            return Err(
+                "HOST is a command that only runs `xl migrate-receive` (`--land` would name one for `lull land`)"
+                    .into(),
+            );
+        }
+        (None, ssh) => format!(
+            "exec {} {} lull land",
+            ssh.unwrap_or("ssh"),
+            quoted(options.host.as_ref()).to_string_lossy()
+        ),
+    };
+    // As xl starts its transport, and as deaf to the terminal's signals.
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", crate::migrate::xl::DEAF, "sh", "/bin/sh", "-c"]);
+    command.arg(line);
+    Ok(command)
+}
