@@ -14,6 +14,7 @@ const PASSING: &[&str] = &[
     // A guard, or what keeps a trace.
     "/proc/self/exe ",
     "rig-agent hold-at",
+    "rig-agent hold-land",
     "rig-agent hold-ready",
     "rig-agent pester",
     "rig-agent throttle",

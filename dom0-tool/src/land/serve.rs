@@ -1,23 +1,27 @@
 //! `lull land` at work: hears a frame, does it, answers.
 
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
 
-use super::waiting::{Compared, Unfit, Waiting};
+use super::waiting::{Compared, Identity, Unfit, Waiting};
 use super::wire::{
     self, BadFrame, Chosen, FromLand, Greeting, HEADER, LINE_MAX, Purpose, TO_LAND_MAX, ToLand,
     VERSION,
 };
+use crate::xen::Xen;
 
 /// How often it is looked whether the guest still waits, when nothing is heard.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long the source may take to choose a version.
 const CHOOSING: Duration = Duration::from_secs(60);
+
+/// How long a receiver may take to destroy a copy by itself.
+const SEEING_OFF: Duration = Duration::from_secs(30);
 
 /// Why it ends without having landed.
 #[derive(Debug, thiserror::Error)]
@@ -41,18 +45,51 @@ enum End {
 
 /// Runs until the guest has landed, or cannot.
 pub fn main() -> ExitCode {
-    match serve() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(End::Gone) => ExitCode::FAILURE,
-        Err(end) => {
-            let _ = say(&FromLand::Failed(end.to_string()).encode());
-            eprintln!("lull land: {end}");
-            ExitCode::FAILURE
+    let mut copy = None;
+    let ended = serve(&mut copy);
+    let Err(end) = ended else {
+        return ExitCode::SUCCESS;
+    };
+    if !matches!(end, End::Gone) {
+        let _ = say(&FromLand::Failed(end.to_string()).encode());
+    }
+    eprintln!("lull land: {end}");
+    if let Some(copy) = copy {
+        see_off(copy);
+    }
+    ExitCode::FAILURE
+}
+
+/// Sees to it that a copy which is not to be started does not stay. Without
+/// Landed the source never gives permission, so nobody will ever start it. Its
+/// receiver destroys it, unless it cannot report that: stock xl leaves one whose
+/// connection has broken (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
+fn see_off(copy: Identity) {
+    let Ok(xen) = Xen::open_here() else {
+        return;
+    };
+    let until = Instant::now() + SEEING_OFF;
+    while Instant::now() < until {
+        if !matches!(copy.waits(&xen), Ok(true)) {
+            return;
         }
+        std::thread::sleep(LOOK);
+    }
+    eprintln!(
+        "lull land: domain {} was left waiting by its receiver; destroying it",
+        copy.domain
+    );
+    let xl = Command::new("xl")
+        .args(["destroy", &copy.domain.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status();
+    if let Err(error) = xl {
+        eprintln!("lull land: xl cannot be started: {error}");
     }
 }
 
-fn serve() -> Result<(), End> {
+fn serve(copy: &mut Option<Identity>) -> Result<(), End> {
     let mut source = Source::default();
     let greeting = Greeting {
         land: (VERSION, VERSION),
@@ -72,6 +109,7 @@ fn serve() -> Result<(), End> {
         ToLand::Attach(attach) => Waiting::find(&attach)?,
         _ => return Err(End::OutOfTurn),
     };
+    *copy = Some(waiting.copy());
     say(&FromLand::Attached.encode())?;
     loop {
         let answer = match source.frame(|| waiting.check())? {

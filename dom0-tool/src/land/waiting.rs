@@ -59,8 +59,7 @@ pub struct Compared {
 /// looks before each step whether it still waits.
 pub struct Waiting {
     xen: Xen,
-    domain: DomId,
-    uuid: [u8; 16],
+    copy: Identity,
     frames: u64,
     /// The rings that the toolstack here has set up: they are not the source's.
     rings: Vec<u64>,
@@ -104,10 +103,10 @@ impl Waiting {
                 gfn => rings.push(gfn),
             }
         }
+        let uuid = attach.uuid;
         Ok(Self {
             xen,
-            domain,
-            uuid: attach.uuid,
+            copy: Identity { domain, uuid },
             frames: attach.frames,
             rings,
             types: HypercallBuffer::new(PAGES_MAX).during("no memory for hypercalls")?,
@@ -119,12 +118,16 @@ impl Waiting {
     /// # Errors
     /// When it does not, or that cannot be found out.
     pub fn check(&self) -> Result<(), Unfit> {
-        let info = self.xen.domain_info(self.domain);
-        let info = info.during("the guest's state cannot be read")?;
-        match info.is_some_and(|info| waits(&info, self.uuid)) {
-            true => Ok(()),
-            false => Err(Unfit::NoLongerWaits),
+        match self.copy.waits(&self.xen) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Unfit::NoLongerWaits),
+            Err(error) => Err(error).during("the guest's state cannot be read"),
         }
+    }
+
+    /// Which it is.
+    pub const fn copy(&self) -> Identity {
+        self.copy
     }
 
     /// Replaces the pages of a batch: frames that had none get one, and those
@@ -137,7 +140,7 @@ impl Waiting {
         let (frames, bytes) = self.own(pages, bytes)?;
         let missing = self.those(&frames, |populated| !populated)?;
         if !missing.is_empty() {
-            let populated = self.xen.populate_frames(self.domain, &missing);
+            let populated = self.xen.populate_frames(self.copy.domain, &missing);
             populated.during("the guest gets no page for a frame that is new")?;
         }
         if !frames.is_empty() {
@@ -149,7 +152,7 @@ impl Waiting {
         let gone: Vec<u64> = self.not_rings(&pages.gone)?;
         let gone = self.those(&gone, |populated| populated)?;
         if !gone.is_empty() {
-            let taken = self.xen.take_frames(self.domain, &gone);
+            let taken = self.xen.take_frames(self.copy.domain, &gone);
             taken.during("a page cannot be taken back")?;
         }
         Ok(())
@@ -186,9 +189,9 @@ impl Waiting {
     /// When Xen says no: then the guest must not be started.
     pub fn set_state(self, state: &State) -> Result<(), Unfit> {
         self.check()?;
-        let set = self.xen.set_tsc_info(self.domain, &state.tsc);
+        let set = self.xen.set_tsc_info(self.copy.domain, &state.tsc);
         set.during("the guest's clock cannot be set")?;
-        let set = self.xen.set_hvm_context(self.domain, &state.context);
+        let set = self.xen.set_hvm_context(self.copy.domain, &state.context);
         set.during("the guest's CPU state cannot be set")
     }
 
@@ -227,7 +230,7 @@ impl Waiting {
         self.types[..frames.len()].copy_from_slice(frames);
         let asked = self
             .xen
-            .page_types(self.domain, &mut self.types, frames.len());
+            .page_types(self.copy.domain, &mut self.types, frames.len());
         asked.during("the guest's frames cannot be listed")?;
         let types = frames.iter().zip(self.types.iter());
         Ok(types
@@ -237,8 +240,27 @@ impl Waiting {
     }
 
     fn map(&self, frames: &[u64]) -> Result<ForeignPages, Unfit> {
-        let mapped = ForeignPages::map(&self.xen, self.domain, frames);
+        let mapped = ForeignPages::map(&self.xen, self.copy.domain, frames);
         mapped.during("the guest's frames cannot be mapped")
+    }
+}
+
+/// Which guest it is, for who must see to it that it does not stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Its number.
+    pub domain: DomId,
+    uuid: [u8; 16],
+}
+
+impl Identity {
+    /// Whether it is there, and has still not run.
+    ///
+    /// # Errors
+    /// When Xen cannot be asked.
+    pub fn waits(self, xen: &Xen) -> io::Result<bool> {
+        let info = xen.domain_info(self.domain)?;
+        Ok(info.is_some_and(|info| waits(&info, self.uuid)))
     }
 }
 

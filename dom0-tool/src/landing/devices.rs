@@ -34,8 +34,9 @@ pub enum Trust {
     Vouched,
 }
 
-/// Kinds of devices that hold nothing that two hosts could disagree about.
-const HARMLESS: [&str; 2] = ["vif", "console"];
+/// Kinds of devices that hold nothing that two hosts could disagree about. What
+/// libxl calls `suspend` is an event channel.
+const HARMLESS: [&str; 3] = ["vif", "console", "suspend"];
 
 /// Whole disks and their partitions, by the names that Linux gives them. Device
 /// numbers of most are given out anew at each boot.

@@ -68,6 +68,7 @@ impl Report<'_> {
             expected_ms: self.account.expected_downtime_ms(self.known),
             limit_ms: self.limit_ms(),
             duration_ms: Some(self.duration_ms),
+            why_classic: self.why_classic,
         }
     }
 

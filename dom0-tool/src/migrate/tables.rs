@@ -4,7 +4,7 @@ use std::fmt;
 
 use comfy_table::Table;
 
-use crate::events::{Ended, PauseParts, Round};
+use crate::events::{Ended, Landing, PauseParts, Round};
 use crate::human::{Bytes, Count, Millis, or_dash};
 use crate::tables::table;
 
@@ -23,6 +23,8 @@ pub struct Tables<'a> {
     pub limit_ms: Option<u64>,
     /// From the command's start to its end.
     pub duration_ms: Option<u64>,
+    /// Why it was not to land fast, if anybody chose.
+    pub why_classic: &'a str,
 }
 
 /// All of them. Empty when nothing was copied.
@@ -77,7 +79,11 @@ impl Tables<'_> {
             ]);
         }
         if let Some((until, after)) = self.account.landing_split() {
-            for (name, took) in [("  until READY", Some(until)), ("  after READY", after)] {
+            let (before, and_then) = match self.account.landing {
+                Landing::Classic => ("  until READY", "  after READY"),
+                Landing::Fast => ("  until all is in place", "  after that"),
+            };
+            for (name, took) in [(before, Some(until)), (and_then, after)] {
                 table.add_row([name.to_owned(), String::new(), or_dash(took.map(Millis))]);
             }
         }
@@ -135,6 +141,11 @@ impl Tables<'_> {
                 Millis(started.stub_boot_ms),
             ));
         }
+        lines.push(match (self.account.landing, self.why_classic) {
+            (Landing::Classic, "") => "landing   classic".to_owned(),
+            (Landing::Classic, why) => format!("landing   classic: {why}"),
+            (Landing::Fast, _) => "landing   fast".to_owned(),
+        });
         if let Some(duration) = self.duration_ms {
             lines.push(format!("in all    {}", Millis(duration)));
         }

@@ -60,6 +60,7 @@ fn tables(run: &Run) -> Tables<'_> {
         expected_ms: result.and_then(|result| result.expected_downtime_ms),
         limit_ms: run.limit_ms(),
         duration_ms: result.map(|result| result.duration_ms),
+        why_classic: result.map_or("", |result| &result.landing_reason),
     }
 }
 

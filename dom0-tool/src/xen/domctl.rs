@@ -22,7 +22,7 @@ mod cmd {
     pub const RESUMEDOMAIN: u32 = 27;
     pub const GETHVMCONTEXT: u32 = 33;
     pub const SETHVMCONTEXT: u32 = 34;
-    pub const SETTSCINFO: u32 = 58;
+    pub const SETTSCINFO: u32 = 60;
     pub const GETTSCINFO: u32 = 59;
     pub const GETPAGEFRAMEINFO3: u32 = 61;
     pub const GET_CPU_POLICY: u32 = 82;

@@ -67,6 +67,33 @@ impl Plan {
         Self::by(&format!("throttle {bytes_per_sec} --"))
     }
 
+    /// In that order of landing.
+    pub fn landing(mut self, order: &str) -> Self {
+        self.options.extend(["--landing".into(), order.into()]);
+        self
+    }
+
+    /// Reaching `lull land` by this command.
+    pub fn land(mut self, command: &str) -> Self {
+        self.options.extend(["--land".into(), command.into()]);
+        self
+    }
+
+    /// Landing fast, without ssh, through the agent's transports.
+    pub fn fast_by(self, transport: &str) -> Self {
+        let agent = match transport {
+            "" => String::new(),
+            words => format!("rig-agent {words} "),
+        };
+        self.landing("fast").land(&format!("exec {agent}lull land"))
+    }
+
+    /// Comparing every page once more.
+    pub fn debug(mut self) -> Self {
+        self.options.push("--debug".into());
+        self
+    }
+
     /// Under a limit on the pause.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = Some(limit);

@@ -6,7 +6,7 @@
 //! [`world`] is what they share: one host and, as long as it stays healthy, one
 //! guest. [`attempt`] starts `lull migrate` and follows it; [`aftermath`] is
 //! what must hold after every one. Then the scenarios: [`rig`] tests the rig
-//! itself, [`moves`], [`rehearsal`], [`refusals`] and [`limits`] the product at
+//! itself, [`moves`], [`fast`], [`rehearsal`], [`refusals`] and [`limits`] the product at
 //! its work, [`table`] what happens when something goes wrong between any two of its
 //! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
 //! looks and has wishes, [`together`] when two guests move at once,
@@ -19,6 +19,7 @@ mod bad_input;
 mod deaths;
 mod doctor;
 mod explaining;
+mod fast;
 mod limits;
 mod moves;
 mod predictions;
@@ -46,6 +47,10 @@ fn main() -> ExitCode {
         rig_scenario("guest-answers-and-takes-a-load", rig::guest_takes_a_load),
         scenario("busy-guest-moves-within-its-limit", moves::within_a_limit),
         scenario("source-and-destination-agree", moves::frames_agree),
+        scenario("fast-landing-within-its-limit", fast::within_a_limit),
+        scenario("fast-landing-agrees", fast::frames_agree),
+        scenario("fast-landing-while-it-balloons", fast::ballooning),
+        scenario("no-fast-landing-without-lull", fast::falls_back),
         scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
         scenario("guest-moves-without-limits", moves::without_limits),
         scenario("explained-afterwards", explaining::afterwards),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lull_tests::Host;
 use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
 use serde::Deserialize;
@@ -108,6 +109,10 @@ const SPECIAL_GFNS: std::ops::Range<u64> = 0xfeff8..0xff000;
 /// One frame of Xen's for each guest.
 const SHARED_INFO: u64 = 1;
 
+/// Compares the shared guest with its copy, in dom0.
+pub const COMPARE: &str = "rig-agent compare $(xl domid busy) $(xl domid busy--incoming) \
+                           >/run/rig/compare.json 2>/run/rig/compare.err";
+
 const STREAM: &str = "/run/rig/stream";
 
 /// Nobody's word is taken for it: the frames of source and destination are
@@ -121,32 +126,16 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
         .host
         .run("for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >$f; done")?
         .checked()?;
-    let compare = "rig-agent compare $(xl domid busy) $(xl domid busy--incoming) \
-                   >/run/rig/compare.json 2>/run/rig/compare.err";
     let transport = format!(
         "tee-stream {STREAM} -- rig-agent hold-ready {} --",
-        quote(compare)
+        quote(COMPARE)
     );
     // The comparison takes its time, and lull counts it as landing.
     let plan = Plan::by(&transport).limit(Duration::from_secs(120));
     let ended = plan.run(&world.host, &guest)?;
     ended.expect(0)?;
     timeline.phase("moved");
-    let text = world
-        .host
-        .run("cat /run/rig/compare.err >&2; cat /run/rig/compare.json")?
-        .checked()?;
-    let comparison: Comparison =
-        serde_json::from_str(&text).with_context(|| format!("the agent said {text:?}"))?;
-    timeline.phase(format_args!(
-        "{} frames compared, {} differ: {:x?}; only here {:x?}, only there {:x?}",
-        comparison.compared,
-        comparison.differing,
-        comparison.differing_gfns,
-        comparison.only_first_gfns,
-        comparison.only_second_gfns,
-    ));
-    check_comparison(&comparison)?;
+    check_compared(&world.host, &timeline)?;
 
     let verdict = world.host.run(&format!(
         "/usr/lib/xen-4.17/bin/verify-stream-v2 --verbose --format xl --in {STREAM}; \
@@ -159,6 +148,24 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
     );
     timeline.phase("verify-stream-v2 has accepted the stream");
     aftermath::check(&world.host, &guest, &ended)
+}
+
+/// Reads what [`COMPARE`] found.
+pub fn check_compared(host: &Host, timeline: &Timeline) -> Result<()> {
+    let text = host
+        .run("cat /run/rig/compare.err >&2; cat /run/rig/compare.json; rm /run/rig/compare.json")?
+        .checked()?;
+    let comparison: Comparison =
+        serde_json::from_str(&text).with_context(|| format!("the agent said {text:?}"))?;
+    timeline.phase(format_args!(
+        "{} frames compared, {} differ: {:x?}; only here {:x?}, only there {:x?}",
+        comparison.compared,
+        comparison.differing,
+        comparison.differing_gfns,
+        comparison.only_first_gfns,
+        comparison.only_second_gfns,
+    ));
+    check_comparison(&comparison)
 }
 
 fn check_comparison(comparison: &Comparison) -> Result<()> {

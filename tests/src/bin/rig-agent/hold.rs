@@ -57,12 +57,19 @@ impl Place {
 #[derive(Clone)]
 struct Order {
     place: Place,
-    command: String,
+    held: Held,
     /// From there on, bytes a second; 0 for as many as go.
     rate: u64,
     source: u16,
+}
+
+/// What is run while everything stands still.
+#[derive(Clone)]
+pub struct Held {
+    /// A shell's.
+    pub command: String,
     /// The transport's process.
-    child: u32,
+    pub child: u32,
 }
 
 /// Relays; at the place runs `command` through a shell, with this process as
@@ -74,10 +81,12 @@ pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
     let from_child = transport.take_stdout()?;
     let order = Order {
         place: Place::parse(place)?,
-        command: command.to_owned(),
+        held: Held {
+            command: command.to_owned(),
+            child: transport.id(),
+        },
         rate: rate.parse()?,
         source: source.parse()?,
-        child: transport.id(),
     };
     let ready = Arc::new(AtomicBool::new(false));
     std::thread::spawn({
@@ -118,7 +127,7 @@ fn forward(order: &Order, ready: &AtomicBool, mut to: impl Write) -> Result<()> 
         to.write_all(&bytes[..reached.unwrap_or(length)])?;
         to.flush()?;
         let Some(place) = reached else { continue };
-        hold(order)?;
+        order.held.hold()?;
         let mut to: Box<dyn Write> = match order.rate {
             0 => Box::new(to),
             rate => Box::new(Throttled::new(to, rate)),
@@ -145,12 +154,12 @@ fn backward(order: &Order, ready: &AtomicBool, mut from: impl Read) -> Result<()
         };
         if begun && !held {
             held = true;
-            hold(order)?;
+            order.held.hold()?;
         }
         for byte in &chunk[..length] {
             if matcher.push(*byte) {
                 if order.place == Place::Ready {
-                    hold(order)?;
+                    order.held.hold()?;
                 }
                 ready.store(true, Ordering::SeqCst);
             }
@@ -161,7 +170,7 @@ fn backward(order: &Order, ready: &AtomicBool, mut from: impl Read) -> Result<()
 
 /// As ssh does, the destination is read from to its end, whether or not
 /// anybody here still listens.
-fn pass_on(bytes: &[u8]) -> Result<()> {
+pub fn pass_on(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
@@ -169,20 +178,23 @@ fn pass_on(bytes: &[u8]) -> Result<()> {
     }
 }
 
-fn hold(order: &Order) -> Result<()> {
-    let log = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(LOG)
-        .context(LOG)?;
-    Command::new("sh")
-        .args(["-c", &order.command])
-        .env("AGENT", std::process::id().to_string())
-        .env("CHILD", order.child.to_string())
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .status()
-        .context("cannot run the command")?;
-    Ok(())
+impl Held {
+    /// Runs it to its end.
+    pub fn hold(&self) -> Result<()> {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(LOG)
+            .context(LOG)?;
+        Command::new("sh")
+            .args(["-c", &self.command])
+            .env("AGENT", std::process::id().to_string())
+            .env("CHILD", self.child.to_string())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .status()
+            .context("cannot run the command")?;
+        Ok(())
+    }
 }

@@ -4,6 +4,7 @@ mod ask;
 mod compare;
 mod echo_request;
 mod hold;
+mod hold_land;
 mod memory;
 mod pester;
 mod ping;
@@ -26,6 +27,9 @@ const USAGE: &str = "usage:
                                                later-round, stopped, cpu-state, ready,
                                                go, report), then goes on at RATE bytes
                                                a second, or 0 for as many as go
+  rig-agent hold-land PLACE RATE DOMID COMMAND -- TRANSPORT…
+                                               likewise a way to `lull land` (attach,
+                                               later-round, stopped, state, landed)
   rig-agent hold-ready COMMAND -- TRANSPORT…   a transport for xl migrate -s: runs
                                                COMMAND before READY is passed on
   rig-agent pester FOLDER                      annoys a socket there until it goes
@@ -54,6 +58,15 @@ fn main() -> Result<()> {
             "--",
             transport @ ..,
         ] => hold::run([place, rate, domain, command], transport),
+        [
+            "hold-land",
+            place,
+            rate,
+            domain,
+            command,
+            "--",
+            transport @ ..,
+        ] => hold_land::run([place, rate, domain, command], transport),
         ["hold-ready", command, "--", transport @ ..] => relay::run(command, transport),
         ["pester", folder] => pester::run(folder.as_ref()),
         ["sink", file] => sink::run(file),

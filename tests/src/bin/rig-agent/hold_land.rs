@@ -1,0 +1,123 @@
+//! A way to `lull land` that stands still at a chosen message until a command has
+//! been run.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+use crate::hold::{Held, pass_on};
+use crate::memory::Privcmd;
+use crate::streams::{Throttled, Transport};
+
+/// Kinds of messages on that channel.
+mod kind {
+    pub const ATTACH: u32 = 1;
+    pub const PAGES: u32 = 2;
+    pub const STATE: u32 = 4;
+    pub const LANDED: u32 = 0x84;
+}
+
+/// Where to stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The first message after the greeting: the destination is ready.
+    Attach,
+    /// The first batch; or the first once the guest has stopped.
+    Batch { stopped: bool },
+    /// The final state.
+    State,
+    /// All is in place there, and the source does not know it yet.
+    Landed,
+}
+
+impl Place {
+    fn parse(word: &str) -> Result<Self> {
+        Ok(match word {
+            "attach" => Self::Attach,
+            "later-round" => Self::Batch { stopped: false },
+            "stopped" => Self::Batch { stopped: true },
+            "state" => Self::State,
+            "landed" => Self::Landed,
+            _ => bail!("no place is called {word:?}"),
+        })
+    }
+
+    fn is_at(self, kind: u32, has_stopped: impl Fn() -> Result<bool>) -> Result<bool> {
+        Ok(match (self, kind) {
+            (Self::Attach, kind::ATTACH)
+            | (Self::State, kind::STATE)
+            | (Self::Landed, kind::LANDED)
+            | (Self::Batch { stopped: false }, kind::PAGES) => true,
+            (Self::Batch { stopped: true }, kind::PAGES) => has_stopped()?,
+            _ => false,
+        })
+    }
+}
+
+/// Relays; at the place runs `command` through a shell, with this process as
+/// `$AGENT` and the transport's as `$CHILD`, and then goes on at `rate` bytes a
+/// second, or 0 for as many as go.
+pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
+    let [place, rate, source, command] = words;
+    let place = Place::parse(place)?;
+    let rate: u64 = rate.parse()?;
+    let source: u16 = source.parse()?;
+    let mut transport = Transport::start(transport)?;
+    let to_child = transport.take_stdin()?;
+    let from_child = transport.take_stdout()?;
+    let held = Held {
+        command: command.to_owned(),
+        child: transport.id(),
+    };
+    let there = held.clone();
+    thread::spawn(move || {
+        let relayed = carry(io::stdin(), to_child, place, rate, source, &there);
+        if let Err(error) = relayed {
+            eprintln!("rig-agent: {error:#}");
+        }
+    });
+    let back = carry(from_child, io::stdout(), place, 0, source, &held);
+    // Whoever read this may have been killed: that is the fault.
+    back.or_else(|error| pass_on(&[]).and(Err(error)))?;
+    transport.finish()
+}
+
+/// One direction: a line, then messages.
+fn carry(
+    from: impl Read,
+    mut to: impl Write,
+    place: Place,
+    rate: u64,
+    source: u16,
+    held: &Held,
+) -> Result<()> {
+    let privcmd = Privcmd::open()?;
+    let mut from = BufReader::new(from);
+    let mut line = Vec::new();
+    from.read_until(b'\n', &mut line)?;
+    to.write_all(&line)?;
+    to.flush()?;
+    loop {
+        let mut head = [0; 8];
+        if from.fill_buf()?.is_empty() {
+            return Ok(());
+        }
+        from.read_exact(&mut head)?;
+        let word = |n: usize| u32::from_le_bytes([head[n], head[n + 1], head[n + 2], head[n + 3]]);
+        let (kind, length) = (word(0), u64::from(word(4)));
+        if place.is_at(kind, || privcmd.has_suspended(source))? {
+            held.hold()?;
+            let mut to: Box<dyn Write> = match rate {
+                0 => Box::new(to),
+                rate => Box::new(Throttled::new(to, rate)),
+            };
+            to.write_all(&head)?;
+            to.flush()?;
+            return crate::streams::pump(from, to).context("after the hold");
+        }
+        to.write_all(&head)?;
+        io::copy(&mut (&mut from).take(length), &mut to)?;
+        to.flush()?;
+    }
+}

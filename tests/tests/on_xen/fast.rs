@@ -1,0 +1,122 @@
+//! The fast landing: the destination stands ready before the guest stops.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::Guest;
+use lull_tests::ssh::quote;
+use lull_tests::timeline::Timeline;
+
+use crate::aftermath;
+use crate::attempt::{Ended, Plan, is};
+use crate::moves::{COMPARE, check_compared};
+use crate::world::World;
+
+/// As a user would, over ssh; seen from outside.
+pub fn within_a_limit(world: &mut World) -> Result<()> {
+    let limit = Duration::from_secs(4);
+    let timeline = Timeline::start();
+    let guest = world.guest()?;
+    let observer = world.host.observe(&guest)?;
+    let plan = Plan::over_ssh().landing("fast").limit(limit);
+    let ended = plan.run(&world.host, &guest)?;
+    let outages = observer.stop()?;
+    let result = landed_fast(&ended)?;
+    timeline.phase(format_args!(
+        "limit {} ms, predicted {}, observed {}; seen from outside {:.0} ms, give or take {:.0}",
+        limit.as_millis(),
+        result["predicted_downtime_ms"],
+        result["observed_downtime_ms"],
+        outages.longest_ms,
+        outages.dom0_stall_ms,
+    ));
+    ensure!(
+        outages.longest_ms <= limit.as_millis() as f64 + outages.dom0_stall_ms,
+        "paused beyond its limit: {outages:?}"
+    );
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// Both domains are looked at while neither runs, just before GO: by lull itself
+/// (`--debug`), and by somebody who has nothing to do with it.
+pub fn frames_agree(world: &mut World) -> Result<()> {
+    let timeline = Timeline::start();
+    let guest = world.guest()?;
+    let plan = Plan::direct().fast_by(&held("landed", &guest, COMPARE)?);
+    let ended = plan.debug().run(&world.host, &guest)?;
+    landed_fast(&ended)?;
+    let compared = ended.events.iter().any(|event| {
+        let text = event["text"].as_str().unwrap_or_default();
+        is(event, "log") && text.contains("all are equal")
+    });
+    ensure!(compared, "nothing was compared: {}", ended.in_short());
+    timeline.phase("moved, and compared by lull");
+    check_compared(&world.host, &timeline)?;
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// The guest gives memory back and gets it again while its pages are copied.
+pub fn ballooning(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let name = guest.name().to_owned();
+    for target in ["150", "160"] {
+        let timeline = Timeline::start();
+        // Held with its first batch under way, so that what changes, changes
+        // behind the first pass.
+        let command = format!("xl mem-set {name} {target}; sleep 2");
+        let plan = Plan::direct().fast_by(&held("later-round", &guest, &command)?);
+        let ended = plan.debug().run(&world.host, &guest)?;
+        landed_fast(&ended)?;
+        timeline.phase(format_args!("moved while it went to {target} MiB"));
+        aftermath::check(&world.host, &guest, &ended)?;
+        let domain = world.host.domain(&name)?.context("it is gone")?;
+        ensure!(
+            domain.memory_mib.to_string() == target,
+            "it has {} MiB, not {target}",
+            domain.memory_mib
+        );
+    }
+    Ok(())
+}
+
+/// A way to `lull land` that runs a command at that place.
+fn held(place: &str, guest: &Guest, command: &str) -> Result<String> {
+    let source = guest.domid()?;
+    Ok(format!(
+        "hold-land {place} 0 {source} {} --",
+        quote(command)
+    ))
+}
+
+/// Where there is no lull to answer, it lands as ever, and is told why.
+pub fn falls_back(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    for land in ["exit 127", "echo '{\"land\":[7,9],\"lull\":\"9.0.0\"}'"] {
+        let plan = Plan::direct().land(land);
+        let ended = plan.run(&world.host, &guest)?;
+        let result = ended.expect(0)?;
+        let why = result["landing_reason"].as_str().unwrap_or_default();
+        ensure!(
+            result["landing"] == "classic"
+                && (why.contains("no lull answers") || why.contains("9.0.0")),
+            "{result}"
+        );
+        aftermath::check(&world.host, &guest, &ended)?;
+    }
+    let refused = world.host.run(&format!(
+        "lull migrate --landing fast --land 'exit 127' -s '' {} 'xl migrate-receive'",
+        guest.name()
+    ))?;
+    ensure!(
+        refused.status == 2 && refused.stderr.contains("cannot land fast"),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+/// That it moved, and in that order.
+pub fn landed_fast(ended: &Ended) -> Result<&serde_json::Value> {
+    let result = ended.expect(0)?;
+    ensure!(result["landing"] == "fast", "{result}");
+    Ok(result)
+}
