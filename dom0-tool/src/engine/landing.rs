@@ -85,7 +85,7 @@ impl Answers {
             }
             let mut chunk = [0; 4096];
             match self.from.read(&mut chunk) {
-                Ok(0) => return Err(Failure::Stream(io::ErrorKind::UnexpectedEof.into())),
+                Ok(0) => return Err(Failure::Land("the connection to it broke".into())),
                 Ok(count) => self.read.extend(&chunk[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -374,15 +374,16 @@ impl<'s> Session<'s> {
                     .doing("the guest cannot be asked to suspend")?;
             }
             Action::Finish => {
-                if let Some(pause) = &mut self.pause {
-                    pause.pages_sent = Some(Instant::now());
-                }
-                self.tell_final_round();
                 match (self.order.verify, &self.fast) {
                     (Verify::No, _) => {}
                     (Verify::Yes, None) => self.send_all_pages_again()?,
                     (Verify::Yes, Some(_)) => self.compare_all_pages()?,
                 }
+                // What comparing took is the pages': nothing is learned of those.
+                if let Some(pause) = &mut self.pause {
+                    pause.pages_sent = Some(Instant::now());
+                }
+                self.tell_final_round();
                 self.check_deadline()?;
                 let state =
                     Saved::read(self.xen, guest).doing("the guest's state cannot be read")?;

@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const CHOOSING: Duration = Duration::from_secs(60);
 
 /// How long a receiver may take to destroy a copy by itself.
-const SEEING_OFF: Duration = Duration::from_secs(30);
+const SEEING_OFF: Duration = Duration::from_secs(10);
 
 /// Why it ends without having landed.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 //! the guest runs.
 
 use crate::cli::Migrate;
-use crate::events::{self, Ended, How, Refused};
+use crate::events::{self, Ended, How, Landing, Refused};
 use crate::host::Guest;
 use crate::human::{Bytes, Millis};
 use crate::ledger::Known;
@@ -180,7 +180,12 @@ impl Report<'_> {
             self.outcome,
             Outcome::TargetFailed | Outcome::SourceFailed | Outcome::Unknown
         );
-        if others_know && (self.account.ended.is_none() || self.outcome != Outcome::SourceFailed) {
+        // Of a fast landing what xl says is the consequence.
+        let explained = self.account.landing == Landing::Fast && !reason.is_empty();
+        if others_know
+            && !explained
+            && (self.account.ended.is_none() || self.outcome != Outcome::SourceFailed)
+        {
             let words = self.account.words.telling();
             if !words.is_empty() {
                 let quoted = words.join(" / ");
@@ -280,7 +285,9 @@ impl Report<'_> {
                 "Look what keeps {host} from setting up the guest's devices, or try a higher limit."
             )),
             // A stock receiver that cannot report leaves its copy where it is.
-            Refused::PeerGone if self.account.stream_is_complete() => {
+            Refused::PeerGone
+                if self.account.stream_is_complete() || self.account.landing == Landing::Fast =>
+            {
                 let guest = &self.guest.name;
                 Some(format!(
                     "If only the connection broke, {host} may keep a paused copy that nobody will start: look there with `xl list`, then `xl destroy {guest}--incoming`."

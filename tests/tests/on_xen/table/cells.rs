@@ -136,6 +136,67 @@ pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
         ],
     ),
     (
+        Building,
+        &[
+            stays(Engine, 7),
+            stays(Xl, 7),
+            stays(Incoming, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+        ],
+    ),
+    (Attaching, &[stays(Land, 6), stays(Cancel, 5)]),
+    (
+        ChannelRound,
+        &[
+            stays(Engine, 7),
+            stays(Stub, 7),
+            stays(Xl, 7),
+            stays(Relay, 7),
+            stays(Ssh, 6),
+            stays(Land, 6),
+            stays(Incoming, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+            stays(Stall, 4),
+            dies(Crash),
+        ],
+    ),
+    (
+        ChannelSuspending,
+        &[stays(Engine, 7), stays(Cancel, 5), stays(LateSuspend, 3)],
+    ),
+    (
+        ChannelFinal,
+        &[
+            stays(Engine, 7),
+            stays(Stub, 7),
+            stays(Xl, 7),
+            stays(Relay, 7),
+            stays(Land, 6),
+            stays(Incoming, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+            stays(Stall, 3),
+            stays(Collapse, 3),
+        ],
+    ),
+    (
+        ChannelState,
+        &[stays(Engine, 7), stays(Land, 6), stays(Stall, 3)],
+    ),
+    (
+        Landed,
+        &[
+            stays(Engine, 7),
+            stays(Xl, 7),
+            stays(Ssh, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+            stays(Stall, 3),
+        ],
+    ),
+    (
         Go,
         &[
             moves(Cancel, 0),

@@ -22,6 +22,12 @@ pub enum Fault {
     Ssh,
     /// What reads the stream at the destination is killed.
     Receiver,
+    /// Of a fast landing: the engine is killed.
+    Engine,
+    /// `lull land` is killed.
+    Land,
+    /// The destination's xl is killed.
+    Incoming,
     /// `lull migrate` itself is killed.
     FrontEnd,
     /// The operator types ^C.
@@ -51,6 +57,9 @@ impl fmt::Display for Fault {
             Self::Relay => "relay killed",
             Self::Ssh => "ssh killed",
             Self::Receiver => "receiver killed",
+            Self::Engine => "engine killed",
+            Self::Land => "lull land killed",
+            Self::Incoming => "xl there killed",
             Self::FrontEnd => "lull migrate killed",
             Self::Cancel => "^C",
             Self::Stall => "link stalls",
@@ -78,6 +87,9 @@ impl Fault {
             Self::Xl => "kill -KILL $(pgrep -f '^[^ ]*xl migrate ')".into(),
             Self::Relay => "kill -KILL $(pgrep -o -f '^/usr/local/bin/lull transport ')".into(),
             Self::Ssh => "kill -KILL $AGENT".into(),
+            Self::Engine => "kill -KILL $(pgrep -f '^/usr/local/bin/lull engine ')".into(),
+            Self::Land => "kill -KILL $CHILD".into(),
+            Self::Incoming => "pkill -KILL -f '^[^ ]*xl migrate-receive'".into(),
             // Its name's first 15 letters.
             Self::Receiver => "pkill -KILL -x libxl-save-help".into(),
             Self::FrontEnd => "kill -KILL $(pgrep -o -f '^lull migrate ')".into(),

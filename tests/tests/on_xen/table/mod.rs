@@ -16,7 +16,7 @@ use libtest_mimic::{Failed, Trial};
 use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, GuestSpec, Host, Load, Outages};
 
-use crate::attempt::{Ended, Plan};
+use crate::attempt::Ended;
 use crate::world::{World, scenario};
 
 use cells::{CELLS, Then};
@@ -36,7 +36,8 @@ const LOAD: Load = Load::steady(1_500, 2_000);
 /// A trial for each phase, and one that tells of all.
 pub fn trials() -> Vec<Trial> {
     let phases = CELLS.iter().map(|(phase, cells)| {
-        let name = format!("faults-{phase}").replace(' ', "-").to_lowercase();
+        let name = format!("faults-{phase}").to_lowercase();
+        let name = name.replace(", ", "-").replace(' ', "-");
         scenario(name, move |world| faults_in(world, *phase, cells))
     });
     phases.chain([Trial::test("faults-in-all", tell)]).collect()
@@ -117,7 +118,7 @@ fn try_cell(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result
     // Of a guest that is gone, or that the rig itself held, it says nothing.
     let outage = observer.stop()?;
     let telling = matches!(then, Then::Stays(_) | Then::Moves(0))
-        && phase != Phase::Suspending
+        && !matches!(phase, Phase::Suspending | Phase::ChannelSuspending)
         && phase < Phase::Go;
     let outage = telling.then_some(outage);
     if let Some(outage) = &outage {
@@ -139,10 +140,13 @@ fn try_cell(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result
 fn attempt(host: &Host, guest: &Guest, phase: Phase, fault: Fault) -> Result<Ended> {
     let source = guest.domid()?;
     let command = fault.command(guest, source, LIMIT);
-    let transport = phase.transport(&command, source, fault.rate());
-    let plan = Plan::by(&transport).limit(LIMIT);
-    let plan = match fault {
-        Fault::Stall | Fault::Collapse if phase < Phase::Suspending => plan.timeout(TIMEOUT),
+    let plan = phase.plan(&command, source, fault.rate()).limit(LIMIT);
+    let plan = match (fault, phase) {
+        (Fault::Stall | Fault::Collapse, phase) if phase < Phase::Suspending => {
+            plan.timeout(TIMEOUT)
+        }
+        // From its start, and the first pass and the landing are in it.
+        (Fault::Stall, Phase::ChannelRound) => plan.timeout(5 * TIMEOUT),
         _ => plan,
     };
     // The rig's own hand is in these pauses: no attempt learns from another.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use lull_tests::ssh::quote;
 
+use crate::attempt::Plan;
+
 /// What is going on when the fault comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -23,6 +25,20 @@ pub enum Phase {
     Landing,
     /// The destination is ready; lull does not know it yet.
     Ready,
+    /// Of a fast landing: the destination builds the guest.
+    Building,
+    /// It is ready; `lull land` looks for the guest.
+    Attaching,
+    /// Those are sent over the channel that were dirtied meanwhile.
+    ChannelRound,
+    /// The guest has been asked to suspend itself and has not.
+    ChannelSuspending,
+    /// It has stopped; its last pages are sent over the channel.
+    ChannelFinal,
+    /// They are in place; the final state is on its way.
+    ChannelState,
+    /// All is in place; the source does not know it yet.
+    Landed,
     /// GO is said; the destination does not know it yet.
     Go,
     /// The guest runs at the destination; xl does not know it yet.
@@ -40,6 +56,13 @@ impl fmt::Display for Phase {
             Self::FinalRound => "final round",
             Self::Landing => "landing",
             Self::Ready => "READY",
+            Self::Building => "fast, building",
+            Self::Attaching => "fast, attaching",
+            Self::ChannelRound => "fast, later round",
+            Self::ChannelSuspending => "fast, suspending",
+            Self::ChannelFinal => "fast, final round",
+            Self::ChannelState => "fast, state",
+            Self::Landed => "fast, landed",
             Self::Go => "GO",
             Self::Reporting => "reporting",
         })
@@ -60,20 +83,55 @@ impl Phase {
             Self::LaterRound => "later-round",
             Self::FinalRound => "stopped",
             Self::Landing => "cpu-state",
-            Self::Ready => "ready",
+            Self::Ready | Self::Building => "ready",
+            Self::Attaching => "attach",
+            Self::ChannelRound | Self::ChannelSuspending => "later-round",
+            Self::ChannelFinal => "stopped",
+            Self::ChannelState => "state",
+            Self::Landed => "landed",
             Self::Go => "go",
             Self::Reporting => "report",
         }
     }
 
-    /// The transport that runs `fault`, a shell command, in this phase of the
+    /// Whether the guest is to land fast.
+    const fn is_fast(self) -> bool {
+        self.is_on_channel() || matches!(self, Self::Building)
+    }
+
+    /// Whether it is the way to `lull land` that is held.
+    const fn is_on_channel(self) -> bool {
+        matches!(
+            self,
+            Self::Attaching
+                | Self::ChannelRound
+                | Self::ChannelSuspending
+                | Self::ChannelFinal
+                | Self::ChannelState
+                | Self::Landed
+        )
+    }
+
+    /// An attempt that runs `fault`, a shell command, in this phase of the
     /// migration of the domain `source`, and goes on at `rate`.
-    pub fn transport(self, fault: &str, source: u32, rate: u64) -> String {
+    pub fn plan(self, fault: &str, source: u32, rate: u64) -> Plan {
+        let held = self.held(fault, source, rate);
+        if self.is_on_channel() {
+            return Plan::direct().fast_by(&format!("hold-land {held}"));
+        }
+        let plan = Plan::by(&format!("hold-at {held}"));
+        match self.is_fast() {
+            true => plan.fast_by(""),
+            false => plan,
+        }
+    }
+
+    fn held(self, fault: &str, source: u32, rate: u64) -> String {
         let command = match self {
             Self::Preparing => format!("until {HELPER}; do sleep 0.02; done; {fault}"),
             // A guest that gets no processor finds the request only later, and
             // in the meantime whoever made it is gone.
-            Self::Suspending => format!(
+            Self::Suspending | Self::ChannelSuspending => format!(
                 "{{ xl pause {source}; \
                  for n in $(seq 200); do \
                  case $(xenstore-read /local/domain/{source}/control/shutdown) in \
@@ -83,10 +141,6 @@ impl Phase {
             ),
             _ => fault.to_owned(),
         };
-        format!(
-            "hold-at {} {rate} {source} {} --",
-            self.place(),
-            quote(&command)
-        )
+        format!("{} {rate} {source} {} --", self.place(), quote(&command))
     }
 }
