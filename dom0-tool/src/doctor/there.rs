@@ -8,6 +8,7 @@ use super::ask;
 use super::finding::{Finding, Findings};
 use super::here::Here;
 use super::xl_info::XlInfo;
+use crate::land::wire::Greeting;
 use crate::ledger::{self, Ledger};
 use crate::nearest::did_you_mean;
 use crate::rehearse::Way;
@@ -25,6 +26,7 @@ const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// how it is called.
 const QUESTIONS: &str = "echo lull: there; echo boot: $(cat /proc/sys/kernel/random/boot_id)
 echo uid: $(id -u); echo xl: $(command -v xl)
+echo land: $(lull land </dev/null 2>/dev/null)
 echo info:; xl info 2>&1; echo list:; xl list; exit 0";
 
 /// Looks at it.
@@ -77,6 +79,8 @@ struct There {
     boot: String,
     is_root: bool,
     xl: String,
+    /// What `lull land` said.
+    land: String,
     /// What `xl info` said.
     said: String,
     info: XlInfo,
@@ -99,6 +103,7 @@ impl There {
             boot: value("boot:"),
             is_root: value("uid:") == "0",
             xl: value("xl:"),
+            land: value("land:"),
             said: info.trim().to_owned(),
             info: XlInfo::parse(info),
             // Their columns are padded: a name ends where the spaces begin.
@@ -145,6 +150,7 @@ impl There {
         findings.add(self.xen(version, host, here));
         findings.add(self.processor(host, here));
         findings.add(self.memory(host, here));
+        findings.add(self.landing(host));
         if !is_here {
             findings.add(self.name_clash(host, here));
         }
@@ -203,6 +209,32 @@ impl There {
                     names.join(", ")
                 ),
                 "Make room there: `xl mem-set 0 SIZE`, or move its guests elsewhere.",
+            ),
+        }
+    }
+
+    fn landing(&self, host: &str) -> Finding {
+        let cure = "Install this lull there too: a pause there is then a fraction of what it is.";
+        match serde_json::from_str::<Greeting>(&self.land) {
+            Ok(greeting) if greeting.common().is_some() => Finding::ok(
+                "fast landing",
+                format!(
+                    "lull {} answers at {host}: guests can land fast",
+                    greeting.lull
+                ),
+            ),
+            Ok(greeting) => Finding::warning(
+                "fast landing",
+                format!(
+                    "lull {} at {host} and this one do not understand each other: guests land the classic way",
+                    greeting.lull
+                ),
+                cure,
+            ),
+            Err(_) => Finding::warning(
+                "fast landing",
+                format!("no lull answers at {host}: guests land the classic way"),
+                cure,
             ),
         }
     }
@@ -273,6 +305,17 @@ mod tests {
         assert!(names.found.ends_with(": web1"), "{names:?}");
         let same = there.processor("host2", &here());
         assert_eq!(same.level, Level::Ok);
+    }
+
+    #[test]
+    fn whether_guests_land_fast_is_told() {
+        let level = |land: &str| {
+            let answer = ANSWER.replace("info:", &format!("land: {land}\ninfo:"));
+            There::parse(&answer).landing("host2").level
+        };
+        assert_eq!(level(r#"{"land":[1,2],"lull":"0.3.0"}"#), Level::Ok);
+        assert_eq!(level(r#"{"land":[2,2],"lull":"0.3.0"}"#), Level::Warning);
+        assert_eq!(level(""), Level::Warning);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub fn finds_what_is_wrong(world: &mut World) -> Result<()> {
         "busy can be moved",
         "plain `xl migrate` knows no limits",
         "is this very host",
+        "guests can land fast",
         "localhost is ready",
     ] {
         ensure!(output.stdout.contains(words), "no {words:?} in {output:?}");
