@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -52,9 +52,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let orders = orders::limits(save.domain);
     // Without limits a guest that lull cannot move is simply the stock
     // helper's; with them it is refused, since the stock helper knows none.
-    if orders
-        .as_ref()
-        .is_ok_and(|orders| orders.limits == Limits::default())
+    if orders.as_ref().is_ok_and(|orders| !orders.is_limited())
         && guest_type(save.domain).is_ok_and(|kind| kind != GuestType::Pvh)
     {
         return hand_over(&args);
@@ -175,7 +173,11 @@ impl Helper {
         use anyhow::Context;
 
         let guest = save.domain;
-        let Ordered { limits, from } = orders?;
+        let Ordered {
+            limits,
+            bandwidth,
+            from,
+        } = orders?;
         self.limits_from = from;
         let costs = orders::costs(&self.name)?;
         let kind = guest_type(guest).context("the guest's type cannot be read")?;
@@ -204,7 +206,7 @@ impl Helper {
         let order = Order {
             guest,
             verify: save.verify,
-            bandwidth: orders::bandwidth()?,
+            bandwidth,
             config: Config {
                 limits,
                 costs,
@@ -325,6 +327,11 @@ impl Helper {
         };
         if let Some(from) = limit {
             text.push_str(&format!(" The limit is from {from}."));
+        }
+        let refused = matches!(verdict.how, How::RefusedDowntime | How::RefusedTimeout);
+        let cap = self.limits_from.bandwidth.as_ref();
+        if let Some(from) = cap.filter(|cap| refused && cap.limit.is_some()) {
+            text.push_str(&format!(" The bandwidth is from {from}."));
         }
         format!("{text} {}", where_it_is(name, xen::state(self.guest)))
     }

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use crate::bandwidth::Bandwidth;
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
 use crate::events::Event;
@@ -82,7 +83,10 @@ fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
 /// has them; and where those come from.
 fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Effective)> {
     let mut options = options.clone();
-    if options.max_suspend_time.is_some() && options.timeout.is_some() {
+    if options.max_suspend_time.is_some()
+        && options.timeout.is_some()
+        && options.bandwidth.is_some()
+    {
         return Ok((options, Effective::default()));
     }
     let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
@@ -96,6 +100,13 @@ fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Eff
     match options.timeout {
         Some(_) => limits.timeout = None,
         None => options.timeout = Chosen::limit_of(limits.timeout.as_ref()),
+    }
+    match options.bandwidth {
+        Some(_) => limits.bandwidth = None,
+        None => {
+            let file = Chosen::limit_of(limits.bandwidth.as_ref());
+            options.bandwidth = file.map(|cap| Bandwidth(Some(cap)));
+        }
     }
     if let (true, Some(_), Some(from)) = (
         options.leave_paused,
@@ -254,10 +265,10 @@ fn not_tried(
 /// The limits as they were understood, a bare number with its unit; and where
 /// they come from, if not from the command line.
 fn say_what_is_asked(options: &Migrate, limits: &Effective, guest: &Guest, watcher: &Watcher) {
-    let from = |chosen: &Option<Chosen>| {
+    fn from<T>(chosen: &Option<Chosen<T>>) -> String {
         let chosen = chosen.as_ref();
         chosen.map_or_else(String::new, |chosen| format!(" ({chosen})"))
-    };
+    }
     let mut text = format!("moving {} to {}", guest.name, options.host);
     match options.max_suspend_time {
         Some(limit) => text.push_str(&format!(", paused for {limit} at most")),
@@ -266,6 +277,9 @@ fn say_what_is_asked(options: &Migrate, limits: &Effective, guest: &Guest, watch
     text.push_str(&from(&limits.max_suspend_time));
     if let Some(timeout) = options.timeout {
         text.push_str(&format!(", within {timeout}{}", from(&limits.timeout)));
+    }
+    if let Some(cap @ Bandwidth(Some(_))) = options.bandwidth {
+        text.push_str(&format!(", by {cap} at most{}", from(&limits.bandwidth)));
     }
     watcher.note(&text);
 }
