@@ -13,7 +13,7 @@ use crate::simulate::quantity::Rate;
 const NONE: &str = "none";
 
 /// A cap, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bandwidth(pub Option<PageRate>);
 
 impl Bandwidth {

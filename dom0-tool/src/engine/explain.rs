@@ -64,7 +64,8 @@ impl From<&Refusal> for Verdict {
         let needed = figures.bandwidth_needed.filter(|_| suits);
         let advice = match refusal.reason {
             Reason::Hopeless(_) | Reason::Timeout if figures.cap.is_some() => {
-                "No more was sent than --bandwidth allows: allow more (`lull set --bandwidth`)."
+                "No more was sent than `bandwidth` allows: allow more (`lull set --bandwidth`, `lull \
+                 limits show`)."
             }
             Reason::FixedCosts { .. } => {
                 "`lull ledger` shows what that rests on; a destination that has changed can be \

@@ -33,17 +33,6 @@ pub const STARTED: &str = "LULL_STARTED_NS";
 /// Bytes a second, decimal: what is sent at most until the suspend.
 pub const BANDWIDTH: &str = "LULL_BANDWIDTH";
 
-/// What may be sent.
-///
-/// # Errors
-/// When it is set to something else.
-pub fn bandwidth() -> Result<Bandwidth, BadOrder> {
-    let wanted = "a number of bytes a second above zero";
-    Ok(Bandwidth::from_bytes(
-        number(BANDWIDTH, wanted)?.unwrap_or(0),
-    ))
-}
-
 /// Set where the guest is to be left paused: then no limit bounds its pause.
 pub const LEFT_PAUSED: &str = "LULL_LEFT_PAUSED";
 
@@ -75,7 +64,16 @@ pub struct BadOrder {
 #[derive(Debug, Default)]
 pub struct Ordered {
     pub limits: Limits,
+    /// What may be sent until the suspend.
+    pub bandwidth: Bandwidth,
     pub from: Effective,
+}
+
+impl Ordered {
+    /// Whether there is anything to keep to.
+    pub fn is_limited(&self) -> bool {
+        self.limits != Limits::default() || self.bandwidth.0.is_some()
+    }
 }
 
 /// The limits for this guest; none where none is set.
@@ -88,6 +86,8 @@ pub fn limits(guest: DomId) -> anyhow::Result<Ordered> {
         max_suspend: micros(MAX_SUSPEND_TIME)?.and_then(DowntimeLimit::new),
         timeout: micros(TIMEOUT)?.and_then(Timeout::new),
     };
+    let rate = number(BANDWIDTH, "a number of bytes a second above zero")?;
+    let mut bandwidth = Bandwidth::from_bytes(rate.unwrap_or(0));
     let mut from = Effective::default();
     if env::var_os(STARTED).is_none() {
         from = from_file(guest)?;
@@ -98,8 +98,14 @@ pub fn limits(guest: DomId) -> anyhow::Result<Ordered> {
         let timeout = micros(&from.timeout).and_then(Timeout::new);
         limits.max_suspend = limits.max_suspend.or(max_suspend);
         limits.timeout = limits.timeout.or(timeout);
+        let file = Chosen::limit_of(from.bandwidth.as_ref());
+        bandwidth = Bandwidth(bandwidth.0.or(file));
     }
-    Ok(Ordered { limits, from })
+    Ok(Ordered {
+        limits,
+        bandwidth,
+        from,
+    })
 }
 
 fn from_file(guest: DomId) -> anyhow::Result<Effective> {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -57,9 +57,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let orders = orders::limits(save.domain);
     // Without limits a guest that lull cannot move is simply the stock
     // helper's; with them it is refused, since the stock helper knows none.
-    if orders
-        .as_ref()
-        .is_ok_and(|orders| orders.limits == Limits::default())
+    if orders.as_ref().is_ok_and(|orders| !orders.is_limited())
         && guest_type(save.domain).is_ok_and(|kind| kind != GuestType::Pvh)
     {
         return hand_over(&args);
@@ -254,7 +252,11 @@ impl<'t> Helper<'t> {
         use anyhow::Context;
 
         let guest = task.guest;
-        let Ordered { limits, from } = orders?;
+        let Ordered {
+            limits,
+            bandwidth,
+            from,
+        } = orders?;
         self.limits_from = from;
         let costs = orders::costs(&self.name)?;
         let kind = guest_type(guest).context("the guest's type cannot be read")?;
@@ -289,7 +291,7 @@ impl<'t> Helper<'t> {
         let order = Order {
             guest,
             verify: task.verify,
-            bandwidth: orders::bandwidth()?,
+            bandwidth,
             config: Config {
                 limits,
                 costs,
@@ -410,6 +412,11 @@ impl<'t> Helper<'t> {
         };
         if let Some(from) = limit {
             text.push_str(&format!(" The limit is from {from}."));
+        }
+        let refused = matches!(verdict.how, How::RefusedDowntime | How::RefusedTimeout);
+        let cap = self.limits_from.bandwidth.as_ref();
+        if let Some(from) = cap.filter(|cap| refused && cap.limit.is_some()) {
+            text.push_str(&format!(" The bandwidth is from {from}."));
         }
         format!("{text} {}", where_it_is(name, xen::state(self.guest)))
     }

@@ -15,7 +15,7 @@
 //!   (DRBD, RBD with exclusive locks, exclusively activated LVM).
 //!
 //! So there is a list of what is known to be safe, and nothing else is, unless
-//! the operator vouches for it in `/etc/lull.toml` (`trust-disks`): whoever runs
+//! the operator vouches for it in `/etc/lull.toml` (`disks = "trusted"`): whoever runs
 //! LVM on shared storage knows whether its volumes are plain.
 //! A disk that the guest cannot write to is safe whatever it is.
 
@@ -111,7 +111,7 @@ fn read(store: &mut Xenstore, frontend: &str) -> Result<Disk, String> {
 fn is_safe(disk: &Disk, sysfs: &Path) -> Result<(), String> {
     let no = |what: &str| {
         Err(format!(
-            "its disk {} {what}; `trust-disks = true` in /etc/lull.toml vouches for it",
+            "its disk {} {what}; `disks = \"trusted\"` in /etc/lull.toml would vouch for it",
             disk.name
         ))
     };

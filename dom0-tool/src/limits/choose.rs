@@ -7,9 +7,13 @@
 
 use std::cmp::Reverse;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use lull_core::units::PageRate;
 
 use crate::duration::Span;
+use crate::landing::Trust;
+use crate::simulate::quantity::Rate;
 
 use super::rules::{Key, Limit, Rules, Section, Whom};
 
@@ -20,13 +24,17 @@ pub struct Effective {
     pub max_suspend_time: Option<Chosen>,
     /// On the time until it is suspended.
     pub timeout: Option<Chosen>,
+    /// On what is sent until then.
+    pub bandwidth: Option<Chosen<PageRate>>,
+    /// What is said of its disks.
+    pub disks: Option<Chosen<Trust>>,
 }
 
 /// What holds of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen {
+pub struct Chosen<T = Span> {
     /// Nothing where the file says that there is none.
-    pub limit: Option<Span>,
+    pub limit: Option<T>,
     /// Which section says so.
     pub section: String,
     /// In which line of the file, from 1.
@@ -35,15 +43,45 @@ pub struct Chosen {
     pub file: PathBuf,
 }
 
-impl Chosen {
+impl Effective {
+    /// What holds of each key.
+    pub fn each(&self) -> [(Key, Option<Chosen<Limit>>); Key::ALL.len()] {
+        let span = |chosen: &Option<Chosen>| Some(chosen.as_ref()?.as_limit(Limit::Span));
+        let rate = |PageRate(pages)| Limit::Rate(Rate { pages });
+        let (bandwidth, disks) = (self.bandwidth.as_ref(), self.disks.as_ref());
+        [
+            (Key::MaxSuspendTime, span(&self.max_suspend_time)),
+            (Key::Timeout, span(&self.timeout)),
+            (
+                Key::Bandwidth,
+                bandwidth.map(|chosen| chosen.as_limit(rate)),
+            ),
+            (
+                Key::Disks,
+                disks.map(|chosen| chosen.as_limit(|_| Limit::Trusted)),
+            ),
+        ]
+    }
+}
+
+impl<T: Copy> Chosen<T> {
+    fn as_limit(&self, limit: impl Fn(T) -> Limit) -> Chosen<Limit> {
+        Chosen {
+            limit: self.limit.map(limit),
+            section: self.section.clone(),
+            line: self.line,
+            file: self.file.clone(),
+        }
+    }
+
     /// The limit of a choice, if there is one.
-    pub fn limit_of(chosen: Option<&Self>) -> Option<Span> {
+    pub fn limit_of(chosen: Option<&Self>) -> Option<T> {
         chosen.and_then(|chosen| chosen.limit)
     }
 }
 
 /// Where it comes from.
-impl fmt::Display for Chosen {
+impl<T> fmt::Display for Chosen<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -66,28 +104,36 @@ impl Standing {
     /// The limits of a guest of that name and UUID.
     pub fn for_guest(&self, name: &str, uuid: Option<&str>) -> Effective {
         let sections = self.rules.in_order(name, uuid);
-        let chosen = |key| {
-            let mut sections = sections.iter();
-            sections.find_map(|section| chosen(section, key, &self.file))
-        };
+        let span = |key| self.chosen(&sections, key, Limit::span);
         Effective {
-            max_suspend_time: chosen(Key::MaxSuspendTime),
-            timeout: chosen(Key::Timeout),
+            max_suspend_time: span(Key::MaxSuspendTime),
+            timeout: span(Key::Timeout),
+            bandwidth: self.chosen(&sections, Key::Bandwidth, |limit| {
+                limit.rate().map(|rate| PageRate(rate.pages))
+            }),
+            disks: self.chosen(&sections, Key::Disks, |limit| {
+                (limit == Limit::Trusted).then_some(Trust::Vouched)
+            }),
         }
     }
-}
 
-fn chosen(section: &Section, key: Key, file: &Path) -> Option<Chosen> {
-    let setting = section.settings.get(&key)?;
-    Some(Chosen {
-        limit: match setting.limit {
-            Limit::None => None,
-            Limit::Span(span) => Some(span),
-        },
-        section: section.whom.to_string(),
-        line: setting.line,
-        file: file.to_owned(),
-    })
+    /// The first section that has the key.
+    fn chosen<T>(
+        &self,
+        sections: &[&Section],
+        key: Key,
+        limit: impl Fn(Limit) -> Option<T>,
+    ) -> Option<Chosen<T>> {
+        let mut sections = sections.iter();
+        let (section, setting) =
+            sections.find_map(|section| Some((section, section.settings.get(&key)?)))?;
+        Some(Chosen {
+            limit: limit(setting.limit),
+            section: section.whom.to_string(),
+            line: setting.line,
+            file: self.file.clone(),
+        })
+    }
 }
 
 impl Rules {
@@ -226,6 +272,25 @@ mod tests {
         let timeout = limits.timeout.unwrap();
         assert_eq!(timeout.limit.unwrap().to_string(), "2m");
         assert_eq!(timeout.to_string(), "/etc/lull.toml line 3, [default]");
+    }
+
+    #[test]
+    fn a_bandwidth_is_looked_up_like_any_other_key() {
+        let text = "[default]\nbandwidth = \"10MiB/s\"\n[guest.\"web*\"]\nbandwidth = \"none\"\n\
+                    [guest.web1]\nbandwidth = \"4MiB/s\"\n";
+        let rules = Rules::parse(text).unwrap();
+        let file = PathBuf::from("/etc/lull.toml");
+        let standing = Standing { rules, file };
+        for (name, cap, line) in [
+            ("db", Some(PageRate(2_560)), 2),
+            ("web2", None, 4),
+            ("web1", Some(PageRate(1_024)), 6),
+        ] {
+            let limits = standing.for_guest(name, None);
+            assert_eq!(limits.timeout, None);
+            let chosen = limits.bandwidth.unwrap();
+            assert_eq!((chosen.limit, chosen.line), (cap, line), "{name}");
+        }
     }
 
     #[test]

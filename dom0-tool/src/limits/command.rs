@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use lull_core::units::PAGE_SIZE;
 use serde::Serialize;
 
 use crate::control;
+use crate::duration::Span;
 use crate::host::{self, Guest};
 use crate::migrate::NOT_BEGUN;
 use crate::migrate::progress::to_stdout;
@@ -37,6 +39,8 @@ restarted:
   max-suspend-time = \"300ms\"
   [guest.web-7]                # by name, or by UUID
   max-suspend-time = \"none\"
+  bandwidth = \"50MiB/s\"        # sent at most until the pause
+  disks = \"trusted\"            # may be open on two hosts at once
 
 For each key the first that has it is heard: the command line, the guest's
 UUID, its name, the pattern that spells out most of it (of equals the upper
@@ -89,6 +93,7 @@ struct Target {
 #[command(after_help = "Examples:
   lull limits set web1 --max-suspend-time 300ms --timeout 2min
   lull limits set --default --max-suspend-time 1s
+  lull limits set 'web-*' --bandwidth 50MiB/s
   lull limits set batch --max-suspend-time none    # though there is a default
 
 Comments and every other line stay as they are.
@@ -103,13 +108,29 @@ pub struct Set {
         long,
         value_name = "DURATION",
         allow_hyphen_values = true,
-        required_unless_present = "timeout"
+        value_parser = |text: &str| Key::MaxSuspendTime.understand(text),
+        required_unless_present_any = ["timeout", "bandwidth", "disks"]
     )]
     max_suspend_time: Option<Limit>,
 
     /// The longest time until the pause, or `none`
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = |text: &str| Key::Timeout.understand(text),
+        allow_hyphen_values = true
+    )]
     timeout: Option<Limit>,
+
+    /// What is sent at most until the pause, or `none`
+    #[arg(long, value_name = "RATE", value_parser = |text: &str| Key::Bandwidth.understand(text))]
+    bandwidth: Option<Limit>,
+
+    /// `trusted`: two hosts may have its disks open at once; or `none`
+    ///
+    /// Then it lands fast whatever its disks are.
+    #[arg(long, value_name = "WORD", value_parser = |text: &str| Key::Disks.understand(text))]
+    disks: Option<Limit>,
 }
 
 /// The options of `lull limits unset`.
@@ -130,6 +151,14 @@ pub struct Unset {
     /// Only this
     #[arg(long)]
     timeout: bool,
+
+    /// Only this
+    #[arg(long)]
+    bandwidth: bool,
+
+    /// Only this
+    #[arg(long)]
+    disks: bool,
 }
 
 /// The options of `lull limits check`.
@@ -240,29 +269,34 @@ struct Row {
     key: &'static str,
     /// Absent: none.
     limit: Option<String>,
+    /// Of a limit on a time.
     limit_us: Option<u64>,
+    /// Of a limit on what is sent.
+    limit_bytes_per_sec: Option<u64>,
     /// Absent: nobody says.
     section: Option<String>,
     line: Option<usize>,
 }
 
-fn row(whom: &str, key: Key, chosen: Option<&Chosen>) -> Row {
+fn row(whom: &str, key: Key, chosen: Option<&Chosen<Limit>>) -> Row {
     let limit = Chosen::limit_of(chosen);
+    let span = limit.and_then(Limit::span);
+    let rate = limit.and_then(Limit::rate);
     Row {
         whom: whom.to_owned(),
         key: key.name(),
         limit: limit.map(|limit| limit.to_string()),
-        limit_us: limit.map(|limit| limit.as_micros()),
+        limit_us: span.map(Span::as_micros),
+        limit_bytes_per_sec: rate.map(|rate| rate.pages * PAGE_SIZE),
         section: chosen.map(|chosen| chosen.section.clone()),
         line: chosen.map(|chosen| chosen.line),
     }
 }
 
 fn of_guest(name: &str, limits: &Effective) -> Vec<Row> {
-    vec![
-        row(name, Key::MaxSuspendTime, limits.max_suspend_time.as_ref()),
-        row(name, Key::Timeout, limits.timeout.as_ref()),
-    ]
+    let each = limits.each().into_iter();
+    each.map(|(key, chosen)| row(name, key, chosen.as_ref()))
+        .collect()
 }
 
 fn rows(standing: &Standing) -> Vec<Row> {
@@ -270,13 +304,9 @@ fn rows(standing: &Standing) -> Vec<Row> {
     sections
         .flat_map(|section| {
             section.settings.iter().map(|(key, setting)| {
-                let limit = match setting.limit {
-                    Limit::None => None,
-                    Limit::Span(span) => Some(span),
-                };
                 let whom = section.whom.to_string();
                 let chosen = Chosen {
-                    limit,
+                    limit: Some(setting.limit).filter(|limit| *limit != Limit::None),
                     section: whom.clone(),
                     line: setting.line,
                     file: standing.file.clone(),
@@ -315,10 +345,7 @@ fn everything(standing: &Standing) -> String {
 
 fn in_words(name: &str, limits: &Effective) -> String {
     let mut table = table(&["key", "limit", "from"], 1..2);
-    for (key, chosen) in [
-        (Key::MaxSuspendTime, &limits.max_suspend_time),
-        (Key::Timeout, &limits.timeout),
-    ] {
+    for (key, chosen) in limits.each() {
         let limit = Chosen::limit_of(chosen.as_ref());
         let limit = limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
         let from = match chosen {
@@ -343,16 +370,20 @@ fn set(options: &Set) -> Result<String, String> {
     let keys = [
         (Key::MaxSuspendTime, options.max_suspend_time),
         (Key::Timeout, options.timeout),
+        (Key::Bandwidth, options.bandwidth),
+        (Key::Disks, options.disks),
     ];
     let keys = keys.into_iter().filter(|(_, limit)| limit.is_some());
     change(options.target.whom()?, keys.collect())
 }
 
 fn unset(options: &Unset) -> Result<String, String> {
-    let all = !options.max_suspend_time && !options.timeout;
+    let all = !(options.max_suspend_time || options.timeout || options.bandwidth || options.disks);
     let keys = [
         (Key::MaxSuspendTime, all || options.max_suspend_time),
         (Key::Timeout, all || options.timeout),
+        (Key::Bandwidth, all || options.bandwidth),
+        (Key::Disks, all || options.disks),
     ];
     let keys = keys.into_iter().filter(|(_, chosen)| *chosen);
     change(

@@ -7,6 +7,7 @@
 //!
 //! [guest."web-*"]                # by name, by UUID, or by a pattern
 //! max-suspend-time = "300ms"     # or "none"
+//! bandwidth = "50MiB/s"
 //! ```
 //!
 //! The file is read [safely](mod@file), its [`rules`] are [chosen](choose) from for

@@ -7,24 +7,68 @@ use std::ops::Range;
 use glob::Pattern;
 use toml_edit::{Document, Item, Table, TableLike};
 
-use crate::duration::Span;
+use crate::duration::{Span, SpanError};
 use crate::nearest::nearest;
+use crate::simulate::quantity::{QuantityError, Rate};
 
-/// What can be limited. Later keys go here.
+/// What can be limited, or vouched for. Later keys go here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     MaxSuspendTime,
     Timeout,
+    Bandwidth,
+    Disks,
 }
 
 impl Key {
-    pub const ALL: [Self; 2] = [Self::MaxSuspendTime, Self::Timeout];
+    pub const ALL: [Self; 4] = [
+        Self::MaxSuspendTime,
+        Self::Timeout,
+        Self::Bandwidth,
+        Self::Disks,
+    ];
 
     /// As in the file and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::MaxSuspendTime => "max-suspend-time",
             Self::Timeout => "timeout",
+            Self::Bandwidth => "bandwidth",
+            Self::Disks => "disks",
+        }
+    }
+
+    /// What it is set to by that text.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn understand(self, text: &str) -> Result<Limit, String> {
+        if text == NONE {
+            return Ok(Limit::None);
+        }
+        let understood = match self {
+            Self::MaxSuspendTime | Self::Timeout => {
+                let span = text.parse().map(Limit::Span);
+                span.map_err(|error: SpanError| error.to_string())
+            }
+            Self::Bandwidth => {
+                let rate = text.parse().map(Limit::Rate);
+                rate.map_err(|error: QuantityError| format!("`{}` {error}", shown(text)))
+            }
+            Self::Disks => match text {
+                TRUSTED => Ok(Limit::Trusted),
+                _ => Err(format!("`{}` is not `{TRUSTED}`", shown(text))),
+            },
+        };
+        understood.map_err(|error| format!("{error}; or `{NONE}`"))
+    }
+
+    /// What it wants to be set to, with an example.
+    const fn wants(self) -> &'static str {
+        match self {
+            Self::MaxSuspendTime | Self::Timeout => "a duration in quotes: \"300ms\"",
+            Self::Bandwidth => "a rate in quotes: \"50MiB/s\"",
+            Self::Disks => "a word in quotes: \"trusted\"",
         }
     }
 }
@@ -34,18 +78,25 @@ impl Key {
 pub enum Limit {
     None,
     Span(Span),
+    Rate(Rate),
+    /// Of the guest's disks: that two hosts may have them open at once.
+    Trusted,
 }
 
-impl std::str::FromStr for Limit {
-    type Err = String;
+impl Limit {
+    /// Of a key that limits a time.
+    pub const fn span(self) -> Option<Span> {
+        match self {
+            Self::Span(span) => Some(span),
+            Self::None | Self::Rate(_) | Self::Trusted => None,
+        }
+    }
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            NONE => Ok(Self::None),
-            text => text
-                .parse()
-                .map(Self::Span)
-                .map_err(|error: crate::duration::SpanError| format!("{error}; or `{NONE}`")),
+    /// Of a key that limits what is sent.
+    pub const fn rate(self) -> Option<Rate> {
+        match self {
+            Self::Rate(rate) => Some(rate),
+            Self::None | Self::Span(_) | Self::Trusted => None,
         }
     }
 }
@@ -56,9 +107,14 @@ impl fmt::Display for Limit {
             Self::None => f.write_str(NONE),
             // Without the blanks of `1m 30s`, as it is mostly written.
             Self::Span(span) => f.write_str(&span.to_string().replace(' ', "")),
+            Self::Rate(rate) => rate.fmt(f),
+            Self::Trusted => f.write_str(TRUSTED),
         }
     }
 }
+
+/// See [`Limit::Trusted`].
+const TRUSTED: &str = "trusted";
 
 /// No limit, though a wider rule sets one.
 const NONE: &str = "none";
@@ -192,6 +248,12 @@ impl Rules {
     }
 }
 
+/// Enough to recognise a word by.
+fn shown(word: &str) -> String {
+    let word: String = word.chars().take(40).collect();
+    word.escape_debug().to_string()
+}
+
 /// A parser may explain itself at length.
 fn one_line(text: &str) -> String {
     text.lines().collect::<Vec<_>>().join(", ")
@@ -292,11 +354,11 @@ impl Reader<'_> {
 
     fn setting(&mut self, key: Key, place: Option<Range<usize>>, item: &Item) -> Option<Setting> {
         let Some(text) = item.as_str() else {
-            let what = format!("`{}` wants a duration in quotes: \"300ms\"", key.name());
+            let what = format!("`{}` wants {}", key.name(), key.wants());
             self.problem(place, what);
             return None;
         };
-        match text.parse() {
+        match key.understand(text) {
             Ok(limit) => Some(Setting {
                 limit,
                 line: self.line(item.span().as_ref()),
@@ -315,11 +377,7 @@ impl Reader<'_> {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => format!("known here: `{}`", known.join("`, `")),
         };
-        let word: String = word.chars().take(40).collect();
-        self.problem(
-            place,
-            format!("`{}` is not known; {hint}", word.escape_debug()),
-        );
+        self.problem(place, format!("`{}` is not known; {hint}", shown(word)));
     }
 
     fn line(&self, place: Option<&Range<usize>>) -> usize {

@@ -29,7 +29,7 @@ fn what_is_wrong_is_shown_with_its_line_and_the_nearest_word() {
         ),
         (
             "[guest.a]\nzzz = 1",
-            &["line 2: ", "`max-suspend-time`, `timeout`"],
+            &["line 2: ", "`max-suspend-time`, `timeout`, `bandwidth`"],
         ),
         (
             "[default]\ntimeout = \"0\"",
@@ -40,6 +40,19 @@ fn what_is_wrong_is_shown_with_its_line_and_the_nearest_word() {
             &["`soon` is not a duration", "`none`"],
         ),
         ("[default]\ntimeout = 2", &["line 2: ", "in quotes"]),
+        (
+            "[default]\nbandwidth = 50",
+            &["line 2: ", "a rate in quotes: \"50MiB/s\""],
+        ),
+        (
+            "[default]\nbandwidth = \"2s\"",
+            &["line 2: `2s` is not a rate", "`none`"],
+        ),
+        (
+            "[default]\nbandwith = \"2MiB/s\"",
+            &["did you mean `bandwidth`?"],
+        ),
+        ("bandwidth = \"2MiB/s\"", &["line 1: ", "[default]"]),
         ("timeout = \"2s\"", &["line 1: ", "[default]"]),
         (
             "[default]\ntimeout = \"1s\"\ntimeout = \"2s\"",
@@ -88,7 +101,7 @@ fn the_example_limits_nothing_and_is_right_when_it_is_made_to() {
         .collect();
     let rules = Rules::parse(&switched_on.join("\n")).unwrap();
     let keys: Vec<usize> = rules.sections.iter().map(|s| s.settings.len()).collect();
-    assert_eq!(keys, [2, 1, 1, 1]);
+    assert_eq!(keys, [3, 1, 2, 1]);
 }
 
 struct Folder(tempfile::TempDir);
@@ -203,13 +216,13 @@ fn change(whom: &str, keys: &[(Key, Option<&str>)]) -> Change {
         "" => Whom::Default,
         whom => Whom::named(whom).unwrap(),
     };
-    let limit = |limit: &str| limit.parse().unwrap();
+    let limit = |(key, text): &(Key, Option<&str>)| {
+        let limit = text.map(|text| key.understand(text).unwrap());
+        (*key, limit)
+    };
     Change {
         whom,
-        keys: keys
-            .iter()
-            .map(|(key, text)| (*key, text.map(limit)))
-            .collect(),
+        keys: keys.iter().map(limit).collect(),
     }
 }
 
@@ -247,6 +260,10 @@ fn one_line_changes_and_no_other() {
     );
     assert_eq!(changed(WRITTEN, "db", Key::Timeout, None).unwrap(), WRITTEN);
     assert_eq!(set("web-*", Key::MaxSuspendTime, "0.3"), WRITTEN);
+    assert_eq!(
+        set("web-*", Key::Bandwidth, "0.5GiB/s"),
+        WRITTEN.replace("'300ms'\n", "'300ms'\nbandwidth = \"512MiB/s\"\n")
+    );
 }
 
 #[test]
@@ -305,20 +322,29 @@ fn a_broken_file_is_not_changed() {
     assert!(error.unwrap_err().to_string().contains("line 2: "));
 }
 
+/// A key, and something that it may be set to.
+fn setting() -> impl Strategy<Value = (Key, String)> {
+    let key = proptest::sample::select(Key::ALL.to_vec());
+    key.prop_flat_map(|key| {
+        let limit = match key {
+            Key::MaxSuspendTime | Key::Timeout => "[1-9][0-9]{0,2}(ms|s|min)",
+            Key::Disks => "trusted",
+            Key::Bandwidth => "[1-9][0-9]{0,2}(MB|MiB|Mbit)/s",
+        };
+        (Just(key), prop_oneof![limit, Just("none".to_owned())])
+    })
+}
+
 /// Files as people write them: sections, comments, blank lines, odd spaces.
 fn files() -> impl Strategy<Value = String> {
-    let value = prop_oneof!["[1-9][0-9]?(ms|s|min)", Just("none".to_owned())];
     let line = (
-        0..2usize,
-        value,
+        setting(),
         "( # [a-z =\\[\\]\"]{0,9})?",
         "(#[a-z ]{0,9}\n|\n)?",
     )
-        .prop_map(|(key, value, comment, more)| {
-            (
-                key,
-                format!("{} =  \"{value}\"{comment}\n{more}", Key::ALL[key].name()),
-            )
+        .prop_map(|((key, value), comment, more)| {
+            let line = format!("{} =  \"{value}\"{comment}\n{more}", key.name());
+            (key, line)
         });
     let lines = proptest::collection::vec(line, 0..4).prop_map(|mut lines| {
         lines.sort_by_key(|(key, _)| *key);
@@ -340,11 +366,11 @@ fn files() -> impl Strategy<Value = String> {
 
 /// Whom, how they are named in `files`, and what.
 fn wishes() -> impl Strategy<Value = (String, Key, String)> {
-    let key = prop_oneof![Just(Key::MaxSuspendTime), Just(Key::Timeout)];
-    ("([a-z]{1,3}|[a-z*.]{1,4})?", key, "[1-9][0-9]{0,2}(ms|s)")
-        .prop_filter("a pattern that is none", |(whom, _, _)| {
+    ("([a-z]{1,3}|[a-z*.]{1,4})?", setting())
+        .prop_filter("a pattern that is none", |(whom, _)| {
             whom.is_empty() || Whom::named(whom).is_ok()
         })
+        .prop_map(|(whom, (key, limit))| (whom, key, limit))
 }
 
 fn limit_in(text: &str, whom: &str, key: Key) -> Option<Limit> {
@@ -370,7 +396,7 @@ proptest! {
         text in files(), (whom, key, limit) in wishes(),
     ) {
         let after = changed(&text, &whom, key, Some(&limit)).unwrap();
-        prop_assert_eq!(limit_in(&after, &whom, key), Some(limit.parse().unwrap()));
+        prop_assert_eq!(limit_in(&after, &whom, key), Some(key.understand(&limit).unwrap()));
         let was_there = limit_in(&text, &whom, key).is_some();
         // Without the line that was changed or added, and a new section's
         // header, it is what it was.

@@ -30,6 +30,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use crate::bandwidth::Bandwidth;
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
 use crate::events::{Event, Landing};
@@ -84,9 +85,6 @@ fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
 /// has them; and where those come from.
 fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Effective)> {
     let mut options = options.clone();
-    if options.max_suspend_time.is_some() && options.timeout.is_some() {
-        return Ok((options, Effective::default()));
-    }
     let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
     let mut limits = limits::effective(&guest.name, Some(&uuid)).map_err(|error| {
         anyhow::anyhow!("{error}\nNothing was done. `lull limits check` looks at it again.")
@@ -98,6 +96,13 @@ fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Eff
     match options.timeout {
         Some(_) => limits.timeout = None,
         None => options.timeout = Chosen::limit_of(limits.timeout.as_ref()),
+    }
+    match options.bandwidth {
+        Some(_) => limits.bandwidth = None,
+        None => {
+            let file = Chosen::limit_of(limits.bandwidth.as_ref());
+            options.bandwidth = file.map(|cap| Bandwidth(Some(cap)));
+        }
     }
     if let (true, Some(_), Some(from)) = (
         options.leave_paused,
@@ -151,7 +156,8 @@ fn move_guest(
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, limits, guest, &watcher);
     watcher.record(guest, &options.host);
-    let (landing, call, why_classic) = match choose(options, guest, Trust::List)? {
+    let trust = Chosen::limit_of(limits.disks.as_ref()).unwrap_or(Trust::List);
+    let (landing, call, why_classic) = match choose(options, guest, trust)? {
         Choice::Fast(call) => (Landing::Fast, Some(call), String::new()),
         Choice::Classic(why) => (Landing::Classic, None, why),
     };
@@ -266,10 +272,10 @@ fn not_tried(
 /// The limits as they were understood, a bare number with its unit; and where
 /// they come from, if not from the command line.
 fn say_what_is_asked(options: &Migrate, limits: &Effective, guest: &Guest, watcher: &Watcher) {
-    let from = |chosen: &Option<Chosen>| {
+    fn from<T>(chosen: &Option<Chosen<T>>) -> String {
         let chosen = chosen.as_ref();
         chosen.map_or_else(String::new, |chosen| format!(" ({chosen})"))
-    };
+    }
     let mut text = format!("moving {} to {}", guest.name, options.host);
     match options.max_suspend_time {
         Some(limit) => text.push_str(&format!(", paused for {limit} at most")),
@@ -278,6 +284,9 @@ fn say_what_is_asked(options: &Migrate, limits: &Effective, guest: &Guest, watch
     text.push_str(&from(&limits.max_suspend_time));
     if let Some(timeout) = options.timeout {
         text.push_str(&format!(", within {timeout}{}", from(&limits.timeout)));
+    }
+    if let Some(cap @ Bandwidth(Some(_))) = options.bandwidth {
+        text.push_str(&format!(", by {cap} at most{}", from(&limits.bandwidth)));
     }
     watcher.note(&text);
 }

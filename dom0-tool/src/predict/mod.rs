@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use lull_core::units::{PAGE_SIZE, PageRate};
 
 use crate::duration::Span;
 use crate::events::{How, Landing, PauseParts};
@@ -53,7 +54,8 @@ pub struct Options {
     #[arg(long, value_name = "HOST")]
     to: Option<String>,
 
-    /// What the link carries, instead of what the newest move there saw
+    /// What the link carries, instead of what the newest move there saw, or
+    /// the limit in /etc/lull.toml allows
     #[arg(long, value_name = "RATE")]
     bandwidth: Option<Rate>,
 
@@ -87,7 +89,7 @@ pub struct Options {
 const LONGEST: Span = Span::seconds(600);
 
 /// Assumed of a link nobody knows: 1 Gbit/s, pages a second.
-const ASSUMED_RATE: u64 = 1_000_000_000 / 8 / lull_core::units::PAGE_SIZE;
+const ASSUMED_RATE: u64 = 1_000_000_000 / 8 / PAGE_SIZE;
 
 /// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
@@ -109,9 +111,9 @@ fn predict(options: &Options) -> anyhow::Result<u8> {
     );
     Host::default().check()?;
     let guest = host::guest(&options.domain)?;
-    let (limit, timeout) = limits_of(options, &guest)?;
+    let (limit, timeout, cap) = limits_of(options, &guest)?;
     let known = known(options, &guest);
-    let (rate, rate_from) = link(options);
+    let (rate, rate_from) = link(options, cap.as_ref());
     let sampled = match sample::sample(guest.domid, options.span.as_duration()) {
         Ok(sampled) => sampled,
         Err(why) => return Ok(not_sampled(&guest, &why)),
@@ -148,11 +150,14 @@ fn predict(options: &Options) -> anyhow::Result<u8> {
     Ok(prediction.code())
 }
 
+/// The limits on pause and time, and what caps what is sent.
+type Asked = (Option<Span>, Option<Span>, Option<Chosen<PageRate>>);
+
 /// What the command line leaves open is as the file has it.
-fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<(Option<Span>, Option<Span>)> {
+fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<Asked> {
     let (limit, timeout) = (options.max_suspend_time, options.timeout);
-    if limit.is_some() && timeout.is_some() {
-        return Ok((limit, timeout));
+    if limit.is_some() && timeout.is_some() && options.bandwidth.is_some() {
+        return Ok((limit, timeout, None));
     }
     let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
     let file = limits::effective(&guest.name, Some(&uuid)).map_err(|error| {
@@ -162,6 +167,7 @@ fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<(Option<Span>, 
     Ok((
         limit.or_else(|| of_file(&file.max_suspend_time)),
         timeout.or_else(|| of_file(&file.timeout)),
+        file.bandwidth,
     ))
 }
 
@@ -193,18 +199,25 @@ fn known(options: &Options, guest: &Guest) -> Known {
     }
 }
 
-/// Pages a second, and where that comes from.
-fn link(options: &Options) -> (u64, String) {
+/// Pages a second, and where that comes from. Of a link that is never used
+/// beyond a cap no migration learns what it carries.
+fn link(options: &Options, cap: Option<&Chosen<PageRate>>) -> (u64, String) {
     if let Some(rate) = options.bandwidth {
         return (rate.pages, "as given".into());
     }
     let seen = options.to.as_deref().and_then(seen_rate);
-    match seen {
+    let (rate, from) = match seen {
         Some((rate, run)) => (rate, format!("at least, as seen in {run}")),
         None => (
             ASSUMED_RATE,
             "assumed, since no move there is known; --bandwidth says otherwise".into(),
         ),
+    };
+    match cap.and_then(|cap| Some((cap.limit?, cap))) {
+        Some((PageRate(allowed), cap)) if allowed < rate => {
+            (allowed, format!("no more is to be sent: {cap}"))
+        }
+        _ => (rate, from),
     }
 }
 
@@ -222,7 +235,7 @@ fn seen_rate(host: &str) -> Option<(u64, String)> {
                 .iter()
                 .rev()
                 .find_map(|round| round.transfer_rate)?;
-            let pages = rate / lull_core::units::PAGE_SIZE;
+            let pages = rate / PAGE_SIZE;
             (pages > 0).then(|| (pages, run.name.clone()))
         })
 }

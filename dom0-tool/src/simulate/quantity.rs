@@ -1,6 +1,7 @@
 //! Amounts of memory and rates, as an operator writes them: `4GiB`,
 //! `100MiB/s`, `10Gbit/s`.
 
+use std::fmt;
 use std::str::FromStr;
 
 use lull_core::units::PAGE_SIZE;
@@ -58,6 +59,23 @@ impl FromStr for Rate {
     }
 }
 
+/// In the largest unit of which it is a whole number, give or take the part of
+/// a page that was never counted: what is written is understood as the same.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = u128::from(self.pages) * u128::from(PAGE_SIZE) * 8;
+        let mut units: Vec<_> = BYTES.iter().chain(&BITS).collect();
+        units.sort_by_key(|(_, unit)| std::cmp::Reverse(*unit));
+        let written = units.into_iter().map(|(name, unit)| {
+            let number = bits.div_ceil(*unit);
+            format!("{number}{name}/s")
+        });
+        let same = |text: &String| text.parse() == Ok(*self);
+        let kib = || format!("{}KiB/s", self.pages * PAGE_SIZE / 1024);
+        f.write_str(&written.into_iter().find(same).unwrap_or_else(kib))
+    }
+}
+
 fn in_range(pages: u128) -> Result<u64, QuantityError> {
     match u64::try_from(pages) {
         Ok(pages) if pages > 0 && u128::from(pages * PAGE_SIZE) <= MOST => Ok(pages),
@@ -97,6 +115,8 @@ fn pages(given: &str, units: &Units) -> Option<u128> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn size(text: &str) -> Result<u64, QuantityError> {
@@ -116,6 +136,26 @@ mod tests {
         assert_eq!(rate("100MiB/s"), Ok(25_600));
         assert_eq!(rate("10Gbit/s"), Ok(305_175));
         assert_eq!(rate("1.25GB/s"), Ok(305_175));
+    }
+
+    #[test]
+    fn a_rate_is_written_as_it_was_meant() {
+        for text in [
+            "50MiB/s", "1Gbit/s", "10Gbit/s", "3GB/s", "12KiB/s", "16TiB/s",
+        ] {
+            let rate: Rate = text.parse().unwrap();
+            assert_eq!(rate.to_string(), text);
+        }
+        let rate: Rate = "1.5MiB/s".parse().unwrap();
+        assert_eq!(rate.to_string(), "1536KiB/s");
+    }
+
+    proptest! {
+        #[test]
+        fn a_rate_that_is_written_is_understood_as_the_same(pages in 1..=1_u64 << 32) {
+            let rate = Rate { pages };
+            prop_assert_eq!(rate.to_string().parse(), Ok(rate));
+        }
     }
 
     #[test]
