@@ -26,7 +26,8 @@ use crate::xen::xenstore::Xenstore;
 
 use call::Call;
 use link::Links;
-use plan::{Attach, Detach, Host, Keys, Work};
+pub use plan::Host;
+use plan::{Attach, Detach, Keys, Work};
 
 /// What the script is called, and how it knows itself.
 pub const NAME: &str = "vif-lull";
@@ -75,7 +76,8 @@ fn prepare(script: &Path, words: &[OsString]) -> Result<(Xenstore, Call, Work), 
     let unread = |error: io::Error| format!("xenstore: {error}");
     let mut store = Xenstore::open().map_err(unread)?;
     let keys = Keys::read(&mut store, call.path()).map_err(unread)?;
-    let work = plan::plan(&call, &keys, &Host::of(&folder_of(script)))?;
+    let host = Host::new(Path::new("/"), &folder_of(script));
+    let work = plan::plan(&call, &keys, &host)?;
     Ok((store, call, work))
 }
 

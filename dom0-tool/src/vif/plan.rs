@@ -97,12 +97,20 @@ pub struct Host {
 }
 
 impl Host {
-    /// This host, whose hotplug scripts are in that folder.
-    pub fn of(scripts: &Path) -> Self {
+    /// The host below `root`, whose hotplug scripts are in that folder.
+    pub fn new(root: &Path, scripts: &Path) -> Self {
         Self {
-            root: "/".into(),
+            root: root.to_owned(),
             scripts: scripts.to_owned(),
         }
+    }
+
+    /// Why every interface here is `vif-bridge`'s, if it is: a clause.
+    pub fn wants_stock(&self) -> Option<&'static str> {
+        if self.has_iptables() {
+            return Some("iptables is installed");
+        }
+        self.has_hooks().then_some("there are hooks in vif-post.d")
     }
 
     fn device(&self, name: &str) -> PathBuf {
@@ -141,11 +149,8 @@ impl Host {
 /// # Errors
 /// Why it is `vif-bridge`'s to do.
 pub fn plan(call: &Call, keys: &Keys, host: &Host) -> Result<Work, String> {
-    if host.has_iptables() {
-        return Err("iptables is installed".into());
-    }
-    if host.has_hooks() {
-        return Err("there are hooks in vif-post.d".into());
+    if let Some(why) = host.wants_stock() {
+        return Err(why.to_owned());
     }
     if let Some(vlan) = &keys.vlan {
         return Err(format!("it belongs to VLAN {vlan}"));
@@ -223,10 +228,7 @@ mod tests {
     /// A host with a bridge `br0` and a fresh `vif7.0`.
     fn host() -> (tempfile::TempDir, Host) {
         let root = tempfile::tempdir().unwrap();
-        let host = Host {
-            root: root.path().to_owned(),
-            scripts: root.path().join("etc/xen/scripts"),
-        };
+        let host = Host::new(root.path(), &root.path().join("etc/xen/scripts"));
         put(&host.device("br0").join("bridge/bridge_id"), "");
         put(&host.device("br0").join("mtu"), "9000\n");
         put(&host.device("vif7.0").join("flags"), "0x1002\n");

@@ -19,7 +19,7 @@ use anyhow::{Context, bail, ensure};
 use crate::host;
 use crate::migrate::lulls_own_file;
 use crate::rehearse::interfaces::Interface;
-use crate::vif::{FOLDER, NAME, STOCK};
+use crate::vif::{FOLDER, Host, NAME, STOCK};
 use crate::xen::DomId;
 use crate::xen::xenstore::Xenstore;
 use crate::{locked, replaced};
@@ -147,9 +147,13 @@ impl Places {
             "{NAME} attaches the network interfaces of guests that are started from now on, in \
              place of {STOCK}: {} names it.\nA guest takes that along: each host it moves to \
              needs {} as well. One that runs already gets it when it moves with `-C` and its \
-             configuration.",
+             configuration.{}",
             file.display(),
-            script.display()
+            script.display(),
+            match self.wants_stock() {
+                Some(why) => format!("\nHere it leaves all to {STOCK}, though: {why}."),
+                None => String::new(),
+            }
         ))
     }
 
@@ -229,11 +233,15 @@ impl Places {
                 format!("{NAME} attaches network interfaces, by another build of lull: {ours}"),
                 "`lull enable vif` puts this one there.",
             ),
-            Setting::Lull => finding(
-                true,
-                format!("{NAME} attaches the network interfaces of guests started here"),
-                "",
-            ),
+            Setting::Lull => {
+                let found = match self.wants_stock() {
+                    Some(why) => format!("{NAME} leaves network interfaces to {STOCK}: {why}"),
+                    None => {
+                        format!("{NAME} attaches the network interfaces of guests started here")
+                    }
+                };
+                finding(true, found, "")
+            }
             Setting::Unset | Setting::Stock => finding(
                 false,
                 format!(
@@ -269,6 +277,12 @@ impl Places {
         let got = locked::lock(&held, PATIENCE).with_context(place)?;
         ensure!(got, "another lull is changing files in {}", place());
         Ok(held)
+    }
+
+    fn wants_stock(&self) -> Option<&'static str> {
+        let scripts = self.script(NAME);
+        let scripts = scripts.parent().unwrap_or(Path::new(FOLDER));
+        Host::new(&self.root, scripts).wants_stock()
     }
 
     fn script(&self, name: &str) -> PathBuf {

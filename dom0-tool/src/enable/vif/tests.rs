@@ -145,3 +145,14 @@ fn a_later_line_is_overruled_again() {
     let text = fs::read_to_string(places.conf()).unwrap();
     assert_eq!(text, "vif.default.script='vif-bridge'\n");
 }
+
+#[test]
+fn where_all_is_left_to_xens_script_that_is_said() {
+    let (root, places, lull) = host();
+    let hooks = root.path().join("etc/xen/scripts/vif-post.d");
+    fs::create_dir(&hooks).unwrap();
+    fs::write(hooks.join("a.hook"), "").unwrap();
+    let said = places.enable(&lull).unwrap();
+    assert!(said.contains("leaves all to vif-bridge"), "{said}");
+    assert!(places.in_force(&lull).found.contains("hooks"));
+}
