@@ -140,7 +140,7 @@ pub enum Command {
     #[command(subcommand)]
     Limits(limits::Command),
 
-    /// Make plain `xl migrate` keep the limits too
+    /// Make plain `xl migrate` keep the limits too, or landings shorter
     Enable(enable::Enable),
 
     /// Undo `lull enable`

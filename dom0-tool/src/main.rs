@@ -10,7 +10,8 @@
 //! its pause took is remembered ([`ledger`]); how it went ([`runs`]) is explained
 //! ([`report`]) and counted ([`metrics`]). While it runs it can be looked at and
 //! steered ([`control`]). Limits stand in a file ([`limits`]), and plain `xl
-//! migrate` can be made to keep them ([`enable`]). What only a person may decide
+//! migrate` can be made to keep them ([`enable`]). Under the name `vif-lull` it
+//! attaches guests' network interfaces ([`vif`]). What only a person may decide
 //! is `lull resume` ([`resume`]). Is a host ready? [`doctor`]. Manual and completions: [`generate`].
 
 mod bandwidth;
@@ -49,6 +50,7 @@ mod stub;
 mod tables;
 mod trace;
 mod transport;
+mod vif;
 mod xen;
 
 use std::ffi::OsString;
@@ -57,8 +59,10 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 fn main() -> ExitCode {
-    if Role::of(std::env::args_os().take(2)) == Role::Helper {
-        return helper::main(std::env::args_os());
+    match Role::of(std::env::args_os().take(2)) {
+        Role::Helper => return helper::main(std::env::args_os()),
+        Role::HotplugScript => return vif::main(std::env::args_os()),
+        Role::FrontEnd => {}
     }
     match cli::parse().command {
         cli::Command::Migrate(options) => migrate::main(&options),
@@ -104,19 +108,25 @@ enum Role {
     FrontEnd,
     /// By libxl, or by itself to guard its helper.
     Helper,
+    /// By libxl, to attach a network interface.
+    HotplugScript,
 }
 
 impl Role {
     fn of(mut arguments: impl Iterator<Item = OsString>) -> Self {
         let name = arguments.next().unwrap_or_default();
         let first = arguments.next().unwrap_or_default();
-        let called_as_helper = Path::new(&name)
-            .file_name()
-            .is_some_and(|name| name == "libxl-save-helper");
+        let called_as = |known: &str| {
+            let name = Path::new(&name).file_name();
+            name.is_some_and(|name| name == known)
+        };
+        if called_as(vif::NAME) {
+            return Self::HotplugScript;
+        }
         let asked_to_help = ["--save-domain", "--restore-domain", "guard"]
             .iter()
             .any(|word| first == *word);
-        if called_as_helper || asked_to_help {
+        if called_as("libxl-save-helper") || asked_to_help {
             Self::Helper
         } else {
             Self::FrontEnd
@@ -138,6 +148,8 @@ mod tests {
         assert_eq!(role(&["/x/lull", "--restore-domain"]), Role::Helper);
         assert_eq!(role(&["/usr/lib/xen/libxl-save-helper"]), Role::Helper);
         assert_eq!(role(&["lull", "guard"]), Role::Helper);
+        let script = role(&["/etc/xen/scripts/vif-lull", "online", "type_if=vif"]);
+        assert_eq!(script, Role::HotplugScript);
         assert_eq!(role(&["lull", "migrate"]), Role::FrontEnd);
         assert_eq!(role(&[]), Role::FrontEnd);
     }

@@ -15,6 +15,7 @@ use lull_tests::timeline::Timeline;
 const WRAPPER: &str = "usr/local/sbin/xl";
 const DROP_IN: &str = "etc/systemd/system/libvirtd.service.d/lull.conf";
 const COPY: &str = "usr/lib/xen-lull/bin/libxl-save-helper";
+const SCRIPT: &str = "etc/xen/scripts/vif-lull";
 
 #[test]
 fn it_comes_and_goes_without_a_trace() -> Result<()> {
@@ -36,22 +37,24 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
     knows_its_own(&debian)?;
     debian.run("dpkg --install /tmp/lull.deb")?;
 
-    debian.run("lull enable xl && lull enable libvirt")?;
+    debian.run("lull enable xl && lull enable libvirt && lull enable vif")?;
     let said = debian.run("xl migrate web1 host2")?;
     ensure!(said == "/usr/sbin/lull: migrate web1 host2\n", "{said:?}");
     debian.run("lull limits set --default --timeout 10min && mkdir -p /var/lib/lull/runs")?;
-    debian.run("echo old >/usr/lib/xen-lull/bin/libxl-save-helper")?;
+    debian.run(&format!("echo old >/{COPY}; echo older >>/{SCRIPT}"))?;
     debian.run("dpkg --install /tmp/lull.deb")?;
-    for kept in [WRAPPER, DROP_IN] {
+    for kept in [WRAPPER, DROP_IN, SCRIPT] {
         ensure!(root.join(kept).exists(), "{kept} did not stay");
     }
-    debian
-        .run("cmp /usr/sbin/lull /usr/lib/xen-lull/bin/libxl-save-helper")
-        .context("libvirt's copy is not the new one")?;
+    for copy in [COPY, SCRIPT] {
+        debian
+            .run(&format!("cmp /usr/sbin/lull /{copy}"))
+            .with_context(|| format!("{copy} is not the new one"))?;
+    }
 
     stays_while_a_guest_is_moved(&debian)?;
     debian.run("dpkg --remove lull")?;
-    for gone in [WRAPPER, DROP_IN, COPY, "usr/sbin/lull"] {
+    for gone in [WRAPPER, DROP_IN, COPY, SCRIPT, "usr/sbin/lull"] {
         ensure!(!root.join(gone).exists(), "{gone} is still there");
     }
     let said = debian.run("xl migrate web1 host2")?;
@@ -65,8 +68,12 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
     Ok(())
 }
 
-/// An xl that says how it was called, and what looks like libvirt.
+/// An xl that says how it was called, its script for interfaces, and what looks
+/// like libvirt.
 fn stand_ins(root: &Path) -> Result<()> {
+    let scripts = root.join("etc/xen/scripts");
+    fs::create_dir_all(&scripts)?;
+    fs::write(scripts.join("vif-bridge"), "#!/bin/sh\n")?;
     let xl = root.join("usr/sbin/xl");
     fs::write(&xl, "#!/bin/sh\necho \"$LIBXL_SAVE_HELPER: $*\"\n")?;
     fs::set_permissions(&xl, Permissions::from_mode(0o755))?;

@@ -4,6 +4,7 @@ use std::io;
 
 use super::ask;
 use super::finding::{Finding, Findings, Level};
+use crate::enable;
 use crate::host::{self, Guest, NotReady};
 use crate::rehearse;
 use crate::xen::xenstore::Xenstore;
@@ -21,6 +22,8 @@ pub struct Seen {
     pub memory: u64,
     /// One more than its highest frame.
     pub frames: u64,
+    /// Whether it wants `vif-lull` wherever it goes.
+    pub wants_vif_lull: bool,
 }
 
 /// Looks at each.
@@ -83,6 +86,7 @@ fn look(domid: DomId) -> Result<Seen, NotReady> {
             name,
             memory: pages.saturating_mul(PAGE as u64),
             frames: highest.saturating_add(1),
+            wants_vif_lull: enable::vif::is_used_by(domid).unwrap_or(false),
         }),
         Err(source) => Err(NotReady::NoState { name, source }),
     }

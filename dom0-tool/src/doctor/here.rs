@@ -55,6 +55,7 @@ pub fn check(findings: &mut Findings) -> Here {
             "Is the disk well, and /proc?",
         ),
     });
+    findings.add(attaching());
     files::check(findings);
     here
 }
@@ -112,6 +113,20 @@ fn basics(findings: &mut Findings) -> Option<XlInfo> {
             });
             said.ok().map(|text| XlInfo::parse(&text))
         }
+    }
+}
+
+/// Who attaches network interfaces. It need not be lull.
+fn attaching() -> Finding {
+    const CHECK: &str = "enabled-vif";
+    match ask::within(ask::HERE, enable::vif::in_force) {
+        Some(seen) if seen.cure.is_empty() => Finding::ok(CHECK, seen.found),
+        Some(seen) => Finding::in_force(CHECK, seen),
+        None => Finding::warning(
+            CHECK,
+            "who attaches network interfaces cannot be read in time",
+            "Is the disk well?",
+        ),
     }
 }
 

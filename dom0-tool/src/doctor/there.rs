@@ -27,6 +27,7 @@ const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 const QUESTIONS: &str = "echo lull: there; echo boot: $(cat /proc/sys/kernel/random/boot_id)
 echo uid: $(id -u); echo xl: $(command -v xl)
 echo land: $(lull land </dev/null 2>/dev/null)
+test ! -x /etc/xen/scripts/vif-lull || echo vif-lull: there
 echo info:; xl info 2>&1; echo list:; xl list; exit 0";
 
 /// Looks at it.
@@ -81,6 +82,7 @@ struct There {
     xl: String,
     /// What `lull land` said.
     land: String,
+    has_vif_lull: bool,
     /// What `xl info` said.
     said: String,
     info: XlInfo,
@@ -104,6 +106,7 @@ impl There {
             is_root: value("uid:") == "0",
             xl: value("xl:"),
             land: value("land:"),
+            has_vif_lull: value("vif-lull:") == "there",
             said: info.trim().to_owned(),
             info: XlInfo::parse(info),
             // Their columns are padded: a name ends where the spaces begin.
@@ -151,6 +154,9 @@ impl There {
         findings.add(self.processor(host, here));
         findings.add(self.memory(host, here));
         findings.add(self.landing(host));
+        if let Some(finding) = self.interfaces(host, here) {
+            findings.add(finding);
+        }
         if !is_here {
             findings.add(self.name_clash(host, here));
         }
@@ -239,6 +245,29 @@ impl There {
         }
     }
 
+    /// Whether those that want `vif-lull` find it there, if any does.
+    fn interfaces(&self, host: &str, here: &Here) -> Option<Finding> {
+        let wanting = here.guests.iter().filter(|guest| guest.wants_vif_lull);
+        let names: Vec<&str> = wanting.map(|guest| guest.name.as_str()).collect();
+        if names.is_empty() {
+            return None;
+        }
+        Some(match self.has_vif_lull {
+            true => Finding::ok(
+                "interfaces",
+                format!("{host} has the vif-lull that guests here were started with"),
+            ),
+            false => Finding::warning(
+                "interfaces",
+                format!(
+                    "{host} has no vif-lull, which must attach the interfaces of {}",
+                    names.join(", ")
+                ),
+                "Until then it refuses them: `lull enable vif` there.",
+            ),
+        })
+    }
+
     fn name_clash(&self, host: &str, here: &Here) -> Finding {
         let ours = here.guests.iter().map(|guest| guest.name.as_str());
         let both: Vec<&str> = ours
@@ -273,6 +302,7 @@ mod tests {
             name: name.to_owned(),
             memory: mib << 20,
             frames: mib << 8,
+            wants_vif_lull: name == "big",
         };
         Here {
             info: XlInfo {
@@ -303,6 +333,11 @@ mod tests {
         assert!(memory.found.ends_with("for big"), "{memory:?}");
         let names = there.name_clash("host2", &here());
         assert!(names.found.ends_with(": web1"), "{names:?}");
+        let lacks = there.interfaces("host2", &here()).unwrap();
+        assert!(lacks.level == Level::Warning && lacks.found.ends_with("of big"));
+        let has = ANSWER.replace("\ninfo:", "\nvif-lull: there\ninfo:");
+        let has = There::parse(&has).interfaces("host2", &here()).unwrap();
+        assert_eq!(has.level, Level::Ok);
         let same = there.processor("host2", &here());
         assert_eq!(same.level, Level::Ok);
     }

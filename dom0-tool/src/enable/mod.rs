@@ -1,21 +1,27 @@
 //! `lull enable` and `lull disable`: that plain `xl migrate` and the like keep
-//! the limits too, and whether they do.
+//! the limits too, that landings take less time, and whether they do.
 
 pub mod libvirt;
+pub mod vif;
 pub mod xl;
 
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use crate::migrate::NOT_BEGUN;
 use crate::migrate::progress::to_stdout;
+use crate::replaced;
 
 /// The options of `lull enable`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lull enable xl        # from now on `xl migrate` keeps the limits of /etc/lull.toml
   lull enable libvirt   # and `virsh migrate --live`
+  lull enable vif       # landings take less time: no shell for network interfaces
 
 xl: makes /usr/local/sbin/xl, which starts the xl there is with lull as its save
   helper (LIBXL_SAVE_HELPER). It holds wherever `xl` is looked up on Debian's
@@ -25,10 +31,16 @@ xl: makes /usr/local/sbin/xl, which starts the xl there is with lull as its save
 libvirt: has systemd start libvirt's daemon with a copy of lull as its save
   helper, and restarts the daemon, whose guests run on, unless a guest is being
   moved. After an upgrade of lull it wants to be enabled again.
+vif: puts a copy of lull beside Xen's scripts (/etc/xen/scripts/vif-lull) and
+  names it in /etc/xen/xl.conf (vif.default.script). It does what vif-bridge
+  does, and leaves to that what is not the plain case, as where iptables is
+  installed. It is for guests that are started from then on, and these need it
+  on each host they move to. One that runs gets it when it moves with -C and its
+  configuration.
 
 Exit codes: 0 in force, also if it was before; 2 not, and why.")]
 pub struct Enable {
-    /// What is to keep the limits
+    /// What is to keep the limits, or to be done by lull
     #[arg(value_enum)]
     what: What,
 }
@@ -38,6 +50,7 @@ pub struct Enable {
 #[command(after_help = "Examples:
   lull disable xl       # `xl migrate` is Xen's own again
   lull disable libvirt  # `virsh migrate` is libvirt's own again
+  lull disable vif      # guests to come have Xen's own script again
 
 Exit codes: 0 undone, also if there was nothing to undo; 2 not, and why.")]
 pub struct Disable {
@@ -46,16 +59,18 @@ pub struct Disable {
     what: What,
 }
 
-/// What may keep the limits beside `lull migrate`.
+/// What lull may have a part in beside `lull migrate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     /// `xl migrate` as typed by hand
     Xl,
     /// `virsh migrate --live`, and whatever else uses libvirt's Xen driver
     Libvirt,
+    /// Attaching network interfaces, in place of Xen's vif-bridge
+    Vif,
 }
 
-/// Whether something keeps the limits; for `lull doctor` too.
+/// Whether something is in force; for `lull doctor` too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// Whether it does.
@@ -71,6 +86,7 @@ pub fn enable(options: &Enable) -> ExitCode {
     tell(match options.what {
         What::Xl => xl::enable(),
         What::Libvirt => libvirt::enable(),
+        What::Vif => vif::enable(),
     })
 }
 
@@ -79,6 +95,7 @@ pub fn disable(options: &Disable) -> ExitCode {
     tell(match options.what {
         What::Xl => xl::disable(),
         What::Libvirt => libvirt::disable(),
+        What::Vif => vif::disable(),
     })
 }
 
@@ -93,4 +110,22 @@ fn tell(done: anyhow::Result<String>) -> ExitCode {
             NOT_BEGUN.into()
         }
     }
+}
+
+/// Puts a file there, with the folders above it.
+fn put(file: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
+    let place = || format!("{} cannot be written", file.display());
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder).with_context(place)?;
+    replaced::replace(file, content, mode).with_context(place)
+}
+
+/// Whether both are there, and the same.
+fn same_content(one: &Path, other: &Path) -> bool {
+    let sizes = (
+        fs::metadata(one).map(|f| f.len()),
+        fs::metadata(other).map(|f| f.len()),
+    );
+    matches!(sizes, (Ok(a), Ok(b)) if a == b)
+        && matches!((fs::read(one), fs::read(other)), (Ok(a), Ok(b)) if a == b)
 }

@@ -47,6 +47,11 @@ impl Interface {
         Ok(found)
     }
 
+    /// What libxl runs when it comes or goes.
+    pub fn script(&self) -> Option<&str> {
+        self.script.as_deref()
+    }
+
     /// As an element of xl's `vif`.
     pub fn to_config(&self) -> String {
         let parts = [

@@ -17,7 +17,7 @@
 //!   rehearsal finds that, as it looks for every name the guest may have.
 
 mod guard;
-mod interfaces;
+pub mod interfaces;
 mod kernel;
 mod scene;
 mod stage;

@@ -4,14 +4,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use lull_tests::{GuestSpec, Host, HostConfig, Hypervisor, bench, demo};
+use lull_tests::{GuestSpec, Host, HostConfig, Hypervisor, bench, demo, landing};
 
-const USAGE: &str = "usage: rig shell [--pv] [--guest] | rig demo | rig bench
+const USAGE: &str = "usage: rig shell [--pv] [--guest] | rig demo | rig bench | rig landing
   shell   boots a Xen host, prints how to get in, and keeps it until ^C
           --pv: with the hypervisor that can migrate PV guests
           --guest: with lull installed and one guest running
   demo    boots a host and shows three migrations (`cargo demo`)
-  bench   times lull's sender beside stock's";
+  bench   times lull's sender beside stock's
+  landing times pauses with Xen's script for interfaces and with lull's";
 
 fn main() -> ExitCode {
     match run() {
@@ -30,6 +31,7 @@ fn run() -> Result<()> {
         ["shell", options @ ..] => shell(options),
         ["demo"] => demo::run(),
         ["bench"] => bench::run(),
+        ["landing"] => landing::run(),
         _ => bail!("{USAGE}"),
     }
 }

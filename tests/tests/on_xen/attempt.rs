@@ -102,6 +102,12 @@ impl Plan {
         self
     }
 
+    /// With the configuration in that file instead of the guest's own.
+    pub fn configured(mut self, file: &str) -> Self {
+        self.options.extend(["-C".into(), file.into()]);
+        self
+    }
+
     /// After a rehearsal.
     pub fn rehearsed(mut self) -> Self {
         self.options.push("--rehearse".into());

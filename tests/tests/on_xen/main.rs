@@ -20,6 +20,7 @@ mod deaths;
 mod doctor;
 mod explaining;
 mod fast;
+mod interface;
 mod limits;
 mod moves;
 mod predictions;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         scenario("steered-under-a-cap", steering::capped),
         scenario("two-at-once", together::two_at_once),
         scenario("limits-kept-by-plain-xl", limits::kept_by_plain_xl),
+        scenario("interface-attached-by-lull", interface::attached_by_lull),
         scenario("stub-astray", deaths::stub_astray),
         scenario("wrong-words", bad_input::wrong_words),
         scenario("doctor-finds-what-is-wrong", doctor::finds_what_is_wrong),

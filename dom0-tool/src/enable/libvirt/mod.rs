@@ -20,7 +20,7 @@ use anyhow::{Context, ensure};
 use crate::migrate::lulls_own_file;
 use crate::replaced;
 
-use super::Finding;
+use super::{Finding, put, same_content};
 
 /// Where the copy goes.
 const HELPER: &str = "/usr/lib/xen-lull/bin/libxl-save-helper";
@@ -295,22 +295,6 @@ impl Places {
             Err(error) => Err(error).with_context(|| format!("{}", drop_in.display())),
         }
     }
-}
-
-fn put(file: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    let place = || format!("{} cannot be written", file.display());
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder).with_context(place)?;
-    replaced::replace(file, content, mode).with_context(place)
-}
-
-fn same_content(one: &Path, other: &Path) -> bool {
-    let sizes = (
-        fs::metadata(one).map(|f| f.len()),
-        fs::metadata(other).map(|f| f.len()),
-    );
-    matches!(sizes, (Ok(a), Ok(b)) if a == b)
-        && matches!((fs::read(one), fs::read(other)), (Ok(a), Ok(b)) if a == b)
 }
 
 fn systemctl(words: &[&str]) -> anyhow::Result<()> {
