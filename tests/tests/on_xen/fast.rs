@@ -9,7 +9,7 @@ use lull_tests::timeline::Timeline;
 
 use crate::aftermath;
 use crate::attempt::{Ended, Plan, is};
-use crate::moves::{COMPARE, check_compared};
+use crate::moves::{COMPARE, check_compared, say_nothing_unasked};
 use crate::world::World;
 
 /// As a user would, over ssh; seen from outside.
@@ -42,6 +42,7 @@ pub fn within_a_limit(world: &mut World) -> Result<()> {
 pub fn frames_agree(world: &mut World) -> Result<()> {
     let timeline = Timeline::start();
     let guest = world.guest()?;
+    say_nothing_unasked(&world.host)?;
     let plan = Plan::direct().fast_by(&held("landed", &guest, COMPARE)?);
     let ended = plan.debug().run(&world.host, &guest)?;
     landed_fast(&ended)?;

@@ -120,12 +120,7 @@ const STREAM: &str = "/run/rig/stream";
 pub fn frames_agree(world: &mut World) -> Result<()> {
     let timeline = Timeline::start();
     let guest = world.guest()?;
-    // dom0 would greet the destination's new interface over the bridge, and
-    // the source's backend would still put the packet into its guest's memory.
-    world
-        .host
-        .run("for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >$f; done")?
-        .checked()?;
+    say_nothing_unasked(&world.host)?;
     let transport = format!(
         "tee-stream {STREAM} -- rig-agent hold-ready {} --",
         quote(COMPARE)
@@ -148,6 +143,14 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
     );
     timeline.phase("verify-stream-v2 has accepted the stream");
     aftermath::check(&world.host, &guest, &ended)
+}
+
+/// dom0 would greet the destination's new interface over the bridge, and the
+/// source's backend would still put the packet into its guest's memory.
+pub fn say_nothing_unasked(host: &Host) -> Result<()> {
+    let command = "for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >$f; done";
+    host.run(command)?.checked()?;
+    Ok(())
 }
 
 /// Reads what [`COMPARE`] found.
