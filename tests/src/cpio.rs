@@ -2,8 +2,8 @@
 //! Documentation/driver-api/early-userspace/buffer-format.rst defines. Every
 //! entry belongs to root, whoever builds the image.
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -12,6 +12,46 @@ const REGULAR: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;
 const SYMLINK: u32 = 0o120_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
+
+/// What an archive holds: the paths of its entries.
+///
+/// # Errors
+/// When it cannot be read, or is none of ours.
+pub fn names(archive: &Path) -> io::Result<Vec<String>> {
+    let mut archive = BufReader::new(File::open(archive)?);
+    let mut names = Vec::new();
+    loop {
+        let mut header = [0; HEADER];
+        archive.read_exact(&mut header)?;
+        let size = field(&header, CONTENT_SIZE)?;
+        let mut name = vec![0; field(&header, NAME_SIZE)? as usize];
+        archive.read_exact(&mut name)?;
+        name.pop();
+        if name == TRAILER {
+            return Ok(names);
+        }
+        names.push(String::from_utf8(name).map_err(io::Error::other)?);
+        // All padding is to multiples of four from the archive's start.
+        let content = archive.stream_position()?.next_multiple_of(4);
+        let next = (content + size).next_multiple_of(4);
+        archive.seek(SeekFrom::Start(next))?;
+    }
+}
+
+/// A magic number and thirteen fields.
+const HEADER: usize = 6 + 13 * 8;
+
+/// Which of the fields.
+const CONTENT_SIZE: usize = 6;
+const NAME_SIZE: usize = 11;
+
+/// The name of the entry that ends an archive.
+const TRAILER: &[u8] = b"TRAILER!!!";
+
+fn field(header: &[u8; HEADER], number: usize) -> io::Result<u64> {
+    let digits = str::from_utf8(&header[6 + 8 * number..][..8]).map_err(io::Error::other)?;
+    u64::from_str_radix(digits, 16).map_err(io::Error::other)
+}
 
 /// An archive being written.
 pub struct Archive<W: Write> {
@@ -68,7 +108,7 @@ impl<W: Write> Archive<W> {
 
     /// Ends the archive and hands the writer back.
     pub fn finish(mut self) -> io::Result<W> {
-        self.entry(b"TRAILER!!!", 0, (0, 0), &[])?;
+        self.entry(TRAILER, 0, (0, 0), &[])?;
         self.out.flush()?;
         Ok(self.out)
     }
@@ -139,5 +179,22 @@ impl<W: Write> Archive<W> {
             return Ok(());
         }
         self.put(&[0; 4][over..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_listed() -> io::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        let mut archive = Archive::new(file.reopen()?);
+        archive.directory("etc")?;
+        archive.file("etc/odd", 0o644, b"12345")?;
+        archive.symlink("etc/link", "odd")?;
+        archive.finish()?;
+        assert_eq!(names(file.path())?, ["etc", "etc/odd", "etc/link"]);
+        Ok(())
     }
 }

@@ -41,6 +41,13 @@ const DOM0_PACKAGES: &[&str] = &[
     "xenstore-utils",
 ];
 
+/// Packages of libvirt with its Xen driver; what they depend on comes with them.
+const LIBVIRT_PACKAGES: &[&str] = &[
+    "libvirt-clients",
+    "libvirt-daemon-driver-xen",
+    "libvirt-daemon-system",
+];
+
 /// The hypervisor of Debian 12's main archive still has shadow paging, without
 /// which no PV guest can be migrated live; the security update dropped it.
 const HYPERVISOR: &str = "xen-hypervisor-4.17-amd64";
@@ -161,6 +168,16 @@ pub fn recipe() -> String {
 /// Unpacks dom0's packages into `root`.
 pub fn unpack_dom0(root: &Path) -> Result<()> {
     unpack(root, DOM0_PACKAGES, Archive::Security, LEFT_OUT)
+}
+
+/// What the recipe for libvirt consists of, for the cache key.
+pub fn libvirt_recipe() -> String {
+    format!("{SUITE} {LIBVIRT_PACKAGES:?}")
+}
+
+/// Unpacks libvirt's packages, and all that they depend on, into `root`.
+pub fn unpack_libvirt(root: &Path) -> Result<()> {
+    unpack(root, LIBVIRT_PACKAGES, Archive::Security, &["./dev/*"])
 }
 
 /// Unpacks the hypervisor that has shadow paging into `root`.

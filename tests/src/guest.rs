@@ -99,6 +99,16 @@ pub struct Guest {
 
 impl Guest {
     pub(crate) fn create(host: &Host, spec: &GuestSpec) -> Result<Self> {
+        Self::create_by(host, spec, |file| format!("xl create -q {file}"))
+    }
+
+    /// Makes a guest, by a shell command that is given the name of its
+    /// configuration, written for xl.
+    pub fn create_by(
+        host: &Host,
+        spec: &GuestSpec,
+        command: impl Fn(&str) -> String,
+    ) -> Result<Self> {
         let number = host.next_address();
         let guest = Self {
             host: host.clone(),
@@ -108,8 +118,9 @@ impl Guest {
         let config = spec.config(&guest.address, &format!("00:16:3e:77:00:{number:02x}"));
         let file = format!("/run/rig/{}.cfg", spec.name);
         host.run(&format!(
-            "printf %s {} >{file} && xl create -q {file}",
-            quote(&config)
+            "printf %s {} >{file} && {}",
+            quote(&config),
+            command(&file)
         ))?
         .checked()
         .with_context(|| format!("cannot create {}", spec.name))?;
@@ -117,6 +128,14 @@ impl Guest {
             guest.wait_until_up()?;
         }
         Ok(guest)
+    }
+
+    /// The same guest, now that it is called otherwise.
+    pub fn renamed(&self, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// Its name.

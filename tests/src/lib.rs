@@ -6,9 +6,9 @@
 //! guests, [`overlay`] adds what belongs to one boot; [`qemu`] runs the
 //! machine, [`console`] reads what it prints, [`ssh`] reaches into it; on top
 //! stands [`host`], with [`guest`], [`observer`], [`shaping`], [`domains`] and
-//! [`leaks`]; [`demo`] shows what it is all for, [`mod@bench`] and [`landing`]
-//! measure. [`small_debian`] is no Xen host, but a Debian to install lull's
-//! package in.
+//! [`leaks`], and [`libvirt`] for who asks for it; [`demo`] shows what it is all
+//! for, [`mod@bench`] and [`landing`] measure. [`small_debian`] is no Xen host,
+//! but a Debian to install lull's package in.
 
 pub mod bench;
 pub mod bzimage;
@@ -25,6 +25,7 @@ pub mod host;
 pub mod kernel_modules;
 pub mod landing;
 pub mod leaks;
+pub mod libvirt;
 pub mod observer;
 pub mod overlay;
 pub mod programs;

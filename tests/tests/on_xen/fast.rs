@@ -56,28 +56,65 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// The guest gives memory back and gets it again while its pages are copied.
+/// The guest gives memory back, or gets it again, while its pages are copied:
+/// behind the first pass, when the first batch of a later round is under way.
 pub fn ballooning(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let name = guest.name().to_owned();
-    for target in ["150", "160"] {
+    for (before, meanwhile) in [(160, 150), (150, 160)] {
         let timeline = Timeline::start();
-        // Held with its first batch under way, so that what changes, changes
-        // behind the first pass.
-        let command = format!("xl mem-set {name} {target}; sleep 2");
-        let plan = Plan::direct().fast_by(&held("later-round", &guest, &command)?);
-        let ended = plan.debug().run(&world.host, &guest)?;
+        world
+            .host
+            .run(&format!("xl mem-set {name} {before}"))?
+            .checked()?;
+        has_memory(world, &name, before)?;
+        let change = format!("xl mem-set {name} {meanwhile}; sleep 3");
+        // The destination sets out to give it what it had when it left.
+        let look = format!("xl list {name} {name}--incoming >{SIZES}");
+        let way =
+            held("later-round", &guest, &change)? + " rig-agent " + &held("landed", &guest, &look)?;
+        let ended = Plan::direct()
+            .fast_by(&way)
+            .debug()
+            .run(&world.host, &guest)?;
         landed_fast(&ended)?;
-        timeline.phase(format_args!("moved while it went to {target} MiB"));
-        aftermath::check(&world.host, &guest, &ended)?;
-        let domain = world.host.domain(&name)?.context("it is gone")?;
+        let sizes = world.host.run(&format!("cat {SIZES}"))?.checked()?;
+        let sizes: Vec<&str> = sizes
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().nth(2))
+            .collect();
+        let wanted = meanwhile.to_string();
         ensure!(
-            domain.memory_mib.to_string() == target,
-            "it has {} MiB, not {target}",
+            sizes == [&wanted, &wanted],
+            "{sizes:?} MiB, not {meanwhile}"
+        );
+        timeline.phase(format_args!("moved while it went to {meanwhile} MiB"));
+        aftermath::check(&world.host, &guest, &ended)?;
+    }
+    world
+        .host
+        .run(&format!("xl mem-set {name} 160"))?
+        .checked()?;
+    has_memory(world, &name, 160)
+}
+
+const SIZES: &str = "/run/rig/sizes";
+
+fn has_memory(world: &World, name: &str, mib: u64) -> Result<()> {
+    let timeline = Timeline::start();
+    loop {
+        let domain = world.host.domain(name)?.context("it is gone")?;
+        if domain.memory_mib == mib {
+            return Ok(());
+        }
+        ensure!(
+            timeline.seconds() < 60.0,
+            "it has {} MiB, not {mib}",
             domain.memory_mib
         );
+        std::thread::sleep(Duration::from_millis(500));
     }
-    Ok(())
 }
 
 /// A way to `lull land` that runs a command at that place.

@@ -9,8 +9,8 @@
 //! itself, [`moves`], [`fast`], [`rehearsal`], [`refusals`] and [`limits`] the product at
 //! its work, [`table`] what happens when something goes wrong between any two of its
 //! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
-//! looks and has wishes, [`together`] when two guests move at once,
-//! [`explaining`] what is left to read, [`bad_input`] and
+//! looks and has wishes, [`together`] when two guests move at once, [`virsh`] when
+//! libvirt moves one, [`explaining`] what is left to read, [`bad_input`] and
 //! [`stock`] the rest; last, [`predictions`] of all that moved.
 
 mod aftermath;
@@ -31,6 +31,7 @@ mod steering;
 mod stock;
 mod table;
 mod together;
+mod virsh;
 mod world;
 
 use std::process::ExitCode;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         scenario("two-at-once", together::two_at_once),
         scenario("limits-kept-by-plain-xl", limits::kept_by_plain_xl),
         scenario("interface-attached-by-lull", interface::attached_by_lull),
+        scenario("limits-kept-by-virsh", virsh::keeps_limits),
         scenario("stub-astray", deaths::stub_astray),
         scenario("wrong-words", bad_input::wrong_words),
         scenario("doctor-finds-what-is-wrong", doctor::finds_what_is_wrong),

@@ -1,0 +1,196 @@
+//! libvirt with its Xen driver in dom0, as Debian packages it: put in when it is
+//! asked for, since one scenario needs it and every boot would pay for it.
+//!
+//! One host stands for two: a second daemon has folders, a UUID and an sshd of
+//! its own, and takes guests for another host ([`THERE`]). What a guest is
+//! called must differ, since both daemons share one xenstore.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cache;
+use crate::cpio;
+use crate::debian;
+use crate::dom0_image::Dom0Image;
+use crate::host::Host;
+use crate::shell_out::output_of;
+use crate::ssh::quote;
+use crate::timeline::Timeline;
+
+/// The second daemon, for `virsh`.
+pub const THERE: &str = "xen+ssh://there/system";
+
+/// The first daemon, as the second reaches it.
+pub const BACK: &str = "xen+unix:///system?socket=/run/rig/here/libvirt-sock";
+
+/// Raise when the code below changes what it builds.
+const RECIPE_VERSION: &str = "1";
+
+/// What of the packages is put in, beside libraries: the beginnings of paths.
+const WANTED: &[&str] = &[
+    "lib/systemd/system/libvirtd.service",
+    "usr/bin/virsh",
+    "usr/bin/virt-ssh-helper",
+    "usr/lib/libvirt/libvirt_iohelper",
+    "usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_libxl.so",
+    "usr/sbin/libvirtd",
+    "usr/share/libvirt/cpu_map/",
+];
+
+const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+
+/// The model of a processor that all others build upon.
+const OLDEST_MODEL: &str = "usr/share/libvirt/cpu_map/x86_486.xml";
+
+impl Host {
+    /// Puts libvirt into dom0. Nothing is started.
+    ///
+    /// # Errors
+    /// When it cannot be had or put there: the rig's fault.
+    pub fn install_libvirt(&self) -> Result<()> {
+        let timeline = Timeline::start();
+        let layer = layer(&Dom0Image::ready(&timeline)?)?;
+        timeline.phase("libvirt's layer ready");
+        let remote = "/run/rig/libvirt.tar.gz";
+        self.put(&layer, remote)?;
+        self.run(&format!("busybox tar -xzf {remote} -C / && rm {remote}"))?
+            .checked()?;
+        timeline.phase("libvirt installed in dom0");
+        Ok(())
+    }
+
+    /// Starts both daemons, with what the first one's drop-ins set.
+    ///
+    /// # Errors
+    /// When they do not answer, with what they logged.
+    pub fn start_libvirt(&self) -> Result<Libvirt<'_>> {
+        let timeline = Timeline::start();
+        let daemons = Libvirt { host: self };
+        self.run(&format!("bash -ec {}", quote(START)))?
+            .checked()
+            .context("libvirt's daemons do not start")?;
+        timeline.phase("libvirt's daemons answer");
+        Ok(daemons)
+    }
+}
+
+/// Two daemons that run; they end when this is dropped.
+pub struct Libvirt<'a> {
+    host: &'a Host,
+}
+
+impl Drop for Libvirt<'_> {
+    fn drop(&mut self) {
+        let _ = self.host.run(STOP);
+    }
+}
+
+/// No systemd runs here: what the drop-ins say is read from them. Neither has
+/// dom0 a DMI table to take a UUID from.
+const START: &str = r#"
+configure() {
+    printf '%s\n' 'unix_sock_group = "root"' 'auth_unix_ro = "none"' 'auth_unix_rw = "none"' \
+        "host_uuid = \"c0ffee00-0000-4000-8000-00000000000$1\"" \
+        "log_outputs = \"2:file:/run/rig/libvirtd-$1.log\"" >/etc/libvirt/libvirtd.conf
+}
+answers() {
+    timeout 60 sh -c 'until virsh list >/dev/null 2>&1; do sleep 0.3; done' ||
+        { cat /run/rig/libvirtd-$1.log; exit 1; }
+}
+export $(sed -n 's/^Environment=//p' /etc/systemd/system/libvirtd.service.d/*.conf)
+mkdir -p /etc/libvirt /run/libvirt /var/lib/libvirt /var/log/libvirt
+configure 1
+libvirtd --daemon --pid-file /run/rig/libvirtd-1.pid
+answers 1
+printf '%s\n' 'Host there' 'HostName 127.0.0.1' 'Port 2222' 'HostKeyAlias dest' >/root/.ssh/config
+(
+    export -f configure answers
+    unshare --mount bash -ec '
+        mkdir -p /run/rig/here
+        mount --bind /run/libvirt /run/rig/here
+        for folder in /etc/libvirt /run/libvirt /var/lib/libvirt /var/log/libvirt; do
+            mount -t tmpfs none $folder
+        done
+        configure 2
+        libvirtd --daemon --pid-file /run/rig/libvirtd-2.pid
+        /usr/sbin/sshd -p 2222 -o PidFile=/run/rig/sshd-2.pid
+        answers 2'
+)
+"#;
+
+const STOP: &str = "
+for pid in /run/rig/libvirtd-*.pid /run/rig/sshd-2.pid; do
+    [ ! -e $pid ] || kill $(cat $pid)
+done
+while pgrep -x libvirtd >/dev/null; do sleep 0.2; done
+rm -f /root/.ssh/config";
+
+/// A tar file with what libvirt needs and dom0 does not have.
+fn layer(dom0: &Dom0Image) -> Result<std::path::PathBuf> {
+    let key = cache::Key::default()
+        .with("recipe", RECIPE_VERSION.as_bytes())
+        .with("packages", debian::libvirt_recipe().as_bytes())
+        .with("files", format!("{WANTED:?}").as_bytes())
+        .with("dom0", dom0.initramfs().to_string_lossy().as_bytes())
+        .finish();
+    let name = format!("libvirt-{key}");
+    let place = cache::entry(&name, |place| build(place, &dom0.initramfs()))?;
+    Ok(place.join("layer.tar.gz"))
+}
+
+fn build(place: &Path, dom0: &Path) -> Result<()> {
+    let scratch = tempfile::tempdir_in(place.parent().unwrap_or(place))?;
+    let root = scratch.path().join("root");
+    debian::unpack_libvirt(&root)?;
+    // QEMU emulates no virtual-8086 extensions, without which no model fits;
+    // and a daemon that knows no model of its processor has no Xen driver.
+    let model = root.join(OLDEST_MODEL);
+    let text = fs::read_to_string(&model)?;
+    let lines = text.lines().filter(|line| !line.contains("'vme'"));
+    fs::write(&model, lines.collect::<Vec<_>>().join("\n"))?;
+
+    let there: HashSet<String> = cpio::names(dom0)?.into_iter().collect();
+    let mut files = Vec::new();
+    list(&root, "", &mut files)?;
+    files.retain(|file| is_wanted(file) && !there.contains(file));
+    let list = scratch.path().join("files");
+    fs::write(&list, files.join("\n"))?;
+    output_of(
+        Command::new("tar")
+            .args(["--create", "--gzip", "--owner=0", "--group=0", "--file"])
+            .arg(place.join("layer.tar.gz"))
+            .arg("--directory")
+            .arg(&root)
+            .arg("--files-from")
+            .arg(&list),
+    )?;
+    Ok(())
+}
+
+/// Every file below `folder` in `root`, by its path there.
+fn list(root: &Path, folder: &str, files: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(root.join(folder))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = match folder {
+            "" => name,
+            folder => format!("{folder}/{name}"),
+        };
+        match entry.file_type()?.is_dir() {
+            true => list(root, &path, files)?,
+            false => files.push(path),
+        }
+    }
+    Ok(())
+}
+
+fn is_wanted(file: &str) -> bool {
+    let library = file
+        .rsplit_once('/')
+        .is_some_and(|(folder, name)| LIBRARIES.contains(&folder) && name.contains(".so"));
+    library || WANTED.iter().any(|wanted| file.starts_with(wanted))
+}

@@ -1,0 +1,191 @@
+//! `virsh migrate --live` between two real libvirt daemons, started as `lull
+//! enable libvirt` has systemd start them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::libvirt::{BACK, THERE};
+use lull_tests::timeline::Timeline;
+use lull_tests::{Guest, GuestSpec, Host, Load, Output};
+
+use crate::aftermath;
+use crate::attempt::LEDGER;
+use crate::world::World;
+
+const FILE: &str = "/etc/lull.toml";
+
+/// All that virsh has to say of a refusal.
+const SENTENCE: &str = "internal error: Failed to send migration data to destination host";
+
+/// Where libvirt keeps what libxl says.
+const LOG: &str = "/var/log/libvirt/libxl/libxl-driver.log";
+
+/// No migration in here takes that long.
+const LONGEST: Duration = Duration::from_secs(420);
+
+/// What the guest can dirty, pages; small, since a tunnel is slow.
+const RESERVE: u64 = 4_096;
+
+/// A load that a migration catches up with.
+const LIGHT: Load = Load::steady(100, 256);
+
+/// A load that leaves more than goes into what [`TIGHT`] leaves of a pause.
+const HEAVY: Load = Load::steady(20_000, RESERVE);
+
+/// A little more than what is assumed of a landing and the like.
+const TIGHT: &str = "3300ms";
+
+/// Refused, cancelled, moved directly, and back through a tunnel.
+pub fn keeps_limits(world: &mut World) -> Result<()> {
+    world.forget_guest();
+    let host = world.host.clone();
+    let kept = keep(&host);
+    // Whatever became of it, the scenarios to come have no limits. Its daemons
+    // have ended, and need no helper any more.
+    let cleared = host.run(&format!("rm -f {FILE} {LEDGER}; lull disable libvirt"));
+    kept?;
+    let said = cleared?.checked()?;
+    ensure!(said.contains("libvirt's own again"), "{said}");
+    let left = "ls /etc/systemd/system/libvirtd.service.d /usr/lib/xen-lull";
+    let left = host.run(left)?.stdout;
+    ensure!(left.is_empty(), "left behind: {left}");
+    Ok(())
+}
+
+fn keep(host: &Host) -> Result<()> {
+    host.install_libvirt()?;
+    let said = host.run("lull enable libvirt")?.checked()?;
+    ensure!(said.contains("libvirtd.service"), "{said}");
+    let daemons = host.start_libvirt()?;
+    let said = host.run("lull enable libvirt")?.checked()?;
+    ensure!(said.contains("in force already"), "{said}");
+
+    let guest = create(host)?;
+    refused(host, &guest)?;
+    cancelled(host, &guest)?;
+    let there = moved(host, &guest)?;
+    let back = moved_back(host, &there)?;
+    drop(daemons);
+    back.destroy()
+}
+
+/// A guest of libvirt's.
+fn create(host: &Host) -> Result<Guest> {
+    let spec = GuestSpec {
+        memory_mib: 112,
+        reserve_pages: RESERVE,
+        ..GuestSpec::new("virt")
+    };
+    // libvirt knows no "all but one" processor; of two, this one is meant.
+    Guest::create_by(host, &spec, |file| {
+        format!(
+            "sed -i 's/all,^0/1/' {file} && virsh domxml-from-native xen-xl {file} >{file}.xml \
+             && virsh create {file}.xml"
+        )
+    })
+}
+
+/// It writes faster than its last pages could be sent in what its limit leaves.
+fn refused(host: &Host, guest: &Guest) -> Result<()> {
+    guest.set_load(HEAVY)?;
+    limit(host, &format!("--max-suspend-time {TIGHT}"))?;
+    let before = guest.domid()?;
+    let timeline = Timeline::start();
+    let output = host.run_for(&migrate(""), LONGEST)?;
+    timeline.phase("refused");
+    stays(host, guest, before, &output, "would have fitted")
+}
+
+/// An operator calls it off, while a cap of the file's leaves the time to.
+fn cancelled(host: &Host, guest: &Guest) -> Result<()> {
+    guest.set_load(LIGHT)?;
+    limit(host, "--max-suspend-time 1min --bandwidth 2MiB/s")?;
+    let before = guest.domid()?;
+    let timeline = Timeline::start();
+    let mut running = host.spawn(&migrate(""))?;
+    let copies = "until lull status --json virt | grep '\"phase\":\"copying\"'; do sleep 0.3; done";
+    let status = host.run(copies)?.checked()?;
+    ensure!(
+        status.contains("\"bandwidth\":2097152") && status.contains("\"limit_ms\":60000"),
+        "{status}"
+    );
+    let said = host.run("lull cancel virt")?.checked()?;
+    ensure!(said.contains("virt runs here"), "{said}");
+    let output = running.wait(LONGEST)?.context("virsh does not end")?;
+    timeline.phase("cancelled");
+    stays(host, guest, before, &output, "ancelled")
+}
+
+/// Straight to the other daemon. virsh's own timeout, which would have libvirt
+/// pause the guest and go on, changes nothing.
+fn moved(host: &Host, guest: &Guest) -> Result<Guest> {
+    limit(host, "--bandwidth none")?;
+    let arrived = arrives(host, guest, &migrate("--timeout 3"), "virt-2")?;
+    let list = host.run("virsh list --name")?.checked()?;
+    ensure!(!list.contains("virt"), "it is still at the source: {list}");
+    Ok(arrived)
+}
+
+/// From daemon to daemon, through their own connection.
+fn moved_back(host: &Host, guest: &Guest) -> Result<Guest> {
+    let command =
+        format!("virsh -c {THERE} migrate --live --p2p --tunnelled --dname virt virt-2 '{BACK}'");
+    let arrived = arrives(host, guest, &command, "virt")?;
+    let state = host.run("virsh domstate virt")?.checked()?;
+    ensure!(state.trim() == "running", "libvirt says it is {state}");
+    Ok(arrived)
+}
+
+/// As an operator would, but for the name that one xenstore asks for.
+fn migrate(options: &str) -> String {
+    format!("virsh migrate --live {options} --dname virt-2 virt {THERE}")
+}
+
+/// Sets limits, by a pattern that covers both names.
+fn limit(host: &Host, limits: &str) -> Result<()> {
+    // What was learned before is not for this scenario.
+    let set = format!("rm -f {LEDGER}; lull limits set 'virt*' {limits}");
+    host.run(&set)?.checked()?;
+    Ok(())
+}
+
+/// It is not moved, and who looks where the README says finds out why.
+fn stays(host: &Host, guest: &Guest, before: u32, output: &Output, why: &str) -> Result<()> {
+    ensure!(
+        output.status == 1 && output.stderr.contains(SENTENCE),
+        "not refused: {output:?}"
+    );
+    let report = host.run("lull report --last")?.checked()?;
+    let words = format!("virt (domain {before})");
+    ensure!(
+        report.contains(&words) && report.contains(why),
+        "{words}, {why}: {report}"
+    );
+    let log = host.run(&format!("grep 'was not moved' {LOG} | tail -n 1"))?;
+    ensure!(
+        log.stdout.contains("virt was not moved: ") && log.stdout.contains("virt runs on here."),
+        "{LOG}: {log:?}"
+    );
+    let state = host.run("virsh domstate virt")?.checked()?;
+    ensure!(state.trim() == "running", "libvirt says it is {state}");
+    ensure!(guest.domid()? == before, "it is another domain");
+    aftermath::check_whole(host, guest)
+}
+
+/// It is moved, whole, under its new name, by lull.
+fn arrives(host: &Host, guest: &Guest, command: &str, name: &str) -> Result<Guest> {
+    let before = guest.domid()?;
+    let timeline = Timeline::start();
+    let output = host.run_for(command, LONGEST)?;
+    let report = host.run("lull report --last")?.checked()?;
+    timeline.phase(format_args!("{command}:\n{report}"));
+    output.checked().context(report.clone())?;
+    let guest = guest.renamed(name);
+    ensure!(guest.domid()? != before, "it is the same domain");
+    aftermath::check_whole(host, &guest)?;
+    ensure!(
+        report.contains(&format!("(domain {before})")) && report.contains("60.0 s allowed"),
+        "{report}"
+    );
+    Ok(guest)
+}
