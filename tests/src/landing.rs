@@ -1,6 +1,8 @@
-//! The classic pause with Xen's own script for network interfaces and with
-//! lull's: one host, the same load, turn by turn.
+//! The outage of a guest that moves, seen from outside: with stock xl, with lull
+//! landing the classic way, with lull's network script, and landing fast. One
+//! host, the same guest, turn by turn.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,112 +11,160 @@ use serde_json::Value;
 use crate::ssh::quote;
 use crate::{Guest, GuestSpec, Host, HostConfig, Load};
 
-/// Guests, one after the other: none moves so often that the emulation may
-/// lose it (see the tests' world).
-const GUESTS: usize = 3;
+/// Rounds in which every way has its turn.
+const ROUNDS: usize = 5;
 
-/// Pairs of moves of each guest.
-const PAIRS: usize = 2;
+/// Rounds of one guest: none moves so often that the emulation may lose it (see
+/// the tests' world).
+const ROUNDS_OF_A_GUEST: usize = 2;
 
 const NAME: &str = "bench";
-const LOAD: Load = Load::steady(500, 2_048);
+
+/// What a guest does that is not quiet.
+const BUSY: Load = Load::steady(2_000, 4_096);
 
 /// No move takes that long.
 const LONGEST: Duration = Duration::from_secs(240);
 
-/// Who attaches the network interface.
+/// How it is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Script {
+enum Way {
     Stock,
-    Lull,
+    Classic,
+    ClassicWithVifLull,
+    Fast,
+}
+
+impl Way {
+    const ALL: [Self; 4] = [
+        Self::Stock,
+        Self::Classic,
+        Self::Fast,
+        Self::ClassicWithVifLull,
+    ];
+
+    /// The network script is the default of the moment when the guest's
+    /// configuration is read, which all but the fast one have xl do once more.
+    fn command(self, guest: &Guest) -> String {
+        let again = format!("-C /run/rig/{NAME}.cfg");
+        let guest = quote(guest.name());
+        let lull = "lull migrate --json -s ''";
+        let set = match self {
+            Self::ClassicWithVifLull => "lull enable vif >/dev/null",
+            _ => "lull disable vif >/dev/null",
+        };
+        let there = "'xl migrate-receive'";
+        let go = match self {
+            Self::Stock => format!("xl migrate -s '' {again} {guest} {there}"),
+            Self::Classic | Self::ClassicWithVifLull => format!("{lull} {again} {guest} {there}"),
+            Self::Fast => format!("{lull} --landing fast --land 'exec lull land' {guest} {there}"),
+        };
+        format!("{set}; {go}")
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Stock => "stock xl",
+            Self::Classic => "lull classic",
+            Self::ClassicWithVifLull => "lull classic, vif-lull",
+            Self::Fast => "lull fast",
+        })
+    }
 }
 
 /// What one move took, milliseconds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 struct Move {
     /// Without an answer to a ping.
     outage: f64,
-    /// The pause, by lull's clock.
-    pause: f64,
-    /// Of it until the destination was ready.
-    landing: f64,
+    /// Where the pause went, by lull's clock; nothing of stock's.
+    parts: Vec<(&'static str, f64)>,
 }
 
-/// Boots a host, moves guests, and prints each move, the medians, and their
+/// Boots a host, moves guests, and prints each move, then medians, spread and
 /// ratio.
 ///
 /// # Errors
 /// When the host does not boot, or a guest does not move.
-pub fn run() -> Result<()> {
+pub fn run(busy: bool) -> Result<()> {
+    let load = if busy { BUSY } else { Load::QUIET };
     let host = Host::boot(&HostConfig::default())?;
     host.install_lull()?;
-    let mut moves = [Vec::new(), Vec::new()];
-    for number in 0..GUESTS {
+    let mut moves = Way::ALL.map(|_| Vec::new());
+    for first in (0..ROUNDS).step_by(ROUNDS_OF_A_GUEST) {
         let guest = host.create_guest(&GuestSpec::new(NAME))?;
-        guest.set_load(LOAD)?;
-        for _ in 0..PAIRS {
-            // Neither is always the one that comes first to a fresh guest.
-            let order = match number % 2 {
-                0 => [Script::Stock, Script::Lull],
-                _ => [Script::Lull, Script::Stock],
-            };
-            for script in order {
-                let done = measure(&host, &guest, script)?;
-                println!("{script:?}: {done:.0?}");
-                moves[script as usize].push(done);
+        guest.set_load(load)?;
+        for _ in first..ROUNDS.min(first + ROUNDS_OF_A_GUEST) {
+            for (way, moves) in Way::ALL.into_iter().zip(&mut moves) {
+                let done = measure(&host, &guest, way)?;
+                println!("{way:<24}{:6.0} ms  {:.0?}", done.outage, done.parts);
+                moves.push(done);
             }
         }
         guest.destroy()?;
     }
-    for (name, figure) in [
-        ("outage", (|done| done.outage) as fn(&Move) -> f64),
-        ("pause", |done| done.pause),
-        ("until READY", |done| done.landing),
-    ] {
-        let [stock, lull] = moves.each_ref().map(|moves| median(moves, figure));
+    let stock = median(moves[0].iter().map(|done| done.outage));
+    for (way, moves) in Way::ALL.into_iter().zip(&moves) {
+        let outages = || moves.iter().map(|done| done.outage);
+        let (least, most) = (outages().reduce(f64::min), outages().reduce(f64::max));
         println!(
-            "{name}, medians of {}: vif-bridge {stock:.0} ms, vif-lull {lull:.0} ms, ratio {:.2}",
-            moves[0].len(),
-            lull / stock
+            "{way:<24}median of {} {:6.0} ms ({:.0} to {:.0}), ratio to stock {:.2}",
+            moves.len(),
+            median(outages()),
+            least.unwrap_or_default(),
+            most.unwrap_or_default(),
+            median(outages()) / stock
         );
+        for (part, (name, _)) in moves[0].parts.iter().enumerate() {
+            let part = moves.iter().map(|done| done.parts[part].1);
+            println!("    {name:<20}{:6.0} ms", median(part));
+        }
     }
     Ok(())
 }
 
-/// The script is the default of the moment when the guest's configuration is
-/// read, which this has xl do once more.
-fn measure(host: &Host, guest: &Guest, script: Script) -> Result<Move> {
-    let (word, name) = match script {
-        Script::Stock => ("disable", "vif-bridge"),
-        Script::Lull => ("enable", "vif-lull"),
-    };
-    host.run(&format!("lull {word} vif"))?.checked()?;
+fn measure(host: &Host, guest: &Guest, way: Way) -> Result<Move> {
     let observer = host.observe(guest)?;
-    let command = format!(
-        "lull migrate --json -s '' -C /run/rig/{NAME}.cfg {} 'xl migrate-receive'",
-        quote(guest.name())
-    );
-    let said = host.run_for(&command, LONGEST)?.checked()?;
+    let said = host.run_for(&way.command(guest), LONGEST)?.checked()?;
     let outages = observer.stop()?;
-    let result: Value = serde_json::from_str(said.lines().last().unwrap_or_default())?;
-    let ms = |key: &str| {
-        let value = result[key].as_f64();
-        value.with_context(|| format!("no {key}: {result}"))
+    let events: Vec<Value> = said
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let parts = match way {
+        Way::Stock => Vec::new(),
+        _ => parts(&events)?,
     };
-    let backend = format!("/local/domain/0/backend/vif/{}/0", guest.domid()?);
-    let used = host.run(&format!("xenstore-read {backend}/script"))?;
-    let used = used.checked()?;
-    ensure!(used.trim().ends_with(name), "attached by {used}");
+    ensure!(outages.lost > 0, "no outage was seen: {outages:?}");
     Ok(Move {
         outage: outages.longest_ms,
-        pause: ms("observed_downtime_ms")?,
-        landing: ms("until_ready_ms")?,
+        parts,
     })
 }
 
+fn parts(events: &[Value]) -> Result<Vec<(&'static str, f64)>> {
+    let find = |kind: &str| {
+        let found = events.iter().rfind(|event| event["type"] == kind);
+        found.with_context(|| format!("no {kind}: {events:?}"))
+    };
+    let (ended, result) = (&find("ended")?["observed"], find("result")?);
+    let ms = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+    Ok(vec![
+        ("suspend", ms(&ended["suspend_ms"])),
+        ("final bitmap", ms(&ended["final_bitmap_ms"])),
+        ("pages", ms(&ended["pages_ms"])),
+        ("CPU state", ms(&ended["cpu_state_ms"])),
+        ("until READY goes on", ms(&result["until_ready_ms"])),
+        ("after that", ms(&result["after_ready_ms"])),
+        ("in all", ms(&result["observed_downtime_ms"])),
+    ])
+}
+
 /// Of an even count the mean of the two in the middle.
-fn median(moves: &[Move], figure: fn(&Move) -> f64) -> f64 {
-    let mut figures: Vec<f64> = moves.iter().map(figure).collect();
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
     figures.sort_by(f64::total_cmp);
     let middle = figures.len() / 2;
     match figures.len() % 2 {

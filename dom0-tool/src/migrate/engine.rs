@@ -37,7 +37,7 @@ impl Engine {
     pub fn start(
         plan: &Plan<'_>,
         call: Call,
-        front_end: &UnixStream,
+        front_end: UnixStream,
         words: PipeWriter,
     ) -> io::Result<(Self, UnixStream)> {
         let (from_helper, for_helper) = UnixStream::pair()?;
@@ -59,7 +59,7 @@ impl Engine {
             .args(["--helper", &number(&from_helper)])
             .args(["--to-land", &number(&to)])
             .args(["--from-land", &number(&from)])
-            .env(FRONT_END_FD, number(front_end))
+            .env(FRONT_END_FD, number(&front_end))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(words)

@@ -80,7 +80,7 @@ impl Plan<'_> {
             None => (None, FRONT_END_FD, for_helper),
             Some(call) => {
                 let words = write_end.try_clone()?;
-                let (engine, from_helper) = Engine::start(self, call, &for_helper, words)?;
+                let (engine, from_helper) = Engine::start(self, call, for_helper, words)?;
                 (Some(engine), ENGINE_FD, from_helper)
             }
         };

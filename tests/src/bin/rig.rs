@@ -6,13 +6,15 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use lull_tests::{GuestSpec, Host, HostConfig, Hypervisor, bench, demo, landing};
 
-const USAGE: &str = "usage: rig shell [--pv] [--guest] | rig demo | rig bench | rig landing
+const USAGE: &str =
+    "usage: rig shell [--pv] [--guest] | rig demo | rig bench | rig landing [--busy]
   shell   boots a Xen host, prints how to get in, and keeps it until ^C
           --pv: with the hypervisor that can migrate PV guests
           --guest: with lull installed and one guest running
   demo    boots a host and shows three migrations (`cargo demo`)
   bench   times lull's sender beside stock's
-  landing times pauses with Xen's script for interfaces and with lull's";
+  landing times outages: stock xl, lull landing the classic way, with its own
+          network script, and landing fast";
 
 fn main() -> ExitCode {
     match run() {
@@ -31,7 +33,8 @@ fn run() -> Result<()> {
         ["shell", options @ ..] => shell(options),
         ["demo"] => demo::run(),
         ["bench"] => bench::run(),
-        ["landing"] => landing::run(),
+        ["landing"] => landing::run(false),
+        ["landing", "--busy"] => landing::run(true),
         _ => bail!("{USAGE}"),
     }
 }
