@@ -28,7 +28,6 @@ use crate::engine::{SuspendAnswer, Verify};
 use crate::events::How;
 use crate::inherited;
 use crate::xen::domain::withdraw_suspend;
-use crate::xen::xenstore::Xenstore;
 use crate::xen::{DomId, Xen};
 
 /// Environment variable with the number of an inherited socket: at its other end
@@ -214,8 +213,7 @@ impl OnItsOwn {
 
 impl Toolstack for OnItsOwn {
     fn ask_to_suspend(&mut self) -> io::Result<()> {
-        let request = format!("/local/domain/{}/control/shutdown", self.guest);
-        Xenstore::open()?.write(&request, "suspend")?;
+        self.xen.ask_to_suspend(self.guest)?;
         self.asked = Some(Instant::now());
         Ok(())
     }

@@ -47,6 +47,18 @@ struct HvmParam {
     value: u64,
 }
 
+/// `SCHEDOP_remote_shutdown` (`xen/include/public/sched.h`, 4.17).
+const SCHEDOP_REMOTE_SHUTDOWN: u64 = 4;
+
+/// `struct sched_remote_shutdown`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RemoteShutdown {
+    domain_id: DomId,
+    _pad: u16,
+    reason: u32,
+}
+
 /// How a domain fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DomainState {
@@ -194,6 +206,27 @@ impl Xen {
         // SAFETY: the op takes this structure as argument 1.
         unsafe { self.hypercall_with(number::HVM_OP, args, 1, &mut param) }?;
         Ok(param.value)
+    }
+
+    /// Asks a guest to suspend itself, as libxl does: through xenstore, or, where
+    /// no PV driver would hear that, by stopping it as it stands
+    /// (`libxl_dom_suspend.c`, 4.17).
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn ask_to_suspend(&self, domain: DomId) -> io::Result<()> {
+        if self.hvm_param(domain, HVM_PARAM_CALLBACK_IRQ)? != 0 {
+            let request = format!("/local/domain/{domain}/control/shutdown");
+            return Xenstore::open()?.write(&request, "suspend");
+        }
+        let mut request = RemoteShutdown {
+            domain_id: domain,
+            _pad: 0,
+            reason: u32::from(dominf::REASON_SUSPEND),
+        };
+        let args = [SCHEDOP_REMOTE_SHUTDOWN, 0, 0, 0, 0];
+        // SAFETY: the op takes this structure as argument 1.
+        unsafe { self.hypercall_with(number::SCHED_OP, args, 1, &mut request) }.map(drop)
     }
 
     /// Whether somebody has begun to destroy it, also where its state does not
