@@ -73,7 +73,8 @@ pub fn ballooning(world: &mut World) -> Result<()> {
         has_memory(world, &name, before)?;
         let change = format!("xl mem-set {name} {meanwhile}; sleep 3");
         // The destination sets out to give it what it had when it left.
-        let look = format!("xl list {name} {name}--incoming >{SIZES}");
+        let look =
+            format!("for d in {name} {name}--incoming; do xl list $d | tail -n 1; done >{SIZES}");
         let way =
             held("later-round", &guest, &change)? + " rig-agent " + &held("landed", &guest, &look)?;
         let ended = Plan::direct()
@@ -84,7 +85,6 @@ pub fn ballooning(world: &mut World) -> Result<()> {
         let sizes = world.host.run(&format!("cat {SIZES}"))?.checked()?;
         let sizes: Vec<&str> = sizes
             .lines()
-            .skip(1)
             .filter_map(|line| line.split_whitespace().nth(2))
             .collect();
         let wanted = meanwhile.to_string();
