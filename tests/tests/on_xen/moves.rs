@@ -19,7 +19,8 @@ pub fn within_a_limit(world: &mut World) -> Result<()> {
     let timeline = Timeline::start();
     let guest = world.guest()?;
     let observer = world.host.observe(&guest)?;
-    let ended = Plan::over_ssh().limit(limit).run(&world.host, &guest)?;
+    let plan = Plan::over_ssh().landing("classic").limit(limit);
+    let ended = plan.run(&world.host, &guest)?;
     let outages = observer.stop()?;
     let result = ended.expect(0)?;
     timeline.phase(format_args!(
