@@ -19,7 +19,7 @@ use lull_tests::{Guest, GuestSpec, Host, Load, Outages};
 use crate::attempt::Ended;
 use crate::world::{World, scenario};
 
-use cells::{CELLS, Then};
+use cells::{CELLS, MORE, Then};
 use faults::Fault;
 use phases::Phase;
 use tally::Row;
@@ -33,14 +33,29 @@ const TIMEOUT: Duration = Duration::from_secs(6);
 /// Enough for another round, and for pages that are left for the last.
 const LOAD: Load = Load::steady(1_500, 2_000);
 
+/// Set to anything: all cells that there are.
+const EVERY: &str = "LULL_EVERY_FAULT";
+
 /// A trial for each phase, and one that tells of all.
 pub fn trials() -> Vec<Trial> {
-    let phases = CELLS.iter().map(|(phase, cells)| {
-        let name = format!("faults-{phase}").to_lowercase();
-        let name = name.replace(", ", "-").replace(' ', "-");
-        scenario(name, move |world| faults_in(world, *phase, cells))
-    });
-    phases.chain([Trial::test("faults-in-all", tell)]).collect()
+    let more = match std::env::var_os(EVERY) {
+        Some(_) => MORE,
+        None => &[],
+    };
+    let phase = |more: &'static str| {
+        move |(phase, cells): &(Phase, &'static [(Fault, Then)])| {
+            let (phase, cells) = (*phase, *cells);
+            let name = format!("faults-{phase}{more}").to_lowercase();
+            let name = name.replace(", ", "-").replace(' ', "-");
+            scenario(name, move |world| faults_in(world, phase, cells))
+        }
+    };
+    CELLS
+        .iter()
+        .map(phase(""))
+        .chain(more.iter().map(phase("-more")))
+        .chain([Trial::test("faults-in-all", tell)])
+        .collect()
 }
 
 /// Small, so that an attempt is short.
