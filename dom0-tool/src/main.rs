@@ -1,18 +1,21 @@
 //! lull moves a running Xen guest to another host, and never pauses it longer
 //! than its operator allows.
 //!
-//! One binary, three parts. `lull migrate` ([`migrate`]) starts stock `xl`, which
+//! One binary, several parts. `lull migrate` ([`migrate`]) starts stock `xl`, which
 //! starts lull again under the name of its save helper ([`helper`]); the two
 //! talk in [`events`]. A third part carries xl's connection to the destination
-//! ([`transport`]). What an attempt was told and decided is kept ([`trace`]) and
-//! can be decided again ([`replay`]), or tried without a host ([`simulate`]) or
-//! on a guest that stays ([`predict`]); what
-//! its pause took is remembered ([`ledger`]); how it went ([`runs`]) is explained
-//! ([`report`]) and counted ([`metrics`]). While it runs it can be looked at and
-//! steered ([`control`]). Limits stand in a file ([`limits`]), and plain `xl
-//! migrate` can be made to keep them ([`enable`]). Under the name `vif-lull` it
-//! attaches guests' network interfaces ([`vif`]). What only a person may decide
-//! is `lull resume` ([`resume`]). Is a host ready? [`doctor`]. Manual and completions: [`generate`].
+//! ([`transport`]). In which order the guest lands there is chosen ([`landing`]);
+//! with the fast one a fourth waits at the destination ([`land`]).
+//!
+//! What an attempt was told and decided is kept ([`trace`]) and can be decided
+//! again ([`replay`]), or tried without a host ([`simulate`]) or on a guest that
+//! stays ([`predict`]); what its pause took is remembered ([`ledger`]); how it
+//! went ([`runs`]) is explained ([`report`]) and counted ([`metrics`]). While it
+//! runs it can be looked at and steered ([`control`]). Limits stand in a file
+//! ([`limits`]), and plain `xl migrate` can be made to keep them ([`enable`]).
+//! Under the name `vif-lull` it attaches guests' network interfaces ([`vif`]).
+//! What only a person may decide is `lull resume` ([`resume`]). Is a host ready?
+//! [`doctor`]. Manual and completions: [`generate`].
 
 mod bandwidth;
 mod cli;
