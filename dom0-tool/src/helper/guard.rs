@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use super::args::LiveSave;
@@ -19,7 +20,7 @@ use crate::control::folder::{self, Folder};
 use crate::stub::orphans;
 use crate::xen::domain::{Resumed, outlive_suspend};
 use crate::xen::domctl::ShadowOp;
-use crate::xen::{DomId, Xen};
+use crate::xen::{DomId, DomainState, Xen};
 
 /// The hidden subcommand that makes this binary a guard.
 const SUBCOMMAND: &str = "guard";
@@ -159,7 +160,10 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
 fn take_over(guest: DomId, helper: u32, committed: bool, asked: bool) -> io::Result<()> {
     let xen = Xen::open_here()?;
     let resumed = match committed {
-        true => Ok(Resumed::WasNotSuspended),
+        true => {
+            wait_while_it_lands(&xen, guest);
+            Ok(Resumed::WasNotSuspended)
+        }
         false => xen.resume_suspended(guest),
     };
     let cleaning = thread::spawn(move || clean_up(guest, helper));
@@ -170,6 +174,24 @@ fn take_over(guest: DomId, helper: u32, committed: bool, asked: bool) -> io::Res
     let cleaned = cleaning.join();
     resumed?;
     cleaned.unwrap_or_else(|_| Err(io::Error::other("the stub was not taken away")))
+}
+
+/// How long a guest may take to land before the stub is taken down beside it.
+const LANDING: Duration = Duration::from_secs(20);
+
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Until the guest's domain here is gone, or runs on after all. Taking down a
+/// stub costs dom0 time that the guest, which waits, would pay for.
+fn wait_while_it_lands(xen: &Xen, guest: DomId) {
+    let until = Instant::now() + LANDING;
+    let waits = |state: DomainState| state.is_suspended() || state.dying;
+    while matches!(xen.domain_state(guest), Ok(Some(state)) if waits(state))
+        && Instant::now() < until
+    {
+        thread::sleep(LOOK);
+    }
 }
 
 fn clean_up(guest: DomId, helper: u32) -> io::Result<()> {
