@@ -90,7 +90,7 @@ fn see_off(copy: Identity) {
 }
 
 fn serve(copy: &mut Option<Identity>) -> Result<(), End> {
-    let mut source = Source::default();
+    let source = Source;
     let greeting = Greeting {
         land: (VERSION, VERSION),
         lull: env!("CARGO_PKG_VERSION").to_owned(),
@@ -142,12 +142,11 @@ fn say(bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Standard input, read without ever waiting for it blindly.
-#[derive(Default)]
 struct Source;
 
 impl Source {
     /// A line.
-    fn line(&mut self, until: Instant) -> Result<String, End> {
+    fn line(&self, until: Instant) -> Result<String, End> {
         let mut line = Vec::new();
         while line.len() < LINE_MAX {
             let mut byte = [0];
@@ -164,7 +163,7 @@ impl Source {
     }
 
     /// A frame; `meanwhile` says every so often whether to go on.
-    fn frame(&mut self, mut meanwhile: impl FnMut() -> Result<(), Unfit>) -> Result<ToLand, End> {
+    fn frame(&self, mut meanwhile: impl FnMut() -> Result<(), Unfit>) -> Result<ToLand, End> {
         let mut look = || meanwhile().map_err(End::from);
         let mut head = [0; HEADER];
         self.fill(&mut head, &mut look)?;
@@ -178,7 +177,7 @@ impl Source {
     }
 
     fn fill(
-        &mut self,
+        &self,
         mut bytes: &mut [u8],
         mut meanwhile: impl FnMut() -> Result<(), End>,
     ) -> Result<(), End> {

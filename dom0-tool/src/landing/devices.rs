@@ -160,7 +160,7 @@ fn is_plain(device: &Path) -> bool {
     let virtual_ = device
         .components()
         .any(|part| part.as_os_str() == "virtual");
-    PLAIN.iter().any(|prefix| plain(&prefix)) && !virtual_
+    PLAIN.iter().any(plain) && !virtual_
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ fn garbage_is_set_aside_and_said() {
         let (_folder, ledger) = holding(&garbage);
         let mut said = String::new();
         let known = ledger.known("host2", "web1", Landing::Classic, |line| {
-            said.push_str(line)
+            said.push_str(line);
         });
         assert!(!known.has_history());
         assert!(said.contains("set aside"), "{garbage}: {said}");
@@ -121,7 +121,7 @@ fn a_ledger_that_cannot_be_read_stays_where_it_is() {
     fs::create_dir_all(&ledger.file).unwrap();
     let mut said = String::new();
     let known = ledger.known("host2", "web1", Landing::Classic, |line| {
-        said.push_str(line)
+        said.push_str(line);
     });
     assert!(!known.has_history());
     assert!(said.contains("cannot be read"), "{said}");
