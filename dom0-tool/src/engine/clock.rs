@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lull_core::machine::State;
+use lull_core::units::Micros;
 
 use super::failure::{Doing, Failure};
 use super::landing::Fast;
@@ -17,6 +18,10 @@ pub const SUSPEND_POLL: Duration = Duration::from_millis(1);
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(250);
+
+/// From the destination's word that all is in place until the transport, which
+/// then keeps the deadline, knows of it.
+const HANDOVER: Micros = Micros::from_millis(10);
 
 /// A stub that has something to do and says nothing for so long has hung. Far
 /// beyond what a batch takes, so that a host under load is not mistaken.
@@ -65,7 +70,10 @@ impl Session<'_> {
         let config = self.peer.machine().config();
         let limit = self.limit_in_force()?;
         let pause = self.pause.filter(|pause| pause.stopped.is_some())?;
-        let after = config.costs.reserve();
+        let mut after = config.costs.reserve();
+        if self.fast.is_some() {
+            after = after.saturating_add(HANDOVER);
+        }
         let after = if self.finishing {
             after
         } else {

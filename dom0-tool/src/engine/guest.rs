@@ -12,6 +12,7 @@ use super::failure::{Doing, Failure};
 use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::session::{Resumed, Session};
+use crate::events::Refused;
 use crate::xen::domain;
 use crate::xen::domctl::Clean;
 
@@ -27,7 +28,7 @@ impl Session<'_> {
             .log_dirty
             .clean(self.stub, prepared.guest_pfns, clean)
             .doing("the dirty bitmap cannot be read")?;
-        self.with_balloon(cleaned)
+        self.with_balloon(cleaned, clean)
     }
 
     /// Whether the guest has stopped, or is to be left alone.
@@ -35,6 +36,10 @@ impl Session<'_> {
         let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
         if let Some(why) = self.host.has_hung_up() {
             return Err(Failure::HungUp(why));
+        }
+        // The machine has come to its end; what is left is not committed yet.
+        if cancelled && self.fast.is_some() && self.finishing {
+            return Err(Failure::HungUp(Refused::Cancelled));
         }
         if cancelled && !self.cancel_told && self.begun {
             self.cancel_told = true;
@@ -151,6 +156,11 @@ impl Session<'_> {
         let Some(pause) = self.pause.filter(|pause| !pause.answered) else {
             return verdict;
         };
+        if self.fast.is_some() {
+            // Nobody else has asked: the request is ours to take back.
+            self.outlive_request();
+            return verdict;
+        }
         // libxl waits up to 60 s for the guest's acknowledgement and as long
         // for its stop; a guest that stops after all must not stay so.
         let deadline = pause.requested + Duration::from_secs(150);

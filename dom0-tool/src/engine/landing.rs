@@ -30,7 +30,7 @@ use super::session::Session;
 use crate::land::wire::{self, Attach, FromLand, HEADER, Pages, Purpose};
 use crate::stream::sink::Sink;
 use crate::xen::buffer::HypercallBuffer;
-use crate::xen::domctl::is_populated;
+use crate::xen::domctl::{Clean, is_populated};
 use crate::xen::foreign::ForeignPages;
 
 /// The way to a `lull land` that waits, and who its guest is.
@@ -187,12 +187,10 @@ impl Fast {
 
     /// What to wait on for answers.
     pub(super) fn wake_on(&self) -> Option<BorrowedFd<'_>> {
-        let awaited = !self.asked.is_empty()
-            || matches!(
-                self.stage,
-                Stage::Building | Stage::Attaching | Stage::Finishing
-            );
-        awaited.then(|| self.from.from.as_fd())
+        let awaited = Stage::Building..Stage::Landed;
+        awaited
+            .contains(&self.stage)
+            .then(|| self.from.from.as_fd())
     }
 
     fn mark(&mut self, frames: &[u64], present: bool) {
@@ -359,7 +357,12 @@ impl Session<'_> {
     /// just come, and nothing at all of one that has gone. A guest that has
     /// more or fewer pages than when they were listed last is listed again; one
     /// that gave back as many as it got meanwhile is not noticed.
-    pub(super) fn with_balloon(&mut self, cleaned: Cleaned) -> Result<Cleaned, Failure> {
+    pub(super) fn with_balloon(
+        &mut self,
+        cleaned: Cleaned,
+        clean: Clean,
+    ) -> Result<Cleaned, Failure> {
+        let limit = self.limit_in_force();
         let Some(fast) = self.fast.as_mut().filter(|fast| fast.is_open()) else {
             return Ok(cleaned);
         };
@@ -368,6 +371,11 @@ impl Session<'_> {
         let tot_pages = info.map_or(fast.tot_pages, |info| info.tot_pages);
         if tot_pages == fast.tot_pages {
             return Ok(cleaned);
+        }
+        // Listing a large guest takes seconds, of which no prediction knows.
+        if clean == Clean::Final && limit.is_some() {
+            let error = io::Error::other("it changed on the way to the stop; try again");
+            return Err(error).doing("the guest's memory");
         }
         fast.tot_pages = tot_pages;
         let (now, _) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)
@@ -461,7 +469,11 @@ impl Session<'_> {
                 Some(_) => return Err(out_of_turn()),
                 None => self.wait(TICK).doing("waiting failed")?,
             }
-            if self.host.is_cancelled().doing("libxl has gone")? {
+            let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
+            if let Some(why) = self.host.has_hung_up() {
+                return Err(Failure::HungUp(why));
+            }
+            if cancelled {
                 return Err(Failure::Land("the comparison was given up".into()));
             }
         }

@@ -20,6 +20,7 @@ pub struct FrontEnd {
     commands: BufReader<UnixStream>,
     line: Vec<u8>,
     cancelled: bool,
+    gone: bool,
     target_ready: bool,
     hung_up: Option<Refused>,
     /// Events the socket had no room for yet.
@@ -38,6 +39,7 @@ impl FrontEnd {
             commands,
             line: Vec::new(),
             cancelled: false,
+            gone: false,
             target_ready: false,
             hung_up: None,
             unsent: Vec::new(),
@@ -78,9 +80,9 @@ impl FrontEnd {
 
     /// Whether the front end wants to give up, or has gone.
     pub fn is_cancelled(&mut self) -> bool {
-        while !self.cancelled {
+        while !self.gone {
             match self.commands.read_until(b'\n', &mut self.line) {
-                Ok(0) => self.cancelled = true,
+                Ok(0) => self.gone = true,
                 Ok(_) if self.line.ends_with(b"\n") => {
                     match serde_json::from_slice(&self.line) {
                         Ok(Command::Cancel) => self.cancelled = true,
@@ -93,13 +95,13 @@ impl FrontEnd {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.cancelled = true,
+                Err(_) => self.gone = true,
             }
             if self.line.len() > LINE_MAX {
                 self.line.clear();
             }
         }
-        self.cancelled
+        self.cancelled || self.gone
     }
 }
 
@@ -117,6 +119,6 @@ impl FrontEnd {
 
     /// What to wait on for commands; nothing once it has given up.
     pub fn wake_on(&self) -> Option<BorrowedFd<'_>> {
-        (!self.cancelled).then(|| self.out.as_fd())
+        (!self.gone).then(|| self.out.as_fd())
     }
 }

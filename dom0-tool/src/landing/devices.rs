@@ -34,9 +34,8 @@ pub enum Trust {
     Vouched,
 }
 
-/// Kinds of devices that hold nothing that two hosts could disagree about. What
-/// libxl calls `suspend` is an event channel.
-const HARMLESS: [&str; 3] = ["vif", "console", "suspend"];
+/// Kinds of devices that hold nothing that two hosts could disagree about.
+const HARMLESS: [&str; 2] = ["vif", "console"];
 
 /// Whole disks and their partitions, by the names that Linux gives them. Device
 /// numbers of most are given out anew at each boot.
@@ -64,7 +63,8 @@ struct Disk {
 /// # Errors
 /// Which may not, and why: a clause without a full stop.
 pub fn judge(store: &mut Xenstore, guest: DomId, trust: Trust) -> Result<(), String> {
-    let devices = format!("/local/domain/{guest}/device");
+    // What libxl keeps for itself: the guest can write to what is its own.
+    let devices = format!("/libxl/{guest}/device");
     let list = |store: &mut Xenstore, path: &str| {
         let listed = store.list(path);
         listed.map_err(|error| format!("xenstore does not tell its devices: {error}"))
@@ -84,20 +84,23 @@ pub fn judge(store: &mut Xenstore, guest: DomId, trust: Trust) -> Result<(), Str
             continue;
         }
         for number in numbers {
-            let disk = read(store, &format!("{folder}/{number}"))?;
+            let disk = read(store, guest, &format!("{folder}/{number}"))?;
             is_safe(&disk, Path::new("/sys/dev/block"))?;
         }
     }
     Ok(())
 }
 
-fn read(store: &mut Xenstore, frontend: &str) -> Result<Disk, String> {
+fn read(store: &mut Xenstore, guest: DomId, folder: &str) -> Result<Disk, String> {
     let mut read = |path: String| {
         let value = store.read(&path);
         value.map_err(|error| format!("xenstore does not tell of its disks: {error}"))
     };
-    let backend = read(format!("{frontend}/backend"))?.unwrap_or_default();
-    let number = frontend.rsplit('/').next().unwrap_or_default();
+    let backend = read(format!("{folder}/backend"))?.unwrap_or_default();
+    if !backend.starts_with(&format!("/local/domain/0/backend/vbd/{guest}/")) {
+        return Err("a disk of its is not served by this dom0's kernel".into());
+    }
+    let number = folder.rsplit('/').next().unwrap_or_default();
     Ok(Disk {
         name: read(format!("{backend}/dev"))?.unwrap_or_else(|| number.to_owned()),
         kind: read(format!("{backend}/type"))?.unwrap_or_default(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::ioctl_fionread;
 
 use crate::control::words::Answer;
-use crate::events::{Command, Event, HungUp, Order, Refused};
+use crate::events::{Command, Event, HungUp, Landing, Order, Refused};
 use crate::land::caller::Call;
 
 use super::account::Account;
@@ -71,6 +71,7 @@ pub fn run(
         account: Account::default(),
         attended: Attended::of(plan.guest.domid, plan.control),
         wish: Wish::Move,
+        order: plan.landing,
         words,
         helper_gone: false,
         transport_gone: false,
@@ -116,6 +117,8 @@ struct Attempt<'a> {
     account: Account,
     attended: Attended<'a>,
     wish: Wish,
+    /// In which order the guest is to land.
+    order: Landing,
     words: PipeReader,
     helper_gone: bool,
     transport_gone: bool,
@@ -167,7 +170,7 @@ impl Attempt<'_> {
                 watcher.event(&event);
                 match *event {
                     Event::TargetReady(_) => self.tell_helper(Command::TargetReady),
-                    Event::HungUp(HungUp { why, .. }) => self.tell_helper(Command::HungUp { why }),
+                    Event::HungUp(HungUp { why, .. }) => self.tell_engine(why),
                     _ => {}
                 }
                 self.account.transport_said(*event);
@@ -175,8 +178,7 @@ impl Attempt<'_> {
             Message::TransportGone => {
                 self.transport_gone = true;
                 // It was killed, or else it has said so: xl will only fail.
-                let why = Refused::XlGone;
-                self.tell_helper(Command::HungUp { why });
+                self.tell_engine(Refused::XlGone);
             }
             Message::HelperGone => self.helper_gone = true,
             Message::Xl(line) => {
@@ -188,6 +190,9 @@ impl Attempt<'_> {
             Message::XlSilent => self.xl_silent = true,
             Message::XlEnded(end) => {
                 self.account.xl = Some(end);
+                if !self.account.is_past_return() {
+                    self.tell_engine(Refused::XlGone);
+                }
                 self.ended_at = Some(Instant::now());
             }
             Message::Stop => watcher.note(self.stop().words()),
@@ -225,6 +230,14 @@ impl Attempt<'_> {
         self.orders.give(Order::Cancel);
         self.cancelled_at = Some(Instant::now());
         Stopped::Now
+    }
+
+    /// Of a fast landing, that the connection is no more. A classic one's helper
+    /// finds its stream at an end.
+    fn tell_engine(&mut self, why: Refused) {
+        if self.order == Landing::Fast {
+            self.tell_helper(Command::HungUp { why });
+        }
     }
 
     /// A helper that cannot be told is gone, or not there yet and will find the

@@ -1,6 +1,7 @@
 //! The engine of a fast landing: a process of `lull migrate`'s own, since libxl's
 //! helper has long ended when the guest stops. Not a thread: a `lull migrate`
-//! that is killed or stopped leaves somebody who keeps the deadline.
+//! that is killed, or whose terminal is stuck, leaves somebody who keeps the
+//! deadline.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd};

@@ -178,7 +178,8 @@ impl Gate {
         if self.hang_up {
             return refuse(Refused::Cancelled);
         }
-        if self.given_up {
+        // It has, too, once it has committed and ended.
+        if self.given_up && self.helper != Helper::Committed {
             return refuse(Refused::GivenUp);
         }
         if self.front_end_gone {
@@ -405,6 +406,7 @@ mod tests {
             gate.note(suspended(terms.limit_ns));
             assert!(matches!(gate.decide(5_100), Decision::Wait(_)));
             gate.note(Event::Committed);
+            gate.note(Event::GivenUp);
             assert_eq!(gate.decide(5_849), Decision::Pass);
         }
         let late = gate(FAST, &[&[Event::Ready], &COMPLETE[..]].concat());
