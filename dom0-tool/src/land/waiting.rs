@@ -140,6 +140,8 @@ impl Waiting {
         let (frames, bytes) = self.own(pages, bytes)?;
         let missing = self.those(&frames, |populated| !populated)?;
         if !missing.is_empty() {
+            self.make_room(missing.len() as u64)
+                .during("the guest's memory limit cannot be raised")?;
             let populated = self.xen.populate_frames(self.copy.domain, &missing);
             populated.during("the guest gets no page for a frame that is new")?;
         }
@@ -193,6 +195,20 @@ impl Waiting {
         set.during("the guest's clock cannot be set")?;
         let set = self.xen.set_hvm_context(self.copy.domain, &state.context);
         set.during("the guest's CPU state cannot be set")
+    }
+
+    /// The guest may have more pages here than when it set out: its limit at the
+    /// source allowed them, and the toolstack here knows only the older one.
+    fn make_room(&self, pages: u64) -> io::Result<()> {
+        let info = self.xen.domain_info(self.copy.domain)?;
+        let info = info.ok_or(io::ErrorKind::NotFound)?;
+        let needed = info.tot_pages.saturating_add(pages);
+        match needed <= info.max_pages {
+            true => Ok(()),
+            false => self
+                .xen
+                .set_max_memory(self.copy.domain, needed.saturating_mul(PAGE as u64 / 1024)),
+        }
     }
 
     /// The present frames that are no rings, with their bytes.
@@ -294,6 +310,7 @@ mod tests {
             domain: 3,
             flags,
             tot_pages: 1,
+            max_pages: 1,
             shared_info_frame: 1,
             cpu_time,
             max_vcpu_id: 0,

@@ -51,6 +51,8 @@ pub struct DomainInfo {
     pub flags: u32,
     /// Pages the domain has.
     pub tot_pages: u64,
+    /// And may have.
+    pub max_pages: u64,
     /// Machine frame of shared_info.
     pub shared_info_frame: u64,
     /// CPU time used, nanoseconds.
@@ -166,6 +168,7 @@ impl Xen {
             domain: p[0] as DomId,
             flags: (p[0] >> 32) as u32,
             tot_pages: p[1],
+            max_pages: p[2],
             shared_info_frame: p[6],
             cpu_time: p[7],
             max_vcpu_id: (p[8] >> 32) as u32,
