@@ -170,7 +170,7 @@ fn move_guest(
     let mut known = look_up();
     if options.rehearse && !known.has_history() {
         let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
-        let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger))?;
+        let rehearsed = rehearse::before(options, guest, (xl, lull, ledger))?;
         if options.json {
             progress::print_json(&Event::Rehearsed(rehearsed.event()));
         }

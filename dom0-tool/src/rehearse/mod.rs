@@ -36,7 +36,7 @@ use crate::control::folder::Folder;
 use crate::duration::Span;
 use crate::events::Landing;
 use crate::host::{Guest, Host};
-use crate::landing::{Choice, Trust, Wanted, choose};
+use crate::landing::Wanted;
 use crate::ledger::{self, Costs, Entry, Ledger};
 use crate::migrate::inbox::{Inbox, Message};
 use crate::migrate::outcome::Outcome;
@@ -130,17 +130,9 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
 pub fn before(
     options: &Migrate,
     guest: &Guest,
-    landing: Landing,
     (xl, lull, ledger): (&Path, &Path, &Ledger),
 ) -> anyhow::Result<Rehearsed> {
-    let play = Play {
-        landing: match landing {
-            Landing::Classic => Wanted::Classic,
-            Landing::Fast => Wanted::Fast,
-        },
-        land: options.land.clone(),
-        ..Play::new(options.ssh.as_ref(), &options.host, options.verbose)
-    };
+    let play = Play::new(options.ssh.as_ref(), &options.host, options.verbose);
     play.perform(xl, lull, ledger, &interfaces_of(guest)?)
 }
 
@@ -153,8 +145,6 @@ fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
 struct Play {
     way: Way,
     ssh: Option<String>,
-    landing: Wanted,
-    land: Option<String>,
     verbose: u8,
 }
 
@@ -163,8 +153,6 @@ impl Play {
         Self {
             way: Way::new(ssh.map(String::as_str), host),
             ssh: ssh.cloned(),
-            landing: Wanted::Auto,
-            land: None,
             verbose,
         }
     }
@@ -182,8 +170,8 @@ impl Play {
             no_monitor: false,
             leave_paused: false,
             debug: false,
-            landing: self.landing,
-            land: self.land.clone(),
+            landing: Wanted::Classic,
+            land: None,
             domain: guest.to_owned(),
             host: self.way.host().to_owned(),
         }
@@ -247,14 +235,7 @@ impl Play {
         watcher.note(&format!("moving it to {}", self.way.host()));
         let begun = Instant::now();
         let options = self.as_a_move(&guest.name);
-        let (landing, call) = match choose(&options, guest, Trust::List) {
-            Ok(Choice::Fast(call)) => (Landing::Fast, Some(call)),
-            Ok(Choice::Classic(_)) => (Landing::Classic, None),
-            Err(error) => {
-                rehearsed.fail(Outcome::TargetFailed, format!("{error:#}"));
-                return;
-            }
-        };
+        let landing = Landing::Classic;
         let known = ledger.known(&options.host, &guest.name, landing, |line| {
             watcher.note(line);
         });
@@ -268,7 +249,7 @@ impl Play {
             control: &Folder::default(),
             landing,
         };
-        let attempted = match attempt::run(&plan, call, inbox, watcher) {
+        let attempted = match attempt::run(&plan, None, inbox, watcher) {
             Ok(attempted) => attempted,
             Err(error) => {
                 let why = format!("xl could not be started: {error}");

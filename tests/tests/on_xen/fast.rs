@@ -62,6 +62,7 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
 /// behind the first pass, when the first batch of a later round is under way.
 pub fn ballooning(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
+    say_nothing_unasked(&world.host)?;
     let name = guest.name().to_owned();
     for (before, meanwhile) in [(160, 150), (150, 160)] {
         let timeline = Timeline::start();
