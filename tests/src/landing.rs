@@ -14,8 +14,8 @@ use crate::{Guest, GuestSpec, Host, HostConfig, Load};
 /// Rounds in which every way has its turn.
 const ROUNDS: usize = 5;
 
-/// Rounds of one guest: none moves so often that the emulation may lose it (see
-/// the tests' world).
+/// Rounds of one guest: its network driver loses memory at each (see the tests'
+/// world).
 const ROUNDS_OF_A_GUEST: usize = 2;
 
 const NAME: &str = "bench";

@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, Load};
+use lull_tests::{Guest, GuestSpec, Load};
 
 use crate::aftermath;
 use crate::attempt::{Ended, Plan, is};
 use crate::moves::{COMPARE, check_compared, say_nothing_unasked};
-use crate::world::World;
+use crate::world::{MODERATE, World};
 
 /// As a user would, over ssh; seen from outside. A quiet guest: on a slow machine
 /// the emulated ssh carries two megabytes a second.
@@ -61,7 +61,13 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
 /// The guest gives memory back, or gets it again, while its pages are copied:
 /// behind the first pass, when the first batch of a later round is under way.
 pub fn ballooning(world: &mut World) -> Result<()> {
-    let guest = world.guest()?;
+    // It can spare what it gives back.
+    let guest = world.guest_like(&GuestSpec {
+        memory_mib: 160,
+        reserve_pages: 4_096,
+        ..GuestSpec::new("balloon")
+    })?;
+    guest.set_load(MODERATE)?;
     say_nothing_unasked(&world.host)?;
     let name = guest.name().to_owned();
     for (before, meanwhile) in [(160, 150), (150, 160)] {

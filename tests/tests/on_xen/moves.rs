@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lull_tests::Host;
 use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
+use lull_tests::{Host, Load};
 use serde::Deserialize;
 
 use crate::aftermath;
@@ -13,11 +13,13 @@ use crate::attempt::{LEDGER, Plan};
 use crate::world::World;
 
 /// As a user would, over ssh; the pause is kept, by lull's clock and by that
-/// of an observer outside.
+/// of an observer outside. Few pages, often: on a slow machine the emulated ssh
+/// carries one megabyte a second.
 pub fn within_a_limit(world: &mut World) -> Result<()> {
     let limit = Duration::from_secs(12);
     let timeline = Timeline::start();
     let guest = world.guest()?;
+    guest.set_load(Load::steady(500, 512))?;
     let observer = world.host.observe(&guest)?;
     let plan = Plan::over_ssh().landing("classic").limit(limit);
     let ended = plan.run(&world.host, &guest)?;
