@@ -17,7 +17,7 @@ use crate::shell_out::output_of;
 use crate::timeline::Timeline;
 
 /// Raise when the code below changes what it builds.
-const RECIPE_VERSION: &str = "2";
+const RECIPE_VERSION: &str = "3";
 
 const INIT: &str = include_str!("../dom0/init");
 const SSHD_CONFIG: &str = include_str!("../dom0/sshd_config");
@@ -32,6 +32,8 @@ const MODULES: &[&str] = &[
     "dummy",
     "e1000",
     "ifb",
+    "loop",
+    "nvme",
     "sch_ingress",
     "sch_netem",
     "sch_prio",
@@ -46,7 +48,6 @@ const MODULES: &[&str] = &[
     "xen-netfront",
     "xen-privcmd",
     "xenfs",
-    "loop",
 ];
 
 /// Which hypervisor to boot. The tools of 4.17 fit both.
@@ -128,10 +129,12 @@ fn build(place: &Path, timeline: &Timeline) -> Result<()> {
         .unwrap_or_default();
     let modules = Modules::index(&root, &release)?;
     let mut guest_modules = String::new();
-    for module in modules.load_order("xen-netfront")? {
-        if let Some(name) = module.file_name() {
-            fs::copy(&module, place.join(name))?;
-            guest_modules.push_str(&format!("{}\n", name.to_string_lossy()));
+    for front in ["xen-netfront", "xen-blkfront"] {
+        for module in modules.load_order(front)? {
+            if let Some(name) = module.file_name() {
+                fs::copy(&module, place.join(name))?;
+                guest_modules.push_str(&format!("{}\n", name.to_string_lossy()));
+            }
         }
     }
     fs::write(place.join("guest-modules"), guest_modules)?;

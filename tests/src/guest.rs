@@ -33,6 +33,8 @@ pub struct GuestSpec {
     pub kind: GuestType,
     /// Pages it sets aside for its load: the upper bound of a working set.
     pub reserve_pages: u64,
+    /// A disk of the host's that it writes to: what xl is to make of it.
+    pub disk: Option<String>,
     /// Whether it never so much as looks at a request to suspend.
     pub ignores_suspend: bool,
 }
@@ -48,6 +50,7 @@ impl GuestSpec {
             vif: true,
             kind: GuestType::Pvh,
             reserve_pages: 25_600,
+            disk: None,
             ignores_suspend: false,
         }
     }
@@ -63,6 +66,11 @@ impl GuestSpec {
         );
         if self.vif {
             extra.push_str(&format!(" lull.ip={address}"));
+        }
+        let mut disk = String::new();
+        if let Some(words) = &self.disk {
+            extra.push_str(" lull.disk=1");
+            disk = format!("disk = [\"{words}\"]\n");
         }
         if self.ignores_suspend {
             // This call sets the watch on control/shutdown: without it the
@@ -82,7 +90,7 @@ impl GuestSpec {
             "name = \"{}\"\ntype = \"{kind}\"\nmemory = {}\nvcpus = {}\n\
              kernel = \"/boot/vmlinux\"\nramdisk = \"/boot/guest.cpio\"\nextra = \"{extra}\"\n\
              cpus = \"all,^0\"\n\
-             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{vif}",
+             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{vif}{disk}",
             self.name, self.memory_mib, self.vcpus
         )
     }

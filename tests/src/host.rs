@@ -1,5 +1,6 @@
 //! A running Xen host.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -25,6 +26,9 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
 /// QEMU's start to the last line of dom0's init; 15 s on a quiet machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
+
+/// The host's own disk, `/dev/nvme0n1` to dom0: as much as the guest model uses.
+const DISK_BYTES: u64 = 4 << 20;
 
 /// What to boot.
 #[derive(Debug, Clone)]
@@ -100,6 +104,8 @@ impl Host {
         ];
         let keys = overlay::write(&image.initramfs(), &extras, &initramfs)?;
 
+        let disk = folder.path().join("disk");
+        File::create(&disk)?.set_len(DISK_BYTES)?;
         let qemu = Qemu::start(
             &Machine {
                 hypervisor: &image.hypervisor(config.hypervisor),
@@ -108,6 +114,7 @@ impl Host {
                 memory_mib: config.memory_mib,
                 dom0_memory_mib: config.dom0_memory_mib,
                 processors: config.processors,
+                disk: &disk,
             },
             folder.path(),
         )?;

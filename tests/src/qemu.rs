@@ -24,6 +24,8 @@ pub struct Machine<'a> {
     pub dom0_memory_mib: u32,
     /// Physical processors.
     pub processors: u32,
+    /// What its disk holds. Guests may have it: dom0 needs none.
+    pub disk: &'a Path,
 }
 
 /// A running QEMU. Dropping it kills it; so does the death of this process.
@@ -88,6 +90,12 @@ fn command_line(machine: &Machine, ssh_port: u16, serial_log: &Path) -> Command 
         &format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{ssh_port}-10.0.2.15:22"),
         "-device",
         "e1000,netdev=n0",
+    ]);
+    command.args([
+        "-drive",
+        &format!("if=none,id=d0,format=raw,file={}", machine.disk.display()),
+        "-device",
+        "nvme,drive=d0,serial=scratch",
     ]);
     let dom0_memory = machine.dom0_memory_mib;
     command.arg("-kernel").arg(machine.hypervisor);

@@ -13,7 +13,8 @@ use clap::ValueEnum;
 use crate::cli::Migrate;
 use crate::host::Guest;
 use crate::land::caller::Call;
-use crate::migrate::transport::quoted;
+use crate::migrate::xl::deaf_shell;
+use crate::rehearse::Way;
 use crate::xen::xenstore::Xenstore;
 
 pub use devices::Trust;
@@ -72,23 +73,15 @@ fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<Command, String
     }
     let mut store = Xenstore::open().map_err(|error| format!("xenstore: {error}"))?;
     devices::judge(&mut store, guest.domid, trust)?;
-    let line = match (&options.land, options.ssh.as_deref()) {
-        (Some(land), _) => land.clone(),
-        (None, Some("")) => {
-            return Err(
-                "HOST is a command that only runs `xl migrate-receive` (`--land` would name one for `lull land`)"
-                    .into(),
-            );
-        }
-        (None, ssh) => format!(
-            "exec {} {} lull land",
-            ssh.unwrap_or("ssh"),
-            quoted(options.host.as_ref()).to_string_lossy()
+    if let Some(land) = &options.land {
+        return Ok(deaf_shell(land));
+    }
+    let way = Way::new(options.ssh.as_deref(), &options.host);
+    match way.takes_commands() {
+        true => Ok(way.command("exec lull land")),
+        false => Err(
+            "HOST is a command that only runs `xl migrate-receive` (`--land` would name one for `lull land`)"
+                .into(),
         ),
-    };
-    // As xl starts its transport, and as deaf to the terminal's signals.
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", crate::migrate::xl::DEAF, "sh", "/bin/sh", "-c"]);
-    command.arg(line);
-    Ok(command)
+    }
 }

@@ -27,7 +27,21 @@ use crate::monotonic::now_ns;
 /// xl, ssh and the helper share the terminal, and with it ^C and ^Z. Only lull
 /// may act on these: a half-dead xl cannot undo anything, and a stopped one
 /// would keep the guest paused. What is ignored stays ignored across exec.
-pub const DEAF: &str = r#"trap "" INT HUP TERM QUIT TSTP; exec "$@""#;
+const DEAF: &str = r#"trap "" INT HUP TERM QUIT TSTP; exec "$@""#;
+
+/// What starts `program`, deaf to the terminal's signals.
+pub fn deaf(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", DEAF, "sh"]).arg(program);
+    command
+}
+
+/// The same for whatever a shell makes of `line`.
+pub fn deaf_shell(line: &str) -> Command {
+    let mut command = deaf("/bin/sh");
+    command.args(["-c", line]);
+    command
+}
 
 /// What is needed to start it.
 #[derive(Debug)]
@@ -89,8 +103,7 @@ impl Plan<'_> {
         fcntl_setfd(&for_helper, FdFlags::empty())?;
         fcntl_setfd(&for_transport, FdFlags::empty())?;
 
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", DEAF, "sh"]).arg(self.xl);
+        let mut command = deaf(self.xl);
         command.args(self.arguments());
         command.env("LIBXL_SAVE_HELPER", self.lull);
         command.env(variable, for_helper.as_raw_fd().to_string());

@@ -235,8 +235,7 @@ impl Play {
         watcher.note(&format!("moving it to {}", self.way.host()));
         let begun = Instant::now();
         let options = self.as_a_move(&guest.name);
-        let landing = Landing::Classic;
-        let known = ledger.known(&options.host, &guest.name, landing, |line| {
+        let known = ledger.known(&options.host, &guest.name, Landing::Classic, |line| {
             watcher.note(line);
         });
         let plan = xl::Plan {
@@ -247,7 +246,7 @@ impl Play {
             costs: known.bounds,
             after_ready: known.after_ready,
             control: &Folder::default(),
-            landing,
+            landing: Landing::Classic,
         };
         let attempted = match attempt::run(&plan, None, inbox, watcher) {
             Ok(attempted) => attempted,

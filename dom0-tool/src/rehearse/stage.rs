@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,6 +19,7 @@ use super::scene::{DESTROYS_ITSELF, Scene};
 use super::way::Way;
 use crate::host::Guest;
 use crate::locked::lock;
+use crate::migrate::xl::deaf;
 
 const FOLDER: &str = "/run/lull-rehearsal";
 const KERNEL: &str = "kernel";
@@ -100,9 +101,7 @@ impl Stage {
     ) -> anyhow::Result<Guest> {
         write_anew(kernel, &kernel::file())?;
         write_anew(config, self.scene.config(kernel, interfaces).as_bytes())?;
-        let output = Command::new("/bin/sh")
-            .args(["-c", crate::migrate::xl::DEAF, "sh"])
-            .arg(xl)
+        let output = deaf(xl)
             .args(["create", "-q"])
             .arg(config)
             .stdin(Stdio::null())

@@ -18,7 +18,7 @@ use crate::migrate::inbox::{Inbox, Message};
 use crate::migrate::lines::each_line;
 use crate::migrate::transport::quoted;
 use crate::migrate::words::Words;
-use crate::migrate::xl::DEAF;
+use crate::migrate::xl::{deaf, deaf_shell};
 
 /// How long the guest may take to come back.
 const COMING_BACK: Duration = Duration::from_secs(120);
@@ -79,10 +79,7 @@ impl Way {
 
     /// What runs `script` there.
     pub fn command(&self, script: &str) -> Command {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", DEAF, "sh", "/bin/sh", "-c"]);
-        command.arg(self.line(script));
-        command
+        deaf_shell(&self.line(script))
     }
 
     /// Removes the guest there, whatever it is called by now.
@@ -220,9 +217,7 @@ impl Back {
         let missing = || io::Error::other("a pipe is missing");
         let input = sender.stdin.take().ok_or_else(missing)?;
         let output = sender.stdout.take().ok_or_else(missing)?;
-        let receiver = Command::new("/bin/sh")
-            .args(["-c", DEAF, "sh"])
-            .arg(xl)
+        let receiver = deaf(xl)
             .arg("migrate-receive")
             .stdin(output)
             .stdout(input)

@@ -1,5 +1,5 @@
-//! What PID 1 must do before the model can run: file systems, the network's
-//! modules, an address.
+//! What PID 1 must do before the model can run: file systems, the modules of its
+//! devices, an address.
 
 use std::ffi::CStr;
 use std::fs;
@@ -8,6 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, mount};
 
+use crate::disk::DEVICE;
+
 /// What the kernel's command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -15,11 +17,13 @@ pub struct Settings {
     pub address: Option<String>,
     /// Pages to set aside.
     pub reserve_pages: u64,
+    /// Whether it has a disk, which is to be used.
+    pub disk: bool,
 }
 
 impl Settings {
     /// Reads the settings out of a kernel command line:
-    /// `lull.ip=10.77.0.10 lull.reserve=8192`.
+    /// `lull.ip=10.77.0.10 lull.reserve=8192 lull.disk=1`.
     pub fn parse(command_line: &str) -> Self {
         let value = |name: &str| {
             command_line
@@ -31,6 +35,7 @@ impl Settings {
             reserve_pages: value("lull.reserve")
                 .and_then(|v| v.parse().ok())
                 .unwrap_or(8_192),
+            disk: value("lull.disk") == Some("1"),
         }
     }
 }
@@ -45,13 +50,17 @@ pub fn bring_up() -> Result<Settings> {
     mount_at(c"devtmpfs", c"/dev")?;
     let settings = Settings::parse(&fs::read_to_string("/proc/cmdline")?);
     busybox(&["ip", "link", "set", "lo", "up"])?;
+    load_modules()?;
+    if settings.disk {
+        wait_for(DEVICE)?;
+    }
     if let Some(address) = &settings.address {
         bring_up_network(address)?;
     }
     Ok(settings)
 }
 
-fn bring_up_network(address: &str) -> Result<()> {
+fn load_modules() -> Result<()> {
     let mut modules: Vec<_> = fs::read_dir("/modules")?
         .flatten()
         .map(|entry| entry.path())
@@ -60,14 +69,24 @@ fn bring_up_network(address: &str) -> Result<()> {
     for module in modules {
         busybox(&["insmod", &module.to_string_lossy()])?;
     }
-    for _ in 0..200 {
-        if fs::exists("/sys/class/net/eth0")? {
+    Ok(())
+}
+
+fn bring_up_network(address: &str) -> Result<()> {
+    wait_for("/sys/class/net/eth0")?;
+    busybox(&["ip", "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+    busybox(&["ip", "link", "set", "eth0", "up"])
+}
+
+/// Until it is there, or for so long that whoever uses it may say that it is not.
+fn wait_for(path: &str) -> Result<()> {
+    for _ in 0..500 {
+        if fs::exists(path)? {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    busybox(&["ip", "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
-    busybox(&["ip", "link", "set", "eth0", "up"])
+    Ok(())
 }
 
 fn mount_at(kind: &CStr, target: &CStr) -> Result<()> {
@@ -95,9 +114,12 @@ mod tests {
 
     #[test]
     fn settings_come_from_the_command_line() {
-        let settings = Settings::parse("console=hvc0 lull.ip=10.77.0.12 lull.reserve=25600\n");
+        let settings =
+            Settings::parse("console=hvc0 lull.ip=10.77.0.12 lull.reserve=25600 lull.disk=1\n");
         assert_eq!(settings.address.as_deref(), Some("10.77.0.12"));
         assert_eq!(settings.reserve_pages, 25_600);
-        assert_eq!(Settings::parse("quiet").address, None);
+        assert!(settings.disk);
+        let settings = Settings::parse("quiet");
+        assert!(settings.address.is_none() && !settings.disk);
     }
 }

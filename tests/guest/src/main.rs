@@ -1,7 +1,7 @@
 //! PID 1 of a test guest.
 
 use anyhow::Result;
-use lull_guest::{boot, server::Model};
+use lull_guest::{boot, disk::Disk, server::Model};
 
 fn main() {
     if let Err(error) = start() {
@@ -15,5 +15,6 @@ fn main() {
 
 fn start() -> Result<()> {
     let settings = boot::bring_up()?;
-    Model::new(settings.reserve_pages).run()
+    let disk = settings.disk.then(Disk::open).transpose()?;
+    Model::new(settings.reserve_pages, disk).run()
 }

@@ -24,6 +24,14 @@ pub enum Damage {
     Content,
 }
 
+/// Bytes in a page.
+pub const BYTES: usize = WORDS * size_of::<u64>();
+
+/// A page's bytes, where a device reads or writes them past the page cache.
+#[repr(C, align(4096))]
+#[derive(Clone)]
+pub struct Block(pub [u8; BYTES]);
+
 /// One page.
 #[repr(C, align(4096))]
 #[derive(Clone)]
@@ -39,6 +47,26 @@ impl Page {
         page.0[INDEX] = index;
         page.write(0);
         page
+    }
+
+    /// As it stands in that block, whatever that is.
+    pub fn from_block(block: &Block) -> Self {
+        let mut page = Self([0; WORDS]);
+        let (words, _) = block.0.as_chunks();
+        for (word, bytes) in page.0.iter_mut().zip(words) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        page
+    }
+
+    /// As it is written to a disk.
+    pub fn to_block(&self) -> Block {
+        let mut block = Block([0; BYTES]);
+        let (words, _) = block.0.as_chunks_mut();
+        for (word, bytes) in self.0.iter().zip(words) {
+            *bytes = word.to_le_bytes();
+        }
+        block
     }
 
     /// Gives the page a version.
@@ -110,6 +138,13 @@ mod tests {
         assert_eq!(page.check(7, 0), Ok(()));
         page.write(41);
         assert_eq!(page.check(7, 41), Ok(()));
+    }
+
+    #[test]
+    fn a_page_comes_back_from_its_block() {
+        let mut page = Page::new(7);
+        page.write(41);
+        assert_eq!(Page::from_block(&page.to_block()).check(7, 41), Ok(()));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub enum Request {
     Status,
     /// Changes the load, then answers with a [`Status`].
     SetLoad(Load),
-    /// Checks every page of the reserve once, then answers with a [`Status`].
+    /// Checks every page of the reserve and every block of the disk once, then answers with a [`Status`].
     VerifyAll,
     /// Crashes the guest's kernel; there is no answer.
     Crash,
@@ -96,4 +96,18 @@ pub struct Status {
     pub reserve_pages: u64,
     /// The present load.
     pub load: Load,
+    /// What was counted of its disk, if it was given one.
+    pub disk: Option<DiskStatus>,
+}
+
+/// What the model counted of its disk since the guest started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Blocks written.
+    pub written: u64,
+    /// Blocks read back.
+    pub checked: u64,
+    /// Blocks that could not be written or read, or did not hold what was last
+    /// written to them.
+    pub errors: u64,
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::dirtier::Dirtier;
+use crate::disk::Disk;
 use crate::protocol::{Answer, Load, PORT, Request, Status};
 use crate::verifier::Verifier;
 use crate::working_set::WorkingSet;
@@ -18,17 +19,19 @@ pub struct Model {
     set: Arc<WorkingSet>,
     dirtier: Dirtier,
     verifier: Verifier,
+    disk: Option<Disk>,
     start: Instant,
 }
 
 impl Model {
     /// Sets the reserve aside.
-    pub fn new(reserve_pages: u64) -> Self {
+    pub fn new(reserve_pages: u64, disk: Option<Disk>) -> Self {
         let set = Arc::new(WorkingSet::new(reserve_pages.max(1)));
         Self {
             dirtier: Dirtier::new(Arc::clone(&set)),
             verifier: Verifier::new(Arc::clone(&set)),
             set,
+            disk,
             start: Instant::now(),
         }
     }
@@ -43,6 +46,8 @@ impl Model {
         thread::spawn(move || other.dirtier.run());
         let other = Arc::clone(&model);
         thread::spawn(move || other.verifier.run());
+        let other = Arc::clone(&model);
+        thread::spawn(move || other.disk.as_ref().map(|disk| disk.run()));
         let listener = TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen")?;
         println!("lull-guest: ready");
         for stream in listener.incoming().flatten() {
@@ -74,7 +79,10 @@ impl Model {
                     return Answer::Error(reason);
                 }
             }
-            Request::VerifyAll => self.verifier.sweep(),
+            Request::VerifyAll => {
+                self.verifier.sweep();
+                self.disk.iter().for_each(Disk::sweep);
+            }
             Request::Crash => sysrq("c"),
             Request::PowerOff => sysrq("o"),
         }
@@ -102,6 +110,7 @@ impl Model {
             uptime_ms: u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX),
             reserve_pages: self.set.reserve(),
             load: self.dirtier.load(),
+            disk: self.disk.as_ref().map(Disk::status),
         }
     }
 }

@@ -34,7 +34,8 @@ pub fn check_whole(host: &Host, guest: &Guest) -> Result<()> {
     no_leaks(host, &[guest])
 }
 
-/// Seen to run: what it counts goes up, and every page is as last written.
+/// Seen to run: what it counts goes up, and every page and every block of its disk
+/// is as last written.
 pub fn runs_whole(guest: &Guest) -> Result<()> {
     runs_whole_since(guest, &guest.status()?)
 }
@@ -49,6 +50,12 @@ pub fn runs_whole_since(guest: &Guest, before: &Status) -> Result<()> {
         "the guest does nothing: {before:?}, {after:?}"
     );
     ensure!(after.hash_errors == 0, "damaged pages: {after:?}");
+    if let (Some(before), Some(after)) = (before.disk, after.disk) {
+        ensure!(
+            after.written > before.written && after.errors == 0,
+            "its disk: {before:?}, {after:?}"
+        );
+    }
     Ok(())
 }
 

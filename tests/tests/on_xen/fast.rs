@@ -10,14 +10,14 @@ use lull_tests::{Guest, GuestSpec, Load};
 use crate::aftermath;
 use crate::attempt::{Ended, Plan, is};
 use crate::moves::{COMPARE, check_compared, say_nothing_unasked};
-use crate::world::{MODERATE, World};
+use crate::world::{MODERATE, World, small};
 
 /// As a user would, over ssh; seen from outside. A quiet guest: on a slow machine
-/// the emulated ssh carries two megabytes a second.
+/// the emulated ssh carries one megabyte a second.
 pub fn within_a_limit(world: &mut World) -> Result<()> {
-    let limit = Duration::from_secs(12);
+    let limit = Duration::from_secs(30);
     let timeline = Timeline::start();
-    let guest = world.guest()?;
+    let guest = world.guest_like(&small())?;
     guest.set_load(Load::QUIET)?;
     let observer = world.host.observe(&guest)?;
     let plan = Plan::over_ssh().landing("fast").limit(limit);

@@ -6,8 +6,8 @@
 //! [`world`] is what they share: one host and, as long as it stays healthy, one
 //! guest. [`attempt`] starts `lull migrate` and follows it; [`aftermath`] is
 //! what must hold after every one. Then the scenarios: [`rig`] tests the rig
-//! itself, [`moves`], [`fast`], [`rehearsal`], [`refusals`] and [`limits`] the product at
-//! its work, [`table`] what happens when something goes wrong between any two of its
+//! itself, [`moves`], [`fast`], [`disks`], [`rehearsal`], [`refusals`] and [`limits`] the
+//! product at its work, [`table`] what happens when something goes wrong between any two of its
 //! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
 //! looks and has wishes, [`together`] when two guests move at once, [`virsh`] when
 //! libvirt moves one, [`explaining`] what is left to read, [`bad_input`] and
@@ -17,6 +17,7 @@ mod aftermath;
 mod attempt;
 mod bad_input;
 mod deaths;
+mod disks;
 mod doctor;
 mod explaining;
 mod fast;
@@ -48,10 +49,11 @@ fn main() -> ExitCode {
         rig_scenario("link-can-be-slowed", rig::link_is_shaped),
         rig_scenario("guest-answers-and-takes-a-load", rig::guest_takes_a_load),
         scenario("busy-guest-moves-within-its-limit", moves::within_a_limit),
-        scenario("source-and-destination-agree", moves::frames_agree),
         scenario("fast-landing-within-its-limit", fast::within_a_limit),
+        scenario("source-and-destination-agree", moves::frames_agree),
         scenario("fast-landing-agrees", fast::frames_agree),
         scenario("fast-landing-while-it-balloons", fast::ballooning),
+        scenario("disk-used-through-a-move", disks::used_through_a_move),
         scenario("no-fast-landing-without-lull", fast::falls_back),
         scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
         scenario("guest-moves-without-limits", moves::without_limits),

@@ -10,15 +10,15 @@ use serde::Deserialize;
 
 use crate::aftermath;
 use crate::attempt::{LEDGER, Plan};
-use crate::world::World;
+use crate::world::{World, small};
 
 /// As a user would, over ssh; the pause is kept, by lull's clock and by that
 /// of an observer outside. Few pages, often: on a slow machine the emulated ssh
 /// carries one megabyte a second.
 pub fn within_a_limit(world: &mut World) -> Result<()> {
-    let limit = Duration::from_secs(12);
+    let limit = Duration::from_secs(30);
     let timeline = Timeline::start();
-    let guest = world.guest()?;
+    let guest = world.guest_like(&small())?;
     guest.set_load(Load::steady(500, 512))?;
     let observer = world.host.observe(&guest)?;
     let plan = Plan::over_ssh().landing("classic").limit(limit);

@@ -10,8 +10,7 @@ use serde_json::Value;
 
 use crate::aftermath;
 use crate::attempt::Plan;
-use crate::table;
-use crate::world::{MODERATE, World};
+use crate::world::{MODERATE, World, small};
 
 /// A pause of a guest that moved, milliseconds.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +50,7 @@ const MOVES: usize = 6;
 pub fn with_history(world: &mut World) -> Result<()> {
     // So many moves take a guest of their own: see the world's.
     world.forget_guest();
-    let guest = world.guest_like(&table::spec())?;
+    let guest = world.guest_like(&small())?;
     guest.set_load(MODERATE)?;
     let plan = Plan::direct().limit(Duration::from_secs(60));
     for number in 0..MOVES {

@@ -121,6 +121,15 @@ pub fn spec(name: &str) -> GuestSpec {
     }
 }
 
+/// A guest whose memory is soon copied, and with it an attempt soon over.
+pub fn small() -> GuestSpec {
+    GuestSpec {
+        memory_mib: 104,
+        reserve_pages: 2_048,
+        ..GuestSpec::new("small")
+    }
+}
+
 /// A scenario on the shared host. A failure with a rig fault on the console
 /// is the rig's error, and a success with one is an error as well; then the
 /// scenario gets a second chance, with a new guest.

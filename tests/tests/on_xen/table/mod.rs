@@ -14,10 +14,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Failed, Trial};
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, GuestSpec, Host, Load, Outages};
+use lull_tests::{Guest, Host, Load, Outages};
 
 use crate::attempt::Ended;
-use crate::world::{World, scenario};
+use crate::world::{World, scenario, small};
 
 use cells::{CELLS, MORE, Then};
 use faults::Fault;
@@ -56,15 +56,6 @@ pub fn trials() -> Vec<Trial> {
         .chain(more.iter().map(phase("-more")))
         .chain([Trial::test("faults-in-all", tell)])
         .collect()
-}
-
-/// Small, so that an attempt is short.
-pub fn spec() -> GuestSpec {
-    GuestSpec {
-        memory_mib: 104,
-        reserve_pages: 2_048,
-        ..GuestSpec::new("small")
-    }
 }
 
 fn tell() -> Result<(), Failed> {
@@ -115,7 +106,7 @@ struct Seen {
 fn try_cell(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result<Seen> {
     let timeline = Timeline::start();
     let host = world.host.clone();
-    let guest = world.guest_like(&spec())?;
+    let guest = world.guest_like(&small())?;
     let before = guest.set_load(LOAD)?;
     if let Some(command) = fault.prepared_by() {
         host.run(command)?.checked()?;

@@ -1,0 +1,123 @@
+//! A disk that is written and read back for as long as the guest lives. What was
+//! last written to each block is kept in memory, so a write that got lost, or one
+//! that came twice and late, shows.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use crate::page::{BYTES, Block, Page};
+use crate::protocol::DiskStatus;
+
+/// The first disk of a Xen guest.
+pub const DEVICE: &str = "/dev/xvda";
+
+/// Blocks that are used, from the start of the disk.
+const BLOCKS: u64 = 1_024;
+
+/// From one write to the next.
+const NAP: Duration = Duration::from_millis(5);
+
+/// The disk.
+pub struct Disk {
+    file: File,
+    /// By block: what was last written to it, if anything was.
+    versions: Mutex<Vec<u64>>,
+    written: AtomicU64,
+    checked: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Disk {
+    /// Opens the disk, past the guest's own page cache.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open() -> io::Result<Self> {
+        let flags = OFlags::DIRECT.bits().cast_signed();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(DEVICE)?;
+        Ok(Self {
+            file,
+            versions: Mutex::new(vec![0; BLOCKS as usize]),
+            written: AtomicU64::new(0),
+            checked: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+        })
+    }
+
+    /// What was counted so far.
+    pub fn status(&self) -> DiskStatus {
+        DiskStatus {
+            written: self.written.load(Ordering::Relaxed),
+            checked: self.checked.load(Ordering::Relaxed),
+            errors: self.errors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Writes one block after the other and checks another each time, for ever.
+    pub fn run(&self) -> ! {
+        loop {
+            for index in 0..BLOCKS {
+                self.note(index, self.write(index));
+                // Any other; the step is odd, so that each has its turn.
+                let other = (index * 389 + 1) % BLOCKS;
+                self.note(other, self.check(other));
+                thread::sleep(NAP);
+            }
+        }
+    }
+
+    /// Checks every block that was written.
+    pub fn sweep(&self) {
+        for index in 0..BLOCKS {
+            self.note(index, self.check(index));
+        }
+    }
+
+    fn write(&self, index: u64) -> io::Result<()> {
+        // Held until the disk has it: nobody checks a block that is being written.
+        let mut versions = self.versions.lock().map_err(|_| io::ErrorKind::Other)?;
+        let version = &mut versions[index as usize];
+        *version += 1;
+        let mut page = Page::new(index);
+        page.write(*version);
+        self.file.write_all_at(&page.to_block().0, place(index))?;
+        self.written.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn check(&self, index: u64) -> io::Result<()> {
+        let versions = self.versions.lock().map_err(|_| io::ErrorKind::Other)?;
+        let version = versions[index as usize];
+        if version == 0 {
+            return Ok(());
+        }
+        let mut block = Block([0; BYTES]);
+        self.file.read_exact_at(&mut block.0, place(index))?;
+        self.checked.fetch_add(1, Ordering::Relaxed);
+        Page::from_block(&block)
+            .check(index, version)
+            .map_err(|damage| io::Error::other(format!("{damage:?}")))
+    }
+
+    fn note(&self, index: u64, result: io::Result<()>) {
+        if let Err(error) = result {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+            eprintln!("lull-guest: block {index} of the disk: {error}");
+        }
+    }
+}
+
+fn place(index: u64) -> u64 {
+    index * BYTES as u64
+}

@@ -1,0 +1,70 @@
+//! Guests that use a disk while they move.
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::{Guest, GuestSpec, Host, Load};
+
+use crate::aftermath;
+use crate::attempt::Plan;
+use crate::world::World;
+
+const FILE: &str = "/etc/lull.toml";
+
+/// A disk of the host's is on the list, and the guest lands fast by itself; a loop
+/// device reads through the host's page cache, and it takes somebody to vouch for it.
+pub fn used_through_a_move(world: &mut World) -> Result<()> {
+    let used = used(world);
+    // Whatever became of it, the scenarios to come have no such thing.
+    let buried = world.bury_guest();
+    let cleared = world
+        .host
+        .run(&format!("rm -f {FILE}; losetup -D; rm -f {IMAGE}"));
+    used?;
+    buried?;
+    cleared?.checked()?;
+    Ok(())
+}
+
+const IMAGE: &str = "/run/rig/image";
+
+fn used(world: &mut World) -> Result<()> {
+    let host = world.host.clone();
+    host.run("modprobe -a nvme loop xen-blkback")?.checked()?;
+    let guest = with_disk(world, "listed", "/dev/nvme0n1")?;
+    moves(&host, &guest, "fast", "")?;
+    moves(&host, &guest, "fast", "")?;
+
+    let made = format!("truncate -s 4M {IMAGE} && losetup /dev/loop0 {IMAGE}");
+    host.run(&made)?.checked()?;
+    let guest = with_disk(world, "vouched", "/dev/loop0")?;
+    moves(&host, &guest, "classic", "its disk xvda is not on the list")?;
+    host.run("lull limits set vouched --disks trusted")?
+        .checked()?;
+    moves(&host, &guest, "fast", "")
+}
+
+fn with_disk(world: &mut World, name: &str, device: &str) -> Result<Guest> {
+    let guest = world.guest_like(&GuestSpec {
+        memory_mib: 112,
+        reserve_pages: 2_048,
+        disk: Some(format!("phy:{device},xvda,w")),
+        ..GuestSpec::new(name)
+    })?;
+    guest.set_load(Load::steady(200, 512))?;
+    Ok(guest)
+}
+
+/// Moves, lands in that order for that reason, and every block is as the guest
+/// wrote it last: before, in between, and since.
+fn moves(host: &Host, guest: &Guest, landing: &str, why: &str) -> Result<()> {
+    let ended = Plan::direct().land("exec lull land").run(host, guest)?;
+    let result = ended.expect(0)?;
+    let reason = result["landing_reason"].as_str().unwrap_or_default();
+    ensure!(
+        result["landing"] == landing && reason.contains(why),
+        "{result}"
+    );
+    aftermath::check(host, guest, &ended)?;
+    let disk = guest.status()?.disk.context("it uses no disk")?;
+    ensure!(disk.checked > 0 && disk.errors == 0, "{disk:?}");
+    Ok(())
+}
