@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::events::{Command, Event, FRONT_END_FD, Line, Refused, SCHEMA};
 use crate::inherited;
+use crate::transport::orders::Orders;
 
 /// Longest line a command may have.
 const LINE_MAX: usize = 4096;
@@ -18,6 +19,8 @@ const UNSENT_MAX: usize = 1 << 20;
 pub struct FrontEnd {
     out: UnixStream,
     commands: BufReader<UnixStream>,
+    /// Who hears first what a landing hangs on.
+    transport: Option<Orders>,
     line: Vec<u8>,
     cancelled: bool,
     gone: bool,
@@ -37,6 +40,7 @@ impl FrontEnd {
         Some(Self {
             out,
             commands,
+            transport: None,
             line: Vec::new(),
             cancelled: false,
             gone: false,
@@ -46,9 +50,20 @@ impl FrontEnd {
         })
     }
 
+    /// The transport is told by us, before the front end.
+    pub fn after(self, transport: Orders) -> Self {
+        Self {
+            transport: Some(transport),
+            ..self
+        }
+    }
+
     /// Sends an event, without ever waiting: the guest may be stopped. A front
     /// end that does not read loses what comes after [`UNSENT_MAX`] bytes.
     pub fn tell(&mut self, event: Event) {
+        if let Some(transport) = &self.transport {
+            transport.pass_on(&event);
+        }
         let line = Line {
             schema: SCHEMA,
             event,

@@ -31,13 +31,14 @@ use crate::control::words::{Answer, Phase, Request};
 use crate::engine::{
     self, Attempt, Channel, Host, Order, Reply, SuspendAnswer, Verdict, Verify, Wish,
 };
-use crate::events::{Event, How, Log, Refused};
+use crate::events::{Event, How, Landing, Log, Refused};
 use crate::inherited;
 use crate::limits::Effective;
 use crate::runs;
 use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
 use crate::trace::{Recorder, Unrecorded};
+use crate::transport::orders::Orders;
 use crate::xen::xenstore::Xenstore;
 use crate::xen::{self, DomId, DomainState, Xen, version};
 
@@ -100,6 +101,10 @@ pub struct EngineOptions {
     #[arg(long)]
     helper: RawFd,
 
+    /// To the transport
+    #[arg(long)]
+    transport: RawFd,
+
     /// To `lull land`
     #[arg(long)]
     to_land: RawFd,
@@ -124,7 +129,9 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
         inherited::adopt(options.to_land)?,
         inherited::adopt(options.from_land)?,
     );
-    let front_end = FrontEnd::connect();
+    let transport = inherited::adopt(options.transport)?.into();
+    let transport = Orders::new(transport, Landing::Fast)?;
+    let front_end = FrontEnd::connect().map(|front_end| front_end.after(transport));
     let watched = front_end.as_ref().and_then(FrontEnd::wake_on);
     let Some(handed) = Handed::wait(&from_helper, watched)? else {
         return Ok(ExitCode::SUCCESS);

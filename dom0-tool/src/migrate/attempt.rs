@@ -9,6 +9,7 @@ use rustix::io::ioctl_fionread;
 use crate::control::words::Answer;
 use crate::events::{Command, Event, HungUp, Landing, Order, Refused};
 use crate::land::caller::Call;
+use crate::transport::orders::Orders;
 
 use super::account::Account;
 use super::attended::Attended;
@@ -16,7 +17,6 @@ use super::inbox::{Inbox, Message};
 use super::judged;
 use super::outcome::{HelperSeen, Wish};
 use super::progress::Watcher;
-use super::transport::Orders;
 use super::xl::Plan;
 
 /// How often the display moves on when nothing is heard.
@@ -86,7 +86,8 @@ pub fn run(
     };
     // A helper that does not read must not stop us from saying Cancel later.
     attempt.helper.set_write_timeout(Some(TICK))?;
-    inbox.hear_helper(started.helper, started.orders);
+    let passes_on = started.engine.is_none().then_some(started.orders);
+    inbox.hear_helper(started.helper, passes_on);
     inbox.hear_transport(started.transport);
     inbox.hear_xl(started.words);
     inbox.hear_end(started.process);

@@ -29,9 +29,17 @@ pub struct Engine {
     land: Child,
 }
 
+/// What leads to the engine, for others to inherit.
+#[derive(Debug)]
+pub struct Inherited {
+    /// For libxl's helper.
+    pub helper: UnixStream,
+    /// For the transport.
+    pub transport: UnixStream,
+}
+
 impl Engine {
     /// Starts it; `front_end` is its line to us, `words` where it may complain.
-    /// Returns what libxl's helper is to inherit.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -40,14 +48,16 @@ impl Engine {
         call: Call,
         front_end: UnixStream,
         words: PipeWriter,
-    ) -> io::Result<(Self, UnixStream)> {
-        let (from_helper, for_helper) = UnixStream::pair()?;
+    ) -> io::Result<(Self, Inherited)> {
+        let (from_helper, helper) = UnixStream::pair()?;
+        let (to_transport, transport) = UnixStream::pair()?;
         let (to, from, land) = call.into_parts();
         // It alone inherits these: were they open elsewhere, nobody would see
         // another's end.
         for fd in [
             front_end.as_fd(),
             from_helper.as_fd(),
+            to_transport.as_fd(),
             to.as_fd(),
             from.as_fd(),
         ] {
@@ -58,6 +68,7 @@ impl Engine {
         command
             .arg("engine")
             .args(["--helper", &number(&from_helper)])
+            .args(["--transport", &number(&to_transport)])
             .args(["--to-land", &number(&to)])
             .args(["--from-land", &number(&from)])
             .env(FRONT_END_FD, number(&front_end))
@@ -68,7 +79,7 @@ impl Engine {
             .process_group(0);
         plan.instruct(&mut command);
         let process = command.spawn()?;
-        Ok((Self { process, land }, for_helper))
+        Ok((Self { process, land }, Inherited { helper, transport }))
     }
 
     /// The attempt is over.

@@ -22,8 +22,8 @@ use crate::events::{Event, Line};
 use super::handshake::{Handshake, Step};
 use super::lines::each_line;
 use super::outcome::XlEnd;
-use super::transport::Orders;
 use crate::monotonic::now_ns;
+use crate::transport::orders::Orders;
 
 /// Messages waiting beyond which show is dropped.
 const LONG: usize = 1024;
@@ -133,8 +133,8 @@ impl Inbox {
     }
 
     /// Hears the helper, and lets the transport know before anybody else:
-    /// while the guest is paused it decides by that.
-    pub fn hear_helper(&self, from: impl io::Read + Send + 'static, transport: Orders) {
+    /// while the guest is paused it decides by that. An engine does so itself.
+    pub fn hear_helper(&self, from: impl io::Read + Send + 'static, transport: Option<Orders>) {
         let post = self.post.clone();
         thread::spawn(move || {
             // An error is an end like any other.
@@ -144,12 +144,13 @@ impl Inbox {
                     ..
                 }) => post.send_for_show(Message::Helper(Box::new(event))),
                 Ok(line) => {
-                    transport.pass_on(&line.event);
+                    if let Some(transport) = &transport {
+                        transport.pass_on(&line.event);
+                    }
                     post.send(Message::Helper(Box::new(line.event)));
                 }
                 Err(_) => post.send_for_show(Message::Garbled(line.to_owned())),
             });
-            transport.helper_gone();
             post.send(Message::HelperGone);
         });
     }

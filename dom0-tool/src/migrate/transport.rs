@@ -1,22 +1,14 @@
-//! The front end's side of `lull transport`: how xl is made to use it, and the
-//! line to it.
+//! The front end's side of `lull transport`: how xl is made to use it.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::Migrate;
-use crate::events::{Event, How, Landing, Order};
+use crate::events::Landing;
 use crate::ledger::Costs;
 use crate::xen::DomId;
-
-/// How long a transport that reads nothing is waited for. Its socket holds
-/// many times what is ever said to it.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// xl's transport arguments: `-s` and what stands for HOST.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,59 +79,6 @@ pub fn quoted(text: &OsStr) -> OsString {
     }
     bytes.push(b'\'');
     OsString::from_vec(bytes)
-}
-
-/// The line to the transport. What cannot be said to it is lost: it is gone
-/// then, or was never there.
-#[derive(Debug, Clone)]
-pub struct Orders {
-    socket: Arc<UnixStream>,
-    landing: Landing,
-}
-
-impl Orders {
-    /// Over `socket`.
-    ///
-    /// # Errors
-    /// When it cannot be set up.
-    pub fn new(socket: UnixStream, landing: Landing) -> io::Result<Self> {
-        socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self {
-            socket: Arc::new(socket),
-            landing,
-        })
-    }
-
-    /// Gives an order.
-    pub fn give(&self, order: Order) {
-        let mut line = serde_json::to_vec(&order).unwrap_or_default();
-        line.push(b'\n');
-        let _ = (&*self.socket).write_all(&line);
-    }
-
-    /// The helper is gone. Where it was a fast landing's engine and had not told
-    /// how it ended, nobody else closes the connection.
-    pub fn helper_gone(&self) {
-        if self.landing == Landing::Fast {
-            self.give(Order::GivenUp);
-        }
-    }
-
-    /// Passes on what the gate must know of the helper's news.
-    pub fn pass_on(&self, event: &Event) {
-        let order = match event {
-            Event::Started(_) => Order::HelperBegun,
-            Event::Suspended(suspended) => Order::Suspended {
-                requested_monotonic_ns: suspended.requested_monotonic_ns,
-                limit_us: suspended.limit_us,
-            },
-            Event::Ended(ended) if ended.how == How::StreamComplete => Order::Committed,
-            // Of a classic one libxl hears so from its helper, and closes.
-            Event::Ended(_) if self.landing == Landing::Fast => Order::GivenUp,
-            _ => return,
-        };
-        self.give(order);
-    }
 }
 
 #[cfg(test)]

@@ -18,10 +18,10 @@ use crate::helper::orders;
 use crate::host::Guest;
 use crate::land::caller::Call;
 use crate::ledger::Costs;
-use crate::transport;
+use crate::transport::{self, orders::Orders};
 
 use super::engine::Engine;
-use super::transport::{Orders, arguments};
+use super::transport::arguments;
 use crate::monotonic::now_ns;
 
 /// xl, ssh and the helper share the terminal, and with it ^C and ^Z. Only lull
@@ -90,25 +90,30 @@ impl Plan<'_> {
     pub fn start(&self, call: Option<Call>) -> io::Result<Started> {
         let (words, write_end) = io::pipe()?;
         let (helper, for_helper) = UnixStream::pair()?;
-        let (engine, variable, for_helper) = match call {
-            None => (None, FRONT_END_FD, for_helper),
+        let (transport, for_transport) = UnixStream::pair()?;
+        // What is to reach helper and transport, through sh, xl and libxl.
+        let mut handed_down = vec![(transport::FRONT_END_FD, for_transport)];
+        let engine = match call {
+            None => {
+                handed_down.push((FRONT_END_FD, for_helper));
+                None
+            }
             Some(call) => {
                 let words = write_end.try_clone()?;
-                let (engine, from_helper) = Engine::start(self, call, for_helper, words)?;
-                (Some(engine), ENGINE_FD, from_helper)
+                let (engine, inherited) = Engine::start(self, call, for_helper, words)?;
+                handed_down.push((ENGINE_FD, inherited.helper));
+                handed_down.push((transport::ENGINE_FD, inherited.transport));
+                Some(engine)
             }
         };
-        let (transport, for_transport) = UnixStream::pair()?;
-        // The two descriptors that are to reach them, through sh, xl and libxl.
-        fcntl_setfd(&for_helper, FdFlags::empty())?;
-        fcntl_setfd(&for_transport, FdFlags::empty())?;
 
         let mut command = deaf(self.xl);
         command.args(self.arguments());
         command.env("LIBXL_SAVE_HELPER", self.lull);
-        command.env(variable, for_helper.as_raw_fd().to_string());
-        let number = for_transport.as_raw_fd().to_string();
-        command.env(transport::FRONT_END_FD, number);
+        for (variable, socket) in &handed_down {
+            fcntl_setfd(socket, FdFlags::empty())?;
+            command.env(variable, socket.as_raw_fd().to_string());
+        }
         self.instruct(&mut command);
         // ssh asks for passwords on the terminal, not here.
         command.stdin(Stdio::null());

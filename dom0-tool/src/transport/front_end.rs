@@ -1,5 +1,5 @@
-//! The front end's socket: what the gate goes by comes in, what it did goes
-//! out.
+//! The front end's socket, and that of a fast landing's engine: what the gate goes
+//! by comes in, and what it did goes out to the front end.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
@@ -7,19 +7,27 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::PollFlags;
 
-use super::FRONT_END_FD;
 use super::gate::Event;
+use super::{ENGINE_FD, FRONT_END_FD};
 use crate::events::{self, Line, Order, SCHEMA};
-use crate::helper::handed::ENGINE_FD;
+use crate::helper::handed;
 use crate::inherited;
 
 /// Longest line an order may have.
 const LONGEST: usize = 4096;
 
-/// A `lull migrate` that watches.
+/// A `lull migrate` that watches, and its engine.
 pub struct FrontEnd {
+    front_end: Orders,
+    engine: Orders,
+}
+
+/// Where orders come from.
+struct Orders {
     socket: Option<UnixStream>,
     line: Vec<u8>,
+    /// What its end means.
+    end: Event,
 }
 
 impl FrontEnd {
@@ -27,27 +35,60 @@ impl FrontEnd {
     /// along, are closed: they would keep others from seeing its end.
     pub fn connect() -> Self {
         drop(inherited_socket(events::FRONT_END_FD));
-        drop(inherited_socket(ENGINE_FD));
-        Self::new(inherited_socket(FRONT_END_FD))
+        drop(inherited_socket(handed::ENGINE_FD));
+        Self::new(inherited_socket(FRONT_END_FD), inherited_socket(ENGINE_FD))
     }
 
-    /// Over `socket`.
-    pub fn new(socket: Option<UnixStream>) -> Self {
-        let socket = socket.filter(|socket| socket.set_nonblocking(true).is_ok());
+    /// Over these sockets.
+    pub fn new(front_end: Option<UnixStream>, engine: Option<UnixStream>) -> Self {
         Self {
-            socket,
-            line: Vec::new(),
+            front_end: Orders::new(front_end, Event::FrontEndGone),
+            engine: Orders::new(engine, Event::GivenUp),
         }
     }
 
     /// What to wait on for orders.
-    pub fn wake_on(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        Some((self.socket.as_ref()?.as_fd(), PollFlags::IN))
+    pub fn wake_on(&self) -> [Option<(BorrowedFd<'_>, PollFlags)>; 2] {
+        [&self.front_end, &self.engine]
+            .map(|orders| Some((orders.socket.as_ref()?.as_fd(), PollFlags::IN)))
     }
 
     /// Everything that has come, without waiting. What is no order is passed
     /// over.
     pub fn hear(&mut self, mut each: impl FnMut(Event)) {
+        // The engine first: whoever has both to read knows how far it is.
+        self.engine.hear(&mut each);
+        self.front_end.hear(&mut each);
+    }
+
+    /// Tells what happened, without waiting: the guest may be stopped.
+    pub fn tell(&mut self, event: events::Event) {
+        let Some(socket) = &mut self.front_end.socket else {
+            return;
+        };
+        let line = Line {
+            schema: SCHEMA,
+            event,
+        };
+        let Ok(mut text) = serde_json::to_vec(&line) else {
+            return;
+        };
+        text.push(b'\n');
+        // A few short lines in all: there is room, or nobody to read them.
+        let _ = socket.write(&text);
+    }
+}
+
+impl Orders {
+    fn new(socket: Option<UnixStream>, end: Event) -> Self {
+        Self {
+            socket: socket.filter(|socket| socket.set_nonblocking(true).is_ok()),
+            line: Vec::new(),
+            end,
+        }
+    }
+
+    fn hear(&mut self, each: &mut impl FnMut(Event)) {
         let mut chunk = [0; 1024];
         while let Some(socket) = &mut self.socket {
             let length = match socket.read(&mut chunk) {
@@ -56,7 +97,7 @@ impl FrontEnd {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Ok(0) | Err(_) => {
                     self.socket = None;
-                    return each(Event::FrontEndGone);
+                    return each(self.end);
                 }
             };
             for &byte in &chunk[..length] {
@@ -73,23 +114,6 @@ impl FrontEnd {
                 self.line.clear();
             }
         }
-    }
-
-    /// Tells what happened, without waiting: the guest may be stopped.
-    pub fn tell(&mut self, event: events::Event) {
-        let Some(socket) = &mut self.socket else {
-            return;
-        };
-        let line = Line {
-            schema: SCHEMA,
-            event,
-        };
-        let Ok(mut text) = serde_json::to_vec(&line) else {
-            return;
-        };
-        text.push(b'\n');
-        // A few short lines in all: there is room, or nobody to read them.
-        let _ = socket.write(&text);
     }
 }
 

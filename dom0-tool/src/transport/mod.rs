@@ -45,6 +45,7 @@ mod backward;
 mod forward;
 mod front_end;
 mod gate;
+pub mod orders;
 mod process;
 mod relay;
 mod resume;
@@ -74,6 +75,9 @@ use resume::OnXen;
 /// reads [`crate::events::Order`] lines from it and writes
 /// [`crate::events::Event`] lines to it.
 pub const FRONT_END_FD: &str = "LULL_TRANSPORT_FD";
+
+/// The same for [`crate::events::Order`] lines of a fast landing's engine.
+pub const ENGINE_FD: &str = "LULL_TRANSPORT_ENGINE_FD";
 
 /// The options of `lull transport`. They come from `lull migrate`.
 #[derive(Debug, Args)]

@@ -150,8 +150,10 @@ impl<'a> Relay<'a> {
     }
 
     fn poll(&self, until: Option<u64>) -> rustix::io::Result<Vec<Wake>> {
+        let [front_end, engine] = self.front_end.wake_on();
         let (names, mut fds): (Vec<Wake>, Vec<PollFd<'_>>) = [
-            (Wake::FrontEnd, self.front_end.wake_on()),
+            (Wake::FrontEnd, front_end),
+            (Wake::FrontEnd, engine),
             (Wake::Forward, self.forward.wake_on()),
             (Wake::Read, self.backward.readable()),
             (Wake::Write, self.backward.writable()),

@@ -51,6 +51,7 @@ struct World {
     peer_in: PipeReader,
     peer_out: Option<PipeWriter>,
     front_end: Option<UnixStream>,
+    engine: Option<UnixStream>,
     events: BufReader<UnixStream>,
     resumed: Arc<AtomicU32>,
     relay: JoinHandle<Parting>,
@@ -64,6 +65,7 @@ fn world(terms: Terms) -> World {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
+    let (engine, engines) = UnixStream::pair().unwrap();
     let mut guest = Counted::default();
     let resumed = Arc::clone(&guest.0);
     let ends = Ends {
@@ -73,7 +75,7 @@ fn world(terms: Terms) -> World {
         from_peer: from_peer.into(),
     };
     let relay = std::thread::spawn(move || {
-        let front_end = FrontEnd::new(Some(theirs));
+        let front_end = FrontEnd::new(Some(theirs), Some(engines));
         let relay = Relay::new(ends, Gate::new(terms), front_end, &mut guest);
         relay.unwrap().run().unwrap()
     });
@@ -84,6 +86,7 @@ fn world(terms: Terms) -> World {
         peer_out: Some(peer_out),
         events: BufReader::new(ours.try_clone().unwrap()),
         front_end: Some(ours),
+        engine: Some(engine),
         resumed,
         relay,
     }
@@ -91,9 +94,12 @@ fn world(terms: Terms) -> World {
 
 impl World {
     fn order(&mut self, order: Order) {
-        let line = serde_json::to_string(&order).unwrap();
-        let mut socket = self.front_end.as_ref().unwrap();
-        writeln!(socket, "{line}").unwrap();
+        say(self.front_end.as_ref().unwrap(), order);
+    }
+
+    /// From a fast landing's engine.
+    fn engine(&mut self, order: Order) {
+        say(self.engine.as_ref().unwrap(), order);
     }
 
     /// A guest that stopped just now, or a while ago, and a complete stream.
@@ -165,6 +171,61 @@ impl World {
         assert_eq!(rest, b"");
         self.relay.join().unwrap()
     }
+}
+
+fn say(mut socket: &UnixStream, order: Order) {
+    let line = serde_json::to_string(&order).unwrap();
+    writeln!(socket, "{line}").unwrap();
+}
+
+/// READY has come, and the guest was asked a moment ago.
+fn fast() -> World {
+    let mut world = world(Terms {
+        landing: Landing::Fast,
+        ..TERMS
+    });
+    world.peer_says(BANNER);
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    world.peer_says(READY);
+    assert!(matches!(world.event(), Event::TargetReady(_)));
+    world.engine(Order::HelperBegun);
+    world.engine(Order::Suspended {
+        requested_monotonic_ns: now_ns(),
+        limit_us: None,
+    });
+    world
+}
+
+#[test]
+fn a_front_end_that_stands_still_keeps_no_fast_landing_up() {
+    let mut world = fast();
+    world.engine(Order::Committed);
+    drop(world.engine.take());
+    assert_eq!(world.xl_hears(READY.len()), READY);
+    world.ready();
+    drop((world.xl_out.take(), world.peer_out.take()));
+    assert!(matches!(world.ends(0), Parting::Ended));
+}
+
+#[test]
+fn nor_does_it_make_a_pause_longer_than_its_limit() {
+    let mut world = fast();
+    let hung_up = world.hung_up();
+    assert_eq!(
+        (hung_up.why, hung_up.guest),
+        (Refused::NotReady, GuestThen::LeftAlone)
+    );
+    drop(world.peer_out.take());
+    world.ends(0);
+}
+
+#[test]
+fn an_engine_that_dies_in_the_pause_has_given_up() {
+    let mut world = fast();
+    drop(world.engine.take());
+    assert_eq!(world.hung_up().why, Refused::GivenUp);
+    drop(world.peer_out.take());
+    world.ends(0);
 }
 
 #[test]

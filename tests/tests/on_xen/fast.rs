@@ -135,6 +135,23 @@ fn held(place: &str, guest: &Guest, command: &str) -> Result<String> {
     ))
 }
 
+/// To and fro on one host, which is both ends.
+pub fn ten_times(world: &mut World) -> Result<()> {
+    const MOVES: u32 = 10;
+    // A new one: its network driver loses memory at each move.
+    world.forget_guest();
+    let guest = world.guest_like(&small())?;
+    guest.set_load(Load::steady(200, 512))?;
+    let mut pauses = Vec::new();
+    for _ in 0..MOVES {
+        let ended = Plan::direct().fast_by("").run(&world.host, &guest)?;
+        pauses.push(landed_fast(&ended)?["observed_downtime_ms"].to_string());
+        aftermath::runs_whole(&guest)?;
+    }
+    Timeline::start().phase(format_args!("paused for {} ms", pauses.join(", ")));
+    aftermath::check_whole(&world.host, &guest)
+}
+
 /// Where there is no lull to answer, it lands as ever, and is told why.
 pub fn falls_back(world: &mut World) -> Result<()> {
     let guest = world.guest()?;

@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         scenario("source-and-destination-agree", moves::frames_agree),
         scenario("fast-landing-agrees", fast::frames_agree),
         scenario("fast-landing-while-it-balloons", fast::ballooning),
+        scenario("fast-landing-ten-times", fast::ten_times),
         scenario("disk-used-through-a-move", disks::used_through_a_move),
         scenario("no-fast-landing-without-lull", fast::falls_back),
         scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
