@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use crate::protocol::{Load, Pattern};
 use crate::working_set::WorkingSet;
 
-/// From one look at the clock to the next. Short, so that writes come evenly.
-const TICK: Duration = Duration::from_millis(2);
+/// From one look at the clock to the next. Short, so that writes come evenly; but
+/// each wakes the guest, which under emulation costs a millisecond of the processor
+/// that the stub copies with.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Writes that could not be made in time are made up for, up to this much
 /// time; what is older is dropped, or a stalled guest would come back with a

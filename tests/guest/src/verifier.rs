@@ -9,8 +9,8 @@ use crate::working_set::WorkingSet;
 
 /// Pages checked between two naps: some 1,500 a second. More would take the
 /// emulated processors from the migration that is being measured.
-const TURN: u64 = 16;
-const NAP: Duration = Duration::from_millis(10);
+const TURN: u64 = 64;
+const NAP: Duration = Duration::from_millis(40);
 
 /// How many failed pages are named.
 pub const NAMED: usize = 8;

@@ -5,7 +5,7 @@ use lull_tests::{Guest, GuestSpec, Host, Load};
 
 use crate::aftermath;
 use crate::attempt::Plan;
-use crate::world::World;
+use crate::world::{World, small};
 
 const FILE: &str = "/etc/lull.toml";
 
@@ -44,10 +44,9 @@ fn used(world: &mut World) -> Result<()> {
 
 fn with_disk(world: &mut World, name: &str, device: &str) -> Result<Guest> {
     let guest = world.guest_like(&GuestSpec {
-        memory_mib: 112,
-        reserve_pages: 2_048,
+        name: name.to_owned(),
         disk: Some(format!("phy:{device},xvda,w")),
-        ..GuestSpec::new(name)
+        ..small()
     })?;
     guest.set_load(Load::steady(200, 512))?;
     Ok(guest)

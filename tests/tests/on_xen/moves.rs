@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::aftermath;
 use crate::attempt::{LEDGER, Plan};
-use crate::world::{World, small};
+use crate::world::World;
 
 /// As a user would, over ssh; the pause is kept, by lull's clock and by that
 /// of an observer outside. Few pages, often: on a slow machine the emulated ssh
@@ -18,7 +18,7 @@ use crate::world::{World, small};
 pub fn within_a_limit(world: &mut World) -> Result<()> {
     let limit = Duration::from_secs(30);
     let timeline = Timeline::start();
-    let guest = world.guest_like(&small())?;
+    let guest = world.small_guest()?;
     guest.set_load(Load::steady(500, 512))?;
     let observer = world.host.observe(&guest)?;
     let plan = Plan::over_ssh().landing("classic").limit(limit);
@@ -122,7 +122,7 @@ const STREAM: &str = "/run/rig/stream";
 /// compared while neither runs, and Xen's own checker reads the stream.
 pub fn frames_agree(world: &mut World) -> Result<()> {
     let timeline = Timeline::start();
-    let guest = world.guest()?;
+    let guest = world.small_guest()?;
     say_nothing_unasked(&world.host)?;
     let transport = format!(
         "tee-stream {STREAM} -- rig-agent hold-ready {} --",

@@ -75,8 +75,8 @@ fn names_what_would_fit(advice: Option<&str>, words: &[&str]) -> Result<()> {
 /// in the copying, but it is through xl that the guest is asked to stop.
 pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
-    let limit = Duration::from_secs(10);
-    let mut running = Plan::throttled(8_000_000)
+    let limit = Duration::from_secs(8);
+    let mut running = Plan::throttled(4_000_000)
         .limit(limit)
         .start(&world.host, &guest)?;
     let helper = running.wait_until_copying()?["helper_pid"].to_string();

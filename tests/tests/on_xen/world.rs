@@ -17,7 +17,7 @@ pub const MODERATE: Load = Load::steady(500, 2_048);
 /// any link in these tests.
 pub const HEAVY: Load = Load::steady(20_000, RESERVE);
 
-const RESERVE: u64 = 16_384;
+const RESERVE: u64 = 8_192;
 
 /// The host, with lull installed, and the guest most scenarios use.
 pub struct World {
@@ -52,7 +52,16 @@ impl World {
 
     /// The guest that scenarios hand on to each other, under a moderate load.
     pub fn guest(&mut self) -> Result<Guest> {
-        let guest = self.guest_like(&spec("busy"))?;
+        self.under_load(&spec("busy"))
+    }
+
+    /// The same with a [`small`] one.
+    pub fn small_guest(&mut self) -> Result<Guest> {
+        self.under_load(&small())
+    }
+
+    fn under_load(&mut self, spec: &GuestSpec) -> Result<Guest> {
+        let guest = self.guest_like(spec)?;
         let status = guest.set_load(MODERATE)?;
         ensure!(status.hash_errors == 0, "damaged before: {status:?}");
         Ok(guest)
@@ -112,10 +121,10 @@ impl World {
     }
 }
 
-/// A guest of 160 MiB, 64 of which can be dirtied.
+/// A guest of 120 MiB, 32 of which can be dirtied.
 pub fn spec(name: &str) -> GuestSpec {
     GuestSpec {
-        memory_mib: 160,
+        memory_mib: 120,
         reserve_pages: RESERVE,
         ..GuestSpec::new(name)
     }
@@ -124,7 +133,7 @@ pub fn spec(name: &str) -> GuestSpec {
 /// A guest whose memory is soon copied, and with it an attempt soon over.
 pub fn small() -> GuestSpec {
     GuestSpec {
-        memory_mib: 104,
+        memory_mib: 96,
         reserve_pages: 2_048,
         ..GuestSpec::new("small")
     }
