@@ -66,13 +66,21 @@ pub fn choose(options: &Migrate, guest: &Guest, trust: Trust) -> anyhow::Result<
     Ok(Choice::Classic(why))
 }
 
+/// Whether the guest's devices may stand ready at both ends.
+///
+/// # Errors
+/// Which may not, and why: a clause without a full stop.
+pub fn devices_bear_it(guest: &Guest, trust: Trust) -> Result<(), String> {
+    let mut store = Xenstore::open().map_err(|error| format!("xenstore: {error}"))?;
+    devices::judge(&mut store, guest.domid, trust)
+}
+
 /// What starts `lull land` there; or why it is not to be.
 fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<Command, String> {
     if options.config.is_some() {
         return Err("another configuration is sent (-C), which may name other devices".into());
     }
-    let mut store = Xenstore::open().map_err(|error| format!("xenstore: {error}"))?;
-    devices::judge(&mut store, guest.domid, trust)?;
+    devices_bear_it(guest, trust)?;
     if let Some(land) = &options.land {
         return Ok(deaf_shell(land));
     }

@@ -44,6 +44,11 @@ pub struct Chosen<T = Span> {
 }
 
 impl Effective {
+    /// What is said of its disks; nothing leaves them to the list.
+    pub fn trust(&self) -> Trust {
+        Chosen::limit_of(self.disks.as_ref()).unwrap_or_default()
+    }
+
     /// What holds of each key.
     pub fn each(&self) -> [(Key, Option<Chosen<Limit>>); Key::ALL.len()] {
         let span = |chosen: &Option<Chosen>| Some(chosen.as_ref()?.as_limit(Limit::Span));

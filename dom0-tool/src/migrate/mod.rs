@@ -35,7 +35,7 @@ use crate::cli::Migrate;
 use crate::control::folder::Folder;
 use crate::events::{Event, Landing};
 use crate::host::{self, Guest, Host, NotReady};
-use crate::landing::{Choice, Trust, choose};
+use crate::landing::{Choice, choose};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
@@ -156,8 +156,7 @@ fn move_guest(
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, limits, guest, &watcher);
     watcher.record(guest, &options.host);
-    let trust = Chosen::limit_of(limits.disks.as_ref()).unwrap_or(Trust::List);
-    let (landing, call, why_classic) = match choose(options, guest, trust)? {
+    let (landing, call, why_classic) = match choose(options, guest, limits.trust())? {
         Choice::Fast(call) => (Landing::Fast, Some(call), String::new()),
         Choice::Classic(why) => (Landing::Classic, None, why),
     };
@@ -170,7 +169,7 @@ fn move_guest(
     let mut known = look_up();
     if options.rehearse && !known.has_history() {
         let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
-        let rehearsed = rehearse::before(options, guest, (xl, lull, ledger))?;
+        let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger))?;
         if options.json {
             progress::print_json(&Event::Rehearsed(rehearsed.event()));
         }

@@ -35,9 +35,10 @@ use crate::cli::Migrate;
 use crate::control::folder::Folder;
 use crate::duration::Span;
 use crate::events::Landing;
-use crate::host::{Guest, Host};
-use crate::landing::Wanted;
+use crate::host::{self, Guest, Host};
+use crate::landing::{Choice, Trust, Wanted, choose, devices_bear_it};
 use crate::ledger::{self, Costs, Entry, Ledger};
+use crate::limits;
 use crate::migrate::inbox::{Inbox, Message};
 use crate::migrate::outcome::Outcome;
 use crate::migrate::progress::{self, Watcher};
@@ -74,7 +75,8 @@ pub struct Options {
     ///
     /// As many, on the same bridges and by the same scripts: most of a landing
     /// is the destination's work on them. Without it: one, on xl's default
-    /// bridge. Disks are never used.
+    /// bridge. Disks are never used; but where this guest's could not land fast,
+    /// nor does the throw-away guest.
     #[arg(long, value_name = "DOMAIN")]
     pub like: Option<String>,
 
@@ -118,10 +120,14 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
         .map_err(anyhow::Error::msg)?;
     let xl = Host::default().check()?;
     let lull = lulls_own_file()?;
-    let interfaces = match &options.like {
-        None => vec![Interface::default()],
-        Some(domain) => interfaces_of(&crate::host::domain(domain)?)?,
+    let (interfaces, landing) = match &options.like {
+        None => (vec![Interface::default()], Wanted::Auto),
+        Some(domain) => {
+            let guest = host::domain(domain)?;
+            (interfaces_of(&guest)?, landing_of(&guest)?)
+        }
     };
+    let play = Play { landing, ..play };
     let ledger = Ledger::at(ledger::FILE);
     play.perform(&xl, &lull, &ledger, &interfaces)
 }
@@ -130,10 +136,28 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
 pub fn before(
     options: &Migrate,
     guest: &Guest,
+    landing: Landing,
     (xl, lull, ledger): (&Path, &Path, &Ledger),
 ) -> anyhow::Result<Rehearsed> {
-    let play = Play::new(options.ssh.as_ref(), &options.host, options.verbose);
+    let play = Play {
+        landing: match landing {
+            Landing::Classic => Wanted::Classic,
+            Landing::Fast => Wanted::Fast,
+        },
+        land: options.land.clone(),
+        ..Play::new(options.ssh.as_ref(), &options.host, options.verbose)
+    };
     play.perform(xl, lull, ledger, &interfaces_of(guest)?)
+}
+
+/// As that guest's disks have it, whatever is at the destination.
+fn landing_of(guest: &Guest) -> anyhow::Result<Wanted> {
+    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
+    let limits = limits::effective(&guest.name, Some(&uuid))?;
+    Ok(match devices_bear_it(guest, limits.trust()) {
+        Ok(()) => Wanted::Auto,
+        Err(_) => Wanted::Classic,
+    })
 }
 
 fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
@@ -145,6 +169,8 @@ fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
 struct Play {
     way: Way,
     ssh: Option<String>,
+    landing: Wanted,
+    land: Option<String>,
     verbose: u8,
 }
 
@@ -153,6 +179,8 @@ impl Play {
         Self {
             way: Way::new(ssh.map(String::as_str), host),
             ssh: ssh.cloned(),
+            landing: Wanted::Auto,
+            land: None,
             verbose,
         }
     }
@@ -170,8 +198,8 @@ impl Play {
             no_monitor: false,
             leave_paused: false,
             debug: false,
-            landing: Wanted::Classic,
-            land: None,
+            landing: self.landing,
+            land: self.land.clone(),
             domain: guest.to_owned(),
             host: self.way.host().to_owned(),
         }
@@ -235,7 +263,15 @@ impl Play {
         watcher.note(&format!("moving it to {}", self.way.host()));
         let begun = Instant::now();
         let options = self.as_a_move(&guest.name);
-        let known = ledger.known(&options.host, &guest.name, Landing::Classic, |line| {
+        let (landing, call) = match choose(&options, guest, Trust::List) {
+            Ok(Choice::Fast(call)) => (Landing::Fast, Some(call)),
+            Ok(Choice::Classic(_)) => (Landing::Classic, None),
+            Err(error) => {
+                rehearsed.fail(Outcome::TargetFailed, format!("{error:#}"));
+                return;
+            }
+        };
+        let known = ledger.known(&options.host, &guest.name, landing, |line| {
             watcher.note(line);
         });
         let plan = xl::Plan {
@@ -246,9 +282,9 @@ impl Play {
             costs: known.bounds,
             after_ready: known.after_ready,
             control: &Folder::default(),
-            landing: Landing::Classic,
+            landing,
         };
-        let attempted = match attempt::run(&plan, None, inbox, watcher) {
+        let attempted = match attempt::run(&plan, call, inbox, watcher) {
             Ok(attempted) => attempted,
             Err(error) => {
                 let why = format!("xl could not be started: {error}");

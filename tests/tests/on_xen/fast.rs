@@ -9,7 +9,7 @@ use lull_tests::{Guest, Load};
 
 use crate::aftermath;
 use crate::attempt::{Ended, Plan, is};
-use crate::moves::{COMPARE, check_compared, say_nothing_unasked};
+use crate::moves::{check_compared, compare, say_nothing_unasked};
 use crate::world::World;
 
 /// As a user would, over ssh; seen from outside. A quiet guest: on a slow machine
@@ -45,7 +45,7 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
     let timeline = Timeline::start();
     let guest = world.small_guest()?;
     say_nothing_unasked(&world.host)?;
-    let plan = Plan::direct().fast_by(&held("landed", &guest, COMPARE)?);
+    let plan = Plan::direct().fast_by(&held("landed", &guest, &compare(&guest))?);
     let ended = plan.debug().run(&world.host, &guest)?;
     landed_fast(&ended)?;
     let compared = ended.events.iter().any(|event| {
