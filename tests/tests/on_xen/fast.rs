@@ -145,27 +145,28 @@ pub fn ten_times(world: &mut World) -> Result<()> {
 /// Where there is no lull to answer, it lands as ever, and is told why.
 pub fn falls_back(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
-    for land in ["exit 127", "echo '{\"land\":[7,9],\"lull\":\"9.0.0\"}'"] {
-        let plan = Plan::direct().land(land);
-        let ended = plan.run(&world.host, &guest)?;
-        let result = ended.expect(0)?;
-        let why = result["landing_reason"].as_str().unwrap_or_default();
+    let newer = "echo '{\"land\":[7,9],\"lull\":\"9.0.0\"}'";
+    for (land, why) in [("exit 127", "no lull answers"), (newer, "9.0.0")] {
+        let refused = world.host.run(&format!(
+            "lull migrate --landing fast --land {} -s '' {} 'xl migrate-receive'",
+            quote(land),
+            guest.name()
+        ))?;
         ensure!(
-            result["landing"] == "classic"
-                && (why.contains("no lull answers") || why.contains("9.0.0")),
-            "{result}"
+            refused.status == 2
+                && refused.stderr.contains("cannot land fast")
+                && refused.stderr.contains(why),
+            "{refused:?}"
         );
-        aftermath::check(&world.host, &guest, &ended)?;
     }
-    let refused = world.host.run(&format!(
-        "lull migrate --landing fast --land 'exit 127' -s '' {} 'xl migrate-receive'",
-        guest.name()
-    ))?;
+    let ended = Plan::direct().land("exit 127").run(&world.host, &guest)?;
+    let result = ended.expect(0)?;
+    let why = result["landing_reason"].as_str().unwrap_or_default();
     ensure!(
-        refused.status == 2 && refused.stderr.contains("cannot land fast"),
-        "{refused:?}"
+        result["landing"] == "classic" && why.contains("no lull answers"),
+        "{result}"
     );
-    Ok(())
+    aftermath::check(&world.host, &guest, &ended)
 }
 
 /// That it moved, and in that order.

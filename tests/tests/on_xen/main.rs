@@ -39,7 +39,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
-use world::{rig_scenario, scenario};
+use world::{everything, rig_scenario, scenario};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -54,9 +54,7 @@ fn main() -> ExitCode {
         scenario("fast-landing-agrees", fast::frames_agree),
         scenario("no-fast-landing-without-lull", fast::falls_back),
         scenario("fast-landing-while-it-balloons", fast::ballooning),
-        scenario("fast-landing-ten-times", fast::ten_times),
         scenario("disk-used-through-a-move", disks::used_through_a_move),
-        scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
         scenario("guest-moves-without-limits", moves::without_limits),
         scenario("explained-afterwards", explaining::afterwards),
         scenario("predicted", explaining::predicted),
@@ -86,11 +84,17 @@ fn main() -> ExitCode {
         scenario("unreachable-host", bad_input::unreachable_host),
         scenario("destination-without-memory", bad_input::no_memory),
         scenario("pv-guest", bad_input::pv_guest),
-        scenario("stock-save-and-restore", stock::save_and_restore),
-        rig_scenario("stock-migration-keeps-every-page", stock::migration),
         // libxl waits a minute for it.
         scenario("guest-ignores-the-suspend", bad_input::deaf_guest),
     ];
+    if everything() {
+        trials.extend([
+            scenario("fast-landing-ten-times", fast::ten_times),
+            scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
+            scenario("stock-save-and-restore", stock::save_and_restore),
+            rig_scenario("stock-migration-keeps-every-page", stock::migration),
+        ]);
+    }
     trials.extend(table::trials());
     trials.extend([
         scenario("pauses-with-history", predictions::with_history),

@@ -44,7 +44,7 @@ pub fn note(result: &Value) {
 }
 
 /// Moves in a row, since only those behind the first have a history.
-const MOVES: usize = 6;
+const MOVES: usize = 3;
 
 /// Moves a guest to and fro, and learns from it.
 pub fn with_history(world: &mut World) -> Result<()> {

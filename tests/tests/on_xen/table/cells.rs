@@ -111,8 +111,7 @@ pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
     ),
 ];
 
-/// The rest of the table, for whoever has the time: it takes half an hour more,
-/// and `LULL_EVERY_FAULT=1` asks for it.
+/// The rest of the table, for whoever has the time.
 pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
     (
         Connecting,

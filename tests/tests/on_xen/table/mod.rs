@@ -17,7 +17,7 @@ use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, Host, Load, Outages};
 
 use crate::attempt::Ended;
-use crate::world::{World, scenario, small};
+use crate::world::{World, everything, scenario, small};
 
 use cells::{CELLS, MORE, Then};
 use faults::Fault;
@@ -33,14 +33,11 @@ const TIMEOUT: Duration = Duration::from_secs(6);
 /// Enough for another round, and for pages that are left for the last.
 const LOAD: Load = Load::steady(1_500, 2_000);
 
-/// Set to anything: all cells that there are.
-const EVERY: &str = "LULL_EVERY_FAULT";
-
 /// A trial for each phase, and one that tells of all.
 pub fn trials() -> Vec<Trial> {
-    let more = match std::env::var_os(EVERY) {
-        Some(_) => MORE,
-        None => &[],
+    let more = match everything() {
+        true => MORE,
+        false => &[],
     };
     let phase = |more: &'static str| {
         move |(phase, cells): &(Phase, &'static [(Fault, Then)])| {
