@@ -61,10 +61,10 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
 /// The guest gives memory back, or gets it again, while its pages are copied:
 /// behind the first pass, when the first batch of a later round is under way.
 pub fn ballooning(world: &mut World) -> Result<()> {
-    let guest = world.small_guest()?;
+    let guest = world.spacious_guest()?;
     say_nothing_unasked(&world.host)?;
     let name = guest.name().to_owned();
-    for (before, meanwhile) in [(96, 90), (90, 96)] {
+    for (before, meanwhile) in [(128, 120), (120, 128)] {
         let timeline = Timeline::start();
         world
             .host
@@ -128,9 +128,8 @@ fn held(place: &str, guest: &Guest, command: &str) -> Result<String> {
 /// To and fro on one host, which is both ends.
 pub fn ten_times(world: &mut World) -> Result<()> {
     const MOVES: u32 = 10;
-    // A new one: its network driver loses memory at each move.
-    world.forget_guest();
-    let guest = world.small_guest()?;
+    // Its network driver loses memory at each move.
+    let guest = world.spacious_guest()?;
     guest.set_load(Load::steady(200, 512))?;
     let mut pauses = Vec::new();
     for _ in 0..MOVES {

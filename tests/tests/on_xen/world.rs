@@ -68,6 +68,16 @@ impl World {
         self.under_load(&small())
     }
 
+    /// A new one, with memory to spare.
+    pub fn spacious_guest(&mut self) -> Result<Guest> {
+        self.forget_guest();
+        self.under_load(&GuestSpec {
+            name: "spacious".into(),
+            memory_mib: 128,
+            ..small()
+        })
+    }
+
     fn under_load(&mut self, spec: &GuestSpec) -> Result<Guest> {
         let guest = self.guest_like(spec)?;
         let status = guest.set_load(MODERATE)?;
@@ -141,7 +151,7 @@ pub fn spec(name: &str) -> GuestSpec {
 /// A guest whose memory is soon copied, and with it an attempt soon over.
 pub fn small() -> GuestSpec {
     GuestSpec {
-        memory_mib: 96,
+        memory_mib: 104,
         reserve_pages: 2_048,
         ..GuestSpec::new("small")
     }
