@@ -202,7 +202,7 @@ impl Guest {
 
     fn ask(&self, request: Request) -> Result<Status> {
         match serde_json::from_str(&self.answer(request, 30)?)? {
-            Answer::Status(status) => Ok(status),
+            Answer::Status(status) => Ok(*status),
             Answer::Error(reason) => bail!("{} refuses {request:?}: {reason}", self.name),
         }
     }

@@ -73,7 +73,7 @@ pub enum Request {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// The request was understood; this holds after it.
-    Status(Status),
+    Status(Box<Status>),
     /// It was not understood, or cannot be met.
     Error(String),
 }

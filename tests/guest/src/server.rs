@@ -86,7 +86,7 @@ impl Model {
             Request::Crash => sysrq("c"),
             Request::PowerOff => sysrq("o"),
         }
-        Answer::Status(self.status())
+        Answer::Status(Box::new(self.status()))
     }
 
     fn set_load(&self, load: Load) -> Result<(), String> {
