@@ -58,44 +58,47 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// The guest gives memory back, or gets it again, while its pages are copied:
-/// behind the first pass, when the first batch of a later round is under way.
-pub fn ballooning(world: &mut World) -> Result<()> {
+/// The guest gets memory again while its pages are copied.
+pub fn growing(world: &mut World) -> Result<()> {
+    ballooning(world, 120, 128)
+}
+
+/// The guest gives memory back meanwhile.
+pub fn shrinking(world: &mut World) -> Result<()> {
+    ballooning(world, 128, 120)
+}
+
+/// Behind the first pass, when the first batch of a later round is under way. In
+/// MiB.
+fn ballooning(world: &mut World, before: u64, meanwhile: u64) -> Result<()> {
+    let timeline = Timeline::start();
     let guest = world.spacious_guest()?;
-    say_nothing_unasked(&world.host)?;
-    let name = guest.name().to_owned();
-    for (before, meanwhile) in [(128, 120), (120, 128)] {
-        let timeline = Timeline::start();
-        world
-            .host
-            .run(&format!("xl mem-set {name} {before}"))?
-            .checked()?;
-        has_memory(world, &name, before)?;
-        let change = format!("xl mem-set {name} {meanwhile}; sleep 3");
-        // The destination sets out to give it what it had when it left.
-        let look =
-            format!("for d in {name} {name}--incoming; do xl list $d | tail -n 1; done >{SIZES}");
-        let way =
-            held("later-round", &guest, &change)? + " rig-agent " + &held("landed", &guest, &look)?;
-        let ended = Plan::direct()
-            .fast_by(&way)
-            .debug()
-            .run(&world.host, &guest)?;
-        landed_fast(&ended)?;
-        let sizes = world.host.run(&format!("cat {SIZES}"))?.checked()?;
-        let sizes: Vec<&str> = sizes
-            .lines()
-            .filter_map(|line| line.split_whitespace().nth(2))
-            .collect();
-        let wanted = meanwhile.to_string();
-        ensure!(
-            sizes == [&wanted, &wanted],
-            "{sizes:?} MiB, not {meanwhile}"
-        );
-        timeline.phase(format_args!("moved while it went to {meanwhile} MiB"));
-        aftermath::check(&world.host, &guest, &ended)?;
-    }
-    Ok(())
+    let host = &world.host;
+    say_nothing_unasked(host)?;
+    let name = guest.name();
+    host.run(&format!("xl mem-set {name} {before}"))?
+        .checked()?;
+    has_memory(world, name, before)?;
+    let change = format!("xl mem-set {name} {meanwhile}; sleep 3");
+    // The destination sets out to give it what it had when it left.
+    let look =
+        format!("for d in {name} {name}--incoming; do xl list $d | tail -n 1; done >{SIZES}");
+    let way =
+        held("later-round", &guest, &change)? + " rig-agent " + &held("landed", &guest, &look)?;
+    let ended = Plan::direct().fast_by(&way).debug().run(host, &guest)?;
+    landed_fast(&ended)?;
+    let sizes = host.run(&format!("cat {SIZES}"))?.checked()?;
+    let sizes: Vec<&str> = sizes
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2))
+        .collect();
+    let wanted = meanwhile.to_string();
+    ensure!(
+        sizes == [&wanted, &wanted],
+        "{sizes:?} MiB, not {meanwhile}"
+    );
+    timeline.phase(format_args!("moved while it went to {meanwhile} MiB"));
+    aftermath::check(host, &guest, &ended)
 }
 
 const SIZES: &str = "/run/rig/sizes";
