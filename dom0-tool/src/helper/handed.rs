@@ -27,7 +27,7 @@ use super::toolstack::Toolstack;
 use crate::engine::{SuspendAnswer, Verify};
 use crate::events::How;
 use crate::inherited;
-use crate::xen::domain::withdraw_suspend;
+use crate::xen::domain::{ask_to_suspend, withdraw_suspend};
 use crate::xen::{DomId, Xen};
 
 /// Environment variable with the number of an inherited socket: at its other end
@@ -213,7 +213,7 @@ impl OnItsOwn {
 
 impl Toolstack for OnItsOwn {
     fn ask_to_suspend(&mut self) -> io::Result<()> {
-        self.xen.ask_to_suspend(self.guest)?;
+        ask_to_suspend(self.guest)?;
         self.asked = Some(Instant::now());
         Ok(())
     }

@@ -47,18 +47,6 @@ struct HvmParam {
     value: u64,
 }
 
-/// `SCHEDOP_remote_shutdown` (`xen/include/public/sched.h`, 4.17).
-const SCHEDOP_REMOTE_SHUTDOWN: u64 = 4;
-
-/// `struct sched_remote_shutdown`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct RemoteShutdown {
-    domain_id: DomId,
-    _pad: u16,
-    reason: u32,
-}
-
 /// How a domain fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DomainState {
@@ -208,27 +196,6 @@ impl Xen {
         Ok(param.value)
     }
 
-    /// Asks a guest to suspend itself, as libxl does: through xenstore, or, where
-    /// no PV driver would hear that, by stopping it as it stands
-    /// (`libxl_dom_suspend.c`, 4.17).
-    ///
-    /// # Errors
-    /// When it cannot be asked.
-    pub fn ask_to_suspend(&self, domain: DomId) -> io::Result<()> {
-        if self.hvm_param(domain, HVM_PARAM_CALLBACK_IRQ)? != 0 {
-            let request = format!("/local/domain/{domain}/control/shutdown");
-            return Xenstore::open()?.write(&request, "suspend");
-        }
-        let mut request = RemoteShutdown {
-            domain_id: domain,
-            _pad: 0,
-            reason: u32::from(dominf::REASON_SUSPEND),
-        };
-        let args = [SCHEDOP_REMOTE_SHUTDOWN, 0, 0, 0, 0];
-        // SAFETY: the op takes this structure as argument 1.
-        unsafe { self.hypercall_with(number::SCHED_OP, args, 1, &mut request) }.map(drop)
-    }
-
     /// Whether somebody has begun to destroy it, also where its state does not
     /// show that yet. Nothing else that fails says so.
     fn is_being_destroyed(&self, domain: DomId) -> bool {
@@ -297,14 +264,27 @@ pub fn outlive_suspend(xen: &Xen, domain: DomId) -> io::Result<Resumed> {
     }
 }
 
+/// Asks a PVH guest to suspend itself, as libxl does (`libxl_dom_suspend.c`, 4.17).
+/// Never stops it as it stands, as libxl does an HVM guest without PV drivers: what
+/// connects again after its suspend would wait for ever.
+///
+/// # Errors
+/// When xenstore does not answer.
+pub fn ask_to_suspend(domain: DomId) -> io::Result<()> {
+    Xenstore::open()?.write(&shutdown_request(domain), "suspend")
+}
+
 /// Takes back a request to suspend that `domain` has not acknowledged; says
 /// whether it did. One that was acknowledged will be followed.
 ///
 /// # Errors
 /// When xenstore does not answer.
 pub fn withdraw_suspend(domain: DomId) -> io::Result<bool> {
-    let request = format!("/local/domain/{domain}/control/shutdown");
-    Xenstore::open()?.replace(&request, "suspend", "")
+    Xenstore::open()?.replace(&shutdown_request(domain), "suspend", "")
+}
+
+fn shutdown_request(domain: DomId) -> String {
+    format!("/local/domain/{domain}/control/shutdown")
 }
 
 /// What [`Xen::resume_suspended`] found.

@@ -16,8 +16,6 @@ pub mod number {
     pub const MMU_UPDATE: u64 = 1;
     /// `__HYPERVISOR_memory_op`
     pub const MEMORY_OP: u64 = 12;
-    /// `__HYPERVISOR_sched_op`
-    pub const SCHED_OP: u64 = 29;
     /// `__HYPERVISOR_event_channel_op`
     pub const EVENT_CHANNEL_OP: u64 = 32;
     /// `__HYPERVISOR_hvm_op`
