@@ -28,7 +28,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// The host's own disk, `/dev/nvme0n1` to dom0: as much as the guest model uses.
-const DISK_BYTES: u64 = 4 << 20;
+const DISK_BYTES: u64 = 1 << 20;
 
 /// What to boot.
 #[derive(Debug, Clone)]

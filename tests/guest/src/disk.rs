@@ -19,7 +19,7 @@ use crate::protocol::DiskStatus;
 pub const DEVICE: &str = "/dev/xvda";
 
 /// Blocks that are used, from the start of the disk.
-const BLOCKS: u64 = 1_024;
+const BLOCKS: u64 = 256;
 
 /// From one write to the next.
 const NAP: Duration = Duration::from_millis(5);
@@ -70,7 +70,7 @@ impl Disk {
             for index in 0..BLOCKS {
                 self.note(index, self.write(index));
                 // Any other; the step is odd, so that each has its turn.
-                let other = (index * 389 + 1) % BLOCKS;
+                let other = (index * 89 + 1) % BLOCKS;
                 self.note(other, self.check(other));
                 thread::sleep(NAP);
             }
