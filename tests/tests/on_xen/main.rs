@@ -61,17 +61,12 @@ fn main() -> ExitCode {
         scenario("ledger-cannot-stop-a-move", moves::with_a_broken_ledger),
         scenario("rehearsal-there-and-back", rehearsal::there_and_back),
         scenario("rehearsal-killed", rehearsal::killed),
-        scenario(
-            "rehearsal-killed-then-before-a-move",
-            rehearsal::killed_then_before_a_move,
-        ),
         scenario("limit-below-fixed-costs", refusals::fixed_costs),
         scenario("hopeless-then-moved", refusals::hopeless_then_moved),
         scenario("burst-before-the-stop", refusals::burst_before_the_stop),
         scenario("timeout-while-copying", refusals::timeout),
         scenario("looked-at-and-cancelled", steering::looked_at_and_cancelled),
         scenario("steered-while-it-runs", steering::steered),
-        scenario("cancelled-while-landing", steering::cancelled_while_landing),
         scenario("two-at-once", together::two_at_once),
         scenario("limits-kept-by-plain-xl", limits::kept_by_plain_xl),
         scenario("interface-attached-by-lull", interface::attached_by_lull),
@@ -87,6 +82,11 @@ fn main() -> ExitCode {
         trials.extend([
             scenario("fast-landing-while-it-shrinks", fast::shrinking),
             scenario("fast-landing-ten-times", fast::ten_times),
+            scenario(
+                "rehearsal-killed-then-before-a-move",
+                rehearsal::killed_then_before_a_move,
+            ),
+            scenario("cancelled-while-landing", steering::cancelled_while_landing),
             scenario("steered-to-a-lower-limit", steering::limit_lowered),
             scenario("steered-under-a-cap", steering::capped),
             // libxl waits a minute for it.
