@@ -25,7 +25,7 @@ use phases::Phase;
 use tally::Row;
 
 /// The pause's limit in every attempt.
-const LIMIT: Duration = Duration::from_secs(12);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Where nothing else would ever end the attempt.
 const TIMEOUT: Duration = Duration::from_secs(6);

@@ -130,14 +130,13 @@ impl Phase {
         let command = match self {
             Self::Preparing => format!("until {HELPER}; do sleep 0.02; done; {fault}"),
             // A guest that gets no processor finds the request only later, and
-            // in the meantime whoever made it is gone.
+            // in the meantime whoever made it is gone. A watch tells at once that
+            // it is set, and then of the request; to poll would take all of dom0.
             Self::Suspending | Self::ChannelSuspending => format!(
                 "{{ xl pause {source}; \
-                 for n in $(seq 200); do \
-                 case $(xenstore-read /local/domain/{source}/control/shutdown) in \
-                 suspend) {fault}; sleep 1; break;; \
-                 esac; sleep 0.1; \
-                 done; xl unpause {source}; }} &"
+                 timeout 120 xenstore-watch -n 2 /local/domain/{source}/control/shutdown \
+                 >/dev/null && {{ {fault}; sleep 1; }}; \
+                 xl unpause {source}; }} &"
             ),
             _ => fault.to_owned(),
         };
