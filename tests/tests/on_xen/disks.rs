@@ -9,16 +9,24 @@ use crate::world::{World, small};
 
 const FILE: &str = "/etc/lull.toml";
 
-/// A disk of the host's is on the list, and the guest lands fast by itself; a loop
-/// device reads through the host's page cache, and it takes somebody to vouch for it.
-pub fn used_through_a_move(world: &mut World) -> Result<()> {
-    let used = used(world);
+/// A disk of the host's is on the list: its guest lands fast by itself.
+pub fn listed(world: &mut World) -> Result<()> {
+    let host = world.host.clone();
+    host.run("modprobe -a nvme xen-blkback")?.checked()?;
+    let guest = with_disk(world, "listed", "/dev/nvme0n1")?;
+    moves(&host, &guest, "fast", "")
+}
+
+/// A loop device reads through the host's page cache, and lands the classic way
+/// until somebody vouches for it.
+pub fn vouched_for(world: &mut World) -> Result<()> {
+    let vouched = vouched(world);
     // Whatever became of it, the scenarios to come have no such thing.
     let buried = world.bury_guest();
     let cleared = world.host.run(&format!(
         "rm -f {FILE}; busybox losetup -d /dev/loop0; rm -f {IMAGE}"
     ));
-    used?;
+    vouched?;
     buried?;
     cleared?.checked()?;
     Ok(())
@@ -26,13 +34,12 @@ pub fn used_through_a_move(world: &mut World) -> Result<()> {
 
 const IMAGE: &str = "/run/rig/image";
 
-fn used(world: &mut World) -> Result<()> {
+fn vouched(world: &mut World) -> Result<()> {
     let host = world.host.clone();
-    host.run("modprobe -a nvme loop xen-blkback")?.checked()?;
-    let guest = with_disk(world, "listed", "/dev/nvme0n1")?;
-    moves(&host, &guest, "fast", "")?;
-
-    let made = format!("truncate -s 1M {IMAGE} && busybox losetup /dev/loop0 {IMAGE}");
+    let made = format!(
+        "modprobe -a loop xen-blkback && truncate -s 1M {IMAGE} && \
+         busybox losetup /dev/loop0 {IMAGE}"
+    );
     host.run(&made)?.checked()?;
     let guest = with_disk(world, "vouched", "/dev/loop0")?;
     moves(&host, &guest, "classic", "its disk xvda is not on the list")?;

@@ -53,14 +53,12 @@ fn main() -> ExitCode {
         scenario("source-and-destination-agree", moves::frames_agree),
         scenario("fast-landing-agrees", fast::frames_agree),
         scenario("no-fast-landing-without-lull", fast::falls_back),
-        scenario("fast-landing-while-it-grows", fast::growing),
-        scenario("disk-used-through-a-move", disks::used_through_a_move),
+        scenario("disk-used-through-a-move", disks::listed),
         scenario("guest-moves-without-limits", moves::without_limits),
         scenario("explained-afterwards", explaining::afterwards),
         scenario("predicted", explaining::predicted),
         scenario("ledger-cannot-stop-a-move", moves::with_a_broken_ledger),
         scenario("rehearsal-there-and-back", rehearsal::there_and_back),
-        scenario("rehearsal-killed", rehearsal::killed),
         scenario("limit-below-fixed-costs", refusals::fixed_costs),
         scenario("hopeless-then-moved", refusals::hopeless_then_moved),
         scenario("burst-before-the-stop", refusals::burst_before_the_stop),
@@ -80,8 +78,11 @@ fn main() -> ExitCode {
     ];
     if everything() {
         trials.extend([
+            scenario("fast-landing-while-it-grows", fast::growing),
             scenario("fast-landing-while-it-shrinks", fast::shrinking),
+            scenario("disk-vouched-for", disks::vouched_for),
             scenario("fast-landing-ten-times", fast::ten_times),
+            scenario("rehearsal-killed", rehearsal::killed),
             scenario(
                 "rehearsal-killed-then-before-a-move",
                 rehearsal::killed_then_before_a_move,

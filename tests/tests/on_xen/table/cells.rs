@@ -40,30 +40,12 @@ pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
     (Preparing, &[stays(Helper, 7)]),
     (
         FirstRound,
-        &[
-            stays(Stub, 7),
-            stays(Receiver, 6),
-            stays(NoMemory, 6),
-            dies(Crash),
-        ],
+        &[stays(Stub, 7), stays(Receiver, 6), stays(NoMemory, 6)],
     ),
-    (
-        LaterRound,
-        &[
-            stays(Xl, 7),
-            stays(Relay, 7),
-            stays(Cancel, 5),
-            dies(Destroy),
-        ],
-    ),
+    (LaterRound, &[stays(Xl, 7), stays(Cancel, 5), dies(Destroy)]),
     (
         Suspending,
-        &[
-            stays(Helper, 7),
-            stays(Ssh, 6),
-            stays(FrontEnd, KILLED),
-            stays(LateSuspend, 3),
-        ],
+        &[stays(Helper, 7), stays(Ssh, 6), stays(LateSuspend, 3)],
     ),
     (
         FinalRound,
@@ -76,7 +58,7 @@ pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
             moves(FullDisk, 0),
         ],
     ),
-    (Landing, &[stays(Xl, 7), stays(Relay, 7), stays(Stall, 3)]),
+    (Landing, &[stays(Xl, 7), stays(Stall, 3)]),
     (Ready, &[stays(Xl, 7), stays(FrontEnd, KILLED)]),
     (Building, &[stays(Engine, 7)]),
     (Attaching, &[stays(Land, 6)]),
@@ -91,11 +73,8 @@ pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
         ],
     ),
     (Landed, &[stays(FrontEnd, KILLED)]),
-    (
-        Go,
-        &[moves(Cancel, 0), moves(Xl, 8), (Ssh, Then::Undecided)],
-    ),
-    (Reporting, &[moves(Xl, 8), moves(Ssh, 8)]),
+    (Go, &[moves(Xl, 8), (Ssh, Then::Undecided)]),
+    (Reporting, &[moves(Xl, 8)]),
 ];
 
 /// The rest of the table, for whoever has the time.
@@ -125,6 +104,7 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
         FirstRound,
         &[
             stays(Collapse, 4),
+            dies(Crash),
             stays(Helper, 7),
             stays(Xl, 7),
             stays(Relay, 7),
@@ -134,10 +114,18 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
             stays(Stall, 4),
         ],
     ),
-    (LaterRound, &[stays(Helper, 7), stays(Ssh, 6)]),
+    (
+        LaterRound,
+        &[stays(Helper, 7), stays(Relay, 7), stays(Ssh, 6)],
+    ),
     (
         Suspending,
-        &[stays(Stub, 7), stays(Xl, 7), stays(Cancel, 5)],
+        &[
+            stays(Stub, 7),
+            stays(Xl, 7),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+        ],
     ),
     (
         FinalRound,
@@ -152,6 +140,7 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
     (
         Landing,
         &[
+            stays(Relay, 7),
             stays(Ssh, 6),
             stays(Receiver, 6),
             stays(FrontEnd, KILLED),
@@ -187,6 +176,6 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
     ),
     (ChannelState, &[stays(Engine, 7), stays(Stall, 3)]),
     (Landed, &[stays(Xl, 7), stays(Ssh, 6), stays(Cancel, 5)]),
-    (Go, &[moves(FrontEnd, KILLED)]),
-    (Reporting, &[moves(FrontEnd, KILLED)]),
+    (Go, &[moves(Cancel, 0), moves(FrontEnd, KILLED)]),
+    (Reporting, &[moves(FrontEnd, KILLED), moves(Ssh, 8)]),
 ];
