@@ -98,7 +98,7 @@ impl Fault {
             Self::Collapse => ":".into(),
             Self::NoMemory => format!("rig-agent squeeze $(xl domid {name}--incoming)"),
             Self::FullDisk => "head -c 9000000 /dev/zero >/var/lib/lull/ballast".into(),
-            Self::LateSuspend => format!("sleep {}", limit.as_secs() - 3),
+            Self::LateSuspend => format!("sleep {}", limit.as_secs() - 4),
             Self::Crash => format!(
                 "rig-agent ask {}:7000 '{{\"cmd\":\"crash\"}}' 1; sleep 1",
                 guest.ip()
