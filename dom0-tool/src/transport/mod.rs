@@ -29,6 +29,8 @@
 //!   guest is resumed here; otherwise the connection is closed, and the helper,
 //!   which has heard the same silence, or xl resumes it. The control socket it
 //!   may have left is removed here.
+//! - A fast landing's engine: its line to this part ends, which is as if it had
+//!   said that it gave up, unless it had said before that all is in place.
 //! - This part, by SIGKILL: xl reads an end in place of READY and resumes the
 //!   guest itself, within milliseconds, for it need not wait. After READY it
 //!   is to xl what a dead ssh is: it does not know where the guest is. A

@@ -3,8 +3,7 @@
 //! [`protocol`] is what the tests say to it; [`page`] is one page that can
 //! prove itself, [`working_set`] all of them; [`dirtier`] writes them at a set
 //! rate, [`verifier`] checks them; [`disk`] does both to a disk, if there is one;
-//! [`boot`] is the little that PID 1 must do,
-//! and [`server`] answers the tests.
+//! [`boot`] is the little that PID 1 must do, and [`server`] answers the tests.
 
 pub mod boot;
 pub mod dirtier;

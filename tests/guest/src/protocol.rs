@@ -60,7 +60,8 @@ pub enum Request {
     Status,
     /// Changes the load, then answers with a [`Status`].
     SetLoad(Load),
-    /// Checks every page of the reserve and every block of the disk once, then answers with a [`Status`].
+    /// Checks every page of the reserve and every block of the disk once, then
+    /// answers with a [`Status`].
     VerifyAll,
     /// Crashes the guest's kernel; there is no answer.
     Crash,

@@ -112,7 +112,7 @@ const SPECIAL_GFNS: std::ops::Range<u64> = 0xfeff8..0xff000;
 /// One frame of Xen's for each guest.
 const SHARED_INFO: u64 = 1;
 
-/// Compares the shared guest with its copy, in dom0.
+/// A command of dom0's that compares the guest with its copy.
 pub fn compare(guest: &Guest) -> String {
     let name = guest.name();
     format!(

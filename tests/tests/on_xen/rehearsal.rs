@@ -17,8 +17,8 @@ const LONGEST: Duration = Duration::from_secs(400);
 /// Where the record of a rehearsal stands.
 const RECORD: &str = "/run/lull-rehearsal/record";
 
-/// There, landing fast, and back over ssh, as a user would; the costs are in the ledger, and
-/// nothing of it is left on the host, which here is both.
+/// There, landing fast, and back over ssh, as a user would; the costs are in the
+/// ledger, and nothing of it is left on the host, which here is both.
 pub fn there_and_back(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = &world.host;
