@@ -28,6 +28,9 @@ pub use choose::{Chosen, Effective};
 pub use command::{Command, main};
 pub use file::LimitsError;
 
+use anyhow::Context;
+
+use crate::host::{self, Guest};
 use file::LimitsFile;
 
 /// Where the limits stand.
@@ -39,4 +42,15 @@ pub const FILE: &str = "/etc/lull.toml";
 /// When the file cannot be read or understood.
 pub fn effective(name: &str, uuid: Option<&str>) -> Result<Effective, LimitsError> {
     Ok(LimitsFile::at(FILE).rules()?.for_guest(name, uuid))
+}
+
+/// The limits of a guest with which nothing has been done yet.
+///
+/// # Errors
+/// When they cannot be known; with what to do, for whoever asked.
+pub fn of_guest(guest: &Guest) -> anyhow::Result<Effective> {
+    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
+    effective(&guest.name, Some(&uuid)).map_err(|error| {
+        anyhow::anyhow!("{error}\nNothing was done. `lull limits check` looks at it again.")
+    })
 }

@@ -85,10 +85,7 @@ fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
 /// has them; and where those come from.
 fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Effective)> {
     let mut options = options.clone();
-    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
-    let mut limits = limits::effective(&guest.name, Some(&uuid)).map_err(|error| {
-        anyhow::anyhow!("{error}\nNothing was done. `lull limits check` looks at it again.")
-    })?;
+    let mut limits = limits::of_guest(guest)?;
     match options.max_suspend_time {
         Some(_) => limits.max_suspend_time = None,
         None => options.max_suspend_time = Chosen::limit_of(limits.max_suspend_time.as_ref()),

@@ -10,7 +10,6 @@ mod told;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 use lull_core::units::{PAGE_SIZE, PageRate};
 
@@ -159,10 +158,7 @@ fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<Asked> {
     if limit.is_some() && timeout.is_some() && options.bandwidth.is_some() {
         return Ok((limit, timeout, None));
     }
-    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
-    let file = limits::effective(&guest.name, Some(&uuid)).map_err(|error| {
-        anyhow::anyhow!("{error}\nNothing was done. `lull limits check` looks at it again.")
-    })?;
+    let file = limits::of_guest(guest)?;
     let of_file = |chosen: &Option<Chosen>| Chosen::limit_of(chosen.as_ref());
     Ok((
         limit.or_else(|| of_file(&file.max_suspend_time)),

@@ -152,9 +152,8 @@ pub fn before(
 
 /// As that guest's disks have it, whatever is at the destination.
 fn landing_of(guest: &Guest) -> anyhow::Result<Wanted> {
-    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
-    let limits = limits::effective(&guest.name, Some(&uuid))?;
-    Ok(match devices_bear_it(guest, limits.trust()) {
+    let trust = limits::of_guest(guest)?.trust();
+    Ok(match devices_bear_it(guest, trust) {
         Ok(()) => Wanted::Auto,
         Err(_) => Wanted::Classic,
     })
