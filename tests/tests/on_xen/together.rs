@@ -12,6 +12,9 @@ use crate::world::{MODERATE, World, spec};
 /// What the landings of two at once may take under emulation.
 const LIMIT: Duration = Duration::from_secs(25);
 
+/// What each may send before its suspend.
+const CAP: &str = "512KiB/s";
+
 /// The second destination.
 const SECOND: &str = "unshare -m sh -c 'mount -t tmpfs none /run/lock && exec xl migrate-receive'";
 
@@ -40,11 +43,12 @@ fn both(host: &Host, busy: &Guest, other: &Guest) -> Result<()> {
     host.run(&format!("mkdir -p {COLLECTED}"))?.checked()?;
     let records = number(host, "ls /var/lib/lull/runs 2>/dev/null | wc -l")?;
 
-    let mut first = Plan::throttled(4_000_000).limit(LIMIT).start(host, busy)?;
+    // Capped, each takes minutes: neither ends while they are looked at.
+    let mut first = Plan::direct().limit(LIMIT).capped(CAP).start(host, busy)?;
     first.wait_until_copying()?;
-    let slow = format!("rig-agent throttle 4000000 -- {SECOND}");
-    let mut second = Plan::by_command(&slow)
+    let mut second = Plan::by_command(SECOND)
         .limit(LIMIT)
+        .capped(CAP)
         .start_as_it_is(host, other)?;
     second.wait_until_copying()?;
     for (what, command) in [
@@ -72,6 +76,7 @@ fn both(host: &Host, busy: &Guest, other: &Guest) -> Result<()> {
     let second = second.finish()?;
     second.expect(5)?;
 
+    host.run("lull set --bandwidth none busy")?.checked()?;
     let again = Plan::by_command(SECOND)
         .limit(LIMIT)
         .start_as_it_is(host, other)?;
