@@ -278,7 +278,8 @@ impl Report<'_> {
                 let after_ready = u64::try_from(after_ready).ok()?;
                 let limit = self.account.limit_for_ready_ms(after_ready)?;
                 Some(format!(
-                    "It would have fitted with `--max-suspend-time {limit}ms`."
+                    "It would have fitted with {}.",
+                    limit_option(limit)
                 ))
             }
             Refused::NotReady => Some(format!(
@@ -311,12 +312,31 @@ impl Report<'_> {
 
 /// The limit or the link with which a refused attempt would not have been.
 pub fn what_would_do(ended: &Ended) -> Option<String> {
-    let limit = ended
-        .smallest_limit_ms
-        .map(|limit| format!("`--max-suspend-time {limit}ms`"));
+    let limit = ended.smallest_limit_ms.map(limit_option);
     let rate = ended
         .needed_rate
         .map(|rate| format!("a link that carries {}/s", Bytes(rate)));
     let would_do: Vec<_> = limit.into_iter().chain(rate).collect();
     (!would_do.is_empty()).then(|| format!("It would have fitted with {}.", would_do.join(", or ")))
+}
+
+/// What to type for a limit of at least `ms` milliseconds: in whole seconds, where
+/// that is precise enough.
+fn limit_option(ms: u64) -> String {
+    match ms {
+        ..10_000 => format!("`--max-suspend-time {ms}ms`"),
+        _ => format!("`--max-suspend-time {}s`", ms.div_ceil(1_000)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::limit_option;
+
+    #[test]
+    fn a_limit_to_type_is_never_below_what_is_needed() {
+        for (ms, typed) in [(9_999, "9999ms"), (10_000, "10s"), (122_066, "123s")] {
+            assert_eq!(limit_option(ms), format!("`--max-suspend-time {typed}`"));
+        }
+    }
 }
