@@ -19,7 +19,10 @@ pub fn replace(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let written = File::create(&fresh).and_then(|mut new| {
+    // Made by us, not found: in a folder that is not root's alone (the node
+    // exporter's) it might be a link to somewhere else.
+    let _ = fs::remove_file(&fresh);
+    let written = File::create_new(&fresh).and_then(|mut new| {
         if let Some(before) = &before {
             fchown(&new, Some(before.uid()), Some(before.gid()))?;
         }
@@ -62,6 +65,17 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         remove(&file).unwrap();
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, other) = (folder.path().join("a.prom"), folder.path().join("other"));
+        fs::write(&other, b"theirs").unwrap();
+        std::os::unix::fs::symlink(&other, folder.path().join("a.new")).unwrap();
+        replace(&file, b"ours", 0o644).unwrap();
+        assert_eq!(fs::read(&other).unwrap(), b"theirs");
+        assert_eq!(fs::read(&file).unwrap(), b"ours");
     }
 
     #[test]

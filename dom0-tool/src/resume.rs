@@ -9,7 +9,9 @@ use std::process::{Command, ExitCode};
 use anyhow::Context;
 use clap::Args;
 
-use crate::host::{self, Host};
+use crate::control::claim::{Claim, Taken};
+use crate::control::folder::Folder;
+use crate::host::{self, Guest, Host};
 use crate::xen::domain::Resumed;
 use crate::xen::{DomId, Xen, version};
 
@@ -52,6 +54,15 @@ pub fn main(options: &Options) -> ExitCode {
 fn resume(domain: &str) -> anyhow::Result<String> {
     let xl = Host::default().check()?;
     let guest = host::guest_in_any_state(domain)?;
+    let claim = until_nobody_moves(guest.domid, &guest.name)?;
+    let resumed = resume_suspended(&xl, &guest);
+    if let Some(claim) = claim {
+        claim.give_up(&Folder::default(), guest.domid);
+    }
+    resumed
+}
+
+fn resume_suspended(xl: &Path, guest: &Guest) -> anyhow::Result<String> {
     let name = &guest.name;
     let xen = Xen::open(version::detect()?).context("the hypervisor cannot be reached")?;
     let resumed = xen.resume_suspended(guest.domid);
@@ -59,9 +70,30 @@ fn resume(domain: &str) -> anyhow::Result<String> {
         anyhow::bail!("{name} is not suspended.\nNothing was done. `xl list` shows how it is.");
     }
     Ok(match name.strip_suffix(AWAY) {
-        Some(former) if rename(&xl, guest.domid, former) => former.to_owned(),
+        Some(former) if rename(xl, guest.domid, former) => former.to_owned(),
         _ => name.clone(),
     })
+}
+
+/// A guest that is only being moved is paused too, and may be running at the
+/// destination in the next moment.
+fn until_nobody_moves(guest: DomId, name: &str) -> anyhow::Result<Option<Claim>> {
+    let folder = Folder::default();
+    let still = |who: &str| {
+        anyhow::anyhow!(
+            "{name} is still being moved ({who}).\nNothing was done. `lull status` shows how far it is, and `lull cancel {guest}` ends it safely."
+        )
+    };
+    let places = folder.places().unwrap_or_default();
+    if let Some(place) = places.iter().find(|place| place.guest == guest) {
+        return Err(still(&format!("by process {}", place.helper)));
+    }
+    match Claim::outwait(&folder, guest) {
+        Ok(Taken::Ours(claim)) => Ok(Some(claim)),
+        Ok(Taken::Anothers) => Err(still("another lull has its dirty log")),
+        // Where there can be no lock, nobody holds one.
+        Err(_) => Ok(None),
+    }
 }
 
 /// Whether it is called so now. xl says why not, when another is.

@@ -25,6 +25,10 @@ const INSIST: Duration = Duration::from_secs(15);
 /// Who samples waits so long: for a guard that is about to end.
 const ASK: Duration = Duration::from_secs(1);
 
+/// Who makes a suspended guest run again waits so long: for the guard of an attempt
+/// that is over, which looks twenty seconds whether the guest still lands.
+const OUTWAIT: Duration = Duration::from_secs(30);
+
 /// A lock on a guest's dirty log.
 #[derive(Debug)]
 pub struct Claim {
@@ -57,9 +61,22 @@ impl Claim {
         take(folder, guest, ASK, false)
     }
 
+    /// For who has to know that no migration is under way any more.
+    ///
+    /// # Errors
+    /// When there can be no such file.
+    pub fn outwait(folder: &Folder, guest: DomId) -> io::Result<Taken> {
+        take(folder, guest, OUTWAIT, false)
+    }
+
     /// Whether a migration waits for it.
     pub fn is_wanted(&self) -> bool {
         self.file.metadata().is_ok_and(|file| file.len() > 0)
+    }
+
+    /// Removes the file. The lock goes with it.
+    pub fn give_up(self, folder: &Folder, guest: DomId) {
+        give_up(&self.file, folder, guest);
     }
 
     /// For a guard, that holds it as well.

@@ -24,6 +24,9 @@ use crate::xen::DomId;
 /// Clients at once; more wait until one goes.
 const CLIENTS: usize = 8;
 
+/// So many of them may watch, which they may do for ever: who cancels finds room.
+const WATCHERS: usize = CLIENTS - 2;
+
 /// Between two looks at the same client, and between two new ones.
 const GAP: Duration = Duration::from_millis(20);
 
@@ -97,6 +100,7 @@ impl Server {
     pub fn turn(&mut self) -> Option<Request> {
         self.accept();
         let mut wish = None;
+        let mut watchers = self.clients.iter().filter(|c| c.watches.is_some()).count();
         for index in 0..self.clients.len() {
             let client = &mut self.clients[index];
             client.read();
@@ -112,7 +116,14 @@ impl Server {
                     let status = Box::new(self.picture.status().clone());
                     client.say(Answer::Status(status));
                 }
-                Request::Watch => client.watches = Some(None),
+                Request::Watch if client.watches.is_some() => {}
+                Request::Watch if watchers >= WATCHERS => {
+                    client.refuse_words(&format!("{WATCHERS} watch it already"));
+                }
+                Request::Watch => {
+                    client.watches = Some(None);
+                    watchers += 1;
+                }
                 steer => {
                     self.asking = Some(client.id);
                     wish = Some(steer);

@@ -262,6 +262,30 @@ fn a_watcher_sees_every_change_and_the_end() {
 }
 
 #[test]
+fn however_many_watch_there_is_room_to_cancel() {
+    let mut scene = Scene::new();
+    let mut watching = Vec::new();
+    for _ in 0..WATCHERS {
+        let mut client = scene.connect();
+        say(&mut client, WATCH);
+        assert!(scene.until_answered(&mut client).is_some());
+        watching.push(client);
+    }
+    let mut more = scene.connect();
+    say(&mut more, WATCH);
+    let refused = scene.until_answered(&mut more);
+    assert!(matches!(refused, Some(Answer::Refused { .. })));
+    let mut client = scene.connect();
+    say(&mut client, CANCEL);
+    let wish = std::iter::repeat_with(|| {
+        std::thread::sleep(Duration::from_millis(1));
+        scene.server.turn()
+    });
+    let wish = wish.take(1_000).flatten().next();
+    assert!(matches!(wish, Some(Request::Cancel)));
+}
+
+#[test]
 fn a_loop_is_not_made_to_spin() {
     let mut scene = Scene::new();
     let mut client = scene.connect();

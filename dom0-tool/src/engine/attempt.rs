@@ -93,9 +93,10 @@ impl<'a> Attempt<'a> {
                 let mut session = Session::new(xen, &order, host, sink, log, &prepared, recorder);
                 let (verdict, so_far) = session.run_and_undo(channel);
                 told = so_far;
-                drop(session);
                 if verdict.how == How::StreamComplete {
-                    // Every moment here is part of the pause.
+                    // Every moment here is part of the pause, and so are those in
+                    // which `lull land` and its connection would end.
+                    std::mem::forget(session);
                     std::mem::forget(prepared);
                 }
                 verdict

@@ -16,6 +16,10 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// How often it is looked whether the guest has stopped, once it was asked to.
 pub const SUSPEND_POLL: Duration = Duration::from_millis(1);
 
+/// And how seldom, where a look takes so long that looking would cost more than a
+/// fifth of a processor.
+pub const SUSPEND_POLL_MAX: Duration = Duration::from_millis(10);
+
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(250);
 

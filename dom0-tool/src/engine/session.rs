@@ -12,7 +12,7 @@ use lull_core::units::Micros;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::attempt::{Order, Told, Verify};
-use super::clock::{SUSPEND_POLL, TICK};
+use super::clock::{SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
 use super::explain::Verdict;
 use super::failure::{Doing, Failure};
 use super::landing::{Channel, Fast};
@@ -165,6 +165,7 @@ impl<'s> Session<'s> {
         self.queue.push(headers);
         self.tell_started();
         loop {
+            let turn = Instant::now();
             if let Some(end) = self.hear()? {
                 return Ok(end);
             }
@@ -177,7 +178,11 @@ impl<'s> Session<'s> {
                 return Ok(End::Complete);
             }
             let longest = match self.pause {
-                Some(Pause { stopped: None, .. }) => SUSPEND_POLL,
+                // Its way to the stop leads through dom0's xenstored, which may
+                // have to share our processor.
+                Some(Pause { stopped: None, .. }) => {
+                    (4 * turn.elapsed()).clamp(SUSPEND_POLL, SUSPEND_POLL_MAX)
+                }
                 _ => TICK.saturating_sub(self.ticked.elapsed()),
             };
             let longest = longest.min(self.until_deadline().unwrap_or(longest));

@@ -161,7 +161,7 @@ fn take_over(guest: DomId, helper: u32, committed: bool, asked: bool) -> io::Res
     let xen = Xen::open_here()?;
     let resumed = match committed {
         true => {
-            wait_while_it_lands(&xen, guest);
+            wait_while_it_lands(&xen, guest, || false);
             Ok(Resumed::WasNotSuspended)
         }
         false => xen.resume_suspended(guest),
@@ -176,19 +176,21 @@ fn take_over(guest: DomId, helper: u32, committed: bool, asked: bool) -> io::Res
     cleaned.unwrap_or_else(|_| Err(io::Error::other("the stub was not taken away")))
 }
 
-/// How long a guest may take to land before the stub is taken down beside it.
+/// How long a guest may take to land before anything is taken down beside it.
 const LANDING: Duration = Duration::from_secs(20);
 
 /// Between two looks whether it has.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Until the guest's domain here is gone, or runs on after all. Taking down a
-/// stub costs dom0 time that the guest, which waits, would pay for.
-fn wait_while_it_lands(xen: &Xen, guest: DomId) {
+/// Until the guest's domain here is gone or runs on after all, or it is `over`
+/// otherwise. Taking down a stub costs dom0 time that the guest, which waits, would
+/// pay for.
+pub fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bool) {
     let until = Instant::now() + LANDING;
     let waits = |state: DomainState| state.is_suspended() || state.dying;
     while matches!(xen.domain_state(guest), Ok(Some(state)) if waits(state))
         && Instant::now() < until
+        && !over()
     {
         thread::sleep(LOOK);
     }

@@ -131,7 +131,7 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
     );
     let transport = inherited::adopt(options.transport)?.into();
     let transport = Orders::new(transport, Landing::Fast)?;
-    let front_end = FrontEnd::connect().map(|front_end| front_end.after(transport));
+    let front_end = FrontEnd::connect().map(|front_end| front_end.after(transport.clone()));
     let watched = front_end.as_ref().and_then(FrontEnd::wake_on);
     let Some(handed) = Handed::wait(&from_helper, watched)? else {
         return Ok(ExitCode::SUCCESS);
@@ -147,7 +147,16 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
         channel: Some(channel),
     };
     let verdict = helper.attempt(task, start, orders);
-    Ok(helper.finish(&verdict))
+    let code = helper.finish(&verdict);
+    drop(helper);
+    if verdict.how == How::StreamComplete {
+        // Our end unmaps what is shared with the stub and closes the connection to
+        // `lull land`: time of both hosts' dom0, for which the guest would wait.
+        if let Ok(xen) = Xen::open_here() {
+            guard::wait_while_it_lands(&xen, guest, || transport.is_gone());
+        }
+    }
+    Ok(code)
 }
 
 fn hand_over(args: &[OsString]) -> ExitCode {
@@ -409,18 +418,18 @@ impl<'t> Helper<'t> {
     fn words_for_xl(&self, verdict: &Verdict) -> String {
         let name = &self.name;
         let mut text = format!("{name} was not moved: {}.", verdict.in_a_line());
-        let limit = match verdict.how {
-            How::RefusedDowntime => &self.limits_from.max_suspend_time,
-            How::RefusedTimeout if self.limits_from.max_suspend_time.is_none() => {
-                &self.limits_from.timeout
-            }
-            How::RefusedTimeout => &self.limits_from.max_suspend_time,
-            _ => &None,
-        };
-        if let Some(from) = limit {
-            text.push_str(&format!(" The limit is from {from}."));
-        }
         let refused = matches!(verdict.how, How::RefusedDowntime | How::RefusedTimeout);
+        let out_of_time = verdict.how == How::RefusedTimeout;
+        let from = &self.limits_from;
+        for (what, chosen, counts) in [
+            ("limit", &from.max_suspend_time, refused),
+            ("timeout", &from.timeout, out_of_time),
+        ] {
+            let chosen = chosen.as_ref().filter(|chosen| chosen.limit.is_some());
+            if let Some(from) = chosen.filter(|_| counts) {
+                text.push_str(&format!(" The {what} is from {from}."));
+            }
+        }
         let cap = self.limits_from.bandwidth.as_ref();
         if let Some(from) = cap.filter(|cap| refused && cap.limit.is_some()) {
             text.push_str(&format!(" The bandwidth is from {from}."));

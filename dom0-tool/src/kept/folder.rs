@@ -1,5 +1,6 @@
 //! A folder of records: each whole or not at all, and never too many.
 
+use std::cmp::Reverse;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -123,7 +124,9 @@ impl Folder {
                     .then(|| (entry.file_name(), metadata.len()))
             })
             .collect();
-        records.sort_by(|a, b| b.cmp(a));
+        // Without the suffix, before which `-2` would come.
+        let stem = |name: &OsString| Path::new(name).with_extension("").into_os_string();
+        records.sort_by_cached_key(|(name, _)| Reverse(stem(name)));
         records
     }
 }

@@ -20,6 +20,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long the source may take to choose a version.
 const CHOOSING: Duration = Duration::from_secs(60);
 
+/// How long the guest may take to start before this ends beside it: with it ends
+/// a session of sshd's, at the cost of time for which the guest waits.
+const LANDING: Duration = Duration::from_secs(20);
+
 /// How long a receiver may take to destroy a copy by itself.
 const SEEING_OFF: Duration = Duration::from_secs(10);
 
@@ -128,7 +132,9 @@ fn serve(copy: &mut Option<Identity>) -> Result<(), End> {
                 // What follows is permission to start it: nothing of it is held
                 // here any more when the source hears so.
                 waiting.set_state(&state)?;
-                return Ok(say(&FromLand::Landed.encode())?);
+                say(&FromLand::Landed.encode())?;
+                source.outlast(LANDING);
+                return Ok(());
             }
         };
         say(&answer.encode())?;
@@ -195,6 +201,18 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the source hangs up, `longest` at most; what it still says is
+    /// nothing to anybody.
+    fn outlast(&self, longest: Duration) {
+        let until = Instant::now() + longest;
+        let late = || match Instant::now() < until {
+            true => Ok(()),
+            false => Err(End::Gone),
+        };
+        let mut byte = [0];
+        while self.fill(&mut byte, late).is_ok() && late().is_ok() {}
     }
 
     fn is_readable(&self) -> io::Result<bool> {

@@ -72,9 +72,9 @@ impl Ledger {
         Self { file: file.into() }
     }
 
-    /// What is known of `guest`'s pause on the way to `destination`. A file
-    /// that cannot be understood is set aside, and `tell` is told; also of one
-    /// that cannot be read.
+    /// What is known of `guest`'s pause on the way to `destination`. Of a file that
+    /// cannot be read or understood `tell` is told; whoever next adds to it sets the
+    /// latter aside.
     pub fn known(
         &self,
         destination: &str,
@@ -164,11 +164,14 @@ impl Ledger {
         let folder = self.file.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(folder)?;
         // Two migrations may end together.
-        let lock = File::create(self.file.with_extension("lock"))?;
+        let lock = locked::file(&self.file.with_extension("lock"))?;
         if !locked::lock(&lock, PATIENCE)? {
             return Err(io::Error::other("another lull holds the lock"));
         }
-        let mut book = self.read(tell)?;
+        let mut book = match self.read()? {
+            Ok(book) => book,
+            Err(why) => self.set_aside(&why, tell),
+        };
         book.schema = SCHEMA;
         let changed = change(&mut book);
         let mut text = serde_json::to_vec_pretty(&book)?;
@@ -178,35 +181,44 @@ impl Ledger {
     }
 
     /// To go by, never to be written back: a ledger that only cannot be read
-    /// at this moment is not to be replaced.
+    /// at this moment is not to be replaced, nor is one that a newer lull wrote
+    /// moved by who only looks.
     fn read_if_possible(&self, mut tell: impl FnMut(&str)) -> Book {
-        self.read(&mut tell).unwrap_or_else(|error| {
-            tell(&format!(
-                "the ledger {} cannot be read ({error}); going on without history",
-                self.file.display()
-            ));
-            Book::default()
-        })
+        let why = match self.read() {
+            Ok(Ok(book)) => return book,
+            Ok(Err(why)) => format!("is not understood ({why})"),
+            Err(error) => format!("cannot be read ({error})"),
+        };
+        tell(&format!(
+            "the ledger {} {why}; going on without history",
+            self.file.display()
+        ));
+        Book::default()
     }
 
-    fn read(&self, tell: impl FnOnce(&str)) -> io::Result<Book> {
-        use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
-
-        let why = match self.try_read() {
-            Err(error) if error.kind() == NotFound => return Ok(Book::default()),
-            Err(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => error,
-            read => return read,
-        };
+    /// Makes way for a new ledger.
+    fn set_aside(&self, why: &io::Error, tell: impl FnOnce(&str)) -> Book {
         let aside = self.file.with_extension("unreadable");
         let moved = match fs::rename(&self.file, &aside) {
             Ok(()) => format!("set aside as {}", aside.display()),
             Err(error) => format!("left where it is ({error})"),
         };
         tell(&format!(
-            "the ledger {} is not understood ({why}) and was {moved}; going on without history",
+            "the ledger {} is not understood ({why}) and was {moved}; beginning a new one",
             self.file.display()
         ));
-        Ok(Book::default())
+        Book::default()
+    }
+
+    /// What is there, or why that is not understood.
+    fn read(&self) -> io::Result<Result<Book, io::Error>> {
+        use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+
+        match self.try_read() {
+            Err(error) if error.kind() == NotFound => Ok(Ok(Book::default())),
+            Err(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => Ok(Err(error)),
+            read => read.map(Ok),
+        }
     }
 
     fn try_read(&self) -> io::Result<Book> {

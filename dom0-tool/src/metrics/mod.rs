@@ -82,7 +82,7 @@ impl Metrics {
     /// Two attempts may begin or end together.
     fn lock(&self) -> io::Result<File> {
         fs::create_dir_all(&self.state)?;
-        let lock = File::create(self.state.join("metrics.lock"))?;
+        let lock = locked::file(&self.state.join("metrics.lock"))?;
         match locked::lock(&lock, PATIENCE)? {
             true => Ok(lock),
             false => Err(io::Error::other("another lull holds the lock")),

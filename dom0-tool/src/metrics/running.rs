@@ -21,7 +21,7 @@ impl Running {
     pub(super) fn enter(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let path = folder.join(std::process::id().to_string());
-        let file = File::create(&path)?;
+        let file = locked::file(&path)?;
         match locked::lock(&file, Duration::ZERO)? {
             true => Ok(Self { path, _file: file }),
             false => Err(io::Error::other("it is counted already")),

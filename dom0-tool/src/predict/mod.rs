@@ -144,6 +144,7 @@ fn predict(options: &Options) -> anyhow::Result<u8> {
         });
         if let Err(why) = written {
             to_stderr(&format!("lull: {why}"));
+            return Ok(NOT_BEGUN);
         }
     }
     Ok(prediction.code())

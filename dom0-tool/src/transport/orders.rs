@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::gate::Landing;
 use crate::events::{Event, How, Order};
 
@@ -40,6 +42,16 @@ impl Orders {
         let mut line = serde_json::to_vec(&order).unwrap_or_default();
         line.push(b'\n');
         let _ = (&*self.socket).write_all(&line);
+    }
+
+    /// Whether the transport has ended.
+    pub fn is_gone(&self) -> bool {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut end = [PollFd::new(&*self.socket, PollFlags::RDHUP)];
+        matches!(poll(&mut end, Some(&now)), Ok(1..))
     }
 
     /// Passes on what the gate must know of the helper's news.
