@@ -8,8 +8,7 @@ use crate::xen::{DomId, Xen};
 
 /// The frames below `guest_pfns` that have a page, as a bitmap and a count.
 ///
-/// Asking takes Xen as long as the stock sender's first pass asks; it is done
-/// with the dirty log already on, so a frame that comes later is dirty.
+/// Asking takes Xen as long as the stock sender's first pass asks.
 ///
 /// # Errors
 /// When Xen cannot be asked.

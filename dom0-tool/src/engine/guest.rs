@@ -23,12 +23,8 @@ impl Session<'_> {
     }
 
     pub(super) fn take_bitmap(&mut self, clean: Clean) -> Result<Cleaned, Failure> {
-        let prepared = self.prepared;
-        let cleaned = prepared
-            .log_dirty
-            .clean(self.stub, prepared.guest_pfns, clean)
-            .doing("the dirty bitmap cannot be read")?;
-        self.with_balloon(cleaned, clean)
+        self.clean_with_balloon(clean)
+            .doing("the dirty bitmap cannot be read")
     }
 
     /// Whether the guest has stopped, or is to be left alone.

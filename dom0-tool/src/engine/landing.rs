@@ -138,6 +138,9 @@ pub(super) struct Fast {
     gone: [Vec<u64>; SLOTS],
     /// Pages the guest had when its frames were listed last.
     tot_pages: u64,
+    /// The fewest it was seen to have since, and those it has.
+    fewest_pages: u64,
+    pages_now: u64,
     /// The parameters that the provisional state has.
     params: Vec<(u32, u64)>,
     types: HypercallBuffer<u64>,
@@ -162,6 +165,8 @@ impl Fast {
             there: vec![0; guest_pfns.div_ceil(64) as usize],
             gone: Default::default(),
             tot_pages,
+            fewest_pages: tot_pages,
+            pages_now: tot_pages,
             params: Vec::new(),
             types: HypercallBuffer::new(BATCH_PAGES)?,
         })
@@ -353,37 +358,64 @@ impl Session<'_> {
         self.notify()
     }
 
-    /// What the dirty log does not show: Xen notes no write to a frame that has
-    /// just come, and nothing at all of one that has gone. A guest that has
-    /// more or fewer pages than when they were listed last is listed again; one
-    /// that gave back as many as it got meanwhile is not noticed.
-    pub(super) fn with_balloon(
-        &mut self,
-        cleaned: Cleaned,
-        clean: Clean,
-    ) -> Result<Cleaned, Failure> {
+    /// A CLEAN, and what the dirty log does not show: Xen notes no write to a frame
+    /// that has come since the last one, and nothing at all of one that has gone. A
+    /// guest whose number of pages was seen to change is listed first, so that
+    /// whatever is written to a listed frame afterwards is noted. Where pages came
+    /// after others had gone, any of its frames may be another by now: all are sent
+    /// again. A change and its opposite between two ticks are not noticed.
+    pub(super) fn clean_with_balloon(&mut self, clean: Clean) -> io::Result<Cleaned> {
+        let prepared = self.prepared;
+        let gained = self.look_at_the_balloon(clean)?;
+        let cleaned = prepared
+            .log_dirty
+            .clean(self.stub, prepared.guest_pfns, clean)?;
+        let added = gained.map_or(0, |gained| self.stub.add_to_bitmap(&gained));
+        Ok(Cleaned {
+            dirty: cleaned.dirty + added,
+            ..cleaned
+        })
+    }
+
+    /// How many pages the guest has; the fewest since they were listed last are
+    /// remembered.
+    pub(super) fn count_balloon(&mut self) -> io::Result<()> {
+        if let Some(fast) = self.fast.as_mut()
+            && let Some(info) = self.xen.domain_info(self.order.guest)?
+        {
+            fast.fewest_pages = fast.fewest_pages.min(info.tot_pages);
+            fast.pages_now = info.tot_pages;
+        }
+        Ok(())
+    }
+
+    /// The frames to be sent, if any may have come. The destination is told of
+    /// those that have gone.
+    fn look_at_the_balloon(&mut self, clean: Clean) -> io::Result<Option<Vec<u64>>> {
+        self.count_balloon()?;
         let limit = self.limit_in_force();
         let Some(fast) = self.fast.as_mut().filter(|fast| fast.is_open()) else {
-            return Ok(cleaned);
+            return Ok(None);
         };
-        let info = self.xen.domain_info(self.order.guest);
-        let info = info.doing("the guest's state cannot be read")?;
-        let tot_pages = info.map_or(fast.tot_pages, |info| info.tot_pages);
-        if tot_pages == fast.tot_pages {
-            return Ok(cleaned);
+        if fast.pages_now == fast.tot_pages && fast.fewest_pages == fast.tot_pages {
+            return Ok(None);
         }
         // Listing a large guest takes seconds, of which no prediction knows.
         if clean == Clean::Final && limit.is_some() {
-            let error = io::Error::other("it changed on the way to the stop; try again");
-            return Err(error).doing("the guest's memory");
+            return Err(io::Error::other(
+                "the guest's memory changed on the way to the stop; try again",
+            ));
         }
-        fast.tot_pages = tot_pages;
-        let (now, _) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)
-            .doing("the guest's frames cannot be listed")?;
+        let came_after_others_went =
+            fast.fewest_pages < fast.tot_pages && fast.pages_now > fast.fewest_pages;
+        (fast.tot_pages, fast.fewest_pages) = (fast.pages_now, fast.pages_now);
+        let (now, _) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)?;
         let pairs = || now.iter().zip(&fast.there);
-        let gained: Vec<u64> = pairs().map(|(now, there)| now & !there).collect();
+        let gained = match came_after_others_went {
+            true => now.clone(),
+            false => pairs().map(|(now, there)| now & !there).collect(),
+        };
         let gone = frames::listed(pairs().map(|(now, there)| there & !now));
-        let added = self.stub.add_to_bitmap(&gained);
         for gone in gone.chunks(BATCH_PAGES) {
             fast.mark(gone, false);
             self.queue.push(wire::pages_header(&Pages {
@@ -393,10 +425,7 @@ impl Session<'_> {
             }));
             fast.asked.push_back(Asked::Gone);
         }
-        Ok(Cleaned {
-            dirty: cleaned.dirty + added,
-            ..cleaned
-        })
+        Ok(Some(gained))
     }
 
     /// All pages are in place: the state that replaces the provisional one. Says

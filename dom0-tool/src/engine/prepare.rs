@@ -58,8 +58,7 @@ impl Prepared<'_> {
     }
 }
 
-/// Prepares an attempt. The log is on before the frames are listed, so that a
-/// frame that comes meanwhile is dirty.
+/// Prepares an attempt.
 ///
 /// # Errors
 /// What failed; nothing is left behind then.
@@ -72,17 +71,18 @@ pub fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure>
     let mut stub = Stub::build(xen, guest, guest_pfns, order.config)?;
     let built = order.start.elapsed();
     let log_dirty = LogDirty::enable(xen, guest)?;
+    let logging = order.start.elapsed();
+    let (populated, pages) =
+        frames::populated(xen, guest, guest_pfns).doing("the guest's frames cannot be listed")?;
     // Xen goes on counting where an attempt that was given up had stopped: its
-    // counter starts from zero only at a CLEAN. And it shows how long the final
-    // one will take, for this guest on this host.
+    // counter starts from zero only at a CLEAN. It shows how long the final one
+    // will take, for this guest on this host. And Xen notes writes to a frame that
+    // has just come only from the next CLEAN on, so it comes after the listing.
     let Cleaned {
         took: took_bitmap, ..
     } = log_dirty
         .clean(&stub, guest_pfns, Clean::Live)
         .doing("the dirty bitmap cannot be read")?;
-    let logging = order.start.elapsed();
-    let (populated, pages) =
-        frames::populated(xen, guest, guest_pfns).doing("the guest's frames cannot be listed")?;
     stub.write_bitmap(&populated);
     Ok(Prepared {
         stub,

@@ -13,6 +13,7 @@ use super::wire::{
     VERSION,
 };
 use crate::xen::Xen;
+use crate::xen::xenstore::Xenstore;
 
 /// How often it is looked whether the guest still waits, when nothing is heard.
 const LOOK: Duration = Duration::from_secs(1);
@@ -49,6 +50,12 @@ enum End {
 
 /// Runs until the guest has landed, or cannot.
 pub fn main() -> ExitCode {
+    // Before the greeting: where this cannot work, the source lands classic.
+    let reached = Xen::open_here().and_then(|_| Xenstore::open());
+    if let Err(error) = reached {
+        eprintln!("lull land: the hypervisor or xenstore cannot be reached: {error}");
+        return ExitCode::FAILURE;
+    }
     let mut copy = None;
     let ended = serve(&mut copy);
     let Err(end) = ended else {

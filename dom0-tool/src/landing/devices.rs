@@ -35,11 +35,16 @@ pub enum Trust {
 }
 
 /// Kinds of devices that hold nothing that two hosts could disagree about.
-const HARMLESS: [&str; 2] = ["vif", "console"];
+const HARMLESS: [&str; 1] = ["console"];
+
+/// Scripts that put an interface into a switch, where nobody notices it before the
+/// guest sends something. Others route to it, or announce it, as soon as it is there
+/// (vif-route, vif-nat).
+const SWITCHING: [&str; 3] = ["vif-bridge", "vif-lull", "vif-openvswitch"];
 
 /// Whole disks and their partitions, by the names that Linux gives them. Device
 /// numbers of most are given out anew at each boot.
-const PLAIN: [&str; 5] = ["sd", "nvme", "vd", "xvd", "dasd"];
+const PLAIN: [&str; 4] = ["sd", "nvme", "vd", "dasd"];
 
 /// Paths to the same disk by device-mapper: their `dm/uuid`.
 const MULTIPATH: &str = "mpath-";
@@ -75,6 +80,16 @@ pub fn judge(store: &mut Xenstore, guest: DomId, trust: Trust) -> Result<(), Str
         if numbers.is_empty() || HARMLESS.contains(&kind.as_str()) {
             continue;
         }
+        if kind == "vif" {
+            for number in numbers {
+                let folder = format!("{folder}/{number}");
+                let script = script_of(store, &folder).map_err(|error| {
+                    format!("xenstore does not tell of its interfaces: {error}")
+                })?;
+                only_switches(script.as_deref())?;
+            }
+            continue;
+        }
         if kind != "vbd" {
             return Err(format!(
                 "it has a device of a kind that is not known to bear it ({kind})"
@@ -89,6 +104,25 @@ pub fn judge(store: &mut Xenstore, guest: DomId, trust: Trust) -> Result<(), Str
         }
     }
     Ok(())
+}
+
+/// The script that sets an interface up.
+fn script_of(store: &mut Xenstore, folder: &str) -> std::io::Result<Option<String>> {
+    match store.read(&format!("{folder}/backend"))? {
+        Some(backend) => store.read(&format!("{backend}/script")),
+        None => Ok(None),
+    }
+}
+
+fn only_switches(script: Option<&str>) -> Result<(), String> {
+    let name = script.unwrap_or("vif-bridge");
+    let name = name.rsplit('/').next().unwrap_or(name);
+    match SWITCHING.contains(&name) {
+        true => Ok(()),
+        false => Err(format!(
+            "it has a network interface that is set up by a script not known to bear it ({name})"
+        )),
+    }
 }
 
 fn read(store: &mut Xenstore, guest: DomId, folder: &str) -> Result<Disk, String> {
@@ -209,6 +243,15 @@ mod tests {
         assert!(!safe("virtual/block/md0", None));
         assert!(!safe("virtual/block/ram0", None));
         assert!(!safe("pci0000:00/sdx-like/zram0", None));
+    }
+
+    #[test]
+    fn an_interface_that_is_routed_is_not_set_up_before_the_guest_comes() {
+        assert!(only_switches(Some("/etc/xen/scripts/vif-bridge")).is_ok());
+        assert!(only_switches(Some("vif-lull")).is_ok());
+        assert!(only_switches(None).is_ok());
+        let why = only_switches(Some("/etc/xen/scripts/vif-route")).unwrap_err();
+        assert!(why.contains("vif-route"), "{why}");
     }
 
     #[test]
