@@ -45,8 +45,7 @@ impl Session<'_> {
         let building = self.fast.as_ref().is_some_and(Fast::is_building);
         let copying = state == State::Copying || (state == State::Counting && building);
         if self.begun && (copying || state == State::CopyingFinal) {
-            self.count_balloon()
-                .doing("the guest's state cannot be read")?;
+            self.count_balloon()?;
             let dirty = if copying { Some(self.count()?) } else { None };
             self.peer.tick(self.now(), dirty)?;
             self.notify()?;

@@ -22,11 +22,6 @@ impl Session<'_> {
         counted.doing("the dirty pages cannot be counted")
     }
 
-    pub(super) fn take_bitmap(&mut self, clean: Clean) -> Result<Cleaned, Failure> {
-        self.clean_with_balloon(clean)
-            .doing("the dirty bitmap cannot be read")
-    }
-
     /// Whether the guest has stopped, or is to be left alone.
     pub(super) fn look_after_the_guest(&mut self) -> Result<(), Failure> {
         let cancelled = self.host.is_cancelled().doing("libxl has gone")?;

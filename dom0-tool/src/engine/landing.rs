@@ -364,12 +364,13 @@ impl Session<'_> {
     /// whatever is written to a listed frame afterwards is noted. Where pages came
     /// after others had gone, any of its frames may be another by now: all are sent
     /// again. A change and its opposite between two ticks are not noticed.
-    pub(super) fn clean_with_balloon(&mut self, clean: Clean) -> io::Result<Cleaned> {
+    pub(super) fn take_bitmap(&mut self, clean: Clean) -> Result<Cleaned, Failure> {
         let prepared = self.prepared;
         let gained = self.look_at_the_balloon(clean)?;
         let cleaned = prepared
             .log_dirty
-            .clean(self.stub, prepared.guest_pfns, clean)?;
+            .clean(self.stub, prepared.guest_pfns, clean)
+            .doing("the dirty bitmap cannot be read")?;
         let added = gained.map_or(0, |gained| self.stub.add_to_bitmap(&gained));
         Ok(Cleaned {
             dirty: cleaned.dirty + added,
@@ -379,10 +380,12 @@ impl Session<'_> {
 
     /// How many pages the guest has; the fewest since they were listed last are
     /// remembered.
-    pub(super) fn count_balloon(&mut self) -> io::Result<()> {
-        if let Some(fast) = self.fast.as_mut()
-            && let Some(info) = self.xen.domain_info(self.order.guest)?
-        {
+    pub(super) fn count_balloon(&mut self) -> Result<(), Failure> {
+        let Some(fast) = self.fast.as_mut() else {
+            return Ok(());
+        };
+        let info = self.xen.domain_info(self.order.guest);
+        if let Some(info) = info.doing("the guest's state cannot be read")? {
             fast.fewest_pages = fast.fewest_pages.min(info.tot_pages);
             fast.pages_now = info.tot_pages;
         }
@@ -391,7 +394,7 @@ impl Session<'_> {
 
     /// The frames to be sent, if any may have come. The destination is told of
     /// those that have gone.
-    fn look_at_the_balloon(&mut self, clean: Clean) -> io::Result<Option<Vec<u64>>> {
+    fn look_at_the_balloon(&mut self, clean: Clean) -> Result<Option<Vec<u64>>, Failure> {
         self.count_balloon()?;
         let limit = self.limit_in_force();
         let Some(fast) = self.fast.as_mut().filter(|fast| fast.is_open()) else {
@@ -402,14 +405,14 @@ impl Session<'_> {
         }
         // Listing a large guest takes seconds, of which no prediction knows.
         if clean == Clean::Final && limit.is_some() {
-            return Err(io::Error::other(
-                "the guest's memory changed on the way to the stop; try again",
-            ));
+            let error = io::Error::other("it changed on the way to the stop; try again");
+            return Err(error).doing("the guest's memory");
         }
         let came_after_others_went =
             fast.fewest_pages < fast.tot_pages && fast.pages_now > fast.fewest_pages;
         (fast.tot_pages, fast.fewest_pages) = (fast.pages_now, fast.pages_now);
-        let (now, _) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)?;
+        let (now, _) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)
+            .doing("the guest's frames cannot be listed")?;
         let pairs = || now.iter().zip(&fast.there);
         let gained = match came_after_others_went {
             true => now.clone(),
