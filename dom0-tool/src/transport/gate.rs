@@ -146,6 +146,17 @@ impl Gate {
         self.banner
     }
 
+    /// Whether the engine of a fast landing may be resuming the guest, or somebody
+    /// in its place: it has begun, and has not said that all is in place.
+    pub fn is_the_engines(&self) -> bool {
+        self.terms.landing == Landing::Fast && self.helper == Helper::Begun
+    }
+
+    /// Whether that engine has undone what it did, or is dead.
+    pub const fn has_given_up(&self) -> bool {
+        self.given_up
+    }
+
     /// Takes note.
     pub fn note(&mut self, event: Event) {
         match event {

@@ -21,7 +21,9 @@
 //! Two resumes at once would write a running guest's registers. The helper
 //! resumes until it has told that its stream is complete, xl after the
 //! connection's end, this part only in between: see
-//! [`gate::Guest`].
+//! [`gate::Guest`]. A fast landing's engine is no process of xl's, so xl does not
+//! wait for it: there the connection's end is kept from xl until the engine says
+//! that it has given up.
 //!
 //! # When a part dies
 //! - The front end: as if the operator had cancelled, as for the helper. With
@@ -32,8 +34,8 @@
 //! - A fast landing's engine: its line to this part ends, which is as if it had
 //!   said that it gave up, unless it had said before that all is in place.
 //! - This part, by SIGKILL: xl reads an end in place of READY and resumes the
-//!   guest itself, within milliseconds, for it need not wait. After READY it
-//!   is to xl what a dead ssh is: it does not know where the guest is. A
+//!   guest itself, within milliseconds, for it need not wait; a fast landing's
+//!   engine hears of it only when xl has ended. After READY passed on it is to xl what a dead ssh is: it does not know where the guest is. A
 //!   receiver on this very host, without ssh between, may leave its paused
 //!   copy behind: nobody reads its report any more.
 //! - xl: its pipes end; with the stream complete the guest is resumed here.

@@ -1,6 +1,7 @@
 //! The loop: carries both ways, and does what the gate decides.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -11,6 +12,13 @@ use super::gate::{Decision, Event, Gate, Guest, Landing, Refused};
 use super::resume::Source;
 use crate::events::{self, Answered, GuestThen, HungUp, Ready, TargetReady};
 use crate::monotonic::{now_ns, span_ms};
+
+/// How long a fast landing's engine, told of a refusal, may take to resume the
+/// guest. As long as xl itself may take: one that hangs leaves it to xl.
+const RESUMING: Duration = Duration::from_secs(2);
+
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// The four ends.
 pub struct Ends {
@@ -229,6 +237,7 @@ impl<'a> Relay<'a> {
             refused_pause_ms: pause.map(|since| span_ms(since, done_ns)),
             resume_ms: pause.map(|_| span_ms(decided_ns, done_ns)),
         }));
+        self.leave_to_the_engine();
         self.forward.close();
         self.backward.close();
         // ssh tries for minutes to reach a host that does not answer.
@@ -237,5 +246,20 @@ impl<'a> Relay<'a> {
             return Parting::NothingBegun;
         }
         Parting::HungUp(self.backward.into_rest())
+    }
+
+    /// While xl's end is open xl does not resume the guest, which a fast landing's
+    /// engine may be doing at this moment, or its guard where it is dead.
+    fn leave_to_the_engine(&mut self) {
+        let until = Instant::now() + RESUMING;
+        while Instant::now() < until {
+            let gate = &mut self.gate;
+            self.front_end.hear(|event| gate.note(event));
+            let runs = || matches!(self.source.is_suspended(), Ok(false));
+            if !gate.is_the_engines() || (gate.has_given_up() && runs()) {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 }

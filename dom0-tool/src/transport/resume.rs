@@ -13,6 +13,12 @@ pub trait Source {
     /// # Errors
     /// When that cannot be done, or not even be found out.
     fn resume(&mut self) -> io::Result<GuestThen>;
+
+    /// Whether the guest stands suspended.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn is_suspended(&self) -> io::Result<bool>;
 }
 
 /// A guest on this host.
@@ -30,17 +36,24 @@ impl OnXen {
             xen: Xen::open_here(),
         }
     }
+
+    fn xen(&self) -> io::Result<&Xen> {
+        self.xen
+            .as_ref()
+            .map_err(|error| io::Error::new(error.kind(), error.to_string()))
+    }
 }
 
 impl Source for OnXen {
     fn resume(&mut self) -> io::Result<GuestThen> {
-        let xen = self
-            .xen
-            .as_ref()
-            .map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
-        Ok(match xen.resume_suspended(self.domain)? {
+        Ok(match self.xen()?.resume_suspended(self.domain)? {
             Resumed::WasNotSuspended => GuestThen::WasNotSuspended,
             _ => GuestThen::Resumed,
         })
+    }
+
+    fn is_suspended(&self) -> io::Result<bool> {
+        let state = self.xen()?.domain_state(self.domain)?;
+        Ok(state.is_some_and(|state| state.is_suspended()))
     }
 }

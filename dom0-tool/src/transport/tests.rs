@@ -5,9 +5,11 @@ use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::forward::{Forward, Progress};
 use super::gate::Refused;
@@ -34,13 +36,21 @@ const UNLIMITED: Terms = Terms {
     landing: Landing::Classic,
 };
 
+/// Whether it stands suspended is as the test says.
 #[derive(Clone, Default)]
-struct Counted(Arc<AtomicU32>);
+struct Counted {
+    resumed: Arc<AtomicU32>,
+    suspended: Arc<AtomicBool>,
+}
 
 impl Source for Counted {
     fn resume(&mut self) -> io::Result<GuestThen> {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.resumed.fetch_add(1, Ordering::SeqCst);
         Ok(GuestThen::Resumed)
+    }
+
+    fn is_suspended(&self) -> io::Result<bool> {
+        Ok(self.suspended.load(Ordering::SeqCst))
     }
 }
 
@@ -53,7 +63,7 @@ struct World {
     front_end: Option<UnixStream>,
     engine: Option<UnixStream>,
     events: BufReader<UnixStream>,
-    resumed: Arc<AtomicU32>,
+    guest: Counted,
     relay: JoinHandle<Parting>,
 }
 
@@ -67,7 +77,7 @@ fn world(terms: Terms) -> World {
         .unwrap();
     let (engine, engines) = UnixStream::pair().unwrap();
     let mut guest = Counted::default();
-    let resumed = Arc::clone(&guest.0);
+    let seen = guest.clone();
     let ends = Ends {
         from_xl: from_xl.into(),
         to_xl: to_xl.into(),
@@ -87,7 +97,7 @@ fn world(terms: Terms) -> World {
         events: BufReader::new(ours.try_clone().unwrap()),
         front_end: Some(ours),
         engine: Some(engine),
-        resumed,
+        guest: seen,
         relay,
     }
 }
@@ -158,7 +168,17 @@ impl World {
     }
 
     fn resumed(&self) -> u32 {
-        self.resumed.load(Ordering::SeqCst)
+        self.guest.resumed.load(Ordering::SeqCst)
+    }
+
+    /// xl hears nothing, not even an end, for this long.
+    fn xl_waits(&self, long: Duration) {
+        let timeout = Timespec {
+            tv_sec: 0,
+            tv_nsec: long.subsec_nanos().into(),
+        };
+        let mut fds = [PollFd::new(&self.xl_in, PollFlags::IN)];
+        assert_eq!(poll(&mut fds, Some(&timeout)), Ok(0));
     }
 
     /// Both hear the end; by then the guest has been resumed so often.
@@ -225,6 +245,36 @@ fn an_engine_that_dies_in_the_pause_has_given_up() {
     drop(world.engine.take());
     assert_eq!(world.hung_up().why, Refused::GivenUp);
     drop(world.peer_out.take());
+    world.ends(0);
+}
+
+#[test]
+fn xl_hears_of_a_broken_connection_only_when_the_engine_has_resumed_the_guest() {
+    let mut world = fast();
+    drop(world.peer_out.take());
+    assert_eq!(world.hung_up().why, Refused::PeerGone);
+    world.xl_waits(Duration::from_millis(100));
+    world.engine(Order::GivenUp);
+    world.ends(0);
+}
+
+#[test]
+fn or_whoever_stands_in_for_an_engine_that_is_dead() {
+    let mut world = fast();
+    world.guest.suspended.store(true, Ordering::SeqCst);
+    drop(world.engine.take());
+    assert_eq!(world.hung_up().why, Refused::GivenUp);
+    world.xl_waits(Duration::from_millis(100));
+    world.guest.suspended.store(false, Ordering::SeqCst);
+    drop(world.peer_out.take());
+    world.ends(0);
+}
+
+#[test]
+fn an_engine_that_hangs_leaves_the_guest_to_xl() {
+    let mut world = fast();
+    drop(world.peer_out.take());
+    assert_eq!(world.hung_up().why, Refused::PeerGone);
     world.ends(0);
 }
 

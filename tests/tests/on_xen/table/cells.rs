@@ -68,6 +68,7 @@ pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
         &[
             stays(Engine, 7),
             stays(Relay, 7),
+            stays(Incoming, 6),
             stays(Cancel, 5),
             stays(Stall, 3),
         ],
