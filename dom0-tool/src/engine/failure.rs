@@ -39,6 +39,9 @@ pub enum Failure {
     /// The destination's part of a fast landing.
     #[error("the destination cannot bring its copy up to date: {0}")]
     Land(String),
+    /// A fast landing began with a state that cannot be replaced any more.
+    #[error("the guest has changed since its first pass: {0}")]
+    Stale(String),
     /// `--debug` found something.
     #[error("{differing} pages of the destination's copy differ, frame {first:#x} first")]
     Differ { differing: u64, first: u64 },
@@ -91,6 +94,7 @@ impl From<&Failure> for Verdict {
                 How::TargetFailed,
                 "Look at the link and at the destination.",
             ),
+            Failure::Stale(_) => (How::SourceFailed, "Try again, or with `--landing classic`."),
             Failure::HungUp(Refused::XlGone) => (How::SourceFailed, ""),
             Failure::HungUp(_) => (How::Cancelled, ""),
             Failure::Deadline => (

@@ -21,6 +21,7 @@ use lull_core::link::SLOTS;
 use lull_core::machine::Event;
 use rustix::io::ioctl_fionbio;
 
+use super::balloon::{Balloon, Change};
 use super::clock::TICK;
 use super::failure::{Doing, Failure};
 use super::frames;
@@ -136,13 +137,9 @@ pub(super) struct Fast {
     there: Vec<u64>,
     /// Of each slot's batch, those that have no page any more.
     gone: [Vec<u64>; SLOTS],
-    /// Pages the guest had when its frames were listed last.
-    tot_pages: u64,
-    /// The fewest it was seen to have since, and those it has.
-    fewest_pages: u64,
-    pages_now: u64,
-    /// The parameters that the provisional state has.
-    params: Vec<(u32, u64)>,
+    balloon: Balloon,
+    /// The state that the destination builds the guest from.
+    provisional: Option<Saved>,
     types: HypercallBuffer<u64>,
 }
 
@@ -164,10 +161,8 @@ impl Fast {
             asked: VecDeque::new(),
             there: vec![0; guest_pfns.div_ceil(64) as usize],
             gone: Default::default(),
-            tot_pages,
-            fewest_pages: tot_pages,
-            pages_now: tot_pages,
-            params: Vec::new(),
+            balloon: Balloon::listed(tot_pages),
+            provisional: None,
             types: HypercallBuffer::new(BATCH_PAGES)?,
         })
     }
@@ -223,7 +218,7 @@ impl Session<'_> {
         let state =
             Saved::read(self.xen, self.order.guest).doing("the guest's state cannot be read")?;
         self.queue.push(saved::records(&state));
-        fast.params = state.params;
+        fast.provisional = Some(state);
         fast.stage = Stage::Ending;
         Ok(true)
     }
@@ -358,12 +353,10 @@ impl Session<'_> {
         self.notify()
     }
 
-    /// A CLEAN, and what the dirty log does not show: Xen notes no write to a frame
-    /// that has come since the last one, and nothing at all of one that has gone. A
+    /// A CLEAN, and what the dirty log does not show ([`balloon`](super::balloon)). A
     /// guest whose number of pages was seen to change is listed first, so that
-    /// whatever is written to a listed frame afterwards is noted. Where pages came
-    /// after others had gone, any of its frames may be another by now: all are sent
-    /// again. A change and its opposite between two ticks are not noticed.
+    /// whatever is written to a listed frame afterwards is noted. Where it changed
+    /// both ways all its pages are sent again.
     pub(super) fn take_bitmap(&mut self, clean: Clean) -> Result<Cleaned, Failure> {
         let prepared = self.prepared;
         let gained = self.look_at_the_balloon(clean)?;
@@ -378,16 +371,28 @@ impl Session<'_> {
         })
     }
 
-    /// How many pages the guest has; the fewest since they were listed last are
-    /// remembered.
+    /// A page that a window shows stays the guest's, and counts, when the guest has
+    /// given its frame back: clears those that nobody copies from.
+    pub(super) fn clear_windows(&mut self) -> Result<(), Failure> {
+        let (Some(_), Some(windows)) = (&self.fast, &mut self.windows) else {
+            return Ok(());
+        };
+        for slot in (0..SLOTS).filter(|slot| self.slots.is_free(*slot)) {
+            windows
+                .clear(self.xen, self.stub, slot)
+                .doing("the guest's frames cannot be unmapped")?;
+        }
+        Ok(())
+    }
+
+    /// How many pages the guest has.
     pub(super) fn count_balloon(&mut self) -> Result<(), Failure> {
         let Some(fast) = self.fast.as_mut() else {
             return Ok(());
         };
         let info = self.xen.domain_info(self.order.guest);
         if let Some(info) = info.doing("the guest's state cannot be read")? {
-            fast.fewest_pages = fast.fewest_pages.min(info.tot_pages);
-            fast.pages_now = info.tot_pages;
+            fast.balloon.see(info.tot_pages);
         }
         Ok(())
     }
@@ -400,7 +405,8 @@ impl Session<'_> {
         let Some(fast) = self.fast.as_mut().filter(|fast| fast.is_open()) else {
             return Ok(None);
         };
-        if fast.pages_now == fast.tot_pages && fast.fewest_pages == fast.tot_pages {
+        let change = fast.balloon.change();
+        if change == Change::None {
             return Ok(None);
         }
         // Listing a large guest takes seconds, of which no prediction knows.
@@ -408,15 +414,13 @@ impl Session<'_> {
             let error = io::Error::other("it changed on the way to the stop; try again");
             return Err(error).doing("the guest's memory");
         }
-        let came_after_others_went =
-            fast.fewest_pages < fast.tot_pages && fast.pages_now > fast.fewest_pages;
-        (fast.tot_pages, fast.fewest_pages) = (fast.pages_now, fast.pages_now);
+        fast.balloon.list();
         let (now, _) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)
             .doing("the guest's frames cannot be listed")?;
         let pairs = || now.iter().zip(&fast.there);
-        let gained = match came_after_others_went {
-            true => now.clone(),
-            false => pairs().map(|(now, there)| now & !there).collect(),
+        let gained = match change {
+            Change::BothWays => now.clone(),
+            _ => pairs().map(|(now, there)| now & !there).collect(),
         };
         let gone = frames::listed(pairs().map(|(now, there)| there & !now));
         for gone in gone.chunks(BATCH_PAGES) {
@@ -437,33 +441,45 @@ impl Session<'_> {
         let Some(fast) = self.fast.as_mut() else {
             return Ok(false);
         };
-        if state.params != fast.params {
-            return Err(Failure::Land(
-                "the guest's parameters have changed since its first pass; try again".into(),
-            ));
-        }
+        let Some(provisional) = &fast.provisional else {
+            return Err(out_of_turn());
+        };
+        let state = state.replacing(provisional)?;
         fast.stage = Stage::Finishing;
-        self.queue.push(wire::state(&state.into()));
+        self.queue.push(wire::state(&state));
         Ok(true)
     }
 
     /// For `--debug`: every page of the guest, and every frame without one,
     /// compared with the destination's while neither runs.
     pub(super) fn compare_all_pages(&mut self) -> Result<(), Failure> {
-        let Some(fast) = self.fast.as_ref() else {
+        if self.fast.is_none() {
             return Ok(());
-        };
-        let frames = frames::listed(fast.there.iter().copied());
+        }
+        // Listed anew: what was sent is what is to be judged.
+        let (now, count) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)
+            .doing("the guest's frames cannot be listed")?;
+        let present = frames::listed(now.iter().copied());
+        let mut absent = frames::listed(now.iter().map(|word| !word));
+        absent.retain(|gfn| *gfn < self.prepared.guest_pfns);
+        let with_pages = present.chunks(BATCH_PAGES).map(|pfns| (pfns, true));
+        let without = absent.chunks(BATCH_PAGES).map(|pfns| (pfns, false));
         let mut wrong = (0_u64, 0);
-        for pfns in frames.chunks(BATCH_PAGES) {
-            let pages = ForeignPages::map(self.xen, self.order.guest, pfns)
-                .doing("the guest's frames cannot be mapped")?;
+        for (pfns, populated) in with_pages.chain(without) {
+            let (present, gone) = match populated {
+                true => (pfns.to_vec(), Vec::new()),
+                false => (Vec::new(), pfns.to_vec()),
+            };
             self.queue.push(wire::pages_header(&Pages {
                 purpose: Purpose::Compare,
-                present: pfns.to_vec(),
-                gone: Vec::new(),
+                present,
+                gone,
             }));
-            self.queue.push(pages.to_vec());
+            if populated {
+                let pages = ForeignPages::map(self.xen, self.order.guest, pfns)
+                    .doing("the guest's frames cannot be mapped")?;
+                self.queue.push(pages.to_vec());
+            }
             let (differing, first) = self.hear_comparison()?;
             if differing > 0 && wrong.0 == 0 {
                 wrong.1 = first;
@@ -479,8 +495,8 @@ impl Session<'_> {
         self.say(
             "info",
             format!(
-                "{} pages compared with the destination's: all are equal",
-                frames.len()
+                "{count} pages compared with the destination's: all are equal, and no frame \
+                 without a page has one there"
             ),
         );
         Ok(())

@@ -5,10 +5,12 @@
 //! answers the stub ([`peer`], [`slots`]), injects windows ([`windows`]), writes
 //! the stream ([`saved`], [`stream`](crate::stream)), watches the [`guest`] and
 //! the [`clock`], and leaves one running guest whatever happens. Of a fast
-//! [`landing`] only the first pass goes into the stream. It does not know who
-//! hosts it: xl's helper, or `lull migrate` ([`Host`]).
+//! [`landing`] only the first pass goes into the stream, and the [`balloon`] is
+//! watched. It does not know who hosts it: xl's helper, or `lull migrate`
+//! ([`Host`]).
 
 mod attempt;
+mod balloon;
 mod clock;
 mod explain;
 mod failure;

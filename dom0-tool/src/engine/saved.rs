@@ -3,7 +3,9 @@
 
 use std::io;
 
+use super::failure::Failure;
 use crate::land::wire::State;
+use crate::stream::hvm_context;
 use crate::stream::records::{self, Record};
 use crate::xen::domctl::TscInfo;
 use crate::xen::{DomId, Xen};
@@ -26,7 +28,7 @@ pub struct Saved {
     tsc: TscInfo,
     context: Vec<u8>,
     /// Number and value.
-    pub params: Vec<(u32, u64)>,
+    params: Vec<(u32, u64)>,
 }
 
 impl Saved {
@@ -48,6 +50,22 @@ impl Saved {
             params,
         })
     }
+
+    /// What is to be set at the destination, where the guest was built from
+    /// `provisional`.
+    ///
+    /// # Errors
+    /// When something of that would stay.
+    pub fn replacing(&self, provisional: &Self) -> Result<State, Failure> {
+        if self.params != provisional.params {
+            return Err(Failure::Stale("its parameters are others".into()));
+        }
+        let context = hvm_context::replacing(&provisional.context, &self.context);
+        Ok(State {
+            tsc: self.tsc,
+            context: context.map_err(|why| Failure::Stale(why.to_string()))?,
+        })
+    }
 }
 
 /// The end of a stream: everything after the last page.
@@ -59,13 +77,4 @@ pub fn records(saved: &Saved) -> Vec<u8> {
     }
     bytes.extend(records::record(Record::End, &[]));
     bytes
-}
-
-impl From<&Saved> for State {
-    fn from(saved: &Saved) -> Self {
-        Self {
-            tsc: saved.tsc,
-            context: saved.context.clone(),
-        }
-    }
 }

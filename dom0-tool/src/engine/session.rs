@@ -366,6 +366,7 @@ impl<'s> Session<'s> {
             }
             Action::TakeBitmap => {
                 self.tell_round("another-round");
+                self.clear_windows()?;
                 let Cleaned { dirty, took } = self.take_bitmap(Clean::Live)?;
                 let took = Micros(took.as_micros() as u64);
                 self.peer.tell(self.now(), Event::Bitmap { dirty, took })?;
@@ -373,6 +374,7 @@ impl<'s> Session<'s> {
             Action::Suspend => {
                 self.throttle = None;
                 self.tell_round("suspend");
+                self.clear_windows()?;
                 self.pause = Some(Pause::begin(self.peer.machine()));
                 self.host
                     .ask_to_suspend()

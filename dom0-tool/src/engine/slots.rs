@@ -101,6 +101,11 @@ impl Slots {
         }
     }
 
+    /// Whether nothing becomes of it.
+    pub fn is_free(&self, slot: usize) -> bool {
+        matches!(self.slots[slot], Slot::Free)
+    }
+
     /// The slot's payload is written: frames asked for, pages written.
     pub fn written(&mut self, slot: usize) -> (u32, u32) {
         match std::mem::take(&mut self.slots[slot]) {

@@ -3,6 +3,7 @@
 use std::io;
 
 use lull_core::batch::BATCH_PAGES;
+use lull_core::link::SLOTS;
 
 use crate::stub::Stub;
 use crate::xen::buffer::HypercallBuffer;
@@ -20,6 +21,8 @@ const NO_PAGE: [i32; 3] = [1, 22, 2];
 /// dom0's list of updates, one slot at a time.
 pub struct Windows {
     updates: HypercallBuffer<MmuUpdate>,
+    /// Of each slot's window, how many pages may show something.
+    shown: [usize; SLOTS],
 }
 
 impl Windows {
@@ -27,6 +30,7 @@ impl Windows {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             updates: HypercallBuffer::new(BATCH_PAGES)?,
+            shown: [0; SLOTS],
         })
     }
 
@@ -43,6 +47,7 @@ impl Windows {
         slot: usize,
         pfns: &mut Vec<u64>,
     ) -> io::Result<()> {
+        self.shown[slot] = self.shown[slot].max(pfns.len());
         let mut done = 0;
         while done < pfns.len() {
             for (page, pfn) in pfns.iter().enumerate().skip(done) {
@@ -65,6 +70,29 @@ impl Windows {
                 Some(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// The slot's window shows nothing any more.
+    ///
+    /// # Errors
+    /// When Xen refuses.
+    pub fn clear(&mut self, xen: &Xen, stub: &Stub<'_>, slot: usize) -> io::Result<()> {
+        let shown = self.shown[slot];
+        if shown == 0 {
+            return Ok(());
+        }
+        for page in 0..shown {
+            self.updates[page] = MmuUpdate {
+                ptr: stub.window_entry(slot, page),
+                val: 0,
+            };
+        }
+        let updated = xen.mmu_update(&self.updates, 0, shown, stub.domid(), stub.domid());
+        if let Some(error) = updated.stopped {
+            return Err(error);
+        }
+        self.shown[slot] = 0;
         Ok(())
     }
 }

@@ -103,9 +103,9 @@ pub enum Purpose {
 pub struct Pages {
     /// What for.
     pub purpose: Purpose,
-    /// Frames whose page follows, in this order.
+    /// Frames whose page follows, in this order: ascending, none twice.
     pub present: Vec<u64>,
-    /// Frames that have none any more.
+    /// Frames that have none any more, likewise.
     pub gone: Vec<u64>,
 }
 
@@ -263,6 +263,9 @@ fn decode_pages(body: &[u8], purpose: Purpose) -> Result<ToLand, BadFrame> {
             _ => return Err(BadFrame("a frame number that is none")),
         }
     }
+    if !present.is_sorted_by(|a, b| a < b) || !gone.is_sorted_by(|a, b| a < b) {
+        return Err(BadFrame("frame numbers that are not in order"));
+    }
     if bytes.len() != PAGE * present.len() {
         return Err(BadFrame("a batch with too few or too many bytes"));
     }
@@ -370,8 +373,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_sent_is_what_is_read(
-            present in proptest::collection::vec(0..=GFN_MASK, 0..5),
-            gone in proptest::collection::vec(0..=GFN_MASK, 0..5),
+            present in proptest::collection::btree_set(0..=GFN_MASK, 0..5),
+            gone in proptest::collection::btree_set(0..=GFN_MASK, 0..5),
             compare: bool,
             uuid: [u8; 16],
             frames in 0..=GFN_MASK,
@@ -379,6 +382,7 @@ mod tests {
             context in proptest::collection::vec(any::<u8>(), 1..64),
         ) {
             let purpose = if compare { Purpose::Compare } else { Purpose::Write };
+            let [present, gone] = [present, gone].map(Vec::from_iter);
             let pages = Pages { purpose, present, gone };
             let bytes = vec![0xa5; PAGE * pages.present.len()];
             let sent = [pages_header(&pages), bytes.clone()].concat();
@@ -394,6 +398,20 @@ mod tests {
             let sent = state(&given);
             let (kind, body) = split(&sent);
             prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::State(given));
+        }
+
+        #[test]
+        fn a_frame_that_is_named_twice_or_out_of_order_is_refused(
+            frames in proptest::collection::vec(0..4_u64, 2..5),
+            gone: bool,
+        ) {
+            let sorted = frames.is_sorted_by(|a, b| a < b);
+            let (present, gone) = if gone { (vec![], frames) } else { (frames, vec![]) };
+            let bytes = vec![0; PAGE * present.len()];
+            let pages = Pages { purpose: Purpose::Write, present, gone };
+            let sent = [pages_header(&pages), bytes].concat();
+            let (kind, body) = split(&sent);
+            prop_assert_eq!(ToLand::decode(kind, body).is_ok(), sorted);
         }
 
         #[test]
