@@ -6,7 +6,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::bandwidth::Bandwidth;
-use crate::duration::Span;
+use crate::duration::{Span, TimeLimit};
 use crate::landing::Wanted;
 use crate::{
     control, doctor, enable, generate, helper, ledger, limits, predict, rehearse, replay, report,
@@ -175,7 +175,8 @@ pub enum Command {
   lull migrate --json -s 'ssh -p 2222' web1 host2
 
 Durations: 250ms, 2s, 5min, 1m30s; a bare number is seconds (2, 0.5). A limit
-that is not given here is the guest's from /etc/lull.toml (`lull limits`).
+that is not given here is the guest's from /etc/lull.toml (`lull limits`); `none`
+is given where that is not to hold.
 
 Exit codes: 0 moved; 2 wrong usage or host not ready, nothing was done;
   3 refused, the pause would be too long; 4 refused, out of time or hopeless;
@@ -187,11 +188,11 @@ pub struct Migrate {
     /// Counted from the request to suspend until it runs at the destination,
     /// or again at the source. Never raised, never rounded.
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
-    pub max_suspend_time: Option<Span>,
+    pub max_suspend_time: Option<TimeLimit>,
 
     /// Give up unless the guest could be suspended within this time
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
-    pub timeout: Option<Span>,
+    pub timeout: Option<TimeLimit>,
 
     /// Send no more than this until the guest is asked to stop: 50MiB/s, 1Gbit/s
     ///
@@ -233,7 +234,7 @@ pub struct Migrate {
     /// Leave the guest paused at the destination (xl migrate -p)
     ///
     /// A guest left paused has no bounded pause.
-    #[arg(short = 'p', conflicts_with = "max_suspend_time")]
+    #[arg(short = 'p')]
     pub leave_paused: bool,
 
     /// Have the destination compare every page once more (xl migrate --debug)
@@ -259,6 +260,16 @@ pub struct Migrate {
 }
 
 impl Migrate {
+    /// On the pause.
+    pub fn pause_limit(&self) -> Option<Span> {
+        self.max_suspend_time.and_then(|limit| limit.0)
+    }
+
+    /// On the time until then.
+    pub fn time_limit(&self) -> Option<Span> {
+        self.timeout.and_then(|limit| limit.0)
+    }
+
     /// See [`check_host`].
     ///
     /// # Errors
@@ -332,8 +343,8 @@ mod tests {
             "lull migrate --max-suspend-time 250ms --timeout 5min --json -v -s rsh -C web.cfg -e --debug web1 host2",
         )
         .unwrap();
-        assert_eq!(given.max_suspend_time.unwrap().as_micros(), 250_000);
-        assert_eq!(given.timeout.unwrap().to_string(), "5m");
+        assert_eq!(given.pause_limit().unwrap().as_micros(), 250_000);
+        assert_eq!(given.time_limit().unwrap().to_string(), "5m");
         assert_eq!(given.ssh.as_deref(), Some("rsh"));
         assert_eq!(
             (given.domain.as_str(), given.host.as_str()),
@@ -377,9 +388,10 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_left_paused_has_no_limit_on_its_pause() {
-        assert!(parse("lull migrate -p --max-suspend-time 2 web1 host2").is_err());
-        assert!(parse("lull migrate -p web1 host2").is_ok());
+    fn none_is_given_and_no_limit() {
+        let given = parse("lull migrate --max-suspend-time none web1 host2").unwrap();
+        assert_eq!(given.max_suspend_time, Some(TimeLimit(None)));
+        assert_eq!((given.pause_limit(), given.timeout), (None, None));
     }
 
     #[test]

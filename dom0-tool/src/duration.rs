@@ -89,6 +89,24 @@ impl FromStr for Span {
     }
 }
 
+/// A limit on a time, or none, though a wider rule sets one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimit(pub Option<Span>);
+
+impl FromStr for TimeLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const NONE: &str = "none";
+        if text == NONE {
+            return Ok(Self(None));
+        }
+        let span: Result<Span, _> = text.parse();
+        span.map(|span| Self(Some(span)))
+            .map_err(|error| format!("{error}; or `{NONE}`"))
+    }
+}
+
 /// `2`, `0.5`: seconds, to the microsecond.
 fn bare_seconds(text: &str) -> Result<Duration, Problem> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));

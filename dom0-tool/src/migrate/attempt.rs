@@ -85,7 +85,7 @@ pub fn run(
         heard_at: Instant::now(),
         ended_at: None,
         cancelled_at: None,
-        out_of_time_at: plan.options.timeout.and_then(|timeout| {
+        out_of_time_at: plan.options.time_limit().and_then(|timeout| {
             let patience = Duration::from_micros(timeout.as_micros()) + HELPER_FIRST;
             Instant::now().checked_add(patience)
         }),

@@ -33,6 +33,7 @@ use anyhow::Context;
 use crate::bandwidth::Bandwidth;
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
+use crate::duration::TimeLimit;
 use crate::events::{Event, Landing};
 use crate::host::{self, Guest, Host, NotReady};
 use crate::landing::{Choice, choose};
@@ -86,13 +87,14 @@ fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
 fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Effective)> {
     let mut options = options.clone();
     let mut limits = limits::of_guest(guest)?;
+    let of_file = |chosen: &Option<Chosen>| chosen.as_ref().map(|it| TimeLimit(it.limit));
     match options.max_suspend_time {
         Some(_) => limits.max_suspend_time = None,
-        None => options.max_suspend_time = Chosen::limit_of(limits.max_suspend_time.as_ref()),
+        None => options.max_suspend_time = of_file(&limits.max_suspend_time),
     }
     match options.timeout {
         Some(_) => limits.timeout = None,
-        None => options.timeout = Chosen::limit_of(limits.timeout.as_ref()),
+        None => options.timeout = of_file(&limits.timeout),
     }
     match options.bandwidth {
         Some(_) => limits.bandwidth = None,
@@ -101,13 +103,11 @@ fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Eff
             options.bandwidth = file.map(|cap| Bandwidth(Some(cap)));
         }
     }
-    if let (true, Some(_), Some(from)) = (
-        options.leave_paused,
-        options.max_suspend_time,
-        &limits.max_suspend_time,
-    ) {
+    if options.leave_paused && options.pause_limit().is_some() {
+        let from = limits.max_suspend_time.as_ref();
+        let from = from.map_or_else(String::new, |from| format!(" ({from})"));
         anyhow::bail!(
-            "{} has a limit on its pause ({from}), and a guest left paused (-p) keeps none.\nNothing was done. Leave out -p, or see `lull limits`.",
+            "{} has a limit on its pause{from}, and a guest left paused (-p) keeps none.\nNothing was done. Leave out -p, or give `--max-suspend-time none`.",
             guest.name
         );
     }
@@ -188,7 +188,7 @@ fn move_guest(
         }
         known = look_up();
     }
-    if options.max_suspend_time.is_some() {
+    if options.pause_limit().is_some() {
         say_what_is_assumed(options, &known, &watcher);
     }
     let plan = xl::Plan {
@@ -273,12 +273,12 @@ fn say_what_is_asked(options: &Migrate, limits: &Effective, guest: &Guest, watch
         chosen.map_or_else(String::new, |chosen| format!(" ({chosen})"))
     }
     let mut text = format!("moving {} to {}", guest.name, options.host);
-    match options.max_suspend_time {
+    match options.pause_limit() {
         Some(limit) => text.push_str(&format!(", paused for {limit} at most")),
         None => text.push_str(", however long it is paused"),
     }
     text.push_str(&from(&limits.max_suspend_time));
-    if let Some(timeout) = options.timeout {
+    if let Some(timeout) = options.time_limit() {
         text.push_str(&format!(", within {timeout}{}", from(&limits.timeout)));
     }
     if let Some(cap @ Bandwidth(Some(_))) = options.bandwidth {

@@ -88,8 +88,8 @@ impl Watcher {
         Self {
             manner,
             verbosity: options.verbose,
-            limit_ms: millis(options.max_suspend_time),
-            timeout_ms: millis(options.timeout),
+            limit_ms: millis(options.pause_limit()),
+            timeout_ms: millis(options.time_limit()),
             begun: Instant::now(),
             waiting: Waiting::Begin,
             progress: None,

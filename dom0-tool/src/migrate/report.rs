@@ -152,7 +152,7 @@ impl Report<'_> {
 
     /// As asked; or as set while it ran.
     fn limit_ms(&self) -> Option<u64> {
-        let asked = || self.options.max_suspend_time.map(|limit| limit.as_millis());
+        let asked = || self.options.pause_limit().map(|limit| limit.as_millis());
         let set = self.account.limits.is_some();
         if set {
             self.account.limit_ms()

@@ -35,7 +35,7 @@ pub fn arguments(
 ) -> Arguments {
     let mut words = quoted(lull.as_os_str());
     words.push(format!(" transport --domain {domain}"));
-    if let Some(limit) = options.max_suspend_time {
+    if let Some(limit) = options.pause_limit() {
         words.push(format!(" --limit-us {}", limit.as_micros()));
     }
     // A limit may also come while it runs.

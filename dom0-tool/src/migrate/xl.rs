@@ -179,8 +179,8 @@ impl Plan<'_> {
         let options = self.options;
         let micros = |span: Option<crate::duration::Span>| span.map(|s| s.as_micros().to_string());
         [
-            (orders::MAX_SUSPEND_TIME, micros(options.max_suspend_time)),
-            (orders::TIMEOUT, micros(options.timeout)),
+            (orders::MAX_SUSPEND_TIME, micros(options.pause_limit())),
+            (orders::TIMEOUT, micros(options.time_limit())),
             (
                 orders::BANDWIDTH,
                 options

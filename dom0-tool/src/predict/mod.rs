@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::Args;
 use lull_core::units::{PAGE_SIZE, PageRate};
 
-use crate::duration::Span;
+use crate::duration::{Span, TimeLimit};
 use crate::events::{How, Landing, PauseParts};
 use crate::host::{self, Guest, Host};
 use crate::kept::Folder;
@@ -60,11 +60,11 @@ pub struct Options {
 
     /// The longest pause allowed
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
-    max_suspend_time: Option<Span>,
+    max_suspend_time: Option<TimeLimit>,
 
     /// The longest time until the pause
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
-    timeout: Option<Span>,
+    timeout: Option<TimeLimit>,
 
     /// How long to watch the guest
     #[arg(
@@ -156,14 +156,15 @@ type Asked = (Option<Span>, Option<Span>, Option<Chosen<PageRate>>);
 /// What the command line leaves open is as the file has it.
 fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<Asked> {
     let (limit, timeout) = (options.max_suspend_time, options.timeout);
+    let given = |limit: TimeLimit| limit.0;
     if limit.is_some() && timeout.is_some() && options.bandwidth.is_some() {
-        return Ok((limit, timeout, None));
+        return Ok((limit.and_then(given), timeout.and_then(given), None));
     }
     let file = limits::of_guest(guest)?;
     let of_file = |chosen: &Option<Chosen>| Chosen::limit_of(chosen.as_ref());
     Ok((
-        limit.or_else(|| of_file(&file.max_suspend_time)),
-        timeout.or_else(|| of_file(&file.timeout)),
+        limit.map_or_else(|| of_file(&file.max_suspend_time), given),
+        timeout.map_or_else(|| of_file(&file.timeout), given),
         file.bandwidth,
     ))
 }

@@ -33,7 +33,7 @@ use clap::Args;
 
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
-use crate::duration::Span;
+use crate::duration::{Span, TimeLimit};
 use crate::events::Landing;
 use crate::host::{self, Guest, Host};
 use crate::landing::{Choice, Trust, Wanted, choose, devices_bear_it};
@@ -186,8 +186,8 @@ impl Play {
 
     fn as_a_move(&self, guest: &str) -> Migrate {
         Migrate {
-            max_suspend_time: Some(LONGEST_PAUSE),
-            timeout: Some(LONGEST_COPY),
+            max_suspend_time: Some(TimeLimit(Some(LONGEST_PAUSE))),
+            timeout: Some(TimeLimit(Some(LONGEST_COPY))),
             bandwidth: None,
             rehearse: false,
             json: false,
