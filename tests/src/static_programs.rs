@@ -46,6 +46,16 @@ pub fn build_lull(timeline: &Timeline) -> Result<PathBuf> {
     Ok(folder.join("lull"))
 }
 
+/// Builds the Debian package as README says; hands back where it is.
+///
+/// # Errors
+/// When there is none.
+pub fn build_package(timeline: &Timeline) -> Result<PathBuf> {
+    let said = output_of(cargo().arg("debian"))?;
+    timeline.phase("the Debian package built");
+    Ok(String::from_utf8(said)?.trim_end().into())
+}
+
 /// Copies a program without what only a debugger reads: it goes over an
 /// emulated link. The copy is the program itself where there is no `strip`.
 pub fn strip(program: &Path, into: &Path) -> Result<PathBuf> {
@@ -66,10 +76,9 @@ pub fn workspace() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
-/// Runs cargo with the workspace's own settings, in the target folder this
-/// program was built in, so that nothing is built twice.
-fn build_packages(selection: &[&str]) -> Result<PathBuf> {
-    let target = target_folder();
+/// The workspace's own cargo, in the target folder this program was built in, so
+/// that nothing is built twice.
+fn cargo() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     // What the outer cargo tells a program about itself is not for the inner.
@@ -79,11 +88,18 @@ fn build_packages(selection: &[&str]) -> Result<PathBuf> {
             command.env_remove(&name);
         }
     }
+    command
+        .current_dir(workspace())
+        .env("CARGO_TARGET_DIR", target_folder());
+    command
+}
+
+/// Builds programs; hands back where they are.
+fn build_packages(selection: &[&str]) -> Result<PathBuf> {
+    let target = target_folder();
     output_of(
-        command
-            .current_dir(workspace())
-            .args(["build", "--release", "--quiet", "--target-dir"])
-            .arg(&target)
+        cargo()
+            .args(["build", "--release", "--quiet"])
             .args(selection),
     )
     .context("cannot build the programs that run in dom0 and in guests")?;

@@ -21,8 +21,7 @@ const SCRIPT: &str = "etc/xen/scripts/vif-lull";
 fn it_comes_and_goes_without_a_trace() -> Result<()> {
     let timeline = Timeline::start();
     let lull = static_programs::build_lull(&timeline)?;
-    let folder = tempfile::tempdir()?;
-    let package = lull_package::build(&lull, folder.path())?;
+    let package = static_programs::build_package(&timeline)?;
     let debian = SmallDebian::fresh()?;
     let root = debian.root();
     stand_ins(&root)?;
@@ -90,6 +89,8 @@ fn works(debian: &SmallDebian, lull: &Path) -> Result<()> {
     let here = Command::new(lull).arg("--version").output()?.stdout;
     let there = debian.run("lull --version")?;
     ensure!(there.as_bytes() == here, "{there}");
+    // Says so of one that is to be put anywhere, and of one that is not.
+    debian.run("ldd /usr/sbin/lull 2>&1 | grep -e 'statically linked' -e 'not a dynamic'")?;
     for page in ["lull", "lull-migrate", "lull-limits-set"] {
         let found = debian.run(&format!("man --where {page}"))?;
         ensure!(found.starts_with("/usr/share/man/man8/"), "{found}");

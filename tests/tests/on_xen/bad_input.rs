@@ -29,14 +29,24 @@ pub fn wrong_words(world: &mut World) -> Result<()> {
             "lull migrate --max-suspend-time 99999999999999999999 busy localhost",
             "`99999999999999999999`",
         ),
-        (
-            "setpriv --reuid=65534 --regid=65534 --clear-groups \
-             lull migrate busy localhost",
-            "this needs root",
-        ),
     ];
     for (command, words) in tries {
         refused(host, command, words)?;
+    }
+    for (command, words) in [
+        ("migrate busy localhost", "this needs root"),
+        ("rehearse localhost", "this needs root"),
+        ("predict busy", "this needs root"),
+        ("status", "this needs root"),
+        ("cancel busy", "this needs root"),
+        ("set --timeout 5min busy", "this needs root"),
+        ("switch-now busy", "this needs root"),
+        ("resume busy", "this needs root"),
+        ("limits set busy --timeout 5min", "Permission denied"),
+        ("enable xl", "Permission denied"),
+    ] {
+        let command = format!("setpriv --reuid=65534 --regid=65534 --clear-groups lull {command}");
+        refused(host, &command, words)?;
     }
     in_another_view(
         host,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, Host, Load, Spawned};
 use serde_json::Value;
@@ -103,8 +104,77 @@ pub fn afterwards(world: &mut World) -> Result<()> {
         "{second:?}"
     );
     let list = json(host, "lull report --list --json")?;
-    let runs = list["runs"].as_array().map_or(0, Vec::len);
-    ensure!(runs == 2, "{runs} records: {list}");
+    let runs = list["runs"].as_array().context("no list")?;
+    ensure!(runs.len() == 2, "{list}");
+    let table = host.run("lull report --list")?.checked()?;
+    for run in runs {
+        let run = run["run"].as_str().context("it has no name")?;
+        ensure!(table.contains(run), "no {run}: {table}");
+    }
+    // The older of the two.
+    let run = runs[1]["run"].as_str().unwrap_or_default();
+    let older = host.run(&format!("lull report {run}"))?.checked()?;
+    ensure!(
+        older.contains(name) && older.contains("Moved."),
+        "{run}: {older}"
+    );
+    let version = host.run("lull --version")?.checked()?;
+    ensure!(version.contains("stub"), "{version}");
+    learned(host, name)?;
+    without_a_guest(host)
+}
+
+/// What the ledger has of the move, and that it forgets when told to.
+fn learned(host: &Host, name: &str) -> Result<()> {
+    let ledger = json(host, "lull ledger --json")?;
+    let row = &ledger["rows"][0];
+    ensure!(row["guest"] == name && row["pauses"] == 1, "{ledger}");
+    let destination = row["destination"].as_str().context("to nowhere")?;
+    let table = host.run("lull ledger")?.checked()?;
+    ensure!(
+        table.contains(&format!("On the way to {destination}")) && table.contains(name),
+        "{table}"
+    );
+    let of_it = quote(destination);
+    let told = host
+        .run(&format!("lull predict {name} --for 2s --to {of_it}"))?
+        .checked()?;
+    ensure!(
+        told.contains(&format!("{name} would move")) && told.contains("as the ledger knows it"),
+        "{told}"
+    );
+    let forgotten = host
+        .run(&format!("lull ledger --forget {of_it}"))?
+        .checked()?;
+    ensure!(forgotten.contains("Forgot 1 pause"), "{forgotten}");
+    let empty = host.run("lull ledger")?.checked()?;
+    ensure!(empty.contains("Nothing yet"), "{empty}");
+    Ok(())
+}
+
+/// Commands that need none.
+fn without_a_guest(host: &Host) -> Result<()> {
+    let newest = "ls -t /var/lib/lull/traces/*.jsonl | head -1";
+    let again = host.run(&format!("lull replay $({newest})"))?.checked()?;
+    ensure!(!again.is_empty(), "nothing was replayed");
+    let simulated = host
+        .run("lull simulate --attempts 20 --seed 7")?
+        .checked()?;
+    ensure!(!simulated.is_empty(), "nothing was simulated");
+    let written = host
+        .run(
+            "cd /run/rig && lull generate man m && lull generate completions c && ls m c; rm -rf m c",
+        )?
+        .checked()?;
+    for file in [
+        "lull.8",
+        "lull-migrate.8",
+        "lull.bash",
+        "_lull",
+        "lull.fish",
+    ] {
+        ensure!(written.contains(file), "no {file}: {written}");
+    }
     Ok(())
 }
 

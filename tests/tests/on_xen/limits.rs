@@ -30,6 +30,7 @@ fn keep(world: &mut World) -> Result<()> {
     says(host, "lull limits check", "no limits")?;
     says(host, "lull enable xl", "/usr/local/sbin/xl")?;
     says(host, "lull enable xl", "already")?;
+    says(host, "lull doctor", "plain `xl migrate` keeps the limits")?;
 
     guest.set_load(HEAVY)?;
     let set =
@@ -75,6 +76,7 @@ fn keep(world: &mut World) -> Result<()> {
         "lull limits set busy --max-suspend-time 12s",
         "[guest.busy]",
     )?;
+    steered(host, &guest, slow)?;
     moves(host, &guest, fast)?;
     says(
         host,
@@ -94,6 +96,27 @@ fn keep(world: &mut World) -> Result<()> {
     says(host, "lull disable xl", "Xen's own again")?;
     says(host, "command -v xl", "/usr/sbin/xl")?;
     world.bury_guest()
+}
+
+/// Plain xl's migration is looked at, steered and called off like any other.
+fn steered(host: &Host, guest: &Guest, command: &str) -> Result<()> {
+    let before = guest.domid()?;
+    let mut running = host.spawn(command)?;
+    let copies = "until lull status --json busy | grep '\"phase\":\"copying\"'; do sleep 0.2; done";
+    says(host, copies, "\"limit_ms\":12000")?;
+    says(
+        host,
+        "lull set --max-suspend-time 30s --timeout 10min busy && lull status --json busy",
+        "\"limit_ms\":30000",
+    )?;
+    says(host, "lull cancel busy", "busy runs here")?;
+    let cancelled = running.wait(LONGEST)?.context("xl does not end")?;
+    ensure!(
+        cancelled.status != 0 && cancelled.stderr.contains("busy was not moved: cancelled"),
+        "{cancelled:?}"
+    );
+    ensure!(guest.domid()? == before, "it is another domain");
+    aftermath::check_whole(host, guest)
 }
 
 fn says(host: &Host, command: &str, words: &str) -> Result<()> {

@@ -29,7 +29,8 @@ pub fn looked_at_and_cancelled(world: &mut World) -> Result<()> {
         .start(&host, &guest)?;
     let started = running.wait_until_copying()?;
     let mut watcher = host.spawn("lull status --watch --json busy")?;
-    let pesterer = host.spawn("rig-agent pester /run/lull")?;
+    let mut screen = host.spawn("rig-agent screen 'lull status --watch busy'")?;
+    let mut pesterer = host.spawn("rig-agent pester /run/lull")?;
     let status = status(&running)?;
     ensure!(
         status["name"] == "busy"
@@ -51,7 +52,12 @@ pub fn looked_at_and_cancelled(world: &mut World) -> Result<()> {
     ended.expect(5)?;
     let watched = watcher.wait(Duration::from_secs(30))?;
     check_watch(&watched.context("the watch has no end")?)?;
-    drop(pesterer);
+    let drawn = screen.wait(Duration::from_secs(30))?;
+    check_screen(&drawn.context("the screen has no end")?)?;
+    let pestered = pesterer.wait(Duration::from_secs(30))?;
+    let pestered = said(&pestered.context("it pesters on")?, 0)?;
+    let times: u32 = pestered.trim().parse()?;
+    ensure!(times > 8, "nobody was pestered");
     aftermath::check(&host, &guest, &ended)
 }
 
@@ -68,6 +74,21 @@ fn check_watch(watched: &Output) -> Result<()> {
         copying && last["type"] == "outcome" && last["outcome"] == "cancelled",
         "{lines:?}"
     );
+    Ok(())
+}
+
+/// Who watched on a terminal saw it drawn, and has the terminal back.
+fn check_screen(drawn: &Output) -> Result<()> {
+    const DRAWN_ON: &str = "\x1b[?1049h";
+    const LEFT: &str = "\x1b[?1049l";
+    let text = said(drawn, 5)?;
+    let (screen, after) = text
+        .rsplit_once(LEFT)
+        .with_context(|| format!("not left: {text:?}"))?;
+    for words in [DRAWN_ON, "busy", "pause", "time", "round", "sent", "rates"] {
+        ensure!(screen.contains(words), "no {words:?}: {text:?}");
+    }
+    ensure!(after.contains("busy runs here"), "{after:?}");
     Ok(())
 }
 

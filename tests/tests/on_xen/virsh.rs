@@ -59,10 +59,13 @@ fn keep(host: &Host) -> Result<()> {
     let daemons = host.start_libvirt()?;
     let said = host.run("lull enable libvirt")?.checked()?;
     ensure!(said.contains("in force already"), "{said}");
+    let said = host.run("lull doctor")?.stdout;
+    ensure!(said.contains("`virsh migrate` keeps the limits"), "{said}");
 
     let guest = create(host)?;
     refused(host, &guest)?;
     cancelled(host, &guest)?;
+    stopped_and_resumed(host, &guest)?;
     let there = moved(host, &guest)?;
     let back = moved_back(host, &there)?;
     drop(daemons);
@@ -109,11 +112,39 @@ fn cancelled(host: &Host, guest: &Guest) -> Result<()> {
         status.contains("\"bandwidth\":2097152") && status.contains("\"limit_ms\":60000"),
         "{status}"
     );
+    host.run("lull set --max-suspend-time 50s virt")?
+        .checked()?;
+    let status = host.run("lull status --json virt")?.checked()?;
+    ensure!(status.contains("\"limit_ms\":50000"), "{status}");
     let said = host.run("lull cancel virt")?.checked()?;
     ensure!(said.contains("virt runs here"), "{said}");
     let output = running.wait(LONGEST)?.context("virsh does not end")?;
     timeline.phase("cancelled");
     stays(host, guest, before, &output, "ancelled")
+}
+
+/// It fails when the guest has stopped already, which an operator asked for. libvirt
+/// never resumes it.
+fn stopped_and_resumed(host: &Host, guest: &Guest) -> Result<()> {
+    guest.set_load(HEAVY)?;
+    limit(host, "--max-suspend-time 1min --bandwidth none")?;
+    let before = guest.domid()?;
+    let timeline = Timeline::start();
+    let mut running = host.spawn(&migrate(""))?;
+    let fail = format!(
+        "until lull status --json virt | grep '\"phase\":\"copying\"'; do sleep 0.1; done; \
+         lull switch-now virt && for i in $(seq 200); do \
+         xl list virt | grep -q -e '---s--' && exec xl destroy lull-stub-{before}; done; exit 1"
+    );
+    host.run(&fail)?.checked()?;
+    let output = running.wait(LONGEST)?.context("virsh does not end")?;
+    timeline.phase("stopped, and resumed");
+    let report = host.run("lull report --last --json")?.checked()?;
+    ensure!(
+        report.contains("\"refused_pause_ms\":") && !report.contains("\"refused_pause_ms\":null"),
+        "it was not stopped: {report}"
+    );
+    stays(host, guest, before, &output, "the stub domain died")
 }
 
 /// Straight to the other daemon. virsh's own timeout, which would have libvirt

@@ -9,6 +9,7 @@ mod memory;
 mod pester;
 mod ping;
 mod relay;
+mod screen;
 mod sink;
 mod stream_points;
 mod streams;
@@ -33,6 +34,7 @@ const USAGE: &str = "usage:
   rig-agent hold-ready COMMAND -- TRANSPORT…   a transport for xl migrate -s: runs
                                                COMMAND before READY is passed on
   rig-agent pester FOLDER                      annoys a socket there until it goes
+  rig-agent screen COMMAND                     runs COMMAND on a terminal, prints what it draws
   rig-agent sink FILE                          a receiver that keeps nothing
   rig-agent squeeze DOMID                      the domain gets no more memory
   rig-agent tee-stream FILE -- TRANSPORT…      a transport that keeps what was sent
@@ -69,6 +71,7 @@ fn main() -> Result<()> {
         ] => hold_land::run([place, rate, domain, command], transport),
         ["hold-ready", command, "--", transport @ ..] => relay::run(command, transport),
         ["pester", folder] => pester::run(folder.as_ref()),
+        ["screen", command] => screen::run(command),
         ["sink", file] => sink::run(file),
         ["squeeze", domain] => memory::Privcmd::open()?.squeeze(domain.parse()?),
         ["tee-stream", file, "--", transport @ ..] => streams::tee(file, transport),

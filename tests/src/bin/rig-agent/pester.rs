@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -45,6 +46,9 @@ pub fn run(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// There are also files that are none.
 fn socket_in(folder: &Path) -> Option<PathBuf> {
-    Some(fs::read_dir(folder).ok()?.next()?.ok()?.path())
+    let entries = fs::read_dir(folder).ok()?.flatten();
+    let is_socket = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_socket());
+    Some(entries.into_iter().find(is_socket)?.path())
 }
