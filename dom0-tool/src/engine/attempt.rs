@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use lull_core::machine::Config;
 
+use super::channel::Channel;
 use super::explain::Verdict;
-use super::landing::Channel;
 use super::prepare::prepare;
 use super::session::Session;
 use super::telling::millis;

@@ -12,89 +12,26 @@
 //! pipe when the guest stops.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use lull_core::batch::BATCH_PAGES;
 use lull_core::link::SLOTS;
 use lull_core::machine::Event;
-use rustix::io::ioctl_fionbio;
 
 use super::balloon::{Balloon, Change};
+use super::channel::{Answers, Channel};
 use super::clock::TICK;
 use super::failure::{Doing, Failure};
 use super::frames;
 use super::log_dirty::Cleaned;
 use super::saved::{self, Saved};
 use super::session::Session;
-use crate::land::wire::{self, Attach, FromLand, HEADER, Pages, Purpose};
+use crate::land::wire::{self, Attach, FromLand, Pages, Purpose};
 use crate::stream::sink::Sink;
 use crate::xen::buffer::HypercallBuffer;
 use crate::xen::domctl::{Clean, is_populated};
 use crate::xen::foreign::ForeignPages;
-
-/// The way to a `lull land` that waits, and who its guest is.
-pub struct Channel {
-    to: Sink,
-    from: Answers,
-    uuid: [u8; 16],
-    name: String,
-}
-
-impl Channel {
-    /// Over these descriptors; by `uuid` and `name` the copy is found there.
-    ///
-    /// # Errors
-    /// When they cannot be made not to block.
-    pub fn new(to: OwnedFd, from: OwnedFd, (uuid, name): ([u8; 16], &str)) -> io::Result<Self> {
-        ioctl_fionbio(&from, true)?;
-        Ok(Self {
-            to: Sink::new(to)?,
-            from: Answers {
-                from: from.into(),
-                read: Vec::new(),
-            },
-            uuid,
-            name: name.to_owned(),
-        })
-    }
-}
-
-/// What the destination answers, in pieces of whatever size.
-struct Answers {
-    from: File,
-    read: Vec<u8>,
-}
-
-impl Answers {
-    /// The next answer that is there whole.
-    fn next(&mut self) -> Result<Option<FromLand>, Failure> {
-        loop {
-            if let Some((head, rest)) = self.read.split_first_chunk::<HEADER>() {
-                let (kind, length) = wire::header(*head);
-                if length > wire::FROM_LAND_MAX {
-                    return Err(Failure::Land("it sent a message that is too long".into()));
-                }
-                if let Some(body) = rest.get(..length) {
-                    let answer = FromLand::decode(kind, body);
-                    self.read.drain(..HEADER + length);
-                    return answer
-                        .map(Some)
-                        .map_err(|error| Failure::Land(error.to_string()));
-                }
-            }
-            let mut chunk = [0; 4096];
-            match self.from.read(&mut chunk) {
-                Ok(0) => return Err(Failure::Land("the connection to it broke".into())),
-                Ok(count) => self.read.extend(&chunk[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Failure::Stream(error)),
-            }
-        }
-    }
-}
 
 /// How far a fast landing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -188,9 +125,7 @@ impl Fast {
     /// What to wait on for answers.
     pub(super) fn wake_on(&self) -> Option<BorrowedFd<'_>> {
         let awaited = Stage::Building..Stage::Landed;
-        awaited
-            .contains(&self.stage)
-            .then(|| self.from.from.as_fd())
+        awaited.contains(&self.stage).then(|| self.from.as_fd())
     }
 
     fn mark(&mut self, frames: &[u64], present: bool) {

@@ -11,6 +11,7 @@
 
 mod attempt;
 mod balloon;
+mod channel;
 mod clock;
 mod explain;
 mod failure;
@@ -37,8 +38,9 @@ use lull_core::machine::{self, Action, Machine};
 use lull_core::units::Micros;
 
 pub use attempt::{Attempt, Order, Verify};
+pub use channel::Channel;
 pub use explain::Verdict;
-pub use landing::Channel;
+
 pub use steering::{Reply, Wish};
 
 use crate::events::{Event, Refused};

@@ -12,10 +12,11 @@ use lull_core::units::Micros;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::attempt::{Order, Told, Verify};
+use super::channel::Channel;
 use super::clock::{SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
 use super::explain::Verdict;
 use super::failure::{Doing, Failure};
-use super::landing::{Channel, Fast};
+use super::landing::Fast;
 use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::peer::{Lie, Peer, Said};

@@ -1,6 +1,7 @@
 //! `lull land` at work: hears a frame, does it, answers.
 
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -57,12 +58,16 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut copy = None;
-    let ended = serve(&mut copy);
+    let mut source = Source {
+        from: stdin(),
+        to: io::stdout(),
+    };
+    let ended = serve(&mut source, &mut copy);
     let Err(end) = ended else {
         return ExitCode::SUCCESS;
     };
     if !matches!(end, End::Gone) {
-        let _ = say(&FromLand::Failed(end.to_string()).encode());
+        let _ = source.say(&FromLand::Failed(end.to_string()).encode());
     }
     eprintln!("lull land: {end}");
     if let Some(copy) = copy {
@@ -100,15 +105,14 @@ fn see_off(copy: Identity) {
     }
 }
 
-fn serve(copy: &mut Option<Identity>) -> Result<(), End> {
-    let source = Source;
+fn serve<W: Write>(source: &mut Source<'_, W>, copy: &mut Option<Identity>) -> Result<(), End> {
     let greeting = Greeting {
         land: (VERSION, VERSION),
         lull: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let mut line = serde_json::to_vec(&greeting).map_err(io::Error::other)?;
     line.push(b'\n');
-    say(&line)?;
+    source.say(&line)?;
     let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
         .map_err(|_| End::NoVersion)?;
     if chosen.land != VERSION {
@@ -121,7 +125,7 @@ fn serve(copy: &mut Option<Identity>) -> Result<(), End> {
         _ => return Err(End::OutOfTurn),
     };
     *copy = Some(waiting.copy());
-    say(&FromLand::Attached.encode())?;
+    source.say(&FromLand::Attached.encode())?;
     loop {
         let answer = match source.frame(|| waiting.check())? {
             ToLand::Attach(_) => return Err(End::OutOfTurn),
@@ -139,25 +143,27 @@ fn serve(copy: &mut Option<Identity>) -> Result<(), End> {
                 // What follows is permission to start it: nothing of it is held
                 // here any more when the source hears so.
                 waiting.set_state(&state)?;
-                say(&FromLand::Landed.encode())?;
+                source.say(&FromLand::Landed.encode())?;
                 source.outlast(LANDING);
                 return Ok(());
             }
         };
-        say(&answer.encode())?;
+        source.say(&answer.encode())?;
     }
 }
 
-fn say(bytes: &[u8]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()
+/// The other end, which is never waited for blindly.
+struct Source<'f, W> {
+    from: BorrowedFd<'f>,
+    to: W,
 }
 
-/// Standard input, read without ever waiting for it blindly.
-struct Source;
+impl<W: Write> Source<'_, W> {
+    fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.to.write_all(bytes)?;
+        self.to.flush()
+    }
 
-impl Source {
     /// A line.
     fn line(&self, until: Instant) -> Result<String, End> {
         let mut line = Vec::new();
@@ -200,7 +206,7 @@ impl Source {
                 continue;
             }
             // Not through std's buffer: what it holds a poll does not see.
-            match rustix::io::read(stdin(), &mut *bytes) {
+            match rustix::io::read(self.from, &mut *bytes) {
                 Ok(0) => return Err(End::Gone),
                 Ok(count) => bytes = &mut bytes[count..],
                 Err(rustix::io::Errno::INTR) => {}
@@ -227,11 +233,96 @@ impl Source {
             tv_sec: LOOK.as_secs() as i64,
             tv_nsec: i64::from(LOOK.subsec_nanos()),
         };
-        let stdin = stdin();
-        match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&timeout)) {
+        let mut fds = [PollFd::from_borrowed_fd(self.from, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
             Ok(ready) => Ok(ready > 0),
             Err(rustix::io::Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeWriter, pipe};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    const CHOSEN: &[u8] = b"{\"land\":1}\n";
+
+    /// How it ends when the source says that and no more; what it said itself.
+    fn served(words: &[&[u8]]) -> (End, Vec<u8>) {
+        let (from, mut source) = pipe().unwrap();
+        for bytes in words {
+            source.write_all(bytes).unwrap();
+        }
+        drop(source);
+        let mut source = Source {
+            from: from.as_fd(),
+            to: Vec::new(),
+        };
+        let mut copy = None;
+        let end = serve(&mut source, &mut copy).unwrap_err();
+        assert_eq!(copy, None);
+        (end, source.to)
+    }
+
+    fn frame(kind: u32, length: u32) -> Vec<u8> {
+        [kind.to_le_bytes(), length.to_le_bytes()].concat()
+    }
+
+    #[test]
+    fn it_says_first_what_it_speaks_and_ends_with_its_source() {
+        let (end, said) = served(&[]);
+        assert!(matches!(end, End::Gone), "{end}");
+        let greeting: Greeting = serde_json::from_slice(&said).unwrap();
+        assert_eq!(greeting.common(), Some(VERSION));
+        // Whole so far, or cut off: nobody is left to tell.
+        for words in [&[CHOSEN][..], &[CHOSEN, b"\x01\0\0"]] {
+            assert!(matches!(served(words).0, End::Gone));
+        }
+    }
+
+    #[test]
+    fn another_version_or_none_is_no_beginning() {
+        for chosen in [&b"{\"land\":2}\n"[..], b"hello\n", b"\n"] {
+            let (end, _) = served(&[chosen]);
+            assert!(matches!(end, End::NoVersion), "{end}");
+        }
+        let (end, _) = served(&[&[b'x'; LINE_MAX]]);
+        assert!(matches!(end, End::TooLong(LINE_MAX)), "{end}");
+    }
+
+    #[test]
+    fn nothing_is_done_before_it_is_said_whose_copy_it_is_about() {
+        let pages = wire::pages_header(&wire::Pages {
+            purpose: Purpose::Write,
+            present: Vec::new(),
+            gone: vec![7],
+        });
+        let (end, _) = served(&[CHOSEN, &pages]);
+        assert!(matches!(end, End::OutOfTurn), "{end}");
+        let (end, _) = served(&[CHOSEN, &frame(9, 0)]);
+        assert!(matches!(end, End::Bad(_)), "{end}");
+        let (end, _) = served(&[CHOSEN, &frame(2, u32::MAX)]);
+        assert!(matches!(end, End::TooLong(_)), "{end}");
+    }
+
+    /// One that says nothing any more is waited for, but not blindly.
+    #[test]
+    fn a_silent_source_is_looked_up_from() {
+        let (from, _silent): (_, PipeWriter) = pipe().unwrap();
+        let source = Source {
+            from: from.as_fd(),
+            to: Vec::new(),
+        };
+        let mut looks = 0;
+        let gone = source.frame(|| {
+            looks += 1;
+            Err(Unfit::NoLongerWaits)
+        });
+        assert!(matches!(gone, Err(End::Unfit(Unfit::NoLongerWaits))));
+        assert_eq!(looks, 1);
     }
 }

@@ -36,7 +36,7 @@ use crate::control::folder::Folder;
 use crate::duration::TimeLimit;
 use crate::events::{Event, Landing};
 use crate::host::{self, Guest, Host, NotReady};
-use crate::landing::{Choice, choose};
+use crate::landing::{self, Choice, choose};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
@@ -187,6 +187,15 @@ fn move_guest(
             }
         }
         known = look_up();
+        // Somebody may have attached another disk meanwhile.
+        if landing == Landing::Fast {
+            landing::devices_bear_it(guest, limits.trust()).map_err(|why| {
+                anyhow::anyhow!(
+                    "{} was to land fast and cannot any more: {why}.\nNothing was done but the rehearsal. Try again.",
+                    guest.name
+                )
+            })?;
+        }
     }
     if options.pause_limit().is_some() {
         say_what_is_assumed(options, &known, &watcher);

@@ -1,0 +1,142 @@
+//! The way to a `lull land` that waits.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::ioctl_fionbio;
+
+use super::failure::Failure;
+use crate::land::wire::{self, FromLand, HEADER};
+use crate::stream::sink::Sink;
+
+/// Both directions, and who its guest is.
+pub struct Channel {
+    pub(super) to: Sink,
+    pub(super) from: Answers,
+    pub(super) uuid: [u8; 16],
+    pub(super) name: String,
+}
+
+impl Channel {
+    /// Over these descriptors; by `uuid` and `name` the copy is found there.
+    ///
+    /// # Errors
+    /// When they cannot be made not to block.
+    pub fn new(to: OwnedFd, from: OwnedFd, (uuid, name): ([u8; 16], &str)) -> io::Result<Self> {
+        Ok(Self {
+            to: Sink::new(to)?,
+            from: Answers::new(from)?,
+            uuid,
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// What the destination answers, in pieces of whatever size.
+pub struct Answers {
+    from: File,
+    read: Vec<u8>,
+}
+
+impl Answers {
+    fn new(from: OwnedFd) -> io::Result<Self> {
+        ioctl_fionbio(&from, true)?;
+        Ok(Self {
+            from: from.into(),
+            read: Vec::new(),
+        })
+    }
+
+    /// The next answer that is there whole. Never waits.
+    ///
+    /// # Errors
+    /// When there will be none any more, or what came is none.
+    pub fn next(&mut self) -> Result<Option<FromLand>, Failure> {
+        loop {
+            if let Some((head, rest)) = self.read.split_first_chunk::<HEADER>() {
+                let (kind, length) = wire::header(*head);
+                if length > wire::FROM_LAND_MAX {
+                    return Err(Failure::Land("it sent a message that is too long".into()));
+                }
+                if let Some(body) = rest.get(..length) {
+                    let answer = FromLand::decode(kind, body);
+                    self.read.drain(..HEADER + length);
+                    return answer
+                        .map(Some)
+                        .map_err(|error| Failure::Land(error.to_string()));
+                }
+            }
+            let mut chunk = [0; 4096];
+            match self.from.read(&mut chunk) {
+                Ok(0) => return Err(Failure::Land("the connection to it broke".into())),
+                Ok(count) => self.read.extend(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Failure::Stream(error)),
+            }
+        }
+    }
+}
+
+impl AsFd for Answers {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.from.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeWriter, Write, pipe};
+
+    use super::*;
+
+    fn answers() -> (Answers, PipeWriter) {
+        let (read, write) = pipe().unwrap();
+        (Answers::new(read.into()).unwrap(), write)
+    }
+
+    fn why(answers: &mut Answers) -> String {
+        answers.next().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn answers_come_in_pieces_and_several_at_once() {
+        let (mut answers, mut land) = answers();
+        let sent = [
+            FromLand::Attached,
+            FromLand::Applied,
+            FromLand::Failed("no memory".into()),
+        ];
+        let bytes: Vec<u8> = sent.iter().flat_map(FromLand::encode).collect();
+        let mut heard = Vec::new();
+        for byte in &bytes {
+            land.write_all(&[*byte]).unwrap();
+            heard.extend(answers.next().unwrap());
+        }
+        assert_eq!(heard, sent);
+        land.write_all(&bytes).unwrap();
+        for answer in sent {
+            assert_eq!(answers.next().unwrap(), Some(answer));
+        }
+        assert_eq!(answers.next().unwrap(), None);
+    }
+
+    #[test]
+    fn an_end_or_nonsense_is_the_destinations_failure() {
+        let (mut at_end, mut land) = answers();
+        land.write_all(&FromLand::Applied.encode()[..5]).unwrap();
+        assert_eq!(at_end.next().unwrap(), None);
+        drop(land);
+        assert!(why(&mut at_end).contains("the connection to it broke"));
+
+        let (mut endless, mut land) = answers();
+        land.write_all(&[0x85, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])
+            .unwrap();
+        assert!(why(&mut endless).contains("too long"));
+
+        let (mut unknown, mut land) = answers();
+        land.write_all(&[7, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        assert!(why(&mut unknown).contains("no message"));
+    }
+}
