@@ -27,6 +27,7 @@ pub struct Here {
 pub fn check(findings: &mut Findings) -> Here {
     let mut here = Here::default();
     if let Some(info) = basics(findings) {
+        findings.add(log_dirty(&info));
         here.info = info;
         here.guests = guests::check(findings);
         stub_fits(&here, findings);
@@ -116,6 +117,33 @@ fn basics(findings: &mut Findings) -> Option<XlInfo> {
     }
 }
 
+/// Of which guests Xen can log what they write. Nested page tables do for those that
+/// have them, PVH and HVM; shadow page tables for all.
+fn log_dirty(info: &XlInfo) -> Finding {
+    const CHECK: &str = "log-dirty";
+    let has = |way| info.ways.split_whitespace().any(|word| word == way);
+    match (has("hap"), has("shadow")) {
+        _ if info.ways.is_empty() => Finding::warning(
+            CHECK,
+            "`xl info` does not say of which guests Xen can log what they write",
+            "A migration will find out, and nothing happens to its guest.",
+        ),
+        (_, true) => Finding::ok(
+            CHECK,
+            "what PVH, HVM and PV guests write can be logged (shadow paging)",
+        ),
+        (true, false) => Finding::ok(
+            CHECK,
+            "what PVH and HVM guests write can be logged (hap); not what PV guests do, which lull does not move",
+        ),
+        (false, false) => Finding::problem(
+            CHECK,
+            "what guests write cannot be logged: Xen has neither nested page tables (hap) nor shadow paging here",
+            "Boot Xen without `hap=0`, or one that is built with shadow paging.",
+        ),
+    }
+}
+
 /// Who attaches network interfaces. It need not be lull.
 fn attaching() -> Finding {
     const CHECK: &str = "enabled-vif";
@@ -175,4 +203,28 @@ fn stub_fits(here: &Here, findings: &mut Findings) {
             "Take some from dom0: `xl mem-set 0 SIZE`.",
         ),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Level;
+
+    #[test]
+    fn whose_writes_can_be_logged_hangs_on_xens_paging() {
+        for (ways, level, words) in [
+            ("pv hvm hap shadow", Level::Ok, "PVH, HVM and PV"),
+            ("hvm shadow", Level::Ok, "PVH, HVM and PV"),
+            ("pv hvm hap gnttab-v1", Level::Ok, "not what PV guests do"),
+            ("pv", Level::Problem, "cannot be logged"),
+            ("", Level::Warning, "does not say"),
+        ] {
+            let finding = log_dirty(&XlInfo {
+                ways: ways.into(),
+                ..XlInfo::default()
+            });
+            assert_eq!(finding.level, level, "{ways}");
+            assert!(finding.found.contains(words), "{ways}: {}", finding.found);
+        }
+    }
 }

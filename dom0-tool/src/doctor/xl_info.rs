@@ -9,6 +9,8 @@ pub struct XlInfo {
     pub free: Option<u64>,
     /// Kinds of guests that can run, as `hvm-3.0-x86_64`.
     pub guests: String,
+    /// How Xen can run them, as `hap shadow`.
+    pub ways: String,
     /// The processors' features, as words in hexadecimal.
     pub processor: String,
 }
@@ -25,6 +27,7 @@ impl XlInfo {
             version: number("xen_major").zip(number("xen_minor")),
             free: number("free_memory").map(|mib| u64::from(mib) << 20),
             guests: value("xen_caps").unwrap_or_default().to_owned(),
+            ways: value("virt_caps").unwrap_or_default().to_owned(),
             processor: value("hw_caps").unwrap_or_default().to_owned(),
         }
     }
@@ -39,12 +42,14 @@ mod tests {
         let info = XlInfo::parse(
             "host                   : dom0\nhw_caps                : 178bfbfd:fefa3203:2c100800\n\
              free_memory            : 2950\nxen_major              : 4\nxen_minor              : 17\n\
-             xen_version            : 4.17.7\nxen_caps               : xen-3.0-x86_64 hvm-3.0-x86_64 \n",
+             xen_version            : 4.17.7\nxen_caps               : xen-3.0-x86_64 hvm-3.0-x86_64 \n\
+             virt_caps              : pv hvm hap shadow\n",
         );
         let expected = XlInfo {
             version: Some((4, 17)),
             free: Some(2950 << 20),
             guests: "xen-3.0-x86_64 hvm-3.0-x86_64".to_owned(),
+            ways: "pv hvm hap shadow".to_owned(),
             processor: "178bfbfd:fefa3203:2c100800".to_owned(),
         };
         assert_eq!(info, expected);

@@ -13,6 +13,7 @@ pub fn finds_what_is_wrong(world: &mut World) -> Result<()> {
     for words in [
         "which this lull knows",
         "dom0 is a PV domain",
+        "guests write can be logged",
         "busy can be moved",
         "plain `xl migrate` knows no limits",
         "is this very host",
