@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, Load};
+use lull_tests::{Guest, GuestSpec, Load};
 
 use crate::aftermath;
 use crate::attempt::{Ended, Plan, is};
 use crate::moves::{check_compared, compare, say_nothing_unasked};
-use crate::world::World;
+use crate::world::{World, small};
 
 /// As a user would, over ssh; seen from outside. A quiet guest: on a slow machine
 /// the emulated ssh carries one megabyte a second.
@@ -42,11 +42,26 @@ pub fn within_a_limit(world: &mut World) -> Result<()> {
 /// Both domains are looked at while neither runs, just before GO: by lull itself
 /// (`--debug`), and by somebody who has nothing to do with it.
 pub fn frames_agree(world: &mut World) -> Result<()> {
-    let timeline = Timeline::start();
     let guest = world.small_guest()?;
+    agree(world, &guest)
+}
+
+/// The same with two processors, whose state is set anew too.
+pub fn two_processors(world: &mut World) -> Result<()> {
+    world.forget_guest();
+    let guest = world.guest_like(&GuestSpec {
+        name: "two".into(),
+        vcpus: 2,
+        ..small()
+    })?;
+    agree(world, &guest)
+}
+
+fn agree(world: &World, guest: &Guest) -> Result<()> {
+    let timeline = Timeline::start();
     say_nothing_unasked(&world.host)?;
-    let plan = Plan::direct().fast_by(&held("landed", &guest, &compare(&guest))?);
-    let ended = plan.debug().run(&world.host, &guest)?;
+    let plan = Plan::direct().fast_by(&held("landed", guest, &compare(guest))?);
+    let ended = plan.debug().run(&world.host, guest)?;
     landed_fast(&ended)?;
     let compared = ended.events.iter().any(|event| {
         let text = event["text"].as_str().unwrap_or_default();
@@ -55,7 +70,7 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
     ensure!(compared, "nothing was compared: {}", ended.in_short());
     timeline.phase("moved, and compared by lull");
     check_compared(&world.host, &timeline)?;
-    aftermath::check(&world.host, &guest, &ended)
+    aftermath::check(&world.host, guest, &ended)
 }
 
 /// The guest gets memory again while its pages are copied.

@@ -82,6 +82,7 @@ fn main() -> ExitCode {
             scenario("fast-landing-while-it-shrinks", fast::shrinking),
             scenario("disk-vouched-for", disks::vouched_for),
             scenario("fast-landing-ten-times", fast::ten_times),
+            scenario("fast-landing-of-two-processors", fast::two_processors),
             scenario("rehearsal-killed", rehearsal::killed),
             scenario(
                 "rehearsal-killed-then-before-a-move",
