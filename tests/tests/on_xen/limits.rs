@@ -112,7 +112,10 @@ fn steered(host: &Host, guest: &Guest, command: &str) -> Result<()> {
     says(host, "lull cancel busy", "busy runs here")?;
     let cancelled = running.wait(LONGEST)?.context("xl does not end")?;
     ensure!(
-        cancelled.status != 0 && cancelled.stderr.contains("busy was not moved: the attempt was cancelled"),
+        cancelled.status != 0
+            && cancelled
+                .stderr
+                .contains("busy was not moved: the attempt was cancelled"),
         "{cancelled:?}"
     );
     ensure!(guest.domid()? == before, "it is another domain");
