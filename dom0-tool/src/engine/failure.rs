@@ -76,6 +76,9 @@ const fn hung_up(why: Refused) -> &'static str {
     match why {
         Refused::PeerGone => "the destination closed the connection",
         Refused::XlGone => "xl gave up, or was killed",
+        Refused::NotReady | Refused::ReadyTooLate | Refused::PauseUnknown => {
+            "the last pages and the CPU state were not in place in time"
+        }
         _ => "the attempt was given up",
     }
 }
@@ -96,6 +99,10 @@ impl From<&Failure> for Verdict {
             ),
             Failure::Stale(_) => (How::SourceFailed, "Try again, or with `--landing classic`."),
             Failure::HungUp(Refused::XlGone) => (How::SourceFailed, ""),
+            Failure::HungUp(Refused::NotReady | Refused::ReadyTooLate | Refused::PauseUnknown) => (
+                How::RefusedDowntime,
+                "The link slowed down while the guest was stopped: try again, or with a higher limit.",
+            ),
             Failure::HungUp(_) => (How::Cancelled, ""),
             Failure::Deadline => (
                 How::RefusedDowntime,

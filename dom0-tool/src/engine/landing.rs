@@ -307,8 +307,10 @@ impl Session<'_> {
     }
 
     /// A page that a window shows stays the guest's, and counts, when the guest has
-    /// given its frame back: clears those that nobody copies from.
+    /// given its frame back: clears those that nobody copies from. It is counted first,
+    /// so that one which came in its place is seen.
     pub(super) fn clear_windows(&mut self) -> Result<(), Failure> {
+        self.count_balloon()?;
         let (Some(_), Some(windows)) = (&self.fast, &mut self.windows) else {
             return Ok(());
         };

@@ -35,11 +35,6 @@ const OTHERS_WORDS: Duration = Duration::from_secs(10);
 /// a suspended guest first of all; this is for a stub that dies slowly.
 const UNDOING: Duration = Duration::from_secs(60);
 
-/// How long after the transport's end xl may take to resume the guest and to end.
-/// It was killed, or else has said why it went; a fast landing's engine is told
-/// afterwards, for two that resume a guest at the same moment would crash it.
-const XL_RESUMES: Duration = Duration::from_secs(4);
-
 /// How long after a cancel nothing may be heard of a helper before there is
 /// none: Xen's own, which knows of no cancel, or one that hangs. lull's finds
 /// the word when it comes.
@@ -81,7 +76,6 @@ pub fn run(
         helper_gone: false,
         transport_gone: false,
         xl_silent: false,
-        alone_at: None,
         heard_at: Instant::now(),
         ended_at: None,
         cancelled_at: None,
@@ -130,8 +124,6 @@ struct Attempt<'a> {
     helper_gone: bool,
     transport_gone: bool,
     xl_silent: bool,
-    /// When the engine is told of a transport that is gone.
-    alone_at: Option<Instant>,
     /// When xl's pipe was last known to hold something.
     heard_at: Instant,
     ended_at: Option<Instant>,
@@ -184,10 +176,9 @@ impl Attempt<'_> {
                 }
                 self.account.transport_said(*event);
             }
-            Message::TransportGone => {
-                self.transport_gone = true;
-                self.alone_at = Instant::now().checked_add(XL_RESUMES);
-            }
+            // Its engine hears so when xl has ended: two that resume a guest at the
+            // same moment would crash it.
+            Message::TransportGone => self.transport_gone = true,
             Message::HelperGone => self.helper_gone = true,
             Message::Xl(line) => {
                 self.heard_at = Instant::now();
@@ -256,13 +247,9 @@ impl Attempt<'_> {
         let _ = self.helper.write_all(&line);
     }
 
-    /// Tells an engine whose connection is gone. While there is no helper to
-    /// cancel, or to see that the time is over, it is the connection that keeps xl.
+    /// While there is no helper to cancel, or to see that the time is over, it
+    /// is the connection that keeps xl.
     fn press(&mut self) {
-        if self.alone_at.is_some_and(|at| at <= Instant::now()) {
-            self.alone_at = None;
-            self.tell_engine(Refused::XlGone);
-        }
         let silent = self.account.helper == HelperSeen::Never;
         if silent && self.out_of_time_at.is_some_and(|at| at <= Instant::now()) {
             self.out_of_time_at = None;

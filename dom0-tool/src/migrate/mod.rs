@@ -167,6 +167,15 @@ fn move_guest(
     if options.rehearse && !known.has_history() {
         let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
         let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger))?;
+        // Somebody may have attached another disk meanwhile.
+        if landing == Landing::Fast {
+            landing::devices_bear_it(guest, limits.trust()).map_err(|why| {
+                anyhow::anyhow!(
+                    "{} was to land fast and cannot any more: {why}.\nNothing was done but the rehearsal. Try again.",
+                    guest.name
+                )
+            })?;
+        }
         if options.json {
             progress::print_json(&Event::Rehearsed(rehearsed.event()));
         }
@@ -187,15 +196,6 @@ fn move_guest(
             }
         }
         known = look_up();
-        // Somebody may have attached another disk meanwhile.
-        if landing == Landing::Fast {
-            landing::devices_bear_it(guest, limits.trust()).map_err(|why| {
-                anyhow::anyhow!(
-                    "{} was to land fast and cannot any more: {why}.\nNothing was done but the rehearsal. Try again.",
-                    guest.name
-                )
-            })?;
-        }
     }
     if options.pause_limit().is_some() {
         say_what_is_assumed(options, &known, &watcher);

@@ -13,17 +13,15 @@ mod code {
     pub const CPU_MSR: u16 = 20;
 }
 
-/// `struct hvm_msr`: how many; and of each its index, a zero and its value.
-const MSR_COUNT: usize = 4;
+/// `struct hvm_msr`: how many, 32 bits, and 32 that align what follows; and of each
+/// its index and a zero, 32 bits each, and its value, 64 bits.
+const MSR_COUNT: usize = 8;
 const MSR: usize = 16;
 
 /// Why one state cannot replace another.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Irreplaceable {
-    /// It would go on running where the other is set.
-    #[error("its vCPU {0} was taken offline")]
-    VcpuGone(u16),
-    /// Something else that would stay as it was.
+    /// Something that would stay as it was.
     #[error("a part of its state is gone (type {kind}, instance {instance})")]
     Gone {
         /// `HVM_SAVE_CODE`.
@@ -43,8 +41,9 @@ struct Entry<'a> {
     body: &'a [u8],
 }
 
-/// `last`, to be set where `first` is: Xen leaves out MSRs that are zero, and those
-/// are put in, so that none keeps its older value.
+/// `last`, to be set where `first` is. Xen leaves out MSRs that are zero, and those
+/// are put in, so that none keeps its older value. It also leaves out vCPUs that are
+/// offline, and takes all offline that are left out.
 ///
 /// # Errors
 /// When `first` set something that `last` would leave as it is.
@@ -63,12 +62,15 @@ pub fn replacing(first: &[u8], last: &[u8]) -> Result<Vec<u8>, Irreplaceable> {
                         kind: code::CPU_MSR,
                         instance,
                         body,
-                    } => push(&mut bytes, code::CPU_MSR, instance, &with_zeros(body, &[])),
-                    Entry {
-                        kind: code::CPU,
+                    } => push(
+                        &mut bytes,
+                        code::CPU_MSR,
                         instance,
-                        ..
-                    } => return Err(Irreplaceable::VcpuGone(instance)),
+                        &with_zeros(body, None)?,
+                    ),
+                    Entry {
+                        kind: code::CPU, ..
+                    } => {}
                     Entry { kind, instance, .. } => {
                         return Err(Irreplaceable::Gone { kind, instance });
                     }
@@ -78,7 +80,7 @@ pub fn replacing(first: &[u8], last: &[u8]) -> Result<Vec<u8>, Irreplaceable> {
         let older = (entry.kind == code::CPU_MSR).then(|| find(entry, &first));
         match older.flatten() {
             Some(older) => {
-                let body = with_zeros(&older, entry.body);
+                let body = with_zeros(&older, Some(entry.body))?;
                 push(&mut bytes, entry.kind, entry.instance, &body);
             }
             None => push(&mut bytes, entry.kind, entry.instance, entry.body),
@@ -119,22 +121,30 @@ fn push(bytes: &mut Vec<u8>, kind: u16, instance: u16, body: &[u8]) {
 }
 
 /// The MSRs of `last`, and with zero those that only `first` has.
-fn with_zeros(first: &[u8], last: &[u8]) -> Vec<u8> {
-    let list = |body: &'_ [u8]| -> Vec<[u8; MSR]> {
-        let list = body.get(MSR_COUNT..).unwrap_or_default();
-        list.as_chunks::<MSR>().0.to_vec()
-    };
+fn with_zeros(first: &[u8], last: Option<&[u8]>) -> Result<Vec<u8>, Irreplaceable> {
     let index = |msr: &[u8; MSR]| [msr[0], msr[1], msr[2], msr[3]];
-    let mut msrs = list(last);
-    for older in list(first) {
-        if !msrs.iter().any(|msr| index(msr) == index(&older)) {
+    let mut list = last.map_or(Ok(Vec::new()), msrs)?;
+    for older in msrs(first)? {
+        if !list.iter().any(|msr| index(msr) == index(&older)) {
             let mut zero = [0; MSR];
             zero[..4].copy_from_slice(&index(&older));
-            msrs.push(zero);
+            list.push(zero);
         }
     }
-    let count = (msrs.len() as u32).to_le_bytes();
-    [&count[..], msrs.as_flattened()].concat()
+    let count = (list.len() as u64).to_le_bytes();
+    Ok([&count[..], list.as_flattened()].concat())
+}
+
+fn msrs(body: &[u8]) -> Result<Vec<[u8; MSR]>, Irreplaceable> {
+    let (count, list) = body
+        .split_first_chunk::<MSR_COUNT>()
+        .ok_or(Irreplaceable::Unreadable)?;
+    let (list, rest) = list.as_chunks::<MSR>();
+    let [a, b, c, d, ..] = *count;
+    if u32::from_le_bytes([a, b, c, d]) as usize != list.len() || !rest.is_empty() {
+        return Err(Irreplaceable::Unreadable);
+    }
+    Ok(list.to_vec())
 }
 
 #[cfg(test)]
@@ -153,8 +163,22 @@ mod tests {
         bytes
     }
 
-    fn msrs(list: &[(u32, u64)]) -> Vec<u8> {
+    /// As a compiler lays out the structure.
+    fn of_msrs(list: &[(u32, u64)]) -> Vec<u8> {
+        #[repr(C)]
+        struct One {
+            index: u32,
+            zero: u32,
+            value: u64,
+        }
+        #[repr(C)]
+        struct All {
+            count: u32,
+            all: [One; 0],
+        }
+        assert_eq!((size_of::<One>(), size_of::<All>()), (MSR, MSR_COUNT));
         let mut bytes = (list.len() as u32).to_le_bytes().to_vec();
+        bytes.extend([0; 4]);
         for (index, value) in list {
             bytes.extend(index.to_le_bytes());
             bytes.extend([0; 4]);
@@ -168,7 +192,7 @@ mod tests {
     }
 
     fn msr(vcpu: u16, list: &[(u32, u64)]) -> (u16, u16, Vec<u8>) {
-        (code::CPU_MSR, vcpu, msrs(list))
+        (code::CPU_MSR, vcpu, of_msrs(list))
     }
 
     #[test]
@@ -189,16 +213,35 @@ mod tests {
 
     #[test]
     fn what_would_stay_as_it_was_is_refused() {
-        let both = context(&[cpu(0), cpu(1)]);
         let one = context(&[cpu(0)]);
-        assert_eq!(replacing(&both, &one), Err(Irreplaceable::VcpuGone(1)));
-        assert_eq!(replacing(&one, &both), Ok(both));
         let more = context(&[cpu(0), (16, 0, vec![1])]);
         let gone = Irreplaceable::Gone {
             kind: 16,
             instance: 0,
         };
         assert_eq!(replacing(&more, &one), Err(gone));
+        assert_eq!(replacing(&one, &more), Ok(more));
+    }
+
+    #[test]
+    fn a_vcpu_that_went_offline_or_came_is_as_xen_has_it() {
+        let (both, one) = (context(&[cpu(0), cpu(1)]), context(&[cpu(0)]));
+        assert_eq!(replacing(&both, &one), Ok(one.clone()));
+        assert_eq!(replacing(&one, &both), Ok(both));
+    }
+
+    #[test]
+    fn msrs_that_are_not_as_many_as_they_say_are_no_state() {
+        let good = context(&[msr(0, &[(0x48, 1)])]);
+        let mut bad = of_msrs(&[(0x48, 1)]);
+        for spoilt in [bad[..23].to_vec(), {
+            bad[0] = 2;
+            bad
+        }] {
+            let bad = context(&[(code::CPU_MSR, 0, spoilt)]);
+            assert_eq!(replacing(&bad, &good), Err(Irreplaceable::Unreadable));
+            assert_eq!(replacing(&good, &bad), Err(Irreplaceable::Unreadable));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::events::{self, Answered, GuestThen, HungUp, Ready, TargetReady};
 use crate::monotonic::{now_ns, span_ms};
 
 /// How long a fast landing's engine, told of a refusal, may take to resume the
-/// guest. As long as xl itself may take: one that hangs leaves it to xl.
+/// guest; xl takes as long.
 const RESUMING: Duration = Duration::from_secs(2);
 
 /// Between two looks whether it has.
@@ -237,7 +237,9 @@ impl<'a> Relay<'a> {
             refused_pause_ms: pause.map(|since| span_ms(since, done_ns)),
             resume_ms: pause.map(|_| span_ms(decided_ns, done_ns)),
         }));
-        self.leave_to_the_engine();
+        if self.gate.is_the_engines() {
+            self.leave_to_the_engine();
+        }
         self.forward.close();
         self.backward.close();
         // ssh tries for minutes to reach a host that does not answer.
@@ -249,17 +251,19 @@ impl<'a> Relay<'a> {
     }
 
     /// While xl's end is open xl does not resume the guest, which a fast landing's
-    /// engine may be doing at this moment, or its guard where it is dead.
+    /// engine may be doing at this moment, or its guard where it is dead. One that has
+    /// said in the same moment that all is in place, or that hangs, does not.
     fn leave_to_the_engine(&mut self) {
         let until = Instant::now() + RESUMING;
-        while Instant::now() < until {
+        while Instant::now() < until && self.gate.is_the_engines() {
             let gate = &mut self.gate;
             self.front_end.hear(|event| gate.note(event));
-            let runs = || matches!(self.source.is_suspended(), Ok(false));
-            if !gate.is_the_engines() || (gate.has_given_up() && runs()) {
+            if gate.has_given_up() && matches!(self.source.is_suspended(), Ok(false)) {
                 return;
             }
             std::thread::sleep(LOOK);
         }
+        // What cannot be done here, xl still tries.
+        let _ = self.source.resume();
     }
 }

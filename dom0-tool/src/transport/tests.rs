@@ -235,6 +235,7 @@ fn nor_does_it_make_a_pause_longer_than_its_limit() {
         (hung_up.why, hung_up.guest),
         (Refused::NotReady, GuestThen::LeftAlone)
     );
+    world.engine(Order::GivenUp);
     drop(world.peer_out.take());
     world.ends(0);
 }
@@ -271,11 +272,20 @@ fn or_whoever_stands_in_for_an_engine_that_is_dead() {
 }
 
 #[test]
-fn an_engine_that_hangs_leaves_the_guest_to_xl() {
+fn an_engine_that_hangs_leaves_the_guest_to_be_resumed_here() {
     let mut world = fast();
     drop(world.peer_out.take());
     assert_eq!(world.hung_up().why, Refused::PeerGone);
-    world.ends(0);
+    world.ends(1);
+}
+
+#[test]
+fn so_does_one_that_had_all_in_place_in_the_same_moment() {
+    let mut world = fast();
+    drop(world.peer_out.take());
+    assert_eq!(world.hung_up().why, Refused::PeerGone);
+    world.engine(Order::Committed);
+    world.ends(1);
 }
 
 #[test]

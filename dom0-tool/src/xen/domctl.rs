@@ -394,8 +394,8 @@ impl Xen {
     }
 
     /// Replaces the state of the guest's vCPUs and platform by a blob that
-    /// [`hvm_context`](Self::hvm_context) read elsewhere. Xen checks it before
-    /// it changes anything.
+    /// [`hvm_context`](Self::hvm_context) read elsewhere. Where Xen refuses it, some
+    /// of it may be set.
     pub fn set_hvm_context(&self, domain: DomId, context: &[u8]) -> io::Result<()> {
         let mut buffer = HypercallBuffer::<u8>::new(context.len())?;
         buffer.copy_from_slice(context);
