@@ -152,30 +152,24 @@ fn move_guest(
     inbox.hear_signals().context("signals cannot be caught")?;
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, limits, guest, &watcher);
-    watcher.record(guest, &options.host);
     let (landing, call, why_classic) = match choose(options, guest, limits.trust())? {
         Choice::Fast(call) => (Landing::Fast, Some(call), String::new()),
         Choice::Classic(why) => (Landing::Classic, None, why),
     };
-    let look_up = || {
+    let look_up = |watcher: &Watcher| {
         let ledger = place.ledger;
         ledger.known(&options.host, &guest.name, landing, |line| {
             watcher.note(line);
         })
     };
-    let mut known = look_up();
-    if options.rehearse && !known.has_history() {
-        let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
-        let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger))?;
-        // Somebody may have attached another disk meanwhile.
-        if landing == Landing::Fast {
-            landing::devices_bear_it(guest, limits.trust()).map_err(|why| {
-                anyhow::anyhow!(
-                    "{} was to land fast and cannot any more: {why}.\nNothing was done but the rehearsal. Try again.",
-                    guest.name
-                )
-            })?;
-        }
+    let mut known = look_up(&watcher);
+    let rehearsed = match options.rehearse && !known.has_history() {
+        true => Some(rehearse(options, limits, guest, landing, place)?),
+        false => None,
+    };
+    // Of what was refused above there is nothing to explain afterwards.
+    watcher.record(guest, &options.host);
+    if let Some(rehearsed) = rehearsed {
         if options.json {
             progress::print_json(&Event::Rehearsed(rehearsed.event()));
         }
@@ -195,7 +189,7 @@ fn move_guest(
                 watcher.note(&word);
             }
         }
-        known = look_up();
+        known = look_up(&watcher);
     }
     if options.pause_limit().is_some() {
         say_what_is_assumed(options, &known, &watcher);
@@ -240,6 +234,27 @@ fn move_guest(
     };
     tell(&report, &mut watcher);
     Ok(judgement.outcome)
+}
+
+fn rehearse(
+    options: &Migrate,
+    limits: &Effective,
+    guest: &Guest,
+    landing: Landing,
+    place: &Place<'_>,
+) -> anyhow::Result<Rehearsed> {
+    let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
+    let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger))?;
+    // Somebody may have attached another disk meanwhile.
+    if landing == Landing::Fast {
+        landing::devices_bear_it(guest, limits.trust()).map_err(|why| {
+            anyhow::anyhow!(
+                "{} was to land fast and cannot any more: {why}.\nNothing was done but the rehearsal. Try again.",
+                guest.name
+            )
+        })?;
+    }
+    Ok(rehearsed)
 }
 
 /// The end of a move whose rehearsal failed.

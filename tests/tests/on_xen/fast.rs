@@ -162,6 +162,7 @@ pub fn ten_times(world: &mut World) -> Result<()> {
 /// Where there is no lull to answer, it lands as ever, and is told why.
 pub fn falls_back(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
+    let before = world.host.run("ls /var/lib/lull/runs | wc -l")?.checked()?;
     let newer = "echo '{\"land\":[7,9],\"lull\":\"9.0.0\"}'";
     for (land, why) in [("exit 127", "no lull answers"), (newer, "9.0.0")] {
         let refused = world.host.run(&format!(
@@ -176,6 +177,8 @@ pub fn falls_back(world: &mut World) -> Result<()> {
             "{refused:?}"
         );
     }
+    let records = world.host.run("ls /var/lib/lull/runs | wc -l")?.checked()?;
+    ensure!(records == before, "what never began is recorded: {records}");
     let ended = Plan::direct().land("exit 127").run(&world.host, &guest)?;
     let result = ended.expect(0)?;
     let why = result["landing_reason"].as_str().unwrap_or_default();
