@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::human::Short;
+
 /// A span of time longer than zero, in whole microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
@@ -138,17 +140,9 @@ pub struct SpanError {
 
 impl SpanError {
     fn new(given: &str, problem: Problem) -> Self {
-        // Enough to recognise it by; an operator's slip of the clipboard must
-        // not fill the terminal.
-        const SHOWN: usize = 40;
-        let mut shown: String = given.chars().take(SHOWN).collect();
-        if given.chars().nth(SHOWN).is_some() {
-            shown.push('…');
-        }
-        Self {
-            given: shown,
-            problem,
-        }
+        // A slip of the clipboard must not fill the terminal.
+        let given = Short(given).to_string();
+        Self { given, problem }
     }
 }
 

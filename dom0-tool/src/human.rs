@@ -20,6 +20,19 @@ impl fmt::Display for Count {
     }
 }
 
+/// A text as it was given, as much of it as it takes to be recognised.
+pub struct Short<'t>(pub &'t str);
+
+impl fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 40;
+        match self.0.char_indices().nth(SHOWN) {
+            Some((end, _)) => write!(f, "{}…", &self.0[..end]),
+            None => f.write_str(self.0),
+        }
+    }
+}
+
 /// Bytes in KiB, MiB or GiB, one decimal.
 pub struct Bytes(pub u64);
 
@@ -95,6 +108,8 @@ mod tests {
         assert_eq!(Count(0).to_string(), "0");
         assert_eq!(Count(999).to_string(), "999");
         assert_eq!(Count(1_234_567).to_string(), "1,234,567");
+        assert_eq!(Short(&"ü".repeat(40)).to_string(), "ü".repeat(40));
+        assert_eq!(Short(&"ü".repeat(41)).to_string(), "ü".repeat(40) + "…");
         assert_eq!(Bytes(512).to_string(), "0.5 KiB");
         assert_eq!(Bytes(3 << 20).to_string(), "3.0 MiB");
         assert_eq!(Bytes(u64::MAX).to_string(), "17179869183.9 GiB");

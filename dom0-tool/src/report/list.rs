@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::human::{Millis, or_dash};
+use crate::human::{Millis, Short, or_dash};
 use crate::kept::Folder;
 use crate::runs::Run;
 use crate::tables::table;
@@ -61,7 +61,7 @@ pub fn text(runs: &[(String, Result<Run, String>)], folder: &Folder) -> String {
             Ok(run) => vec![
                 name.clone(),
                 run.guest().to_owned(),
-                or_dash(run.destination()),
+                or_dash(run.destination().map(Short)),
                 run.outcome().to_owned(),
                 run.rounds.len().to_string(),
                 ms(run.predicted_ms()),
