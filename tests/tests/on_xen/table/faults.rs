@@ -76,23 +76,29 @@ impl fmt::Display for Fault {
 /// A hundredth of what the rig carries when nothing slows it.
 const COLLAPSED: u64 = 150_000;
 
+/// Kills what is found so. It dies when the processor is free, and until then nobody
+/// sees its end.
+fn kill(found: &str) -> String {
+    format!("kill -KILL $({found}); sleep 1")
+}
+
 impl Fault {
     /// The shell command that does it, in dom0, as a child of the agent.
     pub fn command(self, guest: &Guest, source: u32, limit: Duration) -> String {
         let name = guest.name();
         match self {
-            Self::Helper => format!("kill -KILL $({HELPER})"),
+            Self::Helper => kill(HELPER),
             // It may not have its name yet.
             Self::Stub => format!("until xl destroy lull-stub-{source}; do :; done"),
-            Self::Xl => "kill -KILL $(pgrep -f '^[^ ]*xl migrate ')".into(),
-            Self::Relay => "kill -KILL $(pgrep -o -f '^/usr/local/bin/lull transport ')".into(),
+            Self::Xl => kill("pgrep -f '^[^ ]*xl migrate '"),
+            Self::Relay => kill("pgrep -o -f '^/usr/local/bin/lull transport '"),
             Self::Ssh => "kill -KILL $AGENT".into(),
-            Self::Engine => "kill -KILL $(pgrep -f '^/usr/local/bin/lull engine ')".into(),
+            Self::Engine => kill("pgrep -f '^/usr/local/bin/lull engine '"),
             Self::Land => "kill -KILL $CHILD".into(),
             Self::Incoming => "pkill -KILL -f '^[^ ]*xl migrate-receive'".into(),
             // Its name's first 15 letters.
             Self::Receiver => "pkill -KILL -x libxl-save-help".into(),
-            Self::FrontEnd => "kill -KILL $(pgrep -o -f '^lull migrate ')".into(),
+            Self::FrontEnd => kill("pgrep -o -f '^lull migrate '"),
             Self::Cancel => "kill -INT $(pgrep -o -f '^lull migrate '); sleep 1".into(),
             Self::Stall => "kill -STOP $AGENT".into(),
             Self::Collapse => ":".into(),
