@@ -1,11 +1,12 @@
 //! The far end of a control socket: the helper's, or once its part is over that
 //! of `lull migrate`.
 //!
-//! A part of the engine's loop, so nothing here waits, and a turn costs a few
-//! system calls whatever the clients do: each is read at most once every
-//! [`GAP`], a line is never longer than [`LONGEST`], a picture is sent only to
-//! whoever has read the one before, and who says what cannot be understood, or
-//! takes too long, is dropped.
+//! A part of the engine's loop, so nothing here waits, and a turn costs a
+//! bounded number of system calls whatever the clients do: each is read once
+//! every [`GAP`], a line is never longer than [`LONGEST`], a picture is sent only
+//! to whoever has read the one before, and who says what cannot be understood, or
+//! takes too long, is dropped. When all places are taken, a newcomer gets that of
+//! whoever has let us wait: whoever wants to cancel is heard at once.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,17 +22,24 @@ use super::words::{Answer, End, LONGEST, Line, Phase, Request, SCHEMA};
 use crate::events::Event;
 use crate::xen::DomId;
 
-/// Clients at once; more wait until one goes.
+/// Clients at once; more wait until one goes, or is a [`Server::laggard`].
 const CLIENTS: usize = 8;
+
+/// So often in a turn newcomers are let in: as many as leave again at once.
+const ARRIVALS: usize = 8;
 
 /// So many of them may watch, which they may do for ever: who cancels finds room.
 const WATCHERS: usize = CLIENTS - 2;
 
-/// Between two looks at the same client, and between two new ones.
+/// Between two looks at the same client, and between two turns that let in new
+/// ones.
 const GAP: Duration = Duration::from_millis(20);
 
 /// How long a client may take to say a line, or to read one.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same while others wait for its place.
+const PATIENCE_IN_A_CROWD: Duration = Duration::from_secs(1);
 
 /// A control socket.
 pub struct Server {
@@ -98,14 +106,27 @@ impl Server {
     /// A turn: hears, answers and sends. Hands back what only the engine can
     /// answer, one request at a time: see [`Self::answer`].
     pub fn turn(&mut self) -> Option<Request> {
-        self.accept();
+        let mut wish = None;
+        let mut more = self.may_accept();
+        for _ in 0..ARRIVALS {
+            more = more && self.accept();
+            wish = wish.or_else(|| self.hear());
+            self.send_all();
+            if !more {
+                break;
+            }
+        }
+        wish
+    }
+
+    /// Reads from every client, and answers; a wish is handed back.
+    fn hear(&mut self) -> Option<Request> {
         let mut wish = None;
         let mut watchers = self.clients.iter().filter(|c| c.watches.is_some()).count();
-        for index in 0..self.clients.len() {
-            let client = &mut self.clients[index];
+        for client in &mut self.clients {
             client.read();
             // One request at a time, and none of who has not read the last answer.
-            if wish.is_some() || self.asking.is_some() || !client.unsent.is_empty() {
+            if self.asking.is_some() || !client.unsent.is_empty() {
                 continue;
             }
             let Some(request) = client.request() else {
@@ -130,7 +151,6 @@ impl Server {
                 }
             }
         }
-        self.send_all();
         wish
     }
 
@@ -155,21 +175,52 @@ impl Server {
     }
 
     fn may_accept(&self) -> bool {
-        self.clients.len() < CLIENTS && self.accepted.is_none_or(|at| at.elapsed() >= GAP)
+        let rested = self.accepted.is_none_or(|at| at.elapsed() >= GAP);
+        rested && self.has_room()
     }
 
-    fn accept(&mut self) {
-        if !self.may_accept() {
-            return;
+    fn has_room(&self) -> bool {
+        self.clients.len() < CLIENTS || self.laggard().is_some()
+    }
+
+    /// Lets in as many as there is room for; whether anybody came.
+    fn accept(&mut self) -> bool {
+        let mut came = false;
+        for _ in 0..CLIENTS {
+            if !self.has_room() {
+                break;
+            }
+            let Ok((socket, _)) = self.listener.accept() else {
+                break;
+            };
+            came = true;
+            self.accepted = Some(Instant::now());
+            if is_ours(&socket) && socket.set_nonblocking(true).is_ok() {
+                if self.clients.len() >= CLIENTS
+                    && let Some(index) = self.laggard()
+                {
+                    self.clients.remove(index);
+                }
+                self.next_id += 1;
+                self.clients.push(Client::new(self.next_id, socket));
+            }
         }
-        let Ok((socket, _)) = self.listener.accept() else {
-            return;
+        came
+    }
+
+    /// Of those whose turn it is to say or to read something, who has let us wait
+    /// longest, and too long for a crowd.
+    fn laggard(&self) -> Option<usize> {
+        let patience = self.patience.min(PATIENCE_IN_A_CROWD);
+        let slow = |client: &Client| {
+            self.asking != Some(client.id)
+                && !client.has_seen_all()
+                && client.moved_at.elapsed() >= patience
         };
-        self.accepted = Some(Instant::now());
-        if is_ours(&socket) && socket.set_nonblocking(true).is_ok() {
-            self.next_id += 1;
-            self.clients.push(Client::new(self.next_id, socket));
-        }
+        let clients = self.clients.iter().enumerate();
+        let slow = clients.filter(|(_, client)| slow(client));
+        let longest = slow.min_by_key(|(_, client)| client.moved_at);
+        longest.map(|(index, _)| index)
     }
 
     fn send_all(&mut self) {
@@ -246,9 +297,12 @@ impl Client {
     fn is_kept(&self, patience: Duration) -> bool {
         let busy = !self.unsent.is_empty() || self.line.contains(&b'\n');
         let done = self.silent && !busy && self.watches.is_none();
-        // Who watches and has read everything need not do anything more.
-        let idle = self.watches.is_some() && self.unsent.is_empty();
-        !self.broken && !done && (idle || self.moved_at.elapsed() < patience)
+        !self.broken && !done && (self.has_seen_all() || self.moved_at.elapsed() < patience)
+    }
+
+    /// Who watches and has read everything need not do anything more.
+    fn has_seen_all(&self) -> bool {
+        self.watches.is_some() && self.unsent.is_empty()
     }
 
     fn read(&mut self) {
@@ -256,15 +310,23 @@ impl Client {
             return;
         }
         let mut chunk = [0; LONGEST];
-        let room = LONGEST - self.line.len();
-        match self.socket.read(&mut chunk[..room]) {
-            Ok(0) => self.silent = true,
-            Ok(length) => {
-                self.read_at = Some(Instant::now());
-                self.line.extend(&chunk[..length]);
+        // Twice: of who has said something and left, the end is seen too.
+        for _ in 0..2 {
+            let room = LONGEST - self.line.len();
+            if room == 0 {
+                return;
             }
-            Err(error) if is_passing(&error) => {}
-            Err(_) => self.broken = true,
+            match self.socket.read(&mut chunk[..room]) {
+                Ok(0) => self.silent = true,
+                Ok(length) => {
+                    self.read_at = Some(Instant::now());
+                    self.line.extend(&chunk[..length]);
+                    continue;
+                }
+                Err(error) if is_passing(&error) => {}
+                Err(_) => self.broken = true,
+            }
+            return;
         }
     }
 

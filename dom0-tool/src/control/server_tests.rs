@@ -285,6 +285,53 @@ fn however_many_watch_there_is_room_to_cancel() {
     assert!(matches!(wish, Some(Request::Cancel)));
 }
 
+/// The turns of the loop, [`GAP`] apart, until something is wished.
+fn turns_until_wish(server: &mut Server) -> usize {
+    for turns in 1..1_000 {
+        std::thread::sleep(GAP);
+        if server.turn().is_some() {
+            return turns;
+        }
+    }
+    panic!("nothing is wished");
+}
+
+#[test]
+fn who_cancels_does_not_queue_behind_a_crowd() {
+    let mut scene = Scene::new();
+    let _silent: Vec<_> = (1..CLIENTS).map(|_| scene.connect()).collect();
+    scene.until_clients(CLIENTS - 1);
+    let garbage = ["\n", "", "{\"schema\":1,", "[[[[\n"];
+    let crowd = 64;
+    for garbage in garbage.iter().cycle().take(crowd) {
+        say(&mut scene.connect(), garbage);
+    }
+    let mut client = scene.connect();
+    say(&mut client, CANCEL);
+    let turns = turns_until_wish(&mut scene.server);
+    assert!(turns <= crowd / ARRIVALS + 1, "{turns} turns");
+}
+
+#[test]
+fn who_lets_us_wait_gives_its_place_to_who_has_something_to_say() {
+    let mut scene = Scene::new();
+    let _silent: Vec<_> = (0..CLIENTS).map(|_| scene.connect()).collect();
+    scene.until_clients(CLIENTS);
+    let mut client = scene.connect();
+    say(&mut client, CANCEL);
+    std::thread::sleep(GAP);
+    assert_eq!(
+        scene.server.turn(),
+        None,
+        "they may take their time at first"
+    );
+    scene.server.clients[3].moved_at -= PATIENCE_IN_A_CROWD;
+    let slow = scene.server.clients[3].id;
+    assert_eq!(turns_until_wish(&mut scene.server), 1);
+    assert_eq!(scene.server.clients.len(), CLIENTS);
+    assert!(scene.server.clients.iter().all(|client| client.id != slow));
+}
+
 #[test]
 fn a_loop_is_not_made_to_spin() {
     let mut scene = Scene::new();

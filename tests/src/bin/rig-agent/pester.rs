@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 /// Between two pieces of garbage.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(5);
 
 const WATCH: &[u8] = b"{\"schema\":1,\"command\":\"watch\"}\n";
 
