@@ -7,10 +7,8 @@ use std::str::FromStr;
 use lull_core::units::{PAGE_SIZE, PageRate};
 
 use crate::human::Bytes;
+use crate::or_none::{self, NONE};
 use crate::simulate::quantity::Rate;
-
-/// No cap, though one was set before.
-const NONE: &str = "none";
 
 /// A cap, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,12 +31,8 @@ impl FromStr for Bandwidth {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == NONE {
-            return Ok(Self(None));
-        }
-        let rate: Result<Rate, _> = text.parse();
-        rate.map(|rate| Self(Some(PageRate(rate.pages))))
-            .map_err(|error| format!("{error}; or `{NONE}`"))
+        let rate = or_none::parse(text)?;
+        Ok(Self(rate.map(|rate: Rate| PageRate(rate.pages))))
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::human::Short;
+use crate::or_none;
 
 /// A span of time longer than zero, in whole microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,13 +100,7 @@ impl FromStr for TimeLimit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const NONE: &str = "none";
-        if text == NONE {
-            return Ok(Self(None));
-        }
-        let span: Result<Span, _> = text.parse();
-        span.map(|span| Self(Some(span)))
-            .map_err(|error| format!("{error}; or `{NONE}`"))
+        or_none::parse(text).map(Self)
     }
 }
 

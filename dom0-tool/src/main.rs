@@ -40,6 +40,7 @@ mod metrics;
 mod migrate;
 mod monotonic;
 mod nearest;
+mod or_none;
 mod predict;
 mod rehearse;
 mod replaced;

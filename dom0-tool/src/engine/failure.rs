@@ -89,25 +89,23 @@ impl From<&Failure> for Verdict {
             return Self::from(&**refusal);
         }
         let (how, advice) = match failure {
-            Failure::Stream(_) | Failure::Land(_) | Failure::Differ { .. } => (
-                How::TargetFailed,
-                "Look at the link and at the destination.",
-            ),
-            Failure::HungUp(Refused::PeerGone) => (
+            Failure::Stream(_)
+            | Failure::Land(_)
+            | Failure::Differ { .. }
+            | Failure::HungUp(Refused::PeerGone) => (
                 How::TargetFailed,
                 "Look at the link and at the destination.",
             ),
             Failure::Stale(_) => (How::SourceFailed, "Try again, or with `--landing classic`."),
             Failure::HungUp(Refused::XlGone) => (How::SourceFailed, ""),
-            Failure::HungUp(Refused::NotReady | Refused::ReadyTooLate | Refused::PauseUnknown) => (
-                How::RefusedDowntime,
-                "The link slowed down while the guest was stopped: try again, or with a higher limit.",
-            ),
+            Failure::Deadline
+            | Failure::HungUp(Refused::NotReady | Refused::ReadyTooLate | Refused::PauseUnknown) => {
+                (
+                    How::RefusedDowntime,
+                    "The link slowed down while the guest was stopped: try again, or with a higher limit.",
+                )
+            }
             Failure::HungUp(_) => (How::Cancelled, ""),
-            Failure::Deadline => (
-                How::RefusedDowntime,
-                "The link slowed down while the guest was stopped: try again, or with a higher limit.",
-            ),
             Failure::StubDied(_) | Failure::StubSilent | Failure::Lie(_) => (
                 How::SourceFailed,
                 "Try again; if it happens again, report it with this line.",

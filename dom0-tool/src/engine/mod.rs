@@ -40,7 +40,6 @@ use lull_core::units::Micros;
 pub use attempt::{Attempt, Order, Verify};
 pub use channel::Channel;
 pub use explain::Verdict;
-
 pub use steering::{Reply, Wish};
 
 use crate::events::{Event, Refused};

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use glob::Pattern;
 use toml_edit::{Document, Item, Table, TableLike};
 
-use crate::duration::{Span, SpanError};
+use crate::duration::Span;
 use crate::nearest::nearest;
-use crate::simulate::quantity::{QuantityError, Rate};
+use crate::or_none::{self, NONE};
+use crate::simulate::quantity::Rate;
 
 /// What can be limited, or vouched for. Later keys go here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,24 +45,16 @@ impl Key {
     /// # Errors
     /// What is wrong with it.
     pub fn understand(self, text: &str) -> Result<Limit, String> {
-        if text == NONE {
-            return Ok(Limit::None);
-        }
-        let understood = match self {
-            Self::MaxSuspendTime | Self::Timeout => {
-                let span = text.parse().map(Limit::Span);
-                span.map_err(|error: SpanError| error.to_string())
-            }
-            Self::Bandwidth => {
-                let rate = text.parse().map(Limit::Rate);
-                rate.map_err(|error: QuantityError| format!("`{}` {error}", shown(text)))
-            }
-            Self::Disks => match text {
-                TRUSTED => Ok(Limit::Trusted),
-                _ => Err(format!("`{}` is not `{TRUSTED}`", shown(text))),
-            },
+        let limit = match self {
+            Self::MaxSuspendTime | Self::Timeout => or_none::parse(text)?.map(Limit::Span),
+            Self::Bandwidth => or_none::parse(text)
+                .map_err(|error| format!("`{}` {error}", shown(text)))?
+                .map(Limit::Rate),
+            Self::Disks => or_none::parse(text)
+                .map_err(|error| format!("`{}` {error}", shown(text)))?
+                .map(|Trusted| Limit::Trusted),
         };
-        understood.map_err(|error| format!("{error}; or `{NONE}`"))
+        Ok(limit.unwrap_or(Limit::None))
     }
 
     /// What it wants to be set to, with an example.
@@ -114,10 +108,20 @@ impl fmt::Display for Limit {
 }
 
 /// See [`Limit::Trusted`].
+struct Trusted;
+
 const TRUSTED: &str = "trusted";
 
-/// No limit, though a wider rule sets one.
-const NONE: &str = "none";
+impl FromStr for Trusted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            TRUSTED => Ok(Self),
+            _ => Err(format!("is not `{TRUSTED}`")),
+        }
+    }
+}
 
 /// Whom a section is about.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -35,9 +35,10 @@
 //!   said that it gave up, unless it had said before that all is in place.
 //! - This part, by SIGKILL: xl reads an end in place of READY and resumes the
 //!   guest itself, within milliseconds, for it need not wait; a fast landing's
-//!   engine hears of it only when xl has ended. After READY passed on it is to xl what a dead ssh is: it does not know where the guest is. A
-//!   receiver on this very host, without ssh between, may leave its paused
-//!   copy behind: nobody reads its report any more.
+//!   engine hears of it only when xl has ended. After READY passed on it is to
+//!   xl what a dead ssh is: it does not know where the guest is. A receiver on
+//!   this very host, without ssh between, may leave its paused copy behind:
+//!   nobody reads its report any more.
 //! - xl: its pipes end; with the stream complete the guest is resumed here.
 //! - The destination or ssh: likewise, and xl is then told by an end.
 //!
