@@ -102,10 +102,7 @@ pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
 }
 
 fn forward(order: &Order, ready: &AtomicBool, mut to: impl Write) -> Result<()> {
-    let privcmd = match order.place {
-        Place::Stopped => Some(Privcmd::open()?),
-        _ => None,
-    };
+    let privcmd = Privcmd::open()?;
     let mut reader = Reader::new();
     let mut from = std::io::stdin().lock();
     let mut chunk = vec![0; CHUNK];
@@ -116,11 +113,10 @@ fn forward(order: &Order, ready: &AtomicBool, mut to: impl Write) -> Result<()> 
         }
         let bytes = &chunk[..length];
         let reached = match order.place {
+            // With the guest suspended, the round after the first is the last.
+            Place::At(Point::LaterRound) if privcmd.has_suspended(order.source)? => None,
             Place::At(point) => reader.find(point, bytes),
-            Place::Stopped => privcmd
-                .as_ref()
-                .map_or(Ok(false), |xen| xen.has_suspended(order.source))?
-                .then_some(0),
+            Place::Stopped => privcmd.has_suspended(order.source)?.then_some(0),
             Place::Go => ready.load(Ordering::SeqCst).then_some(0),
             Place::Banner | Place::Ready | Place::Report => None,
         };

@@ -23,7 +23,7 @@ mod kind {
 enum Place {
     /// The first message after the greeting: the destination is ready.
     Attach,
-    /// The first batch; or the first once the guest has stopped.
+    /// The first batch while the guest runs, or once it has stopped.
     Batch { stopped: bool },
     /// The final state.
     State,
@@ -47,9 +47,8 @@ impl Place {
         Ok(match (self, kind) {
             (Self::Attach, kind::ATTACH)
             | (Self::State, kind::STATE)
-            | (Self::Landed, kind::LANDED)
-            | (Self::Batch { stopped: false }, kind::PAGES) => true,
-            (Self::Batch { stopped: true }, kind::PAGES) => has_stopped()?,
+            | (Self::Landed, kind::LANDED) => true,
+            (Self::Batch { stopped }, kind::PAGES) => has_stopped()? == stopped,
             _ => false,
         })
     }

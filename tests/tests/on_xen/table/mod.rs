@@ -24,9 +24,6 @@ use faults::Fault;
 use phases::Phase;
 use tally::Row;
 
-/// The pause's limit in every attempt.
-const LIMIT: Duration = Duration::from_secs(20);
-
 /// Where nothing else would ever end the attempt.
 const TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -131,7 +128,7 @@ fn try_cell(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result
     let outage = telling.then_some(outage);
     if let Some(outage) = &outage {
         ensure!(
-            outage.longest_ms <= LIMIT.as_millis() as f64 + outage.dom0_stall_ms,
+            outage.longest_ms <= phase.limit().as_millis() as f64 + outage.dom0_stall_ms,
             "paused beyond its limit: {outage:?}; {}",
             ended.in_short()
         );
@@ -147,8 +144,9 @@ fn try_cell(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result
 
 fn attempt(host: &Host, guest: &Guest, phase: Phase, fault: Fault) -> Result<Ended> {
     let source = guest.domid()?;
-    let command = fault.command(guest, source, LIMIT);
-    let plan = phase.plan(&command, source, fault.rate()).limit(LIMIT);
+    let command = fault.command(guest, source, phase.limit());
+    let plan = phase.plan(&command, source, fault.rate());
+    let plan = plan.limit(phase.limit());
     let plan = match (fault, phase) {
         (Fault::Stall | Fault::Collapse, phase) if phase < Phase::Suspending => {
             plan.timeout(TIMEOUT)

@@ -1,6 +1,7 @@
 //! The steps of a migration, and how an attempt is held between two of them.
 
 use std::fmt;
+use std::time::Duration;
 
 use lull_tests::ssh::quote;
 
@@ -84,8 +85,8 @@ impl Phase {
             Self::FinalRound => "stopped",
             Self::Landing => "cpu-state",
             Self::Ready | Self::Building => "ready",
-            Self::Attaching => "attach",
-            Self::ChannelRound | Self::ChannelSuspending => "later-round",
+            Self::Attaching | Self::ChannelSuspending => "attach",
+            Self::ChannelRound => "later-round",
             Self::ChannelFinal => "stopped",
             Self::ChannelState => "state",
             Self::Landed => "landed",
@@ -110,6 +111,16 @@ impl Phase {
                 | Self::ChannelState
                 | Self::Landed
         )
+    }
+
+    /// The pause's limit: so near to what is assumed of the landing where
+    /// nothing is known that another round is needed, or with time for every fault.
+    pub const fn limit(self) -> Duration {
+        match self {
+            Self::LaterRound => Duration::from_millis(3_400),
+            Self::ChannelRound => Duration::from_millis(1_400),
+            _ => Duration::from_secs(20),
+        }
     }
 
     /// An attempt that runs `fault`, a shell command, in this phase of the
