@@ -17,6 +17,13 @@ pub const LEDGER: &str = "/var/lib/lull/ledger.json";
 /// No attempt in these tests takes that long by itself.
 const LONGEST: Duration = Duration::from_secs(240);
 
+/// A shell command that waits until that guest is being copied, whoever moves
+/// it, and prints how it stands.
+pub fn until_copying(guest: &str) -> String {
+    let copies = "grep '\"phase\":\"copying\"'";
+    format!("until lull status --json {guest} | {copies}; do sleep 0.2; done")
+}
+
 /// An attempt to be made.
 #[derive(Debug, Clone)]
 pub struct Plan {

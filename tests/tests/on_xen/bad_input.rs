@@ -29,6 +29,10 @@ pub fn wrong_words(world: &mut World) -> Result<()> {
             "lull migrate --max-suspend-time 99999999999999999999 busy localhost",
             "`99999999999999999999`",
         ),
+        (
+            "lull migrate -p --max-suspend-time 2s busy localhost",
+            "keeps none",
+        ),
     ];
     for (command, words) in tries {
         refused(host, command, words)?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use lull_tests::{Guest, Host, Output};
 
 use crate::aftermath;
-use crate::attempt::{LEDGER, Plan};
+use crate::attempt::{LEDGER, Plan, until_copying};
 use crate::world::{HEAVY, MODERATE, World};
 
 const FILE: &str = "/etc/lull.toml";
@@ -102,8 +102,7 @@ fn keep(world: &mut World) -> Result<()> {
 fn steered(host: &Host, guest: &Guest, command: &str) -> Result<()> {
     let before = guest.domid()?;
     let mut running = host.spawn(command)?;
-    let copies = "until lull status --json busy | grep '\"phase\":\"copying\"'; do sleep 0.2; done";
-    says(host, copies, "\"limit_ms\":12000")?;
+    says(host, &until_copying("busy"), "\"limit_ms\":12000")?;
     says(
         host,
         "lull set --max-suspend-time 30s --timeout 10min busy && lull status --json busy",

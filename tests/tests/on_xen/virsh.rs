@@ -9,7 +9,7 @@ use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, GuestSpec, Host, Load, Output};
 
 use crate::aftermath;
-use crate::attempt::LEDGER;
+use crate::attempt::{LEDGER, until_copying};
 use crate::world::World;
 
 const FILE: &str = "/etc/lull.toml";
@@ -106,8 +106,7 @@ fn cancelled(host: &Host, guest: &Guest) -> Result<()> {
     let before = guest.domid()?;
     let timeline = Timeline::start();
     let mut running = host.spawn(&migrate(""))?;
-    let copies = "until lull status --json virt | grep '\"phase\":\"copying\"'; do sleep 0.3; done";
-    let status = host.run(copies)?.checked()?;
+    let status = host.run(&until_copying("virt"))?.checked()?;
     ensure!(
         status.contains("\"bandwidth\":2097152") && status.contains("\"limit_ms\":60000"),
         "{status}"
@@ -132,8 +131,9 @@ fn stopped_and_resumed(host: &Host, guest: &Guest) -> Result<()> {
     let timeline = Timeline::start();
     let mut running = host.spawn(&migrate(""))?;
     let fail = format!(
-        "until lull status --json virt | grep '\"phase\":\"copying\"'; do sleep 0.1; done; \
-         stub=$(xl domid lull-stub-{before}) && lull switch-now virt && exec rig-agent derail $stub"
+        "{}; \
+         stub=$(xl domid lull-stub-{before}) && lull switch-now virt && exec rig-agent derail $stub",
+        until_copying("virt")
     );
     host.run(&fail)?.checked()?;
     let output = running.wait(LONGEST)?.context("virsh does not end")?;
