@@ -34,7 +34,7 @@ pub enum Fault {
     Cancel,
     /// Nothing goes over the link any more.
     Stall,
-    /// The link carries a hundredth.
+    /// The link carries next to nothing any more.
     Collapse,
     /// The destination has no memory left for the guest.
     NoMemory,
@@ -63,7 +63,7 @@ impl fmt::Display for Fault {
             Self::FrontEnd => "lull migrate killed",
             Self::Cancel => "^C",
             Self::Stall => "link stalls",
-            Self::Collapse => "link at 1 %",
+            Self::Collapse => "link collapses",
             Self::NoMemory => "no memory there",
             Self::FullDisk => "disk full",
             Self::LateSuspend => "suspends late",
@@ -73,8 +73,9 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A hundredth of what the rig carries when nothing slows it.
-const COLLAPSED: u64 = 150_000;
+/// What a link that has collapsed carries, bytes a second: a guest's last pages, the
+/// few hundred that it dirties in order to stop, take more than the pause's limit.
+const COLLAPSED: u64 = 50_000;
 
 /// Kills what is found so. It dies when the processor is free, and until then nobody
 /// sees its end.

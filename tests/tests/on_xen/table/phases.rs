@@ -144,10 +144,11 @@ impl Phase {
             // in the meantime whoever made it is gone. A watch tells at once that
             // it is set, and then of the request; to poll would take all of dom0.
             Self::Suspending | Self::ChannelSuspending => format!(
-                "{{ xl pause {source}; \
-                 timeout 120 xenstore-watch -n 2 /local/domain/{source}/control/shutdown \
+                "xl pause {source}; \
+                 {{ timeout 120 xenstore-watch -n 2 /local/domain/{source}/control/shutdown \
                  >/dev/null && {{ {fault}; sleep 1; }}; \
-                 xl unpause {source}; }} &"
+                 xl unpause {source}; }} & \
+                 sleep 1"
             ),
             _ => fault.to_owned(),
         };
