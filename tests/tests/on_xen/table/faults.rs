@@ -85,7 +85,7 @@ fn kill(found: &str) -> String {
 
 impl Fault {
     /// The shell command that does it, in dom0, as a child of the agent.
-    pub fn command(self, guest: &Guest, source: u32, limit: Duration) -> String {
+    pub fn command(self, guest: &Guest, source: u32, too_late: Duration) -> String {
         let name = guest.name();
         match self {
             Self::Helper => kill(HELPER),
@@ -105,7 +105,7 @@ impl Fault {
             Self::Collapse => ":".into(),
             Self::NoMemory => format!("rig-agent squeeze $(xl domid {name}--incoming)"),
             Self::FullDisk => "head -c 9000000 /dev/zero >/var/lib/lull/ballast".into(),
-            Self::LateSuspend => format!("sleep {}", limit.as_secs() - 4),
+            Self::LateSuspend => format!("sleep {}", too_late.as_secs() - 1),
             Self::Crash => format!(
                 "rig-agent ask {}:7000 '{{\"cmd\":\"crash\"}}' 1; sleep 1",
                 guest.ip()

@@ -144,7 +144,7 @@ fn try_cell(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result
 
 fn attempt(host: &Host, guest: &Guest, phase: Phase, fault: Fault) -> Result<Ended> {
     let source = guest.domid()?;
-    let command = fault.command(guest, source, phase.limit());
+    let command = fault.command(guest, source, phase.too_late());
     let plan = phase.plan(&command, source, fault.rate());
     let plan = plan.limit(phase.limit());
     let plan = match (fault, phase) {

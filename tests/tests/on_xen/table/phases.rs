@@ -123,6 +123,13 @@ impl Phase {
         }
     }
 
+    /// How long after the request a guest stops too late: what is left of the limit
+    /// is less than the landing is assumed to take, and enough to resume it.
+    pub const fn too_late(self) -> Duration {
+        let left = if self.is_fast() { 1 } else { 3 };
+        self.limit().saturating_sub(Duration::from_secs(left))
+    }
+
     /// An attempt that runs `fault`, a shell command, in this phase of the
     /// migration of the domain `source`, and goes on at `rate`.
     pub fn plan(self, fault: &str, source: u32, rate: u64) -> Plan {
