@@ -1,4 +1,5 @@
-//! What the loop does by the clock: deadlines, counts, a look at the stub.
+//! What the loop does by the clock: deadlines, counts, a look at the stub and at
+//! the guest.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use super::landing::Fast;
 use super::session::Session;
 use crate::stub::Crash;
 
-/// How often the dirty pages are counted, and the stub is looked after.
+/// How often the dirty pages are counted, and the stub and the guest are looked
+/// after.
 pub const TICK: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether the guest has stopped, once it was asked to.
@@ -41,6 +43,9 @@ impl Session<'_> {
         self.ticked = Instant::now();
         self.drain_log();
         self.look_after_the_stub()?;
+        if self.pause.is_none() {
+            self.living()?;
+        }
         let state = self.peer.machine().state();
         let building = self.fast.as_ref().is_some_and(Fast::is_building);
         let copying = state == State::Copying || (state == State::Counting && building);

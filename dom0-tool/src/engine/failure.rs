@@ -48,6 +48,9 @@ pub enum Failure {
     /// The transport of a fast landing has hung up.
     #[error("{}", hung_up(*.0))]
     HungUp(Refused),
+    /// So that it will never run again.
+    #[error("the guest {0}")]
+    Died(String),
     #[error("a mistake in lull: {0}")]
     Bug(String),
 }

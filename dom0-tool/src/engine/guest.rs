@@ -13,7 +13,7 @@ use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::session::{Resumed, Session};
 use crate::events::Refused;
-use crate::xen::domain;
+use crate::xen::domain::{self, DomainState};
 use crate::xen::domctl::Clean;
 
 impl Session<'_> {
@@ -69,19 +69,18 @@ impl Session<'_> {
     }
 
     fn is_suspended(&self) -> Result<bool, Failure> {
+        Ok(self.living()?.is_suspended())
+    }
+
+    /// How the guest stands; an error if it will never run again. Who has died is
+    /// not asked to stop: libxl would wait a minute for the answer.
+    pub(super) fn living(&self) -> Result<DomainState, Failure> {
         let state = self.xen.domain_state(self.order.guest);
         let state = state.doing("the guest's state cannot be read")?;
-        let Some(state) = state.filter(|state| !state.dying) else {
-            let error = io::Error::other("the guest has gone");
-            return Err(error).doing("while it was to be suspended");
-        };
-        match state.shutdown {
-            Some(_) if state.is_suspended() => Ok(true),
-            Some(reason) => {
-                let error = io::Error::other(format!("it shut down (reason {reason})"));
-                Err(error).doing("the guest did not suspend itself")
-            }
-            None => Ok(false),
+        let state = state.ok_or_else(|| Failure::Died("is gone".to_owned()))?;
+        match state.death() {
+            Some(death) => Err(Failure::Died(death)),
+            None => Ok(state),
         }
     }
 
