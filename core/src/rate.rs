@@ -38,6 +38,11 @@ impl Window {
     const fn ceil(self) -> PageRate {
         PageRate::ceil(self.pages, self.span)
     }
+
+    /// Of a window under way, what it must come to at least.
+    fn at_least(self) -> PageRate {
+        PageRate::ceil(self.pages, self.span.max(DirtyRate::WINDOW_SPAN))
+    }
 }
 
 /// Bounds of what the link carries, from batches as they go to the stream.
@@ -203,7 +208,8 @@ impl TransferRate {
 /// into that set; shorter ones see little but the guest's scheduling.
 ///
 /// - upper: the busiest window of the last [`ROUNDS`](Self::ROUNDS) rounds that
-///   had one. Rounds too short for a window share one.
+///   had one. Rounds too short for a window share one; what a longer round has
+///   left of one ends with it.
 /// - lower: the least average of the last [`ROUNDS`](Self::ROUNDS) rounds.
 #[derive(Debug, Clone, Default)]
 pub struct DirtyRate {
@@ -262,7 +268,9 @@ impl DirtyRate {
         let average = PageRate::floor(count, at.since(self.round_start));
         push_latest(&mut self.averages, average);
         if let Some(peak) = self.peak.take() {
-            push_latest(&mut self.peaks, peak);
+            // Saturated by now, it would hide what the next round begins with.
+            let rest = core::mem::replace(&mut self.open, Window::EMPTY);
+            push_latest(&mut self.peaks, peak.max(rest.at_least()));
         }
     }
 
@@ -270,11 +278,7 @@ impl DirtyRate {
     pub fn bounds(&self) -> Bounds<PageRate> {
         let lower = self.averages.iter().copied().min().unwrap_or_default();
         let upper = match self.peaks.iter().copied().max().max(self.peak) {
-            // A burst under way counts for what it must come to at least.
-            Some(peak) => peak.max(PageRate::ceil(
-                self.open.pages,
-                self.open.span.max(Self::WINDOW_SPAN),
-            )),
+            Some(peak) => peak.max(self.open.at_least()),
             None if self.open.span > Micros::ZERO => self.open.ceil(),
             None => PageRate::MAX,
         };

@@ -258,3 +258,19 @@ proptest! {
         prop_assert!(lower.0 <= truth && upper.0 >= truth && upper.0 <= truth + 1);
     }
 }
+
+#[test]
+fn a_round_saturated_at_its_end_does_not_hide_what_the_next_begins_with() {
+    let mut rate = DirtyRate::new();
+    // Longer ago than is remembered.
+    let mut at = 0;
+    for _ in 0..=DirtyRate::ROUNDS {
+        rate.restart(Micros::from_millis(at));
+        rate.counted(Micros::from_millis(at + 100), 100);
+        // A window's last part, in which nothing new is seen.
+        rate.counted(Micros::from_millis(at + 200), 100);
+        rate.round_ended(Micros::from_millis(at + 249), 100);
+        at += 249;
+    }
+    assert_eq!(rate.bounds().upper, PageRate(1_000));
+}
