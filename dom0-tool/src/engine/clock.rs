@@ -33,6 +33,10 @@ const HANDOVER: Micros = Micros::from_millis(10);
 /// beyond what a batch takes, so that a host under load is not mistaken.
 pub const STUB_SILENCE: Duration = Duration::from_secs(15);
 
+/// A stub that is to give up and does not is not waited for so long: the guest may be
+/// stopped, and the operator wants it so.
+const STUB_PROMPTNESS: Micros = Micros::from_millis(1_000);
+
 impl Session<'_> {
     /// Deadlines, and what is done every so often.
     pub(super) fn look_at_the_clock(&mut self) -> Result<(), Failure> {
@@ -66,7 +70,7 @@ impl Session<'_> {
     pub(super) fn check_deadline(&self) -> Result<(), Failure> {
         match self.until_deadline() {
             Some(Duration::ZERO) => Err(match self.peer.pending_refusal() {
-                Some(refusal) => Failure::Refused(Box::new(refusal)),
+                Some((_, refusal)) => Failure::Refused(Box::new(refusal)),
                 None => Failure::Deadline,
             }),
             _ => Ok(()),
@@ -102,6 +106,17 @@ impl Session<'_> {
             let crash = Crash::read(&self.stub.link().crash);
             let text = crash.map_or_else(|| "it left no record".into(), |crash| crash.to_string());
             return Err(Failure::StubDied(text));
+        }
+        if let Some((since, refusal)) = self.peer.pending_refusal()
+            && self.now().since(since) > STUB_PROMPTNESS
+        {
+            return Err(Failure::Refused(Box::new(refusal)));
+        }
+        // Whatever else it says meanwhile.
+        let silence = Micros(STUB_SILENCE.as_micros() as u64);
+        let awaited = self.peer.awaited_since();
+        if awaited.is_some_and(|since| self.now().since(since) > silence) {
+            return Err(Failure::StubSilent);
         }
         let owes = !self.begun || self.peer.is_awaited() || self.slots.stub_is_busy();
         if !owes {

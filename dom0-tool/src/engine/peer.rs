@@ -88,7 +88,7 @@ pub struct Peer<'l> {
     machine: Machine,
     recorder: &'l mut dyn Recorder,
     /// Actions our machine took and the stub has not yet.
-    expected: VecDeque<Action>,
+    expected: VecDeque<(Micros, Action)>,
 }
 
 /// Room a tick leaves for the messages that must get through.
@@ -112,12 +112,17 @@ impl<'l> Peer<'l> {
     }
 
     /// The refusal that follows from the events, if the stub has not come to it
-    /// yet.
-    pub fn pending_refusal(&self) -> Option<Refusal> {
-        self.expected.iter().find_map(|action| match action {
-            Action::Resume(refusal) => Some(*refusal),
+    /// yet, and since when.
+    pub fn pending_refusal(&self) -> Option<(Micros, Refusal)> {
+        self.expected.iter().find_map(|(at, action)| match action {
+            Action::Resume(refusal) | Action::Refuse(refusal) => Some((*at, *refusal)),
             _ => None,
         })
+    }
+
+    /// Since when the stub has an action to take.
+    pub fn awaited_since(&self) -> Option<Micros> {
+        self.expected.front().map(|(at, _)| *at)
     }
 
     /// Whether the stub has an action to take.
@@ -200,7 +205,7 @@ impl<'l> Peer<'l> {
         let action = self.machine.step(at, event).map_err(Unheard::Ours)?;
         self.recorder.record(at, event, &action, &self.machine);
         if action != Action::None {
-            self.expected.push_back(action);
+            self.expected.push_back((at, action));
         }
         Ok(())
     }
@@ -219,7 +224,7 @@ impl<'l> Peer<'l> {
             ToDom0::Filled { slot } => Said::Filled { slot },
             ToDom0::Scanned => Said::Scanned,
             ToDom0::Did(said) => {
-                let expected = self.expected.pop_front();
+                let expected = self.expected.pop_front().map(|(_, action)| action);
                 let right = expected.as_ref().and_then(ActionKind::of);
                 match expected {
                     Some(action) if right == Some(said) => Said::Did(Box::new(action)),

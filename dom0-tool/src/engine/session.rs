@@ -3,7 +3,6 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use defmt_decoder::StreamDecoder;
 use lull_core::batch::BATCH_PAGES;
 use lull_core::link::LogReader;
 use lull_core::machine::{Action, Event};
@@ -26,11 +25,11 @@ use super::slots::Slots;
 use super::throttle::Throttle;
 use super::windows::Windows;
 use super::{Host, Recorder};
-use crate::events::How;
+use crate::events::{How, Refused};
 use crate::stream::queue::Queue;
 use crate::stream::records::{self, Record};
 use crate::stream::sink::Sink;
-use crate::stub::{Stub, StubLog};
+use crate::stub::{LogDecoder, Stub, StubLog};
 use crate::xen::Xen;
 use crate::xen::domctl::Clean;
 use crate::xen::foreign::ForeignPages;
@@ -60,7 +59,7 @@ pub(super) struct Session<'s> {
     pub(super) stub: &'s Stub<'s>,
     pub(super) prepared: &'s Prepared<'s>,
     pub(super) stub_log: LogReader<'s>,
-    pub(super) decoder: Box<dyn StreamDecoder + 's>,
+    pub(super) decoder: LogDecoder<'s>,
     pub(super) peer: Peer<'s>,
     pub(super) slots: Slots,
     pub(super) windows: Option<Windows>,
@@ -140,7 +139,10 @@ impl<'s> Session<'s> {
             How::StreamComplete => verdict,
             _ => self.make_sure_it_runs(verdict),
         };
-        self.drain_log();
+        // Of a guest that waits to land, nothing that the stub may still say is read.
+        if verdict.how != How::StreamComplete {
+            self.drain_log();
+        }
         let stub_cpu = self.xen.domain_state(self.stub.domid()).ok().flatten();
         let told = Told {
             observed: self.observed(),
@@ -248,6 +250,8 @@ impl<'s> Session<'s> {
         let mut heard = false;
         while let Some(said) = self.peer.hear()? {
             heard = true;
+            // However much a stub has to say, the guest runs again in time.
+            self.check_deadline()?;
             match said {
                 Said::Hello if self.begun => return Err(Lie::Turn.into()),
                 Said::Hello => {
@@ -424,6 +428,9 @@ impl<'s> Session<'s> {
             while !self.queue.is_empty() {
                 self.write()?;
                 self.wait(TICK).doing("waiting failed")?;
+                if self.host.is_cancelled().doing("libxl has gone")? {
+                    return Err(Failure::HungUp(Refused::Cancelled));
+                }
             }
         }
         Ok(())

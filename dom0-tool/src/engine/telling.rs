@@ -108,7 +108,7 @@ impl Session<'_> {
     pub(super) fn drain_log(&mut self) {
         let mut lines = Vec::new();
         self.log
-            .drain(&mut self.stub_log, &mut *self.decoder, |line| {
+            .drain(&mut self.stub_log, &mut self.decoder, |line| {
                 lines.push(line);
             });
         for line in lines {

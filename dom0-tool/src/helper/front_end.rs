@@ -31,6 +31,11 @@ pub struct FrontEnd {
 }
 
 impl FrontEnd {
+    /// Whether the environment names one.
+    pub fn is_named() -> bool {
+        std::env::var_os(FRONT_END_FD).is_some()
+    }
+
     /// Connects, if the environment names a socket.
     pub fn connect() -> Option<Self> {
         let number: RawFd = std::env::var(FRONT_END_FD).ok()?.parse().ok()?;

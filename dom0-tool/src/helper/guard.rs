@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use super::args::LiveSave;
+use super::front_end::FrontEnd;
 use crate::control::claim::{self, Claim};
 use crate::control::folder::{self, Folder};
 use crate::stub::orphans;
 use crate::xen::domain::{Resumed, outlive_suspend};
 use crate::xen::domctl::ShadowOp;
-use crate::xen::{DomId, DomainState, Xen};
+use crate::xen::{DomId, Xen};
 
 /// The hidden subcommand that makes this binary a guard.
 const SUBCOMMAND: &str = "guard";
@@ -65,6 +66,8 @@ mod word {
     pub const ASKED: u8 = b'a';
     /// The stream is complete: the guest is not to be resumed here.
     pub const COMMITTED: u8 = b'c';
+    /// libxl has answered that it goes on: the helper ends now, as it is to.
+    pub const HANDED_OVER: u8 = b'h';
     /// Everything has been undone.
     pub const UNDONE: u8 = b'u';
 }
@@ -115,6 +118,12 @@ impl Guard {
         let _ = self.pipe.write_all(&[word::COMMITTED]);
     }
 
+    /// The last thing before the helper ends, unless it is to end in failure: a
+    /// guard that does not hear of it knows that libxl takes the attempt for failed.
+    pub fn handed_over(&mut self) {
+        let _ = self.pipe.write_all(&[word::HANDED_OVER]);
+    }
+
     /// Nothing is left to undo.
     pub fn undone(mut self) {
         let _ = self.pipe.write_all(&[word::UNDONE]);
@@ -144,7 +153,7 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let committed = heard.contains(&word::COMMITTED);
+    let committed = is_to_land(heard, FrontEnd::is_named());
     let asked = heard.contains(&word::ASKED) && !committed;
     match take_over(guest, helper, committed, asked) {
         Ok(()) => ExitCode::SUCCESS,
@@ -153,6 +162,14 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the guest may run at the destination. Not if the helper died on its way to
+/// its end: libxl then ends the stream unfinished, and while xl resumes the guest,
+/// libvirt does not. Where there is a front end, its transport does: see `transport`.
+fn is_to_land(heard: &[u8], has_transport: bool) -> bool {
+    let committed = heard.contains(&word::COMMITTED);
+    committed && (has_transport || heard.contains(&word::HANDED_OVER))
 }
 
 /// The guest first: whoever waits for it waits for this. One that may still
@@ -182,13 +199,12 @@ const LANDING: Duration = Duration::from_secs(20);
 /// Between two looks whether it has.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Until the guest's domain here is gone or runs on after all, or it is `over`
-/// otherwise. Taking down a stub costs dom0 time that the guest, which waits, would
+/// Until the guest's domain here is gone, but for pages that a stub still maps, or
+/// runs on after all, or it is `over` otherwise. Taking down a stub costs dom0 time that the guest, which waits, would
 /// pay for.
 pub fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bool) {
     let until = Instant::now() + LANDING;
-    let waits = |state: DomainState| state.is_suspended() || state.dying;
-    while matches!(xen.domain_state(guest), Ok(Some(state)) if waits(state))
+    while matches!(xen.domain_state(guest), Ok(Some(state)) if state.is_suspended())
         && Instant::now() < until
         && !over()
     {
@@ -230,6 +246,16 @@ fn saves(process: &Path) -> Option<LiveSave> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_lands_only_if_libxl_goes_on() {
+        let words = |text: &str| text.as_bytes().to_vec();
+        assert!(is_to_land(&words("ach"), false));
+        assert!(!is_to_land(&words("ac"), false), "the helper died");
+        assert!(is_to_land(&words("ac"), true), "the transport knows");
+        assert!(!is_to_land(&words("a"), true));
+        assert!(!is_to_land(&words("h"), false));
+    }
 
     #[test]
     fn a_guard_knows_over_what_it_watches() {

@@ -463,7 +463,12 @@ impl<'t> Helper<'t> {
             trace.end(verdict.how, &verdict.reason);
         }
         match completed {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(()) => {
+                if let Some(guard) = &mut self.guard {
+                    guard.handed_over();
+                }
+                ExitCode::SUCCESS
+            }
             Err(_) => BROKEN.into(),
         }
     }

@@ -6,6 +6,7 @@ use super::wire::{Attach, PAGES_MAX, Pages, State};
 use crate::xen::buffer::HypercallBuffer;
 use crate::xen::domctl::{DomainInfo, is_populated};
 use crate::xen::foreign::ForeignPages;
+use crate::xen::maxmem::Maxmem;
 use crate::xen::xenstore::Xenstore;
 use crate::xen::{DomId, DomainState, PAGE, Xen};
 
@@ -19,14 +20,6 @@ const SUFFIX: &str = "--incoming";
 /// `PAGING_RING_PFN`, `MONITOR_RING_PFN`, `SHARING_RING_PFN`;
 /// `xen/include/public/hvm/params.h`, 4.17).
 const RINGS: [u32; 7] = [1, 17, 5, 6, 27, 28, 29];
-
-/// Frames below 4 GiB, where a guest also has what is not memory: no more memory is
-/// needed for a frame to lie there.
-const LOW_FRAMES: u64 = 1 << 20;
-
-/// Pages that the toolstack lets a guest have beyond its memory
-/// (`LIBXL_MAXMEM_CONSTANT`, `tools/libs/light/libxl_internal.h`, 4.17: 1 MiB).
-const EXTRA_PAGES: u64 = 256;
 
 /// Why nothing can be written into the guest: a sentence without a full stop.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +65,7 @@ pub struct Waiting {
     xen: Xen,
     copy: Identity,
     frames: u64,
-    most: Most,
+    maxmem: Maxmem,
     /// The rings that the toolstack here has set up: they are not the source's.
     rings: Vec<u64>,
     types: HypercallBuffer<u64>,
@@ -107,13 +100,10 @@ impl Waiting {
             [] => return Err(Unfit::None(name)),
             _ => return Err(Unfit::Several(name)),
         };
-        let path = format!("/local/domain/{domain}/memory/static-max");
-        let static_max = store.read(&path).during("xenstore does not answer")?;
-        let most = static_max.and_then(|kib| Most::of(&kib));
-        let most = most.ok_or(io::Error::other("xenstore does not tell"));
-        let most = most.during("the guest's maxmem is not known")?;
-        if attach.frames > most.frames() {
-            return Err(most.exceeded());
+        let maxmem = Maxmem::of(&mut store, domain);
+        let maxmem = maxmem.during("the guest's maxmem is not known")?;
+        if attach.frames > maxmem.frames() {
+            return Err(Unfit::Larger(maxmem.mib()));
         }
         let mut rings = Vec::new();
         for index in RINGS {
@@ -128,7 +118,7 @@ impl Waiting {
             xen,
             copy: Identity { domain, uuid },
             frames: attach.frames,
-            most,
+            maxmem,
             rings,
             types: HypercallBuffer::new(PAGES_MAX).during("no memory for hypercalls")?,
         })
@@ -227,8 +217,8 @@ impl Waiting {
         if needed <= info.max_pages {
             return Ok(());
         }
-        if needed > self.most.pages() {
-            return Err(self.most.exceeded());
+        if needed > self.maxmem.pages() {
+            return Err(Unfit::Larger(self.maxmem.mib()));
         }
         let kib = needed.saturating_mul(PAGE as u64 / 1024);
         let raised = self.xen.set_max_memory(self.copy.domain, kib);
@@ -282,33 +272,6 @@ impl Waiting {
     fn map(&self, frames: &[u64]) -> Result<ForeignPages, Unfit> {
         let mapped = ForeignPages::map(&self.xen, self.copy.domain, frames);
         mapped.during("the guest's frames cannot be mapped")
-    }
-}
-
-/// How large the guest may become here, whatever the source says: its memory as the
-/// toolstack here has configured it, in pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Most(u64);
-
-impl Most {
-    /// Of xenstore's `memory/static-max`, KiB.
-    fn of(kib: &str) -> Option<Self> {
-        let kib: u64 = kib.trim_end_matches('\0').parse().ok()?;
-        Some(Self(kib / (PAGE as u64 / 1024)))
-    }
-
-    /// One more than its highest frame.
-    const fn frames(self) -> u64 {
-        self.0.saturating_add(LOW_FRAMES)
-    }
-
-    /// Its pages, with those of its platform.
-    const fn pages(self) -> u64 {
-        self.0.saturating_add(EXTRA_PAGES)
-    }
-
-    const fn exceeded(self) -> Unfit {
-        Unfit::Larger(self.0 / (1024 * 1024 / PAGE as u64))
     }
 }
 
@@ -367,21 +330,6 @@ mod tests {
             max_vcpu_id: 0,
             handle: UUID,
         }
-    }
-
-    #[test]
-    fn a_guest_becomes_no_larger_than_it_is_configured_here() {
-        let most = Most::of("262144").unwrap();
-        assert_eq!(most.pages(), 65_536 + 256);
-        assert_eq!(most.frames(), 65_536 + (1 << 20));
-        assert_eq!(
-            most.exceeded().to_string(),
-            "the guest would be larger than its maxmem here, 256 MiB"
-        );
-        for none in ["", "-1", "256 MiB"] {
-            assert_eq!(Most::of(none), None);
-        }
-        assert!(Most::of(&u64::MAX.to_string()).unwrap().frames() > 0);
     }
 
     #[test]

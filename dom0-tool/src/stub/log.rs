@@ -36,8 +36,11 @@ impl StubLog {
     }
 
     /// A decoder for one stub's bytes.
-    pub fn decoder(&self) -> Box<dyn StreamDecoder + '_> {
-        self.table.new_stream_decoder()
+    pub fn decoder(&self) -> LogDecoder<'_> {
+        LogDecoder {
+            stream: self.table.new_stream_decoder(),
+            length: 0,
+        }
     }
 
     /// Takes what is in the log and gives each line to `line`. Garbage is
@@ -45,7 +48,7 @@ impl StubLog {
     pub fn drain(
         &self,
         reader: &mut LogReader<'_>,
-        decoder: &mut (dyn StreamDecoder + '_),
+        decoder: &mut LogDecoder<'_>,
         mut line: impl FnMut(LogLine),
     ) {
         let mut bytes = [0; 4096];
@@ -59,7 +62,7 @@ impl StubLog {
         }
         let mut malformed = 0_u32;
         loop {
-            match decoder.decode() {
+            match decoder.stream.decode() {
                 Ok(frame) => {
                     let place = self.locations.get(&frame.index());
                     let place = place.map(|place| format!(" ({}:{})", place.module, place.line));
@@ -78,6 +81,36 @@ impl StubLog {
                 level: "warn",
                 text: format!("{malformed} lines that are none"),
             });
+        }
+    }
+}
+
+/// Bytes of a line at most, as they come: the longest of an honest stub has 300.
+/// The decoder keeps a line until its end, and nests as deep as a line says.
+const LONGEST_LINE: usize = 1024;
+
+/// The bytes of one stub's log on their way to lines, each ended by a zero. What
+/// a line has beyond [`LONGEST_LINE`] is left out, so that it is none.
+pub struct LogDecoder<'s> {
+    stream: Box<dyn StreamDecoder + 's>,
+    /// Of the line under way.
+    length: usize,
+}
+
+impl LogDecoder<'_> {
+    fn received(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == 0) {
+            let (text, end) = match piece {
+                [text @ .., 0] => (text, true),
+                text => (text, false),
+            };
+            let room = LONGEST_LINE.saturating_sub(self.length);
+            self.stream.received(&text[..text.len().min(room)]);
+            self.length = self.length.saturating_add(text.len());
+            if end {
+                self.stream.received(&[0]);
+                self.length = 0;
+            }
         }
     }
 }
@@ -122,5 +155,63 @@ impl fmt::Display for Crash {
                 r.vector, r.error, r.rip, r.address, r.rsp, r.rflags
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use defmt_decoder::Frame;
+
+    use super::*;
+
+    struct Heard<'h>(&'h RefCell<Vec<u8>>);
+
+    impl StreamDecoder for Heard<'_> {
+        fn received(&mut self, data: &[u8]) {
+            self.0.borrow_mut().extend(data);
+        }
+
+        fn decode(&mut self) -> Result<Frame<'_>, DecodeError> {
+            Err(DecodeError::UnexpectedEof)
+        }
+    }
+
+    fn heard_of(bytes: &[u8], piece: usize) -> Vec<u8> {
+        let heard = RefCell::default();
+        let mut decoder = LogDecoder {
+            stream: Box::new(Heard(&heard)),
+            length: 0,
+        };
+        bytes
+            .chunks(piece)
+            .for_each(|bytes| decoder.received(bytes));
+        drop(decoder);
+        heard.into_inner()
+    }
+
+    #[test]
+    fn lines_pass_whatever_the_pieces_and_what_is_no_line_is_cut() {
+        let long = [vec![7; 100_000], vec![0]].concat();
+        let sent = [&[1, 2, 0, 3, 0][..], &long, &[4, 0, 0]].concat();
+        let cut = [vec![7; LONGEST_LINE], vec![0]].concat();
+        let expected = [&[1, 2, 0, 3, 0][..], &cut, &[4, 0, 0]].concat();
+        for piece in [1, 1_000, 4_096, sent.len()] {
+            assert_eq!(heard_of(&sent, piece), expected, "in pieces of {piece}");
+        }
+        assert_eq!(heard_of(&[7; 100_000], 4_096).len(), LONGEST_LINE);
+    }
+
+    #[test]
+    fn a_line_that_is_cut_is_reported_and_the_next_is_heard() {
+        let log = StubLog::new().unwrap();
+        let mut decoder = log.decoder();
+        decoder.received(&[7; 100_000]);
+        let unfinished = decoder.stream.decode();
+        assert!(matches!(unfinished, Err(DecodeError::UnexpectedEof)));
+        decoder.received(&[0]);
+        let cut = decoder.stream.decode();
+        assert!(matches!(cut, Err(DecodeError::Malformed)));
     }
 }

@@ -8,4 +8,4 @@ mod log;
 
 pub use builder::{Stub, StubError, memory_bytes, orphans};
 pub use image::id;
-pub use log::{Crash, StubLog};
+pub use log::{Crash, LogDecoder, StubLog};

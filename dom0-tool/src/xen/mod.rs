@@ -10,6 +10,7 @@ pub mod domain;
 pub mod domctl;
 pub mod evtchn;
 pub mod foreign;
+pub mod maxmem;
 pub mod mmu;
 pub mod privcmd;
 pub mod throw_away;

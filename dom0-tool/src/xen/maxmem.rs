@@ -1,0 +1,95 @@
+//! How large a guest may become: what its toolstack has configured, whatever the
+//! guest makes of its frame numbers.
+
+use std::io;
+
+use super::xenstore::Xenstore;
+use super::{DomId, PAGE};
+
+/// Frames below 4 GiB, where a guest also has what is not memory: no more memory is
+/// needed for a frame to lie there.
+const LOW_FRAMES: u64 = 1 << 20;
+
+/// Pages that the toolstack lets a guest have beyond its memory
+/// (`LIBXL_MAXMEM_CONSTANT`, `tools/libs/light/libxl_internal.h`, 4.17: 1 MiB).
+const EXTRA_PAGES: u64 = 256;
+
+/// A guest's `maxmem`, in pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Maxmem(u64);
+
+impl Maxmem {
+    /// As xenstore has it of a domain.
+    ///
+    /// # Errors
+    /// When xenstore does not tell.
+    pub fn of(store: &mut Xenstore, domain: DomId) -> io::Result<Self> {
+        let path = format!("/local/domain/{domain}/memory/static-max");
+        let maxmem = store.read(&path)?.and_then(|kib| Self::from_kib(&kib));
+        maxmem.ok_or_else(|| io::Error::other("xenstore does not tell"))
+    }
+
+    fn from_kib(kib: &str) -> Option<Self> {
+        let kib: u64 = kib.trim_end_matches('\0').parse().ok()?;
+        Some(Self(kib / (PAGE as u64 / 1024)))
+    }
+
+    /// One more than its highest frame.
+    pub const fn frames(self) -> u64 {
+        self.0.saturating_add(LOW_FRAMES)
+    }
+
+    /// Its pages, with those of its platform.
+    pub const fn pages(self) -> u64 {
+        self.0.saturating_add(EXTRA_PAGES)
+    }
+
+    /// In MiB, for words.
+    pub const fn mib(self) -> u64 {
+        self.0 / (1024 * 1024 / PAGE as u64)
+    }
+
+    /// How many frame numbers a guest has whose highest is `highest`. A guest may
+    /// map a page at any number; none of ours is to be as long a list for it.
+    ///
+    /// # Errors
+    /// When that is beyond what it may have.
+    pub fn frames_up_to(self, highest: u64) -> io::Result<u64> {
+        match highest.checked_add(1) {
+            Some(frames) if frames <= self.frames() => Ok(frames),
+            _ => Err(io::Error::other(format!(
+                "it has mapped frame {highest:#x}, far beyond its maxmem of {} MiB",
+                self.mib()
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_becomes_no_larger_than_it_is_configured() {
+        let maxmem = Maxmem::from_kib("262144").unwrap();
+        assert_eq!(maxmem.pages(), 65_536 + 256);
+        assert_eq!(maxmem.frames(), 65_536 + (1 << 20));
+        assert_eq!(maxmem.mib(), 256);
+        for none in ["", "-1", "256 MiB"] {
+            assert_eq!(Maxmem::from_kib(none), None);
+        }
+        assert!(Maxmem::from_kib(&u64::MAX.to_string()).unwrap().frames() > 0);
+    }
+
+    #[test]
+    fn a_frame_far_beyond_its_memory_is_no_reason_for_long_lists() {
+        let maxmem = Maxmem::from_kib("262144").unwrap();
+        assert_eq!(maxmem.frames_up_to(0xf_ffff).unwrap(), 1 << 20);
+        let most = maxmem.frames();
+        assert_eq!(maxmem.frames_up_to(most - 1).unwrap(), most);
+        for far in [most, 0x7fff_ffff, u64::MAX] {
+            let error = maxmem.frames_up_to(far).unwrap_err();
+            assert!(error.to_string().contains("256 MiB"), "{error}");
+        }
+    }
+}
