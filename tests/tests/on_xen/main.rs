@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         scenario("interface-attached-by-lull", interface::attached_by_lull),
         scenario("limits-kept-by-virsh", virsh::keeps_limits),
         scenario("stub-astray", deaths::stub_astray),
+        scenario("stub-stands-still", deaths::stub_stands_still),
         scenario("wrong-words", bad_input::wrong_words),
         scenario("doctor-finds-what-is-wrong", doctor::finds_what_is_wrong),
         scenario("unreachable-host", bad_input::unreachable_host),
