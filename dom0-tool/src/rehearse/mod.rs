@@ -66,6 +66,7 @@ const LONGEST_COPY: Span = Span::seconds(120);
 #[command(after_help = "Examples:
   lull rehearse host2
   lull rehearse --like web1 host2
+  lull rehearse --landing classic host2     as a guest lands by xl and virsh
 
 Exit codes: 0 there and back, and measured; 2 wrong usage or host not ready,
   nothing was done; 5 cancelled; 6 the destination failed, or the way back;
@@ -79,6 +80,12 @@ pub struct Options {
     /// nor does the throw-away guest.
     #[arg(long, value_name = "DOMAIN")]
     pub like: Option<String>,
+
+    /// In which order the throw-away guest lands
+    ///
+    /// What it takes is learned of that order only.
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
+    pub landing: Wanted,
 
     /// Print one JSON object per line on standard output; the last has
     /// "type":"rehearsed"
@@ -121,10 +128,11 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
     let xl = Host::default().check()?;
     let lull = lulls_own_file()?;
     let (interfaces, landing) = match &options.like {
-        None => (vec![Interface::default()], Wanted::Auto),
+        None => (vec![Interface::default()], options.landing),
         Some(domain) => {
             let guest = host::domain(domain)?;
-            (interfaces_of(&guest)?, landing_of(&guest)?)
+            let landing = landing_like(&guest, options.landing)?;
+            (interfaces_of(&guest)?, landing)
         }
     };
     let play = Play { landing, ..play };
@@ -151,12 +159,16 @@ pub fn before(
 }
 
 /// As that guest's disks have it, whatever is at the destination.
-fn landing_of(guest: &Guest) -> anyhow::Result<Wanted> {
+fn landing_like(guest: &Guest, wanted: Wanted) -> anyhow::Result<Wanted> {
     let trust = limits::of_guest(guest)?.trust();
-    Ok(match devices_bear_it(guest, trust) {
-        Ok(()) => Wanted::Auto,
-        Err(_) => Wanted::Classic,
-    })
+    match devices_bear_it(guest, trust) {
+        Ok(()) => Ok(wanted),
+        Err(why) if wanted == Wanted::Fast => anyhow::bail!(
+            "{} could not land fast: {why}.\nNothing was done.",
+            guest.name
+        ),
+        Err(_) => Ok(Wanted::Classic),
+    }
 }
 
 fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
@@ -270,6 +282,7 @@ impl Play {
                 return;
             }
         };
+        rehearsed.order = landing;
         let known = ledger.known(&options.host, &guest.name, landing, |line| {
             watcher.note(line);
         });

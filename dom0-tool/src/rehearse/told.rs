@@ -5,7 +5,7 @@ use std::time::Duration;
 use comfy_table::Table;
 
 use super::scene::DESTROYS_ITSELF;
-use crate::events::{self, Event, PauseParts};
+use crate::events::{self, Event, Landing, PauseParts};
 use crate::human::{Millis, or_dash};
 use crate::migrate::account::Account;
 use crate::migrate::outcome::{HelperSeen, Outcome};
@@ -24,6 +24,8 @@ pub struct Rehearsed {
     there: Option<Duration>,
     parts: PauseParts,
     landing: Option<(u64, Option<u64>)>,
+    /// In which order it landed.
+    pub order: Landing,
     /// A receiver was heard at the destination: it may have made something.
     pub was_heard_there: bool,
     /// The way back.
@@ -68,6 +70,7 @@ impl Rehearsed {
             there: None,
             parts: PauseParts::default(),
             landing: None,
+            order: Landing::Classic,
             was_heard_there: false,
             back: Back::NotTried,
             left: Left::Nothing,
@@ -161,9 +164,15 @@ impl Rehearsed {
         say(&self.left());
         if self.is_learned() {
             say(&format!(
-                "What a landing at {} takes is known now.",
+                "What a {} landing at {} takes is known now.",
+                self.order.name(),
                 self.host
             ));
+            if self.order == Landing::Fast {
+                say(
+                    "xl and virsh land their guests the classic way: `--landing classic` rehearses that.",
+                );
+            }
         }
     }
 
@@ -176,6 +185,7 @@ impl Rehearsed {
                 true => "learned".to_owned(),
                 false => self.outcome.name().to_owned(),
             },
+            landing: self.order,
             observed: PauseParts {
                 suspend_ms: None,
                 pages_ms: None,

@@ -84,6 +84,10 @@ fn main() -> ExitCode {
             scenario("disk-vouched-for", disks::vouched_for),
             scenario("fast-landing-ten-times", fast::ten_times),
             scenario("fast-landing-of-two-processors", fast::two_processors),
+            scenario(
+                "rehearsal-there-classic-and-back",
+                rehearsal::there_classic_and_back,
+            ),
             scenario("rehearsal-killed", rehearsal::killed),
             scenario(
                 "rehearsal-killed-then-before-a-move",

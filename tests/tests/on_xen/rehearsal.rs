@@ -17,20 +17,32 @@ const LONGEST: Duration = Duration::from_secs(400);
 /// Where the record of a rehearsal stands.
 const RECORD: &str = "/run/lull-rehearsal/record";
 
-/// There, landing fast, and back over ssh, as a user would; the costs are in the
-/// ledger, and nothing of it is left on the host, which here is both.
+/// As a user would, to a host with lull.
 pub fn there_and_back(world: &mut World) -> Result<()> {
+    rehearse(world, "", "fast")
+}
+
+/// For those whom xl and virsh will move.
+pub fn there_classic_and_back(world: &mut World) -> Result<()> {
+    rehearse(world, "--landing classic", "classic")
+}
+
+/// There, landing so, and back over ssh; the costs are in the ledger, and nothing
+/// of it is left on the host, which here is both.
+fn rehearse(world: &mut World, options: &str, order: &str) -> Result<()> {
     let guest = world.guest()?;
     let host = &world.host;
     let timeline = Timeline::start();
     host.run(&format!("rm -f {LEDGER}"))?.checked()?;
-    let output = host.run_for("lull rehearse --json localhost", LONGEST)?;
+    let command = format!("lull rehearse {options} --json localhost");
+    let output = host.run_for(&command, LONGEST)?;
     let said = output.clone().checked()?;
     let last: Value = serde_json::from_str(said.lines().last().unwrap_or_default())
         .with_context(|| format!("{output:?}"))?;
     ensure!(
         is(&last, "rehearsed")
             && last["outcome"] == "learned"
+            && last["landing"] == order
             && last["came_back"] == true
             && last["left_behind"] == false,
         "{output:?}"
@@ -45,7 +57,7 @@ pub fn there_and_back(world: &mut World) -> Result<()> {
     ensure!(
         entries.len() == 1
             && entries[0]["landing_ms"].as_u64() == landing
-            && entries[0]["landing"] == "fast"
+            && entries[0]["landing"] == order
             && entries[0]["guest"].is_null()
             && entries[0]["suspend_ms"].is_null(),
         "{entries:?}"
