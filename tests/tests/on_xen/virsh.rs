@@ -66,6 +66,7 @@ fn keep(host: &Host) -> Result<()> {
     refused(host, &guest)?;
     cancelled(host, &guest)?;
     stopped_and_resumed(host, &guest)?;
+    dies_when_all_is_sent(host, &guest)?;
     let there = moved(host, &guest)?;
     let back = moved_back(host, &there)?;
     drop(daemons);
@@ -145,6 +146,35 @@ fn stopped_and_resumed(host: &Host, guest: &Guest) -> Result<()> {
         "it was not stopped: {report}"
     );
     stays(host, guest, before, &output, "the stub domain")
+}
+
+/// The helper dies when its stream is complete and libxl has not heard of it. To
+/// libvirt that is a failure after which it resumes nobody.
+fn dies_when_all_is_sent(host: &Host, guest: &Guest) -> Result<()> {
+    guest.set_load(HEAVY)?;
+    limit(host, "--max-suspend-time 1min --bandwidth none")?;
+    let before = guest.domid()?;
+    let timeline = Timeline::start();
+    let mut running = host.spawn(&migrate(""))?;
+    host.run(&until_copying("virt"))?.checked()?;
+    // The last pages take seconds: time to stop libvirt once it has answered that
+    // the guest is suspended.
+    host.shape(Some(2 << 20))?;
+    let fail = "lull switch-now virt && until xl list | grep -q ' --*s-* '; do sleep 0.2; done; \
+        sleep 1; kill -STOP $(cat /run/rig/libvirtd-1.pid); sleep 10; \
+        pkill -KILL -f '^[^ ]*libxl-save-helper --save-domain '; \
+        kill -CONT $(cat /run/rig/libvirtd-1.pid)";
+    let failed = host.run_for(fail, LONGEST);
+    host.shape(None)?;
+    failed?.checked()?;
+    let output = running.wait(LONGEST)?.context("virsh does not end")?;
+    timeline.phase("all was sent, and the helper killed");
+    ensure!(output.status == 1, "not failed: {output:?}");
+    let report = host.run("lull report --last --json")?.checked()?;
+    let report: serde_json::Value = serde_json::from_str(&report)?;
+    ensure!(report["outcome"] == "sent", "it died before: {report}");
+    ensure!(guest.domid()? == before, "it is another domain");
+    aftermath::check_whole(host, guest)
 }
 
 /// Straight to the other daemon. virsh's own timeout, which would have libvirt
