@@ -2,8 +2,8 @@
 //! of `lull migrate`.
 //!
 //! A part of the engine's loop, so nothing here waits, and a turn costs a
-//! bounded number of system calls whatever the clients do: each is read once
-//! every [`GAP`], a line is never longer than [`LONGEST`], a picture is sent only
+//! bounded number of system calls whatever the clients do: of each, words are taken
+//! once every [`GAP`], a line is never longer than [`LONGEST`], a picture is sent only
 //! to whoever has read the one before, and who says what cannot be understood, or
 //! takes too long, is dropped. When all places are taken, a newcomer gets that of
 //! whoever has let us wait: whoever wants to cancel is heard at once.
@@ -106,7 +106,9 @@ impl Server {
     /// A turn: hears, answers and sends. Hands back what only the engine can
     /// answer, one request at a time: see [`Self::answer`].
     pub fn turn(&mut self) -> Option<Request> {
-        let mut wish = None;
+        // Who is here comes before who is not: after a stall of ours, words wait.
+        let mut wish = self.hear();
+        self.send_all();
         let mut more = self.may_accept();
         for _ in 0..ARRIVALS {
             more = more && self.accept();
@@ -123,7 +125,9 @@ impl Server {
     fn hear(&mut self) -> Option<Request> {
         let mut wish = None;
         let mut watchers = self.clients.iter().filter(|c| c.watches.is_some()).count();
+        let mut turns = 0;
         for client in &mut self.clients {
+            turns += 1;
             client.read();
             // One request at a time, and none of who has not read the last answer.
             if self.asking.is_some() || !client.unsent.is_empty() {
@@ -148,8 +152,13 @@ impl Server {
                 steer => {
                     self.asking = Some(client.id);
                     wish = Some(steer);
+                    break;
                 }
             }
+        }
+        if wish.is_some() {
+            // The others' wishes come before another of this one's.
+            self.clients.rotate_left(turns);
         }
         wish
     }
@@ -209,12 +218,13 @@ impl Server {
     }
 
     /// Of those whose turn it is to say or to read something, who has let us wait
-    /// longest, and too long for a crowd.
+    /// longest, and too long for a crowd; the place of one.
     fn laggard(&self) -> Option<usize> {
         let patience = self.patience.min(PATIENCE_IN_A_CROWD);
         let slow = |client: &Client| {
             self.asking != Some(client.id)
                 && !client.has_seen_all()
+                && !client.waits_for_us()
                 && client.moved_at.elapsed() >= patience
         };
         let clients = self.clients.iter().enumerate();
@@ -297,7 +307,13 @@ impl Client {
     fn is_kept(&self, patience: Duration) -> bool {
         let busy = !self.unsent.is_empty() || self.line.contains(&b'\n');
         let done = self.silent && !busy && self.watches.is_none();
-        !self.broken && !done && (self.has_seen_all() || self.moved_at.elapsed() < patience)
+        let bides = self.has_seen_all() || self.waits_for_us();
+        !self.broken && !done && (bides || self.moved_at.elapsed() < patience)
+    }
+
+    /// It has said something that nobody has heard yet.
+    fn waits_for_us(&self) -> bool {
+        self.unsent.is_empty() && self.line.contains(&b'\n')
     }
 
     /// Who watches and has read everything need not do anything more.

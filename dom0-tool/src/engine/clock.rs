@@ -29,8 +29,8 @@ const PROGRESS: Duration = Duration::from_millis(250);
 /// then keeps the deadline, knows of it.
 const HANDOVER: Micros = Micros::from_millis(10);
 
-/// A stub that has something to do and says nothing for so long has hung. Far
-/// beyond what a batch takes, so that a host under load is not mistaken.
+/// A stub that has something to do and does not for so long has hung. Far beyond
+/// what a batch takes, so that a host under load is not mistaken.
 pub const STUB_SILENCE: Duration = Duration::from_secs(15);
 
 /// A stub that is to give up and does not is not waited for so long: the guest may be

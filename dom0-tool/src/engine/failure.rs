@@ -19,7 +19,7 @@ pub enum Failure {
     Lie(#[from] Lie),
     #[error("the stub domain died: {0}")]
     StubDied(String),
-    #[error("the stub domain has said nothing for {} s", super::clock::STUB_SILENCE.as_secs())]
+    #[error("the stub domain has not done its part for {} s", super::clock::STUB_SILENCE.as_secs())]
     StubSilent,
     #[error(transparent)]
     Stub(#[from] StubError),
@@ -33,7 +33,7 @@ pub enum Failure {
     /// Gate 3.
     #[error("the last pages and the CPU state were not sent in time")]
     Deadline,
-    /// Gate 2, which the stub has not come to in time.
+    /// One that the stub has not come to in time.
     #[error("refused")]
     Refused(Box<Refusal>),
     /// The destination's part of a fast landing.

@@ -461,6 +461,7 @@ impl Session<'_> {
             if cancelled {
                 return Err(Failure::Land("the comparison was given up".into()));
             }
+            self.heed_wishes()?;
         }
     }
 }

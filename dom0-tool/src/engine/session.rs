@@ -248,10 +248,14 @@ impl<'s> Session<'s> {
     /// Handles everything the stub has said.
     fn hear(&mut self) -> Result<Option<End>, Failure> {
         let mut heard = false;
-        while let Some(said) = self.peer.hear()? {
-            heard = true;
-            // However much a stub has to say, the guest runs again in time.
+        loop {
+            // However much a stub has to say, the guest runs again in time. Before it is
+            // heard: a refusal that it comes to now says why.
             self.check_deadline()?;
+            let Some(said) = self.peer.hear()? else {
+                break;
+            };
+            heard = true;
             match said {
                 Said::Hello if self.begun => return Err(Lie::Turn.into()),
                 Said::Hello => {
@@ -380,6 +384,7 @@ impl<'s> Session<'s> {
                 self.throttle = None;
                 self.tell_round("suspend");
                 self.clear_windows()?;
+                self.living()?;
                 self.pause = Some(Pause::begin(self.peer.machine()));
                 self.host
                     .ask_to_suspend()
@@ -431,6 +436,7 @@ impl<'s> Session<'s> {
                 if self.host.is_cancelled().doing("libxl has gone")? {
                     return Err(Failure::HungUp(Refused::Cancelled));
                 }
+                self.heed_wishes()?;
             }
         }
         Ok(())
