@@ -219,6 +219,8 @@ pub struct DirtyRate {
     peak: Option<PageRate>,
     averages: Deque<PageRate, { DirtyRate::ROUNDS }>,
     open: Window,
+    /// The last round had a window of its own; what follows it is its rest.
+    ended: bool,
     round_start: Micros,
     counted_at: Micros,
     count: u64,
@@ -237,6 +239,7 @@ impl DirtyRate {
             peak: None,
             averages: Deque::new(),
             open: Window::EMPTY,
+            ended: false,
             round_start: Micros::ZERO,
             counted_at: Micros::ZERO,
             count: 0,
@@ -244,10 +247,18 @@ impl DirtyRate {
     }
 
     /// A bitmap was taken by `at`: the hypervisor counts from zero again.
-    pub const fn restart(&mut self, at: Micros) {
+    pub fn restart(&mut self, at: Micros) {
         self.round_start = at;
         self.counted_at = at;
         self.count = 0;
+        if core::mem::take(&mut self.ended) {
+            // Saturated by now, it would hide what this round begins with.
+            let rest = core::mem::replace(&mut self.open, Window::EMPTY).at_least();
+            let rest = self.peak.take().map_or(rest, |peak| peak.max(rest));
+            if let Some(latest) = self.peaks.back_mut() {
+                *latest = rest.max(*latest);
+            }
+        }
     }
 
     /// `count` pages are dirty at `at`.
@@ -268,9 +279,8 @@ impl DirtyRate {
         let average = PageRate::floor(count, at.since(self.round_start));
         push_latest(&mut self.averages, average);
         if let Some(peak) = self.peak.take() {
-            // Saturated by now, it would hide what the next round begins with.
-            let rest = core::mem::replace(&mut self.open, Window::EMPTY);
-            push_latest(&mut self.peaks, peak.max(rest.at_least()));
+            push_latest(&mut self.peaks, peak);
+            self.ended = true;
         }
     }
 

@@ -270,7 +270,9 @@ fn a_round_saturated_at_its_end_does_not_hide_what_the_next_begins_with() {
         // A window's last part, in which nothing new is seen.
         rate.counted(Micros::from_millis(at + 200), 100);
         rate.round_ended(Micros::from_millis(at + 249), 100);
-        at += 249;
+        // The bitmap is taken.
+        rate.counted(Micros::from_millis(at + 270), 100);
+        at += 270;
     }
     assert_eq!(rate.bounds().upper, PageRate(1_000));
 }

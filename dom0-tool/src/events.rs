@@ -412,8 +412,8 @@ pub struct Rehearsed {
     pub host: String,
     /// `learned`, or how a migration would have ended ([`Outcome::outcome`]).
     pub outcome: String,
-    /// In which order it landed, or was to.
-    pub landing: Landing,
+    /// In which order it landed, or was to; `None` before that was chosen.
+    pub landing: Option<Landing>,
     /// The parts of the throw-away guest's pause that speak for other guests.
     pub observed: PauseParts,
     /// Of the landing, as in [`Outcome`].

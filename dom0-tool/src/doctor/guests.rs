@@ -7,6 +7,7 @@ use super::finding::{Finding, Findings, Level};
 use crate::enable;
 use crate::host::{self, Guest, NotReady};
 use crate::rehearse;
+use crate::xen::maxmem::Maxmem;
 use crate::xen::xenstore::Xenstore;
 use crate::xen::{DomId, PAGE, Xen};
 
@@ -78,14 +79,16 @@ fn look(domid: DomId) -> Result<Seen, NotReady> {
     let guest = host::guest(&domid.to_string())?;
     let measured = Xen::open_here().and_then(|xen| {
         let info = xen.domain_info(domid)?.ok_or(io::ErrorKind::NotFound)?;
-        Ok((info.tot_pages, xen.maximum_gpfn(domid)?))
+        let maxmem = Maxmem::of(&mut Xenstore::open()?, domid)?;
+        let frames = maxmem.frames_up_to(xen.maximum_gpfn(domid)?)?;
+        Ok((info.tot_pages, frames))
     });
     let name = guest.name;
     match measured {
-        Ok((pages, highest)) => Ok(Seen {
+        Ok((pages, frames)) => Ok(Seen {
             name,
             memory: pages.saturating_mul(PAGE as u64),
-            frames: highest.saturating_add(1),
+            frames,
             wants_vif_lull: enable::vif::is_used_by(domid).unwrap_or(false),
         }),
         Err(source) => Err(NotReady::NoState { name, source }),

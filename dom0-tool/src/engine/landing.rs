@@ -27,6 +27,7 @@ use super::frames;
 use super::log_dirty::Cleaned;
 use super::saved::{self, Saved};
 use super::session::Session;
+use crate::events::Refused;
 use crate::land::wire::{self, Attach, FromLand, Pages, Purpose};
 use crate::stream::sink::Sink;
 use crate::xen::buffer::HypercallBuffer;
@@ -459,7 +460,7 @@ impl Session<'_> {
                 return Err(Failure::HungUp(why));
             }
             if cancelled {
-                return Err(Failure::Land("the comparison was given up".into()));
+                return Err(Failure::HungUp(Refused::Cancelled));
             }
             self.heed_wishes()?;
         }

@@ -154,7 +154,8 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let committed = is_to_land(heard, FrontEnd::is_named());
-    let asked = heard.contains(&word::ASKED) && !committed;
+    // By then it had stopped: nothing is still to come.
+    let asked = heard.contains(&word::ASKED) && !heard.contains(&word::COMMITTED);
     match take_over(guest, helper, committed, asked) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

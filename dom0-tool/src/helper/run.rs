@@ -90,7 +90,16 @@ fn move_guest(
     let mut libxl = Libxl::new();
     let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect())?;
     let verdict = helper.attempt(task, start, orders);
-    Ok(helper.finish(&verdict))
+    let (code, mut guard) = helper.finish(&verdict);
+    hand_over_to(guard.as_mut());
+    Ok(code)
+}
+
+/// The last thing before this process ends well.
+fn hand_over_to(guard: Option<&mut Guard>) {
+    if let Some(guard) = guard {
+        guard.handed_over();
+    }
 }
 
 /// The options of `lull engine`, which `lull migrate` starts for a fast landing:
@@ -147,8 +156,8 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
         channel: Some(channel),
     };
     let verdict = helper.attempt(task, start, orders);
-    let code = helper.finish(&verdict);
-    drop(helper);
+    let (code, mut guard) = helper.finish(&verdict);
+    hand_over_to(guard.as_mut());
     if verdict.how == How::StreamComplete {
         // Our end unmaps what is shared with the stub and closes the connection to
         // `lull land`: time of both hosts' dom0, for which the guest would wait.
@@ -437,8 +446,9 @@ impl<'t> Helper<'t> {
         format!("{text} {}", where_it_is(name, xen::state(self.guest)))
     }
 
-    /// Tells libxl how it ended.
-    fn finish(&mut self, verdict: &Verdict) -> ExitCode {
+    /// Tells libxl how it ended. The guard comes back if there is something to hand
+    /// over to it.
+    fn finish(mut self, verdict: &Verdict) -> (ExitCode, Option<Guard>) {
         if verdict.how != How::StreamComplete {
             if let Some(guard) = self.guard.take() {
                 guard.undone();
@@ -463,13 +473,8 @@ impl<'t> Helper<'t> {
             trace.end(verdict.how, &verdict.reason);
         }
         match completed {
-            Ok(()) => {
-                if let Some(guard) = &mut self.guard {
-                    guard.handed_over();
-                }
-                ExitCode::SUCCESS
-            }
-            Err(_) => BROKEN.into(),
+            Ok(()) => (ExitCode::SUCCESS, self.guard.take()),
+            Err(_) => (BROKEN.into(), None),
         }
     }
 }

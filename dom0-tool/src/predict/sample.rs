@@ -102,9 +102,10 @@ pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
     let info = info.ok_or_else(|| NotSampled::NotBegun("it has gone".into()))?;
     let maxmem = Xenstore::open().and_then(|mut store| Maxmem::of(&mut store, guest));
     let maxmem = maxmem.map_err(|error| not_begun("its maxmem is not known", error))?;
-    let pfns = xen.maximum_gpfn(guest);
-    let pfns = pfns.and_then(|highest| maxmem.frames_up_to(highest));
-    let pfns = pfns.map_err(|error| not_begun("the guest's size cannot be read", error))?;
+    let highest = xen.maximum_gpfn(guest);
+    let highest = highest.map_err(|error| not_begun("the guest's size cannot be read", error))?;
+    let pfns = maxmem.frames_up_to(highest);
+    let pfns = pfns.map_err(|error| not_begun("the guest's size", error))?;
     let bitmap = HypercallBuffer::<u64>::new(pfns.div_ceil(64) as usize)
         .map_err(|error| not_begun("there is no memory for its dirty bitmap", error))?;
 

@@ -282,7 +282,7 @@ impl Play {
                 return;
             }
         };
-        rehearsed.order = landing;
+        rehearsed.order = Some(landing);
         let known = ledger.known(&options.host, &guest.name, landing, |line| {
             watcher.note(line);
         });

@@ -24,8 +24,8 @@ pub struct Rehearsed {
     there: Option<Duration>,
     parts: PauseParts,
     landing: Option<(u64, Option<u64>)>,
-    /// In which order it landed.
-    pub order: Landing,
+    /// In which order it landed, or was to; `None` before that was chosen.
+    pub order: Option<Landing>,
     /// A receiver was heard at the destination: it may have made something.
     pub was_heard_there: bool,
     /// The way back.
@@ -70,7 +70,7 @@ impl Rehearsed {
             there: None,
             parts: PauseParts::default(),
             landing: None,
-            order: Landing::Classic,
+            order: None,
             was_heard_there: false,
             back: Back::NotTried,
             left: Left::Nothing,
@@ -165,10 +165,10 @@ impl Rehearsed {
         if self.is_learned() {
             say(&format!(
                 "What a {} landing at {} takes is known now.",
-                self.order.name(),
+                self.order.unwrap_or_default().name(),
                 self.host
             ));
-            if self.order == Landing::Fast {
+            if self.order == Some(Landing::Fast) {
                 say(
                     "xl and virsh land their guests the classic way: `--landing classic` rehearses that.",
                 );

@@ -202,16 +202,4 @@ mod tests {
         }
         assert_eq!(heard_of(&[7; 100_000], 4_096).len(), LONGEST_LINE);
     }
-
-    #[test]
-    fn a_line_that_is_cut_is_reported_and_the_next_is_heard() {
-        let log = StubLog::new().unwrap();
-        let mut decoder = log.decoder();
-        decoder.received(&[7; 100_000]);
-        let unfinished = decoder.stream.decode();
-        assert!(matches!(unfinished, Err(DecodeError::UnexpectedEof)));
-        decoder.received(&[0]);
-        let cut = decoder.stream.decode();
-        assert!(matches!(cut, Err(DecodeError::Malformed)));
-    }
 }
