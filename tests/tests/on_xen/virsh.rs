@@ -160,7 +160,7 @@ fn dies_when_all_is_sent(host: &Host, guest: &Guest) -> Result<()> {
     // The last pages take seconds: time to stop libvirt once it has answered that
     // the guest is suspended.
     host.shape(Some(2 << 20))?;
-    let fail = "lull switch-now virt && until xl list | grep -q -e '[bp-]s-'; do sleep 0.2; done; \
+    let fail = "lull switch-now virt && until xl list | grep -q -e '-ss-'; do sleep 0.2; done; \
         sleep 1; kill -STOP $(cat /run/rig/libvirtd-1.pid); sleep 10; \
         pkill -KILL -f '^[^ ]*libxl-save-helper --save-domain '; \
         kill -CONT $(cat /run/rig/libvirtd-1.pid)";
