@@ -7,7 +7,7 @@ use super::finding::{Finding, Findings, Level};
 use crate::enable;
 use crate::host::{self, Guest, NotReady};
 use crate::rehearse;
-use crate::xen::maxmem::Maxmem;
+use crate::xen::maxmem::guest_frames;
 use crate::xen::xenstore::Xenstore;
 use crate::xen::{DomId, PAGE, Xen};
 
@@ -79,9 +79,7 @@ fn look(domid: DomId) -> Result<Seen, NotReady> {
     let guest = host::guest(&domid.to_string())?;
     let measured = Xen::open_here().and_then(|xen| {
         let info = xen.domain_info(domid)?.ok_or(io::ErrorKind::NotFound)?;
-        let maxmem = Maxmem::of(&mut Xenstore::open()?, domid)?;
-        let frames = maxmem.frames_up_to(xen.maximum_gpfn(domid)?)?;
-        Ok((info.tot_pages, frames))
+        Ok((info.tot_pages, guest_frames(&xen, domid)?))
     });
     let name = guest.name;
     match measured {

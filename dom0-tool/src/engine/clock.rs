@@ -118,7 +118,7 @@ impl Session<'_> {
         if awaited.is_some_and(|since| self.now().since(since) > silence) {
             return Err(Failure::StubSilent);
         }
-        let owes = !self.begun || self.peer.is_awaited() || self.slots.stub_is_busy();
+        let owes = !self.begun || self.slots.stub_is_busy();
         if !owes {
             self.heard = Instant::now();
         } else if self.heard.elapsed() > STUB_SILENCE {

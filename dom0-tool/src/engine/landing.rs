@@ -27,7 +27,6 @@ use super::frames;
 use super::log_dirty::Cleaned;
 use super::saved::{self, Saved};
 use super::session::Session;
-use crate::events::Refused;
 use crate::land::wire::{self, Attach, FromLand, Pages, Purpose};
 use crate::stream::sink::Sink;
 use crate::xen::buffer::HypercallBuffer;
@@ -455,14 +454,7 @@ impl Session<'_> {
                 Some(_) => return Err(out_of_turn()),
                 None => self.wait(TICK).doing("waiting failed")?,
             }
-            let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
-            if let Some(why) = self.host.has_hung_up() {
-                return Err(Failure::HungUp(why));
-            }
-            if cancelled {
-                return Err(Failure::HungUp(Refused::Cancelled));
-            }
-            self.heed_wishes()?;
+            self.attend_while_comparing()?;
         }
     }
 }

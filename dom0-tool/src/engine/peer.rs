@@ -125,11 +125,6 @@ impl<'l> Peer<'l> {
         self.expected.front().map(|(at, _)| *at)
     }
 
-    /// Whether the stub has an action to take.
-    pub fn is_awaited(&self) -> bool {
-        !self.expected.is_empty()
-    }
-
     /// Whether the machine has come to its end: there is nothing more to tell.
     fn is_over(&self) -> bool {
         let state = self.machine.state();

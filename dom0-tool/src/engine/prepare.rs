@@ -11,8 +11,7 @@ use crate::events;
 use crate::stub::Stub;
 use crate::xen::Xen;
 use crate::xen::domctl::Clean;
-use crate::xen::maxmem::Maxmem;
-use crate::xen::xenstore::Xenstore;
+use crate::xen::maxmem::guest_frames;
 
 /// What an attempt stands on, in the order in which it is taken down.
 pub struct Prepared<'x> {
@@ -66,12 +65,7 @@ impl Prepared<'_> {
 /// What failed; nothing is left behind then.
 pub fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure> {
     let guest = order.guest;
-    let highest = xen
-        .maximum_gpfn(guest)
-        .doing("the guest's size cannot be read")?;
-    let maxmem = Xenstore::open().and_then(|mut store| Maxmem::of(&mut store, guest));
-    let maxmem = maxmem.doing("the guest's maxmem is not known")?;
-    let guest_pfns = maxmem.frames_up_to(highest).doing("the guest's size")?;
+    let guest_pfns = guest_frames(xen, guest).doing("the guest's size")?;
     let mut stub = Stub::build(xen, guest, guest_pfns, order.config)?;
     let built = order.start.elapsed();
     let log_dirty = LogDirty::enable(xen, guest)?;

@@ -433,12 +433,22 @@ impl<'s> Session<'s> {
             while !self.queue.is_empty() {
                 self.write()?;
                 self.wait(TICK).doing("waiting failed")?;
-                if self.host.is_cancelled().doing("libxl has gone")? {
-                    return Err(Failure::HungUp(Refused::Cancelled));
-                }
-                self.heed_wishes()?;
+                self.attend_while_comparing()?;
             }
         }
         Ok(())
+    }
+
+    /// All memory is compared, which takes long: whoever wants the guest back is
+    /// heard meanwhile.
+    pub(super) fn attend_while_comparing(&mut self) -> Result<(), Failure> {
+        let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
+        if let Some(why) = self.host.has_hung_up() {
+            return Err(Failure::HungUp(why));
+        }
+        if cancelled {
+            return Err(Failure::HungUp(Refused::Cancelled));
+        }
+        self.heed_wishes()
     }
 }

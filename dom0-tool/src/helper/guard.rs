@@ -120,7 +120,7 @@ impl Guard {
 
     /// The last thing before the helper ends, unless it is to end in failure: a
     /// guard that does not hear of it knows that libxl takes the attempt for failed.
-    pub fn handed_over(&mut self) {
+    pub fn handed_over(mut self) {
         let _ = self.pipe.write_all(&[word::HANDED_OVER]);
     }
 
@@ -153,10 +153,10 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let committed = is_to_land(heard, FrontEnd::is_named());
+    let lands = is_to_land(heard, FrontEnd::is_named());
     // By then it had stopped: nothing is still to come.
     let asked = heard.contains(&word::ASKED) && !heard.contains(&word::COMMITTED);
-    match take_over(guest, helper, committed, asked) {
+    match take_over(guest, helper, lands, asked) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lull: cleaning up after domain {guest}'s migration: {error}");
@@ -175,9 +175,9 @@ fn is_to_land(heard: &[u8], has_transport: bool) -> bool {
 
 /// The guest first: whoever waits for it waits for this. One that may still
 /// stop is watched while a stub is taken down, which can take a while.
-fn take_over(guest: DomId, helper: u32, committed: bool, asked: bool) -> io::Result<()> {
+fn take_over(guest: DomId, helper: u32, lands: bool, asked: bool) -> io::Result<()> {
     let xen = Xen::open_here()?;
-    let resumed = match committed {
+    let resumed = match lands {
         true => {
             wait_while_it_lands(&xen, guest, || false);
             Ok(Resumed::WasNotSuspended)
@@ -201,8 +201,8 @@ const LANDING: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Until the guest's domain here is gone, but for pages that a stub still maps, or
-/// runs on after all, or it is `over` otherwise. Taking down a stub costs dom0 time that the guest, which waits, would
-/// pay for.
+/// runs on after all, or it is `over` otherwise. Taking down a stub costs dom0 time
+/// that the guest, which waits, would pay for.
 pub fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bool) {
     let until = Instant::now() + LANDING;
     while matches!(xen.domain_state(guest), Ok(Some(state)) if state.is_suspended())

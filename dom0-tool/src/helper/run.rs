@@ -90,16 +90,11 @@ fn move_guest(
     let mut libxl = Libxl::new();
     let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect())?;
     let verdict = helper.attempt(task, start, orders);
-    let (code, mut guard) = helper.finish(&verdict);
-    hand_over_to(guard.as_mut());
-    Ok(code)
-}
-
-/// The last thing before this process ends well.
-fn hand_over_to(guard: Option<&mut Guard>) {
+    let (code, guard) = helper.finish(&verdict);
     if let Some(guard) = guard {
         guard.handed_over();
     }
+    Ok(code)
 }
 
 /// The options of `lull engine`, which `lull migrate` starts for a fast landing:
@@ -156,8 +151,8 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
         channel: Some(channel),
     };
     let verdict = helper.attempt(task, start, orders);
-    let (code, mut guard) = helper.finish(&verdict);
-    hand_over_to(guard.as_mut());
+    // Nothing is handed over: the transport knows.
+    let (code, _guard) = helper.finish(&verdict);
     if verdict.how == How::StreamComplete {
         // Our end unmaps what is shared with the stub and closes the connection to
         // `lull land`: time of both hosts' dom0, for which the guest would wait.

@@ -45,13 +45,12 @@ impl Key {
     /// # Errors
     /// What is wrong with it.
     pub fn understand(self, text: &str) -> Result<Limit, String> {
+        let quoted = |error| format!("`{}` {error}", shown(text));
         let limit = match self {
             Self::MaxSuspendTime | Self::Timeout => or_none::parse(text)?.map(Limit::Span),
-            Self::Bandwidth => or_none::parse(text)
-                .map_err(|error| format!("`{}` {error}", shown(text)))?
-                .map(Limit::Rate),
+            Self::Bandwidth => or_none::parse(text).map_err(quoted)?.map(Limit::Rate),
             Self::Disks => or_none::parse(text)
-                .map_err(|error| format!("`{}` {error}", shown(text)))?
+                .map_err(quoted)?
                 .map(|Trusted| Limit::Trusted),
         };
         Ok(limit.unwrap_or(Limit::None))

@@ -18,8 +18,7 @@ use crate::control::folder::Folder;
 use crate::engine::log_dirty::{LogDirty, LogDirtyError};
 use crate::helper::guard::{Guard, Over, is_saved_by_another};
 use crate::xen::buffer::HypercallBuffer;
-use crate::xen::maxmem::Maxmem;
-use crate::xen::xenstore::Xenstore;
+use crate::xen::maxmem::guest_frames;
 use crate::xen::{DomId, Xen};
 
 /// Between two looks.
@@ -100,11 +99,7 @@ pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
     let info = xen.domain_info(guest);
     let info = info.map_err(|error| not_begun("the guest cannot be looked at", error))?;
     let info = info.ok_or_else(|| NotSampled::NotBegun("it has gone".into()))?;
-    let maxmem = Xenstore::open().and_then(|mut store| Maxmem::of(&mut store, guest));
-    let maxmem = maxmem.map_err(|error| not_begun("its maxmem is not known", error))?;
-    let highest = xen.maximum_gpfn(guest);
-    let highest = highest.map_err(|error| not_begun("the guest's size cannot be read", error))?;
-    let pfns = maxmem.frames_up_to(highest);
+    let pfns = guest_frames(&xen, guest);
     let pfns = pfns.map_err(|error| not_begun("the guest's size", error))?;
     let bitmap = HypercallBuffer::<u64>::new(pfns.div_ceil(64) as usize)
         .map_err(|error| not_begun("there is no memory for its dirty bitmap", error))?;

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::xenstore::Xenstore;
-use super::{DomId, PAGE};
+use super::{DomId, PAGE, Xen};
 
 /// Frames below 4 GiB, where a guest also has what is not memory: no more memory is
 /// needed for a frame to lie there.
@@ -17,6 +17,19 @@ const EXTRA_PAGES: u64 = 256;
 /// A guest's `maxmem`, in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Maxmem(u64);
+
+/// How many frame numbers a guest has. It chooses the highest itself: see
+/// [`Maxmem::frames_up_to`].
+///
+/// # Errors
+/// When Xen or xenstore does not tell, or the guest has mapped one far beyond its
+/// memory.
+pub fn guest_frames(xen: &Xen, guest: DomId) -> io::Result<u64> {
+    let highest = xen.maximum_gpfn(guest)?;
+    let maxmem = Xenstore::open().and_then(|mut store| Maxmem::of(&mut store, guest));
+    let unknown = |error| io::Error::other(format!("its maxmem is not known: {error}"));
+    maxmem.map_err(unknown)?.frames_up_to(highest)
+}
 
 impl Maxmem {
     /// As xenstore has it of a domain.
@@ -54,7 +67,7 @@ impl Maxmem {
     ///
     /// # Errors
     /// When that is beyond what it may have.
-    pub fn frames_up_to(self, highest: u64) -> io::Result<u64> {
+    fn frames_up_to(self, highest: u64) -> io::Result<u64> {
         match highest.checked_add(1) {
             Some(frames) if frames <= self.frames() => Ok(frames),
             _ => Err(io::Error::other(format!(
