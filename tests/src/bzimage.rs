@@ -14,22 +14,29 @@ const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 const SECTOR: usize = 512;
 
-const XZ: &[u8] = b"\xfd7zXZ\0";
+/// What a packed kernel begins with, and what unpacks it: Debian 12 takes xz,
+/// Debian 13 zstd.
+const PACKERS: [(&[u8], &str); 2] = [(b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd")];
+
+/// The kernel's build appends the unpacked size.
+const SIZE: usize = 4;
 
 /// The uncompressed kernel, an ELF file.
 ///
 /// # Errors
-/// When the image is not what the boot protocol says, or not packed with xz.
+/// When the image is not what the boot protocol says, or packed otherwise.
 pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
     let payload = payload_of(image).context("the kernel's header is damaged")?;
-    ensure!(payload.starts_with(XZ), "the kernel is not packed with xz");
+    let (_, packer) = PACKERS
+        .into_iter()
+        .find(|(magic, _)| payload.starts_with(magic))
+        .context("the kernel is packed neither with xz nor with zstd")?;
     let mut file: File = tempfile::tempfile()?;
-    file.write_all(payload)?;
+    file.write_all(&payload[..payload.len() - SIZE])?;
     file.rewind()?;
-    // The kernel's build appends the size, so the stream is not all there is.
     let kernel = output_of(
-        Command::new("xz")
-            .args(["--decompress", "--stdout", "--single-stream"])
+        Command::new(packer)
+            .args(["--decompress", "--stdout"])
             .stdin(file),
     )?;
     ensure!(kernel.starts_with(b"\x7fELF"), "the kernel is no ELF file");

@@ -10,9 +10,48 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell_out::output_of;
 
-const SUITE: &str = "bookworm";
+/// A Debian release, and with it a release of Xen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Release {
+    /// Debian 12 with Xen 4.17.
+    #[default]
+    Bookworm,
+    /// Debian 13 with Xen 4.20.
+    Trixie,
+}
 
-/// Packages of dom0; what they depend on comes with them.
+impl Release {
+    /// What Debian's archives call it.
+    pub const fn suite(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+
+    /// The release of Xen that it has.
+    pub const fn xen(self) -> &'static str {
+        match self {
+            Self::Bookworm => "4.17",
+            Self::Trixie => "4.20",
+        }
+    }
+
+    /// The package with the hypervisor.
+    fn hypervisor(self) -> String {
+        format!("xen-hypervisor-{}-amd64", self.xen())
+    }
+
+    /// The package with `xl`.
+    fn tools(self) -> String {
+        format!("xen-utils-{}", self.xen())
+    }
+}
+
+/// The release that the rig's own machine has, whose apt knows the archives.
+const HERE: Release = Release::Bookworm;
+
+/// Packages of dom0 beside Xen's; what they depend on comes with them.
 const DOM0_PACKAGES: &[&str] = &[
     "bash",
     "bsdutils",
@@ -36,8 +75,6 @@ const DOM0_PACKAGES: &[&str] = &[
     "sed",
     "strace",
     "util-linux",
-    "xen-hypervisor-4.17-amd64",
-    "xen-utils-4.17",
     "xenstore-utils",
 ];
 
@@ -47,10 +84,6 @@ const LIBVIRT_PACKAGES: &[&str] = &[
     "libvirt-daemon-driver-xen",
     "libvirt-daemon-system",
 ];
-
-/// The hypervisor of Debian 12's main archive still has shadow paging, without
-/// which no PV guest can be migrated live; the security update dropped it.
-const HYPERVISOR: &str = "xen-hypervisor-4.17-amd64";
 
 /// Left out of dom0: nobody reads them there, and each megabyte is unpacked
 /// under emulation.
@@ -75,13 +108,16 @@ const LEFT_OUT: &[&str] = &[
     "./usr/lib/udev",
     "./lib/udev",
     "./lib/systemd",
+    "./usr/lib/systemd",
     "./bin/udevadm",
     "./bin/systemd*",
+    "./usr/bin/udevadm",
+    "./usr/bin/systemd*",
     "./usr/bin/perl*",
-    "./usr/lib/python3.11/test",
-    "./usr/lib/python3.11/idlelib",
-    "./usr/lib/python3.11/ensurepip",
-    "./usr/lib/python3.11/pydoc_data",
+    "./usr/lib/python3.1?/test",
+    "./usr/lib/python3.1?/idlelib",
+    "./usr/lib/python3.1?/ensurepip",
+    "./usr/lib/python3.1?/pydoc_data",
     "./boot/*.efi",
     "./boot/System.map*",
     "./var/lib/dpkg",
@@ -98,23 +134,29 @@ pub enum Archive {
 }
 
 impl Archive {
-    /// Lines for mmdebstrap, from where this machine's own apt takes the
+    /// Lines for mmdebstrap, from where this machine's own apt takes its own
     /// release; `LULL_RIG_MIRROR` names another mirror. A machine without
     /// security updates does without them here too.
-    fn sources(self) -> Result<Vec<String>> {
+    fn sources(self, release: Release) -> Result<Vec<String>> {
         let known = known_sources()?;
-        let wanted = match self {
-            Self::Main => vec![SUITE.to_owned()],
-            Self::Security => vec![SUITE.to_owned(), format!("{SUITE}-security")],
+        let wanted: &[&str] = match self {
+            Self::Main => &[""],
+            Self::Security => &["", "-security"],
         };
         let mut sources = Vec::new();
-        for release in wanted {
-            let is_it = |line: &&String| line.ends_with(&format!(" {release} main"));
-            sources.extend(known.iter().find(is_it).cloned());
+        for archive in wanted {
+            let ends = |release: Release| format!(" {}{archive} main", release.suite());
+            // The same mirror has all releases.
+            let addresses = known
+                .iter()
+                .filter_map(|line| line.strip_suffix(&ends(HERE)));
+            let lines = addresses.map(|address| address.to_owned() + &ends(release));
+            sources.extend(lines.take(1));
         }
         if sources.is_empty() {
             bail!(
-                "this machine's apt has no source for {SUITE} main; name a mirror in LULL_RIG_MIRROR"
+                "this machine's apt has no source for {} main; name a mirror in LULL_RIG_MIRROR",
+                HERE.suite()
             );
         }
         Ok(sources)
@@ -124,8 +166,11 @@ impl Archive {
 fn known_sources() -> Result<Vec<String>> {
     if let Ok(mirror) = std::env::var("LULL_RIG_MIRROR") {
         return Ok(vec![
-            format!("deb {mirror}/debian {SUITE} main"),
-            format!("deb {mirror}/debian-security {SUITE}-security main"),
+            format!("deb {mirror}/debian {} main", HERE.suite()),
+            format!(
+                "deb {mirror}/debian-security {}-security main",
+                HERE.suite()
+            ),
         ]);
     }
     let output = Command::new("apt-get")
@@ -141,13 +186,12 @@ fn known_sources() -> Result<Vec<String>> {
 /// The versions that apt knows of the packages that decide how dom0 behaves:
 /// one line each. Part of the image's cache key.
 ///
-/// Empty when this machine's apt does not know them: the image is then kept
-/// until the rig itself changes.
-pub fn versions() -> String {
-    let deciding = ["linux-image-amd64", HYPERVISOR, "xen-utils-4.17"];
+/// Empty when this machine's apt does not know them, as for any release but its
+/// own: the image is then kept until the rig itself changes.
+pub fn versions(release: Release) -> String {
     let Ok(output) = Command::new("apt-cache")
-        .arg("policy")
-        .args(deciding)
+        .args(["policy", "linux-image-amd64"])
+        .args([release.hypervisor(), release.tools()])
         .output()
     else {
         return String::new();
@@ -161,44 +205,61 @@ pub fn versions() -> String {
 }
 
 /// What the recipe for dom0 consists of, for the cache key.
-pub fn recipe() -> String {
-    format!("{SUITE} {DOM0_PACKAGES:?} {LEFT_OUT:?}")
+pub fn recipe(release: Release) -> String {
+    format!("{release:?} {DOM0_PACKAGES:?} {LEFT_OUT:?}")
 }
 
 /// Unpacks dom0's packages into `root`.
-pub fn unpack_dom0(root: &Path) -> Result<()> {
-    unpack(root, DOM0_PACKAGES, Archive::Security, LEFT_OUT)
+pub fn unpack_dom0(root: &Path, release: Release) -> Result<()> {
+    let (hypervisor, tools) = (release.hypervisor(), release.tools());
+    let xen = [hypervisor.as_str(), tools.as_str()];
+    let packages = [DOM0_PACKAGES, &xen].concat();
+    unpack(root, &packages, release, Archive::Security, LEFT_OUT)
 }
 
 /// What the recipe for libvirt consists of, for the cache key.
 pub fn libvirt_recipe() -> String {
-    format!("{SUITE} {LIBVIRT_PACKAGES:?}")
+    format!("{HERE:?} {LIBVIRT_PACKAGES:?}")
 }
 
 /// Unpacks libvirt's packages, and all that they depend on, into `root`.
 pub fn unpack_libvirt(root: &Path) -> Result<()> {
-    unpack(root, LIBVIRT_PACKAGES, Archive::Security, &["./dev/*"])
+    unpack(
+        root,
+        LIBVIRT_PACKAGES,
+        HERE,
+        Archive::Security,
+        &["./dev/*"],
+    )
 }
 
-/// Unpacks the hypervisor that has shadow paging into `root`.
+/// Unpacks the hypervisor that has shadow paging into `root`: the one of
+/// Debian 12's main archive. No PV guest can be migrated live without it, and
+/// the security update dropped it.
 pub fn unpack_shadow_hypervisor(root: &Path) -> Result<()> {
-    unpack(root, &[HYPERVISOR], Archive::Main, &[])
+    unpack(root, &[&HERE.hypervisor()], HERE, Archive::Main, &[])
 }
 
 /// Makes `bundle`, a tar file with a Debian of its own that dpkg and a manual
 /// work in, all of it configured.
 pub fn bundle_small_debian(bundle: &Path) -> Result<()> {
-    mmdebstrap("essential", &["man-db"], Archive::Security, bundle)
+    mmdebstrap("essential", &["man-db"], HERE, Archive::Security, bundle)
 }
 
-fn unpack(root: &Path, packages: &[&str], archive: Archive, left_out: &[&str]) -> Result<()> {
+fn unpack(
+    root: &Path,
+    packages: &[&str],
+    release: Release,
+    archive: Archive,
+    left_out: &[&str],
+) -> Result<()> {
     fs::create_dir_all(root)?;
     let parent = root.parent().context("a root needs a parent")?;
     let scratch = tempfile::tempdir_in(parent)?;
     let bundle = scratch.path().join("root.tar");
     // By way of a tar file, because only that works for everyone: as another
     // user mmdebstrap works in a user namespace, whose owners we cannot keep.
-    mmdebstrap("extract", packages, archive, &bundle)?;
+    mmdebstrap("extract", packages, release, archive, &bundle)?;
     output_of(
         Command::new("tar")
             .arg("--extract")
@@ -213,16 +274,22 @@ fn unpack(root: &Path, packages: &[&str], archive: Archive, left_out: &[&str]) -
     Ok(())
 }
 
-fn mmdebstrap(variant: &str, packages: &[&str], archive: Archive, bundle: &Path) -> Result<()> {
+fn mmdebstrap(
+    variant: &str,
+    packages: &[&str],
+    release: Release,
+    archive: Archive,
+    bundle: &Path,
+) -> Result<()> {
     output_of(
         Command::new("mmdebstrap")
             .args(["--quiet", "--architectures=amd64"])
             .arg(format!("--variant={variant}"))
             .args(["--aptopt=APT::Install-Recommends \"false\""])
             .arg(format!("--include={}", packages.join(",")))
-            .arg(SUITE)
+            .arg(release.suite())
             .arg(bundle)
-            .args(archive.sources()?),
+            .args(archive.sources(release)?),
     )
     .context("cannot fetch Debian packages (the rig needs a Debian mirror, see LULL_RIG_MIRROR)")?;
     Ok(())

@@ -11,17 +11,31 @@ use anyhow::Result;
 use crate::bzimage;
 use crate::cache;
 use crate::cpio::Archive;
-use crate::debian;
+use crate::debian::{self, Release};
 use crate::kernel_modules::Modules;
 use crate::shell_out::output_of;
 use crate::timeline::Timeline;
 
 /// Raise when the code below changes what it builds.
-const RECIPE_VERSION: &str = "3";
+const RECIPE_VERSION: &str = "4";
 
 const INIT: &str = include_str!("../dom0/init");
 const SSHD_CONFIG: &str = include_str!("../dom0/sshd_config");
 const SSH_CONFIG: &str = include_str!("../dom0/ssh_config");
+
+/// The server's configuration that Debian's package writes, without comments.
+const DEBIAN_SSHD_CONFIG: &str = "\
+Include /etc/ssh/sshd_config.d/*.conf
+KbdInteractiveAuthentication no
+UsePAM yes
+X11Forwarding yes
+PrintMotd no
+AcceptEnv LANG LC_*
+Subsystem sftp /usr/lib/openssh/sftp-server
+";
+
+/// Hosts that know each other by name, `host1` and up.
+pub const MOST_HOSTS: u8 = 4;
 
 const MODULES: &[&str] = &[
     "8021q",
@@ -50,14 +64,26 @@ const MODULES: &[&str] = &[
     "xenfs",
 ];
 
-/// Which hypervisor to boot. The tools of 4.17 fit both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Which hypervisor to boot, in dom0 the tools and the kernel of its release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Hypervisor {
-    /// 4.17.7 of Debian's security archive: migrates PVH and HVM guests.
+    /// 4.17.7 of Debian 12's security archive: migrates PVH and HVM guests.
     #[default]
-    Security,
-    /// 4.17.5 of Debian's main archive, with shadow paging: PV guests too.
-    Shadow,
+    Xen417,
+    /// 4.17.5 of Debian 12's main archive, with shadow paging: PV guests too.
+    Xen417Shadow,
+    /// 4.20 of Debian 13.
+    Xen420,
+}
+
+impl Hypervisor {
+    /// The release it is of.
+    pub const fn release(self) -> Release {
+        match self {
+            Self::Xen417 | Self::Xen417Shadow => Release::Bookworm,
+            Self::Xen420 => Release::Trixie,
+        }
+    }
 }
 
 /// The files of a built image.
@@ -67,31 +93,36 @@ pub struct Dom0Image {
 
 impl Dom0Image {
     /// Takes the image from the cache, or builds it.
-    pub fn ready(timeline: &Timeline) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When its packages cannot be fetched or unpacked.
+    pub fn ready(release: Release, timeline: &Timeline) -> Result<Self> {
         let key = cache::Key::default()
             .with("recipe", RECIPE_VERSION.as_bytes())
-            .with("packages", debian::recipe().as_bytes())
-            .with("versions", debian::versions().as_bytes())
+            .with("packages", debian::recipe(release).as_bytes())
+            .with("versions", debian::versions(release).as_bytes())
             .with("modules", format!("{MODULES:?}").as_bytes())
             .with("init", INIT.as_bytes())
             .with("sshd", SSHD_CONFIG.as_bytes())
             .with("ssh", SSH_CONFIG.as_bytes())
             .finish();
-        let folder = cache::entry(&format!("dom0-{key}"), |place| build(place, timeline))?;
-        timeline.phase("dom0 image ready");
+        let name = format!("dom0-{}-{key}", release.suite());
+        let folder = cache::entry(&name, |place| build(place, release, timeline))?;
+        timeline.phase(format_args!("dom0 image of {} ready", release.suite()));
         Ok(Self { folder })
     }
 
     /// The hypervisor, uncompressed as QEMU's multiboot loader wants it.
     pub fn hypervisor(&self, which: Hypervisor) -> PathBuf {
         self.folder.join(match which {
-            Hypervisor::Security => "xen",
-            Hypervisor::Shadow => "xen-shadow",
+            Hypervisor::Xen417 | Hypervisor::Xen420 => "xen",
+            Hypervisor::Xen417Shadow => "xen-shadow",
         })
     }
 
-    /// The Linux kernel of dom0 and of the guests: an ELF file. Debian's is
-    /// compressed with xz, which takes seconds to undo under emulation.
+    /// The Linux kernel of dom0, and of the guests on every host that of Debian
+    /// 12: an ELF file. Debian's is compressed with xz, which takes seconds to
+    /// undo under emulation.
     pub fn kernel(&self) -> PathBuf {
         self.folder.join("vmlinux")
     }
@@ -113,37 +144,42 @@ impl Dom0Image {
     }
 }
 
-fn build(place: &Path, timeline: &Timeline) -> Result<()> {
+fn build(place: &Path, release: Release, timeline: &Timeline) -> Result<()> {
     let scratch = tempfile::tempdir_in(place.parent().unwrap_or(place))?;
     let root = scratch.path().join("root");
-    timeline.phase("dom0 image: fetching Debian packages");
-    debian::unpack_dom0(&root)?;
-    let shadow = scratch.path().join("shadow");
-    debian::unpack_shadow_hypervisor(&shadow)?;
+    timeline.phase(format_args!(
+        "dom0 image: fetching packages of {}",
+        release.suite()
+    ));
+    debian::unpack_dom0(&root, release)?;
 
     timeline.phase("dom0 image: choosing kernel modules");
     let kernel = debian::only_file(&root.join("boot"), "vmlinuz-", "")?;
-    let release = kernel
+    let kernel_release = kernel
         .file_name()
         .map(|name| name.to_string_lossy().replace("vmlinuz-", ""))
         .unwrap_or_default();
-    let modules = Modules::index(&root, &release)?;
-    let mut guest_modules = String::new();
-    for front in ["xen-netfront", "xen-blkfront"] {
-        for module in modules.load_order(front)? {
-            if let Some(name) = module.file_name() {
-                fs::copy(&module, place.join(name))?;
-                guest_modules.push_str(&format!("{}\n", name.to_string_lossy()));
+    let modules = Modules::index(&root, &kernel_release)?;
+    if release == Release::default() {
+        let mut guest_modules = String::new();
+        for front in ["xen-netfront", "xen-blkfront"] {
+            for module in modules.load_order(front)? {
+                if let Some(name) = module.file_name() {
+                    fs::copy(&module, place.join(name))?;
+                    guest_modules.push_str(&format!("{}\n", name.to_string_lossy()));
+                }
             }
         }
+        fs::write(place.join("guest-modules"), guest_modules)?;
+        let shadow = scratch.path().join("shadow");
+        debian::unpack_shadow_hypervisor(&shadow)?;
+        gunzip(&hypervisor_in(&shadow)?, &place.join("xen-shadow"))?;
     }
-    fs::write(place.join("guest-modules"), guest_modules)?;
     modules.keep_only(MODULES)?;
     // Again, so that modprobe's tables name only what is left.
-    Modules::index(&root, &release)?;
+    Modules::index(&root, &kernel_release)?;
 
     gunzip(&hypervisor_in(&root)?, &place.join("xen"))?;
-    gunzip(&hypervisor_in(&shadow)?, &place.join("xen-shadow"))?;
     fs::write(place.join("vmlinux"), bzimage::unpack(&fs::read(&kernel)?)?)?;
     fs::copy(root.join("bin/busybox"), place.join("busybox"))?;
     for entry in fs::read_dir(root.join("boot"))? {
@@ -151,7 +187,7 @@ fn build(place: &Path, timeline: &Timeline) -> Result<()> {
     }
 
     timeline.phase("dom0 image: writing the initramfs");
-    write_own_files(&root)?;
+    write_own_files(&root, release)?;
     let mut archive = Archive::new(BufWriter::new(File::create(place.join("dom0.cpio"))?));
     archive.tree(&root)?;
     archive.device("dev/console", 5, 1)?;
@@ -160,7 +196,7 @@ fn build(place: &Path, timeline: &Timeline) -> Result<()> {
 }
 
 fn hypervisor_in(root: &Path) -> Result<PathBuf> {
-    debian::only_file(&root.join("boot"), "xen-4.17-amd64", ".gz")
+    debian::only_file(&root.join("boot"), "xen-4.", "-amd64.gz")
 }
 
 fn gunzip(from: &Path, to: &Path) -> Result<()> {
@@ -170,15 +206,43 @@ fn gunzip(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// What the packages' scripts would have made, and the rig's own.
-fn write_own_files(root: &Path) -> Result<()> {
+fn write_own_files(root: &Path, release: Release) -> Result<()> {
     let accounts = "root:x:0:0:root:/root:/bin/bash\n\
                     sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n\
                     nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
-    let hosts = "127.0.0.1 localhost dom0\n127.0.0.2 dest\n";
+    let mut hosts = String::from("127.0.0.1 localhost\n127.0.0.2 dest\n");
+    for number in 1..=MOST_HOSTS {
+        hosts.push_str(&format!("10.77.0.{number} host{number}\n"));
+    }
+    let python = format!("/usr/lib/xen-{}/lib/python\n", release.xen());
     let known = [
         ("init", INIT, 0o755),
-        ("etc/ssh/sshd_config", SSHD_CONFIG, 0o644),
-        ("etc/ssh/ssh_config", SSH_CONFIG, 0o644),
+        // What a host has that is not as Debian installs it: see `init`.
+        ("usr/local/etc/sshd_config", SSHD_CONFIG, 0o644),
+        ("usr/local/etc/ssh_config", SSH_CONFIG, 0o644),
+        ("usr/local/etc/xl.conf", "autoballoon=\"0\"\n", 0o644),
+        // Debian's maintainer scripts make these.
+        ("etc/ssh/sshd_config", DEBIAN_SSHD_CONFIG, 0o644),
+        (
+            "etc/pam.d/common-auth",
+            "auth required pam_permit.so\n",
+            0o644,
+        ),
+        (
+            "etc/pam.d/common-account",
+            "account required pam_permit.so\n",
+            0o644,
+        ),
+        (
+            "etc/pam.d/common-session",
+            "session required pam_permit.so\n",
+            0o644,
+        ),
+        (
+            "etc/pam.d/common-password",
+            "password required pam_deny.so\n",
+            0o644,
+        ),
         ("etc/passwd", accounts, 0o644),
         (
             "etc/group",
@@ -186,18 +250,13 @@ fn write_own_files(root: &Path) -> Result<()> {
             0o644,
         ),
         ("etc/shadow", "root:*:19000:0:99999:7:::\n", 0o600),
-        ("etc/hosts", hosts, 0o644),
+        ("etc/hosts", &hosts, 0o644),
         (
             "etc/nsswitch.conf",
             "passwd: files\ngroup: files\nhosts: files\n",
             0o644,
         ),
-        (
-            "usr/lib/python3/dist-packages/xen.pth",
-            "/usr/lib/xen-4.17/lib/python\n",
-            0o644,
-        ),
-        ("etc/xen/xl.conf", "autoballoon=\"0\"\n", 0o644),
+        ("usr/lib/python3/dist-packages/xen.pth", &python, 0o644),
         ("etc/shells", "/bin/bash\n/bin/sh\n", 0o644),
     ];
     for folder in [
@@ -208,7 +267,9 @@ fn write_own_files(root: &Path) -> Result<()> {
         "dev",
         "run",
         "tmp",
+        "etc/pam.d",
         "usr/local/bin",
+        "usr/local/etc",
     ] {
         fs::create_dir_all(root.join(folder))?;
     }
@@ -224,13 +285,15 @@ fn write_own_files(root: &Path) -> Result<()> {
     link(root, "var/run", "/run")?;
     link(root, "var/lock", "/run/lock")?;
     // Small programs that no package above brings.
-    let applets = root.join("usr/lib/applets");
-    fs::create_dir_all(&applets)?;
     for applet in [
         "which", "less", "vi", "nc", "mount", "umount", "time", "wget", "xxd", "od", "top",
         "clear", "logger", "poweroff",
     ] {
-        link(root, &format!("usr/lib/applets/{applet}"), "/bin/busybox")?;
+        let there = ["bin", "usr/bin", "sbin", "usr/sbin"];
+        let there = there.map(|folder| root.join(folder).join(applet));
+        if !there.iter().any(|path| path.symlink_metadata().is_ok()) {
+            link(root, &format!("bin/{applet}"), "/bin/busybox")?;
+        }
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ pub enum GuestType {
     /// Hardware-assisted, without an emulated machine.
     #[default]
     Pvh,
-    /// Paravirtual; migrates only under [`crate::Hypervisor::Shadow`].
+    /// Paravirtual; migrates only under [`crate::Hypervisor::Xen417Shadow`].
     Pv,
 }
 
@@ -142,6 +142,14 @@ impl Guest {
     pub fn renamed(&self, name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The same guest, now that it runs on that host.
+    pub fn on(&self, host: &Host) -> Self {
+        Self {
+            host: host.clone(),
             ..self.clone()
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::Duration;
@@ -10,12 +11,15 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::console::{Console, Fault, Mark};
+use crate::debian::Release;
 use crate::dom0_image::{Dom0Image, Hypervisor};
 use crate::guest::{Guest, GuestSpec};
 use crate::guest_image::GuestImage;
+use crate::link::Link;
 use crate::overlay::{self, Extra};
 use crate::programs;
 use crate::qemu::{Machine, Qemu};
+use crate::shell_out::output_of;
 use crate::ssh::{Connection, Output, Spawned};
 use crate::static_programs;
 use crate::timeline::Timeline;
@@ -30,17 +34,31 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// The host's own disk, `/dev/nvme0n1` to dom0: as much as the guest model uses.
 const DISK_BYTES: u64 = 1 << 20;
 
+/// How many guests are made on a host at most.
+const ADDRESSES: u8 = 60;
+
 /// What to boot.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HostConfig {
     /// The hypervisor.
     pub hypervisor: Hypervisor,
     /// Memory of the whole machine.
     pub memory_mib: u32,
-    /// Of which dom0 gets this much.
-    pub dom0_memory_mib: u32,
+    /// Of which dom0 gets this much; without it, all that is there.
+    pub dom0_memory_mib: Option<u32>,
+    /// dom0's processors.
+    pub dom0_processors: u32,
     /// Physical processors.
     pub processors: u32,
+    /// Whether ssh, sshd and xl are configured as Debian installs them, and not
+    /// so that they cost less under emulation.
+    pub as_installed: bool,
+    /// Its number: it is called `host2`, and has the address 10.77.0.2.
+    pub number: u8,
+    /// By how many seconds its clock is ahead.
+    pub clock_ahead: i64,
+    /// The wire to other hosts.
+    pub link: Option<Link>,
 }
 
 impl Default for HostConfig {
@@ -48,9 +66,36 @@ impl Default for HostConfig {
         Self {
             hypervisor: Hypervisor::default(),
             memory_mib: 4096,
-            dom0_memory_mib: 1024,
+            dom0_memory_mib: Some(1024),
+            dom0_processors: 1,
             processors: 2,
+            as_installed: false,
+            number: 1,
+            clock_ahead: 0,
+            link: None,
         }
+    }
+}
+
+impl HostConfig {
+    /// A host as somebody has it who installed Debian and its Xen, and changed
+    /// nothing: dom0 has all memory, and all processors.
+    pub fn as_installed(hypervisor: Hypervisor, number: u8) -> Self {
+        Self {
+            hypervisor,
+            memory_mib: 2048,
+            dom0_memory_mib: None,
+            dom0_processors: 2,
+            as_installed: true,
+            number,
+            ..Self::default()
+        }
+    }
+
+    fn clock(&self) -> Result<String> {
+        let ahead = format!("now {:+} seconds", self.clock_ahead);
+        let text = output_of(Command::new("date").args(["-u", "-d", &ahead, "+%FT%T"]))?;
+        Ok(String::from_utf8(text)?.trim().to_owned())
     }
 }
 
@@ -67,6 +112,7 @@ struct Inner {
     qemu: Qemu,
     console: Console,
     folder: TempDir,
+    config: HostConfig,
     next_address: AtomicU8,
 }
 
@@ -79,9 +125,11 @@ impl Host {
     pub fn boot(config: &HostConfig) -> Result<Self> {
         let timeline = Timeline::start();
         programs::ensure(&timeline)?;
-        let image = Dom0Image::ready(&timeline)?;
+        let image = Dom0Image::ready(config.hypervisor.release(), &timeline)?;
         let programs = static_programs::build(&timeline)?;
-        let guest = GuestImage::ready(&image, &programs.guest)?;
+        // Guests are the same on every host, and go from one to the other.
+        let guests = Dom0Image::ready(Release::default(), &timeline)?;
+        let guest = GuestImage::ready(&guests, &programs.guest)?;
 
         let folder = workplace::create()?;
         let initramfs = folder.path().join("dom0.cpio");
@@ -94,7 +142,7 @@ impl Host {
             Extra {
                 path: "boot/vmlinux",
                 mode: 0o644,
-                source: image.kernel(),
+                source: guests.kernel(),
             },
             Extra {
                 path: "boot/guest.cpio",
@@ -106,6 +154,10 @@ impl Host {
 
         let disk = folder.path().join("disk");
         File::create(&disk)?.set_len(DISK_BYTES)?;
+        let mut words = format!("lull.host={}", config.number);
+        if config.as_installed {
+            words.push_str(" lull.as-installed");
+        }
         let qemu = Qemu::start(
             &Machine {
                 hypervisor: &image.hypervisor(config.hypervisor),
@@ -113,8 +165,12 @@ impl Host {
                 initramfs: &initramfs,
                 memory_mib: config.memory_mib,
                 dom0_memory_mib: config.dom0_memory_mib,
+                dom0_processors: config.dom0_processors,
                 processors: config.processors,
                 disk: &disk,
+                words: &words,
+                clock: &config.clock()?,
+                link: config.link.as_ref().map(|link| (link.port, config.number)),
             },
             folder.path(),
         )?;
@@ -148,13 +204,28 @@ impl Host {
                 qemu,
                 console,
                 folder,
-                next_address: AtomicU8::new(10),
+                config: config.clone(),
+                // Guests of other hosts may be here too.
+                next_address: AtomicU8::new(config.number * ADDRESSES - ADDRESSES + 10),
             }),
         };
         if let Some(fault) = host.rig_faults().first() {
             bail!("the host came up with a fault: {}", fault.line);
         }
         Ok(host)
+    }
+
+    /// Fetches and builds all that [`boot`](Self::boot) needs.
+    ///
+    /// # Errors
+    /// Says what cannot be had.
+    pub fn prepare() -> Result<()> {
+        let timeline = Timeline::start();
+        programs::ensure(&timeline)?;
+        for release in [Release::Bookworm, Release::Trixie] {
+            Dom0Image::ready(release, &timeline)?;
+        }
+        Ok(())
     }
 
     /// Makes a guest and waits until it answers, if it has a network.
@@ -225,6 +296,16 @@ impl Host {
     /// The command line with which a person gets into dom0.
     pub fn ssh_command(&self) -> String {
         self.inner.connection.for_people()
+    }
+
+    /// How it was booted.
+    pub fn config(&self) -> &HostConfig {
+        &self.inner.config
+    }
+
+    /// What other hosts call it.
+    pub fn name(&self) -> String {
+        format!("host{}", self.inner.config.number)
     }
 
     pub(crate) fn next_address(&self) -> u8 {

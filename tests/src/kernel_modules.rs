@@ -1,4 +1,5 @@
-//! Kernel modules: keeps the ones that are needed and drops the other 390 MB.
+//! Kernel modules: keeps the ones that are needed, uncompressed, and drops the
+//! other 390 MB.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,6 +9,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::shell_out::output_of;
+
+/// How the file of a compressed module ends (Debian 13).
+const COMPRESSED: &str = ".xz";
 
 /// The modules of one kernel in an unpacked tree.
 pub struct Modules {
@@ -57,11 +61,15 @@ impl Modules {
     /// # Errors
     /// When there is no such module.
     pub fn load_order(&self, module: &str) -> Result<Vec<PathBuf>> {
-        let file_name = format!("{module}.ko");
+        let is_it = |file: &str| {
+            let name = file.rsplit('/').next().unwrap_or_default();
+            let stem = name.strip_suffix(COMPRESSED).unwrap_or(name);
+            stem.strip_suffix(".ko") == Some(module)
+        };
         let (file, needs) = self
             .needs
             .iter()
-            .find(|(file, _)| file.rsplit('/').next() == Some(&file_name))
+            .find(|(file, _)| is_it(file))
             .with_context(|| format!("the kernel has no module {module}"))?;
         // modules.dep lists the nearest need first.
         let mut order: Vec<PathBuf> = needs.iter().rev().map(|f| self.folder.join(f)).collect();
@@ -69,7 +77,8 @@ impl Modules {
         Ok(order)
     }
 
-    /// Removes every module that none of `wanted` needs.
+    /// Removes every module that none of `wanted` needs. Uncompresses the rest:
+    /// under emulation that takes seconds. The index no longer fits then.
     pub fn keep_only(&self, wanted: &[&str]) -> Result<()> {
         let mut kept = BTreeSet::new();
         for module in wanted {
@@ -79,6 +88,8 @@ impl Modules {
             let path = self.folder.join(file);
             if !kept.contains(&path) {
                 fs::remove_file(&path)?;
+            } else if file.ends_with(COMPRESSED) {
+                output_of(Command::new("xz").arg("--decompress").arg(&path))?;
             }
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! [`cache`] keeps what was built; [`debian`], [`kernel_modules`], [`bzimage`], [`cpio`] and
 //! [`dom0_image`] make dom0, [`static_programs`] and [`guest_image`] the
 //! guests, [`overlay`] adds what belongs to one boot; [`qemu`] runs the
-//! machine, [`console`] reads what it prints, [`ssh`] reaches into it; on top
+//! machine, [`link`] joins it to others, [`console`] reads what it prints, [`ssh`] reaches into it; on top
 //! stands [`host`], with [`guest`], [`observer`], [`shaping`], [`domains`] and
 //! [`leaks`], and [`libvirt`] for who asks for it; [`demo`] shows what it is all
 //! for, [`mod@bench`] and [`landing`] measure. [`small_debian`] is no Xen host,
@@ -26,6 +26,7 @@ pub mod kernel_modules;
 pub mod landing;
 pub mod leaks;
 pub mod libvirt;
+pub mod link;
 pub mod observer;
 pub mod overlay;
 pub mod programs;
@@ -44,6 +45,7 @@ pub use domains::{Domain, State};
 pub use guest::{Guest, GuestSpec, GuestType};
 pub use host::{Host, HostConfig};
 pub use leaks::Leaks;
+pub use link::Link;
 pub use lull_guest::protocol::{Load, Pattern, Status};
 pub use observer::{Observer, Outage, Outages};
 pub use ssh::{Output, Spawned};

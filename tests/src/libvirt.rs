@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 
 use crate::cache;
 use crate::cpio;
-use crate::debian;
+use crate::debian::{self, Release};
 use crate::dom0_image::Dom0Image;
 use crate::host::Host;
 use crate::shell_out::output_of;
@@ -53,7 +53,7 @@ impl Host {
     /// When it cannot be had or put there: the rig's fault.
     pub fn install_libvirt(&self) -> Result<()> {
         let timeline = Timeline::start();
-        let layer = layer(&Dom0Image::ready(&timeline)?)?;
+        let layer = layer(&Dom0Image::ready(Release::default(), &timeline)?)?;
         timeline.phase("libvirt's layer ready");
         let remote = "/run/rig/libvirt.tar.gz";
         self.put(&layer, remote)?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::timeline::Timeline;
 
-/// A program and the Debian package that holds it.
+/// A program, or another file by its path, and the Debian package that holds it.
 struct Program {
     name: &'static str,
     /// As apt-get wants it, with the version where it matters.
@@ -18,7 +18,7 @@ struct Program {
 
 /// QEMU 10 (bookworm-backports) boots Xen, but PVH guests shut down at once:
 /// the version is part of the request.
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 9] = [
     Program {
         name: "qemu-system-x86_64",
         package: "qemu-system-x86=1:7.2*",
@@ -44,8 +44,17 @@ const PROGRAMS: [Program; 7] = [
         package: "xz-utils",
     },
     Program {
+        name: "zstd",
+        package: "zstd",
+    },
+    Program {
         name: "tar",
         package: "tar",
+    },
+    // With it the packages of Debian 13 are checked.
+    Program {
+        name: "/usr/share/keyrings/debian-archive-trixie-stable.gpg",
+        package: "debian-archive-keyring",
     },
 ];
 

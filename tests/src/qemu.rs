@@ -20,12 +20,21 @@ pub struct Machine<'a> {
     pub initramfs: &'a Path,
     /// Memory of the machine.
     pub memory_mib: u32,
-    /// Of which dom0 gets this much.
-    pub dom0_memory_mib: u32,
+    /// Of which dom0 gets this much; without it, all that is there.
+    pub dom0_memory_mib: Option<u32>,
+    /// dom0's processors.
+    pub dom0_processors: u32,
     /// Physical processors.
     pub processors: u32,
     /// What its disk holds. Guests may have it: dom0 needs none.
     pub disk: &'a Path,
+    /// Words for dom0's init.
+    pub words: &'a str,
+    /// What its clock shows when it starts: UTC, as QEMU reads it.
+    pub clock: &'a str,
+    /// The port of its [`link`](crate::link) to other hosts, and its own number
+    /// there.
+    pub link: Option<(u16, u8)>,
 }
 
 /// A running QEMU. Dropping it kills it; so does the death of this process.
@@ -91,18 +100,30 @@ fn command_line(machine: &Machine, ssh_port: u16, serial_log: &Path) -> Command 
         "-device",
         "e1000,netdev=n0",
     ]);
+    command.args(["-rtc", &format!("base={}", machine.clock)]);
+    if let Some((port, number)) = machine.link {
+        command.args([
+            "-netdev",
+            &format!("socket,id=n1,connect=127.0.0.1:{port}"),
+            "-device",
+            &format!("e1000,netdev=n1,mac=52:54:00:77:00:{number:02x}"),
+        ]);
+    }
     command.args([
         "-drive",
         &format!("if=none,id=d0,format=raw,file={}", machine.disk.display()),
         "-device",
         "nvme,drive=d0,serial=scratch",
     ]);
-    let dom0_memory = machine.dom0_memory_mib;
+    let dom0_memory = machine
+        .dom0_memory_mib
+        .map_or_else(String::new, |mib| format!("dom0_mem={mib}M,max:{mib}M"));
+    let dom0_processors = machine.dom0_processors;
     command.arg("-kernel").arg(machine.hypervisor);
     command.args([
         "-append",
         &format!(
-            "dom0_mem={dom0_memory}M,max:{dom0_memory}M dom0_max_vcpus=1 dom0_vcpus_pin \
+            "{dom0_memory} dom0_max_vcpus={dom0_processors} dom0_vcpus_pin \
              com1=115200,8n1 console=com1 noreboot bootscrub=0 spec-ctrl=no \
              loglvl=info guest_loglvl=info conring_size=1M"
         ),
@@ -110,8 +131,9 @@ fn command_line(machine: &Machine, ssh_port: u16, serial_log: &Path) -> Command 
     command.args([
         "-initrd",
         &format!(
-            "{} console=hvc0 loglevel=4 mitigations=off random.trust_cpu=on panic=1,{}",
+            "{} console=hvc0 loglevel=4 mitigations=off random.trust_cpu=on panic=1 {},{}",
             machine.kernel.display(),
+            machine.words,
             machine.initramfs.display()
         ),
     ]);

@@ -4,13 +4,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use lull_tests::{GuestSpec, Host, HostConfig, Hypervisor, bench, demo, landing};
+use lull_tests::{GuestSpec, Host, HostConfig, Hypervisor, Link, bench, demo, landing};
 
 const USAGE: &str =
-    "usage: rig shell [--pv] [--guest] | rig demo | rig bench | rig landing [--busy]
+    "usage: rig shell [--pv] [--guest] [--hosts] | rig prepare | rig demo | rig bench |
+       rig landing [--busy]
   shell   boots a Xen host, prints how to get in, and keeps it until ^C
           --pv: with the hypervisor that can migrate PV guests
           --guest: with lull installed and one guest running
+          --hosts: and two more, of Xen 4.17 and 4.20 as Debian installs them
+  prepare fetches and builds what hosts are made of, and boots nothing
   demo    boots a host and shows three migrations (`cargo demo`)
   bench   times lull's sender beside stock's
   landing times outages: stock xl, lull landing the classic way, with its own
@@ -31,6 +34,7 @@ fn run() -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["shell", options @ ..] => shell(options),
+        ["prepare"] => Host::prepare(),
         ["demo"] => demo::run(),
         ["bench"] => bench::run(),
         ["landing"] => landing::run(false),
@@ -44,12 +48,25 @@ fn shell(options: &[&str]) -> Result<()> {
     let mut with_guest = false;
     for option in options {
         match *option {
-            "--pv" => config.hypervisor = Hypervisor::Shadow,
+            "--pv" => config.hypervisor = Hypervisor::Xen417Shadow,
             "--guest" => with_guest = true,
+            "--hosts" => config.link = Some(Link::new()?),
             _ => bail!("{USAGE}"),
         }
     }
     let host = Host::boot(&config)?;
+    let mut others = Vec::new();
+    if config.link.is_some() {
+        for (hypervisor, number) in [(Hypervisor::Xen417, 2), (Hypervisor::Xen420, 3)] {
+            let other = Host::boot(&HostConfig {
+                link: config.link.clone(),
+                ..HostConfig::as_installed(hypervisor, number)
+            })?;
+            other.install_lull()?;
+            println!("{}: {}", other.name(), other.ssh_command());
+            others.push(other);
+        }
+    }
     if with_guest {
         host.install_lull()?;
         let guest = host.create_guest(&GuestSpec::new("guest"))?;
