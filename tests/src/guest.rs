@@ -35,6 +35,8 @@ pub struct GuestSpec {
     pub reserve_pages: u64,
     /// A disk of the host's that it writes to: what xl is to make of it.
     pub disk: Option<String>,
+    /// What the host calls its interface.
+    pub vifname: Option<String>,
     /// Whether it never so much as looks at a request to suspend.
     pub ignores_suspend: bool,
 }
@@ -51,6 +53,7 @@ impl GuestSpec {
             kind: GuestType::Pvh,
             reserve_pages: 25_600,
             disk: None,
+            vifname: None,
             ignores_suspend: false,
         }
     }
@@ -78,7 +81,9 @@ impl GuestSpec {
             extra.push_str(" initcall_blacklist=xen_setup_shutdown_event");
         }
         let vif = if self.vif {
-            format!("vif = [\"bridge=xenbr0,mac={mac}\"]\n")
+            let vifname = self.vifname.as_ref();
+            let vifname = vifname.map_or_else(String::new, |name| format!(",vifname={name}"));
+            format!("vif = [\"bridge=xenbr0,mac={mac}{vifname}\"]\n")
         } else {
             String::new()
         };
@@ -103,6 +108,7 @@ pub struct Guest {
     host: Host,
     name: String,
     address: String,
+    mac: String,
 }
 
 impl Guest {
@@ -122,8 +128,9 @@ impl Guest {
             host: host.clone(),
             name: spec.name.clone(),
             address: format!("10.77.0.{number}"),
+            mac: format!("00:16:3e:77:00:{number:02x}"),
         };
-        let config = spec.config(&guest.address, &format!("00:16:3e:77:00:{number:02x}"));
+        let config = spec.config(&guest.address, &guest.mac);
         let file = format!("/run/rig/{}.cfg", spec.name);
         host.run(&format!(
             "printf %s {} >{file} && {}",
@@ -157,6 +164,16 @@ impl Guest {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The host it is on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The address of its network card.
+    pub fn mac(&self) -> &str {
+        &self.mac
     }
 
     /// Its address on dom0's bridge.

@@ -93,6 +93,8 @@ pub struct Status {
     pub bad_pages: [Option<u64>; 8],
     /// By the guest's own clock, which stands still while it is suspended.
     pub uptime_ms: u64,
+    /// What its wall clock shows, since 1970.
+    pub wall_ms: u64,
     /// Pages set aside at the start: the upper bound of a working set.
     pub reserve_pages: u64,
     /// The present load.

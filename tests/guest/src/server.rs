@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
@@ -107,12 +107,17 @@ impl Model {
             verified: self.verifier.verified(),
             hash_errors: self.verifier.errors(),
             bad_pages: self.verifier.bad_pages(),
-            uptime_ms: u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: millis(self.start.elapsed()),
+            wall_ms: millis(UNIX_EPOCH.elapsed().unwrap_or_default()),
             reserve_pages: self.set.reserve(),
             load: self.dirtier.load(),
             disk: self.disk.as_ref().map(Disk::status),
         }
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Asks the kernel itself, whatever state user space is in.

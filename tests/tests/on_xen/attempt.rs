@@ -47,6 +47,19 @@ impl Plan {
         }
     }
 
+    /// Over the rig's own way to that host, in place of ssh.
+    pub fn called(host: &Host) -> Self {
+        Self::with_ssh("rig-agent call", host)
+    }
+
+    /// To that host by a command in place of ssh.
+    pub fn with_ssh(command: &str, host: &Host) -> Self {
+        Self {
+            options: vec!["-s".into(), command.into()],
+            ..Self::to_host(&host.name())
+        }
+    }
+
     /// Without ssh, which costs ten times as much under emulation as all else.
     pub fn direct() -> Self {
         Self::by("")

@@ -3,14 +3,14 @@
 //! A test ends as a success, a *failure* (the product did wrong) or an *error*
 //! (the rig did); the message says which.
 //!
-//! [`world`] is what they share: one host and, as long as it stays healthy, one
-//! guest. [`attempt`] starts `lull migrate` and follows it; [`aftermath`] is
+//! [`sites`] are the hosts, and [`world`] is what scenarios share on one of them:
+//! as long as it stays healthy, one guest. [`pace`] is how fast it is. [`attempt`] starts `lull migrate` and follows it; [`aftermath`] is
 //! what must hold after every one. Then the scenarios: [`rig`] tests the rig
 //! itself, [`moves`], [`fast`], [`disks`], [`rehearsal`], [`refusals`] and [`limits`] the
 //! product at its work, [`table`] what happens when something goes wrong between any two of its
 //! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
 //! looks and has wishes, [`together`] when two guests move at once, [`virsh`] when
-//! libvirt moves one, [`explaining`] what is left to read, [`bad_input`] and
+//! libvirt moves one, [`two_hosts`] what only two hosts show, [`explaining`] what is left to read, [`bad_input`] and
 //! [`stock`] the rest; last, [`predictions`] of all that moved.
 
 mod aftermath;
@@ -24,22 +24,27 @@ mod fast;
 mod interface;
 mod limits;
 mod moves;
+mod pace;
 mod predictions;
 mod refusals;
 mod rehearsal;
 mod rig;
+mod sites;
 mod steering;
 mod stock;
 mod table;
 mod together;
+mod two_hosts;
 mod virsh;
 mod world;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
 
-use world::{everything, rig_scenario, scenario};
+use sites::Site;
+use world::{World, everything, rig_scenario, scenario, scenario_at};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -104,12 +109,25 @@ fn main() -> ExitCode {
         ]);
     }
     trials.extend(table::trials());
+    trials.extend(two_hosts::trials());
+    let newer = |name: &str, run: fn(&mut World) -> Result<()>| {
+        scenario_at(Site::Newer, format!("xen-4.20-{name}"), run)
+    };
+    trials.extend([
+        newer("fast-landing-agrees", fast::frames_agree),
+        newer("fast-landing-within-its-limit", fast::within_a_limit),
+        newer("busy-guest-moves-within-its-limit", moves::within_a_limit),
+        newer("limit-below-fixed-costs", refusals::fixed_costs),
+        newer("burst-before-the-stop", refusals::burst_before_the_stop),
+        newer("looked-at-and-cancelled", steering::looked_at_and_cancelled),
+        newer("stub-astray", deaths::stub_astray),
+    ]);
     if everything() {
         trials.push(scenario("pauses-with-history", predictions::with_history));
     }
     trials.push(Trial::test("pauses-in-all", predictions::tell));
     let conclusion = libtest_mimic::run(&arguments, trials);
-    // The host dies here rather than with the process: its folder goes too.
+    // The hosts die here rather than with the process: their folders go too.
     world::end();
     conclusion.exit_code()
 }

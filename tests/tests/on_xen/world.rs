@@ -9,6 +9,8 @@ use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, GuestSpec, Host, HostConfig, Load, Mark};
 
 use crate::aftermath::no_leaks;
+use crate::pace::Pace;
+use crate::sites::{Pair, Site, Sites};
 
 /// A load that a migration catches up with.
 pub const MODERATE: Load = Load::steady(500, 2_048);
@@ -23,6 +25,8 @@ const RESERVE: u64 = 8_192;
 pub struct World {
     /// The host.
     pub host: Host,
+    /// How fast it is.
+    pub pace: Pace,
     guest: Option<Guest>,
     /// Its domain when it was last handed on, and in how many scenarios that
     /// had changed.
@@ -44,14 +48,17 @@ pub fn everything() -> bool {
 }
 
 /// A mutex, so that scenarios come one by one.
-static WORLD: Mutex<Option<World>> = Mutex::new(None);
+static SITES: Mutex<Sites> = Mutex::new(Sites::new());
 
 impl World {
-    fn boot() -> Result<Self> {
-        let host = Host::boot(&HostConfig::default())?;
+    /// Boots it, and puts lull there.
+    pub fn boot(config: &HostConfig) -> Result<Self> {
+        let host = Host::boot(config)?;
         host.install_lull()?;
+        let pace = Pace::of(&host)?;
         Ok(Self {
             host,
+            pace,
             guest: None,
             domid: 0,
             moved: 0,
@@ -127,10 +134,14 @@ impl World {
             // Stopped processes would keep what they hold.
             let _ = self
                 .host
-                .run("pkill -CONT rig-agent; pkill -CONT xl; pkill -KILL rig-agent");
+                .run("pkill -CONT rig-agent; pkill -CONT xl; pkill -KILL rig-agent; rm -f /run/rig/at-go");
         }
+        let domains = self.host.domains().unwrap_or_default();
+        // It may have gone to another host.
+        let is_here = |guest: &Guest| domains.iter().any(|d| d.name == guest.name());
+        self.guest = self.guest.take().filter(is_here);
         let kept = self.guest.as_ref().map(Guest::name);
-        for domain in self.host.domains().unwrap_or_default() {
+        for domain in &domains {
             if domain.id != 0 && Some(domain.name.as_str()) != kept {
                 let _ = self.host.run(&format!("xl destroy {}", domain.id));
             }
@@ -157,14 +168,37 @@ pub fn small() -> GuestSpec {
     }
 }
 
-/// A scenario on the shared host. A failure with a rig fault on the console
+/// A scenario on the first host. A failure with a rig fault on the console
 /// is the rig's error, and a success with one is an error as well; then the
 /// scenario gets a second chance, with a new guest.
 pub fn scenario(
     name: impl Into<String>,
     run: impl Fn(&mut World) -> Result<()> + Send + 'static,
 ) -> Trial {
-    trial(name.into(), Subject::Product, run)
+    scenario_at(Site::First, name, run)
+}
+
+/// A scenario on one of the hosts.
+pub fn scenario_at(
+    site: Site,
+    name: impl Into<String>,
+    run: impl Fn(&mut World) -> Result<()> + Send + 'static,
+) -> Trial {
+    trial(name.into(), vec![site], Subject::Product, move |sites| {
+        run(sites.at(site)?)
+    })
+}
+
+/// A scenario between the first host and another.
+pub fn scenario_with(
+    other: Site,
+    name: impl Into<String>,
+    run: impl Fn(&mut Pair<'_>) -> Result<()> + Send + 'static,
+) -> Trial {
+    let both = vec![Site::First, other];
+    trial(name.into(), both, Subject::Product, move |sites| {
+        run(&mut sites.pair(other)?)
+    })
 }
 
 /// A scenario without any part of lull in it: whatever fails in it is the
@@ -173,7 +207,9 @@ pub fn rig_scenario(
     name: impl Into<String>,
     run: impl Fn(&mut World) -> Result<()> + Send + 'static,
 ) -> Trial {
-    trial(name.into(), Subject::Rig, run)
+    trial(name.into(), vec![Site::First], Subject::Rig, move |sites| {
+        run(sites.at(Site::First)?)
+    })
 }
 
 /// What a scenario puts to the test.
@@ -185,27 +221,24 @@ enum Subject {
 
 fn trial(
     name: String,
+    at: Vec<Site>,
     subject: Subject,
-    run: impl Fn(&mut World) -> Result<()> + Send + 'static,
+    run: impl Fn(&mut Sites) -> Result<()> + Send + 'static,
 ) -> Trial {
     Trial::test(name.clone(), move || {
-        let mut shared = WORLD
+        let mut sites = SITES
             .lock()
             .map_err(|_| Failed::from("an earlier scenario panicked"))?;
-        let world = match shared.take() {
-            Some(world) => world,
-            None => {
-                World::boot().map_err(|error| Failed::from(format!("Error (rig): {error:#}")))?
-            }
-        };
-        let world = shared.insert(world);
+        sites
+            .need(&at)
+            .map_err(|error| Failed::from(format!("Error (rig): {error:#}")))?;
         eprintln!("--- {name}");
-        let report = match attempt(world, &name, subject, &run) {
-            Err(Verdict::Error(message)) if world.host.is_running() => {
+        let report = match attempt(&mut sites, &at, &name, subject, &run) {
+            Err(Verdict::Error(message)) if all_run(&mut sites, &at) => {
                 // Told, and told apart: the emulation's own faults come about
                 // once in twenty guests, and say nothing about the product.
                 eprintln!("--- {name}, once more: {message}");
-                attempt(world, &name, subject, &run)
+                attempt(&mut sites, &at, &name, subject, &run)
             }
             report => report,
         };
@@ -213,17 +246,31 @@ fn trial(
     })
 }
 
+fn all_run(sites: &mut Sites, at: &[Site]) -> bool {
+    at.iter()
+        .all(|site| sites.at(*site).is_ok_and(|world| world.host.is_running()))
+}
+
 fn attempt(
-    world: &mut World,
+    sites: &mut Sites,
+    at: &[Site],
     name: &str,
     subject: Subject,
-    run: &impl Fn(&mut World) -> Result<()>,
+    run: &impl Fn(&mut Sites) -> Result<()>,
 ) -> Result<(), Verdict> {
     let timeline = Timeline::start();
-    let mark = world.host.console().mark();
-    let outcome = run(world);
-    let report = verdict(&world.host, mark, subject, outcome);
-    world.tidy(report.is_err());
+    let mut consoles = Vec::new();
+    for site in at {
+        let world = sites.at(*site).map_err(|e| Verdict::Error(e.to_string()))?;
+        consoles.push((world.host.clone(), world.host.console().mark()));
+    }
+    let outcome = run(sites);
+    let report = verdict(&consoles, subject, outcome);
+    for site in at {
+        if let Ok(world) = sites.at(*site) {
+            world.tidy(report.is_err());
+        }
+    }
     // All messages come at the end once more; a long run should tell now.
     match &report {
         Ok(()) => timeline.phase(format_args!("{name}: holds")),
@@ -232,10 +279,10 @@ fn attempt(
     report
 }
 
-/// Ends the host.
+/// Ends all hosts.
 pub fn end() {
-    if let Ok(mut shared) = WORLD.lock() {
-        shared.take();
+    if let Ok(mut sites) = SITES.lock() {
+        *sites = Sites::new();
     }
 }
 
@@ -256,13 +303,21 @@ impl fmt::Display for Verdict {
     }
 }
 
-fn verdict(host: &Host, mark: Mark, subject: Subject, outcome: Result<()>) -> Result<(), Verdict> {
-    let faults = host.rig_faults_since(mark);
+fn verdict(
+    consoles: &[(Host, Mark)],
+    subject: Subject,
+    outcome: Result<()>,
+) -> Result<(), Verdict> {
+    let faults: Vec<_> = consoles
+        .iter()
+        .flat_map(|(host, mark)| host.rig_faults_since(*mark))
+        .collect();
+    let all_run = consoles.iter().all(|(host, _)| host.is_running());
     let words = match (outcome, faults.first()) {
         (Ok(()), None) => return Ok(()),
         (Ok(()), Some(fault)) => format!("passed, but saw: {}", fault.line),
         (Err(error), Some(fault)) => format!("{}; {error:#}", fault.line),
-        (Err(error), None) if !host.is_running() => format!("QEMU is gone; {error:#}"),
+        (Err(error), None) if !all_run => format!("QEMU is gone; {error:#}"),
         (Err(error), None) if subject == Subject::Rig => format!("{error:#}"),
         (Err(error), None) => return Err(Verdict::Failure(format!("{error:#}"))),
     };

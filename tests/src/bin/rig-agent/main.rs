@@ -9,14 +9,19 @@ mod memory;
 mod pester;
 mod ping;
 mod relay;
+mod remote;
 mod screen;
 mod sink;
 mod stream_points;
 mod streams;
 
+use std::process::ExitCode;
+
 use anyhow::{Result, bail};
 
 const USAGE: &str = "usage:
+  rig-agent answer                             runs what `call` asks for, until killed
+  rig-agent call HOST COMMAND…                 runs COMMAND there, as ssh does
   rig-agent ask ADDRESS:PORT LINE SECONDS      sends a line, prints the answer
   rig-agent ping ADDRESS INTERVAL_MS STOP       until the file STOP exists; a JSON object a ping
   rig-agent compare DOMID DOMID                frames that differ, as JSON
@@ -41,10 +46,18 @@ const USAGE: &str = "usage:
   rig-agent throttle BYTES_PER_SEC -- TRANSPORT…
                                                a transport with a rate";
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
+        ["call", host, command @ ..] => remote::call(host, command),
+        words => run(words).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn run(words: &[&str]) -> Result<()> {
+    match words {
+        ["answer"] => remote::answer(),
         ["ask", address, line, seconds] => ask::run(address, line, seconds.parse()?),
         ["ping", address, interval, stop] => {
             ping::run(address.parse()?, interval.parse()?, stop.as_ref())

@@ -1,0 +1,434 @@
+//! What only two hosts show. Guests go from the first to another and back; both
+//! are on one link, with clocks an hour apart, and the other has been up for a
+//! shorter time.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use lull_tests::ssh::quote;
+use lull_tests::timeline::Timeline;
+use lull_tests::{Guest, GuestSpec, Host, Load, Output, Status};
+use serde_json::Value;
+
+use crate::aftermath::{no_leaks, runs_whole_since};
+use crate::attempt::{Ended, LEDGER, Plan};
+use crate::sites::{Pair, Site};
+use crate::world::{HEAVY, scenario_with, small};
+
+/// No command here takes that long by itself.
+const LONGEST: Duration = Duration::from_secs(400);
+
+/// By less than that, clocks that are an hour apart are told apart.
+const HALF_AN_HOUR: u64 = 30 * 60 * 1000;
+
+/// What a guest does: little, so that a slow link catches up with it.
+const LOAD: Load = Load::steady(300, 512);
+
+/// A trial for each: with a host of the same release, then with a newer one.
+pub fn trials() -> Vec<Trial> {
+    let installed = |name: &str, run: fn(&mut Pair<'_>) -> Result<()>| {
+        scenario_with(Site::Installed, format!("two-hosts-{name}"), run)
+    };
+    vec![
+        installed("there-fast-and-back-classic", there_fast_and_back_classic),
+        installed("there-classic-and-back-fast", there_classic_and_back_fast),
+        installed("refused-and-runs-on", refused_and_runs_on),
+        installed("plain-xl", plain_xl),
+        installed("rehearsed", rehearsed),
+        installed("doctor", doctor),
+        installed("lacking-there", lacking_there),
+        installed("named-interface", named_interface),
+        installed("cut-at-go", cut_at_go),
+        scenario_with(
+            Site::Newer,
+            "two-hosts-to-a-newer-release",
+            to_a_newer_release,
+        ),
+    ]
+}
+
+/// Under a limit: there over ssh and landing fast, back without ssh and landing
+/// classic.
+fn there_fast_and_back_classic(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = guest(pair)?;
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    let plan = Plan::to_host(&there.name())
+        .landing("fast")
+        .limit(pair.here.pace.ample());
+    let arrived = moves(&plan, &guest, &there)?;
+    looks_native(&arrived, &here)?;
+    let plan = Plan::called(&here)
+        .landing("classic")
+        .limit(pair.here.pace.ample());
+    let back = moves(&plan, &arrived, &here)?;
+    looks_native(&back, &there)
+}
+
+/// There landing classic, back landing fast; without a limit.
+fn there_classic_and_back_fast(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = guest(pair)?;
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    let plan = Plan::called(&there).landing("classic");
+    let arrived = moves(&plan, &guest, &there)?;
+    looks_native(&arrived, &here)?;
+    let back = moves(&Plan::called(&here).landing("fast"), &arrived, &here)?;
+    looks_native(&back, &there)
+}
+
+/// It writes faster than the link carries, and stays; nothing of it is left
+/// there.
+fn refused_and_runs_on(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = pair.here.guest()?;
+    guest.set_load(HEAVY)?;
+    let before = guest.status()?;
+    pair.link.shape(Some(3_000_000));
+    let limit = Duration::from_secs(2);
+    let ended = Plan::called(&pair.there.host)
+        .limit(limit)
+        .run(&pair.here.host, &guest);
+    pair.link.shape(None);
+    let ended = ended?;
+    let code = ended.code();
+    ensure!(code == 3 || code == 4, "{}", ended.in_short());
+    ended.expect(code)?;
+    stayed(pair, &guest, &before)
+}
+
+/// The file's limits hold for plain xl: one that cannot be kept, and one that can.
+fn plain_xl(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = guest(pair)?;
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    let command = format!(
+        "xl migrate -s 'rig-agent call' {} {}",
+        quote(guest.name()),
+        there.name()
+    );
+    here.run(&format!(
+        "rm -f {LEDGER}; lull enable xl && lull limits set --default --max-suspend-time 1s"
+    ))?
+    .checked()?;
+    let before = guest.status()?;
+    let refused = here.run_for(&command, LONGEST);
+    let allowed = here
+        .run(&format!(
+            "lull limits set --default --max-suspend-time {}s",
+            pair.here.pace.ample().as_secs()
+        ))
+        .and_then(Output::checked);
+    let refused = refused?;
+    let stays = stayed(pair, &guest, &before);
+    let moved = here.run_for(&command, LONGEST);
+    here.run("lull disable xl; rm -f /etc/lull.toml")?
+        .checked()?;
+    allowed?;
+    stays?;
+    ensure!(
+        refused.status != 0 && refused.stderr.contains("1.0 s"),
+        "not refused: {refused:?}"
+    );
+    moved?.checked()?;
+    arrived(&guest, &before, &here, &there).map(drop)
+}
+
+/// A rehearsal over ssh: what it learned, and that nothing is left on either.
+fn rehearsed(pair: &mut Pair<'_>) -> Result<()> {
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    here.run(&format!("rm -f {LEDGER}"))?.checked()?;
+    let command = format!("lull rehearse --json {}", there.name());
+    let said = here.run_for(&command, LONGEST)?.checked()?;
+    let last: Value = serde_json::from_str(said.lines().last().unwrap_or_default())?;
+    ensure!(
+        last["outcome"] == "learned" && last["came_back"] == true && last["left_behind"] == false,
+        "{last}"
+    );
+    let ledger = here.run("lull ledger")?.checked()?;
+    ensure!(ledger.contains(&there.name()), "{ledger}");
+    no_leaks(&here, &[])?;
+    no_leaks(&there, &[])
+}
+
+/// Both are ready; a name that is taken there is found.
+fn doctor(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = guest(pair)?;
+    let (here, there) = (&pair.here.host, &pair.there.host);
+    let name = there.name();
+    let ready = here.run(&format!("lull doctor {name}"))?;
+    for words in [
+        format!("{name} is reached").as_str(),
+        "guests can land fast",
+        format!("{name} is ready").as_str(),
+    ] {
+        ensure!(ready.stdout.contains(words), "no {words:?}: {ready:?}");
+    }
+    ensure!(
+        ready.status == 0 && !ready.stdout.contains("this very host"),
+        "{ready:?}"
+    );
+    let namesake = there.create_guest(&GuestSpec {
+        vif: false,
+        ..named(guest.name())
+    })?;
+    let told = here.run(&format!("lull doctor {name}"))?;
+    ensure!(
+        told.stdout.contains("has a guest of that name already"),
+        "{told:?}"
+    );
+    // The destination refuses it only once all is there.
+    let before = guest.status()?;
+    let ended = Plan::called(there).run(here, &guest)?;
+    ended.expect(6)?;
+    namesake.destroy()?;
+    stayed(pair, &guest, &before)
+}
+
+/// The destination lacks what the guest's configuration names: its own words are
+/// told, and the guest runs on.
+fn lacking_there(pair: &mut Pair<'_>) -> Result<()> {
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    let guest = guest(pair)?;
+    there
+        .run("ip link set xenbr0 down && ip link set xenbr0 name elsewhere")?
+        .checked()?;
+    let before = guest.status()?;
+    // The way to that host is over the bridge: the rig's own way in is used.
+    let outcome = ["fast", "classic"].map(|landing| {
+        there.run("ip link set elsewhere up")?.checked()?;
+        Plan::called(&there).landing(landing).run(&here, &guest)
+    });
+    there
+        .run(
+            "ip link set elsewhere down; ip link set elsewhere name xenbr0; ip link set xenbr0 up",
+        )?
+        .checked()?;
+    for ended in outcome {
+        ended?.expect(6)?;
+    }
+    stayed(pair, &guest, &before)?;
+
+    here.run("modprobe -a nvme xen-blkback")?.checked()?;
+    let guest = pair.here.guest_like(&GuestSpec {
+        disk: Some("phy:/dev/nvme0n1,xvda,w".to_owned()),
+        ..named("disk")
+    })?;
+    there.run("mv /dev/nvme0n1 /dev/elsewhere")?.checked()?;
+    let before = guest.status()?;
+    let ended = Plan::called(&there).run(&here, &guest);
+    there.run("mv /dev/elsewhere /dev/nvme0n1")?.checked()?;
+    ended?.expect(6)?;
+    stayed(pair, &guest, &before)?;
+    pair.here.forget_guest();
+    Ok(())
+}
+
+/// An interface that its configuration names is called so at both ends.
+fn named_interface(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = pair.here.guest_like(&GuestSpec {
+        vifname: Some("web1.0".to_owned()),
+        ..named("web1")
+    })?;
+    guest.set_load(LOAD)?;
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    moves(&Plan::called(&there).landing("fast"), &guest, &there)?;
+    for (host, wanted) in [(&here, false), (&there, true)] {
+        let link = host.run("ip link show web1.0 master xenbr0")?;
+        ensure!(link.success() == wanted, "{}: {link:?}", host.name());
+    }
+    Ok(())
+}
+
+/// The link is cut when the destination is told to go: nobody knows whether it
+/// heard that. Nothing is destroyed, and a person decides.
+fn cut_at_go(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = guest(pair)?;
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    let before = guest.status()?;
+    let source = guest.domid()?;
+    let wait = "touch /run/rig/at-go; while [ -e /run/rig/at-go ]; do sleep 0.1; done";
+    let transport = format!(
+        "rig-agent hold-at go 0 {source} {} -- rig-agent call",
+        quote(wait)
+    );
+    let running = Plan::with_ssh(&transport, &there)
+        .landing("classic")
+        .start(&here, &guest)?;
+    let held = here.run_for("until [ -e /run/rig/at-go ]; do sleep 0.1; done", LONGEST);
+    pair.link.cut(true);
+    here.run("rm -f /run/rig/at-go")?.checked()?;
+    let ended = running.finish();
+    pair.link.cut(false);
+    held?.checked()?;
+    let ended = ended?;
+    ended.expect(8)?;
+    let waits = here.domains()?;
+    let waits = waits.iter().find(|domain| domain.id == source);
+    ensure!(
+        waits.is_some_and(|domain| !domain.state.is_alive()),
+        "the source: {waits:?}"
+    );
+    // As its last words advise: the destination is looked at, and what waits
+    // there is destroyed, for it never ran.
+    let copy = format!("{}--incoming", guest.name());
+    if let Some(copy) = there.domain(&copy)? {
+        ensure!(!copy.state.is_alive(), "two run: {copy:?}");
+        there.run(&format!("xl destroy {}", copy.id))?.checked()?;
+    }
+    there.run("pkill -f '^[^ ]*xl migrate-receive'")?;
+    here.run(&format!("lull resume {source}"))?.checked()?;
+    stayed(pair, &guest, &before)
+}
+
+/// From Xen 4.17 to 4.20, in both orders of landing. The way back is refused
+/// before anything is copied: Xen does not take guests from a newer release.
+fn to_a_newer_release(pair: &mut Pair<'_>) -> Result<()> {
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    for landing in ["fast", "classic"] {
+        let guest = guest(pair)?;
+        let plan = Plan::called(&there).landing(landing);
+        let plan = plan.limit(pair.here.pace.ample());
+        let arrived = moves(&plan, &guest, &there)?;
+        looks_native(&arrived, &here)?;
+        for back in ["fast", "classic"] {
+            let command = Plan::called(&here).landing(back).command("", guest.name());
+            let refused = there.run_for(&command, LONGEST)?;
+            ensure!(
+                refused.status == 2
+                    && refused.stderr.contains("4.17")
+                    && refused.stderr.contains("4.20")
+                    && refused.stderr.contains("Nothing was done"),
+                "{refused:?}"
+            );
+        }
+        let rehearsal = there.run_for(
+            &format!("lull rehearse -s 'rig-agent call' {}", here.name()),
+            LONGEST,
+        )?;
+        ensure!(rehearsal.status == 2, "{rehearsal:?}");
+        no_leaks(&here, &[])?;
+        runs_whole_since(&arrived, &arrived.status()?)?;
+        arrived.destroy()?;
+        no_leaks(&there, &[])?;
+        pair.here.forget_guest();
+    }
+    Ok(())
+}
+
+/// A small guest at the first host, under a light load.
+fn guest(pair: &mut Pair<'_>) -> Result<Guest> {
+    let guest = pair.here.guest_like(&named("small"))?;
+    let status = guest.set_load(LOAD)?;
+    ensure!(status.hash_errors == 0, "damaged before: {status:?}");
+    Ok(guest)
+}
+
+fn named(name: &str) -> GuestSpec {
+    GuestSpec {
+        name: name.to_owned(),
+        ..small()
+    }
+}
+
+/// It moves there, whole, and nothing is left at either end.
+fn moves(plan: &Plan, guest: &Guest, there: &Host) -> Result<Guest> {
+    let here = guest.host().clone();
+    let before = guest.status()?;
+    let timeline = Timeline::start();
+    let observer = here.observe(guest)?;
+    let ended = plan.run(&here, guest);
+    let outages = observer.stop()?;
+    let ended = ended?;
+    let result = ended.expect(0)?;
+    timeline.phase(format_args!(
+        "{} to {}, landing {}: paused {} ms, seen from outside {:.0} ms",
+        here.name(),
+        there.name(),
+        result["landing"],
+        result["observed_downtime_ms"],
+        outages.longest_ms,
+    ));
+    arrived_after(guest, &before, &here, there, &ended)
+}
+
+fn arrived_after(
+    guest: &Guest,
+    before: &Status,
+    here: &Host,
+    there: &Host,
+    ended: &Ended,
+) -> Result<Guest> {
+    arrived(guest, before, here, there).with_context(|| format!("after: {}", ended.in_short()))
+}
+
+/// The guest runs there since it said `before` here; and its clocks are right.
+fn arrived(guest: &Guest, before: &Status, here: &Host, there: &Host) -> Result<Guest> {
+    let guest = guest.on(there);
+    let after = guest.status()?;
+    ensure!(
+        after.uptime_ms > before.uptime_ms && after.uptime_ms - before.uptime_ms < HALF_AN_HOUR,
+        "its monotonic clock does not go on: {before:?}, {after:?}"
+    );
+    // Its sleepers wake up again: the load goes on.
+    runs_whole_since(&guest, before)?;
+    let wall = there.run("date +%s")?.checked()?;
+    let wall: u64 = wall.trim().parse()?;
+    let apart = guest.status()?.wall_ms.abs_diff(wall * 1000);
+    ensure!(
+        apart < HALF_AN_HOUR,
+        "its wall clock is not that of {}: {apart} ms apart",
+        there.name()
+    );
+    no_leaks(here, &[])?;
+    no_leaks(there, &[&guest])?;
+    Ok(guest)
+}
+
+/// It has never left.
+fn stayed(pair: &Pair<'_>, guest: &Guest, before: &Status) -> Result<()> {
+    runs_whole_since(guest, before)?;
+    no_leaks(&pair.here.host, &[guest])?;
+    no_leaks(&pair.there.host, &[])
+}
+
+/// It is called as it was, also in xenstore; the bridge it came from has learned
+/// where it is; and its clock goes at the host's rate.
+fn looks_native(guest: &Guest, from: &Host) -> Result<()> {
+    let host = guest.host();
+    let paths = host
+        .run(&format!(
+            "xenstore-read /local/domain/{0}/name $(xenstore-read /local/domain/{0}/vm)/name",
+            guest.domid()?
+        ))?
+        .checked()?;
+    ensure!(
+        paths.lines().all(|name| name == guest.name()),
+        "its names in xenstore: {paths}"
+    );
+    let learned = from
+        .run(&format!(
+            "bridge fdb show br xenbr0 | grep -i {}",
+            guest.mac()
+        ))?
+        .checked()
+        .context("the bridge has forgotten it")?;
+    ensure!(learned.contains("dev eth1"), "{learned}");
+
+    let times = |guest: &Guest| -> Result<[f64; 2]> {
+        let hosts = guest
+            .host()
+            .run("cut -d ' ' -f 1 /proc/uptime")?
+            .checked()?;
+        Ok([
+            hosts.trim().parse::<f64>()? * 1000.0,
+            guest.status()?.uptime_ms as f64,
+        ])
+    };
+    let first = times(guest)?;
+    std::thread::sleep(Duration::from_secs(5));
+    let second = times(guest)?;
+    let [hosts, guests] = [0, 1].map(|clock| second[clock] - first[clock]);
+    ensure!(
+        (guests / hosts - 1.0).abs() < 0.2,
+        "its clock: {guests} ms while {hosts} ms went by"
+    );
+    Ok(())
+}
