@@ -39,24 +39,36 @@ pub struct Version {
     /// `XEN_SYSCTL_INTERFACE_VERSION` (`xen/include/public/sysctl.h`): another one
     /// since 4.21.
     pub sysctl: u32,
+    /// Whether lull has been seen at work on it.
+    pub seen: Seen,
+}
+
+/// How lull knows a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Its tests run on it.
+    Run,
+    /// From its headers and its source.
+    FromHeaders,
 }
 
 /// The releases lull knows, oldest first.
 pub const KNOWN: [Version; 6] = [
-    entry(17, 0x15, 0x15),
-    entry(18, 0x16, 0x15),
-    entry(19, 0x17, 0x15),
-    entry(20, 0x17, 0x15),
-    entry(21, 0x17, 0x16),
-    entry(22, 0x18, 0x16),
+    entry(17, 0x15, 0x15, Seen::Run),
+    entry(18, 0x16, 0x15, Seen::FromHeaders),
+    entry(19, 0x17, 0x15, Seen::FromHeaders),
+    entry(20, 0x17, 0x15, Seen::Run),
+    entry(21, 0x17, 0x16, Seen::FromHeaders),
+    entry(22, 0x18, 0x16, Seen::FromHeaders),
 ];
 
-const fn entry(minor: u32, domctl: u32, sysctl: u32) -> Version {
+const fn entry(minor: u32, domctl: u32, sysctl: u32, seen: Seen) -> Version {
     Version {
         major: 4,
         minor,
         domctl,
         sysctl,
+        seen,
     }
 }
 
