@@ -12,7 +12,7 @@ use crate::enable;
 use crate::helper;
 use crate::host::Host;
 use crate::stub;
-use crate::xen::{self, version};
+use crate::xen::{self, version, version::Version};
 
 /// What the destination is compared with.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ fn basics(findings: &mut Findings) -> Option<XlInfo> {
     }
     let version = version::detect();
     findings.add(match &version {
-        Ok(version) => Finding::ok("xen", format!("Xen {version}, which this lull knows")),
+        Ok(version) => known(*version),
         Err(why) => Finding::problem(
             "xen",
             why.to_string(),
@@ -114,6 +114,21 @@ fn basics(findings: &mut Findings) -> Option<XlInfo> {
             });
             said.ok().map(|text| XlInfo::parse(&text))
         }
+    }
+}
+
+/// Whether lull's tests run on this Xen.
+fn known(version: Version) -> Finding {
+    const CHECK: &str = "xen";
+    match version.seen {
+        version::Seen::Run => {
+            Finding::ok(CHECK, format!("Xen {version}, which lull's tests run on"))
+        }
+        version::Seen::FromHeaders => Finding::warning(
+            CHECK,
+            format!("lull knows Xen {version} from its headers, and has not been run on it"),
+            "Rehearse first: `lull rehearse --like GUEST HOST`.",
+        ),
     }
 }
 
@@ -209,6 +224,17 @@ fn stub_fits(here: &Here, findings: &mut Findings) {
 mod tests {
     use super::*;
     use crate::doctor::finding::Level;
+
+    #[test]
+    fn a_xen_that_lull_has_not_been_run_on_is_named_as_such() {
+        for version in version::KNOWN {
+            let finding = known(version);
+            let has_run = matches!(version.minor, 17 | 20);
+            assert_eq!(finding.level == Level::Ok, has_run, "{finding:?}");
+            assert!(finding.found.contains(&format!("Xen {version}")));
+            assert_eq!(finding.found.contains("from its headers"), !has_run);
+        }
+    }
 
     #[test]
     fn whose_writes_can_be_logged_hangs_on_xens_paging() {

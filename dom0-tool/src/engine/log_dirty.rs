@@ -25,6 +25,9 @@ pub enum LogDirtyError {
          or another migration of it under way?"
     )]
     Refused,
+    /// Somebody has begun to destroy the guest.
+    #[error("the guest is being destroyed")]
+    BeingDestroyed,
     /// Anything else.
     #[error("the dirty log could not be switched on: {0}")]
     Other(io::Error),
@@ -44,7 +47,7 @@ impl<'x> LogDirty<'x> {
         });
         match switched {
             Ok(()) => Ok(Self { xen, guest }),
-            Err(error) => Err(LogDirtyError::from_xen(error)),
+            Err(error) => Err(LogDirtyError::from_xen(error, xen, guest)),
         }
     }
 }
@@ -57,7 +60,7 @@ impl<'x> LogDirty<'x> {
     pub fn enable_unless_on(xen: &'x Xen, guest: DomId) -> Result<Self, LogDirtyError> {
         match xen.shadow_op(guest, ShadowOp::EnableLogDirty) {
             Ok(()) => Ok(Self { xen, guest }),
-            Err(error) => Err(LogDirtyError::from_xen(error)),
+            Err(error) => Err(LogDirtyError::from_xen(error, xen, guest)),
         }
     }
 
@@ -68,9 +71,12 @@ impl<'x> LogDirty<'x> {
 }
 
 impl LogDirtyError {
-    fn from_xen(error: io::Error) -> Self {
+    fn from_xen(error: io::Error, xen: &Xen, guest: DomId) -> Self {
         match error.raw_os_error() {
             Some(95) => Self::Unsupported,
+            // Xen has one error for both since 4.18, and none for a guest that is
+            // being destroyed up to 4.17 (xen/arch/x86/mm/paging.c).
+            Some(22) if xen.is_being_destroyed(guest) => Self::BeingDestroyed,
             Some(22) => Self::Refused,
             _ => Self::Other(error),
         }

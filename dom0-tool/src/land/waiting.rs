@@ -81,11 +81,7 @@ impl Waiting {
         let name = format!("{}{SUFFIX}", attach.name);
         let mut store = Xenstore::open().during("xenstore cannot be reached")?;
         let mut found = Vec::new();
-        let mut next = 1;
-        while let Some(info) = xen
-            .domain_info_from(next)
-            .during("the guests cannot be listed")?
-        {
+        for info in xen.domains().during("the guests cannot be listed")? {
             if waits(&info, attach.uuid) {
                 let path = format!("/local/domain/{}/name", info.domain);
                 let called = store.read(&path).during("xenstore does not answer")?;
@@ -93,7 +89,6 @@ impl Waiting {
                     found.push(info.domain);
                 }
             }
-            next = info.domain.saturating_add(1);
         }
         let domain = match found[..] {
             [one] => one,

@@ -307,18 +307,13 @@ fn name(domid: DomId, guest: DomId) {
 /// When the domains cannot be listed.
 pub fn orphans(xen: &Xen, process: Option<u32>) -> io::Result<Vec<DomId>> {
     let mut found = Vec::new();
-    let mut next = 1;
-    while let Some(info) = xen.domain_info_from(next)? {
+    for info in xen.domains()? {
         let owner = u32::from_le_bytes(info.handle[12..].try_into().expect("four bytes"));
         let gone = !std::path::Path::new(&format!("/proc/{owner}")).exists();
         if info.handle.starts_with(MARK) && (gone || process == Some(owner)) {
             destroy(xen, info.domain);
             found.push(info.domain);
         }
-        let Some(after) = info.domain.checked_add(1) else {
-            break;
-        };
-        next = after;
     }
     Ok(found)
 }

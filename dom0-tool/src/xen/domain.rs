@@ -58,7 +58,8 @@ pub struct DomainState {
     pub paused: bool,
     /// Why it has shut down (`SHUTDOWN_*`), if it has.
     pub shutdown: Option<u8>,
-    /// Being destroyed.
+    /// Destroyed, and there only while somebody holds its pages. Before, while Xen
+    /// tears it down, it does not show ([`Xen::is_being_destroyed`]).
     pub dying: bool,
     /// HVM or PVH.
     pub hvm: bool,
@@ -194,13 +195,6 @@ impl Xen {
         // SAFETY: the op takes this structure as argument 1.
         unsafe { self.hypercall_with(number::HVM_OP, args, 1, &mut param) }?;
         Ok(param.value)
-    }
-
-    /// Whether somebody has begun to destroy it, also where its state does not
-    /// show that yet. Nothing else that fails says so.
-    fn is_being_destroyed(&self, domain: DomId) -> bool {
-        let count = self.dirty_count(domain);
-        count.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// Makes a PVH guest that has suspended itself run on where it was: its

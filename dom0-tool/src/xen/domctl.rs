@@ -28,21 +28,29 @@ mod cmd {
     pub const GET_CPU_POLICY: u32 = 82;
 }
 
-/// `struct xen_domctl`: a header of 16 bytes and the command's own structure,
-/// 144 bytes in all.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-struct Domctl {
-    cmd: u32,
-    interface_version: u32,
-    domain: DomId,
-    _pad: [u16; 3],
-    payload: [u64; 16],
+/// `struct xen_domctl`, 144 bytes: the command, the interface version and the
+/// domain in a header of 16, then the command's own structure.
+type Request = [u64; 18];
+
+/// A command's own structure, as it lies in the request.
+type Payload = [u64; 16];
+
+/// The request as Xen reads it, but for where the payload points to.
+fn request(version: Version, cmd: u32, domain: DomId, payload: &Payload) -> Request {
+    let mut request = [0; 18];
+    request[0] = u64::from(cmd) | u64::from(version.domctl) << 32;
+    request[1] = u64::from(domain);
+    request[2..].copy_from_slice(payload);
+    request
 }
 
-const _: () = assert!(size_of::<Domctl>() == 144);
+/// Xen sets it to the number it gave to a new domain, or that of the one it
+/// answers for.
+fn domain_of(request: &Request) -> DomId {
+    request[1] as DomId
+}
 
-/// `struct xen_domctl_getdomaininfo`, 112 bytes.
+/// What of `struct xen_domctl_getdomaininfo` is of use here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DomainInfo {
     /// The domain asked for.
@@ -63,9 +71,30 @@ pub struct DomainInfo {
     pub handle: [u8; 16],
 }
 
+impl DomainInfo {
+    /// Length of `struct xen_domctl_getdomaininfo`, 112 bytes, in words.
+    pub(super) const WORDS: usize = 14;
+
+    /// As Xen wrote the structure.
+    pub(super) fn read(words: &[u64; Self::WORDS]) -> Self {
+        let bytes = words.map(u64::to_le_bytes);
+        let handle = bytes.as_flattened()[76..92].try_into();
+        Self {
+            domain: words[0] as DomId,
+            flags: (words[0] >> 32) as u32,
+            tot_pages: words[1],
+            max_pages: words[2],
+            shared_info_frame: words[6],
+            cpu_time: words[7],
+            max_vcpu_id: (words[8] >> 32) as u32,
+            handle: handle.expect("sixteen bytes"),
+        }
+    }
+}
+
 /// `XEN_DOMINF_*` flag bits.
 pub mod dominf {
-    /// Being destroyed.
+    /// Destroyed: `DOMDYING_dead` (`xen/common/domctl.c`, 4.17 to 4.22).
     pub const DYING: u32 = 1 << 0;
     /// HVM or PVH.
     pub const HVM_GUEST: u32 = 1 << 1;
@@ -94,6 +123,14 @@ pub enum ShadowOp {
     /// Start logging: every later write is noted.
     EnableLogDirty = 2,
 }
+
+/// `DOMID_ANY` (`xen/include/public/xen.h`, 4.22): any free number. Up to 4.21 every
+/// number from `DOMID_FIRST_RESERVED` on means that.
+const DOMID_ANY: DomId = 0x7ff5;
+
+/// Errors of `xen/include/public/errno.h`, 4.17.
+const ESRCH: i32 = 3;
+const EINVAL: i32 = 22;
 
 /// `XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL`: also mark what the hypervisor itself
 /// writes.
@@ -128,20 +165,14 @@ pub enum Clean {
 }
 
 impl Xen {
-    fn domctl(&self, cmd: u32, domain: DomId, payload: &mut [u64; 16]) -> io::Result<DomId> {
-        let mut request = Domctl {
-            cmd,
-            interface_version: self.version.domctl,
-            domain,
-            _pad: [0; 3],
-            payload: *payload,
-        };
+    fn domctl(&self, cmd: u32, domain: DomId, payload: &mut Payload) -> io::Result<DomId> {
+        let mut request = request(self.version, cmd, domain, payload);
         // SAFETY: a domctl takes one structure; addresses in the payload are
         // those of hypercall buffers, which every caller below sizes for its
         // command.
         let answer = unsafe { self.hypercall_with(number::DOMCTL, [0; 5], 0, &mut request) };
-        *payload = request.payload;
-        answer.map(|_| request.domain)
+        payload.copy_from_slice(&request[2..]);
+        answer.map(|_| domain_of(&request))
     }
 
     fn simple(&self, cmd: u32, domain: DomId) -> io::Result<()> {
@@ -149,39 +180,25 @@ impl Xen {
     }
 
     /// State of the domain with exactly this number, or `None`.
+    ///
+    /// # Errors
+    /// Xen's errno.
     pub fn domain_info(&self, domain: DomId) -> io::Result<Option<DomainInfo>> {
-        Ok(self
-            .domain_info_from(domain)?
-            .filter(|info| info.domain == domain))
-    }
-
-    /// State of the first domain with at least this number, or `None`.
-    pub fn domain_info_from(&self, domain: DomId) -> io::Result<Option<DomainInfo>> {
         let mut p = [0; 16];
         match self.domctl(cmd::GETDOMAININFO, domain, &mut p) {
-            Err(error) if error.raw_os_error() == Some(3) => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(ESRCH) => return Ok(None),
             other => other?,
         };
-        let bytes: Vec<u8> = p.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let handle = bytes[76..92].try_into().expect("sixteen bytes");
-        Ok(Some(DomainInfo {
-            domain: p[0] as DomId,
-            flags: (p[0] >> 32) as u32,
-            tot_pages: p[1],
-            max_pages: p[2],
-            shared_info_frame: p[6],
-            cpu_time: p[7],
-            max_vcpu_id: (p[8] >> 32) as u32,
-            handle,
-        }))
+        let words = p.first_chunk().expect("fourteen of sixteen");
+        // Up to 4.17 Xen goes on to the next domain when there is no such one.
+        Ok(Some(DomainInfo::read(words)).filter(|info| info.domain == domain))
     }
 
     /// Creates an empty 64-bit PV domain with one vCPU, 31 event channels and
     /// one grant frame. Returns its number.
     pub fn create_pv_domain(&self, handle: [u8; 16]) -> io::Result<DomId> {
-        let mut p = createdomain(self.version, handle);
-        // Number 0 asks for any free one.
-        self.domctl(cmd::CREATEDOMAIN, 0, &mut p)
+        let mut p = createdomain(handle);
+        self.domctl(cmd::CREATEDOMAIN, DOMID_ANY, &mut p)
     }
 
     /// Lets the domain have this many vCPUs; needed once for a new domain.
@@ -265,22 +282,19 @@ impl Xen {
     /// How many pages are dirty, without touching the log.
     ///
     /// # Errors
-    /// Xen's errno; `NotFound` for a domain that is being destroyed.
+    /// Xen's errno; `NotFound` for a domain that has gone or is being destroyed.
     pub fn dirty_count(&self, domain: DomId) -> io::Result<u64> {
-        // Of a domain that is being destroyed Xen says nothing, and that all
-        // went well (xen/arch/x86/mm/paging.c, 4.17: paging_domctl).
-        const UNSAID: u64 = u64::MAX;
-        let mut p = [0; 16];
-        p[0] = ShadowOp::Peek as u64;
-        p[4] = UNSAID;
-        self.domctl(cmd::SHADOW_OP, domain, &mut p)?;
-        if p[4] == UNSAID {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the domain is being destroyed",
-            ));
-        }
-        Ok(p[4] >> 32)
+        let mut p = peek();
+        let answer = self.domctl(cmd::SHADOW_OP, domain, &mut p);
+        peeked(answer.map(drop), &p)
+    }
+
+    /// Whether somebody has begun to destroy it, also where its flags do not show
+    /// that yet: those tell only of a domain that has been torn down
+    /// (`xen/common/domctl.c`, 4.17 to 4.22).
+    pub fn is_being_destroyed(&self, domain: DomId) -> bool {
+        let count = self.dirty_count(domain);
+        count.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// Copies the dirty bitmap of `pfns` frames to `offset` of `into`, another
@@ -436,10 +450,41 @@ pub fn is_populated(page_type: u64) -> bool {
     page_type & PFINFO_XTAB != PFINFO_XTAB
 }
 
+/// The payload of a look at the dirty log that asks for no bitmap.
+fn peek() -> Payload {
+    let mut p = [0; 16];
+    p[0] = ShadowOp::Peek as u64;
+    p[4] = UNSAID;
+    p
+}
+
+/// What Xen is not going to say of fault and dirty counts: both of them full.
+const UNSAID: u64 = u64::MAX;
+
+/// The dirty count, from Xen's answer to [`peek`].
+///
+/// Of a domain that is being destroyed Xen says that all went well, and no count, up
+/// to 4.17, and EINVAL since 4.18. It comes to that before anything else: before
+/// EBUSY (another operation has not ended) and ENOMEM (the log lost something), which
+/// are of living ones. A log that is off is no error; EINVAL is else only of a domain
+/// without vCPUs, of which ours has none (`xen/arch/x86/mm/paging.c`, 4.17 to 4.22:
+/// `paging_domctl`, `paging_log_dirty_op`).
+fn peeked(answer: io::Result<()>, p: &Payload) -> io::Result<u64> {
+    match answer.map_err(|error| (error.raw_os_error(), error)) {
+        Ok(()) if p[4] != UNSAID => Ok(p[4] >> 32),
+        Ok(()) | Err((Some(ESRCH | EINVAL), _)) => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the domain is being destroyed",
+        )),
+        Err((_, error)) => Err(error),
+    }
+}
+
 /// `struct xen_domctl_createdomain`: ssidref, handle, flags, iommu_opts,
 /// max_vcpus, max_evtchn_port, max_grant_frames, max_maptrack_frames,
-/// grant_opts, since 4.19 altp2m_opts, vmtrace_size, cpupool_id, arch.
-fn createdomain(version: Version, handle: [u8; 16]) -> [u64; 16] {
+/// grant_opts, since 4.19 altp2m, vmtrace_size, cpupool_id, arch. From altp2m on
+/// all of it is zero, so it does not matter where it lies.
+fn createdomain(handle: [u8; 16]) -> Payload {
     const MAX_VCPUS: u32 = 1;
     const MAX_EVTCHN_PORT: u32 = 31;
     const MAX_GRANT_FRAMES: u32 = 1;
@@ -459,9 +504,6 @@ fn createdomain(version: Version, handle: [u8; 16]) -> [u64; 16] {
         0,
         GRANT_VERSION,
     ]);
-    if version.has_altp2m_opts {
-        words.push(0);
-    }
     let mut payload = [0; 16];
     for (to, from) in payload.iter_mut().zip(words.chunks(2)) {
         *to = u64::from(from[0]) | u64::from(*from.get(1).unwrap_or(&0)) << 32;
@@ -503,17 +545,111 @@ mod tests {
     use super::*;
     use crate::xen::version::KNOWN;
 
+    /// `XEN_DOMCTL_INTERFACE_VERSION` of 4.17 to 4.22.
+    const VERSIONS: [u8; 6] = [0x15, 0x16, 0x17, 0x17, 0x17, 0x18];
+
+    fn bytes(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
     #[test]
-    fn a_domain_is_asked_for_in_the_layout_of_its_xen() {
-        let handle = [0xab; 16];
-        for version in KNOWN {
-            let words = createdomain(version, handle);
-            let at = |n: usize| (words[n / 2] >> (32 * (n % 2))) as u32;
-            assert_eq!(at(0), 0);
-            assert_eq!(at(1), 0xabab_abab);
-            assert_eq!([at(5), at(6), at(7), at(8)], [0, 0, 1, 31]);
-            assert_eq!([at(9), at(10), at(11)], [1, 0, 1]);
-            assert!((12..32).all(|n| at(n) == 0));
+    fn a_domain_is_asked_for_with_the_bytes_each_xen_reads() {
+        let handle = *b"lullstub\x07\0\0\0\xd2\x04\0\0";
+        // Command 1, the interface version, DOMID_ANY; ssidref and the handle; flags,
+        // iommu_opts, max_vcpus, max_evtchn_port, max_grant_frames,
+        // max_maptrack_frames, grant_opts; and what is zero, altp2m among it.
+        let expected = |version: u8| {
+            let mut bytes = vec![1, 0, 0, 0, version, 0, 0, 0];
+            bytes.extend([0xf5, 0x7f, 0, 0, 0, 0, 0, 0]);
+            bytes.extend([0, 0, 0, 0]);
+            bytes.extend(b"lullstub\x07\0\0\0\xd2\x04\0\0");
+            bytes.extend([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 31, 0, 0, 0]);
+            bytes.extend([1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+            bytes.resize(144, 0);
+            bytes
+        };
+        for (known, version) in KNOWN.into_iter().zip(VERSIONS) {
+            let payload = createdomain(handle);
+            let request = request(known, cmd::CREATEDOMAIN, DOMID_ANY, &payload);
+            assert_eq!(bytes(&request), expected(version), "Xen {known}");
+        }
+    }
+
+    #[test]
+    fn a_domain_is_looked_at_with_the_bytes_each_xen_reads() {
+        let expected = |version: u8| {
+            let mut bytes = vec![5, 0, 0, 0, version, 0, 0, 0, 0x34, 0x12];
+            bytes.resize(144, 0);
+            bytes
+        };
+        for (known, version) in KNOWN.into_iter().zip(VERSIONS) {
+            let request = request(known, cmd::GETDOMAININFO, 0x1234, &[0; 16]);
+            assert_eq!(bytes(&request), expected(version), "Xen {known}");
+        }
+    }
+
+    #[test]
+    fn the_dirty_log_is_looked_at_with_the_bytes_each_xen_reads() {
+        // Command 10; op 12 and mode; mb; no bitmap; no pages; the counts.
+        let expected = |version: u8| {
+            let mut bytes = vec![10, 0, 0, 0, version, 0, 0, 0];
+            bytes.extend([7, 0, 0, 0, 0, 0, 0, 0]);
+            bytes.extend([12, 0, 0, 0, 0, 0, 0, 0]);
+            bytes.resize(48, 0);
+            bytes.extend([0xff; 8]);
+            bytes.resize(144, 0);
+            bytes
+        };
+        for (known, version) in KNOWN.into_iter().zip(VERSIONS) {
+            let request = request(known, cmd::SHADOW_OP, 7, &peek());
+            assert_eq!(bytes(&request), expected(version), "Xen {known}");
+        }
+    }
+
+    #[test]
+    fn a_domain_is_read_from_where_xen_writes_it() {
+        let mut words = [0; DomainInfo::WORDS];
+        words[0] = 0x2_0000 << 32 | 0x5555 << 16 | 9;
+        for (place, word) in words.iter_mut().enumerate().take(9).skip(1) {
+            *word = (place as u64) << 40 | 0x11;
+        }
+        words[9] = 0x0403_0201_7777_7777;
+        words[10] = 0x0c0b_0a09_0807_0605;
+        words[11] = 0x7777_7777_100f_0e0d;
+        let info = DomainInfo {
+            domain: 9,
+            flags: 0x2_0000,
+            tot_pages: 1 << 40 | 0x11,
+            max_pages: 2 << 40 | 0x11,
+            shared_info_frame: 6 << 40 | 0x11,
+            cpu_time: 7 << 40 | 0x11,
+            max_vcpu_id: 8 << 8,
+            handle: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
+        };
+        assert_eq!(DomainInfo::read(&words), info);
+    }
+
+    #[test]
+    fn only_a_domain_that_is_being_destroyed_counts_as_such() {
+        let errno = |errno| Err(io::Error::from_raw_os_error(errno));
+        let destroyed = |answer, p: &Payload| {
+            peeked(answer, p).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        let mut counted = peek();
+        counted[4] = 7 << 32 | 9;
+        assert_eq!(peeked(Ok(()), &counted).unwrap(), 7);
+        // Not a single page dirty, as where the log is off.
+        counted[4] = 0;
+        assert_eq!(peeked(Ok(()), &counted).unwrap(), 0);
+        assert!(destroyed(Ok(()), &peek()));
+        for gone in [EINVAL, ESRCH] {
+            assert!(destroyed(errno(gone), &peek()));
+        }
+        // EPERM, ENOMEM, EBUSY, ENOTSUP: it lives, and is to be resumed.
+        for other in [1, 12, 16, 95] {
+            let error = peeked(errno(other), &peek()).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(other));
+            assert!(!destroyed(errno(other), &peek()));
         }
     }
 }

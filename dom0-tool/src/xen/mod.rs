@@ -7,6 +7,7 @@
 
 pub mod buffer;
 pub mod domain;
+mod domain_list;
 pub mod domctl;
 pub mod evtchn;
 pub mod foreign;
@@ -22,6 +23,10 @@ pub use privcmd::Xen;
 
 /// A domain's number (`domid_t`, `xen/include/public/xen.h`, 4.17).
 pub type DomId = u16;
+
+/// Numbers from here on are no domain's (`DOMID_FIRST_RESERVED`,
+/// `xen/include/public/xen.h`, 4.17).
+const DOMID_FIRST_RESERVED: DomId = 0x7ff0;
 
 /// A page of memory, in bytes.
 pub const PAGE: usize = 4096;

@@ -20,6 +20,8 @@ pub mod number {
     pub const EVENT_CHANNEL_OP: u64 = 32;
     /// `__HYPERVISOR_hvm_op`
     pub const HVM_OP: u64 = 34;
+    /// `__HYPERVISOR_sysctl`
+    pub const SYSCTL: u64 = 35;
     /// `__HYPERVISOR_domctl`
     pub const DOMCTL: u64 = 36;
 }

@@ -1,7 +1,29 @@
-//! Which Xen this is, and what its interface is called there.
+//! Which Xen this is, and what differs between those that lull knows.
 //!
-//! A new Xen is an entry in [`KNOWN`], not a rewrite: between the releases
-//! listed only these numbers differ.
+//! A new Xen is an entry in [`KNOWN`], not a rewrite. Where releases differ and
+//! one way to ask is right on all of them, there is nothing to look up, and the
+//! code that asks says so:
+//!
+//! - `XEN_DOMCTL_getdomaininfo` goes on to the next domain up to 4.17, and answers
+//!   for exactly one since 4.18 (`xen/common/domctl.c`). [`Xen::domain_info`] takes
+//!   both; [`Xen::domains`] lists.
+//! - `XEN_DOMCTL_createdomain` takes number 0 as "any free one" up to 4.21, and only
+//!   `DOMID_ANY` since 4.22 (`xen/common/domid.c`). `DOMID_ANY` is right on all.
+//! - `struct xen_domctl_createdomain` has four bytes for altp2m before `vmtrace_size`
+//!   since 4.19 (`xen/include/public/domctl.h`): `altp2m_opts`, and since 4.21
+//!   `altp2m.opts` and `altp2m.nr`. All from there on is zero here.
+//! - `XEN_DOMCTL_shadow_op` on a domain that is being destroyed says 0 and writes
+//!   nothing up to 4.17, and -EINVAL since 4.18 (`xen/arch/x86/mm/paging.c`).
+//!   [`Xen::dirty_count`] takes both for what they are.
+//! - The dirty count falls since 4.22 where the guest gives a dirty page back
+//!   (`xen/arch/x86/mm/p2m.c`); before, it only rose. No code here counts on that.
+//! - `XEN_DOMCTL_sethvmcontext` checks all entries before it loads one since 4.19
+//!   (`xen/arch/x86/hvm/save.c`). A later failure is still possible, so a copy whose
+//!   state was refused is never started.
+//!
+//! [`Xen::domain_info`]: super::Xen::domain_info
+//! [`Xen::domains`]: super::Xen::domains
+//! [`Xen::dirty_count`]: super::Xen::dirty_count
 
 use std::{fmt, fs, io};
 
@@ -14,27 +36,39 @@ pub struct Version {
     pub minor: u32,
     /// `XEN_DOMCTL_INTERFACE_VERSION` (`xen/include/public/domctl.h`).
     pub domctl: u32,
-    /// `struct xen_domctl_createdomain` has `altp2m_opts` (since 4.19) before
-    /// `vmtrace_size`.
-    pub has_altp2m_opts: bool,
+    /// `XEN_SYSCTL_INTERFACE_VERSION` (`xen/include/public/sysctl.h`): another one
+    /// since 4.21.
+    pub sysctl: u32,
+    /// Whether lull has been seen at work on it.
+    pub seen: Seen,
+}
+
+/// How lull knows a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Its tests run on it.
+    Run,
+    /// From its headers and its source.
+    FromHeaders,
 }
 
 /// The releases lull knows, oldest first.
 pub const KNOWN: [Version; 6] = [
-    entry(17, 0x15, false),
-    entry(18, 0x16, false),
-    entry(19, 0x17, true),
-    entry(20, 0x17, true),
-    entry(21, 0x17, true),
-    entry(22, 0x18, true),
+    entry(17, 0x15, 0x15, Seen::Run),
+    entry(18, 0x16, 0x15, Seen::FromHeaders),
+    entry(19, 0x17, 0x15, Seen::FromHeaders),
+    entry(20, 0x17, 0x15, Seen::Run),
+    entry(21, 0x17, 0x16, Seen::FromHeaders),
+    entry(22, 0x18, 0x16, Seen::FromHeaders),
 ];
 
-const fn entry(minor: u32, domctl: u32, has_altp2m_opts: bool) -> Version {
+const fn entry(minor: u32, domctl: u32, sysctl: u32, seen: Seen) -> Version {
     Version {
         major: 4,
         minor,
         domctl,
-        has_altp2m_opts,
+        sysctl,
+        seen,
     }
 }
 

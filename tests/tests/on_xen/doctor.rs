@@ -11,7 +11,7 @@ pub fn finds_what_is_wrong(world: &mut World) -> Result<()> {
     let host = &world.host;
     let output = host.run("lull doctor localhost")?;
     for words in [
-        "which this lull knows",
+        "which lull's tests run on",
         "dom0 is a PV domain",
         "guests write can be logged",
         "busy can be moved",
