@@ -58,6 +58,7 @@ mod trace;
 mod transport;
 mod vif;
 mod xen;
+mod xl_conf;
 
 use std::ffi::OsString;
 use std::path::Path;
