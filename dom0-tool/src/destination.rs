@@ -102,7 +102,7 @@ pub enum Enough {
     #[error("cancelled before anything was begun")]
     Stopped,
     /// The timeout is over.
-    #[error("the destination did not answer within the timeout")]
+    #[error("the timeout was over before anything was begun")]
     OutOfTime,
 }
 

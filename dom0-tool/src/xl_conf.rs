@@ -4,6 +4,9 @@
 
 use std::mem;
 
+/// Where it is.
+pub const FILE: &str = "/etc/xen/xl.conf";
+
 /// A larger file is no `xl.conf`.
 pub const LARGEST: u64 = 1 << 20;
 

@@ -87,7 +87,9 @@ impl<'a> Attempt<'a> {
             recorder,
         } = self;
         let mut told = Told::default();
-        let verdict = match prepare(xen, &order) {
+        // Who cannot be asked any more does not want it either.
+        let mut is_over = || host.is_cancelled().unwrap_or(true);
+        let verdict = match prepare(xen, &order, &mut is_over) {
             Ok(prepared) => {
                 host.tell(prepared.in_words());
                 let mut session = Session::new(xen, &order, host, sink, log, &prepared, recorder);

@@ -44,6 +44,9 @@ use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
 use crate::nearest::did_you_mean;
 use crate::rehearse::{self, Rehearsed, Way};
+use crate::stub::room::{self, NoRoom, Taken};
+use crate::xen::Xen;
+use crate::xen::maxmem::guest_frames;
 
 use account::Account;
 use attempt::Attempted;
@@ -160,10 +163,16 @@ fn move_guest(
             watcher.note(line);
         })
     };
-    let asked = ask_the_destination(options, guest, limits.trust(), &inbox);
-    let (landing, call, why_classic) = match asked {
-        Ok(Choice::Fast(call)) => (Landing::Fast, Some(call), String::new()),
-        Ok(Choice::Classic(why)) => (Landing::Classic, None, why),
+    let timeout = options.time_limit().map(|limit| limit.as_micros());
+    let until = timeout.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
+    let patience = Patience::new(&inbox, until);
+    let asked = make_room(guest, &patience).and_then(|room| {
+        let choice = ask_the_destination(options, guest, limits.trust(), &patience)?;
+        Ok((room, choice))
+    });
+    let (_room, landing, call, why_classic) = match asked {
+        Ok((room, Choice::Fast(call))) => (room, Landing::Fast, Some(call), String::new()),
+        Ok((room, Choice::Classic(why))) => (room, Landing::Classic, None, why),
         Err(error) => {
             let enough = error.downcast::<Enough>()?;
             let outcome = match enough {
@@ -260,20 +269,45 @@ fn move_guest(
     Ok(judgement.outcome)
 }
 
+/// Memory for the stub that the attempt will build: dom0's own, where xl would take
+/// that. The attempt sees to it once more, should somebody else have used it up.
+fn make_room(guest: &Guest, patience: &Patience<'_>) -> anyhow::Result<Option<Taken>> {
+    let asked = Xen::open_here().and_then(|xen| Ok((guest_frames(&xen, guest.domid)?, xen)));
+    // The attempt will say why.
+    let Ok((frames, xen)) = asked else {
+        return Ok(None);
+    };
+    let mut enough = Enough::Stopped;
+    let mut is_over = || match patience.check() {
+        Ok(()) => false,
+        Err(why) => {
+            enough = why;
+            true
+        }
+    };
+    match room::make(&xen, frames, &mut is_over) {
+        Ok(taken) => Ok(taken),
+        Err(NoRoom::Short(short)) => anyhow::bail!(
+            "{} cannot be moved: {short}.\nNothing was done. {}",
+            guest.name,
+            short.cure()
+        ),
+        Err(NoRoom::Cancelled) => Err(enough.into()),
+        Err(NoRoom::Unknown(_)) => Ok(None),
+    }
+}
+
 /// In which order the guest lands. Says no to a destination that cannot take it,
 /// before anything is begun.
 fn ask_the_destination(
     options: &Migrate,
     guest: &Guest,
     trust: Trust,
-    inbox: &Inbox,
+    patience: &Patience<'_>,
 ) -> anyhow::Result<Choice> {
-    let timeout = options.time_limit().map(|limit| limit.as_micros());
-    let until = timeout.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
-    let patience = Patience::new(inbox, until);
-    let (choice, heard) = choose(options, guest, trust, &patience)?;
+    let (choice, heard) = choose(options, guest, trust, patience)?;
     let way = Way::new(options.ssh.as_deref(), &options.host);
-    match (admit(&way, heard, &patience), choice) {
+    match (admit(&way, heard, patience), choice) {
         (Ok(()), choice) => Ok(choice),
         (Err(error), Choice::Fast(call)) => {
             call.end();

@@ -12,6 +12,7 @@ pub mod evtchn;
 pub mod foreign;
 pub mod maxmem;
 pub mod mmu;
+pub mod physinfo;
 pub mod privcmd;
 pub mod throw_away;
 pub mod version;
