@@ -64,6 +64,9 @@ pub enum Event {
     /// The helper's part is over: the stream is complete, or the attempt was
     /// given up and undone.
     Ended(Ended),
+    /// lull could not begin, and no limit holds: the guest is left to Xen's own
+    /// helper, which tells nothing.
+    LeftToStock(LeftToStock),
     /// Of a fast landing: the destination stands ready, and waits for permission
     /// while the guest still runs here.
     TargetReady(TargetReady),
@@ -102,6 +105,13 @@ pub struct Begun {
     pub destination: Option<String>,
     /// `lull migrate`, or `libxl` for whoever called that.
     pub through: String,
+}
+
+/// See [`Event::LeftToStock`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftToStock {
+    /// Why lull could not.
+    pub reason: String,
 }
 
 /// See [`Event::Started`].

@@ -4,7 +4,8 @@
 //! One binary, several parts. `lull migrate` ([`migrate`]) starts stock `xl`, which
 //! starts lull again under the name of its save helper ([`helper`]); the two
 //! talk in [`events`]. A third part carries xl's connection to the destination
-//! ([`transport`]). In which order the guest lands there is chosen ([`landing`]);
+//! ([`transport`]). Which Xen runs there is asked first ([`destination`]), and in
+//! which order the guest lands there is chosen ([`landing`]);
 //! with the fast one a fourth waits at the destination ([`land`]).
 //!
 //! What an attempt was told and decided is kept ([`trace`]) and can be decided
@@ -20,6 +21,7 @@
 mod bandwidth;
 mod cli;
 mod control;
+mod destination;
 mod doctor;
 mod duration;
 mod enable;
@@ -56,6 +58,7 @@ mod trace;
 mod transport;
 mod vif;
 mod xen;
+mod xl_conf;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -13,7 +13,9 @@ pub const PATH: &str = "/run/lull";
 
 const SUFFIX: &str = "sock";
 
-/// Sockets looked at most: more migrations than a host can have.
+const TAKEN: &str = "dom0-memory";
+
+/// Files looked at most: of more migrations than a host can have.
 const MOST: usize = 1024;
 
 /// A folder of sockets.
@@ -51,6 +53,18 @@ impl Folder {
     /// # Errors
     /// When it cannot be made, or is not ours alone.
     pub fn prepare(&self, guest: DomId) -> io::Result<PathBuf> {
+        self.make()?;
+        self.clear_away()?;
+        let path = self.socket(guest, std::process::id());
+        remove(&path);
+        Ok(path)
+    }
+
+    /// Makes the folder, for nobody but us.
+    ///
+    /// # Errors
+    /// When it cannot be made, or is not ours alone.
+    pub fn make(&self) -> io::Result<()> {
         match DirBuilder::new().mode(0o700).create(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -64,10 +78,7 @@ impl Folder {
         if folder.mode() & 0o077 != 0 {
             fs::set_permissions(&self.path, Permissions::from_mode(0o700))?;
         }
-        self.clear_away()?;
-        let path = self.socket(guest, std::process::id());
-        remove(&path);
-        Ok(path)
+        Ok(())
     }
 
     /// Clears away what dead processes have left.
@@ -89,18 +100,46 @@ impl Folder {
         self.path.join(format!("{guest}.log"))
     }
 
+    /// Where it is noted what a process has taken from dom0's memory
+    /// ([`crate::stub::room`]).
+    pub fn taken(&self, process: u32) -> PathBuf {
+        self.path.join(format!("{process}.{TAKEN}"))
+    }
+
+    /// These notes, and whose they are.
+    ///
+    /// # Errors
+    /// When the folder cannot be read; that there is none is no error.
+    pub fn all_taken(&self) -> io::Result<Vec<(u32, PathBuf)>> {
+        let process = |path: &Path| {
+            let name = path.file_name()?.to_str()?;
+            let (process, kind) = name.split_once('.')?;
+            process.parse().ok().filter(|_| kind == TAKEN)
+        };
+        let paths = self.entries()?;
+        let notes = paths
+            .into_iter()
+            .filter_map(|path| Some((process(&path)?, path)));
+        Ok(notes.collect())
+    }
+
+    /// What is there; nothing where there is no folder.
+    fn entries(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        entries.take(MOST).map(|entry| Ok(entry?.path())).collect()
+    }
+
     /// The sockets there are, by guest. Those of dead helpers are removed.
     ///
     /// # Errors
     /// When the folder cannot be read; that there is none is no error.
     pub fn places(&self) -> io::Result<Vec<Place>> {
-        let entries = match fs::read_dir(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
         let mut places = Vec::new();
-        for entry in entries.take(MOST) {
-            let Some(place) = Place::of(entry?.path()) else {
+        for path in self.entries()? {
+            let Some(place) = Place::of(path) else {
                 continue;
             };
             if Path::new(&format!("/proc/{}", place.helper)).exists() {

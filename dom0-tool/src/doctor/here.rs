@@ -11,8 +11,8 @@ use super::xl_info::XlInfo;
 use crate::enable;
 use crate::helper;
 use crate::host::Host;
-use crate::stub;
-use crate::xen::{self, version, version::Version};
+use crate::stub::room::{self, Memory, Plan};
+use crate::xen::{self, Xen, version, version::Version};
 
 /// What the destination is compared with.
 #[derive(Debug, Default)]
@@ -201,23 +201,38 @@ fn stub_fits(here: &Here, findings: &mut Findings) {
         Some(guest) => (guest.frames, format!("the stub for {}", guest.name)),
         None => (0, "a stub".to_owned()),
     };
-    let (Ok(needed), Some(free)) = (stub::memory_bytes(frames), here.info.free) else {
-        return;
+    let memory = ask::within(ask::HERE, || {
+        Xen::open_here().and_then(|xen| Memory::here(&xen))
+    });
+    if let Some(Ok(memory)) = memory {
+        findings.add(stub_memory(&whose, frames, memory));
+    }
+}
+
+fn stub_memory(whose: &str, frames: u64, memory: Memory) -> Finding {
+    const CHECK: &str = "stub-memory";
+    let (needed, plan) = match room::plan_for(frames, memory) {
+        Ok(planned) => planned,
+        Err(why) => {
+            let found = format!("what {whose} needs cannot be said: {why}");
+            return Finding::problem(CHECK, found, "Report it with this line.");
+        }
     };
-    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let found = format!(
         "{whose} needs {} MiB of memory, {} MiB are free",
-        mib(needed),
-        mib(free)
+        needed.div_ceil(1024),
+        memory.free / 1024
     );
-    findings.add(match needed <= free {
-        true => Finding::ok("stub-memory", found),
-        false => Finding::problem(
-            "stub-memory",
-            found,
-            "Take some from dom0: `xl mem-set 0 SIZE`.",
+    match plan {
+        Plan::Fits => Finding::ok(CHECK, found),
+        Plan::Take(_) => Finding::ok(
+            CHECK,
+            format!("{found}, and the rest is taken from dom0, as xl does (autoballoon)"),
         ),
-    });
+        Plan::Short(short) => {
+            Finding::problem(CHECK, format!("{found}, and {}", short.why()), short.cure())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -234,6 +249,37 @@ mod tests {
             assert!(finding.found.contains(&format!("Xen {version}")));
             assert_eq!(finding.found.contains("from its headers"), !has_run);
         }
+    }
+
+    #[test]
+    fn a_stub_that_xl_would_make_room_for_fits() {
+        let finding = |free_mib: u64, autoballoon| {
+            let memory = Memory {
+                free: free_mib << 10,
+                dom0: 1 << 20,
+                autoballoon,
+            };
+            let finding = stub_memory("the stub for web1", 1 << 16, memory);
+            (finding.level, finding.found, finding.cure)
+        };
+        let (level, found, _) = finding(100, false);
+        assert_eq!(level, Level::Ok);
+        assert_eq!(
+            found,
+            "the stub for web1 needs 17 MiB of memory, 100 MiB are free"
+        );
+        let (level, found, _) = finding(3, true);
+        assert_eq!(level, Level::Ok);
+        assert!(
+            found.ends_with(
+                "3 MiB are free, and the rest is taken from dom0, as xl does (autoballoon)"
+            ),
+            "{found}"
+        );
+        let (level, found, cure) = finding(3, false);
+        assert_eq!(level, Level::Problem);
+        assert!(found.contains("3 MiB are free, and xl is set"), "{found}");
+        assert!(cure.contains("`xl mem-set 0 "), "{cure}");
     }
 
     #[test]

@@ -8,16 +8,14 @@ use super::ask;
 use super::finding::{Finding, Findings};
 use super::here::Here;
 use super::xl_info::XlInfo;
+use crate::destination::RULE;
 use crate::land::wire::Greeting;
 use crate::ledger::{self, Ledger};
 use crate::nearest::did_you_mean;
-use crate::rehearse::Way;
+use crate::rehearse::{BATCH, Way};
 
 /// How long it may take, with a slow log-in.
 const ANSWER: Duration = Duration::from_secs(45);
-
-/// What ssh is told beside: xl has no terminal to ask on.
-const BATCH: &str = "-o BatchMode=yes -o ConnectTimeout=15";
 
 /// Tells this boot of this machine from all others.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
@@ -41,11 +39,9 @@ pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings
         ));
         return;
     }
-    let quiet = match ssh.split_whitespace().next() {
-        Some("ssh") => format!("{ssh} {BATCH}"),
-        _ => ssh.to_owned(),
-    };
-    let question = Way::new(Some(&quiet), host).command(QUESTIONS);
+    // xl has no terminal to ask on.
+    let way = Way::new(Some(ssh), host).without_a_terminal();
+    let question = way.command(QUESTIONS);
     match ask::command(question, ANSWER) {
         Ok(text) if text.lines().any(|line| line == "lull: there") => {
             let boot = fs::read_to_string(BOOT).unwrap_or_default();
@@ -175,7 +171,7 @@ impl There {
             Some(ours) if ours > (major, minor) => Finding::problem(
                 "xen",
                 format!("{found}, older than {}.{} here", ours.0, ours.1),
-                "Upgrade it first: Xen takes guests from older releases, not from newer ones.",
+                format!("Upgrade it first: {RULE}."),
             ),
             _ => Finding::ok("xen", found),
         }

@@ -76,7 +76,10 @@ impl<'a> Attempt<'a> {
     /// Moves the guest, or leaves it running where it is. Everything is undone
     /// but the log-dirty mode and the stub of a move that is complete: the
     /// guest waits, and whoever started this takes them away.
-    pub fn run(self) -> Verdict {
+    ///
+    /// # Errors
+    /// When it could not even be begun: the stream is as it was.
+    pub fn run(self) -> Result<Verdict, NotBegun> {
         let Self {
             xen,
             order,
@@ -86,26 +89,39 @@ impl<'a> Attempt<'a> {
             log,
             recorder,
         } = self;
-        let mut told = Told::default();
-        let verdict = match prepare(xen, &order) {
-            Ok(prepared) => {
-                host.tell(prepared.in_words());
-                let mut session = Session::new(xen, &order, host, sink, log, &prepared, recorder);
-                let (verdict, so_far) = session.run_and_undo(channel);
-                told = so_far;
-                if verdict.how == How::StreamComplete {
-                    // Every moment here is part of the pause, and so are those in
-                    // which `lull land` and its connection would end.
-                    std::mem::forget(session);
-                    std::mem::forget(prepared);
-                }
-                verdict
+        // Who cannot be asked any more does not want it either.
+        let mut is_over = || host.is_cancelled().unwrap_or(true);
+        let prepared = match prepare(xen, &order, &mut is_over) {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                let verdict = Verdict::from(&failure);
+                let ended = Box::new(Told::default().ended(&order, &verdict));
+                return Err(NotBegun { verdict, ended });
             }
-            Err(failure) => Verdict::from(&failure),
         };
+        host.tell(prepared.in_words());
+        let mut session = Session::new(xen, &order, host, sink, log, &prepared, recorder);
+        let (verdict, told) = session.run_and_undo(channel);
+        if verdict.how == How::StreamComplete {
+            // Every moment here is part of the pause, and so are those in
+            // which `lull land` and its connection would end.
+            std::mem::forget(session);
+            std::mem::forget(prepared);
+        } else {
+            drop(session);
+            drop(prepared);
+        }
         host.tell(told.ended(&order, &verdict));
-        verdict
+        Ok(verdict)
     }
+}
+
+/// An attempt that could not be begun.
+pub struct NotBegun {
+    /// Why.
+    pub verdict: Verdict,
+    /// What is to be told of it, if nobody else moves the guest.
+    pub ended: Box<events::Event>,
 }
 
 /// What is left to tell when all is over.

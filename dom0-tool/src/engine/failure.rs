@@ -9,6 +9,7 @@ use super::log_dirty::LogDirtyError;
 use super::peer::{Lie, Unheard};
 use crate::events::{How, Refused};
 use crate::stub::StubError;
+use crate::stub::room::NoRoom;
 
 /// Why an attempt ended without a decision of its own.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum Failure {
     StubSilent,
     #[error(transparent)]
     Stub(#[from] StubError),
+    /// Of memory.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     #[error(transparent)]
     LogDirty(#[from] LogDirtyError),
     #[error("{doing}: {error}")]
@@ -91,6 +95,9 @@ impl From<&Failure> for Verdict {
         if let Failure::Refused(refusal) = failure {
             return Self::from(&**refusal);
         }
+        if let Failure::NoRoom(NoRoom::Short(short)) = failure {
+            return Self::plain(How::SourceFailed, short.to_string(), short.cure());
+        }
         let (how, advice) = match failure {
             Failure::Stream(_)
             | Failure::Land(_)
@@ -108,7 +115,7 @@ impl From<&Failure> for Verdict {
                     "The link slowed down while the guest was stopped: try again, or with a higher limit.",
                 )
             }
-            Failure::HungUp(_) => (How::Cancelled, ""),
+            Failure::HungUp(_) | Failure::NoRoom(NoRoom::Cancelled) => (How::Cancelled, ""),
             Failure::StubDied(_) | Failure::StubSilent | Failure::Lie(_) => (
                 How::SourceFailed,
                 "Try again; if it happens again, report it with this line.",

@@ -37,7 +37,7 @@ use std::os::fd::BorrowedFd;
 use lull_core::machine::{self, Action, Machine};
 use lull_core::units::Micros;
 
-pub use attempt::{Attempt, Order, Verify};
+pub use attempt::{Attempt, NotBegun, Order, Verify};
 pub use channel::Channel;
 pub use explain::Verdict;
 pub use steering::{Reply, Wish};

@@ -9,6 +9,7 @@ use super::log_dirty::{Cleaned, LogDirty};
 use super::telling::millis;
 use crate::events;
 use crate::stub::Stub;
+use crate::stub::room::{self, NoRoom, Taken};
 use crate::xen::Xen;
 use crate::xen::domctl::Clean;
 use crate::xen::maxmem::guest_frames;
@@ -19,6 +20,8 @@ pub struct Prepared<'x> {
     pub stub: Stub<'x>,
     /// The dirty log.
     pub log_dirty: LogDirty<'x>,
+    /// What dom0 gave up for the stub, and gets back after it.
+    _room: Option<Taken>,
     /// One more than the highest frame.
     pub guest_pfns: u64,
     /// Pages of round 0.
@@ -59,14 +62,28 @@ impl Prepared<'_> {
     }
 }
 
-/// Prepares an attempt.
+/// Prepares an attempt, unless it `is_over` before.
 ///
 /// # Errors
 /// What failed; nothing is left behind then.
-pub fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure> {
+pub fn prepare<'x>(
+    xen: &'x Xen,
+    order: &Order,
+    is_over: &mut dyn FnMut() -> bool,
+) -> Result<Prepared<'x>, Failure> {
     let guest = order.guest;
     let guest_pfns = guest_frames(xen, guest).doing("the guest's size")?;
-    let mut stub = Stub::build(xen, guest, guest_pfns, order.config)?;
+    let room = room::make(xen, guest_pfns, is_over);
+    if let Err(cancelled @ NoRoom::Cancelled) = room {
+        return Err(cancelled.into());
+    }
+    // What is free is an estimate; that a stub cannot be built is not.
+    let built = Stub::build(xen, guest, guest_pfns, order.config);
+    let (room, mut stub) = match (room, built) {
+        (room, Ok(stub)) => (room.ok().flatten(), stub),
+        (Err(short @ NoRoom::Short(_)), Err(_)) => return Err(short.into()),
+        (_, Err(error)) => return Err(error.into()),
+    };
     let built = order.start.elapsed();
     let log_dirty = LogDirty::enable(xen, guest)?;
     let logging = order.start.elapsed();
@@ -85,6 +102,7 @@ pub fn prepare<'x>(xen: &'x Xen, order: &Order) -> Result<Prepared<'x>, Failure>
     Ok(Prepared {
         stub,
         log_dirty,
+        _room: room,
         guest_pfns,
         pages,
         took_bitmap,

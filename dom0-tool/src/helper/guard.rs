@@ -18,7 +18,7 @@ use super::args::LiveSave;
 use super::front_end::FrontEnd;
 use crate::control::claim::{self, Claim};
 use crate::control::folder::{self, Folder};
-use crate::stub::orphans;
+use crate::stub::{orphans, room};
 use crate::xen::domain::{Resumed, outlive_suspend};
 use crate::xen::domctl::ShadowOp;
 use crate::xen::{DomId, Xen};
@@ -137,6 +137,7 @@ pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     let _ = io::stdin().take(16).read_to_end(&mut heard);
     let code = undo(over, guest, helper, &heard);
     let folder = Folder::default();
+    room::give_back_of(&folder, helper);
     folder::remove(&folder.socket(guest, helper));
     claim::give_up(&io::stdout(), &folder, guest);
     code

@@ -17,7 +17,8 @@ mod message {
     pub const COMPLETE: u16 = 10;
 }
 
-/// `XTL_ERROR` (`tools/include/xentoollog.h`).
+/// `XTL_WARN` and `XTL_ERROR` (`tools/include/xentoollog.h`).
+const LEVEL_WARN: u32 = 7;
 const LEVEL_ERROR: u32 = 8;
 
 /// Longest text of one log message, far below the frame's 64 KiB.
@@ -41,14 +42,22 @@ impl Libxl {
         }
     }
 
-    /// Puts an error into libxl's log, which xl prints.
-    fn log_error(&mut self, text: &str) -> io::Result<()> {
+    /// Puts a warning into libxl's log, which xl prints. No answer comes: whoever
+    /// takes this process's place finds the conversation at its start.
+    ///
+    /// # Errors
+    /// When it has closed its end.
+    pub fn warn(&mut self, text: &str) -> io::Result<()> {
+        self.log(LEVEL_WARN, text)
+    }
+
+    fn log(&mut self, level: u32, text: &str) -> io::Result<()> {
         let mut end = text.len().min(TEXT_MAX);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         let mut body = Body::new(message::LOG);
-        body.u32(LEVEL_ERROR);
+        body.u32(level);
         body.u32(u32::MAX); // errno: -1, or libxl adds ": Success"
         body.string("lull");
         body.string(&text[..end]);
@@ -116,7 +125,7 @@ impl Toolstack for Libxl {
     }
 
     fn tell_why(&mut self, words: &str) {
-        let _ = self.log_error(words);
+        let _ = self.log(LEVEL_ERROR, words);
     }
 
     fn end(&mut self, how: How) -> io::Result<()> {

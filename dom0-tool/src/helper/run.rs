@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
+use rustix::io::{FdFlags, fcntl_setfd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::LiveSave;
@@ -29,9 +31,9 @@ use crate::control::folder::Folder;
 use crate::control::server::Server;
 use crate::control::words::{Answer, Phase, Request};
 use crate::engine::{
-    self, Attempt, Channel, Host, Order, Reply, SuspendAnswer, Verdict, Verify, Wish,
+    self, Attempt, Channel, Host, NotBegun, Order, Reply, SuspendAnswer, Verdict, Verify, Wish,
 };
-use crate::events::{Event, How, Landing, Log, Refused};
+use crate::events::{Event, How, Landing, LeftToStock, Log, Refused};
 use crate::inherited;
 use crate::limits::Effective;
 use crate::runs;
@@ -65,7 +67,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let ended = match handed::engine() {
         Some(engine) => handed::hand_over(&save, engine),
-        None => move_guest(&save, start, orders),
+        None => move_guest(&args, &save, start, orders),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("lull: the save helper cannot start: {error}");
@@ -73,23 +75,41 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     })
 }
 
-/// Moves the guest as libxl asks.
+/// Moves the guest as libxl asks. What cannot be begun, and is under no limit, is
+/// left to the stock helper: no byte of the stream was written then, and nothing is
+/// under way with libxl.
 fn move_guest(
+    args: &[OsString],
     save: &LiveSave,
     start: Instant,
     orders: anyhow::Result<Ordered>,
 ) -> io::Result<ExitCode> {
-    // Closed, whatever it is: it is not ours to read.
-    drop(inherited::adopt(save.recv_fd));
+    // Whatever the second is, it is not ours to read. Both stay open for the stock
+    // helper.
+    let stream = inherited::adopt(save.io_fd)?;
+    let unread = inherited::adopt(save.recv_fd).ok();
     let task = Task {
         guest: save.domain,
         verify: save.verify,
-        stream: inherited::adopt(save.io_fd)?,
+        stream: stream.try_clone()?,
         channel: None,
     };
     let mut libxl = Libxl::new();
     let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect())?;
-    let verdict = helper.attempt(task, start, orders);
+    let verdict = match helper.attempt(task, start, orders) {
+        Tried::Ended(verdict) => verdict,
+        Tried::LeftToStock(reason) => {
+            let words = helper.leave_to_stock(reason);
+            let _ = libxl.warn(&words);
+            if super::journal::is_our_stderr() {
+                eprintln!("lull: {words}");
+            }
+            for fd in [Some(&stream), unread.as_ref()].into_iter().flatten() {
+                fcntl_setfd(fd, FdFlags::empty())?;
+            }
+            return Ok(hand_over(args));
+        }
+    };
     let (code, guard) = helper.finish(&verdict);
     if let Some(guard) = guard {
         guard.handed_over();
@@ -150,7 +170,11 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
         stream,
         channel: Some(channel),
     };
-    let verdict = helper.attempt(task, start, orders);
+    let verdict = match helper.attempt(task, start, orders) {
+        Tried::Ended(verdict) => verdict,
+        // It is not, of a fast landing.
+        Tried::LeftToStock(reason) => Verdict::plain(How::SourceFailed, reason, ""),
+    };
     // Nothing is handed over: the transport knows.
     let (code, _guard) = helper.finish(&verdict);
     if verdict.how == How::StreamComplete {
@@ -209,6 +233,14 @@ struct Helper<'t> {
     cancelled: bool,
 }
 
+/// How an attempt ended.
+enum Tried {
+    /// So.
+    Ended(Verdict),
+    /// It could not be begun, for this reason; the stock helper may do it.
+    LeftToStock(String),
+}
+
 /// What there is to do.
 struct Task {
     guest: DomId,
@@ -247,28 +279,72 @@ impl<'t> Helper<'t> {
         })
     }
 
-    fn attempt(&mut self, task: Task, start: Instant, orders: anyhow::Result<Ordered>) -> Verdict {
+    fn attempt(&mut self, task: Task, start: Instant, orders: anyhow::Result<Ordered>) -> Tried {
         if self.front_end.is_none() {
             self.record = record(&self.name, task.guest).ok();
         }
-        match self.try_attempt(task, start, orders) {
-            Ok(verdict) => verdict,
-            Err(error) => {
-                let reason = format!("{error:#}");
-                if let Some(record) = &mut self.record {
-                    record.tell(&log("error", reason.clone()));
-                }
-                Verdict::plain(How::SourceFailed, reason, "")
+        // What stands in the way here stands in the stock helper's way too.
+        let allowed = orders.and_then(|ordered| {
+            let costs = orders::costs(&self.name)?;
+            Ok((ordered, costs, self.claim(task.guest)?))
+        });
+        let (ordered, costs, claim) = match allowed {
+            Ok(allowed) => allowed,
+            Err(error) => return Tried::Ended(self.broken(&error)),
+        };
+        let is_watched = self.front_end.is_some() || task.channel.is_some();
+        let stock_may = stock_may(&ordered, is_watched) && stock::find().is_ok();
+        let tried = self.try_attempt(task, start, ordered, costs, claim);
+        // Whoever wants to stop it told this process.
+        let stock_may = stock_may && !self.signalled.load(Ordering::Relaxed);
+        match tried {
+            Ok(Ok(verdict)) => Tried::Ended(verdict),
+            Ok(Err(not_begun)) if stock_may && not_begun.verdict.how == How::SourceFailed => {
+                Tried::LeftToStock(not_begun.verdict.in_a_line())
             }
+            Ok(Err(NotBegun { verdict, ended })) => {
+                self.tell(*ended);
+                Tried::Ended(verdict)
+            }
+            Err(error) if stock_may => Tried::LeftToStock(format!("{error:#}")),
+            Err(error) => Tried::Ended(self.broken(&error)),
         }
+    }
+
+    fn broken(&mut self, error: &anyhow::Error) -> Verdict {
+        let reason = format!("{error:#}");
+        if let Some(record) = &mut self.record {
+            record.tell(&log("error", reason.clone()));
+        }
+        Verdict::plain(How::SourceFailed, reason, "")
+    }
+
+    /// Ends lull's part, of which nothing is left; says what is to be told.
+    fn leave_to_stock(mut self, reason: String) -> String {
+        let words = format!(
+            "lull leaves {} to Xen's own save helper, since no limit is set for it: {reason}.",
+            self.name
+        );
+        if let Some(guard) = self.guard.take() {
+            guard.undone();
+        }
+        if let Some(trace) = self.trace.take() {
+            trace.end(How::SourceFailed, &reason);
+        }
+        if let Some(record) = &mut self.record {
+            record.tell(&Event::LeftToStock(LeftToStock { reason }));
+        }
+        words
     }
 
     fn try_attempt(
         &mut self,
         task: Task,
         start: Instant,
-        orders: anyhow::Result<Ordered>,
-    ) -> anyhow::Result<Verdict> {
+        ordered: Ordered,
+        costs: FixedCosts,
+        claim: Option<Claim>,
+    ) -> anyhow::Result<Result<Verdict, NotBegun>> {
         use anyhow::Context;
 
         let guest = task.guest;
@@ -276,9 +352,8 @@ impl<'t> Helper<'t> {
             limits,
             bandwidth,
             from,
-        } = orders?;
+        } = ordered;
         self.limits_from = from;
-        let costs = orders::costs(&self.name)?;
         let kind = guest_type(guest).context("the guest's type cannot be read")?;
         if kind != GuestType::Pvh {
             anyhow::bail!("lull moves PVH guests only so far, and this is {kind:?}");
@@ -287,7 +362,6 @@ impl<'t> Helper<'t> {
         orphans(&xen, None).context("stub domains left behind cannot be removed")?;
         let info = xen.domain_info(guest)?.context("the guest has gone")?;
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
-        let claim = self.claim(guest)?;
         let guard = Guard::start(guest, Over::Move, claim);
         self.guard = Some(guard.context("the guard cannot be started")?);
         match Server::open(&Folder::default(), guest, start) {
@@ -330,9 +404,9 @@ impl<'t> Helper<'t> {
             Some(recorder) => recorder,
             None => &mut Unrecorded,
         };
-        let verdict = Attempt::new(&xen, order, self, sink, channel, &log, recorder).run();
+        let ended = Attempt::new(&xen, order, self, sink, channel, &log, recorder).run();
         self.trace = trace;
-        Ok(verdict)
+        Ok(ended)
     }
 
     /// The dirty log is this attempt's: who only samples it gives it up. Not
@@ -474,6 +548,12 @@ impl<'t> Helper<'t> {
     }
 }
 
+/// Whether the stock helper may do what this one cannot begin: it knows no limits,
+/// and tells nobody anything.
+fn stock_may(ordered: &Ordered, is_watched: bool) -> bool {
+    !ordered.is_limited() && !is_watched
+}
+
 /// Where the guest is after an attempt that failed. Whom libxl has suspended it
 /// resumes when this process has ended.
 fn where_it_is(name: &str, state: io::Result<Option<DomainState>>) -> String {
@@ -584,6 +664,8 @@ impl Host for Helper<'_> {
 
 #[cfg(test)]
 mod tests {
+    use lull_core::limits::Limits;
+
     use super::*;
 
     const fn idle() -> DomainState {
@@ -596,6 +678,31 @@ mod tests {
             hvm: true,
             cpu_time_ns: 1,
         }
+    }
+
+    #[test]
+    fn no_guest_under_a_limit_is_left_to_the_stock_helper() {
+        let timeout = Timeout::new(Micros(1_000_000));
+        let max_suspend = DowntimeLimit::new(Micros(300_000));
+        let limits = |max_suspend, timeout| Limits {
+            max_suspend,
+            timeout,
+        };
+        let none = Ordered::default();
+        assert!(stock_may(&none, false));
+        assert!(!stock_may(&none, true), "`lull migrate` waits for a word");
+        for limits in [limits(max_suspend, None), limits(None, timeout)] {
+            let ordered = Ordered {
+                limits,
+                ..Ordered::default()
+            };
+            assert!(!stock_may(&ordered, false));
+        }
+        let capped = Ordered {
+            bandwidth: Bandwidth::from_bytes(1 << 20),
+            ..Ordered::default()
+        };
+        assert!(!stock_may(&capped, false));
     }
 
     #[test]

@@ -1,20 +1,18 @@
 //! The source's end of the channel: `lull land` is started there, and a version
-//! agreed on.
+//! agreed on. What starts it may say first which Xen runs there
+//! ([`crate::destination`]).
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use super::wire::{Chosen, Greeting, LINE_MAX, VERSION};
+use super::wire::{Chosen, Greeting, VERSION};
+use crate::destination::{Enough, LINES, NoLine, Patience, Release, line};
+use crate::transport::words::BANNER;
 
 /// How long the destination may take to greet: ssh may ask for a password.
 const GREETING: Duration = Duration::from_secs(60);
-
-/// Lines a login shell may say before that.
-const LINES: usize = 256;
 
 /// A `lull land` that waits at the destination.
 #[derive(Debug)]
@@ -36,33 +34,61 @@ pub enum NoLand {
         /// The release there.
         theirs: String,
     },
+    /// A key that allows nothing else.
+    #[error("the log-in there runs `xl migrate-receive`, whatever is asked")]
+    OnlyReceives,
+    /// It is not waited for any longer.
+    #[error(transparent)]
+    Enough(#[from] Enough),
     /// Not even the connection.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
+impl From<NoLine> for NoLand {
+    fn from(none: NoLine) -> Self {
+        match none {
+            NoLine::Silent => Self::Silent,
+            NoLine::Enough(enough) => Self::Enough(enough),
+            NoLine::Io(error) => Self::Io(error),
+        }
+    }
+}
+
+/// What came of a call.
+#[derive(Debug)]
+pub struct Called {
+    /// Which Xen runs there, if that was said.
+    pub xen: Option<Release>,
+    /// `lull land`, or why there is none; nothing is left then.
+    pub land: Result<Call, NoLand>,
+}
+
 impl Call {
     /// Runs `command`, which is to end up as `lull land`, and agrees on a
     /// version.
-    ///
-    /// # Errors
-    /// See [`NoLand`]; nothing is left then.
-    pub fn make(mut command: Command) -> Result<Self, NoLand> {
-        let mut child = command
+    pub fn make(mut command: Command, patience: &Patience<'_>) -> Called {
+        let mut xen = None;
+        let started = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .spawn()?;
-        let greeted = greet(&mut child);
-        match greeted {
-            Ok((to, from)) => Ok(Self { child, to, from }),
-            Err(error) => {
-                // Gone already: as good.
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error)
+            .spawn();
+        let land = started.map_err(NoLand::from).and_then(|mut child| {
+            match greet(&mut child, &mut xen, patience) {
+                Ok((to, from)) => Ok(Self { child, to, from }),
+                Err(error) => {
+                    end(child);
+                    Err(error)
+                }
             }
-        }
+        });
+        Called { xen, land }
+    }
+
+    /// It is not wanted after all.
+    pub fn end(self) {
+        end(self.child);
     }
 
     /// Its input and output, for whoever goes on; and the process between.
@@ -71,7 +97,17 @@ impl Call {
     }
 }
 
-fn greet(child: &mut Child) -> Result<(ChildStdin, ChildStdout), NoLand> {
+fn end(mut child: Child) {
+    // Gone already: as good.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn greet(
+    child: &mut Child,
+    xen: &mut Option<Release>,
+    patience: &Patience<'_>,
+) -> Result<(ChildStdin, ChildStdout), NoLand> {
     let (mut to, mut from) = child
         .stdin
         .take()
@@ -79,7 +115,15 @@ fn greet(child: &mut Child) -> Result<(ChildStdin, ChildStdout), NoLand> {
         .ok_or(NoLand::Silent)?;
     let until = Instant::now() + GREETING;
     for _ in 0..LINES {
-        let line = line(&mut from, until)?;
+        let line = line(&mut from, until, patience)?;
+        if let Some(release) = Release::in_line(&line) {
+            *xen = Some(release);
+            continue;
+        }
+        // It then waits for a stream, and says no more.
+        if line == BANNER.trim_ascii_end() {
+            return Err(NoLand::OnlyReceives);
+        }
         let Ok(greeting) = serde_json::from_slice::<Greeting>(&line) else {
             continue;
         };
@@ -96,47 +140,24 @@ fn greet(child: &mut Child) -> Result<(ChildStdin, ChildStdout), NoLand> {
     Err(NoLand::Silent)
 }
 
-/// A line, byte by byte: what follows it is not ours to read.
-fn line(from: &mut ChildStdout, until: Instant) -> Result<Vec<u8>, NoLand> {
-    let mut line = Vec::new();
-    while line.len() < LINE_MAX {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => return Err(NoLand::Silent),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(io::Error::from(error).into()),
-        }
-        let mut byte = [0];
-        match from.read(&mut byte) {
-            Ok(0) => return Err(NoLand::Silent),
-            Ok(_) if byte == *b"\n" => break,
-            Ok(_) => line.push(byte[0]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(line)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::Read;
 
-    fn call(script: &str) -> Result<Call, NoLand> {
+    use super::*;
+    use crate::migrate::inbox::Inbox;
+
+    fn call(script: &str) -> Called {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        Call::make(command)
+        Call::make(command, &Patience::new(&Inbox::new(), None))
     }
 
     #[test]
     fn a_greeting_is_found_behind_what_a_shell_says_and_answered() {
         let script =
             r#"echo welcome; echo '{"land":[1,3],"lull":"9.9"}'; read answer; echo "$answer""#;
-        let (_, from, mut child) = call(script).unwrap().into_parts();
+        let (_, from, mut child) = call(script).land.unwrap().into_parts();
         let mut said = String::new();
         std::fs::File::from(from).read_to_string(&mut said).unwrap();
         assert_eq!(said, "{\"land\":1}\n");
@@ -145,9 +166,39 @@ mod tests {
 
     #[test]
     fn whoever_speaks_otherwise_is_not_guessed_at() {
-        let said = |script| call(script).unwrap_err().to_string();
+        let said = |script| call(script).land.unwrap_err().to_string();
         assert!(said("exit 127").starts_with("no lull answers"));
         assert!(said("yes").starts_with("no lull answers"));
         assert!(said(r#"echo '{"land":[2,3],"lull":"9.9"}'"#).contains("9.9"));
+    }
+
+    #[test]
+    fn which_xen_runs_there_is_heard_whether_or_not_lull_answers() {
+        let xen = "printf hello; echo; echo lull: xen 4.18";
+        let called = call(&format!(
+            r#"{xen}; echo '{{"land":[1,3],"lull":"9.9"}}'; read answer"#
+        ));
+        assert!(called.land.is_ok());
+        let silent = call(&format!("{xen}; exit 127"));
+        assert!(matches!(silent.land, Err(NoLand::Silent)));
+        let release = Release {
+            major: 4,
+            minor: 18,
+        };
+        assert_eq!([called.xen, silent.xen], [Some(release); 2]);
+        assert_eq!(call("exit 127").xen, None);
+    }
+
+    #[test]
+    fn a_log_in_that_only_receives_is_known_at_once() {
+        let banner = BANNER.trim_ascii_end();
+        let script = format!("echo '{}'; exec sleep 60", banner.escape_ascii());
+        let begun = Instant::now();
+        let called = call(&script);
+        assert!(
+            matches!(called.land, Err(NoLand::OnlyReceives)),
+            "{called:?}"
+        );
+        assert!(begun.elapsed() < GREETING);
     }
 }

@@ -11,8 +11,9 @@ use std::process::Command;
 use clap::ValueEnum;
 
 use crate::cli::Migrate;
+use crate::destination::{Heard, Patience, QUESTION};
 use crate::host::Guest;
-use crate::land::caller::Call;
+use crate::land::caller::{Call, NoLand};
 use crate::migrate::xl::deaf_shell;
 use crate::rehearse::Way;
 use crate::xen::xenstore::Xenstore;
@@ -41,20 +42,36 @@ pub enum Choice {
     Classic(String),
 }
 
-/// Chooses.
+/// Chooses; and says what was heard of the destination's Xen on the way.
 ///
 /// # Errors
-/// When the fast one alone is wanted, and cannot be had.
-pub fn choose(options: &Migrate, guest: &Guest, trust: Trust) -> anyhow::Result<Choice> {
+/// When the fast one alone is wanted, and cannot be had; or [`Enough`].
+///
+/// [`Enough`]: crate::destination::Enough
+pub fn choose(
+    options: &Migrate,
+    guest: &Guest,
+    trust: Trust,
+    patience: &Patience<'_>,
+) -> anyhow::Result<(Choice, Heard)> {
     if options.landing == Wanted::Classic {
-        return Ok(Choice::Classic("`--landing classic` asks for it".into()));
+        let why = "`--landing classic` asks for it".into();
+        return Ok((Choice::Classic(why), Heard::NotAsked));
     }
-    let why = match way(options, guest, trust) {
-        Ok(command) => match Call::make(command) {
-            Ok(call) => return Ok(Choice::Fast(call)),
-            Err(error) => error.to_string(),
-        },
-        Err(why) => why,
+    let (why, heard) = match way(options, guest, trust) {
+        Ok((command, is_asked)) => {
+            let called = Call::make(command, patience);
+            let heard = match is_asked {
+                true => called.xen.into(),
+                false => Heard::NotAsked,
+            };
+            match called.land {
+                Ok(call) => return Ok((Choice::Fast(call), heard)),
+                Err(NoLand::Enough(enough)) => return Err(enough.into()),
+                Err(error) => (error.to_string(), heard),
+            }
+        }
+        Err(why) => (why, Heard::NotAsked),
     };
     if options.landing == Wanted::Fast {
         anyhow::bail!(
@@ -63,7 +80,7 @@ pub fn choose(options: &Migrate, guest: &Guest, trust: Trust) -> anyhow::Result<
             options.host
         );
     }
-    Ok(Choice::Classic(why))
+    Ok((Choice::Classic(why), heard))
 }
 
 /// Whether the guest's devices may stand ready at both ends.
@@ -75,18 +92,19 @@ pub fn devices_bear_it(guest: &Guest, trust: Trust) -> Result<(), String> {
     devices::judge(&mut store, guest.domid, trust)
 }
 
-/// What starts `lull land` there; or why it is not to be.
-fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<Command, String> {
+/// What starts `lull land` there, and whether that also asks which Xen runs there;
+/// or why it is not to be.
+fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<(Command, bool), String> {
     if options.config.is_some() {
         return Err("another configuration is sent (-C), which may name other devices".into());
     }
     devices_bear_it(guest, trust)?;
     if let Some(land) = &options.land {
-        return Ok(deaf_shell(land));
+        return Ok((deaf_shell(land), false));
     }
     let way = Way::new(options.ssh.as_deref(), &options.host);
     match way.takes_commands() {
-        true => Ok(way.command("exec lull land")),
+        true => Ok((way.command(&format!("{QUESTION}; exec lull land")), true)),
         false => Err(
             "HOST is a command that only runs `xl migrate-receive` (`--land` would name one for `lull land`)"
                 .into(),

@@ -18,8 +18,8 @@ pub const BUCKETS_MS: [u64; 12] = [
 ];
 
 /// Every outcome there is, so that each is there from the start, with zero:
-/// those of `--json`; `sent` and `unfinished` as in [`Run::outcome`].
-pub const OUTCOMES: [&str; 9] = [
+/// those of `--json`; the last three as in [`Run::outcome`].
+pub const OUTCOMES: [&str; 10] = [
     "moved",
     "refused-downtime",
     "refused-timeout",
@@ -28,6 +28,7 @@ pub const OUTCOMES: [&str; 9] = [
     "source-failed",
     "unknown",
     "sent",
+    "left-to-stock",
     "unfinished",
 ];
 

@@ -114,6 +114,7 @@ impl Account {
             // The transport's and the front end's own; the helper's log is for
             // show.
             Event::Begun(_)
+            | Event::LeftToStock(_)
             | Event::TargetReady(_)
             | Event::Ready(_)
             | Event::Answered(_)

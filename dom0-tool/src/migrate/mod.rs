@@ -27,21 +27,26 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
 use crate::bandwidth::Bandwidth;
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
+use crate::destination::{Enough, Patience, admit};
 use crate::duration::TimeLimit;
 use crate::events::{Event, Landing};
 use crate::host::{self, Guest, Host, NotReady};
-use crate::landing::{self, Choice, choose};
+use crate::landing::{self, Choice, Trust, choose};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
 use crate::nearest::did_you_mean;
-use crate::rehearse::{self, Rehearsed};
+use crate::rehearse::{self, Rehearsed, Way};
+use crate::stub::room::{self, NoRoom, Taken};
+use crate::xen::Xen;
+use crate::xen::maxmem::guest_frames;
 
 use account::Account;
 use attempt::Attempted;
@@ -152,17 +157,43 @@ fn move_guest(
     inbox.hear_signals().context("signals cannot be caught")?;
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, limits, guest, &watcher);
-    let (landing, call, why_classic) = match choose(options, guest, limits.trust())? {
-        Choice::Fast(call) => (Landing::Fast, Some(call), String::new()),
-        Choice::Classic(why) => (Landing::Classic, None, why),
-    };
-    let look_up = |watcher: &Watcher| {
+    let look_up = |landing: Landing, watcher: &Watcher| {
         let ledger = place.ledger;
         ledger.known(&options.host, &guest.name, landing, |line| {
             watcher.note(line);
         })
     };
-    let mut known = look_up(&watcher);
+    let timeout = options.time_limit().map(|limit| limit.as_micros());
+    let until = timeout.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
+    let patience = Patience::new(&inbox, until);
+    let asked = make_room(guest, &patience).and_then(|room| {
+        let choice = ask_the_destination(options, guest, limits.trust(), &patience)?;
+        Ok((room, choice))
+    });
+    let (_room, landing, call, why_classic) = match asked {
+        Ok((room, Choice::Fast(call))) => (room, Landing::Fast, Some(call), String::new()),
+        Ok((room, Choice::Classic(why))) => (room, Landing::Classic, None, why),
+        Err(error) => {
+            let enough = error.downcast::<Enough>()?;
+            let outcome = match enough {
+                Enough::Stopped => Outcome::Cancelled,
+                Enough::OutOfTime => Outcome::RefusedTimeout,
+            };
+            watcher.record(guest, &options.host);
+            let known = look_up(Landing::Classic, &watcher);
+            let end = (outcome, enough.to_string());
+            return Ok(not_tried(
+                options,
+                guest,
+                &known,
+                place.source,
+                end,
+                begun,
+                &mut watcher,
+            ));
+        }
+    };
+    let mut known = look_up(landing, &watcher);
     let rehearsed = match options.rehearse && !known.has_history() {
         true => Some(rehearse(options, limits, guest, landing, place)?),
         false => None,
@@ -174,12 +205,14 @@ fn move_guest(
             progress::print_json(&Event::Rehearsed(rehearsed.event()));
         }
         if !rehearsed.is_learned() {
+            let why = format!("{}. {}", rehearsed.reason(), rehearsed.left());
+            let end = (rehearsed.outcome, why);
             return Ok(not_tried(
                 options,
                 guest,
                 &known,
                 place.source,
-                &rehearsed,
+                end,
                 begun,
                 &mut watcher,
             ));
@@ -189,7 +222,7 @@ fn move_guest(
                 watcher.note(&word);
             }
         }
-        known = look_up(&watcher);
+        known = look_up(landing, &watcher);
     }
     if options.pause_limit().is_some() {
         say_what_is_assumed(options, &known, &watcher);
@@ -236,6 +269,54 @@ fn move_guest(
     Ok(judgement.outcome)
 }
 
+/// Memory for the stub that the attempt will build: dom0's own, where xl would take
+/// that. The attempt sees to it once more, should somebody else have used it up.
+fn make_room(guest: &Guest, patience: &Patience<'_>) -> anyhow::Result<Option<Taken>> {
+    let asked = Xen::open_here().and_then(|xen| Ok((guest_frames(&xen, guest.domid)?, xen)));
+    // The attempt will say why.
+    let Ok((frames, xen)) = asked else {
+        return Ok(None);
+    };
+    let mut enough = Enough::Stopped;
+    let mut is_over = || match patience.check() {
+        Ok(()) => false,
+        Err(why) => {
+            enough = why;
+            true
+        }
+    };
+    match room::make(&xen, frames, &mut is_over) {
+        Ok(taken) => Ok(taken),
+        Err(NoRoom::Short(short)) => anyhow::bail!(
+            "{} cannot be moved: {short}.\nNothing was done. {}",
+            guest.name,
+            short.cure()
+        ),
+        Err(NoRoom::Cancelled) => Err(enough.into()),
+        Err(NoRoom::Unknown(_)) => Ok(None),
+    }
+}
+
+/// In which order the guest lands. Says no to a destination that cannot take it,
+/// before anything is begun.
+fn ask_the_destination(
+    options: &Migrate,
+    guest: &Guest,
+    trust: Trust,
+    patience: &Patience<'_>,
+) -> anyhow::Result<Choice> {
+    let (choice, heard) = choose(options, guest, trust, patience)?;
+    let way = Way::new(options.ssh.as_deref(), &options.host);
+    match (admit(&way, heard, patience), choice) {
+        (Ok(()), choice) => Ok(choice),
+        (Err(error), Choice::Fast(call)) => {
+            call.end();
+            Err(error)
+        }
+        (Err(error), Choice::Classic(_)) => Err(error),
+    }
+}
+
 fn rehearse(
     options: &Migrate,
     limits: &Effective,
@@ -257,20 +338,17 @@ fn rehearse(
     Ok(rehearsed)
 }
 
-/// The end of a move whose rehearsal failed.
+/// The end of a move that was not begun: how, and why.
 fn not_tried(
     options: &Migrate,
     guest: &Guest,
     known: &Known,
     source: &dyn Source,
-    rehearsed: &Rehearsed,
+    (outcome, why): (Outcome, String),
     begun: u64,
     watcher: &mut Watcher,
 ) -> Outcome {
-    let judgement = Judgement {
-        outcome: rehearsed.outcome,
-        why: "",
-    };
+    let judgement = Judgement { outcome, why: "" };
     // Whoever suspended it in the meantime, it was not this attempt.
     let seen = source::watch(source, Rescue::Forbidden);
     let Judgement { outcome, .. } = as_seen(judgement, &seen, false);
@@ -279,7 +357,7 @@ fn not_tried(
         options,
         account: &Account::default(),
         outcome,
-        why: &format!("{}. {}", rehearsed.reason(), rehearsed.left()),
+        why: &why,
         seen: Some(&seen),
         known,
         why_classic: "",
@@ -321,7 +399,7 @@ fn say_what_is_assumed(options: &Migrate, known: &Known, watcher: &Watcher) {
         pauses => format!("from {pauses} pauses on the way to {host}: assuming"),
     };
     let costs = known.bounds;
-    let ms = |span: std::time::Duration| span.as_micros().div_ceil(1_000);
+    let ms = |span: Duration| span.as_micros().div_ceil(1_000);
     watcher.note(&format!(
         "{because} at most {} ms to suspend, {} ms for the last bitmap, {} ms for CPU state, {} ms to land, {} ms to resume",
         ms(costs.suspend),

@@ -181,6 +181,7 @@ impl Watcher {
                 ));
             }
             Event::Begun(_)
+            | Event::LeftToStock(_)
             | Event::Ended(_)
             | Event::TargetReady(_)
             | Event::Ready(_)

@@ -33,6 +33,7 @@ use clap::Args;
 
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
+use crate::destination::{Enough, Heard, Patience, admit};
 use crate::duration::{Span, TimeLimit};
 use crate::events::Landing;
 use crate::host::{self, Guest, Host};
@@ -53,7 +54,7 @@ use way::NotBack;
 pub use guard::main as guard;
 pub use scene::MARK;
 pub use told::Rehearsed;
-pub use way::Way;
+pub use way::{BATCH, Way};
 
 /// A destination that takes longer to land so little is not measured further.
 const LONGEST_PAUSE: Span = Span::seconds(60);
@@ -137,7 +138,15 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
     };
     let play = Play { landing, ..play };
     let ledger = Ledger::at(ledger::FILE);
-    play.perform(&xl, &lull, &ledger, &interfaces)
+    let inbox = hearing_signals()?;
+    // A move that is to be rehearsed has asked already.
+    if let Err(error) = admit(&play.way, Heard::NotAsked, &Patience::new(&inbox, None)) {
+        let enough = error.downcast::<Enough>()?;
+        let mut rehearsed = Rehearsed::new(play.way.host());
+        rehearsed.fail(Outcome::Cancelled, enough.to_string());
+        return Ok(rehearsed);
+    }
+    play.perform(&xl, &lull, &ledger, &interfaces, &inbox)
 }
 
 /// Rehearses a move that is about to begin. Errors mean that nothing was.
@@ -155,7 +164,14 @@ pub fn before(
         land: options.land.clone(),
         ..Play::new(options.ssh.as_ref(), &options.host, options.verbose)
     };
-    play.perform(xl, lull, ledger, &interfaces_of(guest)?)
+    let interfaces = interfaces_of(guest)?;
+    play.perform(xl, lull, ledger, &interfaces, &hearing_signals()?)
+}
+
+fn hearing_signals() -> anyhow::Result<Inbox> {
+    let inbox = Inbox::new();
+    inbox.hear_signals().context("signals cannot be caught")?;
+    Ok(inbox)
 }
 
 /// As that guest's disks have it, whatever is at the destination.
@@ -222,9 +238,8 @@ impl Play {
         lull: &Path,
         ledger: &Ledger,
         interfaces: &[Interface],
+        inbox: &Inbox,
     ) -> anyhow::Result<Rehearsed> {
-        let inbox = Inbox::new();
-        inbox.hear_signals().context("signals cannot be caught")?;
         let mut watcher = Watcher::quiet(self.verbose);
         let stage = Stage::take(xl, self.way.clone(), &|line| watcher.note(line))?;
         let guard = Guard::start(lull).context("the rehearsal's guard cannot be started")?;
@@ -241,12 +256,12 @@ impl Play {
         match stage.create(xl, interfaces) {
             Ok(guest) => {
                 let place = (xl, lull, ledger);
-                self.there(&guest, place, &inbox, &mut watcher, &mut rehearsed);
+                self.there(&guest, place, inbox, &mut watcher, &mut rehearsed);
             }
             Err(error) => rehearsed.fail(Outcome::SourceFailed, format!("{error:#}")),
         }
         if rehearsed.outcome == Outcome::Moved {
-            self.back(&stage, xl, &inbox, &watcher, &mut rehearsed);
+            self.back(&stage, xl, inbox, &watcher, &mut rehearsed);
         }
         self.clear(stage, xl, &mut rehearsed);
         match rehearsed.left {
@@ -274,11 +289,16 @@ impl Play {
         watcher.note(&format!("moving it to {}", self.way.host()));
         let begun = Instant::now();
         let options = self.as_a_move(&guest.name);
-        let (landing, call) = match choose(&options, guest, Trust::List) {
-            Ok(Choice::Fast(call)) => (Landing::Fast, Some(call)),
-            Ok(Choice::Classic(_)) => (Landing::Classic, None),
+        let patience = Patience::new(inbox, None);
+        let (landing, call) = match choose(&options, guest, Trust::List, &patience) {
+            Ok((Choice::Fast(call), _)) => (Landing::Fast, Some(call)),
+            Ok((Choice::Classic(_), _)) => (Landing::Classic, None),
             Err(error) => {
-                rehearsed.fail(Outcome::TargetFailed, format!("{error:#}"));
+                let outcome = match error.is::<Enough>() {
+                    true => Outcome::Cancelled,
+                    false => Outcome::TargetFailed,
+                };
+                rehearsed.fail(outcome, format!("{error:#}"));
                 return;
             }
         };

@@ -32,6 +32,9 @@ const CLEARING: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// What ssh is told besides where nobody is to be asked for a password.
+pub const BATCH: &str = "-o BatchMode=yes -o ConnectTimeout=15";
+
 /// How xl is told to go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Way {
@@ -68,6 +71,18 @@ impl Way {
     /// `xl migrate-receive` leads nowhere else.
     pub fn takes_commands(&self) -> bool {
         !self.ssh.is_empty()
+    }
+
+    /// The same way, on which ssh asks nobody for anything.
+    pub fn without_a_terminal(&self) -> Self {
+        let ssh = match self.ssh.split_whitespace().next() {
+            Some("ssh") => format!("{} {BATCH}", self.ssh),
+            _ => self.ssh.clone(),
+        };
+        Self {
+            ssh,
+            host: self.host.clone(),
+        }
     }
 
     /// A shell's command line that runs `script` there. Neither signals of the

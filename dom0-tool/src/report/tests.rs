@@ -91,6 +91,18 @@ fn a_record_cut_short_or_spoilt_is_shown_as_far_as_it_goes() {
 }
 
 #[test]
+fn a_guest_left_to_xens_own_helper_is_shown_with_the_reason() {
+    let left = r#"{"schema":1,"type":"left-to-stock","reason":"no memory"}"#;
+    let begun = MOVED.lines().next().unwrap();
+    let run = run(&format!("{begun}\n{left}\n"));
+    assert_eq!((run.outcome(), run.not_understood), ("left-to-stock", 0));
+    says(
+        &text::plain(&run, &[]),
+        &["Left to Xen's own helper", "Why: no memory."],
+    );
+}
+
+#[test]
 fn a_huge_or_strange_file_is_an_error_and_the_list_goes_on() {
     let root = tempfile::tempdir().unwrap();
     let folder = Folder::at(root.path(), MOST);

@@ -91,6 +91,7 @@ pub fn whose(run: &Run) -> String {
 pub fn outcome(run: &Run) -> String {
     let mut text = match run.outcome() {
         "sent" => "Sent: the stream was complete; how the guest arrived, only xl or libvirt was told.".to_owned(),
+        "left-to-stock" => "Left to Xen's own helper: how that went, only xl or libvirt was told.".to_owned(),
         "unfinished" => "Unfinished: whoever recorded this attempt died before it could say how it ended. Its trace may tell more (`lull replay`).".to_owned(),
         outcome => {
             let mut outcome = outcome.replace('-', " ");

@@ -27,6 +27,8 @@ pub struct Run {
     pub progress: Vec<Progress>,
     /// The last error told.
     pub error: Option<String>,
+    /// Why it was left to Xen's own helper, if it was.
+    pub left_to_stock: Option<String>,
     /// `lull migrate`'s last word.
     pub result: Option<Outcome>,
     /// Lines that make no sense, or are another version's.
@@ -81,6 +83,7 @@ impl Run {
                 self.account.helper_said(Event::Round(round));
             }
             Event::Log(log) if log.level == "error" => self.error = Some(log.text),
+            Event::LeftToStock(left) => self.left_to_stock = Some(left.reason),
             Event::Ready(_) | Event::Answered(_) | Event::HungUp(_) => {
                 self.account.transport_said(event);
             }
@@ -112,7 +115,7 @@ impl Run {
     }
 
     /// How it ended: as in [`Outcome`], or, as far as the helper can tell,
-    /// `sent`; `unfinished` when nobody said.
+    /// `sent`, or `left-to-stock`; `unfinished` when nobody said.
     pub fn outcome(&self) -> &str {
         let how = self.account.ended.as_ref().map(|ended| ended.how);
         match (&self.result, how) {
@@ -123,6 +126,7 @@ impl Run {
             (None, Some(How::Cancelled)) => "cancelled",
             (None, Some(How::TargetFailed)) => "target-failed",
             (None, Some(How::SourceFailed)) => "source-failed",
+            (None, None) if self.left_to_stock.is_some() => "left-to-stock",
             (None, None) if self.error.is_some() => "source-failed",
             (None, None) => "unfinished",
         }
@@ -157,7 +161,7 @@ impl Run {
                 what_would_do(ended).unwrap_or_default(),
                 ended.advice.clone(),
             ],
-            (None, None, error) => error.iter().cloned().collect(),
+            (None, None, error) => error.iter().chain(&self.left_to_stock).cloned().collect(),
         };
         parts
             .into_iter()

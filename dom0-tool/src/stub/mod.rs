@@ -1,11 +1,12 @@
-//! The stub domain as dom0 sees it: the image, how a domain is built around
-//! it, what it says, and how it ends.
+//! The stub domain as dom0 sees it: the image, the memory for it, how a domain is
+//! built around it, what it says, and how it ends.
 
 mod address_space;
 mod builder;
 mod image;
 mod log;
+pub mod room;
 
-pub use builder::{Stub, StubError, memory_bytes, orphans};
+pub use builder::{Stub, StubError, orphans};
 pub use image::id;
 pub use log::{Crash, LogDecoder, StubLog};

@@ -54,7 +54,7 @@ pub mod orders;
 mod process;
 mod relay;
 mod resume;
-mod words;
+pub mod words;
 
 #[cfg(test)]
 mod tests;

@@ -6,14 +6,15 @@
 //! from 4.17 to 4.22 except where [`version`] says otherwise.
 
 pub mod buffer;
+mod command_line;
 pub mod domain;
-mod domain_list;
 pub mod domctl;
 pub mod evtchn;
 pub mod foreign;
 pub mod maxmem;
 pub mod mmu;
 pub mod privcmd;
+mod sysctl;
 pub mod throw_away;
 pub mod version;
 pub mod xenstore;

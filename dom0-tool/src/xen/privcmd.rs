@@ -16,6 +16,8 @@ pub mod number {
     pub const MMU_UPDATE: u64 = 1;
     /// `__HYPERVISOR_memory_op`
     pub const MEMORY_OP: u64 = 12;
+    /// `__HYPERVISOR_xen_version`
+    pub const XEN_VERSION: u64 = 17;
     /// `__HYPERVISOR_event_channel_op`
     pub const EVENT_CHANNEL_OP: u64 = 32;
     /// `__HYPERVISOR_hvm_op`

@@ -1,13 +1,12 @@
 //! `/etc/xen/xl.conf`: which script xl names for an interface that names none.
 //!
-//! Where a name is assigned twice, the last one holds (`libxlu_cfg.c`, Xen
-//! 4.17): so lull adds two lines at the end, changes none, and what stood there
-//! before comes back to the byte when they go.
+//! Where a name is assigned twice, the last one holds: so lull adds two lines at
+//! the end, changes none, and what stood there before comes back to the byte when
+//! they go.
 
-use std::mem;
 use std::path::Path;
 
-use crate::vif;
+use crate::{vif, xl_conf};
 
 /// By this line lull's two are known.
 pub const MARK: &str =
@@ -37,25 +36,17 @@ pub enum Setting {
 impl Setting {
     /// Reads it as xl does.
     pub fn of(text: &str) -> Self {
-        let statements = statements(text);
-        let assigned = |name: &str| {
-            let mut last_first = statements.iter().rev();
-            last_first.find_map(|(line, statement)| {
-                let (left, value) = statement.split_once('=')?;
-                let left = left.trim().trim_end_matches('+').trim_end();
-                (left == name).then(|| (*line, value.trim()))
-            })
-        };
+        let assigned = |name| xl_conf::assigned(text, name);
         let Some((line, value)) = NAMES.into_iter().find_map(assigned) else {
             return Self::Unset;
         };
-        let is = |name: &str| script_of(value).is_some_and(|script| is_script(script, name));
+        let script = xl_conf::quoted(&value);
+        let is = |name: &str| script.is_some_and(|script| is_script(script, name));
         if is(vif::STOCK) {
             Self::Stock
         } else if is(vif::NAME) {
             Self::Lull
         } else {
-            let value = value.to_owned();
             Self::Other { value, line }
         }
     }
@@ -65,41 +56,6 @@ impl Setting {
 /// looked for in its folder.
 fn is_script(script: &str, name: &str) -> bool {
     Path::new(vif::FOLDER).join(script) == Path::new(vif::FOLDER).join(name)
-}
-
-/// What stands between the quotes; nothing where it takes more than that.
-fn script_of(value: &str) -> Option<&str> {
-    let quote = value.chars().next().filter(|c| "\"'".contains(*c))?;
-    let inner = value.strip_prefix(quote)?.strip_suffix(quote)?;
-    (!inner.contains(['\\', quote])).then_some(inner)
-}
-
-/// Statements with their lines, comments left out (`libxlu_cfg_l.l`, 4.17).
-fn statements(text: &str) -> Vec<(usize, String)> {
-    let mut all = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let mut statement = String::new();
-        let mut quote = None;
-        let mut chars = line.chars();
-        while let Some(c) = chars.next() {
-            match (quote, c) {
-                (None, '#') => break,
-                (None, ';') => {
-                    all.push((number, mem::take(&mut statement)));
-                    continue;
-                }
-                (None, '"' | '\'') => quote = Some(c),
-                (Some(open), _) if open == c => quote = None,
-                _ => {}
-            }
-            statement.push(c);
-            if quote.is_some() && c == '\\' {
-                statement.extend(chars.next());
-            }
-        }
-        all.push((number, statement));
-    }
-    all
 }
 
 fn block() -> String {

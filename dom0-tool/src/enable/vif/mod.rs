@@ -22,16 +22,13 @@ use crate::rehearse::interfaces::Interface;
 use crate::vif::{FOLDER, Host, NAME, STOCK};
 use crate::xen::DomId;
 use crate::xen::xenstore::Xenstore;
-use crate::{locked, replaced};
+use crate::{locked, replaced, xl_conf};
 
 use super::Finding;
 use conf::{MARK, Setting};
 
 /// How long another lull may take to change the same file.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A larger file is no `xl.conf`.
-const LARGEST: u64 = 1 << 20;
 
 /// Where things are; tests have a root of their own.
 struct Places {
@@ -264,7 +261,7 @@ impl Places {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             about => about.with_context(place)?.len(),
         };
-        ensure!(size <= LARGEST, "{}: it is too large", place());
+        ensure!(size <= xl_conf::LARGEST, "{}: it is too large", place());
         fs::read_to_string(&file).map(Some).with_context(place)
     }
 

@@ -1,4 +1,5 @@
-//! `HYPERVISOR_sysctl`: the list of domains (`xen/include/public/sysctl.h`, 4.17).
+//! `HYPERVISOR_sysctl`: the list of domains, and free memory
+//! (`xen/include/public/sysctl.h`, 4.17).
 
 use std::io;
 
@@ -6,7 +7,13 @@ use super::buffer::HypercallBuffer;
 use super::domctl::DomainInfo;
 use super::privcmd::{Xen, number};
 use super::version::Version;
-use super::{DOMID_FIRST_RESERVED, DomId};
+use super::{DOMID_FIRST_RESERVED, DomId, PAGE};
+
+/// `XEN_SYSCTL_physinfo`, and where two of its members are: `free_pages` and
+/// `outstanding_pages`, in words of 8 bytes from the request's beginning.
+const PHYSINFO: u32 = 3;
+const FREE_PAGES: usize = 7;
+const OUTSTANDING_PAGES: usize = 9;
 
 /// `XEN_SYSCTL_getdomaininfolist`
 const GETDOMAININFOLIST: u32 = 6;
@@ -15,14 +22,20 @@ const GETDOMAININFOLIST: u32 = 6;
 const BATCH: usize = 64;
 
 /// `struct xen_sysctl`, 136 bytes: the command and the interface version in a header
-/// of 8, then `struct xen_sysctl_getdomaininfolist`.
+/// of 8, then the command's own structure.
 type Request = [u64; 17];
+
+/// A command without arguments.
+fn command(version: Version, command: u32) -> Request {
+    let mut request = [0; 17];
+    request[0] = u64::from(command) | u64::from(version.sysctl) << 32;
+    request
+}
 
 /// Asks for the first [`BATCH`] domains from number `first` on, to be written to
 /// `buffer`.
 fn request(version: Version, first: DomId, buffer: u64) -> Request {
-    let mut request = [0; 17];
-    request[0] = u64::from(GETDOMAININFOLIST) | u64::from(version.sysctl) << 32;
+    let mut request = command(version, GETDOMAININFOLIST);
     request[1] = u64::from(first) | (BATCH as u64) << 32;
     request[2] = buffer;
     request
@@ -34,6 +47,19 @@ fn count_of(request: &Request) -> usize {
 }
 
 impl Xen {
+    /// Memory that no domain has and none has claimed, bytes: `free_memory` of
+    /// `xl info`.
+    ///
+    /// # Errors
+    /// Xen's errno.
+    pub fn free_memory(&self) -> io::Result<u64> {
+        let mut request = command(self.version, PHYSINFO);
+        // SAFETY: the call takes this structure as argument 0 and fills it in.
+        unsafe { self.hypercall_with(number::SYSCTL, [0; 5], 0, &mut request) }?;
+        let pages = request[FREE_PAGES].saturating_sub(request[OUTSTANDING_PAGES]);
+        Ok(pages.saturating_mul(PAGE as u64))
+    }
+
     /// All domains there are, by ascending number: also dom0, and those that are
     /// being destroyed. One that comes or goes meanwhile may be missing.
     ///

@@ -1,0 +1,356 @@
+//! What the destination says of itself before anything is begun: which Xen it
+//! runs. A guest can go to the same release or to a newer one, never to an older
+//! one, and the destination finds that out only when everything has been sent.
+//!
+//! It is asked over the connection that `lull land` answers on, where that is
+//! opened anyway, and else by a question of its own. A destination that gives no
+//! answer, since its key allows nothing but `xl migrate-receive` for example, is
+//! no reason to refuse.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io::{self, Read};
+use std::process::{ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::land::wire::LINE_MAX;
+use crate::migrate::inbox::{Inbox, Message};
+use crate::rehearse::Way;
+use crate::xen::version;
+
+/// How long a question of its own may take, with a slow log-in.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// Lines a login shell may say before the answer.
+pub const LINES: usize = 256;
+
+/// Between two looks whether it is still waited for.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A shell's commands that print the version on a line of its own, whatever was
+/// printed before. No quotes: they pass through two or three shells.
+pub const QUESTION: &str = "echo; echo lull: xen \
+$(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor)";
+
+/// How that line begins.
+const MARK: &str = "lull: xen ";
+
+/// Which moves Xen supports.
+pub const RULE: &str = "Xen takes guests from older releases, not from newer ones";
+
+/// A release of Xen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Release {
+    /// `XENVER_version >> 16`.
+    pub major: u32,
+    /// `XENVER_version & 0xffff`.
+    pub minor: u32,
+}
+
+impl Release {
+    /// What a line of the answer says, if it is that line. It comes from another
+    /// host: anything but two short numbers is nothing.
+    pub fn in_line(line: &[u8]) -> Option<Self> {
+        let line = std::str::from_utf8(line).ok()?;
+        let (major, minor) = line.strip_prefix(MARK)?.trim_end().split_once('.')?;
+        let number = |text: &str| {
+            let plain = (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+            text.parse().ok().filter(|_| plain)
+        };
+        Some(Self {
+            major: number(major)?,
+            minor: number(minor)?,
+        })
+    }
+
+    /// This host's.
+    fn here() -> Option<Self> {
+        let version::Version { major, minor, .. } = version::detect().ok()?;
+        Some(Self { major, minor })
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What was heard of the destination's Xen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It was not asked.
+    NotAsked,
+    /// It was asked, and did not say.
+    Nothing,
+    /// This.
+    Xen(Release),
+}
+
+impl From<Option<Release>> for Heard {
+    fn from(release: Option<Release>) -> Self {
+        release.map_or(Self::Nothing, Self::Xen)
+    }
+}
+
+/// Why the destination is waited for no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Enough {
+    /// The operator stopped it.
+    #[error("cancelled before anything was begun")]
+    Stopped,
+    /// The timeout is over.
+    #[error("the timeout was over before anything was begun")]
+    OutOfTime,
+}
+
+/// As long as the operator wants to wait for the destination.
+pub struct Patience<'a> {
+    inbox: &'a Inbox,
+    until: Option<Instant>,
+    /// A wish to stop is heard once.
+    stopped: Cell<bool>,
+}
+
+impl<'a> Patience<'a> {
+    /// Until `inbox` hears a wish to stop, or that moment.
+    pub fn new(inbox: &'a Inbox, until: Option<Instant>) -> Self {
+        Self {
+            inbox,
+            until,
+            stopped: Cell::new(false),
+        }
+    }
+
+    /// Whether it is at its end.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn check(&self) -> Result<(), Enough> {
+        while let Some(message) = self.inbox.next(Duration::ZERO) {
+            if matches!(message, Message::Stop) {
+                self.stopped.set(true);
+            }
+        }
+        match self.until {
+            _ if self.stopped.get() => Err(Enough::Stopped),
+            Some(until) if Instant::now() >= until => Err(Enough::OutOfTime),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why there is no line.
+#[derive(Debug, thiserror::Error)]
+pub enum NoLine {
+    /// None came in time, or the output has ended.
+    #[error("no answer")]
+    Silent,
+    /// See [`Enough`].
+    #[error(transparent)]
+    Enough(#[from] Enough),
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A line, byte by byte: what follows it is somebody else's to read.
+///
+/// # Errors
+/// See [`NoLine`].
+pub fn line(
+    from: &mut ChildStdout,
+    until: Instant,
+    patience: &Patience<'_>,
+) -> Result<Vec<u8>, NoLine> {
+    let mut line = Vec::new();
+    while line.len() < LINE_MAX {
+        patience.check()?;
+        let left = until.saturating_duration_since(Instant::now());
+        let look = left.min(LOOK);
+        let timeout = Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(look.subsec_nanos()),
+        };
+        match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) if left.is_zero() => return Err(NoLine::Silent),
+            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        let mut byte = [0];
+        match from.read(&mut byte) {
+            Ok(0) => return Err(NoLine::Silent),
+            Ok(_) if byte == *b"\n" => break,
+            Ok(_) => line.push(byte[0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(line)
+}
+
+/// Asks what has not been asked, if the destination can be asked, and refuses one
+/// that is older.
+///
+/// # Errors
+/// The refusal, whole; or [`Enough`].
+pub fn admit(way: &Way, heard: Heard, patience: &Patience<'_>) -> anyhow::Result<()> {
+    let there = match heard {
+        Heard::Xen(release) => Some(release),
+        Heard::NotAsked if way.takes_commands() => ask(&way.without_a_terminal(), patience)?,
+        Heard::NotAsked | Heard::Nothing => None,
+    };
+    check(way.host(), Release::here(), there)
+}
+
+fn check(host: &str, here: Option<Release>, there: Option<Release>) -> anyhow::Result<()> {
+    match here.zip(there) {
+        Some((here, there)) if there < here => anyhow::bail!(
+            "{host} runs Xen {there}, older than {here} here: {RULE}.\nNothing was done. Upgrade {host} first, or move the guest to a host with Xen {here} or newer."
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The destination's Xen, if it says.
+fn ask(way: &Way, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
+    let child = way
+        .command(QUESTION)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    // Whatever cannot be started here, xl will say so.
+    let Ok(mut child) = child else {
+        return Ok(None);
+    };
+    let answer = child.stdout.take().map_or(Ok(None), |out| {
+        answer(out, Instant::now() + ANSWER, patience)
+    });
+    // Gone already: as good.
+    let _ = child.kill();
+    let _ = child.wait();
+    answer
+}
+
+fn answer(
+    mut from: ChildStdout,
+    until: Instant,
+    patience: &Patience<'_>,
+) -> Result<Option<Release>, Enough> {
+    for _ in 0..LINES {
+        match line(&mut from, until, patience) {
+            Ok(line) => {
+                if let Some(release) = Release::in_line(&line) {
+                    return Ok(Some(release));
+                }
+            }
+            Err(NoLine::Enough(enough)) => return Err(enough),
+            Err(NoLine::Silent | NoLine::Io(_)) => break,
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const fn xen(minor: u32) -> Release {
+        Release { major: 4, minor }
+    }
+
+    /// A host that is reached by `ssh`, a script.
+    fn asked(ssh: &str, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rsh");
+        fs::write(&path, format!("#!/bin/sh\n{ssh}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        ask(&Way::new(path.to_str(), "host2"), patience)
+    }
+
+    #[test]
+    fn an_older_destination_is_refused_and_no_other() {
+        let said = check("host2", Some(xen(20)), Some(xen(17))).unwrap_err();
+        assert_eq!(
+            said.to_string(),
+            "host2 runs Xen 4.17, older than 4.20 here: Xen takes guests from older releases, not from newer ones.\nNothing was done. Upgrade host2 first, or move the guest to a host with Xen 4.20 or newer."
+        );
+        for there in [
+            Some(xen(20)),
+            Some(xen(21)),
+            Some(Release { major: 5, minor: 0 }),
+            None,
+        ] {
+            check("host2", Some(xen(20)), there).unwrap();
+        }
+        check("host2", None, Some(xen(17))).unwrap();
+    }
+
+    #[test]
+    fn an_answer_is_two_numbers_or_nothing() {
+        assert_eq!(Release::in_line(b"lull: xen 4.17"), Some(xen(17)));
+        assert_eq!(Release::in_line(b"lull: xen 4.9\r"), Some(xen(9)));
+        for line in [
+            &b"lull: xen ."[..],
+            b"lull: xen 4",
+            b"lull: xen 4.",
+            b"lull: xen +4.17",
+            b"lull: xen 4.17.1",
+            b"lull: xen 4.-1",
+            b"lull: xen 4.999999",
+            b"xen 4.17",
+            b"lull: xen 4.\xff",
+            b"",
+        ] {
+            assert_eq!(Release::in_line(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_answer_is_found_behind_what_a_shell_says() {
+        let inbox = Inbox::new();
+        let patience = Patience::new(&inbox, None);
+        let heard = |script: &str| asked(script, &patience).unwrap();
+        assert_eq!(
+            heard("echo welcome; printf hello; printf '\\nlull: xen 4.18\\nmore\\n'"),
+            Some(xen(18))
+        );
+        // What is asked runs there as it stands; no Xen runs here.
+        let said = heard("shift; sh -c \"$*\" | sed 's/^lull: xen [.]$/lull: xen 4.19/'");
+        assert_eq!(said, Some(xen(19)));
+    }
+
+    #[test]
+    fn who_does_not_say_is_not_waited_for() {
+        let inbox = Inbox::new();
+        let patience = Patience::new(&inbox, None);
+        for script in [
+            "exit 255",
+            "echo 'xl migration receiver ready, send binary domain data.'; exec cat",
+            "yes",
+            "head -c 100000 /dev/zero",
+        ] {
+            assert_eq!(asked(script, &patience), Ok(None), "{script}");
+        }
+    }
+
+    #[test]
+    fn the_operator_and_the_timeout_end_the_wait() {
+        let begun = Instant::now();
+        let inbox = Inbox::new();
+        let brief = Some(Instant::now() + Duration::from_millis(200));
+        let said = asked("exec sleep 60", &Patience::new(&inbox, brief));
+        assert_eq!(said, Err(Enough::OutOfTime));
+        inbox.ask_to_stop();
+        let said = asked("exec sleep 60", &Patience::new(&inbox, None));
+        assert_eq!(said, Err(Enough::Stopped));
+        assert!(begun.elapsed() < ANSWER);
+    }
+}

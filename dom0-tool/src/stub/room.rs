@@ -1,0 +1,471 @@
+//! Memory for the stub: what Xen has free, and where that is too little and xl
+//! would take memory from dom0 for a new guest (`autoballoon` in xl.conf), what
+//! dom0 gives up for it.
+//!
+//! dom0 gets it back when the stub has gone. Until then a note in `/run/lull` says
+//! how much that is and which process has taken it: what a dead process has taken is
+//! given back by its guard, or by the next one. Both are changes of dom0's target by
+//! so many KiB, as xl's are: whatever others take or give meanwhile stays.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::builder::memory_bytes;
+use crate::control::folder::Folder;
+use crate::xen::xenstore::Xenstore;
+use crate::xen::{PAGE, Xen};
+use crate::xl_conf;
+
+/// What Xen itself needs for a domain of one vCPU, KiB.
+const XENS_OWN: u64 = 256;
+
+/// dom0 keeps at least that, KiB (`LIBXL_MIN_DOM0_MEM`,
+/// `tools/libs/light/libxl_internal.h`, 4.17).
+const DOM0_LEAST: u64 = 128 << 10;
+
+/// How long dom0 may take to let go of it: libxl's own patience.
+const LETTING_GO: Duration = Duration::from_secs(10);
+
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How often dom0's target is changed that others change too.
+const TRIES: u32 = 20;
+
+const TARGET: &str = "/local/domain/0/memory/target";
+const STATIC_MAX: &str = "/local/domain/0/memory/static-max";
+
+/// A host's memory, KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What no domain has.
+    pub free: u64,
+    /// What dom0 has, or is to have, whichever is less.
+    pub dom0: u64,
+    /// Whether xl would take some of that for a new guest.
+    pub autoballoon: bool,
+}
+
+/// What becomes of a wish for memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Xen has enough.
+    Fits,
+    /// dom0 gives up so much, KiB.
+    Take(u64),
+    /// There is too little.
+    Short(Short),
+}
+
+/// Too little memory for the stub. A clause without a full stop.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("lull's stub domain needs {} MiB of memory, {} MiB are free in Xen, and {why}", needed.div_ceil(1024), free / 1024)]
+pub struct Short {
+    /// What the stub needs, KiB.
+    needed: u64,
+    free: u64,
+    why: NotFromDom0,
+}
+
+/// Why dom0 gives up none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+enum NotFromDom0 {
+    #[error("xl is set to take none from dom0 (autoballoon)")]
+    Off {
+        /// What dom0 would have without it, KiB.
+        then: u64,
+    },
+    #[error("dom0 has {} MiB, of which it keeps at least {}", has / 1024, DOM0_LEAST / 1024)]
+    Small { has: u64 },
+    #[error("dom0 did not give up {} MiB within {} s", wanted.div_ceil(1024), LETTING_GO.as_secs())]
+    Keeps { wanted: u64 },
+}
+
+impl Short {
+    /// Why dom0 gives up none: a clause.
+    pub fn why(&self) -> String {
+        self.why.to_string()
+    }
+
+    /// What to do about it, in a sentence.
+    pub fn cure(&self) -> String {
+        match self.why {
+            NotFromDom0::Off { then } if then >= DOM0_LEAST => {
+                format!("Take it from dom0: `xl mem-set 0 {}m`.", then / 1024)
+            }
+            NotFromDom0::Keeps { .. } => {
+                "Free memory in dom0, or take some from a guest (`xl mem-set`).".to_owned()
+            }
+            _ => "Take some from a guest (`xl mem-set`), or shut one down.".to_owned(),
+        }
+    }
+}
+
+/// Why there is no room.
+#[derive(Debug, Error)]
+pub enum NoRoom {
+    /// See [`Short`].
+    #[error(transparent)]
+    Short(#[from] Short),
+    /// The operator did not want to wait.
+    #[error("cancelled before anything was begun")]
+    Cancelled,
+    /// How much there is cannot be seen, or dom0's target not be changed.
+    #[error("memory for the stub domain: {0}")]
+    Unknown(#[from] io::Error),
+}
+
+/// What the stub for a guest of `frames` frames needs, KiB.
+fn needed(frames: u64) -> io::Result<u64> {
+    let own = memory_bytes(frames).map_err(io::Error::other)?;
+    Ok(own.div_ceil(1024) + XENS_OWN)
+}
+
+/// See [`plan`]; for a guest of `frames` frames.
+///
+/// # Errors
+/// When what it needs cannot be said.
+pub fn plan_for(frames: u64, memory: Memory) -> io::Result<(u64, Plan)> {
+    let needed = needed(frames)?;
+    Ok((needed, plan(needed, memory)))
+}
+
+/// Where `needed` KiB come from.
+fn plan(needed: u64, memory: Memory) -> Plan {
+    let Memory {
+        free,
+        dom0,
+        autoballoon,
+    } = memory;
+    let wanted = needed.saturating_sub(free);
+    let then = dom0.saturating_sub(wanted);
+    let short = |why| Plan::Short(Short { needed, free, why });
+    match wanted {
+        0 => Plan::Fits,
+        _ if !autoballoon => short(NotFromDom0::Off { then }),
+        _ if then < DOM0_LEAST => short(NotFromDom0::Small { has: dom0 }),
+        _ => Plan::Take(wanted),
+    }
+}
+
+impl Memory {
+    /// This host's.
+    ///
+    /// # Errors
+    /// When Xen or xenstore does not say.
+    pub fn here(xen: &Xen) -> io::Result<Self> {
+        let target = number(&mut Xenstore::open()?, TARGET)?;
+        let has = dom0(xen)?.has;
+        Ok(Self {
+            free: xen.free_memory()? / 1024,
+            dom0: target.map_or(has, |target| target.min(has)),
+            autoballoon: takes_from_dom0(&conf(), xen.command_line().ok().as_deref()),
+        })
+    }
+}
+
+/// xl.conf; empty where there is none, or none that xl would read.
+fn conf() -> String {
+    let mut text = String::new();
+    let file = File::open(xl_conf::FILE);
+    let read = file.and_then(|file| file.take(xl_conf::LARGEST).read_to_string(&mut text));
+    match read {
+        Ok(_) => text,
+        Err(_) => String::new(),
+    }
+}
+
+/// Whether xl takes memory from dom0 for a new guest
+/// (`parse_global_config` and `auto_autoballoon`, `tools/xl/xl.c`, 4.17).
+fn takes_from_dom0(conf: &str, xens_command_line: Option<&str>) -> bool {
+    let value = xl_conf::assigned(conf, "autoballoon").map(|(_, value)| value);
+    let value = value.as_deref();
+    match value.map(|value| xl_conf::quoted(value).unwrap_or(value)) {
+        Some("on" | "1") => true,
+        Some("off" | "0") => false,
+        _ => !xens_command_line.is_some_and(sizes_dom0),
+    }
+}
+
+/// Whether it says how much memory dom0 has.
+fn sizes_dom0(xens_command_line: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_size = |text: &str| {
+        let text = text.strip_prefix('-').unwrap_or(text);
+        digits(
+            text.strip_suffix(|c| "bBkKmMgGtT".contains(c))
+                .unwrap_or(text),
+        )
+    };
+    let is_share = |text: &str| {
+        let Some(text) = text.strip_suffix('%') else {
+            return false;
+        };
+        let (size, percent) = text.rsplit_once('+').unwrap_or(("0", text));
+        is_size(size) && digits(percent) && percent.len() <= 2
+    };
+    let is_part = |part: &str| {
+        let bound = part.strip_prefix("min:").or(part.strip_prefix("max:"));
+        let part = bound.unwrap_or(part);
+        is_size(part) || is_share(part)
+    };
+    let words = xens_command_line.split(' ');
+    words
+        .filter_map(|word| word.strip_prefix("dom0_mem="))
+        .any(|value| value.trim_end_matches(',').split(',').all(is_part))
+}
+
+/// dom0's memory as Xen has it, KiB.
+struct Dom0 {
+    has: u64,
+    most: u64,
+}
+
+fn dom0(xen: &Xen) -> io::Result<Dom0> {
+    const KIB: u64 = PAGE as u64 / 1024;
+    let info = xen.domain_info(0)?.ok_or(io::ErrorKind::NotFound)?;
+    Ok(Dom0 {
+        has: info.tot_pages.saturating_mul(KIB),
+        most: info.max_pages.saturating_mul(KIB),
+    })
+}
+
+/// dom0's target, KiB. Where there is none yet it becomes the one that libxl would
+/// set (`libxl__fill_dom0_memory_info`, `tools/libs/light/libxl_mem.c`, 4.17).
+fn target(store: &mut Xenstore, dom0: &Dom0) -> io::Result<u64> {
+    if store.read(STATIC_MAX)?.is_none() {
+        store.write(STATIC_MAX, &dom0.most.to_string())?;
+    }
+    if let Some(target) = number(store, TARGET)? {
+        return Ok(target);
+    }
+    store.write(TARGET, &dom0.has.to_string())?;
+    Ok(dom0.has)
+}
+
+fn number(store: &mut Xenstore, path: &str) -> io::Result<Option<u64>> {
+    let Some(text) = store.read(path)? else {
+        return Ok(None);
+    };
+    let number = text.trim_end_matches('\0').parse();
+    number.map(Some).map_err(io::Error::other)
+}
+
+/// Changes dom0's target to what `change` makes of it.
+fn retarget(store: &mut Xenstore, change: impl Fn(u64) -> u64) -> io::Result<()> {
+    for _ in 0..TRIES {
+        let Some(target) = store.read(TARGET)? else {
+            return Err(io::Error::other("dom0 has no target"));
+        };
+        let old: u64 = target.parse().map_err(io::Error::other)?;
+        if store.replace(TARGET, &target, &change(old).to_string())? {
+            return Ok(());
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// What was taken from dom0. It gets it back when this is dropped.
+#[derive(Debug)]
+pub struct Taken {
+    note: PathBuf,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // Nothing is left to do: dom0 is smaller by that, and whoever next needs
+        // memory finds it.
+        let _ = give_back(&self.note);
+    }
+}
+
+/// Sees to it that Xen has the memory that the stub for a guest of `frames` frames
+/// needs. The wait for dom0 is bounded, and ends when `is_over` says so.
+///
+/// # Errors
+/// Why it has not. dom0 has then what it had.
+pub fn make(
+    xen: &Xen,
+    frames: u64,
+    is_over: &mut dyn FnMut() -> bool,
+) -> Result<Option<Taken>, NoRoom> {
+    let needed = needed(frames)?;
+    let memory = Memory::here(xen)?;
+    let wanted = match plan(needed, memory) {
+        Plan::Fits => return Ok(None),
+        Plan::Short(short) => return Err(short.into()),
+        Plan::Take(wanted) => wanted,
+    };
+    let mut store = Xenstore::open()?;
+    let dom0 = dom0(xen)?;
+    let target = target(&mut store, &dom0)?;
+    // Below what it has, or nothing comes of it.
+    let down = wanted.saturating_add(target.saturating_sub(dom0.has));
+    let folder = Folder::default();
+    folder.make()?;
+    let note = folder.taken(std::process::id());
+    fs::write(&note, down.to_string())?;
+    let taken = Taken { note };
+    retarget(&mut store, |target| target.saturating_sub(down))?;
+    let until = Instant::now() + LETTING_GO;
+    while xen.free_memory()? / 1024 < needed {
+        if is_over() {
+            return Err(NoRoom::Cancelled);
+        }
+        if Instant::now() >= until {
+            let why = NotFromDom0::Keeps { wanted };
+            let free = memory.free;
+            return Err(Short { needed, free, why }.into());
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(Some(taken))
+}
+
+/// Gives dom0 back what `process` has taken, and the dead.
+pub fn give_back_of(folder: &Folder, process: u32) {
+    for (owner, note) in folder.all_taken().unwrap_or_default() {
+        let gone = !Path::new(&format!("/proc/{owner}")).exists();
+        if gone || process == owner {
+            let _ = give_back(&note);
+        }
+    }
+}
+
+/// Gives back what the note says. Who removes it does.
+fn give_back(note: &Path) -> io::Result<()> {
+    let text = fs::read_to_string(note)?;
+    fs::remove_file(note)?;
+    let kib: u64 = text.parse().map_err(io::Error::other)?;
+    let mut store = Xenstore::open()?;
+    let most = number(&mut store, STATIC_MAX)?.unwrap_or(u64::MAX);
+    // Somebody may have given it more meanwhile.
+    retarget(&mut store, |target| {
+        target.max(most.min(target.saturating_add(kib)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024;
+
+    fn host(free: u64, dom0: u64, autoballoon: bool) -> Memory {
+        Memory {
+            free,
+            dom0,
+            autoballoon,
+        }
+    }
+
+    #[test]
+    fn xen_gives_what_it_has_and_dom0_the_rest() {
+        let needed = 17 * MIB;
+        for autoballoon in [true, false] {
+            assert_eq!(plan(needed, host(needed, 0, autoballoon)), Plan::Fits);
+        }
+        assert_eq!(
+            plan(needed, host(3 * MIB, 512 * MIB, true)),
+            Plan::Take(14 * MIB)
+        );
+        assert_eq!(plan(needed, host(0, 145 * MIB, true)), Plan::Take(needed));
+    }
+
+    #[test]
+    fn where_there_is_too_little_it_is_said_why_and_what_helps() {
+        let said = |memory| match plan(17 * MIB, memory) {
+            Plan::Short(short) => (short.to_string(), short.cure()),
+            other => panic!("{other:?}"),
+        };
+        let (found, cure) = said(host(3 * MIB, 1024 * MIB, false));
+        assert_eq!(
+            found,
+            "lull's stub domain needs 17 MiB of memory, 3 MiB are free in Xen, and xl is set to take none from dom0 (autoballoon)"
+        );
+        assert_eq!(cure, "Take it from dom0: `xl mem-set 0 1010m`.");
+        let (found, cure) = said(host(0, 144 * MIB, true));
+        assert!(
+            found.ends_with("dom0 has 144 MiB, of which it keeps at least 128"),
+            "{found}"
+        );
+        assert!(cure.contains("a guest"), "{cure}");
+        // Nor is dom0 made too small by following the advice.
+        let (_, cure) = said(host(0, 144 * MIB, false));
+        assert!(cure.contains("a guest"), "{cure}");
+    }
+
+    #[test]
+    fn a_larger_guest_needs_more() {
+        let small = needed(1 << 16).unwrap();
+        assert!((16 * MIB..=17 * MIB).contains(&small), "{small}");
+        // 32 MiB for each TiB.
+        let large = needed(1 << 28).unwrap();
+        assert!((large - small).abs_diff(32 * MIB) < MIB, "{large}");
+    }
+
+    #[test]
+    fn xl_takes_from_dom0_unless_it_is_told_otherwise() {
+        for (conf, command_line, expected) in [
+            ("", Some("placeholder loglvl=all"), true),
+            ("", None, true),
+            ("", Some("dom0_mem=1G,max:1G"), false),
+            ("#autoballoon=\"off\"\n", Some(""), true),
+            ("autoballoon=\"off\"\n", Some(""), false),
+            ("autoballoon='0'", Some(""), false),
+            ("autoballoon=0", Some(""), false),
+            ("autoballoon=\"on\"", Some("dom0_mem=1G"), true),
+            ("autoballoon=1", Some("dom0_mem=1G"), true),
+            ("autoballoon=\"auto\"", Some("dom0_mem=1G"), false),
+            ("autoballoon=\"off\"\nautoballoon=\"auto\"", Some(""), true),
+            ("autoballoon=\"perhaps\"", Some(""), true),
+        ] {
+            let takes = takes_from_dom0(conf, command_line);
+            assert_eq!(takes, expected, "{conf} {command_line:?}");
+        }
+    }
+
+    #[test]
+    fn how_large_dom0_is_stands_in_xens_command_line_or_not() {
+        for sized in [
+            "dom0_mem=512M",
+            "loglvl=all dom0_mem=1024 x",
+            "dom0_mem=min:1G,max:2G",
+            "dom0_mem=max:512M",
+            "dom0_mem=-256M,",
+            "dom0_mem=10%",
+            "dom0_mem=1G+10%,max:50%",
+        ] {
+            assert!(sizes_dom0(sized), "{sized}");
+        }
+        for not in [
+            "",
+            "dom0_mem=",
+            "dom0_mem=all",
+            "dom0_mem=100%",
+            "xdom0_mem=1G",
+            "dom0_max_vcpus=1",
+            "dom0_mem=1G,half",
+        ] {
+            assert!(!sizes_dom0(not), "{not}");
+        }
+    }
+
+    #[test]
+    fn what_was_taken_is_found_by_whose_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path().join("lull"));
+        assert_eq!(folder.all_taken().unwrap(), []);
+        folder.make().unwrap();
+        let ours = folder.taken(7);
+        fs::write(&ours, "14336").unwrap();
+        fs::write(folder.socket(7, 9), "").unwrap();
+        assert_eq!(folder.all_taken().unwrap(), [(7, ours)]);
+        assert_eq!(folder.places().unwrap(), []);
+    }
+}
