@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Mutex;
 
 use anyhow::{Result, ensure};
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, GuestSpec, Host, HostConfig, Load, Mark};
 
 use crate::aftermath::no_leaks;
+use crate::choice;
 
 /// A load that a migration catches up with.
 pub const MODERATE: Load = Load::steady(500, 2_048);
@@ -34,14 +35,6 @@ pub struct World {
 /// driver (xen-netfront, Linux 6.1) keeps some two megabytes at each resume, and
 /// at its tenth the guest has no memory left to live on, whoever moves it.
 const MOST_MOVED: u32 = 4;
-
-/// Set to anything: also what takes long and seldom fails by itself.
-const EVERYTHING: &str = "LULL_EVERYTHING";
-
-/// Whether all is to be tried that there is.
-pub fn everything() -> bool {
-    std::env::var_os(EVERYTHING).is_some()
-}
 
 /// A mutex, so that scenarios come one by one.
 static WORLD: Mutex<Option<World>> = Mutex::new(None);
@@ -157,23 +150,43 @@ pub fn small() -> GuestSpec {
     }
 }
 
+/// A trial, and the seconds it takes on a quiet machine with two processors.
+pub struct Scenario {
+    /// What is run.
+    pub trial: Trial,
+    /// Roughly.
+    pub seconds: u32,
+}
+
+impl Scenario {
+    /// One that is only shown.
+    pub fn left_out(self) -> Self {
+        Self {
+            trial: self.trial.with_ignored_flag(true),
+            ..self
+        }
+    }
+}
+
 /// A scenario on the shared host. A failure with a rig fault on the console
 /// is the rig's error, and a success with one is an error as well; then the
 /// scenario gets a second chance, with a new guest.
 pub fn scenario(
     name: impl Into<String>,
+    seconds: u32,
     run: impl Fn(&mut World) -> Result<()> + Send + 'static,
-) -> Trial {
-    trial(name.into(), Subject::Product, run)
+) -> Scenario {
+    trial(name.into(), seconds, Subject::Product, run)
 }
 
 /// A scenario without any part of lull in it: whatever fails in it is the
 /// rig's error.
 pub fn rig_scenario(
     name: impl Into<String>,
+    seconds: u32,
     run: impl Fn(&mut World) -> Result<()> + Send + 'static,
-) -> Trial {
-    trial(name.into(), Subject::Rig, run)
+) -> Scenario {
+    trial(name.into(), seconds, Subject::Rig, run)
 }
 
 /// What a scenario puts to the test.
@@ -185,10 +198,15 @@ enum Subject {
 
 fn trial(
     name: String,
+    seconds: u32,
     subject: Subject,
     run: impl Fn(&mut World) -> Result<()> + Send + 'static,
-) -> Trial {
-    Trial::test(name.clone(), move || {
+) -> Scenario {
+    let trial = Trial::ignorable_test(name.clone(), move || {
+        if let Some(why) = choice::beyond_budget(&name, seconds) {
+            eprintln!("--- {name} is left out: {why}");
+            return Ok(Completion::ignored_with(why));
+        }
         let mut shared = WORLD
             .lock()
             .map_err(|_| Failed::from("an earlier scenario panicked"))?;
@@ -200,6 +218,7 @@ fn trial(
         };
         let world = shared.insert(world);
         eprintln!("--- {name}");
+        let timeline = Timeline::start();
         let report = match attempt(world, &name, subject, &run) {
             Err(Verdict::Error(message)) if world.host.is_running() => {
                 // Told, and told apart: the emulation's own faults come about
@@ -209,8 +228,12 @@ fn trial(
             }
             report => report,
         };
-        report.map_err(|verdict| Failed::from(verdict.to_string()))
-    })
+        choice::done(seconds, timeline.seconds());
+        report
+            .map(|()| Completion::Completed)
+            .map_err(|verdict| Failed::from(verdict.to_string()))
+    });
+    Scenario { trial, seconds }
 }
 
 fn attempt(
