@@ -59,7 +59,6 @@ fn usual_slips() {
         "migrate web1",
         "migrate --max-suspend-tim 2 web1 host2",
         "migrate --max-suspend-time soon web1 host2",
-        "migrate -p --max-suspend-time 2 web1 host2",
         "simulate --memory 12parsecs",
         "replay /nowhere.jsonl",
     ] {
@@ -69,6 +68,27 @@ fn usual_slips() {
         said.push_str(&format!("$ lull {line}\n{text}exit code {code}\n\n"));
     }
     compare("slips", &said);
+}
+
+/// What is said first depends on who asks, and not even root moves guests where
+/// there is no Xen.
+#[test]
+fn a_move_where_none_can_be() {
+    let line = "migrate -p --max-suspend-time 2 web1 host2";
+    let output = lull(&line.split_whitespace().collect::<Vec<_>>());
+    let why = match rustix::process::geteuid().is_root() {
+        true => {
+            "this host does not run on Xen (there is no /sys/hypervisor/type).\n\
+             Nothing was done. Boot the host with Xen, and run lull in its dom0."
+        }
+        false => {
+            "this needs root: only root may ask the hypervisor.\n\
+             Nothing was done. Run it again with `sudo`."
+        }
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said, format!("lull: {why}\n"));
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! machine, [`link`] joins it to others, [`console`] reads what it prints, [`ssh`] reaches into it; on top
 //! stands [`host`], with [`guest`], [`observer`], [`shaping`], [`domains`] and
 //! [`leaks`], and [`libvirt`] for who asks for it; [`demo`] shows what it is all
-//! for, [`mod@bench`] and [`landing`] measure. [`small_debian`] is no Xen host,
+//! for, [`mod@bench`] and [`landing`] measure. [`plan`] says what of
+//! all tests a run has time for. [`small_debian`] is no Xen host,
 //! but a Debian to install lull's package in.
 
 pub mod bench;
@@ -29,6 +30,7 @@ pub mod libvirt;
 pub mod link;
 pub mod observer;
 pub mod overlay;
+pub mod plan;
 pub mod programs;
 pub mod qemu;
 pub mod shaping;

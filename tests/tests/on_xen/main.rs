@@ -4,18 +4,22 @@
 //! (the rig did); the message says which.
 //!
 //! [`sites`] are the hosts, and [`world`] is what scenarios share on one of them:
-//! as long as it stays healthy, one guest. [`pace`] is how fast it is. [`attempt`] starts `lull migrate` and follows it; [`aftermath`] is
-//! what must hold after every one. Then the scenarios: [`rig`] tests the rig
+//! as long as it stays healthy, one guest. [`pace`] is how fast it is. [`attempt`]
+//! starts `lull migrate` and follows it; [`aftermath`] is what must hold after
+//! every one. [`choice`] leaves out what there is no time
+//! for. Then the scenarios: [`rig`] tests the rig
 //! itself, [`moves`], [`fast`], [`disks`], [`rehearsal`], [`refusals`] and [`limits`] the
 //! product at its work, [`table`] what happens when something goes wrong between any two of its
 //! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
 //! looks and has wishes, [`together`] when two guests move at once, [`virsh`] when
-//! libvirt moves one, [`two_hosts`] what only two hosts show, [`explaining`] what is left to read, [`bad_input`] and
+//! libvirt moves one, [`two_hosts`] what only two hosts show, [`newer`] what is
+//! tried on Xen 4.20 too, [`explaining`] what is left to read, [`bad_input`] and
 //! [`stock`] the rest; last, [`predictions`] of all that moved.
 
 mod aftermath;
 mod attempt;
 mod bad_input;
+mod choice;
 mod deaths;
 mod disks;
 mod doctor;
@@ -24,6 +28,7 @@ mod fast;
 mod interface;
 mod limits;
 mod moves;
+mod newer;
 mod pace;
 mod predictions;
 mod refusals;
@@ -40,94 +45,146 @@ mod world;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
 
-use sites::Site;
-use world::{World, everything, rig_scenario, scenario, scenario_at};
+use choice::Choice;
+use world::{Scenario, rig_scenario, scenario};
+
+/// Of the table's cells, so many are tried beside those that always are.
+const CELLS_DRAWN: usize = 12;
+
+/// And so many of the scenarios that seldom fail by themselves.
+const SELDOM_DRAWN: usize = 2;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let mut trials = vec![
-        rig_scenario("host-boots-and-xl-lists-dom0", rig::host_boots),
-        rig_scenario("link-can-be-slowed", rig::link_is_shaped),
-        rig_scenario("guest-answers-and-takes-a-load", rig::guest_takes_a_load),
-        scenario("busy-guest-moves-within-its-limit", moves::within_a_limit),
-        scenario("fast-landing-within-its-limit", fast::within_a_limit),
-        scenario("source-and-destination-agree", moves::frames_agree),
-        scenario("fast-landing-agrees", fast::frames_agree),
-        scenario("no-fast-landing-without-lull", fast::falls_back),
-        scenario("disk-used-through-a-move", disks::listed),
-        scenario("guest-moves-without-limits", moves::without_limits),
-        scenario("explained-afterwards", explaining::afterwards),
-        scenario("predicted", explaining::predicted),
-        scenario("ledger-cannot-stop-a-move", moves::with_a_broken_ledger),
-        scenario("rehearsal-there-and-back", rehearsal::there_and_back),
-        scenario("limit-below-fixed-costs", refusals::fixed_costs),
-        scenario("hopeless-then-moved", refusals::hopeless_then_moved),
-        scenario("burst-before-the-stop", refusals::burst_before_the_stop),
-        scenario("timeout-while-copying", refusals::timeout),
-        scenario("looked-at-and-cancelled", steering::looked_at_and_cancelled),
-        scenario("steered-while-it-runs", steering::steered),
-        scenario("two-at-once", together::two_at_once),
-        scenario("limits-kept-by-plain-xl", limits::kept_by_plain_xl),
-        scenario("interface-attached-by-lull", interface::attached_by_lull),
-        scenario("limits-kept-by-virsh", virsh::keeps_limits),
-        scenario("stub-astray", deaths::stub_astray),
-        scenario("stub-stands-still", deaths::stub_stands_still),
-        scenario("wrong-words", bad_input::wrong_words),
-        scenario("doctor-finds-what-is-wrong", doctor::finds_what_is_wrong),
-        scenario("unreachable-host", bad_input::unreachable_host),
-        scenario("destination-without-memory", bad_input::no_memory),
-        scenario("pv-guest", bad_input::pv_guest),
-    ];
-    if everything() {
-        trials.extend([
-            scenario("fast-landing-while-it-grows", fast::growing),
-            scenario("fast-landing-while-it-shrinks", fast::shrinking),
-            scenario("disk-vouched-for", disks::vouched_for),
-            scenario("fast-landing-ten-times", fast::ten_times),
-            scenario("fast-landing-of-two-processors", fast::two_processors),
-            scenario(
-                "rehearsal-there-classic-and-back",
-                rehearsal::there_classic_and_back,
-            ),
-            scenario("rehearsal-killed", rehearsal::killed),
-            scenario(
-                "rehearsal-killed-then-before-a-move",
-                rehearsal::killed_then_before_a_move,
-            ),
-            scenario("cancelled-while-landing", steering::cancelled_while_landing),
-            scenario("steered-to-a-lower-limit", steering::limit_lowered),
-            scenario("steered-under-a-cap", steering::capped),
-            // libxl waits a minute for it.
-            scenario("guest-ignores-the-suspend", bad_input::deaf_guest),
-            scenario("clock-jumps-meanwhile", moves::while_the_clock_jumps),
-            scenario("stock-save-and-restore", stock::save_and_restore),
-            rig_scenario("stock-migration-keeps-every-page", stock::migration),
-        ]);
-    }
-    trials.extend(table::trials());
-    trials.extend(two_hosts::trials());
-    let newer = |name: &str, run: fn(&mut World) -> Result<()>| {
-        scenario_at(Site::Newer, format!("xen-4.20-{name}"), run)
+    let choice = match Choice::made() {
+        Ok(choice) => choice,
+        Err(error) => {
+            eprintln!("Error (rig): {error:#}");
+            return ExitCode::FAILURE;
+        }
     };
-    trials.extend([
-        newer("fast-landing-agrees", fast::frames_agree),
-        newer("fast-landing-within-its-limit", fast::within_a_limit),
-        newer("busy-guest-moves-within-its-limit", moves::within_a_limit),
-        newer("limit-below-fixed-costs", refusals::fixed_costs),
-        newer("burst-before-the-stop", refusals::burst_before_the_stop),
-        newer("looked-at-and-cancelled", steering::looked_at_and_cancelled),
-        newer("stub-astray", deaths::stub_astray),
-    ]);
-    if everything() {
-        trials.push(scenario("pauses-with-history", predictions::with_history));
-    }
+    let mut others = usual();
+    others.extend(choice.draw("scenarios", vec![seldom()], SELDOM_DRAWN));
+    others.extend(choice.draw("cells", table::others(), CELLS_DRAWN));
+    others.extend(two_hosts::scenarios());
+    others.extend(newer::scenarios());
+    let mut trials = choice.in_order(essential(), others);
+    trials.push(Trial::test("faults-in-all", table::tell));
     trials.push(Trial::test("pauses-in-all", predictions::tell));
+
+    let runs = !arguments.list;
+    if runs && !arguments.include_ignored && !arguments.ignored {
+        choice.tell(&trials);
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The hosts die here rather than with the process: their folders go too.
     world::end();
+    if runs {
+        choice::tell_left_out();
+    }
     conclusion.exit_code()
+}
+
+/// What comes first: that there is a host, that guests move within their limits
+/// and whole, and that they survive the worst moments for something to go wrong.
+fn essential() -> Vec<Scenario> {
+    let mut scenarios = vec![
+        rig_scenario("host-boots-and-xl-lists-dom0", 2, rig::host_boots),
+        rig_scenario("link-can-be-slowed", 4, rig::link_is_shaped),
+        rig_scenario(
+            "guest-answers-and-takes-a-load",
+            12,
+            rig::guest_takes_a_load,
+        ),
+        scenario(
+            "busy-guest-moves-within-its-limit",
+            35,
+            moves::within_a_limit,
+        ),
+        scenario("fast-landing-within-its-limit", 25, fast::within_a_limit),
+        scenario("source-and-destination-agree", 33, moves::frames_agree),
+        scenario("fast-landing-agrees", 33, fast::frames_agree),
+        scenario("limit-below-fixed-costs", 5, refusals::fixed_costs),
+    ];
+    scenarios.extend(table::essential());
+    scenarios
+}
+
+/// What every run tries too, if it has the time.
+fn usual() -> Vec<Scenario> {
+    vec![
+        scenario("no-fast-landing-without-lull", 30, fast::falls_back),
+        scenario("disk-used-through-a-move", 30, disks::listed),
+        scenario("guest-moves-without-limits", 25, moves::without_limits),
+        scenario("explained-afterwards", 25, explaining::afterwards),
+        scenario("predicted", 20, explaining::predicted),
+        scenario("ledger-cannot-stop-a-move", 25, moves::with_a_broken_ledger),
+        scenario("rehearsal-there-and-back", 25, rehearsal::there_and_back),
+        scenario("hopeless-then-moved", 40, refusals::hopeless_then_moved),
+        scenario("burst-before-the-stop", 30, refusals::burst_before_the_stop),
+        scenario("timeout-while-copying", 20, refusals::timeout),
+        scenario(
+            "looked-at-and-cancelled",
+            25,
+            steering::looked_at_and_cancelled,
+        ),
+        scenario("steered-while-it-runs", 30, steering::steered),
+        scenario("two-at-once", 50, together::two_at_once),
+        scenario("limits-kept-by-plain-xl", 50, limits::kept_by_plain_xl),
+        scenario(
+            "interface-attached-by-lull",
+            50,
+            interface::attached_by_lull,
+        ),
+        scenario("limits-kept-by-virsh", 90, virsh::keeps_limits),
+        scenario("stub-astray", 15, deaths::stub_astray),
+        scenario("stub-stands-still", 30, deaths::stub_stands_still),
+        scenario("wrong-words", 10, bad_input::wrong_words),
+        scenario(
+            "doctor-finds-what-is-wrong",
+            15,
+            doctor::finds_what_is_wrong,
+        ),
+        scenario("unreachable-host", 10, bad_input::unreachable_host),
+        scenario("destination-without-memory", 20, bad_input::no_memory),
+        scenario("pv-guest", 20, bad_input::pv_guest),
+    ]
+}
+
+/// What takes long or seldom fails by itself: some of it is drawn.
+fn seldom() -> Vec<Scenario> {
+    vec![
+        scenario("fast-landing-while-it-grows", 30, fast::growing),
+        scenario("fast-landing-while-it-shrinks", 30, fast::shrinking),
+        scenario("disk-vouched-for", 30, disks::vouched_for),
+        scenario("fast-landing-ten-times", 150, fast::ten_times),
+        scenario("fast-landing-of-two-processors", 30, fast::two_processors),
+        scenario(
+            "rehearsal-there-classic-and-back",
+            30,
+            rehearsal::there_classic_and_back,
+        ),
+        scenario("rehearsal-killed", 30, rehearsal::killed),
+        scenario(
+            "rehearsal-killed-then-before-a-move",
+            40,
+            rehearsal::killed_then_before_a_move,
+        ),
+        scenario(
+            "cancelled-while-landing",
+            25,
+            steering::cancelled_while_landing,
+        ),
+        scenario("steered-to-a-lower-limit", 30, steering::limit_lowered),
+        scenario("steered-under-a-cap", 40, steering::capped),
+        // libxl waits a minute for it.
+        scenario("guest-ignores-the-suspend", 80, bad_input::deaf_guest),
+        scenario("clock-jumps-meanwhile", 30, moves::while_the_clock_jumps),
+        scenario("stock-save-and-restore", 25, stock::save_and_restore),
+        rig_scenario("stock-migration-keeps-every-page", 30, stock::migration),
+        scenario("pauses-with-history", 70, predictions::with_history),
+    ]
 }

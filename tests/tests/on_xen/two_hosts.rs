@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::Trial;
 use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, GuestSpec, Host, Load, Output, Status};
@@ -14,7 +13,7 @@ use serde_json::Value;
 use crate::aftermath::{no_leaks, runs_whole_since};
 use crate::attempt::{Ended, LEDGER, Plan};
 use crate::sites::{Pair, Site};
-use crate::world::{HEAVY, scenario_with, small};
+use crate::world::{HEAVY, Scenario, scenario_with, small};
 
 /// No command here takes that long by itself.
 const LONGEST: Duration = Duration::from_secs(400);
@@ -25,24 +24,33 @@ const HALF_AN_HOUR: u64 = 30 * 60 * 1000;
 /// What a guest does: little, so that a slow link catches up with it.
 const LOAD: Load = Load::steady(300, 512);
 
-/// A trial for each: with a host of the same release, then with a newer one.
-pub fn trials() -> Vec<Trial> {
-    let installed = |name: &str, run: fn(&mut Pair<'_>) -> Result<()>| {
-        scenario_with(Site::Installed, format!("two-hosts-{name}"), run)
+/// Each with a host of the same release; then with a newer one.
+pub fn scenarios() -> Vec<Scenario> {
+    let installed = |name: &str, seconds, run: fn(&mut Pair<'_>) -> Result<()>| {
+        scenario_with(Site::Installed, format!("two-hosts-{name}"), seconds, run)
     };
     vec![
-        installed("there-fast-and-back-classic", there_fast_and_back_classic),
-        installed("there-classic-and-back-fast", there_classic_and_back_fast),
-        installed("refused-and-runs-on", refused_and_runs_on),
-        installed("plain-xl", plain_xl),
-        installed("rehearsed", rehearsed),
-        installed("doctor", doctor),
-        installed("lacking-there", lacking_there),
-        installed("named-interface", named_interface),
-        installed("cut-at-go", cut_at_go),
+        installed(
+            "there-fast-and-back-classic",
+            90,
+            there_fast_and_back_classic,
+        ),
+        installed(
+            "there-classic-and-back-fast",
+            60,
+            there_classic_and_back_fast,
+        ),
+        installed("refused-and-runs-on", 30, refused_and_runs_on),
+        installed("plain-xl", 60, plain_xl),
+        installed("rehearsed", 40, rehearsed),
+        installed("doctor", 40, doctor),
+        installed("lacking-there", 60, lacking_there),
+        installed("named-interface", 40, named_interface),
+        installed("cut-at-go", 60, cut_at_go),
         scenario_with(
             Site::Newer,
             "two-hosts-to-a-newer-release",
+            90,
             to_a_newer_release,
         ),
     ]

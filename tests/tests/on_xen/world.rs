@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Mutex;
 
 use anyhow::{Result, ensure};
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, GuestSpec, Host, HostConfig, Load, Mark};
 
 use crate::aftermath::no_leaks;
+use crate::choice;
 use crate::pace::Pace;
 use crate::sites::{Pair, Site, Sites};
 
@@ -38,14 +39,6 @@ pub struct World {
 /// driver (xen-netfront, Linux 6.1) keeps some two megabytes at each resume, and
 /// at its tenth the guest has no memory left to live on, whoever moves it.
 const MOST_MOVED: u32 = 4;
-
-/// Set to anything: also what takes long and seldom fails by itself.
-const EVERYTHING: &str = "LULL_EVERYTHING";
-
-/// Whether all is to be tried that there is.
-pub fn everything() -> bool {
-    std::env::var_os(EVERYTHING).is_some()
-}
 
 /// A mutex, so that scenarios come one by one.
 static SITES: Mutex<Sites> = Mutex::new(Sites::new());
@@ -168,35 +161,60 @@ pub fn small() -> GuestSpec {
     }
 }
 
+/// A trial, and the seconds it takes on a quiet machine with two processors.
+pub struct Scenario {
+    /// What is run.
+    pub trial: Trial,
+    /// Roughly.
+    pub seconds: u32,
+}
+
+impl Scenario {
+    /// One that is only shown.
+    pub fn left_out(self) -> Self {
+        Self {
+            trial: self.trial.with_ignored_flag(true),
+            ..self
+        }
+    }
+}
+
 /// A scenario on the first host. A failure with a rig fault on the console
 /// is the rig's error, and a success with one is an error as well; then the
 /// scenario gets a second chance, with a new guest.
 pub fn scenario(
     name: impl Into<String>,
+    seconds: u32,
     run: impl Fn(&mut World) -> Result<()> + Send + 'static,
-) -> Trial {
-    scenario_at(Site::First, name, run)
+) -> Scenario {
+    scenario_at(Site::First, name, seconds, run)
 }
 
 /// A scenario on one of the hosts.
 pub fn scenario_at(
     site: Site,
     name: impl Into<String>,
+    seconds: u32,
     run: impl Fn(&mut World) -> Result<()> + Send + 'static,
-) -> Trial {
-    trial(name.into(), vec![site], Subject::Product, move |sites| {
-        run(sites.at(site)?)
-    })
+) -> Scenario {
+    trial(
+        name.into(),
+        seconds,
+        vec![site],
+        Subject::Product,
+        move |sites| run(sites.at(site)?),
+    )
 }
 
 /// A scenario between the first host and another.
 pub fn scenario_with(
     other: Site,
     name: impl Into<String>,
+    seconds: u32,
     run: impl Fn(&mut Pair<'_>) -> Result<()> + Send + 'static,
-) -> Trial {
+) -> Scenario {
     let both = vec![Site::First, other];
-    trial(name.into(), both, Subject::Product, move |sites| {
+    trial(name.into(), seconds, both, Subject::Product, move |sites| {
         run(&mut sites.pair(other)?)
     })
 }
@@ -205,9 +223,11 @@ pub fn scenario_with(
 /// rig's error.
 pub fn rig_scenario(
     name: impl Into<String>,
+    seconds: u32,
     run: impl Fn(&mut World) -> Result<()> + Send + 'static,
-) -> Trial {
-    trial(name.into(), vec![Site::First], Subject::Rig, move |sites| {
+) -> Scenario {
+    let first = vec![Site::First];
+    trial(name.into(), seconds, first, Subject::Rig, move |sites| {
         run(sites.at(Site::First)?)
     })
 }
@@ -221,11 +241,16 @@ enum Subject {
 
 fn trial(
     name: String,
+    seconds: u32,
     at: Vec<Site>,
     subject: Subject,
     run: impl Fn(&mut Sites) -> Result<()> + Send + 'static,
-) -> Trial {
-    Trial::test(name.clone(), move || {
+) -> Scenario {
+    let trial = Trial::ignorable_test(name.clone(), move || {
+        if let Some(why) = choice::beyond_budget(&name, seconds) {
+            eprintln!("--- {name} is left out: {why}");
+            return Ok(Completion::ignored_with(why));
+        }
         let mut sites = SITES
             .lock()
             .map_err(|_| Failed::from("an earlier scenario panicked"))?;
@@ -233,6 +258,7 @@ fn trial(
             .need(&at)
             .map_err(|error| Failed::from(format!("Error (rig): {error:#}")))?;
         eprintln!("--- {name}");
+        let timeline = Timeline::start();
         let report = match attempt(&mut sites, &at, &name, subject, &run) {
             Err(Verdict::Error(message)) if all_run(&mut sites, &at) => {
                 // Told, and told apart: the emulation's own faults come about
@@ -242,8 +268,12 @@ fn trial(
             }
             report => report,
         };
-        report.map_err(|verdict| Failed::from(verdict.to_string()))
-    })
+        choice::done(seconds, timeline.seconds());
+        report
+            .map(|()| Completion::Completed)
+            .map_err(|verdict| Failed::from(verdict.to_string()))
+    });
+    Scenario { trial, seconds }
 }
 
 fn all_run(sites: &mut Sites, at: &[Site]) -> bool {

@@ -30,15 +30,24 @@ struct GrantTableSize {
     status: i16,
 }
 
-/// `__HYPERVISOR_domctl`, its version in Xen 4.17, some of its commands, and
-/// the place of `user_regs.rip` in `struct vcpu_guest_context`.
+/// `__HYPERVISOR_domctl`, some of its commands, and the place of `user_regs.rip`
+/// in `struct vcpu_guest_context`.
 const DOMCTL: u64 = 36;
-const DOMCTL_VERSION: u64 = 0x15;
 const GETDOMAININFO: u64 = 5;
 const MAX_MEM: u64 = 11;
 const SETVCPUCONTEXT: u64 = 12;
 const GETVCPUCONTEXT: u64 = 13;
 const RIP: usize = 648;
+
+/// `XEN_DOMCTL_INTERFACE_VERSION` of the releases that the rig boots.
+fn domctl_version() -> Result<u64> {
+    let minor = std::fs::read_to_string("/sys/hypervisor/version/minor")?;
+    match minor.trim() {
+        "17" => Ok(0x15),
+        "20" => Ok(0x17),
+        other => bail!("Xen 4.{other} is not one of the rig's"),
+    }
+}
 
 /// `struct xen_domctl_getdomaininfo`, from byte 16 of the request: the flags,
 /// with the reason of a shutdown above them; `XEN_DOMINF_shutdown`,
@@ -162,7 +171,7 @@ impl Privcmd {
     fn domctl(&self, pages: &Mapping, command: u64, domain: u16, words: [u64; 2]) -> Result<()> {
         let request = pages.start.as_ptr().cast::<u64>();
         // struct xen_domctl: command and version, domain, then the command's.
-        let head = [DOMCTL_VERSION << 32 | command, u64::from(domain)];
+        let head = [domctl_version()? << 32 | command, u64::from(domain)];
         for (place, word) in head.into_iter().chain(words).enumerate() {
             // SAFETY: within the first page, which nobody else uses.
             unsafe { request.wrapping_add(place).write(word) };

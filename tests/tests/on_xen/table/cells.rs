@@ -33,54 +33,36 @@ const fn dies(fault: Fault) -> (Fault, Then) {
     (fault, Then::Dies)
 }
 
-/// What every run tries: something in each phase, and most from the suspend on,
-/// where a guest can be lost.
-pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
-    (Connecting, &[stays(Ssh, 6)]),
-    (Preparing, &[stays(Helper, 7)]),
-    (
-        FirstRound,
-        &[stays(Stub, 7), stays(Receiver, 6), stays(NoMemory, 6)],
-    ),
-    (LaterRound, &[stays(Xl, 7), stays(Cancel, 5), dies(Destroy)]),
-    (
-        Suspending,
-        &[stays(Helper, 7), stays(Ssh, 6), stays(LateSuspend, 3)],
-    ),
-    (
-        FinalRound,
-        &[
-            stays(Stub, 7),
-            stays(Xl, 7),
-            stays(Relay, 7),
-            stays(Stall, 3),
-            moves(FullDisk, 0),
-        ],
-    ),
-    (Landing, &[stays(Xl, 7), stays(Stall, 3)]),
-    (Ready, &[stays(Xl, 7), stays(FrontEnd, KILLED)]),
-    (Building, &[stays(Engine, 7)]),
-    (Attaching, &[stays(Land, 6)]),
-    (ChannelRound, &[stays(Ssh, 6)]),
-    (
-        ChannelFinal,
-        &[
-            stays(Engine, 7),
-            stays(Relay, 7),
-            stays(Incoming, 6),
-            stays(Stall, 3),
-        ],
-    ),
-    (Landed, &[stays(FrontEnd, KILLED)]),
-    (Go, &[moves(Xl, 8), (Ssh, Then::Undecided)]),
-    (Reporting, &[moves(Xl, 8)]),
+/// What every run tries: where a guest can be lost, something in each phase.
+pub const ALWAYS: &[(Phase, Fault)] = &[
+    (Suspending, Helper),
+    (FinalRound, Stub),
+    (Landing, Xl),
+    (Ready, FrontEnd),
+    (ChannelFinal, Engine),
+    (Landed, FrontEnd),
+    (Go, Xl),
+    (Go, Ssh),
 ];
 
-/// The rest of the table, for whoever has the time.
-pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
+/// What is tried on Xen 4.20 too.
+pub const NEWER: &[(Phase, Fault)] = &[
+    (Preparing, Helper),
+    (LaterRound, Destroy),
+    (Suspending, LateSuspend),
+    (FinalRound, Stall),
+    (Landing, Stall),
+    (Ready, Xl),
+    (ChannelFinal, Engine),
+    (Go, Ssh),
+];
+
+/// All of the table, phase by phase.
+pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
     (
         Connecting,
         &[
+            stays(Ssh, 6),
             stays(Stall, 4),
             stays(Xl, 7),
             stays(Relay, 7),
@@ -91,6 +73,7 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
     (
         Preparing,
         &[
+            stays(Helper, 7),
             stays(FrontEnd, KILLED),
             stays(Stub, 7),
             stays(Xl, 7),
@@ -102,6 +85,9 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
     (
         FirstRound,
         &[
+            stays(Stub, 7),
+            stays(Receiver, 6),
+            stays(NoMemory, 6),
             stays(Collapse, 4),
             dies(Crash),
             stays(Helper, 7),
@@ -115,11 +101,21 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
     ),
     (
         LaterRound,
-        &[stays(Helper, 7), stays(Relay, 7), stays(Ssh, 6)],
+        &[
+            stays(Xl, 7),
+            stays(Cancel, 5),
+            dies(Destroy),
+            stays(Helper, 7),
+            stays(Relay, 7),
+            stays(Ssh, 6),
+        ],
     ),
     (
         Suspending,
         &[
+            stays(Helper, 7),
+            stays(Ssh, 6),
+            stays(LateSuspend, 3),
             stays(Stub, 7),
             stays(Xl, 7),
             stays(FrontEnd, KILLED),
@@ -129,6 +125,11 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
     (
         FinalRound,
         &[
+            stays(Stub, 7),
+            stays(Xl, 7),
+            stays(Relay, 7),
+            stays(Stall, 3),
+            moves(FullDisk, 0),
             stays(Helper, 7),
             stays(Receiver, 6),
             stays(Ssh, 6),
@@ -140,6 +141,8 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
     (
         Landing,
         &[
+            stays(Xl, 7),
+            stays(Stall, 3),
             stays(Relay, 7),
             stays(Ssh, 6),
             stays(Receiver, 6),
@@ -147,11 +150,25 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
             stays(Cancel, 5),
         ],
     ),
-    (Ready, &[stays(Relay, 7), stays(Ssh, 6), stays(Cancel, 5)]),
-    (Building, &[stays(Incoming, 6), stays(Cancel, 5)]),
+    (
+        Ready,
+        &[
+            stays(Xl, 7),
+            stays(FrontEnd, KILLED),
+            stays(Relay, 7),
+            stays(Ssh, 6),
+            stays(Cancel, 5),
+        ],
+    ),
+    (
+        Building,
+        &[stays(Engine, 7), stays(Incoming, 6), stays(Cancel, 5)],
+    ),
+    (Attaching, &[stays(Land, 6)]),
     (
         ChannelRound,
         &[
+            stays(Ssh, 6),
             stays(FrontEnd, KILLED),
             stays(Stub, 7),
             stays(Incoming, 6),
@@ -167,6 +184,10 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
     (
         ChannelFinal,
         &[
+            stays(Engine, 7),
+            stays(Relay, 7),
+            stays(Incoming, 6),
+            stays(Stall, 3),
             stays(Stub, 7),
             stays(Xl, 7),
             stays(Land, 6),
@@ -176,7 +197,26 @@ pub const MORE: &[(Phase, &[(Fault, Then)])] = &[
         ],
     ),
     (ChannelState, &[stays(Engine, 7), stays(Stall, 3)]),
-    (Landed, &[stays(Xl, 7), stays(Ssh, 6), stays(Cancel, 5)]),
-    (Go, &[moves(Cancel, 0), moves(FrontEnd, KILLED)]),
-    (Reporting, &[moves(FrontEnd, KILLED), moves(Ssh, 8)]),
+    (
+        Landed,
+        &[
+            stays(FrontEnd, KILLED),
+            stays(Xl, 7),
+            stays(Ssh, 6),
+            stays(Cancel, 5),
+        ],
+    ),
+    (
+        Go,
+        &[
+            moves(Xl, 8),
+            (Ssh, Then::Undecided),
+            moves(Cancel, 0),
+            moves(FrontEnd, KILLED),
+        ],
+    ),
+    (
+        Reporting,
+        &[moves(Xl, 8), moves(FrontEnd, KILLED), moves(Ssh, 8)],
+    ),
 ];

@@ -12,14 +12,15 @@ mod tally;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Failed;
 use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, GuestSpec, Host, Load, Outages};
 
 use crate::attempt::Ended;
-use crate::world::{World, everything, scenario, small};
+use crate::sites::Site;
+use crate::world::{Scenario, World, scenario, scenario_at, small};
 
-use cells::{CELLS, MORE, Then};
+use cells::{ALWAYS, CELLS, NEWER, Then};
 use faults::Fault;
 use phases::Phase;
 use tally::Row;
@@ -30,61 +31,111 @@ const TIMEOUT: Duration = Duration::from_secs(6);
 /// Enough for another round, and for pages that are left for the last.
 const LOAD: Load = Load::steady(1_500, 2_000);
 
-/// A trial for each phase, and one that tells of all.
-pub fn trials() -> Vec<Trial> {
-    let more = match everything() {
-        true => MORE,
-        false => &[],
-    };
-    let phase = |more: &'static str| {
-        move |(phase, cells): &(Phase, &'static [(Fault, Then)])| {
-            let (phase, cells) = (*phase, *cells);
-            let name = format!("faults-{phase}{more}").to_lowercase();
-            let name = name.replace(", ", "-").replace(' ', "-");
-            scenario(name, move |world| faults_in(world, phase, cells))
-        }
-    };
+/// What a cell takes on a quiet machine; with some faults lull waits for their end.
+const SECONDS: u32 = 10;
+
+/// Seconds more.
+const WAITING: u32 = 6;
+
+/// The cells that every run tries.
+pub fn essential() -> Vec<Scenario> {
+    let cells: Vec<_> = grouped(is_essential).into_iter().flatten().collect();
+    assert_eq!(cells.len(), ALWAYS.len(), "one of them is not in the table");
+    cells
+}
+
+/// All others, phase by phase.
+pub fn others() -> Vec<Vec<Scenario>> {
+    grouped(|phase, fault| !is_essential(phase, fault))
+}
+
+/// Those that are tried on Xen 4.20 too: a part that dies and a gate that closes,
+/// at each stage where releases differ.
+pub fn on_newer() -> Vec<Scenario> {
+    let wanted = |phase: Phase, fault: Fault| NEWER.contains(&(phase, fault));
     CELLS
         .iter()
-        .map(phase(""))
-        .chain(more.iter().map(phase("-more")))
-        .chain([Trial::test("faults-in-all", tell)])
+        .flat_map(|(phase, cells)| cells.iter().map(|cell| (*phase, *cell)))
+        .filter(|(phase, (fault, _))| wanted(*phase, *fault))
+        .map(|(phase, (fault, then))| {
+            let name = format!("xen-4.20-{}", name(phase, fault));
+            scenario_at(Site::Newer, name, seconds(fault), move |world| {
+                tried(world, phase, fault, then)
+            })
+        })
         .collect()
 }
 
-fn tell() -> Result<(), Failed> {
+fn is_essential(phase: Phase, fault: Fault) -> bool {
+    ALWAYS.contains(&(phase, fault))
+}
+
+fn grouped(wanted: impl Fn(Phase, Fault) -> bool) -> Vec<Vec<Scenario>> {
+    let group = |(phase, cells): &(Phase, &[(Fault, Then)])| {
+        let cells = cells.iter().filter(|(fault, _)| wanted(*phase, *fault));
+        cells
+            .map(|(fault, then)| cell(*phase, *fault, *then))
+            .collect()
+    };
+    CELLS.iter().map(group).collect()
+}
+
+fn cell(phase: Phase, fault: Fault, then: Then) -> Scenario {
+    scenario(name(phase, fault), seconds(fault), move |world| {
+        tried(world, phase, fault, then)
+    })
+}
+
+fn name(phase: Phase, fault: Fault) -> String {
+    let words = format!("faults {phase} {fault}").to_lowercase();
+    let words = words.replace(',', "").replace('^', "ctrl-");
+    words.replace(' ', "-")
+}
+
+const fn seconds(fault: Fault) -> u32 {
+    match fault {
+        Fault::Stall | Fault::Collapse | Fault::LateSuspend => SECONDS + WAITING,
+        _ => SECONDS,
+    }
+}
+
+/// Tells of all that were tried.
+pub fn tell() -> Result<(), Failed> {
     if let Some(table) = tally::table() {
         eprintln!("{table}");
     }
     Ok(())
 }
 
-fn faults_in(world: &mut World, phase: Phase, cells: &[(Fault, Then)]) -> Result<()> {
-    // Xen's own script is in all other scenarios; here it would be half of the time.
+fn tried(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result<()> {
+    let timeline = Timeline::start();
+    let tried = try_cell(world, phase, fault, then);
+    let row = Row {
+        phase,
+        fault,
+        then,
+        seconds: timeline.seconds(),
+        tried: tried
+            .as_ref()
+            .map_err(|error| format!("{error:#}"))
+            .cloned(),
+    };
+    timeline.phase(&row);
+    tally::enter(row);
+    tried.map(drop)
+}
+
+/// The guest that cells hand on to each other. Xen's own script is in all other
+/// scenarios; here it would be half of the time.
+fn guest(world: &mut World) -> Result<Guest> {
     world.host.run("lull enable vif")?.checked()?;
-    let mut wrong = Vec::new();
-    for (fault, then) in cells {
-        let timeline = Timeline::start();
-        let tried = try_cell(world, phase, *fault, *then);
-        let row = Row {
-            phase,
-            fault: *fault,
-            then: *then,
-            seconds: timeline.seconds(),
-            tried: tried
-                .as_ref()
-                .map_err(|error| format!("{error:#}"))
-                .cloned(),
-        };
-        timeline.phase(&row);
-        tally::enter(row);
-        if let Err(error) = tried {
-            world.forget_guest();
-            wrong.push(format!("{phase}, {fault}: {error:#}"));
-        }
-    }
-    ensure!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-    Ok(())
+    let guest = world.guest_like(&GuestSpec {
+        name: "tried".into(),
+        ..small()
+    });
+    // The guest keeps it; those to come do not get it.
+    world.host.run("lull disable vif")?.checked()?;
+    guest
 }
 
 /// What was seen of an attempt.
@@ -102,10 +153,7 @@ struct Seen {
 fn try_cell(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result<Seen> {
     let timeline = Timeline::start();
     let host = world.host.clone();
-    let guest = world.guest_like(&GuestSpec {
-        name: "tried".into(),
-        ..small()
-    })?;
+    let guest = guest(world)?;
     let before = guest.set_load(LOAD)?;
     if let Some(command) = fault.prepared_by() {
         host.run(command)?.checked()?;

@@ -1,0 +1,183 @@
+//! What this run tries, and what it leaves out: never without saying so.
+//!
+//! Without `LULL_EVERYTHING` a run tries a [sample] of what seldom fails by
+//! itself, and stops where its [budget](Budget) ends. Both lists are told, the
+//! sample's at the start and both at the end.
+
+use std::fmt::Write;
+use std::process::Command;
+use std::sync::{LazyLock, Mutex};
+use std::time::Instant;
+
+use anyhow::Result;
+use libtest_mimic::Trial;
+use lull_tests::plan::{Budget, Seed, sample};
+use lull_tests::static_programs::workspace;
+
+use crate::world::Scenario;
+
+/// Set to anything: all there is, however long it takes.
+const EVERYTHING: &str = "LULL_EVERYTHING";
+
+/// Draws the same sample again.
+const SEED: &str = "LULL_SEED";
+
+/// Seconds after which nothing new is begun.
+const BUDGET: &str = "LULL_BUDGET";
+
+const USUAL_BUDGET: u32 = 40 * 60;
+
+/// Scenarios that take longer, in seconds on a quiet machine, are not drawn: one
+/// of them would be worth a dozen others.
+const LONGEST_DRAWN: u32 = 90;
+
+/// How far this run has got.
+static PROGRESS: LazyLock<Mutex<Progress>> = LazyLock::new(|| {
+    Mutex::new(Progress {
+        start: Instant::now(),
+        budget: Budget::unlimited(),
+        not_drawn: Vec::new(),
+        no_time: Vec::new(),
+    })
+});
+
+struct Progress {
+    start: Instant,
+    budget: Budget,
+    not_drawn: Vec<String>,
+    no_time: Vec<String>,
+}
+
+/// What decides on the sample.
+pub enum Choice {
+    /// There is none: all is tried.
+    Everything,
+    /// It is drawn from this.
+    Sample(Seed),
+}
+
+impl Choice {
+    /// As the environment has it; the budget's time starts now.
+    ///
+    /// # Errors
+    /// When what it says cannot be read.
+    pub fn made() -> Result<Self> {
+        let variable = |name| std::env::var(name).ok();
+        if std::env::var_os(EVERYTHING).is_some() {
+            return Ok(Self::Everything);
+        }
+        let budget = Budget::new(variable(BUDGET).as_deref(), USUAL_BUDGET)?;
+        with_progress(|progress| progress.budget = budget);
+        let seed = Seed::new(variable(SEED).as_deref(), commit().as_deref())?;
+        Ok(Self::Sample(seed))
+    }
+
+    /// Draws `count` of them, spread over the groups. The others are shown as
+    /// ignored.
+    pub fn draw(&self, what: &str, groups: Vec<Vec<Scenario>>, count: usize) -> Vec<Scenario> {
+        let Self::Sample(seed) = self else {
+            return groups.into_iter().flatten().collect();
+        };
+        let short = |scenario: &&Scenario| scenario.seconds <= LONGEST_DRAWN;
+        let sizes: Vec<usize> = groups
+            .iter()
+            .map(|group| group.iter().filter(short).count())
+            .collect();
+        let drawn = sample(&sizes, count, &mut seed.draw(what));
+        let mut number = 0;
+        groups
+            .into_iter()
+            .flatten()
+            .map(|scenario| {
+                let is_short = short(&&scenario);
+                let is_drawn = is_short && drawn.contains(&number);
+                number += usize::from(is_short);
+                match is_drawn {
+                    true => scenario,
+                    false => scenario.left_out(),
+                }
+            })
+            .collect()
+    }
+
+    /// Those that come first, and then the others from a random one on: where
+    /// the time does not suffice, it does so for each of them now and then.
+    pub fn in_order(&self, first: Vec<Scenario>, others: Vec<Scenario>) -> Vec<Trial> {
+        let trials = |scenarios: Vec<Scenario>| scenarios.into_iter().map(|one| one.trial);
+        let (shown, mut tried): (Vec<Trial>, Vec<Trial>) =
+            trials(others).partition(Trial::has_ignored_flag);
+        if let Self::Sample(seed) = self {
+            let start = seed.draw("order").below(tried.len());
+            tried.rotate_left(start);
+        }
+        trials(first).chain(tried).chain(shown).collect()
+    }
+
+    /// Tells what is drawn from, and what was not drawn.
+    pub fn tell(&self, trials: &[Trial]) {
+        let Self::Sample(seed) = self else {
+            return;
+        };
+        let not_drawn = trials.iter().filter(|trial| trial.has_ignored_flag());
+        let not_drawn: Vec<String> = not_drawn.map(|trial| trial.name().to_owned()).collect();
+        eprintln!(
+            "A sample is tried. The same again: {seed}; all: {EVERYTHING}=1; one by its \
+             name: cargo test --test on_xen -- --include-ignored NAME\n{}",
+            list("not in the sample", &not_drawn)
+        );
+        with_progress(|progress| progress.not_drawn = not_drawn);
+    }
+}
+
+/// Whether there is time for a scenario; else why not, which is told at the end.
+pub fn beyond_budget(name: &str, seconds: u32) -> Option<String> {
+    with_progress(|progress| {
+        let used = progress.start.elapsed().as_secs_f64();
+        let why = progress.budget.has_room(used, seconds).err()?.to_string();
+        progress.no_time.push(name.to_owned());
+        Some(why)
+    })
+}
+
+/// Takes note of what a scenario took.
+pub fn done(seconds: u32, taken: f64) {
+    with_progress(|progress| progress.budget.done(seconds, taken));
+}
+
+/// Tells what was left out, and how fast this machine was.
+pub fn tell_left_out() {
+    with_progress(|progress| {
+        eprintln!(
+            "{}{}What was tried took {:.1} times as long as on a quiet machine.",
+            list("not in the sample", &progress.not_drawn),
+            list("no time for it", &progress.no_time),
+            progress.budget.slowness()
+        );
+    });
+}
+
+fn list(why: &str, names: &[String]) -> String {
+    if names.is_empty() {
+        return String::new();
+    }
+    let mut lines = format!("left out, {why} ({}):\n", names.len());
+    for names in names.chunks(4) {
+        let _ = writeln!(lines, "  {}", names.join(", "));
+    }
+    lines
+}
+
+fn with_progress<T>(run: impl FnOnce(&mut Progress) -> T) -> T {
+    // One that panicked has left nothing half done.
+    let progress = PROGRESS.lock();
+    run(&mut progress.unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// The commit these tests are of, if git knows.
+fn commit() -> Option<String> {
+    let mut git = Command::new("git");
+    git.args(["rev-parse", "HEAD"]).current_dir(workspace());
+    let output = git.output().ok()?;
+    let text = output.status.success().then_some(output.stdout)?;
+    Some(String::from_utf8(text).ok()?.trim().to_owned())
+}
