@@ -17,11 +17,7 @@ use crate::shell_out::output_of;
 use crate::timeline::Timeline;
 
 /// Raise when the code below changes what it builds.
-const RECIPE_VERSION: &str = "4";
-
-const INIT: &str = include_str!("../dom0/init");
-const SSHD_CONFIG: &str = include_str!("../dom0/sshd_config");
-const SSH_CONFIG: &str = include_str!("../dom0/ssh_config");
+const RECIPE_VERSION: &str = "5";
 
 /// The server's configuration that Debian's package writes, without comments.
 const DEBIAN_SSHD_CONFIG: &str = "\
@@ -102,9 +98,6 @@ impl Dom0Image {
             .with("packages", debian::recipe(release).as_bytes())
             .with("versions", debian::versions(release).as_bytes())
             .with("modules", format!("{MODULES:?}").as_bytes())
-            .with("init", INIT.as_bytes())
-            .with("sshd", SSHD_CONFIG.as_bytes())
-            .with("ssh", SSH_CONFIG.as_bytes())
             .finish();
         let name = format!("dom0-{}-{key}", release.suite());
         let folder = cache::entry(&name, |place| build(place, release, timeline))?;
@@ -216,11 +209,6 @@ fn write_own_files(root: &Path, release: Release) -> Result<()> {
     }
     let python = format!("/usr/lib/xen-{}/lib/python\n", release.xen());
     let known = [
-        ("init", INIT, 0o755),
-        // What a host has that is not as Debian installs it: see `init`.
-        ("usr/local/etc/sshd_config", SSHD_CONFIG, 0o644),
-        ("usr/local/etc/ssh_config", SSH_CONFIG, 0o644),
-        ("usr/local/etc/xl.conf", "autoballoon=\"0\"\n", 0o644),
         // Debian's maintainer scripts make these.
         ("etc/ssh/sshd_config", DEBIAN_SSHD_CONFIG, 0o644),
         (

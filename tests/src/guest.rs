@@ -37,6 +37,11 @@ pub struct GuestSpec {
     pub disk: Option<String>,
     /// What the host calls its interface.
     pub vifname: Option<String>,
+    /// Whether it has a second interface, which nobody uses.
+    pub second_vif: bool,
+    /// Whether a PV guest runs in a PVH domain with Xen's own shim. A guest of
+    /// kind [`GuestType::Pvh`].
+    pub pvshim: bool,
     /// Whether it never so much as looks at a request to suspend.
     pub ignores_suspend: bool,
 }
@@ -54,6 +59,8 @@ impl GuestSpec {
             reserve_pages: 25_600,
             disk: None,
             vifname: None,
+            second_vif: false,
+            pvshim: false,
             ignores_suspend: false,
         }
     }
@@ -83,10 +90,15 @@ impl GuestSpec {
         let vif = if self.vif {
             let vifname = self.vifname.as_ref();
             let vifname = vifname.map_or_else(String::new, |name| format!(",vifname={name}"));
-            format!("vif = [\"bridge=xenbr0,mac={mac}{vifname}\"]\n")
+            let second = match self.second_vif {
+                true => ",\"bridge=xenbr0\"",
+                false => "",
+            };
+            format!("vif = [\"bridge=xenbr0,mac={mac}{vifname}\"{second}]\n")
         } else {
             String::new()
         };
+        let shim = if self.pvshim { "pvshim = 1\n" } else { "" };
         // Never on dom0's processor: QEMU's emulation loses guests that go to
         // and fro between processors while dirty logging is on (a triple fault,
         // with the hypervisor's own registers in the guest's place): about one
@@ -95,7 +107,7 @@ impl GuestSpec {
             "name = \"{}\"\ntype = \"{kind}\"\nmemory = {}\nvcpus = {}\n\
              kernel = \"/boot/vmlinux\"\nramdisk = \"/boot/guest.cpio\"\nextra = \"{extra}\"\n\
              cpus = \"all,^0\"\n\
-             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{vif}{disk}",
+             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{vif}{disk}{shim}",
             self.name, self.memory_mib, self.vcpus
         )
     }
@@ -131,7 +143,7 @@ impl Guest {
             mac: format!("00:16:3e:77:00:{number:02x}"),
         };
         let config = spec.config(&guest.address, &guest.mac);
-        let file = format!("/run/rig/{}.cfg", spec.name);
+        let file = format!("/run/rig/{}.cfg", spec.name.replace(' ', "-"));
         host.run(&format!(
             "printf %s {} >{file} && {}",
             quote(&config),

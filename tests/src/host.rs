@@ -65,7 +65,9 @@ impl Default for HostConfig {
     fn default() -> Self {
         Self {
             hypervisor: Hypervisor::default(),
-            memory_mib: 4096,
+            // Room for two guests of 1.5 GiB, source and copy. What is not used
+            // is not taken from the machine that runs this.
+            memory_mib: 5120,
             dom0_memory_mib: Some(1024),
             dom0_processors: 1,
             processors: 2,

@@ -69,7 +69,7 @@ impl Host {
 
     /// Watches a guest from about a second from now on.
     pub fn observe_soon(&self, guest: &Guest) -> Result<Observer<'_>> {
-        let stop_file = format!("/run/rig/stop-ping-{}", guest.name());
+        let stop_file = format!("/run/rig/stop-ping-{}", guest.ip());
         let running = self.spawn(&format!(
             "rm -f {stop_file}; exec rig-agent ping {} {INTERVAL_MS} {stop_file}",
             guest.ip()

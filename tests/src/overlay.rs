@@ -25,6 +25,24 @@ pub struct Extra {
     pub source: PathBuf,
 }
 
+/// The rig's own files in dom0. They are not part of the image: that takes minutes
+/// to make.
+const OWN: [(&str, u32, &str); 4] = [
+    ("init", 0o755, include_str!("../dom0/init")),
+    // What a host has that is not as Debian installs it: see `init`.
+    (
+        "usr/local/etc/sshd_config",
+        0o644,
+        include_str!("../dom0/sshd_config"),
+    ),
+    (
+        "usr/local/etc/ssh_config",
+        0o644,
+        include_str!("../dom0/ssh_config"),
+    ),
+    ("usr/local/etc/xl.conf", 0o644, "autoballoon=\"0\"\n"),
+];
+
 /// Where the keys of one host are.
 pub struct Keys {
     /// The private key with which the rig, and each host, logs in to dom0.
@@ -102,6 +120,9 @@ pub fn write(base: &Path, extras: &[Extra], target: &Path) -> Result<Keys> {
     archive.file("root/.ssh/id_ed25519", 0o600, &pairs.login)?;
     archive.file("root/.ssh/known_hosts", 0o600, known.as_bytes())?;
     archive.file("etc/ssh/ssh_host_ed25519_key", 0o600, &pairs.host)?;
+    for (path, mode, content) in OWN {
+        archive.file(path, mode, content.as_bytes())?;
+    }
     for extra in extras {
         archive.file(extra.path, extra.mode, &fs::read(&extra.source)?)?;
     }

@@ -13,7 +13,7 @@
 //! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
 //! looks and has wishes, [`together`] when two guests move at once, [`virsh`] when
 //! libvirt moves one, [`two_hosts`] what only two hosts show, [`newer`] what is
-//! tried on Xen 4.20 too, [`explaining`] what is left to read, [`bad_input`] and
+//! tried on Xen 4.20 too, [`guests`] guests as people have them, [`explaining`] what is left to read, [`bad_input`] and
 //! [`stock`] the rest; last, [`predictions`] of all that moved.
 
 mod aftermath;
@@ -25,6 +25,7 @@ mod disks;
 mod doctor;
 mod explaining;
 mod fast;
+mod guests;
 mod interface;
 mod limits;
 mod moves;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
     let mut others = usual();
     others.extend(choice.draw("scenarios", vec![seldom()], SELDOM_DRAWN));
     others.extend(choice.draw("cells", table::others(), CELLS_DRAWN));
+    others.extend(guests::scenarios());
     others.extend(two_hosts::scenarios());
     others.extend(newer::scenarios());
     let mut trials = choice.in_order(essential(), others);
