@@ -36,6 +36,7 @@ static PROGRESS: LazyLock<Mutex<Progress>> = LazyLock::new(|| {
     Mutex::new(Progress {
         start: Instant::now(),
         budget: Budget::unlimited(),
+        essential: Vec::new(),
         not_drawn: Vec::new(),
         no_time: Vec::new(),
     })
@@ -44,6 +45,7 @@ static PROGRESS: LazyLock<Mutex<Progress>> = LazyLock::new(|| {
 struct Progress {
     start: Instant,
     budget: Budget,
+    essential: Vec<String>,
     not_drawn: Vec<String>,
     no_time: Vec<String>,
 }
@@ -110,6 +112,8 @@ impl Choice {
             let start = seed.draw("order").below(tried.len());
             tried.rotate_left(start);
         }
+        let names = first.iter().map(|one| one.trial.name().to_owned());
+        with_progress(|progress| progress.essential = names.collect());
         trials(first).chain(tried).chain(shown).collect()
     }
 
@@ -144,8 +148,9 @@ pub fn done(seconds: u32, taken: f64) {
     with_progress(|progress| progress.budget.done(seconds, taken));
 }
 
-/// Tells what was left out, and how fast this machine was.
-pub fn tell_left_out() {
+/// Tells what was left out, and how fast this machine was; whether there was time
+/// for all that comes first. A run without that shows nothing.
+pub fn tell_left_out() -> bool {
     with_progress(|progress| {
         eprintln!(
             "{}{}What was tried took {:.1} times as long as on a quiet machine.",
@@ -153,7 +158,16 @@ pub fn tell_left_out() {
             list("no time for it", &progress.no_time),
             progress.budget.slowness()
         );
-    });
+        let missing = |name| progress.essential.contains(name);
+        let missing: Vec<String> = progress
+            .no_time
+            .iter()
+            .filter(|name| missing(name))
+            .cloned()
+            .collect();
+        eprint!("{}", list("which no run may", &missing));
+        missing.is_empty()
+    })
 }
 
 fn list(why: &str, names: &[String]) -> String {

@@ -84,8 +84,8 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The hosts die here rather than with the process: their folders go too.
     world::end();
-    if runs {
-        choice::tell_left_out();
+    if runs && !choice::tell_left_out() {
+        return ExitCode::FAILURE;
     }
     conclusion.exit_code()
 }
@@ -119,7 +119,7 @@ fn essential() -> Vec<Scenario> {
 fn usual() -> Vec<Scenario> {
     vec![
         scenario("no-fast-landing-without-lull", 30, fast::falls_back),
-        scenario("disk-used-through-a-move", 30, disks::listed),
+        scenario("disk-used-through-a-move", 45, disks::listed),
         scenario("guest-moves-without-limits", 25, moves::without_limits),
         scenario("explained-afterwards", 25, explaining::afterwards),
         scenario("predicted", 20, explaining::predicted),
