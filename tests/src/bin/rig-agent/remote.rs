@@ -13,6 +13,8 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
+use crate::streams::pump;
+
 /// Where commands are taken.
 const PORT: u16 = 7514;
 
@@ -34,7 +36,7 @@ pub fn call(host: &str, words: &[&str]) -> Result<ExitCode> {
     let mut from = to.try_clone()?;
     thread::spawn(move || {
         // Its end is passed on; so is that of a host which listens no more.
-        let _ = io::copy(&mut io::stdin(), &mut to);
+        let _ = pump(io::stdin(), &mut to);
         let _ = to.shutdown(Shutdown::Write);
     });
     loop {
@@ -88,10 +90,9 @@ fn run(caller: TcpStream) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     let stdin = child.stdin.take().context("no standard input")?;
-    thread::spawn(move || {
-        let mut stdin = stdin;
-        let _ = io::copy(&mut from, &mut stdin);
-    });
+    // Not by `io::copy`, which splices a socket into a pipe: while that waits for
+    // the socket nobody can read from the pipe.
+    thread::spawn(move || pump(from, stdin));
     let stdout = child.stdout.take().context("no standard output")?;
     let stderr = child.stderr.take().context("no standard error")?;
     let errors = thread::spawn({
