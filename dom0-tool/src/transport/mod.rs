@@ -17,6 +17,11 @@
 //! cannot write its report leaves without destroying the copy it holds
 //! (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
 //!
+//! After GO the destination has a minute to report. A link that is cut just then
+//! is silent: without that limit xl would wait until TCP gives up. Nothing is
+//! undone at its end: the connection is closed, and xl says that it does not know
+//! where the guest is.
+//!
 //! # Who may resume
 //! Two resumes at once would write a running guest's registers. The helper
 //! resumes until it has told that its stream is complete, xl after the

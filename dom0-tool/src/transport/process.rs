@@ -90,7 +90,7 @@ impl Transport {
                 // Its output has ended, or its time: it has nothing to say.
                 self.leave_or_kill(Instant::now() + LEAVING.min(until - Instant::now()));
             }
-            Parting::NothingBegun => self.kill(),
+            Parting::NothingBegun | Parting::NoReport => self.kill(),
         }
         match self.child.wait() {
             Ok(status) => code(status),

@@ -17,6 +17,11 @@ use crate::monotonic::{now_ns, span_ms};
 /// guest; xl takes as long.
 const RESUMING: Duration = Duration::from_secs(2);
 
+/// How long the destination may take to report after GO. A link that is cut just
+/// then says nothing for a quarter of an hour, until TCP gives up; xl would wait as
+/// long, and its operator with it.
+const REPORTING: Duration = Duration::from_secs(60);
+
 /// Between two looks whether it has.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -41,6 +46,8 @@ pub enum Parting {
     HungUp(Option<OwnedFd>),
     /// It was refused before a receiver was heard.
     NothingBegun,
+    /// GO was said, and no report came.
+    NoReport,
 }
 
 /// The relay.
@@ -108,6 +115,16 @@ impl<'a> Relay<'a> {
             }
             if self.backward.is_over() && self.forward.wake_on().is_none() {
                 return Ok(Parting::Ended);
+            }
+            if let Some(deadline) = self.report_due() {
+                if now_ns() >= deadline {
+                    // xl reads an end, and says that it does not know where the
+                    // guest is.
+                    self.forward.close();
+                    self.backward.close();
+                    return Ok(Parting::NoReport);
+                }
+                until = Some(deadline);
             }
             self.wait(until)?;
         }
@@ -199,6 +216,13 @@ impl<'a> Relay<'a> {
             came_monotonic_ns: came_ns,
             passed_monotonic_ns: now_ns(),
         }));
+    }
+
+    /// When the destination's report is overdue, if it is waited for.
+    fn report_due(&self) -> Option<u64> {
+        let waits = !self.answered && !self.backward.is_over();
+        let go_ns = self.go_ns.filter(|_| waits)?;
+        Some(go_ns + REPORTING.as_nanos() as u64)
     }
 
     /// Tells of the answer to GO, once: before xl hears it, and with it the

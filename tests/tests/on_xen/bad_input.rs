@@ -156,7 +156,7 @@ pub fn deaf_guest(world: &mut World) -> Result<()> {
         ignores_suspend: true,
         ..spec("deaf")
     })?;
-    let plan = Plan::direct().limit(Duration::from_secs(12));
+    let plan = Plan::direct().limit(world.pace.scaled(Duration::from_secs(12)));
     let ended = plan.run(host, &guest)?;
     let result = ended.expect(7)?;
     ensure!(

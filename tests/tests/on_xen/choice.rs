@@ -102,18 +102,12 @@ impl Choice {
             .collect()
     }
 
-    /// Those that come first, and then the others from a random one on: where
-    /// the time does not suffice, it does so for each of them now and then.
-    pub fn in_order(&self, first: Vec<Scenario>, others: Vec<Scenario>) -> Vec<Trial> {
+    /// Those that come first, then the others. Scenarios on the same hosts stay
+    /// together, since each change of hosts is a boot.
+    pub fn in_order(first: Vec<Scenario>, others: Vec<Scenario>) -> Vec<Trial> {
         let trials = |scenarios: Vec<Scenario>| scenarios.into_iter().map(|one| one.trial);
-        let (shown, mut tried): (Vec<Trial>, Vec<Trial>) =
+        let (shown, tried): (Vec<Trial>, Vec<Trial>) =
             trials(others).partition(Trial::has_ignored_flag);
-        if let Self::Sample(seed) = self {
-            let start = seed.draw("order").below(tried.len());
-            tried.rotate_left(start);
-        }
-        let names = first.iter().map(|one| one.trial.name().to_owned());
-        with_progress(|progress| progress.essential = names.collect());
         trials(first).chain(tried).chain(shown).collect()
     }
 

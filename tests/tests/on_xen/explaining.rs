@@ -30,7 +30,7 @@ pub fn afterwards(world: &mut World) -> Result<()> {
     let none = host.run("lull report")?;
     ensure!(none.status == 2, "an empty folder: {}", none.stderr);
 
-    let plan = Plan::direct().limit(Duration::from_secs(30));
+    let plan = Plan::direct().limit(world.pace.scaled(Duration::from_secs(30)));
     let running = plan.start(host, &guest)?;
     let ended = running.finish()?;
     let result = ended.expect(0)?.clone();
@@ -238,7 +238,7 @@ pub fn predicted(world: &mut World) -> Result<()> {
     guest.set_load(MODERATE)?;
     let mut first = long_prediction(host, &guest)?;
     let mut running = Plan::throttled(20_000_000)
-        .limit(Duration::from_secs(30))
+        .limit(world.pace.scaled(Duration::from_secs(30)))
         .start(host, &guest)?;
     let first = first.wait(LIMIT)?.context("it goes on")?;
     ensure!(

@@ -15,7 +15,7 @@ use crate::world::{World, small};
 /// As a user would, over ssh; seen from outside. A quiet guest: on a slow machine
 /// the emulated ssh carries one megabyte a second.
 pub fn within_a_limit(world: &mut World) -> Result<()> {
-    let limit = Duration::from_secs(30);
+    let limit = world.pace.scaled(Duration::from_secs(30));
     let timeline = Timeline::start();
     let guest = world.small_guest()?;
     guest.set_load(Load::QUIET)?;

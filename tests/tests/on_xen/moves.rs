@@ -16,7 +16,7 @@ use crate::world::World;
 /// of an observer outside. Few pages, often: on a slow machine the emulated ssh
 /// carries one megabyte a second.
 pub fn within_a_limit(world: &mut World) -> Result<()> {
-    let limit = Duration::from_secs(30);
+    let limit = world.pace.scaled(Duration::from_secs(30));
     let timeline = Timeline::start();
     let guest = world.small_guest()?;
     guest.set_load(Load::steady(500, 512))?;
@@ -62,7 +62,7 @@ pub fn within_a_limit(world: &mut World) -> Result<()> {
 /// `libxl_event.c`: a pass of its loop compares with the time it began at).
 pub fn while_the_clock_jumps(world: &mut World) -> Result<()> {
     const JUMP: Duration = Duration::from_secs(10);
-    let limit = Duration::from_secs(12);
+    let limit = world.pace.scaled(Duration::from_secs(12));
     let guest = world.guest()?;
     let set = |seconds: i64| format!("date -s @$(($(date +%s) + {seconds}))");
     let jump = JUMP.as_secs() as i64;
@@ -249,7 +249,7 @@ pub fn with_a_broken_ledger(world: &mut World) -> Result<()> {
     .checked()
     .context("no full disk could be made")?;
     let ended = Plan::direct()
-        .limit(Duration::from_secs(20))
+        .limit(world.pace.ample())
         .start_as_it_is(host, &guest)?
         .finish();
     host.run("busybox umount /var/lib/lull")?.checked()?;

@@ -52,7 +52,7 @@ pub fn with_history(world: &mut World) -> Result<()> {
     world.forget_guest();
     let guest = world.guest_like(&small())?;
     guest.set_load(MODERATE)?;
-    let plan = Plan::direct().limit(Duration::from_secs(60));
+    let plan = Plan::direct().limit(world.pace.scaled(Duration::from_secs(60)));
     for number in 0..MOVES {
         let running = match number {
             0 => plan.start(&world.host, &guest)?,

@@ -53,7 +53,7 @@ pub fn hopeless_then_moved(world: &mut World) -> Result<()> {
 
     guest.set_load(MODERATE)?;
     let again = Plan::direct()
-        .limit(Duration::from_secs(12))
+        .limit(world.pace.scaled(Duration::from_secs(12)))
         .run(&world.host, &guest)?;
     again.expect(0)?;
     aftermath::check(&world.host, &guest, &again)

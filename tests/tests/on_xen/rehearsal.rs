@@ -92,7 +92,9 @@ pub fn killed_then_before_a_move(world: &mut World) -> Result<()> {
         "{refused:?}"
     );
 
-    let plan = Plan::direct().rehearsed().limit(Duration::from_secs(12));
+    let plan = Plan::direct()
+        .rehearsed()
+        .limit(world.pace.scaled(Duration::from_secs(12)));
     let ended = plan.run(host, &guest)?;
     ended.expect(0)?;
     let rehearsed = ended.event("rehearsed").context("no rehearsal")?;

@@ -189,7 +189,7 @@ pub fn capped(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = world.host.clone();
     let mut running = Plan::throttled(4 * SLOW)
-        .limit(Duration::from_secs(12))
+        .limit(world.pace.scaled(Duration::from_secs(12)))
         .start(&host, &guest)?;
     running.wait_for(|event| {
         event["type"] == "progress" && event["pages_sent"].as_u64() > Some(8_192)
