@@ -1,9 +1,11 @@
 //! The guest's dirty log, on for as long as this lives.
 
+use std::cell::RefCell;
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::stub::Stub;
+use crate::xen::buffer::HypercallBuffer;
 use crate::xen::domctl::{Clean, ShadowOp};
 use crate::xen::{DomId, Xen};
 
@@ -11,6 +13,8 @@ use crate::xen::{DomId, Xen};
 pub struct LogDirty<'x> {
     xen: &'x Xen,
     guest: DomId,
+    /// What was dirty last. dom0 counts it here, where the stub cannot change it.
+    bitmap: RefCell<Option<HypercallBuffer<u64>>>,
 }
 
 /// Why the dirty log cannot be had, in the operator's terms.
@@ -46,7 +50,7 @@ impl<'x> LogDirty<'x> {
             on()
         });
         match switched {
-            Ok(()) => Ok(Self { xen, guest }),
+            Ok(()) => Ok(Self::of(xen, guest)),
             Err(error) => Err(LogDirtyError::from_xen(error, xen, guest)),
         }
     }
@@ -59,8 +63,16 @@ impl<'x> LogDirty<'x> {
     /// See [`LogDirtyError`].
     pub fn enable_unless_on(xen: &'x Xen, guest: DomId) -> Result<Self, LogDirtyError> {
         match xen.shadow_op(guest, ShadowOp::EnableLogDirty) {
-            Ok(()) => Ok(Self { xen, guest }),
+            Ok(()) => Ok(Self::of(xen, guest)),
             Err(error) => Err(LogDirtyError::from_xen(error, xen, guest)),
+        }
+    }
+
+    const fn of(xen: &'x Xen, guest: DomId) -> Self {
+        Self {
+            xen,
+            guest,
+            bitmap: RefCell::new(None),
         }
     }
 
@@ -90,10 +102,19 @@ impl LogDirty<'_> {
     /// # Errors
     /// When Xen refuses.
     pub fn clean(&self, stub: &Stub<'_>, guest_pfns: u64, clean: Clean) -> io::Result<Cleaned> {
+        let words = guest_pfns.div_ceil(64) as usize;
+        let mut kept = self.bitmap.borrow_mut();
+        // Made in the first round, and so never while the guest is stopped.
+        let bitmap = match &mut *kept {
+            Some(bitmap) if bitmap.len() >= words => bitmap,
+            other => other.insert(HypercallBuffer::new(words)?),
+        };
         let start = Instant::now();
         let dirty = self
             .xen
-            .clean_dirty_log(self.guest, stub.bitmap(), guest_pfns, clean)?;
+            .clean_dirty_log(self.guest, bitmap, guest_pfns, clean)?;
+        let (pages, offset) = stub.bitmap();
+        pages.store(offset, &bitmap[..words]);
         Ok(Cleaned {
             dirty,
             took: start.elapsed(),

@@ -18,6 +18,7 @@ use crate::control::folder::Folder;
 use crate::engine::log_dirty::{LogDirty, LogDirtyError};
 use crate::helper::guard::{Guard, Over, is_saved_by_another};
 use crate::xen::buffer::HypercallBuffer;
+use crate::xen::domctl::Clean;
 use crate::xen::maxmem::guest_frames;
 use crate::xen::{DomId, Xen};
 
@@ -183,7 +184,7 @@ impl Watch<'_> {
     fn clean(&mut self) -> Result<(), NotSampled> {
         let start = Instant::now();
         self.xen
-            .clean_dirty_log_here(self.guest, &mut self.bitmap, self.pfns)
+            .clean_dirty_log(self.guest, &mut self.bitmap, self.pfns, Clean::Live)
             .map_err(failed("the dirty bitmap cannot be read"))?;
         self.sampled.cleans.add(start.elapsed());
         Ok(())

@@ -99,6 +99,26 @@ impl ForeignPages {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
+    /// Writes `words` from `offset` on.
+    ///
+    /// # Panics
+    /// When they are not words of the mapping: a bug of the caller.
+    pub fn store(&self, offset: usize, words: &[u64]) {
+        let end = offset.checked_add(size_of_val(words));
+        assert!(
+            offset.is_multiple_of(8) && end.is_some_and(|end| end <= self.bytes),
+            "past the mapping"
+        );
+        for (place, word) in (offset..).step_by(8).zip(words) {
+            let place = self.start.cast::<u8>().wrapping_add(place);
+            // SAFETY: within the mapping, which lives as long as the reference;
+            // aligned, as just checked. An atomic: the other domain's accesses are
+            // no data race.
+            let place = unsafe { AtomicU64::from_ptr(place.cast()) };
+            place.store(*word, Ordering::Relaxed);
+        }
+    }
+
     /// Sets the bits of `word` in the word at `offset`; how many were not set.
     ///
     /// # Panics
@@ -147,16 +167,6 @@ impl ForeignPages {
         // the slice. The other domain may change the bytes at any time, so
         // nobody here looks at them: the slice is made for a system call.
         IoSlice::new(unsafe { slice::from_raw_parts(from, len) })
-    }
-
-    /// The address `offset` bytes in, with room for `len` more.
-    ///
-    /// # Panics
-    /// When there is not so much: a bug of the caller.
-    pub(super) fn address_of(&self, offset: usize, len: usize) -> u64 {
-        let end = offset.checked_add(len);
-        assert!(end.is_some_and(|end| end <= self.bytes), "past the mapping");
-        self.start as u64 + offset as u64
     }
 }
 
