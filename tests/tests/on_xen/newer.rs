@@ -4,30 +4,40 @@
 use anyhow::Result;
 
 use crate::sites::Site;
+use crate::table::{self, Fault, Phase};
 use crate::world::{Scenario, World, scenario_at};
-use crate::{fast, moves, refusals, steering, table};
+use crate::{fast, moves, refusals, steering};
 
-/// Both landings, each gate, an operator who cancels, parts that die.
+/// Both landings, a gate, a part that dies.
 pub fn scenarios() -> Vec<Scenario> {
-    let newer = |name: &str, seconds, run: fn(&mut World) -> Result<()>| {
-        scenario_at(Site::Newer, format!("xen-4.20-{name}"), seconds, run)
-    };
     let mut scenarios = vec![
         newer("fast-landing-agrees", 60, fast::frames_agree),
-        newer("fast-landing-within-its-limit", 60, fast::within_a_limit),
+        newer("fast-landing-within-its-limit", 80, fast::within_a_limit),
+        newer("burst-before-the-stop", 60, refusals::burst_before_the_stop),
+    ];
+    scenarios.extend(table::on_newer(&[(Phase::Preparing, Fault::Helper)]));
+    scenarios
+}
+
+/// The other gates, an operator who cancels, other parts that die.
+pub fn more() -> Vec<Scenario> {
+    let mut scenarios = vec![
         newer(
             "busy-guest-moves-within-its-limit",
-            60,
+            90,
             moves::within_a_limit,
         ),
         newer("limit-below-fixed-costs", 10, refusals::fixed_costs),
-        newer("burst-before-the-stop", 40, refusals::burst_before_the_stop),
         newer(
             "looked-at-and-cancelled",
             40,
             steering::looked_at_and_cancelled,
         ),
     ];
-    scenarios.extend(table::on_newer());
+    scenarios.extend(table::on_newer(table::NEWER));
     scenarios
+}
+
+fn newer(name: &str, seconds: u32, run: fn(&mut World) -> Result<()>) -> Scenario {
+    scenario_at(Site::Newer, format!("xen-4.20-{name}"), seconds, run)
 }

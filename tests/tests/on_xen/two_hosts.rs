@@ -24,11 +24,8 @@ const HALF_AN_HOUR: u64 = 30 * 60 * 1000;
 /// What a guest does: little, so that a slow link catches up with it.
 const LOAD: Load = Load::steady(300, 512);
 
-/// Each with a host of the same release; then with a newer one.
+/// With a host of the same release.
 pub fn scenarios() -> Vec<Scenario> {
-    let installed = |name: &str, seconds, run: fn(&mut Pair<'_>) -> Result<()>| {
-        scenario_with(Site::Installed, format!("two-hosts-{name}"), seconds, run)
-    };
     vec![
         installed(
             "there-fast-and-back-classic",
@@ -40,20 +37,30 @@ pub fn scenarios() -> Vec<Scenario> {
             60,
             there_classic_and_back_fast,
         ),
-        installed("refused-and-runs-on", 30, refused_and_runs_on),
-        installed("plain-xl", 60, plain_xl),
+        installed("refused-and-runs-on", 50, refused_and_runs_on),
         installed("rehearsed", 40, rehearsed),
-        installed("doctor", 40, doctor),
-        installed("lacking-there", 60, lacking_there),
+        installed("doctor", 80, doctor),
+    ]
+}
+
+/// More of them, and a newer release.
+pub fn more() -> Vec<Scenario> {
+    vec![
+        installed("plain-xl", 60, plain_xl),
+        installed("lacking-there", 80, lacking_there),
         installed("named-interface", 40, named_interface),
-        installed("cut-at-go", 60, cut_at_go),
+        installed("cut-at-go", 120, cut_at_go),
         scenario_with(
             Site::Newer,
             "two-hosts-to-a-newer-release",
-            90,
+            120,
             to_a_newer_release,
         ),
     ]
+}
+
+fn installed(name: &str, seconds: u32, run: fn(&mut Pair<'_>) -> Result<()>) -> Scenario {
+    scenario_with(Site::Installed, format!("two-hosts-{name}"), seconds, run)
 }
 
 /// Under a limit: there over ssh and landing fast, back without ssh and landing
