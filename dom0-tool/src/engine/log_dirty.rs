@@ -113,8 +113,7 @@ impl LogDirty<'_> {
         let dirty = self
             .xen
             .clean_dirty_log(self.guest, bitmap, guest_pfns, clean)?;
-        let (pages, offset) = stub.bitmap();
-        pages.store(offset, &bitmap[..words]);
+        stub.write_bitmap(&bitmap[..words]);
         Ok(Cleaned {
             dirty,
             took: start.elapsed(),

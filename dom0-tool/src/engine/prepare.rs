@@ -79,7 +79,7 @@ pub fn prepare<'x>(
     }
     // What is free is an estimate; that a stub cannot be built is not.
     let built = Stub::build(xen, guest, guest_pfns, order.config);
-    let (room, mut stub) = match (room, built) {
+    let (room, stub) = match (room, built) {
         (room, Ok(stub)) => (room.ok().flatten(), stub),
         (Err(short @ NoRoom::Short(_)), Err(_)) => return Err(short.into()),
         (_, Err(error)) => return Err(error.into()),

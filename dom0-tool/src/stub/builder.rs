@@ -179,19 +179,13 @@ impl<'x> Stub<'x> {
         self.shared.shared()
     }
 
-    /// Where the bitmap is, for Xen to write to.
-    pub fn bitmap(&self) -> (&ForeignPages, usize) {
-        (&self.shared, LINK_PAGES as usize * PAGE)
-    }
-
     /// Puts `words` into the bitmap.
-    pub fn write_bitmap(&mut self, words: &[u64]) {
+    pub fn write_bitmap(&self, words: &[u64]) {
         assert!(
             words.len() * 8 <= self.bitmap_pages * PAGE,
             "bitmap too long"
         );
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.shared.write(LINK_PAGES as usize * PAGE, &bytes);
+        self.shared.store(LINK_PAGES as usize * PAGE, words);
     }
 
     /// Sets the bits of `words` in the bitmap too; how many were not set.

@@ -11,7 +11,7 @@ use lull_tests::{Guest, GuestSpec, Host, Load, Output, Status};
 use serde_json::Value;
 
 use crate::aftermath::{no_leaks, runs_whole_since};
-use crate::attempt::{Ended, LEDGER, Plan};
+use crate::attempt::{LEDGER, Plan};
 use crate::sites::{Pair, Site};
 use crate::world::{HEAVY, Scenario, scenario_with, small};
 
@@ -360,17 +360,7 @@ fn moves(plan: &Plan, guest: &Guest, there: &Host) -> Result<Guest> {
         result["observed_downtime_ms"],
         outages.longest_ms,
     ));
-    arrived_after(guest, &before, &here, there, &ended)
-}
-
-fn arrived_after(
-    guest: &Guest,
-    before: &Status,
-    here: &Host,
-    there: &Host,
-    ended: &Ended,
-) -> Result<Guest> {
-    arrived(guest, before, here, there).with_context(|| format!("after: {}", ended.in_short()))
+    arrived(guest, &before, &here, there).with_context(|| format!("after: {}", ended.in_short()))
 }
 
 /// The guest runs there since it said `before` here; and its clocks are right.
