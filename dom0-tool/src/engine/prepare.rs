@@ -21,7 +21,7 @@ pub struct Prepared<'x> {
     /// The dirty log.
     pub log_dirty: LogDirty<'x>,
     /// What dom0 gave up for the stub, and gets back after it.
-    _room: Option<Taken>,
+    _taken: Option<Taken>,
     /// One more than the highest frame.
     pub guest_pfns: u64,
     /// Pages of round 0.
@@ -79,8 +79,9 @@ pub fn prepare<'x>(
     }
     // What is free is an estimate; that a stub cannot be built is not.
     let built = Stub::build(xen, guest, guest_pfns, order.config);
-    let (room, stub) = match (room, built) {
-        (room, Ok(stub)) => (room.ok().flatten(), stub),
+    let (taken, stub) = match (room, built) {
+        // xl's lock goes with the room; the stub has its memory.
+        (room, Ok(stub)) => (room.ok().and_then(|room| room.taken), stub),
         (Err(short @ NoRoom::Short(_)), Err(_)) => return Err(short.into()),
         (_, Err(error)) => return Err(error.into()),
     };
@@ -102,7 +103,7 @@ pub fn prepare<'x>(
     Ok(Prepared {
         stub,
         log_dirty,
-        _room: room,
+        _taken: taken,
         guest_pfns,
         pages,
         took_bitmap,

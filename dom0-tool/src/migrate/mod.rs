@@ -44,7 +44,7 @@ use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
 use crate::nearest::did_you_mean;
 use crate::rehearse::{self, Rehearsed, Way};
-use crate::stub::room::{self, NoRoom, Taken};
+use crate::stub::room::{self, NoRoom};
 use crate::xen::Xen;
 use crate::xen::maxmem::guest_frames;
 
@@ -166,33 +166,31 @@ fn move_guest(
     let timeout = options.time_limit().map(|limit| limit.as_micros());
     let until = timeout.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
     let patience = Patience::new(&inbox, until);
-    let asked = make_room(guest, &patience).and_then(|room| {
-        let choice = ask_the_destination(options, guest, limits.trust(), &patience)?;
-        Ok((room, choice))
-    });
-    let (_room, landing, call, why_classic) = match asked {
-        Ok((room, Choice::Fast(call))) => (room, Landing::Fast, Some(call), String::new()),
-        Ok((room, Choice::Classic(why))) => (room, Landing::Classic, None, why),
-        Err(error) => {
-            let enough = error.downcast::<Enough>()?;
-            let outcome = match enough {
-                Enough::Stopped => Outcome::Cancelled,
-                Enough::OutOfTime => Outcome::RefusedTimeout,
-            };
-            watcher.record(guest, &options.host);
-            let known = look_up(Landing::Classic, &watcher);
-            let end = (outcome, enough.to_string());
-            return Ok(not_tried(
-                options,
-                guest,
-                &known,
-                place.source,
-                end,
-                begun,
-                &mut watcher,
-            ));
-        }
-    };
+    check_room(guest)?;
+    let (landing, call, why_classic) =
+        match ask_the_destination(options, guest, limits.trust(), &patience) {
+            Ok(Choice::Fast(call)) => (Landing::Fast, Some(call), String::new()),
+            Ok(Choice::Classic(why)) => (Landing::Classic, None, why),
+            Err(error) => {
+                let enough = error.downcast::<Enough>()?;
+                let outcome = match enough {
+                    Enough::Stopped => Outcome::Cancelled,
+                    Enough::OutOfTime => Outcome::RefusedTimeout,
+                };
+                watcher.record(guest, &options.host);
+                let known = look_up(Landing::Classic, &watcher);
+                let end = (outcome, enough.to_string());
+                return Ok(not_tried(
+                    options,
+                    guest,
+                    &known,
+                    place.source,
+                    end,
+                    begun,
+                    &mut watcher,
+                ));
+            }
+        };
     let mut known = look_up(landing, &watcher);
     let rehearsed = match options.rehearse && !known.has_history() {
         true => Some(rehearse(options, limits, guest, landing, place)?),
@@ -269,31 +267,21 @@ fn move_guest(
     Ok(judgement.outcome)
 }
 
-/// Memory for the stub that the attempt will build: dom0's own, where xl would take
-/// that. The attempt sees to it once more, should somebody else have used it up.
-fn make_room(guest: &Guest, patience: &Patience<'_>) -> anyhow::Result<Option<Taken>> {
+/// Says no, before anything is begun, where there is too little memory for the stub
+/// that the attempt will build.
+fn check_room(guest: &Guest) -> anyhow::Result<()> {
     let asked = Xen::open_here().and_then(|xen| Ok((guest_frames(&xen, guest.domid)?, xen)));
-    // The attempt will say why.
+    // The attempt will say why it cannot.
     let Ok((frames, xen)) = asked else {
-        return Ok(None);
+        return Ok(());
     };
-    let mut enough = Enough::Stopped;
-    let mut is_over = || match patience.check() {
-        Ok(()) => false,
-        Err(why) => {
-            enough = why;
-            true
-        }
-    };
-    match room::make(&xen, frames, &mut is_over) {
-        Ok(taken) => Ok(taken),
+    match room::check(&xen, frames) {
         Err(NoRoom::Short(short)) => anyhow::bail!(
             "{} cannot be moved: {short}.\nNothing was done. {}",
             guest.name,
             short.cure()
         ),
-        Err(NoRoom::Cancelled) => Err(enough.into()),
-        Err(NoRoom::Unknown(_)) => Ok(None),
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@ mod builder;
 mod image;
 mod log;
 pub mod room;
+mod xl_lock;
 
 pub use builder::{Stub, StubError, orphans};
 pub use image::id;

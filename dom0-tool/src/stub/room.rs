@@ -2,6 +2,11 @@
 //! would take memory from dom0 for a new guest (`autoballoon` in xl.conf), what
 //! dom0 gives up for it.
 //!
+//! xl makes domains at the same time, and what is free may be meant for one of them.
+//! So xl's lock is held until the stub has its memory; where xl has it, lull waits
+//! until xl has freed what its domain needs. And what other domains may still take up to
+//! their maximum is theirs.
+//!
 //! dom0 gets it back when the stub has gone. Until then a note in `/run/lull` says
 //! how much that is and which process has taken it: what a dead process has taken is
 //! given back by its guard, or by the next one. Both are changes of dom0's target by
@@ -16,7 +21,9 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::builder::memory_bytes;
+use super::xl_lock::{self, XlLock};
 use crate::control::folder::Folder;
+use crate::xen::domctl::DomainInfo;
 use crate::xen::xenstore::Xenstore;
 use crate::xen::{PAGE, Xen};
 use crate::xl_conf;
@@ -31,7 +38,10 @@ const DOM0_LEAST: u64 = 128 << 10;
 /// How long dom0 may take to let go of it: libxl's own patience.
 const LETTING_GO: Duration = Duration::from_secs(10);
 
-/// Between two looks whether it has.
+/// After so long without a change xl has freed what it wanted.
+const UNCHANGED: Duration = Duration::from_secs(1);
+
+/// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// How often dom0's target is changed that others change too.
@@ -159,14 +169,35 @@ impl Memory {
     /// # Errors
     /// When Xen or xenstore does not say.
     pub fn here(xen: &Xen) -> io::Result<Self> {
+        Self::by(xen, &conf())
+    }
+
+    /// The same, with what xl.conf says.
+    fn by(xen: &Xen, conf: &str) -> io::Result<Self> {
         let target = number(&mut Xenstore::open()?, TARGET)?;
         let has = dom0(xen)?.has;
         Ok(Self {
             free: xen.free_memory()? / 1024,
             dom0: target.map_or(has, |target| target.min(has)),
-            autoballoon: takes_from_dom0(&conf(), xen.command_line().ok().as_deref()),
+            autoballoon: takes_from_dom0(conf, xen.command_line().ok().as_deref()),
         })
     }
+}
+
+/// What is free and no other domain may still take, KiB.
+fn spare(xen: &Xen) -> io::Result<u64> {
+    let free = xen.free_memory()? / 1024;
+    Ok(free.saturating_sub(still_to_take(&xen.domains()?)))
+}
+
+/// What domains other than dom0 may have and do not have yet, KiB: one that is being
+/// built takes its pages one by one.
+fn still_to_take(domains: &[DomainInfo]) -> u64 {
+    let guests = domains.iter().filter(|info| info.domain != 0);
+    let missing = guests.map(|info| info.max_pages.saturating_sub(info.tot_pages));
+    missing
+        .fold(0, u64::saturating_add)
+        .saturating_mul(PAGE as u64 / 1024)
 }
 
 /// xl.conf; empty where there is none, or none that xl would read.
@@ -270,6 +301,15 @@ fn retarget(store: &mut Xenstore, change: impl Fn(u64) -> u64) -> io::Result<()>
     Err(io::ErrorKind::WouldBlock.into())
 }
 
+/// Room for the stub, which is to be built at once.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// What dom0 has given up for it.
+    pub taken: Option<Taken>,
+    /// Until the stub is built.
+    _lock: Option<XlLock>,
+}
+
 /// What was taken from dom0. It gets it back when this is dropped.
 #[derive(Debug)]
 pub struct Taken {
@@ -284,18 +324,81 @@ impl Drop for Taken {
     }
 }
 
+/// Says no where there is too little memory, before anything is begun: what
+/// [`make`] will say, unless somebody uses up or frees memory meanwhile.
+///
+/// # Errors
+/// See [`Short`]; or when how much there is cannot be seen.
+pub fn check(xen: &Xen, frames: u64) -> Result<(), NoRoom> {
+    match plan_for(frames, Memory::here(xen)?)? {
+        (_, Plan::Short(short)) => Err(short.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Sees to it that Xen has the memory that the stub for a guest of `frames` frames
-/// needs. The wait for dom0 is bounded, and ends when `is_over` says so.
+/// needs. The waits, for xl and for dom0, are bounded, and end when `is_over` says so.
 ///
 /// # Errors
 /// Why it has not. dom0 has then what it had.
-pub fn make(
+pub fn make(xen: &Xen, frames: u64, is_over: &mut dyn FnMut() -> bool) -> Result<Room, NoRoom> {
+    let needed = needed(frames)?;
+    let conf = conf();
+    let memory = Memory::by(xen, &conf)?;
+    if !memory.autoballoon {
+        return match plan(needed, memory) {
+            Plan::Short(short) => Err(short.into()),
+            _ => Ok(Room::default()),
+        };
+    }
+    let lock = wait_for_xl(xen, &xl_lock::path(&conf), is_over)?;
+    let memory = Memory {
+        free: spare(xen)?,
+        ..Memory::by(xen, &conf)?
+    };
+    let taken = take(xen, needed, memory, is_over)?;
+    Ok(Room { taken, _lock: lock })
+}
+
+/// Takes xl's lock, or waits until the xl that has it no longer takes memory from
+/// dom0: as long as that domain is on its way here, which may be what this attempt
+/// itself does, the lock is not to be had.
+fn wait_for_xl(
     xen: &Xen,
-    frames: u64,
+    path: &Path,
+    is_over: &mut dyn FnMut() -> bool,
+) -> Result<Option<XlLock>, NoRoom> {
+    let mut store = Xenstore::open()?;
+    let begun = Instant::now();
+    let mut seen = None;
+    let mut since = begun;
+    loop {
+        // Where it cannot be taken at all, xl cannot either.
+        if let Some(lock) = XlLock::try_take(path).ok().flatten() {
+            return Ok(Some(lock));
+        }
+        let now = Some((number(&mut store, TARGET)?, dom0(xen)?.has));
+        if now != seen {
+            seen = now;
+            since = Instant::now();
+        }
+        if since.elapsed() >= UNCHANGED || begun.elapsed() >= LETTING_GO {
+            return Ok(None);
+        }
+        if is_over() {
+            return Err(NoRoom::Cancelled);
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Has dom0 give up what is missing, and waits until it has.
+fn take(
+    xen: &Xen,
+    needed: u64,
+    memory: Memory,
     is_over: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Taken>, NoRoom> {
-    let needed = needed(frames)?;
-    let memory = Memory::here(xen)?;
     let wanted = match plan(needed, memory) {
         Plan::Fits => return Ok(None),
         Plan::Short(short) => return Err(short.into()),
@@ -313,7 +416,7 @@ pub fn make(
     let taken = Taken { note };
     retarget(&mut store, |target| target.saturating_sub(down))?;
     let until = Instant::now() + LETTING_GO;
-    while xen.free_memory()? / 1024 < needed {
+    while spare(xen)? < needed {
         if is_over() {
             return Err(NoRoom::Cancelled);
         }
@@ -398,6 +501,26 @@ mod tests {
         // Nor is dom0 made too small by following the advice.
         let (_, cure) = said(host(0, 144 * MIB, false));
         assert!(cure.contains("a guest"), "{cure}");
+    }
+
+    #[test]
+    fn what_a_domain_may_still_take_is_its_own() {
+        let domain = |domain, tot_pages, max_pages| DomainInfo {
+            domain,
+            tot_pages,
+            max_pages,
+            ..DomainInfo::default()
+        };
+        let domains = [
+            // dom0 gives, and takes back by its target.
+            domain(0, 100, u64::MAX),
+            domain(1, 256, 512),
+            // Ballooned above what it may have: libxl lowers the bound at once.
+            domain(2, 300, 200),
+        ];
+        assert_eq!(still_to_take(&domains), MIB);
+        let unbounded = [domain(1, 0, u64::MAX), domain(2, 0, u64::MAX)];
+        assert_eq!(still_to_take(&unbounded), u64::MAX);
     }
 
     #[test]

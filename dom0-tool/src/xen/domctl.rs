@@ -50,7 +50,7 @@ fn domain_of(request: &Request) -> DomId {
 }
 
 /// What of `struct xen_domctl_getdomaininfo` is of use here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DomainInfo {
     /// The domain asked for.
     pub domain: DomId,

@@ -15,7 +15,7 @@ pub enum Site {
     First,
     /// Xen 4.17 as Debian 12 installs it.
     Installed,
-    /// Xen 4.20 as Debian 13 installs it, with `dom0_mem=`.
+    /// Xen 4.20 as Debian 13 installs it.
     Newer,
 }
 
@@ -28,13 +28,7 @@ impl Site {
         let config = match self {
             Self::First => HostConfig::default(),
             Self::Installed => other(Hypervisor::Xen417, 2),
-            // Both ends of a migration are there: xl, which takes a copy's memory
-            // from dom0, would reckon with what lull takes for its stub.
-            Self::Newer => HostConfig {
-                memory_mib: 2560,
-                dom0_memory_mib: Some(1024),
-                ..other(Hypervisor::Xen420, 3)
-            },
+            Self::Newer => other(Hypervisor::Xen420, 3),
         };
         HostConfig {
             link: Some(link.clone()),
