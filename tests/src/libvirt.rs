@@ -1,9 +1,10 @@
 //! libvirt with its Xen driver in dom0, as Debian packages it: put in when it is
 //! asked for, since one scenario needs it and every boot would pay for it.
 //!
-//! One host stands for two: a second daemon has folders, a UUID and an sshd of
-//! its own, and takes guests for another host ([`THERE`]). What a guest is
-//! called must differ, since both daemons share one xenstore.
+//! Each of two hosts has a daemon; or one host stands for two: a second daemon has
+//! folders, a UUID and an sshd of its own, and takes guests for another host
+//! ([`THERE`]). What a guest is called must differ then, since both daemons share one
+//! xenstore.
 
 use std::collections::HashSet;
 use std::fs;
@@ -63,14 +64,27 @@ impl Host {
         Ok(())
     }
 
-    /// Starts both daemons, with what the first one's drop-ins set.
+    /// Starts the daemon, with what its drop-ins set.
+    ///
+    /// # Errors
+    /// When it does not answer, with what it logged.
+    pub fn start_libvirt(&self) -> Result<Libvirt<'_>> {
+        self.start_daemons("")
+    }
+
+    /// Starts a second one beside it.
     ///
     /// # Errors
     /// When they do not answer, with what they logged.
-    pub fn start_libvirt(&self) -> Result<Libvirt<'_>> {
+    pub fn start_libvirt_twice(&self) -> Result<Libvirt<'_>> {
+        self.start_daemons(START_ANOTHER)
+    }
+
+    fn start_daemons(&self, another: &str) -> Result<Libvirt<'_>> {
         let timeline = Timeline::start();
         let daemons = Libvirt { host: self };
-        self.run(&format!("bash -ec {}", quote(START)))?
+        let script = format!("number={}{START}{another}", self.config().number);
+        self.run(&format!("bash -ec {}", quote(&script)))?
             .checked()
             .context("libvirt's daemons do not start")?;
         timeline.phase("libvirt's daemons answer");
@@ -78,7 +92,7 @@ impl Host {
     }
 }
 
-/// Two daemons that run; they end when this is dropped.
+/// Daemons that run; they end when this is dropped.
 pub struct Libvirt<'a> {
     host: &'a Host,
 }
@@ -89,8 +103,8 @@ impl Drop for Libvirt<'_> {
     }
 }
 
-/// No systemd runs here: what the drop-ins say is read from them. Neither has
-/// dom0 a DMI table to take a UUID from.
+/// `number` is the host's. No systemd runs here: what the drop-ins say is read from
+/// them. Neither has dom0 a DMI table to take a UUID from.
 const START: &str = r#"
 configure() {
     printf '%s\n' 'unix_sock_group = "root"' 'auth_unix_ro = "none"' 'auth_unix_rw = "none"' \
@@ -103,9 +117,13 @@ answers() {
 }
 export $(sed -n 's/^Environment=//p' /etc/systemd/system/libvirtd.service.d/*.conf)
 mkdir -p /etc/libvirt /run/libvirt /var/lib/libvirt /var/log/libvirt
-configure 1
-libvirtd --daemon --pid-file /run/rig/libvirtd-1.pid
-answers 1
+configure $number
+libvirtd --daemon --pid-file /run/rig/libvirtd-$number.pid
+answers $number
+"#;
+
+/// The second has number 9: it is no host's.
+const START_ANOTHER: &str = r#"
 printf '%s\n' 'Host there' 'HostName 127.0.0.1' 'Port 2222' 'HostKeyAlias dest' >/root/.ssh/config
 (
     export -f configure answers
@@ -115,15 +133,15 @@ printf '%s\n' 'Host there' 'HostName 127.0.0.1' 'Port 2222' 'HostKeyAlias dest' 
         for folder in /etc/libvirt /run/libvirt /var/lib/libvirt /var/log/libvirt; do
             mount -t tmpfs none $folder
         done
-        configure 2
-        libvirtd --daemon --pid-file /run/rig/libvirtd-2.pid
-        /usr/sbin/sshd -p 2222 -o PidFile=/run/rig/sshd-2.pid
-        answers 2'
+        configure 9
+        libvirtd --daemon --pid-file /run/rig/libvirtd-9.pid
+        /usr/sbin/sshd -p 2222 -o PidFile=/run/rig/sshd-9.pid
+        answers 9'
 )
 "#;
 
 const STOP: &str = "
-for pid in /run/rig/libvirtd-*.pid /run/rig/sshd-2.pid; do
+for pid in /run/rig/libvirtd-*.pid /run/rig/sshd-9.pid; do
     [ ! -e $pid ] || kill $(cat $pid)
 done
 while pgrep -x libvirtd >/dev/null; do sleep 0.2; done

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::aftermath::{no_leaks, runs_whole_since};
 use crate::attempt::{LEDGER, Plan};
 use crate::sites::{Pair, Site};
+use crate::virsh;
 use crate::world::{HEAVY, Scenario, scenario_with, small};
 
 /// No command here takes that long by itself.
@@ -50,6 +51,11 @@ pub fn more() -> Vec<Scenario> {
         installed("lacking-there", 80, lacking_there),
         installed("named-interface", 40, named_interface),
         installed("cut-at-go", 120, cut_at_go),
+        installed(
+            "limits-kept-by-virsh",
+            150,
+            virsh::keeps_limits_between_hosts,
+        ),
         scenario_with(
             Site::Newer,
             "two-hosts-to-a-newer-release",
@@ -122,7 +128,7 @@ fn plain_xl(pair: &mut Pair<'_>) -> Result<()> {
         "rm -f {LEDGER}; lull enable xl && lull limits set --default --max-suspend-time 1s"
     ))?
     .checked()?;
-    let before = guest.status()?;
+    let before = Before::of(&guest)?;
     let refused = here.run_for(&command, LONGEST);
     let allowed = here
         .run(&format!(
@@ -131,7 +137,7 @@ fn plain_xl(pair: &mut Pair<'_>) -> Result<()> {
         ))
         .and_then(Output::checked);
     let refused = refused?;
-    let stays = stayed(pair, &guest, &before);
+    let stays = stayed(pair, &guest, &before.status);
     let moved = here.run_for(&command, LONGEST);
     here.run("lull disable xl; rm -f /etc/lull.toml")?
         .checked()?;
@@ -344,10 +350,29 @@ fn named(name: &str) -> GuestSpec {
     }
 }
 
+/// What a guest said, and its host's wall clock, seconds.
+struct Before {
+    status: Status,
+    hosts_clock: u64,
+}
+
+impl Before {
+    fn of(guest: &Guest) -> Result<Self> {
+        Ok(Self {
+            status: guest.status()?,
+            hosts_clock: wall_clock(guest.host())?,
+        })
+    }
+}
+
+fn wall_clock(host: &Host) -> Result<u64> {
+    Ok(host.run("date +%s")?.checked()?.trim().parse()?)
+}
+
 /// It moves there, whole, and nothing is left at either end.
 fn moves(plan: &Plan, guest: &Guest, there: &Host) -> Result<Guest> {
     let here = guest.host().clone();
-    let before = guest.status()?;
+    let before = Before::of(guest)?;
     let timeline = Timeline::start();
     let observer = here.observe(guest)?;
     let ended = plan.run(&here, guest);
@@ -365,26 +390,28 @@ fn moves(plan: &Plan, guest: &Guest, there: &Host) -> Result<Guest> {
     arrived(guest, &before, &here, there).with_context(|| format!("after: {}", ended.in_short()))
 }
 
-/// The guest runs there since it said `before` here; and its clocks are right.
-fn arrived(guest: &Guest, before: &Status, here: &Host, there: &Host) -> Result<Guest> {
+/// The guest runs there since `before` here; and its clocks are right.
+fn arrived(guest: &Guest, before: &Before, here: &Host, there: &Host) -> Result<Guest> {
     let guest = guest.on(there);
+    let status = &before.status;
     let after = guest.status()?;
     ensure!(
-        after.uptime_ms > before.uptime_ms && after.uptime_ms - before.uptime_ms < HALF_AN_HOUR,
-        "its monotonic clock does not go on: {before:?}, {after:?}"
+        after.uptime_ms > status.uptime_ms && after.uptime_ms - status.uptime_ms < HALF_AN_HOUR,
+        "its monotonic clock does not go on: {status:?}, {after:?}"
     );
     // Its sleepers wake up again: the load goes on.
-    runs_whole_since(&guest, before)?;
-    // Linux sets its wall clock forward to the new host's, and never back
-    // (kernel/time/timekeeping.c, timekeeping_resume).
-    let hosts = there.run("date +%s")?.checked()?;
-    let hosts: u64 = hosts.trim().parse()?;
-    let expected = before.wall_ms.max(hosts * 1000);
+    runs_whole_since(&guest, status)?;
+    // Linux takes what the new host's clock is ahead for time that it slept, and sets
+    // its own forward by that; never back (timekeeping_resume,
+    // kernel/time/timekeeping.c, 6.1).
+    let ahead = wall_clock(there)?.saturating_sub(before.hosts_clock);
+    let expected = status.wall_ms + ahead * 1000;
     let shows = guest.status()?.wall_ms;
     ensure!(
         shows.abs_diff(expected) < HALF_AN_HOUR,
-        "its wall clock shows {shows}, not {expected} as on {}",
-        there.name()
+        "its wall clock shows {shows}, not {expected}: {} is {ahead} s ahead of what {} was",
+        there.name(),
+        here.name()
     );
     no_leaks(here, &[])?;
     no_leaks(there, &[&guest])?;

@@ -1,5 +1,5 @@
-//! `virsh migrate --live` between two real libvirt daemons, started as `lull
-//! enable libvirt` has systemd start them.
+//! `virsh migrate --live` between two real libvirt daemons, on one host and on two,
+//! started as `lull enable libvirt` has systemd start them.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use lull_tests::{Guest, GuestSpec, Host, Load, Output};
 
 use crate::aftermath;
 use crate::attempt::{LEDGER, until_copying};
+use crate::sites::Pair;
 use crate::world::World;
 
 const FILE: &str = "/etc/lull.toml";
@@ -52,11 +53,61 @@ pub fn keeps_limits(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+/// Between the daemons of two hosts: refused, then moved within its limit.
+pub fn keeps_limits_between_hosts(pair: &mut Pair<'_>) -> Result<()> {
+    pair.here.forget_guest();
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    let kept = keep_between(&here, &there, pair.here.pace.ample());
+    let cleared = here.run(&format!("rm -f {FILE} {LEDGER}; lull disable libvirt"));
+    kept?;
+    cleared?.checked()?;
+    Ok(())
+}
+
+fn keep_between(here: &Host, there: &Host, ample: Duration) -> Result<()> {
+    for host in [here, there] {
+        host.install_libvirt()?;
+    }
+    here.run("lull enable libvirt")?.checked()?;
+    let daemons = [here.start_libvirt()?, there.start_libvirt()?];
+    let guest = create(here)?;
+    let command = format!(
+        "virsh migrate --live virt xen+ssh://{}/system",
+        there.name()
+    );
+
+    guest.set_load(HEAVY)?;
+    limit(here, &format!("--max-suspend-time {TIGHT}"))?;
+    let output = here.run_for(&command, LONGEST)?;
+    stays(here, &guest, guest.domid()?, &output, "would have fitted")?;
+    aftermath::no_leaks(there, &[])?;
+
+    guest.set_load(LIGHT)?;
+    limit(here, &format!("--max-suspend-time {}s", ample.as_secs()))?;
+    let before = guest.status()?;
+    let output = here.run_for(&command, LONGEST)?;
+    let report = here.run("lull report --last")?.checked()?;
+    output.checked().context(report.clone())?;
+    ensure!(
+        report.contains(&format!("{:.1} s allowed", ample.as_secs_f64())),
+        "{report}"
+    );
+    let arrived = guest.on(there);
+    aftermath::runs_whole_since(&arrived, &before)?;
+    aftermath::no_leaks(here, &[])?;
+    aftermath::no_leaks(there, &[&arrived])?;
+    let state = there.run("virsh domstate virt")?.checked()?;
+    ensure!(state.trim() == "running", "libvirt says it is {state}");
+    arrived.destroy()?;
+    drop(daemons);
+    Ok(())
+}
+
 fn keep(host: &Host) -> Result<()> {
     host.install_libvirt()?;
     let said = host.run("lull enable libvirt")?.checked()?;
     ensure!(said.contains("libvirtd.service"), "{said}");
-    let daemons = host.start_libvirt()?;
+    let daemons = host.start_libvirt_twice()?;
     let said = host.run("lull enable libvirt")?.checked()?;
     ensure!(said.contains("in force already"), "{said}");
     let said = host.run("lull doctor")?.stdout;
