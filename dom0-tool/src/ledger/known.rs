@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::events::{Landing, PauseParts};
 
 use super::book::Book;
-use super::costs::{AFTER_READY, Costs, bound};
+use super::costs::{AFTER_READY, Costs, bound, median};
 use super::entry::Entry;
 
 /// What is known of a guest's pause on the way to a destination.
@@ -116,11 +116,6 @@ fn seen<'e>(entries: impl Iterator<Item = &'e Entry>, part: Part) -> Vec<u64> {
     let mut seen: Vec<u64> = entries.filter_map(part).collect();
     seen.sort_unstable();
     seen
-}
-
-/// Of values in order; of an even number, the greater of the two in the middle.
-pub(super) fn median(ordered: &[u64]) -> Option<u64> {
-    ordered.get(ordered.len() / 2).copied()
 }
 
 #[cfg(test)]

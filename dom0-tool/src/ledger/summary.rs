@@ -4,9 +4,8 @@
 use serde::Serialize;
 
 use super::book::Book;
-use super::costs::bound;
+use super::costs::{bound, median};
 use super::entry::Entry;
-use super::known::median;
 use crate::events::Landing;
 
 /// Version of the object that `--json` prints.

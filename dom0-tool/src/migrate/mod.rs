@@ -381,7 +381,10 @@ fn say_what_is_assumed(options: &Migrate, known: &Known, watcher: &Watcher) {
     let host = &options.host;
     let because = match known.landings {
         _ if !known.has_history() => {
-            format!("no history with {host}, which `--rehearse` would change: assuming")
+            format!(
+                "nothing was seen of {host} yet, which `--rehearse` would change: guessing, and \
+                 a slow host may take longer,"
+            )
         }
         1 => format!("from 1 pause on the way to {host}: assuming"),
         pauses => format!("from {pauses} pauses on the way to {host}: assuming"),
