@@ -198,7 +198,7 @@ mod tests {
         };
         assert_eq!((row.pauses, row.moves), (6, 6));
         assert_eq!((row.newest_age_s, row.oldest_age_s), (0, 60));
-        assert_eq!(row.bounds.landing_ms, Some(252));
+        assert_eq!(row.bounds.landing_ms, Some(227));
         assert_eq!(row.bounds.suspend_ms, None);
         // 25, 0, 10, 150 and 75 %.
         assert_eq!(

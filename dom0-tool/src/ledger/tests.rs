@@ -54,7 +54,7 @@ fn the_newest_of_each_guest_are_kept() {
     for _ in 0..KEPT {
         ledger.add("host2", landed("web1", 79), silent).unwrap();
     }
-    assert_eq!(landing(&ledger, "web1"), Duration::from_millis(100));
+    assert_eq!(landing(&ledger, "web1"), Duration::from_millis(90));
     assert_eq!(landing(&ledger, "db1"), Duration::from_secs(12));
 }
 
