@@ -1,7 +1,9 @@
 //! Downtime, defined once.
 
 use crate::{
-    limits::DowntimeLimit,
+    dirty::DirtyCurve,
+    limits::{DowntimeLimit, Risk},
+    service::ServiceCurve,
     units::{ByteRate, Micros, PageRate},
 };
 
@@ -146,26 +148,36 @@ impl FixedCosts {
     }
 }
 
-/// Pages a guest's kernel dirties on its way to the stop, whatever its load:
+/// Pages a guest's kernel dirties on its way to the stop at most, whatever its load:
 /// it freezes its tasks and detaches its devices. Measured with Linux 6.1 as a
 /// PVH guest with one vCPU and one network interface: 300 to 410.
 pub const SUSPEND_PAGES: u64 = 512;
 
+/// The same as it mostly is.
+pub const SUSPEND_PAGES_EXPECTED: u64 = 350;
+
 /// What is known when a pause is predicted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub struct Outlook {
-    /// See [`FixedCosts`].
+#[derive(Debug, Clone)]
+pub struct Outlook<'a> {
+    /// Upper bounds; see [`FixedCosts`].
     pub costs: FixedCosts,
+    /// The same as they mostly are.
+    pub expected_costs: FixedCosts,
     /// Pages the guest has at most.
     pub guest_pages: u64,
-    /// Upper bound of what the guest dirties until it has stopped.
-    pub dirty_rate: PageRate,
-    /// Lower bound of what the link carries.
-    pub transfer_rate: PageRate,
+    /// The share of pauses that may be longer than their upper bound.
+    pub risk: Risk,
+    /// How the guest dirties pages.
+    pub dirty: &'a DirtyCurve,
+    /// What the path carries.
+    pub service: &'a ServiceCurve,
+    /// What more than which is not sent while the guest runs.
+    pub cap: Option<PageRate>,
+    /// The guest has stopped, and dirties nothing more.
+    pub stopped: bool,
 }
 
-impl Outlook {
+impl Outlook<'_> {
     /// Two ticks: pages dirtied again within one are not seen to be.
     const MOMENT: Micros = Micros::from_millis(200);
 
@@ -175,20 +187,53 @@ impl Outlook {
     /// The guest may go on dirtying until the final bitmap is taken, and its
     /// kernel dirties pages in order to stop, but never more than it has.
     pub fn final_pages(&self, dirty_count: u64) -> u64 {
+        if self.stopped {
+            return dirty_count;
+        }
         let window = self.costs.suspend.saturating_add(self.costs.final_bitmap);
         dirty_count
             .saturating_add(SUSPEND_PAGES)
-            .saturating_add(self.dirty_rate.pages_in(window))
+            .saturating_add(self.dirty.at_most(window))
             .min(self.guest_pages.max(dirty_count))
     }
 
-    /// Upper bound of the pause, if the guest is asked to stop with
+    /// Upper bound of the pause, at the risk stated, if the guest is asked to stop with
     /// `dirty_count` pages dirty.
     pub fn predict(&self, dirty_count: u64) -> Downtime {
+        let pages = self.final_pages(dirty_count);
         Downtime {
-            pages: self.transfer_rate.time_for(self.final_pages(dirty_count)),
+            pages: self.service.worst(pages, self.risk),
             ..self.costs.downtime()
         }
+    }
+
+    /// The pause to expect then.
+    pub fn expect(&self, dirty_count: u64) -> Downtime {
+        let costs = &self.expected_costs;
+        let window = costs.suspend.saturating_add(costs.final_bitmap);
+        let pages = dirty_count
+            .saturating_add(SUSPEND_PAGES_EXPECTED)
+            .saturating_add(self.dirty.expected_more(window))
+            .min(self.guest_pages.max(dirty_count));
+        Downtime {
+            pages: self.service.expected(pages),
+            ..costs.downtime()
+        }
+    }
+
+    /// What another round is expected to come to: how long it takes, and the pause
+    /// after it.
+    pub fn another_round(&self, dirty_count: u64) -> (Micros, Downtime) {
+        let free = self.service.expected(dirty_count);
+        let capped = self
+            .cap
+            .map_or(Micros::ZERO, |cap| cap.time_for(dirty_count));
+        let length = free.max(capped).saturating_add(self.costs.final_bitmap);
+        let dirty_then = self
+            .dirty
+            .expected_after_bitmap(length)
+            .min(self.guest_pages);
+        (length, self.expect(dirty_then))
     }
 
     /// Bandwidth at which this guest would have met `limit`; `None` when the
@@ -206,13 +251,11 @@ impl Outlook {
         }
         let at_once = PageRate::ceil(self.final_pages(dirty_count), room);
         let unavoidable = PageRate::ceil(self.final_pages(0), room);
-        let quarter_more = self
-            .dirty_rate
-            .0
-            .saturating_add(self.dirty_rate.0.div_ceil(4));
+        let dirty_rate = self.dirty.bounds().upper;
+        let quarter_more = dirty_rate.0.saturating_add(dirty_rate.0.div_ceil(4));
         let outrun = PageRate(quarter_more).max(unavoidable);
-        let rate_is_known = self.dirty_rate.pages_in(Self::MOMENT) < dirty_count;
-        let needed = if rate_is_known && outrun > self.transfer_rate {
+        let rate_is_known = self.dirty.at_most(Self::MOMENT) < dirty_count;
+        let needed = if rate_is_known && outrun > self.service.expected_rate() {
             at_once.min(outrun)
         } else {
             at_once

@@ -25,6 +25,8 @@ pub struct RoundRecord {
     pub transfer_rate: Option<PageRate>,
     /// Upper bound of the pause, had the guest been asked to stop at its end.
     pub predicted_downtime: Micros,
+    /// The pause then expected.
+    pub expected_downtime: Micros,
 }
 
 /// The last [`HISTORY_ROUNDS`] rounds, oldest first.

@@ -4,7 +4,8 @@
 //! In the order data flows:
 //!
 //! 1. [`bitmap`]: which pages are dirty, scanned into a [`batch`] at a time;
-//! 2. [`rate`]: how fast the guest dirties and the link carries, as bounds;
+//! 2. [`dirty`] and [`service`]: how the guest dirties pages and what the path to the
+//!    destination carries, as curves;
 //! 3. [`downtime`]: how long the guest would be paused if it stopped now;
 //! 4. [`limits`]: what the operator allows;
 //! 5. [`history`]: what the rounds so far have brought;
@@ -34,12 +35,13 @@
 
 pub mod batch;
 pub mod bitmap;
+pub mod dirty;
 pub mod downtime;
 pub mod history;
 pub mod limits;
 pub mod link;
 pub mod machine;
 pub mod policy;
-pub mod rate;
 pub mod refusal;
+pub mod service;
 pub mod units;

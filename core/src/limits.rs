@@ -54,3 +54,41 @@ pub struct Limits {
     /// The longest time until the pause.
     pub timeout: Option<Timeout>,
 }
+
+/// The share of pauses that the estimate may get wrong, per mille: such a pause is given
+/// up within the limit, and the guest runs on at the source. The limit is never exceeded
+/// for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Risk(u16);
+
+impl Risk {
+    /// 5 %.
+    pub const DEFAULT: Self = Self(50);
+    /// Half of all: beyond, a pause would be given up more often than not.
+    pub const MOST: u16 = 500;
+
+    /// `None` above [`MOST`](Self::MOST).
+    pub const fn per_mille(share: u16) -> Option<Self> {
+        match share {
+            0..=Self::MOST => Some(Self(share)),
+            _ => None,
+        }
+    }
+
+    /// The share, per mille.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    /// Of `count`, so many may be wrong; rounded down.
+    pub const fn share_of(self, count: u64) -> u64 {
+        count.saturating_mul(self.0 as u64) / 1_000
+    }
+}
+
+impl Default for Risk {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}

@@ -17,12 +17,13 @@
 //! guest is.
 
 use crate::{
+    dirty::DirtyCurve,
     downtime::{Downtime, Fit, FixedCosts, Outlook},
     history::{History, RoundRecord},
-    limits::{DowntimeLimit, Limits},
+    limits::{DowntimeLimit, Limits, Risk},
     policy::{PolicyKind, RoundView, StopPolicy, Verdict, WithinLimit, XenDefault},
-    rate::{DirtyRate, TransferRate},
     refusal::{Figures, Hopeless, Reason, Refusal},
+    service::{ServiceCurve, Stretch},
     units::{Bounds, Micros, PageRate},
 };
 
@@ -32,8 +33,13 @@ use crate::{
 pub struct Config {
     /// What the operator allows.
     pub limits: Limits,
-    /// What a pause costs whatever is left to send.
+    /// What a pause costs at most whatever is left to send.
     pub costs: FixedCosts,
+    /// The same as it mostly is.
+    pub expected_costs: FixedCosts,
+    /// The share of pauses that may be longer than was predicted at most, and so be
+    /// given up.
+    pub risk: Risk,
     /// Pages the guest has at most.
     pub guest_pages: u64,
 }
@@ -107,6 +113,8 @@ pub enum Event {
     Bandwidth(Option<PageRate>),
     /// Sending was held back for that since the batch before.
     HeldBack,
+    /// Pages go another way from now on, the last ones too. May come between two rounds.
+    PathChanged,
     /// The operator would rather have the guest stopped than another round, if
     /// the pause fits. The same holds. Good for the next decision only.
     SwitchNow,
@@ -228,8 +236,8 @@ pub struct Machine {
     config: Config,
     phase: Phase,
     now: Micros,
-    transfer_rate: TransferRate,
-    dirty_rate: DirtyRate,
+    service: ServiceCurve,
+    dirty: DirtyCurve,
     history: History,
     round: u32,
     /// Of the round under way: when its bitmap was in place, the bits set in
@@ -241,11 +249,16 @@ pub struct Machine {
     round_sent_at: Micros,
     /// Over all rounds.
     pages_sent: u64,
-    bonus_rounds: u32,
+    /// The pause expected at the end of the last round, and then after the next.
+    promise: Option<(Micros, Micros)>,
+    disappointments: u32,
+    /// A round has gone the way that the last pages will go.
+    path_known: bool,
     /// The operator would rather switch now.
     switch_now: bool,
     dirty_count: Option<u64>,
     prediction: Option<Downtime>,
+    expected: Option<Downtime>,
     /// The least limit that the prediction at the end of any round needed.
     least_needed: Option<Micros>,
     /// The longest that taking a bitmap took: the one cost that shows itself
@@ -263,8 +276,8 @@ impl Machine {
             config,
             phase: Phase::Waiting,
             now: Micros::ZERO,
-            transfer_rate: TransferRate::new(),
-            dirty_rate: DirtyRate::new(),
+            service: ServiceCurve::new(),
+            dirty: DirtyCurve::new(),
             history: History::new(),
             round: 0,
             round_start: Micros::ZERO,
@@ -272,10 +285,13 @@ impl Machine {
             round_sent: 0,
             round_sent_at: Micros::ZERO,
             pages_sent: 0,
-            bonus_rounds: 0,
+            promise: None,
+            disappointments: 0,
+            path_known: true,
             switch_now: false,
             dirty_count: None,
             prediction: None,
+            expected: None,
             least_needed: None,
             longest_bitmap: Micros::ZERO,
         }
@@ -299,6 +315,7 @@ impl Machine {
                 | Event::Limits(_)
                 | Event::Bandwidth(_)
                 | Event::HeldBack
+                | Event::PathChanged
                 | Event::SwitchNow => Ok(Action::None),
                 _ => Err(ProtocolError::Unexpected(self.state())),
             };
@@ -315,7 +332,7 @@ impl Machine {
             return Err(ProtocolError::TimeWentBack);
         }
         self.now = at;
-        self.transfer_rate.advance(at);
+        self.service.advance(at);
         Ok(())
     }
 
@@ -363,16 +380,26 @@ impl Machine {
                 Action::None
             }
             (_, Event::Bandwidth(cap)) if self.heeds_wishes() => {
-                self.transfer_rate.cap_at(cap);
+                self.service.cap_at(cap);
                 Action::None
             }
             (_, Event::HeldBack) if self.heeds_wishes() => {
-                self.transfer_rate.held_back();
+                self.service.held_back();
                 Action::None
             }
-            (_, Event::Limits(_) | Event::Bandwidth(_) | Event::SwitchNow | Event::HeldBack) => {
+            (_, Event::PathChanged) if self.heeds_wishes() => {
+                self.service.path_changed();
+                self.path_known = false;
                 Action::None
             }
+            (
+                _,
+                Event::Limits(_)
+                | Event::Bandwidth(_)
+                | Event::SwitchNow
+                | Event::HeldBack
+                | Event::PathChanged,
+            ) => Action::None,
             (_, Event::Tick { .. }) => Action::None,
             _ => return Err(ProtocolError::Unexpected(self.state())),
         };
@@ -413,12 +440,12 @@ impl Machine {
         self.round_sent_at = self.now;
         self.round_pages = pages;
         self.round_sent = 0;
-        self.dirty_rate.restart(self.now);
+        self.dirty.restart(self.now);
         if pages == 0 {
             self.phase = Phase::Counting;
             return Action::Count;
         }
-        self.transfer_rate.start(self.now);
+        self.service.start(self.now, self.round);
         self.phase = Phase::Copying { left: pages };
         Action::Copy {
             round: self.round,
@@ -438,12 +465,12 @@ impl Machine {
             .checked_sub(u64::from(requested))
             .ok_or(ProtocolError::TooManyPages)?;
         let pages = u64::from(pages);
-        self.transfer_rate.sent(self.now, pages);
+        self.service.sent(self.now, pages);
         self.round_sent = self.round_sent.saturating_add(pages);
         self.round_sent_at = self.now;
         self.pages_sent = self.pages_sent.saturating_add(pages);
         if left == 0 {
-            self.transfer_rate.stop(self.now);
+            self.service.stop(self.now);
         }
         Ok(left)
     }
@@ -458,21 +485,25 @@ impl Machine {
     }
 
     fn count(&mut self, dirty: u64) {
-        self.dirty_rate.counted(self.now, dirty);
+        self.dirty.counted(self.now, dirty);
         self.dirty_count = Some(dirty);
-        self.prediction = Some(self.outlook().predict(dirty));
+        let (prediction, expected) = predict(&self.outlook(), dirty);
+        self.prediction = Some(prediction);
+        self.expected = Some(expected);
     }
 
     /// Gate 1.
     fn round_ended(&mut self, dirty: u64) -> Action {
-        self.dirty_rate.round_ended(self.now, dirty);
+        self.dirty.round_ended(self.now, dirty);
         self.dirty_count = Some(dirty);
         let outlook = self.outlook();
-        let prediction = outlook.predict(dirty);
-        self.prediction = Some(prediction);
-        let predicted = prediction.total();
+        let (prediction, expected) = predict(&outlook, dirty);
         let needed = outlook.costs.at_worst(&prediction).total();
+        self.prediction = Some(prediction);
+        self.expected = Some(expected);
         self.least_needed = Some(self.least_needed.unwrap_or(needed).min(needed));
+        self.path_known |= self.round_sent > 0;
+        self.keep_promise(expected.total());
         let copying = self.round_sent_at.since(self.round_start);
         self.history.push(RoundRecord {
             round: self.round,
@@ -484,37 +515,38 @@ impl Machine {
                 0 => None,
                 sent => Some(PageRate::floor(sent, copying)),
             },
-            predicted_downtime: predicted,
+            predicted_downtime: prediction.total(),
+            expected_downtime: expected.total(),
         });
         if self.time_left() == Some(Micros::ZERO) {
             return self.refuse(Reason::Timeout);
         }
+        let limit = self.config.limits.max_suspend;
         let view = RoundView {
             round: self.round,
             dirty_count: dirty,
             prediction,
-            outlook,
-            dirty_rate: self.dirty_rate.bounds(),
-            transfer_rate: self.transfer_rate.bounds(),
-            cap: self.transfer_rate.cap(),
+            expected,
+            outlook: self.outlook(),
             history: &self.history,
-            bonus_rounds: self.bonus_rounds,
+            pages_sent: self.pages_sent,
+            disappointments: self.disappointments,
+            path_known: self.path_known,
             time_left: self.time_left(),
         };
-        let limit = self.config.limits.max_suspend;
         let verdict = match limit {
             Some(limit) => WithinLimit { limit }.decide(&view),
             None => XenDefault.decide(&view),
         };
-        let fits = limit.is_none_or(|limit| outlook.costs.fit(&prediction, limit) == Fit::Within);
+        let (_, then) = view.outlook.another_round(dirty);
+        let fits =
+            limit.is_none_or(|limit| view.outlook.costs.fit(&prediction, limit) == Fit::Within);
         let switch_now = core::mem::take(&mut self.switch_now) && fits;
         match verdict {
             Verdict::AnotherRound if switch_now => self.suspend(),
             Verdict::Suspend => self.suspend(),
             Verdict::AnotherRound => {
-                if limit.is_some() && fits {
-                    self.bonus_rounds = self.bonus_rounds.saturating_add(1);
-                }
+                self.promise = Some((expected.total(), then.total()));
                 self.phase = Phase::TakingBitmap;
                 Action::TakeBitmap
             }
@@ -522,9 +554,21 @@ impl Machine {
         }
     }
 
+    /// Looks whether the round that has ended brought what was expected of it.
+    fn keep_promise(&mut self, now: Micros) {
+        let Some((before, then)) = self.promise.take() else {
+            return;
+        };
+        let (promised, kept) = (before.since(then), before.since(now));
+        self.disappointments = match kept.0 < promised.0 / 2 {
+            true => self.disappointments.saturating_add(1),
+            false => 0,
+        };
+    }
+
     fn suspend(&mut self) -> Action {
-        if self.transfer_rate.cap().is_some() {
-            self.transfer_rate.cap_at(None);
+        if self.service.cap().is_some() {
+            self.service.cap_at(None);
         }
         self.phase = Phase::Suspending {
             since: self.now,
@@ -538,22 +582,35 @@ impl Machine {
             return self.refuse(Reason::Hopeless(Hopeless::TooManyRounds));
         };
         self.round = round;
-        self.dirty_rate.counted(self.now, dirty);
+        self.dirty.counted(self.now, dirty);
         self.longest_bitmap = self.longest_bitmap.max(took);
         self.start_round(dirty)
     }
 
-    /// Gate 2.
+    /// Gate 2. The pages are reckoned as expected: once the guest has stopped, going on
+    /// costs no more than the limit allows, for gate 3 and dom0's own deadline end it in
+    /// time, and giving up is right only if the move is more likely to fail.
     fn suspended(&mut self, since: Micros, wish: Wish, dirty: u64, took: Micros) -> Action {
         let elapsed = self.now.since(since);
-        let left = Downtime {
+        let spent = Downtime {
             suspend: elapsed.since(took),
             final_bitmap: took.min(elapsed),
-            pages: self.transfer_rate.bounds().lower.time_for(dirty),
             ..self.config.costs.downtime()
         };
+        let left = Downtime {
+            pages: self.service.expected(dirty),
+            ..spent
+        };
         self.dirty_count = Some(dirty);
-        self.prediction = Some(left);
+        self.prediction = Some(Downtime {
+            pages: self.service.worst(dirty, self.config.risk),
+            ..spent
+        });
+        self.expected = Some(Downtime {
+            cpu_state: self.config.expected_costs.cpu_state,
+            landing: self.config.expected_costs.landing,
+            ..left
+        });
         if wish == Wish::Stay {
             return self.resume(Reason::Cancelled);
         }
@@ -566,7 +623,7 @@ impl Machine {
             self.phase = Phase::Finished;
             return Action::Finish;
         }
-        self.transfer_rate.start(self.now);
+        self.service.start(self.now, self.round);
         self.phase = Phase::CopyingFinal { since, left: dirty };
         Action::CopyFinal { pages: dirty }
     }
@@ -583,7 +640,7 @@ impl Machine {
             ..spent
         };
         if self.is_beyond(&sending) {
-            let rest = self.transfer_rate.bounds().lower.time_for(left);
+            let rest = self.service.worst(left, self.config.risk);
             self.prediction = Some(Downtime {
                 pages: sending.pages.saturating_add(rest),
                 ..sending
@@ -644,16 +701,18 @@ impl Machine {
                 predicted_downtime: prediction,
                 smallest_limit,
                 bandwidth_needed: self.config.limits.max_suspend.and_then(needed),
-                dirty_rate: self.dirty_rate.bounds(),
-                transfer_rate: self.transfer_rate.bounds(),
-                cap: self.transfer_rate.cap(),
+                expected_downtime: self.expected,
+                rests_on: self.rests_on(),
+                dirty_rate: self.dirty.bounds(),
+                transfer_rate: self.service.bounds(),
+                cap: self.service.cap(),
             },
         }
     }
 
     /// The outlook, with what is certain by now in place of what was feared:
     /// a guest that has stopped dirties nothing.
-    fn hindsight(&self, reason: Reason) -> Outlook {
+    fn hindsight(&self, reason: Reason) -> Outlook<'_> {
         let outlook = self.outlook();
         match (reason, self.prediction) {
             (Reason::DowntimeAfterSuspend | Reason::BehindSchedule, Some(spent)) => Outlook {
@@ -662,7 +721,7 @@ impl Machine {
                     final_bitmap: spent.final_bitmap,
                     ..outlook.costs
                 },
-                dirty_rate: PageRate::ZERO,
+                stopped: true,
                 ..outlook
             },
             _ => outlook,
@@ -680,13 +739,28 @@ impl Machine {
         }
     }
 
-    fn outlook(&self) -> Outlook {
+    fn outlook(&self) -> Outlook<'_> {
         Outlook {
             costs: self.costs(),
+            expected_costs: self.config.expected_costs,
             guest_pages: self.config.guest_pages,
-            dirty_rate: self.dirty_rate.bounds().upper,
-            transfer_rate: self.transfer_rate.bounds().lower,
+            risk: self.config.risk,
+            dirty: &self.dirty,
+            service: &self.service,
+            cap: self.service.cap(),
+            stopped: false,
         }
+    }
+
+    /// What the upper bound of the time for the last pages rests on: so many of those
+    /// remembered in a row took longest, but for the risk's share. `None` before the
+    /// first count, or while nothing was sent.
+    pub fn rests_on(&self) -> Option<Stretch> {
+        let pages = match self.heeds_wishes() {
+            true => self.outlook().final_pages(self.dirty_count?),
+            false => self.dirty_count?,
+        };
+        self.service.basis(pages, self.config.risk)
     }
 
     /// Until the suspend request must be made for the guest to have stopped in
@@ -759,14 +833,24 @@ impl Machine {
         self.dirty_count
     }
 
-    /// How fast the link carries pages.
+    /// What the path carries.
+    pub const fn service(&self) -> &ServiceCurve {
+        &self.service
+    }
+
+    /// How fast the path carries pages.
     pub fn transfer_rate(&self) -> Bounds<PageRate> {
-        self.transfer_rate.bounds()
+        self.service.bounds()
+    }
+
+    /// How the guest dirties pages.
+    pub const fn dirty(&self) -> &DirtyCurve {
+        &self.dirty
     }
 
     /// How fast the guest dirties pages.
     pub fn dirty_rate(&self) -> Bounds<PageRate> {
-        self.dirty_rate.bounds()
+        self.dirty.bounds()
     }
 
     /// Upper bound of the pause: if the guest were asked to stop at the last
@@ -775,4 +859,18 @@ impl Machine {
     pub const fn prediction(&self) -> Option<Downtime> {
         self.prediction
     }
+
+    /// The pause expected then. `None` before the first count.
+    pub const fn expected(&self) -> Option<Downtime> {
+        self.expected
+    }
+}
+
+/// The pause at most, and as expected: never longer than that, though a risk may leave
+/// out what an average has in it.
+fn predict(outlook: &Outlook<'_>, dirty: u64) -> (Downtime, Downtime) {
+    let worst = outlook.predict(dirty);
+    let expected = outlook.expect(dirty);
+    let pages = expected.pages.min(worst.pages);
+    (worst, Downtime { pages, ..expected })
 }

@@ -5,7 +5,7 @@ use crate::{
     history::History,
     limits::DowntimeLimit,
     refusal::Hopeless,
-    units::{Bounds, Micros, PageRate},
+    units::Micros,
 };
 
 /// Which rule decides. Not a choice of its own: a limit asks for
@@ -20,7 +20,7 @@ pub enum PolicyKind {
 }
 
 /// What is known at the end of a round.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RoundView<'a> {
     /// The round that just ended; 0 is the full pass.
     pub round: u32,
@@ -28,27 +28,21 @@ pub struct RoundView<'a> {
     pub dirty_count: u64,
     /// Upper bound of the pause if the guest is asked to stop now.
     pub prediction: Downtime,
-    /// What the prediction was made from.
-    pub outlook: Outlook,
-    /// How fast the guest dirties pages.
-    pub dirty_rate: Bounds<PageRate>,
-    /// How fast the link carries them.
-    pub transfer_rate: Bounds<PageRate>,
-    /// What more than which is not sent while the guest runs.
-    pub cap: Option<PageRate>,
+    /// The pause then expected.
+    pub expected: Downtime,
+    /// What they were made from.
+    pub outlook: Outlook<'a>,
     /// All rounds, the one that just ended last.
     pub history: &'a History,
-    /// Rounds started although the guest could have been stopped before them.
-    pub bonus_rounds: u32,
+    /// Pages sent so far, over all rounds.
+    pub pages_sent: u64,
+    /// Rounds in a row, up to now, that brought less than half of what was expected of
+    /// them.
+    pub disappointments: u32,
+    /// A round has gone the way that the last pages will go.
+    pub path_known: bool,
     /// Until the suspend request must be made; `None` without a timeout.
     pub time_left: Option<Micros>,
-}
-
-impl RoundView<'_> {
-    /// What is sent in a round over a link of that rate.
-    fn while_it_runs(&self, rate: PageRate) -> PageRate {
-        self.cap.map_or(rate, |cap| rate.min(cap))
-    }
 }
 
 /// What to do next.
@@ -70,25 +64,33 @@ pub trait StopPolicy {
     fn decide(&self, view: &RoundView<'_>) -> Verdict;
 }
 
-/// Stops the guest only if the pause is predicted to stay within the limit.
+/// Stops the guest only if the pause is predicted to stay within the limit, at the
+/// risk stated; and not before its best moment.
 ///
-/// 1. The prediction is within the limit: suspend, unless another round is
-///    expected to take a tenth and a millisecond or more off the only part of
-///    the pause it can shorten, sending the pages, there is time for it, and
-///    fewer than [`BONUS_ROUNDS`](Self::BONUS_ROUNDS) were granted so. A limit
-///    is no licence to use it up, nor is a long landing. What another round
-///    brings is expected at the guest's worst, so a writer caught at a quiet
-///    moment is not let go for a gain that its next burst takes back.
-/// 2. It is beyond: give up if in each of the last rounds, two at least, the
+/// Two questions, two answers. *May the guest be stopped?* is asked of the upper bound.
+/// *Is another round worth it?* is asked of what is expected: a limit is no licence to
+/// use it up.
+///
+/// 1. It may be stopped: suspend, unless another round is worth it. It is while
+///    - no round has gone yet the way that the last pages will go; or
+///    - Xen's own rule would go on, and the round is not expected to leave more; or
+///    - it is expected to shorten the pause by a tenth and a millisecond or more, and
+///      the last two rounds kept at least half of what they promised.
+///
+///    And only while there is time for it, twice over; within
+///    [`MAX_ROUNDS`](Self::MAX_ROUNDS); and while no more than [`TRAFFIC`](Self::TRAFFIC)
+///    times the guest's memory would have been sent.
+/// 2. It may not: give up if in each of the last rounds, two at least, the
 ///    guest dirtied as fast as the link carries at best, or as is sent at most,
 ///    or within a twentieth of it.
 /// 3. Give up after [`MAX_ROUNDS`](Self::MAX_ROUNDS).
-/// 4. Give up if the least prediction of the last
+/// 4. Give up if the least expectation of the last
 ///    [`PATIENCE`](Self::PATIENCE) rounds is not a twentieth below the least of
 ///    all before. Minima, so that an oscillating writer is judged by its quiet
-///    moments; and if those predictions differ by half or more, so that it is
-///    one, the last [`LONG_PATIENCE`](Self::LONG_PATIENCE) rounds are judged. A
-///    guest that never came near the limit is judged by the last
+///    moments; and if those expectations differ by half or more, so that it is
+///    one, or if one of them kept the limit, so that only the bound is in the way,
+///    which may fade, the last [`LONG_PATIENCE`](Self::LONG_PATIENCE) rounds are judged.
+///    A guest that never came near the limit is judged by the last
 ///    [`SHORT_PATIENCE`](Self::SHORT_PATIENCE).
 /// 5. Else another round.
 ///
@@ -102,15 +104,18 @@ pub struct WithinLimit {
 }
 
 impl WithinLimit {
-    /// Rounds granted at most to a guest that could be stopped.
-    pub const BONUS_ROUNDS: u32 = 3;
     /// Rounds at most, the full pass among them.
     pub const MAX_ROUNDS: u32 = 30;
-    /// Rounds in which the prediction must have fallen.
+    /// Times the guest's memory that may be sent for a shorter pause, once it may be
+    /// stopped.
+    pub const TRAFFIC: u64 = 4;
+    /// Rounds in a row that may disappoint.
+    pub const MAX_DISAPPOINTMENTS: u32 = 2;
+    /// Rounds in which the expectation must have fallen.
     pub const PATIENCE: usize = 3;
-    /// The same for a guest whose predictions go up and down.
+    /// The same for a guest whose expectations go up and down.
     pub const LONG_PATIENCE: usize = 8;
-    /// The same for a guest none of whose predictions came within
+    /// The same for a guest none of whose expectations came within
     /// [`REACH`](Self::REACH) times the limit: no quiet moment of it would help.
     pub const SHORT_PATIENCE: usize = 2;
     /// See [`SHORT_PATIENCE`](Self::SHORT_PATIENCE).
@@ -121,57 +126,60 @@ impl WithinLimit {
     /// Criterion 1: whether the guest, which could be stopped now, had better
     /// be stopped later.
     fn worth_another(view: &RoundView<'_>) -> bool {
-        if view.bonus_rounds >= Self::BONUS_ROUNDS {
-            return false;
-        }
         let outlook = &view.outlook;
-        let round_time = view
-            .while_it_runs(outlook.transfer_rate)
-            .time_for(view.dirty_count)
-            .saturating_add(outlook.costs.final_bitmap);
+        let (length, then) = outlook.another_round(view.dirty_count);
         // Twice, so that a round slower than expected costs no timeout.
-        let needed = round_time.saturating_add(round_time);
-        if view.time_left.is_some_and(|left| left < needed) {
+        let needed = length.saturating_add(length);
+        let in_time = view.time_left.is_none_or(|left| left >= needed);
+        if !in_time || view.round >= Self::MAX_ROUNDS.saturating_sub(1) {
             return false;
         }
-        let dirty_then = outlook
-            .dirty_rate
-            .pages_in(round_time)
-            .min(outlook.guest_pages);
-        let now = view.prediction.pages;
-        let gain = now.since(outlook.predict(dirty_then).pages);
-        gain >= Self::LEAST_GAIN.max(Micros(now.0 / 10))
+        if !view.path_known {
+            return true;
+        }
+        let most = outlook.guest_pages.saturating_mul(Self::TRAFFIC);
+        if view.pages_sent.saturating_add(view.dirty_count) > most {
+            return false;
+        }
+        let (now, then) = (view.expected.total(), then.total());
+        let gain = now.since(then);
+        let by_xens_rule = !XenDefault::stops(view) && then <= now;
+        let keeps_promises = view.disappointments < Self::MAX_DISAPPOINTMENTS;
+        by_xens_rule || keeps_promises && gain >= Self::LEAST_GAIN.max(Micros(now.0 / 10))
     }
 
     /// Criterion 2: whether the guest dirties pages as fast as they are sent.
     fn is_outpaced(view: &RoundView<'_>) -> bool {
-        let carried = view.while_it_runs(view.transfer_rate.upper).0;
+        let outlook = &view.outlook;
+        let carried = outlook.service.bounds().upper;
+        let carried = outlook.cap.map_or(carried, |cap| carried.min(cap)).0;
         let nearly = carried.saturating_sub(carried / 20);
-        view.history.len() >= 2 && view.dirty_rate.lower.0 >= nearly
+        view.history.len() >= 2 && outlook.dirty.bounds().lower.0 >= nearly
     }
 
-    /// Criterion 4: whether the predictions have stopped falling.
+    /// Criterion 4: whether the expectations have stopped falling.
     fn has_stalled(&self, history: &History) -> bool {
-        let predictions = || {
+        let expected = || {
             history
                 .iter()
                 .rev()
-                .map(|record| record.predicted_downtime.0)
+                .map(|record| record.expected_downtime.0)
         };
-        let recent = || predictions().take(Self::PATIENCE);
+        let recent = || expected().take(Self::PATIENCE);
         let (Some(least), Some(most)) = (recent().min(), recent().max()) else {
             return false;
         };
-        let within_reach = self.limit.micros().0.saturating_mul(Self::REACH);
-        let patience = if predictions().all(|predicted| predicted > within_reach) {
+        let limit = self.limit.micros().0;
+        let within_reach = limit.saturating_mul(Self::REACH);
+        let patience = if expected().all(|expected| expected > within_reach) {
             Self::SHORT_PATIENCE
-        } else if most.saturating_sub(least) >= least / 2 {
+        } else if most.saturating_sub(least) >= least / 2 || least <= limit {
             Self::LONG_PATIENCE
         } else {
             Self::PATIENCE
         };
-        let recent = predictions().take(patience).min();
-        let before = predictions().skip(patience).min();
+        let recent = expected().take(patience).min();
+        let before = expected().skip(patience).min();
         match (recent, before) {
             (Some(recent), Some(before)) => recent > before.saturating_sub(before.div_ceil(20)),
             _ => false,
@@ -182,10 +190,9 @@ impl WithinLimit {
 impl StopPolicy for WithinLimit {
     fn decide(&self, view: &RoundView<'_>) -> Verdict {
         if view.outlook.costs.fit(&view.prediction, self.limit) == Fit::Within {
-            return if Self::worth_another(view) && view.round < Self::MAX_ROUNDS - 1 {
-                Verdict::AnotherRound
-            } else {
-                Verdict::Suspend
+            return match Self::worth_another(view) {
+                true => Verdict::AnotherRound,
+                false => Verdict::Suspend,
             };
         }
         if Self::is_outpaced(view) {
@@ -217,14 +224,17 @@ impl XenDefault {
     pub const TARGET_DIRTY_COUNT: u64 = 50;
     /// Rounds at most, the full pass among them.
     pub const MAX_ROUNDS: u32 = 5;
+
+    const fn stops(view: &RoundView<'_>) -> bool {
+        view.dirty_count < Self::TARGET_DIRTY_COUNT || view.round >= Self::MAX_ROUNDS - 1
+    }
 }
 
 impl StopPolicy for XenDefault {
     fn decide(&self, view: &RoundView<'_>) -> Verdict {
-        if view.dirty_count < Self::TARGET_DIRTY_COUNT || view.round >= Self::MAX_ROUNDS - 1 {
-            Verdict::Suspend
-        } else {
-            Verdict::AnotherRound
+        match Self::stops(view) {
+            true => Verdict::Suspend,
+            false => Verdict::AnotherRound,
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     downtime::{Downtime, FixedPart},
     limits::Limits,
+    service::Stretch,
     units::{Bounds, ByteRate, Micros, PageRate},
 };
 
@@ -71,6 +72,11 @@ pub struct Figures {
     /// landing is as long as a resume here would be, if that is longer. `None`
     /// before the first count.
     pub predicted_downtime: Option<Downtime>,
+    /// The pause then expected. `None` before the first count.
+    pub expected_downtime: Option<Downtime>,
+    /// What the upper bound of its pages' time rests on; see
+    /// [`ServiceCurve::basis`](crate::service::ServiceCurve::basis).
+    pub rests_on: Option<Stretch>,
     /// The smallest downtime limit under which this attempt would have
     /// suspended the guest: the least of what was predicted at the end of each
     /// round, [however it ends](crate::downtime::FixedCosts::at_worst), or the

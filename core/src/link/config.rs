@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::downtime::FixedCosts;
-use crate::limits::{DowntimeLimit, Limits, Timeout};
+use crate::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use crate::machine::Config;
 use crate::units::Micros;
 
@@ -19,10 +19,12 @@ use super::{BITMAP_BYTES_MAX, MAGIC, VERSION};
 /// | 3 | bits of the bitmap |
 /// | 4 | pages of the guest |
 /// | 5, 6 | downtime limit, timeout |
-/// | 7..=11 | costs: suspend, final bitmap, CPU state, landing, resume |
+/// | 7 | risk, per mille |
+/// | 8..=12 | costs at most: suspend, final bitmap, CPU state, landing, resume |
+/// | 13..=17 | the same as expected |
 #[repr(C, align(4096))]
 pub struct Settings {
-    words: [AtomicU64; 12],
+    words: [AtomicU64; 18],
 }
 
 /// The settings as values.
@@ -42,6 +44,8 @@ impl Settings {
         let Config {
             limits,
             costs,
+            expected_costs,
+            risk,
             guest_pages,
         } = startup.config;
         let values = [
@@ -51,11 +55,17 @@ impl Settings {
             guest_pages,
             limits.max_suspend.map_or(0, |limit| limit.micros().0),
             limits.timeout.map_or(0, |timeout| timeout.micros().0),
+            u64::from(risk.get()),
             costs.suspend.0,
             costs.final_bitmap.0,
             costs.cpu_state.0,
             costs.landing.0,
             costs.resume.0,
+            expected_costs.suspend.0,
+            expected_costs.final_bitmap.0,
+            expected_costs.cpu_state.0,
+            expected_costs.landing.0,
+            expected_costs.resume.0,
         ];
         for (word, value) in self.words.iter().skip(1).zip(values) {
             word.store(value, Ordering::Relaxed);
@@ -76,14 +86,21 @@ impl Settings {
             guest_pages,
             max_suspend,
             timeout,
-            suspend,
-            final_bitmap,
-            cpu_state,
-            landing,
-            resume,
+            risk,
+            costs @ ..,
         ] = &self.words;
+        let [worst @ .., _, _, _, _, _] = costs;
+        let [_, _, _, _, _, expected @ ..] = costs;
         let value = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let micros = |word| Micros(value(word));
+        let micros = |word: &AtomicU64| Micros(value(word));
+        let costs =
+            |[suspend, final_bitmap, cpu_state, landing, resume]: &[AtomicU64; 5]| FixedCosts {
+                suspend: micros(suspend),
+                final_bitmap: micros(final_bitmap),
+                cpu_state: micros(cpu_state),
+                landing: micros(landing),
+                resume: micros(resume),
+            };
         if magic.load(Ordering::Acquire) != MAGIC || value(version) != VERSION {
             return None;
         }
@@ -99,13 +116,9 @@ impl Settings {
                     max_suspend: DowntimeLimit::new(micros(max_suspend)),
                     timeout: Timeout::new(micros(timeout)),
                 },
-                costs: FixedCosts {
-                    suspend: micros(suspend),
-                    final_bitmap: micros(final_bitmap),
-                    cpu_state: micros(cpu_state),
-                    landing: micros(landing),
-                    resume: micros(resume),
-                },
+                costs: costs(worst),
+                expected_costs: costs(expected),
+                risk: Risk::per_mille(u16::try_from(value(risk)).ok()?)?,
                 guest_pages: value(guest_pages),
             },
         })

@@ -169,6 +169,7 @@ impl ToStub {
                     Event::SwitchNow => (10, 0, 0),
                     Event::Bandwidth(cap) => (11, cap.map_or(0, |cap| cap.0), 0),
                     Event::HeldBack => (12, 0, 0),
+                    Event::PathChanged => (13, 0, 0),
                 };
                 [tag, at.0, a, b]
             }
@@ -219,6 +220,7 @@ impl ToStub {
             10 => Event::SwitchNow,
             11 => Event::Bandwidth((a != 0).then_some(PageRate(a))),
             12 => Event::HeldBack,
+            13 => Event::PathChanged,
             16 => {
                 return Ok(Self::Sent {
                     at,

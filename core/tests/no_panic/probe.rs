@@ -9,12 +9,13 @@ use core::hint::black_box as opaque;
 use lull_core::{
     batch::Batch,
     bitmap::{Bitmap, Scan},
+    dirty::DirtyCurve,
     downtime::{FixedCosts, Outlook},
     history::{History, RoundRecord},
-    limits::{DowntimeLimit, Limits, Timeout},
+    limits::{DowntimeLimit, Limits, Risk, Timeout},
     machine::{Config, Event, Machine},
     policy::{RoundView, StopPolicy, WithinLimit, XenDefault},
-    rate::{DirtyRate, TransferRate},
+    service::ServiceCurve,
     units::{Micros, PageRate, Pfn},
 };
 
@@ -56,21 +57,25 @@ fn units(a: u64, b: u64) {
 
 #[inline(never)]
 fn rates(a: u64, b: u64) {
-    let mut transfer: TransferRate = opaque(TransferRate::new());
-    transfer.start(Micros(a));
-    transfer.advance(Micros(b));
-    transfer.sent(Micros(a), b);
-    transfer.stop(Micros(b));
-    opaque(transfer.bounds());
-    let mut dirty: DirtyRate = opaque(DirtyRate::new());
+    let mut service: ServiceCurve = opaque(ServiceCurve::new());
+    service.start(Micros(a), b as u32);
+    service.advance(Micros(b));
+    service.sent(Micros(a), b);
+    service.stop(Micros(b));
+    service.path_changed();
+    let risk = opaque(Risk::DEFAULT);
+    opaque((service.worst(a, risk), service.basis(b, risk)));
+    opaque((service.expected(a), service.bounds()));
+    let mut dirty: DirtyCurve = opaque(DirtyCurve::new());
     dirty.restart(Micros(a));
     dirty.counted(Micros(b), a);
     dirty.round_ended(Micros(a), b);
-    opaque(dirty.bounds());
+    opaque((dirty.at_most(Micros(a)), dirty.expected_more(Micros(b))));
+    opaque((dirty.expected_after_bitmap(Micros(a)), dirty.bounds()));
 }
 
 #[inline(never)]
-fn decide(outlook: Outlook, limits: Limits, record: RoundRecord, n: u64) {
+fn decide(outlook: &Outlook<'_>, limits: Limits, record: RoundRecord, n: u64) {
     let mut history: History = opaque(History::new());
     history.push(record);
     let mut history = opaque(history);
@@ -83,12 +88,12 @@ fn decide(outlook: Outlook, limits: Limits, record: RoundRecord, n: u64) {
         round: n as u32,
         dirty_count: n,
         prediction: outlook.predict(n),
-        outlook,
-        dirty_rate: DirtyRate::new().bounds(),
-        transfer_rate: TransferRate::new().bounds(),
-        cap: opaque(None),
+        expected: outlook.expect(n),
+        outlook: outlook.clone(),
         history: &history,
-        bonus_rounds: n as u32,
+        pages_sent: n,
+        disappointments: n as u32,
+        path_known: opaque(true),
         time_left: Some(Micros(n)),
     });
     opaque(XenDefault.decide(&view));
@@ -113,6 +118,8 @@ fn step(machine: &mut Machine, at: Micros, event: Event) {
         machine.pages_sent(),
         machine.dirty_count(),
         machine.prediction(),
+        machine.expected(),
+        machine.rests_on(),
     ));
     opaque((
         machine.transfer_rate(),
@@ -135,11 +142,16 @@ extern "C" fn _start() -> ! {
         scan(opaque(&WORDS), n);
         units(n, opaque(0));
         rates(n, opaque(0));
+        let (dirty, service) = opaque((DirtyCurve::new(), ServiceCurve::new()));
         let outlook = opaque(Outlook {
             costs,
+            expected_costs: costs,
             guest_pages: n,
-            dirty_rate: PageRate(n),
-            transfer_rate: PageRate(n),
+            risk: Risk::DEFAULT,
+            dirty: &dirty,
+            service: &service,
+            cap: opaque(None),
+            stopped: opaque(false),
         });
         let record = opaque(RoundRecord {
             round: 0,
@@ -149,16 +161,20 @@ extern "C" fn _start() -> ! {
             duration: micros,
             transfer_rate: None,
             predicted_downtime: micros,
+            expected_downtime: micros,
         });
-        decide(outlook, limits, record, n);
+        decide(&outlook, limits, record, n);
         let mut machine: Machine = opaque(Machine::new(opaque(Config {
             limits,
             costs,
+            expected_costs: costs,
+            risk: Risk::DEFAULT,
             guest_pages: n,
         })));
         step(&mut machine, micros, opaque(Event::Limits(limits)));
         step(&mut machine, micros, opaque(Event::Bandwidth(None)));
         step(&mut machine, micros, opaque(Event::HeldBack));
+        step(&mut machine, micros, opaque(Event::PathChanged));
         step(&mut machine, micros, opaque(Event::Cancel));
         // For the test to see that symbols are found at all.
         #[cfg(canary)]

@@ -230,7 +230,9 @@ fn lacking_there(pair: &mut Pair<'_>) -> Result<()> {
 
     // There, its driver is not loaded.
     here.run("modprobe -a nvme xen-blkback")?.checked()?;
-    there.run("rmmod nvme 2>/dev/null; ! ls /dev/nvme0n1")?.checked()?;
+    there
+        .run("rmmod nvme 2>/dev/null; ! ls /dev/nvme0n1")?
+        .checked()?;
     let guest = pair.here.guest_like(&GuestSpec {
         disk: Some("phy:/dev/nvme0n1,xvda,w".to_owned()),
         ..named("disk")

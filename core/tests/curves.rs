@@ -1,17 +1,22 @@
-//! The bounds bound: no generated stream of samples escapes them.
+//! The curves bound what they were made from: no generated stream of samples escapes
+//! them.
 
 use lull_core::{
-    rate::{DirtyRate, TransferRate},
+    dirty::DirtyCurve,
+    limits::Risk,
+    service::ServiceCurve,
     units::{Bounds, Micros, PageRate},
 };
 use proptest::{collection::vec, prelude::*};
 
 const BATCH: u64 = 1_024;
 
+const NO_RISK: Risk = Risk::per_mille(0).unwrap();
+
 /// Sends `batches`, each of 1,024 pages in so many µs, back to back.
-fn send(rate: &mut TransferRate, start: u64, batches: &[u64]) -> u64 {
+fn send(rate: &mut ServiceCurve, start: u64, batches: &[u64]) -> u64 {
     let mut at = start;
-    rate.start(Micros(at));
+    rate.start(Micros(at), 0);
     for took in batches {
         at += took;
         rate.sent(Micros(at), BATCH);
@@ -25,36 +30,61 @@ proptest! {
     /// margin and rounding.
     #[test]
     fn constant_link_is_bounded_closely(took in 100..1_000_000_u64) {
-        let mut rate = TransferRate::new();
+        let mut rate = ServiceCurve::new();
         send(&mut rate, 0, &[took; 500]);
         let Bounds { lower, upper } = rate.bounds();
         let truth = BATCH * 1_000_000 / took;
         prop_assert!(lower.0 <= truth && upper.0 >= truth);
-        prop_assert!(lower.0 >= truth - truth / 15 - 2, "{lower:?} {truth}");
+        prop_assert!(lower.0 + 1 >= truth, "{lower:?} {truth}");
         prop_assert!(upper.0 <= truth + 1, "{upper:?} {truth}");
     }
 
     /// Jitter: the mean of what is remembered lies within, and so does the
     /// whole stream's when all of it is.
     #[test]
-    fn jittery_link_is_bounded(batches in vec(20_000..60_000_u64, 1..=TransferRate::WINDOWS)) {
-        let mut rate = TransferRate::new();
+    fn jittery_link_is_bounded(batches in vec(20_000..60_000_u64, 1..=ServiceCurve::WINDOWS)) {
+        let mut rate = ServiceCurve::new();
         let end = send(&mut rate, 7, &batches) - 7;
         let Bounds { lower, upper } = rate.bounds();
         let pages = BATCH * batches.len() as u64;
         prop_assert!(lower <= PageRate::floor(pages, Micros(end)));
         prop_assert!(upper >= PageRate::ceil(pages, Micros(end)));
-        // No batch was slower than the lower bound.
+        // No batch was slower than the upper bound of its time.
         for took in &batches {
-            prop_assert!(lower.time_for(BATCH) >= Micros(*took));
+            prop_assert!(rate.worst(BATCH, NO_RISK) >= Micros(*took));
         }
+        // Nor all of them together.
+        prop_assert!(rate.worst(pages, NO_RISK) >= Micros(end));
+    }
+
+    /// However many pages in a row: none took longer than the bound without a risk,
+    /// beyond what is remembered neither; and at a risk, only that share of them did.
+    #[test]
+    fn so_many_in_a_row_never_took_longer(
+        batches in vec(prop_oneof![20_000..60_000_u64, 500_000..5_000_000_u64], 1..=ServiceCurve::WINDOWS),
+        row in 1..100_usize,
+        risk in 0..=500_u16,
+    ) {
+        let mut rate = ServiceCurve::new();
+        send(&mut rate, 0, &batches);
+        let risk = Risk::per_mille(risk).unwrap();
+        let pages = BATCH * row as u64;
+        let took: Vec<u64> = batches.windows(row).map(|row| row.iter().sum()).collect();
+        let worst = rate.worst(pages, NO_RISK);
+        prop_assert!(took.iter().all(|took| worst >= Micros(*took)));
+        let at_risk = rate.worst(pages, risk);
+        prop_assert!(at_risk <= worst);
+        let longer = took.iter().filter(|took| at_risk < Micros(**took)).count() as u64;
+        prop_assert!(longer <= risk.share_of(took.len() as u64), "{longer} of {}", took.len());
+        // More pages never take less time.
+        prop_assert!(rate.worst(pages + 1, NO_RISK) >= worst);
     }
 
     /// A buffer that swallows the first pages of every round at once does not
     /// raise the lower bound above what the link sustains.
     #[test]
     fn buffered_bursts_do_not_raise_the_lower_bound(took in 2_000..50_000_u64, rounds in 1..10_u64) {
-        let mut rate = TransferRate::new();
+        let mut rate = ServiceCurve::new();
         let mut at = send(&mut rate, 0, &[took; 100]);
         for _ in 0..rounds {
             at = send(&mut rate, at + 1_000_000, &[1]);
@@ -65,24 +95,27 @@ proptest! {
     /// However long the stall has lasted, the bound already knows.
     #[test]
     fn stall_lowers_the_bound_while_it_lasts(took in 2_000..20_000_u64, stall in 100_000..60_000_000_u64) {
-        let mut rate = TransferRate::new();
+        let mut rate = ServiceCurve::new();
         let at = send(&mut rate, 0, &[took; 100]);
-        rate.start(Micros(at));
+        rate.start(Micros(at), 0);
         rate.advance(Micros(at + stall));
         // At best the batch in flight lands now, after some that came before.
         prop_assert!(rate.bounds().lower.0 <= 20 * BATCH * 1_000_000 / stall);
         let before = rate.bounds().lower;
         rate.advance(Micros(at + 2 * stall));
         prop_assert!(rate.bounds().lower < before);
+        // At whatever risk.
+        let most = Risk::per_mille(Risk::MOST).unwrap();
+        prop_assert!(rate.worst(1, most) >= Micros(2 * stall));
     }
 
     /// What lies between rounds says nothing about the link.
     #[test]
     fn idle_time_does_not_count(took in 2_000..50_000_u64, idle in 0..100_000_000_u64) {
-        let mut busy = TransferRate::new();
+        let mut busy = ServiceCurve::new();
         let at = send(&mut busy, 0, &[took; 40]);
         send(&mut busy, at, &[took; 40]);
-        let mut paused = TransferRate::new();
+        let mut paused = ServiceCurve::new();
         let at = send(&mut paused, 0, &[took; 40]);
         paused.advance(Micros(at + idle / 2));
         send(&mut paused, at + idle, &[took; 40]);
@@ -91,13 +124,13 @@ proptest! {
 
     #[test]
     fn lower_never_exceeds_upper(events in vec((0..4_u8, 0..200_000_u64, 0..5_000_u64), 0..200)) {
-        let mut transfer = TransferRate::new();
-        let mut dirty = DirtyRate::new();
+        let mut transfer = ServiceCurve::new();
+        let mut dirty = DirtyCurve::new();
         let mut at = 0;
         for (kind, wait, pages) in events {
             at += wait;
             match kind {
-                0 => { transfer.start(Micros(at)); dirty.restart(Micros(at)); }
+                0 => { transfer.start(Micros(at), 0); dirty.restart(Micros(at)); }
                 1 => { transfer.sent(Micros(at), pages); dirty.counted(Micros(at), pages); }
                 2 => { transfer.stop(Micros(at)); dirty.round_ended(Micros(at), pages); }
                 _ => transfer.advance(Micros(at)),
@@ -117,7 +150,7 @@ proptest! {
         rounds in vec(60..20_000_u64, 2..6),
         working_set_ms in 100..5_000_u64,
     ) {
-        let mut rate = DirtyRate::new();
+        let mut rate = DirtyCurve::new();
         let set = per_ms * working_set_ms;
         let mut at = 0;
         for length in rounds {
@@ -139,8 +172,8 @@ proptest! {
     /// Jittery writer: every remembered window's rate is at most the upper
     /// bound, every remembered round's average at least the lower.
     #[test]
-    fn jittery_writer_is_bounded(rounds in vec(vec(0..5_000_u64, 1..20), 1..=DirtyRate::ROUNDS)) {
-        let mut rate = DirtyRate::new();
+    fn jittery_writer_is_bounded(rounds in vec(vec(0..5_000_u64, 1..20), 1..=DirtyCurve::ROUNDS)) {
+        let mut rate = DirtyCurve::new();
         let mut at = 0;
         let mut busiest = 0;
         let mut averages = Vec::new();
@@ -159,6 +192,13 @@ proptest! {
         let Bounds { lower, upper } = rate.bounds();
         prop_assert!(upper.0 >= busiest);
         prop_assert!(averages.iter().all(|average| lower.0 <= *average));
+        for round in &rounds {
+            for length in 1..=round.len() {
+                let most = rate.at_most(Micros::from_millis(100 * length as u64));
+                let came = round.windows(length).map(|row| row.iter().sum::<u64>()).max();
+                prop_assert!(most >= came.unwrap_or(0), "{most} {came:?} in {length} ticks");
+            }
+        }
     }
 
     /// Units round towards the safe side.
@@ -177,13 +217,13 @@ proptest! {
 
 #[test]
 fn nothing_measured_is_nothing_known() {
-    assert_eq!(TransferRate::new().bounds(), Bounds::UNKNOWN);
-    assert_eq!(DirtyRate::new().bounds(), Bounds::UNKNOWN);
+    assert_eq!(ServiceCurve::new().bounds(), Bounds::UNKNOWN);
+    assert_eq!(DirtyCurve::new().bounds(), Bounds::UNKNOWN);
 }
 
 #[test]
 fn short_rounds_share_a_window() {
-    let mut rate = DirtyRate::new();
+    let mut rate = DirtyCurve::new();
     rate.restart(Micros::ZERO);
     rate.round_ended(Micros::from_millis(1_000), 100_000);
     // Rounds of 5 ms with one page each: after four windows' worth of them the
@@ -197,9 +237,9 @@ fn short_rounds_share_a_window() {
 }
 
 /// Sends as [`send`] does, every batch held back.
-fn send_held(rate: &mut TransferRate, start: u64, batches: &[u64]) -> u64 {
+fn send_held(rate: &mut ServiceCurve, start: u64, batches: &[u64]) -> u64 {
     let mut at = start;
-    rate.start(Micros(at));
+    rate.start(Micros(at), 0);
     for took in batches {
         at += took;
         rate.held_back();
@@ -214,11 +254,11 @@ proptest! {
     /// buffers make it come; nor, if it was held back, below it.
     #[test]
     fn a_cap_is_no_proof_of_more(cap in 1_000..100_000_u64, batches in vec((1..60_000_u64, any::<bool>()), 1..50)) {
-        let mut rate = TransferRate::new();
+        let mut rate = ServiceCurve::new();
         rate.cap_at(Some(PageRate(cap)));
         let mut at = 0;
         for (took, held) in batches {
-            rate.start(Micros(at));
+            rate.start(Micros(at), 0);
             at += took;
             if held {
                 rate.held_back();
@@ -228,7 +268,7 @@ proptest! {
         }
         rate.cap_at(None);
         // What had run empty fills up at the speed of memory.
-        let fills = [20_000; TransferRate::UNSETTLED as usize];
+        let fills = [20_000; ServiceCurve::UNSETTLED as usize];
         send(&mut rate, at, &fills);
         prop_assert!(rate.bounds().lower.0 <= cap);
     }
@@ -236,7 +276,7 @@ proptest! {
     /// What was known of the link stays known, however little is sent.
     #[test]
     fn a_cap_does_not_make_the_link_slow(took in 20_000..50_000_u64, slower in 2..50_u64) {
-        let mut rate = TransferRate::new();
+        let mut rate = ServiceCurve::new();
         let at = send(&mut rate, 0, &[took; 40]);
         let before = rate.bounds();
         rate.cap_at(Some(PageRate(BATCH * 1_000_000 / took / slower)));
@@ -251,7 +291,7 @@ proptest! {
     #[test]
     fn a_link_below_the_cap_is_seen(took in 20_000..50_000_u64) {
         let truth = BATCH * 1_000_000 / took;
-        let mut rate = TransferRate::new();
+        let mut rate = ServiceCurve::new();
         rate.cap_at(Some(PageRate(2 * truth)));
         send(&mut rate, 0, &[took; 40]);
         let Bounds { lower, upper } = rate.bounds();
@@ -261,10 +301,10 @@ proptest! {
 
 #[test]
 fn a_round_saturated_at_its_end_does_not_hide_what_the_next_begins_with() {
-    let mut rate = DirtyRate::new();
+    let mut rate = DirtyCurve::new();
     // Longer ago than is remembered.
     let mut at = 0;
-    for _ in 0..=DirtyRate::ROUNDS {
+    for _ in 0..=DirtyCurve::ROUNDS {
         rate.restart(Micros::from_millis(at));
         rate.counted(Micros::from_millis(at + 100), 100);
         // A window's last part, in which nothing new is seen.
@@ -275,4 +315,70 @@ fn a_round_saturated_at_its_end_does_not_hide_what_the_next_begins_with() {
         at += 270;
     }
     assert_eq!(rate.bounds().upper, PageRate(1_000));
+}
+
+/// What ten pages in ten thousand do not stand for: one stall of ten seconds used to
+/// be the price of every window.
+#[test]
+fn a_stall_costs_what_it_cost_once() {
+    let mut rate = ServiceCurve::new();
+    let mut batches = [500_000; 40];
+    batches[7] = 10_000_000;
+    send(&mut rate, 0, &batches);
+    let seconds = |windows: u64, risk| rate.worst(windows * BATCH, risk).0 / 1_000_000;
+    assert_eq!(seconds(1, NO_RISK), 10);
+    assert_eq!(seconds(8, NO_RISK), 14);
+    // One in forty is within the risk, eight in forty are not.
+    assert_eq!(seconds(1, Risk::DEFAULT), 0);
+    assert_eq!(seconds(8, Risk::DEFAULT), 14);
+    let basis = rate.basis(8 * BATCH, Risk::DEFAULT).unwrap();
+    assert_eq!((basis.pages, basis.span), (8 * BATCH, Micros(13_500_000)));
+    assert_eq!(rate.expected(8 * BATCH).0.div_ceil(1_000_000), 4);
+}
+
+#[test]
+fn what_an_early_stretch_says_fades() {
+    let mut rate = ServiceCurve::new();
+    let at = send(&mut rate, 0, &[5_000_000; 4]);
+    send(&mut rate, at, &[50_000; ServiceCurve::WINDOWS]);
+    assert!(rate.worst(BATCH, NO_RISK) < Micros(60_000));
+}
+
+#[test]
+fn a_new_path_is_priced_by_itself() {
+    let mut rate = ServiceCurve::new();
+    let at = send(&mut rate, 0, &[50_000; 40]);
+    rate.path_changed();
+    // Until it has carried something, as the old one was expected to.
+    assert_eq!(rate.expected(BATCH), Micros(50_000));
+    send(&mut rate, at, &[400_000]);
+    assert_eq!(rate.expected(BATCH), Micros(400_000));
+}
+
+#[test]
+fn a_working_set_bends_the_curve() {
+    let mut curve = DirtyCurve::new();
+    let mut at = 0;
+    for _ in 0..3 {
+        curve.restart(Micros::from_millis(at));
+        for tick in 1..=100 {
+            curve.counted(
+                Micros::from_millis(at + 100 * tick),
+                (500 * tick).min(4_000),
+            );
+        }
+        at += 10_000;
+        curve.round_ended(Micros::from_millis(at), 4_000);
+    }
+    let second = Micros::from_millis(1_000);
+    assert_eq!(curve.bounds().upper, PageRate(5_000));
+    assert_eq!(curve.expected_after_bitmap(Micros::from_millis(400)), 2_000);
+    assert_eq!(
+        curve.expected_after_bitmap(Micros::from_millis(100_000)),
+        4_000
+    );
+    assert_eq!(curve.expected_more(second), 0);
+    // Two windows of 6.4 s saw 4,000 each; a rate would say 30,000.
+    assert!(curve.at_most(second) <= 5_000);
+    assert!(curve.at_most(Micros::from_millis(6_000)) <= 8_100);
 }

@@ -1,0 +1,318 @@
+//! How a guest dirties its pages: curves, from counts of the pages dirty since the last
+//! bitmap was taken.
+//!
+//! A page counts once however often it is written, so the count bends towards the
+//! guest's working set. A rate would flatten that; a curve over several lengths of time
+//! keeps it.
+
+use heapless::Deque;
+
+use crate::{
+    history::push_latest,
+    units::{Bounds, Micros, PageRate},
+};
+
+/// Rounds remembered.
+const ROUNDS: usize = 4;
+
+/// Lengths of time looked at, each twice the one before: 50 ms to 51 s.
+const LENGTHS: usize = 11;
+
+/// Pages that came, over the time they took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Window {
+    pages: u64,
+    span: Micros,
+}
+
+impl Window {
+    const EMPTY: Self = Self {
+        pages: 0,
+        span: Micros::ZERO,
+    };
+
+    const fn ceil(self) -> PageRate {
+        PageRate::ceil(self.pages, self.span)
+    }
+}
+
+/// The busiest windows of one length.
+///
+/// Rounds too short for a window share one; what a longer round has left of one ends
+/// with it, for, saturated by then, it would hide what the next round begins with.
+#[derive(Debug, Clone, Default)]
+struct Busiest {
+    length: Micros,
+    /// Of each of the last rounds that had a window.
+    peaks: Deque<PageRate, ROUNDS>,
+    /// Of the round under way.
+    peak: Option<PageRate>,
+    open: Window,
+    /// The last round had a window of its own; what follows it is its rest.
+    ended: bool,
+}
+
+impl Busiest {
+    const fn of(length: Micros) -> Self {
+        Self {
+            length,
+            peaks: Deque::new(),
+            peak: None,
+            open: Window::EMPTY,
+            ended: false,
+        }
+    }
+
+    /// Of the window under way, what it must come to at least.
+    fn at_least(&self) -> PageRate {
+        PageRate::ceil(self.open.pages, self.open.span.max(self.length))
+    }
+
+    fn restart(&mut self) {
+        if core::mem::take(&mut self.ended) {
+            let rest = self.at_least();
+            self.open = Window::EMPTY;
+            let rest = self.peak.take().map_or(rest, |peak| peak.max(rest));
+            if let Some(latest) = self.peaks.back_mut() {
+                *latest = rest.max(*latest);
+            }
+        }
+    }
+
+    fn add(&mut self, pages: u64, span: Micros) {
+        self.open.pages = self.open.pages.saturating_add(pages);
+        self.open.span = self.open.span.saturating_add(span);
+        if self.open.span >= self.length {
+            self.peak = self.peak.max(Some(self.open.ceil()));
+            self.open = Window::EMPTY;
+        }
+    }
+
+    fn round_ended(&mut self) {
+        if let Some(peak) = self.peak.take() {
+            push_latest(&mut self.peaks, peak);
+            self.ended = true;
+        }
+    }
+
+    /// `None` before the first window.
+    fn rate(&self) -> Option<PageRate> {
+        let peak = self.peaks.iter().copied().max().max(self.peak)?;
+        Some(peak.max(self.at_least()))
+    }
+
+    /// Pages in any `span` at most, by the windows of this length that it can touch.
+    fn pages_in(&self, span: Micros) -> Option<u64> {
+        let each = self.rate()?.pages_in(self.length);
+        let times = span.0.div_ceil(self.length.0.max(1)).saturating_add(1);
+        Some(each.saturating_mul(times))
+    }
+}
+
+/// One round: pages dirty so long after its bitmap.
+#[derive(Debug, Clone, Copy, Default)]
+struct Round {
+    /// At each of the lengths, as far as it lasted.
+    pages: [u64; LENGTHS],
+    reached: usize,
+    end: Window,
+}
+
+impl Round {
+    const EMPTY: Self = Self {
+        pages: [0; LENGTHS],
+        reached: 0,
+        end: Window::EMPTY,
+    };
+
+    fn counted(&mut self, span: Micros, pages: u64) {
+        for (place, slot) in self.pages.iter_mut().enumerate().skip(self.reached) {
+            if length(place) > span {
+                break;
+            }
+            // Between two counts it grew evenly.
+            let (from, before) = (self.end.span, self.end.pages);
+            *slot = between((from, before), (span, pages), length(place));
+            self.reached = place.saturating_add(1);
+        }
+        self.end = Window { pages, span };
+    }
+
+    /// Pages dirty after `span`, if the round is like this one; beyond its end it goes
+    /// on as its second half went.
+    fn at(&self, span: Micros) -> u64 {
+        let end = (self.end.span, self.end.pages);
+        if span >= self.end.span {
+            let half = Micros(self.end.span.0 / 2);
+            let before = (half, self.within(half));
+            return between(before, end, span);
+        }
+        self.within(span)
+    }
+
+    fn within(&self, span: Micros) -> u64 {
+        let mut below = (Micros::ZERO, 0);
+        for (place, pages) in self.pages.iter().enumerate().take(self.reached) {
+            let point = (length(place), *pages);
+            if point.0 > span {
+                return between(below, point, span);
+            }
+            below = point;
+        }
+        between(below, (self.end.span, self.end.pages), span)
+    }
+}
+
+/// On the straight line through two points, or on its continuation.
+fn between(from: (Micros, u64), to: (Micros, u64), at: Micros) -> u64 {
+    let run = to.0.since(from.0);
+    if run == Micros::ZERO {
+        return to.1;
+    }
+    let rise = PageRate::ceil(to.1.saturating_sub(from.1), run);
+    from.1.saturating_add(rise.pages_in(at.since(from.0)))
+}
+
+const fn length(place: usize) -> Micros {
+    let shift = if place < LENGTHS { place } else { LENGTHS };
+    // At most 2^11 times 50 ms.
+    Micros(
+        DirtyCurve::WINDOW_SPAN
+            .0
+            .saturating_mul(1_u64.wrapping_shl(shift as u32)),
+    )
+}
+
+/// How the guest dirties pages, by the last [`ROUNDS`](Self::ROUNDS) rounds.
+#[derive(Debug, Clone)]
+pub struct DirtyCurve {
+    busiest: [Busiest; LENGTHS],
+    averages: Deque<PageRate, ROUNDS>,
+    rounds: Deque<Round, ROUNDS>,
+    round: Round,
+    round_start: Micros,
+    counted_at: Micros,
+    count: u64,
+}
+
+impl Default for DirtyCurve {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl DirtyCurve {
+    /// The shortest time looked at: shorter ones see little but the guest's scheduling.
+    pub const WINDOW_SPAN: Micros = Micros::from_millis(50);
+    /// Rounds remembered.
+    pub const ROUNDS: usize = ROUNDS;
+
+    /// Nothing counted yet.
+    pub const fn new() -> Self {
+        Self {
+            busiest: [
+                Busiest::of(length(0)),
+                Busiest::of(length(1)),
+                Busiest::of(length(2)),
+                Busiest::of(length(3)),
+                Busiest::of(length(4)),
+                Busiest::of(length(5)),
+                Busiest::of(length(6)),
+                Busiest::of(length(7)),
+                Busiest::of(length(8)),
+                Busiest::of(length(9)),
+                Busiest::of(length(10)),
+            ],
+            averages: Deque::new(),
+            rounds: Deque::new(),
+            round: Round::EMPTY,
+            round_start: Micros::ZERO,
+            counted_at: Micros::ZERO,
+            count: 0,
+        }
+    }
+
+    /// A bitmap was taken by `at`: the hypervisor counts from zero again.
+    pub fn restart(&mut self, at: Micros) {
+        self.round_start = at;
+        self.counted_at = at;
+        self.count = 0;
+        self.round = Round::EMPTY;
+        for busiest in &mut self.busiest {
+            busiest.restart();
+        }
+    }
+
+    /// `count` pages are dirty at `at`.
+    pub fn counted(&mut self, at: Micros, count: u64) {
+        let new = count.saturating_sub(self.count);
+        let span = at.since(self.counted_at);
+        for busiest in &mut self.busiest {
+            busiest.add(new, span);
+        }
+        self.round.counted(at.since(self.round_start), count);
+        self.counted_at = at;
+        self.count = count;
+    }
+
+    /// The round ends at `at` with `count` pages dirty.
+    pub fn round_ended(&mut self, at: Micros, count: u64) {
+        self.counted(at, count);
+        let average = PageRate::floor(count, at.since(self.round_start));
+        push_latest(&mut self.averages, average);
+        push_latest(&mut self.rounds, self.round);
+        for busiest in &mut self.busiest {
+            busiest.round_ended();
+        }
+    }
+
+    /// Pages dirtied in any `span` at most: by the busiest of the shortest windows, or
+    /// what longer ones in a row allow if that is less, so it bends as the counts did.
+    /// [`u64::MAX`] while nothing is known.
+    pub fn at_most(&self, span: Micros) -> u64 {
+        let straight = self.bounds().upper.pages_in(span);
+        let longer = self.busiest.iter().skip(1);
+        let longer = longer.filter_map(|busiest| busiest.pages_in(span)).min();
+        longer.map_or(straight, |pages| pages.min(straight))
+    }
+
+    /// Pages dirty so long after a bitmap, as in the last rounds.
+    pub fn expected_after_bitmap(&self, span: Micros) -> u64 {
+        let last = self.rounds.iter().rev().take(2);
+        let (mut sum, mut count) = (0_u64, 0_u64);
+        for round in last {
+            sum = sum.saturating_add(round.at(span));
+            count = count.saturating_add(1);
+        }
+        match sum.checked_div(count) {
+            Some(pages) => pages,
+            None => self.round.at(span),
+        }
+    }
+
+    /// Pages that come to those of this round in `span` more, if it goes on as it does.
+    pub fn expected_more(&self, span: Micros) -> u64 {
+        let round = match self.round.end.span {
+            Micros::ZERO => self.rounds.back().copied().unwrap_or_default(),
+            _ => self.round,
+        };
+        let then = round.end.span.saturating_add(span);
+        round.at(then).saturating_sub(round.end.pages)
+    }
+
+    /// Bounds of the rate: at least the least average of the last rounds, at most the
+    /// busiest window of [`WINDOW_SPAN`](Self::WINDOW_SPAN).
+    pub fn bounds(&self) -> Bounds<PageRate> {
+        let lower = self.averages.iter().copied().min().unwrap_or_default();
+        let [shortest, ..] = &self.busiest;
+        let upper = match shortest.rate() {
+            Some(rate) => rate,
+            None if shortest.open.span > Micros::ZERO => shortest.open.ceil(),
+            None => PageRate::MAX,
+        };
+        Bounds {
+            lower,
+            upper: upper.max(lower),
+        }
+    }
+}
