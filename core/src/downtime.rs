@@ -151,7 +151,7 @@ impl FixedCosts {
 /// Pages a guest's kernel dirties on its way to the stop at most, whatever its load:
 /// it freezes its tasks and detaches its devices. Measured with Linux 6.1 as a
 /// PVH guest with one vCPU and one network interface: 300 to 410.
-pub const SUSPEND_PAGES: u64 = 512;
+pub const SUSPEND_PAGES: u64 = 450;
 
 /// The same as it mostly is.
 pub const SUSPEND_PAGES_EXPECTED: u64 = 350;

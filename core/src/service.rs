@@ -198,8 +198,7 @@ impl ServiceCurve {
     }
 
     /// How long `pages` will take at most: as long as that many took in a row, but for
-    /// the `risk`'s share of the stretches remembered, and a sixteenth more, since
-    /// those seen are a sample. What was sent last is never left out, so a path that
+    /// the `risk`'s share of the stretches remembered. What was sent last is never left out, so a path that
     /// has become slow, or stalls at this moment, is seen. [`Micros::MAX`] while
     /// nothing is known.
     pub fn worst(&self, pages: u64, risk: Risk) -> Micros {
@@ -213,8 +212,7 @@ impl ServiceCurve {
             let rest = pages.checked_rem(whole).unwrap_or(0);
             Micros(basis.span.0.saturating_mul(times)).saturating_add(basis.share(rest))
         });
-        let span = span.unwrap_or_else(|| self.at_least.time_for(pages));
-        span.saturating_add(Micros(span.0.div_ceil(16)))
+        span.unwrap_or_else(|| self.at_least.time_for(pages))
     }
 
     /// What [`worst`](Self::worst) rests on: the stretch of that many pages, or of all

@@ -327,10 +327,10 @@ fn a_stall_costs_what_it_cost_once() {
     send(&mut rate, 0, &batches);
     let seconds = |windows: u64, risk| rate.worst(windows * BATCH, risk).0 / 1_000_000;
     assert_eq!(seconds(1, NO_RISK), 10);
-    assert_eq!(seconds(8, NO_RISK), 14);
+    assert_eq!(seconds(8, NO_RISK), 13);
     // One in forty is within the risk, eight in forty are not.
     assert_eq!(seconds(1, Risk::DEFAULT), 0);
-    assert_eq!(seconds(8, Risk::DEFAULT), 14);
+    assert_eq!(seconds(8, Risk::DEFAULT), 13);
     let basis = rate.basis(8 * BATCH, Risk::DEFAULT).unwrap();
     assert_eq!((basis.pages, basis.span), (8 * BATCH, Micros(13_500_000)));
     assert_eq!(rate.expected(8 * BATCH).0.div_ceil(1_000_000), 4);

@@ -55,8 +55,12 @@ pub enum End {
 /// A pause, at the destination's end or back at the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pause {
-    /// Predicted when the guest was asked to stop.
+    /// Predicted at most when the guest was asked to stop.
     pub predicted: Downtime,
+    /// Expected then.
+    pub expected: Downtime,
+    /// What the last pages took; `None` where they were not all sent.
+    pub pages: Option<Micros>,
     /// From the request until the guest ran again.
     pub since_request: Micros,
     /// From its stop until it ran again.
@@ -97,6 +101,13 @@ pub fn run_watched(
         watch,
     };
     driver.run()
+}
+
+/// What the machine foresaw when it asked the guest to stop.
+struct Foreseen {
+    predicted: Downtime,
+    expected: Downtime,
+    requested: u64,
 }
 
 struct Driver<'s, W> {
@@ -222,7 +233,11 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         let actual = &self.scenario.actual;
         let requested = self.world.now();
         self.world.request();
-        let predicted = self.machine.prediction().unwrap_or_default();
+        let foreseen = Foreseen {
+            predicted: self.machine.prediction().unwrap_or_default(),
+            expected: self.machine.expected().unwrap_or_default(),
+            requested,
+        };
         if let Mishap::CancelledAfterRequest(after) = self.scenario.mishap {
             self.cancel = Some(requested + after);
         }
@@ -237,23 +252,22 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         self.world.stop();
         let stopped = self.world.now();
         let dirty = self.world.take_bitmap();
-        let end = self.send_final(dirty, requested);
-        let until = match end {
+        let taken = self.world.now();
+        let (end, sent) = self.send_final(dirty, requested);
+        let pages = sent.map(|at| Micros(at - taken));
+        let (end, until) = match end {
             End::Moved => match self.land(requested) {
-                Ok(at) => return self.paused(End::Moved, predicted, requested, stopped, at),
-                Err(at) => {
-                    let at = at + actual.resume;
-                    return self.paused(End::NotReady, predicted, requested, stopped, at);
-                }
+                Ok(at) => (End::Moved, at),
+                Err(at) => (End::NotReady, at + actual.resume),
             },
-            _ => self.world.now() + actual.resume,
+            end => (end, self.world.now() + actual.resume),
         };
-        self.paused(end, predicted, requested, stopped, until)
+        self.paused(end, foreseen, pages, stopped, until)
     }
 
     /// The final round and the CPU state. [`End::Moved`] when the stream is
-    /// complete.
-    fn send_final(&mut self, dirty: u64, requested: u64) -> End {
+    /// complete; and when the last page was sent.
+    fn send_final(&mut self, dirty: u64, requested: u64) -> (End, Option<u64>) {
         let last = requested.saturating_add(self.scenario.deadline());
         let deadline = requested.saturating_add(self.scenario.pages_deadline());
         let took_bitmap = Micros(self.scenario.actual.bitmap);
@@ -273,11 +287,11 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             if !hangs
                 && let Some(Action::Resume(refusal)) = self.final_ticks_until(written.min(deadline))
             {
-                return End::Refused(refusal);
+                return (End::Refused(refusal), None);
             }
             if written > deadline {
                 self.world.pass_until(deadline);
-                return End::Deadline;
+                return (End::Deadline, None);
             }
             self.world.pass_until(written);
             sent += pages;
@@ -291,21 +305,22 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             }
         }
         match action {
-            Action::Resume(refusal) => return End::Refused(refusal),
+            Action::Resume(refusal) => return (End::Refused(refusal), None),
             Action::Finish => {}
             action => unreachable!("{action:?} after the final round"),
         }
+        let sent = Some(self.world.now());
         if self.world.now() > deadline {
-            return End::Deadline;
+            return (End::Deadline, sent);
         }
         self.world.pass(self.scenario.actual.cpu_state);
         let written = self.world.write(STATE_PAGES, Grain::Fine);
         if written > last {
             self.world.pass_until(last);
-            return End::Deadline;
+            return (End::Deadline, sent);
         }
         self.world.pass_until(written);
-        End::Moved
+        (End::Moved, sent)
     }
 
     fn final_ticks_until(&mut self, until: u64) -> Option<Action> {
@@ -336,14 +351,16 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
     fn paused(
         &self,
         end: End,
-        predicted: Downtime,
-        requested: u64,
+        foreseen: Foreseen,
+        pages: Option<Micros>,
         stopped: u64,
         until: u64,
     ) -> Outcome {
         let pause = Pause {
-            predicted,
-            since_request: Micros(until - requested),
+            predicted: foreseen.predicted,
+            expected: foreseen.expected,
+            pages,
+            since_request: Micros(until - foreseen.requested),
             since_stop: Micros(until - stopped),
         };
         Outcome {

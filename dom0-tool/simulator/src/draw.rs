@@ -6,11 +6,11 @@
 //! minute. Every octave of these is as likely as any other.
 
 use lull_core::downtime::FixedCosts;
-use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use lull_core::units::{Micros, PAGE_SIZE};
 
 use crate::guest::{Guest, Places, Rhythm, Writer};
-use crate::link::{Dip, Link};
+use crate::link::{Dip, Link, Stalls};
 use crate::random::Random;
 use crate::scenario::{Actual, Mishap, Scenario};
 
@@ -45,6 +45,12 @@ pub enum LinkKind {
     Constant,
     /// Within 5 to 60 % of its average.
     Jittery,
+    /// Slow, jittery, and standing still for 1 to 30 s now and then, as the links of
+    /// real traces do.
+    Stalling,
+    /// Slow, with a processor or a wire shared with others: for a while more, for a while
+    /// less.
+    Shared,
     /// Jittery, and at some time, or because of the request to stop, down to a
     /// fraction, or nothing.
     Collapsing,
@@ -52,7 +58,13 @@ pub enum LinkKind {
 
 impl LinkKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Constant, Self::Jittery, Self::Collapsing];
+    pub const ALL: [Self; 5] = [
+        Self::Constant,
+        Self::Jittery,
+        Self::Stalling,
+        Self::Shared,
+        Self::Collapsing,
+    ];
 }
 
 /// Whether anything goes wrong besides guest and link.
@@ -87,6 +99,8 @@ pub struct Draw {
     pub timeout: Option<Timeout>,
     /// Whether anything goes wrong.
     pub mishaps: Mishaps,
+    /// The share of pauses that may be given up.
+    pub risk: Risk,
 }
 
 /// A scenario and which models it came from.
@@ -121,6 +135,7 @@ impl Draw {
             max_suspend: None,
             timeout: None,
             mishaps: Mishaps::Some,
+            risk: Risk::DEFAULT,
         }
     }
 
@@ -131,9 +146,19 @@ impl Draw {
         let writer = self.writer.unwrap_or(writer);
         let link = random.one_of(&LinkKind::ALL);
         let link = self.link.unwrap_or(link);
-        let size = random.scaled(pages(128 << 20), pages(16 << 40));
+        // A terabyte over a slow link would take a week.
+        let largest = match link {
+            LinkKind::Stalling | LinkKind::Shared => pages(16 << 30),
+            _ => pages(16 << 40),
+        };
+        let size = random.scaled(pages(128 << 20), largest);
         let size = self.guest_pages.unwrap_or(size);
-        let rate = random.scaled(pages(12_500_000), pages(12_500_000_000));
+        // 1 to 100 MB/s, or 100 Mbit/s to 100 Gbit/s.
+        let (slowest, fastest) = match link {
+            LinkKind::Stalling | LinkKind::Shared => (1_000_000, 100_000_000),
+            _ => (12_500_000, 12_500_000_000),
+        };
+        let rate = random.scaled(pages(slowest), pages(fastest));
         let rate = self.link_rate.unwrap_or(rate);
         let costs = Costs::draw(random, size);
         let guest = self.guest(random, writer, size, rate);
@@ -150,6 +175,7 @@ impl Draw {
                 guest,
                 link: link_model,
                 limits,
+                risk: self.risk,
                 assumed: costs.assumed,
                 actual: costs.actual,
                 mishap,
@@ -245,6 +271,8 @@ fn draw_link(random: &mut Random, kind: LinkKind, rate: u64) -> Link {
     let jitter = match kind {
         LinkKind::Constant => 0,
         LinkKind::Jittery => random.within(50, 600),
+        LinkKind::Stalling => random.within(50, 300),
+        LinkKind::Shared => random.within(200, 700),
         LinkKind::Collapsing => random.within(0, 300),
     };
     let mut link = Link {
@@ -254,6 +282,17 @@ fn draw_link(random: &mut Random, kind: LinkKind, rate: u64) -> Link {
         buffer: random.one_of(&[0, 16, 64, 256, 1_024]).min(rate / 20),
         ..Link::jittery(rate, jitter, random.any())
     };
+    match kind {
+        LinkKind::Stalling => {
+            let longest = random.scaled(SECOND, 30 * SECOND);
+            link.stalls = Some(Stalls {
+                period: longest * random.within(3, 20),
+                lasts: (longest / 3, longest),
+            });
+        }
+        LinkKind::Shared => link.slot = random.scaled(200 * MS, 3 * SECOND),
+        _ => {}
+    }
     if kind == LinkKind::Collapsing {
         let left = random.one_of(&[0, 1, 10, 100, 300]);
         let lasts = random.scaled(20 * MS, 20 * SECOND);

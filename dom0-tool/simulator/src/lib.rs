@@ -12,7 +12,8 @@
 //!    world;
 //! 7. [`oracle`]: whether somebody who knew the future would have moved it;
 //! 8. [`tally`]: what many attempts came to;
-//! 9. [`campaign`]: all of that a million times.
+//! 9. [`campaign`]: all of that a million times;
+//! 10. [`measures`]: how good the estimate is.
 //!
 //! There is no clock and no floating point in the model: a seed and a number
 //! always give the same attempt, on any machine.
@@ -23,6 +24,7 @@ pub mod campaign;
 pub mod draw;
 pub mod guest;
 pub mod link;
+pub mod measures;
 pub mod oracle;
 pub mod random;
 pub mod scenario;

@@ -18,11 +18,38 @@ pub struct Link {
     pub seed: u64,
     /// When it carries less.
     pub dips: Vec<Dip>,
+    /// When it stands still, again and again.
+    pub stalls: Option<Stalls>,
     /// When it carries less because of the request to stop, as if somebody
     /// meant it: times count from the request.
     pub after_request: Option<Dip>,
     /// Pages that pipes and sockets take in at once.
     pub buffer: u64,
+}
+
+/// A link that stands still once in every period, at some time and for some time that
+/// its seed determines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stalls {
+    /// µs.
+    pub period: u64,
+    /// At least and at most, µs; less than half a period.
+    pub lasts: (u64, u64),
+}
+
+impl Stalls {
+    /// The one of the period that `at` is in.
+    fn at(self, at: u64, seed: u64) -> Dip {
+        let period = at / self.period;
+        let (least, most) = self.lasts;
+        let lasts = least + at_place(seed ^ 1, period) % (most - least + 1);
+        let from = period * self.period + at_place(seed ^ 2, period) % (self.period - lasts);
+        Dip {
+            from,
+            until: from + lasts,
+            left: 0,
+        }
+    }
 }
 
 /// A time in which the link carries less.
@@ -54,6 +81,7 @@ impl Link {
             slot: 10_000,
             seed: 0,
             dips: Vec::new(),
+            stalls: None,
             after_request: None,
             buffer: 0,
         }
@@ -94,7 +122,11 @@ impl Link {
                 until: dip.until.saturating_add(requested),
                 ..dip
             });
-        for dip in self.dips.iter().copied().chain(provoked) {
+        let stall = self.stalls.map(|stalls| stalls.at(at, self.seed));
+        if let Some(stalls) = self.stalls {
+            until = until.min((at / stalls.period + 1) * stalls.period);
+        }
+        for dip in self.dips.iter().copied().chain(provoked).chain(stall) {
             if at < dip.from {
                 until = until.min(dip.from);
             } else if at < dip.until {
@@ -118,6 +150,25 @@ mod tests {
             assert!(until > at && until <= at + 10_000);
             assert_eq!(link.at(at, None, Grain::Fine), (rate, until));
             assert_eq!(link.at(at, None, Grain::Coarse).0, 1_000);
+        }
+    }
+
+    #[test]
+    fn it_stands_still_once_in_every_period() {
+        let mut link = Link::constant(1_000);
+        link.stalls = Some(Stalls {
+            period: 10_000,
+            lasts: (1_000, 3_000),
+        });
+        for period in 0..50 {
+            let (mut at, mut still) = (period * 10_000, 0);
+            while at < (period + 1) * 10_000 {
+                let (rate, until) = link.at(at, None, Grain::Fine);
+                assert!(until > at && until <= (period + 1) * 10_000);
+                still += if rate == 0 { until - at } else { 0 };
+                at = until;
+            }
+            assert!((1_000..=3_000).contains(&still), "{still}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! One guest, one link, one order and one mishap.
 
 use lull_core::downtime::FixedCosts;
-use lull_core::limits::Limits;
+use lull_core::limits::{Limits, Risk};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
 
@@ -17,6 +17,8 @@ pub struct Scenario {
     pub link: Link,
     /// What the operator allows.
     pub limits: Limits,
+    /// The share of pauses that may be given up.
+    pub risk: Risk,
     /// The bounds that lull assumes.
     pub assumed: FixedCosts,
     /// What those parts take in truth.
@@ -66,6 +68,8 @@ impl Scenario {
         Config {
             limits: self.limits,
             costs: self.assumed,
+            expected_costs: self.assumed,
+            risk: self.risk,
             guest_pages: self.guest.pages,
         }
     }

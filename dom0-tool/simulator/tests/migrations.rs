@@ -4,7 +4,7 @@
 
 use lull_core::{
     downtime::FixedCosts,
-    limits::{DowntimeLimit, Limits},
+    limits::{DowntimeLimit, Limits, Risk},
     refusal::{Hopeless, Reason, Refusal},
     units::Micros,
 };
@@ -104,6 +104,7 @@ fn migrate(limit_ms: u64, writer: Writer, link: Link) -> Outcome {
             max_suspend: DowntimeLimit::new(Micros::from_millis(limit_ms)),
             timeout: None,
         },
+        risk: Risk::DEFAULT,
         assumed: COSTS,
         actual: ACTUAL,
         mishap: Mishap::None,

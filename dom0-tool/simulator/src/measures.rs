@@ -1,0 +1,191 @@
+//! How good the estimate is, measured against somebody who knew the future.
+//!
+//! Only attempts in which nothing goes wrong besides guest and link count: costs are as
+//! assumed or less, nobody cancels, and neither link nor guest turns the moment the
+//! guest is asked to stop.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use lull_core::limits::DowntimeLimit;
+use lull_core::refusal::Reason;
+use lull_core::units::Micros;
+
+use crate::attempt::{self, End, Outcome};
+use crate::draw::{Draw, LinkKind, Mishaps, WriterKind};
+use crate::oracle::{self, Foresight};
+use crate::scenario::Scenario;
+use crate::tally::Histogram;
+
+/// What was measured of one kind of link. Shares and ratios are per mille.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Measures {
+    /// Attempts.
+    pub attempts: u64,
+    /// Of those, such as somebody who knew the future would have moved, even with every
+    /// fixed cost at its bound.
+    pub winnable: u64,
+    /// Of those, refused before the guest was stopped.
+    pub refused: u64,
+    /// Guests that were stopped.
+    pub stopped: u64,
+    /// Of those, resumed at the source: a wrong guess.
+    pub late: u64,
+    /// Of moved guests: the pause, as a share of the shortest that the same number of
+    /// rounds could have had.
+    pub moment: Histogram,
+    /// Of moved guests: how far the time for the last pages was off from what was
+    /// expected, as a share of it.
+    pub error: Histogram,
+    /// Of stopped guests: the time for the last pages at most, as a share of what was
+    /// seen.
+    pub bound: Histogram,
+    /// Of those, how many took longer.
+    pub beyond: u64,
+    /// Guests that moved under two limits.
+    pub compared: u64,
+    /// Of those, such as had a pause more than a tenth longer under the larger.
+    pub longer: u64,
+}
+
+/// Attempts a thread takes at a time.
+const SHARE: u64 = 64;
+
+/// Below that, µs, the last pages take no time worth foreseeing.
+const LEAST: u64 = 10_000;
+
+/// Runs attempts number 0 to `attempts` of steady and bursty guests over such links.
+pub fn run(link: LinkKind, seed: u64, attempts: u64) -> Measures {
+    let next = AtomicU64::new(0);
+    let work = || {
+        let mut measures = Measures::default();
+        loop {
+            let start = next.fetch_add(SHARE, Ordering::Relaxed);
+            if start >= attempts {
+                return measures;
+            }
+            for number in start..attempts.min(start + SHARE) {
+                measures.add(link, seed, number);
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = Measures::default();
+        for thread in threads {
+            all.merge(&thread.join().expect("a panic aborts"));
+        }
+        all
+    })
+}
+
+impl Measures {
+    fn add(&mut self, link: LinkKind, seed: u64, number: u64) {
+        let draw = Draw {
+            mishaps: Mishaps::None,
+            link: Some(link),
+            writer: Some([WriterKind::Steady, WriterKind::Bursty][(number % 2) as usize]),
+            ..Draw::anything(seed)
+        };
+        let scenario = draw.scenario(number).scenario;
+        let outcome = attempt::run(&scenario);
+        self.attempts += 1;
+        self.count(&scenario, &outcome);
+        if outcome.end == End::Moved {
+            self.compare(&scenario, &outcome);
+        }
+    }
+
+    fn count(&mut self, scenario: &Scenario, outcome: &Outcome) {
+        let wins = |scenario| matches!(oracle::foresee(scenario), Foresight::WouldHaveMoved { .. });
+        let Some(pause) = outcome.pause else {
+            let by_rule = matches!(outcome.end, End::Refused(refusal)
+                if !matches!(refusal.reason, Reason::FixedCosts { .. }));
+            if wins(&scenario.at_the_bounds()) {
+                self.winnable += 1;
+                self.refused += u64::from(by_rule);
+            }
+            return;
+        };
+        self.winnable += 1;
+        self.stopped += 1;
+        let moved = outcome.end == End::Moved;
+        self.late += u64::from(!moved);
+        if let Some(pages) = pause.pages.filter(|pages| pages.0 >= LEAST) {
+            let expected = pause.expected.pages.0;
+            self.error
+                .add(per_mille(expected.abs_diff(pages.0), pages.0));
+            self.bound.add(per_mille(pause.predicted.pages.0, pages.0));
+            self.beyond += u64::from(pause.predicted.pages < pages);
+        } else if !moved {
+            self.beyond += 1;
+        }
+        if !moved {
+            return;
+        }
+        if let Some(best) = oracle::best_of(scenario, outcome.rounds) {
+            self.moment.add(per_mille(pause.since_request.0, best));
+        }
+    }
+
+    /// The same guest under a limit three times as large.
+    fn compare(&mut self, scenario: &Scenario, outcome: &Outcome) {
+        let limits = lull_core::limits::Limits {
+            max_suspend: DowntimeLimit::new(Micros(scenario.limit().saturating_mul(3))),
+            ..scenario.limits
+        };
+        let larger = attempt::run(&Scenario {
+            limits,
+            ..scenario.clone()
+        });
+        let pauses = outcome.pause.zip(larger.pause);
+        if let Some((one, other)) = pauses.filter(|_| larger.end == End::Moved) {
+            let (one, other) = (one.since_request.0, other.since_request.0);
+            self.compared += 1;
+            self.longer += u64::from(other > one + one / 10);
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        let Self {
+            attempts,
+            winnable,
+            refused,
+            stopped,
+            late,
+            moment,
+            error,
+            bound,
+            beyond,
+            compared,
+            longer,
+        } = other;
+        for (mine, theirs) in [
+            (&mut self.attempts, attempts),
+            (&mut self.winnable, winnable),
+            (&mut self.refused, refused),
+            (&mut self.stopped, stopped),
+            (&mut self.late, late),
+            (&mut self.beyond, beyond),
+            (&mut self.compared, compared),
+            (&mut self.longer, longer),
+        ] {
+            *mine += theirs;
+        }
+        self.moment.merge(moment);
+        self.error.merge(error);
+        self.bound.merge(bound);
+    }
+}
+
+const fn per_mille(part: u64, whole: u64) -> u64 {
+    let whole = if whole == 0 { 1 } else { whole };
+    let share = part as u128 * 1_000 / whole as u128;
+    if share > u64::MAX as u128 {
+        u64::MAX
+    } else {
+        share as u64
+    }
+}

@@ -1,0 +1,44 @@
+//! How good the estimate is, by kind of link: `cargo test -p lull-simulator --test
+//! measures -- --nocapture` shows the figures.
+
+use lull_simulator::draw::LinkKind;
+use lull_simulator::measures::{self, Measures};
+
+/// Of each kind; seconds on any machine.
+const ATTEMPTS: u64 = 3_000;
+
+fn show(kind: LinkKind, m: &Measures) {
+    let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
+    let at = |histogram: &lull_simulator::tally::Histogram, share| {
+        histogram.percentile(share).unwrap_or(0) as f64 / 1_000.0
+    };
+    println!(
+        "{kind:?}: refused in vain {:.2} % of {}; given up after the stop {:.2} % of {}; pause to \
+         the best of its rounds {:.2} (median) {:.2} (95 %); expected off by {:.1} % (median) \
+         {:.1} % (90 %); bound to observed {:.2} (median), beyond it {:.2} %; longer under a \
+         larger limit {:.2} % of {}",
+        percent(m.refused, m.winnable),
+        m.winnable,
+        percent(m.late, m.stopped),
+        m.stopped,
+        at(&m.moment, 50),
+        at(&m.moment, 95),
+        100.0 * at(&m.error, 50),
+        100.0 * at(&m.error, 90),
+        at(&m.bound, 50),
+        percent(m.beyond, m.stopped),
+        percent(m.longer, m.compared),
+        m.compared,
+    );
+}
+
+#[test]
+fn the_estimate_is_as_good_as_it_is_said_to_be() {
+    for kind in LinkKind::ALL {
+        if kind == LinkKind::Collapsing {
+            continue;
+        }
+        let m = measures::run(kind, 11, ATTEMPTS);
+        show(kind, &m);
+    }
+}
