@@ -705,6 +705,7 @@ impl Machine {
                 rests_on: self.rests_on(),
                 dirty_rate: self.dirty.bounds(),
                 transfer_rate: self.service.bounds(),
+                expected_rate: self.service.expected_rate(),
                 cap: self.service.cap(),
             },
         }

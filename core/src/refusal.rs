@@ -89,8 +89,10 @@ pub struct Figures {
     pub bandwidth_needed: Option<ByteRate>,
     /// How fast the guest dirties pages.
     pub dirty_rate: Bounds<PageRate>,
-    /// How fast the link carries them.
+    /// How fast the link carries them, at least and at most.
     pub transfer_rate: Bounds<PageRate>,
+    /// And as of late.
+    pub expected_rate: PageRate,
     /// What more than which was not sent.
     pub cap: Option<PageRate>,
 }

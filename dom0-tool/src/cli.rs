@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::bandwidth::Bandwidth;
 use crate::duration::{Span, TimeLimit};
 use crate::landing::Wanted;
+use crate::risk::Risk;
 use crate::{
     control, doctor, enable, generate, helper, ledger, limits, predict, rehearse, replay, report,
     resume, runs, simulate, trace, transport,
@@ -200,6 +201,13 @@ pub struct Migrate {
     /// reckoned with this. `lull set` changes it.
     #[arg(long, value_name = "RATE")]
     pub bandwidth: Option<Bandwidth>,
+
+    /// The share of pauses that the estimate may get wrong, 5% unless said otherwise
+    ///
+    /// Such a pause is given up within the limit, and the guest runs on here. A smaller
+    /// share refuses sooner.
+    #[arg(long, value_name = "SHARE")]
+    pub risk: Option<Risk>,
 
     /// Rehearse first, if nothing is known of a landing at HOST yet
     ///

@@ -133,6 +133,9 @@ pub struct Started {
     /// What is sent at most until then, bytes a second.
     #[serde(default)]
     pub bandwidth: Option<u64>,
+    /// The share of pauses that may be given up.
+    #[serde(default)]
+    pub risk_per_mille: Option<u16>,
     /// Domain id of the stub.
     pub stub_domid: u16,
     /// Memory the stub domain has, in bytes.
@@ -179,6 +182,9 @@ pub struct Progress {
     pub dirty_rate: Option<u64>,
     /// Upper bound of the pause, were the guest suspended now.
     pub predicted_downtime_ms: Option<u64>,
+    /// The pause then expected.
+    #[serde(default)]
+    pub expected_downtime_ms: Option<u64>,
 }
 
 /// See [`Event::Round`].
@@ -200,8 +206,25 @@ pub struct Round {
     pub dirty_rate: Option<u64>,
     /// Upper bound of the pause, had the guest been suspended here.
     pub predicted_downtime_ms: Option<u64>,
+    /// The pause then expected.
+    #[serde(default)]
+    pub expected_downtime_ms: Option<u64>,
+    /// What of the bound the link makes: so many bytes in a row took longest.
+    #[serde(default)]
+    pub rests_on: Option<RestsOn>,
     /// What was decided: `another-round`, `suspend`, `finish` or `refuse`.
     pub decision: String,
+}
+
+/// The slowest stretch of the link that a bound rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestsOn {
+    /// Bytes of pages in a row.
+    pub bytes: u64,
+    /// That they took.
+    pub took_ms: u64,
+    /// In this round, counted from 0.
+    pub round: u32,
 }
 
 /// See [`Event::Suspended`].
@@ -213,8 +236,8 @@ pub struct Suspended {
     pub stopped_at_ms: u64,
     /// Pages of the final round, exact.
     pub dirty_pages: u64,
-    /// How long its pages will take, and those the guest dirties on its way to
-    /// the stop: neither bound, but what lies between.
+    /// How long its pages are expected to take, and those the guest dirties on its
+    /// way to the stop.
     #[serde(default)]
     pub likely_pages_ms: Option<u64>,
     /// `CLOCK_MONOTONIC` of the request, nanoseconds: the front end subtracts

@@ -49,6 +49,7 @@ mod replaced;
 mod replay;
 mod report;
 mod resume;
+mod risk;
 mod runs;
 mod simulate;
 mod stream;

@@ -219,6 +219,8 @@ fn ended_round() -> Event {
         transfer_rate: Some(1),
         dirty_rate: Some(1),
         predicted_downtime_ms: Some(1),
+        expected_downtime_ms: Some(150),
+        rests_on: None,
         decision: "another-round".to_owned(),
     })
 }

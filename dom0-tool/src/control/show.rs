@@ -180,14 +180,16 @@ fn in_words(status: &Status) -> String {
             ),
         );
         let rate = or_dash(per_second(progress.transfer_rate));
-        add("link", format!("{rate} at least{}", cap_in_words(status)));
+        add("link", format!("{rate} as of late{}", cap_in_words(status)));
     }
-    let predicted = status.progress.as_ref();
-    let predicted = predicted.and_then(|progress| progress.predicted_downtime_ms);
+    let progress = status.progress.as_ref();
+    let predicted = progress.and_then(|progress| progress.predicted_downtime_ms);
+    let expected = progress.and_then(|progress| progress.expected_downtime_ms);
     add(
         "pause",
         format!(
-            "{} predicted, limit {}",
+            "{} expected, {} at most, limit {}",
+            or_dash(expected.map(Millis)),
             or_dash(predicted.map(Millis)),
             or_dash(status.limit_ms.map(Millis)),
         ),
@@ -225,6 +227,7 @@ mod tests {
             transfer_rate: Some(85 << 20),
             dirty_rate: Some(1_024),
             predicted_downtime_ms: Some(480),
+            expected_downtime_ms: Some(150),
         }));
         let mut status = picture.status().clone();
         status.phase = Phase::Copying;

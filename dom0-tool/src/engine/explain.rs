@@ -2,6 +2,7 @@
 
 use lull_core::downtime::FixedPart;
 use lull_core::refusal::{Hopeless, Reason, Refusal};
+use lull_core::service::Stretch;
 use lull_core::units::{Micros, PAGE_SIZE};
 
 use crate::bandwidth::Bandwidth;
@@ -85,6 +86,13 @@ impl From<&Refusal> for Verdict {
     }
 }
 
+/// ` (the slowest 24.0 MiB so far took 9,300 ms, in round 1)`.
+fn rests_on(stretch: Stretch) -> String {
+    let bytes = Bytes(stretch.pages.saturating_mul(PAGE_SIZE));
+    let (took, round) = (millis(stretch.span), stretch.round);
+    format!(" (the slowest {bytes} so far took {took}, in round {round})")
+}
+
 fn millis(time: Micros) -> Millis {
     Millis(time.as_millis_ceil())
 }
@@ -95,6 +103,8 @@ fn sentence(refusal: &Refusal) -> (How, String) {
         .predicted_downtime
         .map(|downtime| millis(downtime.total()));
     let predicted = or_dash(predicted);
+    let expected = figures.expected_downtime.map(|pause| millis(pause.total()));
+    let expected = expected.map_or_else(String::new, |expected| format!("{expected} expected, "));
     let limit = or_dash(
         figures
             .limits
@@ -103,7 +113,7 @@ fn sentence(refusal: &Refusal) -> (How, String) {
     );
     let dirty = or_dash(figures.dirty_count.map(Count));
     let dirty_rate = Bytes(figures.dirty_rate.upper.0.saturating_mul(PAGE_SIZE));
-    let rate = Bytes(figures.transfer_rate.lower.0.saturating_mul(PAGE_SIZE));
+    let rate = Bytes(figures.expected_rate.bytes().0);
     match refusal.reason {
         Reason::FixedCosts { part } => {
             let least = or_dash(figures.smallest_limit.map(millis));
@@ -135,7 +145,11 @@ fn sentence(refusal: &Refusal) -> (How, String) {
                     figures.round + 1
                 ),
             };
-            let text = format!("{why}: the pause would be {predicted}, and the limit is {limit}");
+            let basis = figures.rests_on.map_or_else(String::new, rests_on);
+            let text = format!(
+                "{why}: the pause would be {expected}{predicted} at most{basis}, and the limit is \
+                 {limit}"
+            );
             (How::RefusedTimeout, text)
         }
         Reason::DowntimeAfterSuspend => {

@@ -199,6 +199,8 @@ impl Session<'_> {
             match (answer, fast.stage) {
                 (FromLand::Attached, Stage::Attaching) => {
                     fast.stage = Stage::Open;
+                    // What comes now goes over a connection that has carried nothing.
+                    self.peer.tell(self.now(), Event::PathChanged)?;
                     let dirty = self.count()?;
                     self.peer.tell(self.now(), Event::Counted { dirty })?;
                     self.tell_progress();

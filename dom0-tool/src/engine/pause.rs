@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use lull_core::downtime::{Downtime, Outlook};
+use lull_core::downtime::Downtime;
 use lull_core::machine::Machine;
-use lull_core::units::{Bounds, Micros, PageRate};
+use lull_core::units::{Micros, PageRate};
 
 use super::telling::millis;
 use crate::events::PauseParts;
@@ -61,19 +61,8 @@ impl Pause {
     }
 }
 
-/// The same reckoning as the prediction's, at rates halfway between their
-/// bounds, as far as there is an upper one. `None` while the link's rate is not known.
+/// As the machine expects. `None` while the link's rate is not known.
 fn likely_pages(machine: &Machine) -> Option<Micros> {
-    let halfway = |rate: Bounds<PageRate>| match rate.upper {
-        PageRate::MAX => rate.lower,
-        upper => PageRate(rate.lower.0.midpoint(upper.0)),
-    };
-    let outlook = Outlook {
-        costs: machine.config().costs,
-        guest_pages: machine.config().guest_pages,
-        dirty_rate: halfway(machine.dirty_rate()),
-        transfer_rate: halfway(machine.transfer_rate()),
-    };
-    let known = machine.transfer_rate().lower > PageRate::ZERO;
-    known.then_some(outlook.predict(machine.dirty_count()?).pages)
+    let known = machine.service().expected_rate() > PageRate::ZERO;
+    known.then_some(machine.expected()?.pages)
 }

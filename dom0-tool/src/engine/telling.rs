@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use lull_core::downtime::Downtime;
-use lull_core::units::{ByteRate, Micros};
+use lull_core::service::Stretch;
+use lull_core::units::{ByteRate, Micros, PAGE_SIZE};
 
 use super::pause::Pause;
 use super::session::Session;
@@ -34,6 +35,7 @@ impl Session<'_> {
                 .timeout
                 .map(|timeout| timeout.micros().as_millis_ceil()),
             bandwidth: Some(self.order.bandwidth.bytes()).filter(|bytes| *bytes > 0),
+            risk_per_mille: Some(config.risk.get()),
             stub_domid: self.stub.domid(),
             stub_memory_bytes: self.stub.memory_bytes(),
             stub_boot_ms: millis(self.prepared.stub_built_after()),
@@ -54,18 +56,18 @@ impl Session<'_> {
             round_pages: machine.round_pages(),
             pages_sent: machine.pages_sent(),
             dirty_pages: machine.dirty_count(),
-            transfer_rate: known(machine.transfer_rate().lower.bytes()),
+            transfer_rate: known(machine.service().expected_rate().bytes()),
             dirty_rate: Some(machine.dirty_rate().upper.0).filter(|rate| *rate > 0),
-            predicted_downtime_ms: self.prediction(),
+            predicted_downtime_ms: self.told(machine.prediction()),
+            expected_downtime_ms: self.told(machine.expected()),
         };
         self.host.tell(events::Event::Progress(progress));
     }
 
-    /// The pause predicted last; not before the link's rate is known.
-    fn prediction(&self) -> Option<u64> {
-        let machine = self.peer.machine();
-        known(machine.transfer_rate().lower.bytes())?;
-        Some(machine.prediction()?.total().as_millis_ceil())
+    /// A pause foreseen, milliseconds; not before the link's rate is known.
+    fn told(&self, pause: Option<Downtime>) -> Option<u64> {
+        known(self.peer.machine().service().expected_rate().bytes())?;
+        Some(pause?.total().as_millis_ceil())
     }
 
     /// Tells of the round that ended last, and of what follows.
@@ -83,6 +85,8 @@ impl Session<'_> {
             transfer_rate: record.transfer_rate.and_then(|rate| known(rate.bytes())),
             dirty_rate: Some(machine.dirty_rate().upper.0).filter(|rate| *rate > 0),
             predicted_downtime_ms: Some(record.predicted_downtime.as_millis_ceil()),
+            expected_downtime_ms: Some(record.expected_downtime.as_millis_ceil()),
+            rests_on: machine.rests_on().map(rests_on),
             decision: decision.into(),
         };
         self.host.tell(events::Event::Round(round));
@@ -100,6 +104,8 @@ impl Session<'_> {
             transfer_rate: None,
             dirty_rate: None,
             predicted_downtime_ms: machine.prediction().map(|p| p.total().as_millis_ceil()),
+            expected_downtime_ms: machine.expected().map(|p| p.total().as_millis_ceil()),
+            rests_on: None,
             decision: "finish".into(),
         };
         self.host.tell(events::Event::Round(round));
@@ -159,6 +165,14 @@ impl Session<'_> {
 
 fn known(rate: ByteRate) -> Option<u64> {
     Some(rate.0).filter(|rate| *rate > 0)
+}
+
+fn rests_on(stretch: Stretch) -> events::RestsOn {
+    events::RestsOn {
+        bytes: stretch.pages.saturating_mul(PAGE_SIZE),
+        took_ms: stretch.span.as_millis_ceil(),
+        round: stretch.round,
+    }
 }
 
 fn parts(downtime: Downtime) -> PauseParts {

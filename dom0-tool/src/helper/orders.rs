@@ -12,9 +12,10 @@ use lull_core::units::Micros;
 
 use crate::bandwidth::Bandwidth;
 use crate::host;
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Costs, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
+use crate::risk::Risk;
 use crate::xen::DomId;
 use crate::xen::xenstore::Xenstore;
 
@@ -23,7 +24,7 @@ pub const MAX_SUSPEND_TIME: &str = "LULL_MAX_SUSPEND_TIME_US";
 /// Microseconds, decimal: the limit on the time until the suspend.
 pub const TIMEOUT: &str = "LULL_TIMEOUT_US";
 /// Microseconds, decimal, separated by commas: upper bounds of suspend, final
-/// bitmap, CPU state, landing, resume.
+/// bitmap, CPU state, landing, resume; then what of each is expected.
 pub const COSTS: &str = "LULL_COSTS_US";
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, decimal: when the operator's command
@@ -32,6 +33,9 @@ pub const STARTED: &str = "LULL_STARTED_NS";
 
 /// Bytes a second, decimal: what is sent at most until the suspend.
 pub const BANDWIDTH: &str = "LULL_BANDWIDTH";
+
+/// Per mille, decimal: the share of pauses that may be given up.
+pub const RISK: &str = "LULL_RISK_PER_MILLE";
 
 /// Set where the guest is to be left paused: then no limit bounds its pause.
 pub const LEFT_PAUSED: &str = "LULL_LEFT_PAUSED";
@@ -66,6 +70,8 @@ pub struct Ordered {
     pub limits: Limits,
     /// What may be sent until the suspend.
     pub bandwidth: Bandwidth,
+    /// The share of pauses that may be given up.
+    pub risk: Risk,
     pub from: Effective,
 }
 
@@ -88,6 +94,7 @@ pub fn limits(guest: DomId) -> anyhow::Result<Ordered> {
     };
     let rate = number(BANDWIDTH, "a number of bytes a second above zero")?;
     let mut bandwidth = Bandwidth::from_bytes(rate.unwrap_or(0));
+    let mut risk = risk()?;
     let mut from = Effective::default();
     if env::var_os(STARTED).is_none() {
         from = from_file(guest)?;
@@ -100,10 +107,12 @@ pub fn limits(guest: DomId) -> anyhow::Result<Ordered> {
         limits.timeout = limits.timeout.or(timeout);
         let file = Chosen::limit_of(from.bandwidth.as_ref());
         bandwidth = Bandwidth(bandwidth.0.or(file));
+        risk = risk.or(Chosen::limit_of(from.risk.as_ref()));
     }
     Ok(Ordered {
         limits,
         bandwidth,
+        risk: risk.unwrap_or_default(),
         from,
     })
 }
@@ -130,6 +139,21 @@ pub fn name(guest: DomId) -> anyhow::Result<String> {
         .context("xenstore knows no name of the guest")
 }
 
+fn risk() -> Result<Option<Risk>, BadOrder> {
+    let Some(value) = env::var_os(RISK) else {
+        return Ok(None);
+    };
+    let value = value.to_string_lossy();
+    match value.parse().ok().and_then(Risk::per_mille) {
+        Some(risk) => Ok(Some(risk)),
+        None => Err(BadOrder {
+            variable: RISK,
+            value: value.into_owned(),
+            wanted: "a share per mille, up to 500",
+        }),
+    }
+}
+
 fn micros(variable: &'static str) -> Result<Option<Micros>, BadOrder> {
     let wanted = "a number of microseconds above zero";
     Ok(number(variable, wanted)?.map(Micros))
@@ -150,32 +174,45 @@ fn number(variable: &'static str, wanted: &'static str) -> Result<Option<u64>, B
     }
 }
 
-/// The costs to assume for the guest of that name. Who does not say them does
-/// not say where it goes either: then the worst that is known of any
+/// What [`COSTS`] is set to: whole microseconds.
+pub fn costs_variable(at_most: Costs, expected: Costs) -> String {
+    let parts = [at_most.parts(), expected.parts()];
+    let numbers = parts.as_flattened().iter();
+    let numbers: Vec<String> = numbers.map(|part| part.as_micros().to_string()).collect();
+    numbers.join(",")
+}
+
+/// The costs to assume for the guest of that name, at most and as expected. Who does
+/// not say them does not say where it goes either: then the worst that is known of any
 /// destination.
 ///
 /// # Errors
-/// When they are set and are not five numbers.
-pub fn costs(name: &str) -> Result<FixedCosts, BadOrder> {
+/// When they are set and are not ten numbers.
+pub fn costs(name: &str) -> Result<(FixedCosts, FixedCosts), BadOrder> {
     let Some(value) = env::var_os(COSTS) else {
         let ledger = Ledger::at(ledger::FILE);
         let known = ledger.known_wherever(name, |line| eprintln!("lull: {line}"));
-        return Ok(known.bounds.into());
+        return Ok((known.bounds.into(), known.expected().into()));
     };
     let value = value.to_string_lossy();
     let numbers: Result<Vec<u64>, _> = value.split(',').map(str::parse).collect();
-    match numbers.as_deref() {
-        Ok([suspend, final_bitmap, cpu_state, landing, resume]) => Ok(FixedCosts {
-            suspend: Micros(*suspend),
-            final_bitmap: Micros(*final_bitmap),
-            cpu_state: Micros(*cpu_state),
-            landing: Micros(*landing),
-            resume: Micros(*resume),
-        }),
+    let numbers = numbers.unwrap_or_default();
+    match numbers.as_chunks() {
+        ([at_most, expected], []) => Ok((costs_of(at_most), costs_of(expected))),
         _ => Err(BadOrder {
             variable: COSTS,
             value: value.into_owned(),
-            wanted: "five numbers of microseconds separated by commas",
+            wanted: "ten numbers of microseconds separated by commas",
         }),
+    }
+}
+
+fn costs_of([suspend, final_bitmap, cpu_state, landing, resume]: &[u64; 5]) -> FixedCosts {
+    FixedCosts {
+        suspend: Micros(*suspend),
+        final_bitmap: Micros(*final_bitmap),
+        cpu_state: Micros(*cpu_state),
+        landing: Micros(*landing),
+        resume: Micros(*resume),
     }
 }

@@ -342,7 +342,7 @@ impl<'t> Helper<'t> {
         task: Task,
         start: Instant,
         ordered: Ordered,
-        costs: FixedCosts,
+        (costs, expected_costs): (FixedCosts, FixedCosts),
         claim: Option<Claim>,
     ) -> anyhow::Result<Result<Verdict, NotBegun>> {
         use anyhow::Context;
@@ -351,6 +351,7 @@ impl<'t> Helper<'t> {
         let Ordered {
             limits,
             bandwidth,
+            risk,
             from,
         } = ordered;
         self.limits_from = from;
@@ -389,6 +390,8 @@ impl<'t> Helper<'t> {
             config: Config {
                 limits,
                 costs,
+                expected_costs,
+                risk: risk.0,
                 guest_pages: info.tot_pages,
             },
             start,

@@ -61,9 +61,8 @@ impl Costs {
         }
     }
 
-    /// As the helper finds them in [`COSTS`](crate::helper::orders::COSTS):
-    /// whole microseconds, in the order of the fields, with commas.
-    pub fn to_variable(self) -> String {
+    /// In the order of the fields.
+    pub const fn parts(self) -> [Duration; 5] {
         [
             self.suspend,
             self.final_bitmap,
@@ -71,8 +70,6 @@ impl Costs {
             self.landing,
             self.resume,
         ]
-        .map(|part| part.as_micros().to_string())
-        .join(",")
     }
 }
 
@@ -128,12 +125,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::helper::orders::costs_variable;
 
     #[test]
     fn the_documented_bounds_reach_the_helper_in_order() {
+        let expected = Costs {
+            suspend: Duration::from_millis(100),
+            ..Costs::ASSUMED
+        };
         assert_eq!(
-            Costs::ASSUMED.to_variable(),
-            "200000,10000,50000,3000000,50000"
+            costs_variable(Costs::ASSUMED, expected),
+            "200000,10000,50000,3000000,50000,100000,10000,50000,3000000,50000"
         );
     }
 

@@ -30,6 +30,20 @@ pub struct Known {
 }
 
 impl Known {
+    /// Each part as it mostly was; at its bound where it was never seen.
+    pub fn expected(&self) -> Costs {
+        let usual = |seen: Option<u64>, bound: Duration| {
+            seen.map_or(bound, |ms| Duration::from_millis(ms).min(bound))
+        };
+        Costs {
+            suspend: usual(self.typical.suspend_ms, self.bounds.suspend),
+            final_bitmap: usual(self.typical.final_bitmap_ms, self.bounds.final_bitmap),
+            cpu_state: usual(self.typical.cpu_state_ms, self.bounds.cpu_state),
+            landing: usual(self.typical.landing_ms, self.bounds.landing),
+            resume: self.bounds.resume,
+        }
+    }
+
     /// Whether anything is known of the destination.
     pub const fn has_history(&self) -> bool {
         self.landings > 0

@@ -13,6 +13,7 @@ use lull_core::units::PageRate;
 
 use crate::duration::Span;
 use crate::landing::Trust;
+use crate::risk::Risk;
 use crate::simulate::quantity::Rate;
 
 use super::rules::{Key, Limit, Rules, Section, Whom};
@@ -26,6 +27,8 @@ pub struct Effective {
     pub timeout: Option<Chosen>,
     /// On what is sent until then.
     pub bandwidth: Option<Chosen<PageRate>>,
+    /// The share of pauses that may be given up.
+    pub risk: Option<Chosen<Risk>>,
     /// What is said of its disks.
     pub disks: Option<Chosen<Trust>>,
 }
@@ -54,6 +57,7 @@ impl Effective {
         let span = |chosen: &Option<Chosen>| Some(chosen.as_ref()?.as_limit(Limit::Span));
         let rate = |PageRate(pages)| Limit::Rate(Rate { pages });
         let (bandwidth, disks) = (self.bandwidth.as_ref(), self.disks.as_ref());
+        let risk = self.risk.as_ref();
         [
             (Key::MaxSuspendTime, span(&self.max_suspend_time)),
             (Key::Timeout, span(&self.timeout)),
@@ -61,6 +65,7 @@ impl Effective {
                 Key::Bandwidth,
                 bandwidth.map(|chosen| chosen.as_limit(rate)),
             ),
+            (Key::Risk, risk.map(|chosen| chosen.as_limit(Limit::Risk))),
             (
                 Key::Disks,
                 disks.map(|chosen| chosen.as_limit(|_| Limit::Trusted)),
@@ -115,6 +120,10 @@ impl Standing {
             timeout: span(Key::Timeout),
             bandwidth: self.chosen(&sections, Key::Bandwidth, |limit| {
                 limit.rate().map(|rate| PageRate(rate.pages))
+            }),
+            risk: self.chosen(&sections, Key::Risk, |limit| match limit {
+                Limit::Risk(risk) => Some(risk),
+                _ => None,
             }),
             disks: self.chosen(&sections, Key::Disks, |limit| {
                 (limit == Limit::Trusted).then_some(Trust::Vouched)

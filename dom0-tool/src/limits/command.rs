@@ -40,6 +40,7 @@ restarted:
   [guest.web-7]                # by name, or by UUID
   max-suspend-time = \"none\"
   bandwidth = \"50MiB/s\"        # sent at most until the pause
+  risk = \"1%\"                  # pauses that may be given up, of all
   disks = \"trusted\"            # may be open on two hosts at once
 
 For each key the first that has it is heard: the command line, the guest's
@@ -109,7 +110,7 @@ pub struct Set {
         value_name = "DURATION",
         allow_hyphen_values = true,
         value_parser = |text: &str| Key::MaxSuspendTime.understand(text),
-        required_unless_present_any = ["timeout", "bandwidth", "disks"]
+        required_unless_present_any = ["timeout", "bandwidth", "risk", "disks"]
     )]
     max_suspend_time: Option<Limit>,
 
@@ -125,6 +126,11 @@ pub struct Set {
     /// What is sent at most until the pause, or `none`
     #[arg(long, value_name = "RATE", value_parser = |text: &str| Key::Bandwidth.understand(text))]
     bandwidth: Option<Limit>,
+
+    /// The share of pauses that the estimate may get wrong: such a pause is given up
+    /// within the limit
+    #[arg(long, value_name = "SHARE", value_parser = |text: &str| Key::Risk.understand(text))]
+    risk: Option<Limit>,
 
     /// `trusted`: two hosts may have its disks open at once; or `none`
     ///
@@ -155,6 +161,10 @@ pub struct Unset {
     /// Only this
     #[arg(long)]
     bandwidth: bool,
+
+    /// Only this
+    #[arg(long)]
+    risk: bool,
 
     /// Only this
     #[arg(long)]
@@ -371,6 +381,7 @@ fn set(options: &Set) -> Result<String, String> {
         (Key::MaxSuspendTime, options.max_suspend_time),
         (Key::Timeout, options.timeout),
         (Key::Bandwidth, options.bandwidth),
+        (Key::Risk, options.risk),
         (Key::Disks, options.disks),
     ];
     let keys = keys.into_iter().filter(|(_, limit)| limit.is_some());
@@ -378,11 +389,16 @@ fn set(options: &Set) -> Result<String, String> {
 }
 
 fn unset(options: &Unset) -> Result<String, String> {
-    let all = !(options.max_suspend_time || options.timeout || options.bandwidth || options.disks);
+    let all = !(options.max_suspend_time
+        || options.timeout
+        || options.bandwidth
+        || options.risk
+        || options.disks);
     let keys = [
         (Key::MaxSuspendTime, all || options.max_suspend_time),
         (Key::Timeout, all || options.timeout),
         (Key::Bandwidth, all || options.bandwidth),
+        (Key::Risk, all || options.risk),
         (Key::Disks, all || options.disks),
     ];
     let keys = keys.into_iter().filter(|(_, chosen)| *chosen);

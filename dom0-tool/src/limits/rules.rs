@@ -11,6 +11,7 @@ use toml_edit::{Document, Item, Table, TableLike};
 use crate::duration::Span;
 use crate::nearest::nearest;
 use crate::or_none::{self, NONE};
+use crate::risk::Risk;
 use crate::simulate::quantity::Rate;
 
 /// What can be limited, or vouched for. Later keys go here.
@@ -19,14 +20,16 @@ pub enum Key {
     MaxSuspendTime,
     Timeout,
     Bandwidth,
+    Risk,
     Disks,
 }
 
 impl Key {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::MaxSuspendTime,
         Self::Timeout,
         Self::Bandwidth,
+        Self::Risk,
         Self::Disks,
     ];
 
@@ -36,6 +39,7 @@ impl Key {
             Self::MaxSuspendTime => "max-suspend-time",
             Self::Timeout => "timeout",
             Self::Bandwidth => "bandwidth",
+            Self::Risk => "risk",
             Self::Disks => "disks",
         }
     }
@@ -49,6 +53,7 @@ impl Key {
         let limit = match self {
             Self::MaxSuspendTime | Self::Timeout => or_none::parse(text)?.map(Limit::Span),
             Self::Bandwidth => or_none::parse(text).map_err(quoted)?.map(Limit::Rate),
+            Self::Risk => Some(Limit::Risk(text.parse().map_err(quoted)?)),
             Self::Disks => or_none::parse(text)
                 .map_err(quoted)?
                 .map(|Trusted| Limit::Trusted),
@@ -61,6 +66,7 @@ impl Key {
         match self {
             Self::MaxSuspendTime | Self::Timeout => "a duration in quotes: \"300ms\"",
             Self::Bandwidth => "a rate in quotes: \"50MiB/s\"",
+            Self::Risk => "a share in quotes: \"5%\"",
             Self::Disks => "a word in quotes: \"trusted\"",
         }
     }
@@ -72,6 +78,7 @@ pub enum Limit {
     None,
     Span(Span),
     Rate(Rate),
+    Risk(Risk),
     /// Of the guest's disks: that two hosts may have them open at once.
     Trusted,
 }
@@ -81,7 +88,7 @@ impl Limit {
     pub const fn span(self) -> Option<Span> {
         match self {
             Self::Span(span) => Some(span),
-            Self::None | Self::Rate(_) | Self::Trusted => None,
+            Self::None | Self::Rate(_) | Self::Risk(_) | Self::Trusted => None,
         }
     }
 
@@ -89,7 +96,7 @@ impl Limit {
     pub const fn rate(self) -> Option<Rate> {
         match self {
             Self::Rate(rate) => Some(rate),
-            Self::None | Self::Span(_) | Self::Trusted => None,
+            Self::None | Self::Span(_) | Self::Risk(_) | Self::Trusted => None,
         }
     }
 }
@@ -101,6 +108,7 @@ impl fmt::Display for Limit {
             // Without the blanks of `1m 30s`, as it is mostly written.
             Self::Span(span) => f.write_str(&span.to_string().replace(' ', "")),
             Self::Rate(rate) => rate.fmt(f),
+            Self::Risk(risk) => risk.fmt(f),
             Self::Trusted => f.write_str(TRUSTED),
         }
     }

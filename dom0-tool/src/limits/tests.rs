@@ -330,9 +330,15 @@ fn setting() -> impl Strategy<Value = (Key, String)> {
         let limit = match key {
             Key::MaxSuspendTime | Key::Timeout => "[1-9][0-9]{0,2}(ms|s|min)",
             Key::Disks => "trusted",
+            Key::Risk => "[1-9](\\.[1-9])?%",
             Key::Bandwidth => "[1-9][0-9]{0,2}(MB|MiB|Mbit)/s",
         };
-        (Just(key), prop_oneof![limit, Just("none".to_owned())])
+        let none = match key {
+            // There is no estimate without one.
+            Key::Risk => "5%",
+            _ => "none",
+        };
+        (Just(key), prop_oneof![limit, Just(none.to_owned())])
     })
 }
 

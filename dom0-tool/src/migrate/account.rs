@@ -189,6 +189,8 @@ mod tests {
             transfer_rate: None,
             dirty_rate: None,
             predicted_downtime_ms: Some(u64::from(round)),
+            expected_downtime_ms: Some(150),
+            rests_on: None,
             decision: "another-round".to_owned(),
         }
     }

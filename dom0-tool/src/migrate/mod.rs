@@ -108,6 +108,10 @@ fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Eff
             options.bandwidth = file.map(|cap| Bandwidth(Some(cap)));
         }
     }
+    match options.risk {
+        Some(_) => limits.risk = None,
+        None => options.risk = Chosen::limit_of(limits.risk.as_ref()),
+    }
     if options.leave_paused && options.pause_limit().is_some() {
         let from = limits.max_suspend_time.as_ref();
         let from = from.map_or_else(String::new, |from| format!(" ({from})"));
@@ -231,6 +235,7 @@ fn move_guest(
         guest,
         options,
         costs: known.bounds,
+        expected_costs: known.expected(),
         after_ready: known.after_ready,
         control: &Folder::default(),
         landing,

@@ -11,7 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::bandwidth::Bandwidth;
 use crate::cli::Migrate;
 use crate::events::{
-    Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, Round, SCHEMA, Suspended,
+    Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, RestsOn, Round, SCHEMA,
+    Suspended,
 };
 use crate::host::Guest;
 use crate::human::{Bytes, Count, Millis, Seconds, or_dash};
@@ -315,7 +316,13 @@ fn progress_line(
             .unwrap_or_default()
     };
     if let Some(predicted) = progress.predicted_downtime_ms {
-        parts.push(format!("pause {}{}", Millis(predicted), against(limit_ms)));
+        let expected = progress.expected_downtime_ms.map(Millis);
+        let expected = expected.map_or_else(String::new, |expected| format!("{expected}, "));
+        let most = Millis(predicted);
+        parts.push(format!(
+            "pause {expected}at most {most}{}",
+            against(limit_ms)
+        ));
     }
     let elapsed = Seconds(elapsed_ms);
     parts.push(format!("elapsed {elapsed}{}", against(timeout_ms)));
@@ -331,11 +338,24 @@ fn round_line(round: &Round) -> String {
         Count(round.pages_dirtied),
     );
     if let Some(predicted) = round.predicted_downtime_ms {
-        line.push_str(&format!(", pause would be {} at most", Millis(predicted)));
+        line.push_str(", pause would be ");
+        if let Some(expected) = round.expected_downtime_ms {
+            line.push_str(&format!("{}, ", Millis(expected)));
+        }
+        line.push_str(&format!("{} at most", Millis(predicted)));
+        if let Some(basis) = &round.rests_on {
+            line.push_str(&format!(" (slowest {})", slowest(basis)));
+        }
     }
     line.push_str(": ");
     line.push_str(&round.decision.replace('-', " "));
     line
+}
+
+/// `24.0 MiB so far: 9,300 ms, in round 1`.
+fn slowest(basis: &RestsOn) -> String {
+    let (bytes, took) = (Bytes(basis.bytes), Millis(basis.took_ms));
+    format!("{bytes} so far: {took}, in round {}", basis.round)
 }
 
 fn suspended_line(suspended: &Suspended) -> String {
@@ -367,10 +387,11 @@ mod tests {
             transfer_rate: Some(85 << 20),
             dirty_rate: Some(1_024),
             predicted_downtime_ms: Some(480),
+            expected_downtime_ms: Some(210),
         };
         assert_eq!(
             progress_line(&progress, Some(500), Some(60_000), 12_345),
-            "round 3  sent 200.0 MiB  left 1.0 MiB  85.0 MiB/s  dirties 4.0 MiB/s  pause 480 ms of 500 ms  elapsed 12 s of 60.0 s"
+            "round 3  sent 200.0 MiB  left 1.0 MiB  85.0 MiB/s  dirties 4.0 MiB/s  pause 210 ms, at most 480 ms of 500 ms  elapsed 12 s of 60.0 s"
         );
     }
 
@@ -386,6 +407,7 @@ mod tests {
             transfer_rate: None,
             dirty_rate: None,
             predicted_downtime_ms: None,
+            expected_downtime_ms: None,
         };
         assert_eq!(
             progress_line(&progress, None, None, 0),

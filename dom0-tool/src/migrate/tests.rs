@@ -81,6 +81,7 @@ fn attempt_with(
         guest: &guest,
         options: &options,
         costs: known.bounds,
+        expected_costs: known.expected(),
         after_ready: known.after_ready,
         control: &Folder::at(folder.path().join("control")),
         landing: Landing::Classic,

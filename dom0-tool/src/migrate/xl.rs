@@ -56,6 +56,8 @@ pub struct Plan<'a> {
     pub options: &'a Migrate,
     /// Bounds for the helper.
     pub costs: Costs,
+    /// And what it is to expect.
+    pub expected_costs: Costs,
     /// Bound of what follows READY, for the transport.
     pub after_ready: Duration,
     /// Where control sockets are.
@@ -175,7 +177,7 @@ impl Plan<'_> {
 
     /// What the helper is told. Absent limits are removed: one left over in
     /// the operator's environment was not asked for here.
-    fn variables(&self) -> [(&'static str, Option<String>); 6] {
+    fn variables(&self) -> [(&'static str, Option<String>); 7] {
         let options = self.options;
         let micros = |span: Option<crate::duration::Span>| span.map(|s| s.as_micros().to_string());
         [
@@ -193,7 +195,14 @@ impl Plan<'_> {
                 options.leave_paused.then(|| "1".to_owned()),
             ),
             (orders::STARTED, Some(now_ns().to_string())),
-            (orders::COSTS, Some(self.costs.to_variable())),
+            (
+                orders::COSTS,
+                Some(orders::costs_variable(self.costs, self.expected_costs)),
+            ),
+            (
+                orders::RISK,
+                options.risk.map(|risk| risk.0.get().to_string()),
+            ),
         ]
     }
 }

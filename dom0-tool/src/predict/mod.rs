@@ -24,6 +24,7 @@ use crate::migrate::outcome::Outcome;
 use crate::migrate::progress::{to_stderr, to_stdout};
 use crate::nearest::did_you_mean;
 use crate::report::plot;
+use crate::risk::Risk;
 use crate::runs::{self, Run};
 use crate::simulate::quantity::Rate;
 use model::Model;
@@ -65,6 +66,10 @@ pub struct Options {
     /// The longest time until the pause
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     timeout: Option<TimeLimit>,
+
+    /// The share of pauses that the estimate may get wrong, 5% unless said otherwise
+    #[arg(long, value_name = "SHARE")]
+    risk: Option<Risk>,
 
     /// How long to watch the guest
     #[arg(
@@ -110,7 +115,7 @@ fn predict(options: &Options) -> anyhow::Result<u8> {
     );
     Host::default().check()?;
     let guest = host::guest(&options.domain)?;
-    let (limit, timeout, cap) = limits_of(options, &guest)?;
+    let (limit, timeout, cap, risk) = limits_of(options, &guest)?;
     let known = known(options, &guest);
     let (rate, rate_from) = link(options, cap.as_ref());
     let sampled = match sample::sample(guest.domid, options.span.as_duration()) {
@@ -118,7 +123,7 @@ fn predict(options: &Options) -> anyhow::Result<u8> {
         Err(why) => return Ok(not_sampled(&guest, &why)),
     };
     let has_history = known.has_history();
-    let model = Model::new(&sampled, known, timeout);
+    let model = Model::new(&sampled, known, timeout, risk);
     let prediction = Prediction {
         guest: &guest.name,
         to: options.to.as_deref(),
@@ -150,15 +155,18 @@ fn predict(options: &Options) -> anyhow::Result<u8> {
     Ok(prediction.code())
 }
 
-/// The limits on pause and time, and what caps what is sent.
-type Asked = (Option<Span>, Option<Span>, Option<Chosen<PageRate>>);
+/// The limits on pause and time, what caps what is sent, and the risk.
+type Asked = (Option<Span>, Option<Span>, Option<Chosen<PageRate>>, Risk);
 
 /// What the command line leaves open is as the file has it.
 fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<Asked> {
     let (limit, timeout) = (options.max_suspend_time, options.timeout);
     let given = |limit: TimeLimit| limit.0;
-    if limit.is_some() && timeout.is_some() && options.bandwidth.is_some() {
-        return Ok((limit.and_then(given), timeout.and_then(given), None));
+    let risk = options.risk;
+    if let (Some(limit), Some(timeout), Some(_), Some(risk)) =
+        (limit, timeout, options.bandwidth, risk)
+    {
+        return Ok((given(limit), given(timeout), None, risk));
     }
     let file = limits::of_guest(guest)?;
     let of_file = |chosen: &Option<Chosen>| Chosen::limit_of(chosen.as_ref());
@@ -166,6 +174,8 @@ fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<Asked> {
         limit.map_or_else(|| of_file(&file.max_suspend_time), given),
         timeout.map_or_else(|| of_file(&file.timeout), given),
         file.bandwidth,
+        risk.or(Chosen::limit_of(file.risk.as_ref()))
+            .unwrap_or_default(),
     ))
 }
 

@@ -18,6 +18,7 @@ use crate::duration::Span;
 use crate::engine::Verdict;
 use crate::events::How;
 use crate::ledger::Known;
+use crate::risk::Risk;
 
 /// Building a stub and listing the guest's frames, µs: a guess on the safe
 /// side, only the timeout depends on it.
@@ -35,6 +36,7 @@ pub struct Model {
     bitmap: u64,
     /// On the time until the suspend.
     timeout: Option<Timeout>,
+    risk: Risk,
 }
 
 /// What would come of it.
@@ -56,7 +58,7 @@ pub struct Expected {
 
 impl Model {
     /// Of a guest that was watched.
-    pub fn new(sampled: &Sampled, known: Known, timeout: Option<Span>) -> Self {
+    pub fn new(sampled: &Sampled, known: Known, timeout: Option<Span>, risk: Risk) -> Self {
         let timeout = timeout.and_then(|timeout| Timeout::new(Micros(timeout.as_micros())));
         Self {
             guest: Guest {
@@ -69,6 +71,7 @@ impl Model {
             known,
             bitmap: micros(sampled.cleans.longest),
             timeout,
+            risk,
         }
     }
 
@@ -81,6 +84,7 @@ impl Model {
                 max_suspend: limit.and_then(|limit| DowntimeLimit::new(Micros(limit))),
                 timeout: self.timeout,
             },
+            risk: self.risk.0,
             assumed: self.known.bounds.into(),
             actual: self.actual(),
             mishap: Mishap::None,
@@ -189,7 +193,12 @@ mod tests {
             crate::events::Landing::Classic,
             |_| {},
         );
-        Model::new(&sampled, known, timeout.map(|text| text.parse().unwrap()))
+        Model::new(
+            &sampled,
+            known,
+            timeout.map(|text| text.parse().unwrap()),
+            Risk::default(),
+        )
     }
 
     const GBIT: u64 = 30_517;

@@ -281,6 +281,7 @@ fn tenths(span: Duration) -> String {
 mod tests {
     use super::*;
     use crate::ledger::Ledger;
+    use crate::risk::Risk;
 
     #[test]
     fn a_prediction_says_verdict_limit_and_cost() {
@@ -295,7 +296,7 @@ mod tests {
             crate::events::Landing::Classic,
             |_| {},
         );
-        let model = Model::new(&sampled, known, None);
+        let model = Model::new(&sampled, known, None, Risk::default());
         let (rate, limit) = (30_517, Some(5_000_000));
         let prediction = Prediction {
             guest: "web1",

@@ -1,7 +1,8 @@
 //! `lull replay`: a trace once more through the same core.
 //!
 //! With the limits it was recorded under, every decision must come out the
-//! same, to the last figure. Under other limits it says what would have been
+//! same, to the last figure. Under other limits, or where the trace is of the first
+//! edition of the estimate, it says what would have been
 //! decided instead, as far as the trace can tell: events after a different
 //! decision would have been different ones.
 
@@ -19,6 +20,7 @@ use lull_core::units::Micros;
 
 use crate::duration::Span;
 use crate::migrate::progress::to_stdout;
+use crate::risk::Risk;
 use reader::Reader;
 use rerun::{Outcome, Rerun};
 
@@ -39,6 +41,10 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     timeout: Option<Span>,
 
+    /// And at this risk
+    #[arg(long, value_name = "SHARE")]
+    risk: Option<Risk>,
+
     /// A file from /var/lib/lull/traces
     trace: PathBuf,
 }
@@ -54,8 +60,8 @@ pub fn main(options: &Options) -> ExitCode {
         max_suspend: micros(options.max_suspend_time).and_then(DowntimeLimit::new),
         timeout: micros(options.timeout).and_then(Timeout::new),
     };
-    let replayed =
-        Reader::open(&options.trace).and_then(|reader| Rerun::new(reader, wanted)?.run());
+    let replayed = Reader::open(&options.trace)
+        .and_then(|reader| Rerun::new(reader, wanted, options.risk)?.run());
     match replayed {
         Ok(outcome) => {
             to_stdout(outcome.to_string().trim_end());

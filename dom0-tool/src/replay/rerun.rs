@@ -10,6 +10,7 @@ use lull_core::units::Micros;
 
 use super::reader::{NoTrace, Reader};
 use crate::human::{Bytes, Count, Millis, or_dash};
+use crate::risk::Risk;
 use crate::trace::lines::{Decision, End, Header, Line, Told};
 
 /// A trace about to be replayed.
@@ -27,7 +28,7 @@ pub struct Rerun<R> {
 enum Compared {
     /// As recorded: everything must be the same.
     Same,
-    /// Under other limits: figures of refusals name them, and may differ.
+    /// Under other limits, or by another estimate: figures may differ.
     Others,
 }
 
@@ -76,19 +77,24 @@ impl<R: BufRead> Rerun<R> {
     ///
     /// # Errors
     /// When there is none.
-    pub fn new(mut reader: Reader<R>, wanted: Limits) -> Result<Self, NoTrace> {
+    pub fn new(mut reader: Reader<R>, wanted: Limits, risk: Option<Risk>) -> Result<Self, NoTrace> {
         let header = reader.header()?;
         let recorded = Config::from(header.config);
         let limits = instead(wanted, recorded.limits);
-        let compared = if wanted == Limits::default() {
-            Compared::Same
-        } else {
-            Compared::Others
+        let same_estimate = header.config.risk_per_mille.is_some();
+        let compared = match wanted == Limits::default() && risk.is_none() && same_estimate {
+            true => Compared::Same,
+            false => Compared::Others,
         };
+        let risk = risk.map_or(recorded.risk, |risk| risk.0);
         Ok(Self {
             reader,
             header,
-            machine: Machine::new(Config { limits, ..recorded }),
+            machine: Machine::new(Config {
+                limits,
+                risk,
+                ..recorded
+            }),
             wanted,
             limits: compared,
         })

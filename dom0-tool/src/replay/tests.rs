@@ -29,7 +29,7 @@ fn trace(scenario: &Scenario) -> (String, Simulated) {
 }
 
 fn replay(trace: &str, limits: Limits) -> Result<Outcome, NoTrace> {
-    Rerun::new(Reader::of(trace.as_bytes()), limits)?.run()
+    Rerun::new(Reader::of(trace.as_bytes()), limits, None)?.run()
 }
 
 fn limit(ms: u64) -> Limits {
@@ -197,4 +197,32 @@ fn a_full_trace_says_so_and_still_replays() {
         replayed.to_string().contains("the trace was full"),
         "{replayed}"
     );
+}
+
+/// Traces of real attempts under the first edition of the estimate: two hosts, Xen
+/// 4.17, over ssh, on a busy machine. Which limit they were under makes no difference.
+#[test]
+fn of_real_attempts_the_best_moment_is_taken_whatever_the_limit() {
+    for (trace, expected) in [
+        (
+            // Stopped with 8,382 pages left, it was paused for 10.7 s.
+            include_str!("traces/two-hosts-limit-20s-moved.jsonl"),
+            "another round after round 0",
+        ),
+        (
+            // Refused after twelve rounds, with 152 pages left.
+            include_str!("traces/two-hosts-limit-3s-refused.jsonl"),
+            "suspend after round 5",
+        ),
+    ] {
+        for seconds in [3, 6, 20, 60] {
+            let said = replay(trace, limit(seconds * 1_000)).unwrap().to_string();
+            assert!(said.contains(&format!("instead:  {expected}")), "{said}");
+        }
+    }
+    let good = include_str!("traces/two-hosts-limit-6s-moved.jsonl");
+    for seconds in [3, 6, 20, 60] {
+        let replayed = replay(good, limit(seconds * 1_000)).unwrap();
+        assert!(matches!(replayed, Outcome::NoMatter { .. }), "{replayed}");
+    }
 }

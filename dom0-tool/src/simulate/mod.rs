@@ -16,6 +16,7 @@ use lull_simulator::draw::{Draw, LinkKind, Mishaps, WriterKind};
 
 use crate::duration::Span;
 use crate::migrate::progress::to_stdout;
+use crate::risk::Risk;
 use quantity::{Rate, Size};
 
 /// The options of `lull simulate`.
@@ -69,6 +70,10 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     timeout: Option<Span>,
 
+    /// The share of pauses that the estimate may get wrong
+    #[arg(long, default_value_t, value_name = "SHARE")]
+    risk: Risk,
+
     /// How many migrations to simulate
     #[arg(long, default_value = "10000", value_name = "NUMBER")]
     attempts: NonZeroU64,
@@ -94,6 +99,8 @@ enum Writer {
 enum Link {
     Constant,
     Jittery,
+    Stalling,
+    Shared,
     Collapsing,
 }
 
@@ -139,6 +146,8 @@ impl Options {
             link: self.link.map(|link| match link {
                 Link::Constant => LinkKind::Constant,
                 Link::Jittery => LinkKind::Jittery,
+                Link::Stalling => LinkKind::Stalling,
+                Link::Shared => LinkKind::Shared,
                 Link::Collapsing => LinkKind::Collapsing,
             }),
             max_suspend: micros(self.max_suspend_time).and_then(DowntimeLimit::new),
@@ -147,6 +156,7 @@ impl Options {
                 Trouble::None => Mishaps::None,
                 Trouble::Some => Mishaps::Some,
             },
+            risk: self.risk.0,
         }
     }
 }

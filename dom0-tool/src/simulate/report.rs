@@ -27,6 +27,8 @@ const fn link_name(kind: LinkKind) -> &'static str {
     match kind {
         LinkKind::Constant => "constant",
         LinkKind::Jittery => "jittery",
+        LinkKind::Stalling => "stalling",
+        LinkKind::Shared => "shared",
         LinkKind::Collapsing => "collapsing",
     }
 }
@@ -271,7 +273,7 @@ mod tests {
         assert_eq!(json["type"], "simulation");
         assert_eq!(json["schema"], SCHEMA);
         let models = json["models"].as_array().unwrap();
-        assert_eq!(models.len(), 13);
-        assert_eq!(models[12]["attempts"], 500);
+        assert_eq!(models.len(), 21);
+        assert_eq!(models[20]["attempts"], 500);
     }
 }

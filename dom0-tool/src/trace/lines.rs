@@ -13,7 +13,7 @@
 //! the last the end.
 
 use lull_core::downtime::{Downtime, FixedCosts, FixedPart};
-use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use lull_core::machine::{Action, Config, Event, Machine};
 use lull_core::refusal::{Hopeless, Reason, Refusal};
 use lull_core::units::{Bounds, Micros, PageRate};
@@ -62,6 +62,13 @@ pub struct Given {
     pub timeout_us: Option<u64>,
     /// The costs of a pause: upper bounds.
     pub costs_us: CostsUs,
+    /// The same as expected; absent where the first edition of the estimate wrote the
+    /// trace.
+    #[serde(default)]
+    pub expected_costs_us: Option<CostsUs>,
+    /// The share of pauses that may be given up.
+    #[serde(default)]
+    pub risk_per_mille: Option<u16>,
     /// Pages the guest has at most.
     pub guest_pages: u64,
 }
@@ -124,6 +131,7 @@ pub enum What {
         cap: Option<u64>,
     },
     HeldBack,
+    PathChanged,
     SwitchNow,
 }
 
@@ -145,6 +153,9 @@ pub struct Decision {
     pub dirty_pages: Option<u64>,
     /// The pause predicted last.
     pub predicted_us: Option<PartsUs>,
+    /// And what was expected of it.
+    #[serde(default)]
+    pub expected_us: Option<PartsUs>,
     /// How fast the guest dirties pages.
     pub dirty_rate: Range,
     /// How fast the link carries them.
@@ -189,17 +200,12 @@ pub struct End {
 
 impl From<Config> for Given {
     fn from(config: Config) -> Self {
-        let costs = config.costs;
         Self {
             max_suspend_us: config.limits.max_suspend.map(|limit| limit.micros().0),
             timeout_us: config.limits.timeout.map(|timeout| timeout.micros().0),
-            costs_us: CostsUs {
-                suspend: costs.suspend.0,
-                final_bitmap: costs.final_bitmap.0,
-                cpu_state: costs.cpu_state.0,
-                landing: costs.landing.0,
-                resume: costs.resume.0,
-            },
+            costs_us: config.costs.into(),
+            expected_costs_us: Some(config.expected_costs.into()),
+            risk_per_mille: Some(config.risk.get()),
             guest_pages: config.guest_pages,
         }
     }
@@ -208,17 +214,37 @@ impl From<Config> for Given {
 impl From<Given> for Config {
     /// A limit of zero, which lull never writes, counts as none.
     fn from(given: Given) -> Self {
-        let costs = given.costs_us;
+        let risk = given.risk_per_mille.and_then(Risk::per_mille);
         Self {
             limits: limits(given.max_suspend_us, given.timeout_us),
-            costs: FixedCosts {
-                suspend: Micros(costs.suspend),
-                final_bitmap: Micros(costs.final_bitmap),
-                cpu_state: Micros(costs.cpu_state),
-                landing: Micros(costs.landing),
-                resume: Micros(costs.resume),
-            },
+            costs: given.costs_us.into(),
+            expected_costs: given.expected_costs_us.unwrap_or(given.costs_us).into(),
+            risk: risk.unwrap_or_default(),
             guest_pages: given.guest_pages,
+        }
+    }
+}
+
+impl From<FixedCosts> for CostsUs {
+    fn from(costs: FixedCosts) -> Self {
+        Self {
+            suspend: costs.suspend.0,
+            final_bitmap: costs.final_bitmap.0,
+            cpu_state: costs.cpu_state.0,
+            landing: costs.landing.0,
+            resume: costs.resume.0,
+        }
+    }
+}
+
+impl From<CostsUs> for FixedCosts {
+    fn from(costs: CostsUs) -> Self {
+        Self {
+            suspend: Micros(costs.suspend),
+            final_bitmap: Micros(costs.final_bitmap),
+            cpu_state: Micros(costs.cpu_state),
+            landing: Micros(costs.landing),
+            resume: Micros(costs.resume),
         }
     }
 }
@@ -258,6 +284,7 @@ impl From<Event> for What {
                 cap: cap.map(|cap| cap.0),
             },
             Event::HeldBack => Self::HeldBack,
+            Event::PathChanged => Self::PathChanged,
             Event::SwitchNow => Self::SwitchNow,
         }
     }
@@ -295,6 +322,7 @@ impl From<What> for Event {
             } => Self::Limits(limits(max_suspend_us, timeout_us)),
             What::Bandwidth { cap } => Self::Bandwidth(cap.map(PageRate)),
             What::HeldBack => Self::HeldBack,
+            What::PathChanged => Self::PathChanged,
             What::SwitchNow => Self::SwitchNow,
         }
     }
@@ -353,6 +381,7 @@ impl Decision {
             reason: refusal.map(|refusal| reason(refusal.reason).into()),
             dirty_pages: machine.dirty_count(),
             predicted_us: machine.prediction().map(PartsUs::from),
+            expected_us: machine.expected().map(PartsUs::from),
             dirty_rate: machine.dirty_rate().into(),
             transfer_rate: machine.transfer_rate().into(),
             smallest_limit_us: figures

@@ -53,6 +53,8 @@ fn copying() -> Shown {
             transfer_rate: Some(85 << 20),
             dirty_rate: Some(1_024),
             predicted_downtime_ms: Some(200 + dirtied / 10),
+            expected_downtime_ms: Some(150),
+            rests_on: None,
             decision: "another-round".to_owned(),
         });
     Shown {
@@ -82,6 +84,7 @@ fn copying() -> Shown {
                 transfer_rate: Some(85 << 20),
                 dirty_rate: Some(1_024),
                 predicted_downtime_ms: Some(480),
+                expected_downtime_ms: Some(150),
             }),
             rounds: rounds.collect(),
             ended: None,

@@ -122,6 +122,7 @@ fn progress(round: u32) -> Event {
         transfer_rate: Some(85 << 20),
         dirty_rate: Some(1_024),
         predicted_downtime_ms: Some(480),
+        expected_downtime_ms: Some(150),
     })
 }
 
@@ -135,6 +136,8 @@ fn round(round: u32, decision: &str) -> Event {
         transfer_rate: None,
         dirty_rate: None,
         predicted_downtime_ms: Some(460),
+        expected_downtime_ms: Some(150),
+        rests_on: None,
         decision: decision.to_owned(),
     })
 }
