@@ -10,7 +10,8 @@
 //!                Resumed ◀──────── Suspending ──▶ CopyingFinal ──▶ Finished
 //! ```
 //! Refused is reached from every state in which the guest runs, Resumed from
-//! every one in which it may have stopped.
+//! every one in which it may have stopped. A pause that is given up while there is time
+//! leads from there back to Copying, by way of RunningOn.
 //!
 //! The machine never waits, never looks at a clock and keeps no more than a few
 //! kilobytes; a step costs the same few hundred instructions however large the
@@ -102,6 +103,10 @@ pub enum Event {
     },
     /// Answers [`Action::Suspend`]: the guest never stopped.
     SuspendFailed,
+    /// The driver's own deadline has come: the pause is over, whatever is left to send.
+    OutOfTime,
+    /// Answers [`Action::RunOn`]: the guest runs on at the source.
+    RunsOn,
     /// The operator wants the guest to stay. May come at any time.
     Cancel,
     /// The operator allows something else from now on. May come at any time,
@@ -151,6 +156,10 @@ pub enum Action {
     Refuse(Refusal),
     /// Give up. The guest has stopped: resume it at once.
     Resume(Refusal),
+    /// Give up this pause, and not the attempt. The guest has stopped: resume it at
+    /// once, and answer with [`Event::RunsOn`]. What the final bitmap names is copied
+    /// like that of any other round from then on.
+    RunOn(Refusal),
 }
 
 /// Where the machine stands.
@@ -169,6 +178,8 @@ pub enum State {
     Suspending,
     /// The guest has stopped; its last pages are being sent.
     CopyingFinal,
+    /// The guest has stopped in vain, and is being resumed for another try.
+    RunningOn,
     /// All pages are sent.
     Finished,
     /// Given up; the guest never stopped.
@@ -219,11 +230,24 @@ enum Wish {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Waiting,
-    Copying { left: u64 },
+    Copying {
+        left: u64,
+    },
     Counting,
     TakingBitmap,
-    Suspending { since: Micros, wish: Wish },
-    CopyingFinal { since: Micros, left: u64 },
+    Suspending {
+        since: Micros,
+        wish: Wish,
+    },
+    CopyingFinal {
+        since: Micros,
+        left: u64,
+    },
+    RunningOn {
+        left: u64,
+        scanned: bool,
+        wish: Wish,
+    },
     Finished,
     Refused,
     Resumed,
@@ -252,6 +276,10 @@ pub struct Machine {
     /// The pause expected at the end of the last round, and then after the next.
     promise: Option<(Micros, Micros)>,
     disappointments: u32,
+    /// Pauses given up so far.
+    given_up: u32,
+    /// What was sent at most until the guest was asked to stop.
+    cap: Option<PageRate>,
     /// A round has gone the way that the last pages will go.
     path_known: bool,
     /// The operator would rather switch now.
@@ -270,6 +298,9 @@ pub struct Machine {
 type Step = Result<Action, ProtocolError>;
 
 impl Machine {
+    /// Pauses that may be given up before the attempt is.
+    pub const MAX_GIVEN_UP: u32 = 2;
+
     /// A machine that waits for [`Event::Begin`].
     pub const fn new(config: Config) -> Self {
         Self {
@@ -287,6 +318,8 @@ impl Machine {
             pages_sent: 0,
             promise: None,
             disappointments: 0,
+            given_up: 0,
+            cap: None,
             path_known: true,
             switch_now: false,
             dirty_count: None,
@@ -316,6 +349,7 @@ impl Machine {
                 | Event::Bandwidth(_)
                 | Event::HeldBack
                 | Event::PathChanged
+                | Event::OutOfTime
                 | Event::SwitchNow => Ok(Action::None),
                 _ => Err(ProtocolError::Unexpected(self.state())),
             };
@@ -363,6 +397,43 @@ impl Machine {
             (Phase::CopyingFinal { since, left }, Event::Tick { .. }) => {
                 self.copy_final_on(since, left)
             }
+            (Phase::CopyingFinal { left, .. }, Event::OutOfTime) => {
+                self.give_up_pause(Reason::BehindSchedule, left, true)
+            }
+            (
+                Phase::RunningOn {
+                    left,
+                    scanned,
+                    wish,
+                },
+                Event::Sent { requested, pages },
+            ) => {
+                let left = self.sent(left, requested, pages)?;
+                self.phase = Phase::RunningOn {
+                    left,
+                    scanned,
+                    wish,
+                };
+                Action::None
+            }
+            (
+                Phase::RunningOn {
+                    left,
+                    scanned,
+                    wish,
+                },
+                Event::RunsOn,
+            ) => self.run_on(left, scanned, wish),
+            (Phase::RunningOn { left, scanned, .. }, Event::Cancel) => {
+                self.phase = Phase::RunningOn {
+                    left,
+                    scanned,
+                    wish: Wish::Stay,
+                };
+                Action::None
+            }
+            // Too late: it is over, or all pages are sent.
+            (_, Event::OutOfTime) => Action::None,
             (Phase::Suspending { since, .. }, Event::Cancel) => {
                 // Whether the guest stops is no longer in anyone's hands: wait.
                 self.phase = Phase::Suspending {
@@ -567,7 +638,8 @@ impl Machine {
     }
 
     fn suspend(&mut self) -> Action {
-        if self.service.cap().is_some() {
+        self.cap = self.service.cap();
+        if self.cap.is_some() {
             self.service.cap_at(None);
         }
         self.phase = Phase::Suspending {
@@ -615,7 +687,7 @@ impl Machine {
             return self.resume(Reason::Cancelled);
         }
         if self.is_beyond(&left) {
-            return self.resume(Reason::DowntimeAfterSuspend);
+            return self.give_up_pause(Reason::DowntimeAfterSuspend, dirty, false);
         }
         self.round_pages = dirty;
         self.round_sent = 0;
@@ -645,7 +717,7 @@ impl Machine {
                 pages: sending.pages.saturating_add(rest),
                 ..sending
             });
-            return self.resume(Reason::BehindSchedule);
+            return self.give_up_pause(Reason::BehindSchedule, left, true);
         }
         if left > 0 {
             self.phase = Phase::CopyingFinal { since, left };
@@ -653,6 +725,48 @@ impl Machine {
         }
         self.phase = Phase::Finished;
         Action::Finish
+    }
+
+    /// The pause cannot be kept. A limit was kept, nothing is lost, and more is known
+    /// than before: tries again if there is time.
+    fn give_up_pause(&mut self, reason: Reason, left: u64, scanned: bool) -> Action {
+        let needed = self.service.expected(left);
+        let needed = needed.saturating_add(needed);
+        let in_time = self.time_left().is_none_or(|time| time > needed);
+        if self.given_up >= Self::MAX_GIVEN_UP
+            || !in_time
+            || self.round >= WithinLimit::MAX_ROUNDS.saturating_sub(1)
+        {
+            return self.resume(reason);
+        }
+        let refusal = self.refusal(reason);
+        self.given_up = self.given_up.saturating_add(1);
+        // Proved wrong.
+        self.least_needed = None;
+        self.phase = Phase::RunningOn {
+            left,
+            scanned,
+            wish: Wish::Move,
+        };
+        Action::RunOn(refusal)
+    }
+
+    /// The guest runs again: what was to be its final round is one more of those while
+    /// it runs.
+    fn run_on(&mut self, left: u64, scanned: bool, wish: Wish) -> Action {
+        if wish == Wish::Stay {
+            return self.refuse(Reason::Cancelled);
+        }
+        self.round = self.round.saturating_add(1);
+        if let Some(cap) = self.cap.take() {
+            self.service.cap_at(Some(cap));
+        }
+        if !scanned {
+            return self.start_round(left);
+        }
+        self.round_start = self.now;
+        self.dirty.restart(self.now);
+        self.copy_on(left)
     }
 
     fn is_beyond(&self, downtime: &Downtime) -> bool {
@@ -795,6 +909,7 @@ impl Machine {
             Phase::TakingBitmap => State::TakingBitmap,
             Phase::Suspending { .. } => State::Suspending,
             Phase::CopyingFinal { .. } => State::CopyingFinal,
+            Phase::RunningOn { .. } => State::RunningOn,
             Phase::Finished => State::Finished,
             Phase::Refused => State::Refused,
             Phase::Resumed => State::Resumed,

@@ -67,6 +67,7 @@ struct Checked {
     ended: Ended,
     rounds: u32,
     left: u64,
+    given_up: u32,
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -95,6 +96,7 @@ impl Checked {
             ended: Ended::No,
             rounds: 0,
             left: 0,
+            given_up: 0,
         }
     }
 
@@ -148,6 +150,7 @@ impl Checked {
         }
         match event {
             Event::Suspended { .. } => self.guest = Guest::Stopped,
+            Event::RunsOn => self.guest = Guest::Runs,
             Event::Sent { requested, .. } => self.left -= u64::from(requested),
             _ => {}
         }
@@ -161,7 +164,7 @@ impl Checked {
             Action::None | Action::Count | Action::TakeBitmap => {
                 assert_eq!(
                     self.guest == Guest::Stopped,
-                    self.machine.state() == State::CopyingFinal
+                    matches!(self.machine.state(), State::CopyingFinal | State::RunningOn)
                 );
             }
             Action::Copy { round, pages } => {
@@ -216,6 +219,12 @@ impl Checked {
                 assert_eq!(self.guest, Guest::Stopped, "resumed while running");
                 self.ended = Ended::AtSource;
             }
+            Action::RunOn(_) => {
+                assert_eq!(self.guest, Guest::Stopped, "resumed while running");
+                self.given_up += 1;
+                assert!(self.given_up <= Machine::MAX_GIVEN_UP);
+                self.suspend_asked = None;
+            }
         }
     }
 }
@@ -259,6 +268,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         any_limits().prop_map(Event::Limits),
         Just(Event::SwitchNow),
         Just(Event::PathChanged),
+        Just(Event::OutOfTime),
+        Just(Event::RunsOn),
     ]
 }
 
@@ -627,7 +638,7 @@ fn a_suspended_attempt_always_has_room_to_resume() {
         dirty: 1_500,
         took_bitmap: ms(1),
     };
-    let Action::Resume(refusal) = checked.step(at + 20_000, late).unwrap() else {
+    let Action::RunOn(refusal) = checked.step(at + 20_000, late).unwrap() else {
         panic!("no room left");
     };
     let figures = refusal.figures;
@@ -666,7 +677,7 @@ fn too_many_pages_after_suspend_resume_the_guest_at_once() {
         dirty: 90_000,
         took_bitmap: ms(1),
     };
-    let Action::Resume(refusal) = checked.step(at + 4_000, suspended).unwrap() else {
+    let Action::RunOn(refusal) = checked.step(at + 4_000, suspended).unwrap() else {
         panic!("not resumed");
     };
     assert_eq!(refusal.reason, Reason::DowntimeAfterSuspend);
@@ -689,7 +700,7 @@ fn slow_suspend_counts_against_the_limit() {
         took_bitmap: ms(1),
     };
     let action = checked.step(at + 77_001, suspended).unwrap();
-    assert!(matches!(action, Action::Resume(_)), "{action:?}");
+    assert!(matches!(action, Action::RunOn(_)), "{action:?}");
 }
 
 #[test]
@@ -703,7 +714,7 @@ fn collapsing_link_in_the_final_round_resumes_the_guest() {
     checked.step(at + 4_000, suspended).unwrap();
     let tick = Event::Tick { dirty: None };
     assert_eq!(checked.step(at + 70_000, tick).unwrap(), Action::None);
-    let Action::Resume(refusal) = checked.step(at + 78_000, tick).unwrap() else {
+    let Action::RunOn(refusal) = checked.step(at + 78_000, tick).unwrap() else {
         panic!("not resumed");
     };
     assert_eq!(refusal.reason, Reason::BehindSchedule);
@@ -1024,4 +1035,68 @@ fn a_guest_that_outpaces_the_bandwidth_allowed_is_refused_though_the_link_would_
     // What is known of the link is not lost.
     assert!(refusal.figures.transfer_rate.lower > PageRate(80_000));
     assert_eq!(refusal.figures.cap, Some(PageRate(10_000)));
+}
+
+#[test]
+fn a_pause_given_up_is_tried_again_while_there_is_time_and_twice_at_most() {
+    for (timeout, expected) in [(None, 2), (Some(160), 0)] {
+        let mut checked = Checked::new(config(Some(100), timeout));
+        let (mut at, mut action) = first_round(&mut checked, 100_000, 40);
+        let mut given_up = 0;
+        loop {
+            assert_eq!(action, Action::Suspend);
+            at += 4_000;
+            // It dirties far more on its way to the stop than was to be expected.
+            let dirty = 60_000;
+            let took_bitmap = ms(1);
+            let suspended = Event::Suspended { dirty, took_bitmap };
+            match checked.step(at, suspended).unwrap() {
+                Action::RunOn(refusal) => {
+                    assert_eq!(refusal.reason, Reason::DowntimeAfterSuspend);
+                    given_up += 1;
+                }
+                Action::Resume(_) => break,
+                other => panic!("{other:?}"),
+            }
+            at += 4_000;
+            // What the final bitmap names is the next round's.
+            let next = checked.step(at, Event::RunsOn).unwrap();
+            assert!(
+                matches!(next, Action::Copy { pages: 60_000, .. }),
+                "{next:?}"
+            );
+            action = next;
+            while action != Action::Count {
+                at += 1_500;
+                let requested = checked.left.min(1_024) as u32;
+                let pages = requested;
+                let sent = Event::Sent { requested, pages };
+                action = checked.step(at, sent).unwrap();
+            }
+            at += 100;
+            action = checked.step(at, Event::Counted { dirty: 40 }).unwrap();
+        }
+        assert_eq!(given_up, expected, "{timeout:?}");
+    }
+}
+
+#[test]
+fn a_pause_given_up_in_the_final_round_goes_on_where_it_was() {
+    let mut checked = Checked::new(config(Some(100), None));
+    let (at, _) = first_round(&mut checked, 100_000, 40);
+    let dirty = 2_048;
+    let took_bitmap = ms(1);
+    let suspended = Event::Suspended { dirty, took_bitmap };
+    let action = checked.step(at + 4_000, suspended).unwrap();
+    assert_eq!(action, Action::CopyFinal { pages: 2_048 });
+    let late = checked.step(at + 70_000, Event::OutOfTime).unwrap();
+    assert!(matches!(late, Action::RunOn(_)), "{late:?}");
+    let half = Event::Sent {
+        requested: 1_024,
+        pages: 1_024,
+    };
+    assert_eq!(checked.step(at + 71_000, half), Ok(Action::None));
+    assert_eq!(checked.step(at + 72_000, Event::RunsOn), Ok(Action::None));
+    assert_eq!(checked.machine.state(), State::Copying);
+    assert_eq!(checked.step(at + 73_000, half), Ok(Action::Count));
 }

@@ -82,6 +82,8 @@ pub enum ActionKind {
     Refuse = 7,
     /// [`Action::Resume`]
     Resume = 8,
+    /// [`Action::RunOn`]
+    RunOn = 9,
 }
 
 impl ActionKind {
@@ -97,6 +99,7 @@ impl ActionKind {
             Action::Finish => Some(Self::Finish),
             Action::Refuse(_) => Some(Self::Refuse),
             Action::Resume(_) => Some(Self::Resume),
+            Action::RunOn(_) => Some(Self::RunOn),
         }
     }
 
@@ -110,6 +113,7 @@ impl ActionKind {
             6 => Self::Finish,
             7 => Self::Refuse,
             8 => Self::Resume,
+            9 => Self::RunOn,
             _ => return None,
         })
     }
@@ -170,6 +174,8 @@ impl ToStub {
                     Event::Bandwidth(cap) => (11, cap.map_or(0, |cap| cap.0), 0),
                     Event::HeldBack => (12, 0, 0),
                     Event::PathChanged => (13, 0, 0),
+                    Event::OutOfTime => (14, 0, 0),
+                    Event::RunsOn => (15, 0, 0),
                 };
                 [tag, at.0, a, b]
             }
@@ -221,6 +227,8 @@ impl ToStub {
             11 => Event::Bandwidth((a != 0).then_some(PageRate(a))),
             12 => Event::HeldBack,
             13 => Event::PathChanged,
+            14 => Event::OutOfTime,
+            15 => Event::RunsOn,
             16 => {
                 return Ok(Self::Sent {
                     at,

@@ -175,6 +175,8 @@ extern "C" fn _start() -> ! {
         step(&mut machine, micros, opaque(Event::Bandwidth(None)));
         step(&mut machine, micros, opaque(Event::HeldBack));
         step(&mut machine, micros, opaque(Event::PathChanged));
+        step(&mut machine, micros, opaque(Event::OutOfTime));
+        step(&mut machine, micros, opaque(Event::RunsOn));
         step(&mut machine, micros, opaque(Event::Cancel));
         // For the test to see that symbols are found at all.
         #[cfg(canary)]

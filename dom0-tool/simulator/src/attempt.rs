@@ -35,6 +35,8 @@ pub struct Outcome {
     pub pages_sent: u64,
     /// From the attempt's start to its end.
     pub took: Micros,
+    /// The longest of those pauses that were given up before, and how many there were.
+    pub given_up: (Micros, u32),
 }
 
 /// How an attempt ended.
@@ -50,6 +52,8 @@ pub enum End {
     NotReady,
     /// Longer than [`LONGEST`].
     Endless,
+    /// Not the end: the guest was stopped in vain and runs on, and the attempt too.
+    GivenUp,
 }
 
 /// A pause, at the destination's end or back at the source.
@@ -98,6 +102,8 @@ pub fn run_watched(
             Mishap::Cancelled(at) => Some(at),
             _ => None,
         },
+        given_up: (Micros::ZERO, 0),
+        left: 0,
         watch,
     };
     driver.run()
@@ -117,6 +123,9 @@ struct Driver<'s, W> {
     next_tick: u64,
     /// When the operator gives up, if still to come.
     cancel: Option<u64>,
+    given_up: (Micros, u32),
+    /// Pages left of a round that was to be the final one.
+    left: u64,
     watch: W,
 }
 
@@ -146,9 +155,20 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                     let took = Micros(self.scenario.actual.bitmap);
                     self.tell(Event::Bitmap { dirty, took })
                 }
-                Action::Suspend => return self.pause(),
+                Action::Suspend => match self.pause() {
+                    Ok(outcome) => return outcome,
+                    Err(action) => action,
+                },
                 Action::Refuse(refusal) => return self.outcome(End::Refused(refusal), None),
-                Action::None | Action::CopyFinal { .. } | Action::Finish | Action::Resume(_) => {
+                // Of a round that was to be the final one, the rest.
+                Action::None => match self.copy(self.left) {
+                    Some(action) => action,
+                    None => return self.outcome(End::Endless, None),
+                },
+                Action::CopyFinal { .. }
+                | Action::Finish
+                | Action::Resume(_)
+                | Action::RunOn(_) => {
                     unreachable!("{action:?} of a guest that runs")
                 }
             };
@@ -228,8 +248,9 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         unreachable!("the machine counts the pages of a round")
     }
 
-    /// From the request on.
-    fn pause(&mut self) -> Outcome {
+    /// From the request on; what the machine says if the pause is given up and not the
+    /// attempt.
+    fn pause(&mut self) -> Result<Outcome, Action> {
         let actual = &self.scenario.actual;
         let requested = self.world.now();
         self.world.request();
@@ -244,7 +265,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         if self.scenario.mishap == Mishap::NeverStops {
             self.world.pass(NEVER_STOPPED);
             return match self.tell(Event::SuspendFailed) {
-                Action::Refuse(refusal) => self.outcome(End::Refused(refusal), None),
+                Action::Refuse(refusal) => Ok(self.outcome(End::Refused(refusal), None)),
                 action => unreachable!("{action:?} of a guest that did not stop"),
             };
         }
@@ -254,6 +275,13 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         let dirty = self.world.take_bitmap();
         let taken = self.world.now();
         let (end, sent) = self.send_final(dirty, requested);
+        if let End::GivenUp = end {
+            self.world.pass(actual.resume);
+            let took = Micros(self.world.now() - requested);
+            self.given_up = (self.given_up.0.max(took), self.given_up.1 + 1);
+            self.world.run_on();
+            return Err(self.tell(Event::RunsOn));
+        }
         let pages = sent.map(|at| Micros(at - taken));
         let (end, until) = match end {
             End::Moved => match self.land(requested) {
@@ -262,7 +290,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             },
             end => (end, self.world.now() + actual.resume),
         };
-        self.paused(end, foreseen, pages, stopped, until)
+        Ok(self.paused(end, foreseen, pages, stopped, until))
     }
 
     /// The final round and the CPU state. [`End::Moved`] when the stream is
@@ -278,20 +306,31 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             _ => Pieces::of_final_round(0),
         };
         for (pages, _) in pieces {
+            self.left = dirty - sent;
             let hangs = matches!(self.scenario.mishap, Mishap::StubHangs(after) if sent >= after);
             let written = if hangs {
                 u64::MAX
             } else {
                 self.world.write(pages, Grain::Fine)
             };
-            if !hangs
-                && let Some(Action::Resume(refusal)) = self.final_ticks_until(written.min(deadline))
-            {
-                return (End::Refused(refusal), None);
+            if !hangs {
+                action = self
+                    .final_ticks_until(written.min(deadline))
+                    .unwrap_or(action);
             }
-            if written > deadline {
+            if let Action::CopyFinal { .. } | Action::None = action
+                && written > deadline
+            {
                 self.world.pass_until(deadline);
-                return (End::Deadline, None);
+                // A stub that hangs takes no part in a decision.
+                match hangs {
+                    true => return (End::Deadline, None),
+                    false => action = self.tell(Event::OutOfTime),
+                }
+            }
+            if let Action::Resume(_) | Action::RunOn(_) = action {
+                // The batch under way is written to its end.
+                break;
             }
             self.world.pass_until(written);
             sent += pages;
@@ -300,12 +339,14 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                 requested: pages,
                 pages,
             });
-            if let Action::Resume(_) = action {
+            self.left = dirty - sent;
+            if let Action::Resume(_) | Action::RunOn(_) = action {
                 break;
             }
         }
         match action {
             Action::Resume(refusal) => return (End::Refused(refusal), None),
+            Action::RunOn(_) => return (End::GivenUp, None),
             Action::Finish => {}
             action => unreachable!("{action:?} after the final round"),
         }
@@ -373,6 +414,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         Outcome {
             end,
             pause,
+            given_up: self.given_up,
             rounds: self
                 .machine
                 .history()

@@ -110,9 +110,9 @@ impl Measures {
             return;
         };
         self.winnable += 1;
-        self.stopped += 1;
+        self.stopped += 1 + u64::from(outcome.given_up.1);
         let moved = outcome.end == End::Moved;
-        self.late += u64::from(!moved);
+        self.late += u64::from(!moved) + u64::from(outcome.given_up.1);
         if let Some(pages) = pause.pages.filter(|pages| pages.0 >= LEAST) {
             let expected = pause.expected.pages.0;
             self.error

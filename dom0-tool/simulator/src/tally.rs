@@ -50,6 +50,8 @@ pub struct Tally {
     pub late_stops: u64,
     /// Guests stopped in vain.
     pub resumed: u64,
+    /// Pauses given up before the attempt ended.
+    pub given_up: u64,
     /// Moved guests whose pause was longer than predicted, though no cost was
     /// beyond its bound.
     pub beyond_prediction: u64,
@@ -86,6 +88,12 @@ impl Tally {
         self.attempts += 1;
         *self.place(&outcome.end) += 1;
         self.rounds.add(u64::from(outcome.rounds));
+        self.given_up += u64::from(outcome.given_up.1);
+        // Of a guest that stopped late the limit counts from its stop.
+        if scenario.stops_in_time() && outcome.given_up.0.0 > scenario.limit() {
+            self.over_limit += 1;
+            self.over_limit_numbers.push(number);
+        }
         let Some(pause) = outcome.pause else {
             return;
         };
@@ -123,7 +131,7 @@ impl Tally {
             End::Moved => &mut self.moved,
             End::Deadline => &mut self.behind_schedule,
             End::NotReady => &mut self.not_ready,
-            End::Endless => &mut self.endless,
+            End::Endless | End::GivenUp => &mut self.endless,
             End::Refused(refusal) => match refusal.reason {
                 Reason::FixedCosts { .. } => &mut self.fixed_costs,
                 Reason::Hopeless(_) => &mut self.hopeless,
@@ -156,6 +164,7 @@ impl Tally {
             over_limit_numbers,
             late_stops,
             resumed,
+            given_up,
             beyond_prediction,
             pause_share,
             pauses,
@@ -179,6 +188,7 @@ impl Tally {
             (&mut self.over_limit, over_limit),
             (&mut self.late_stops, late_stops),
             (&mut self.resumed, resumed),
+            (&mut self.given_up, given_up),
             (&mut self.beyond_prediction, beyond_prediction),
         ] {
             *mine += theirs;

@@ -93,6 +93,16 @@ impl<'s> World<'s> {
         self.stopped = Some(self.now);
     }
 
+    /// It runs again. What was counted while it stood still is nothing, and what is in
+    /// the link's buffer counts as carried: it may have been asked to wait for ever.
+    pub const fn run_on(&mut self) {
+        self.link_at = self.now;
+        self.queued = 0;
+        self.counted_from = self.now;
+        self.requested = None;
+        self.stopped = None;
+    }
+
     /// Hands `pages` to the link, which takes no longer than a write that
     /// blocks does, and says when it is done; [`u64::MAX`]: never. Time does not
     /// pass yet.

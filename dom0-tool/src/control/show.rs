@@ -244,8 +244,8 @@ mod tests {
 web1 (7): copying, round 3
   sent   200.0 MiB of a guest of 192.0 MiB; in this round 1.0 MiB of 2.0 MiB
   dirty  4,210 pages, 4.0 MiB/s at most
-  link   85.0 MiB/s at least, 10.0 MiB/s allowed
-  pause  480 ms predicted, limit 500 ms
+  link   85.0 MiB/s as of late, 10.0 MiB/s allowed
+  pause  150 ms expected, 480 ms at most, limit 500 ms
   time   34 s, timeout 2 min 0 s
   helper process 42"
         );
@@ -254,6 +254,6 @@ web1 (7): copying, round 3
     #[test]
     fn what_is_not_known_is_shown_as_such() {
         let text = in_words(Picture::new(7, Instant::now()).status());
-        assert!(text.starts_with("domain 7: preparing\n  pause  – predicted, limit –\n"));
+        assert!(text.starts_with("domain 7: preparing\n  pause  – expected, – at most, limit –\n"));
     }
 }

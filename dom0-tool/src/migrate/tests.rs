@@ -494,7 +494,8 @@ fn xl_gets_its_own_options_and_the_helper_its_limits() {
         |_| {},
     );
     let expected = "migrate -s '/nonexistent/lull' transport … rsh -C web.cfg -e --debug 7 host2 \
-                    | 500000 60000000 200000,10000,50000,3000000,50000 /nonexistent/lull";
+                    | 500000 60000000 200000,10000,50000,3000000,50000,200000,10000,50000,3000000,50000 \
+                    /nonexistent/lull";
     assert!(run.paragraph.contains(expected), "{}", run.paragraph);
 }
 
