@@ -61,6 +61,8 @@ pub enum Event {
     Round(Round),
     /// The guest has stopped.
     Suspended(Suspended),
+    /// The pause could not be kept, was given up, and is tried again.
+    RanOn(RanOn),
     /// The helper's part is over: the stream is complete, or the attempt was
     /// given up and undone.
     Ended(Ended),
@@ -251,6 +253,17 @@ pub struct Suspended {
     pub predicted: PauseParts,
     /// Its sum.
     pub predicted_downtime_ms: Option<u64>,
+}
+
+/// See [`Event::RanOn`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RanOn {
+    /// When the guest ran again.
+    pub at_ms: u64,
+    /// How long it was paused.
+    pub pause_ms: u64,
+    /// Why it was given up: a sentence.
+    pub reason: String,
 }
 
 /// See [`Event::Limits`].
@@ -487,6 +500,9 @@ pub struct Outcome {
     /// What it was, less half a round trip.
     #[serde(default)]
     pub observed_downtime_estimate_ms: Option<u64>,
+    /// Pauses before it that were given up and tried again.
+    #[serde(default)]
+    pub given_up_ms: Vec<u64>,
     /// Of the landing: from the end of the helper's stream until the
     /// destination's READY.
     pub until_ready_ms: Option<u64>,
@@ -540,6 +556,8 @@ pub enum Order {
         #[serde(default)]
         limit_us: Option<u64>,
     },
+    /// The guest runs on at the source, and is copied further.
+    RanOn,
     /// The helper's stream is complete, and the guest no longer its business.
     Committed,
     /// Give up safely. The socket's end means the same.

@@ -52,8 +52,6 @@ pub enum End {
     NotReady,
     /// Longer than [`LONGEST`].
     Endless,
-    /// Not the end: the guest was stopped in vain and runs on, and the attempt too.
-    GivenUp,
 }
 
 /// A pause, at the destination's end or back at the source.
@@ -275,13 +273,13 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         let dirty = self.world.take_bitmap();
         let taken = self.world.now();
         let (end, sent) = self.send_final(dirty, requested);
-        if let End::GivenUp = end {
+        let Some(end) = end else {
             self.world.pass(actual.resume);
             let took = Micros(self.world.now() - requested);
             self.given_up = (self.given_up.0.max(took), self.given_up.1 + 1);
             self.world.run_on();
             return Err(self.tell(Event::RunsOn));
-        }
+        };
         let pages = sent.map(|at| Micros(at - taken));
         let (end, until) = match end {
             End::Moved => match self.land(requested) {
@@ -294,8 +292,9 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
     }
 
     /// The final round and the CPU state. [`End::Moved`] when the stream is
-    /// complete; and when the last page was sent.
-    fn send_final(&mut self, dirty: u64, requested: u64) -> (End, Option<u64>) {
+    /// complete, nothing when the pause is given up and not the attempt; and when the
+    /// last page was sent.
+    fn send_final(&mut self, dirty: u64, requested: u64) -> (Option<End>, Option<u64>) {
         let last = requested.saturating_add(self.scenario.deadline());
         let deadline = requested.saturating_add(self.scenario.pages_deadline());
         let took_bitmap = Micros(self.scenario.actual.bitmap);
@@ -324,7 +323,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                 self.world.pass_until(deadline);
                 // A stub that hangs takes no part in a decision.
                 match hangs {
-                    true => return (End::Deadline, None),
+                    true => return (Some(End::Deadline), None),
                     false => action = self.tell(Event::OutOfTime),
                 }
             }
@@ -345,23 +344,23 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             }
         }
         match action {
-            Action::Resume(refusal) => return (End::Refused(refusal), None),
-            Action::RunOn(_) => return (End::GivenUp, None),
+            Action::Resume(refusal) => return (Some(End::Refused(refusal)), None),
+            Action::RunOn(_) => return (None, None),
             Action::Finish => {}
             action => unreachable!("{action:?} after the final round"),
         }
         let sent = Some(self.world.now());
         if self.world.now() > deadline {
-            return (End::Deadline, sent);
+            return (Some(End::Deadline), sent);
         }
         self.world.pass(self.scenario.actual.cpu_state);
         let written = self.world.write(STATE_PAGES, Grain::Fine);
         if written > last {
             self.world.pass_until(last);
-            return (End::Deadline, sent);
+            return (Some(End::Deadline), sent);
         }
         self.world.pass_until(written);
-        (End::Moved, sent)
+        (Some(End::Moved), sent)
     }
 
     fn final_ticks_until(&mut self, until: u64) -> Option<Action> {

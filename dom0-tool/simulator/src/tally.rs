@@ -131,7 +131,7 @@ impl Tally {
             End::Moved => &mut self.moved,
             End::Deadline => &mut self.behind_schedule,
             End::NotReady => &mut self.not_ready,
-            End::Endless | End::GivenUp => &mut self.endless,
+            End::Endless => &mut self.endless,
             End::Refused(refusal) => match refusal.reason {
                 Reason::FixedCosts { .. } => &mut self.fixed_costs,
                 Reason::Hopeless(_) => &mut self.hopeless,

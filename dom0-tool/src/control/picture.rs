@@ -84,6 +84,7 @@ impl Picture {
                 status.rounds.push_back(round.clone());
             }
             Event::Suspended(_) => status.phase = Phase::LastRound,
+            Event::RanOn(_) => status.phase = Phase::Copying,
             Event::Ended(ended) => {
                 if ended.how == How::StreamComplete {
                     status.phase = Phase::Landing;

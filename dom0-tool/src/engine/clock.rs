@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use lull_core::machine::State;
+use lull_core::machine::{Event, State};
 use lull_core::units::Micros;
 
 use super::failure::{Doing, Failure};
@@ -40,7 +40,7 @@ const STUB_PROMPTNESS: Micros = Micros::from_millis(1_000);
 impl Session<'_> {
     /// Deadlines, and what is done every so often.
     pub(super) fn look_at_the_clock(&mut self) -> Result<(), Failure> {
-        self.check_deadline()?;
+        self.keep_deadline()?;
         if self.ticked.elapsed() < TICK {
             return Ok(());
         }
@@ -65,8 +65,23 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Gate 3, by our own clock: whatever the stub says or does not say, the
-    /// guest runs again before the limit is over.
+    /// Gate 3, by our own clock: whatever the stub says or does not say, the guest runs
+    /// again before the limit is over. If it may be tried again, the attempt goes on.
+    pub(super) fn keep_deadline(&mut self) -> Result<(), Failure> {
+        if self.until_deadline() == Some(Duration::ZERO) && self.running_on.is_none() {
+            let answered = self.pause.is_some_and(|pause| pause.answered);
+            if answered && self.peer.machine().state() == State::CopyingFinal {
+                self.peer.tell(self.now(), Event::OutOfTime)?;
+                self.notify()?;
+            }
+            if let Some(refusal) = self.peer.pending_run_on().filter(|_| answered) {
+                return self.give_up_pause(refusal);
+            }
+        }
+        self.check_deadline()
+    }
+
+    /// The same without another try.
     pub(super) fn check_deadline(&self) -> Result<(), Failure> {
         match self.until_deadline() {
             Some(Duration::ZERO) => Err(match self.peer.pending_refusal() {

@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use lull_core::machine::Event;
+use lull_core::refusal::Refusal;
 use lull_core::units::Micros;
 
 use super::SuspendAnswer;
@@ -12,11 +13,68 @@ use super::failure::{Doing, Failure};
 use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::session::{Resumed, Session};
+use super::throttle::Throttle;
 use crate::events::Refused;
 use crate::xen::domain::{self, DomainState};
 use crate::xen::domctl::Clean;
 
+/// A pause that is given up, and the attempt not: how far that is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum RunningOn {
+    /// libxl has not answered yet that the guest has stopped. It would wait for that
+    /// in vain if the guest ran.
+    Owed(Refusal),
+    /// The guest runs; the stub has not said yet that it came to the same.
+    Unheard,
+}
+
 impl Session<'_> {
+    /// Gives up the pause, and tries again. Both our own clock and the stub may come to
+    /// it: what comes second changes nothing.
+    pub(super) fn give_up_pause(&mut self, refusal: Refusal) -> Result<(), Failure> {
+        match self.running_on {
+            Some(RunningOn::Unheard) => {
+                self.running_on = None;
+                return Ok(());
+            }
+            Some(RunningOn::Owed(_)) => return Ok(()),
+            None => {}
+        }
+        if !self.pause.is_some_and(|pause| pause.answered) {
+            self.running_on = Some(RunningOn::Owed(refusal));
+            return Ok(());
+        }
+        self.run_on(refusal)?;
+        // By our own clock, the stub's word is still to come.
+        self.running_on = self.peer.pending_run_on().map(|_| RunningOn::Unheard);
+        Ok(())
+    }
+
+    /// libxl has answered.
+    fn run_on_if_owed(&mut self) -> Result<(), Failure> {
+        if let Some(RunningOn::Owed(refusal)) = self.running_on {
+            self.running_on = None;
+            self.run_on(refusal)?;
+        }
+        Ok(())
+    }
+
+    fn run_on(&mut self, refusal: Refusal) -> Result<(), Failure> {
+        self.resume();
+        let Some(resumed) = self.resumed.take() else {
+            return Err(Failure::Refused(Box::new(refusal)));
+        };
+        self.pause = None;
+        let now = Instant::now();
+        self.throttle = self.cap.take().map(|cap| Throttle::new(cap, now));
+        self.held_back = false;
+        self.peer.tell(self.now(), Event::RunsOn)?;
+        self.notify()?;
+        let reason = Verdict::from(&refusal).reason;
+        self.tell_ran_on(resumed.pause, reason);
+        Ok(())
+    }
+
     pub(super) fn count(&self) -> Result<u64, Failure> {
         let counted = self.xen.dirty_count(self.order.guest);
         counted.doing("the dirty pages cannot be counted")
@@ -59,7 +117,7 @@ impl Session<'_> {
             return self.notify();
         }
         match answer {
-            SuspendAnswer::Stopped if pause.stopped.is_some() => Ok(()),
+            SuspendAnswer::Stopped if pause.stopped.is_some() => self.run_on_if_owed(),
             SuspendAnswer::Stopped => self.stopped(&mut pause),
             SuspendAnswer::Failed => {
                 let error = io::Error::other("libxl had stopped waiting for it");

@@ -120,6 +120,15 @@ impl<'l> Peer<'l> {
         })
     }
 
+    /// The pause to be given up, with the attempt going on, if the stub has not come to
+    /// it yet.
+    pub fn pending_run_on(&self) -> Option<Refusal> {
+        self.expected.iter().find_map(|(_, action)| match action {
+            Action::RunOn(refusal) => Some(*refusal),
+            _ => None,
+        })
+    }
+
     /// Since when the stub has an action to take.
     pub fn awaited_since(&self) -> Option<Micros> {
         self.expected.front().map(|(at, _)| *at)

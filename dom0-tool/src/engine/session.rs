@@ -7,7 +7,7 @@ use lull_core::batch::BATCH_PAGES;
 use lull_core::link::LogReader;
 use lull_core::machine::{Action, Event};
 use lull_core::refusal::Refusal;
-use lull_core::units::Micros;
+use lull_core::units::{Micros, PageRate};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::attempt::{Order, Told, Verify};
@@ -15,6 +15,7 @@ use super::channel::Channel;
 use super::clock::{SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
 use super::explain::Verdict;
 use super::failure::{Doing, Failure};
+use super::guest::RunningOn;
 use super::landing::Fast;
 use super::log_dirty::Cleaned;
 use super::pause::Pause;
@@ -81,6 +82,10 @@ pub(super) struct Session<'s> {
     pub(super) progressed: Instant,
     /// The attempt was refused while the guest was stopped: it was resumed.
     pub(super) resumed: Option<Resumed>,
+    /// The pause is to be given up, and the attempt not.
+    pub(super) running_on: Option<RunningOn>,
+    /// What was sent at most until the guest was asked to stop.
+    pub(super) cap: Option<PageRate>,
 }
 
 impl<'s> Session<'s> {
@@ -120,6 +125,8 @@ impl<'s> Session<'s> {
             ticked: now,
             progressed: now,
             resumed: None,
+            running_on: None,
+            cap: None,
         }
     }
 
@@ -251,7 +258,7 @@ impl<'s> Session<'s> {
         loop {
             // However much a stub has to say, the guest runs again in time. Before it is
             // heard: a refusal that it comes to now says why.
-            self.check_deadline()?;
+            self.keep_deadline()?;
             let Some(said) = self.peer.hear()? else {
                 break;
             };
@@ -381,7 +388,7 @@ impl<'s> Session<'s> {
                 self.peer.tell(self.now(), Event::Bitmap { dirty, took })?;
             }
             Action::Suspend => {
-                self.throttle = None;
+                self.cap = self.throttle.take().map(|throttle| throttle.cap());
                 self.tell_round("suspend");
                 self.clear_windows()?;
                 self.living()?;
@@ -417,6 +424,7 @@ impl<'s> Session<'s> {
                 self.resume();
                 return Ok(Some(End::Refused(refusal)));
             }
+            Action::RunOn(refusal) => self.give_up_pause(refusal)?,
         }
         Ok(None)
     }

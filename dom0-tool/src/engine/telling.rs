@@ -111,6 +111,15 @@ impl Session<'_> {
         self.host.tell(events::Event::Round(round));
     }
 
+    /// Tells of a pause that was given up, and is tried again.
+    pub(super) fn tell_ran_on(&mut self, pause: Duration, reason: String) {
+        self.host.tell(events::Event::RanOn(events::RanOn {
+            at_ms: self.order.start.elapsed().as_millis() as u64,
+            pause_ms: millis(pause),
+            reason,
+        }));
+    }
+
     pub(super) fn drain_log(&mut self) {
         let mut lines = Vec::new();
         self.log

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::events::{
-    Answered, Ended, Event, How, HungUp, InForce, Landing, Progress, Ready, Round, Started,
+    Answered, Ended, Event, How, HungUp, InForce, Landing, Progress, RanOn, Ready, Round, Started,
     Suspended,
 };
 
@@ -15,6 +15,9 @@ use super::words::Words;
 /// after an hour has thousands.
 const FIRST: usize = 6;
 const LAST: usize = 14;
+
+/// Pauses given up that are kept; more than there are tries.
+const GIVEN_UP_KEPT: usize = 7;
 
 /// The rounds, those in the middle only counted.
 #[derive(Debug, Default)]
@@ -75,6 +78,8 @@ pub struct Account {
     pub rounds: Rounds,
     /// The guest stopped.
     pub suspended: Option<Suspended>,
+    /// Pauses that were given up, and tried again.
+    pub given_up: Vec<RanOn>,
     /// The helper's last word.
     pub ended: Option<Ended>,
     /// In which order the guest was to land.
@@ -110,6 +115,12 @@ impl Account {
             Event::Progress(progress) => self.progress = Some(progress),
             Event::Round(round) => self.rounds.push(round),
             Event::Suspended(suspended) => self.suspended = Some(suspended),
+            Event::RanOn(ran_on) => {
+                self.suspended = None;
+                // No more than a few come from a helper that keeps to its rules.
+                self.given_up.truncate(GIVEN_UP_KEPT);
+                self.given_up.push(ran_on);
+            }
             Event::Ended(ended) => self.ended = Some(ended),
             // The transport's and the front end's own; the helper's log is for
             // show.

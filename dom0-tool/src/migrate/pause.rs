@@ -18,6 +18,11 @@ impl Account {
         helper.or(transport)
     }
 
+    /// Pauses that were given up and tried again, milliseconds.
+    pub fn given_up_ms(&self) -> impl Iterator<Item = u64> + '_ {
+        self.given_up.iter().map(|ran_on| ran_on.pause_ms)
+    }
+
     /// The pause, at most: by the source's monotonic clock alone, from the
     /// request until the destination's report was there, which is a little
     /// after the guest ran; or, of an attempt given up, as whoever resumed the

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::bandwidth::Bandwidth;
 use crate::cli::Migrate;
 use crate::events::{
-    Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, RestsOn, Round, SCHEMA,
+    Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, RanOn, RestsOn, Round, SCHEMA,
     Suspended,
 };
 use crate::host::Guest;
@@ -141,6 +141,7 @@ impl Watcher {
             }
             // What is left is no longer a matter of rounds.
             Event::Suspended(_) => (self.progress, self.waiting) = (None, Waiting::Land),
+            Event::RanOn(_) => self.waiting = Waiting::Begin,
             Event::Ended(ended) if ended.how == How::StreamComplete => {}
             Event::Ended(_) | Event::HungUp(_) => {
                 (self.progress, self.waiting) = (None, Waiting::Undo);
@@ -169,6 +170,7 @@ impl Watcher {
             )),
             Event::Round(round) => self.note(&round_line(round)),
             Event::Suspended(suspended) => self.note(&suspended_line(suspended)),
+            Event::RanOn(ran_on) => self.note(&ran_on_line(ran_on)),
             Event::Log(log) => self.log(log),
             Event::Progress(_) => self.redraw(),
             Event::HungUp(hung_up) => self.hung_up(hung_up),
@@ -350,6 +352,11 @@ fn round_line(round: &Round) -> String {
     line.push_str(": ");
     line.push_str(&round.decision.replace('-', " "));
     line
+}
+
+fn ran_on_line(ran_on: &RanOn) -> String {
+    let (pause, reason) = (Millis(ran_on.pause_ms), &ran_on.reason);
+    format!("{reason}; it runs on here after a pause of {pause}, and is tried again")
 }
 
 /// `24.0 MiB so far: 9,300 ms, in round 1`.

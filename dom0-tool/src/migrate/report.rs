@@ -46,6 +46,7 @@ impl Report<'_> {
             limit_ms: self.limit_ms(),
             predicted_downtime_ms: account.predicted_downtime_ms(),
             expected_downtime_ms: account.expected_downtime_ms(self.known),
+            given_up_ms: account.given_up_ms().collect(),
             observed_downtime_ms: account.observed_downtime_ms(),
             observed_downtime_estimate_ms: account.observed_downtime_estimate_ms(),
             until_ready_ms: split.map(|(until, _)| until),
@@ -101,6 +102,7 @@ impl Report<'_> {
             }
             _ => {}
         }
+        sentences.extend(self.given_up());
         sentences.extend(self.what_was_done());
         sentences.extend(self.without_helper());
         sentences.extend(self.over_the_limit());
@@ -198,6 +200,21 @@ impl Report<'_> {
         reason
     }
 
+    /// Pauses that were given up and tried again.
+    fn given_up(&self) -> Option<String> {
+        let pauses: Vec<String> = self
+            .account
+            .given_up_ms()
+            .map(|pause| Millis(pause).to_string())
+            .collect();
+        (!pauses.is_empty()).then(|| {
+            format!(
+                "Before, it was paused for {} in vain, resumed at once, and tried again",
+                pauses.join(" and for ")
+            )
+        })
+    }
+
     fn what_was_done(&self) -> Option<String> {
         match (self.seen, self.account.refused_pause_ms()) {
             (Some(Seen::Rescued), _) => {
@@ -207,6 +224,7 @@ impl Report<'_> {
                 "It had been paused for {} and was resumed at once",
                 Millis(pause)
             )),
+            (Some(Seen::Running), None) if !self.account.given_up.is_empty() => None,
             (Some(Seen::Running), None) if self.account.started.is_some() => {
                 Some("It was never paused, and what had been begun was undone".to_owned())
                     .filter(|_| self.account.suspended.is_none())

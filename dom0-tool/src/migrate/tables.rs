@@ -100,10 +100,14 @@ impl Tables<'_> {
         let estimate = self.account.observed_downtime_estimate_ms();
         if expected.is_some() || estimate.is_some() {
             table.add_row([
-                "  most likely".to_owned(),
+                "  as expected".to_owned(),
                 or_dash(expected.map(Millis)),
                 or_dash(estimate.map(Millis)),
             ]);
+        }
+        for pause in self.account.given_up_ms() {
+            let pause = Millis(pause).to_string();
+            table.add_row(["given up before".to_owned(), String::new(), pause]);
         }
         if let Some(limit) = self.limit_ms {
             let limit = Millis(limit).to_string();

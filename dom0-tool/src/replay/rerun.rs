@@ -223,6 +223,7 @@ fn told(decision: Option<&Decision>) -> String {
         ("take-bitmap", _) => format!("another round after round {}", decision.round),
         ("suspend", _) => format!("suspend after round {}", decision.round),
         ("refuse", Some(reason)) => format!("refuse ({reason}) in round {}", decision.round),
+        ("run-on", Some(reason)) => format!("resume the guest ({reason}) and try again"),
         ("resume", Some(reason)) => format!("resume the guest ({reason})"),
         (other, _) => other.to_owned(),
     };

@@ -121,6 +121,8 @@ pub enum What {
         took_bitmap_us: u64,
     },
     SuspendFailed,
+    OutOfTime,
+    RunsOn,
     Cancel,
     Limits {
         max_suspend_us: Option<u64>,
@@ -141,7 +143,7 @@ pub struct Decision {
     /// When.
     pub at_us: u64,
     /// `copy`, `count`, `take-bitmap`, `suspend`, `copy-final`, `finish`,
-    /// `refuse` or `resume`.
+    /// `refuse`, `resume` or `run-on`.
     pub action: String,
     /// The round under way, or the last one.
     pub round: u32,
@@ -275,6 +277,8 @@ impl From<Event> for What {
                 took_bitmap_us: took_bitmap.0,
             },
             Event::SuspendFailed => Self::SuspendFailed,
+            Event::OutOfTime => Self::OutOfTime,
+            Event::RunsOn => Self::RunsOn,
             Event::Cancel => Self::Cancel,
             Event::Limits(limits) => Self::Limits {
                 max_suspend_us: limits.max_suspend.map(|limit| limit.micros().0),
@@ -315,6 +319,8 @@ impl From<What> for Event {
                 took_bitmap: Micros(took_bitmap_us),
             },
             What::SuspendFailed => Self::SuspendFailed,
+            What::OutOfTime => Self::OutOfTime,
+            What::RunsOn => Self::RunsOn,
             What::Cancel => Self::Cancel,
             What::Limits {
                 max_suspend_us,
@@ -371,6 +377,7 @@ impl Decision {
             Action::Finish => ("finish", None, None),
             Action::Refuse(refusal) => ("refuse", None, Some(refusal)),
             Action::Resume(refusal) => ("resume", None, Some(refusal)),
+            Action::RunOn(refusal) => ("run-on", None, Some(refusal)),
         };
         let figures = refusal.map(|refusal| &refusal.figures);
         Some(Self {

@@ -133,6 +133,7 @@ impl From<Order> for Event {
                 since,
                 limit_ns: limit_us.map(super::nanos),
             },
+            Order::RanOn => Self::RanOn,
             Order::Committed => Self::Committed,
             Order::Cancel => Self::Cancel,
             Order::HangUp => Self::HangUp,

@@ -49,6 +49,8 @@ pub enum Event {
         /// have changed it, either way.
         limit_ns: Option<u64>,
     },
+    /// That pause is over: the guest runs on at the source, and is copied further.
+    RanOn,
     /// The helper's stream is complete: it will not resume the guest.
     Committed,
     /// The destination says READY.
@@ -166,6 +168,7 @@ impl Gate {
                 self.since = Some(since);
                 self.terms.limit_ns = limit_ns.or(self.terms.limit_ns);
             }
+            Event::RanOn => self.since = None,
             Event::Committed => self.helper = Helper::Committed,
             Event::Ready => self.ready = true,
             Event::Cancel => self.cancel = true,

@@ -62,6 +62,7 @@ impl Orders {
                 requested_monotonic_ns: suspended.requested_monotonic_ns,
                 limit_us: suspended.limit_us,
             },
+            Event::RanOn(_) => Order::RanOn,
             Event::Ended(ended) if ended.how == How::StreamComplete => Order::Committed,
             // Of a classic one libxl hears so from its helper, and closes.
             Event::Ended(_) if self.landing == Landing::Fast => Order::GivenUp,
