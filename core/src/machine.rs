@@ -727,12 +727,13 @@ impl Machine {
         Action::Finish
     }
 
-    /// The pause cannot be kept. A limit was kept, nothing is lost, and more is known
-    /// than before: tries again if there is time.
+    /// The pause cannot be kept. The limit was, nothing is lost, and more is known than
+    /// before: tries again if there is time left of the timeout. Without one nobody has
+    /// said for how long, and a link that stands still would keep the attempt for ever.
     fn give_up_pause(&mut self, reason: Reason, left: u64, scanned: bool) -> Action {
         let needed = self.service.expected(left);
         let needed = needed.saturating_add(needed);
-        let in_time = self.time_left().is_none_or(|time| time > needed);
+        let in_time = self.time_left().is_some_and(|time| time > needed);
         if self.given_up >= Self::MAX_GIVEN_UP
             || !in_time
             || self.round >= WithinLimit::MAX_ROUNDS.saturating_sub(1)

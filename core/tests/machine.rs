@@ -638,7 +638,7 @@ fn a_suspended_attempt_always_has_room_to_resume() {
         dirty: 1_500,
         took_bitmap: ms(1),
     };
-    let Action::RunOn(refusal) = checked.step(at + 20_000, late).unwrap() else {
+    let Action::Resume(refusal) = checked.step(at + 20_000, late).unwrap() else {
         panic!("no room left");
     };
     let figures = refusal.figures;
@@ -677,7 +677,7 @@ fn too_many_pages_after_suspend_resume_the_guest_at_once() {
         dirty: 90_000,
         took_bitmap: ms(1),
     };
-    let Action::RunOn(refusal) = checked.step(at + 4_000, suspended).unwrap() else {
+    let Action::Resume(refusal) = checked.step(at + 4_000, suspended).unwrap() else {
         panic!("not resumed");
     };
     assert_eq!(refusal.reason, Reason::DowntimeAfterSuspend);
@@ -700,7 +700,7 @@ fn slow_suspend_counts_against_the_limit() {
         took_bitmap: ms(1),
     };
     let action = checked.step(at + 77_001, suspended).unwrap();
-    assert!(matches!(action, Action::RunOn(_)), "{action:?}");
+    assert!(matches!(action, Action::Resume(_)), "{action:?}");
 }
 
 #[test]
@@ -714,7 +714,7 @@ fn collapsing_link_in_the_final_round_resumes_the_guest() {
     checked.step(at + 4_000, suspended).unwrap();
     let tick = Event::Tick { dirty: None };
     assert_eq!(checked.step(at + 70_000, tick).unwrap(), Action::None);
-    let Action::RunOn(refusal) = checked.step(at + 78_000, tick).unwrap() else {
+    let Action::Resume(refusal) = checked.step(at + 78_000, tick).unwrap() else {
         panic!("not resumed");
     };
     assert_eq!(refusal.reason, Reason::BehindSchedule);
@@ -1039,7 +1039,7 @@ fn a_guest_that_outpaces_the_bandwidth_allowed_is_refused_though_the_link_would_
 
 #[test]
 fn a_pause_given_up_is_tried_again_while_there_is_time_and_twice_at_most() {
-    for (timeout, expected) in [(None, 2), (Some(160), 0)] {
+    for (timeout, expected) in [(Some(60_000), 2), (Some(160), 0), (None, 0)] {
         let mut checked = Checked::new(config(Some(100), timeout));
         let (mut at, mut action) = first_round(&mut checked, 100_000, 40);
         let mut given_up = 0;
@@ -1082,7 +1082,7 @@ fn a_pause_given_up_is_tried_again_while_there_is_time_and_twice_at_most() {
 
 #[test]
 fn a_pause_given_up_in_the_final_round_goes_on_where_it_was() {
-    let mut checked = Checked::new(config(Some(100), None));
+    let mut checked = Checked::new(config(Some(100), Some(60_000)));
     let (at, _) = first_round(&mut checked, 100_000, 40);
     let dirty = 2_048;
     let took_bitmap = ms(1);

@@ -129,6 +129,7 @@ fn usual() -> Vec<Scenario> {
         scenario("rehearsal-there-and-back", 25, rehearsal::there_and_back),
         scenario("hopeless-then-moved", 40, refusals::hopeless_then_moved),
         scenario("burst-before-the-stop", 30, refusals::burst_before_the_stop),
+        scenario("refused-pause-tried-again", 60, refusals::tried_again),
         scenario("timeout-while-copying", 20, refusals::timeout),
         scenario(
             "looked-at-and-cancelled",

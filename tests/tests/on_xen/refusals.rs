@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::aftermath;
-use crate::attempt::{Plan, is};
+use lull_tests::Guest;
+
+use crate::attempt::{Plan, Running, is};
 use crate::world::{HEAVY, MODERATE, World};
 
 /// Gate 0.
@@ -70,15 +72,14 @@ fn names_what_would_fit(advice: Option<&str>, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// The limit under which a burst is too much.
+const LIMIT: Duration = Duration::from_secs(8);
+
 /// Gate 2: between the decision to stop the guest and its stop it dirties all
 /// it can. xl is held meanwhile, so that there is time for it: it has no part
 /// in the copying, but it is through xl that the guest is asked to stop.
-pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
-    let guest = world.guest()?;
-    let limit = Duration::from_secs(8);
-    let mut running = Plan::throttled(4_000_000)
-        .limit(limit)
-        .start(&world.host, &guest)?;
+fn with_a_burst<'a>(world: &'a World, guest: &'a Guest, plan: Plan) -> Result<Running<'a>> {
+    let mut running = plan.limit(LIMIT).start(&world.host, guest)?;
     let helper = running.wait_until_copying()?["helper_pid"].to_string();
     let xl = format!("$(ps -o ppid= -p {helper})");
     running.beside(&format!("kill -STOP {xl}"))?;
@@ -86,6 +87,37 @@ pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     guest.set_load(HEAVY)?;
     std::thread::sleep(Duration::from_secs(2));
     running.beside(&format!("kill -CONT {xl}"))?;
+    Ok(running)
+}
+
+/// With a timeout the attempt goes on, and once the guest is quieter it moves.
+pub fn tried_again(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let plan = Plan::throttled(4_000_000).timeout(Duration::from_secs(600));
+    let mut running = with_a_burst(world, &guest, plan)?;
+    let ran_on = running.wait_for(|event| is(event, "ran-on"))?;
+    guest.set_load(MODERATE)?;
+    let ended = running.finish()?;
+    let result = ended.expect(0)?;
+    ensure!(
+        ran_on["pause_ms"].as_u64() <= Some(LIMIT.as_millis() as u64)
+            && ran_on["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains("once the guest had stopped")),
+        "{ran_on}"
+    );
+    let given_up = result["given_up_ms"].as_array().map_or(0, Vec::len);
+    ensure!(
+        (1..=2).contains(&given_up) && result["given_up_ms"][0] == ran_on["pause_ms"],
+        "{result}"
+    );
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// Without one it is refused.
+pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let running = with_a_burst(world, &guest, Plan::throttled(4_000_000))?;
     let ended = running.finish()?;
 
     ended.expect(3)?;
@@ -97,7 +129,7 @@ pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     let told = ended.event("ended").context("no last word")?;
     let pause = told["refused_pause_ms"].as_u64().context("not paused")?;
     ensure!(
-        pause <= limit.as_millis() as u64,
+        pause <= LIMIT.as_millis() as u64,
         "refused, but paused beyond the limit: {told}"
     );
     ensure!(
