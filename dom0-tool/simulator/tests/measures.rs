@@ -40,5 +40,15 @@ fn the_estimate_is_as_good_as_it_is_said_to_be() {
         }
         let m = measures::run(kind, 11, ATTEMPTS);
         show(kind, &m);
+        // Guests and links are drawn anew with every change of the models: these are
+        // bounds of what is claimed, not of what came out.
+        let steady = matches!(kind, LinkKind::Constant | LinkKind::Jittery);
+        let in_vain = if steady { 15 } else { 70 };
+        assert!(m.refused * 1_000 <= m.winnable * in_vain);
+        assert!(m.late * 1_000 <= m.stopped * 60, "more than the risk");
+        assert!(m.moment.percentile(50) <= Some(1_250));
+        assert!(m.moment.percentile(95) <= Some(2_000));
+        assert!(m.beyond * 1_000 <= m.stopped * 50);
+        assert!(m.longer * 1_000 <= m.compared * 25);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The models are `lull-simulator`'s; here are its options and its report.
 
+mod curves;
 pub mod quantity;
 mod report;
 
@@ -28,6 +29,8 @@ Examples:
   lull simulate --memory 64GiB --dirty-rate 200MiB/s --working-set 4GiB \\
       --link-rate 10Gbit/s --max-suspend-time 500ms --mishaps none
   lull simulate --attempts 1000000
+  lull simulate --measures --attempts 3000
+  lull simulate --curves 7 --link stalling
 
 Exit codes: 0 simulated; 1 a guest was paused longer than its limit; 2 wrong
   usage."
@@ -82,6 +85,14 @@ pub struct Options {
     #[arg(long, default_value = "1", value_name = "NUMBER")]
     seed: u64,
 
+    /// Show what the estimate knew in the end, of the attempt of this number
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["json", "measures"])]
+    curves: Option<u64>,
+
+    /// Measure the estimate against somebody who knew the future, by kind of link
+    #[arg(long, conflicts_with = "json")]
+    measures: bool,
+
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -116,6 +127,14 @@ const BROKEN: u8 = 1;
 /// Simulates and reports.
 pub fn main(options: &Options) -> ExitCode {
     let attempts = options.attempts.get();
+    if let Some(number) = options.curves {
+        to_stdout(&curves::of(&options.draw().scenario(number).scenario));
+        return ExitCode::SUCCESS;
+    }
+    if options.measures {
+        to_stdout(&report::measures(options.seed, attempts).to_string());
+        return ExitCode::SUCCESS;
+    }
     let results = campaign::run(&options.draw(), attempts);
     if options.json {
         to_stdout(&report::json(&results, options.seed));

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use comfy_table::Table;
 use lull_simulator::campaign::Results;
 use lull_simulator::draw::{LinkKind, WriterKind};
-use lull_simulator::tally::Tally;
+use lull_simulator::measures;
+use lull_simulator::tally::{Histogram, Tally};
 use serde::Serialize;
 
 use crate::human::{Count, Millis, or_dash};
@@ -158,6 +159,50 @@ fn pauses(rows: &[(&str, &str, Tally)]) -> Table {
             share(tally.beyond_prediction, tally.moved),
             or_dash(tally.rounds.percentile(50)),
             or_dash(tally.rounds.most()),
+        ]);
+    }
+    table
+}
+
+/// How good the estimate is, by kind of link: of steady and bursty guests, so many
+/// attempts each.
+pub fn measures(seed: u64, attempts: u64) -> Table {
+    let mut table = figures(&[
+        "link",
+        "attempts",
+        "refused in vain",
+        "given up after the stop",
+        "pause to the best moment's, median",
+        "95 %",
+        "pages expected off by, median",
+        "90 %",
+        "bound to observed, median",
+        "beyond the bound",
+        "longer under a larger limit",
+    ]);
+    let kinds = LinkKind::ALL.into_iter();
+    for kind in kinds.filter(|kind| *kind != LinkKind::Collapsing) {
+        let measured = measures::run(kind, seed, attempts);
+        let ratio = |histogram: &Histogram, percent| {
+            let at = histogram.percentile(percent);
+            or_dash(at.map(|at| format!("{}.{:02}", at / 1_000, at % 1_000 / 10)))
+        };
+        let off = |percent| {
+            let at = measured.error.percentile(percent);
+            or_dash(at.map(|at| format!("{}.{} %", at / 10, at % 10)))
+        };
+        table.add_row([
+            link_name(kind).to_owned(),
+            Count(measured.attempts).to_string(),
+            share(measured.refused, measured.winnable),
+            share(measured.late, measured.stopped),
+            ratio(&measured.moment, 50),
+            ratio(&measured.moment, 95),
+            off(50),
+            off(90),
+            ratio(&measured.bound, 50),
+            share(measured.beyond, measured.stopped),
+            share(measured.longer, measured.compared),
         ]);
     }
     table

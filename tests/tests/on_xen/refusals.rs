@@ -72,14 +72,25 @@ fn names_what_would_fit(advice: Option<&str>, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The limit under which a burst is too much.
+/// The limit under which a burst is too much, and the link, bytes a second, that makes
+/// it so. On a slow machine, where a guest takes longer to stop, more and less.
 const LIMIT: Duration = Duration::from_secs(8);
+const LINK: u64 = 4_000_000;
+
+fn burst_limit(world: &World) -> Duration {
+    world.pace.scaled(LIMIT)
+}
+
+fn over_a_slow_link(world: &World) -> Plan {
+    Plan::throttled((LINK as f64 / burst_limit(world).div_duration_f64(LIMIT)) as u64)
+}
 
 /// Gate 2: between the decision to stop the guest and its stop it dirties all
 /// it can. xl is held meanwhile, so that there is time for it: it has no part
 /// in the copying, but it is through xl that the guest is asked to stop.
 fn with_a_burst<'a>(world: &'a World, guest: &'a Guest, plan: Plan) -> Result<Running<'a>> {
-    let mut running = plan.limit(LIMIT).start(&world.host, guest)?;
+    let plan = plan.limit(burst_limit(world));
+    let mut running = plan.start(&world.host, guest)?;
     let helper = running.wait_until_copying()?["helper_pid"].to_string();
     let xl = format!("$(ps -o ppid= -p {helper})");
     running.beside(&format!("kill -STOP {xl}"))?;
@@ -93,14 +104,14 @@ fn with_a_burst<'a>(world: &'a World, guest: &'a Guest, plan: Plan) -> Result<Ru
 /// With a timeout the attempt goes on, and once the guest is quieter it moves.
 pub fn tried_again(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
-    let plan = Plan::throttled(4_000_000).timeout(Duration::from_secs(600));
+    let plan = over_a_slow_link(world).timeout(Duration::from_secs(1_200));
     let mut running = with_a_burst(world, &guest, plan)?;
     let ran_on = running.wait_for(|event| is(event, "ran-on"))?;
     guest.set_load(MODERATE)?;
     let ended = running.finish()?;
     let result = ended.expect(0)?;
     ensure!(
-        ran_on["pause_ms"].as_u64() <= Some(LIMIT.as_millis() as u64)
+        ran_on["pause_ms"].as_u64() <= Some(burst_limit(world).as_millis() as u64)
             && ran_on["reason"]
                 .as_str()
                 .is_some_and(|reason| reason.contains("once the guest had stopped")),
@@ -117,7 +128,7 @@ pub fn tried_again(world: &mut World) -> Result<()> {
 /// Without one it is refused.
 pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
-    let running = with_a_burst(world, &guest, Plan::throttled(4_000_000))?;
+    let running = with_a_burst(world, &guest, over_a_slow_link(world))?;
     let ended = running.finish()?;
 
     ended.expect(3)?;
@@ -129,7 +140,7 @@ pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     let told = ended.event("ended").context("no last word")?;
     let pause = told["refused_pause_ms"].as_u64().context("not paused")?;
     ensure!(
-        pause <= LIMIT.as_millis() as u64,
+        pause <= burst_limit(world).as_millis() as u64,
         "refused, but paused beyond the limit: {told}"
     );
     ensure!(
