@@ -4,6 +4,8 @@
 //! `dom0-tool/src/migrate`): it tells the machine what happens, does what the
 //! machine says, and takes the guest back when time is up.
 
+use std::ops::ControlFlow;
+
 use lull_core::downtime::Downtime;
 use lull_core::machine::{Action, Event, Machine};
 use lull_core::refusal::Refusal;
@@ -41,6 +43,10 @@ pub struct Outcome {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "as the machine's own Action; one at a time"
+)]
 pub enum End {
     /// The guest runs at the destination.
     Moved,
@@ -154,8 +160,8 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                     self.tell(Event::Bitmap { dirty, took })
                 }
                 Action::Suspend => match self.pause() {
-                    Ok(outcome) => return outcome,
-                    Err(action) => action,
+                    ControlFlow::Break(outcome) => return outcome,
+                    ControlFlow::Continue(action) => action,
                 },
                 Action::Refuse(refusal) => return self.outcome(End::Refused(refusal), None),
                 // Of a round that was to be the final one, the rest.
@@ -248,7 +254,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
 
     /// From the request on; what the machine says if the pause is given up and not the
     /// attempt.
-    fn pause(&mut self) -> Result<Outcome, Action> {
+    fn pause(&mut self) -> ControlFlow<Outcome, Action> {
         let actual = &self.scenario.actual;
         let requested = self.world.now();
         self.world.request();
@@ -263,7 +269,9 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         if self.scenario.mishap == Mishap::NeverStops {
             self.world.pass(NEVER_STOPPED);
             return match self.tell(Event::SuspendFailed) {
-                Action::Refuse(refusal) => Ok(self.outcome(End::Refused(refusal), None)),
+                Action::Refuse(refusal) => {
+                    ControlFlow::Break(self.outcome(End::Refused(refusal), None))
+                }
                 action => unreachable!("{action:?} of a guest that did not stop"),
             };
         }
@@ -278,7 +286,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             let took = Micros(self.world.now() - requested);
             self.given_up = (self.given_up.0.max(took), self.given_up.1 + 1);
             self.world.run_on();
-            return Err(self.tell(Event::RunsOn));
+            return ControlFlow::Continue(self.tell(Event::RunsOn));
         };
         let pages = sent.map(|at| Micros(at - taken));
         let (end, until) = match end {
@@ -288,7 +296,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             },
             end => (end, self.world.now() + actual.resume),
         };
-        Ok(self.paused(end, foreseen, pages, stopped, until))
+        ControlFlow::Break(self.paused(end, foreseen, pages, stopped, until))
     }
 
     /// The final round and the CPU state. [`End::Moved`] when the stream is

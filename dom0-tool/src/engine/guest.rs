@@ -19,11 +19,11 @@ use crate::xen::domain::{self, DomainState};
 use crate::xen::domctl::Clean;
 
 /// A pause that is given up, and the attempt not: how far that is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum RunningOn {
     /// libxl has not answered yet that the guest has stopped. It would wait for that
     /// in vain if the guest ran.
-    Owed(Refusal),
+    Owed(Box<Refusal>),
     /// The guest runs; the stub has not said yet that it came to the same.
     Unheard,
 }
@@ -41,7 +41,7 @@ impl Session<'_> {
             None => {}
         }
         if !self.pause.is_some_and(|pause| pause.answered) {
-            self.running_on = Some(RunningOn::Owed(refusal));
+            self.running_on = Some(RunningOn::Owed(Box::new(refusal)));
             return Ok(());
         }
         self.run_on(refusal)?;
@@ -52,11 +52,13 @@ impl Session<'_> {
 
     /// libxl has answered.
     fn run_on_if_owed(&mut self) -> Result<(), Failure> {
-        if let Some(RunningOn::Owed(refusal)) = self.running_on {
-            self.running_on = None;
-            self.run_on(refusal)?;
+        match self.running_on.take() {
+            Some(RunningOn::Owed(refusal)) => self.run_on(*refusal),
+            other => {
+                self.running_on = other;
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     fn run_on(&mut self, refusal: Refusal) -> Result<(), Failure> {

@@ -38,7 +38,7 @@ use crate::xen::foreign::ForeignPages;
 /// How the loop ended.
 pub(super) enum End {
     Complete,
-    Refused(Refusal),
+    Refused(Box<Refusal>),
 }
 
 /// A guest that was stopped runs on here.
@@ -139,7 +139,7 @@ impl<'s> Session<'s> {
                 self.host.commit();
                 Verdict::plain(How::StreamComplete, "", "")
             }
-            Ok(End::Refused(refusal)) => Verdict::from(refusal),
+            Ok(End::Refused(refusal)) => Verdict::from(&**refusal),
             Err(failure) => Verdict::from(failure),
         };
         let verdict = match verdict.how {
@@ -418,11 +418,11 @@ impl<'s> Session<'s> {
             }
             Action::Refuse(refusal) => {
                 self.tell_round("refuse");
-                return Ok(Some(End::Refused(refusal)));
+                return Ok(Some(End::Refused(Box::new(refusal))));
             }
             Action::Resume(refusal) => {
                 self.resume();
-                return Ok(Some(End::Refused(refusal)));
+                return Ok(Some(End::Refused(Box::new(refusal))));
             }
             Action::RunOn(refusal) => self.give_up_pause(refusal)?,
         }
