@@ -171,6 +171,8 @@ pub struct Outlook<'a> {
     pub dirty: &'a DirtyCurve,
     /// What the path carries.
     pub service: &'a ServiceCurve,
+    /// And as of late: [`ServiceCurve::expected_rate`], which is asked for often.
+    pub expected_rate: PageRate,
     /// What more than which is not sent while the guest runs.
     pub cap: Option<PageRate>,
     /// The guest has stopped, and dirties nothing more.
@@ -216,7 +218,7 @@ impl Outlook<'_> {
             .saturating_add(self.dirty.expected_more(window))
             .min(self.guest_pages.max(dirty_count));
         Downtime {
-            pages: self.service.expected(pages),
+            pages: self.expected_rate.time_for(pages),
             ..costs.downtime()
         }
     }
@@ -224,7 +226,7 @@ impl Outlook<'_> {
     /// What another round is expected to come to: how long it takes, and the pause
     /// after it.
     pub fn another_round(&self, dirty_count: u64) -> (Micros, Downtime) {
-        let free = self.service.expected(dirty_count);
+        let free = self.expected_rate.time_for(dirty_count);
         let capped = self
             .cap
             .map_or(Micros::ZERO, |cap| cap.time_for(dirty_count));
@@ -255,7 +257,7 @@ impl Outlook<'_> {
         let quarter_more = dirty_rate.0.saturating_add(dirty_rate.0.div_ceil(4));
         let outrun = PageRate(quarter_more).max(unavoidable);
         let rate_is_known = self.dirty.at_most(Self::MOMENT) < dirty_count;
-        let needed = if rate_is_known && outrun > self.service.expected_rate() {
+        let needed = if rate_is_known && outrun > self.expected_rate {
             at_once.min(outrun)
         } else {
             at_once

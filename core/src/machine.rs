@@ -609,15 +609,18 @@ impl Machine {
             Some(limit) => WithinLimit { limit }.decide(&view),
             None => XenDefault.decide(&view),
         };
-        let (_, then) = view.outlook.another_round(dirty);
         let fits =
             limit.is_none_or(|limit| view.outlook.costs.fit(&prediction, limit) == Fit::Within);
+        let then = match verdict {
+            Verdict::AnotherRound => view.outlook.another_round(dirty).1.total(),
+            _ => Micros::ZERO,
+        };
         let switch_now = core::mem::take(&mut self.switch_now) && fits;
         match verdict {
             Verdict::AnotherRound if switch_now => self.suspend(),
             Verdict::Suspend => self.suspend(),
             Verdict::AnotherRound => {
-                self.promise = Some((expected.total(), then.total()));
+                self.promise = Some((expected.total(), then));
                 self.phase = Phase::TakingBitmap;
                 Action::TakeBitmap
             }
@@ -863,6 +866,7 @@ impl Machine {
             risk: self.config.risk,
             dirty: &self.dirty,
             service: &self.service,
+            expected_rate: self.service.expected_rate(),
             cap: self.service.cap(),
             stopped: false,
         }

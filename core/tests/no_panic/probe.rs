@@ -150,6 +150,7 @@ extern "C" fn _start() -> ! {
             risk: Risk::DEFAULT,
             dirty: &dirty,
             service: &service,
+            expected_rate: opaque(PageRate(n)),
             cap: opaque(None),
             stopped: opaque(false),
         });

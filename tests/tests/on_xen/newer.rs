@@ -8,7 +8,7 @@ use crate::table::{self, Fault, Phase};
 use crate::world::{Scenario, World, scenario_at};
 use crate::{fast, moves, refusals, steering};
 
-/// Both landings, a gate, a part that dies.
+/// Both landings, the gates, an operator who cancels, parts that die.
 pub fn scenarios() -> Vec<Scenario> {
     let mut scenarios = vec![
         newer("fast-landing-agrees", 60, fast::frames_agree),
@@ -16,12 +16,7 @@ pub fn scenarios() -> Vec<Scenario> {
         newer("burst-before-the-stop", 60, refusals::burst_before_the_stop),
     ];
     scenarios.extend(table::on_newer(&[(Phase::Preparing, Fault::Helper)]));
-    scenarios
-}
-
-/// The other gates, an operator who cancels, other parts that die.
-pub fn more() -> Vec<Scenario> {
-    let mut scenarios = vec![
+    scenarios.extend([
         newer(
             "busy-guest-moves-within-its-limit",
             90,
@@ -33,7 +28,7 @@ pub fn more() -> Vec<Scenario> {
             40,
             steering::looked_at_and_cancelled,
         ),
-    ];
+    ]);
     scenarios.extend(table::on_newer(table::NEWER));
     scenarios
 }
