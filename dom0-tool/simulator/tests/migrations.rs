@@ -59,7 +59,7 @@ fn jittery(rate: u64, percent: u64) -> Link {
 #[derive(Debug)]
 enum End {
     Moved { pause: u64 },
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     Resumed { pause: u64 },
 }
 
@@ -113,7 +113,7 @@ fn migrate(limit_ms: u64, writer: Writer, link: Link) -> Outcome {
     Outcome {
         end: match (outcome.end, pause) {
             (attempt::End::Moved, Some(pause)) => End::Moved { pause },
-            (attempt::End::Refused(refusal), None) => End::Refused(refusal),
+            (attempt::End::Refused(refusal), None) => End::Refused(Box::new(refusal)),
             (_, Some(pause)) => End::Resumed { pause },
             (end, None) => panic!("{end:?} without a pause"),
         },
@@ -226,7 +226,7 @@ fn hopeless_guest_is_refused_within_a_few_rounds() {
     ] {
         for link in [Link::constant(TEN_GIGABIT), jittery(TEN_GIGABIT, 30)] {
             let outcome = migrate(100, writer, link);
-            let End::Refused(refusal) = outcome.end else {
+            let End::Refused(refusal) = &outcome.end else {
                 panic!("{writer:?}: {outcome:?}");
             };
             assert!(matches!(refusal.reason, Reason::Hopeless(_)), "{refusal:?}");
@@ -262,7 +262,7 @@ fn outpaced_guest_is_refused_sooner_than_by_lack_of_progress() {
         Writer::steady(GUEST_PAGES, 3_000_000),
         Link::constant(TEN_GIGABIT),
     );
-    let End::Refused(refusal) = outcome.end else {
+    let End::Refused(refusal) = &outcome.end else {
         panic!("{outcome:?}");
     };
     assert_eq!(refusal.reason, Reason::Hopeless(Hopeless::Outpaced));
