@@ -7,6 +7,7 @@ use lull_core::machine::{Event, State};
 use lull_core::units::Micros;
 
 use super::failure::{Doing, Failure};
+use super::guest::RunningOn;
 use super::landing::Fast;
 use super::session::Session;
 use crate::stub::Crash;
@@ -84,9 +85,11 @@ impl Session<'_> {
     /// The same without another try.
     pub(super) fn check_deadline(&self) -> Result<(), Failure> {
         match self.until_deadline() {
-            Some(Duration::ZERO) => Err(match self.peer.pending_refusal() {
-                Some((_, refusal)) => Failure::Refused(Box::new(refusal)),
-                None => Failure::Deadline,
+            Some(Duration::ZERO) => Err(match (self.peer.pending_refusal(), &self.running_on) {
+                (Some((_, refusal)), _) => Failure::Refused(Box::new(refusal)),
+                // libxl has not answered in time for another try.
+                (None, Some(RunningOn::Owed(refusal))) => Failure::Refused(refusal.clone()),
+                (None, _) => Failure::Deadline,
             }),
             _ => Ok(()),
         }

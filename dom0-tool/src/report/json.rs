@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use crate::events::{Begun, Ended, Outcome, PauseParts, Progress, Round, Started, Suspended};
+use crate::events::{
+    Begun, Ended, Outcome, PauseParts, Progress, RanOn, Round, Started, Suspended,
+};
 use crate::ledger::Foresight;
 use crate::ledger::Row;
 use crate::runs::Run;
@@ -27,6 +29,7 @@ struct Report<'a> {
     rounds: &'a [Round],
     progress: &'a [Progress],
     suspended: Option<&'a Suspended>,
+    given_up: &'a [RanOn],
     ended: Option<&'a Ended>,
     result: Option<&'a Outcome>,
     ledger: Vec<Foreseen<'a>>,
@@ -59,6 +62,7 @@ pub fn of(run: &Run, rows: &[Row]) -> String {
         rounds: &run.rounds,
         progress: &run.progress,
         suspended: account.suspended.as_ref(),
+        given_up: &account.given_up,
         ended: account.ended.as_ref(),
         result: run.result.as_ref(),
         ledger: rows
