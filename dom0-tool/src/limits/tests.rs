@@ -101,7 +101,7 @@ fn the_example_limits_nothing_and_is_right_when_it_is_made_to() {
         .collect();
     let rules = Rules::parse(&switched_on.join("\n")).unwrap();
     let keys: Vec<usize> = rules.sections.iter().map(|s| s.settings.len()).collect();
-    assert_eq!(keys, [3, 1, 2, 1]);
+    assert_eq!(keys, [4, 1, 2, 1]);
 }
 
 struct Folder(tempfile::TempDir);

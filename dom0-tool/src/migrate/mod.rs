@@ -170,6 +170,9 @@ fn move_guest(
     let timeout = options.time_limit().map(|limit| limit.as_micros());
     let until = timeout.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
     let patience = Patience::new(&inbox, until);
+    let stays = |known: &Known, end: (Outcome, String), watcher: &mut Watcher| {
+        not_tried(options, guest, known, place.source, end, begun, watcher)
+    };
     check_room(guest)?;
     let (landing, call, why_classic) =
         match ask_the_destination(options, guest, limits.trust(), &patience) {
@@ -184,15 +187,7 @@ fn move_guest(
                 watcher.record(guest, &options.host);
                 let known = look_up(Landing::Classic, &watcher);
                 let end = (outcome, enough.to_string());
-                return Ok(not_tried(
-                    options,
-                    guest,
-                    &known,
-                    place.source,
-                    end,
-                    begun,
-                    &mut watcher,
-                ));
+                return Ok(stays(&known, end, &mut watcher));
             }
         };
     let mut known = look_up(landing, &watcher);
@@ -209,15 +204,7 @@ fn move_guest(
         if !rehearsed.is_learned() {
             let why = format!("{}. {}", rehearsed.reason(), rehearsed.left());
             let end = (rehearsed.outcome, why);
-            return Ok(not_tried(
-                options,
-                guest,
-                &known,
-                place.source,
-                end,
-                begun,
-                &mut watcher,
-            ));
+            return Ok(stays(&known, end, &mut watcher));
         }
         for word in [rehearsed.reason(), rehearsed.left()] {
             if !word.is_empty() {
