@@ -59,11 +59,13 @@ fn ends_a_round(line: &str) -> bool {
         .starts_with(": ")
 }
 
-/// Out of a refusal: `the pause would be 12.3 s, and the limit is 8,000 ms`.
+/// Out of a refusal: `the pause would be 3,200 ms expected, 12.3 s at most, and the limit
+/// is 8,000 ms`.
 fn refused(text: &str) -> Option<String> {
     let (_, rest) = text.rsplit_once("the pause would be ")?;
-    let (figure, _) = rest.split_once(", and the limit")?;
-    Some(figure.to_owned())
+    let (figures, _) = rest.split_once(" at most")?;
+    let figure = figures.rsplit_once("expected, ");
+    Some(figure.map_or(figures, |(_, figure)| figure).to_owned())
 }
 
 /// Without what moves a terminal's cursor.
@@ -101,8 +103,9 @@ mod tests {
 
     #[test]
     fn a_refusals_prediction_is_found() {
-        let text =
-            "Refused: it goes nowhere: the pause would be 12.3 s, and the limit is 8,000 ms.";
+        let text = "Refused: it goes nowhere: the pause would be 3,200 ms expected, 12.3 s at \
+                    most (the slowest 2.0 MiB so far took 11.0 s, in round 1), and the limit is \
+                    8,000 ms.";
         let told = Told::new(text, &Outages::default(), 1.0);
         assert_eq!(told.predicted.as_deref(), Some("12.3 s"));
         assert_eq!(told.observed, None);
