@@ -356,11 +356,11 @@ fn everything(standing: &Standing) -> String {
 fn in_words(name: &str, limits: &Effective) -> String {
     let mut table = table(&["key", "limit", "from"], 1..2);
     for (key, chosen) in limits.each() {
-        let limit = Chosen::limit_of(chosen.as_ref());
+        let limit = Chosen::limit_of(chosen.as_ref()).or_else(|| key.unless_set());
         let limit = limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
         let from = match chosen {
             Some(chosen) => chosen.to_string(),
-            None => "nobody sets it".to_owned(),
+            None => "not set".to_owned(),
         };
         table.add_row([key.name().to_owned(), limit, from]);
     }

@@ -53,12 +53,25 @@ impl Key {
         let limit = match self {
             Self::MaxSuspendTime | Self::Timeout => or_none::parse(text)?.map(Limit::Span),
             Self::Bandwidth => or_none::parse(text).map_err(quoted)?.map(Limit::Rate),
+            Self::Risk if text == NONE => {
+                return Err(
+                    "`none` is no risk: there is always one, 5% where it is not set".into(),
+                );
+            }
             Self::Risk => Some(Limit::Risk(text.parse().map_err(quoted)?)),
             Self::Disks => or_none::parse(text)
                 .map_err(quoted)?
                 .map(|Trusted| Limit::Trusted),
         };
         Ok(limit.unwrap_or(Limit::None))
+    }
+
+    /// What holds where it is not set; nothing limits where that is nothing.
+    pub fn unless_set(self) -> Option<Limit> {
+        match self {
+            Self::Risk => Some(Limit::Risk(Risk::default())),
+            Self::MaxSuspendTime | Self::Timeout | Self::Bandwidth | Self::Disks => None,
+        }
     }
 
     /// What it wants to be set to, with an example.

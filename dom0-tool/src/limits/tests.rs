@@ -440,3 +440,13 @@ proptest! {
         prop_assert_eq!(comments(&text), comments(&after));
     }
 }
+
+#[test]
+fn there_is_always_a_risk() {
+    let said = Key::Risk.understand("none").unwrap_err();
+    assert!(said.contains("there is always one, 5%"), "{said}");
+    assert_eq!(
+        Key::Risk.unless_set(),
+        Some(Key::Risk.understand("5%").unwrap())
+    );
+}
