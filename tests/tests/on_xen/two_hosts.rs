@@ -44,6 +44,7 @@ pub fn scenarios() -> Vec<Scenario> {
         installed("plain-xl", 40, plain_xl),
         installed("named-interface", 70, named_interface),
         installed("cut-at-go", 80, cut_at_go),
+        installed("lacking-there", 80, lacking_there),
         scenario_with(
             Site::Newer,
             "two-hosts-to-a-newer-release",
@@ -55,14 +56,11 @@ pub fn scenarios() -> Vec<Scenario> {
 
 /// What has not been seen to hold yet.
 pub fn unseen() -> Vec<Scenario> {
-    vec![
-        installed("lacking-there", 90, lacking_there),
-        installed(
-            "limits-kept-by-virsh",
-            150,
-            virsh::keeps_limits_between_hosts,
-        ),
-    ]
+    vec![installed(
+        "limits-kept-by-virsh",
+        150,
+        virsh::keeps_limits_between_hosts,
+    )]
 }
 
 fn installed(name: &str, seconds: u32, run: fn(&mut Pair<'_>) -> Result<()>) -> Scenario {
