@@ -83,13 +83,14 @@ fn keep_between(here: &Host, there: &Host, ample: Duration) -> Result<()> {
     aftermath::no_leaks(there, &[])?;
 
     guest.set_load(LIGHT)?;
-    limit(here, &format!("--max-suspend-time {}s", ample.as_secs()))?;
+    let seconds = ample.as_secs();
+    limit(here, &format!("--max-suspend-time {seconds}s"))?;
     let before = guest.status()?;
     let output = here.run_for(&command, LONGEST)?;
     let report = here.run("lull report --last")?.checked()?;
     output.checked().context(report.clone())?;
     ensure!(
-        report.contains(&format!("{:.1} s allowed", ample.as_secs_f64())),
+        report.contains(&format!("{seconds}.0 s allowed")),
         "{report}"
     );
     let arrived = guest.on(there);
