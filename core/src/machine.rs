@@ -730,9 +730,9 @@ impl Machine {
         Action::Finish
     }
 
-    /// The pause cannot be kept. The limit was, nothing is lost, and more is known than
-    /// before: tries again if there is time left of the timeout. Without one nobody has
-    /// said for how long, and a link that stands still would keep the attempt for ever.
+    /// Gates 2 and 3 close: the pause would break its limit. The attempt goes on while its
+    /// timeout leaves time. An attempt without a timeout ends here: on a link that stands
+    /// still it would never end.
     fn give_up_pause(&mut self, reason: Reason, left: u64, scanned: bool) -> Action {
         let needed = self.service.expected(left);
         let needed = needed.saturating_add(needed);

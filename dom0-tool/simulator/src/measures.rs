@@ -1,8 +1,7 @@
 //! How good the estimate is, measured against somebody who knew the future.
 //!
-//! Only attempts in which nothing goes wrong besides guest and link count: costs are as
-//! assumed or less, nobody cancels, and neither link nor guest turns the moment the
-//! guest is asked to stop.
+//! Only attempts without mishaps count: every cost is as assumed or less, no operator
+//! cancels, and the request to stop changes neither the link nor the guest.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-
-use crate::aftermath;
 use lull_tests::Guest;
 
+use crate::aftermath;
 use crate::attempt::{Plan, Running, is};
 use crate::world::{HEAVY, MODERATE, World};
 
