@@ -140,18 +140,8 @@ pub fn name(guest: DomId) -> anyhow::Result<String> {
 }
 
 fn risk() -> Result<Option<Risk>, BadOrder> {
-    let Some(value) = env::var_os(RISK) else {
-        return Ok(None);
-    };
-    let value = value.to_string_lossy();
-    match value.parse().ok().and_then(Risk::per_mille) {
-        Some(risk) => Ok(Some(risk)),
-        None => Err(BadOrder {
-            variable: RISK,
-            value: value.into_owned(),
-            wanted: "a share per mille, up to 500",
-        }),
-    }
+    let understand = |text: &str| text.parse().ok().and_then(Risk::per_mille);
+    variable(RISK, "a share per mille, up to 500", understand)
 }
 
 fn micros(variable: &'static str) -> Result<Option<Micros>, BadOrder> {
@@ -159,15 +149,25 @@ fn micros(variable: &'static str) -> Result<Option<Micros>, BadOrder> {
     Ok(number(variable, wanted)?.map(Micros))
 }
 
-fn number(variable: &'static str, wanted: &'static str) -> Result<Option<u64>, BadOrder> {
-    let Some(value) = env::var_os(variable) else {
+fn number(name: &'static str, wanted: &'static str) -> Result<Option<u64>, BadOrder> {
+    let above_zero = |text: &str| text.parse().ok().filter(|number| *number > 0);
+    variable(name, wanted, above_zero)
+}
+
+/// What the variable is set to, as it is understood; nothing where it is not set.
+fn variable<T>(
+    name: &'static str,
+    wanted: &'static str,
+    understand: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, BadOrder> {
+    let Some(value) = env::var_os(name) else {
         return Ok(None);
     };
     let value = value.to_string_lossy();
-    match value.parse() {
-        Ok(number @ 1..) => Ok(Some(number)),
-        _ => Err(BadOrder {
-            variable,
+    match understand(&value) {
+        Some(understood) => Ok(Some(understood)),
+        None => Err(BadOrder {
+            variable: name,
             value: value.into_owned(),
             wanted,
         }),
