@@ -12,7 +12,8 @@
 //! product at its work, [`table`] what happens when something goes wrong between any two of its
 //! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
 //! looks and has wishes, [`together`] when two guests move at once, [`virsh`] when
-//! libvirt moves one, [`two_hosts`] what only two hosts show, [`newer`] what is
+//! libvirt moves one, [`two_hosts`] what only two hosts show, [`noise`] what
+//! becomes of the estimate where dom0 has other work, [`newer`] what is
 //! tried on Xen 4.20 too, [`guests`] guests as people have them, [`explaining`] what is left to read, [`bad_input`] and
 //! [`stock`] the rest; last, [`predictions`] of all that moved.
 
@@ -30,6 +31,7 @@ mod interface;
 mod limits;
 mod moves;
 mod newer;
+mod noise;
 mod pace;
 mod predictions;
 mod refusals;
@@ -165,6 +167,7 @@ fn usual() -> Vec<Scenario> {
 fn unseen() -> Vec<Scenario> {
     let mut scenarios = guests::unseen();
     scenarios.extend(two_hosts::unseen());
+    scenarios.extend(noise::scenarios());
     scenarios
 }
 

@@ -7,17 +7,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, GuestSpec, Host, Load, Output, Status};
+use lull_tests::{Guest, GuestSpec, Host, Load, Outages, Output, Status};
 use serde_json::Value;
 
 use crate::aftermath::{no_leaks, runs_whole_since};
-use crate::attempt::{LEDGER, Plan};
+use crate::attempt::{Ended, LEDGER, Plan};
 use crate::sites::{Pair, Site};
 use crate::virsh;
 use crate::world::{HEAVY, Scenario, scenario_with, small};
 
 /// No command here takes that long by itself.
-const LONGEST: Duration = Duration::from_secs(400);
+pub const LONGEST: Duration = Duration::from_secs(400);
 
 /// By less than that, clocks that are an hour apart are told apart.
 const HALF_AN_HOUR: u64 = 30 * 60 * 1000;
@@ -351,13 +351,15 @@ fn named(name: &str) -> GuestSpec {
 }
 
 /// What a guest said, and its host's wall clock, seconds.
-struct Before {
-    status: Status,
+pub struct Before {
+    /// The guest's answer.
+    pub status: Status,
     hosts_clock: u64,
 }
 
 impl Before {
-    fn of(guest: &Guest) -> Result<Self> {
+    /// What it says now.
+    pub fn of(guest: &Guest) -> Result<Self> {
         Ok(Self {
             status: guest.status()?,
             hosts_clock: wall_clock(guest.host())?,
@@ -371,6 +373,11 @@ fn wall_clock(host: &Host) -> Result<u64> {
 
 /// It moves there, whole, and nothing is left at either end.
 fn moves(plan: &Plan, guest: &Guest, there: &Host) -> Result<Guest> {
+    observed(plan, guest, there).map(|(arrived, _, _)| arrived)
+}
+
+/// The same, with what was seen from outside, and what lull said.
+pub fn observed(plan: &Plan, guest: &Guest, there: &Host) -> Result<(Guest, Outages, Ended)> {
     let here = guest.host().clone();
     let before = Before::of(guest)?;
     let timeline = Timeline::start();
@@ -387,11 +394,13 @@ fn moves(plan: &Plan, guest: &Guest, there: &Host) -> Result<Guest> {
         result["observed_downtime_ms"],
         outages.longest_ms,
     ));
-    arrived(guest, &before, &here, there).with_context(|| format!("after: {}", ended.in_short()))
+    let arrived = arrived(guest, &before, &here, there)
+        .with_context(|| format!("after: {}", ended.in_short()))?;
+    Ok((arrived, outages, ended))
 }
 
 /// The guest runs there since `before` here; and its clocks are right.
-fn arrived(guest: &Guest, before: &Before, here: &Host, there: &Host) -> Result<Guest> {
+pub fn arrived(guest: &Guest, before: &Before, here: &Host, there: &Host) -> Result<Guest> {
     let guest = guest.on(there);
     let status = &before.status;
     let after = guest.status()?;
@@ -419,7 +428,7 @@ fn arrived(guest: &Guest, before: &Before, here: &Host, there: &Host) -> Result<
 }
 
 /// It has never left.
-fn stayed(pair: &Pair<'_>, guest: &Guest, before: &Status) -> Result<()> {
+pub fn stayed(pair: &Pair<'_>, guest: &Guest, before: &Status) -> Result<()> {
     runs_whole_since(guest, before)?;
     no_leaks(&pair.here.host, &[guest])?;
     no_leaks(&pair.there.host, &[])

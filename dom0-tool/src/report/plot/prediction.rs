@@ -1,9 +1,11 @@
 //! The pause as it was predicted while the guest ran, against the limit.
 
+use std::cmp::Ordering;
+
 use plotters::prelude::*;
 
 use super::axis::{self, room, tick, unit};
-use super::colours::{FAINT, FIRST, LIMIT, OBSERVED, TEXT};
+use super::colours::{FAINT, FIRST, LIMIT, OBSERVED, SECOND, TEXT};
 use super::{Area, Drawn, FONT, axes, chart, empty};
 use crate::runs::Run;
 
@@ -13,18 +15,15 @@ const TITLE: &str = "Predicted pause over time";
 const LIMITS: f64 = 10.0;
 
 pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
-    let told = run
-        .progress
-        .iter()
-        .map(|p| (p.at_ms, p.predicted_downtime_ms));
-    let rounds = run
-        .rounds
-        .iter()
-        .map(|r| (r.at_ms, r.predicted_downtime_ms));
-    let judged = |(at, ms): (u64, Option<u64>)| Some((at as f64 / 1e3, ms? as f64));
-    let mut line: Vec<(f64, f64)> = told.chain(rounds.clone()).filter_map(judged).collect();
-    let at_ends: Vec<(f64, f64)> = rounds.filter_map(judged).collect();
-    line.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let told = run.progress.iter();
+    let rounds = run.rounds.iter();
+    let at_ends = points(rounds.clone().map(|r| (r.at_ms, r.predicted_downtime_ms)));
+    let mut line = points(told.clone().map(|p| (p.at_ms, p.predicted_downtime_ms)));
+    line.extend(&at_ends);
+    line.sort_by(by_time);
+    let mut expected = points(told.map(|p| (p.at_ms, p.expected_downtime_ms)));
+    expected.extend(points(rounds.map(|r| (r.at_ms, r.expected_downtime_ms))));
+    expected.sort_by(by_time);
     let Some((last, _)) = line.last().copied() else {
         return empty(
             panel,
@@ -42,6 +41,7 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
     let top = room(highest / scale);
     let legend: Vec<_> = [
         Some((FIRST, "predicted, at most")),
+        (!expected.is_empty()).then_some((SECOND, "expected")),
         Some((LIMIT, allowed.as_str())),
         observed.map(|_| (OBSERVED, "observed")),
     ]
@@ -62,8 +62,10 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
         x_label_formatter(&tick),
         y_label_formatter(&tick)
     );
-    let points = line.into_iter().map(place);
-    chart.draw_series(LineSeries::new(points, FIRST.stroke_width(2)))?;
+    for (line, colour) in [(expected, SECOND), (line, FIRST)] {
+        let points = line.into_iter().map(place);
+        chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
+    }
     chart.draw_series(
         at_ends
             .into_iter()
@@ -78,4 +80,14 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
         chart.draw_series([TriangleMarker::new(point, 8, OBSERVED.filled())])?;
     }
     Ok(())
+}
+
+/// Seconds and milliseconds of what was told.
+fn points(told: impl Iterator<Item = (u64, Option<u64>)>) -> Vec<(f64, f64)> {
+    told.filter_map(|(at, ms)| Some((at as f64 / 1e3, ms? as f64)))
+        .collect()
+}
+
+fn by_time((a, _): &(f64, f64), (b, _): &(f64, f64)) -> Ordering {
+    a.total_cmp(b)
 }

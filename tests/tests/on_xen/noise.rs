@@ -1,0 +1,198 @@
+//! Moves between two hosts whose dom0 has other work to do: a process of each runs
+//! without a pause, as beside a backup or a build. What the estimate makes of a link
+//! and of a guest that stand still now and then.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::ssh::quote;
+use lull_tests::timeline::Timeline;
+use lull_tests::{Guest, GuestSpec, Host, Load, Outages};
+use serde_json::Value;
+
+use crate::aftermath;
+use crate::attempt::{Ended, Plan};
+use crate::sites::{Pair, Site};
+use crate::two_hosts::{self, Before, LONGEST};
+use crate::world::{MODERATE, Scenario, World, scenario, scenario_with, spec};
+
+/// lull's pause may be that much longer than stock's.
+const BESIDE_STOCK: f64 = 1.1;
+
+/// Between two hosts.
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        scenario_with(
+            Site::Installed,
+            "two-hosts-busy-beside-stock",
+            240,
+            beside_stock,
+        ),
+        scenario_with(
+            Site::Installed,
+            "two-hosts-busy-as-the-oracle",
+            180,
+            as_the_oracle,
+        ),
+        scenario("larger-limit-is-no-longer-pause", 120, larger_limits),
+    ]
+}
+
+/// Other work in dom0, until it is dropped.
+struct Noise<'a>(&'a Host);
+
+impl<'a> Noise<'a> {
+    fn on(host: &'a Host) -> Result<Self> {
+        host.run("sh -c 'while :; do :; done' rig-noise >/dev/null 2>&1 &")?
+            .checked()?;
+        Ok(Self(host))
+    }
+}
+
+impl Drop for Noise<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.run("pkill -KILL -f rig-noise");
+    }
+}
+
+/// 500 pages a second over 32 MiB: stock xl moves the guest there and back, then lull
+/// does, landing classic under a limit that leaves room.
+fn beside_stock(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = pair.here.guest_like(&spec("busy"))?;
+    guest.set_load(Load::steady(MODERATE.pages_per_sec, 8_192))?;
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    let limit = pair.here.pace.ample();
+    let _noise = (Noise::on(&here)?, Noise::on(&there)?);
+
+    let (guest, way_there) = stock(&guest, &there)?;
+    let (guest, way_back) = stock(&guest, &here)?;
+    let plan = |to: &Host| Plan::called(to).landing("classic").limit(limit);
+    let (guest, lulls_there, told_there) = two_hosts::observed(&plan(&there), &guest, &there)?;
+    let (_, lulls_back, told_back) = two_hosts::observed(&plan(&here), &guest, &here)?;
+
+    let sum = |outages: [&Outages; 2]| outages.map(|one| one.longest_ms).iter().sum::<f64>();
+    let (stock, lull) = (
+        sum([&way_there, &way_back]),
+        sum([&lulls_there, &lulls_back]),
+    );
+    let slack = [way_there, way_back, lulls_there, lulls_back].map(|one| one.dom0_stall_ms);
+    let slack = slack.into_iter().fold(0.0, f64::max);
+    Timeline::start().phase(format_args!(
+        "there and back: stock xl {stock:.0} ms, lull landing classic {lull:.0} ms, ratio \
+         {:.2}; dom0 late by {slack:.0} ms at most",
+        lull / stock
+    ));
+    ensure!(
+        lull <= stock * BESIDE_STOCK + slack,
+        "paused {lull:.0} ms, where stock xl paused {stock:.0}: {}\n{}",
+        told_there.in_short(),
+        told_back.in_short()
+    );
+    Ok(())
+}
+
+/// Stock xl moves it there.
+fn stock(guest: &Guest, there: &Host) -> Result<(Guest, Outages)> {
+    let here = guest.host();
+    let before = Before::of(guest)?;
+    let observer = here.observe(guest)?;
+    let command = format!(
+        "xl migrate -s 'rig-agent call' {} {}",
+        quote(guest.name()),
+        there.name()
+    );
+    let moved = here.run_for(&command, LONGEST);
+    let outages = observer.stop()?;
+    moved?.checked().context("stock xl does not move it")?;
+    Ok((two_hosts::arrived(guest, &before, here, there)?, outages))
+}
+
+/// 3,000 pages a second over 64 MiB: it moves within its limit; or it stays, and none
+/// of its rounds could have been the last within that limit.
+fn as_the_oracle(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = pair.here.guest_like(&GuestSpec {
+        memory_mib: 168,
+        reserve_pages: 16_384,
+        ..GuestSpec::new("writer")
+    })?;
+    guest.set_load(Load::steady(3_000, 16_384))?;
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    let limit = pair.here.pace.ample();
+    let _noise = (Noise::on(&here)?, Noise::on(&there)?);
+    let plan = Plan::called(&there).landing("classic").limit(limit);
+    let before = Before::of(&guest)?;
+    let ended = plan.run(&here, &guest)?;
+    if ended.code() == 0 {
+        ended.expect(0)?;
+        return two_hosts::arrived(&guest, &before, &here, &there).map(drop);
+    }
+    let best = best_pause(&ended)?;
+    ensure!(
+        matches!(ended.code(), 3 | 4) && best > limit,
+        "refused in vain: a pause of {best:?} would have done: {}",
+        ended.in_short()
+    );
+    ended.expect(ended.code())?;
+    aftermath::runs_whole_since(&guest, &before.status)
+}
+
+/// What the shortest pause would have been: the pages that are left when a round ends
+/// are those of the next, which tells how long they took; all else as it was assumed.
+fn best_pause(ended: &Ended) -> Result<Duration> {
+    let started = ended.event("started").context("not started")?;
+    let fixed: u64 = [
+        "suspend_ms",
+        "final_bitmap_ms",
+        "cpu_state_ms",
+        "landing_ms",
+    ]
+    .iter()
+    .filter_map(|part| started["fixed_costs"][part].as_u64())
+    .sum();
+    let shortest = ended
+        .rounds()
+        .skip(1)
+        .filter_map(|round| round["duration_ms"].as_u64())
+        .min()
+        .context("no round but the first")?;
+    Ok(Duration::from_millis(fixed + shortest))
+}
+
+/// The same guest under ever larger limits: never stopped more than a round earlier
+/// than under a smaller one.
+fn larger_limits(world: &mut World) -> Result<()> {
+    let guest = world.guest_like(&spec("busy"))?;
+    guest.set_load(Load::steady(MODERATE.pages_per_sec, 8_192))?;
+    let mut latest: Option<(u64, Duration)> = None;
+    for seconds in [3, 6, 20, 60] {
+        let limit = world.pace.scaled(Duration::from_secs(seconds));
+        let plan = Plan::direct().landing("classic").limit(limit);
+        let ended = plan.run(&world.host, &guest)?;
+        // The smallest may be too small for what a pause costs here.
+        if ended.code() != 0 {
+            ensure!(seconds == 3, "{}", ended.in_short());
+            ended.expect(ended.code())?;
+            continue;
+        }
+        ended.expect(0)?;
+        aftermath::check(&world.host, &guest, &ended)?;
+        let rounds = ended.rounds().count() as u64;
+        let left = ended
+            .event("suspended")
+            .map(|event: &Value| &event["dirty_pages"]);
+        Timeline::start().phase(format_args!(
+            "limit {limit:?}: stopped after {rounds} rounds with {left:?} pages left"
+        ));
+        if let Some((most, smaller)) = latest {
+            ensure!(
+                rounds + 1 >= most,
+                "stopped after {rounds} rounds under {limit:?}, after {most} under {smaller:?}: {}",
+                ended.in_short()
+            );
+        }
+        latest = latest
+            .filter(|(most, _)| *most >= rounds)
+            .or(Some((rounds, limit)));
+    }
+    Ok(())
+}
