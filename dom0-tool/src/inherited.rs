@@ -5,6 +5,11 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
+/// Takes over the descriptor whose number stands in an environment variable.
+pub fn named(variable: &str) -> Option<OwnedFd> {
+    adopt(std::env::var(variable).ok()?.parse().ok()?).ok()
+}
+
 /// Takes over descriptor `number` and closes it in whatever this process
 /// starts.
 ///

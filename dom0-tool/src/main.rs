@@ -55,6 +55,7 @@ mod simulate;
 mod stream;
 mod stub;
 mod tables;
+mod text;
 mod trace;
 mod transport;
 mod vif;

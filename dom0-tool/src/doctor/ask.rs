@@ -6,6 +6,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::text::printable_lines;
+
 /// How long anything on this host may take to answer.
 pub const HERE: Duration = Duration::from_secs(10);
 
@@ -75,9 +77,7 @@ pub fn command(mut command: Command, limit: Duration) -> Result<String, String> 
 fn text(out: impl Read) -> String {
     let mut bytes = Vec::new();
     let _ = out.take(LONGEST).read_to_end(&mut bytes);
-    let mut text = String::from_utf8_lossy(&bytes).into_owned();
-    text.retain(|c| c == '\n' || !c.is_control());
-    text
+    printable_lines(&String::from_utf8_lossy(&bytes))
 }
 
 #[cfg(test)]

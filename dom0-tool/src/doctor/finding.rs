@@ -9,6 +9,7 @@ use crate::enable;
 use crate::events::SCHEMA;
 use crate::host::NotReady;
 use crate::migrate::progress::to_stdout;
+use crate::text::{printable, printable_lines};
 
 /// What a finding means for a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -98,10 +99,11 @@ impl Finding {
 
     fn in_words(&self) -> String {
         let style = self.level.style();
-        let (word, found) = (self.level.word(), &self.found);
+        let (word, found) = (self.level.word(), printable(&self.found));
         let mut text = format!("  {style}{word:<8}{style:#} {found}\n");
         if !self.cure.is_empty() {
-            text += &format!("           {}\n", self.cure.replace('\n', "\n           "));
+            let cure = printable_lines(&self.cure).replace('\n', "\n           ");
+            text += &format!("           {cure}\n");
         }
         text
     }

@@ -1,7 +1,7 @@
 //! The front end's socket: events out, commands in.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -38,8 +38,7 @@ impl FrontEnd {
 
     /// Connects, if the environment names a socket.
     pub fn connect() -> Option<Self> {
-        let number: RawFd = std::env::var(FRONT_END_FD).ok()?.parse().ok()?;
-        let out = UnixStream::from(inherited::adopt(number).ok()?);
+        let out = UnixStream::from(inherited::named(FRONT_END_FD)?);
         out.set_nonblocking(true).ok()?;
         let commands = BufReader::new(out.try_clone().ok()?);
         Some(Self {

@@ -9,7 +9,7 @@
 //! ```
 
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -56,8 +56,7 @@ struct FirstPass {
 
 /// The engine to hand over to, if there is one.
 pub fn engine() -> Option<OwnedFd> {
-    let number: RawFd = std::env::var(ENGINE_FD).ok()?.parse().ok()?;
-    inherited::adopt(number).ok()
+    inherited::named(ENGINE_FD)
 }
 
 /// The thin helper's life.

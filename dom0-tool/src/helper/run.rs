@@ -39,8 +39,9 @@ use crate::limits::Effective;
 use crate::runs;
 use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
+use crate::text::printable;
 use crate::trace::{Recorder, Unrecorded};
-use crate::transport::orders::Orders;
+use crate::transport::{self, orders::Orders};
 use crate::xen::xenstore::Xenstore;
 use crate::xen::{self, DomId, DomainState, Xen, version};
 
@@ -57,6 +58,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let Some(save) = LiveSave::parse(&args) else {
         return hand_over(&args);
     };
+    for variable in transport::INHERITED {
+        drop(inherited::named(variable));
+    }
     let orders = orders::limits(save.domain);
     // Without limits a guest that lull cannot move is simply the stock
     // helper's; with them it is refused, since the stock helper knows none.
@@ -525,7 +529,12 @@ impl<'t> Helper<'t> {
             if let Some(guard) = self.guard.take() {
                 guard.undone();
             }
-            let words = self.words_for_xl(verdict);
+            let words = match self.front_end {
+                // Which tells more, and goes by xl's words: none but xl's own are to
+                // stand among them.
+                Some(_) => "the guest was not moved: `lull migrate` says why".to_owned(),
+                None => printable(&self.words_for_xl(verdict)),
+            };
             self.toolstack.tell_why(&words);
             if super::journal::is_our_stderr() {
                 eprintln!("lull: {words}");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::wire::{Chosen, Greeting, VERSION};
 use crate::destination::{Enough, LINES, NoLine, Patience, Release, line};
+use crate::text::printable;
 use crate::transport::words::BANNER;
 
 /// How long the destination may take to greet: ssh may ask for a password.
@@ -129,7 +130,7 @@ fn greet(
         };
         if greeting.common().is_none() {
             return Err(NoLand::Versions {
-                theirs: greeting.lull,
+                theirs: printable(&greeting.lull),
             });
         }
         let mut line = serde_json::to_vec(&Chosen { land: VERSION }).map_err(io::Error::other)?;

@@ -8,7 +8,7 @@ use crate::events::{
 };
 
 use super::handshake::{Handshake, Step};
-use super::outcome::{HelperSeen, XlEnd};
+use super::outcome::{HelperSeen, Passed, XlEnd};
 use super::words::Words;
 
 /// Rounds kept from the beginning and from the end; a guest that is refused
@@ -90,6 +90,8 @@ pub struct Account {
     pub answered: Option<Answered>,
     /// The transport hung up instead.
     pub hung_up: Option<HungUp>,
+    /// Nothing more will be heard of the transport.
+    pub transport_gone: bool,
     /// Was there a helper?
     pub helper: HelperSeen,
     /// How far xl came.
@@ -153,6 +155,27 @@ impl Account {
         self.words.push(line);
     }
 
+    /// Takes a line from the destination, or from what leads there.
+    pub fn there_said(&mut self, line: &str) {
+        self.handshake.there(line);
+        self.words.push(line);
+    }
+
+    /// What lull itself knows of READY.
+    pub fn gate(&self) -> Passed {
+        match (&self.ready, &self.hung_up) {
+            (Some(_), _) => Passed::Yes,
+            (None, None) if self.transport_gone => Passed::Unknown,
+            (None, _) => Passed::No,
+        }
+    }
+
+    /// Whether this attempt asked the guest to suspend itself, or was about to.
+    pub fn asked_to_suspend(&self) -> bool {
+        let decided = self.rounds.latest().map(|round| round.decision.as_str());
+        self.suspended.is_some() || !self.given_up.is_empty() || decided == Some("suspend")
+    }
+
     /// Has the helper sent the whole guest?
     pub fn stream_is_complete(&self) -> bool {
         let ended = self.ended.as_ref();
@@ -161,7 +184,7 @@ impl Account {
 
     /// Has the destination been told to start the guest?
     pub fn past_permission(&self) -> bool {
-        self.handshake.step >= Step::PermissionGiven
+        self.gate().step(&self.handshake) >= Step::PermissionGiven
     }
 
     /// Can it no longer be stopped that the destination starts the guest? xl

@@ -64,7 +64,7 @@ pub fn run(
     watcher: &mut Watcher,
 ) -> io::Result<Attempted> {
     let started = plan.start(call)?;
-    let words = started.words.try_clone()?;
+    let words = [started.words.try_clone()?, started.words_there.try_clone()?];
     let mut attempt = Attempt {
         orders: started.orders.clone(),
         helper: started.helper.try_clone()?,
@@ -74,8 +74,8 @@ pub fn run(
         order: plan.landing,
         words,
         helper_gone: false,
-        transport_gone: false,
         xl_silent: false,
+        there_silent: false,
         heard_at: Instant::now(),
         ended_at: None,
         cancelled_at: None,
@@ -90,6 +90,7 @@ pub fn run(
     inbox.hear_helper(started.helper, passes_on);
     inbox.hear_transport(started.transport);
     inbox.hear_xl(started.words);
+    inbox.hear_there(started.words_there);
     inbox.hear_end(started.process);
     while !attempt.is_over() {
         match inbox.next(TICK) {
@@ -120,11 +121,12 @@ struct Attempt<'a> {
     wish: Wish,
     /// In which order the guest is to land.
     order: Landing,
-    words: PipeReader,
+    /// xl's pipe, and the destination's.
+    words: [PipeReader; 2],
     helper_gone: bool,
-    transport_gone: bool,
     xl_silent: bool,
-    /// When xl's pipe was last known to hold something.
+    there_silent: bool,
+    /// When one of them was last known to hold something.
     heard_at: Instant,
     ended_at: Option<Instant>,
     /// Until the transport has been pressed.
@@ -139,15 +141,17 @@ impl Attempt<'_> {
             return false;
         };
         let waited = ended_at.elapsed();
-        if ioctl_fionread(&self.words).is_ok_and(|unread| unread > 0) {
+        let holds_some = |words| ioctl_fionread(words).is_ok_and(|unread| unread > 0);
+        if self.words.iter().any(holds_some) {
             self.heard_at = Instant::now();
         }
         let quiet = self.heard_at.max(ended_at).elapsed();
-        let heard_xl = self.xl_silent || quiet >= LAST_WORDS || waited >= OTHERS_WORDS;
+        let silent = self.xl_silent && self.there_silent;
+        let heard_xl = silent || quiet >= LAST_WORDS || waited >= OTHERS_WORDS;
         let heard_helper = self.account.ended.is_some() || self.helper_gone || waited >= UNDOING;
         let account = &self.account;
         let told = account.answered.is_some() || account.hung_up.is_some();
-        let heard_transport = told || self.transport_gone || waited >= LAST_WORDS;
+        let heard_transport = told || account.transport_gone || waited >= LAST_WORDS;
         heard_xl && heard_helper && heard_transport
     }
 
@@ -178,13 +182,19 @@ impl Attempt<'_> {
             }
             // Its engine hears so when xl has ended: two that resume a guest at the
             // same moment would crash it.
-            Message::TransportGone => self.transport_gone = true,
+            Message::TransportGone => self.account.transport_gone = true,
             Message::HelperGone => self.helper_gone = true,
             Message::Xl(line) => {
                 self.heard_at = Instant::now();
                 watcher.detail("xl", &line);
                 self.account.xl_said(&line);
             }
+            Message::There(line) => {
+                self.heard_at = Instant::now();
+                watcher.detail("there", &line);
+                self.account.there_said(&line);
+            }
+            Message::ThereSilent => self.there_silent = true,
             Message::TargetStarted(at_ns) => self.account.target_started_ns = Some(at_ns),
             Message::XlSilent => self.xl_silent = true,
             Message::XlEnded(end) => {

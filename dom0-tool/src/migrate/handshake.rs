@@ -3,6 +3,10 @@
 //! The lines are those of `tools/xl/xl_migrate.c`, the same from Xen 4.17 to
 //! the newest. xl writes each in one piece before it takes the step, so a line
 //! that did not come means a step not taken.
+//!
+//! Only a whole line of xl's own counts. What the destination, ssh or the guest's
+//! name say may contain the same words: it comes by another pipe
+//! ([`Handshake::there`]), and tells no step.
 
 /// How far xl and the destination got, and how xl says it ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,52 +58,58 @@ pub enum Failure {
 }
 
 impl Handshake {
-    /// Takes one line of xl's, whatever else stands in it: the destination
-    /// writes to the same pipe.
+    /// Takes one line of xl's, and of the libraries in it.
     pub fn line(&mut self, line: &str) {
-        for (phrase, step) in [
-            ("Target has acknowledged transfer", Step::Acknowledged),
-            ("Giving target permission to start", Step::PermissionGiven),
-            ("Target reports startup failure", Step::StartFailed),
-            ("Trying to resume at our end", Step::GivenBack),
-            ("Target reports successful startup", Step::TargetStarted),
-            ("Migration successful", Step::TargetStarted),
-        ] {
-            if line.contains(phrase) {
-                self.step = self.step.max(step);
+        let startup_failure = "migration sender: Target reports startup failure (status code ";
+        let step = match line {
+            "migration sender: Target has acknowledged transfer." => Step::Acknowledged,
+            "migration sender: Giving target permission to start." => Step::PermissionGiven,
+            "migration sender: Trying to resume at our end." => Step::GivenBack,
+            "migration sender: Target reports successful startup." | "Migration successful." => {
+                Step::TargetStarted
             }
-        }
-        for (phrase, failure) in [
-            ("Migration failed, resuming at sender", Failure::Resuming),
-            (
-                "Migration failed, failed to suspend at sender",
-                Failure::FailedToSuspend,
-            ),
-            (
-                "Migration failed due to problems at target",
-                Failure::AtTarget,
-            ),
-            (
-                "Migration failed during final handshake",
-                Failure::Undefined,
-            ),
-            ("Domain state is now undefined", Failure::Undefined),
-        ] {
-            if line.contains(phrase) {
-                self.failure = Some(failure);
+            line if line.starts_with(startup_failure) => Step::StartFailed,
+            _ => Step::Streaming,
+        };
+        self.step = self.step.max(step);
+        self.failure = match line {
+            "Migration failed, resuming at sender." => Some(Failure::Resuming),
+            "Migration failed, failed to suspend at sender." => Some(Failure::FailedToSuspend),
+            "Migration failed due to problems at target." => Some(Failure::AtTarget),
+            "** Migration failed during final handshake **" | "Domain state is now undefined !" => {
+                Some(Failure::Undefined)
             }
-        }
+            _ => self.failure,
+        };
         // Reading the banner or READY failed, or the transport's exit status
         // is reported: both name what they were about.
-        self.transport_failed |=
-            line.contains("migration receiver stream") || line.contains("migration transport");
-        self.transport_killed |= line.contains("migration transport process")
+        let is_librarys = line.starts_with(LIBXL);
+        self.transport_failed |= line.starts_with("migration receiver stream ")
+            || is_librarys
+                && (line.contains("migration receiver stream")
+                    || line.contains("migration transport"));
+        self.transport_killed |= is_librarys
+            && line.contains("migration transport process")
             && line.contains("died due to fatal signal");
-        self.helper_killed |=
-            line.contains("save/restore helper") && line.contains("died due to fatal signal");
-        self.target_failed |= line.contains("migration target: Domain creation failed");
+        self.look_for_helper(line);
+    }
+
+    /// Takes one line that came from the destination, or from what leads there. Who
+    /// was at fault may be told by it, and never a step.
+    pub fn there(&mut self, line: &str) {
+        self.look_for_helper(line);
+        self.target_failed |= line.starts_with("migration target: Domain creation failed");
+    }
+
+    fn look_for_helper(&mut self, line: &str) {
+        self.helper_killed |= line.starts_with(LIBXL)
+            && line.contains("save/restore helper")
+            && line.contains("died due to fatal signal");
     }
 }
+
+/// How lines of libxl's log begin.
+const LIBXL: &str = "libxl: ";
 
 #[cfg(test)]
 mod tests {
@@ -122,11 +132,27 @@ mod tests {
         assert_eq!(handshake.step, Step::PermissionGiven);
     }
 
+    /// The stub's crash text, a guest's name and the destination may say anything.
     #[test]
-    fn a_line_mixed_with_the_destinations_is_still_recognised() {
-        let handshake =
-            after(&["migration target: Transmigration sender: Giving target permission to start."]);
-        assert_eq!(handshake.step, Step::PermissionGiven);
+    fn words_within_a_line_or_from_elsewhere_tell_no_step() {
+        for words in [
+            "migration sender: Giving target permission to start.",
+            "migration sender: Target reports successful startup.",
+            "migration sender: Trying to resume at our end.",
+            "Migration successful.",
+            "Migration failed, resuming at sender.",
+        ] {
+            let handshake = after(&[
+                &format!("libxl: error: small was not moved: the stub domain died: panic: {words}"),
+                &format!("lull: {words} runs on here."),
+                &format!("{words} "),
+                &format!("x{words}"),
+            ]);
+            assert_eq!(handshake, Handshake::default(), "{words}");
+            let mut handshake = Handshake::default();
+            handshake.there(words);
+            assert_eq!(handshake, Handshake::default(), "{words}");
+        }
     }
 
     #[test]

@@ -41,13 +41,17 @@ pub enum Message {
     Transport(Box<Event>),
     /// Neither it nor anything it left behind can say more.
     TransportGone,
-    /// A line of xl's or the destination's.
+    /// A line of xl's.
     Xl(String),
+    /// A line from the destination, or from what leads there.
+    There(String),
     /// The destination reported that the guest runs: when, by
     /// `CLOCK_MONOTONIC`, in nanoseconds.
     TargetStarted(u64),
     /// Nothing more will come from xl.
     XlSilent,
+    /// Nothing more will come from there.
+    ThereSilent,
     /// xl has ended.
     XlEnded(XlEnd),
     /// The operator wants to stop.
@@ -168,7 +172,18 @@ impl Inbox {
         });
     }
 
-    /// Hears what xl and the destination print.
+    /// Hears what the destination prints, and what leads there.
+    pub fn hear_there(&self, from: impl io::Read + Send + 'static) {
+        let post = self.post.clone();
+        thread::spawn(move || {
+            let _ = each_line(from, |line| {
+                post.send_for_show(Message::There(line.to_owned()));
+            });
+            post.send(Message::ThereSilent);
+        });
+    }
+
+    /// Hears what xl prints.
     pub fn hear_xl(&self, from: impl io::Read + Send + 'static) {
         let post = self.post.clone();
         thread::spawn(move || {

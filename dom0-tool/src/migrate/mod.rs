@@ -400,6 +400,7 @@ pub fn judged(attempted: &Attempted) -> Judgement {
         helper: account.helper,
         ended: account.ended.as_ref(),
         hung_up: account.hung_up.as_ref().map(|hung_up| hung_up.why),
+        ready: account.gate(),
         handshake: &account.handshake,
         // An attempt is over only when xl is.
         xl: account.xl.unwrap_or(XlEnd::Killed(0)),
@@ -407,14 +408,26 @@ pub fn judged(attempted: &Attempted) -> Judgement {
     })
 }
 
-/// Judges the attempt; and unless the guest moved, looks for it at the source.
+/// Judges the attempt, and looks for the guest at the source. One that moved must
+/// not run there.
 fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Seen>) {
     let judgement = judged(attempted);
     if judgement.outcome == Outcome::Moved {
-        return (judgement, None);
+        return match source::runs_on(source) {
+            false => (judgement, None),
+            true => (
+                Judgement {
+                    outcome: Outcome::Unknown,
+                    why: "it was said to run at the destination, and runs at the source",
+                },
+                Some(Seen::Running),
+            ),
+        };
     }
+    // A suspension that this attempt did not ask for is somebody else's.
     let rescue = match judgement.outcome {
         Outcome::Unknown => Rescue::Forbidden,
+        _ if !attempted.account.asked_to_suspend() => Rescue::Forbidden,
         _ => Rescue::Allowed,
     };
     let seen = source::watch(source, rescue);

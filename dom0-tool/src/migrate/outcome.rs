@@ -141,6 +141,29 @@ pub enum Wish {
     OutOfTime,
 }
 
+/// Whether the transport has passed READY on to xl, without which xl gives no
+/// permission.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Passed {
+    /// It has.
+    Yes,
+    /// It has not.
+    #[default]
+    No,
+    /// It died without a word.
+    Unknown,
+}
+
+impl Passed {
+    /// How far xl came: as far as it says, but no further than lull let it come.
+    pub fn step(self, handshake: &Handshake) -> Step {
+        match self {
+            Self::Yes | Self::Unknown => handshake.step,
+            Self::No => handshake.step.min(Step::Acknowledged),
+        }
+    }
+}
+
 /// Everything the judgement rests on.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
@@ -150,6 +173,8 @@ pub struct Evidence<'a> {
     pub ended: Option<&'a Ended>,
     /// Why the transport hung up before READY, if it did.
     pub hung_up: Option<Refused>,
+    /// Whether READY was passed on.
+    pub ready: Passed,
     /// xl's words.
     pub handshake: &'a Handshake,
     /// xl's end.
@@ -174,7 +199,23 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
     let judged = |outcome, why| Judgement { outcome, why };
     let handshake = evidence.handshake;
     match handshake.step {
-        Step::TargetStarted => return judged(Outcome::Moved, ""),
+        Step::Streaming | Step::Acknowledged => {}
+        _ if evidence.ready == Passed::No => {
+            return judged(
+                Outcome::Unknown,
+                "xl says that it gave the destination permission, and lull passed on no READY",
+            );
+        }
+        Step::TargetStarted if evidence.ready == Passed::Yes || evidence.xl == XlEnd::Exited(0) => {
+            return judged(Outcome::Moved, "");
+        }
+        Step::TargetStarted => {
+            return judged(
+                Outcome::Unknown,
+                "xl says that the guest runs at the destination, and lull's own part, which \
+                 would know, was killed",
+            );
+        }
         Step::GivenBack => {
             return judged(
                 Outcome::TargetFailed,
@@ -193,10 +234,17 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
                 "the destination was told to start the guest and did not report back",
             );
         }
-        Step::Streaming | Step::Acknowledged => {}
     }
-    if evidence.xl == XlEnd::Exited(0) {
-        return judged(Outcome::Moved, "");
+    match (evidence.xl, evidence.ready) {
+        (XlEnd::Exited(0), Passed::Yes | Passed::Unknown) => return judged(Outcome::Moved, ""),
+        (XlEnd::Exited(0), Passed::No) => {
+            return judged(
+                Outcome::Unknown,
+                "xl ended as if the guest had moved, and lull never passed on that the \
+                 destination was ready",
+            );
+        }
+        _ => {}
     }
     if handshake.failure == Some(Failure::Undefined) {
         return judged(
@@ -343,6 +391,15 @@ mod tests {
         How::SourceFailed,
     ];
 
+    const STEPS: [Step; 6] = [
+        Step::Streaming,
+        Step::Acknowledged,
+        Step::PermissionGiven,
+        Step::StartFailed,
+        Step::GivenBack,
+        Step::TargetStarted,
+    ];
+
     const REFUSALS: [Refused; 7] = [
         Refused::NotReady,
         Refused::ReadyTooLate,
@@ -386,6 +443,7 @@ mod tests {
                 helper: HelperSeen::Begun,
                 ended: Some(&ended),
                 hung_up,
+                ready: Passed::No,
                 handshake: &Handshake::default(),
                 xl: XlEnd::Exited(1),
                 wish,
@@ -405,6 +463,7 @@ mod tests {
             begun: bool,
             cancel: bool,
             started: bool,
+            died: bool,
             hung_up in proptest::option::of(proptest::sample::select(&REFUSALS[..])),
             failure in proptest::sample::select(&[None, Some(Failure::Resuming), Some(Failure::Undefined)][..]),
         ) {
@@ -418,11 +477,38 @@ mod tests {
                 helper: if begun { HelperSeen::Begun } else { HelperSeen::Never },
                 ended: ended.as_ref(),
                 hung_up,
+                ready: if died { Passed::Unknown } else { Passed::Yes },
                 handshake: &handshake,
                 xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
                 wish: if cancel { Wish::Cancel } else { Wish::Move },
             });
             prop_assert_eq!(judgement.outcome, Outcome::Unknown);
+        }
+
+        /// Whatever xl is made to say: where lull passed no READY on, the guest has
+        /// not moved.
+        #[test]
+        fn without_ready_nobody_has_moved(
+            how in proptest::option::of(proptest::sample::select(&ALL[..])),
+            code in 0..256i32,
+            killed: bool,
+            step in proptest::sample::select(&STEPS[..]),
+            died: bool,
+        ) {
+            let ended = how.map(Ended::so);
+            let handshake = Handshake { step, ..Handshake::default() };
+            let judgement = judge(Evidence {
+                helper: HelperSeen::Begun,
+                ended: ended.as_ref(),
+                hung_up: None,
+                ready: if died { Passed::Unknown } else { Passed::No },
+                handshake: &handshake,
+                xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
+                wish: Wish::Move,
+            });
+            // Of a transport that was killed nobody knows: then xl's own end counts.
+            let may = died && !killed && code == 0;
+            prop_assert_eq!(judgement.outcome == Outcome::Moved, may);
         }
 
         /// Before it, the guest is at the source, and nobody says otherwise.
@@ -441,6 +527,7 @@ mod tests {
                 helper: HelperSeen::Begun,
                 ended: Some(&ended),
                 hung_up,
+                ready: Passed::No,
                 handshake: &handshake,
                 xl: XlEnd::Exited(code),
                 wish: Wish::Move,

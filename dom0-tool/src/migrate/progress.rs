@@ -17,6 +17,7 @@ use crate::events::{
 use crate::host::Guest;
 use crate::human::{Bytes, Count, Millis, Seconds, or_dash};
 use crate::runs::{self, recorder::Through};
+use crate::text::printable_lines;
 
 /// Between plain lines within a round.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);
@@ -227,8 +228,7 @@ impl Watcher {
     /// A line for whoever asked for more (`-v`).
     pub fn detail(&self, from: &str, text: &str) {
         if self.verbosity > 0 {
-            let printable: String = text.chars().filter(|c| !c.is_control()).collect();
-            self.note(&format!("{from}: {printable}"));
+            self.note(&format!("{from}: {text}"));
         }
     }
 
@@ -246,8 +246,7 @@ impl Watcher {
             _ => 2,
         };
         if self.verbosity >= wanted {
-            let printable: String = log.text.chars().filter(|c| !c.is_control()).collect();
-            self.note(&format!("{}: {printable}", log.from));
+            self.note(&format!("{}: {}", log.from, log.text));
         }
     }
 
@@ -282,15 +281,16 @@ pub fn print_json(event: &Event) {
     }
 }
 
-/// A line on standard output, if anybody reads it.
-pub fn to_stdout(line: &str) {
+/// A line on standard output, or several, if anybody reads it. Whoever wrote what
+/// stands in it, no terminal obeys it.
+pub fn to_stdout(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    let _ = writeln!(out, "{}", printable_lines(text)).and_then(|()| out.flush());
 }
 
-/// A line on standard error, if anybody reads it.
-pub fn to_stderr(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+/// The same on standard error.
+pub fn to_stderr(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable_lines(text));
 }
 
 fn progress_line(

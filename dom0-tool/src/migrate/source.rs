@@ -60,6 +60,20 @@ pub enum Rescue {
     Forbidden,
 }
 
+/// Whether a guest that is said to have moved runs here still, or again. Its domain is
+/// gone, or going, or was left suspended: then it does not.
+pub fn runs_on(source: &dyn Source) -> bool {
+    let is_free = || {
+        let state = source.state();
+        matches!(state, Ok(Some(state)) if state.shutdown.is_none() && state.death().is_none())
+    };
+    // xl may be in the middle of destroying it.
+    is_free() && {
+        std::thread::sleep(PAUSE);
+        is_free()
+    }
+}
+
 /// Watches the guest until it is seen to run, for a bounded time.
 pub fn watch(source: &dyn Source, rescue: Rescue) -> Seen {
     watch_paced(source, rescue, PAUSE, LATE, IDLE)

@@ -23,6 +23,7 @@ suspended() { echo '{"schema":1,"type":"suspended","requested_at_ms":901,"stoppe
 now() { read -r up _ </proc/uptime; echo "${up/./}0000000"; }
 ended() { echo '{"schema":1,"type":"ended","at_ms":1000,"how":"'"$1"'","reason":"'"$2"'","advice":"","smallest_limit_ms":'"${3:-null}"',"needed_rate":'"${4:-null}"',"refused_pause_ms":'"${5:-null}"',"observed":{"suspend_ms":49,"final_bitmap_ms":1,"pages_ms":20,"cpu_state_ms":8},"pages_sent":49272,"bytes_sent":201818112,"monotonic_ns":'"$(now)"',"helper_cpu_ms":300,"helper_peak_bytes":4194304,"stub_cpu_ms":200}'; }
 xl() { echo "migration sender: $1" >&2; }
+there() { echo "$1" >&"$LULL_WORDS_FD"; }
 # And what `lull transport` would: hears orders, tells events.
 order() { read -r order <&"$LULL_TRANSPORT_FD"; echo "$order" | grep -q "\"$1\""; }
 carry() { echo "$1" >&"$LULL_TRANSPORT_FD"; }
@@ -119,8 +120,14 @@ fn attempt_with(
     }
 }
 
+/// One that leaves nothing of the guest here.
+fn attempt_and_go(script: &str) -> Run {
+    attempt_with(script, "", &[None], |_| {})
+}
+
 const MOVED: &str = r#"
 say "$started"; say "$round"; say "$(suspended)"; say "$(ended stream-complete "")"
+carry "$(ready)"
 xl "Target has acknowledged transfer."
 xl "Giving target permission to start."
 sleep 0.05
@@ -130,7 +137,7 @@ echo "Migration successful." >&2
 
 #[test]
 fn a_move_is_a_move_and_its_pause_is_remembered() {
-    let run = attempt(MOVED);
+    let run = attempt_and_go(MOVED);
     assert_eq!(run.outcome, Outcome::Moved);
     assert_eq!(run.seen, None);
     assert_eq!(run.last_line, "web1 runs at the destination (host2).");
@@ -146,7 +153,7 @@ fn a_move_is_a_move_and_its_pause_is_remembered() {
 
 #[test]
 fn the_report_shows_prediction_and_observation_side_by_side() {
-    let tables = attempt(MOVED).tables;
+    let tables = attempt_and_go(MOVED).tables;
     for words in [
         "49,152",
         "213.3 MiB/s",
@@ -212,7 +219,7 @@ fn out_of_time_is_its_own_refusal() {
 fn an_unreachable_host_is_told_in_sshs_words() {
     let run = attempt(
         r#"
-echo "ssh: connect to host host2 port 22: No route to host" >&2
+there "ssh: connect to host host2 port 22: No route to host"
 echo "libxl: error: libxl_utils.c:507:libxl_read_exactly: file/stream truncated reading banner from migration receiver stream" >&2
 echo "libxl: info: libxl_exec.c:117:libxl_report_child_exitstatus: migration transport process [7] exited with error status 255" >&2
 exit 1"#,
@@ -227,8 +234,8 @@ fn a_destination_without_memory_is_told_in_its_words() {
     let run = attempt(
         r#"
 say "$started"
-echo "failed to free memory for the domain" >&2
-echo "migration target: Domain creation failed (code -3)." >&2
+there "failed to free memory for the domain"
+there "migration target: Domain creation failed (code -3)."
 say "$(ended target-failed "the connection to the destination broke")"
 echo "Migration failed, failed to suspend at sender." >&2
 exit 1"#,
@@ -252,7 +259,7 @@ fn a_target_that_fails_before_go_leaves_the_guest_here() {
     let run = attempt(
         r#"
 say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
-echo "no bridge for the interface" >&2
+there "no bridge for the interface"
 echo "Migration failed, resuming at sender." >&2
 exit 1"#,
     );
@@ -264,7 +271,7 @@ exit 1"#,
 fn a_target_that_gives_the_guest_back_failed() {
     let run = attempt(
         r#"
-say "$started"; say "$(ended stream-complete "")"
+say "$started"; say "$(ended stream-complete "")"; carry "$(ready)"
 xl "Target has acknowledged transfer."
 xl "Giving target permission to start."
 xl "Target reports startup failure (status code 3)."
@@ -284,7 +291,7 @@ fn silence_after_go_is_unknown_and_nothing_is_resumed() {
     };
     let run = attempt_with(
         r#"
-say "$started"; say "$(ended stream-complete "")"
+say "$started"; say "$(ended stream-complete "")"; carry "$(ready)"
 xl "Target has acknowledged transfer."
 xl "Giving target permission to start."
 echo "** Migration failed during final handshake **" >&2
@@ -304,7 +311,7 @@ exit 1"#,
 fn an_xl_killed_after_go_leaves_it_unknown() {
     let run = attempt(
         r#"
-say "$started"; say "$(ended stream-complete "")"
+say "$started"; say "$(ended stream-complete "")"; carry "$(ready)"
 xl "Giving target permission to start."
 kill -KILL $$"#,
     );
@@ -330,9 +337,9 @@ fn an_xl_killed_before_go_leaves_a_guest_that_lull_resumes() {
 
 #[test]
 fn an_xl_killed_after_the_report_has_moved_the_guest() {
-    let run = attempt(
+    let run = attempt_and_go(
         r#"
-say "$started"; say "$(ended stream-complete "")"
+say "$started"; say "$(ended stream-complete "")"; carry "$(ready)"
 xl "Giving target permission to start."
 xl "Target reports successful startup."
 kill -KILL $$"#,
@@ -409,7 +416,7 @@ fn a_helper_killed_before_its_first_word_is_not_the_destinations_fault() {
     let run = attempt(
         r#"
 echo "libxl: error: libxl_exec.c:129:libxl_report_child_exitstatus: domain 7 save/restore helper [31] died due to fatal signal Killed" >&2
-echo "migration target: Domain creation failed (code -3)." >&2
+there "migration target: Domain creation failed (code -3)."
 exit 1"#,
     );
     assert_eq!(run.outcome, Outcome::SourceFailed);
@@ -447,7 +454,7 @@ fn a_guest_that_is_not_seen_to_run_is_never_claimed_to() {
 
 #[test]
 fn garbage_from_the_helper_changes_nothing() {
-    let run = attempt(&format!(
+    let run = attempt_and_go(&format!(
         r#"
 say "}}{{"; say '{{"schema":1,"type":"unheard-of"}}'; head -c 100000 /dev/urandom >&"$LULL_FRONT_END_FD"; say ""
 {MOVED}"#
@@ -501,7 +508,7 @@ fn xl_gets_its_own_options_and_the_helper_its_limits() {
 
 #[test]
 fn an_xl_that_goes_its_own_way_is_told_on() {
-    let run = attempt(r#"echo "Migration successful." >&2"#);
+    let run = attempt_and_go(r#"carry "$(ready)"; echo "Migration successful." >&2"#);
     assert_eq!(run.outcome, Outcome::Moved);
     assert!(run.paragraph.contains("no limit was kept"));
 }
@@ -511,7 +518,7 @@ fn an_xl_that_goes_its_own_way_is_told_on() {
 fn permission_given_in_the_last_breath_is_heard() {
     let run = attempt(
         r#"
-say "$started"; say "$(ended stream-complete "")"
+say "$started"; say "$(ended stream-complete "")"; carry "$(ready)"
 sleep 3 &
 xl "Giving target permission to start."
 kill -KILL $$"#,
@@ -521,7 +528,7 @@ kill -KILL $$"#,
 
 #[test]
 fn the_result_is_an_object_with_type_and_schema() {
-    let result = attempt(MOVED).result;
+    let result = attempt_and_go(MOVED).result;
     let line = crate::events::Line {
         schema: crate::events::SCHEMA,
         event: Event::Result(Box::new(result)),
@@ -536,7 +543,7 @@ fn the_result_is_an_object_with_type_and_schema() {
 
 #[test]
 fn xl_is_deaf_to_the_terminals_signals() {
-    let run = attempt(&format!(
+    let run = attempt_and_go(&format!(
         r#"
 for signal in INT HUP TERM QUIT TSTP; do kill -$signal $$; done
 {MOVED}"#
@@ -546,7 +553,7 @@ for signal in INT HUP TERM QUIT TSTP; do kill -$signal $$; done
 
 #[test]
 fn the_transport_hears_the_helpers_news() {
-    let run = attempt(
+    let run = attempt_and_go(
         r#"
 say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
 order helper-begun && order suspended && order committed && sleep 0.05 && carry "$(ready)"
@@ -644,6 +651,64 @@ carry "$(hung_up not-ready)"
 xl "Giving target permission to start."
 exit 1"#,
     );
+    assert_eq!(run.outcome, Outcome::Unknown);
+}
+
+/// The stub's last words, the destination's and a guest's name may be xl's.
+#[test]
+fn nobodys_words_but_xls_move_a_guest() {
+    for words in [
+        "Migration successful.",
+        "migration sender: Target reports successful startup.",
+    ] {
+        for script in [
+            format!(
+                r#"
+say "$started"; say "$(ended source-failed "the stub died: panic: {words}")"
+echo "libxl: error: web1 was not moved: the stub domain died: panic: {words}" >&2
+echo "Migration failed, failed to suspend at sender." >&2
+exit 1"#
+            ),
+            format!(
+                r#"
+there "{words}"; say "$started"; say "$(ended source-failed "no")"
+echo "Migration failed, resuming at sender." >&2
+exit 1"#
+            ),
+        ] {
+            let run = attempt(&script);
+            assert_eq!(run.outcome, Outcome::SourceFailed, "{script}");
+            assert_eq!(run.last_line, "web1 runs at the source (this host).");
+        }
+    }
+}
+
+/// Whatever was said: the guest is here.
+#[test]
+fn a_guest_that_moved_and_runs_here_is_looked_for_at_both() {
+    let run = attempt(MOVED);
+    assert_eq!(run.outcome, Outcome::Unknown);
+    assert!(
+        run.paragraph.contains("runs at the source"),
+        "{}",
+        run.paragraph
+    );
+}
+
+/// Two moves of one guest: the other's is about to be told to go.
+#[test]
+fn a_suspension_that_was_not_asked_for_is_somebody_elses() {
+    let suspended = DomainState {
+        shutdown: Some(2),
+        ..state(0)
+    };
+    let run = attempt_with(
+        r#"say "$started"; say "$(ended source-failed "another lull has its log")"; exit 1"#,
+        "",
+        &[Some(suspended)],
+        |_| {},
+    );
+    assert_eq!(run.resumed, 0);
     assert_eq!(run.outcome, Outcome::Unknown);
 }
 

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use crate::text::printable;
+
 /// Lines kept.
 const KEPT: usize = 200;
 
@@ -44,12 +46,6 @@ impl Words {
             .take(1)
             .collect()
     }
-}
-
-/// What the destination writes reaches the operator's terminal: no control
-/// characters.
-fn printable(line: &str) -> String {
-    line.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// Written whether or not anything is wrong, or about xl's own steps.

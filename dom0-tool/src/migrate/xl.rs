@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, PipeReader};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -71,8 +71,10 @@ pub struct Plan<'a> {
 pub struct Started {
     /// The process.
     pub process: Child,
-    /// What it and the destination print.
+    /// What it prints, and no other.
     pub words: PipeReader,
+    /// What the destination prints, and what leads there.
+    pub words_there: PipeReader,
     /// The helper's line to us.
     pub helper: UnixStream,
     /// The transport's line to us.
@@ -91,23 +93,26 @@ impl Plan<'_> {
     /// When no process can be started.
     pub fn start(&self, call: Option<Call>) -> io::Result<Started> {
         let (words, write_end) = io::pipe()?;
+        let (words_there, write_end_there) = io::pipe()?;
         let (helper, for_helper) = UnixStream::pair()?;
         let (transport, for_transport) = UnixStream::pair()?;
         // What is to reach helper and transport, through sh, xl and libxl.
-        let mut handed_down = vec![(transport::FRONT_END_FD, for_transport)];
+        let mut handed_down: Vec<(&str, OwnedFd)> =
+            vec![(transport::FRONT_END_FD, for_transport.into())];
         let engine = match call {
             None => {
-                handed_down.push((FRONT_END_FD, for_helper));
+                handed_down.push((FRONT_END_FD, for_helper.into()));
                 None
             }
             Some(call) => {
-                let words = write_end.try_clone()?;
+                let words = write_end_there.try_clone()?;
                 let (engine, inherited) = Engine::start(self, call, for_helper, words)?;
-                handed_down.push((ENGINE_FD, inherited.helper));
-                handed_down.push((transport::ENGINE_FD, inherited.transport));
+                handed_down.push((ENGINE_FD, inherited.helper.into()));
+                handed_down.push((transport::ENGINE_FD, inherited.transport.into()));
                 Some(engine)
             }
         };
+        handed_down.push((transport::WORDS_FD, write_end_there.into()));
 
         let mut command = deaf(self.xl);
         command.args(self.arguments());
@@ -125,6 +130,7 @@ impl Plan<'_> {
         Ok(Started {
             process,
             words,
+            words_there,
             helper,
             orders: Orders::new(transport.try_clone()?, self.landing)?,
             transport,

@@ -6,6 +6,7 @@ use defmt_decoder::{DecodeError, Locations, StreamDecoder, Table};
 use lull_core::link::{CRASH_TEXT_BYTES, CrashKind, CrashRecord, LogReader, Registers};
 
 use super::image::Image;
+use crate::text::printable;
 
 /// A line of the stub's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,12 +114,6 @@ impl LogDecoder<'_> {
             }
         }
     }
-}
-
-/// The stub's words without what a terminal would obey.
-fn printable(text: &str) -> String {
-    let space = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(space).collect()
 }
 
 /// The stub's last words.

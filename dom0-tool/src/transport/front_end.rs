@@ -2,7 +2,7 @@
 //! by comes in, and what it did goes out to the front end.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::PollFlags;
@@ -118,8 +118,7 @@ impl Orders {
 }
 
 fn inherited_socket(variable: &str) -> Option<UnixStream> {
-    let number: RawFd = std::env::var(variable).ok()?.parse().ok()?;
-    Some(UnixStream::from(inherited::adopt(number).ok()?))
+    inherited::named(variable).map(UnixStream::from)
 }
 
 impl From<Order> for Event {

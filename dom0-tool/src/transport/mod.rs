@@ -74,6 +74,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
 use crate::control::folder::Folder;
+use crate::inherited;
 use crate::xen::DomId;
 use front_end::FrontEnd;
 use gate::{Gate, Landing, Terms};
@@ -88,6 +89,14 @@ pub const FRONT_END_FD: &str = "LULL_TRANSPORT_FD";
 
 /// The same for [`crate::events::Order`] lines of a fast landing's engine.
 pub const ENGINE_FD: &str = "LULL_TRANSPORT_ENGINE_FD";
+
+/// The number of an inherited pipe, for what the destination prints and what leads
+/// there: xl's own words, which tell how far it came, come by another.
+pub const WORDS_FD: &str = "LULL_WORDS_FD";
+
+/// All of them: no business of libxl's helper, which would keep their other ends
+/// from seeing this part's end.
+pub const INHERITED: [&str; 3] = [FRONT_END_FD, ENGINE_FD, WORDS_FD];
 
 /// The options of `lull transport`. They come from `lull migrate`.
 #[derive(Debug, Args)]
@@ -154,7 +163,8 @@ pub fn main(options: &Options) -> ExitCode {
 fn carry(options: &Options) -> anyhow::Result<ExitCode> {
     let front_end = FrontEnd::connect();
     let (from_xl, to_xl) = take_over_stdio().context("its own input and output")?;
-    let mut transport = Transport::start(options.shell, &options.command)?;
+    let words = inherited::named(WORDS_FD);
+    let mut transport = Transport::start(options.shell, &options.command, words)?;
     let ends = Ends {
         from_xl,
         to_xl,

@@ -10,7 +10,7 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::read;
 
-use super::FRONT_END_FD;
+use super::INHERITED;
 use super::relay::Parting;
 use crate::events;
 use crate::helper::handed::ENGINE_FD;
@@ -33,12 +33,16 @@ pub struct Transport {
 
 impl Transport {
     /// Starts it: the words as they are, or the one command through a shell,
-    /// as xl would.
+    /// as xl would. What it prints goes to `words`, if there is such a place.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(shell: bool, words: &[OsString]) -> anyhow::Result<Self> {
-        let mut command = match (shell, words) {
+    pub fn start(
+        shell: bool,
+        command: &[OsString],
+        words: Option<OwnedFd>,
+    ) -> anyhow::Result<Self> {
+        let mut command = match (shell, command) {
             (true, [line]) => {
                 let mut command = Command::new("sh");
                 command.arg("-c").arg(line);
@@ -52,10 +56,13 @@ impl Transport {
             _ => anyhow::bail!("one command for the shell, or a program and its arguments"),
         };
         let name = command.get_program().to_string_lossy().into_owned();
+        for variable in INHERITED {
+            command.env_remove(variable);
+        }
         let child = command
-            .env_remove(FRONT_END_FD)
             .env_remove(events::FRONT_END_FD)
             .env_remove(ENGINE_FD)
+            .stderr(words.map_or_else(Stdio::inherit, Stdio::from))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
