@@ -420,6 +420,8 @@ pub enum Refused {
     GivenUp,
     /// The front end has gone.
     FrontEndGone,
+    /// READY came, and the guest, which somebody has resumed, runs here.
+    RunsHere,
     /// xl closed its end: it gave up, or died.
     XlGone,
     /// The destination, or what leads to it, closed its end.

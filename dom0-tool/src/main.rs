@@ -15,6 +15,7 @@
 //! runs it can be looked at and steered ([`control`]). Limits stand in a file
 //! ([`limits`]), and plain `xl migrate` can be made to keep them ([`enable`]).
 //! Under the name `vif-lull` it attaches guests' network interfaces ([`vif`]).
+//! Whoever carries out the guest's next reboot is kept ([`monitor`]).
 //! What only a person may decide is `lull resume` ([`resume`]). Is a host ready?
 //! [`doctor`]. Manual and completions: [`generate`].
 
@@ -40,6 +41,7 @@ mod limits;
 mod locked;
 mod metrics;
 mod migrate;
+mod monitor;
 mod monotonic;
 mod nearest;
 mod or_none;

@@ -7,13 +7,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::folder::{self, Folder};
+use crate::inherited;
 use crate::locked;
 use crate::xen::DomId;
 
@@ -22,12 +23,19 @@ use crate::xen::DomId;
 /// for a guest that is about to stop.
 const INSIST: Duration = Duration::from_secs(15);
 
+/// Between two looks whether it is still worth waiting.
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// Who samples waits so long: for a guard that is about to end.
 const ASK: Duration = Duration::from_secs(1);
 
 /// Who makes a suspended guest run again waits so long: for the guard of an attempt
 /// that is over, which looks twenty seconds whether the guest still lands.
 const OUTWAIT: Duration = Duration::from_secs(30);
+
+/// Environment variable with the number of the claim that `lull migrate` has taken
+/// before it starts xl, for whoever moves the guest.
+pub const CLAIM_FD: &str = "LULL_CLAIM_FD";
 
 /// A lock on a guest's dirty log.
 #[derive(Debug)]
@@ -51,6 +59,31 @@ impl Claim {
     /// When there can be no such file.
     pub fn insist(folder: &Folder, guest: DomId) -> io::Result<Taken> {
         take(folder, guest, INSIST, true)
+    }
+
+    /// The same, as long as `go_on` says so, which is asked ten times a second.
+    ///
+    /// # Errors
+    /// When there can be no such file, or `go_on` fails.
+    pub fn insist_while<E: From<io::Error>>(
+        folder: &Folder,
+        guest: DomId,
+        go_on: impl Fn() -> Result<(), E>,
+    ) -> Result<Taken, E> {
+        let until = Instant::now() + INSIST;
+        loop {
+            go_on()?;
+            match take(folder, guest, MOMENT, true)? {
+                Taken::Anothers if Instant::now() < until => {}
+                taken => return Ok(taken),
+            }
+        }
+    }
+
+    /// The one that came with this process, if it is still this guest's.
+    pub fn inherited(folder: &Folder, guest: DomId) -> Option<Self> {
+        let file = inherited::named(CLAIM_FD).map(File::from)?;
+        is_at(&file, &folder.claim(guest)).then_some(Self { file })
     }
 
     /// For who only looks.
@@ -85,6 +118,14 @@ impl Claim {
     /// When there are too many open files.
     pub fn share(&self) -> io::Result<Stdio> {
         self.file.try_clone().map(Stdio::from)
+    }
+
+    /// For a process that is started, which holds it as well.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn hand_down(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone().map(OwnedFd::from)
     }
 }
 

@@ -6,6 +6,7 @@ use super::ask;
 use super::finding::{Finding, Findings, Level};
 use crate::enable;
 use crate::host::{self, Guest, NotReady};
+use crate::monitor::{self, Monitor};
 use crate::rehearse;
 use crate::xen::maxmem::guest_frames;
 use crate::xen::xenstore::Xenstore;
@@ -54,6 +55,9 @@ pub fn check(findings: &mut Findings) -> Vec<Seen> {
                 let mib = found.memory >> 20;
                 let text = format!("{} can be moved: PVH, running, {mib} MiB", guest.name);
                 findings.add(Finding::ok("guest", text));
+                if let Some(finding) = monitored(guest) {
+                    findings.add(finding);
+                }
                 seen.push(found);
             }
             // The host is ready, though this one cannot be moved.
@@ -73,6 +77,37 @@ pub fn check(findings: &mut Findings) -> Vec<Seen> {
         findings.add(Finding::ok("guests", text));
     }
     seen
+}
+
+/// Whether somebody carries out its next reboot or shutdown.
+fn monitored(guest: &Guest) -> Option<Finding> {
+    let Guest { name, domid } = guest;
+    if monitor::is_libvirts(name) {
+        return None;
+    }
+    match Monitor::of(*domid) {
+        None => Some(Finding::warning(
+            "guest",
+            format!(
+                "no xl waits for {name}'s end: after a reboot or shutdown of its own it stays dead"
+            ),
+            format!(
+                "It was created with `xl create -e`, or its monitor has ended. After its next shutdown: `xl destroy {name}`, then `xl create`."
+            ),
+        )),
+        Some(monitor) if monitor.is_held() => Some(Finding::warning(
+            "guest",
+            format!(
+                "the xl that waits for {name}'s end (process {}) stands still",
+                monitor.number()
+            ),
+            format!(
+                "Unless {name} is being moved (`lull status`): `kill -CONT {}`.",
+                monitor.number()
+            ),
+        )),
+        Some(_) => None,
+    }
 }
 
 fn look(domid: DomId) -> Result<Seen, NotReady> {

@@ -36,6 +36,14 @@ impl Verdict {
         }
     }
 
+    /// Adds a sentence to the advice.
+    pub fn advise(&mut self, sentence: &str) {
+        if !self.advice.is_empty() {
+            self.advice.push(' ');
+        }
+        self.advice.push_str(sentence);
+    }
+
     /// Reason, figures and advice in one line, for a log.
     pub fn in_a_line(&self) -> String {
         let limit = self

@@ -52,6 +52,12 @@ pub enum Failure {
     /// The transport of a fast landing has hung up.
     #[error("{}", hung_up(*.0))]
     HungUp(Refused),
+    /// Not by this attempt.
+    #[error("the guest is suspended already, by somebody else")]
+    SuspendedByAnother,
+    /// Not by this attempt.
+    #[error("somebody has resumed the guest while it was being handed over")]
+    ResumedByAnother,
     /// So that it will never run again.
     #[error("the guest {0}")]
     Died(String),
@@ -86,6 +92,7 @@ const fn hung_up(why: Refused) -> &'static str {
         Refused::NotReady | Refused::ReadyTooLate | Refused::PauseUnknown => {
             "the last pages and the CPU state were not in place in time"
         }
+        Refused::RunsHere => "somebody has resumed the guest while it was being handed over",
         _ => "the attempt was given up",
     }
 }
@@ -108,6 +115,11 @@ impl From<&Failure> for Verdict {
             ),
             Failure::Stale(_) => (How::SourceFailed, "Try again, or with `--landing classic`."),
             Failure::HungUp(Refused::XlGone) => (How::SourceFailed, ""),
+            Failure::SuspendedByAnother | Failure::ResumedByAnother => (
+                How::SourceFailed,
+                "Look who else saves, moves or resumes it, and try again.",
+            ),
+            Failure::HungUp(Refused::RunsHere) => (How::SourceFailed, ""),
             Failure::Deadline
             | Failure::HungUp(Refused::NotReady | Refused::ReadyTooLate | Refused::PauseUnknown) => {
                 (

@@ -128,7 +128,7 @@ impl Session<'_> {
         }
     }
 
-    fn is_suspended(&self) -> Result<bool, Failure> {
+    pub(super) fn is_suspended(&self) -> Result<bool, Failure> {
         Ok(self.living()?.is_suspended())
     }
 
@@ -185,30 +185,47 @@ impl Session<'_> {
         });
     }
 
-    fn outlive_request(&mut self) {
+    /// Sees to a request that the guest may still follow, for a while; the guard does so
+    /// for longer.
+    fn outlive_request(&mut self, verdict: &mut Verdict) {
         if self.resumed.is_some() {
             return;
         }
-        match domain::outlive_suspend(self.xen, self.order.guest) {
-            Ok(domain::Resumed::Yes { at }) => self.note_resume(at, None),
-            Ok(domain::Resumed::WasNotSuspended) => {}
-            Err(error) => self.say(
-                "error",
-                format!("the request to suspend cannot be taken back: {error}"),
-            ),
+        match domain::outlive_suspend(self.xen, self.order.guest, domain::FIRST_STEPS) {
+            Ok(domain::Outlived::Resumed { at }) => self.note_resume(at, None),
+            Ok(domain::Outlived::Over) => {}
+            Ok(domain::Outlived::MayStillStop) => {
+                self.host.leave_request();
+                verdict.advise(&format!(
+                    "The guest has acknowledged the request to suspend and not followed it yet: \
+                     should it still stop within {} s, lull's guard resumes it.",
+                    domain::LAST_STEPS.as_secs()
+                ));
+            }
+            Err(error) => {
+                self.host.leave_request();
+                self.say(
+                    "error",
+                    format!("the request to suspend cannot be taken back: {error}"),
+                );
+            }
         }
     }
 
     /// Resumes the guest if it is stopped, now or after an answer to the
     /// suspend request that is still to come.
-    pub(super) fn make_sure_it_runs(&mut self, verdict: Verdict) -> Verdict {
+    pub(super) fn make_sure_it_runs(&mut self, mut verdict: Verdict) -> Verdict {
+        // Whoever stopped it otherwise is to make it run.
+        if self.pause.is_none() {
+            return verdict;
+        }
         self.resume();
         let Some(pause) = self.pause.filter(|pause| !pause.answered) else {
             return verdict;
         };
         if self.fast.is_some() {
             // Nobody else has asked: the request is ours to take back.
-            self.outlive_request();
+            self.outlive_request(&mut verdict);
             return verdict;
         }
         // libxl waits up to 60 s for the guest's acknowledgement and as long
@@ -218,16 +235,13 @@ impl Session<'_> {
             self.resume();
             match self.host.suspend_answer() {
                 Ok(None) => {}
-                Ok(Some(_)) => break,
                 // Nobody will tell any more, but the guest may have been asked.
-                Err(_) => {
-                    self.outlive_request();
-                    break;
-                }
+                Ok(Some(_)) | Err(_) => break,
             }
             let _ = self.wait(Duration::from_millis(5));
         }
-        self.resume();
+        // libxl, too, stops waiting for a guest that is slow.
+        self.outlive_request(&mut verdict);
         verdict
     }
 }

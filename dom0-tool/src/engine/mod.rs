@@ -90,6 +90,10 @@ pub trait Host {
     /// for permission to start it.
     fn is_target_ready(&mut self) -> bool;
 
+    /// The guest has acknowledged a request to suspend that is not wanted any more,
+    /// and may follow it when this attempt is over: its guard is to stay for that.
+    fn leave_request(&mut self);
+
     /// The stream is complete; from here on the guest may run elsewhere, and
     /// nobody here may resume it.
     fn commit(&mut self);

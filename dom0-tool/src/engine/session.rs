@@ -185,7 +185,10 @@ impl<'s> Session<'s> {
             self.heed_wishes()?;
             self.look_at_the_clock()?;
             if self.is_complete() {
-                return Ok(End::Complete);
+                return match self.is_suspended()? {
+                    true => Ok(End::Complete),
+                    false => Err(Failure::ResumedByAnother),
+                };
             }
             let longest = match self.pause {
                 // Its way to the stop leads through dom0's xenstored, which may
@@ -391,7 +394,10 @@ impl<'s> Session<'s> {
                 self.cap = self.throttle.take().map(|throttle| throttle.cap());
                 self.tell_round("suspend");
                 self.clear_windows()?;
-                self.living()?;
+                // Else this attempt would resume, or move, what somebody else has stopped.
+                if self.living()?.is_suspended() {
+                    return Err(Failure::SuspendedByAnother);
+                }
                 self.pause = Some(Pause::begin(self.peer.machine()));
                 self.host
                     .ask_to_suspend()

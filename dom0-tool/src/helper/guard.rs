@@ -2,24 +2,31 @@
 //! helper die of something it cannot handle.
 //!
 //! It holds the reading end of a pipe; the kernel closes the other end
-//! whatever the helper dies of. It is in a session of its own, so that a ^C at
-//! the terminal does not reach it.
+//! whatever the helper dies of. It outlives what ends the rest: it is in a session of
+//! its own, and no signal that can be heard ends it. A helper that finds it dead asks
+//! no guest to suspend.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
+
+use rustix::process::setsid;
+use rustix::stdio::dup2_stdout;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::args::LiveSave;
 use super::front_end::FrontEnd;
 use crate::control::claim::{self, Claim};
 use crate::control::folder::{self, Folder};
+use crate::monitor::Monitor;
 use crate::stub::{orphans, room};
-use crate::xen::domain::{Resumed, outlive_suspend};
+use crate::xen::domain::{LAST_STEPS, Resumed, outlive_suspend};
 use crate::xen::domctl::ShadowOp;
 use crate::xen::{DomId, Xen};
 
@@ -64,6 +71,8 @@ pub fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
 mod word {
     /// The guest is being asked to suspend itself.
     pub const ASKED: u8 = b'a';
+    /// It has run on since, and is copied further.
+    pub const RAN_ON: u8 = b'r';
     /// The stream is complete: the guest is not to be resumed here.
     pub const COMMITTED: u8 = b'c';
     /// libxl has answered that it goes on: the helper ends now, as it is to.
@@ -95,7 +104,6 @@ impl Guard {
             .arg(std::process::id().to_string())
             .stdin(Stdio::piped())
             .stdout(held)
-            .process_group(0)
             .spawn()?;
         let pipe = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
         Ok(Self { pipe, claim })
@@ -108,8 +116,21 @@ impl Guard {
 
     /// The guest is about to be asked to suspend itself: it may still do so when
     /// the helper is gone.
-    pub fn asked(&mut self) {
-        let _ = self.pipe.write_all(&[word::ASKED]);
+    ///
+    /// # Errors
+    /// When the guard is dead: nobody would look after the guest should the helper die.
+    pub fn asked(&mut self) -> io::Result<()> {
+        self.pipe.write_all(&[word::ASKED]).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                "lull's guard, which would resume it, was killed",
+            )
+        })
+    }
+
+    /// That pause is over.
+    pub fn ran_on(&mut self) {
+        let _ = self.pipe.write_all(&[word::RAN_ON]);
     }
 
     /// The stream is complete; stub and dirty log are now the guard's to take
@@ -132,6 +153,8 @@ impl Guard {
 
 /// The guard's own life: waits for the helper's end, then cleans up.
 pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
+    outlive_signals();
+    let monitor = (over == Over::Move).then(|| Monitor::of(guest)).flatten();
     let mut heard = Vec::new();
     // The helper writes at most a few bytes.
     let _ = io::stdin().take(16).read_to_end(&mut heard);
@@ -140,7 +163,45 @@ pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     room::give_back_of(&folder, helper);
     folder::remove(&folder.socket(guest, helper));
     claim::give_up(&io::stdout(), &folder, guest);
+    let _ = dup2_stdout(&io::stderr());
+    if let Some(monitor) = monitor {
+        if !heard.contains(&word::UNDONE) {
+            wait_until_it_is_decided(guest);
+        }
+        monitor.let_go();
+    }
     code
+}
+
+/// Until the guest runs on here, or its domain is gone: an operator may have to decide
+/// which. Till then xl's monitor is not to see that it is suspended.
+fn wait_until_it_is_decided(guest: DomId) {
+    let Ok(xen) = Xen::open_here() else {
+        return;
+    };
+    let until = Instant::now() + DECIDING;
+    while matches!(xen.domain_state(guest), Ok(Some(state)) if state.is_suspended())
+        && Instant::now() < until
+    {
+        thread::sleep(DECIDING_LOOK);
+    }
+}
+
+/// For that an operator has a day.
+const DECIDING: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Between two looks whether it is.
+const DECIDING_LOOK: Duration = Duration::from_millis(200);
+
+/// A handler that does nothing, rather than none: what is ignored would stay so in
+/// whatever this process starts.
+fn outlive_signals() {
+    let heard = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM] {
+        let _ = signal_hook::flag::register(signal, Arc::clone(&heard));
+    }
+    // Fails only for one that leads a group already.
+    let _ = setsid();
 }
 
 fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
@@ -155,8 +216,7 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let lands = is_to_land(heard, FrontEnd::is_named());
-    // By then it had stopped: nothing is still to come.
-    let asked = heard.contains(&word::ASKED) && !heard.contains(&word::COMMITTED);
+    let asked = may_still_stop(heard);
     match take_over(guest, helper, lands, asked) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -174,6 +234,14 @@ fn is_to_land(heard: &[u8], has_transport: bool) -> bool {
     committed && (has_transport || heard.contains(&word::HANDED_OVER))
 }
 
+/// Whether the last thing heard of the guest is that it was asked. Once the stream is
+/// complete it has stopped: nothing is still to come.
+fn may_still_stop(heard: &[u8]) -> bool {
+    let told = [word::ASKED, word::RAN_ON, word::COMMITTED];
+    let last = heard.iter().rfind(|word| told.contains(word));
+    last == Some(&word::ASKED)
+}
+
 /// The guest first: whoever waits for it waits for this. One that may still
 /// stop is watched while a stub is taken down, which can take a while.
 fn take_over(guest: DomId, helper: u32, lands: bool, asked: bool) -> io::Result<()> {
@@ -187,8 +255,8 @@ fn take_over(guest: DomId, helper: u32, lands: bool, asked: bool) -> io::Result<
     };
     let cleaning = thread::spawn(move || clean_up(guest, helper));
     let resumed = match resumed {
-        Ok(Resumed::WasNotSuspended) if asked => outlive_suspend(&xen, guest),
-        resumed => resumed,
+        Ok(Resumed::WasNotSuspended) if asked => outlive_suspend(&xen, guest, LAST_STEPS).map(drop),
+        resumed => resumed.map(drop),
     };
     let cleaned = cleaning.join();
     resumed?;
@@ -257,6 +325,14 @@ mod tests {
         assert!(is_to_land(&words("ac"), true), "the transport knows");
         assert!(!is_to_land(&words("a"), true));
         assert!(!is_to_land(&words("h"), false));
+    }
+
+    #[test]
+    fn a_request_is_outlived_until_it_is_followed_or_over() {
+        for (words, may) in [("a", true), ("ara", true), ("", false), ("ar", false)] {
+            assert_eq!(may_still_stop(words.as_bytes()), may, "{words}");
+        }
+        assert!(!may_still_stop(b"ac") && !may_still_stop(b"arach"));
     }
 
     #[test]

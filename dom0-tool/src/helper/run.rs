@@ -26,7 +26,7 @@ use super::orders::Ordered;
 use super::toolstack::Toolstack;
 use super::{orders, stock};
 use crate::bandwidth::Bandwidth;
-use crate::control::claim::{Claim, Taken};
+use crate::control::claim::{CLAIM_FD, Claim, Taken};
 use crate::control::folder::Folder;
 use crate::control::server::Server;
 use crate::control::words::{Answer, Phase, Request};
@@ -36,6 +36,7 @@ use crate::engine::{
 use crate::events::{Event, How, Landing, LeftToStock, Log, Refused};
 use crate::inherited;
 use crate::limits::Effective;
+use crate::monitor::{self, Monitor};
 use crate::runs;
 use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
@@ -70,7 +71,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return hand_over(&args);
     }
     let ended = match handed::engine() {
-        Some(engine) => handed::hand_over(&save, engine),
+        Some(engine) => {
+            // It is the engine's.
+            drop(inherited::named(CLAIM_FD));
+            handed::hand_over(&save, engine)
+        }
         None => move_guest(&args, &save, start, orders),
     };
     ended.unwrap_or_else(|error| {
@@ -235,6 +240,13 @@ struct Helper<'t> {
     control: Option<Server>,
     wish: Option<Wish>,
     cancelled: bool,
+    /// xl's, which a suspend would end.
+    monitor: Option<Monitor>,
+    /// The guest was asked to suspend.
+    asked: bool,
+    /// The guest may still follow a request to suspend: the guard is not told that
+    /// all is undone.
+    request_left: bool,
 }
 
 /// How an attempt ended.
@@ -280,6 +292,9 @@ impl<'t> Helper<'t> {
             control: None,
             wish: None,
             cancelled: false,
+            monitor: None,
+            asked: false,
+            request_left: false,
         })
     }
 
@@ -363,9 +378,18 @@ impl<'t> Helper<'t> {
         if kind != GuestType::Pvh {
             anyhow::bail!("lull moves PVH guests only so far, and this is {kind:?}");
         }
-        let xen = Xen::open(version::detect()?).context("the hypervisor cannot be reached")?;
+        let version = version::detect()?;
+        let xen = Xen::open(version).context("the hypervisor cannot be reached")?;
+        if Monitor::leaves_at_a_suspend(version) {
+            self.monitor = Monitor::of(guest);
+        }
         orphans(&xen, None).context("stub domains left behind cannot be removed")?;
         let info = xen.domain_info(guest)?.context("the guest has gone")?;
+        if DomainState::from(info).is_suspended() {
+            anyhow::bail!(
+                "it is suspended: something else saves or moves it, or has given up on it (`lull resume` makes it run, once it is certain that it runs nowhere else)"
+            );
+        }
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
         let guard = Guard::start(guest, Over::Move, claim);
         self.guard = Some(guard.context("the guard cannot be started")?);
@@ -419,7 +443,11 @@ impl<'t> Helper<'t> {
     /// The dirty log is this attempt's: who only samples it gives it up. Not
     /// being able to say so is no reason to fail.
     fn claim(&mut self, guest: DomId) -> anyhow::Result<Option<Claim>> {
-        match Claim::insist(&Folder::default(), guest) {
+        let folder = Folder::default();
+        if let Some(claim) = Claim::inherited(&folder, guest) {
+            return Ok(Some(claim));
+        }
+        match Claim::insist(&folder, guest) {
             Ok(Taken::Ours(claim)) => Ok(Some(claim)),
             Ok(Taken::Anothers) => anyhow::bail!(
                 "another lull has {}'s dirty log and does not give it up: look at `lull status`, and try again when it is done",
@@ -519,14 +547,19 @@ impl<'t> Helper<'t> {
         if let Some(from) = cap.filter(|cap| refused && cap.limit.is_some()) {
             text.push_str(&format!(" The bandwidth is from {from}."));
         }
-        format!("{text} {}", where_it_is(name, xen::state(self.guest)))
+        text = format!("{text} {}", where_it_is(name, xen::state(self.guest)));
+        if let Some(lost) = monitor::lost(name, self.guest).filter(|_| self.asked) {
+            text = format!("{text} {lost}");
+        }
+        text
     }
 
     /// Tells libxl how it ended. The guard comes back if there is something to hand
     /// over to it.
     fn finish(mut self, verdict: &Verdict) -> (ExitCode, Option<Guard>) {
         if verdict.how != How::StreamComplete {
-            if let Some(guard) = self.guard.take() {
+            let guard = self.guard.take();
+            if let Some(guard) = guard.filter(|_| !self.request_left) {
                 guard.undone();
             }
             let words = match self.front_end {
@@ -600,8 +633,13 @@ fn record(name: &str, domain: DomId) -> io::Result<runs::Recorder> {
 
 impl Host for Helper<'_> {
     fn ask_to_suspend(&mut self) -> io::Result<()> {
+        self.asked = true;
         if let Some(guard) = &mut self.guard {
-            guard.asked();
+            guard.asked()?;
+        }
+        // The guard lets it go on, whatever becomes of this process.
+        if let Some(monitor) = &self.monitor {
+            monitor.hold();
         }
         self.toolstack.ask_to_suspend()
     }
@@ -646,6 +684,9 @@ impl Host for Helper<'_> {
     }
 
     fn tell(&mut self, event: Event) {
+        if let (Event::RanOn(_), Some(guard)) = (&event, &mut self.guard) {
+            guard.ran_on();
+        }
         if let Some(record) = &mut self.record {
             record.tell(&event);
         }
@@ -665,6 +706,10 @@ impl Host for Helper<'_> {
         self.front_end
             .as_ref()
             .is_some_and(FrontEnd::is_target_ready)
+    }
+
+    fn leave_request(&mut self) {
+        self.request_left = true;
     }
 
     fn commit(&mut self) {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::xl::Plan;
+use crate::control::claim::{CLAIM_FD, Claim};
 use crate::events::FRONT_END_FD;
 use crate::land::caller::Call;
 
@@ -63,6 +64,10 @@ impl Engine {
         ] {
             fcntl_setfd(fd, FdFlags::empty())?;
         }
+        let claim = plan.claim.map(Claim::hand_down).transpose()?;
+        if let Some(claim) = &claim {
+            fcntl_setfd(claim, FdFlags::empty())?;
+        }
         let number = |fd: &dyn AsRawFd| fd.as_raw_fd().to_string();
         let mut command = Command::new(plan.lull);
         command
@@ -77,6 +82,9 @@ impl Engine {
             .stderr(words)
             // The terminal's signals are lull migrate's to hear.
             .process_group(0);
+        if let Some(claim) = &claim {
+            command.env(CLAIM_FD, number(claim));
+        }
         plan.instruct(&mut command);
         let process = command.spawn()?;
         Ok((Self { process, land }, Inherited { helper, transport }))

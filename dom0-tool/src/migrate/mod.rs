@@ -33,6 +33,7 @@ use anyhow::Context;
 
 use crate::bandwidth::Bandwidth;
 use crate::cli::Migrate;
+use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::destination::{Enough, Patience, admit};
 use crate::duration::TimeLimit;
@@ -41,6 +42,7 @@ use crate::host::{self, Guest, Host, NotReady};
 use crate::landing::{self, Choice, Trust, choose};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
+use crate::monitor;
 use crate::monotonic::now_ns;
 use crate::nearest::did_you_mean;
 use crate::rehearse::{self, Rehearsed, Way};
@@ -51,7 +53,7 @@ use crate::xen::maxmem::guest_frames;
 use account::Account;
 use attempt::Attempted;
 use inbox::Inbox;
-use outcome::{Evidence, Judgement, Outcome, Wish, XlEnd, judge};
+use outcome::{Evidence, HelperSeen, Judgement, Outcome, Wish, XlEnd, judge};
 use progress::Watcher;
 use report::Report;
 use source::{OnXen, Rescue, Seen, Source};
@@ -180,13 +182,9 @@ fn move_guest(
             Ok(Choice::Classic(why)) => (Landing::Classic, None, why),
             Err(error) => {
                 let enough = error.downcast::<Enough>()?;
-                let outcome = match enough {
-                    Enough::Stopped => Outcome::Cancelled,
-                    Enough::OutOfTime => Outcome::RefusedTimeout,
-                };
                 watcher.record(guest, &options.host);
                 let known = look_up(Landing::Classic, &watcher);
-                let end = (outcome, enough.to_string());
+                let end = (outcome_of(enough), enough.to_string());
                 return Ok(stays(&known, end, &mut watcher));
             }
         };
@@ -216,6 +214,14 @@ fn move_guest(
     if options.pause_limit().is_some() {
         say_what_is_assumed(options, &known, &watcher);
     }
+    let claim = match claim(guest, &patience, &watcher) {
+        Ok(claim) => claim,
+        Err(error) => {
+            let enough = error.downcast::<Enough>()?;
+            let end = (outcome_of(enough), enough.to_string());
+            return Ok(stays(&known, end, &mut watcher));
+        }
+    };
     let plan = xl::Plan {
         xl: place.xl,
         lull: place.lull,
@@ -226,10 +232,21 @@ fn move_guest(
         after_ready: known.after_ready,
         control: &Folder::default(),
         landing,
+        claim: claim.as_ref(),
     };
     let attempted =
         attempt::run(&plan, call, &inbox, &mut watcher).context("xl could not be started")?;
     let (judgement, seen) = conclude(&attempted, place.source);
+    let runs = matches!(seen, Some(Seen::Running | Seen::Rescued));
+    let monitor_lost = (runs && attempted.account.asked_to_suspend())
+        .then(|| monitor::lost(&guest.name, guest.domid))
+        .flatten();
+    // Else a guard holds it as well, and removes the file when it is done.
+    if attempted.account.helper == HelperSeen::Never
+        && let Some(claim) = claim
+    {
+        claim.give_up(&Folder::default(), guest.domid);
+    }
     watcher.finish();
 
     let Attempted { account, wish } = &attempted;
@@ -251,12 +268,44 @@ fn move_guest(
         outcome: judgement.outcome,
         why: judgement.why,
         seen: seen.as_ref(),
+        monitor_lost: monitor_lost.as_deref(),
         known: &known,
         why_classic: &why_classic,
         duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
     tell(&report, &mut watcher);
     Ok(judgement.outcome)
+}
+
+const fn outcome_of(enough: Enough) -> Outcome {
+    match enough {
+        Enough::Stopped => Outcome::Cancelled,
+        Enough::OutOfTime => Outcome::RefusedTimeout,
+    }
+}
+
+/// The guest is this attempt's from here on: two that move it could both let it run.
+/// Where there can be no lock there is none.
+fn claim(
+    guest: &Guest,
+    patience: &Patience<'_>,
+    watcher: &Watcher,
+) -> anyhow::Result<Option<Claim>> {
+    let name = &guest.name;
+    let go_on = || patience.check().map_err(anyhow::Error::from);
+    match Claim::insist_while(&Folder::default(), guest.domid, go_on) {
+        Ok(Taken::Ours(claim)) => Ok(Some(claim)),
+        Ok(Taken::Anothers) => anyhow::bail!(
+            "{name} is being moved already, or what an attempt before left is still being undone.\nNothing was done. `lull status` shows who moves it; try again when that is over."
+        ),
+        Err(error) if error.is::<Enough>() => Err(error),
+        Err(error) => {
+            watcher.note(&format!(
+                "{name} cannot be claimed ({error:#}): do not move it twice at once"
+            ));
+            Ok(None)
+        }
+    }
 }
 
 /// Says no, before anything is begun, where there is too little memory for the stub
@@ -339,6 +388,7 @@ fn not_tried(
         outcome,
         why: &why,
         seen: Some(&seen),
+        monitor_lost: None,
         known,
         why_classic: "",
         duration_ms: now_ns().saturating_sub(begun) / 1_000_000,

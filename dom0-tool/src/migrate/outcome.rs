@@ -296,6 +296,10 @@ fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
             Outcome::RefusedDowntime,
             "nobody knew how long the guest had been paused when the destination was ready",
         ),
+        Refused::RunsHere => (
+            Outcome::SourceFailed,
+            "somebody resumed the guest at the source while it was being handed over",
+        ),
         Refused::Cancelled if evidence.wish == Wish::OutOfTime => TOO_LATE_TO_BEGIN,
         Refused::Cancelled => match evidence.helper {
             HelperSeen::Never => (Outcome::Cancelled, "cancelled before anything was copied"),
@@ -400,7 +404,8 @@ mod tests {
         Step::TargetStarted,
     ];
 
-    const REFUSALS: [Refused; 7] = [
+    const REFUSALS: [Refused; 8] = [
+        Refused::RunsHere,
         Refused::NotReady,
         Refused::ReadyTooLate,
         Refused::PauseUnknown,

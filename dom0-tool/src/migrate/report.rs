@@ -27,6 +27,8 @@ pub struct Report<'a> {
     pub why: &'a str,
     /// The guest at the source, if it was looked for.
     pub seen: Option<&'a Seen>,
+    /// Who does not carry out its next reboot any more, if so: a sentence.
+    pub monitor_lost: Option<&'a str>,
     /// What was known before it.
     pub known: &'a Known,
     /// Why it was not to land fast; empty if it was.
@@ -246,9 +248,21 @@ impl Report<'_> {
     fn over_the_limit(&self) -> Option<String> {
         let limit = self.limit_ms()?;
         let observed = self.account.observed_downtime_ms()?;
+        let ended = self.account.ended.as_ref();
+        let suspend = ended
+            .and_then(|ended| ended.observed.suspend_ms)
+            .unwrap_or(0);
+        let why = match suspend > limit / 2 {
+            // Nobody can cut that short once the guest has begun to.
+            true => format!(
+                "the guest itself took {} to stop, which its kernel's log may explain",
+                Millis(suspend)
+            ),
+            false => "please report this".to_owned(),
+        };
         (observed > limit).then(|| {
             format!(
-                "The pause was {}, longer than the limit of {}: please report this",
+                "The pause was {}, longer than the limit of {}: {why}",
                 Millis(observed),
                 Millis(limit)
             )
@@ -265,6 +279,7 @@ impl Report<'_> {
         }
         advice.extend(self.advice_at_the_gate());
         advice.extend(self.advice_without_history());
+        advice.extend(self.monitor_lost.map(str::to_owned));
         let domid = self.guest.domid;
         let host = &self.options.host;
         let guest = &self.guest.name;

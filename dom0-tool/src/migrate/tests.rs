@@ -86,6 +86,7 @@ fn attempt_with(
         after_ready: known.after_ready,
         control: &Folder::at(folder.path().join("control")),
         landing: Landing::Classic,
+        claim: None,
     };
     let attempted = attempt::run(&plan, None, &inbox, &mut watcher).unwrap();
     let (judgement, seen) = conclude(&attempted, &source);
@@ -104,6 +105,7 @@ fn attempt_with(
         outcome: judgement.outcome,
         why: judgement.why,
         seen: seen.as_ref(),
+        monitor_lost: None,
         known: &known,
         why_classic: "no lull answers there",
         duration_ms: 1_234,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::cli::Migrate;
+use crate::control::claim::{CLAIM_FD, Claim};
 use crate::control::folder::Folder;
 use crate::events::{FRONT_END_FD, Landing};
 use crate::helper::handed::ENGINE_FD;
@@ -64,6 +65,8 @@ pub struct Plan<'a> {
     pub control: &'a Folder,
     /// In which order the guest lands.
     pub landing: Landing,
+    /// That nobody else moves it meanwhile.
+    pub claim: Option<&'a Claim>,
 }
 
 /// A started xl.
@@ -113,6 +116,9 @@ impl Plan<'_> {
             }
         };
         handed_down.push((transport::WORDS_FD, write_end_there.into()));
+        if let Some(claim) = self.claim {
+            handed_down.push((CLAIM_FD, claim.hand_down()?));
+        }
 
         let mut command = deaf(self.xl);
         command.args(self.arguments());

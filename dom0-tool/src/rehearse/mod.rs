@@ -317,6 +317,8 @@ impl Play {
             after_ready: known.after_ready,
             control: &Folder::default(),
             landing,
+            // Nobody else knows the throw-away guest.
+            claim: None,
         };
         let attempted = match attempt::run(&plan, call, inbox, watcher) {
             Ok(attempted) => attempted,
@@ -337,6 +339,7 @@ impl Play {
                 outcome: judgement.outcome,
                 why: judgement.why,
                 seen: None,
+                monitor_lost: None,
                 known: &known,
                 why_classic: "",
                 duration_ms: 0,

@@ -73,6 +73,7 @@ use clap::Args;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
+use crate::control::claim::CLAIM_FD;
 use crate::control::folder::Folder;
 use crate::inherited;
 use crate::xen::DomId;
@@ -164,6 +165,8 @@ fn carry(options: &Options) -> anyhow::Result<ExitCode> {
     let front_end = FrontEnd::connect();
     let (from_xl, to_xl) = take_over_stdio().context("its own input and output")?;
     let words = inherited::named(WORDS_FD);
+    // Whatever leads to the destination may outlive the attempt.
+    drop(inherited::named(CLAIM_FD));
     let mut transport = Transport::start(options.shell, &options.command, words)?;
     let ends = Ends {
         from_xl,

@@ -109,7 +109,13 @@ impl<'a> Relay<'a> {
             if !self.passed {
                 match self.gate.decide(now_ns()) {
                     Decision::Wait(deadline) => until = deadline,
-                    Decision::Pass => self.pass(),
+                    // The last look: GO cannot be called back.
+                    Decision::Pass => match self.source.runs() {
+                        Ok(true) => {
+                            return Ok(self.refuse(Refused::RunsHere, Guest::LeaveAlone));
+                        }
+                        Ok(false) | Err(_) => self.pass(),
+                    },
                     Decision::Refuse(why, guest) => return Ok(self.refuse(why, guest)),
                 }
             }

@@ -19,6 +19,12 @@ pub trait Source {
     /// # Errors
     /// When that cannot be found out.
     fn is_suspended(&self) -> io::Result<bool>;
+
+    /// Whether the guest may run: then it must not be started anywhere else.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn runs(&self) -> io::Result<bool>;
 }
 
 /// A guest on this host.
@@ -55,5 +61,10 @@ impl Source for OnXen {
     fn is_suspended(&self) -> io::Result<bool> {
         let state = self.xen()?.domain_state(self.domain)?;
         Ok(state.is_some_and(|state| state.is_suspended()))
+    }
+
+    fn runs(&self) -> io::Result<bool> {
+        let state = self.xen()?.domain_state(self.domain)?;
+        Ok(state.is_some_and(|state| state.shutdown.is_none() && !state.dying))
     }
 }

@@ -41,6 +41,7 @@ const UNLIMITED: Terms = Terms {
 struct Counted {
     resumed: Arc<AtomicU32>,
     suspended: Arc<AtomicBool>,
+    runs: Arc<AtomicBool>,
 }
 
 impl Source for Counted {
@@ -51,6 +52,10 @@ impl Source for Counted {
 
     fn is_suspended(&self) -> io::Result<bool> {
         Ok(self.suspended.load(Ordering::SeqCst))
+    }
+
+    fn runs(&self) -> io::Result<bool> {
+        Ok(self.runs.load(Ordering::SeqCst))
     }
 }
 
@@ -389,6 +394,22 @@ fn under_a_limit_a_pause_nobody_told_of_is_refused() {
     assert!(hung_up.ready_monotonic_ns.is_some());
     assert_eq!(hung_up.refused_pause_ms, None);
     world.ends(1);
+}
+
+/// Whoever did it: it must not run there as well.
+#[test]
+fn a_guest_that_runs_here_again_is_not_handed_over() {
+    let mut world = world(TERMS);
+    world.stream_complete(Duration::ZERO);
+    world.guest.runs.store(true, Ordering::SeqCst);
+    world.peer_says(READY);
+    let hung_up = world.hung_up();
+    assert_eq!(
+        (hung_up.why, hung_up.guest),
+        (Refused::RunsHere, GuestThen::LeftAlone)
+    );
+    drop(world.peer_out.take());
+    world.ends(0);
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! Domains: how they fare, their memory, their parameters, and how a
 //! suspended one is made to run on.
 
+use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::buffer::HypercallBuffer;
 use super::domctl::{DomainInfo, dominf, vcpu_context};
 use super::privcmd::{Xen, number};
 use super::{DomId, xenstore::Xenstore};
+use crate::locked;
 
 /// `XENMEM_decrease_reservation`, `XENMEM_populate_physmap` and
 /// `XENMEM_maximum_gpfn` (`xen/include/public/memory.h`, 4.17).
@@ -201,8 +204,17 @@ impl Xen {
     /// suspend returns 1, "cancelled", so it keeps its devices. Never touches
     /// a domain that is not suspended. Says whether it was.
     pub fn resume_suspended(&self, domain: DomId) -> io::Result<Resumed> {
-        let state = self.domain_state(domain)?;
-        if !state.is_some_and(|state| state.is_suspended()) {
+        let is_suspended = || -> io::Result<bool> {
+            let state = self.domain_state(domain)?;
+            Ok(state.is_some_and(|state| state.is_suspended()))
+        };
+        if !is_suspended()? {
+            return Ok(Resumed::WasNotSuspended);
+        }
+        // Reading and writing registers and the resume itself are calls of their own:
+        // a second who resumes must not write those of a guest that runs.
+        let _alone = alone();
+        if !is_suspended()? {
             return Ok(Resumed::WasNotSuspended);
         }
         // Without a callback there is no PV driver that looks at the result.
@@ -227,34 +239,73 @@ impl Xen {
     }
 }
 
+/// Held by whoever of lull's resumes a guest.
+const RESUMING: &str = "/run/lull/resuming";
+
+/// A resume is a few calls. One that was stopped in the middle holds nobody up for
+/// longer.
+const ANOTHERS_RESUME: Duration = Duration::from_millis(100);
+
+/// A lock, while it is held; none where there is no such folder, and then nobody else
+/// of lull's either.
+fn alone() -> Option<File> {
+    let file = locked::file(Path::new(RESUMING)).ok()?;
+    locked::lock(&file, ANOTHERS_RESUME).ok()?.then_some(file)
+}
+
 /// How long a guest may take from its acknowledgement of a request to suspend
-/// until it has stopped.
-const LAST_STEPS: Duration = Duration::from_secs(10);
+/// until it has stopped, or given up: Linux tries for 20 s to freeze its processes,
+/// as long again to freeze its own threads, and may be set to try for longer
+/// (`freeze_timeout_msecs` in kernel/power/process.c, 6.1).
+pub const LAST_STEPS: Duration = Duration::from_secs(120);
+
+/// Whoever has something else to do leaves the rest of that to a guard after so long.
+pub const FIRST_STEPS: Duration = Duration::from_secs(10);
 
 /// Between two looks whether it has.
 const LOOK: Duration = Duration::from_millis(2);
+const LOOK_MAX: Duration = Duration::from_millis(50);
 
-/// Makes sure that `domain`, which somebody who is gone has asked to suspend,
-/// does not stop for ever: the request is taken back, or the guest resumed once
-/// it has followed it. Says what was found.
+/// What became of a request to suspend that is not wanted any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlived {
+    /// The guest followed it, and was made to run again.
+    Resumed {
+        /// Since then.
+        at: Instant,
+    },
+    /// It will not: the request is taken back, or the guest is gone.
+    Over,
+    /// The guest has acknowledged it, and may still stop.
+    MayStillStop,
+}
+
+/// Makes sure for so long that `domain`, which somebody who is gone has asked to
+/// suspend, does not stop for ever: the request is taken back, or the guest resumed
+/// once it has followed it. Says what was found.
 ///
 /// # Errors
 /// When Xen or xenstore cannot be asked.
-pub fn outlive_suspend(xen: &Xen, domain: DomId) -> io::Result<Resumed> {
-    let until = Instant::now() + LAST_STEPS;
+pub fn outlive_suspend(xen: &Xen, domain: DomId, longest: Duration) -> io::Result<Outlived> {
+    let begun = Instant::now();
     loop {
-        let resumed = xen.resume_suspended(domain)?;
-        let over = matches!(resumed, Resumed::Yes { .. }) || Instant::now() >= until;
+        if let Resumed::Yes { at } = xen.resume_suspended(domain)? {
+            return Ok(Outlived::Resumed { at });
+        }
         // The order may still be on its way to xenstore, so nothing found there
         // says nothing.
-        if over || withdraw_suspend(domain)? {
-            return Ok(resumed);
+        if withdraw_suspend(domain)? {
+            return Ok(Outlived::Over);
         }
-        let gone = xen.domain_state(domain)?.is_none_or(|state| state.dying);
-        if gone {
-            return Ok(resumed);
+        if xen.domain_state(domain)?.is_none_or(|state| state.dying) {
+            return Ok(Outlived::Over);
         }
-        std::thread::sleep(LOOK);
+        let waited = begun.elapsed();
+        if waited >= longest {
+            return Ok(Outlived::MayStillStop);
+        }
+        // Soon after the request it stops soon.
+        std::thread::sleep((waited / 20).clamp(LOOK, LOOK_MAX));
     }
 }
 

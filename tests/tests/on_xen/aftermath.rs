@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, Host, Status};
 
 use crate::attempt::Ended;
+use crate::world::World;
 
 /// How long what was begun may take to be undone after the last word: domains
 /// die page by page, and the machine may be busy.
@@ -57,6 +59,28 @@ pub fn runs_whole_since(guest: &Guest, before: &Status) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The guest's own reboot is carried out: its configuration has it destroyed then. Takes
+/// the guest away.
+pub fn somebody_carries_out_its_reboot(world: &mut World, guest: &Guest) -> Result<()> {
+    let domain = guest.domid()?;
+    world.host.run(&format!("xl reboot {domain}"))?.checked()?;
+    let gone = format!(
+        "for i in $(seq 300); do xl list {domain} >/dev/null 2>&1 || exit 0; sleep 0.2; done; xl list; exit 1"
+    );
+    let waited = world.host.run_for(&gone, Duration::from_secs(120))?;
+    let log = world.host.run(&format!(
+        "tail -n 5 /var/log/xen/xl-{}*.log",
+        quote(guest.name())
+    ))?;
+    ensure!(
+        waited.success(),
+        "nobody carried out its reboot: {}\n{}",
+        waited.stdout,
+        log.stdout
+    );
+    world.bury_guest()
 }
 
 /// Nothing is left behind, or it goes away by itself.

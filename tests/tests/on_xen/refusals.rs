@@ -156,7 +156,10 @@ pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
         told["pages_sent"] == in_rounds,
         "{in_rounds} pages were sent before the stop: {told}"
     );
-    aftermath::check(&world.host, &guest, &ended)
+    aftermath::check(&world.host, &guest, &ended)?;
+    let advice = ended.result()?["advice"].to_string();
+    ensure!(!advice.contains("No xl waits"), "{advice}");
+    aftermath::somebody_carries_out_its_reboot(world, &guest)
 }
 
 /// The timeout never forces a suspend.

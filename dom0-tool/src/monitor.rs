@@ -1,0 +1,181 @@
+//! xl's monitor of a guest: the process that `xl create` and `xl migrate-receive` leave
+//! behind, which carries out `on_reboot`, `on_poweroff` and `on_crash`.
+//!
+//! Up to Xen 4.19 it takes a suspend for the guest's end, and leaves (`handle_domain_death`
+//! in `tools/xl/xl_vmcontrol.c`; since 4.20 it stays). A guest that is made to run on
+//! would then stay dead after its next reboot. So it is stopped (SIGSTOP) before the
+//! guest is asked to suspend, and goes on (SIGCONT) once the guest runs again or its
+//! domain is gone: libxl looks at how the domain is then, not at how it was.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::xen::DomId;
+use crate::xen::version::{self, Version};
+
+/// The first release whose xl goes on after a suspend.
+const STAYS: (u32, u32) = (4, 20);
+
+/// Of its log, the end: what it says of itself is the last it says of any domain.
+const TAIL: u64 = 256 << 10;
+
+/// Most processes looked at.
+const MOST: usize = 1 << 20;
+
+/// A running monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    process: OwnedFd,
+    number: u32,
+}
+
+impl Monitor {
+    /// The one of `domain`, if there is one on this host.
+    pub fn of(domain: DomId) -> Option<Self> {
+        let processes = fs::read_dir("/proc").ok()?;
+        processes.flatten().take(MOST).find_map(|entry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            let is_it = || watches(&entry.path(), number) == Some(domain);
+            if !is_it() {
+                return None;
+            }
+            let pid = Pid::from_raw(i32::try_from(number).ok()?)?;
+            let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+            // Still the same, after it was opened: the number may be another's by now.
+            is_it().then_some(Self { process, number })
+        })
+    }
+
+    /// Whether a suspend would end it.
+    pub const fn leaves_at_a_suspend(xen: Version) -> bool {
+        let (major, minor) = STAYS;
+        xen.major < major || xen.major == major && xen.minor < minor
+    }
+
+    /// Its process number, for words.
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether it stands still, for which nobody but lull has a reason.
+    pub fn is_held(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/stat", self.number));
+        // The name before may have anything in it but a newline.
+        status.is_ok_and(|line| {
+            let state = line.rsplit_once(") ").map(|(_, rest)| rest);
+            state.is_some_and(|rest| rest.starts_with('T'))
+        })
+    }
+
+    /// It sees nothing from now on; says whether that could be had.
+    pub fn hold(&self) -> bool {
+        pidfd_send_signal(&self.process, Signal::STOP).is_ok()
+    }
+
+    /// It sees how things are.
+    pub fn let_go(&self) {
+        // Gone: as good.
+        let _ = pidfd_send_signal(&self.process, Signal::CONT);
+    }
+}
+
+/// Where libvirt keeps the state of each running guest of Xen's.
+const LIBVIRTS: &str = "/run/libvirt/libxl";
+
+/// What is to be told of a guest that was paused and runs on: who does not carry out
+/// its next reboot or shutdown any more, if so.
+pub fn lost(name: &str, domain: DomId) -> Option<String> {
+    let stays = version::detect().is_ok_and(|xen| !Monitor::leaves_at_a_suspend(xen));
+    if is_libvirts(name) {
+        // `shutdown_reported` of libxl's: once for each watch on the domain.
+        return Some(format!(
+            "libvirt has taken {name}'s pause for its end, and will not carry out its next \
+             reboot or shutdown: `systemctl restart libvirtd` makes it look again."
+        ));
+    }
+    (!stays && Monitor::of(domain).is_none()).then(|| {
+        format!(
+            "No xl waits for {name}'s end any more: after its next reboot or shutdown `xl \
+             destroy {name}` and `xl create` are yours to do."
+        )
+    })
+}
+
+/// Whether libvirt has started the guest of that name.
+pub fn is_libvirts(name: &str) -> bool {
+    !name.contains('/') && Path::new(LIBVIRTS).join(format!("{name}.xml")).exists()
+}
+
+/// The domain that a process monitors, if it is root's, and an xl that has said so in
+/// its log. Any user may call a process xl.
+fn watches(process: &Path, number: u32) -> Option<DomId> {
+    let exe = fs::read_link(process.join("exe")).ok()?;
+    // One that was replaced since by an upgrade is called "xl (deleted)".
+    let name = exe.file_name()?.to_str()?;
+    if name.trim_end_matches(" (deleted)") != "xl" || fs::metadata(process).ok()?.uid() != 0 {
+        return None;
+    }
+    let output = process.join("fd/1");
+    let log = fs::read_link(&output).ok()?;
+    if !log.file_name()?.to_str()?.starts_with("xl-") {
+        return None;
+    }
+    let mut log = File::open(output).ok()?;
+    let length = log.metadata().ok().filter(fs::Metadata::is_file)?.len();
+    log.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
+        .ok()?;
+    let mut text = Vec::new();
+    log.take(TAIL).read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    text.lines().rev().find_map(|line| waits_for(line, number))
+}
+
+/// The domain for which process `number` says that it waits (`LOG` in `create_domain`
+/// of `tools/xl/xl_vmcontrol.c`, 4.17 to 4.22). The guest's name stands before, and may
+/// be anything: the line is read from its end.
+fn waits_for(line: &str, number: u32) -> Option<DomId> {
+    let (rest, pid) = line.strip_suffix(']')?.rsplit_once(" to die [pid ")?;
+    let (before, domain) = rest.strip_suffix(')')?.rsplit_once(" (domid ")?;
+    let is_its = before.starts_with("Waiting for domain ") && pid.parse() == Ok(number);
+    domain.parse().ok().filter(|_| is_its)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_waits_for_is_read_from_its_log() {
+        let line = "Waiting for domain web1 (domid 7) to die [pid 1234]";
+        assert_eq!(waits_for(line, 1234), Some(7));
+        assert_eq!(waits_for(line, 123), None);
+        let named = "Waiting for domain x (domid 9) to die [pid 5] (domid 7) to die [pid 1234]";
+        assert_eq!(waits_for(named, 1234), Some(7));
+        assert_eq!(waits_for(named, 5), None);
+        for other in [
+            "",
+            "Domain 7 has shut down, reason code 2 0x2",
+            "Waiting for domain web1 (domid x) to die [pid 1234]",
+            "x Waiting for domain web1 (domid 7) to die [pid 1234]",
+        ] {
+            assert_eq!(waits_for(other, 1234), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn no_process_of_this_test_monitors_a_guest() {
+        assert!(Monitor::of(7).is_none());
+    }
+
+    #[test]
+    fn xl_leaves_up_to_4_19() {
+        for xen in version::KNOWN {
+            assert_eq!(Monitor::leaves_at_a_suspend(xen), xen.minor < 20, "{xen}");
+        }
+    }
+}
