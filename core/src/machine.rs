@@ -120,6 +120,9 @@ pub enum Event {
     HeldBack,
     /// Pages go another way from now on, the last ones too. May come between two rounds.
     PathChanged,
+    /// The guest's memory has grown or shrunk since the last bitmap was taken: the guest
+    /// is not to be stopped before another round. May come between two rounds.
+    Unsettled,
     /// The operator would rather have the guest stopped than another round, if
     /// the pause fits. The same holds. Good for the next decision only.
     SwitchNow,
@@ -282,6 +285,8 @@ pub struct Machine {
     cap: Option<PageRate>,
     /// A round has gone the way that the last pages will go.
     path_known: bool,
+    /// The guest's memory has changed since the last bitmap.
+    unsettled: bool,
     /// The operator would rather switch now.
     switch_now: bool,
     dirty_count: Option<u64>,
@@ -321,6 +326,7 @@ impl Machine {
             given_up: 0,
             cap: None,
             path_known: true,
+            unsettled: false,
             switch_now: false,
             dirty_count: None,
             prediction: None,
@@ -349,6 +355,7 @@ impl Machine {
                 | Event::Bandwidth(_)
                 | Event::HeldBack
                 | Event::PathChanged
+                | Event::Unsettled
                 | Event::OutOfTime
                 | Event::SwitchNow => Ok(Action::None),
                 _ => Err(ProtocolError::Unexpected(self.state())),
@@ -463,13 +470,18 @@ impl Machine {
                 self.path_known = false;
                 Action::None
             }
+            (_, Event::Unsettled) if self.heeds_wishes() => {
+                self.unsettled = true;
+                Action::None
+            }
             (
                 _,
                 Event::Limits(_)
                 | Event::Bandwidth(_)
                 | Event::SwitchNow
                 | Event::HeldBack
-                | Event::PathChanged,
+                | Event::PathChanged
+                | Event::Unsettled,
             ) => Action::None,
             (_, Event::Tick { .. }) => Action::None,
             _ => return Err(ProtocolError::Unexpected(self.state())),
@@ -593,6 +605,7 @@ impl Machine {
             return self.refuse(Reason::Timeout);
         }
         let limit = self.config.limits.max_suspend;
+        let unsettled = core::mem::take(&mut self.unsettled);
         let view = RoundView {
             round: self.round,
             dirty_count: dirty,
@@ -603,6 +616,7 @@ impl Machine {
             pages_sent: self.pages_sent,
             disappointments: self.disappointments,
             path_known: self.path_known,
+            unsettled,
             time_left: self.time_left(),
         };
         let verdict = match limit {
@@ -615,7 +629,8 @@ impl Machine {
             Verdict::AnotherRound => view.outlook.another_round(dirty).1.total(),
             _ => Micros::ZERO,
         };
-        let switch_now = core::mem::take(&mut self.switch_now) && fits;
+        let may_stop = fits && !unsettled;
+        let switch_now = core::mem::take(&mut self.switch_now) && may_stop;
         match verdict {
             Verdict::AnotherRound if switch_now => self.suspend(),
             Verdict::Suspend => self.suspend(),

@@ -41,6 +41,8 @@ pub struct RoundView<'a> {
     pub disappointments: u32,
     /// A round has gone the way that the last pages will go.
     pub path_known: bool,
+    /// The guest's memory has changed since the last bitmap was taken.
+    pub unsettled: bool,
     /// Until the suspend request must be made; `None` without a timeout.
     pub time_left: Option<Micros>,
 }
@@ -134,7 +136,7 @@ impl WithinLimit {
         if !in_time || view.round >= Self::MAX_ROUNDS.saturating_sub(1) {
             return false;
         }
-        if !view.path_known {
+        if !view.path_known || view.unsettled {
             return true;
         }
         let most = outlook.guest_pages.saturating_mul(Self::TRAFFIC);

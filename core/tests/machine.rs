@@ -268,6 +268,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         any_limits().prop_map(Event::Limits),
         Just(Event::SwitchNow),
         Just(Event::PathChanged),
+        Just(Event::Unsettled),
         Just(Event::OutOfTime),
         Just(Event::RunsOn),
     ]
@@ -457,6 +458,7 @@ proptest! {
                 Event::Bandwidth(Some(PageRate(n(8)))),
                 Event::HeldBack,
                 Event::PathChanged,
+                Event::Unsettled,
                 Event::SwitchNow,
                 Event::Cancel,
             ] {
@@ -532,6 +534,36 @@ fn met_limit_succeeds() {
     };
     assert_eq!(checked.step(at + 4_200, sent).unwrap(), Action::Finish);
     assert_eq!(checked.machine.pages_sent(), 100_012);
+}
+
+/// Memory that is being given or taken: not before a round with its pages in it.
+#[test]
+fn an_unsettled_guest_is_sent_another_round() {
+    let mut checked = Checked::new(config(Some(100), None));
+    let mut at = 0;
+    let mut action = checked.step(at, begin(2_048)).unwrap();
+    while action != Action::Count {
+        at += 1_500;
+        let sent = Event::Sent {
+            requested: 1_024,
+            pages: 1_024,
+        };
+        action = checked.step(at, sent).unwrap();
+    }
+    assert_eq!(checked.step(at, Event::Unsettled).unwrap(), Action::None);
+    let counted = Event::Counted { dirty: 10 };
+    assert_eq!(checked.step(at, counted).unwrap(), Action::TakeBitmap);
+    let bitmap = Event::Bitmap {
+        dirty: 10,
+        took: ms(1),
+    };
+    checked.step(at + 1_000, bitmap).unwrap();
+    let sent = Event::Sent {
+        requested: 10,
+        pages: 10,
+    };
+    assert_eq!(checked.step(at + 2_000, sent).unwrap(), Action::Count);
+    assert_eq!(checked.step(at + 2_000, counted).unwrap(), Action::Suspend);
 }
 
 #[test]

@@ -2,8 +2,15 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
 
 use rustix::io::{FdFlags, fcntl_setfd};
+
+/// Whether descriptor `number` leads to another process, and to no file.
+pub fn is_socket_or_pipe(number: RawFd) -> bool {
+    let file = std::fs::metadata(format!("/proc/self/fd/{number}"));
+    file.is_ok_and(|file| file.file_type().is_socket() || file.file_type().is_fifo())
+}
 
 /// Takes over the descriptor whose number stands in an environment variable.
 pub fn named(variable: &str) -> Option<OwnedFd> {

@@ -150,6 +150,7 @@ impl ToStub {
     /// | 12 | held back | |
     /// | 16 | sent | slot; frames and pages in 32 bits each |
     /// | 17 | mapped | slot, pages |
+    /// | 18 | unsettled | |
     ///
     /// Times are microseconds.
     pub fn encode(self) -> Words {
@@ -176,6 +177,7 @@ impl ToStub {
                     Event::PathChanged => (13, 0, 0),
                     Event::OutOfTime => (14, 0, 0),
                     Event::RunsOn => (15, 0, 0),
+                    Event::Unsettled => (18, 0, 0),
                 };
                 [tag, at.0, a, b]
             }
@@ -229,6 +231,7 @@ impl ToStub {
             13 => Event::PathChanged,
             14 => Event::OutOfTime,
             15 => Event::RunsOn,
+            18 => Event::Unsettled,
             16 => {
                 return Ok(Self::Sent {
                     at,

@@ -94,6 +94,7 @@ fn decide(outlook: &Outlook<'_>, limits: Limits, record: RoundRecord, n: u64) {
         pages_sent: n,
         disappointments: n as u32,
         path_known: opaque(true),
+        unsettled: opaque(false),
         time_left: Some(Micros(n)),
     });
     opaque(XenDefault.decide(&view));
@@ -176,6 +177,7 @@ extern "C" fn _start() -> ! {
         step(&mut machine, micros, opaque(Event::Bandwidth(None)));
         step(&mut machine, micros, opaque(Event::HeldBack));
         step(&mut machine, micros, opaque(Event::PathChanged));
+        step(&mut machine, micros, opaque(Event::Unsettled));
         step(&mut machine, micros, opaque(Event::OutOfTime));
         step(&mut machine, micros, opaque(Event::RunsOn));
         step(&mut machine, micros, opaque(Event::Cancel));

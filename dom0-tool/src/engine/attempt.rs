@@ -95,7 +95,7 @@ impl<'a> Attempt<'a> {
             Ok(prepared) => prepared,
             Err(failure) => {
                 let verdict = Verdict::from(&failure);
-                let ended = Box::new(Told::default().ended(&order, &verdict));
+                let ended = Box::new(Told::default().ended(order.start, &verdict));
                 return Err(NotBegun { verdict, ended });
             }
         };
@@ -111,7 +111,7 @@ impl<'a> Attempt<'a> {
             drop(session);
             drop(prepared);
         }
-        host.tell(told.ended(&order, &verdict));
+        host.tell(told.ended(order.start, &verdict));
         Ok(verdict)
     }
 }
@@ -122,6 +122,11 @@ pub struct NotBegun {
     pub verdict: Verdict,
     /// What is to be told of it, if nobody else moves the guest.
     pub ended: Box<events::Event>,
+}
+
+/// What is to be told of an attempt that ended with `verdict` before it began.
+pub fn never_begun(start: Instant, verdict: &Verdict) -> events::Event {
+    Told::default().ended(start, verdict)
 }
 
 /// What is left to tell when all is over.
@@ -144,10 +149,10 @@ pub struct Told {
 }
 
 impl Told {
-    fn ended(self, order: &Order, verdict: &Verdict) -> events::Event {
+    fn ended(self, start: Instant, verdict: &Verdict) -> events::Event {
         let ended_ago = self.complete_at.map_or(Duration::ZERO, |at| at.elapsed());
         events::Event::Ended(events::Ended {
-            at_ms: order.start.elapsed().as_millis() as u64,
+            at_ms: start.elapsed().as_millis() as u64,
             how: verdict.how,
             reason: verdict.reason.clone(),
             advice: verdict.advice.clone(),

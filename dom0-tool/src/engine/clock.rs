@@ -47,6 +47,7 @@ impl Session<'_> {
         }
         self.ticked = Instant::now();
         self.drain_log();
+        self.withdraw_in_time()?;
         self.look_after_the_stub()?;
         if self.pause.is_none() {
             self.living()?;
@@ -64,6 +65,29 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A request that the guest has not acknowledged by the time when its limit can no
+    /// longer be kept is taken back: followed later, it would be a pause in vain.
+    fn withdraw_in_time(&mut self) -> Result<(), Failure> {
+        let Some((limit, mut pause)) = self.limit_in_force().zip(self.pause) else {
+            return Ok(());
+        };
+        let costs = self.peer.machine().config().costs;
+        let after = costs.reserve().saturating_add(costs.cpu_state);
+        let after = after.saturating_add(costs.final_bitmap);
+        let is_due = pause.requested.elapsed() >= Duration::from_micros(limit.since(after).0);
+        if pause.stopped.is_some() || pause.answered || !is_due {
+            return Ok(());
+        }
+        let withdrawn = self.host.withdraw_suspend();
+        if !withdrawn.doing("the request to suspend cannot be taken back")? {
+            return Ok(());
+        }
+        pause.answered = true;
+        self.pause = Some(pause);
+        self.peer.tell(self.now(), Event::SuspendFailed)?;
+        self.notify()
     }
 
     /// Gate 3, by our own clock: whatever the stub says or does not say, the guest runs

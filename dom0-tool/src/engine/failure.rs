@@ -52,6 +52,12 @@ pub enum Failure {
     /// The transport of a fast landing has hung up.
     #[error("{}", hung_up(*.0))]
     HungUp(Refused),
+    /// Memory is given to the guest, or taken from it.
+    #[error("the guest's memory was being changed when the guest was to be stopped")]
+    Ballooning,
+    /// Beyond what was listed at first.
+    #[error("the guest has more memory than when the attempt began")]
+    Grown,
     /// Not by this attempt.
     #[error("the guest is suspended already, by somebody else")]
     SuspendedByAnother,
@@ -120,6 +126,14 @@ impl From<&Failure> for Verdict {
                 "Look who else saves, moves or resumes it, and try again.",
             ),
             Failure::HungUp(Refused::RunsHere) => (How::SourceFailed, ""),
+            Failure::Ballooning => (
+                How::RefusedDowntime,
+                "Wait until its memory comes to rest (`xl list`; who runs `xl mem-set`?), or use `--landing classic`.",
+            ),
+            Failure::Grown => (
+                How::RefusedDowntime,
+                "Try again: lull then knows all of it.",
+            ),
             Failure::Deadline
             | Failure::HungUp(Refused::NotReady | Refused::ReadyTooLate | Refused::PauseUnknown) => {
                 (

@@ -153,8 +153,7 @@ impl Session<'_> {
             .maximum_gpfn(self.order.guest)
             .doing("the guest's size cannot be read")?;
         if highest >= self.prepared.guest_pfns {
-            let error = io::Error::other("it has grown since the attempt began; try again");
-            return Err(error).doing("the guest's size");
+            return Err(Failure::Grown);
         }
         let Cleaned { dirty, took } = self.take_bitmap(Clean::Final)?;
         pause.bitmap = Some(took);

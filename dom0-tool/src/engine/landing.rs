@@ -24,6 +24,7 @@ use super::channel::{Answers, Channel};
 use super::clock::TICK;
 use super::failure::{Doing, Failure};
 use super::frames;
+use super::going::Going;
 use super::log_dirty::Cleaned;
 use super::saved::{self, Saved};
 use super::session::Session;
@@ -74,6 +75,9 @@ pub(super) struct Fast {
     there: Vec<u64>,
     /// Of each slot's batch, those that have no page any more.
     gone: [Vec<u64>; SLOTS],
+    /// Frames that have gone otherwise, of which the destination is still to be told.
+    /// A guest may give back all it has at once: they are told a few at a time.
+    going: Going,
     balloon: Balloon,
     /// The state that the destination builds the guest from.
     provisional: Option<Saved>,
@@ -98,6 +102,7 @@ impl Fast {
             asked: VecDeque::new(),
             there: vec![0; guest_pfns.div_ceil(64) as usize],
             gone: Default::default(),
+            going: Going::none(guest_pfns),
             balloon: Balloon::listed(tot_pages),
             provisional: None,
             types: HypercallBuffer::new(BATCH_PAGES)?,
@@ -135,9 +140,16 @@ impl Fast {
                 let bit = 1 << (gfn % 64);
                 *word = if present { *word | bit } else { *word & !bit };
             }
+            if present {
+                self.going.came_back(*gfn);
+            }
         }
     }
 }
+
+/// Messages about frames that have gone which may be unanswered at a time: they, and no
+/// more of them, wait in the queue.
+const GOING_MAX: usize = 16;
 
 impl Session<'_> {
     /// Round 0 is in the stream: ends that with a state of the running guest.
@@ -183,9 +195,63 @@ impl Session<'_> {
                 let frame = wire::attach(&fast.attach);
                 self.queue.push(frame);
             }
+            Stage::Open => drop(self.tell_gone()),
             _ => {}
         }
         self.hear_land()
+    }
+
+    /// Tells the destination of some of those frames that have gone; whether there are
+    /// more.
+    fn tell_gone(&mut self) -> bool {
+        let Some(fast) = self.fast.as_mut() else {
+            return false;
+        };
+        let is_gone = |asked: &&Asked| **asked == Asked::Gone;
+        while fast.asked.iter().filter(is_gone).count() < GOING_MAX {
+            let gone = fast.going.take(BATCH_PAGES);
+            if gone.is_empty() {
+                return false;
+            }
+            fast.mark(&gone, false);
+            self.queue.push(wire::pages_header(&Pages {
+                purpose: Purpose::Write,
+                present: Vec::new(),
+                gone,
+            }));
+            fast.asked.push_back(Asked::Gone);
+        }
+        true
+    }
+
+    /// The same of all of them: the guest waits, and whoever wants it back is heard.
+    pub(super) fn tell_all_gone(&mut self) -> Result<(), Failure> {
+        while self.tell_gone() {
+            self.write()?;
+            self.hear_land()?;
+            self.wait(TICK).doing("waiting failed")?;
+            self.attend_while_comparing()?;
+            self.check_deadline()?;
+        }
+        Ok(())
+    }
+
+    /// Where memory was given to the guest, or taken, since the last bitmap, the guest is
+    /// not to be stopped: listing a large one's frames takes seconds, of which no
+    /// prediction knows.
+    pub(super) fn tell_if_unsettled(&mut self) -> Result<(), Failure> {
+        if self.limit_in_force().is_some() && self.is_ballooning()? {
+            self.peer.tell(self.now(), Event::Unsettled)?;
+        }
+        Ok(())
+    }
+
+    /// Whether memory was given to the guest, or taken, since it was listed, of which the
+    /// destination must be told.
+    pub(super) fn is_ballooning(&mut self) -> Result<bool, Failure> {
+        self.count_balloon()?;
+        let fast = self.fast.as_ref().filter(|fast| fast.is_open());
+        Ok(fast.is_some_and(|fast| fast.balloon.change() != Change::None))
     }
 
     /// Handles everything the destination has answered.
@@ -350,27 +416,16 @@ impl Session<'_> {
         }
         // Listing a large guest takes seconds, of which no prediction knows.
         if clean == Clean::Final && limit.is_some() {
-            let error = io::Error::other("it changed on the way to the stop; try again");
-            return Err(error).doing("the guest's memory");
+            return Err(Failure::Ballooning);
         }
         fast.balloon.list();
         let (now, _) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)
             .doing("the guest's frames cannot be listed")?;
-        let pairs = || now.iter().zip(&fast.there);
         let gained = match change {
             Change::BothWays => now.clone(),
-            _ => pairs().map(|(now, there)| now & !there).collect(),
+            _ => fast.going.gained(&now, &fast.there),
         };
-        let gone = frames::listed(pairs().map(|(now, there)| there & !now));
-        for gone in gone.chunks(BATCH_PAGES) {
-            fast.mark(gone, false);
-            self.queue.push(wire::pages_header(&Pages {
-                purpose: Purpose::Write,
-                present: Vec::new(),
-                gone: gone.to_vec(),
-            }));
-            fast.asked.push_back(Asked::Gone);
-        }
+        fast.going.list(&now, &fast.there);
         Ok(Some(gained))
     }
 

@@ -16,6 +16,7 @@ mod clock;
 mod explain;
 mod failure;
 mod frames;
+mod going;
 mod guest;
 mod landing;
 pub mod log_dirty;
@@ -37,7 +38,7 @@ use std::os::fd::BorrowedFd;
 use lull_core::machine::{self, Action, Machine};
 use lull_core::units::Micros;
 
-pub use attempt::{Attempt, NotBegun, Order, Verify};
+pub use attempt::{Attempt, NotBegun, Order, Verify, never_begun};
 pub use channel::Channel;
 pub use explain::Verdict;
 pub use steering::{Reply, Wish};
@@ -57,6 +58,13 @@ pub trait Host {
     /// # Errors
     /// When nobody will answer any more.
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>>;
+
+    /// Takes the request back, if the guest has not acknowledged it and it is not
+    /// libxl's; says whether it did. Then there is no answer.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn withdraw_suspend(&mut self) -> io::Result<bool>;
 
     /// Whether the attempt is to be given up. Stays true.
     ///

@@ -379,6 +379,7 @@ impl<'s> Session<'s> {
             // Answered once the destination is ready.
             Action::Count if self.ends_first_pass()? => {}
             Action::Count => {
+                self.tell_if_unsettled()?;
                 let dirty = self.count()?;
                 self.peer.tell(self.now(), Event::Counted { dirty })?;
                 self.tell_progress();
@@ -394,6 +395,9 @@ impl<'s> Session<'s> {
                 self.cap = self.throttle.take().map(|throttle| throttle.cap());
                 self.tell_round("suspend");
                 self.clear_windows()?;
+                if self.limit_in_force().is_some() && self.is_ballooning()? {
+                    return Err(Failure::Ballooning);
+                }
                 // Else this attempt would resume, or move, what somebody else has stopped.
                 if self.living()?.is_suspended() {
                     return Err(Failure::SuspendedByAnother);
@@ -414,6 +418,7 @@ impl<'s> Session<'s> {
                     pause.pages_sent = Some(Instant::now());
                 }
                 self.tell_final_round();
+                self.tell_all_gone()?;
                 self.check_deadline()?;
                 let state =
                     Saved::read(self.xen, guest).doing("the guest's state cannot be read")?;

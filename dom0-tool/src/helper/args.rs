@@ -26,9 +26,38 @@ pub struct LiveSave {
     pub verify: Verify,
 }
 
+/// The same, not live: the guest is suspended at once, and stands still until all of it
+/// is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PausedSave {
+    /// Where the stream goes.
+    pub io_fd: RawFd,
+    /// Which guest.
+    pub domain: DomId,
+}
+
 impl LiveSave {
     /// Reads the command line; `None` for anything that is not a plain live
     /// save, which then is not lull's to do.
+    pub fn parse(args: &[OsString]) -> Option<Self> {
+        match Save::parse(args)? {
+            Save::Live(save) => Some(save),
+            Save::Paused(_) => None,
+        }
+    }
+}
+
+/// A plain save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Save {
+    /// A migration.
+    Live(LiveSave),
+    /// Into a file; or, to a socket or a pipe, a migration all the same.
+    Paused(PausedSave),
+}
+
+impl Save {
+    /// Reads the command line; `None` for anything else: a restore, Remus, COLO.
     pub fn parse(args: &[OsString]) -> Option<Self> {
         let [_, mode, numbers @ ..] = args else {
             return None;
@@ -44,18 +73,23 @@ impl LiveSave {
             return None;
         };
         const PLAIN: u64 = 0;
-        if flags & LIVE == 0 || stream_type != PLAIN {
+        if stream_type != PLAIN {
             return None;
         }
-        Some(Self {
-            io_fd: RawFd::try_from(io_fd).ok()?,
+        let io_fd = RawFd::try_from(io_fd).ok()?;
+        let domain = DomId::try_from(domain).ok()?;
+        if flags & LIVE == 0 {
+            return Some(Self::Paused(PausedSave { io_fd, domain }));
+        }
+        Some(Self::Live(LiveSave {
+            io_fd,
             recv_fd: RawFd::try_from(recv_fd).ok()?,
-            domain: DomId::try_from(domain).ok()?,
+            domain,
             verify: match flags & DEBUG {
                 0 => Verify::No,
                 _ => Verify::Yes,
             },
-        })
+        }))
     }
 }
 
@@ -87,6 +121,20 @@ mod tests {
             parse("helper --save-domain 12 13 7 3 136 0"),
             Some(verifying)
         );
+    }
+
+    #[test]
+    fn a_save_that_is_not_live_is_told_apart() {
+        let args: Vec<OsString> = "helper --save-domain 12 13 7 0 136 0"
+            .split(' ')
+            .map(OsString::from)
+            .collect();
+        let paused = PausedSave {
+            io_fd: 12,
+            domain: 7,
+        };
+        assert_eq!(Save::parse(&args), Some(Save::Paused(paused)));
+        assert_eq!(LiveSave::parse(&args), None);
     }
 
     #[test]

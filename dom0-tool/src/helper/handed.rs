@@ -238,6 +238,14 @@ impl Toolstack for OnItsOwn {
         Ok(answer)
     }
 
+    fn withdraw(&mut self) -> io::Result<bool> {
+        let withdrawn = withdraw_suspend(self.guest)?;
+        if withdrawn {
+            self.asked = None;
+        }
+        Ok(withdrawn)
+    }
+
     fn look(&self) -> io::Result<()> {
         let Some(helper) = &self.helper else {
             return Ok(());

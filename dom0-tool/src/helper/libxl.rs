@@ -112,6 +112,11 @@ impl Toolstack for Libxl {
         }))
     }
 
+    fn withdraw(&mut self) -> io::Result<bool> {
+        // libxl has asked: it would take a request that is gone for acknowledged.
+        Ok(false)
+    }
+
     fn look(&self) -> io::Result<()> {
         // It has closed its end.
         match self.ready() {

@@ -17,7 +17,7 @@ use lull_core::units::Micros;
 use rustix::io::{FdFlags, fcntl_setfd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::args::LiveSave;
+use super::args::{LiveSave, PausedSave, Save};
 use super::front_end::FrontEnd;
 use super::guard::{self, Guard, Over};
 use super::handed::{self, Handed};
@@ -34,6 +34,7 @@ use crate::engine::{
     self, Attempt, Channel, Host, NotBegun, Order, Reply, SuspendAnswer, Verdict, Verify, Wish,
 };
 use crate::events::{Event, How, Landing, LeftToStock, Log, Refused};
+use crate::human::Millis;
 use crate::inherited;
 use crate::limits::Effective;
 use crate::monitor::{self, Monitor};
@@ -56,8 +57,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some((over, guest, helper)) = guard::orders(&args) {
         return guard::main(over, guest, helper);
     }
-    let Some(save) = LiveSave::parse(&args) else {
-        return hand_over(&args);
+    let save = match Save::parse(&args) {
+        Some(Save::Live(save)) => save,
+        Some(Save::Paused(save)) => {
+            return refuse_paused(&save, start).unwrap_or_else(|| hand_over(&args));
+        }
+        None => return hand_over(&args),
     };
     for variable in transport::INHERITED {
         drop(inherited::named(variable));
@@ -82,6 +87,39 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("lull: the save helper cannot start: {error}");
         BROKEN.into()
     })
+}
+
+/// Says no to a save that is not live and goes to another host, where there is a limit:
+/// the guest would be paused for all of the copy. One into a file is nobody's pause.
+fn refuse_paused(save: &PausedSave, start: Instant) -> Option<ExitCode> {
+    let leaves = inherited::is_socket_or_pipe(save.io_fd);
+    let orders = leaves.then(|| orders::limits(save.domain))?;
+    let limit = match &orders {
+        Ok(ordered) => Some(ordered.limits.max_suspend?),
+        // A limit that cannot be read may be any.
+        Err(_) => None,
+    };
+    let mut libxl = Libxl::new();
+    let mut helper = Helper::new(&mut libxl, save.domain, FrontEnd::connect()).ok()?;
+    helper.record = record(&helper.name, save.domain).ok();
+    let verdict = match (orders, limit) {
+        (Err(error), _) => helper.broken(&error),
+        (Ok(ordered), limit) => {
+            helper.limits_from = ordered.from;
+            let limit = limit.map_or(0, |limit| limit.micros().0.div_ceil(1_000));
+            Verdict::plain(
+                How::RefusedDowntime,
+                format!(
+                    "a migration that is not live pauses the guest for all of the copy, and its \
+                     limit is {}",
+                    Millis(limit)
+                ),
+                "Migrate it live: `virsh migrate --live`.",
+            )
+        }
+    };
+    helper.tell(engine::never_begun(start, &verdict));
+    Some(helper.finish(&verdict).0)
 }
 
 /// Moves the guest as libxl asks. What cannot be begun, and is under no limit, is
@@ -646,6 +684,10 @@ impl Host for Helper<'_> {
 
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
         self.toolstack.suspend_answer()
+    }
+
+    fn withdraw_suspend(&mut self) -> io::Result<bool> {
+        self.toolstack.withdraw()
     }
 
     fn is_cancelled(&mut self) -> io::Result<bool> {

@@ -20,6 +20,13 @@ pub trait Toolstack {
     /// When nobody will answer any more.
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>>;
 
+    /// Takes the request back, if it is ours to take and the guest has not acknowledged
+    /// it; says whether it did. Then there is no answer.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn withdraw(&mut self) -> io::Result<bool>;
+
     /// Looks whether it is still there.
     ///
     /// # Errors

@@ -134,6 +134,7 @@ pub enum What {
     },
     HeldBack,
     PathChanged,
+    Unsettled,
     SwitchNow,
 }
 
@@ -289,6 +290,7 @@ impl From<Event> for What {
             },
             Event::HeldBack => Self::HeldBack,
             Event::PathChanged => Self::PathChanged,
+            Event::Unsettled => Self::Unsettled,
             Event::SwitchNow => Self::SwitchNow,
         }
     }
@@ -329,6 +331,7 @@ impl From<What> for Event {
             What::Bandwidth { cap } => Self::Bandwidth(cap.map(PageRate)),
             What::HeldBack => Self::HeldBack,
             What::PathChanged => Self::PathChanged,
+            What::Unsettled => Self::Unsettled,
             What::SwitchNow => Self::SwitchNow,
         }
     }
