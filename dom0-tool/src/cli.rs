@@ -72,7 +72,8 @@ pub enum Command {
     /// Measure what a landing at a host takes, with a throw-away guest
     ///
     /// A guest of a few MiB, with a network interface and no disk, moves there
-    /// and back as any guest would. Nothing of it is left on either host.
+    /// as any guest would, and is destroyed there. Nothing of it is left on
+    /// either host.
     Rehearse(rehearse::Options),
 
     /// Show how the migrations on this host stand

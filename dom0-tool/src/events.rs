@@ -470,10 +470,6 @@ pub struct Rehearsed {
     pub after_ready_ms: Option<u64>,
     /// How long the way there took.
     pub there_ms: Option<u64>,
-    /// And the way back.
-    pub back_ms: Option<u64>,
-    /// Whether it came back.
-    pub came_back: bool,
     /// Whether something of it may be left on a host.
     pub left_behind: bool,
     /// The sentence that explains what went wrong; may be empty.

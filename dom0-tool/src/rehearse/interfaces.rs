@@ -22,29 +22,57 @@ pub struct Interface {
 impl Interface {
     /// Those of a guest on this host.
     ///
-    /// Read where only the toolstack writes: in the guest's own folder of
-    /// xenstore it could name any path.
+    /// Read where only the toolstack writes, libxl's own copy of what it told the
+    /// backend: in its own folder of xenstore the guest, or a driver domain, could name
+    /// any bridge and any program.
     ///
     /// # Errors
-    /// When xenstore does not answer.
+    /// When xenstore does not answer; or when something cannot be put into a
+    /// configuration. Nothing is left out: without its `backend=` a driver domain's script
+    /// would run in dom0.
     pub fn of(guest: DomId) -> io::Result<Vec<Self>> {
         let mut store = Xenstore::open()?;
         let folder = format!("/libxl/{guest}/device/vif");
         let mut found = Vec::new();
         for device in store.list(&folder)?.into_iter().take(MOST) {
-            let Some(path) = store.read(&format!("{folder}/{device}/backend"))? else {
+            let mut read = |path: &str| store.read(path);
+            let Some(path) = read(&format!("{folder}/{device}/backend"))? else {
                 continue;
             };
-            found.push(Self {
-                bridge: store.read(&format!("{path}/bridge"))?,
-                script: store.read(&format!("{path}/script"))?,
+            let interface = Self {
+                bridge: read(&format!("{folder}/{device}/bridge"))?,
+                script: read(&format!("{folder}/{device}/script"))?,
                 backend: match driver_domain(&path) {
-                    Some(domain) => store.read(&format!("/local/domain/{domain}/name"))?,
+                    Some(domain) => {
+                        let name = read(&format!("/local/domain/{domain}/name"))?;
+                        Some(name.unwrap_or_default())
+                    }
                     None => None,
                 },
-            });
+            };
+            interface.check()?;
+            found.push(interface);
         }
         Ok(found)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        for (name, value) in self.parts() {
+            if value.is_some_and(|value| !is_plain(value)) {
+                let value = value.unwrap_or_default().escape_debug();
+                let why = format!("an interface's {name} is \"{value}\", which xl cannot be told");
+                return Err(io::Error::other(why));
+            }
+        }
+        Ok(())
+    }
+
+    fn parts(&self) -> [(&'static str, Option<&str>); 3] {
+        [
+            ("bridge", self.bridge.as_deref()),
+            ("script", self.script.as_deref()),
+            ("backend", self.backend.as_deref()),
+        ]
     }
 
     /// What libxl runs when it comes or goes.
@@ -54,17 +82,9 @@ impl Interface {
 
     /// As an element of xl's `vif`.
     pub fn to_config(&self) -> String {
-        let parts = [
-            ("bridge", &self.bridge),
-            ("script", &self.script),
-            ("backend", &self.backend),
-        ];
+        let parts = self.parts().into_iter();
         let parts: Vec<String> = parts
-            .into_iter()
-            .filter_map(|(name, value)| {
-                let value = value.as_deref().filter(|value| is_plain(value))?;
-                Some(format!("{name}={value}"))
-            })
+            .filter_map(|(name, value)| Some(format!("{name}={}", value?)))
             .collect();
         format!("\"{}\"", parts.join(","))
     }
@@ -102,14 +122,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_name_gets_into_the_configuration() {
+    fn what_xl_cannot_be_told_is_refused_and_not_left_out() {
         for odd in ["", "a\"", "a,b", "a\nb", "$(x)", "a b"] {
-            let interface = Interface {
-                bridge: Some(odd.to_owned()),
-                ..Interface::default()
-            };
-            assert_eq!(interface.to_config(), r#""""#, "{odd:?}");
+            for (bridge, backend) in [(Some(odd), None), (None, Some(odd))] {
+                let interface = Interface {
+                    bridge: bridge.map(str::to_owned),
+                    backend: backend.map(str::to_owned),
+                    ..Interface::default()
+                };
+                assert!(interface.check().is_err(), "{odd:?}");
+            }
         }
+        assert!(Interface::default().check().is_ok());
     }
 
     #[test]

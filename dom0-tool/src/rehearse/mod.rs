@@ -1,18 +1,20 @@
-//! `lull rehearse`: a throw-away guest goes to a host and back, so that what a
-//! landing there takes is known before a guest that matters goes.
+//! `lull rehearse`: a throw-away guest goes to a host, so that what a landing there
+//! takes is known before a guest that matters goes.
 //!
 //! The [`stage`] is set with one guest, the [`scene`]: of a [`kernel`] of
 //! lull's own, with the [`interfaces`] of the guest that is to follow. It goes
-//! there as every guest does, by [`crate::migrate`]; back over the same
-//! [`way`], by stock xl alone; and [`told`] says what came of it.
+//! there as every guest does, by [`crate::migrate`]; is destroyed there, over the same
+//! [`way`]; and [`told`] says what came of it.
+//!
+//! It does not come back: who receives a guest runs what the sender's configuration of
+//! it names, as root, and a destination is not trusted with that. The way from there to
+//! here is rehearsed there.
 //!
 //! # When a part dies
 //! - This process: its [`mod@guard`] clears both hosts.
 //! - The guard too: the next rehearsal does, which finds the record.
 //! - This host, or the link: the guest's clock runs out. It lives for
-//!   [`scene::DESTROYS_ITSELF`] wherever it runs, and xl there destroys it. On
-//!   its way back, when no xl looks after it any more, the shell that sends it
-//!   destroys it.
+//!   [`scene::DESTROYS_ITSELF`] wherever it runs, and xl there destroys it.
 //! - The receiver, by SIGKILL, with a copy not yet started: the end of the
 //!   rehearsal finds that, as it looks for every name the guest may have.
 
@@ -48,8 +50,7 @@ use crate::migrate::{NOT_BEGUN, attempt, judged, keep, lulls_own_file, xl};
 use guard::Guard;
 use interfaces::Interface;
 use stage::Stage;
-use told::{Back, Left};
-use way::NotBack;
+use told::Left;
 
 pub use guard::main as guard;
 pub use scene::MARK;
@@ -69,9 +70,12 @@ const LONGEST_COPY: Span = Span::seconds(120);
   lull rehearse --like web1 host2
   lull rehearse --landing classic host2     as a guest lands by xl and virsh
 
-Exit codes: 0 there and back, and measured; 2 wrong usage or host not ready,
-  nothing was done; 5 cancelled; 6 the destination failed, or the way back;
-  7 this host failed; 8 the throw-away guest could not be removed everywhere.")]
+The throw-away guest does not come back: whoever receives a guest trusts its
+sender with root. Rehearse the other direction at the other host.
+
+Exit codes: 0 there, and measured; 2 wrong usage or host not ready, nothing was
+  done; 5 cancelled; 6 the destination failed; 7 this host failed; 8 the
+  throw-away guest could not be removed everywhere.")]
 pub struct Options {
     /// Give the throw-away guest this guest's network interfaces
     ///
@@ -98,7 +102,7 @@ pub struct Options {
     pub verbose: u8,
 
     /// Use this instead of ssh (xl migrate -s); empty: HOST is itself the
-    /// command that runs `xl migrate-receive`, and there is no way back
+    /// command that runs `xl migrate-receive`, and what is left there destroys itself
     #[arg(short, value_name = "SSHCOMMAND", allow_hyphen_values = true)]
     pub ssh: Option<String>,
 
@@ -142,7 +146,7 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
     // A move that is to be rehearsed has asked already.
     if let Err(error) = admit(&play.way, Heard::NotAsked, &Patience::new(&inbox, None)) {
         let enough = error.downcast::<Enough>()?;
-        let mut rehearsed = Rehearsed::new(play.way.host());
+        let mut rehearsed = Rehearsed::new(play.way.host(), play.way.takes_commands());
         rehearsed.fail(Outcome::Cancelled, enough.to_string());
         return Ok(rehearsed);
     }
@@ -253,16 +257,13 @@ impl Play {
                 count => format!("{count} network interfaces"),
             },
         ));
-        let mut rehearsed = Rehearsed::new(self.way.host());
+        let mut rehearsed = Rehearsed::new(self.way.host(), self.way.takes_commands());
         match stage.create(xl, interfaces) {
             Ok(guest) => {
                 let place = (xl, lull, ledger);
                 self.there(&guest, place, inbox, &mut watcher, &mut rehearsed);
             }
             Err(error) => rehearsed.fail(Outcome::SourceFailed, format!("{error:#}")),
-        }
-        if rehearsed.outcome == Outcome::Moved {
-            self.back(&stage, xl, inbox, &watcher, &mut rehearsed);
         }
         self.clear(stage, xl, &mut rehearsed);
         match rehearsed.left {
@@ -351,32 +352,6 @@ impl Play {
         if let Some(entry) = account.entry(&guest.name, &known) {
             keep(ledger, &options.host, lesson(entry), watcher);
         }
-    }
-
-    fn back(
-        &self,
-        stage: &Stage,
-        xl: &Path,
-        inbox: &Inbox,
-        watcher: &Watcher,
-        rehearsed: &mut Rehearsed,
-    ) {
-        if !self.way.takes_commands() {
-            rehearsed.back = Back::NoWay;
-            return;
-        }
-        watcher.note(&format!("moving it back from {}", self.way.host()));
-        let begun = Instant::now();
-        let scene = stage.scene();
-        rehearsed.back = match self.way.bring_back(&scene.name, &scene.uuid, xl, inbox) {
-            Ok(()) => match scene.guest_here() {
-                Ok(Some(_)) => Back::Came(begun.elapsed()),
-                Ok(None) => Back::Failed("it was sent, and is not here".to_owned()),
-                Err(error) => Back::Failed(format!("xenstore does not answer: {error}")),
-            },
-            Err(NotBack::Failed(why)) => Back::Failed(why),
-            Err(NotBack::Cancelled) => Back::Cancelled,
-        };
     }
 
     /// There first: on one host with this it would find what is here.

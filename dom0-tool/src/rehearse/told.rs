@@ -28,25 +28,10 @@ pub struct Rehearsed {
     pub order: Option<Landing>,
     /// A receiver was heard at the destination: it may have made something.
     pub was_heard_there: bool,
-    /// The way back.
-    pub back: Back,
+    /// Commands can be given there, so that what is left can be removed.
+    pub takes_commands: bool,
     /// What is left of it.
     pub left: Left,
-}
-
-/// The way back.
-#[derive(Debug)]
-pub enum Back {
-    /// It never came to it.
-    NotTried,
-    /// There is none: a command was given instead of a host.
-    NoWay,
-    /// It came back, after so long.
-    Came(Duration),
-    /// Why it did not.
-    Failed(String),
-    /// The operator did not wait for it.
-    Cancelled,
 }
 
 /// What is left of a rehearsal.
@@ -62,7 +47,7 @@ pub enum Left {
 
 impl Rehearsed {
     /// Of which nothing is known yet.
-    pub fn new(host: &str) -> Self {
+    pub fn new(host: &str, takes_commands: bool) -> Self {
         Self {
             host: host.to_owned(),
             outcome: Outcome::SourceFailed,
@@ -72,7 +57,7 @@ impl Rehearsed {
             landing: None,
             order: None,
             was_heard_there: false,
-            back: Back::NotTried,
+            takes_commands,
             left: Left::Nothing,
         }
     }
@@ -102,26 +87,19 @@ impl Rehearsed {
 
     /// The exit code.
     pub fn code(&self) -> u8 {
-        match (&self.left, &self.back, self.outcome) {
+        match &self.left {
             // Told before it began.
-            (Left::There(_), Back::NoWay, _) => 0,
-            (Left::Here(_) | Left::There(_), ..) => Outcome::Unknown.code(),
-            (Left::Nothing, Back::Failed(_), _) => Outcome::TargetFailed.code(),
-            (Left::Nothing, Back::Cancelled, _) => Outcome::Cancelled.code(),
-            (Left::Nothing, _, outcome) => outcome.code(),
+            Left::There(_) if !self.takes_commands => self.outcome.code(),
+            Left::Here(_) | Left::There(_) => Outcome::Unknown.code(),
+            Left::Nothing => self.outcome.code(),
         }
     }
 
     /// The sentence that says why it failed; empty when it did not.
     pub fn reason(&self) -> String {
-        let host = &self.host;
-        match &self.back {
-            _ if !self.is_learned() => format!("the rehearsal did not reach {host}: {}", self.why),
-            Back::Failed(why) => {
-                format!("going to {host} works, coming back does not: {why}")
-            }
-            Back::Cancelled => "cancelled on the way back".to_owned(),
-            Back::NotTried | Back::NoWay | Back::Came(_) => String::new(),
+        match self.is_learned() {
+            true => String::new(),
+            false => format!("the rehearsal did not reach {}: {}", self.host, self.why),
         }
     }
 
@@ -194,11 +172,6 @@ impl Rehearsed {
             until_ready_ms: self.landing.map(|(until, _)| until),
             after_ready_ms: self.landing.and_then(|(_, after)| after),
             there_ms: self.there.map(ms),
-            back_ms: match self.back {
-                Back::Came(took) => Some(ms(took)),
-                _ => None,
-            },
-            came_back: matches!(self.back, Back::Came(_)),
             left_behind: !matches!(self.left, Left::Nothing),
             reason: self.reason(),
         }
@@ -224,43 +197,32 @@ impl Rehearsed {
 mod tests {
     use super::*;
 
-    fn learned(back: Back, left: Left) -> Rehearsed {
+    fn learned(takes_commands: bool, left: Left) -> Rehearsed {
         Rehearsed {
             outcome: Outcome::Moved,
-            back,
             left,
-            ..Rehearsed::new("host2")
+            ..Rehearsed::new("host2", takes_commands)
         }
     }
 
     #[test]
-    fn there_and_back_is_a_success() {
-        let rehearsed = learned(Back::Came(Duration::from_secs(1)), Left::Nothing);
+    fn there_is_a_success() {
+        let rehearsed = learned(true, Left::Nothing);
         assert_eq!((rehearsed.code(), rehearsed.reason()), (0, String::new()));
         assert!(rehearsed.left().contains("Nothing"));
     }
 
     #[test]
-    fn one_that_does_not_come_back_says_that_going_works() {
-        let rehearsed = learned(Back::Failed("no memory".to_owned()), Left::Nothing);
-        assert_eq!(rehearsed.code(), 6);
-        assert_eq!(
-            rehearsed.reason(),
-            "going to host2 works, coming back does not: no memory"
-        );
-    }
-
-    #[test]
     fn what_is_left_is_said_and_counts() {
         let left = || Left::There("no answer".to_owned());
-        let rehearsed = learned(Back::Failed("the link broke".to_owned()), left());
+        let rehearsed = learned(true, left());
         assert_eq!(rehearsed.code(), 8);
         assert!(
             rehearsed
                 .left()
                 .contains("destroys itself there within 300 s")
         );
-        assert_eq!(learned(Back::NoWay, left()).code(), 0);
+        assert_eq!(learned(false, left()).code(), 0);
     }
 
     #[test]
@@ -273,7 +235,7 @@ mod tests {
             (Outcome::RefusedTimeout, 6),
             (Outcome::Unknown, 6),
         ] {
-            let mut rehearsed = Rehearsed::new("host2");
+            let mut rehearsed = Rehearsed::new("host2", true);
             rehearsed.fail(outcome, "why");
             assert_eq!(rehearsed.code(), code);
             assert!(rehearsed.reason().ends_with("did not reach host2: why"));

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::buffer::HypercallBuffer;
@@ -239,8 +238,8 @@ impl Xen {
     }
 }
 
-/// Held by whoever of lull's resumes a guest.
-const RESUMING: &str = "/run/lull/resuming";
+/// Locked by whoever of lull's resumes a guest: a folder that only root can open.
+const RESUMING: &str = "/run/lull";
 
 /// A resume is a few calls. One that was stopped in the middle holds nobody up for
 /// longer.
@@ -249,7 +248,7 @@ const ANOTHERS_RESUME: Duration = Duration::from_millis(100);
 /// A lock, while it is held; none where there is no such folder, and then nobody else
 /// of lull's either.
 fn alone() -> Option<File> {
-    let file = locked::file(Path::new(RESUMING)).ok()?;
+    let file = File::open(RESUMING).ok()?;
     locked::lock(&file, ANOTHERS_RESUME).ok()?.then_some(file)
 }
 

@@ -130,7 +130,7 @@ fn usual() -> Vec<Scenario> {
         scenario("explained-afterwards", 25, explaining::afterwards),
         scenario("predicted", 20, explaining::predicted),
         scenario("ledger-cannot-stop-a-move", 25, moves::with_a_broken_ledger),
-        scenario("rehearsal-there-and-back", 25, rehearsal::there_and_back),
+        scenario("rehearsal-there", 20, rehearsal::there),
         scenario("hopeless-then-moved", 40, refusals::hopeless_then_moved),
         scenario("burst-before-the-stop", 30, refusals::burst_before_the_stop),
         scenario("refused-pause-tried-again", 60, refusals::tried_again),
@@ -179,11 +179,7 @@ fn seldom() -> Vec<Scenario> {
         scenario("disk-vouched-for", 30, disks::vouched_for),
         scenario("fast-landing-ten-times", 150, fast::ten_times),
         scenario("fast-landing-of-two-processors", 30, fast::two_processors),
-        scenario(
-            "rehearsal-there-classic-and-back",
-            30,
-            rehearsal::there_classic_and_back,
-        ),
+        scenario("rehearsal-there-classic", 25, rehearsal::there_classic),
         scenario("rehearsal-killed", 30, rehearsal::killed),
         scenario(
             "rehearsal-killed-then-before-a-move",
