@@ -12,6 +12,16 @@ pub fn is_socket_or_pipe(number: RawFd) -> bool {
     file.is_ok_and(|file| file.file_type().is_socket() || file.file_type().is_fifo())
 }
 
+/// Whether the number in an environment variable is a socket's.
+pub fn is_named_socket(variable: &str) -> bool {
+    let number = std::env::var(variable);
+    let path = |number: String| format!("/proc/self/fd/{}", number.trim());
+    number.is_ok_and(|number| {
+        number.bytes().all(|byte| byte.is_ascii_digit())
+            && std::fs::metadata(path(number)).is_ok_and(|file| file.file_type().is_socket())
+    })
+}
+
 /// Takes over the descriptor whose number stands in an environment variable.
 pub fn named(variable: &str) -> Option<OwnedFd> {
     adopt(std::env::var(variable).ok()?.parse().ok()?).ok()

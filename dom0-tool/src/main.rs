@@ -46,6 +46,7 @@ mod monotonic;
 mod nearest;
 mod or_none;
 mod predict;
+mod processes;
 mod rehearse;
 mod replaced;
 mod replay;

@@ -14,8 +14,9 @@ use std::path::Path;
 pub fn replace(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("/"));
     let fresh = file.with_extension("new");
-    let before = match fs::metadata(file) {
-        Ok(before) => Some(before),
+    // What a link leads to is not what is replaced.
+    let before = match fs::symlink_metadata(file) {
+        Ok(before) => Some(before).filter(|before| !before.is_symlink()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
@@ -26,7 +27,7 @@ pub fn replace(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         if let Some(before) = &before {
             fchown(&new, Some(before.uid()), Some(before.gid()))?;
         }
-        let mode = before.map_or(mode, |before| before.mode() & 0o7777);
+        let mode = before.map_or(mode, |before| before.mode() & 0o777);
         new.set_permissions(Permissions::from_mode(mode))?;
         new.write_all(content)?;
         new.sync_all()
@@ -76,6 +77,19 @@ mod tests {
         replace(&file, b"ours", 0o644).unwrap();
         assert_eq!(fs::read(&other).unwrap(), b"theirs");
         assert_eq!(fs::read(&file).unwrap(), b"ours");
+    }
+
+    #[test]
+    fn a_link_is_replaced_and_no_bits_but_rights_are_handed_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, other) = (folder.path().join("a.prom"), folder.path().join("other"));
+        fs::write(&other, b"theirs").unwrap();
+        fs::set_permissions(&other, Permissions::from_mode(0o4777)).unwrap();
+        std::os::unix::fs::symlink(&other, &file).unwrap();
+        replace(&file, b"ours", 0o644).unwrap();
+        assert_eq!(fs::symlink_metadata(&file).unwrap().mode() & 0o7777, 0o644);
+        replace(&other, b"ours", 0o644).unwrap();
+        assert_eq!(fs::metadata(&other).unwrap().mode() & 0o7777, 0o777);
     }
 
     #[test]

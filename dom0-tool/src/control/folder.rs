@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::processes;
 use crate::xen::DomId;
 
 /// The folder, root's alone.
@@ -142,7 +143,7 @@ impl Folder {
             let Some(place) = Place::of(path) else {
                 continue;
             };
-            if Path::new(&format!("/proc/{}", place.helper)).exists() {
+            if processes::is_lulls(place.helper) {
                 places.push(place);
             } else {
                 remove(&place.path);

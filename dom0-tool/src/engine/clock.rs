@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use lull_core::batch::BATCH_PAGES;
 use lull_core::machine::{Event, State};
 use lull_core::units::Micros;
 
@@ -34,6 +35,31 @@ const HANDOVER: Micros = Micros::from_millis(10);
 /// what a batch takes, so that a host under load is not mistaken.
 pub const STUB_SILENCE: Duration = Duration::from_secs(15);
 
+/// A stub that has so long to do its part for so many pages, each of them in time, would
+/// keep an attempt up for ever. Stubs copy hundreds of MiB a second; emulated ones,
+/// tens.
+const SLOWEST: (Duration, u64) = (Duration::from_secs(60), 4 * BATCH_PAGES as u64);
+
+/// How long a stub has owed something, and what it has done meanwhile.
+#[derive(Debug, Default)]
+pub struct Owed {
+    ticks: u32,
+    filled: u64,
+}
+
+impl Owed {
+    fn look(&mut self, owes: bool, filled: u64) {
+        if filled.saturating_sub(self.filled) >= SLOWEST.1 {
+            *self = Self { ticks: 0, filled };
+        }
+        self.ticks = self.ticks.saturating_add(u32::from(owes));
+    }
+
+    fn is_too_slow(&self) -> bool {
+        TICK.saturating_mul(self.ticks) >= SLOWEST.0
+    }
+}
+
 /// A stub that is to give up and does not is not waited for so long: the guest may be
 /// stopped, and the operator wants it so.
 const STUB_PROMPTNESS: Micros = Micros::from_millis(1_000);
@@ -46,7 +72,11 @@ impl Session<'_> {
             return Ok(());
         }
         self.ticked = Instant::now();
-        self.drain_log();
+        self.idle_wakes = 0;
+        // A stub may write a log that takes long to decode: not in the pause.
+        if self.pause.is_none() {
+            self.drain_log();
+        }
         self.withdraw_in_time()?;
         self.look_after_the_stub()?;
         if self.pause.is_none() {
@@ -166,6 +196,33 @@ impl Session<'_> {
         } else if self.heard.elapsed() > STUB_SILENCE {
             return Err(Failure::StubSilent);
         }
-        Ok(())
+        self.owed.look(owes, self.slots.filled_in_all());
+        match self.owed.is_too_slow() {
+            true => Err(Failure::StubSlow),
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stub_that_does_little_at_a_time_is_found_out() {
+        let mut owed = Owed::default();
+        for tick in 0..600 {
+            assert!(!owed.is_too_slow(), "{tick}");
+            owed.look(true, tick / 150);
+        }
+        assert!(owed.is_too_slow());
+        // One that works, and one that has nothing to do.
+        for (owes, step) in [(true, 100), (false, 0)] {
+            let mut owed = Owed::default();
+            for tick in 0..6_000 {
+                owed.look(owes, tick * step);
+            }
+            assert!(!owed.is_too_slow());
+        }
     }
 }

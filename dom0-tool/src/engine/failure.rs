@@ -5,7 +5,7 @@ use std::io;
 use lull_core::refusal::Refusal;
 
 use super::explain::Verdict;
-use super::log_dirty::LogDirtyError;
+use super::log_dirty::{LogDirtyError, LogReset, Unread};
 use super::peer::{Lie, Unheard};
 use crate::events::{How, Refused};
 use crate::stub::StubError;
@@ -22,6 +22,8 @@ pub enum Failure {
     StubDied(String),
     #[error("the stub domain has not done its part for {} s", super::clock::STUB_SILENCE.as_secs())]
     StubSilent,
+    #[error("the stub domain does next to nothing: less than 16 MiB in a minute")]
+    StubSlow,
     #[error(transparent)]
     Stub(#[from] StubError),
     /// Of memory.
@@ -29,6 +31,8 @@ pub enum Failure {
     NoRoom(#[from] NoRoom),
     #[error(transparent)]
     LogDirty(#[from] LogDirtyError),
+    #[error(transparent)]
+    LogReset(#[from] LogReset),
     #[error("{doing}: {error}")]
     Xen {
         doing: &'static str,
@@ -52,6 +56,9 @@ pub enum Failure {
     /// The transport of a fast landing has hung up.
     #[error("{}", hung_up(*.0))]
     HungUp(Refused),
+    /// Stock's sender fails for it, too.
+    #[error("the guest's page at frame {0:#x} cannot be mapped")]
+    Unmappable(u64),
     /// Memory is given to the guest, or taken from it.
     #[error("the guest's memory was being changed when the guest was to be stopped")]
     Ballooning,
@@ -69,6 +76,16 @@ pub enum Failure {
     Died(String),
     #[error("a mistake in lull: {0}")]
     Bug(String),
+}
+
+impl Failure {
+    /// The dirty log could not be read while that was being done.
+    pub fn unread(doing: &'static str, why: Unread) -> Self {
+        match why {
+            Unread::Reset(reset) => Self::LogReset(reset),
+            Unread::Xen(error) => Self::Xen { doing, error },
+        }
+    }
 }
 
 impl From<Unheard> for Failure {
@@ -121,7 +138,7 @@ impl From<&Failure> for Verdict {
             ),
             Failure::Stale(_) => (How::SourceFailed, "Try again, or with `--landing classic`."),
             Failure::HungUp(Refused::XlGone) => (How::SourceFailed, ""),
-            Failure::SuspendedByAnother | Failure::ResumedByAnother => (
+            Failure::SuspendedByAnother | Failure::ResumedByAnother | Failure::LogReset(_) => (
                 How::SourceFailed,
                 "Look who else saves, moves or resumes it, and try again.",
             ),
@@ -142,7 +159,7 @@ impl From<&Failure> for Verdict {
                 )
             }
             Failure::HungUp(_) | Failure::NoRoom(NoRoom::Cancelled) => (How::Cancelled, ""),
-            Failure::StubDied(_) | Failure::StubSilent | Failure::Lie(_) => (
+            Failure::StubDied(_) | Failure::StubSilent | Failure::StubSlow | Failure::Lie(_) => (
                 How::SourceFailed,
                 "Try again; if it happens again, report it with this line.",
             ),

@@ -33,6 +33,17 @@ pub fn populated(xen: &Xen, guest: DomId, guest_pfns: u64) -> io::Result<(Vec<u6
     Ok((words, count))
 }
 
+/// Whether one of these frames, a batch at most, has a page.
+///
+/// # Errors
+/// When Xen cannot be asked.
+pub fn any_populated(xen: &Xen, guest: DomId, pfns: &[u64]) -> io::Result<bool> {
+    let mut types = HypercallBuffer::<u64>::new(pfns.len())?;
+    types[..pfns.len()].copy_from_slice(pfns);
+    xen.page_types(guest, &mut types, pfns.len())?;
+    Ok(types[..pfns.len()].iter().any(|kind| is_populated(*kind)))
+}
+
 /// The frames whose bits are set, in order.
 pub fn listed(words: impl IntoIterator<Item = u64>) -> Vec<u64> {
     words

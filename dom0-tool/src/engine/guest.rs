@@ -78,8 +78,8 @@ impl Session<'_> {
     }
 
     pub(super) fn count(&self) -> Result<u64, Failure> {
-        let counted = self.xen.dirty_count(self.order.guest);
-        counted.doing("the dirty pages cannot be counted")
+        let counted = self.prepared.log_dirty.count();
+        counted.map_err(|why| Failure::unread("the dirty pages cannot be counted", why))
     }
 
     /// Whether the guest has stopped, or is to be left alone.

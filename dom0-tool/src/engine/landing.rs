@@ -366,7 +366,7 @@ impl Session<'_> {
         let cleaned = prepared
             .log_dirty
             .clean(self.stub, prepared.guest_pfns, clean)
-            .doing("the dirty bitmap cannot be read")?;
+            .map_err(|why| Failure::unread("the dirty bitmap cannot be read", why))?;
         let added = gained.map_or(0, |gained| self.stub.add_to_bitmap(&gained));
         Ok(Cleaned {
             dirty: cleaned.dirty + added,

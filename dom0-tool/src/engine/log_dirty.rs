@@ -1,12 +1,13 @@
 //! The guest's dirty log, on for as long as this lives.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::stub::Stub;
 use crate::xen::buffer::HypercallBuffer;
 use crate::xen::domctl::{Clean, ShadowOp};
+use crate::xen::version::Version;
 use crate::xen::{DomId, Xen};
 
 /// Switched off when dropped.
@@ -15,6 +16,43 @@ pub struct LogDirty<'x> {
     guest: DomId,
     /// What was dirty last. dom0 counts it here, where the stub cannot change it.
     bitmap: RefCell<Option<HypercallBuffer<u64>>>,
+    /// How many pages Xen counted last, since the log was cleared.
+    counted: Cell<u64>,
+}
+
+/// Somebody else has switched the log off, or off and on: a stock sender does, when it
+/// begins. What the guest has written before is not known any more.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "somebody else has switched the guest's dirty log off: {now} pages are counted where \
+     there were {before}"
+)]
+pub struct LogReset {
+    before: u64,
+    now: u64,
+}
+
+/// Why the log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unread {
+    /// See there.
+    #[error(transparent)]
+    Reset(#[from] LogReset),
+    /// Xen's words.
+    #[error(transparent)]
+    Xen(#[from] io::Error),
+}
+
+/// Since this release the count falls where the guest gives a dirty page back
+/// (`xen/arch/x86/mm/p2m.c`): then only a fall to next to nothing is a reset.
+const FALLS_SINCE: (u32, u32) = (4, 22);
+
+/// Whether a count that follows another without a CLEAN between was reset.
+fn is_reset(xen: Version, before: u64, now: u64) -> bool {
+    match (xen.major, xen.minor) < FALLS_SINCE {
+        true => now < before,
+        false => before >= 1_024 && now < before / 8,
+    }
 }
 
 /// Why the dirty log cannot be had, in the operator's terms.
@@ -73,6 +111,26 @@ impl<'x> LogDirty<'x> {
             xen,
             guest,
             bitmap: RefCell::new(None),
+            counted: Cell::new(0),
+        }
+    }
+
+    /// How many pages are dirty.
+    ///
+    /// # Errors
+    /// When Xen refuses, or somebody else has reset the log.
+    pub fn count(&self) -> Result<u64, Unread> {
+        let now = self.xen.dirty_count(self.guest)?;
+        self.check(now)?;
+        self.counted.set(now);
+        Ok(now)
+    }
+
+    fn check(&self, now: u64) -> Result<(), LogReset> {
+        let before = self.counted.get();
+        match is_reset(self.xen.version, before, now) {
+            true => Err(LogReset { before, now }),
+            false => Ok(()),
         }
     }
 
@@ -100,8 +158,8 @@ impl LogDirty<'_> {
     /// it: how many are dirty, and how long that took.
     ///
     /// # Errors
-    /// When Xen refuses.
-    pub fn clean(&self, stub: &Stub<'_>, guest_pfns: u64, clean: Clean) -> io::Result<Cleaned> {
+    /// When Xen refuses, or somebody else has reset the log.
+    pub fn clean(&self, stub: &Stub<'_>, guest_pfns: u64, clean: Clean) -> Result<Cleaned, Unread> {
         let words = guest_pfns.div_ceil(64) as usize;
         let mut kept = self.bitmap.borrow_mut();
         // Made in the first round, and so never while the guest is stopped.
@@ -110,9 +168,11 @@ impl LogDirty<'_> {
             other => other.insert(HypercallBuffer::new(words)?),
         };
         let start = Instant::now();
-        let dirty = self
+        let (dirty, counted) = self
             .xen
             .clean_dirty_log(self.guest, bitmap, guest_pfns, clean)?;
+        self.check(counted)?;
+        self.counted.set(0);
         stub.write_bitmap(&bitmap[..words]);
         Ok(Cleaned {
             dirty,
@@ -134,5 +194,24 @@ impl Drop for LogDirty<'_> {
     fn drop(&mut self) {
         // A guest that has gone has no log.
         let _ = self.xen.shadow_op(self.guest, ShadowOp::Off);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xen::version::KNOWN;
+
+    #[test]
+    fn a_count_that_falls_without_a_clean_was_reset() {
+        for xen in KNOWN {
+            assert!(
+                !is_reset(xen, 2_000, 2_000) && !is_reset(xen, 0, 0),
+                "{xen}"
+            );
+            assert!(is_reset(xen, 2_000, 3), "{xen}");
+            // A dirty page that was given back is not counted since 4.22.
+            assert_eq!(is_reset(xen, 2_000, 1_999), xen.minor < 22, "{xen}");
+        }
     }
 }

@@ -98,7 +98,7 @@ pub fn prepare<'x>(
         took: took_bitmap, ..
     } = log_dirty
         .clean(&stub, guest_pfns, Clean::Live)
-        .doing("the dirty bitmap cannot be read")?;
+        .map_err(|why| Failure::unread("the dirty bitmap cannot be read", why))?;
     stub.write_bitmap(&populated);
     Ok(Prepared {
         stub,

@@ -12,9 +12,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::attempt::{Order, Told, Verify};
 use super::channel::Channel;
-use super::clock::{SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
+use super::clock::{Owed, SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
 use super::explain::Verdict;
 use super::failure::{Doing, Failure};
+use super::frames;
 use super::guest::RunningOn;
 use super::landing::Fast;
 use super::log_dirty::Cleaned;
@@ -34,6 +35,10 @@ use crate::stub::{LogDecoder, Stub, StubLog};
 use crate::xen::Xen;
 use crate::xen::domctl::Clean;
 use crate::xen::foreign::ForeignPages;
+
+/// Signals without a word in a tick, 100 ms, that a stub may send: one may come late,
+/// for a word that was heard already.
+const IDLE_WAKES_MAX: u32 = 64;
 
 /// How the loop ended.
 pub(super) enum End {
@@ -78,6 +83,11 @@ pub(super) struct Session<'s> {
     pub(super) finishing: bool,
     /// The stub spoke last.
     pub(super) heard: Instant,
+    pub(super) owed: Owed,
+    /// It has signalled so often since the last tick and had nothing to say.
+    pub(super) idle_wakes: u32,
+    /// Since it was heard last.
+    signalled: bool,
     pub(super) ticked: Instant,
     pub(super) progressed: Instant,
     /// The attempt was refused while the guest was stopped: it was resumed.
@@ -122,6 +132,9 @@ impl<'s> Session<'s> {
             begun: false,
             finishing: false,
             heard: now,
+            owed: Owed::default(),
+            idle_wakes: 0,
+            signalled: false,
             ticked: now,
             progressed: now,
             resumed: None,
@@ -226,7 +239,13 @@ impl<'s> Session<'s> {
 
     /// Sleeps until something happens, at most `longest`.
     pub(super) fn wait(&mut self, longest: Duration) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(&self.stub.channel, PollFlags::IN)];
+        // A stub that signals and says nothing is not listened to before the next tick:
+        // it could burn a processor of dom0's.
+        let signals = match self.idle_wakes < IDLE_WAKES_MAX {
+            true => PollFlags::IN,
+            false => PollFlags::empty(),
+        };
+        let mut fds = vec![PollFd::new(&self.stub.channel, signals)];
         let mut longest = longest;
         if !self.queue.is_empty() {
             let now = Instant::now();
@@ -250,8 +269,13 @@ impl<'s> Session<'s> {
             tv_nsec: i64::from(longest.subsec_nanos()),
         };
         match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => self.stub.channel.take(),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.signalled = fds[0].revents().contains(PollFlags::IN);
+        match signals.is_empty() {
+            true => Ok(()),
+            false => self.stub.channel.take(),
         }
     }
 
@@ -288,6 +312,9 @@ impl<'s> Session<'s> {
                 }
             }
         }
+        if std::mem::take(&mut self.signalled) && !heard {
+            self.idle_wakes = self.idle_wakes.saturating_add(1);
+        }
         if heard {
             self.heard = Instant::now();
             self.notify()?;
@@ -306,20 +333,38 @@ impl<'s> Session<'s> {
         let list = &self.stub.link().wanted[usize::from(slot)];
         let mut pfns = self.slots.want(slot, count, list)?;
         self.leave_out_gone(slot, &mut pfns)?;
-        if let Some(windows) = &mut self.windows {
-            windows
-                .map(
-                    self.xen,
-                    self.stub,
-                    self.order.guest,
-                    usize::from(slot),
-                    &mut pfns,
-                )
-                .doing("the guest's frames cannot be mapped")?;
+        let left_out = self.map_window(slot, &mut pfns)?;
+        // A page of the guest's that cannot be copied must not be missing there.
+        if self.has_pages(&left_out)? {
+            pfns.extend(left_out);
+            pfns.sort_unstable();
+            let left_out = self.map_window(slot, &mut pfns)?;
+            if self.has_pages(&left_out)? {
+                return Err(Failure::Unmappable(left_out.first().copied().unwrap_or(0)));
+            }
         }
         let pages = pfns.len() as u32;
         self.slots.mapped(slot, count, pfns);
         Ok(self.peer.mapped(slot, pages)?)
+    }
+
+    fn map_window(&mut self, slot: u8, pfns: &mut Vec<u64>) -> Result<Vec<u64>, Failure> {
+        let Some(windows) = &mut self.windows else {
+            return Ok(Vec::new());
+        };
+        let guest = self.order.guest;
+        let mapped = windows.map(self.xen, self.stub, guest, usize::from(slot), pfns);
+        mapped.doing("the guest's frames cannot be mapped")
+    }
+
+    /// Whether Xen knows a page of the guest's behind one of these frames. Seldom asked:
+    /// only of such as could not be mapped.
+    fn has_pages(&self, pfns: &[u64]) -> Result<bool, Failure> {
+        if pfns.is_empty() {
+            return Ok(false);
+        }
+        let asked = frames::any_populated(self.xen, self.order.guest, pfns);
+        asked.doing("the guest's frames cannot be listed")
     }
 
     fn filled(&mut self, slot: u8) -> Result<(), Failure> {

@@ -31,6 +31,8 @@ pub struct Slots {
     next_pfn: u64,
     /// Whether the stub still owes frames of this round.
     scanning: bool,
+    /// Frames it has dealt with, in all rounds.
+    filled: u64,
 }
 
 impl Slots {
@@ -43,7 +45,13 @@ impl Slots {
             requested: 0,
             next_pfn: 0,
             scanning: false,
+            filled: 0,
         }
+    }
+
+    /// Frames that the stub has dealt with, in all rounds.
+    pub const fn filled_in_all(&self) -> u64 {
+        self.filled
     }
 
     /// A round of `pages` frames begins.
@@ -91,6 +99,7 @@ impl Slots {
         match std::mem::take(state) {
             Slot::Mapped { requested, pfns } => {
                 let pages = pfns.len() as u32;
+                self.filled = self.filled.saturating_add(requested.into());
                 *state = Slot::Writing { requested, pages };
                 Ok(pfns)
             }

@@ -35,7 +35,8 @@ impl Windows {
     }
 
     /// Maps `pfns` of `guest` one after the other in the slot's window, over
-    /// whatever was there. Frames without a page are taken out of `pfns`.
+    /// whatever was there. Frames without a page are taken out of `pfns`, and handed
+    /// back.
     ///
     /// # Errors
     /// When Xen refuses for another reason.
@@ -46,7 +47,8 @@ impl Windows {
         guest: DomId,
         slot: usize,
         pfns: &mut Vec<u64>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<u64>> {
+        let mut left_out = Vec::new();
         self.shown[slot] = self.shown[slot].max(pfns.len());
         let mut done = 0;
         while done < pfns.len() {
@@ -65,12 +67,12 @@ impl Windows {
                 }
                 None => {}
                 Some(error) if done < pfns.len() && is_no_page(&error) => {
-                    pfns.remove(done);
+                    left_out.push(pfns.remove(done));
                 }
                 Some(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(left_out)
     }
 
     /// The slot's window shows nothing any more.

@@ -12,7 +12,8 @@ use crate::transport::orders::Orders;
 /// Longest line a command may have.
 const LINE_MAX: usize = 4096;
 
-/// Most bytes of events kept for a front end that does not read.
+/// Most bytes of events kept for a front end that does not read; half of it is for those
+/// which the report rests on, and not for show: a stub may log as much as it likes.
 const UNSENT_MAX: usize = 1 << 20;
 
 /// A `lull migrate` that watches.
@@ -68,12 +69,15 @@ impl FrontEnd {
         if let Some(transport) = &self.transport {
             transport.pass_on(&event);
         }
+        let room = match &event {
+            Event::Log(_) | Event::Progress(_) => UNSENT_MAX / 2,
+            _ => UNSENT_MAX,
+        };
         let line = Line {
             schema: SCHEMA,
             event,
         };
-        if self.unsent.len() < UNSENT_MAX && serde_json::to_writer(&mut self.unsent, &line).is_ok()
-        {
+        if self.unsent.len() < room && serde_json::to_writer(&mut self.unsent, &line).is_ok() {
             self.unsent.push(b'\n');
         }
         while !self.unsent.is_empty() {

@@ -25,6 +25,7 @@ use super::front_end::FrontEnd;
 use crate::control::claim::{self, Claim};
 use crate::control::folder::{self, Folder};
 use crate::monitor::Monitor;
+use crate::processes;
 use crate::stub::{orphans, room};
 use crate::xen::domain::{LAST_STEPS, Resumed, outlive_suspend};
 use crate::xen::domctl::ShadowOp;
@@ -298,7 +299,8 @@ pub fn is_saved_by_another(guest: DomId) -> bool {
     };
     let ours = fs::read_link("/proc/self/exe").ok();
     processes.flatten().any(|process| {
-        saves(&process.path()).is_some_and(|save| save.domain == guest)
+        processes::is_roots(&process.path())
+            && saves(&process.path()).is_some_and(|save| save.domain == guest)
             && fs::read_link(process.path().join("exe")).ok() != ours
     })
 }

@@ -12,6 +12,7 @@ use lull_core::units::Micros;
 
 use crate::bandwidth::Bandwidth;
 use crate::host;
+use crate::inherited;
 use crate::ledger::{self, Costs, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monotonic::now_ns;
@@ -88,31 +89,42 @@ impl Ordered {
 /// When one is set to something that is no limit, or when the file cannot be
 /// read or understood. That never means "no limit".
 pub fn limits(guest: DomId) -> anyhow::Result<Ordered> {
-    let mut limits = Limits {
+    if !is_ordered() {
+        return ordered_by_file(guest);
+    }
+    let limits = Limits {
         max_suspend: micros(MAX_SUSPEND_TIME)?.and_then(DowntimeLimit::new),
         timeout: micros(TIMEOUT)?.and_then(Timeout::new),
     };
     let rate = number(BANDWIDTH, "a number of bytes a second above zero")?;
-    let mut bandwidth = Bandwidth::from_bytes(rate.unwrap_or(0));
-    let mut risk = risk()?;
-    let mut from = Effective::default();
-    if env::var_os(STARTED).is_none() {
-        from = from_file(guest)?;
-        let micros = |chosen: &Option<Chosen>| {
-            Chosen::limit_of(chosen.as_ref()).map(|limit| Micros(limit.as_micros()))
-        };
-        let max_suspend = micros(&from.max_suspend_time).and_then(DowntimeLimit::new);
-        let timeout = micros(&from.timeout).and_then(Timeout::new);
-        limits.max_suspend = limits.max_suspend.or(max_suspend);
-        limits.timeout = limits.timeout.or(timeout);
-        let file = Chosen::limit_of(from.bandwidth.as_ref());
-        bandwidth = Bandwidth(bandwidth.0.or(file));
-        risk = risk.or(Chosen::limit_of(from.risk.as_ref()));
-    }
     Ok(Ordered {
         limits,
-        bandwidth,
-        risk: risk.unwrap_or_default(),
+        bandwidth: Bandwidth::from_bytes(rate.unwrap_or(0)),
+        risk: risk()?.unwrap_or_default(),
+        from: Effective::default(),
+    })
+}
+
+/// Whether `lull migrate` has given the orders in the environment: it holds the other
+/// end of a socket. A shell may have inherited the variables alone, and they must not
+/// stand for the file's limits.
+fn is_ordered() -> bool {
+    let sockets = [crate::events::FRONT_END_FD, super::handed::ENGINE_FD];
+    env::var_os(STARTED).is_some() && sockets.into_iter().any(inherited::is_named_socket)
+}
+
+fn ordered_by_file(guest: DomId) -> anyhow::Result<Ordered> {
+    let from = from_file(guest)?;
+    let micros = |chosen: &Option<Chosen>| {
+        Chosen::limit_of(chosen.as_ref()).map(|limit| Micros(limit.as_micros()))
+    };
+    Ok(Ordered {
+        limits: Limits {
+            max_suspend: micros(&from.max_suspend_time).and_then(DowntimeLimit::new),
+            timeout: micros(&from.timeout).and_then(Timeout::new),
+        },
+        bandwidth: Bandwidth(Chosen::limit_of(from.bandwidth.as_ref())),
+        risk: Chosen::limit_of(from.risk.as_ref()).unwrap_or_default(),
         from,
     })
 }

@@ -103,7 +103,7 @@ fn refuse_paused(save: &PausedSave, start: Instant) -> Option<ExitCode> {
     let mut helper = Helper::new(&mut libxl, save.domain, FrontEnd::connect()).ok()?;
     helper.record = record(&helper.name, save.domain).ok();
     let verdict = match (orders, limit) {
-        (Err(error), _) => helper.broken(&error),
+        (Err(error), _) => Verdict::plain(How::SourceFailed, format!("{error:#}"), ""),
         (Ok(ordered), limit) => {
             helper.limits_from = ordered.from;
             let limit = limit.map_or(0, |limit| limit.micros().0.div_ceil(1_000));
@@ -347,7 +347,7 @@ impl<'t> Helper<'t> {
         });
         let (ordered, costs, claim) = match allowed {
             Ok(allowed) => allowed,
-            Err(error) => return Tried::Ended(self.broken(&error)),
+            Err(error) => return Tried::Ended(self.broken(start, &error)),
         };
         let is_watched = self.front_end.is_some() || task.channel.is_some();
         let stock_may = stock_may(&ordered, is_watched) && stock::find().is_ok();
@@ -364,16 +364,16 @@ impl<'t> Helper<'t> {
                 Tried::Ended(verdict)
             }
             Err(error) if stock_may => Tried::LeftToStock(format!("{error:#}")),
-            Err(error) => Tried::Ended(self.broken(&error)),
+            Err(error) => Tried::Ended(self.broken(start, &error)),
         }
     }
 
-    fn broken(&mut self, error: &anyhow::Error) -> Verdict {
-        let reason = format!("{error:#}");
-        if let Some(record) = &mut self.record {
-            record.tell(&log("error", reason.clone()));
-        }
-        Verdict::plain(How::SourceFailed, reason, "")
+    /// It could not be begun, and that is told like any other end: a front end would
+    /// judge by xl's words, which then speak of the destination.
+    fn broken(&mut self, start: Instant, error: &anyhow::Error) -> Verdict {
+        let verdict = Verdict::plain(How::SourceFailed, format!("{error:#}"), "");
+        self.tell(engine::never_begun(start, &verdict));
+        verdict
     }
 
     /// Ends lull's part, of which nothing is left; says what is to be told.

@@ -13,6 +13,7 @@ use super::wire::{
     self, BadFrame, Chosen, FromLand, Greeting, HEADER, LINE_MAX, Purpose, TO_LAND_MAX, ToLand,
     VERSION,
 };
+use crate::host::Host;
 use crate::xen::Xen;
 use crate::xen::xenstore::Xenstore;
 
@@ -91,11 +92,22 @@ fn see_off(copy: Identity) {
         }
         std::thread::sleep(LOOK);
     }
+    let Ok(xl) = Host::default().xl() else {
+        eprintln!(
+            "lull land: domain {} waits for nobody, and there is no xl",
+            copy.domain
+        );
+        return;
+    };
     eprintln!(
         "lull land: domain {} was left waiting by its receiver; destroying it",
         copy.domain
     );
-    let xl = Command::new("xl")
+    // Once more: its number may have become another's meanwhile.
+    if !matches!(copy.waits(&xen), Ok(true)) {
+        return;
+    }
+    let xl = Command::new(xl)
         .args(["destroy", &copy.domain.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -27,6 +27,7 @@ pub use show::{Options, main};
 pub use summary::{Foresight, Row};
 
 use crate::events::Landing;
+use crate::kept::folder::make_private;
 use crate::nearest::nearest;
 use crate::{locked, replaced};
 use book::{Book, SCHEMA};
@@ -162,7 +163,7 @@ impl Ledger {
         change: impl FnOnce(&mut Book) -> T,
     ) -> io::Result<T> {
         let folder = self.file.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder)?;
+        make_private(folder)?;
         // Two migrations may end together.
         let lock = locked::file(&self.file.with_extension("lock"))?;
         if !locked::lock(&lock, PATIENCE)? {

@@ -185,6 +185,7 @@ impl Watch<'_> {
         let start = Instant::now();
         self.xen
             .clean_dirty_log(self.guest, &mut self.bitmap, self.pfns, Clean::Live)
+            .map(|(dirty, _)| dirty)
             .map_err(failed("the dirty bitmap cannot be read"))?;
         self.sampled.cleans.add(start.elapsed());
         Ok(())

@@ -15,8 +15,9 @@ use lull_core::machine::Config;
 
 use super::address_space::AddressSpace;
 use super::image::{Image, ImageError};
+use crate::processes;
 use crate::xen::buffer::HypercallBuffer;
-use crate::xen::domctl::vcpu_context;
+use crate::xen::domctl::{dominf, vcpu_context};
 use crate::xen::evtchn::EventChannel;
 use crate::xen::foreign::ForeignPages;
 use crate::xen::xenstore::Xenstore;
@@ -303,8 +304,9 @@ pub fn orphans(xen: &Xen, process: Option<u32>) -> io::Result<Vec<DomId>> {
     let mut found = Vec::new();
     for info in xen.domains()? {
         let owner = u32::from_le_bytes(info.handle[12..].try_into().expect("four bytes"));
-        let gone = !std::path::Path::new(&format!("/proc/{owner}")).exists();
-        if info.handle.starts_with(MARK) && (gone || process == Some(owner)) {
+        let is_pv = info.flags & dominf::HVM_GUEST == 0;
+        let is_a_stub = is_pv && info.handle.starts_with(MARK);
+        if is_a_stub && (process == Some(owner) || !processes::is_lulls(owner)) {
             destroy(xen, info.domain);
             found.push(info.domain);
         }

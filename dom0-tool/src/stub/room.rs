@@ -23,6 +23,7 @@ use thiserror::Error;
 use super::builder::memory_bytes;
 use super::xl_lock::{self, XlLock};
 use crate::control::folder::Folder;
+use crate::processes;
 use crate::xen::domctl::DomainInfo;
 use crate::xen::xenstore::Xenstore;
 use crate::xen::{PAGE, Xen};
@@ -433,8 +434,7 @@ fn take(
 /// Gives dom0 back what `process` has taken, and the dead.
 pub fn give_back_of(folder: &Folder, process: u32) {
     for (owner, note) in folder.all_taken().unwrap_or_default() {
-        let gone = !Path::new(&format!("/proc/{owner}")).exists();
-        if gone || process == owner {
+        if process == owner || !processes::is_lulls(owner) {
             let _ = give_back(&note);
         }
     }

@@ -297,7 +297,7 @@ impl Xen {
     }
 
     /// Copies the dirty bitmap of `pfns` frames to `into`, and clears the log. Returns
-    /// how many of them are dirty: the bits that are set.
+    /// how many of them are dirty, the bits that are set; and Xen's own count.
     ///
     /// Xen's own count (`stats.dirty_count`) is not that number. Xen lets others run
     /// in the middle of a CLEAN, and what they mark then is counted, but may be
@@ -315,7 +315,7 @@ impl Xen {
         into: &mut HypercallBuffer<u64>,
         pfns: u64,
         clean: Clean,
-    ) -> io::Result<u64> {
+    ) -> io::Result<(u64, u64)> {
         let words = pfns.div_ceil(64) as usize;
         assert!(into.len() >= words, "bitmap too small");
         let mode = match clean {
@@ -335,10 +335,10 @@ impl Xen {
         if let (Some(last), used @ 1..) = (into[..words].last_mut(), pfns % 64) {
             *last &= (1 << used) - 1;
         }
-        Ok(into[..words]
+        let bits = into[..words]
             .iter()
-            .map(|word| u64::from(word.count_ones()))
-            .sum())
+            .map(|word| u64::from(word.count_ones()));
+        Ok((bits.sum(), dirty_count_of(&p)))
     }
 
     /// Says for the first `count` frame numbers in `frames` whether there is
@@ -446,6 +446,11 @@ fn peek() -> Payload {
 /// What Xen is not going to say of fault and dirty counts: both of them full.
 const UNSAID: u64 = u64::MAX;
 
+/// `stats.dirty_count` of `struct xen_domctl_shadow_op`.
+const fn dirty_count_of(p: &Payload) -> u64 {
+    p[4] >> 32
+}
+
 /// The dirty count, from Xen's answer to [`peek`].
 ///
 /// Of a domain that is being destroyed Xen says that all went well, and no count, up
@@ -456,7 +461,7 @@ const UNSAID: u64 = u64::MAX;
 /// `paging_domctl`, `paging_log_dirty_op`).
 fn peeked(answer: io::Result<()>, p: &Payload) -> io::Result<u64> {
     match answer.map_err(|error| (error.raw_os_error(), error)) {
-        Ok(()) if p[4] != UNSAID => Ok(p[4] >> 32),
+        Ok(()) if p[4] != UNSAID => Ok(dirty_count_of(p)),
         Ok(()) | Err((Some(ESRCH | EINVAL), _)) => Err(io::Error::new(
             io::ErrorKind::NotFound,
             "the domain is being destroyed",

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{HELPER, Places, UNITS, VARIABLE};
+use crate::processes;
 
 /// A daemon of libvirt's.
 pub(super) struct Daemon {
@@ -51,6 +52,7 @@ impl Places {
 
     fn processes(&self) -> impl Iterator<Item = PathBuf> {
         let entries = fs::read_dir(self.root.join("proc")).into_iter().flatten();
-        entries.flatten().map(|entry| entry.path())
+        let paths = entries.flatten().map(|entry| entry.path());
+        paths.filter(|process| processes::is_roots(process))
     }
 }
