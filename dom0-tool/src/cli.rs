@@ -32,10 +32,42 @@ pub struct Cli {
 
 /// What was asked for; on a slip the process ends here, with words for it.
 pub fn parse() -> Cli {
-    Cli::try_parse().unwrap_or_else(|mut slip| {
+    let mut given = Cli::try_parse().unwrap_or_else(|mut slip| {
         keep_hidden(&mut slip);
         slip.exit()
-    })
+    });
+    match &mut given.command {
+        Command::Migrate(options) => as_hands_write(&mut options.ssh, &mut options.host),
+        Command::Rehearse(options) => as_hands_write(&mut options.ssh, &mut options.host),
+        Command::Doctor(options) => {
+            if let Some(host) = &mut options.host {
+                as_hands_write(&mut options.ssh, host);
+            }
+        }
+        _ => {}
+    }
+    given
+}
+
+/// HOST as scripts for xl have it: empty, and the host named behind `-s`; or an address
+/// in brackets, which ssh does not take.
+fn as_hands_write(ssh: &mut Option<String>, host: &mut String) {
+    if host.is_empty()
+        && let Some((command, named)) = ssh.as_ref().and_then(|ssh| ssh.trim().rsplit_once(' '))
+    {
+        *host = named.to_owned();
+        *ssh = Some(command.trim_end().to_owned());
+    }
+    let (user, address) = match host.split_once('@') {
+        Some((user, address)) => (format!("{user}@"), address),
+        None => (String::new(), host.as_str()),
+    };
+    let inner = address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    if let Some(inner) = inner {
+        *host = format!("{user}{inner}");
+    }
 }
 
 /// Suggests no command that is only lull's own to call, and the likeliest
@@ -240,6 +272,18 @@ pub struct Migrate {
     #[arg(short = 'e')]
     pub no_monitor: bool,
 
+    /// Do not go into the background at the destination (xl migrate -F)
+    #[arg(short = 'F')]
+    pub foreground: bool,
+
+    /// Keep the guest's number at the destination (xl migrate -D)
+    #[arg(short = 'D')]
+    pub keep_number: bool,
+
+    /// Taken and ignored, as xl does
+    #[arg(long, hide = true)]
+    pub live: bool,
+
     /// Leave the guest paused at the destination (xl migrate -p)
     ///
     /// A guest left paused has no bounded pause.
@@ -288,8 +332,8 @@ impl Migrate {
     }
 }
 
-/// Is HOST a word that ssh takes for a host and a shell takes for one word?
-/// xl hands it to a shell, unquoted.
+/// Is HOST a word that ssh takes for a host and a shell takes for one word? Words may
+/// follow that run what stands behind them: `host2 sudo`. xl hands it to a shell, unquoted.
 ///
 /// # Errors
 /// A sentence that says what is wrong with it.
@@ -297,10 +341,10 @@ pub fn check_host(ssh: Option<&str>, host: &str) -> Result<(), String> {
     if ssh == Some("") {
         return Ok(());
     }
-    let plain = |c: char| c.is_alphanumeric() || "._-:@%[]/+".contains(c);
-    if host.is_empty() || host.starts_with('-') || !host.chars().all(plain) {
+    let plain = |c: char| c.is_alphanumeric() || "._-:@%[]/+ ".contains(c);
+    if host.trim().is_empty() || host.starts_with(['-', ' ']) || !host.chars().all(plain) {
         return Err(format!(
-            "`{}` is not a host's name; for example `host2` or `root@192.0.2.7`. Options for ssh go to `-s`: -s 'ssh -p 2222'",
+            "`{}` is not a host's name; for example `host2`, `root@192.0.2.7` or `'host2 sudo'`. Options for ssh go to `-s`: -s 'ssh -p 2222'",
             host.escape_debug()
         ));
     }
@@ -404,16 +448,58 @@ mod tests {
     }
 
     #[test]
+    fn what_xl_takes_is_taken() {
+        let given = parse("lull migrate --live -D -F -e web1 host2").unwrap();
+        assert!(given.live && given.keep_number && given.foreground && given.no_monitor);
+        for (ssh, host, understood) in [
+            (Some("ssh root@host2"), "", (Some("ssh"), "root@host2")),
+            (
+                Some("ssh -i key  root@host2 "),
+                "",
+                (Some("ssh -i key"), "root@host2"),
+            ),
+            (None, "[::1]", (None, "::1")),
+            (None, "root@[2001:db8::1]", (None, "root@2001:db8::1")),
+            (None, "host2", (None, "host2")),
+            (
+                Some(""),
+                "xl migrate-receive",
+                (Some(""), "xl migrate-receive"),
+            ),
+            (Some("ssh"), "", (Some("ssh"), "")),
+        ] {
+            let mut given = (ssh.map(str::to_owned), host.to_owned());
+            as_hands_write(&mut given.0, &mut given.1);
+            assert_eq!((given.0.as_deref(), given.1.as_str()), understood);
+        }
+    }
+
+    #[test]
     fn a_host_is_one_word_for_the_shell() {
         let host = |name: &str| {
             let mut given = parse("lull migrate web1 host2").unwrap();
             name.clone_into(&mut given.host);
             given
         };
-        for good in ["host2", "root@192.0.2.7", "[2001:db8::1]", "ssh://h:22"] {
+        for good in [
+            "host2",
+            "root@192.0.2.7",
+            "2001:db8::1",
+            "ssh://h:22",
+            "a@host2 sudo",
+        ] {
             host(good).check_host().unwrap();
         }
-        for bad in ["", "-oProxyCommand=x", "a b", "a;b", "$(x)", "a\nb"] {
+        for bad in [
+            "",
+            " ",
+            "-oProxyCommand=x",
+            " a",
+            "a;b",
+            "$(x)",
+            "a\nb",
+            "a 'b'",
+        ] {
             assert!(host(bad).check_host().is_err(), "{bad}");
         }
         let mut command = host("cat >file");

@@ -42,10 +42,10 @@ pub struct Options {
 
     /// Use this instead of ssh, as `lull migrate -s` does
     #[arg(short, value_name = "SSHCOMMAND", allow_hyphen_values = true)]
-    ssh: Option<String>,
+    pub ssh: Option<String>,
 
     /// A destination to look at too, as ssh knows it
-    host: Option<String>,
+    pub host: Option<String>,
 }
 
 /// Runs the command.

@@ -63,11 +63,7 @@ pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings
 
 /// A name like it, if lull has been somewhere else before.
 fn slip(host: &str) -> String {
-    let like = Ledger::at(ledger::FILE).like(host);
-    match like.iter().any(|known| known == host) {
-        true => String::new(),
-        false => did_you_mean(&like),
-    }
+    did_you_mean(&Ledger::at(ledger::FILE).like(host))
 }
 
 /// What it said.

@@ -12,6 +12,7 @@ use super::guest::RunningOn;
 use super::landing::Fast;
 use super::session::Session;
 use crate::stub::Crash;
+use crate::xen::domain;
 
 /// How often the dirty pages are counted, and the stub and the guest are looked
 /// after.
@@ -23,6 +24,9 @@ pub const SUSPEND_POLL: Duration = Duration::from_millis(1);
 /// And how seldom, where a look takes so long that looking would cost more than a
 /// fifth of a processor.
 pub const SUSPEND_POLL_MAX: Duration = Duration::from_millis(10);
+
+/// How often it is looked whether somebody shuts all domains down.
+const SHUTDOWN_LOOK: Duration = Duration::from_secs(1);
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(250);
@@ -78,6 +82,7 @@ impl Session<'_> {
             self.drain_log();
         }
         self.withdraw_in_time()?;
+        self.answer_shutdown()?;
         self.look_after_the_stub()?;
         if self.pause.is_none() {
             self.living()?;
@@ -93,6 +98,32 @@ impl Session<'_> {
             if self.progressed.elapsed() >= PROGRESS {
                 self.tell_progress();
             }
+        }
+        Ok(())
+    }
+
+    /// Whoever shuts down all domains (`xl shutdown -a`, xendomains) asks the stub, too,
+    /// and waits a minute for its acknowledgement. It gets one, and the attempt is given
+    /// up: the host is going down.
+    fn answer_shutdown(&mut self) -> Result<(), Failure> {
+        if self.pause.is_some() || self.asked_at.elapsed() < SHUTDOWN_LOOK {
+            return Ok(());
+        }
+        self.asked_at = Instant::now();
+        // xenstore's own trouble is no reason to give up here.
+        if !domain::acknowledge_shutdown(self.stub.domid()).unwrap_or(false) {
+            return Ok(());
+        }
+        self.say(
+            "warn",
+            "the stub domain was told to shut down, as all domains of a host that goes down \
+             are: giving up"
+                .into(),
+        );
+        if !self.cancel_told && self.begun {
+            self.cancel_told = true;
+            self.peer.tell(self.now(), Event::Cancel)?;
+            self.notify()?;
         }
         Ok(())
     }

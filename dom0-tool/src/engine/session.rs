@@ -89,6 +89,8 @@ pub(super) struct Session<'s> {
     /// Since it was heard last.
     signalled: bool,
     pub(super) ticked: Instant,
+    /// When it was last looked whether the stub is told to shut down.
+    pub(super) asked_at: Instant,
     pub(super) progressed: Instant,
     /// The attempt was refused while the guest was stopped: it was resumed.
     pub(super) resumed: Option<Resumed>,
@@ -136,6 +138,7 @@ impl<'s> Session<'s> {
             idle_wakes: 0,
             signalled: false,
             ticked: now,
+            asked_at: now,
             progressed: now,
             resumed: None,
             running_on: None,

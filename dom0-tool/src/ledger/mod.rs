@@ -117,9 +117,29 @@ impl Ledger {
         })
     }
 
-    /// Destinations whose names are like that one, which is not known.
+    /// Forgets all pauses of `guest`, wherever it went: how many that were.
+    ///
+    /// # Errors
+    /// When the file cannot be locked, read or written; it is then as it was.
+    pub fn forget_guest(&self, guest: &str, tell: impl FnOnce(&str)) -> Result<usize, LedgerError> {
+        self.change(tell, |book| {
+            let mut forgotten = 0;
+            for entries in book.destinations.values_mut() {
+                let before = entries.len();
+                entries.retain(|entry| !entry.is_of(guest));
+                forgotten += before - entries.len();
+            }
+            book.destinations.retain(|_, entries| !entries.is_empty());
+            forgotten
+        })
+    }
+
+    /// Destinations whose names are like that one; none if it is known itself.
     pub fn like(&self, destination: &str) -> Vec<String> {
         let book = self.read_if_possible(|_| {});
+        if book.destinations.contains_key(destination) {
+            return Vec::new();
+        }
         nearest(destination, book.destinations.keys().map(String::as_str))
     }
 

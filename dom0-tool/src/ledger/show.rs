@@ -12,7 +12,7 @@ use crate::nearest::did_you_mean;
 use crate::tables::table;
 
 use super::summary::Row;
-use super::{FILE, Ledger};
+use super::{FILE, Ledger, LedgerError};
 
 /// The options of `lull ledger`.
 #[derive(Debug, Args)]
@@ -20,9 +20,10 @@ use super::{FILE, Ledger};
   lull ledger
   lull ledger --json host2
   lull ledger --forget host2    # a new link, other hardware: learn it anew
+  lull ledger --forget-guest web1   # its slow suspends had a cause that is gone
 
-Exit codes: 0 shown, or forgotten; 2 nothing is known of DESTINATION, or the
-  ledger cannot be written.")]
+Exit codes: 0 shown, or forgotten; 2 nothing is known of DESTINATION or GUEST,
+  or the ledger cannot be written.")]
 pub struct Options {
     /// Print one JSON object on standard output
     #[arg(long)]
@@ -31,6 +32,10 @@ pub struct Options {
     /// Forget all that is known of DESTINATION
     #[arg(long, requires = "destination", conflicts_with = "json")]
     forget: bool,
+
+    /// Forget all pauses of GUEST, wherever it went
+    #[arg(long, value_name = "GUEST", conflicts_with_all = ["json", "forget", "destination"])]
+    forget_guest: Option<String>,
 
     /// Only this one, as it was given to `lull migrate`
     destination: Option<String>,
@@ -46,17 +51,16 @@ pub fn main(options: &Options) -> ExitCode {
     if let (true, Some(destination)) = (options.forget, &options.destination) {
         return match ledger.forget(destination, say) {
             Ok(0) => unknown(&ledger, destination),
-            Ok(pauses) => {
-                let s = if pauses == 1 { "" } else { "s" };
-                to_stdout(&format!(
-                    "Forgot {pauses} pause{s} on the way to {destination}."
-                ));
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("lull: the ledger could not be changed: {error}");
+            forgot => told(forgot, &format!("on the way to {destination}")),
+        };
+    }
+    if let Some(guest) = &options.forget_guest {
+        return match ledger.forget_guest(guest, say) {
+            Ok(0) => {
+                eprintln!("lull: no pause of {guest} is known. `lull ledger` shows all there is.");
                 NOTHING.into()
             }
+            forgot => told(forgot, &format!("of {guest}")),
         };
     }
     let summary = ledger.summary(options.destination.as_deref(), say);
@@ -72,6 +76,20 @@ pub fn main(options: &Options) -> ExitCode {
         (_, false) => to_stdout(&in_tables(&summary.rows)),
     }
     ExitCode::SUCCESS
+}
+
+fn told(forgot: Result<usize, LedgerError>, which: &str) -> ExitCode {
+    match forgot {
+        Ok(pauses) => {
+            let s = if pauses == 1 { "" } else { "s" };
+            to_stdout(&format!("Forgot {pauses} pause{s} {which}."));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("lull: the ledger could not be changed: {error}");
+            NOTHING.into()
+        }
+    }
 }
 
 fn unknown(ledger: &Ledger, destination: &str) -> ExitCode {

@@ -175,6 +175,12 @@ impl Plan<'_> {
         if options.no_monitor {
             push("-e".as_ref());
         }
+        if options.foreground {
+            push("-F".as_ref());
+        }
+        if options.keep_number {
+            push("-D".as_ref());
+        }
         if options.leave_paused {
             push("-p".as_ref());
         }

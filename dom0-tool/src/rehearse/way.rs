@@ -2,7 +2,6 @@
 //! goes over the connection that is made from here.
 
 use std::ffi::OsStr;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -67,7 +66,12 @@ impl Way {
     /// A shell's command line that runs `script` there. Neither signals of the
     /// terminal nor another kind of login shell change what it does.
     fn line(&self, script: &str) -> String {
-        let script = format!("exec sh -c {}", word(script));
+        // What stands behind the host's name runs programs, not a shell's own words.
+        let exec = match self.host.trim().contains(' ') {
+            true => "",
+            false => "exec ",
+        };
+        let script = format!("{exec}sh -c {}", word(script));
         format!("exec {} {} {}", self.ssh, self.host, word(&script))
     }
 
@@ -142,7 +146,7 @@ fn wait(child: &mut Child, until: Instant) -> Option<ExitStatus> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use super::*;
 

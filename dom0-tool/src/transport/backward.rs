@@ -12,6 +12,9 @@ use super::words::{BANNER, Finder, READY};
 /// waiting, whoever else may use it (`PIPE_BUF`).
 const ATOMIC: usize = 4096;
 
+/// More than a login shell says.
+const GREETING_MAX: usize = 64 << 10;
+
 /// The other direction of the relay.
 #[derive(Debug)]
 pub struct Backward {
@@ -26,6 +29,9 @@ pub struct Backward {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// The banner has not come: what a login shell says before it is kept, and then
+    /// left out, for xl takes nothing else first.
+    Greeting,
     /// READY has not come: what may be its beginning is kept.
     Looking,
     /// It has come and stands at the end of what is unsent.
@@ -60,7 +66,7 @@ impl Backward {
             banner: Finder::new(BANNER),
             ready: Finder::new(READY),
             unsent: Vec::new(),
-            state: State::Looking,
+            state: State::Greeting,
         }
     }
 
@@ -100,6 +106,7 @@ impl Backward {
             Err(Errno::INTR | Errno::AGAIN) => return Heard::Nothing,
             Ok(0) | Err(_) => {
                 self.from = None;
+                self.give_up_on_banner();
                 self.close_when_done();
                 return Heard::End;
             }
@@ -110,6 +117,7 @@ impl Backward {
         }
         self.unsent.extend_from_slice(bytes);
         match self.state {
+            State::Greeting => return self.look_for_banner(bytes),
             State::Looking => {}
             State::Open => return Heard::Answer,
             State::Held | State::Discarding => return Heard::Nothing,
@@ -118,9 +126,35 @@ impl Backward {
             self.state = State::Held;
             return Heard::Ready;
         }
+        Heard::Nothing
+    }
+
+    /// Leaves out what stands before the banner. What comes behind it in the same chunk
+    /// cannot be READY yet: the receiver waits for the stream first.
+    fn look_for_banner(&mut self, bytes: &[u8]) -> Heard {
         match self.banner.read(bytes) {
-            Some(_) => Heard::Banner,
-            None => Heard::Nothing,
+            Some(end) => {
+                let behind = bytes.len() - end;
+                let banner = self.unsent.len() - behind - BANNER.len();
+                self.unsent.drain(..banner);
+                self.state = State::Looking;
+                self.ready.read(&bytes[end..]);
+                Heard::Banner
+            }
+            None => {
+                if self.unsent.len() > GREETING_MAX {
+                    self.give_up_on_banner();
+                }
+                Heard::Nothing
+            }
+        }
+    }
+
+    /// Whatever this is, xl is to say what it makes of it.
+    fn give_up_on_banner(&mut self) {
+        if self.state == State::Greeting {
+            self.state = State::Looking;
+            self.ready.read(&self.unsent);
         }
     }
 
@@ -186,6 +220,7 @@ impl Backward {
 
     fn sendable(&self) -> usize {
         match self.state {
+            State::Greeting => 0,
             State::Looking => self.unsent.len() - self.ready.pending(),
             State::Open => self.unsent.len(),
             // Nothing at all, so that READY is not torn.

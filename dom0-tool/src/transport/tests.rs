@@ -396,6 +396,30 @@ fn under_a_limit_a_pause_nobody_told_of_is_refused() {
     world.ends(1);
 }
 
+/// xl takes nothing before the banner, and a login shell may say something.
+#[test]
+fn what_a_shell_says_first_never_reaches_xl() {
+    let mut world = world(UNLIMITED);
+    world.peer_says(b"welcome to host2\nlast login: yester");
+    world.xl_waits(Duration::from_millis(50));
+    world.peer_says(b"day\n");
+    world.peer_says(BANNER);
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    drop((world.xl_out.take(), world.peer_out.take()));
+    world.ends(0);
+}
+
+/// What is no receiver at all is xl's to complain of.
+#[test]
+fn without_a_banner_xl_hears_what_came_instead() {
+    let mut world = world(UNLIMITED);
+    world.peer_says(b"sh: 1: xl: not found\n");
+    drop(world.peer_out.take());
+    let mut said = Vec::new();
+    world.xl_in.read_to_end(&mut said).unwrap();
+    assert_eq!(said, b"sh: 1: xl: not found\n");
+}
+
 /// Whoever did it: it must not run there as well.
 #[test]
 fn a_guest_that_runs_here_again_is_not_handed_over() {

@@ -327,6 +327,20 @@ pub fn withdraw_suspend(domain: DomId) -> io::Result<bool> {
     Xenstore::open()?.replace(&shutdown_request(domain), "suspend", "")
 }
 
+/// Acknowledges whatever `domain`, which has no driver that would, is told in the way of
+/// shutting down; says whether it was.
+///
+/// # Errors
+/// When xenstore does not answer.
+pub fn acknowledge_shutdown(domain: DomId) -> io::Result<bool> {
+    let mut store = Xenstore::open()?;
+    let path = shutdown_request(domain);
+    match store.read(&path)? {
+        Some(request) if !request.is_empty() => store.write(&path, "").map(|()| true),
+        _ => Ok(false),
+    }
+}
+
 fn shutdown_request(domain: DomId) -> String {
     format!("/local/domain/{domain}/control/shutdown")
 }
