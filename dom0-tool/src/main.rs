@@ -32,6 +32,7 @@ mod generate;
 mod helper;
 mod host;
 mod human;
+mod hygiene;
 mod inherited;
 mod kept;
 mod land;

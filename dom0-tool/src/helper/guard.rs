@@ -24,6 +24,7 @@ use super::args::LiveSave;
 use super::front_end::FrontEnd;
 use crate::control::claim::{self, Claim};
 use crate::control::folder::{self, Folder};
+use crate::hygiene;
 use crate::monitor::Monitor;
 use crate::processes;
 use crate::stub::{orphans, room};
@@ -155,6 +156,8 @@ impl Guard {
 /// The guard's own life: waits for the helper's end, then cleans up.
 pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     outlive_signals();
+    hygiene::settle();
+    hygiene::be_spared();
     let monitor = (over == Over::Move).then(|| Monitor::of(guest)).flatten();
     let mut heard = Vec::new();
     // The helper writes at most a few bytes.

@@ -35,6 +35,7 @@ use crate::engine::{
 };
 use crate::events::{Event, How, Landing, LeftToStock, Log, Refused};
 use crate::human::Millis;
+use crate::hygiene;
 use crate::inherited;
 use crate::limits::Effective;
 use crate::monitor::{self, Monitor};
@@ -141,6 +142,7 @@ fn move_guest(
         stream: stream.try_clone()?,
         channel: None,
     };
+    hygiene::settle();
     let mut libxl = Libxl::new();
     let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect())?;
     let verdict = match helper.attempt(task, start, orders) {
@@ -187,6 +189,7 @@ pub struct EngineOptions {
 
 /// Runs as the engine of a fast landing.
 pub fn engine(options: &EngineOptions) -> ExitCode {
+    hygiene::settle();
     let start = orders::start();
     engine_until_the_end(options, start).unwrap_or_else(|error| {
         eprintln!("lull engine: {error:#}");

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Folder;
+use crate::hygiene;
 
 /// A disk that takes longer is not waited for: whoever reads what this process
 /// says waits for its end.
@@ -21,6 +22,7 @@ pub fn keep(
     largest: usize,
     then: impl FnOnce(&[u8]),
 ) -> ExitCode {
+    hygiene::settle();
     let mut record = Vec::new();
     let most = largest as u64 + 1;
     if let Err(error) = io::stdin().lock().take(most).read_to_end(&mut record) {

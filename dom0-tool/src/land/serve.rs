@@ -14,6 +14,7 @@ use super::wire::{
     VERSION,
 };
 use crate::host::Host;
+use crate::hygiene;
 use crate::xen::Xen;
 use crate::xen::xenstore::Xenstore;
 
@@ -52,6 +53,7 @@ enum End {
 
 /// Runs until the guest has landed, or cannot.
 pub fn main() -> ExitCode {
+    hygiene::settle();
     // Before the greeting: where this cannot work, the source lands classic.
     let reached = Xen::open_here().and_then(|_| Xenstore::open());
     if let Err(error) = reached {

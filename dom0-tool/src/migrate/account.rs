@@ -158,7 +158,7 @@ impl Account {
     /// Takes a line from the destination, or from what leads there.
     pub fn there_said(&mut self, line: &str) {
         self.handshake.there(line);
-        self.words.push(line);
+        self.words.push_there(line);
     }
 
     /// What lull itself knows of READY.

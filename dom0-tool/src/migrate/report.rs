@@ -199,6 +199,10 @@ impl Report<'_> {
                 };
             }
         }
+        let cause = self.account.words.cause_there();
+        if let Some(cause) = cause.filter(|cause| others_know && !reason.contains(cause)) {
+            reason = format!("{reason}; {} said: {cause}", self.options.host);
+        }
         reason
     }
 

@@ -15,6 +15,8 @@ const SHOWN: usize = 3;
 #[derive(Debug, Default)]
 pub struct Words {
     lines: VecDeque<String>,
+    /// The first of the destination's complaints that names a cause.
+    cause: Option<String>,
 }
 
 impl Words {
@@ -24,6 +26,19 @@ impl Words {
             self.lines.pop_front();
         }
         self.lines.push_back(printable(line));
+    }
+
+    /// Takes one line from the destination.
+    pub fn push_there(&mut self, line: &str) {
+        self.push(line);
+        let cause = cause(line).filter(|_| self.cause.is_none());
+        self.cause = cause.map(printable).or(self.cause.take());
+    }
+
+    /// What of the destination was at fault, in its libxl's words: a bridge, a disk, a
+    /// script that failed.
+    pub fn cause_there(&self) -> Option<&str> {
+        self.cause.as_deref()
     }
 
     /// The lines that say what went wrong, oldest first: what ssh, a shell or
@@ -46,6 +61,28 @@ impl Words {
             .take(1)
             .collect()
     }
+}
+
+/// What a line of libxl's names as the cause, without the place in its source: what a
+/// hotplug script said, a disk that is not there, memory that is not to be had. Of what
+/// else libxl says most are consequences.
+fn cause(line: &str) -> Option<&str> {
+    let said = line.strip_prefix("libxl: error: ")?;
+    // FILE:LINE:FUNCTION: and, of most, Domain N:
+    let (_, said) = said.split_once(": ")?;
+    let said = match said.split_once(':') {
+        Some((domain, rest)) if domain.starts_with("Domain ") => rest.trim_start(),
+        _ => said,
+    };
+    let is_cause = [
+        "script: ",
+        "Disk ",
+        "failed to stat",
+        "No such file",
+        "not enough memory",
+    ];
+    let names_one = is_cause.iter().any(|words| said.contains(words));
+    names_one.then_some(said)
 }
 
 /// Written whether or not anything is wrong, or about xl's own steps.
@@ -132,6 +169,35 @@ mod tests {
                 "migration target: Domain creation failed (code -3)."
             ]
         );
+    }
+
+    /// As libxl 4.17 and 4.20 put it.
+    #[test]
+    fn the_destinations_cause_is_found_in_its_librarys_words() {
+        for (line, cause) in [
+            (
+                "libxl: error: libxl_device.c:1259:device_hotplug_child_death_cb: script: Could not find bridge device xenbr1",
+                Some("script: Could not find bridge device xenbr1"),
+            ),
+            (
+                "libxl: error: libxl_device.c:326:libxl__device_disk_set_backend: Disk vdev=xvda failed to stat: /dev/x: No such file or directory",
+                Some("Disk vdev=xvda failed to stat: /dev/x: No such file or directory"),
+            ),
+            (
+                "libxl: error: libxl_create.c:1896:domcreate_attach_devices: Domain 5:unable to add vif devices",
+                None,
+            ),
+            ("script: no library's", None),
+        ] {
+            let mut words = Words::default();
+            words.push_there(line);
+            words.push_there("libxl: error: x.c:1:f: script: a later one");
+            let first = cause.unwrap_or("script: a later one");
+            assert_eq!(words.cause_there(), Some(first));
+        }
+        let mut words = Words::default();
+        words.push("libxl: error: x.c:1:f: script: here");
+        assert_eq!(words.cause_there(), None);
     }
 
     #[test]

@@ -75,6 +75,7 @@ use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
 use crate::control::claim::CLAIM_FD;
 use crate::control::folder::Folder;
+use crate::hygiene;
 use crate::inherited;
 use crate::xen::DomId;
 use front_end::FrontEnd;
@@ -152,6 +153,7 @@ const fn nanos(micros: u64) -> u64 {
 
 /// Runs as xl's transport.
 pub fn main(options: &Options) -> ExitCode {
+    hygiene::leave_no_dump();
     match carry(options) {
         Ok(code) => code,
         Err(error) => {

@@ -222,7 +222,7 @@ fn lacking_there(pair: &mut Pair<'_>) -> Result<()> {
         )?
         .checked()?;
     for ended in outcome {
-        ended?.expect(6)?;
+        names_the_cause(&ended?, "bridge")?;
     }
     stayed(pair, &guest, &before)?;
 
@@ -237,9 +237,21 @@ fn lacking_there(pair: &mut Pair<'_>) -> Result<()> {
     })?;
     let before = guest.status()?;
     let ended = Plan::called(&there).run(&here, &guest);
-    ended?.expect(6)?;
+    names_the_cause(&ended?, "/dev/nvme0n1")?;
     stayed(pair, &guest, &before)?;
     pair.here.forget_guest();
+    Ok(())
+}
+
+/// The destination failed, and what it lacks is in the last lines and in the report.
+fn names_the_cause(ended: &Ended, what: &str) -> Result<()> {
+    let result = ended.expect(6)?;
+    let reason = result["reason"].as_str().unwrap_or_default();
+    ensure!(
+        reason.contains(what) && ended.output.stderr.contains(what),
+        "no {what:?} is named: {}",
+        ended.in_short()
+    );
     Ok(())
 }
 
