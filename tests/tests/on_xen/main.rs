@@ -14,7 +14,8 @@
 //! looks and has wishes, [`together`] when two guests move at once, [`virsh`] when
 //! libvirt moves one, [`two_hosts`] what only two hosts show, [`noise`] what
 //! becomes of the estimate where dom0 has other work, [`newer`] what is
-//! tried on Xen 4.20 too, [`guests`] guests as people have them, [`explaining`] what is left to read, [`bad_input`] and
+//! tried on Xen 4.20 too, [`guests`] guests as people have them, [`habits`] what
+//! hands and hosts do meanwhile, [`explaining`] what is left to read, [`bad_input`] and
 //! [`stock`] the rest; last, [`predictions`] of all that moved.
 
 mod aftermath;
@@ -27,6 +28,7 @@ mod doctor;
 mod explaining;
 mod fast;
 mod guests;
+mod habits;
 mod interface;
 mod limits;
 mod moves;
@@ -160,13 +162,17 @@ fn usual() -> Vec<Scenario> {
         scenario("unreachable-host", 10, bad_input::unreachable_host),
         scenario("destination-without-memory", 20, bad_input::no_memory),
         scenario("pv-guest", 20, bad_input::pv_guest),
+        scenario("moved-twice-at-once", 30, habits::second_move),
+        scenario("dirty-log-reset", 20, habits::log_reset),
+        scenario("balloon-in-motion", 45, habits::balloon_in_motion),
+        scenario("host-goes-down", 25, habits::host_goes_down),
+        scenario("shell-greets", 25, habits::greeting),
     ]
 }
 
 /// What is written and has not been seen to hold yet: with everything only.
 fn unseen() -> Vec<Scenario> {
     let mut scenarios = guests::unseen();
-    scenarios.extend(two_hosts::unseen());
     scenarios.extend(noise::scenarios());
     scenarios
 }

@@ -45,6 +45,11 @@ pub fn scenarios() -> Vec<Scenario> {
         installed("named-interface", 70, named_interface),
         installed("cut-at-go", 80, cut_at_go),
         installed("lacking-there", 80, lacking_there),
+        installed(
+            "limits-kept-by-virsh",
+            90,
+            virsh::keeps_limits_between_hosts,
+        ),
         scenario_with(
             Site::Newer,
             "two-hosts-to-a-newer-release",
@@ -52,15 +57,6 @@ pub fn scenarios() -> Vec<Scenario> {
             to_a_newer_release,
         ),
     ]
-}
-
-/// What has not been seen to hold yet.
-pub fn unseen() -> Vec<Scenario> {
-    vec![installed(
-        "limits-kept-by-virsh",
-        150,
-        virsh::keeps_limits_between_hosts,
-    )]
 }
 
 fn installed(name: &str, seconds: u32, run: fn(&mut Pair<'_>) -> Result<()>) -> Scenario {

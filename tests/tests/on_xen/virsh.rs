@@ -116,6 +116,7 @@ fn keep(host: &Host) -> Result<()> {
 
     let guest = create(host)?;
     refused(host, &guest)?;
+    not_live(host, &guest)?;
     cancelled(host, &guest)?;
     stopped_and_resumed(host, &guest)?;
     dies_when_all_is_sent(host, &guest)?;
@@ -150,6 +151,21 @@ fn refused(host: &Host, guest: &Guest) -> Result<()> {
     let output = host.run_for(&migrate(""), LONGEST)?;
     timeline.phase("refused");
     stays(host, guest, before, &output, "would have fitted")
+}
+
+/// Without `--live` libvirt has the guest suspended for all of the copy: not under a
+/// limit. A save into a file is nobody's business but stock's.
+fn not_live(host: &Host, guest: &Guest) -> Result<()> {
+    guest.set_load(LIGHT)?;
+    limit(host, &format!("--max-suspend-time {TIGHT}"))?;
+    let before = guest.domid()?;
+    let command = format!("virsh migrate --dname virt-2 virt {THERE}");
+    let output = host.run_for(&command, LONGEST)?;
+    stays(host, guest, before, &output, "not live")?;
+    let saved =
+        "virsh save virt /run/rig/saved && virsh restore /run/rig/saved; rm -f /run/rig/saved";
+    host.run_for(saved, LONGEST)?.checked()?;
+    aftermath::check_whole(host, guest)
 }
 
 /// An operator calls it off, while a cap of the file's leaves the time to.

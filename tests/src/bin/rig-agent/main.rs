@@ -41,6 +41,7 @@ const USAGE: &str = "usage:
   rig-agent pester FOLDER                      annoys a socket there until it goes
   rig-agent screen COMMAND                     runs COMMAND on a terminal, prints what it draws
   rig-agent sink FILE                          a receiver that keeps nothing
+  rig-agent reset-log DOMID                    its dirty log is switched off and on
   rig-agent squeeze DOMID                      the domain gets no more memory
   rig-agent tee-stream FILE -- TRANSPORT…      a transport that keeps what was sent
   rig-agent throttle BYTES_PER_SEC -- TRANSPORT…
@@ -86,6 +87,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["pester", folder] => pester::run(folder.as_ref()),
         ["screen", command] => screen::run(command),
         ["sink", file] => sink::run(file),
+        ["reset-log", domain] => memory::Privcmd::open()?.reset_log(domain.parse()?),
         ["squeeze", domain] => memory::Privcmd::open()?.squeeze(domain.parse()?),
         ["tee-stream", file, "--", transport @ ..] => streams::tee(file, transport),
         ["throttle", rate, "--", transport @ ..] => streams::throttle(rate.parse()?, transport),

@@ -33,6 +33,7 @@ struct GrantTableSize {
 /// `__HYPERVISOR_domctl`, some of its commands, and the place of `user_regs.rip`
 /// in `struct vcpu_guest_context`.
 const DOMCTL: u64 = 36;
+const SHADOW_OP: u64 = 10;
 const GETDOMAININFO: u64 = 5;
 const MAX_MEM: u64 = 11;
 const SETVCPUCONTEXT: u64 = 12;
@@ -164,6 +165,15 @@ impl Privcmd {
     /// Lets the domain have no page more than it has: at most 1 KiB.
     pub fn squeeze(&self, domain: u16) -> Result<()> {
         self.domctl(&self.buffer, MAX_MEM, domain, [1, 0])
+    }
+
+    /// Switches the domain's dirty log off and on, as a stock sender does when it
+    /// begins (`XEN_DOMCTL_SHADOW_OP_OFF`, `_ENABLE_LOGDIRTY`).
+    pub fn reset_log(&self, domain: u16) -> Result<()> {
+        for operation in [0, 2] {
+            self.domctl(&self.buffer, SHADOW_OP, domain, [operation, 0])?;
+        }
+        Ok(())
     }
 
     /// One domctl on a domain, whose own part of the request begins with

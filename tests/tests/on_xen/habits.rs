@@ -1,0 +1,123 @@
+//! What hands and hosts do while a guest is moved: begin a second move, change its
+//! memory, shut everything down, greet whoever logs in.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::GuestSpec;
+
+use crate::aftermath;
+use crate::attempt::{Plan, is};
+use crate::world::{World, small};
+
+/// No command here takes that long by itself.
+const LONGEST: Duration = Duration::from_secs(200);
+
+/// What slows an attempt down, so that there is time for something else.
+const CAP: &str = "1MiB/s";
+
+/// A second move of a guest is not begun, however it is asked for, and does nothing to
+/// the first.
+pub fn second_move(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let mut first = Plan::direct().capped(CAP).start(&world.host, &guest)?;
+    first.wait_until_copying()?;
+    let name = guest.name();
+    let second = world.host.run_for(
+        &format!("lull migrate -s '' {name} 'xl migrate-receive'"),
+        LONGEST,
+    )?;
+    ensure!(
+        second.status == 2 && second.stderr.contains("is being moved already"),
+        "{second:?}"
+    );
+    first.beside(&format!("lull set --bandwidth none {name}"))?;
+    let ended = first.finish()?;
+    ended.expect(0)?;
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// Somebody else's hand on the dirty log ends the attempt: what the guest wrote before is
+/// not known.
+pub fn log_reset(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let mut running = Plan::direct().capped(CAP).start(&world.host, &guest)?;
+    running.wait_until_copying()?;
+    // Some pages are dirty by now.
+    running.wait_for(|event| is(event, "progress") && event["dirty_pages"].as_u64() > Some(200))?;
+    running.beside(&format!("rig-agent reset-log {}", guest.domid()?))?;
+    let ended = running.finish()?;
+    let result = ended.expect(7)?;
+    ensure!(
+        result["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("dirty log")),
+        "{result}"
+    );
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// A balloon that never rests: moved within its limit, or refused with advice, and never
+/// called a failure.
+pub fn balloon_in_motion(world: &mut World) -> Result<()> {
+    let spec = GuestSpec {
+        name: "balloon".to_owned(),
+        memory_mib: 136,
+        ..small()
+    };
+    let guest = world.guest_like(&spec)?;
+    let name = guest.name();
+    let motion = format!(
+        "while sleep 1; do xl mem-set {name} 128; sleep 1; xl mem-set {name} 132; done >/dev/null 2>&1"
+    );
+    let mut hand = world.host.spawn(&format!(
+        "sh -c {} rig-hand",
+        lull_tests::ssh::quote(&motion)
+    ))?;
+    let limit = world.pace.scaled(Duration::from_secs(12));
+    let ended = Plan::direct()
+        .fast_by("")
+        .limit(limit)
+        .timeout(Duration::from_secs(90))
+        .run(&world.host, &guest);
+    world.host.run("pkill -KILL -f rig-hand")?;
+    hand.wait(Duration::from_secs(10))?
+        .context("the hand does not rest")?;
+    let ended = ended?;
+    ensure!(matches!(ended.code(), 0 | 3 | 4), "{}", ended.in_short());
+    let result = ended.expect(ended.code())?;
+    let advice = result["advice"].as_str().unwrap_or_default();
+    ensure!(ended.code() == 0 || !advice.is_empty(), "{result}");
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// `xl shutdown -a -w`: the stub holds nobody up, and the guest that is moved goes down
+/// with the others.
+pub fn host_goes_down(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let mut running = Plan::direct().capped(CAP).start(&world.host, &guest)?;
+    running.wait_until_copying()?;
+    let stub = format!("lull-stub-{}", guest.domid()?);
+    // As `xl shutdown -a` does, of the stub alone: the rig's guests know no way down.
+    let asked = world.host.run_for(
+        &format!("timeout 30 xl shutdown {stub} && echo asked"),
+        LONGEST,
+    )?;
+    ensure!(
+        asked.stdout.contains("asked"),
+        "the stub does not answer: {asked:?}"
+    );
+    let ended = running.finish()?;
+    ended.expect(5)?;
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// A login shell says something before the receiver's banner, which xl itself takes for
+/// a broken receiver.
+pub fn greeting(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let plan = Plan::by_command("echo welcome to $(uname -n); exec xl migrate-receive");
+    let ended = plan.run(&world.host, &guest)?;
+    ended.expect(0)?;
+    aftermath::check(&world.host, &guest, &ended)
+}
