@@ -167,7 +167,7 @@ pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     room::give_back_of(&folder, helper);
     folder::remove(&folder.socket(guest, helper));
     claim::give_up(&io::stdout(), &folder, guest);
-    let _ = dup2_stdout(&io::stderr());
+    let _ = dup2_stdout(io::stderr());
     if let Some(monitor) = monitor {
         if !heard.contains(&word::UNDONE) {
             wait_until_it_is_decided(guest);
