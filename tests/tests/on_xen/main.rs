@@ -78,7 +78,8 @@ fn main() -> ExitCode {
     others.extend(choice.draw("seldom", vec![seldom()], SELDOM_DRAWN));
     others.extend(choice.draw("guests", vec![guests::scenarios()], GUESTS_DRAWN));
     others.extend(choice.draw("cells", table::others(), CELLS_DRAWN));
-    others.extend(choice.draw("two-hosts", vec![two_hosts::scenarios()], PAIR_DRAWN));
+    let pair = vec![two_hosts::scenarios(), noise::scenarios()];
+    others.extend(choice.draw("two-hosts", pair, PAIR_DRAWN));
     others.extend(choice.draw("newer", vec![newer::scenarios()], NEWER_DRAWN));
     others.extend(choice.draw("unseen", vec![unseen()], 0));
     let mut trials = Choice::in_order(essential(), others);
@@ -172,9 +173,7 @@ fn usual() -> Vec<Scenario> {
 
 /// What is written and has not been seen to hold yet: with everything only.
 fn unseen() -> Vec<Scenario> {
-    let mut scenarios = guests::unseen();
-    scenarios.extend(noise::scenarios());
-    scenarios
+    guests::unseen()
 }
 
 /// What takes long or seldom fails by itself: some of it is drawn.
@@ -205,5 +204,6 @@ fn seldom() -> Vec<Scenario> {
         scenario("stock-save-and-restore", 25, stock::save_and_restore),
         rig_scenario("stock-migration-keeps-every-page", 30, stock::migration),
         scenario("pauses-with-history", 70, predictions::with_history),
+        scenario("larger-limit-is-no-longer-pause", 70, noise::larger_limits),
     ]
 }
