@@ -56,6 +56,9 @@ pub enum Failure {
     /// The transport of a fast landing has hung up.
     #[error("{}", hung_up(*.0))]
     HungUp(Refused),
+    /// Before the guest was asked to stop.
+    #[error("the timeout was over before the guest could be asked to stop")]
+    OutOfTime,
     /// Stock's sender fails for it, too.
     #[error("the guest's page at frame {0:#x} cannot be mapped")]
     Unmappable(u64),
@@ -129,10 +132,12 @@ impl From<&Failure> for Verdict {
             return Self::plain(How::SourceFailed, short.to_string(), short.cure());
         }
         let (how, advice) = match failure {
-            Failure::Stream(_)
-            | Failure::Land(_)
-            | Failure::Differ { .. }
-            | Failure::HungUp(Refused::PeerGone) => (
+            Failure::Land(_) => (
+                How::TargetFailed,
+                "Look at the link and at the destination; `--landing classic` does without this \
+                 connection.",
+            ),
+            Failure::Stream(_) | Failure::Differ { .. } | Failure::HungUp(Refused::PeerGone) => (
                 How::TargetFailed,
                 "Look at the link and at the destination.",
             ),
@@ -147,6 +152,7 @@ impl From<&Failure> for Verdict {
                 How::RefusedDowntime,
                 "Wait until its memory comes to rest (`xl list`; who runs `xl mem-set`?), or use `--landing classic`.",
             ),
+            Failure::OutOfTime => (How::RefusedTimeout, "Give it more time, or try again."),
             Failure::Grown => (
                 How::RefusedDowntime,
                 "Try again: lull then knows all of it.",

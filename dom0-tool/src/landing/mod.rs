@@ -102,7 +102,7 @@ fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<(Command, bool)
     if let Some(land) = &options.land {
         return Ok((deaf_shell(land), false));
     }
-    let way = Way::new(options.ssh.as_deref(), &options.host);
+    let way = Way::new(options.ssh.as_deref(), &options.host).kept_alive();
     match way.takes_commands() {
         true => Ok((way.command(&format!("{QUESTION}; exec lull land")), true)),
         false => Err(

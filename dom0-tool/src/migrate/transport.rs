@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::cli::Migrate;
 use crate::events::Landing;
 use crate::ledger::Costs;
+use crate::rehearse::kept_alive;
 use crate::xen::DomId;
 
 /// xl's transport arguments: `-s` and what stands for HOST.
@@ -62,7 +63,7 @@ pub fn arguments(
         }
         ssh => {
             words.push(" -- ");
-            words.push(ssh.unwrap_or("ssh"));
+            words.push(kept_alive(ssh.unwrap_or("ssh")));
             Arguments { ssh: words, host }
         }
     }
@@ -89,6 +90,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{self, Cli};
+    use crate::rehearse::ALIVE;
 
     fn wrapped(lull: &Path, words: &[&str]) -> Arguments {
         let words = [&["lull", "migrate"], words].concat();
@@ -116,7 +118,8 @@ mod tests {
         );
         assert_eq!(given.host, "host2");
         let given = wrapped(lull, &["web1", "host2"]);
-        assert!(given.ssh.to_string_lossy().ends_with(" -- ssh"));
+        let ssh = format!(" -- ssh {ALIVE}");
+        assert!(given.ssh.to_string_lossy().ends_with(&ssh));
     }
 
     #[test]
@@ -125,7 +128,10 @@ mod tests {
         let given = wrapped(lull, &["--max-suspend-time", "8s", "web1", "host2"]);
         assert_eq!(
             given.ssh,
-            "'/lull' transport --domain 7 --limit-us 8000000 --after-ready-us 200000 --resume-us 50000 -- ssh"
+            format!(
+                "'/lull' transport --domain 7 --limit-us 8000000 --after-ready-us 200000 --resume-us 50000 -- ssh {ALIVE}"
+            )
+            .as_str()
         );
     }
 

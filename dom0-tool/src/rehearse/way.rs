@@ -22,6 +22,10 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What ssh is told besides where nobody is to be asked for a password.
 pub const BATCH: &str = "-o BatchMode=yes -o ConnectTimeout=15";
 
+/// And how a connection is kept that says nothing for minutes: a firewall forgets it, and
+/// one that is cut is silent.
+pub const ALIVE: &str = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4";
+
 /// How xl is told to go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Way {
@@ -49,6 +53,15 @@ impl Way {
     /// `xl migrate-receive` leads nowhere else.
     pub fn takes_commands(&self) -> bool {
         !self.ssh.is_empty()
+    }
+
+    /// The same way, on which ssh sends a sign of life now and then, where that is ssh
+    /// without more.
+    pub fn kept_alive(&self) -> Self {
+        Self {
+            ssh: kept_alive(&self.ssh),
+            host: self.host.clone(),
+        }
     }
 
     /// The same way, on which ssh asks nobody for anything.
@@ -101,6 +114,15 @@ impl Way {
             Some(status) => anyhow::bail!("it could not be removed there: {status}"),
             None => anyhow::bail!("no answer from there"),
         }
+    }
+}
+
+/// What is typed after xl's `-s`, with [`ALIVE`] where that is ssh without more: who gives
+/// options has thought of them.
+pub fn kept_alive(ssh: &str) -> String {
+    match ssh.trim() {
+        "ssh" => format!("ssh {ALIVE}"),
+        _ => ssh.to_owned(),
     }
 }
 
@@ -195,6 +217,14 @@ esac
         let folder = tempfile::tempdir().unwrap();
         script(folder.path(), "xl", "#!/bin/sh\nexit 1\n");
         assert!(way(folder.path()).clear("name", "u-1").is_err());
+    }
+
+    #[test]
+    fn a_plain_ssh_is_kept_alive_and_anothers_options_are_left_alone() {
+        assert_eq!(kept_alive("ssh"), format!("ssh {ALIVE}"));
+        for other in ["ssh -p 2222", "socat", ""] {
+            assert_eq!(kept_alive(other), other);
+        }
     }
 
     #[test]
