@@ -121,3 +121,26 @@ pub fn greeting(world: &mut World) -> Result<()> {
     ended.expect(0)?;
     aftermath::check(&world.host, &guest, &ended)
 }
+
+/// Linux acknowledges a request to suspend at once, and may need long to follow it. The
+/// engine dies meanwhile: the guard stays, and makes the guest run once it has stopped.
+/// That it is slow is a pause of its processors, which nobody else notices.
+pub fn slow_to_stop(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let source = guest.domid()?;
+    let read = format!("$(xenstore-read /local/domain/{source}/control/shutdown 2>/dev/null)");
+    let hand = format!(
+        "until [ \"{read}\" = suspend ]; do :; done; while [ \"{read}\" = suspend ]; do :; done; \
+         xl pause {source}; pkill -KILL -f '^[^ ]*lull engine '; xl list {source} | tail -n 1; \
+         sleep 15; xl unpause {source}"
+    );
+    let mut hand = world.host.spawn(&hand)?;
+    let ended = Plan::direct().fast_by("").run(&world.host, &guest)?;
+    ensure!(ended.code() != 0, "it moved: {}", ended.in_short());
+    let stood = hand.wait(LONGEST)?.context("it never was asked")?;
+    ensure!(
+        stood.stdout.contains("--p---"),
+        "the rig was too slow, it had stopped already: {stood:?}"
+    );
+    aftermath::check_whole(&world.host, &guest)
+}

@@ -168,6 +168,7 @@ fn usual() -> Vec<Scenario> {
         scenario("balloon-in-motion", 45, habits::balloon_in_motion),
         scenario("host-goes-down", 25, habits::host_goes_down),
         scenario("shell-greets", 25, habits::greeting),
+        scenario("slow-to-stop", 60, habits::slow_to_stop),
     ]
 }
 
