@@ -261,6 +261,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::fuzz::any_bytes;
 
     const fn xen(minor: u32) -> Release {
         Release { major: 4, minor }
@@ -352,5 +353,13 @@ mod tests {
         let said = asked("exec sleep 60", &Patience::new(&inbox, None));
         assert_eq!(said, Err(Enough::Stopped));
         assert!(begun.elapsed() < ANSWER);
+    }
+
+    /// Of another host.
+    #[test]
+    fn any_bytes_are_a_release_or_none() {
+        any_bytes(&[b"lull: xen 4.17", b"lull: xen 99999.0 "], |bytes| {
+            let _ = Release::in_line(bytes);
+        });
     }
 }

@@ -28,6 +28,8 @@ mod duration;
 mod enable;
 mod engine;
 mod events;
+#[cfg(test)]
+mod fuzz;
 mod generate;
 mod helper;
 mod host;

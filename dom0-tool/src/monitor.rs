@@ -148,6 +148,7 @@ fn waits_for(line: &str, number: u32) -> Option<DomId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::any_bytes;
 
     #[test]
     fn what_it_waits_for_is_read_from_its_log() {
@@ -177,5 +178,16 @@ mod tests {
         for xen in version::KNOWN {
             assert_eq!(Monitor::leaves_at_a_suspend(xen), xen.minor < 20, "{xen}");
         }
+    }
+
+    #[test]
+    fn any_bytes_are_a_log() {
+        let sample = b"Waiting for domain web1 (domid 7) to die [pid 1234]\n";
+        any_bytes(&[sample], |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            for line in text.lines() {
+                let _ = waits_for(line, 1234);
+            }
+        });
     }
 }

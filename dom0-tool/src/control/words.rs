@@ -142,3 +142,22 @@ pub struct End {
     /// What to do next; may be empty.
     pub advice: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::any_bytes;
+
+    /// From whoever may open the socket.
+    #[test]
+    fn any_bytes_are_a_request_or_none() {
+        let samples: [&[u8]; 2] = [
+            br#"{"schema":1,"type":"cancel"}"#,
+            br#"{"schema":1,"type":"set","max_suspend_us":300000,"timeout_us":null,"bandwidth":0}"#,
+        ];
+        any_bytes(&samples, |bytes| {
+            drop(serde_json::from_slice::<Line<Request>>(bytes));
+            drop(serde_json::from_slice::<Line<Answer>>(bytes));
+        });
+    }
+}

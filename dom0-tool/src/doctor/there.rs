@@ -284,6 +284,7 @@ mod tests {
     use super::super::finding::Level;
     use super::super::guests::Seen;
     use super::*;
+    use crate::fuzz::any_bytes;
 
     const ANSWER: &str = "lull: there\nboot: b-1\nuid: 0\nxl: /usr/sbin/xl\ninfo:\n\
         hw_caps : 1:2\nfree_memory : 100\nxen_major : 4\nxen_minor : 17\n\
@@ -351,5 +352,15 @@ mod tests {
         let found = there.xen((4, 16), "host2", &here());
         assert_eq!(found.level, Level::Problem);
         assert_eq!(there.xen((4, 18), "host2", &here()).level, Level::Ok);
+    }
+
+    /// What it said may be anything.
+    #[test]
+    fn any_bytes_are_an_answer() {
+        let sample =
+            b"boot:x\nuid:0\nxl:/usr/sbin/xl\ninfo:\nxen_major : 4\nlist:\nName ID\nweb1 3\n";
+        any_bytes(&[sample], |bytes| {
+            drop(There::parse(&String::from_utf8_lossy(bytes)));
+        });
     }
 }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::edit::Change;
 use super::file::LimitsFile;
 use super::rules::{Key, Limit, Rules, Whom};
+use crate::fuzz::any_bytes;
 
 fn complaint(text: &str) -> String {
     let problems = Rules::parse(text).expect_err(text);
@@ -449,4 +450,13 @@ fn there_is_always_a_risk() {
         Key::Risk.unless_set(),
         Some(Key::Risk.understand("5%").unwrap())
     );
+}
+
+#[test]
+fn any_bytes_are_rules_or_problems() {
+    let sample =
+        b"[default]\nmax_suspend_time = \"500ms\"\nrisk = \"5%\"\n[\"web*\"]\ntimeout = 30\n";
+    any_bytes(&[sample], |bytes| {
+        drop(Rules::parse(&String::from_utf8_lossy(bytes)));
+    });
 }

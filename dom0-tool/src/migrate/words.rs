@@ -127,6 +127,9 @@ fn is_library(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::any_bytes;
+    use crate::migrate::handshake::Handshake;
+    use crate::migrate::lines::each_line;
 
     fn telling(lines: &[&str]) -> Vec<String> {
         let mut words = Words::default();
@@ -226,5 +229,27 @@ mod tests {
     #[test]
     fn the_terminal_is_safe_from_the_destination() {
         assert_eq!(telling(&["\u{1b}[2Jgone"]), ["[2Jgone"]);
+    }
+
+    /// What xl, ssh, a shell and the destination print.
+    #[test]
+    fn any_bytes_are_words() {
+        let samples: [&[u8]; 3] = [
+            b"migration sender: Target reports successful startup.\nMigration successful.\n",
+            b"libxl: error: libxl_device.c:1259:f: Domain 5:script: no bridge\r\n",
+            b"migration target: Domain creation failed (code -3).\n\xff\x1b[2J",
+        ];
+        any_bytes(&samples, |bytes| {
+            let (mut words, mut handshake) = (Words::default(), Handshake::default());
+            each_line(bytes, |line| {
+                handshake.line(line);
+                handshake.there(line);
+                words.push(line);
+                words.push_there(line);
+            })
+            .unwrap();
+            let said = words.telling().into_iter().chain(words.cause_there());
+            assert!(said.flat_map(str::chars).all(|c| !c.is_control()));
+        });
     }
 }

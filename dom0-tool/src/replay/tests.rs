@@ -11,6 +11,7 @@ use super::reader::{NoTrace, Reader};
 use super::rerun::{Outcome, Rerun};
 use crate::engine::Recorder as _;
 use crate::events::How;
+use crate::fuzz::any_bytes;
 use crate::kept::Pipe;
 use crate::trace::{LARGEST, Recorder};
 
@@ -225,4 +226,14 @@ fn of_real_attempts_the_best_moment_is_taken_whatever_the_limit() {
         let replayed = replay(good, limit(seconds * 1_000)).unwrap();
         assert!(matches!(replayed, Outcome::NoMatter { .. }), "{replayed}");
     }
+}
+
+#[test]
+fn any_bytes_are_a_trace_or_none() {
+    let (whole, _) = trace(&Draw::anything(3).scenario(5).scenario);
+    let start: String = whole.split_inclusive('\n').take(60).collect();
+    any_bytes(&[start.as_bytes()], |bytes| {
+        let reader = Reader::of(bytes);
+        drop(Rerun::new(reader, limit(500), None).and_then(Rerun::run));
+    });
 }

@@ -181,3 +181,19 @@ pub fn find(folder: &Folder, run: &str) -> PathBuf {
             .join(format!("{}.jsonl", run.trim_end_matches(".jsonl"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::any_bytes;
+
+    #[test]
+    fn any_bytes_are_a_record_or_none() {
+        let samples: [&[u8]; 3] = [
+            include_bytes!("../report/samples/moved.jsonl"),
+            include_bytes!("../report/samples/refused.jsonl"),
+            include_bytes!("../report/samples/gate0.jsonl"),
+        ];
+        any_bytes(&samples, |bytes| drop(Run::read("x", bytes)));
+    }
+}

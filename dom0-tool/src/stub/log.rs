@@ -50,7 +50,7 @@ impl StubLog {
         &self,
         reader: &mut LogReader<'_>,
         decoder: &mut LogDecoder<'_>,
-        mut line: impl FnMut(LogLine),
+        line: impl FnMut(LogLine),
     ) {
         let mut bytes = [0; 4096];
         // Bounded: at most what the ring holds, even if the stub goes on.
@@ -61,6 +61,10 @@ impl StubLog {
             }
             decoder.received(&bytes[..count]);
         }
+        self.lines(decoder, line);
+    }
+
+    fn lines(&self, decoder: &mut LogDecoder<'_>, mut line: impl FnMut(LogLine)) {
         let mut malformed = 0_u32;
         loop {
             match decoder.stream.decode() {
@@ -160,6 +164,7 @@ mod tests {
     use defmt_decoder::Frame;
 
     use super::*;
+    use crate::fuzz::any_bytes;
 
     struct Heard<'h>(&'h RefCell<Vec<u8>>);
 
@@ -196,5 +201,20 @@ mod tests {
             assert_eq!(heard_of(&sent, piece), expected, "in pieces of {piece}");
         }
         assert_eq!(heard_of(&[7; 100_000], 4_096).len(), LONGEST_LINE);
+    }
+
+    /// A stub that the guest has taken writes its log.
+    #[test]
+    fn any_bytes_are_lines_that_a_terminal_does_not_obey() {
+        let log = StubLog::new().unwrap();
+        let samples: [&[u8]; 2] = [b"\x01\x00\x02\x00", b"\x05\x00\xff\xff\xff\xff\x00"];
+        any_bytes(&samples, |bytes| {
+            let mut decoder = log.decoder();
+            decoder.received(bytes);
+            log.lines(&mut decoder, |line| {
+                let obeyed = line.text.chars().any(char::is_control);
+                assert!(!obeyed, "{:?}", line.text);
+            });
+        });
     }
 }
