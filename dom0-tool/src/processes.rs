@@ -7,11 +7,18 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Whether process `number` is a lull of root's that lives.
+/// What lull's file is called: for libvirt, whose AppArmor profile knows no other name,
+/// as Xen's own helper.
+const NAMES: [&str; 2] = ["lull", "libxl-save-helper"];
+
+/// Whether process `number` is a lull of root's that lives; or Xen's own helper, which
+/// cannot be told from it by its name.
 pub fn is_lulls(number: u32) -> bool {
     let process = format!("/proc/{number}");
-    is_roots(Path::new(&process))
-        && program(Path::new(&process)) == program(Path::new("/proc/self"))
+    let process = Path::new(&process);
+    let name = program(process);
+    let is_named = name.as_deref().is_some_and(|name| NAMES.contains(&name));
+    is_roots(process) && (is_named || name.is_some() && name == program(Path::new("/proc/self")))
 }
 
 /// Whether a process, by its folder below `/proc`, is root's. Where this runs as
