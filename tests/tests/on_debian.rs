@@ -141,16 +141,19 @@ fn knows_its_own(debian: &SmallDebian) -> Result<()> {
     Ok(())
 }
 
-/// It is known by its socket, and by the process that has it: here, the first.
+/// It is known by its socket, and by the process that has it, which is called lull: here
+/// one that sleeps.
 fn stays_while_a_guest_is_moved(debian: &SmallDebian) -> Result<()> {
-    debian.run("mkdir /run/lull && touch /run/lull/7.1.sock")?;
-    let refused = debian.run("dpkg --remove lull");
+    debian.run("mkdir /run/lull /run/sleeps && cp /bin/sleep /run/sleeps/lull")?;
+    let refused = debian.run("/run/sleeps/lull 60 & touch /run/lull/7.$!.sock; dpkg --remove lull");
     let said = refused.err().context("it was removed")?.to_string();
     ensure!(said.contains("a guest is being moved"), "{said}");
     let said = debian.run("xl migrate web1 host2")?;
     ensure!(said.starts_with("/usr/sbin/lull: "), "{said:?}");
     // Of a process that is gone.
-    debian.run("mv /run/lull/7.1.sock /run/lull/7.4194305.sock")?;
+    debian.run("mv /run/lull/7.*.sock /run/lull/7.4194305.sock; rm -r /run/sleeps")?;
+    // Nor of another's: here the shell that runs this.
+    debian.run("touch /run/lull/7.1.sock")?;
     Ok(())
 }
 
