@@ -43,8 +43,9 @@ pub fn log_reset(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let mut running = Plan::direct().capped(CAP).start(&world.host, &guest)?;
     running.wait_until_copying()?;
-    // Some pages are dirty by now.
-    running.wait_for(|event| is(event, "progress") && event["dirty_pages"].as_u64() > Some(200))?;
+    // All that it writes to is dirty by now.
+    running
+        .wait_for(|event| is(event, "progress") && event["dirty_pages"].as_u64() > Some(1_800))?;
     running.beside(&format!("rig-agent reset-log {}", guest.domid()?))?;
     let ended = running.finish()?;
     let result = ended.expect(7)?;
@@ -57,8 +58,9 @@ pub fn log_reset(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// A balloon that never rests: moved within its limit, or refused with advice, and never
-/// called a failure.
+/// A balloon that never rests, once the destination has the first pass: moved within its
+/// limit, or refused with advice, and never called a failure. (Before that xl itself may
+/// build the copy too small.)
 pub fn balloon_in_motion(world: &mut World) -> Result<()> {
     let spec = GuestSpec {
         name: "balloon".to_owned(),
@@ -70,16 +72,18 @@ pub fn balloon_in_motion(world: &mut World) -> Result<()> {
     let motion = format!(
         "while sleep 1; do xl mem-set {name} 128; sleep 1; xl mem-set {name} 132; done >/dev/null 2>&1"
     );
+    let limit = world.pace.scaled(Duration::from_secs(12));
+    let plan = Plan::direct()
+        .fast_by("")
+        .limit(limit)
+        .timeout(Duration::from_secs(180));
+    let mut running = plan.start(&world.host, &guest)?;
+    running.wait_for(|event| is(event, "target-ready"))?;
     let mut hand = world.host.spawn(&format!(
         "sh -c {} rig-hand",
         lull_tests::ssh::quote(&motion)
     ))?;
-    let limit = world.pace.scaled(Duration::from_secs(12));
-    let ended = Plan::direct()
-        .fast_by("")
-        .limit(limit)
-        .timeout(Duration::from_secs(90))
-        .run(&world.host, &guest);
+    let ended = running.finish();
     world.host.run("pkill -KILL -f rig-hand")?;
     hand.wait(Duration::from_secs(10))?
         .context("the hand does not rest")?;
