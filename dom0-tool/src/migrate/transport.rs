@@ -90,7 +90,6 @@ mod tests {
 
     use super::*;
     use crate::cli::{self, Cli};
-    use crate::rehearse::ALIVE;
 
     fn wrapped(lull: &Path, words: &[&str]) -> Arguments {
         let words = [&["lull", "migrate"], words].concat();
@@ -118,7 +117,7 @@ mod tests {
         );
         assert_eq!(given.host, "host2");
         let given = wrapped(lull, &["web1", "host2"]);
-        let ssh = format!(" -- ssh {ALIVE}");
+        let ssh = format!(" -- {}", kept_alive("ssh"));
         assert!(given.ssh.to_string_lossy().ends_with(&ssh));
     }
 
@@ -129,7 +128,8 @@ mod tests {
         assert_eq!(
             given.ssh,
             format!(
-                "'/lull' transport --domain 7 --limit-us 8000000 --after-ready-us 200000 --resume-us 50000 -- ssh {ALIVE}"
+                "'/lull' transport --domain 7 --limit-us 8000000 --after-ready-us 200000 --resume-us 50000 -- {}",
+                kept_alive("ssh")
             )
             .as_str()
         );

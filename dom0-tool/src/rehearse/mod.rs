@@ -55,7 +55,7 @@ use told::Left;
 pub use guard::main as guard;
 pub use scene::MARK;
 pub use told::Rehearsed;
-pub use way::{ALIVE, BATCH, Way, kept_alive};
+pub use way::{BATCH, Way, kept_alive};
 
 /// A destination that takes longer to land so little is not measured further.
 const LONGEST_PAUSE: Span = Span::seconds(60);

@@ -24,7 +24,7 @@ pub const BATCH: &str = "-o BatchMode=yes -o ConnectTimeout=15";
 
 /// And how a connection is kept that says nothing for minutes: a firewall forgets it, and
 /// one that is cut is silent.
-pub const ALIVE: &str = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4";
+const ALIVE: &str = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4";
 
 /// How xl is told to go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
