@@ -128,7 +128,8 @@ pub fn greeting(world: &mut World) -> Result<()> {
 
 /// Linux acknowledges a request to suspend at once, and may need long to follow it. The
 /// engine dies meanwhile: the guard stays, and makes the guest run once it has stopped.
-/// That it is slow is a pause of its processors, which nobody else notices.
+/// That it is slow is a pause of its processors, which nobody else notices; the rig has
+/// been too slow so far to pause them in time.
 pub fn slow_to_stop(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let source = guest.domid()?;
