@@ -513,7 +513,7 @@ mod tests {
             });
             // Of a transport that was killed nobody knows: then xl's own end counts.
             let may = died && !killed && code == 0;
-            prop_assert_eq!(judgement.outcome == Outcome::Moved, may);
+            prop_assert!(judgement.outcome != Outcome::Moved || may);
         }
 
         /// Before it, the guest is at the source, and nobody says otherwise.
