@@ -56,11 +56,11 @@ use choice::Choice;
 use world::{Scenario, rig_scenario, scenario};
 
 /// How many of each kind a run tries beside the essential ones. In all they take
-/// some 20 minutes on a quiet machine.
-const USUAL_DRAWN: usize = 9;
+/// some 18 minutes on a quiet machine.
+const USUAL_DRAWN: usize = 8;
 const SELDOM_DRAWN: usize = 1;
 const GUESTS_DRAWN: usize = 1;
-const CELLS_DRAWN: usize = 9;
+const CELLS_DRAWN: usize = 7;
 const PAIR_DRAWN: usize = 2;
 const NEWER_DRAWN: usize = 2;
 
