@@ -83,7 +83,7 @@ fn attached(world: &mut World) -> Result<()> {
     host.run(&format!("rm -r {HOOKS}"))?.checked()?;
 
     guest.destroy()?;
-    let left = "ls -d /sys/class/net/vif* /sys/class/net/xenbr0/brif/* 2>/dev/null";
+    let left = "ls -d /sys/class/net/vif* /sys/class/net/xenbr0/brif/vif* 2>/dev/null";
     let left = host.run(left)?.stdout;
     ensure!(left.is_empty(), "left behind: {left}");
     ensure!(!stock_has_run(host)?, "Xen's script took it away");
