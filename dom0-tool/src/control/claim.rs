@@ -33,8 +33,8 @@ const ASK: Duration = Duration::from_secs(1);
 /// that is over, which looks twenty seconds whether the guest still lands.
 const OUTWAIT: Duration = Duration::from_secs(30);
 
-/// Environment variable with the number of the claim that `lull migrate` has taken
-/// before it starts xl, for whoever moves the guest.
+/// Environment variable with a descriptor's number. `lull migrate` takes the claim before
+/// it starts xl; the helper, or the engine, inherits the claim by this descriptor.
 pub const CLAIM_FD: &str = "LULL_CLAIM_FD";
 
 /// A lock on a guest's dirty log.
@@ -117,7 +117,7 @@ impl Claim {
     /// # Errors
     /// When there are too many open files.
     pub fn share(&self) -> io::Result<Stdio> {
-        self.file.try_clone().map(Stdio::from)
+        self.hand_down().map(Stdio::from)
     }
 
     /// For a process that is started, which holds it as well.

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::fuzz::any_bytes;
 
-    /// From whoever may open the socket.
+    /// A client of the control socket may send anything.
     #[test]
     fn any_bytes_are_a_request_or_none() {
         let samples: [&[u8]; 2] = [
