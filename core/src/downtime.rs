@@ -199,27 +199,52 @@ impl Outlook<'_> {
             .min(self.guest_pages.max(dirty_count))
     }
 
+    /// The pages left to send then, as they mostly are.
+    pub fn likely_pages(&self, dirty_count: u64) -> u64 {
+        if self.stopped {
+            return dirty_count;
+        }
+        let costs = &self.expected_costs;
+        let window = costs.suspend.saturating_add(costs.final_bitmap);
+        dirty_count
+            .saturating_add(SUSPEND_PAGES_EXPECTED)
+            .saturating_add(self.dirty.expected_more(window))
+            .min(self.final_pages(dirty_count))
+    }
+
     /// Upper bound of the pause, at the risk stated, if the guest is asked to stop with
     /// `dirty_count` pages dirty.
+    ///
+    /// The pages may take longer than expected for two reasons: the link is slow, or
+    /// they are more. The reasons are independent, so the time lost to both is seldom
+    /// the sum of what each costs at most. It is taken as the root of the sum of their
+    /// squares, rounded up: the greater and half of the lesser. Without any risk it is
+    /// the sum.
     pub fn predict(&self, dirty_count: u64) -> Downtime {
-        let pages = self.final_pages(dirty_count);
+        let likely = self.likely_pages(dirty_count);
+        let most = self.final_pages(dirty_count);
+        let expected = self.expected_rate.time_for(likely);
+        let pages = if self.risk.get() == 0 {
+            self.service.worst(most, self.risk).max(expected)
+        } else {
+            let slower = self.service.worst(likely, self.risk).since(expected);
+            let more = self.expected_rate.time_for(most).since(expected);
+            expected
+                .saturating_add(slower.max(more))
+                .saturating_add(Micros(slower.min(more).0 / 2))
+        };
         Downtime {
-            pages: self.service.worst(pages, self.risk),
+            pages,
             ..self.costs.downtime()
         }
     }
 
     /// The pause to expect then.
     pub fn expect(&self, dirty_count: u64) -> Downtime {
-        let costs = &self.expected_costs;
-        let window = costs.suspend.saturating_add(costs.final_bitmap);
-        let pages = dirty_count
-            .saturating_add(SUSPEND_PAGES_EXPECTED)
-            .saturating_add(self.dirty.expected_more(window))
-            .min(self.guest_pages.max(dirty_count));
+        let pages = self.likely_pages(dirty_count);
         Downtime {
             pages: self.expected_rate.time_for(pages),
-            ..costs.downtime()
+            ..self.expected_costs.downtime()
         }
     }
 

@@ -186,8 +186,18 @@ impl Checked {
                 let span = Micros(costs.suspend.0 + costs.final_bitmap.0);
                 let grown = u128::from(self.machine.dirty().at_most(span)) + u128::from(dirty);
                 let most = u128::from(self.config.guest_pages.max(dirty));
-                let pages = grown.min(most) as u64;
-                let pause = window + self.at_most(pages) + self.after_pages();
+                let most = grown.min(most) as u64;
+                let usual = self.config.expected_costs;
+                let usual = Micros(usual.suspend.0 + usual.final_bitmap.0);
+                let likely = self.machine.dirty().expected_more(usual);
+                let likely = dirty.saturating_add(likely).min(most);
+                // Either the link is slow or the pages are many; without a risk, both.
+                let expected = self.machine.service().expected_rate();
+                let pages = match self.config.risk.get() {
+                    0 => self.at_most(most),
+                    _ => self.at_most(likely).max(expected.time_for(most).0.into()),
+                };
+                let pause = window + pages + self.after_pages();
                 assert!(pause <= self.limit(), "gate 1: {pause}");
                 if let Some(timeout) = self.config.limits.timeout {
                     assert!(
@@ -236,8 +246,9 @@ fn any_config() -> impl Strategy<Value = Config> {
         proptest::option::of(1..20_000_000_u64),
         (micros(), micros(), micros(), micros(), micros()),
         1..GUEST_PAGES,
+        prop_oneof![Just(0), Just(50)],
     )
-        .prop_map(|(limit, timeout, costs, guest_pages)| Config {
+        .prop_map(|(limit, timeout, costs, guest_pages, risk)| Config {
             limits: limits(limit, timeout),
             costs: FixedCosts {
                 suspend: costs.0,
@@ -247,7 +258,7 @@ fn any_config() -> impl Strategy<Value = Config> {
                 resume: costs.4,
             },
             expected_costs: FixedCosts::default(),
-            risk: Risk::DEFAULT,
+            risk: Risk::per_mille(risk).unwrap(),
             guest_pages,
         })
 }

@@ -27,6 +27,9 @@ pub struct Measures {
     pub winnable: u64,
     /// Of those, refused before the guest was stopped.
     pub refused: u64,
+    /// Of those, such as a rule that cannot see the future could have moved at the
+    /// stated risk: [`oracle::could_be_known`].
+    pub refused_in_vain: u64,
     /// Guests that were stopped.
     pub stopped: u64,
     /// Of those, resumed at the source: a wrong guess.
@@ -105,6 +108,8 @@ impl Measures {
             if wins(&scenario.at_the_bounds()) {
                 self.winnable += 1;
                 self.refused += u64::from(by_rule);
+                let in_vain = by_rule && oracle::could_be_known(&scenario.at_the_bounds());
+                self.refused_in_vain += u64::from(in_vain);
             }
             return;
         };
@@ -152,6 +157,7 @@ impl Measures {
             attempts,
             winnable,
             refused,
+            refused_in_vain,
             stopped,
             late,
             moment,
@@ -165,6 +171,7 @@ impl Measures {
             (&mut self.attempts, attempts),
             (&mut self.winnable, winnable),
             (&mut self.refused, refused),
+            (&mut self.refused_in_vain, refused_in_vain),
             (&mut self.stopped, stopped),
             (&mut self.late, late),
             (&mut self.beyond, beyond),

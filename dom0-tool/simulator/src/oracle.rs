@@ -8,8 +8,9 @@
 //! quieter moment.
 
 use crate::link::Grain;
+use crate::random::at_place;
 use crate::scenario::{Mishap, Scenario};
-use crate::world::{Pieces, World};
+use crate::world::World;
 
 /// Rounds the oracle tries: as many as the machine ever does.
 pub const ROUNDS: u32 = lull_core::policy::WithinLimit::MAX_ROUNDS;
@@ -41,13 +42,7 @@ pub fn foresee(scenario: &Scenario) -> Foresight {
     let mut world = World::new(scenario);
     let mut pages = scenario.guest.pages;
     for round in 0..ROUNDS {
-        for (pages, grain) in Pieces::of_round(pages, scenario.link.rate) {
-            let written = world.write(pages, grain);
-            if written >= timeout {
-                return Foresight::NoWay;
-            }
-            world.pass_until(written);
-        }
+        world.send_round(pages);
         if world.now().saturating_add(scenario.actual.suspend) > timeout {
             return Foresight::NoWay;
         }
@@ -60,6 +55,36 @@ pub fn foresee(scenario: &Scenario) -> Foresight {
     Foresight::NoWay
 }
 
+/// Other courses that the same link could have taken, to tell luck from skill.
+pub const COURSES: u64 = 100;
+
+/// Whether a rule that cannot see the future could have moved the guest and kept the
+/// stated risk: after one round, the same in all of [`COURSES`] other courses of the
+/// same link, the pause is within the limit in all but the risk's share of them.
+pub fn could_be_known(scenario: &Scenario) -> bool {
+    let timeout = scenario
+        .limits
+        .timeout
+        .map_or(u64::MAX, |timeout| timeout.micros().0);
+    let may_fail = usize::from(scenario.risk.get()) * COURSES as usize / 1_000;
+    let mut fits = [0_usize; ROUNDS as usize];
+    for course in 0..COURSES {
+        let mut other = scenario.clone();
+        other.link.seed = at_place(scenario.link.seed, course);
+        let mut world = World::new(&other);
+        let mut pages = other.guest.pages;
+        for fits in &mut fits {
+            world.send_round(pages);
+            if world.now().saturating_add(other.actual.suspend) > timeout {
+                break;
+            }
+            *fits += usize::from(pause_now(world.clone()) <= other.limit());
+            pages = world.take_bitmap();
+        }
+    }
+    fits.iter().any(|fits| fits + may_fail >= COURSES as usize)
+}
+
 /// The shortest pause that the first so many rounds could have had, µs. `None` where
 /// none could have kept the limit.
 pub fn best_of(scenario: &Scenario, rounds: u32) -> Option<u64> {
@@ -67,10 +92,7 @@ pub fn best_of(scenario: &Scenario, rounds: u32) -> Option<u64> {
     let mut pages = scenario.guest.pages;
     let mut best = None;
     for _ in 0..rounds {
-        for (pages, grain) in Pieces::of_round(pages, scenario.link.rate) {
-            let written = world.write(pages, grain);
-            world.pass_until(written);
-        }
+        world.send_round(pages);
         let pause = Some(pause_now(world.clone())).filter(|pause| *pause < u64::MAX);
         best = best.min(pause).or(best).or(pause);
         pages = world.take_bitmap();

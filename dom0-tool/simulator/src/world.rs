@@ -53,6 +53,14 @@ impl<'s> World<'s> {
         }
     }
 
+    /// Sends a round of `pages` while the guest runs.
+    pub fn send_round(&mut self, pages: u64) {
+        for (pages, grain) in Pieces::of_round(pages, self.scenario.link.rate) {
+            let written = self.write(pages, grain);
+            self.pass_until(written);
+        }
+    }
+
     /// Lets time pass.
     pub const fn pass(&mut self, span: u64) {
         self.now = self.now.saturating_add(span);

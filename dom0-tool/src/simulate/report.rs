@@ -170,7 +170,8 @@ pub fn measures(seed: u64, attempts: u64) -> Table {
     let mut table = figures(&[
         "link",
         "attempts",
-        "refused in vain",
+        "refused, though the future allowed it",
+        "though it could be known",
         "given up after the stop",
         "pause to the best moment's, median",
         "95 %",
@@ -195,6 +196,7 @@ pub fn measures(seed: u64, attempts: u64) -> Table {
             link_name(kind).to_owned(),
             Count(measured.attempts).to_string(),
             share(measured.refused, measured.winnable),
+            share(measured.refused_in_vain, measured.winnable),
             share(measured.late, measured.stopped),
             ratio(&measured.moment, 50),
             ratio(&measured.moment, 95),

@@ -237,9 +237,7 @@ impl Running<'_> {
             .wait(LONGEST)?
             .with_context(|| format!("no end: {}", self.spawned.stdout_so_far()))?;
         let events = parse(&output.stdout);
-        if let Some(result) = events.last() {
-            predictions::note(result);
-        }
+        predictions::note(&events);
         Ok(Ended {
             events,
             plan: self.plan,

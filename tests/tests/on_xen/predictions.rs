@@ -9,7 +9,7 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 
 use crate::aftermath;
-use crate::attempt::Plan;
+use crate::attempt::{Plan, is};
 use crate::world::{MODERATE, World, small};
 
 /// A pause of a guest that moved, milliseconds.
@@ -20,12 +20,41 @@ struct Pause {
     /// At most.
     predicted: u64,
     observed: u64,
+    /// The part that the last pages took; absent where it was too short to tell.
+    pages: Option<Pages>,
+}
+
+/// How long the last pages took, milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Pages {
+    expected: u64,
+    predicted: u64,
+    observed: u64,
+}
+
+impl Pages {
+    /// Below that a millisecond more or less is a tenth.
+    const LEAST_MS: u64 = 10;
+
+    fn of(events: &[Value]) -> Option<Self> {
+        let event = |kind| events.iter().rev().find(|event| is(event, kind));
+        let (suspended, ended) = (event("suspended")?, event("ended")?);
+        let observed = ended["observed"]["pages_ms"].as_u64()?;
+        (observed >= Self::LEAST_MS).then_some(Self {
+            expected: suspended["likely_pages_ms"].as_u64()?,
+            predicted: suspended["predicted"]["pages_ms"].as_u64()?,
+            observed,
+        })
+    }
 }
 
 static PAUSES: Mutex<Vec<Pause>> = Mutex::new(Vec::new());
 
-/// Takes note of an attempt's result.
-pub fn note(result: &Value) {
+/// Takes note of what an attempt said.
+pub fn note(events: &[Value]) {
+    let Some(result) = events.last() else {
+        return;
+    };
     let ms = |name: &str| result[name].as_u64();
     let (Some(predicted), Some(observed)) =
         (ms("predicted_downtime_ms"), ms("observed_downtime_ms"))
@@ -39,6 +68,7 @@ pub fn note(result: &Value) {
             expected: ms("expected_downtime_ms"),
             predicted,
             observed,
+            pages: Pages::of(events),
         });
     }
 }
@@ -104,7 +134,32 @@ fn in_words(pauses: &[Pause]) -> String {
         "pauses above their predicted upper bound: {exceeded} of {}",
         pauses.len()
     );
+    text.push_str(&of_pages(pauses));
     text
+}
+
+fn of_pages(pauses: &[Pause]) -> String {
+    let pages: Vec<Pages> = pauses.iter().filter_map(|pause| pause.pages).collect();
+    let sorted = |figure: fn(&Pages) -> f64| {
+        let mut figures: Vec<f64> = pages.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures
+    };
+    let errors = sorted(|p| 100.0 * p.expected.abs_diff(p.observed) as f64 / p.observed as f64);
+    let bounds = sorted(|p| p.predicted as f64 / p.observed as f64);
+    let Some(((median, ninetieth), bound)) = percentile(&errors, 50)
+        .zip(percentile(&errors, 90))
+        .zip(percentile(&bounds, 50))
+    else {
+        return "the last pages: no move in which they took long enough\n".to_owned();
+    };
+    let held = pages.iter().filter(|p| p.observed <= p.predicted).count();
+    format!(
+        "the last pages, of {} moves: expected off by {median:.0} % (median), {ninetieth:.0} % \
+         (90th percentile); the bound held in {held}, and was {bound:.2} times the observed time \
+         (median)\n",
+        pages.len()
+    )
 }
 
 /// The smallest value that so many percent do not exceed.
