@@ -93,11 +93,7 @@ impl<'a> Attempt<'a> {
         let mut is_over = || host.is_cancelled().unwrap_or(true);
         let prepared = match prepare(xen, &order, &mut is_over) {
             Ok(prepared) => prepared,
-            Err(failure) => {
-                let verdict = Verdict::from(&failure);
-                let ended = Box::new(Told::default().ended(order.start, &verdict));
-                return Err(NotBegun { verdict, ended });
-            }
+            Err(failure) => return Err(NotBegun(Verdict::from(&failure))),
         };
         host.tell(prepared.in_words());
         let mut session = Session::new(xen, &order, host, sink, log, &prepared, recorder);
@@ -116,13 +112,9 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// An attempt that could not be begun.
-pub struct NotBegun {
-    /// Why.
-    pub verdict: Verdict,
-    /// What is to be told of it, if nobody else moves the guest.
-    pub ended: Box<events::Event>,
-}
+/// An attempt that could not be begun, and why. If nobody else moves the guest,
+/// [`never_begun`] is to be told.
+pub struct NotBegun(pub Verdict);
 
 /// What is to be told of an attempt that ended with `verdict` before it began.
 pub fn never_begun(start: Instant, verdict: &Verdict) -> events::Event {

@@ -138,15 +138,18 @@ impl Session<'_> {
         let after = costs.reserve().saturating_add(costs.cpu_state);
         let after = after.saturating_add(costs.final_bitmap);
         let is_due = pause.requested.elapsed() >= Duration::from_micros(limit.since(after).0);
-        if pause.stopped.is_some() || pause.answered || !is_due {
+        let is_over = pause.stopped.is_some() || pause.answered || pause.binding;
+        if is_over || !is_due {
             return Ok(());
         }
         let withdrawn = self.host.withdraw_suspend();
-        if !withdrawn.doing("the request to suspend cannot be taken back")? {
+        let withdrawn = withdrawn.doing("the request to suspend cannot be taken back")?;
+        pause.answered = withdrawn;
+        pause.binding = !withdrawn;
+        self.pause = Some(pause);
+        if !withdrawn {
             return Ok(());
         }
-        pause.answered = true;
-        self.pause = Some(pause);
         self.peer.tell(self.now(), Event::SuspendFailed)?;
         self.notify()
     }

@@ -29,6 +29,8 @@ pub struct Pause {
     pub state_sent: Option<Instant>,
     /// libxl has answered.
     pub answered: bool,
+    /// The request cannot be taken back: the guest has acknowledged it, or libxl made it.
+    pub binding: bool,
 }
 
 impl Pause {
@@ -43,6 +45,7 @@ impl Pause {
             pages_sent: None,
             state_sent: None,
             answered: false,
+            binding: false,
         }
     }
 

@@ -359,11 +359,11 @@ impl<'t> Helper<'t> {
         let stock_may = stock_may && !self.signalled.load(Ordering::Relaxed);
         match tried {
             Ok(Ok(verdict)) => Tried::Ended(verdict),
-            Ok(Err(not_begun)) if stock_may && not_begun.verdict.how == How::SourceFailed => {
-                Tried::LeftToStock(not_begun.verdict.in_a_line())
+            Ok(Err(NotBegun(verdict))) if stock_may && verdict.how == How::SourceFailed => {
+                Tried::LeftToStock(verdict.in_a_line())
             }
-            Ok(Err(NotBegun { verdict, ended })) => {
-                self.tell(*ended);
+            Ok(Err(NotBegun(verdict))) => {
+                self.tell(engine::never_begun(start, &verdict));
                 Tried::Ended(verdict)
             }
             Err(error) if stock_may => Tried::LeftToStock(format!("{error:#}")),

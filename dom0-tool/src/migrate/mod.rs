@@ -47,8 +47,8 @@ use crate::monotonic::now_ns;
 use crate::nearest::did_you_mean;
 use crate::rehearse::{self, Rehearsed, Way};
 use crate::stub::room::{self, NoRoom};
-use crate::xen::Xen;
 use crate::xen::maxmem::guest_frames;
+use crate::xen::{DomId, Xen};
 
 use account::Account;
 use attempt::Attempted;
@@ -176,18 +176,26 @@ fn move_guest(
         not_tried(options, guest, known, place.source, end, begun, watcher)
     };
     check_room(guest)?;
-    let (landing, call, why_classic) =
-        match ask_the_destination(options, guest, limits.trust(), &patience) {
-            Ok(Choice::Fast(call)) => (Landing::Fast, Some(call), String::new()),
-            Ok(Choice::Classic(why)) => (Landing::Classic, None, why),
-            Err(error) => {
-                let enough = error.downcast::<Enough>()?;
-                watcher.record(guest, &options.host);
-                let known = look_up(Landing::Classic, &watcher);
-                let end = (outcome_of(enough), enough.to_string());
-                return Ok(stays(&known, end, &mut watcher));
-            }
-        };
+    // Before the destination is asked and anything is recorded: of a guest that another
+    // attempt moves, neither has anything to say.
+    let asked = Held::of(guest, &patience, &watcher).and_then(|held| {
+        let choice = ask_the_destination(options, guest, limits.trust(), &patience)?;
+        Ok((held, choice))
+    });
+    let (mut held, choice) = match asked {
+        Ok(asked) => asked,
+        Err(error) => {
+            let enough = error.downcast::<Enough>()?;
+            watcher.record(guest, &options.host);
+            let known = look_up(Landing::Classic, &watcher);
+            let end = (outcome_of(enough), enough.to_string());
+            return Ok(stays(&known, end, &mut watcher));
+        }
+    };
+    let (landing, call, why_classic) = match choice {
+        Choice::Fast(call) => (Landing::Fast, Some(call), String::new()),
+        Choice::Classic(why) => (Landing::Classic, None, why),
+    };
     let mut known = look_up(landing, &watcher);
     let rehearsed = match options.rehearse && !known.has_history() {
         true => Some(rehearse(options, limits, guest, landing, place)?),
@@ -214,14 +222,6 @@ fn move_guest(
     if options.pause_limit().is_some() {
         say_what_is_assumed(options, &known, &watcher);
     }
-    let claim = match claim(guest, &patience, &watcher) {
-        Ok(claim) => claim,
-        Err(error) => {
-            let enough = error.downcast::<Enough>()?;
-            let end = (outcome_of(enough), enough.to_string());
-            return Ok(stays(&known, end, &mut watcher));
-        }
-    };
     let plan = xl::Plan {
         xl: place.xl,
         lull: place.lull,
@@ -232,7 +232,7 @@ fn move_guest(
         after_ready: known.after_ready,
         control: &Folder::default(),
         landing,
-        claim: claim.as_ref(),
+        claim: held.claim.as_ref(),
     };
     let attempted =
         attempt::run(&plan, call, &inbox, &mut watcher).context("xl could not be started")?;
@@ -242,11 +242,10 @@ fn move_guest(
         .then(|| monitor::lost(&guest.name, guest.domid))
         .flatten();
     // Else a guard holds it as well, and removes the file when it is done.
-    if attempted.account.helper == HelperSeen::Never
-        && let Some(claim) = claim
-    {
-        claim.give_up(&Folder::default(), guest.domid);
+    if attempted.account.helper != HelperSeen::Never {
+        held.claim = None;
     }
+    drop(held);
     watcher.finish();
 
     let Attempted { account, wish } = &attempted;
@@ -284,26 +283,41 @@ const fn outcome_of(enough: Enough) -> Outcome {
     }
 }
 
-/// The guest is this attempt's from here on: two that move it could both let it run.
-/// Where there can be no lock there is none.
-fn claim(
-    guest: &Guest,
-    patience: &Patience<'_>,
-    watcher: &Watcher,
-) -> anyhow::Result<Option<Claim>> {
-    let name = &guest.name;
-    let go_on = || patience.check().map_err(anyhow::Error::from);
-    match Claim::insist_while(&Folder::default(), guest.domid, go_on) {
-        Ok(Taken::Ours(claim)) => Ok(Some(claim)),
-        Ok(Taken::Anothers) => anyhow::bail!(
-            "{name} is being moved already, or what an attempt before left is still being undone.\nNothing was done. `lull status` shows who moves it; try again when that is over."
-        ),
-        Err(error) if error.is::<Enough>() => Err(error),
-        Err(error) => {
-            watcher.note(&format!(
-                "{name} cannot be claimed ({error:#}): do not move it twice at once"
-            ));
-            Ok(None)
+/// The guest is this attempt's: two that move it could both let it run.
+struct Held {
+    /// Where there can be no lock there is none.
+    claim: Option<Claim>,
+    domid: DomId,
+}
+
+impl Held {
+    fn of(guest: &Guest, patience: &Patience<'_>, watcher: &Watcher) -> anyhow::Result<Self> {
+        let name = &guest.name;
+        let go_on = || patience.check().map_err(anyhow::Error::from);
+        let claim = match Claim::insist_while(&Folder::default(), guest.domid, go_on) {
+            Ok(Taken::Ours(claim)) => Some(claim),
+            Ok(Taken::Anothers) => anyhow::bail!(
+                "{name} is being moved already, or what an attempt before left is still being undone.\nNothing was done. `lull status` shows who moves it; try again when that is over."
+            ),
+            Err(error) if error.is::<Enough>() => return Err(error),
+            Err(error) => {
+                watcher.note(&format!(
+                    "{name} cannot be claimed ({error:#}): do not move it twice at once"
+                ));
+                None
+            }
+        };
+        Ok(Self {
+            claim,
+            domid: guest.domid,
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            claim.give_up(&Folder::default(), self.domid);
         }
     }
 }

@@ -24,11 +24,21 @@ pub fn second_move(world: &mut World) -> Result<()> {
     first.wait_until_copying()?;
     let name = guest.name();
     let second = world.host.run_for(
-        &format!("lull migrate -s '' {name} 'xl migrate-receive'"),
+        &format!(
+            "runs=$(ls /var/lib/lull/runs); \
+             lull migrate -s '' --landing fast --land 'touch rig-called; exec lull land' {name} \
+             'xl migrate-receive'; status=$?; \
+             test ! -e rig-called && test \"$runs\" = \"$(ls /var/lib/lull/runs)\" && \
+             echo neither called nor recorded; exit $status"
+        ),
         LONGEST,
     )?;
     ensure!(
         second.status == 2 && second.stderr.contains("is being moved already"),
+        "{second:?}"
+    );
+    ensure!(
+        second.stdout.contains("neither called nor recorded"),
         "{second:?}"
     );
     first.beside(&format!("lull set --bandwidth none {name}"))?;
@@ -128,16 +138,14 @@ pub fn greeting(world: &mut World) -> Result<()> {
 
 /// Linux acknowledges a request to suspend at once, and may need long to follow it. The
 /// engine dies meanwhile: the guard stays, and makes the guest run once it has stopped.
-/// That it is slow is a pause of its processors, which nobody else notices; the rig has
-/// been too slow so far to pause them in time.
+/// That it is slow is a pause of its processors, which nobody else notices.
 pub fn slow_to_stop(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let source = guest.domid()?;
-    let read = format!("$(xenstore-read /local/domain/{source}/control/shutdown 2>/dev/null)");
+    // As it is, the request, and the guest's answer.
     let hand = format!(
-        "until [ \"{read}\" = suspend ]; do :; done; while [ \"{read}\" = suspend ]; do :; done; \
-         xl pause {source}; pkill -KILL -f '^[^ ]*lull engine '; xl list {source} | tail -n 1; \
-         sleep 15; xl unpause {source}"
+        "xenstore-watch -n 3 /local/domain/{source}/control/shutdown | rig-agent pause-after 3 \
+         {source} \"pkill -KILL -f '^[^ ]*lull engine '; xl list {source} | tail -n 1; sleep 15\""
     );
     let mut hand = world.host.spawn(&hand)?;
     let ended = Plan::direct().fast_by("").run(&world.host, &guest)?;

@@ -6,6 +6,7 @@ mod echo_request;
 mod hold;
 mod hold_land;
 mod memory;
+mod pause;
 mod pester;
 mod ping;
 mod relay;
@@ -38,6 +39,8 @@ const USAGE: &str = "usage:
                                                later-round, stopped, state, landed)
   rig-agent hold-ready COMMAND -- TRANSPORT…   a transport for xl migrate -s: runs
                                                COMMAND before READY is passed on
+  rig-agent pause-after LINES DOMID COMMAND    reads so many lines, runs COMMAND while the
+                                               domain is paused
   rig-agent pester FOLDER                      annoys a socket there until it goes
   rig-agent screen COMMAND                     runs COMMAND on a terminal, prints what it draws
   rig-agent sink FILE                          a receiver that keeps nothing
@@ -84,6 +87,9 @@ fn run(words: &[&str]) -> Result<()> {
             transport @ ..,
         ] => hold_land::run([place, rate, domain, command], transport),
         ["hold-ready", command, "--", transport @ ..] => relay::run(command, transport),
+        ["pause-after", lines, domain, command] => {
+            pause::run(lines.parse()?, domain.parse()?, command)
+        }
         ["pester", folder] => pester::run(folder.as_ref()),
         ["screen", command] => screen::run(command),
         ["sink", file] => sink::run(file),

@@ -34,6 +34,8 @@ struct GrantTableSize {
 /// in `struct vcpu_guest_context`.
 const DOMCTL: u64 = 36;
 const SHADOW_OP: u64 = 10;
+const PAUSE: u64 = 3;
+const UNPAUSE: u64 = 4;
 const GETDOMAININFO: u64 = 5;
 const MAX_MEM: u64 = 11;
 const SETVCPUCONTEXT: u64 = 12;
@@ -174,6 +176,16 @@ impl Privcmd {
             self.domctl(&self.buffer, SHADOW_OP, domain, [operation, 0])?;
         }
         Ok(())
+    }
+
+    /// Its processors stand still until [`unpause`](Self::unpause).
+    pub fn pause(&self, domain: u16) -> Result<()> {
+        self.domctl(&self.buffer, PAUSE, domain, [0, 0])
+    }
+
+    /// Lets them go on.
+    pub fn unpause(&self, domain: u16) -> Result<()> {
+        self.domctl(&self.buffer, UNPAUSE, domain, [0, 0])
     }
 
     /// One domctl on a domain, whose own part of the request begins with
