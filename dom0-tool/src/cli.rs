@@ -200,6 +200,10 @@ pub enum Command {
     /// destination
     #[command(hide = true)]
     Land,
+
+    /// Clear up after a landing that failed; `lull land` starts it
+    #[command(hide = true)]
+    SeeOff,
 }
 
 /// The options of `lull migrate`.

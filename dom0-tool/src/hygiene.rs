@@ -3,9 +3,14 @@
 //! changes nothing about a migration.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, setsid,
+};
 use rustix::thread::set_no_new_privs;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 /// Leaves no dump of its memory, in which a guest's pages may be, and is traced by nobody
 /// but root.
@@ -23,6 +28,18 @@ pub fn leave_no_dump() {
 pub fn settle() {
     leave_no_dump();
     let _ = set_no_new_privs(true);
+}
+
+/// For what clears up after others: in a session of its own, and no signal that can be
+/// heard ends it. A handler that does nothing, rather than none: what is ignored would stay so in
+/// whatever this process starts.
+pub fn outlive_signals() {
+    let heard = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM] {
+        let _ = signal_hook::flag::register(signal, Arc::clone(&heard));
+    }
+    // Fails only for one that leads a group already.
+    let _ = setsid();
 }
 
 /// The last to be killed where memory runs out: the guest's safety net.

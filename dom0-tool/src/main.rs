@@ -21,6 +21,7 @@
 
 mod bandwidth;
 mod cli;
+mod confine;
 mod control;
 mod destination;
 mod doctor;
@@ -103,6 +104,7 @@ fn main() -> ExitCode {
         cli::Command::Transport(options) => transport::main(&options),
         cli::Command::Engine(options) => helper::engine(&options),
         cli::Command::Land => land::main(),
+        cli::Command::SeeOff => land::see_off::main(),
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Leaks {
     pub xenstore: Vec<String>,
     /// Files half written, files somebody still has locked, and control sockets.
     pub files: Vec<String>,
+    /// The kernel's words on processes that seccomp has ended since it booted.
+    pub walled: Vec<String>,
 }
 
 /// Has everything printed that is looked at, in parts: one command, since each
@@ -64,6 +66,8 @@ const LOOK: &str = "\
         [ ! -e $f ] || ! grep -q \":$(stat -c %i $f) \" /proc/locks || echo $f locked; \
     done; \
     echo ===; \
+    dmesg | grep 'type=1326 '; \
+    echo ===; \
     ps -eo pid=,args=";
 
 impl Leaks {
@@ -76,6 +80,7 @@ impl Leaks {
             && self.log_dirty.is_empty()
             && self.xenstore.is_empty()
             && self.files.is_empty()
+            && self.walled.is_empty()
     }
 }
 
@@ -86,13 +91,14 @@ impl Host {
         let text = self.run(LOOK)?.checked()?;
         let dump = self.dump_since(mark);
         let parts: Vec<&str> = text.split("===\n").collect();
-        let [list, folders, files, processes] = parts[..] else {
+        let [list, folders, files, walled, processes] = parts[..] else {
             bail!("not what was to be printed: {text}");
         };
         let domains = parse_list(list)?;
         let mut leaks = Leaks {
             xenstore: abandoned(folders, &domains),
             files: files.lines().map(str::to_owned).collect(),
+            walled: walled.lines().map(str::to_owned).collect(),
             processes: surplus(processes, guests.len()),
             ..Leaks::default()
         };

@@ -8,11 +8,10 @@ use super::files;
 use super::finding::{Finding, Findings};
 use super::guests::{self, Seen};
 use super::xl_info::XlInfo;
-use crate::enable;
-use crate::helper;
 use crate::host::Host;
 use crate::stub::room::{self, Memory, Plan};
 use crate::xen::{self, Xen, version, version::Version};
+use crate::{confine, enable, helper};
 
 /// What the destination is compared with.
 #[derive(Debug, Default)]
@@ -57,6 +56,7 @@ pub fn check(findings: &mut Findings) -> Here {
         ),
     });
     findings.add(attaching());
+    findings.add(walls());
     files::check(findings);
     here
 }
@@ -169,6 +169,27 @@ fn attaching() -> Finding {
             CHECK,
             "who attaches network interfaces cannot be read in time",
             "Is the disk well?",
+        ),
+    }
+}
+
+/// What stands around the processes that read what a stub or another host says.
+fn walls() -> Finding {
+    const CHECK: &str = "walls";
+    match confine::lacking()[..] {
+        [] => Finding::ok(
+            CHECK,
+            "seccomp and landlock confine what reads the words of stubs and other hosts",
+        ),
+        ref lacking => Finding::warning(
+            CHECK,
+            format!(
+                "this kernel has no {}: what reads the words of stubs and other hosts is less \
+                 confined",
+                lacking.join(" and no ")
+            ),
+            "Guests move all the same. Debian 12's kernel has both; landlock also needs its \
+             name in `lsm=`, if that is given.",
         ),
     }
 }

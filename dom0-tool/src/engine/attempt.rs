@@ -11,6 +11,7 @@ use super::session::Session;
 use super::telling::millis;
 use super::{Host, Recorder, process};
 use crate::bandwidth::Bandwidth;
+use crate::confine;
 use crate::events::{self, How, PauseParts};
 use crate::monotonic::now_ns;
 use crate::stream::sink::Sink;
@@ -95,6 +96,9 @@ impl<'a> Attempt<'a> {
             Ok(prepared) => prepared,
             Err(failure) => return Err(NotBegun(Verdict::from(&failure))),
         };
+        // All that follows is what a stub says, which its guest may have taken. Before, the
+        // attempt could still become Xen's own helper's.
+        confine::to_no_program();
         host.tell(prepared.in_words());
         let mut session = Session::new(xen, &order, host, sink, log, &prepared, recorder);
         let (verdict, told) = session.run_and_undo(channel);

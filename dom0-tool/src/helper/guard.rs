@@ -11,26 +11,21 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use rustix::process::setsid;
 use rustix::stdio::dup2_stdout;
-use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::args::LiveSave;
 use super::front_end::FrontEnd;
 use crate::control::claim::{self, Claim};
 use crate::control::folder::{self, Folder};
-use crate::hygiene;
 use crate::monitor::Monitor;
-use crate::processes;
 use crate::stub::{orphans, room};
 use crate::xen::domain::{LAST_STEPS, Resumed, outlive_suspend};
 use crate::xen::domctl::ShadowOp;
 use crate::xen::{DomId, Xen};
+use crate::{confine, hygiene, processes};
 
 /// The hidden subcommand that makes this binary a guard.
 const SUBCOMMAND: &str = "guard";
@@ -155,9 +150,10 @@ impl Guard {
 
 /// The guard's own life: waits for the helper's end, then cleans up.
 pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
-    outlive_signals();
+    hygiene::outlive_signals();
     hygiene::settle();
     hygiene::be_spared();
+    confine::to_no_program();
     let monitor = (over == Over::Move).then(|| Monitor::of(guest)).flatten();
     let mut heard = Vec::new();
     // The helper writes at most a few bytes.
@@ -196,17 +192,6 @@ const DECIDING: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Between two looks whether it is.
 const DECIDING_LOOK: Duration = Duration::from_millis(200);
-
-/// A handler that does nothing, rather than none: what is ignored would stay so in
-/// whatever this process starts.
-fn outlive_signals() {
-    let heard = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM] {
-        let _ = signal_hook::flag::register(signal, Arc::clone(&heard));
-    }
-    // Fails only for one that leads a group already.
-    let _ = setsid();
-}
 
 fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
     if heard.contains(&word::UNDONE) {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Folder;
-use crate::hygiene;
+use crate::{confine, hygiene};
 
 /// A disk that takes longer is not waited for: whoever reads what this process
 /// says waits for its end.
@@ -23,6 +23,7 @@ pub fn keep(
     then: impl FnOnce(&[u8]),
 ) -> ExitCode {
     hygiene::settle();
+    confine::to_no_program();
     let mut record = Vec::new();
     let most = largest as u64 + 1;
     if let Err(error) = io::stdin().lock().take(most).read_to_end(&mut record) {

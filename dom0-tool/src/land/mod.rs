@@ -27,9 +27,10 @@
 //! the guest is no longer one that waits, `lull land` ends.
 //!
 //! [`caller`] is the source's end, [`serve`] the destination's, which writes
-//! into the [`waiting`] guest.
+//! into the [`waiting`] guest; [`see_off`] clears up after it.
 
 pub mod caller;
+pub mod see_off;
 mod serve;
 mod waiting;
 pub mod wire;

@@ -2,21 +2,20 @@
 
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
 
-use super::waiting::{Compared, Identity, Unfit, Waiting};
+use super::see_off::SeeOff;
+use super::waiting::{Compared, Tools, Unfit, Waiting};
 use super::wire::{
-    self, BadFrame, Chosen, FromLand, Greeting, HEADER, LINE_MAX, Purpose, TO_LAND_MAX, ToLand,
-    VERSION,
+    self, Attach, BadFrame, Chosen, FromLand, Greeting, HEADER, LINE_MAX, Purpose, TO_LAND_MAX,
+    ToLand, VERSION,
 };
-use crate::host::Host;
-use crate::hygiene;
-use crate::xen::Xen;
-use crate::xen::xenstore::Xenstore;
+use crate::xen::REQUESTS;
+use crate::{confine, hygiene};
 
 /// How often it is looked whether the guest still waits, when nothing is heard.
 const LOOK: Duration = Duration::from_secs(1);
@@ -27,9 +26,6 @@ const CHOOSING: Duration = Duration::from_secs(60);
 /// How long the guest may take to start before this ends beside it: with it ends
 /// a session of sshd's, at the cost of time for which the guest waits.
 const LANDING: Duration = Duration::from_secs(20);
-
-/// How long a receiver may take to destroy a copy by itself.
-const SEEING_OFF: Duration = Duration::from_secs(10);
 
 /// Why it ends without having landed.
 #[derive(Debug, thiserror::Error)]
@@ -55,17 +51,24 @@ enum End {
 pub fn main() -> ExitCode {
     hygiene::settle();
     // Before the greeting: where this cannot work, the source lands classic.
-    let reached = Xen::open_here().and_then(|_| Xenstore::open());
-    if let Err(error) = reached {
-        eprintln!("lull land: the hypervisor or xenstore cannot be reached: {error}");
-        return ExitCode::FAILURE;
-    }
-    let mut copy = None;
+    let (tools, mut see_off) = match Tools::open().and_then(|tools| Ok((tools, SeeOff::start()?))) {
+        Ok(ready) => ready,
+        Err(error) => {
+            eprintln!("lull land: not ready to take a guest: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // All that follows is what another host says.
+    confine::to_open_files(&REQUESTS);
     let mut source = Source {
         from: stdin(),
         to: io::stdout(),
     };
-    let ended = serve(&mut source, &mut copy);
+    let ended = serve(&mut source, |attach| {
+        let waiting = Waiting::find(attach, tools)?;
+        see_off.watch(waiting.copy())?;
+        Ok((waiting, see_off))
+    });
     let Err(end) = ended else {
         return ExitCode::SUCCESS;
     };
@@ -73,53 +76,13 @@ pub fn main() -> ExitCode {
         let _ = source.say(&FromLand::Failed(end.to_string()).encode());
     }
     eprintln!("lull land: {end}");
-    if let Some(copy) = copy {
-        see_off(copy);
-    }
     ExitCode::FAILURE
 }
 
-/// Sees to it that a copy which is not to be started does not stay. Without
-/// Landed the source never gives permission, so nobody will ever start it. Its
-/// receiver destroys it, unless it cannot report that: stock xl leaves one whose
-/// connection has broken (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
-fn see_off(copy: Identity) {
-    let Ok(xen) = Xen::open_here() else {
-        return;
-    };
-    let until = Instant::now() + SEEING_OFF;
-    while Instant::now() < until {
-        if !matches!(copy.waits(&xen), Ok(true)) {
-            return;
-        }
-        std::thread::sleep(LOOK);
-    }
-    let Ok(xl) = Host::default().xl() else {
-        eprintln!(
-            "lull land: domain {} waits for nobody, and there is no xl",
-            copy.domain
-        );
-        return;
-    };
-    eprintln!(
-        "lull land: domain {} was left waiting by its receiver; destroying it",
-        copy.domain
-    );
-    // Once more: its number may have become another's meanwhile.
-    if !matches!(copy.waits(&xen), Ok(true)) {
-        return;
-    }
-    let xl = Command::new(xl)
-        .args(["destroy", &copy.domain.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status();
-    if let Err(error) = xl {
-        eprintln!("lull land: xl cannot be started: {error}");
-    }
-}
-
-fn serve<W: Write>(source: &mut Source<'_, W>, copy: &mut Option<Identity>) -> Result<(), End> {
+fn serve<W: Write>(
+    source: &mut Source<'_, W>,
+    attach: impl FnOnce(&Attach) -> Result<(Waiting, SeeOff), End>,
+) -> Result<(), End> {
     let greeting = Greeting {
         land: (VERSION, VERSION),
         lull: env!("CARGO_PKG_VERSION").to_owned(),
@@ -134,11 +97,10 @@ fn serve<W: Write>(source: &mut Source<'_, W>, copy: &mut Option<Identity>) -> R
     }
     // Nothing here is touched before the source says whose copy it is about, and
     // that may be hours after: its first pass comes before.
-    let mut waiting = match source.frame(|| Ok(()))? {
-        ToLand::Attach(attach) => Waiting::find(&attach)?,
+    let (mut waiting, mut see_off) = match source.frame(|| Ok(()))? {
+        ToLand::Attach(whose) => attach(&whose)?,
         _ => return Err(End::OutOfTurn),
     };
-    *copy = Some(waiting.copy());
     source.say(&FromLand::Attached.encode())?;
     loop {
         let answer = match source.frame(|| waiting.check())? {
@@ -157,6 +119,7 @@ fn serve<W: Write>(source: &mut Source<'_, W>, copy: &mut Option<Identity>) -> R
                 // What follows is permission to start it: nothing of it is held
                 // here any more when the source hears so.
                 waiting.set_state(&state)?;
+                see_off.lands();
                 source.say(&FromLand::Landed.encode())?;
                 source.outlast(LANDING);
                 return Ok(());
@@ -276,9 +239,10 @@ mod tests {
             from: from.as_fd(),
             to: Vec::new(),
         };
-        let mut copy = None;
-        let end = serve(&mut source, &mut copy).unwrap_err();
-        assert_eq!(copy, None);
+        let end = serve(&mut source, |_| {
+            unreachable!("whose copy it is was not said")
+        });
+        let end = end.unwrap_err();
         (end, source.to)
     }
 

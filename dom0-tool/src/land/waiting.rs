@@ -71,15 +71,39 @@ pub struct Waiting {
     types: HypercallBuffer<u64>,
 }
 
+/// All that is needed to write into a guest, opened before anything is heard.
+pub struct Tools {
+    xen: Xen,
+    store: Xenstore,
+    types: HypercallBuffer<u64>,
+}
+
+impl Tools {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// When the hypervisor or xenstore cannot be reached.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self {
+            xen: Xen::open_here()?,
+            store: Xenstore::open()?,
+            types: HypercallBuffer::new(PAGES_MAX)?,
+        })
+    }
+}
+
 impl Waiting {
     /// Finds the copy of that guest.
     ///
     /// # Errors
     /// When it is not there, or not to be told from another.
-    pub fn find(attach: &Attach) -> Result<Self, Unfit> {
-        let xen = Xen::open_here().during("the hypervisor cannot be reached")?;
+    pub fn find(attach: &Attach, tools: Tools) -> Result<Self, Unfit> {
+        let Tools {
+            xen,
+            mut store,
+            types,
+        } = tools;
         let name = format!("{}{SUFFIX}", attach.name);
-        let mut store = Xenstore::open().during("xenstore cannot be reached")?;
         let mut found = Vec::new();
         for info in xen.domains().during("the guests cannot be listed")? {
             if waits(&info, attach.uuid) {
@@ -115,7 +139,7 @@ impl Waiting {
             frames: attach.frames,
             maxmem,
             rings,
-            types: HypercallBuffer::new(PAGES_MAX).during("no memory for hypercalls")?,
+            types,
         })
     }
 
@@ -279,6 +303,27 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Of one, written down.
+    pub const BYTES: usize = 18;
+
+    /// Its number, little-endian, and its UUID.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let (domain, uuid) = bytes.split_at_mut(2);
+        domain.copy_from_slice(&self.domain.to_le_bytes());
+        uuid.copy_from_slice(&self.uuid);
+        bytes
+    }
+
+    /// The same, read again.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
+        let (domain, uuid) = bytes.split_first_chunk()?;
+        Some(Self {
+            domain: DomId::from_le_bytes(*domain),
+            uuid: uuid.try_into().ok()?,
+        })
+    }
+
     /// Whether it is there, and has still not run.
     ///
     /// # Errors

@@ -75,9 +75,8 @@ use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
 use crate::control::claim::CLAIM_FD;
 use crate::control::folder::Folder;
-use crate::hygiene;
-use crate::inherited;
 use crate::xen::DomId;
+use crate::{confine, hygiene, inherited};
 use front_end::FrontEnd;
 use gate::{Gate, Landing, Terms};
 use process::Transport;
@@ -177,6 +176,8 @@ fn carry(options: &Options) -> anyhow::Result<ExitCode> {
         from_peer: transport.output()?,
     };
     let mut guest = OnXen::new(options.domain);
+    // What leads to the destination runs; nothing else is started.
+    confine::to_no_program();
     let gate = Gate::new(options.terms());
     let parting = Relay::new(ends, gate, front_end, &mut guest)?.run()?;
     let code = transport.end(parting);

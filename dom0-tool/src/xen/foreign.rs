@@ -25,7 +25,7 @@ struct MmapBatch {
 const _: () = assert!(size_of::<MmapBatch>() == 32);
 
 /// `IOCTL_PRIVCMD_MMAPBATCH_V2`: its size field is that of the structure.
-const MMAPBATCH_V2: ioctl::Opcode =
+pub const MMAPBATCH_V2: ioctl::Opcode =
     opcode::from_components(Direction::None, b'P', 4, size_of::<MmapBatch>());
 
 /// A layout that may be shared with another domain.

@@ -29,5 +29,8 @@ pub type DomId = u16;
 /// `xen/include/public/xen.h`, 4.17).
 const DOMID_FIRST_RESERVED: DomId = 0x7ff0;
 
+/// The requests that hypercalls and another domain's pages take, of `/dev/xen/privcmd`.
+pub const REQUESTS: [u32; 2] = [privcmd::HYPERCALL, foreign::MMAPBATCH_V2];
+
 /// A page of memory, in bytes.
 pub const PAGE: usize = 4096;

@@ -37,8 +37,11 @@ struct PrivcmdHypercall {
 
 const _: () = assert!(size_of::<PrivcmdHypercall>() == 48);
 
-/// `IOCTL_PRIVCMD_HYPERCALL`: unlike most ioctls its return value is the
-/// answer.
+/// `IOCTL_PRIVCMD_HYPERCALL`
+pub const HYPERCALL: Opcode =
+    opcode::from_components(Direction::None, b'P', 0, size_of::<PrivcmdHypercall>());
+
+/// Unlike most ioctls its return value is the answer.
 struct Hypercall(PrivcmdHypercall);
 
 // SAFETY: the opcode belongs to the structure that `as_ptr` points to; the
@@ -48,7 +51,7 @@ unsafe impl Ioctl for Hypercall {
     const IS_MUTATING: bool = true;
 
     fn opcode(&self) -> Opcode {
-        opcode::from_components(Direction::None, b'P', 0, size_of::<PrivcmdHypercall>())
+        HYPERCALL
     }
 
     fn as_ptr(&mut self) -> *mut c_void {

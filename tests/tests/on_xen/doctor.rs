@@ -17,6 +17,7 @@ pub fn finds_what_is_wrong(world: &mut World) -> Result<()> {
         "busy can be moved",
         "plain `xl migrate` knows no limits",
         "is this very host",
+        "seccomp and landlock confine",
         "guests can land fast",
         "localhost is ready",
     ] {
