@@ -394,8 +394,9 @@ impl Machine {
                 self.suspended(since, wish, dirty, took_bitmap)
             }
             (Phase::Suspending { wish, .. }, Event::SuspendFailed) => self.refuse(match wish {
-                Wish::Move => Reason::SuspendFailed,
                 Wish::Stay => Reason::Cancelled,
+                Wish::Move if self.is_out_of_time() => Reason::Timeout,
+                Wish::Move => Reason::SuspendFailed,
             }),
             (Phase::CopyingFinal { since, left }, Event::Sent { requested, pages }) => {
                 let left = self.sent(left, requested, pages)?;
@@ -904,6 +905,12 @@ impl Machine {
         let timeout = self.config.limits.timeout?.micros();
         let needed = self.now.saturating_add(self.config.costs.suspend);
         Some(timeout.since(needed))
+    }
+
+    /// Whether the timeout is over.
+    fn is_out_of_time(&self) -> bool {
+        let timeout = self.config.limits.timeout;
+        timeout.is_some_and(|timeout| self.now >= timeout.micros())
     }
 
     /// Whether nobody has asked the guest to stop yet, and somebody may: until

@@ -826,6 +826,17 @@ fn guest_that_will_not_stop_is_refused_not_resumed() {
 }
 
 #[test]
+fn guest_that_has_not_stopped_by_the_timeout_is_refused_for_it() {
+    for (wait, reason) in [(0, Reason::SuspendFailed), (10_000_000, Reason::Timeout)] {
+        let mut checked = Checked::new(config(Some(100), Some(10_000)));
+        let (at, _) = first_round(&mut checked, 100_000, 10);
+        assert!(
+            matches!(checked.step(at + wait, Event::SuspendFailed), Ok(Action::Refuse(r)) if r.reason == reason)
+        );
+    }
+}
+
+#[test]
 fn timeout_refuses_and_never_suspends() {
     // The first pass takes 147 ms; suspending takes up to 5.
     for (timeout, suspends) in [(160, true), (150, false), (100, false)] {

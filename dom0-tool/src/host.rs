@@ -114,6 +114,14 @@ pub enum NotReady {
         /// What to do.
         remedy: &'static str,
     },
+    /// Without a way to suspend itself.
+    #[error(
+        "{name}'s kernel powers off and reboots when it is asked to, but does not suspend itself, without which no guest moves.\n{UNTOUCHED} Boot a kernel that does (Linux: CONFIG_HIBERNATE_CALLBACKS), or move it switched off."
+    )]
+    NoSuspend {
+        /// The guest.
+        name: String,
+    },
     /// The hypervisor would not say.
     #[error(
         "the hypervisor does not say how {name} is: {source}.\n{UNTOUCHED} `xl list` must work first."
@@ -292,7 +300,23 @@ pub fn guest(asked: &str) -> Result<Guest, NotReady> {
             return Err(NotReady::NoState { name, source });
         }
     }
-    Ok(guest)
+    let unable = Xenstore::open().and_then(|mut store| cannot_suspend(&mut store, guest.domid));
+    match unable {
+        Ok(false) => Ok(guest),
+        Ok(true) => Err(NotReady::NoSuspend { name: guest.name }),
+        Err(source) => Err(NotReady::NoXenstore { source }),
+    }
+}
+
+/// Whether a guest says what it does on request, and suspending is none of it. What
+/// Linux says stands in xenstore (`setup_shutdown_watcher` in drivers/xen/manage.c, 6.1);
+/// of a guest that says nothing nothing is known.
+fn cannot_suspend(store: &mut Xenstore, domain: DomId) -> io::Result<bool> {
+    let mut does = |what: &str| {
+        let path = format!("/local/domain/{domain}/control/feature-{what}");
+        store.read(&path).map(|value| value.as_deref() == Some("1"))
+    };
+    Ok(does("poweroff")? && !does("suspend")?)
 }
 
 /// Finds the guest by name or number.

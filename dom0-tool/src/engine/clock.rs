@@ -10,6 +10,7 @@ use lull_core::units::Micros;
 use super::failure::{Doing, Failure};
 use super::guest::RunningOn;
 use super::landing::Fast;
+use super::pause::Pause;
 use super::session::Session;
 use crate::stub::Crash;
 use crate::xen::domain;
@@ -81,7 +82,7 @@ impl Session<'_> {
         if self.pause.is_none() {
             self.drain_log();
         }
-        self.withdraw_in_time()?;
+        self.take_request_back()?;
         self.answer_shutdown()?;
         self.look_after_the_stub()?;
         if self.pause.is_none() {
@@ -128,30 +129,50 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A request that the guest has not acknowledged by the time when its limit can no
-    /// longer be kept is taken back: followed later, it would be a pause in vain.
-    fn withdraw_in_time(&mut self) -> Result<(), Failure> {
-        let Some((limit, mut pause)) = self.limit_in_force().zip(self.pause) else {
+    /// Takes back a request that the guest has not acknowledged by the time when its limit
+    /// can no longer be kept: followed later, it would be a pause in vain. And one that is
+    /// not wanted any more; a guest that has acknowledged that is left to the guard, which
+    /// makes it run once it has stopped. Of the classic landing the request is libxl's, and
+    /// so is the waiting.
+    fn take_request_back(&mut self) -> Result<(), Failure> {
+        let machine = self.peer.machine();
+        let pending = |pause: &Pause| pause.stopped.is_none() && !pause.answered;
+        let Some(mut pause) = self.pause.filter(pending) else {
             return Ok(());
         };
-        let costs = self.peer.machine().config().costs;
-        let after = costs.reserve().saturating_add(costs.cpu_state);
-        let after = after.saturating_add(costs.final_bitmap);
-        let is_due = pause.requested.elapsed() >= Duration::from_micros(limit.since(after).0);
-        let is_over = pause.stopped.is_some() || pause.answered || pause.binding;
-        if is_over || !is_due {
+        if machine.state() != State::Suspending {
             return Ok(());
         }
-        let withdrawn = self.host.withdraw_suspend();
+        let costs = machine.config().costs;
+        let after = costs.reserve().saturating_add(costs.cpu_state);
+        let after = after.saturating_add(costs.final_bitmap);
+        let asked_for = pause.requested.elapsed();
+        let is_too_late = self
+            .limit_in_force()
+            .is_some_and(|limit| asked_for >= Duration::from_micros(limit.since(after).0));
+        let is_unwanted = self.fast.is_some() && (self.cancel_told || self.is_out_of_time());
+        if !is_unwanted && (!is_too_late || pause.binding) {
+            return Ok(());
+        }
+        let withdrawn = match pause.binding {
+            true => Ok(false),
+            false => self.host.withdraw_suspend(),
+        };
         let withdrawn = withdrawn.doing("the request to suspend cannot be taken back")?;
         pause.answered = withdrawn;
         pause.binding = !withdrawn;
         self.pause = Some(pause);
-        if !withdrawn {
+        if !withdrawn && !is_unwanted {
             return Ok(());
         }
         self.peer.tell(self.now(), Event::SuspendFailed)?;
         self.notify()
+    }
+
+    /// Whether the operator's timeout is over.
+    pub(super) fn is_out_of_time(&self) -> bool {
+        let timeout = self.peer.machine().config().limits.timeout;
+        timeout.is_some_and(|timeout| self.now() >= timeout.micros())
     }
 
     /// Gate 3, by our own clock: whatever the stub says or does not say, the guest runs

@@ -444,8 +444,7 @@ impl<'s> Session<'s> {
                 self.tell_round("suspend");
                 self.clear_windows()?;
                 // The stub may have taken its time to come to the same.
-                let timeout = self.peer.machine().config().limits.timeout;
-                if timeout.is_some_and(|timeout| self.now() >= timeout.micros()) {
+                if self.is_out_of_time() {
                     return Err(Failure::OutOfTime);
                 }
                 if self.limit_in_force().is_some() && self.is_ballooning()? {

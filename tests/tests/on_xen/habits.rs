@@ -136,18 +136,47 @@ pub fn greeting(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
+/// Pauses a guest's processors the moment it has acknowledged a request to suspend, prints
+/// how it stands, runs a command, and lets the guest go on.
+fn once_acknowledged(domain: u32, command: &str) -> String {
+    let command = format!("xl list {domain} | tail -n 1; {command}");
+    // As it is, the request, and the guest's answer.
+    format!(
+        "xenstore-watch -n 3 /local/domain/{domain}/control/shutdown | rig-agent pause-after 3 \
+         {domain} {}",
+        lull_tests::ssh::quote(&command)
+    )
+}
+
+/// Cancelled after the guest has acknowledged the request, and before it stops: the attempt
+/// ends at once, and the guest, which follows the request much later, runs on here.
+pub fn cancelled_while_it_stops(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let source = guest.domid()?;
+    let command = format!(
+        "lull cancel {}; n=0; while pgrep -f '^lull migrate ' >/dev/null && [ $n -lt 100 ]; do \
+         n=$((n + 1)); sleep 0.5; done; pgrep -f '^lull migrate ' >/dev/null || echo ended first",
+        guest.name()
+    );
+    let mut hand = world.host.spawn(&once_acknowledged(source, &command))?;
+    let ended = Plan::direct().fast_by("").run(&world.host, &guest)?;
+    ended.expect(5)?;
+    let stood = hand.wait(LONGEST)?.context("it never was asked")?;
+    ensure!(
+        stood.stdout.contains("--p---") && stood.stdout.contains("ended first"),
+        "{stood:?}"
+    );
+    aftermath::check_whole(&world.host, &guest)
+}
+
 /// Linux acknowledges a request to suspend at once, and may need long to follow it. The
 /// engine dies meanwhile: the guard stays, and makes the guest run once it has stopped.
 /// That it is slow is a pause of its processors, which nobody else notices.
 pub fn slow_to_stop(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let source = guest.domid()?;
-    // As it is, the request, and the guest's answer.
-    let hand = format!(
-        "xenstore-watch -n 3 /local/domain/{source}/control/shutdown | rig-agent pause-after 3 \
-         {source} \"pkill -KILL -f '^[^ ]*lull engine '; xl list {source} | tail -n 1; sleep 15\""
-    );
-    let mut hand = world.host.spawn(&hand)?;
+    let command = "pkill -KILL -f '^[^ ]*lull engine '; sleep 15";
+    let mut hand = world.host.spawn(&once_acknowledged(source, command))?;
     let ended = Plan::direct().fast_by("").run(&world.host, &guest)?;
     ensure!(ended.code() != 0, "it moved: {}", ended.in_short());
     let stood = hand.wait(LONGEST)?.context("it never was asked")?;
@@ -156,4 +185,27 @@ pub fn slow_to_stop(world: &mut World) -> Result<()> {
         "the rig was too slow, it had stopped already: {stood:?}"
     );
     aftermath::check_whole(&world.host, &guest)
+}
+
+/// A kernel that says that it does not suspend itself is believed before anything is copied.
+pub fn cannot_suspend(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let feature = format!("/local/domain/{}/control/feature-suspend", guest.domid()?);
+    let host = &world.host;
+    let says = host.run(&format!("xenstore-read {feature}"))?.checked()?;
+    ensure!(says.trim() == "1", "the rig's guest says {says:?}");
+    host.run(&format!("xenstore-write {feature} 0"))?
+        .checked()?;
+    let refused = host.run(&format!(
+        "lull migrate -s '' {} 'xl migrate-receive'",
+        guest.name()
+    ));
+    host.run(&format!("xenstore-write {feature} 1"))?
+        .checked()?;
+    let refused = refused?;
+    ensure!(
+        refused.status == 2 && refused.stderr.contains("does not suspend itself"),
+        "{refused:?}"
+    );
+    aftermath::check_whole(host, &guest)
 }

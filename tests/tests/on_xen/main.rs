@@ -168,14 +168,19 @@ fn usual() -> Vec<Scenario> {
         scenario("balloon-in-motion", 45, habits::balloon_in_motion),
         scenario("host-goes-down", 25, habits::host_goes_down),
         scenario("shell-greets", 25, habits::greeting),
+        scenario("cannot-suspend", 10, habits::cannot_suspend),
+        scenario(
+            "cancelled-while-it-stops",
+            40,
+            habits::cancelled_while_it_stops,
+        ),
+        scenario("slow-to-stop", 60, habits::slow_to_stop),
     ]
 }
 
 /// What is written and has not been seen to hold yet: with everything only.
 fn unseen() -> Vec<Scenario> {
-    let mut scenarios = guests::unseen();
-    scenarios.push(scenario("slow-to-stop", 60, habits::slow_to_stop));
-    scenarios
+    guests::unseen()
 }
 
 /// What takes long or seldom fails by itself: some of it is drawn.
