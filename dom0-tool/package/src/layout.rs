@@ -17,13 +17,36 @@ pub fn fill(root: &Path, lull: &Path, source: &Source) -> Result<()> {
     manual(lull, &share.join("man/man8"))?;
     completions(lull, &share)?;
     let doc = share.join("doc/lull");
-    put(&doc.join("README.md"), of_workspace("README.md")?, 0o644)?;
+    for paper in [
+        "README.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "ARCHITECTURE.md",
+    ] {
+        put(&doc.join(paper), of_workspace(paper)?, 0o644)?;
+    }
+    book(&doc.join("docs"))?;
     put(&doc.join("copyright"), copyright()?, 0o644)?;
     put(&doc.join("changelog.gz"), changelog(source)?, 0o644)?;
     // An example and no /etc/lull.toml: without that file nothing is limited,
     // and what is in it is the administrator's.
     let example = include_bytes!("../debian/lull.toml");
     put(&doc.join("examples/lull.toml"), example, 0o644)
+}
+
+/// The pages, as they are read in a terminal.
+fn book(into: &Path) -> Result<()> {
+    folder(into)?;
+    for page in fs::read_dir(workspace().join("docs"))? {
+        let page = page?.path();
+        if let Some(name) = page
+            .file_name()
+            .filter(|_| page.extension() == Some("md".as_ref()))
+        {
+            put(&into.join(name), fs::read(&page)?, 0o644)?;
+        }
+    }
+    Ok(())
 }
 
 fn of_workspace(name: &str) -> Result<Vec<u8>> {
@@ -89,7 +112,7 @@ fn changelog(source: &Source) -> Result<Vec<u8>> {
     let date = source.date("--rfc-email")?;
     let text = format!(
         "lull ({version}) unstable; urgency=medium\n\n  \
-         * What changed is told by the repository's log.\n\n \
+         * What changed is told by CHANGELOG.md.\n\n \
          -- {maintainer}  {date}\n"
     );
     fs::write(&file, text)?;
@@ -142,4 +165,48 @@ fn linked() -> Result<Vec<String>> {
     crates.dedup();
     anyhow::ensure!(!crates.is_empty(), "cargo tree names nothing");
     Ok(crates)
+}
+
+#[cfg(test)]
+mod tests {
+    use spdx::Expression;
+    use toml_edit::{DocumentMut, Item};
+
+    use super::*;
+
+    /// What is linked into lull has licences that `deny.toml` allows.
+    #[test]
+    fn licences() {
+        let deny = String::from_utf8(of_workspace("deny.toml").unwrap()).unwrap();
+        let deny: DocumentMut = deny.parse().unwrap();
+        let names = |list: &Item| -> Vec<String> {
+            let list = list.as_array().unwrap().iter();
+            list.map(|name| name.as_str().unwrap().to_owned()).collect()
+        };
+        let allowed = names(&deny["licenses"]["allow"]);
+        let exceptions = deny["licenses"]["exceptions"].as_array_of_tables().unwrap();
+        let excepted = |of: &str| {
+            let tables = exceptions.iter();
+            let mut tables = tables.filter(|table| table["crate"].as_str() == Some(of));
+            tables
+                .next()
+                .map_or(Vec::new(), |table| names(&table["allow"]))
+        };
+        assert!(!allowed.iter().any(|name| name.contains("GPL")));
+        let linked = linked().unwrap();
+        assert!(linked.len() > 50);
+        for line in linked {
+            let (name, licence) = line.rsplit_once(": ").unwrap();
+            let also = excepted(name.split(' ').next().unwrap());
+            // As old manifests write it.
+            let licence = Expression::parse(&licence.replace('/', " OR ")).unwrap();
+            assert!(
+                licence.evaluate(|one| {
+                    let one = one.to_string();
+                    allowed.contains(&one) || also.contains(&one)
+                }),
+                "{line} is not allowed"
+            );
+        }
+    }
 }
