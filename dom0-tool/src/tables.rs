@@ -2,12 +2,16 @@
 
 use std::ops::Range;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+
+/// A rule below the header and no other line.
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// A table with these columns; those of figures, `right`, are aligned so.
 pub fn table(header: &[&str], right: Range<usize>) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(STYLE);
     table.set_header(header.iter().copied());
     for column in right {
         if let Some(column) = table.column_mut(column) {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use comfy_table::Table;
+use lull_core::units::PAGE_SIZE;
 
 use crate::events::{Ended, Landing, PauseParts, Round};
 use crate::human::{Bytes, Count, Millis, or_dash};
@@ -125,11 +126,11 @@ impl Tables<'_> {
             .checked_div(ended.at_ms);
         let mut lines = vec![
             format!(
-                "sent      {} pages, {}, in {} ({} pages/s)",
+                "sent      {} pages, {}, in {} ({}/s)",
                 Count(ended.pages_sent),
                 Bytes(ended.bytes_sent),
                 Millis(ended.at_ms),
-                or_dash(pages_a_second.map(Count)),
+                or_dash(pages_a_second.map(|pages| Bytes(bytes(pages)))),
             ),
             format!(
                 "helper    {} of CPU, {} of memory at most",
@@ -169,6 +170,10 @@ pub fn named(parts: &PauseParts) -> impl Iterator<Item = (&'static str, Option<u
     .into_iter()
 }
 
+fn bytes(pages: u64) -> u64 {
+    pages.saturating_mul(PAGE_SIZE)
+}
+
 fn row(round: &Round) -> [String; 8] {
     let per_second = |bytes: u64| format!("{}/s", Bytes(bytes));
     [
@@ -177,11 +182,7 @@ fn row(round: &Round) -> [String; 8] {
         Count(round.pages_dirtied).to_string(),
         Millis(round.duration_ms).to_string(),
         or_dash(round.transfer_rate.map(per_second)),
-        or_dash(
-            round
-                .dirty_rate
-                .map(|rate| format!("{} pages/s", Count(rate))),
-        ),
+        or_dash(round.dirty_rate.map(|pages| per_second(bytes(pages)))),
         or_dash(round.predicted_downtime_ms.map(Millis)),
         round.decision.replace('-', " "),
     ]

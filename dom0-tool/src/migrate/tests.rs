@@ -163,7 +163,7 @@ fn the_report_shows_prediction_and_observation_side_by_side() {
         "200 ms",
         "49 ms",
         "49,272 pages",
-        "(49,272 pages/s)",
+        "(192.4 MiB/s)",
         "stub      200 ms of CPU, 16.0 MiB of memory",
         "helper    300 ms of CPU, 4.0 MiB of memory",
     ] {

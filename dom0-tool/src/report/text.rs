@@ -12,9 +12,9 @@ pub fn plain(run: &Run, rows: &[Row]) -> String {
     let tables = tables(run).to_string();
     let parts = [
         heading(run),
+        verdict(run),
         tables,
         in_the_ledger(rows).join("\n"),
-        verdict(run),
     ];
     joined(parts.into_iter())
 }

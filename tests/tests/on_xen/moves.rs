@@ -215,7 +215,7 @@ pub fn without_limits(world: &mut World) -> Result<()> {
         "predicted, at most",
         "observed",
         "landing",
-        "pages/s",
+        "MiB/s",
         "helper",
         "stub",
         "in all",
