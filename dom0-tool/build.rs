@@ -18,9 +18,11 @@ fn main() {
 }
 
 /// All that the tool is built from.
-const INPUTS: [&str; 10] = [
+const INPUTS: [&str; 12] = [
     "core/src",
     "core/Cargo.toml",
+    "dom0-tool/base/src",
+    "dom0-tool/base/Cargo.toml",
     "dom0-tool/src",
     "dom0-tool/simulator/src",
     "dom0-tool/Cargo.toml",

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use lull_base::bandwidth::Bandwidth;
+use lull_base::duration::{Span, TimeLimit};
+use lull_base::risk::Risk;
 
-use crate::bandwidth::Bandwidth;
-use crate::duration::{Span, TimeLimit};
 use crate::landing::Wanted;
-use crate::risk::Risk;
 use crate::{
     control, doctor, enable, generate, helper, ledger, limits, predict, rehearse, replay, report,
     resume, runs, simulate, trace, transport,

@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use lull_base::suggest::{did_you_mean, nearest};
 use thiserror::Error;
 
-use crate::nearest::{did_you_mean, nearest};
 use crate::rehearse;
 use crate::xen::{self, DomId, DomainState, version, xenstore::Xenstore};
 

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use lull_base::terminal::{to_stderr, to_stdout};
 
 use super::client::{self, Connection, Heard};
 use super::words::{Answer, End, Request};
 use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
 use crate::events::How;
 use crate::host::Guest;
-use crate::migrate::progress::{to_stderr, to_stdout};
 use crate::migrate::source::{self, OnXen, Rescue, Seen};
 
 /// A guest that was asked to stop just before may take libxl two minutes.

@@ -13,9 +13,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use lull_base::file_lock;
+use lull_base::inherited_fd;
+
 use super::folder::{self, Folder};
-use crate::inherited;
-use crate::locked;
 use crate::xen::DomId;
 
 /// A migration waits so long: for one that samples, which looks ten times a
@@ -82,7 +83,7 @@ impl Claim {
 
     /// The one that came with this process, if it is still this guest's.
     pub fn inherited(folder: &Folder, guest: DomId) -> Option<Self> {
-        let file = inherited::named(CLAIM_FD).map(File::from)?;
+        let file = inherited_fd::named(CLAIM_FD).map(File::from)?;
         is_at(&file, &folder.claim(guest)).then_some(Self { file })
     }
 
@@ -140,11 +141,11 @@ fn take(folder: &Folder, guest: DomId, patience: Duration, insist: bool) -> io::
             .create(true)
             .mode(0o600)
             .open(&path)?;
-        if !locked::lock(&file, Duration::ZERO)? {
+        if !file_lock::lock(&file, Duration::ZERO)? {
             if insist {
                 file.write_all(b"!")?;
             }
-            if !locked::lock(&file, until.saturating_duration_since(Instant::now()))? {
+            if !file_lock::lock(&file, until.saturating_duration_since(Instant::now()))? {
                 return Ok(Taken::Anothers);
             }
         }

@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::processes;
+use lull_base::processes;
+
 use crate::xen::DomId;
 
 /// The folder, root's alone.

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use lull_base::bandwidth::Bandwidth;
+use lull_base::duration::Span;
+use lull_base::fmt::{Millis, or_dash};
+use lull_base::terminal::{to_stderr, to_stdout};
 
 use super::client::{self, Connection, Heard};
 use super::words::{Answer, Phase, Request, Status};
 use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
-use crate::bandwidth::Bandwidth;
-use crate::duration::Span;
-use crate::human::{Millis, or_dash};
-use crate::migrate::progress::{to_stderr, to_stdout};
 
 /// A helper tells of itself several times a second while it copies.
 const SILENCE: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::text::printable_lines;
+use lull_base::text::printable_lines;
 
 /// How long anything on this host may take to answer.
 pub const HERE: Duration = Duration::from_secs(10);

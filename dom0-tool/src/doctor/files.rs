@@ -3,11 +3,11 @@
 use std::io;
 use std::path::Path;
 
+use lull_base::fmt::Bytes;
 use rustix::fs::{Access, access, statvfs};
 
 use super::ask;
 use super::finding::{Finding, Findings};
-use crate::human::Bytes;
 use crate::{ledger, limits, runs, trace};
 
 /// With less than this free, records would soon be lost.

@@ -3,13 +3,13 @@
 use std::io::Write;
 
 use anstyle::{AnsiColor, Style};
+use lull_base::terminal::to_stdout;
+use lull_base::text::{printable, printable_lines};
 use serde::Serialize;
 
 use crate::enable;
 use crate::events::SCHEMA;
 use crate::host::NotReady;
-use crate::migrate::progress::to_stdout;
-use crate::text::{printable, printable_lines};
 
 /// What a finding means for a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

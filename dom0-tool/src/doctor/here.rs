@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use lull_base::confine;
+
 use super::ask;
 use super::files;
 use super::finding::{Finding, Findings};
@@ -11,7 +13,7 @@ use super::xl_info::XlInfo;
 use crate::host::Host;
 use crate::stub::room::{self, Memory, Plan};
 use crate::xen::{self, Xen, version, version::Version};
-use crate::{confine, enable, helper};
+use crate::{enable, helper};
 
 /// What the destination is compared with.
 #[derive(Debug, Default)]

@@ -16,11 +16,11 @@ mod xl_info;
 use std::process::ExitCode;
 
 use clap::Args;
+use lull_base::exit::NOT_BEGUN;
+use lull_base::terminal::to_stderr;
 
 use crate::cli;
-use crate::migrate::NOT_BEGUN;
 use crate::migrate::outcome::Outcome;
-use crate::migrate::progress::to_stderr;
 use finding::Findings;
 
 /// The options of `lull doctor`.

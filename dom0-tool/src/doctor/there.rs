@@ -4,6 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
+use lull_base::suggest::did_you_mean;
+
 use super::ask;
 use super::finding::{Finding, Findings};
 use super::here::Here;
@@ -11,7 +13,6 @@ use super::xl_info::XlInfo;
 use crate::destination::RULE;
 use crate::land::wire::Greeting;
 use crate::ledger::{self, Ledger};
-use crate::nearest::did_you_mean;
 use crate::rehearse::{BATCH, Way};
 
 /// How long it may take, with a slow log-in.

@@ -11,10 +11,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-
-use crate::migrate::NOT_BEGUN;
-use crate::migrate::progress::to_stdout;
-use crate::replaced;
+use lull_base::atomic_file;
+use lull_base::exit::NOT_BEGUN;
+use lull_base::terminal::to_stdout;
 
 /// The options of `lull enable`.
 #[derive(Debug, Args)]
@@ -117,7 +116,7 @@ fn put(file: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     let place = || format!("{} cannot be written", file.display());
     let folder = file.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).with_context(place)?;
-    replaced::replace(file, content, mode).with_context(place)
+    atomic_file::replace(file, content, mode).with_context(place)
 }
 
 /// Whether both are there, and the same.

@@ -13,11 +13,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use lull_base::atomic_file;
+use lull_base::own_executable;
+use lull_base::shell::quoted;
 
 use crate::host::is_executable;
-use crate::migrate::lulls_own_file;
-use crate::migrate::transport::quoted;
-use crate::replaced;
 
 use super::Finding;
 
@@ -60,7 +60,7 @@ enum There {
 /// # Errors
 /// Why not; nothing has changed then.
 pub fn enable() -> anyhow::Result<String> {
-    let done = Places::default().enable(&lulls_own_file()?)?;
+    let done = Places::default().enable(&own_executable::path()?)?;
     let finding = in_force();
     ensure!(finding.in_force, "{}.\n{}", finding.found, finding.cure);
     Ok(done)
@@ -103,7 +103,7 @@ impl Places {
         if let Some(folder) = self.ours.parent() {
             fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
         }
-        replaced::replace(&self.ours, &script, 0o755)
+        atomic_file::replace(&self.ours, &script, 0o755)
             .with_context(|| format!("{ours} cannot be written, and nothing was done"))?;
         Ok(format!(
             "`xl migrate` keeps the limits of {} from now on: {ours} starts {} with lull as its \
@@ -121,7 +121,7 @@ impl Places {
                 "There was nothing to undo: {ours} is not lull's, and stays."
             )),
             There::Ours(_) => {
-                replaced::remove(&self.ours)
+                atomic_file::remove(&self.ours)
                     .with_context(|| format!("{ours} cannot be removed; it is still in force"))?;
                 Ok(format!(
                     "`xl migrate` is Xen's own again, without limits: {ours} is gone. A shell \

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use lull_base::bandwidth::Bandwidth;
+use lull_base::confine;
+use lull_base::monotonic::now_ns;
 use lull_core::machine::Config;
 
 use super::channel::Channel;
@@ -10,10 +13,7 @@ use super::prepare::prepare;
 use super::session::Session;
 use super::telling::millis;
 use super::{Host, Recorder, process};
-use crate::bandwidth::Bandwidth;
-use crate::confine;
 use crate::events::{self, How, PauseParts};
-use crate::monotonic::now_ns;
 use crate::stream::sink::Sink;
 use crate::stub::StubLog;
 use crate::xen::{DomId, Xen};

@@ -1,13 +1,13 @@
 //! A refusal, in the operator's words.
 
+use lull_base::bandwidth::Bandwidth;
+use lull_base::fmt::{Bytes, Count, Millis, or_dash};
 use lull_core::downtime::FixedPart;
 use lull_core::refusal::{Hopeless, Reason, Refusal};
 use lull_core::service::Stretch;
 use lull_core::units::{Micros, PAGE_SIZE};
 
-use crate::bandwidth::Bandwidth;
 use crate::events::How;
-use crate::human::{Bytes, Count, Millis, or_dash};
 
 /// How an attempt ended, and what to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]

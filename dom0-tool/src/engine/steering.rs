@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use lull_base::bandwidth::Bandwidth;
+use lull_base::fmt::{Millis, or_dash};
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::machine::Event;
 use lull_core::units::Micros;
@@ -11,9 +13,7 @@ use super::attempt::Verify;
 use super::failure::Failure;
 use super::session::Session;
 use super::throttle::Throttle;
-use crate::bandwidth::Bandwidth;
 use crate::events;
-use crate::human::{Millis, or_dash};
 
 /// A wish. What is `None` stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

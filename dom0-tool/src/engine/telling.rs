@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lull_base::monotonic::now_ns;
 use lull_core::downtime::Downtime;
 use lull_core::service::Stretch;
 use lull_core::units::{ByteRate, Micros, PAGE_SIZE};
@@ -9,7 +10,6 @@ use lull_core::units::{ByteRate, Micros, PAGE_SIZE};
 use super::pause::Pause;
 use super::session::Session;
 use crate::events::{self, PauseParts};
-use crate::monotonic::now_ns;
 
 /// Milliseconds, rounded up: a report never shows less than was used.
 pub fn millis(time: Duration) -> u64 {

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use lull_base::inherited_fd;
+
 use crate::events::{Command, Event, FRONT_END_FD, Line, Refused, SCHEMA};
-use crate::inherited;
 use crate::transport::orders::Orders;
 
 /// Longest line a command may have.
@@ -39,7 +40,7 @@ impl FrontEnd {
 
     /// Connects, if the environment names a socket.
     pub fn connect() -> Option<Self> {
-        let out = UnixStream::from(inherited::named(FRONT_END_FD)?);
+        let out = UnixStream::from(inherited_fd::named(FRONT_END_FD)?);
         out.set_nonblocking(true).ok()?;
         let commands = BufReader::new(out.try_clone().ok()?);
         Some(Self {

@@ -14,6 +14,7 @@ use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use lull_base::{confine, hygiene, processes};
 use rustix::stdio::dup2_stdout;
 
 use super::args::LiveSave;
@@ -25,7 +26,6 @@ use crate::stub::{orphans, room};
 use crate::xen::domain::{LAST_STEPS, Resumed, outlive_suspend};
 use crate::xen::domctl::ShadowOp;
 use crate::xen::{DomId, Xen};
-use crate::{confine, hygiene, processes};
 
 /// The hidden subcommand that makes this binary a guard.
 const SUBCOMMAND: &str = "guard";

@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lull_base::inherited_fd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -26,7 +27,6 @@ use super::libxl::Libxl;
 use super::toolstack::Toolstack;
 use crate::engine::{SuspendAnswer, Verify};
 use crate::events::How;
-use crate::inherited;
 use crate::xen::domain::{ask_to_suspend, withdraw_suspend};
 use crate::xen::{DomId, Xen};
 
@@ -56,7 +56,7 @@ struct FirstPass {
 
 /// The engine to hand over to, if there is one.
 pub fn engine() -> Option<OwnedFd> {
-    inherited::named(ENGINE_FD)
+    inherited_fd::named(ENGINE_FD)
 }
 
 /// The thin helper's life.
@@ -64,9 +64,9 @@ pub fn engine() -> Option<OwnedFd> {
 /// # Errors
 /// When there is nobody to hand over to, or libxl has gone.
 pub fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
-    let stream = inherited::adopt(save.io_fd)?;
+    let stream = inherited_fd::adopt(save.io_fd)?;
     // Closed, whatever it is: it is not ours to read.
-    drop(inherited::adopt(save.recv_fd));
+    drop(inherited_fd::adopt(save.recv_fd));
     let (ours, theirs) = UnixStream::pair()?;
     let words = serde_json::to_vec(&Handover {
         domain: save.domain,

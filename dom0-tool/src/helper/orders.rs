@@ -6,17 +6,17 @@ use std::env;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use lull_base::bandwidth::Bandwidth;
+use lull_base::inherited_fd;
+use lull_base::monotonic::now_ns;
+use lull_base::risk::Risk;
 use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
 
-use crate::bandwidth::Bandwidth;
 use crate::host;
-use crate::inherited;
 use crate::ledger::{self, Costs, Ledger};
 use crate::limits::{self, Chosen, Effective};
-use crate::monotonic::now_ns;
-use crate::risk::Risk;
 use crate::xen::DomId;
 use crate::xen::xenstore::Xenstore;
 
@@ -110,7 +110,7 @@ pub fn limits(guest: DomId) -> anyhow::Result<Ordered> {
 /// stand for the file's limits.
 fn is_ordered() -> bool {
     let sockets = [crate::events::FRONT_END_FD, super::handed::ENGINE_FD];
-    env::var_os(STARTED).is_some() && sockets.into_iter().any(inherited::is_named_socket)
+    env::var_os(STARTED).is_some() && sockets.into_iter().any(inherited_fd::is_named_socket)
 }
 
 fn ordered_by_file(guest: DomId) -> anyhow::Result<Ordered> {

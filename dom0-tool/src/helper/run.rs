@@ -10,6 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use lull_base::bandwidth::Bandwidth;
+use lull_base::fmt::Millis;
+use lull_base::hygiene;
+use lull_base::inherited_fd;
+use lull_base::text::printable;
 use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
@@ -25,7 +30,6 @@ use super::libxl::Libxl;
 use super::orders::Ordered;
 use super::toolstack::Toolstack;
 use super::{orders, stock};
-use crate::bandwidth::Bandwidth;
 use crate::control::claim::{CLAIM_FD, Claim, Taken};
 use crate::control::folder::Folder;
 use crate::control::server::Server;
@@ -34,15 +38,11 @@ use crate::engine::{
     self, Attempt, Channel, Host, NotBegun, Order, Reply, SuspendAnswer, Verdict, Verify, Wish,
 };
 use crate::events::{Event, How, Landing, LeftToStock, Log, Refused};
-use crate::human::Millis;
-use crate::hygiene;
-use crate::inherited;
 use crate::limits::Effective;
 use crate::monitor::{self, Monitor};
 use crate::runs;
 use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
-use crate::text::printable;
 use crate::trace::{Recorder, Unrecorded};
 use crate::transport::{self, orders::Orders};
 use crate::xen::xenstore::Xenstore;
@@ -66,7 +66,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => return hand_over(&args),
     };
     for variable in transport::INHERITED {
-        drop(inherited::named(variable));
+        drop(inherited_fd::named(variable));
     }
     let orders = orders::limits(save.domain);
     // Without limits a guest that lull cannot move is simply the stock
@@ -79,7 +79,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended = match handed::engine() {
         Some(engine) => {
             // It is the engine's.
-            drop(inherited::named(CLAIM_FD));
+            drop(inherited_fd::named(CLAIM_FD));
             handed::hand_over(&save, engine)
         }
         None => move_guest(&args, &save, start, orders),
@@ -93,7 +93,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Says no to a save that is not live and goes to another host, where there is a limit:
 /// the guest would be paused for all of the copy. One into a file is nobody's pause.
 fn refuse_paused(save: &PausedSave, start: Instant) -> Option<ExitCode> {
-    let leaves = inherited::is_socket_or_pipe(save.io_fd);
+    let leaves = inherited_fd::is_socket_or_pipe(save.io_fd);
     let orders = leaves.then(|| orders::limits(save.domain))?;
     let limit = match &orders {
         Ok(ordered) => Some(ordered.limits.max_suspend?),
@@ -134,8 +134,8 @@ fn move_guest(
 ) -> io::Result<ExitCode> {
     // Whatever the second is, it is not ours to read. Both stay open for the stock
     // helper.
-    let stream = inherited::adopt(save.io_fd)?;
-    let unread = inherited::adopt(save.recv_fd).ok();
+    let stream = inherited_fd::adopt(save.io_fd)?;
+    let unread = inherited_fd::adopt(save.recv_fd).ok();
     let task = Task {
         guest: save.domain,
         verify: save.verify,
@@ -198,12 +198,12 @@ pub fn engine(options: &EngineOptions) -> ExitCode {
 }
 
 fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Result<ExitCode> {
-    let from_helper = inherited::adopt(options.helper)?;
+    let from_helper = inherited_fd::adopt(options.helper)?;
     let channel = (
-        inherited::adopt(options.to_land)?,
-        inherited::adopt(options.from_land)?,
+        inherited_fd::adopt(options.to_land)?,
+        inherited_fd::adopt(options.from_land)?,
     );
-    let transport = inherited::adopt(options.transport)?.into();
+    let transport = inherited_fd::adopt(options.transport)?.into();
     let transport = Orders::new(transport, Landing::Fast)?;
     let front_end = FrontEnd::connect().map(|front_end| front_end.after(transport.clone()));
     let watched = front_end.as_ref().and_then(FrontEnd::wake_on);

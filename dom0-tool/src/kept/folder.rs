@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::processes;
+use lull_base::processes;
 
 /// How much a folder keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use lull_base::{confine, hygiene};
+
 use super::Folder;
-use crate::{confine, hygiene};
 
 /// A disk that takes longer is not waited for: whoever reads what this process
 /// says waits for its end.

@@ -7,9 +7,10 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lull_base::text::printable;
+
 use super::wire::{Chosen, Greeting, VERSION};
 use crate::destination::{Enough, LINES, NoLine, Patience, Release, line};
-use crate::text::printable;
 use crate::transport::words::BANNER;
 
 /// How long the destination may take to greet: ssh may ask for a password.

@@ -9,9 +9,10 @@ use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lull_base::hygiene;
+
 use super::waiting::Identity;
 use crate::host::Host;
-use crate::hygiene;
 use crate::xen::Xen;
 
 /// The hidden subcommand.

@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lull_base::{confine, hygiene};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
 
@@ -15,7 +16,6 @@ use super::wire::{
     ToLand, VERSION,
 };
 use crate::xen::REQUESTS;
-use crate::{confine, hygiene};
 
 /// How often it is looked whether the guest still waits, when nothing is heard.
 const LOOK: Duration = Duration::from_secs(1);

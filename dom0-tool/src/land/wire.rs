@@ -3,10 +3,10 @@
 //! Whoever reads one checks it whole before anything in it is used; the other
 //! end is another host.
 
+use lull_base::text::printable;
 use serde::{Deserialize, Serialize};
 
 use crate::stream::records;
-use crate::text::printable;
 use crate::xen::PAGE;
 use crate::xen::domctl::TscInfo;
 

@@ -9,12 +9,12 @@ mod devices;
 use std::process::Command;
 
 use clap::ValueEnum;
+use lull_base::spawn::shell_ignoring_tty_signals;
 
 use crate::cli::Migrate;
 use crate::destination::{Heard, Patience, QUESTION};
 use crate::host::Guest;
 use crate::land::caller::{Call, NoLand};
-use crate::migrate::xl::deaf_shell;
 use crate::rehearse::Way;
 use crate::xen::xenstore::Xenstore;
 
@@ -100,7 +100,7 @@ fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<(Command, bool)
     }
     devices_bear_it(guest, trust)?;
     if let Some(land) = &options.land {
-        return Ok((deaf_shell(land), false));
+        return Ok((shell_ignoring_tty_signals(land), false));
     }
     let way = Way::new(options.ssh.as_deref(), &options.host).kept_alive();
     match way.takes_commands() {

@@ -18,6 +18,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use lull_base::suggest::nearest;
+use lull_base::{atomic_file, file_lock};
 use thiserror::Error;
 
 pub use costs::Costs;
@@ -28,8 +30,6 @@ pub use summary::{Foresight, Row};
 
 use crate::events::Landing;
 use crate::kept::folder::make_private;
-use crate::nearest::nearest;
-use crate::{locked, replaced};
 use book::{Book, SCHEMA};
 use summary::Summary;
 
@@ -185,8 +185,8 @@ impl Ledger {
         let folder = self.file.parent().unwrap_or(Path::new("/"));
         make_private(folder)?;
         // Two migrations may end together.
-        let lock = locked::file(&self.file.with_extension("lock"))?;
-        if !locked::lock(&lock, PATIENCE)? {
+        let lock = file_lock::file(&self.file.with_extension("lock"))?;
+        if !file_lock::lock(&lock, PATIENCE)? {
             return Err(io::Error::other("another lull holds the lock"));
         }
         let mut book = match self.read()? {
@@ -197,7 +197,7 @@ impl Ledger {
         let changed = change(&mut book);
         let mut text = serde_json::to_vec_pretty(&book)?;
         text.push(b'\n');
-        replaced::replace(&self.file, &text, 0o644)?;
+        atomic_file::replace(&self.file, &text, 0o644)?;
         Ok(changed)
     }
 

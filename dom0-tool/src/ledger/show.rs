@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 use comfy_table::Table;
+use lull_base::fmt::{Ago, Millis, or_dash};
+use lull_base::suggest::did_you_mean;
+use lull_base::table::table;
+use lull_base::terminal::to_stdout;
 
 use crate::events::Landing;
-use crate::human::{Ago, Millis, or_dash};
-use crate::migrate::progress::to_stdout;
-use crate::nearest::did_you_mean;
-use crate::tables::table;
 
 use super::summary::Row;
 use super::{FILE, Ledger, LedgerError};

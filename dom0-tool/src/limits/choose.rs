@@ -9,12 +9,12 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::path::PathBuf;
 
+use lull_base::duration::Span;
+use lull_base::quantity::Rate;
+use lull_base::risk::Risk;
 use lull_core::units::PageRate;
 
-use crate::duration::Span;
 use crate::landing::Trust;
-use crate::risk::Risk;
-use crate::simulate::quantity::Rate;
 
 use super::rules::{Key, Limit, Rules, Section, Whom};
 

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use lull_base::duration::Span;
+use lull_base::exit::NOT_BEGUN;
+use lull_base::suggest::{did_you_mean, nearest};
+use lull_base::table::table;
+use lull_base::terminal::to_stdout;
 use lull_core::units::PAGE_SIZE;
 use serde::Serialize;
 
 use crate::control;
-use crate::duration::Span;
 use crate::host::{self, Guest};
-use crate::migrate::NOT_BEGUN;
-use crate::migrate::progress::to_stdout;
-use crate::nearest::{did_you_mean, nearest};
-use crate::tables::table;
 
 use super::choose::{Chosen, Effective, Standing};
 use super::edit::Change;

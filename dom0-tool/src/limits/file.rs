@@ -7,11 +7,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lull_base::{atomic_file, file_lock};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use thiserror::Error;
-
-use crate::{locked, replaced};
 
 use super::choose::Standing;
 use super::edit::{CannotEdit, Change};
@@ -109,7 +108,7 @@ impl LimitsFile {
         // The folder: the file's own lock would go with it when it is replaced.
         let folder = path.parent().unwrap_or(Path::new("/"));
         let folder = File::open(folder).map_err(unwritten)?;
-        if !locked::lock(&folder, PATIENCE).map_err(unwritten)? {
+        if !file_lock::lock(&folder, PATIENCE).map_err(unwritten)? {
             let path = self.path.clone();
             return Err(LimitsError::Busy { path });
         }
@@ -124,7 +123,7 @@ impl LimitsFile {
         if changed == text {
             return Ok(false);
         }
-        replaced::replace(&path, changed.as_bytes(), 0o644).map_err(unwritten)?;
+        atomic_file::replace(&path, changed.as_bytes(), 0o644).map_err(unwritten)?;
         Ok(true)
     }
 

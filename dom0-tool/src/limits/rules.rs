@@ -6,13 +6,12 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use glob::Pattern;
+use lull_base::duration::Span;
+use lull_base::optional::{self, NONE};
+use lull_base::quantity::Rate;
+use lull_base::risk::Risk;
+use lull_base::suggest::nearest;
 use toml_edit::{Document, Item, Table, TableLike};
-
-use crate::duration::Span;
-use crate::nearest::nearest;
-use crate::or_none::{self, NONE};
-use crate::risk::Risk;
-use crate::simulate::quantity::Rate;
 
 /// What can be limited, or vouched for. Later keys go here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,15 +50,15 @@ impl Key {
     pub fn understand(self, text: &str) -> Result<Limit, String> {
         let quoted = |error| format!("`{}` {error}", shown(text));
         let limit = match self {
-            Self::MaxSuspendTime | Self::Timeout => or_none::parse(text)?.map(Limit::Span),
-            Self::Bandwidth => or_none::parse(text).map_err(quoted)?.map(Limit::Rate),
+            Self::MaxSuspendTime | Self::Timeout => optional::parse(text)?.map(Limit::Span),
+            Self::Bandwidth => optional::parse(text).map_err(quoted)?.map(Limit::Rate),
             Self::Risk if text == NONE => {
                 return Err(
                     "`none` is no risk: there is always one, 5% where it is not set".into(),
                 );
             }
             Self::Risk => Some(Limit::Risk(text.parse().map_err(quoted)?)),
-            Self::Disks => or_none::parse(text)
+            Self::Disks => optional::parse(text)
                 .map_err(quoted)?
                 .map(|Trusted| Limit::Trusted),
         };

@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::runs::Run;
-use crate::{locked, replaced};
 use counts::Counts;
+use lull_base::{atomic_file, file_lock};
 
 pub use running::Running;
 
@@ -66,7 +66,7 @@ impl Metrics {
         let _lock = self.lock()?;
         let mut counts = self.counts();
         counts.add(run);
-        replaced::replace(&self.counted(), &serde_json::to_vec(&counts)?, 0o600)?;
+        atomic_file::replace(&self.counted(), &serde_json::to_vec(&counts)?, 0o600)?;
         drop(running);
         self.write(&counts)
     }
@@ -82,8 +82,8 @@ impl Metrics {
     /// Two attempts may begin or end together.
     fn lock(&self) -> io::Result<File> {
         fs::create_dir_all(&self.state)?;
-        let lock = locked::file(&self.state.join("metrics.lock"))?;
-        match locked::lock(&lock, PATIENCE)? {
+        let lock = file_lock::file(&self.state.join("metrics.lock"))?;
+        match file_lock::lock(&lock, PATIENCE)? {
             true => Ok(lock),
             false => Err(io::Error::other("another lull holds the lock")),
         }
@@ -103,7 +103,7 @@ impl Metrics {
         }
         let text = exposition::of(counts, running);
         // The collector reads nothing of another name.
-        replaced::replace(&self.collected.join("lull.prom"), text.as_bytes(), 0o644)
+        atomic_file::replace(&self.collected.join("lull.prom"), text.as_bytes(), 0o644)
     }
 }
 

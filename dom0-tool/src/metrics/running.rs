@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::locked;
+use lull_base::file_lock;
 
 /// One that runs, as long as this lives.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ impl Running {
     pub(super) fn enter(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let path = folder.join(std::process::id().to_string());
-        let file = locked::file(&path)?;
-        match locked::lock(&file, Duration::ZERO)? {
+        let file = file_lock::file(&path)?;
+        match file_lock::lock(&file, Duration::ZERO)? {
             true => Ok(Self { path, _file: file }),
             false => Err(io::Error::other("it is counted already")),
         }
@@ -42,7 +42,7 @@ pub fn count(folder: &Path) -> u64 {
         return 0;
     };
     let lives = |path: &Path| match File::open(path) {
-        Ok(file) => !matches!(locked::lock(&file, Duration::ZERO), Ok(true)),
+        Ok(file) => !matches!(file_lock::lock(&file, Duration::ZERO), Ok(true)),
         Err(_) => false,
     };
     let mut count = 0;

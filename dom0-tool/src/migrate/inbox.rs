@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use lull_base::monotonic::now_ns;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
 
@@ -22,7 +23,6 @@ use crate::events::{Event, Line};
 use super::handshake::{Handshake, Step};
 use super::lines::each_line;
 use super::outcome::XlEnd;
-use crate::monotonic::now_ns;
 use crate::transport::orders::Orders;
 
 /// Messages waiting beyond which show is dropped.

@@ -30,21 +30,23 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use lull_base::bandwidth::Bandwidth;
+use lull_base::duration::TimeLimit;
+use lull_base::exit::NOT_BEGUN;
+use lull_base::monotonic::now_ns;
+use lull_base::suggest::did_you_mean;
+use lull_base::{own_executable, terminal};
 
-use crate::bandwidth::Bandwidth;
 use crate::cli::Migrate;
 use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::destination::{Enough, Patience, admit};
-use crate::duration::TimeLimit;
 use crate::events::{Event, Landing};
 use crate::host::{self, Guest, Host, NotReady};
 use crate::landing::{self, Choice, Trust, choose};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monitor;
-use crate::monotonic::now_ns;
-use crate::nearest::did_you_mean;
 use crate::rehearse::{self, Rehearsed, Way};
 use crate::stub::room::{self, NoRoom};
 use crate::xen::maxmem::guest_frames;
@@ -58,15 +60,12 @@ use progress::Watcher;
 use report::Report;
 use source::{OnXen, Rescue, Seen, Source};
 
-/// Exit code of what was never begun.
-pub const NOT_BEGUN: u8 = 2;
-
 /// Runs the command.
 pub fn main(options: &Migrate) -> ExitCode {
     match prepare_and_move(options) {
         Ok(outcome) => outcome.into(),
         Err(error) => {
-            progress::to_stderr(&format!("lull: {error:#}"));
+            terminal::to_stderr(&format!("lull: {error:#}"));
             NOT_BEGUN.into()
         }
     }
@@ -77,7 +76,7 @@ fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
     options.check_host().map_err(anyhow::Error::msg)?;
     let (xl, guest) = ready(options)?;
     let (options, limits) = &with_limits(options, &guest)?;
-    let lull = lulls_own_file()?;
+    let lull = own_executable::path()?;
     let ledger = Ledger::at(ledger::FILE);
     let source = OnXen(guest.domid);
     let place = Place {
@@ -123,20 +122,6 @@ fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Eff
         );
     }
     Ok((options, limits))
-}
-
-/// xl is to start it again.
-///
-/// # Errors
-/// When it was replaced or removed since it was started.
-pub fn lulls_own_file() -> anyhow::Result<PathBuf> {
-    let lull = std::env::current_exe().context("lull's own file cannot be found")?;
-    anyhow::ensure!(
-        lull.is_file(),
-        "lull's own file, {}, is gone.\nNothing was done. Start lull again.",
-        lull.display()
-    );
-    Ok(lull)
 }
 
 fn ready(options: &Migrate) -> Result<(PathBuf, Guest), NotReady> {
@@ -545,13 +530,13 @@ fn tell(report: &Report<'_>, watcher: &mut Watcher) {
     let result = Event::Result(Box::new(report.result()));
     let say: fn(&str) = if report.options.json {
         progress::print_json(&result);
-        progress::to_stderr
+        terminal::to_stderr
     } else {
         let tables = report.tables().to_string();
         if !tables.is_empty() {
-            progress::to_stdout(&format!("{tables}\n"));
+            terminal::to_stdout(&format!("{tables}\n"));
         }
-        progress::to_stdout
+        terminal::to_stdout
     };
     let paragraph = report.paragraph();
     if !paragraph.is_empty() {

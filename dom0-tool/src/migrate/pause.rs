@@ -1,8 +1,9 @@
 //! What the pause was: observed by the source's clock, beside what was foreseen.
 
+use lull_base::monotonic::span_ms;
+
 use crate::events::{How, Landing, PauseParts, Refused};
 use crate::ledger::{Entry, Known};
-use crate::monotonic::span_ms;
 
 use super::account::Account;
 

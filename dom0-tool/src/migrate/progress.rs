@@ -2,22 +2,22 @@
 //! lines when piped, JSON when asked. Never a reason to fail: what cannot be
 //! written is not shown.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lull_base::bandwidth::Bandwidth;
+use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
+use lull_base::terminal::{to_stderr, to_stdout};
 
-use crate::bandwidth::Bandwidth;
 use crate::cli::Migrate;
 use crate::events::{
     Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, RanOn, RestsOn, Round, SCHEMA,
     Suspended,
 };
 use crate::host::Guest;
-use crate::human::{Bytes, Count, Millis, Seconds, or_dash};
 use crate::runs::{self, recorder::Through};
-use crate::text::printable_lines;
 
 /// Between plain lines within a round.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);
@@ -86,7 +86,7 @@ impl Watcher {
                 last: Instant::now(),
             }
         };
-        let millis = |span: Option<crate::duration::Span>| span.map(|span| span.as_millis());
+        let millis = |span: Option<lull_base::duration::Span>| span.map(|span| span.as_millis());
         Self {
             manner,
             verbosity: options.verbose,
@@ -279,18 +279,6 @@ pub fn print_json(event: &Event) {
     if let Ok(text) = serde_json::to_string(&line) {
         to_stdout(&text);
     }
-}
-
-/// A line on standard output, or several, if anybody reads it. Whoever wrote what
-/// stands in it, no terminal obeys it.
-pub fn to_stdout(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}", printable_lines(text)).and_then(|()| out.flush());
-}
-
-/// The same on standard error.
-pub fn to_stderr(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", printable_lines(text));
 }
 
 fn progress_line(

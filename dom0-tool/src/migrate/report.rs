@@ -1,10 +1,11 @@
 //! The end of it: the tables, what happened and why, and, always last, where
 //! the guest runs.
 
+use lull_base::fmt::{Bytes, Millis};
+
 use crate::cli::Migrate;
 use crate::events::{self, Ended, How, Landing, Refused};
 use crate::host::Guest;
-use crate::human::{Bytes, Millis};
 use crate::ledger::Known;
 
 use super::account::Account;

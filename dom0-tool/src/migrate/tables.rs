@@ -3,11 +3,11 @@
 use std::fmt;
 
 use comfy_table::Table;
+use lull_base::fmt::{Bytes, Count, Millis, or_dash};
+use lull_base::table::table;
 use lull_core::units::PAGE_SIZE;
 
 use crate::events::{Ended, Landing, PauseParts, Round};
-use crate::human::{Bytes, Count, Millis, or_dash};
-use crate::tables::table;
 
 use super::account::Account;
 

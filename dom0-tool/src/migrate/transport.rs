@@ -1,9 +1,10 @@
 //! The front end's side of `lull transport`: how xl is made to use it.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
+
+use lull_base::shell::quoted;
 
 use crate::cli::Migrate;
 use crate::events::Landing;
@@ -67,19 +68,6 @@ pub fn arguments(
             Arguments { ssh: words, host }
         }
     }
-}
-
-/// As one word for a shell, whatever stands in it.
-pub fn quoted(text: &OsStr) -> OsString {
-    let mut bytes = vec![b'\''];
-    for &byte in text.as_bytes() {
-        match byte {
-            b'\'' => bytes.extend(br"'\''"),
-            _ => bytes.push(byte),
-        }
-    }
-    bytes.push(b'\'');
-    OsString::from_vec(bytes)
 }
 
 #[cfg(test)]

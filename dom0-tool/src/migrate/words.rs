@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::text::printable;
+use lull_base::text::printable;
 
 /// Lines kept.
 const KEPT: usize = 200;

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use lull_base::monotonic::now_ns;
+use lull_base::spawn::ignoring_tty_signals;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::cli::Migrate;
@@ -23,26 +25,6 @@ use crate::transport::{self, orders::Orders};
 
 use super::engine::Engine;
 use super::transport::arguments;
-use crate::monotonic::now_ns;
-
-/// xl, ssh and the helper share the terminal, and with it ^C and ^Z. Only lull
-/// may act on these: a half-dead xl cannot undo anything, and a stopped one
-/// would keep the guest paused. What is ignored stays ignored across exec.
-const DEAF: &str = r#"trap "" INT HUP TERM QUIT TSTP; exec "$@""#;
-
-/// What starts `program`, deaf to the terminal's signals.
-pub fn deaf(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", DEAF, "sh"]).arg(program);
-    command
-}
-
-/// The same for whatever a shell makes of `line`.
-pub fn deaf_shell(line: &str) -> Command {
-    let mut command = deaf("/bin/sh");
-    command.args(["-c", line]);
-    command
-}
 
 /// What is needed to start it.
 #[derive(Debug)]
@@ -120,7 +102,7 @@ impl Plan<'_> {
             handed_down.push((CLAIM_FD, claim.hand_down()?));
         }
 
-        let mut command = deaf(self.xl);
+        let mut command = ignoring_tty_signals(self.xl);
         command.args(self.arguments());
         command.env("LIBXL_SAVE_HELPER", self.lull);
         for (variable, socket) in &handed_down {
@@ -197,7 +179,8 @@ impl Plan<'_> {
     /// the operator's environment was not asked for here.
     fn variables(&self) -> [(&'static str, Option<String>); 7] {
         let options = self.options;
-        let micros = |span: Option<crate::duration::Span>| span.map(|s| s.as_micros().to_string());
+        let micros =
+            |span: Option<lull_base::duration::Span>| span.map(|s| s.as_micros().to_string());
         [
             (orders::MAX_SUSPEND_TIME, micros(options.pause_limit())),
             (orders::TIMEOUT, micros(options.time_limit())),

@@ -11,22 +11,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use lull_base::duration::{Span, TimeLimit};
+use lull_base::exit::NOT_BEGUN;
+use lull_base::quantity::Rate;
+use lull_base::risk::Risk;
+use lull_base::suggest::did_you_mean;
+use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::{PAGE_SIZE, PageRate};
 
-use crate::duration::{Span, TimeLimit};
 use crate::events::{How, Landing, PauseParts};
 use crate::host::{self, Guest, Host};
 use crate::kept::Folder;
 use crate::ledger::{self, Known, Ledger};
 use crate::limits::{self, Chosen};
-use crate::migrate::NOT_BEGUN;
 use crate::migrate::outcome::Outcome;
-use crate::migrate::progress::{to_stderr, to_stdout};
-use crate::nearest::did_you_mean;
 use crate::report::plot;
-use crate::risk::Risk;
 use crate::runs::{self, Run};
-use crate::simulate::quantity::Rate;
 use model::Model;
 use sample::NotSampled;
 use told::Prediction;

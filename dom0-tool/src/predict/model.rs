@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use lull_base::duration::Span;
+use lull_base::risk::Risk;
 use lull_core::downtime::SUSPEND_PAGES;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::{Micros, PAGE_SIZE};
@@ -14,11 +16,9 @@ use lull_simulator::link::Link;
 use lull_simulator::scenario::{Actual, Mishap, Scenario};
 
 use super::sample::Sampled;
-use crate::duration::Span;
 use crate::engine::Verdict;
 use crate::events::How;
 use crate::ledger::Known;
-use crate::risk::Risk;
 
 /// Building a stub and listing the guest's frames, µs: a guess on the safe
 /// side, only the timeout depends on it.

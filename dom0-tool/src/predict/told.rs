@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use lull_base::duration::Span;
+use lull_base::fmt::{Bytes, Millis};
+use lull_base::table::table;
 use lull_core::units::PAGE_SIZE;
 use serde_json::{Value, json};
 
 use super::code_of;
 use super::model::{Expected, Model};
 use super::sample::{Calls, Sampled};
-use crate::duration::Span;
-use crate::human::{Bytes, Millis};
-use crate::tables::table;
 
 /// Version of the JSON object; raised when the meaning of a field changes.
 const SCHEMA: u32 = 1;
@@ -281,7 +281,7 @@ fn tenths(span: Duration) -> String {
 mod tests {
     use super::*;
     use crate::ledger::Ledger;
-    use crate::risk::Risk;
+    use lull_base::risk::Risk;
 
     #[test]
     fn a_prediction_says_verdict_limit_and_cost() {

@@ -32,11 +32,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
+use lull_base::duration::{Span, TimeLimit};
+use lull_base::exit::NOT_BEGUN;
+use lull_base::{own_executable, terminal};
 
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
 use crate::destination::{Enough, Heard, Patience, admit};
-use crate::duration::{Span, TimeLimit};
 use crate::events::Landing;
 use crate::host::{self, Guest, Host};
 use crate::landing::{Choice, Trust, Wanted, choose, devices_bear_it};
@@ -44,9 +46,9 @@ use crate::ledger::{self, Costs, Entry, Ledger};
 use crate::limits;
 use crate::migrate::inbox::{Inbox, Message};
 use crate::migrate::outcome::Outcome;
-use crate::migrate::progress::{self, Watcher};
+use crate::migrate::progress::Watcher;
 use crate::migrate::report::Report;
-use crate::migrate::{NOT_BEGUN, attempt, judged, keep, lulls_own_file, xl};
+use crate::migrate::{attempt, judged, keep, xl};
 use guard::Guard;
 use interfaces::Interface;
 use stage::Stage;
@@ -118,7 +120,7 @@ pub fn main(options: &Options) -> ExitCode {
             rehearsed.code().into()
         }
         Err(error) => {
-            progress::to_stderr(&format!("lull: {error:#}"));
+            terminal::to_stderr(&format!("lull: {error:#}"));
             NOT_BEGUN.into()
         }
     }
@@ -131,7 +133,7 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
         .check_host()
         .map_err(anyhow::Error::msg)?;
     let xl = Host::default().check()?;
-    let lull = lulls_own_file()?;
+    let lull = own_executable::path()?;
     let (interfaces, landing) = match &options.like {
         None => (vec![Interface::default()], options.landing),
         Some(domain) => {

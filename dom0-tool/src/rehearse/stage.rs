@@ -12,14 +12,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
+use lull_base::file_lock::lock;
+use lull_base::spawn::ignoring_tty_signals;
 
 use super::interfaces::Interface;
 use super::kernel;
 use super::scene::{DESTROYS_ITSELF, Scene};
 use super::way::Way;
 use crate::host::Guest;
-use crate::locked::lock;
-use crate::migrate::xl::deaf;
 
 const FOLDER: &str = "/run/lull-rehearsal";
 const KERNEL: &str = "kernel";
@@ -101,7 +101,7 @@ impl Stage {
     ) -> anyhow::Result<Guest> {
         write_anew(kernel, &kernel::file())?;
         write_anew(config, self.scene.config(kernel, interfaces).as_bytes())?;
-        let output = deaf(xl)
+        let output = ignoring_tty_signals(xl)
             .args(["create", "-q"])
             .arg(config)
             .stdin(Stdio::null())

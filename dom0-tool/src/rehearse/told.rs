@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use comfy_table::Table;
+use lull_base::fmt::{Millis, or_dash};
+use lull_base::table::table;
+use lull_base::terminal;
 
 use super::scene::DESTROYS_ITSELF;
 use crate::events::{self, Event, Landing, PauseParts};
-use crate::human::{Millis, or_dash};
 use crate::migrate::account::Account;
 use crate::migrate::outcome::{HelperSeen, Outcome};
 use crate::migrate::progress;
-use crate::tables::table;
 
 /// What came of a rehearsal.
 #[derive(Debug)]
@@ -121,13 +122,13 @@ impl Rehearsed {
     /// Tables and verdict on standard output; with `--json` only the object.
     pub fn tell(&self, json: bool) {
         let say: fn(&str) = match json {
-            true => progress::to_stderr,
-            false => progress::to_stdout,
+            true => terminal::to_stderr,
+            false => terminal::to_stdout,
         };
         if json {
             progress::print_json(&Event::Rehearsed(self.event()));
         } else if self.is_learned() {
-            progress::to_stdout(&format!("{}\n", self.table()));
+            terminal::to_stdout(&format!("{}\n", self.table()));
         }
         let reason = self.reason();
         if !reason.is_empty() {

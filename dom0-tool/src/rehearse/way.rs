@@ -7,11 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use lull_base::shell::quoted;
+use lull_base::spawn::shell_ignoring_tty_signals;
 use serde::{Deserialize, Serialize};
 
 use super::scene::SUFFIXES;
-use crate::migrate::transport::quoted;
-use crate::migrate::xl::deaf_shell;
 
 /// How long the destination may take to clear up.
 const CLEARING: Duration = Duration::from_secs(60);
@@ -90,7 +90,7 @@ impl Way {
 
     /// What runs `script` there.
     pub fn command(&self, script: &str) -> Command {
-        deaf_shell(&self.line(script))
+        shell_ignoring_tty_signals(&self.line(script))
     }
 
     /// Removes the guest there, whatever it is called by now.

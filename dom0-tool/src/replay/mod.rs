@@ -15,12 +15,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use lull_base::duration::Span;
+use lull_base::risk::Risk;
+use lull_base::terminal::to_stdout;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
 
-use crate::duration::Span;
-use crate::migrate::progress::to_stdout;
-use crate::risk::Risk;
 use reader::Reader;
 use rerun::{Outcome, Rerun};
 

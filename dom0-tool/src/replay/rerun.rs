@@ -4,13 +4,13 @@
 use std::fmt;
 use std::io::BufRead;
 
+use lull_base::fmt::{Bytes, Count, Millis, or_dash};
+use lull_base::risk::Risk;
 use lull_core::limits::Limits;
 use lull_core::machine::{Config, Event, Machine};
 use lull_core::units::Micros;
 
 use super::reader::{NoTrace, Reader};
-use crate::human::{Bytes, Count, Millis, or_dash};
-use crate::risk::Risk;
 use crate::trace::lines::{Decision, End, Header, Line, Told};
 
 /// A trace about to be replayed.

@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use lull_base::fmt::{Millis, Short, or_dash};
+use lull_base::table::table;
 use serde::Serialize;
 
-use crate::human::{Millis, Short, or_dash};
 use crate::kept::Folder;
 use crate::runs::Run;
-use crate::tables::table;
 
 use super::json::SCHEMA;
 

@@ -16,11 +16,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use lull_base::suggest::{did_you_mean, nearest};
+use lull_base::terminal::to_stdout;
 
 use crate::kept::Folder;
 use crate::ledger::{self, Ledger, Row};
-use crate::migrate::progress::to_stdout;
-use crate::nearest::{did_you_mean, nearest};
 use crate::runs::{self, MOST, Run, run};
 
 /// The options of `lull report`.

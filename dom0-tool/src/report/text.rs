@@ -1,8 +1,8 @@
 //! A record in words and tables.
 
 use comfy_table::presets::ASCII_MARKDOWN;
+use lull_base::fmt::{Millis, or_dash};
 
-use crate::human::{Millis, or_dash};
 use crate::ledger::Row;
 use crate::migrate::tables::Tables;
 use crate::runs::Run;

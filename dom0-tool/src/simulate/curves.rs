@@ -2,14 +2,13 @@
 
 use std::fmt::Write as _;
 
+use lull_base::fmt::{Bytes, Count, Millis};
+use lull_base::table::table;
 use lull_core::limits::Risk;
 use lull_core::machine::{Action, Machine};
 use lull_core::units::{Micros, PAGE_SIZE};
 use lull_simulator::attempt;
 use lull_simulator::scenario::Scenario;
-
-use crate::human::{Bytes, Count, Millis};
-use crate::tables::table;
 
 /// Runs the attempt and shows the curves at its last decision while the guest ran.
 pub fn of(scenario: &Scenario) -> String {

@@ -3,22 +3,20 @@
 //! The models are `lull-simulator`'s; here are its options and its report.
 
 mod curves;
-pub mod quantity;
 mod report;
 
 use std::num::NonZeroU64;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use lull_base::duration::Span;
+use lull_base::quantity::{Rate, Size};
+use lull_base::risk::Risk;
+use lull_base::terminal::to_stdout;
 use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::units::Micros;
 use lull_simulator::campaign;
 use lull_simulator::draw::{Draw, LinkKind, Mishaps, WriterKind};
-
-use crate::duration::Span;
-use crate::migrate::progress::to_stdout;
-use crate::risk::Risk;
-use quantity::{Rate, Size};
 
 /// The options of `lull simulate`.
 #[derive(Debug, Args)]

@@ -3,14 +3,13 @@
 use std::fmt::Write as _;
 
 use comfy_table::Table;
+use lull_base::fmt::{Count, Millis, or_dash};
+use lull_base::table::table;
 use lull_simulator::campaign::Results;
 use lull_simulator::draw::{LinkKind, WriterKind};
 use lull_simulator::measures;
 use lull_simulator::tally::{Histogram, Tally};
 use serde::Serialize;
-
-use crate::human::{Count, Millis, or_dash};
-use crate::tables::table;
 
 /// Version of the JSON object; raised when the meaning of a field changes.
 const SCHEMA: u32 = 1;

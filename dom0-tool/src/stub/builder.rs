@@ -8,6 +8,7 @@
 use std::io::{self, IoSlice};
 use std::process;
 
+use lull_base::processes;
 use lull_core::link::{
     BITMAP_VA, LINK_PAGES, Link, PAYLOAD_VA, SLOT_BYTES, SLOTS, STACK_END_VA, Startup, WINDOW_VA,
 };
@@ -15,7 +16,6 @@ use lull_core::machine::Config;
 
 use super::address_space::AddressSpace;
 use super::image::{Image, ImageError};
-use crate::processes;
 use crate::xen::buffer::HypercallBuffer;
 use crate::xen::domctl::{dominf, vcpu_context};
 use crate::xen::evtchn::EventChannel;

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use defmt_decoder::{DecodeError, Locations, StreamDecoder, Table};
+use lull_base::text::printable;
 use lull_core::link::{CRASH_TEXT_BYTES, CrashKind, CrashRecord, LogReader, Registers};
 
 use super::image::Image;
-use crate::text::printable;
 
 /// A line of the stub's log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,12 +18,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lull_base::processes;
 use thiserror::Error;
 
 use super::builder::memory_bytes;
 use super::xl_lock::{self, XlLock};
 use crate::control::folder::Folder;
-use crate::processes;
 use crate::xen::domctl::DomainInfo;
 use crate::xen::xenstore::Xenstore;
 use crate::xen::{PAGE, Xen};

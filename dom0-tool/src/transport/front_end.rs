@@ -5,13 +5,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use lull_base::inherited_fd;
 use rustix::event::PollFlags;
 
 use super::gate::Event;
 use super::{ENGINE_FD, FRONT_END_FD};
 use crate::events::{self, Line, Order, SCHEMA};
 use crate::helper::handed;
-use crate::inherited;
 
 /// Longest line an order may have.
 const LONGEST: usize = 4096;
@@ -118,7 +118,7 @@ impl Orders {
 }
 
 fn inherited_socket(variable: &str) -> Option<UnixStream> {
-    inherited::named(variable).map(UnixStream::from)
+    inherited_fd::named(variable).map(UnixStream::from)
 }
 
 impl From<Order> for Event {

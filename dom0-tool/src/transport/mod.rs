@@ -70,13 +70,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use lull_base::{confine, hygiene, inherited_fd};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
 use crate::control::claim::CLAIM_FD;
 use crate::control::folder::Folder;
 use crate::xen::DomId;
-use crate::{confine, hygiene, inherited};
 use front_end::FrontEnd;
 use gate::{Gate, Landing, Terms};
 use process::Transport;
@@ -165,9 +165,9 @@ pub fn main(options: &Options) -> ExitCode {
 fn carry(options: &Options) -> anyhow::Result<ExitCode> {
     let front_end = FrontEnd::connect();
     let (from_xl, to_xl) = take_over_stdio().context("its own input and output")?;
-    let words = inherited::named(WORDS_FD);
+    let words = inherited_fd::named(WORDS_FD);
     // Whatever leads to the destination may outlive the attempt.
-    drop(inherited::named(CLAIM_FD));
+    drop(inherited_fd::named(CLAIM_FD));
     let mut transport = Transport::start(options.shell, &options.command, words)?;
     let ends = Ends {
         from_xl,

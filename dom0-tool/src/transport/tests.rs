@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use lull_base::monotonic::now_ns;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::forward::{Forward, Progress};
@@ -17,7 +18,6 @@ use super::resume::Source;
 use super::words::{BANNER, READY};
 use super::*;
 use crate::events::{Answered, Event, GuestThen, HungUp, Line, Order, Ready};
-use crate::monotonic::now_ns;
 use relay::Parting;
 
 const MS: u64 = 1_000_000;

@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
+use lull_base::file_lock;
+
 use super::buffer::HypercallBuffer;
 use super::domctl::{DomainInfo, dominf, vcpu_context};
 use super::privcmd::{Xen, number};
 use super::{DomId, xenstore::Xenstore};
-use crate::locked;
 
 /// `XENMEM_decrease_reservation`, `XENMEM_populate_physmap` and
 /// `XENMEM_maximum_gpfn` (`xen/include/public/memory.h`, 4.17).
@@ -249,7 +250,9 @@ const ANOTHERS_RESUME: Duration = Duration::from_millis(100);
 /// of lull's either.
 fn alone() -> Option<File> {
     let file = File::open(RESUMING).ok()?;
-    locked::lock(&file, ANOTHERS_RESUME).ok()?.then_some(file)
+    file_lock::lock(&file, ANOTHERS_RESUME)
+        .ok()?
+        .then_some(file)
 }
 
 /// How long a guest may take from its acknowledgement of a request to suspend

@@ -18,6 +18,8 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use lull_base::terminal::{to_stderr, to_stdout};
+
 use self::lines::Lines;
 use self::outcome::Last;
 use self::screen::{Screen, Turn};
@@ -26,7 +28,6 @@ use super::folder::Place;
 use super::show::{Options, doing};
 use super::{DONE, NOT_DONE};
 use crate::host;
-use crate::migrate::progress::{to_stderr, to_stdout};
 
 /// Between two looks at everything.
 const TICK: Duration = Duration::from_millis(200);

@@ -1,5 +1,6 @@
 //! The rounds, drawn: what each sent and what the guest dirtied meanwhile.
 
+use lull_base::fmt::{Count, Millis};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -7,7 +8,6 @@ use ratatui::text::Line;
 
 use super::draw::Colours;
 use crate::control::words::{Phase, Status};
-use crate::human::{Count, Millis};
 
 /// Widths of the columns before and between the bars.
 const NUMBER: u16 = 5;

@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use lull_base::processes;
+
 use super::{HELPER, Places, UNITS, VARIABLE};
-use crate::processes;
 
 /// A daemon of libvirt's.
 pub(super) struct Daemon {

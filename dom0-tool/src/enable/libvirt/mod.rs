@@ -16,9 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-
-use crate::migrate::lulls_own_file;
-use crate::replaced;
+use lull_base::atomic_file;
+use lull_base::own_executable;
 
 use super::{Finding, put, same_content};
 
@@ -65,7 +64,7 @@ impl Default for Places {
 /// # Errors
 /// Why not; no daemon's environment has changed then.
 pub fn enable() -> anyhow::Result<String> {
-    Places::default().enable(&lulls_own_file()?)
+    Places::default().enable(&own_executable::path()?)
 }
 
 /// Undoes it; says what was done.
@@ -79,7 +78,7 @@ pub fn disable() -> anyhow::Result<String> {
 /// Whether `virsh migrate` keeps the limits; nothing where libvirt cannot move
 /// a Xen guest.
 pub fn in_force() -> Option<Finding> {
-    match lulls_own_file() {
+    match own_executable::path() {
         Ok(lull) => Places::default().in_force(&lull),
         Err(why) => Some(Finding {
             in_force: false,
@@ -142,7 +141,7 @@ impl Places {
             let drop_in = self.drop_in(unit);
             if self.is_ours(&drop_in)? == Some(true) {
                 found = true;
-                replaced::remove(&drop_in)
+                atomic_file::remove(&drop_in)
                     .with_context(|| format!("{} cannot be removed", drop_in.display()))?;
                 // Unless the administrator has drop-ins of his own.
                 let _ = drop_in.parent().map(fs::remove_dir);
@@ -161,7 +160,7 @@ impl Places {
             return Ok(said);
         }
         if helper.exists() {
-            replaced::remove(&helper)
+            atomic_file::remove(&helper)
                 .with_context(|| format!("{} cannot be removed", helper.display()))?;
         }
         for folder in helper.ancestors().skip(1).take(2) {

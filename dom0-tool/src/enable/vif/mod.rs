@@ -15,14 +15,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use lull_base::own_executable;
+use lull_base::{atomic_file, file_lock};
 
 use crate::host;
-use crate::migrate::lulls_own_file;
 use crate::rehearse::interfaces::Interface;
 use crate::vif::{FOLDER, Host, NAME, STOCK};
 use crate::xen::DomId;
 use crate::xen::xenstore::Xenstore;
-use crate::{locked, replaced, xl_conf};
+use crate::xl_conf;
 
 use super::Finding;
 use conf::{MARK, Setting};
@@ -46,7 +47,7 @@ impl Default for Places {
 /// # Errors
 /// Why not; xl's configuration is as it was.
 pub fn enable() -> anyhow::Result<String> {
-    Places::default().enable(&lulls_own_file()?)
+    Places::default().enable(&own_executable::path()?)
 }
 
 /// Undoes it; says what was done.
@@ -59,7 +60,7 @@ pub fn disable() -> anyhow::Result<String> {
 
 /// Whether lull does; without a cure where it is as it should be.
 pub fn in_force() -> Finding {
-    match lulls_own_file() {
+    match own_executable::path() {
         Ok(lull) => Places::default().in_force(&lull),
         Err(why) => Finding {
             in_force: false,
@@ -172,7 +173,7 @@ impl Places {
         if let Some(before) = before {
             match &before {
                 Some(before) => super::put(&file, before.as_bytes(), 0o644)?,
-                None => replaced::remove(&file)
+                None => atomic_file::remove(&file)
                     .with_context(|| format!("{} cannot be removed", file.display()))?,
             }
             text = before;
@@ -190,7 +191,8 @@ impl Places {
         }
         match users {
             Ok(users) if users.is_empty() => {
-                replaced::remove(&script).with_context(|| format!("{ours} cannot be removed"))?;
+                atomic_file::remove(&script)
+                    .with_context(|| format!("{ours} cannot be removed"))?;
                 Ok(said)
             }
             Ok(users) => Ok(format!(
@@ -271,7 +273,7 @@ impl Places {
         let folder = self.conf_folder();
         let place = || format!("{}", folder.display());
         let held = File::open(&folder).with_context(place)?;
-        let got = locked::lock(&held, PATIENCE).with_context(place)?;
+        let got = file_lock::lock(&held, PATIENCE).with_context(place)?;
         ensure!(got, "another lull is changing files in {}", place());
         Ok(held)
     }

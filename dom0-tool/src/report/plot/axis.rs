@@ -1,6 +1,6 @@
 //! Figures on axes.
 
-use crate::human::Millis;
+use lull_base::fmt::Millis;
 
 /// Above the largest value, so that it does not touch the frame; never zero.
 pub fn room(largest: f64) -> f64 {

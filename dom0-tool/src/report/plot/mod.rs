@@ -13,11 +13,11 @@ mod smallest;
 
 use std::error::Error;
 
+use lull_base::duration::Span;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::text;
-use crate::duration::Span;
 use crate::ledger::Foreseen;
 use crate::runs::Run;
 use colours::{CARD, FAINT, TEXT, with_dark};

@@ -1,13 +1,13 @@
 //! The smallest limit that fits, over the bandwidth: for a guest that was
 //! watched and not moved.
 
+use lull_base::duration::Span;
 use lull_core::units::PAGE_SIZE;
 use plotters::prelude::*;
 
 use super::axis::{self, room, tick, unit};
 use super::colours::{CARD, FAINT, FIRST, LIMIT, OBSERVED, TEXT};
 use super::{Drawn, FONT, axes, chart, empty};
-use crate::duration::Span;
 
 /// Pixels.
 const SIZE: (u32, u32) = (960, 560);

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::human::Short;
-use crate::or_none;
+use crate::fmt::Short;
+use crate::optional;
 
 /// A span of time longer than zero, in whole microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,7 +100,7 @@ impl FromStr for TimeLimit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        or_none::parse(text).map(Self)
+        optional::parse(text).map(Self)
     }
 }
 

@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 use lull_core::units::{PAGE_SIZE, PageRate};
 
-use crate::human::Bytes;
-use crate::or_none::{self, NONE};
-use crate::simulate::quantity::Rate;
+use crate::fmt::Bytes;
+use crate::optional::{self, NONE};
+use crate::quantity::Rate;
 
 /// A cap, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,7 +31,7 @@ impl FromStr for Bandwidth {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rate = or_none::parse(text)?;
+        let rate = optional::parse(text)?;
         Ok(Self(rate.map(|rate: Rate| PageRate(rate.pages))))
     }
 }

@@ -1,0 +1,24 @@
+//! What lull's programs stand on: values as operators write them, files, processes,
+//! terminals. Nothing here knows Xen, a guest or a migration.
+
+pub mod atomic_file;
+pub mod bandwidth;
+pub mod confine;
+pub mod duration;
+pub mod exit;
+pub mod file_lock;
+pub mod fmt;
+pub mod hygiene;
+pub mod inherited_fd;
+pub mod monotonic;
+pub mod optional;
+pub mod own_executable;
+pub mod processes;
+pub mod quantity;
+pub mod risk;
+pub mod shell;
+pub mod spawn;
+pub mod suggest;
+pub mod table;
+pub mod terminal;
+pub mod text;

@@ -1,0 +1,17 @@
+//! Words for a shell.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// As one word for a shell, whatever stands in it.
+pub fn quoted(text: &OsStr) -> OsString {
+    let mut bytes = vec![b'\''];
+    for &byte in text.as_bytes() {
+        match byte {
+            b'\'' => bytes.extend(br"'\''"),
+            _ => bytes.push(byte),
+        }
+    }
+    bytes.push(b'\'');
+    OsString::from_vec(bytes)
+}
