@@ -13,12 +13,12 @@ use std::io::{self, Read};
 use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
+use lull_xen::version;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::land::wire::LINE_MAX;
 use crate::migrate::inbox::{Inbox, Message};
 use crate::rehearse::Way;
-use crate::xen::version;
 
 /// How long a question of its own may take, with a slow log-in.
 const ANSWER: Duration = Duration::from_secs(15);

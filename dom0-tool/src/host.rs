@@ -6,10 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lull_base::suggest::{did_you_mean, nearest};
+use lull_xen::{self as xen, DomId, DomainState, version, xenstore::Xenstore};
 use thiserror::Error;
 
 use crate::rehearse;
-use crate::xen::{self, DomId, DomainState, version, xenstore::Xenstore};
 
 /// A guest that can be moved: it exists, is PVH, and runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,6 +19,8 @@
 //! What only a person may decide is `lull resume` ([`resume`]). Is a host ready?
 //! [`doctor`]. Manual and completions: [`generate`].
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod control;
 mod destination;
@@ -51,7 +53,6 @@ mod stub;
 mod trace;
 mod transport;
 mod vif;
-mod xen;
 mod xl_conf;
 
 use std::ffi::OsString;

@@ -13,10 +13,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use lull_xen::DomId;
+use lull_xen::version::{self, Version};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-
-use crate::xen::DomId;
-use crate::xen::version::{self, Version};
 
 /// The first release whose xl goes on after a suspend.
 const STAYS: (u32, u32) = (4, 20);

@@ -8,12 +8,12 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 use clap::Args;
+use lull_xen::domain::Resumed;
+use lull_xen::{DomId, Xen, version};
 
 use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::host::{self, Guest, Host};
-use crate::xen::domain::Resumed;
-use crate::xen::{DomId, Xen, version};
 
 /// What xl puts behind a guest's name before the destination is told to start
 /// it (`tools/xl/xl_migrate.c`, 4.17 to 4.22).

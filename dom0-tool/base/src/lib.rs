@@ -11,6 +11,7 @@ pub mod fmt;
 pub mod hygiene;
 pub mod inherited_fd;
 pub mod monotonic;
+pub mod net_link;
 pub mod optional;
 pub mod own_executable;
 pub mod processes;

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use lull_base::file_lock;
 use lull_base::inherited_fd;
+use lull_xen::DomId;
 
 use super::folder::{self, Folder};
-use crate::xen::DomId;
 
 /// A migration waits so long: for one that samples, which looks ten times a
 /// second, or for the guard of an attempt that died, which may wait ten seconds

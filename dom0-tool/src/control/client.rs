@@ -5,11 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use lull_xen::xenstore::Xenstore;
 
 use super::folder::{Folder, Place};
 use super::words::{Answer, Line, Request, SCHEMA, Status};
 use crate::host::{self, Guest, NotReady};
-use crate::xen::xenstore::Xenstore;
 
 /// How long a helper may take to say a line: it may be reading a large bitmap.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -218,8 +218,8 @@ pub struct NotMigrated {
 
 impl NotMigrated {
     /// `guest` is not; `others` are.
-    pub fn new(guest: Guest, others: &[crate::xen::DomId], names: &[Guest]) -> Self {
-        let name = |domid: &crate::xen::DomId| {
+    pub fn new(guest: Guest, others: &[lull_xen::DomId], names: &[Guest]) -> Self {
+        let name = |domid: &lull_xen::DomId| {
             let known = names.iter().find(|guest| guest.domid == *domid);
             known.map_or_else(|| domid.to_string(), |guest| guest.name.clone())
         };

@@ -7,8 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use lull_base::processes;
-
-use crate::xen::DomId;
+use lull_xen::DomId;
 
 /// The folder, root's alone.
 pub const PATH: &str = "/run/lull";

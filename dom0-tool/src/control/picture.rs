@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use lull_xen::DomId;
+
 use super::words::{End, Phase, ROUNDS, Status};
 use crate::events::{Event, How};
-use crate::xen::DomId;
 
 /// The status, and how often it has changed.
 pub struct Picture {

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use clap::Args;
 use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
+use lull_xen as xen;
 
 use super::client::{self, Connection};
 use super::words::{Answer, Line, Phase, SCHEMA, Status};
 use super::{DONE, NOT_DONE, watch};
 use crate::host::{self, Guest};
-use crate::xen;
 
 /// A page, in bytes (x86).
 pub const PAGE: u64 = 4096;

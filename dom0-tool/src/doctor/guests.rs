@@ -2,15 +2,16 @@
 
 use std::io;
 
+use lull_xen::maxmem::guest_frames;
+use lull_xen::xenstore::Xenstore;
+use lull_xen::{DomId, PAGE, Xen};
+
 use super::ask;
 use super::finding::{Finding, Findings, Level};
 use crate::enable;
 use crate::host::{self, Guest, NotReady};
 use crate::monitor::{self, Monitor};
 use crate::rehearse;
-use crate::xen::maxmem::guest_frames;
-use crate::xen::xenstore::Xenstore;
-use crate::xen::{DomId, PAGE, Xen};
 
 /// More than that are not listed one by one.
 const MOST: usize = 64;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use lull_base::confine;
+use lull_xen::{self as xen, Xen, version, version::Version};
 
 use super::ask;
 use super::files;
@@ -12,7 +13,6 @@ use super::guests::{self, Seen};
 use super::xl_info::XlInfo;
 use crate::host::Host;
 use crate::stub::room::{self, Memory, Plan};
-use crate::xen::{self, Xen, version, version::Version};
 use crate::{enable, helper};
 
 /// What the destination is compared with.

@@ -6,6 +6,7 @@ use lull_base::bandwidth::Bandwidth;
 use lull_base::confine;
 use lull_base::monotonic::now_ns;
 use lull_core::machine::Config;
+use lull_xen::{DomId, Xen};
 
 use super::channel::Channel;
 use super::explain::Verdict;
@@ -16,7 +17,6 @@ use super::{Host, Recorder, process};
 use crate::events::{self, How, PauseParts};
 use crate::stream::sink::Sink;
 use crate::stub::StubLog;
-use crate::xen::{DomId, Xen};
 
 /// What is to be done.
 pub struct Order {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use lull_core::batch::BATCH_PAGES;
 use lull_core::machine::{Event, State};
 use lull_core::units::Micros;
+use lull_xen::domain;
 
 use super::failure::{Doing, Failure};
 use super::guest::RunningOn;
@@ -13,7 +14,6 @@ use super::landing::Fast;
 use super::pause::Pause;
 use super::session::Session;
 use crate::stub::Crash;
-use crate::xen::domain;
 
 /// How often the dirty pages are counted, and the stub and the guest are looked
 /// after.

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use crate::xen::buffer::HypercallBuffer;
-use crate::xen::domctl::{PAGE_TYPES_MAX, is_populated};
-use crate::xen::{DomId, Xen};
+use lull_xen::buffer::HypercallBuffer;
+use lull_xen::domctl::{PAGE_TYPES_MAX, is_populated};
+use lull_xen::{DomId, Xen};
 
 /// The frames below `guest_pfns` that have a page, as a bitmap and a count.
 ///

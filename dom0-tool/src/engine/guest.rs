@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use lull_core::machine::Event;
 use lull_core::refusal::Refusal;
 use lull_core::units::Micros;
+use lull_xen::domain::{self, DomainState};
+use lull_xen::domctl::Clean;
 
 use super::SuspendAnswer;
 use super::explain::Verdict;
@@ -15,8 +17,6 @@ use super::pause::Pause;
 use super::session::{Resumed, Session};
 use super::throttle::Throttle;
 use crate::events::Refused;
-use crate::xen::domain::{self, DomainState};
-use crate::xen::domctl::Clean;
 
 /// A pause that is given up, and the attempt not: how far that is.
 #[derive(Debug)]

@@ -18,6 +18,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use lull_core::batch::BATCH_PAGES;
 use lull_core::link::SLOTS;
 use lull_core::machine::Event;
+use lull_xen::buffer::HypercallBuffer;
+use lull_xen::domctl::{Clean, is_populated};
+use lull_xen::foreign::ForeignPages;
 
 use super::balloon::{Balloon, Change};
 use super::channel::{Answers, Channel};
@@ -30,9 +33,6 @@ use super::saved::{self, Saved};
 use super::session::Session;
 use crate::land::wire::{self, Attach, FromLand, Pages, Purpose};
 use crate::stream::sink::Sink;
-use crate::xen::buffer::HypercallBuffer;
-use crate::xen::domctl::{Clean, is_populated};
-use crate::xen::foreign::ForeignPages;
 
 /// How far a fast landing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

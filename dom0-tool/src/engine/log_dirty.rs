@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::time::{Duration, Instant};
 
+use lull_xen::buffer::HypercallBuffer;
+use lull_xen::domctl::{Clean, ShadowOp};
+use lull_xen::version::Version;
+use lull_xen::{DomId, Xen};
+
 use crate::stub::Stub;
-use crate::xen::buffer::HypercallBuffer;
-use crate::xen::domctl::{Clean, ShadowOp};
-use crate::xen::version::Version;
-use crate::xen::{DomId, Xen};
 
 /// Switched off when dropped.
 pub struct LogDirty<'x> {
@@ -211,7 +212,7 @@ impl Drop for LogDirty<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xen::version::KNOWN;
+    use lull_xen::version::KNOWN;
 
     #[test]
     fn bits_that_are_far_fewer_than_were_counted_were_forgotten() {

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use lull_xen::Xen;
+use lull_xen::domctl::Clean;
+use lull_xen::maxmem::guest_frames;
+
 use super::attempt::Order;
 use super::failure::{Doing, Failure};
 use super::frames;
@@ -10,9 +14,6 @@ use super::telling::millis;
 use crate::events;
 use crate::stub::Stub;
 use crate::stub::room::{self, NoRoom, Taken};
-use crate::xen::Xen;
-use crate::xen::domctl::Clean;
-use crate::xen::maxmem::guest_frames;
 
 /// What an attempt stands on, in the order in which it is taken down.
 pub struct Prepared<'x> {

@@ -8,6 +8,9 @@ use lull_core::link::LogReader;
 use lull_core::machine::{Action, Event};
 use lull_core::refusal::Refusal;
 use lull_core::units::{Micros, PageRate};
+use lull_xen::Xen;
+use lull_xen::domctl::Clean;
+use lull_xen::foreign::ForeignPages;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::attempt::{Order, Told, Verify};
@@ -32,9 +35,6 @@ use crate::stream::queue::Queue;
 use crate::stream::records::{self, Record};
 use crate::stream::sink::Sink;
 use crate::stub::{LogDecoder, Stub, StubLog};
-use crate::xen::Xen;
-use crate::xen::domctl::Clean;
-use crate::xen::foreign::ForeignPages;
 
 /// Signals without a word in a tick, 100 ms, that a stub may send: one may come late,
 /// for a word that was heard already.

@@ -4,11 +4,11 @@ use std::io;
 
 use lull_core::batch::BATCH_PAGES;
 use lull_core::link::SLOTS;
+use lull_xen::buffer::HypercallBuffer;
+use lull_xen::mmu::{MmuUpdate, pte};
+use lull_xen::{DomId, PAGE, Xen};
 
 use crate::stub::Stub;
-use crate::xen::buffer::HypercallBuffer;
-use crate::xen::mmu::{MmuUpdate, pte};
-use crate::xen::{DomId, PAGE, Xen};
 
 /// Read-only, no code; Xen adds the user bit a PV kernel needs.
 const RIGHTS: u64 = pte::PRESENT | pte::ACCESSED | pte::NO_EXECUTE;

@@ -4,8 +4,9 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
+use lull_xen::DomId;
+
 use crate::engine::Verify;
-use crate::xen::DomId;
 
 /// `XCFLAGS_LIVE` and `XCFLAGS_DEBUG` (`tools/include/xenguest.h`).
 const LIVE: u64 = 1 << 0;

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use lull_base::{confine, hygiene, processes};
+use lull_xen::domain::{LAST_STEPS, Resumed, outlive_suspend};
+use lull_xen::domctl::ShadowOp;
+use lull_xen::{DomId, Xen};
 use rustix::stdio::dup2_stdout;
 
 use super::args::LiveSave;
@@ -23,9 +26,6 @@ use crate::control::claim::{self, Claim};
 use crate::control::folder::{self, Folder};
 use crate::monitor::Monitor;
 use crate::stub::{orphans, room};
-use crate::xen::domain::{LAST_STEPS, Resumed, outlive_suspend};
-use crate::xen::domctl::ShadowOp;
-use crate::xen::{DomId, Xen};
 
 /// The hidden subcommand that makes this binary a guard.
 const SUBCOMMAND: &str = "guard";

@@ -15,6 +15,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lull_base::inherited_fd;
+use lull_xen::domain::{ask_to_suspend, withdraw_suspend};
+use lull_xen::{DomId, Xen};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -27,8 +29,6 @@ use super::libxl::Libxl;
 use super::toolstack::Toolstack;
 use crate::engine::{SuspendAnswer, Verify};
 use crate::events::How;
-use crate::xen::domain::{ask_to_suspend, withdraw_suspend};
-use crate::xen::{DomId, Xen};
 
 /// Environment variable with the number of an inherited socket: at its other end
 /// waits the engine.

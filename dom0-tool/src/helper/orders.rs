@@ -13,12 +13,12 @@ use lull_base::risk::Risk;
 use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
+use lull_xen::DomId;
+use lull_xen::xenstore::Xenstore;
 
 use crate::host;
 use crate::ledger::{self, Costs, Ledger};
 use crate::limits::{self, Chosen, Effective};
-use crate::xen::DomId;
-use crate::xen::xenstore::Xenstore;
 
 /// Microseconds, decimal: the limit on the pause.
 pub const MAX_SUSPEND_TIME: &str = "LULL_MAX_SUSPEND_TIME_US";

@@ -19,6 +19,8 @@ use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
+use lull_xen::xenstore::Xenstore;
+use lull_xen::{self as xen, DomId, DomainState, Xen, version};
 use rustix::io::{FdFlags, fcntl_setfd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -45,8 +47,6 @@ use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
 use crate::trace::{Recorder, Unrecorded};
 use crate::transport::{self, orders::Orders};
-use crate::xen::xenstore::Xenstore;
-use crate::xen::{self, DomId, DomainState, Xen, version};
 
 /// Exit status libxl takes for a helper that broke down.
 const BROKEN: u8 = 255;

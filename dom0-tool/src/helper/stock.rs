@@ -48,7 +48,7 @@ pub fn find() -> io::Result<PathBuf> {
 
 /// Where distributions put it; Debian keeps a folder for each release.
 fn places() -> Vec<PathBuf> {
-    let running = crate::xen::version::detect().map(|version| format!("xen-{version}"));
+    let running = lull_xen::version::detect().map(|version| format!("xen-{version}"));
     let release = running.unwrap_or_else(|_| "xen".into());
     [
         format!("/usr/lib/{release}/bin"),

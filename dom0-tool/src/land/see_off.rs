@@ -10,10 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lull_base::hygiene;
+use lull_xen::Xen;
 
 use super::waiting::Identity;
 use crate::host::Host;
-use crate::xen::Xen;
 
 /// The hidden subcommand.
 const SUBCOMMAND: &str = "see-off";

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lull_base::{confine, hygiene};
+use lull_xen::REQUESTS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
 
@@ -15,7 +16,6 @@ use super::wire::{
     self, Attach, BadFrame, Chosen, FromLand, Greeting, HEADER, LINE_MAX, Purpose, TO_LAND_MAX,
     ToLand, VERSION,
 };
-use crate::xen::REQUESTS;
 
 /// How often it is looked whether the guest still waits, when nothing is heard.
 const LOOK: Duration = Duration::from_secs(1);

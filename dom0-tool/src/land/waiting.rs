@@ -2,13 +2,14 @@
 
 use std::io;
 
+use lull_xen::buffer::HypercallBuffer;
+use lull_xen::domctl::{DomainInfo, is_populated};
+use lull_xen::foreign::ForeignPages;
+use lull_xen::maxmem::Maxmem;
+use lull_xen::xenstore::Xenstore;
+use lull_xen::{DomId, DomainState, PAGE, Xen};
+
 use super::wire::{Attach, PAGES_MAX, Pages, State};
-use crate::xen::buffer::HypercallBuffer;
-use crate::xen::domctl::{DomainInfo, is_populated};
-use crate::xen::foreign::ForeignPages;
-use crate::xen::maxmem::Maxmem;
-use crate::xen::xenstore::Xenstore;
-use crate::xen::{DomId, DomainState, PAGE, Xen};
 
 /// What stock `xl migrate-receive` calls a guest until it has permission
 /// (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
@@ -355,7 +356,7 @@ impl<T> During<T> for io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xen::domctl::dominf;
+    use lull_xen::domctl::dominf;
 
     const UUID: [u8; 16] = [7; 16];
 

@@ -4,11 +4,11 @@
 //! end is another host.
 
 use lull_base::text::printable;
+use lull_xen::PAGE;
+use lull_xen::domctl::TscInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::stream::records;
-use crate::xen::PAGE;
-use crate::xen::domctl::TscInfo;
 
 /// The version spoken here: the only one so far.
 pub const VERSION: u32 = 1;

@@ -21,8 +21,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::xen::DomId;
-use crate::xen::xenstore::Xenstore;
+use lull_xen::DomId;
+use lull_xen::xenstore::Xenstore;
 
 /// What the operator says of a guest's disks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

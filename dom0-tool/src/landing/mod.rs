@@ -10,13 +10,13 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use lull_base::spawn::shell_ignoring_tty_signals;
+use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
 use crate::destination::{Heard, Patience, QUESTION};
 use crate::host::Guest;
 use crate::land::caller::{Call, NoLand};
 use crate::rehearse::Way;
-use crate::xen::xenstore::Xenstore;
 
 pub use devices::Trust;
 

@@ -3,12 +3,13 @@
 
 use std::time::Instant;
 
+use lull_xen::DomId;
+
 use crate::control::folder::Folder;
 use crate::control::picture::Picture;
 use crate::control::server::Server;
 use crate::control::words::{Answer, End, Request};
 use crate::events::{Event, How};
-use crate::xen::DomId;
 
 /// See the module.
 pub struct Attended<'a> {

@@ -36,6 +36,8 @@ use lull_base::exit::NOT_BEGUN;
 use lull_base::monotonic::now_ns;
 use lull_base::suggest::did_you_mean;
 use lull_base::{own_executable, terminal};
+use lull_xen::maxmem::guest_frames;
+use lull_xen::{DomId, Xen};
 
 use crate::cli::Migrate;
 use crate::control::claim::{Claim, Taken};
@@ -49,8 +51,6 @@ use crate::limits::{self, Chosen, Effective};
 use crate::monitor;
 use crate::rehearse::{self, Rehearsed, Way};
 use crate::stub::room::{self, NoRoom};
-use crate::xen::maxmem::guest_frames;
-use crate::xen::{DomId, Xen};
 
 use account::Account;
 use attempt::Attempted;

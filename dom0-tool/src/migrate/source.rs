@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::xen::{self, DomId, DomainState, domain::Resumed};
+use lull_xen::{self as xen, DomId, DomainState, domain::Resumed};
 
 /// How long a suspended guest may take to be resumed by whoever is about to:
 /// xl only starts to after it has waited two seconds for its transport.

@@ -8,11 +8,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use clap::Parser;
+use lull_xen::DomainState;
 
 use super::source::tests::{Script, state};
 use super::*;
 use crate::cli::{Cli, Command};
-use crate::xen::DomainState;
 
 /// What the script may call: `say` writes one event as the helper would.
 const PRELUDE: &str = r#"#!/bin/bash

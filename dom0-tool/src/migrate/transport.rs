@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use lull_base::shell::quoted;
+use lull_xen::DomId;
 
 use crate::cli::Migrate;
 use crate::events::Landing;
 use crate::ledger::Costs;
 use crate::rehearse::kept_alive;
-use crate::xen::DomId;
 
 /// xl's transport arguments: `-s` and what stands for HOST.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,6 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
+use lull_xen::buffer::HypercallBuffer;
+use lull_xen::domctl::Clean;
+use lull_xen::maxmem::guest_frames;
+use lull_xen::{DomId, Xen};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use thiserror::Error;
 
@@ -17,10 +21,6 @@ use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::engine::log_dirty::{LogDirty, LogDirtyError};
 use crate::helper::guard::{Guard, Over, is_saved_by_another};
-use crate::xen::buffer::HypercallBuffer;
-use crate::xen::domctl::Clean;
-use crate::xen::maxmem::guest_frames;
-use crate::xen::{DomId, Xen};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);

@@ -4,8 +4,8 @@
 
 use std::io;
 
-use crate::xen::DomId;
-use crate::xen::xenstore::Xenstore;
+use lull_xen::DomId;
+use lull_xen::xenstore::Xenstore;
 
 /// Interfaces copied from a guest; Linux has room for no more channels.
 const MOST: usize = 64;

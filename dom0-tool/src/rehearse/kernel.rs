@@ -1,6 +1,6 @@
-//! The throw-away guest's kernel: an ELF file around [`throw_away::code`].
+//! The throw-away guest's kernel: an ELF file around [`probe_guest::code`].
 
-use crate::xen::throw_away::{self, LOAD, SIZE};
+use lull_xen::probe_guest::{self, LOAD, SIZE};
 
 /// `XEN_ELFNOTE_PHYS32_ENTRY` (`xen/include/public/elfnote.h`, 4.17): where a
 /// PVH guest is entered.
@@ -12,7 +12,7 @@ const NOTE: u32 = 20;
 
 /// The file's bytes.
 pub fn file() -> Vec<u8> {
-    let code = throw_away::code();
+    let code = probe_guest::code();
     let length = code.len() as u32;
     let note_at = HEADER + 2 * PROGRAM_HEADER;
     let code_at = note_at + NOTE;
@@ -82,7 +82,7 @@ mod tests {
             panic!("two segments")
         };
         assert_eq!(load.p_paddr(endian), LOAD);
-        assert_eq!(load.data(endian, &*bytes).unwrap(), throw_away::code());
+        assert_eq!(load.data(endian, &*bytes).unwrap(), probe_guest::code());
         let mut notes = note.notes(endian, &*bytes).unwrap().unwrap();
         let entry = notes.next().unwrap().unwrap();
         assert_eq!(entry.name(), b"Xen");

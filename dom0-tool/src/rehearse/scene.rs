@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
+use lull_xen::xenstore::Xenstore;
 use serde::{Deserialize, Serialize};
 
 use super::interfaces::Interface;
 use super::way::Way;
 use crate::host::{self, Guest};
-use crate::xen::xenstore::Xenstore;
 
 /// Every throw-away guest's name begins so.
 pub const MARK: &str = "lull-rehearsal-of-";
@@ -24,7 +24,7 @@ pub const SUFFIXES: [&str; 3] = ["", "--incoming", "--migratedaway"];
 /// out.
 pub const MEMORY_MIB: u32 = 8;
 
-/// The guest destroys itself after this long in one place (`throw_away.s`).
+/// The guest destroys itself after this long in one place (`probe_guest.s`).
 pub const DESTROYS_ITSELF: Duration = Duration::from_secs(300);
 
 /// What a rehearsal makes, and where it takes it.

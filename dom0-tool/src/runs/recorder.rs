@@ -5,10 +5,11 @@ use std::process::{Child, ChildStdin};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use lull_xen::DomId;
+
 use super::{LARGEST, keeper};
 use crate::events::{Begun, Event, Line, SCHEMA};
 use crate::kept::Pipe;
-use crate::xen::DomId;
 
 /// Room that stays for the last lines.
 const LAST_LINES: usize = 64 << 10;

@@ -115,7 +115,7 @@ impl Queue {
         while let Some(part) = self.parts.front() {
             let len = match part {
                 Part::Bytes(bytes) => bytes.len(),
-                Part::Payload { pages, .. } => pages * crate::xen::PAGE,
+                Part::Payload { pages, .. } => pages * lull_xen::PAGE,
             };
             if self.offset < len {
                 return;

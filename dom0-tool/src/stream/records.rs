@@ -2,8 +2,8 @@
 //! it (`docs/specs/libxc-migration-stream.pandoc`,
 //! `tools/libs/guest/xg_sr_stream_format.h`, 4.17 to 4.22).
 
-use crate::xen::domctl::TscInfo;
-use crate::xen::version::Version;
+use lull_xen::domctl::TscInfo;
+use lull_xen::version::Version;
 
 /// `IHDR_MARKER`, `IHDR_ID`, `IHDR_VERSION`.
 const MARKER: u64 = u64::MAX;
@@ -94,7 +94,7 @@ fn record_header(kind: Record, length: usize) -> Vec<u8> {
 /// Everything of a page-data record but the pages, which follow in the order
 /// of `pfns`. All of an HVM guest's pages are of type 0.
 pub fn page_data_header(pfns: &[u64]) -> Vec<u8> {
-    let body = 8 + pfns.len() * (8 + crate::xen::PAGE);
+    let body = 8 + pfns.len() * (8 + lull_xen::PAGE);
     let mut bytes = record_header(Record::PageData, body);
     let count = u32::try_from(pfns.len()).expect("a batch of pages");
     bytes.extend(count.to_le_bytes());
@@ -144,7 +144,7 @@ pub fn hvm_params_body(params: &[(u32, u64)]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xen::version::KNOWN;
+    use lull_xen::version::KNOWN;
 
     #[test]
     fn headers_are_as_the_format_says() {

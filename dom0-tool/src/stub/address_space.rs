@@ -10,10 +10,10 @@ use lull_core::link::{
     BITMAP_VA, LINK_PAGES, LINK_VA, PAYLOAD_VA, SHARED_INFO_VA, SLOT_BYTES, SLOTS, STACK_BYTES,
     STACK_END_VA, WINDOW_VA,
 };
+use lull_xen::PAGE;
+use lull_xen::mmu::pte;
 
 use super::image::{Access, Image};
-use crate::xen::PAGE;
-use crate::xen::mmu::pte;
 
 const ENTRIES: usize = 512;
 

@@ -13,15 +13,15 @@ use lull_core::link::{
     BITMAP_VA, LINK_PAGES, Link, PAYLOAD_VA, SLOT_BYTES, SLOTS, STACK_END_VA, Startup, WINDOW_VA,
 };
 use lull_core::machine::Config;
+use lull_xen::buffer::HypercallBuffer;
+use lull_xen::domctl::{dominf, vcpu_context};
+use lull_xen::evtchn::EventChannel;
+use lull_xen::foreign::ForeignPages;
+use lull_xen::xenstore::Xenstore;
+use lull_xen::{DomId, PAGE, Xen};
 
 use super::address_space::AddressSpace;
 use super::image::{Image, ImageError};
-use crate::xen::buffer::HypercallBuffer;
-use crate::xen::domctl::{dominf, vcpu_context};
-use crate::xen::evtchn::EventChannel;
-use crate::xen::foreign::ForeignPages;
-use crate::xen::xenstore::Xenstore;
-use crate::xen::{DomId, PAGE, Xen};
 
 /// First bytes of every stub's UUID.
 const MARK: &[u8; 8] = b"lullstub";

@@ -3,12 +3,11 @@
 use std::ops::Range;
 
 use lull_core::link::{IMAGE_BYTES_MAX, IMAGE_VA, VERSION};
+use lull_xen::PAGE;
 use object::Endianness;
 use object::elf::{FileHeader64, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
 use sha2::{Digest, Sha256};
-
-use crate::xen::PAGE;
 
 /// Bytes where an ELF's structures may be looked at in place.
 #[repr(align(16))]

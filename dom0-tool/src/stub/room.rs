@@ -19,14 +19,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lull_base::processes;
+use lull_xen::domctl::DomainInfo;
+use lull_xen::xenstore::Xenstore;
+use lull_xen::{PAGE, Xen};
 use thiserror::Error;
 
 use super::builder::memory_bytes;
 use super::xl_lock::{self, XlLock};
 use crate::control::folder::Folder;
-use crate::xen::domctl::DomainInfo;
-use crate::xen::xenstore::Xenstore;
-use crate::xen::{PAGE, Xen};
 use crate::xl_conf;
 
 /// What Xen itself needs for a domain of one vCPU, KiB.

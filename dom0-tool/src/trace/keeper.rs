@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use lull_xen::DomId;
 
 use super::{FOLDER, LARGEST, MOST};
 use crate::kept::{Folder, keeper};
-use crate::xen::DomId;
 
 /// The hidden subcommand that makes this binary a keeper.
 pub const SUBCOMMAND: &str = "keep-trace";

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use lull_core::machine::{Action, Config, Event, Machine, State};
 use lull_core::units::Micros;
+use lull_xen::DomId;
 
 use super::keeper;
 use super::lines::{Decision, End, Header, Line, SCHEMA, Told};
@@ -13,7 +14,6 @@ use super::{LARGEST, LONGEST_LINE};
 use crate::engine;
 use crate::events::How;
 use crate::kept::Pipe;
-use crate::xen::DomId;
 
 /// Lines are handed over when there are so many bytes of them.
 const PORTION: usize = 32 << 10;

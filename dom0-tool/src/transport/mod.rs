@@ -71,12 +71,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use lull_base::{confine, hygiene, inherited_fd};
+use lull_xen::DomId;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
 use crate::control::claim::CLAIM_FD;
 use crate::control::folder::Folder;
-use crate::xen::DomId;
 use front_end::FrontEnd;
 use gate::{Gate, Landing, Terms};
 use process::Transport;

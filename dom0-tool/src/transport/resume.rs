@@ -2,9 +2,10 @@
 
 use std::io;
 
+use lull_xen::domain::Resumed;
+use lull_xen::{DomId, Xen};
+
 use crate::events::GuestThen;
-use crate::xen::domain::Resumed;
-use crate::xen::{DomId, Xen};
 
 /// The source host, as far as a refusal needs it.
 pub trait Source {

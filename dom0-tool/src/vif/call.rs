@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use crate::xen::DomId;
+use lull_xen::DomId;
 
 /// What is to become of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

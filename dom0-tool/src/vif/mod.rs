@@ -11,7 +11,6 @@
 //! in xenstore (Xen 4.17, `tools/hotplug/Linux/vif-bridge`).
 
 mod call;
-mod link;
 mod plan;
 
 use std::ffi::OsString;
@@ -22,10 +21,9 @@ use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
-use crate::xen::xenstore::Xenstore;
-
 use call::Call;
-use link::Links;
+use lull_base::net_link::Links;
+use lull_xen::xenstore::Xenstore;
 pub use plan::Host;
 use plan::{Attach, Detach, Keys, Work};
 

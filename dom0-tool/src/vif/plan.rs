@@ -7,10 +7,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use lull_base::net_link::NAME_ROOM;
+use lull_xen::xenstore::Xenstore;
+
 use super::call::{Action, Call};
-use super::link::NAME_ROOM;
 use crate::host::is_executable;
-use crate::xen::xenstore::Xenstore;
 
 /// Where `vif-bridge` finds its programs, iptables among them.
 const PROGRAMS: [&str; 6] = [

@@ -5,10 +5,11 @@
 use std::io;
 use std::time::Duration;
 
+use lull_xen::DomainState;
+
 use crate::control::words::End;
 use crate::control::{DONE, UNKNOWN};
 use crate::events::How;
-use crate::xen::DomainState;
 
 /// How long a landing may take before nothing more is expected of it.
 const LANDING: Duration = Duration::from_secs(150);

@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Instant;
 
+use lull_xen::{DomId, DomainState};
 use tempfile::TempDir;
 
 use super::session::Host;
@@ -17,7 +18,6 @@ use crate::control::show::as_json;
 use crate::control::words::Status;
 use crate::events::{Ended, Event, How, PauseParts, Progress, Round};
 use crate::host::Guest;
-use crate::xen::{DomId, DomainState};
 
 /// How every guest of a scene fares; `None` where Xen cannot be asked.
 type Fares = Rc<Cell<Option<Option<DomainState>>>>;

@@ -17,12 +17,12 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use lull_base::own_executable;
 use lull_base::{atomic_file, file_lock};
+use lull_xen::DomId;
+use lull_xen::xenstore::Xenstore;
 
 use crate::host;
 use crate::rehearse::interfaces::Interface;
 use crate::vif::{FOLDER, Host, NAME, STOCK};
-use crate::xen::DomId;
-use crate::xen::xenstore::Xenstore;
 use crate::xl_conf;
 
 use super::Finding;

@@ -14,8 +14,8 @@ pub mod foreign;
 pub mod maxmem;
 pub mod mmu;
 pub mod privcmd;
+pub mod probe_guest;
 mod sysctl;
-pub mod throw_away;
 pub mod version;
 pub mod xenstore;
 

@@ -1,5 +1,5 @@
-//! The code of the throw-away guest that [`crate::rehearse`] moves about: the
-//! only guest lull has a driver for, `throw_away.s`.
+//! The code of the throw-away guest that a rehearsal moves about: the
+//! only guest lull has a driver for, `probe_guest.s`.
 
 use std::arch::global_asm;
 
@@ -10,15 +10,15 @@ pub const LOAD: u32 = 0x10_0000;
 pub const SIZE: u32 = 0x6000;
 
 global_asm!(
-    ".pushsection .rodata.lull_throw_away, \"a\", @progbits",
+    ".pushsection .rodata.lull_probe_guest, \"a\", @progbits",
     ".code32",
-    ".globl lull_throw_away",
-    ".hidden lull_throw_away",
-    "lull_throw_away:",
-    include_str!("throw_away.s"),
-    ".globl lull_throw_away_end",
-    ".hidden lull_throw_away_end",
-    "lull_throw_away_end:",
+    ".globl lull_probe_guest",
+    ".hidden lull_probe_guest",
+    "lull_probe_guest:",
+    include_str!("probe_guest.s"),
+    ".globl lull_probe_guest_end",
+    ".hidden lull_probe_guest_end",
+    "lull_probe_guest_end:",
     ".code64",
     ".popsection",
     options(att_syntax, raw)
@@ -26,14 +26,14 @@ global_asm!(
 
 // SAFETY: both are labels around the bytes that are assembled above.
 unsafe extern "C" {
-    static lull_throw_away: u8;
-    static lull_throw_away_end: u8;
+    static lull_probe_guest: u8;
+    static lull_probe_guest_end: u8;
 }
 
 /// The code and its data, to be loaded at [`LOAD`].
 pub fn code() -> &'static [u8] {
-    let start = &raw const lull_throw_away;
-    let end = &raw const lull_throw_away_end;
+    let start = &raw const lull_probe_guest;
+    let end = &raw const lull_probe_guest_end;
     let length = end.addr() - start.addr();
     // SAFETY: the bytes between the two labels are constant data of this
     // program.

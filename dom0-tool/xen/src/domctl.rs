@@ -533,7 +533,7 @@ pub mod vcpu_context {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xen::version::KNOWN;
+    use crate::version::KNOWN;
 
     /// `XEN_DOMCTL_INTERFACE_VERSION` of 4.17 to 4.22.
     const VERSIONS: [u8; 6] = [0x15, 0x16, 0x17, 0x17, 0x17, 0x18];

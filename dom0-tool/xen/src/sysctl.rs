@@ -114,7 +114,7 @@ fn batch(first: DomId, words: &[u64], count: usize) -> io::Result<Vec<DomainInfo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xen::version::KNOWN;
+    use crate::version::KNOWN;
 
     #[test]
     fn the_list_is_asked_for_with_the_bytes_each_xen_reads() {
