@@ -18,13 +18,15 @@ fn main() {
 }
 
 /// All that the tool is built from.
-const INPUTS: [&str; 14] = [
+const INPUTS: [&str; 16] = [
     "core/src",
     "core/Cargo.toml",
     "dom0-tool/base/src",
     "dom0-tool/base/Cargo.toml",
     "dom0-tool/xen/src",
     "dom0-tool/xen/Cargo.toml",
+    "dom0-tool/wire/src",
+    "dom0-tool/wire/Cargo.toml",
     "dom0-tool/src",
     "dom0-tool/simulator/src",
     "dom0-tool/Cargo.toml",

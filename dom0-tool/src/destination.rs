@@ -13,10 +13,10 @@ use std::io::{self, Read};
 use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
+use lull_wire::channel::LINE_MAX;
 use lull_xen::version;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::land::wire::LINE_MAX;
 use crate::migrate::inbox::{Inbox, Message};
 use crate::rehearse::Way;
 
@@ -261,7 +261,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::fuzz::any_bytes;
+    use lull_base::fuzz::any_bytes;
 
     const fn xen(minor: u32) -> Release {
         Release { major: 4, minor }

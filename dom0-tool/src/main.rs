@@ -27,9 +27,6 @@ mod destination;
 mod doctor;
 mod enable;
 mod engine;
-mod events;
-#[cfg(test)]
-mod fuzz;
 mod generate;
 mod helper;
 mod host;

@@ -147,7 +147,7 @@ fn waits_for(line: &str, number: u32) -> Option<DomId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz::any_bytes;
+    use lull_base::fuzz::any_bytes;
 
     #[test]
     fn what_it_waits_for_is_read_from_its_log() {

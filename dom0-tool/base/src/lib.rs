@@ -8,6 +8,8 @@ pub mod duration;
 pub mod exit;
 pub mod file_lock;
 pub mod fmt;
+#[cfg(feature = "test-support")]
+pub mod fuzz;
 pub mod hygiene;
 pub mod inherited_fd;
 pub mod monotonic;

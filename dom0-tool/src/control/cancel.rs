@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use lull_base::terminal::{to_stderr, to_stdout};
+use lull_wire::control::{Answer, End, Request};
+use lull_wire::events::How;
 
 use super::client::{self, Connection, Heard};
-use super::words::{Answer, End, Request};
 use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
-use crate::events::How;
 use crate::host::Guest;
 use crate::migrate::source::{self, OnXen, Rescue, Seen};
 

@@ -5,10 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use lull_wire::control::{Answer, Line, Request, SCHEMA, Status};
 use lull_xen::xenstore::Xenstore;
 
 use super::folder::{Folder, Place};
-use super::words::{Answer, Line, Request, SCHEMA, Status};
 use crate::host::{self, Guest, NotReady};
 
 /// How long a helper may take to say a line: it may be reading a large bitmap.

@@ -22,7 +22,6 @@ pub mod server;
 pub mod set;
 pub mod show;
 mod watch;
-pub mod words;
 
 pub use client::names;
 

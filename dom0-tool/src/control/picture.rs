@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use lull_wire::control::{End, Phase, ROUNDS, Status};
+use lull_wire::events::{Event, How};
 use lull_xen::DomId;
-
-use super::words::{End, Phase, ROUNDS, Status};
-use crate::events::{Event, How};
 
 /// The status, and how often it has changed.
 pub struct Picture {

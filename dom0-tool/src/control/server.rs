@@ -14,13 +14,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use lull_wire::control::{Answer, End, LONGEST, Line, Phase, Request, SCHEMA};
+use lull_wire::events::Event;
 use lull_xen::DomId;
 use rustix::net::sockopt::socket_peercred;
 
 use super::folder::{self, Folder};
 use super::picture::Picture;
-use super::words::{Answer, End, LONGEST, Line, Phase, Request, SCHEMA};
-use crate::events::Event;
 
 /// Clients at once; more wait until one goes, or is a [`Server::laggard`].
 const CLIENTS: usize = 8;

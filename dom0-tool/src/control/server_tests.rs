@@ -1,10 +1,10 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use lull_wire::events::{Ended, How};
 use tempfile::TempDir;
 
 use super::*;
-use crate::events::{Ended, How};
 
 struct Scene {
     _root: TempDir,
@@ -210,7 +210,7 @@ fn who_watches_and_never_reads_costs_no_memory_and_goes() {
 }
 
 fn ended_round() -> Event {
-    Event::Round(crate::events::Round {
+    Event::Round(lull_wire::events::Round {
         at_ms: 1,
         round: 1,
         pages_sent: 1,

@@ -9,9 +9,9 @@ use lull_base::bandwidth::Bandwidth;
 use lull_base::duration::Span;
 use lull_base::fmt::{Millis, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
+use lull_wire::control::{Answer, Phase, Request, Status};
 
 use super::client::{self, Connection, Heard};
-use super::words::{Answer, Phase, Request, Status};
 use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
 
 /// A helper tells of itself several times a second while it copies.

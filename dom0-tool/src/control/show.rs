@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
+use lull_wire::control::{Answer, Line, Phase, SCHEMA, Status};
 use lull_xen as xen;
 
 use super::client::{self, Connection};
-use super::words::{Answer, Line, Phase, SCHEMA, Status};
 use super::{DONE, NOT_DONE, watch};
 use crate::host::{self, Guest};
 
@@ -212,7 +212,7 @@ mod tests {
 
     use super::super::picture::Picture;
     use super::*;
-    use crate::events::{Event, Progress};
+    use lull_wire::events::{Event, Progress};
 
     #[test]
     fn a_status_reads_well() {

@@ -5,10 +5,10 @@ use std::io::Write;
 use anstyle::{AnsiColor, Style};
 use lull_base::terminal::to_stdout;
 use lull_base::text::{printable, printable_lines};
+use lull_wire::events::SCHEMA;
 use serde::Serialize;
 
 use crate::enable;
-use crate::events::SCHEMA;
 use crate::host::NotReady;
 
 /// What a finding means for a migration.

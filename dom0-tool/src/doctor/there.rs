@@ -5,13 +5,13 @@ use std::fs;
 use std::time::Duration;
 
 use lull_base::suggest::did_you_mean;
+use lull_wire::channel::Greeting;
 
 use super::ask;
 use super::finding::{Finding, Findings};
 use super::here::Here;
 use super::xl_info::XlInfo;
 use crate::destination::RULE;
-use crate::land::wire::Greeting;
 use crate::ledger::{self, Ledger};
 use crate::rehearse::{BATCH, Way};
 
@@ -285,7 +285,7 @@ mod tests {
     use super::super::finding::Level;
     use super::super::guests::Seen;
     use super::*;
-    use crate::fuzz::any_bytes;
+    use lull_base::fuzz::any_bytes;
 
     const ANSWER: &str = "lull: there\nboot: b-1\nuid: 0\nxl: /usr/sbin/xl\ninfo:\n\
         hw_caps : 1:2\nfree_memory : 100\nxen_major : 4\nxen_minor : 17\n\

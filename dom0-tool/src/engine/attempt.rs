@@ -6,6 +6,7 @@ use lull_base::bandwidth::Bandwidth;
 use lull_base::confine;
 use lull_base::monotonic::now_ns;
 use lull_core::machine::Config;
+use lull_wire::events::{self, How, PauseParts};
 use lull_xen::{DomId, Xen};
 
 use super::channel::Channel;
@@ -14,7 +15,6 @@ use super::prepare::prepare;
 use super::session::Session;
 use super::telling::millis;
 use super::{Host, Recorder, process};
-use crate::events::{self, How, PauseParts};
 use crate::stream::sink::Sink;
 use crate::stub::StubLog;
 

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use lull_wire::channel::{self, FromLand, HEADER};
 use rustix::io::ioctl_fionbio;
 
 use super::failure::Failure;
-use crate::land::wire::{self, FromLand, HEADER};
 use crate::stream::sink::Sink;
 
 /// Both directions, and who its guest is.
@@ -55,8 +55,8 @@ impl Answers {
     pub fn next(&mut self) -> Result<Option<FromLand>, Failure> {
         loop {
             if let Some((head, rest)) = self.read.split_first_chunk::<HEADER>() {
-                let (kind, length) = wire::header(*head);
-                if length > wire::FROM_LAND_MAX {
+                let (kind, length) = channel::header(*head);
+                if length > channel::FROM_LAND_MAX {
                     return Err(Failure::Land("it sent a message that is too long".into()));
                 }
                 if let Some(body) = rest.get(..length) {

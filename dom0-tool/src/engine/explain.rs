@@ -6,8 +6,7 @@ use lull_core::downtime::FixedPart;
 use lull_core::refusal::{Hopeless, Reason, Refusal};
 use lull_core::service::Stretch;
 use lull_core::units::{Micros, PAGE_SIZE};
-
-use crate::events::How;
+use lull_wire::events::How;
 
 /// How an attempt ended, and what to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,11 +3,11 @@
 use std::io;
 
 use lull_core::refusal::Refusal;
+use lull_wire::events::{How, Refused};
 
 use super::explain::Verdict;
 use super::log_dirty::{LogDirtyError, LogReset, Unread};
 use super::peer::{Lie, Unheard};
-use crate::events::{How, Refused};
 use crate::stub::StubError;
 use crate::stub::room::NoRoom;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use lull_core::machine::Event;
 use lull_core::refusal::Refusal;
 use lull_core::units::Micros;
+use lull_wire::events::Refused;
 use lull_xen::domain::{self, DomainState};
 use lull_xen::domctl::Clean;
 
@@ -16,7 +17,6 @@ use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::session::{Resumed, Session};
 use super::throttle::Throttle;
-use crate::events::Refused;
 
 /// A pause that is given up, and the attempt not: how far that is.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use lull_core::batch::BATCH_PAGES;
 use lull_core::link::SLOTS;
 use lull_core::machine::Event;
+use lull_wire::channel::{self, Attach, FromLand, Pages, Purpose};
 use lull_xen::buffer::HypercallBuffer;
 use lull_xen::domctl::{Clean, is_populated};
 use lull_xen::foreign::ForeignPages;
@@ -31,7 +32,6 @@ use super::going::Going;
 use super::log_dirty::Cleaned;
 use super::saved::{self, Saved};
 use super::session::Session;
-use crate::land::wire::{self, Attach, FromLand, Pages, Purpose};
 use crate::stream::sink::Sink;
 
 /// How far a fast landing is.
@@ -192,7 +192,7 @@ impl Session<'_> {
             }
             Stage::Building if self.host.is_target_ready() => {
                 fast.stage = Stage::Attaching;
-                let frame = wire::attach(&fast.attach);
+                let frame = channel::attach(&fast.attach);
                 self.queue.push(frame);
             }
             Stage::Open => drop(self.tell_gone()),
@@ -214,7 +214,7 @@ impl Session<'_> {
                 return false;
             }
             fast.mark(&gone, false);
-            self.queue.push(wire::pages_header(&Pages {
+            self.queue.push(channel::pages_header(&Pages {
                 purpose: Purpose::Write,
                 present: Vec::new(),
                 gone,
@@ -333,7 +333,7 @@ impl Session<'_> {
         fast.mark(&pfns, true);
         fast.mark(&gone, false);
         let pages = pfns.len();
-        self.queue.push(wire::pages_header(&Pages {
+        self.queue.push(channel::pages_header(&Pages {
             purpose: Purpose::Write,
             present: pfns,
             gone,
@@ -440,7 +440,7 @@ impl Session<'_> {
         };
         let state = state.replacing(provisional)?;
         fast.stage = Stage::Finishing;
-        self.queue.push(wire::state(&state));
+        self.queue.push(channel::state(&state));
         Ok(true)
     }
 
@@ -464,7 +464,7 @@ impl Session<'_> {
                 true => (pfns.to_vec(), Vec::new()),
                 false => (Vec::new(), pfns.to_vec()),
             };
-            self.queue.push(wire::pages_header(&Pages {
+            self.queue.push(channel::pages_header(&Pages {
                 purpose: Purpose::Compare,
                 present,
                 gone,

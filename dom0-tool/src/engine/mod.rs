@@ -37,13 +37,12 @@ use std::os::fd::BorrowedFd;
 
 use lull_core::machine::{self, Action, Machine};
 use lull_core::units::Micros;
+use lull_wire::events::{Event, Refused};
 
 pub use attempt::{Attempt, NotBegun, Order, Verify, never_begun};
 pub use channel::Channel;
 pub use explain::Verdict;
 pub use steering::{Reply, Wish};
-
-use crate::events::{Event, Refused};
 
 /// Whoever hosts the engine.
 pub trait Host {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use lull_core::downtime::Downtime;
 use lull_core::machine::Machine;
 use lull_core::units::{Micros, PageRate};
+use lull_wire::events::PauseParts;
 
 use super::telling::millis;
-use crate::events::PauseParts;
 
 /// The guest's pause, as far as it has come. It counts from the request: the
 /// guest's own way to its stop is part of what its users feel.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lull_wire::events;
 use lull_xen::Xen;
 use lull_xen::domctl::Clean;
 use lull_xen::maxmem::guest_frames;
@@ -11,7 +12,6 @@ use super::failure::{Doing, Failure};
 use super::frames;
 use super::log_dirty::{Cleaned, LogDirty};
 use super::telling::millis;
-use crate::events;
 use crate::stub::Stub;
 use crate::stub::room::{self, NoRoom, Taken};
 

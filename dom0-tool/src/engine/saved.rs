@@ -3,13 +3,13 @@
 
 use std::io;
 
+use lull_wire::channel::State;
+use lull_wire::stream::hvm_context;
+use lull_wire::stream::records::{self, Record};
 use lull_xen::domctl::TscInfo;
 use lull_xen::{DomId, Xen};
 
 use super::failure::Failure;
-use crate::land::wire::State;
-use crate::stream::hvm_context;
-use crate::stream::records::{self, Record};
 
 /// Headers and the records that do not change.
 pub fn headers(xen: &Xen, guest: DomId) -> io::Result<Vec<u8>> {

@@ -8,6 +8,8 @@ use lull_core::link::LogReader;
 use lull_core::machine::{Action, Event};
 use lull_core::refusal::Refusal;
 use lull_core::units::{Micros, PageRate};
+use lull_wire::events::{How, Refused};
+use lull_wire::stream::records::{self, Record};
 use lull_xen::Xen;
 use lull_xen::domctl::Clean;
 use lull_xen::foreign::ForeignPages;
@@ -30,9 +32,7 @@ use super::slots::Slots;
 use super::throttle::Throttle;
 use super::windows::Windows;
 use super::{Host, Recorder};
-use crate::events::{How, Refused};
 use crate::stream::queue::Queue;
-use crate::stream::records::{self, Record};
 use crate::stream::sink::Sink;
 use crate::stub::{LogDecoder, Stub, StubLog};
 

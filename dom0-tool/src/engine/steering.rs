@@ -8,12 +8,12 @@ use lull_base::fmt::{Millis, or_dash};
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::machine::Event;
 use lull_core::units::Micros;
+use lull_wire::events;
 
 use super::attempt::Verify;
 use super::failure::Failure;
 use super::session::Session;
 use super::throttle::Throttle;
-use crate::events;
 
 /// A wish. What is `None` stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,10 +6,10 @@ use lull_base::monotonic::now_ns;
 use lull_core::downtime::Downtime;
 use lull_core::service::Stretch;
 use lull_core::units::{ByteRate, Micros, PAGE_SIZE};
+use lull_wire::events::{self, PauseParts};
 
 use super::pause::Pause;
 use super::session::Session;
-use crate::events::{self, PauseParts};
 
 /// Milliseconds, rounded up: a report never shows less than was used.
 pub fn millis(time: Duration) -> u64 {

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use lull_base::inherited_fd;
+use lull_wire::events::{Command, Event, FRONT_END_FD, Line, Refused, SCHEMA};
 
-use crate::events::{Command, Event, FRONT_END_FD, Line, Refused, SCHEMA};
 use crate::transport::orders::Orders;
 
 /// Longest line a command may have.

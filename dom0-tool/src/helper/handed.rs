@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lull_base::inherited_fd;
+use lull_wire::events::How;
 use lull_xen::domain::{ask_to_suspend, withdraw_suspend};
 use lull_xen::{DomId, Xen};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -28,7 +29,6 @@ use super::args::LiveSave;
 use super::libxl::Libxl;
 use super::toolstack::Toolstack;
 use crate::engine::{SuspendAnswer, Verify};
-use crate::events::How;
 
 /// Environment variable with the number of an inherited socket: at its other end
 /// waits the engine.

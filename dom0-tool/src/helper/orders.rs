@@ -109,7 +109,7 @@ pub fn limits(guest: DomId) -> anyhow::Result<Ordered> {
 /// end of a socket. A shell may have inherited the variables alone, and they must not
 /// stand for the file's limits.
 fn is_ordered() -> bool {
-    let sockets = [crate::events::FRONT_END_FD, super::handed::ENGINE_FD];
+    let sockets = [lull_wire::events::FRONT_END_FD, super::handed::ENGINE_FD];
     env::var_os(STARTED).is_some() && sockets.into_iter().any(inherited_fd::is_named_socket)
 }
 

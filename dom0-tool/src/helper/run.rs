@@ -19,6 +19,8 @@ use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
+use lull_wire::control::{Answer, Phase, Request};
+use lull_wire::events::{Event, How, Landing, LeftToStock, Log, Refused};
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{self as xen, DomId, DomainState, Xen, version};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -35,11 +37,9 @@ use super::{orders, stock};
 use crate::control::claim::{CLAIM_FD, Claim, Taken};
 use crate::control::folder::Folder;
 use crate::control::server::Server;
-use crate::control::words::{Answer, Phase, Request};
 use crate::engine::{
     self, Attempt, Channel, Host, NotBegun, Order, Reply, SuspendAnswer, Verdict, Verify, Wish,
 };
-use crate::events::{Event, How, Landing, LeftToStock, Log, Refused};
 use crate::limits::Effective;
 use crate::monitor::{self, Monitor};
 use crate::runs;

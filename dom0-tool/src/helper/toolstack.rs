@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use lull_wire::events::How;
+
 use crate::engine::SuspendAnswer;
-use crate::events::How;
 
 /// libxl, or what stands in its place once its own part is over.
 pub trait Toolstack {

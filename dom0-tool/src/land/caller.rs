@@ -8,10 +8,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lull_base::text::printable;
+use lull_wire::channel::{Chosen, Greeting, VERSION};
+use lull_wire::xl::markers::BANNER;
 
-use super::wire::{Chosen, Greeting, VERSION};
 use crate::destination::{Enough, LINES, NoLine, Patience, Release, line};
-use crate::transport::words::BANNER;
 
 /// How long the destination may take to greet: ssh may ask for a password.
 const GREETING: Duration = Duration::from_secs(60);

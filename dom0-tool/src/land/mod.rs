@@ -33,6 +33,5 @@ pub mod caller;
 pub mod see_off;
 mod serve;
 mod waiting;
-pub mod wire;
 
 pub use serve::main;

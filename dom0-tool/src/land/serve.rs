@@ -12,7 +12,7 @@ use rustix::stdio::stdin;
 
 use super::see_off::SeeOff;
 use super::waiting::{Compared, Tools, Unfit, Waiting};
-use super::wire::{
+use lull_wire::channel::{
     self, Attach, BadFrame, Chosen, FromLand, Greeting, HEADER, LINE_MAX, Purpose, TO_LAND_MAX,
     ToLand, VERSION,
 };
@@ -163,7 +163,7 @@ impl<W: Write> Source<'_, W> {
         let mut look = || meanwhile().map_err(End::from);
         let mut head = [0; HEADER];
         self.fill(&mut head, &mut look)?;
-        let (kind, length) = wire::header(head);
+        let (kind, length) = channel::header(head);
         if length > TO_LAND_MAX {
             return Err(End::TooLong(length));
         }
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn nothing_is_done_before_it_is_said_whose_copy_it_is_about() {
-        let pages = wire::pages_header(&wire::Pages {
+        let pages = channel::pages_header(&channel::Pages {
             purpose: Purpose::Write,
             present: Vec::new(),
             gone: vec![7],

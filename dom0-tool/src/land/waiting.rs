@@ -2,14 +2,13 @@
 
 use std::io;
 
+use lull_wire::channel::{Attach, PAGES_MAX, Pages, State};
 use lull_xen::buffer::HypercallBuffer;
 use lull_xen::domctl::{DomainInfo, is_populated};
 use lull_xen::foreign::ForeignPages;
 use lull_xen::maxmem::Maxmem;
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{DomId, DomainState, PAGE, Xen};
-
-use super::wire::{Attach, PAGES_MAX, Pages, State};
 
 /// What stock `xl migrate-receive` calls a guest until it has permission
 /// (`tools/xl/xl_migrate.c`, 4.17 to 4.22).

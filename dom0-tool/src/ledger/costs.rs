@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use lull_core::downtime::FixedCosts;
 use lull_core::units::Micros;
-
-use crate::events::Landing;
+use lull_wire::events::Landing;
 
 /// Upper bounds of the fixed parts of a pause, for the helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! What one pause was made of, and how long an entry about it counts.
 
+use lull_wire::events::Landing;
 use serde::{Deserialize, Serialize};
-
-use crate::events::Landing;
 
 /// An older entry, in seconds, no longer counts: hosts, links and guests are
 /// rebuilt. By the wall clock, which serves for this and nothing else.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::events::{Landing, PauseParts};
+use lull_wire::events::{Landing, PauseParts};
 
 use super::book::Book;
 use super::costs::{AFTER_READY, Costs, bound, median};

@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use lull_base::suggest::nearest;
 use lull_base::{atomic_file, file_lock};
+use lull_wire::events::Landing;
 use thiserror::Error;
 
 pub use costs::Costs;
@@ -28,7 +29,6 @@ pub use known::Known;
 pub use show::{Options, main};
 pub use summary::{Foresight, Row};
 
-use crate::events::Landing;
 use crate::kept::folder::make_private;
 use book::{Book, SCHEMA};
 use summary::Summary;

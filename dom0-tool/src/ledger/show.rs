@@ -8,8 +8,7 @@ use lull_base::fmt::{Ago, Millis, or_dash};
 use lull_base::suggest::did_you_mean;
 use lull_base::table::table;
 use lull_base::terminal::to_stdout;
-
-use crate::events::Landing;
+use lull_wire::events::Landing;
 
 use super::summary::Row;
 use super::{FILE, Ledger, LedgerError};

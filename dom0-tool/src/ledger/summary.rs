@@ -1,12 +1,12 @@
 //! The ledger in figures: what the pauses of each guest on the way to each
 //! destination were made of, and how well they were foreseen.
 
+use lull_wire::events::Landing;
 use serde::Serialize;
 
 use super::book::Book;
 use super::costs::{bound, median};
 use super::entry::Entry;
-use crate::events::Landing;
 
 /// Version of the object that `--json` prints.
 const SCHEMA: u32 = 1;

@@ -330,7 +330,7 @@ fn rows(standing: &Standing) -> Vec<Row> {
 fn in_json(rows: &[Row]) -> String {
     let object = serde_json::json!({
         "type": "limits",
-        "schema": crate::events::SCHEMA,
+        "schema": lull_wire::events::SCHEMA,
         "file": FILE,
         "limits": rows,
     });

@@ -4,12 +4,12 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
+use lull_base::fuzz::any_bytes;
 use proptest::prelude::*;
 
 use super::edit::Change;
 use super::file::LimitsFile;
 use super::rules::{Key, Limit, Rules, Whom};
-use crate::fuzz::any_bytes;
 
 fn complaint(text: &str) -> String {
     let problems = Rules::parse(text).expect_err(text);

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 
-use crate::events::{
+use lull_wire::events::{
     Answered, Ended, Event, How, HungUp, InForce, Landing, Progress, RanOn, Ready, Round, Started,
     Suspended,
 };
 
-use super::handshake::{Handshake, Step};
 use super::outcome::{HelperSeen, Passed, XlEnd};
 use super::words::Words;
+use lull_wire::xl::handshake::{Handshake, Step};
 
 /// Rounds kept from the beginning and from the end; a guest that is refused
 /// after an hour has thousands.

@@ -4,10 +4,10 @@ use std::io::{self, PipeReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use lull_wire::control::Answer;
+use lull_wire::events::{Command, Event, HungUp, Landing, Order, Refused};
 use rustix::io::ioctl_fionread;
 
-use crate::control::words::Answer;
-use crate::events::{Command, Event, HungUp, Landing, Order, Refused};
 use crate::land::caller::Call;
 use crate::transport::orders::Orders;
 

@@ -3,13 +3,13 @@
 
 use std::time::Instant;
 
+use lull_wire::control::{Answer, End, Request};
+use lull_wire::events::{Event, How};
 use lull_xen::DomId;
 
 use crate::control::folder::Folder;
 use crate::control::picture::Picture;
 use crate::control::server::Server;
-use crate::control::words::{Answer, End, Request};
-use crate::events::{Event, How};
 
 /// See the module.
 pub struct Attended<'a> {
@@ -96,8 +96,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::control::words::{Line, Phase};
-    use crate::events::Ended;
+    use lull_wire::control::{Line, Phase};
+    use lull_wire::events::Ended;
 
     struct Client(BufReader<UnixStream>);
 

@@ -10,11 +10,11 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lull_wire::events::FRONT_END_FD;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::xl::Plan;
 use crate::control::claim::{CLAIM_FD, Claim};
-use crate::events::FRONT_END_FD;
 use crate::land::caller::Call;
 
 /// How long it, and what leads to `lull land`, may outlive the attempt.

@@ -15,12 +15,11 @@ use std::thread;
 use std::time::Duration;
 
 use lull_base::monotonic::now_ns;
+use lull_wire::events::{Event, Line};
+use lull_wire::xl::handshake::{Handshake, Step};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
 
-use crate::events::{Event, Line};
-
-use super::handshake::{Handshake, Step};
 use super::lines::each_line;
 use super::outcome::XlEnd;
 use crate::transport::orders::Orders;

@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::events::{Ended, How, Refused};
-
-use super::handshake::{Failure, Handshake, Step};
+use lull_wire::events::{Ended, How, Refused};
+use lull_wire::xl::handshake::{Failure, Handshake, Step};
 
 /// The table of outcomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! What the pause was: observed by the source's clock, beside what was foreseen.
 
 use lull_base::monotonic::span_ms;
+use lull_wire::events::{How, Landing, PauseParts, Refused};
 
-use crate::events::{How, Landing, PauseParts, Refused};
 use crate::ledger::{Entry, Known};
 
 use super::account::Account;
@@ -203,8 +203,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::events::{Answered, Event, GuestThen, HungUp, Ready};
     use crate::ledger::Ledger;
+    use lull_wire::events::{Answered, Event, GuestThen, HungUp, Ready};
 
     /// What happened at the source, nanoseconds on its monotonic clock.
     #[derive(Debug, Clone, Copy)]

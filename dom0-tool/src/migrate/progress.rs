@@ -12,12 +12,12 @@ use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
 
 use crate::cli::Migrate;
-use crate::events::{
+use crate::host::Guest;
+use crate::runs::{self, recorder::Through};
+use lull_wire::events::{
     Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, RanOn, RestsOn, Round, SCHEMA,
     Suspended,
 };
-use crate::host::Guest;
-use crate::runs::{self, recorder::Through};
 
 /// Between plain lines within a round.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);

@@ -2,9 +2,9 @@
 //! the guest runs.
 
 use lull_base::fmt::{Bytes, Millis};
+use lull_wire::events::{self, Ended, How, Landing, Refused};
 
 use crate::cli::Migrate;
-use crate::events::{self, Ended, How, Landing, Refused};
 use crate::host::Guest;
 use crate::ledger::Known;
 

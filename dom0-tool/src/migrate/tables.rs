@@ -6,8 +6,7 @@ use comfy_table::Table;
 use lull_base::fmt::{Bytes, Count, Millis, or_dash};
 use lull_base::table::table;
 use lull_core::units::PAGE_SIZE;
-
-use crate::events::{Ended, Landing, PauseParts, Round};
+use lull_wire::events::{Ended, Landing, PauseParts, Round};
 
 use super::account::Account;
 

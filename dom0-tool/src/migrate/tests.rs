@@ -37,7 +37,7 @@ struct Run {
     seen: Option<Seen>,
     paragraph: String,
     last_line: String,
-    result: crate::events::Outcome,
+    result: lull_wire::events::Outcome,
     tables: String,
     resumed: u32,
     ledger: Known,
@@ -531,8 +531,8 @@ kill -KILL $$"#,
 #[test]
 fn the_result_is_an_object_with_type_and_schema() {
     let result = attempt_and_go(MOVED).result;
-    let line = crate::events::Line {
-        schema: crate::events::SCHEMA,
+    let line = lull_wire::events::Line {
+        schema: lull_wire::events::SCHEMA,
         event: Event::Result(Box::new(result)),
     };
     let object = serde_json::to_value(line).unwrap();

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use lull_base::shell::quoted;
+use lull_wire::events::Landing;
 use lull_xen::DomId;
 
 use crate::cli::Migrate;
-use crate::events::Landing;
 use crate::ledger::Costs;
 use crate::rehearse::kept_alive;
 

@@ -127,9 +127,9 @@ fn is_library(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz::any_bytes;
-    use crate::migrate::handshake::Handshake;
     use crate::migrate::lines::each_line;
+    use lull_base::fuzz::any_bytes;
+    use lull_wire::xl::handshake::Handshake;
 
     fn telling(lines: &[&str]) -> Vec<String> {
         let mut words = Words::default();

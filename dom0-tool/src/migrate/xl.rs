@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use lull_base::monotonic::now_ns;
 use lull_base::spawn::ignoring_tty_signals;
+use lull_wire::events::{FRONT_END_FD, Landing};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::cli::Migrate;
 use crate::control::claim::{CLAIM_FD, Claim};
 use crate::control::folder::Folder;
-use crate::events::{FRONT_END_FD, Landing};
 use crate::helper::handed::ENGINE_FD;
 use crate::helper::orders;
 use crate::host::Guest;

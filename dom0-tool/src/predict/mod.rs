@@ -18,8 +18,8 @@ use lull_base::risk::Risk;
 use lull_base::suggest::did_you_mean;
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::{PAGE_SIZE, PageRate};
+use lull_wire::events::{How, Landing, PauseParts};
 
-use crate::events::{How, Landing, PauseParts};
 use crate::host::{self, Guest, Host};
 use crate::kept::Folder;
 use crate::ledger::{self, Known, Ledger};

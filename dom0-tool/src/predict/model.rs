@@ -14,10 +14,10 @@ use lull_simulator::attempt::{self, End, Outcome};
 use lull_simulator::guest::{Curve, Guest};
 use lull_simulator::link::Link;
 use lull_simulator::scenario::{Actual, Mishap, Scenario};
+use lull_wire::events::How;
 
 use super::sample::Sampled;
 use crate::engine::Verdict;
-use crate::events::How;
 use crate::ledger::Known;
 
 /// Building a stub and listing the guest's frames, µs: a guess on the safe
@@ -190,7 +190,7 @@ mod tests {
         let known = Ledger::at("/nonexistent/ledger").known(
             "host2",
             "web1",
-            crate::events::Landing::Classic,
+            lull_wire::events::Landing::Classic,
             |_| {},
         );
         Model::new(

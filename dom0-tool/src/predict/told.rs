@@ -293,7 +293,7 @@ mod tests {
         let known = Ledger::at("/nonexistent/ledger").known(
             "host2",
             "web1",
-            crate::events::Landing::Classic,
+            lull_wire::events::Landing::Classic,
             |_| {},
         );
         let model = Model::new(&sampled, known, None, Risk::default());

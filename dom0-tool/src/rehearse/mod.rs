@@ -35,11 +35,11 @@ use clap::Args;
 use lull_base::duration::{Span, TimeLimit};
 use lull_base::exit::NOT_BEGUN;
 use lull_base::{own_executable, terminal};
+use lull_wire::events::Landing;
 
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
 use crate::destination::{Enough, Heard, Patience, admit};
-use crate::events::Landing;
 use crate::host::{self, Guest, Host};
 use crate::landing::{Choice, Trust, Wanted, choose, devices_bear_it};
 use crate::ledger::{self, Costs, Entry, Ledger};

@@ -6,9 +6,9 @@ use comfy_table::Table;
 use lull_base::fmt::{Millis, or_dash};
 use lull_base::table::table;
 use lull_base::terminal;
+use lull_wire::events::{self, Event, Landing, PauseParts};
 
 use super::scene::DESTROYS_ITSELF;
-use crate::events::{self, Event, Landing, PauseParts};
 use crate::migrate::account::Account;
 use crate::migrate::outcome::{HelperSeen, Outcome};
 use crate::migrate::progress;

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
+use lull_wire::trace::{Header, Line, SCHEMA};
 use thiserror::Error;
 
-use crate::trace::lines::{Header, Line, SCHEMA};
 use crate::trace::{LARGEST, LONGEST_LINE};
 
 /// Why a file is no trace that can be replayed.

@@ -9,9 +9,9 @@ use lull_base::risk::Risk;
 use lull_core::limits::Limits;
 use lull_core::machine::{Config, Event, Machine};
 use lull_core::units::Micros;
+use lull_wire::trace::{Decision, End, Header, Line, Told};
 
 use super::reader::{NoTrace, Reader};
-use crate::trace::lines::{Decision, End, Header, Line, Told};
 
 /// A trace about to be replayed.
 pub struct Rerun<R> {

@@ -1,17 +1,17 @@
 //! Traces of simulated attempts, replayed, altered and spoilt.
 
+use lull_base::fuzz::any_bytes;
 use lull_core::limits::{DowntimeLimit, Limits};
 use lull_core::machine::{Action, Event, Machine};
 use lull_core::units::Micros;
 use lull_simulator::attempt::{self, End, Outcome as Simulated};
 use lull_simulator::draw::Draw;
 use lull_simulator::scenario::Scenario;
+use lull_wire::events::How;
 
 use super::reader::{NoTrace, Reader};
 use super::rerun::{Outcome, Rerun};
 use crate::engine::Recorder as _;
-use crate::events::How;
-use crate::fuzz::any_bytes;
 use crate::kept::Pipe;
 use crate::trace::{LARGEST, Recorder};
 

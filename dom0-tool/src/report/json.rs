@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use crate::events::{
-    Begun, Ended, Outcome, PauseParts, Progress, RanOn, Round, Started, Suspended,
-};
 use crate::ledger::Foresight;
 use crate::ledger::Row;
 use crate::runs::Run;
+use lull_wire::events::{
+    Begun, Ended, Outcome, PauseParts, Progress, RanOn, Round, Started, Suspended,
+};
 
 /// Version of these objects.
 pub const SCHEMA: u32 = 1;

@@ -128,14 +128,14 @@ fn what_is_recorded_is_read_back_and_stays_within_its_bound() {
     );
     let progress = &run(MOVED).progress[3];
     for at_ms in 0..1_000_000 {
-        let progress = crate::events::Progress {
+        let progress = lull_wire::events::Progress {
             at_ms,
             ..progress.clone()
         };
-        recorder.tell(&crate::events::Event::Progress(progress));
+        recorder.tell(&lull_wire::events::Event::Progress(progress));
     }
     let result = run(MOVED).result.expect("it has one");
-    recorder.tell(&crate::events::Event::Result(Box::new(result)));
+    recorder.tell(&lull_wire::events::Event::Result(Box::new(result)));
     drop(recorder);
     assert!(bytes.len() <= runs::LARGEST, "{}", bytes.len());
     let read = Run::read("x", bytes.as_slice()).unwrap();

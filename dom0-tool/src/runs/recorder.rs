@@ -5,10 +5,10 @@ use std::process::{Child, ChildStdin};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use lull_wire::events::{Begun, Event, Line, SCHEMA};
 use lull_xen::DomId;
 
 use super::{LARGEST, keeper};
-use crate::events::{Begun, Event, Line, SCHEMA};
 use crate::kept::Pipe;
 
 /// Room that stays for the last lines.

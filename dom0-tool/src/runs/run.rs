@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::events::{Begun, Event, How, Line, Outcome, Progress, Round, SCHEMA};
+use lull_wire::events::{Begun, Event, How, Line, Outcome, Progress, Round, SCHEMA};
+
 use crate::kept::Folder;
 use crate::migrate::account::Account;
 use crate::migrate::lines::each_line;
@@ -185,7 +186,7 @@ pub fn find(folder: &Folder, run: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz::any_bytes;
+    use lull_base::fuzz::any_bytes;
 
     #[test]
     fn any_bytes_are_a_record_or_none() {

@@ -164,7 +164,7 @@ mod tests {
     use defmt_decoder::Frame;
 
     use super::*;
-    use crate::fuzz::any_bytes;
+    use lull_base::fuzz::any_bytes;
 
     struct Heard<'h>(&'h RefCell<Vec<u8>>);
 

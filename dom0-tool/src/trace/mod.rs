@@ -7,7 +7,6 @@
 //! `lull replay` reads it back.
 
 pub mod keeper;
-pub mod lines;
 mod recorder;
 
 use crate::kept::folder::Most;

@@ -6,13 +6,13 @@ use std::time::SystemTime;
 
 use lull_core::machine::{Action, Config, Event, Machine, State};
 use lull_core::units::Micros;
+use lull_wire::events::How;
+use lull_wire::trace::{Decision, End, Header, Line, SCHEMA, Told};
 use lull_xen::DomId;
 
 use super::keeper;
-use super::lines::{Decision, End, Header, Line, SCHEMA, Told};
 use super::{LARGEST, LONGEST_LINE};
 use crate::engine;
-use crate::events::How;
 use crate::kept::Pipe;
 
 /// Lines are handed over when there are so many bytes of them.

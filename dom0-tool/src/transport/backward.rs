@@ -3,10 +3,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use lull_wire::xl::markers::{BANNER, Finder, READY};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, write};
-
-use super::words::{BANNER, Finder, READY};
 
 /// Most bytes written at once: what a pipe that is ready takes without
 /// waiting, whoever else may use it (`PIPE_BUF`).

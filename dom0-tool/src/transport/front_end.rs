@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use lull_base::inherited_fd;
+use lull_wire::events::{self, Line, Order, SCHEMA};
 use rustix::event::PollFlags;
 
 use super::gate::Event;
 use super::{ENGINE_FD, FRONT_END_FD};
-use crate::events::{self, Line, Order, SCHEMA};
 use crate::helper::handed;
 
 /// Longest line an order may have.

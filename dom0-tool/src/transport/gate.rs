@@ -3,7 +3,7 @@
 //! Only a decision: what has happened goes in, with the time by
 //! `CLOCK_MONOTONIC`, and what to do comes out.
 
-pub use crate::events::{Landing, Refused};
+pub use lull_wire::events::{Landing, Refused};
 
 /// What the limit says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

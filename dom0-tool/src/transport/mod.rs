@@ -59,7 +59,6 @@ pub mod orders;
 mod process;
 mod relay;
 mod resume;
-pub mod words;
 
 #[cfg(test)]
 mod tests;
@@ -84,11 +83,11 @@ use relay::{Ends, Relay};
 use resume::OnXen;
 
 /// Environment variable with the number of an inherited socket: this part
-/// reads [`crate::events::Order`] lines from it and writes
-/// [`crate::events::Event`] lines to it.
+/// reads [`lull_wire::events::Order`] lines from it and writes
+/// [`lull_wire::events::Event`] lines to it.
 pub const FRONT_END_FD: &str = "LULL_TRANSPORT_FD";
 
-/// The same for [`crate::events::Order`] lines of a fast landing's engine.
+/// The same for [`lull_wire::events::Order`] lines of a fast landing's engine.
 pub const ENGINE_FD: &str = "LULL_TRANSPORT_ENGINE_FD";
 
 /// The number of an inherited pipe, for what the destination prints and what leads

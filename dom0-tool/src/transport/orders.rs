@@ -7,10 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lull_wire::events::{Event, How, Order};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::gate::Landing;
-use crate::events::{Event, How, Order};
 
 /// How long a transport that reads nothing is waited for. Its socket holds
 /// many times what is ever said to it.

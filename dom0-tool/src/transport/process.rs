@@ -7,12 +7,12 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use lull_wire::events;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::read;
 
 use super::INHERITED;
 use super::relay::Parting;
-use crate::events;
 use crate::helper::handed::ENGINE_FD;
 
 /// How long a destination that was refused may take to clear up. It is read

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use lull_base::monotonic::{now_ns, span_ms};
+use lull_wire::events::{self, Answered, GuestThen, HungUp, Ready, TargetReady};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::backward::{Backward, Heard};
@@ -11,7 +12,6 @@ use super::forward::{Forward, Progress};
 use super::front_end::FrontEnd;
 use super::gate::{Decision, Event, Gate, Guest, Landing, Refused};
 use super::resume::Source;
-use crate::events::{self, Answered, GuestThen, HungUp, Ready, TargetReady};
 
 /// How long a fast landing's engine, told of a refusal, may take to resume the
 /// guest; xl takes as long.

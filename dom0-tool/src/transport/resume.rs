@@ -2,10 +2,9 @@
 
 use std::io;
 
+use lull_wire::events::GuestThen;
 use lull_xen::domain::Resumed;
 use lull_xen::{DomId, Xen};
-
-use crate::events::GuestThen;
 
 /// The source host, as far as a refusal needs it.
 pub trait Source {

@@ -10,14 +10,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lull_base::monotonic::now_ns;
+use lull_wire::events::{Answered, Event, GuestThen, HungUp, Line, Order, Ready};
+use lull_wire::xl::markers::{BANNER, READY};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::forward::{Forward, Progress};
 use super::gate::Refused;
 use super::resume::Source;
-use super::words::{BANNER, READY};
 use super::*;
-use crate::events::{Answered, Event, GuestThen, HungUp, Line, Order, Ready};
 use relay::Parting;
 
 const MS: u64 = 1_000_000;

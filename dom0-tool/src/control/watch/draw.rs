@@ -1,6 +1,7 @@
 //! The live view, drawn: a panel for each migration, one below the other.
 
 use lull_base::fmt::{Bytes, Millis, Seconds, or_dash};
+use lull_wire::control::Status;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -10,7 +11,6 @@ use ratatui::widgets::{LineGauge, Paragraph, Wrap};
 use super::View;
 use super::rounds;
 use crate::control::show::{PAGE, cap_in_words, doing};
-use crate::control::words::Status;
 
 /// Rows of a panel without its rounds.
 const FIXED: u16 = 7;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use insta::{Settings, assert_snapshot};
+use lull_wire::control::Phase;
+use lull_wire::events::{Progress, Round};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Cell;
@@ -12,8 +14,6 @@ use ratatui::buffer::Cell;
 use super::*;
 use crate::control::folder::Place;
 use crate::control::watch::outcome::Last;
-use crate::control::words::Phase;
-use crate::events::{Progress, Round};
 
 struct Shown {
     place: Place,

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use lull_base::fmt::{Bytes, Count, Seconds, or_dash};
+use lull_wire::control::{Phase, SCHEMA, Status};
 use serde::Serialize;
 
 use super::View;
@@ -12,7 +13,6 @@ use super::draw;
 use super::outcome::Last;
 use crate::control::folder::Place;
 use crate::control::show::{PAGE, as_json, doing};
-use crate::control::words::{Phase, SCHEMA, Status};
 
 /// Between two lines on one migration when rounds have ended.
 const ROUNDS: Duration = Duration::from_secs(1);

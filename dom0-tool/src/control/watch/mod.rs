@@ -127,7 +127,7 @@ struct View<'a> {
     /// `web1 (7)`.
     title: &'a str,
     /// What its helper said last.
-    status: Option<&'a super::words::Status>,
+    status: Option<&'a lull_wire::control::Status>,
     /// From its start, milliseconds; stands still once the guest was asked to
     /// stop.
     at_ms: u64,

@@ -5,11 +5,11 @@
 use std::io;
 use std::time::Duration;
 
+use lull_wire::control::End;
+use lull_wire::events::How;
 use lull_xen::DomainState;
 
-use crate::control::words::End;
 use crate::control::{DONE, UNKNOWN};
-use crate::events::How;
 
 /// How long a landing may take before nothing more is expected of it.
 const LANDING: Duration = Duration::from_secs(150);

@@ -1,13 +1,13 @@
 //! The rounds, drawn: what each sent and what the guest dirtied meanwhile.
 
 use lull_base::fmt::{Count, Millis};
+use lull_wire::control::{Phase, Status};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 
 use super::draw::Colours;
-use crate::control::words::{Phase, Status};
 
 /// Widths of the columns before and between the bars.
 const NUMBER: u16 = 5;

@@ -6,6 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Instant;
 
+use lull_wire::control::Status;
+use lull_wire::events::{Ended, Event, How, PauseParts, Progress, Round};
 use lull_xen::{DomId, DomainState};
 use tempfile::TempDir;
 
@@ -15,8 +17,6 @@ use crate::control::folder::Folder;
 use crate::control::picture::Picture;
 use crate::control::server::Server;
 use crate::control::show::as_json;
-use crate::control::words::Status;
-use crate::events::{Ended, Event, How, PauseParts, Progress, Round};
 use crate::host::Guest;
 
 /// How every guest of a scene fares; `None` where Xen cannot be asked.

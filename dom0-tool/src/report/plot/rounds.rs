@@ -37,8 +37,8 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
         x_label_formatter(&number),
         y_label_formatter(&count)
     );
-    let bars = |from: f64, pages: fn(&crate::events::Round) -> u64, colour: RGBColor| {
-        let bar = move |(at, round): (usize, &crate::events::Round)| {
+    let bars = |from: f64, pages: fn(&lull_wire::events::Round) -> u64, colour: RGBColor| {
+        let bar = move |(at, round): (usize, &lull_wire::events::Round)| {
             let left = at as f64 + from;
             let top = (pages(round) as f64).max(1.0);
             Rectangle::new([(left, 1.0), (left + 0.36, top)], colour.filled())

@@ -50,7 +50,7 @@ impl Landing {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Event {
-    /// The first line of a record ([`runs`](crate::runs)): whose it is. Not
+    /// The first line of a record : whose it is. Not
     /// part of `--json`.
     Begun(Begun),
     /// The stub runs, log-dirty is on, copying begins.
@@ -317,7 +317,7 @@ pub struct Ended {
     pub stub_cpu_ms: Option<u64>,
 }
 
-#[cfg(test)]
+#[cfg(feature = "test-support")]
 impl Ended {
     /// An end of which nothing is known but how.
     pub fn so(how: How) -> Self {

@@ -6,7 +6,7 @@
 //! test; with `LULL_FUZZ_SECONDS` as many as fit:
 //!
 //! ```text
-//! LULL_FUZZ_SECONDS=60 cargo test -p lull any_bytes
+//! LULL_FUZZ_SECONDS=60 cargo test any_bytes
 //! ```
 
 use std::time::{Duration, Instant};

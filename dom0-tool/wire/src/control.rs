@@ -146,7 +146,7 @@ pub struct End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz::any_bytes;
+    use lull_base::fuzz::any_bytes;
 
     /// A client of the control socket may send anything.
     #[test]

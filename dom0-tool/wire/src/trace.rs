@@ -76,10 +76,15 @@ pub struct Given {
 /// See [`FixedCosts`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CostsUs {
+    /// See [`Downtime::suspend`], µs.
     pub suspend: u64,
+    /// See [`Downtime::final_bitmap`], µs.
     pub final_bitmap: u64,
+    /// See [`Downtime::cpu_state`], µs.
     pub cpu_state: u64,
+    /// See [`Downtime::landing`], µs.
     pub landing: u64,
+    /// See [`FixedCosts::resume`], µs.
     pub resume: u64,
 }
 
@@ -97,44 +102,72 @@ pub struct Told {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum What {
+    /// See [`Event::Begin`].
     Begin {
+        /// Pages of the round.
         pages: u64,
+        /// How long the bitmap took, µs.
         #[serde(default)]
         took_bitmap_us: u64,
     },
+    /// See [`Event::Sent`].
     Sent {
+        /// Frames of the batch.
         requested: u32,
+        /// Pages of it that were populated, and sent.
         pages: u32,
     },
+    /// See [`Event::Tick`].
     Tick {
+        /// Pages dirty.
         dirty: Option<u64>,
     },
+    /// See [`Event::Counted`].
     Counted {
+        /// Pages dirty.
         dirty: u64,
     },
+    /// See [`Event::Bitmap`].
     Bitmap {
+        /// Pages dirty.
         dirty: u64,
+        /// How long it took, µs.
         took_us: u64,
     },
+    /// See [`Event::Suspended`].
     Suspended {
+        /// Pages dirty.
         dirty: u64,
+        /// How long the bitmap took, µs.
         took_bitmap_us: u64,
     },
+    /// See [`Event::SuspendFailed`].
     SuspendFailed,
+    /// See [`Event::OutOfTime`].
     OutOfTime,
+    /// See [`Event::RunsOn`].
     RunsOn,
+    /// See [`Event::Cancel`].
     Cancel,
+    /// See [`Event::Limits`].
     Limits {
+        /// The longest pause, µs; absent where there is no limit.
         max_suspend_us: Option<u64>,
+        /// The longest time to the suspend, µs; absent where there is no limit.
         timeout_us: Option<u64>,
     },
+    /// See [`Event::Bandwidth`].
     Bandwidth {
         /// Pages a second; absent: as many as go.
         cap: Option<u64>,
     },
+    /// See [`Event::HeldBack`].
     HeldBack,
+    /// See [`Event::PathChanged`].
     PathChanged,
+    /// See [`Event::Unsettled`].
     Unsettled,
+    /// See [`Event::SwitchNow`].
     SwitchNow,
 }
 
@@ -172,10 +205,15 @@ pub struct Decision {
 /// See [`Downtime`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartsUs {
+    /// See [`Downtime::suspend`], µs.
     pub suspend: u64,
+    /// See [`Downtime::final_bitmap`], µs.
     pub final_bitmap: u64,
+    /// See [`Downtime::pages`], µs.
     pub pages: u64,
+    /// See [`Downtime::cpu_state`], µs.
     pub cpu_state: u64,
+    /// See [`Downtime::landing`], µs.
     pub landing: u64,
 }
 
