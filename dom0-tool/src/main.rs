@@ -3,7 +3,7 @@
 //!
 //! One binary, several parts. `lull migrate` ([`migrate`]) starts stock `xl`, which
 //! starts lull again under the name of its save helper ([`helper`]); the two
-//! talk in [`events`]. A third part carries xl's connection to the destination
+//! talk in [`events`](lull_wire::events). A third part carries xl's connection to the destination
 //! ([`transport`]). Which Xen runs there is asked first ([`destination`]), and in
 //! which order the guest lands there is chosen ([`landing`]);
 //! with the fast one a fourth waits at the destination ([`land`]).

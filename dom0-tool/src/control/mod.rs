@@ -3,7 +3,7 @@
 //!
 //! Each helper serves a socket of its own ([`folder`], [`server`]), whoever
 //! started the migration: lull, xl or libvirt. While the guest lands, and the
-//! helper has gone, `lull migrate` does. Both sides speak [`words`]; what
+//! helper has gone, `lull migrate` does. Both sides speak [`control`](lull_wire::control); what
 //! there is to see is kept as a [`picture`]. The commands are its clients
 //! ([`client`]): [`show`] looks once and [`watch`] until the end, [`set`] and
 //! [`cancel`] steer.

@@ -20,7 +20,7 @@
 //!    … only now READY is passed on, and xl says GO …
 //! ```
 //! Greeting and Chosen are a line of JSON each, so that what a login shell says
-//! before them does no harm; all else are the frames of [`wire`]. The versions
+//! before them does no harm; all else are the frames of [`channel`](lull_wire::channel). The versions
 //! are a range: both ends know what they speak, and neither guesses.
 //!
 //! After Landed nothing is written, whatever comes. When the channel ends, or

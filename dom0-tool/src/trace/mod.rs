@@ -1,5 +1,5 @@
 //! The trace of an attempt: everything dom0's machine was told and everything
-//! it decided, one JSON object per line ([`lines`]).
+//! it decided, one JSON object per line ([`trace`](lull_wire::trace)).
 //!
 //! The helper hands the lines ([`Recorder`]) to a process that keeps them until
 //! it is gone ([`kept`](crate::kept)).

@@ -3,7 +3,7 @@
 //! `lull migrate` names it as xl's transport. It starts the transport the
 //! operator meant ([`process`]) and relays: guest data one way, untouched and
 //! unread ([`forward`]), xl's few words of handshake the other way
-//! ([`backward`], [`words`]). The destination's READY it keeps until the
+//! ([`backward`], [`markers`](lull_wire::xl::markers)). The destination's READY it keeps until the
 //! [`gate`] has decided; [`front_end`] tells the gate what it goes by, and
 //! [`relay`] does what it decides.
 //!

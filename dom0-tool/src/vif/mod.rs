@@ -4,7 +4,7 @@
 //! most of that time.
 //!
 //! In the order things happen: [`call`] reads what libxl asks for, [`plan`]
-//! decides what is to be done, and [`link`](mod@link) asks the kernel for it.
+//! decides what is to be done, and [`net_link`](lull_base::net_link) asks the kernel for it.
 //! What is not the plain case (an interface of its own backend, added to a
 //! Linux bridge) is `vif-bridge`'s, which then takes this process over before
 //! anything is changed. What both do leaves the same behind, in the kernel and

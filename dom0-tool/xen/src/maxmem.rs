@@ -19,7 +19,7 @@ const EXTRA_PAGES: u64 = 256;
 pub struct Maxmem(u64);
 
 /// How many frame numbers a guest has. It chooses the highest itself: see
-/// [`Maxmem::frames_up_to`].
+/// `Maxmem::frames_up_to`.
 ///
 /// # Errors
 /// When Xen or xenstore does not tell, or the guest has mapped one far beyond its
