@@ -11,7 +11,7 @@ use lull_base::risk::Risk;
 use crate::landing::Wanted;
 use crate::{
     control, doctor, enable, generate, helper, ledger, limits, predict, rehearse, replay, report,
-    resume, runs, simulate, trace, transport,
+    resume, runs, trace, transport,
 };
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
@@ -132,9 +132,6 @@ pub enum Command {
     ///
     /// With other limits: what they would have changed.
     Replay(replay::Options),
-
-    /// Migrate modelled guests over modelled links, without a host
-    Simulate(simulate::Options),
 
     /// Make a guest run on here that a migration left suspended
     ///

@@ -9,7 +9,7 @@
 //! with the fast one a fourth waits at the destination ([`land`]).
 //!
 //! What an attempt was told and decided is kept ([`trace`]) and can be decided
-//! again ([`replay`]), or tried without a host ([`simulate`]) or on a guest that
+//! again ([`replay`]), or tried on a guest that
 //! stays ([`predict`]); what its pause took is remembered ([`ledger`]); how it
 //! went ([`runs`]) is explained ([`report`]) and counted ([`metrics`]). While it
 //! runs it can be looked at and steered ([`control`]). Limits stand in a file
@@ -44,7 +44,6 @@ mod replay;
 mod report;
 mod resume;
 mod runs;
-mod simulate;
 mod stream;
 mod stub;
 mod trace;
@@ -74,7 +73,6 @@ fn main() -> ExitCode {
         cli::Command::Cancel(options) => control::cancel::main(&options),
         cli::Command::Predict(options) => predict::main(&options),
         cli::Command::Replay(options) => replay::main(&options),
-        cli::Command::Simulate(options) => simulate::main(&options),
         cli::Command::Ledger(options) => ledger::main(&options),
         cli::Command::Report(options) => report::main(&options),
         cli::Command::KeepRun(options) => runs::keeper::main(&options),

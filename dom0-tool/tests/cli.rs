@@ -59,7 +59,7 @@ fn usual_slips() {
         "migrate web1",
         "migrate --max-suspend-tim 2 web1 host2",
         "migrate --max-suspend-time soon web1 host2",
-        "simulate --memory 12parsecs",
+        "predict --bandwidth 12parsecs web1",
         "replay /nowhere.jsonl",
     ] {
         let output = lull(&line.split_whitespace().collect::<Vec<_>>());

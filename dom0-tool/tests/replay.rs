@@ -1,4 +1,4 @@
-//! Traces kept and replayed, and migrations simulated, by the command itself.
+//! Traces kept and replayed by the command itself.
 
 use std::io::Write;
 use std::path::Path;
@@ -123,18 +123,4 @@ fn a_folder_that_cannot_be_written_loses_the_trace_with_a_warning() {
     std::fs::write(&file, "").unwrap();
     let output = keep(&file.join("traces"), TRACE.as_bytes());
     assert!(said(&output).contains("warning: the trace of this attempt is lost"));
-}
-
-#[test]
-fn a_simulation_can_be_repeated() {
-    let words = ["simulate", "--attempts", "2000", "--seed", "5", "--json"];
-    let (first, second) = (run(&words), run(&words));
-    assert_eq!(first.status.code(), Some(0), "{}", said(&first));
-    assert_eq!(first.stdout, second.stdout);
-    let table = run(&words[..5]);
-    let text = String::from_utf8_lossy(&table.stdout);
-    assert!(
-        text.contains("2,000 attempts, seed 5: 0 guests paused longer"),
-        "{text}"
-    );
 }

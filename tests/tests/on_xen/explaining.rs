@@ -157,10 +157,6 @@ fn without_a_guest(host: &Host) -> Result<()> {
     let newest = "ls -t /var/lib/lull/traces/*.jsonl | head -1";
     let again = host.run(&format!("lull replay $({newest})"))?.checked()?;
     ensure!(!again.is_empty(), "nothing was replayed");
-    let simulated = host
-        .run("lull simulate --attempts 20 --seed 7")?
-        .checked()?;
-    ensure!(!simulated.is_empty(), "nothing was simulated");
     let written = host
         .run(
             "cd /run/rig && lull generate man m && lull generate completions c && ls m c; rm -rf m c",

@@ -1,6 +1,5 @@
-//! `lull simulate`: what would become of migrations, without a host.
-//!
-//! The models are `lull-simulator`'s; here are its options and its report.
+//! `lull-simulate`: what would become of migrations, without a host. A tool for developers;
+//! the models are the library's, here are options and report.
 
 mod curves;
 mod report;
@@ -8,7 +7,7 @@ mod report;
 use std::num::NonZeroU64;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::{Parser, ValueEnum};
 use lull_base::duration::Span;
 use lull_base::quantity::{Rate, Size};
 use lull_base::risk::Risk;
@@ -18,22 +17,24 @@ use lull_core::units::Micros;
 use lull_simulator::campaign;
 use lull_simulator::draw::{Draw, LinkKind, Mishaps, WriterKind};
 
-/// The options of `lull simulate`.
-#[derive(Debug, Args)]
+/// Migrates modelled guests over modelled links, without a host
+#[derive(Debug, Parser)]
 #[command(
+    name = "lull-simulate",
+    version,
     after_help = "What is not given is drawn anew for every attempt, from the seed.
 
 Examples:
-  lull simulate --memory 64GiB --dirty-rate 200MiB/s --working-set 4GiB \\
+  lull-simulate --memory 64GiB --dirty-rate 200MiB/s --working-set 4GiB \\
       --link-rate 10Gbit/s --max-suspend-time 500ms --mishaps none
-  lull simulate --attempts 1000000
-  lull simulate --measures --attempts 3000
-  lull simulate --curves 7 --link stalling
+  lull-simulate --attempts 1000000
+  lull-simulate --measures --attempts 3000
+  lull-simulate --curves 7 --link stalling
 
 Exit codes: 0 simulated; 1 a guest was paused longer than its limit; 2 wrong
   usage."
 )]
-pub struct Options {
+struct Options {
     /// The guest's memory
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
@@ -122,8 +123,8 @@ enum Trouble {
 /// The promise did not hold.
 const BROKEN: u8 = 1;
 
-/// Simulates and reports.
-pub fn main(options: &Options) -> ExitCode {
+fn main() -> ExitCode {
+    let options = Options::parse();
     let attempts = options.attempts.get();
     if let Some(number) = options.curves {
         to_stdout(&curves::of(&options.draw().scenario(number).scenario));
