@@ -68,24 +68,26 @@ impl SmallDebian {
     /// With the command's own words when it does not.
     pub fn run(&self, command: &str) -> Result<String> {
         let mut unshare = Command::new("unshare");
-        let mut command = command.to_owned();
-        if !root_is_a_mount() {
-            // There is nothing to make private, so that its /proc may be seen
-            // outside, and must go as it came.
+        if !is_mounted(Path::new("/")) {
+            // There is nothing to make private.
             unshare.args(["--propagation", "unchanged"]);
-            command.insert_str(0, "trap 'umount /proc' EXIT; ");
         }
         let text = output_of(
             unshare
                 .args(["--mount", "--pid", "--fork", "--mount-proc", "--root"])
                 .arg(self.root())
-                .args(["/bin/sh", "-ec", &command])
+                .args(["/bin/sh", "-ec", command])
                 .env_clear()
                 .env("PATH", PATH)
                 .env("LC_ALL", "C.UTF-8")
                 .env("DEBIAN_FRONTEND", "noninteractive"),
-        )?;
-        Ok(String::from_utf8(text)?)
+        );
+        // Where nothing was private its /proc is seen here too.
+        let proc = self.root().join("proc");
+        if is_mounted(&proc) {
+            output_of(Command::new("umount").arg(&proc))?;
+        }
+        Ok(String::from_utf8(text?)?)
     }
 
     /// Every file in it, a line each: mode, owner, and what changes when the
@@ -101,12 +103,14 @@ impl SmallDebian {
     }
 }
 
-/// Not so in a folder that somebody has changed root to.
-fn root_is_a_mount() -> bool {
+/// Whether something is mounted there. Nothing is at `/` in a folder that somebody has
+/// changed root to.
+fn is_mounted(place: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let place = place.to_string_lossy();
     mounts
         .lines()
-        .any(|mount| mount.split(' ').nth(4) == Some("/"))
+        .any(|mount| mount.split(' ').nth(4) == Some(&place))
 }
 
 /// Logs and indexes, which remember; and a file that stands for a device.

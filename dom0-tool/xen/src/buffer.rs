@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 use std::{io, ptr, slice};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -21,6 +22,20 @@ unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}
 
+/// `/dev/xen/hypercall`, opened once: who makes hypercalls later may not be allowed to
+/// open anything any more.
+fn device() -> io::Result<&'static File> {
+    static DEVICE: OnceLock<File> = OnceLock::new();
+    if let Some(device) = DEVICE.get() {
+        return Ok(device);
+    }
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/xen/hypercall")?;
+    Ok(DEVICE.get_or_init(|| device))
+}
+
 /// An array in pages that the kernel keeps in place: `/dev/xen/hypercall`
 /// hands out anonymous memory that neither swaps, moves nor splits at a fork.
 /// Plain locked memory may still move, and a hypercall then fails with EFAULT.
@@ -36,10 +51,7 @@ impl<T: Plain> HypercallBuffer<T> {
         let size = len.max(1).checked_mul(size_of::<T>());
         let size = size.and_then(|size| size.checked_next_multiple_of(PAGE));
         let bytes = size.ok_or(io::ErrorKind::OutOfMemory)?;
-        let device = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/xen/hypercall")?;
+        let device = device()?;
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a fresh mapping of memory nobody else has; the address is
         // the kernel's choice.
