@@ -63,6 +63,9 @@ impl Verdict {
     }
 }
 
+/// What is said of a guest that did not stop; its next migration looks for it.
+pub const DID_NOT_SUSPEND: &str = "the guest did not suspend itself when asked to";
+
 impl From<&Refusal> for Verdict {
     fn from(refusal: &Refusal) -> Self {
         let figures = &refusal.figures;
@@ -192,10 +195,7 @@ fn sentence(refusal: &Refusal) -> (How, String) {
             (How::RefusedTimeout, text)
         }
         Reason::Cancelled => (How::Cancelled, "the attempt was cancelled".into()),
-        Reason::SuspendFailed => {
-            let text = "the guest did not suspend itself when asked to".into();
-            (How::SourceFailed, text)
-        }
+        Reason::SuspendFailed => (How::SourceFailed, DID_NOT_SUSPEND.into()),
     }
 }
 

@@ -41,7 +41,7 @@ use lull_wire::events::{Event, Refused};
 
 pub use attempt::{Attempt, NotBegun, Order, Verify, never_begun};
 pub use channel::Channel;
-pub use explain::Verdict;
+pub use explain::{DID_NOT_SUSPEND, Verdict};
 pub use steering::{Reply, Wish};
 
 /// Whoever hosts the engine.

@@ -155,7 +155,7 @@ impl Folder {
 
 /// `whose`, as far as it can stand in a file's name: a guest may be called
 /// anything.
-fn file_name(whose: &str) -> String {
+pub fn file_name(whose: &str) -> String {
     whose
         .chars()
         .take(64)

@@ -44,11 +44,13 @@ use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::destination::{Enough, Patience, admit};
 use crate::host::{self, Guest, Host, NotReady};
+use crate::kept;
 use crate::landing::{self, Choice, Trust, choose};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monitor;
 use crate::rehearse::{self, Rehearsed, Way};
+use crate::runs;
 use crate::stub::room::{self, NoRoom};
 
 use account::Account;
@@ -205,6 +207,9 @@ fn move_guest(
     }
     if options.pause_limit().is_some() {
         say_what_is_assumed(options, &known, &watcher);
+    }
+    if let Some(last) = last_stayed(guest) {
+        watcher.note(&last);
     }
     let plan = xl::Plan {
         xl: place.xl,
@@ -415,6 +420,21 @@ fn say_what_is_asked(options: &Migrate, limits: &Effective, guest: &Guest, watch
         text.push_str(&format!(", by {cap} at most{}", from(&limits.bandwidth)));
     }
     watcher.note(&text);
+}
+
+/// What is to be said of a guest that did not suspend itself the last time: the copy may be
+/// in vain again.
+fn last_stayed(guest: &Guest) -> Option<String> {
+    let runs = kept::Folder::at(runs::FOLDER, runs::MOST);
+    let last = runs::run::newest_of(&runs, &guest.name)?;
+    let when = last.begun.as_ref().map_or("", |begun| &begun.started);
+    last.did_not_suspend().then(|| {
+        format!(
+            "{} did not suspend itself when it was asked to last time ({when}): if its log \
+             tells why, see to that first (`lull cancel {}` ends this)",
+            guest.name, guest.name
+        )
+    })
 }
 
 fn say_what_is_assumed(options: &Migrate, known: &Known, watcher: &Watcher) {

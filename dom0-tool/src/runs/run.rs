@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use lull_wire::events::{Begun, Event, How, Line, Outcome, Progress, Round, SCHEMA};
 
+use crate::engine::DID_NOT_SUSPEND;
 use crate::kept::Folder;
+use crate::kept::folder::file_name;
 use crate::migrate::account::Account;
 use crate::migrate::lines::each_line;
 use crate::migrate::report::what_would_do;
@@ -133,6 +135,12 @@ impl Run {
         }
     }
 
+    /// Whether the guest was asked to suspend itself, and did not.
+    pub fn did_not_suspend(&self) -> bool {
+        let ended = self.account.ended.as_ref();
+        ended.is_some_and(|ended| ended.reason == DID_NOT_SUSPEND)
+    }
+
     /// The limit on the pause.
     pub fn limit_ms(&self) -> Option<u64> {
         let asked = self.result.as_ref().and_then(|result| result.limit_ms);
@@ -173,6 +181,22 @@ impl Run {
     }
 }
 
+/// Records that are opened at most to find one guest's newest.
+const LOOKED_AT: usize = 8;
+
+/// A guest's newest record.
+pub fn newest_of(folder: &Folder, guest: &str) -> Option<Run> {
+    let ending = format!("Z-{}", file_name(guest));
+    folder
+        .records()
+        .into_iter()
+        .map(|(name, _)| folder.path().join(name))
+        .filter(|path| path.to_string_lossy().contains(&ending))
+        .take(LOOKED_AT)
+        .filter_map(|path| Run::open(&path).ok())
+        .find(|run| run.guest() == guest)
+}
+
 /// Where the run is that an operator means: by its name, or a file.
 pub fn find(folder: &Folder, run: &str) -> PathBuf {
     match run.contains('/') {
@@ -185,8 +209,10 @@ pub fn find(folder: &Folder, run: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use lull_base::fuzz::any_bytes;
+    use lull_wire::events::Ended;
+
+    use super::*;
 
     #[test]
     fn any_bytes_are_a_record_or_none() {
@@ -196,5 +222,27 @@ mod tests {
             include_bytes!("../report/samples/gate0.jsonl"),
         ];
         any_bytes(&samples, |bytes| drop(Run::read("x", bytes)));
+    }
+
+    #[test]
+    fn a_guest_that_did_not_suspend_is_remembered_until_it_did() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path(), super::super::MOST);
+        assert!(newest_of(&folder, "web1").is_none());
+        let moved = include_str!("../report/samples/moved.jsonl");
+        let mut ended = Ended::so(How::SourceFailed);
+        ended.reason = DID_NOT_SUSPEND.to_owned();
+        let ended = Line {
+            schema: SCHEMA,
+            event: Event::Ended(ended),
+        };
+        let begun = moved.lines().next().unwrap();
+        let stays = format!("{begun}\n{}\n", serde_json::to_string(&ended).unwrap());
+        for (record, remembered) in [(&stays[..], true), (moved, false)] {
+            folder.keep("web1", record.as_bytes()).unwrap();
+            folder.keep("web10", b"another's").unwrap();
+            let newest = newest_of(&folder, "web1").unwrap();
+            assert_eq!(newest.did_not_suspend(), remembered);
+        }
     }
 }

@@ -1,0 +1,61 @@
+//! Which crate may use which: arrows point downwards, so that neither the core nor the
+//! hypervisor's crate can name a command.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use toml_edit::DocumentMut;
+
+/// Each crate's folder, and those of ours that it may use.
+const LAYERS: [(&str, &[&str]); 8] = [
+    ("core", &[]),
+    ("stubdom", &["lull-core"]),
+    ("dom0-tool/base", &["lull-core"]),
+    ("dom0-tool/xen", &["lull-core", "lull-base"]),
+    ("dom0-tool/wire", &["lull-core", "lull-base", "lull-xen"]),
+    ("dom0-tool/simulator", &["lull-core", "lull-base"]),
+    (
+        "dom0-tool",
+        &[
+            "lull-core",
+            "lull-base",
+            "lull-xen",
+            "lull-wire",
+            "lull-simulator",
+        ],
+    ),
+    ("dom0-tool/package", &[]),
+];
+
+#[test]
+fn arrows_point_downwards() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (folder, allowed) in LAYERS {
+        let manifest = fs::read_to_string(root.join(folder).join("Cargo.toml")).unwrap();
+        let manifest: DocumentMut = manifest.parse().unwrap();
+        let mut used = BTreeSet::new();
+        for table in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(table) = manifest.get(table).and_then(|table| table.as_table()) else {
+                continue;
+            };
+            used.extend(table.iter().map(|(name, _)| name.to_owned()));
+        }
+        for name in used.iter().filter(|name| name.starts_with("lull-")) {
+            assert!(
+                allowed.contains(&name.as_str()),
+                "{folder} must not use {name}"
+            );
+        }
+    }
+}
+
+/// Unsafe code is where an ABI needs it, and nowhere else.
+#[test]
+fn the_tool_forbids_unsafe_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["src/main.rs", "wire/src/lib.rs", "simulator/src/lib.rs"] {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        assert!(text.contains("#![forbid(unsafe_code)]"), "{file}");
+    }
+}
