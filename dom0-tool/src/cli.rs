@@ -96,58 +96,58 @@ fn keep_hidden(slip: &mut clap::Error) {
 pub enum Command {
     /// Move a running guest to another host
     ///
-    /// Runs stock `xl migrate` with lull as its save helper. When a limit
-    /// cannot be kept, the guest goes on at the source, and nothing is left at
-    /// the destination. Without limits it migrates as xl does, and reports.
+    /// Runs stock `xl migrate` with lull as its save helper. If a limit cannot be
+    /// kept, the guest keeps running at the source and nothing is left at the
+    /// destination. Without limits it migrates as xl does, with a report.
     Migrate(Migrate),
 
-    /// Measure what a landing at a host takes, with a throw-away guest
+    /// Measure how long a landing at a host takes, with a probe guest
     ///
-    /// A guest of a few MiB, with a network interface and no disk, moves there
-    /// as any guest would, and is destroyed there. Nothing of it is left on
-    /// either host.
+    /// A guest of a few MiB with a network interface and no disk moves there and
+    /// is destroyed. Nothing of it is left on either host.
     Rehearse(rehearse::Options),
 
-    /// Show how the migrations on this host stand
+    /// Show running migrations
     Status(control::show::Options),
 
-    /// Change the limits of a migration that runs
+    /// Change the limits of a running migration
     Set(control::set::Options),
 
-    /// Ask a migration to suspend its guest after this round, if the pause fits
+    /// Suspend a migration's guest after this round, if the pause fits
     SwitchNow(control::set::SwitchNow),
 
-    /// End a migration safely: the guest stays here
+    /// Cancel a migration; the guest keeps running here
     ///
-    /// As ^C in `lull migrate`, but for every migration lull takes part in.
+    /// Works like ^C in `lull migrate`, for every migration lull takes part in.
     Cancel(control::cancel::Options),
 
-    /// Say what would become of a migration, without moving anything
+    /// Predict a migration's outcome without moving anything
     ///
-    /// Watches for a few seconds how the guest writes, and has the same rules
-    /// decide on it over a modelled link.
+    /// Samples for a few seconds how the guest writes. The same rules then decide
+    /// over a modelled link.
     Predict(predict::Options),
 
     /// Run a recorded attempt through the same rules again
     ///
-    /// With other limits: what they would have changed.
+    /// With other limits it shows what they would have changed.
     Replay(replay::Options),
 
-    /// Make a guest run on here that a migration left suspended
+    /// Resume a guest that a migration left suspended here
     ///
-    /// For when the destination was told to start the guest and did not report
-    /// back. Never while it may run there: both would write to the same disks.
+    /// For a guest whose destination had permission to start it and did not
+    /// report. Never use it while the guest may run there: both copies would
+    /// write to the same disks.
     Resume(resume::Options),
 
     /// Show what earlier pauses took, by destination and guest
     ///
-    /// The next pause is predicted from that: the worst of each part, and a
-    /// quarter more, or a half while fewer than four are known.
+    /// The next pause is predicted from it: the worst of each part plus a quarter,
+    /// or plus a half while fewer than four are known.
     Ledger(ledger::Options),
 
-    /// Explain an attempt afterwards, as tables or plots
+    /// Explain an attempt afterwards, with tables or plots
     ///
-    /// Of any attempt on this host, also those that xl or virsh began with
+    /// Covers every attempt on this host, also those that xl or virsh began with
     /// lull as their helper.
     Report(report::Options),
 
@@ -155,9 +155,9 @@ pub enum Command {
     #[command(hide = true)]
     KeepRun(runs::keeper::Options),
 
-    /// Look whether this host is ready, and a destination
+    /// Check whether this host, and optionally a destination, is ready
     ///
-    /// Changes nothing. Each finding comes with its cure.
+    /// Changes nothing. Each finding says what to do about it.
     Doctor(doctor::Options),
 
     /// Write man pages and shell completions, as the package has them
@@ -166,12 +166,12 @@ pub enum Command {
 
     /// Show, set or check the limits of /etc/lull.toml
     ///
-    /// For every guest, or for some by name, UUID or pattern. What is given to
-    /// `lull migrate` beats them.
+    /// For all guests, or for some by name, UUID or pattern. Options of `lull
+    /// migrate` take precedence.
     #[command(subcommand)]
     Limits(limits::Command),
 
-    /// Make plain `xl migrate` keep the limits too, or landings shorter
+    /// Make plain `xl migrate` or virsh keep the limits, or shorten landings
     Enable(enable::Enable),
 
     /// Undo `lull enable`
@@ -210,43 +210,42 @@ pub enum Command {
   lull migrate --json -s 'ssh -p 2222' web1 host2
 
 Durations: 250ms, 2s, 5min, 1m30s; a bare number is seconds (2, 0.5). A limit
-that is not given here is the guest's from /etc/lull.toml (`lull limits`); `none`
-is given where that is not to hold.
+that is not given is taken from /etc/lull.toml (`lull limits`); `none` lifts it.
 
 Exit codes: 0 moved; 2 wrong usage or host not ready, nothing was done;
-  3 refused, the pause would be too long; 4 refused, out of time or hopeless;
+  3 refused, the pause would be too long; 4 refused, out of time or not converging;
   5 cancelled; 6 destination failed; 7 source failed; after 3 to 7 the guest
-  runs at the source, unless it has died itself; 8 unknown, look at both hosts.")]
+  runs at the source, unless it has crashed by itself; 8 unknown, look at both hosts.")]
 pub struct Migrate {
-    /// The guest must never be paused longer than this
+    /// Never pause the guest longer than this
     ///
-    /// Counted from the request to suspend until it runs at the destination,
-    /// or again at the source. Never raised, never rounded.
+    /// The pause counts from the request to suspend until the guest runs at the
+    /// destination, or again at the source. The limit is never raised or rounded.
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub max_suspend_time: Option<TimeLimit>,
 
-    /// Give up unless the guest could be suspended within this time
+    /// Give up if the guest could not be suspended within this time
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub timeout: Option<TimeLimit>,
 
     /// Send no more than this until the guest is asked to stop: 50MiB/s, 1Gbit/s
     ///
-    /// What the link carries beyond it is then not known, and the pause is
-    /// reckoned with this. `lull set` changes it.
+    /// If nothing is known of the link beyond that rate, the pause is predicted
+    /// with it. `lull set` changes it.
     #[arg(long, value_name = "RATE")]
     pub bandwidth: Option<Bandwidth>,
 
-    /// The share of pauses that the estimate may get wrong, 5% unless said otherwise
+    /// The share of pauses that the estimate may get wrong [default: 5%]
     ///
-    /// Such a pause is given up within the limit, and the guest runs on here. A smaller
-    /// share refuses sooner.
+    /// Such a pause is given up within the limit, and the guest keeps running here.
+    /// A smaller share refuses sooner.
     #[arg(long, value_name = "SHARE")]
     pub risk: Option<Risk>,
 
-    /// Rehearse first, if nothing is known of a landing at HOST yet
+    /// Rehearse first if nothing is known of a landing at HOST yet
     ///
-    /// As `lull rehearse --like DOMAIN HOST`. When that fails, DOMAIN stays
-    /// untouched.
+    /// Like `lull rehearse --like DOMAIN HOST`. If it fails, DOMAIN is not
+    /// migrated.
     #[arg(long)]
     pub rehearse: bool,
 
@@ -281,13 +280,13 @@ pub struct Migrate {
     #[arg(short = 'D')]
     pub keep_number: bool,
 
-    /// Taken and ignored, as xl does
+    /// Accepted and ignored, as by xl
     #[arg(long, hide = true)]
     pub live: bool,
 
     /// Leave the guest paused at the destination (xl migrate -p)
     ///
-    /// A guest left paused has no bounded pause.
+    /// Cannot be combined with a limit on the pause.
     #[arg(short = 'p')]
     pub leave_paused: bool,
 
@@ -295,16 +294,21 @@ pub struct Migrate {
     #[arg(long)]
     pub debug: bool,
 
-    /// In which order the guest lands
+    /// How the guest lands at the destination
     ///
-    /// Fast: the destination has all devices attached before the guest stops; it
-    /// needs lull there too, and disks that bear it.
+    /// Fast: the destination attaches all devices before the guest stops. That
+    /// needs lull there and disks that two hosts may have open.
     #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
     pub landing: Wanted,
 
-    /// Run this command to reach `lull land`, in place of ssh HOST lull land
-    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
-    pub land: Option<String>,
+    /// Reach `lull land` by this command instead of `ssh HOST lull land`
+    #[arg(
+        long,
+        alias = "land",
+        value_name = "COMMAND",
+        allow_hyphen_values = true
+    )]
+    pub receiver_command: Option<String>,
 
     /// The guest's name or number
     pub domain: String,

@@ -82,9 +82,9 @@ pub enum NotReady {
     Dom0,
     /// One of lull's own.
     #[error(
-        "{name} is a rehearsal's throw-away guest.\n{UNTOUCHED} `lull rehearse HOST` moves one of its own; this one destroys itself."
+        "{name} is a rehearsal's probe guest.\n{UNTOUCHED} `lull rehearse HOST` moves one of its own; this one destroys itself."
     )]
-    ThrowAway {
+    ProbeGuest {
         /// The guest.
         name: String,
     },
@@ -328,7 +328,7 @@ pub fn guest_in_any_state(asked: &str) -> Result<Guest, NotReady> {
     let no_xenstore = |source| NotReady::NoXenstore { source };
     let mut store = Xenstore::open().map_err(no_xenstore)?;
     if guest.name.starts_with(rehearse::MARK) {
-        return Err(NotReady::ThrowAway { name: guest.name });
+        return Err(NotReady::ProbeGuest { name: guest.name });
     }
     let devices = store.list(&format!("/libxl/{}/device/pci", guest.domid));
     if !devices.map_err(no_xenstore)?.is_empty() {

@@ -57,7 +57,9 @@ impl Way {
         let go = match self {
             Self::Stock => format!("xl migrate -s '' {again} {guest} {there}"),
             Self::Classic | Self::ClassicWithVifLull => format!("{lull} {again} {guest} {there}"),
-            Self::Fast => format!("{lull} --landing fast --land 'exec lull land' {guest} {there}"),
+            Self::Fast => {
+                format!("{lull} --landing fast --receiver-command 'exec lull land' {guest} {there}")
+            }
         };
         format!("{set}; {go}")
     }

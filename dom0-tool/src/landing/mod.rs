@@ -23,10 +23,10 @@ pub use devices::Trust;
 /// What the operator wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Wanted {
-    /// Fast where that is possible and known to be safe
+    /// Fast where possible and known to be safe
     #[default]
     Auto,
-    /// Fast, or not at all
+    /// Fast, or nothing is begun
     Fast,
     /// The destination attaches the devices while the guest is paused, as with
     /// xl
@@ -99,7 +99,7 @@ fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<(Command, bool)
         return Err("another configuration is sent (-C), which may name other devices".into());
     }
     devices_bear_it(guest, trust)?;
-    if let Some(land) = &options.land {
+    if let Some(land) = &options.receiver_command {
         return Ok((shell_ignoring_tty_signals(land), false));
     }
     let way = Way::new(options.ssh.as_deref(), &options.host).kept_alive();

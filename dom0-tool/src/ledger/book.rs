@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
 
-/// 1 had neither dates nor guests: its entries are read as a throw-away
+/// 1 had neither dates nor guests: its entries are read as a probe
 /// guest's, made when they are read.
 pub const SCHEMA: u32 = 2;
 

@@ -21,7 +21,7 @@ const DAY: u64 = 24 * 60 * 60;
 pub struct Entry {
     /// When, in seconds since 1970; the ledger dates what is added undated.
     pub at: Option<u64>,
-    /// Whose: by name, or of a throw-away guest of lull's own.
+    /// Whose: by name, or of a probe guest of lull's own.
     pub guest: Option<String>,
     /// The guest was not seen to run at the destination: it was resumed at the
     /// source, if it did not die.
@@ -77,7 +77,7 @@ impl Entry {
         .all(Option::is_none)
     }
 
-    /// The bitmap, the CPU state and so on of a throw-away guest say nothing
+    /// The bitmap, the CPU state and so on of a probe guest say nothing
     /// of another's size, but are better than what is assumed everywhere.
     pub fn is_rehearsal(&self) -> bool {
         self.guest.is_none()

@@ -13,7 +13,7 @@ use super::entry::Entry;
 /// What happens at the source is learned from the guest itself, wherever it
 /// went: its devices and its kernel make its suspend, its size the bitmap, its
 /// vCPUs the state. What a guest does to its own figures it does to no other's.
-/// One that was never paused goes by the throw-away guests' figures. The
+/// One that was never paused goes by the probe guests' figures. The
 /// landing is learned from the guest's own at this destination, or else from
 /// everybody's there, and only from landings in the same order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -283,7 +283,7 @@ mod tests {
         let suspend = |to, guest| book.known(to, guest, Landing::Classic, NOW).bounds.suspend;
         assert_eq!(suspend("host2", "web1"), Duration::from_millis(1_200));
         assert_eq!(suspend("host4", "web1"), Duration::from_millis(1_200));
-        // Not slow1's: only a throw-away guest speaks for others.
+        // Not slow1's: only a probe guest speaks for others.
         assert_eq!(suspend("host2", "new1"), Duration::from_millis(60));
         assert_eq!(suspend("host3", "new1"), Costs::ASSUMED.suspend);
     }

@@ -53,7 +53,7 @@ pub struct LedgerError {
 /// One pause, foreseen and seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreseen {
-    /// Whose; of a throw-away guest, none.
+    /// Whose; of a probe guest, none.
     pub guest: Option<String>,
     /// See [`Entry`].
     pub predicted_ms: u64,

@@ -109,7 +109,7 @@ fn in_tables(rows: &[Row]) -> String {
 }
 
 fn name(row: &Row) -> String {
-    let name = row.guest.as_deref().unwrap_or("(throw-away)");
+    let name = row.guest.as_deref().unwrap_or("(probe)");
     match row.landing {
         Landing::Classic => name.to_owned(),
         Landing::Fast => format!("{name}, fast landing"),
@@ -198,14 +198,7 @@ mod tests {
         let summary = ledger.summary(None, |line| panic!("{line}"));
         let shown = in_tables(&summary.rows);
         for words in [
-            "host2",
-            "web1",
-            "(throw-away)",
-            "120 ms",
-            "3,600 ms",
-            "10.0 %",
-            "0 of 1",
-            "–",
+            "host2", "web1", "(probe)", "120 ms", "3,600 ms", "10.0 %", "0 of 1", "–",
         ] {
             assert!(shown.contains(words), "{words}:\n{shown}");
         }

@@ -26,7 +26,7 @@ pub struct Summary {
 pub struct Row {
     /// Where to.
     pub destination: String,
-    /// Which; absent: throw-away guests.
+    /// Which; absent: probe guests.
     pub guest: Option<String>,
     /// In which order it landed, or was to.
     pub landing: Landing,

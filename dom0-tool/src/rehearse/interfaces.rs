@@ -1,4 +1,4 @@
-//! The network interfaces of the throw-away guest. Most of a landing is the
+//! The network interfaces of the probe guest. Most of a landing is the
 //! destination's work on them, so they are as many, on the same bridges and by
 //! the same scripts, as those of the guest that is to follow.
 

@@ -1,4 +1,4 @@
-//! The throw-away guest's kernel: an ELF file around [`probe_guest::code`].
+//! The probe guest's kernel: an ELF file around [`probe_guest::code`].
 
 use lull_xen::probe_guest::{self, LOAD, SIZE};
 

@@ -1,4 +1,4 @@
-//! `lull rehearse`: a throw-away guest goes to a host, so that what a landing there
+//! `lull rehearse`: a probe guest goes to a host, so that what a landing there
 //! takes is known before a guest that matters goes.
 //!
 //! The [`stage`] is set with one guest, the [`scene`]: of a [`kernel`] of
@@ -72,23 +72,23 @@ const LONGEST_COPY: Span = Span::seconds(120);
   lull rehearse --like web1 host2
   lull rehearse --landing classic host2     as a guest lands by xl and virsh
 
-The throw-away guest does not come back: whoever receives a guest trusts its
+The probe guest does not come back: whoever receives a guest trusts its
 sender with root. Rehearse the other direction at the other host.
 
 Exit codes: 0 there, and measured; 2 wrong usage or host not ready, nothing was
   done; 5 cancelled; 6 the destination failed; 7 this host failed; 8 the
-  throw-away guest could not be removed everywhere.")]
+  probe guest could not be removed everywhere.")]
 pub struct Options {
-    /// Give the throw-away guest this guest's network interfaces
+    /// Give the probe guest this guest's network interfaces
     ///
     /// As many, on the same bridges and by the same scripts: most of a landing
     /// is the destination's work on them. Without it: one, on xl's default
     /// bridge. Disks are never used; but where this guest's could not land fast,
-    /// nor does the throw-away guest.
+    /// nor does the probe guest.
     #[arg(long, value_name = "DOMAIN")]
     pub like: Option<String>,
 
-    /// In which order the throw-away guest lands
+    /// In which order the probe guest lands
     ///
     /// What it takes is learned of that order only.
     #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
@@ -167,7 +167,7 @@ pub fn before(
             Landing::Classic => Wanted::Classic,
             Landing::Fast => Wanted::Fast,
         },
-        land: options.land.clone(),
+        receiver_command: options.receiver_command.clone(),
         ..Play::new(options.ssh.as_ref(), &options.host, options.verbose)
     };
     let interfaces = interfaces_of(guest)?;
@@ -203,7 +203,7 @@ struct Play {
     way: Way,
     ssh: Option<String>,
     landing: Wanted,
-    land: Option<String>,
+    receiver_command: Option<String>,
     verbose: u8,
 }
 
@@ -213,7 +213,7 @@ impl Play {
             way: Way::new(ssh.map(String::as_str), host),
             ssh: ssh.cloned(),
             landing: Wanted::Auto,
-            land: None,
+            receiver_command: None,
             verbose,
         }
     }
@@ -236,7 +236,7 @@ impl Play {
             leave_paused: false,
             debug: false,
             landing: self.landing,
-            land: self.land.clone(),
+            receiver_command: self.receiver_command.clone(),
             domain: guest.to_owned(),
             host: self.way.host().to_owned(),
         }
@@ -254,7 +254,7 @@ impl Play {
         let stage = Stage::take(xl, self.way.clone(), &|line| watcher.note(line))?;
         let guard = Guard::start(lull).context("the rehearsal's guard cannot be started")?;
         watcher.note(&format!(
-            "rehearsing the way to {}: creating a throw-away guest of {} MiB with {}",
+            "rehearsing the way to {}: creating a probe guest of {} MiB with {}",
             self.way.host(),
             scene::MEMORY_MIB,
             match interfaces.len() {
@@ -323,7 +323,7 @@ impl Play {
             after_ready: known.after_ready,
             control: &Folder::default(),
             landing,
-            // Nobody else knows the throw-away guest.
+            // Nobody else knows the probe guest.
             claim: None,
         };
         let attempted = match attempt::run(&plan, call, inbox, watcher) {
@@ -378,7 +378,7 @@ impl Play {
     }
 }
 
-/// What the throw-away guest's pause teaches of other guests'. The landing; but
+/// What the probe guest's pause teaches of other guests'. The landing; but
 /// a kernel that has nothing to put to rest says nothing of a suspend, and of
 /// what grows with a guest's size so small a one shows only if more than is
 /// assumed anyway.
@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn only_what_speaks_for_other_guests_is_learned() {
         let seen = Entry {
-            guest: Some("a throw-away guest".to_owned()),
+            guest: Some("a probe guest".to_owned()),
             suspend_ms: Some(1),
             final_bitmap_ms: Some(1),
             cpu_state_ms: Some(700),

@@ -14,7 +14,7 @@ use super::interfaces::Interface;
 use super::way::Way;
 use crate::host::{self, Guest};
 
-/// Every throw-away guest's name begins so.
+/// Every probe guest's name begins so.
 pub const MARK: &str = "lull-rehearsal-of-";
 
 /// What a guest is called on its way, after its name.

@@ -52,7 +52,7 @@ impl Stage {
         patience: Duration,
         note: &dyn Fn(&str),
     ) -> anyhow::Result<Self> {
-        let scene = Scene::new(way).context("no name for a throw-away guest")?;
+        let scene = Scene::new(way).context("no name for a probe guest")?;
         let record = open_record(folder)
             .with_context(|| format!("{} cannot be written", folder.display()))?;
         if !lock(&record, Duration::ZERO)? {
@@ -183,7 +183,7 @@ impl Stage {
         };
         let here = earlier.clear_here(xl)?;
         if here > 0 {
-            note("removed a throw-away guest that an earlier rehearsal left here");
+            note("removed a probe guest that an earlier rehearsal left here");
         }
         match earlier.clear_there() {
             Ok(()) => {}

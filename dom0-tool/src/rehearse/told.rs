@@ -111,10 +111,10 @@ impl Rehearsed {
         match &self.left {
             Left::Nothing => "Nothing of it is left on either host.".to_owned(),
             Left::Here(why) => format!(
-                "The throw-away guest is left on this host: {why}. It is tried again in the background, and by the next rehearsal."
+                "The probe guest is left on this host: {why}. It is tried again in the background, and by the next rehearsal."
             ),
             Left::There(why) => format!(
-                "The throw-away guest may be left at {host}: {why}. It destroys itself there within {within} s."
+                "The probe guest may be left at {host}: {why}. It destroys itself there within {within} s."
             ),
         }
     }

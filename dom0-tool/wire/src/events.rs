@@ -462,7 +462,7 @@ pub struct Rehearsed {
     pub outcome: String,
     /// In which order it landed, or was to; `None` before that was chosen.
     pub landing: Option<Landing>,
-    /// The parts of the throw-away guest's pause that speak for other guests.
+    /// The parts of the probe guest's pause that speak for other guests.
     pub observed: PauseParts,
     /// Of the landing, as in [`Outcome`].
     pub until_ready_ms: Option<u64>,

@@ -1,4 +1,4 @@
-//! The code of the throw-away guest that a rehearsal moves about: the
+//! The code of the probe guest that a rehearsal moves about: the
 //! only guest lull has a driver for, `probe_guest.s`.
 
 use std::arch::global_asm;

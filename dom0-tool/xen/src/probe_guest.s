@@ -1,4 +1,4 @@
-# The kernel of the throw-away guest: 32-bit, flat, paging and interrupts off,
+# The kernel of the probe guest: 32-bit, flat, paging and interrupts off,
 # as PVH starts it. It waits until it is asked to suspend, does, and waits again
 # wherever it wakes up.
 #

@@ -95,7 +95,8 @@ impl Plan {
 
     /// Reaching `lull land` by this command.
     pub fn land(mut self, command: &str) -> Self {
-        self.options.extend(["--land".into(), command.into()]);
+        self.options
+            .extend(["--receiver-command".into(), command.into()]);
         self
     }
 

@@ -166,7 +166,7 @@ pub fn falls_back(world: &mut World) -> Result<()> {
     let newer = "echo '{\"land\":[7,9],\"lull\":\"9.0.0\"}'";
     for (land, why) in [("exit 127", "no lull answers"), (newer, "9.0.0")] {
         let refused = world.host.run(&format!(
-            "lull migrate --landing fast --land {} -s '' {} 'xl migrate-receive'",
+            "lull migrate --landing fast --receiver-command {} -s '' {} 'xl migrate-receive'",
             quote(land),
             guest.name()
         ))?;

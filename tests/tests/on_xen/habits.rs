@@ -26,7 +26,7 @@ pub fn second_move(world: &mut World) -> Result<()> {
     let second = world.host.run_for(
         &format!(
             "runs=$(ls /var/lib/lull/runs); \
-             lull migrate -s '' --landing fast --land 'touch rig-called; exec lull land' {name} \
+             lull migrate -s '' --landing fast --receiver-command 'touch rig-called; exec lull land' {name} \
              'xl migrate-receive'; status=$?; \
              test ! -e rig-called && test \"$runs\" = \"$(ls /var/lib/lull/runs)\" && \
              echo neither called nor recorded; exit $status"

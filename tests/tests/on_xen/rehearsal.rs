@@ -1,4 +1,4 @@
-//! A throw-away guest goes first.
+//! A probe guest goes first.
 
 use std::time::Duration;
 
@@ -83,11 +83,11 @@ pub fn killed_then_before_a_move(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = &world.host;
     kill_one(host, "^(rehearse|guard-rehearsal)")?;
-    ensure!(throw_away(host)?, "the throw-away guest went by itself");
+    ensure!(probe_guest(host)?, "the probe guest went by itself");
     let refused =
         host.run("lull migrate $(xl list | awk '/lull-rehearsal/{print $1; exit}') localhost")?;
     ensure!(
-        refused.status == 2 && refused.stderr.contains("throw-away guest"),
+        refused.status == 2 && refused.stderr.contains("probe guest"),
         "{refused:?}"
     );
 
@@ -131,8 +131,8 @@ pub fn killed_then_before_a_move(world: &mut World) -> Result<()> {
 fn kill_one(host: &Host, name: &str) -> Result<()> {
     let timeline = Timeline::start();
     let _spawned = host.spawn("lull rehearse -s '' 'xl migrate-receive'")?;
-    while !throw_away(host)? {
-        ensure!(timeline.seconds() < 60.0, "no throw-away guest came");
+    while !probe_guest(host)? {
+        ensure!(timeline.seconds() < 60.0, "no probe guest came");
     }
     host.run(&format!(
         "kill -KILL $(ps -eo pid=,args= | awk '$2 ~ /lull$/ && $3 ~ /{name}/ {{print $1}}')"
@@ -141,7 +141,7 @@ fn kill_one(host: &Host, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn throw_away(host: &Host) -> Result<bool> {
+fn probe_guest(host: &Host) -> Result<bool> {
     let domains = host.domains()?;
     Ok(domains
         .iter()
