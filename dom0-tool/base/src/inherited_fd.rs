@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 /// Whether descriptor `number` leads to another process, and to no file.
 pub fn is_socket_or_pipe(number: RawFd) -> bool {
@@ -35,7 +35,7 @@ pub fn named(variable: &str) -> Option<OwnedFd> {
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     let open = std::path::Path::new(&format!("/proc/self/fd/{number}")).exists();
     if number <= 2 || !open {
-        return Err(io::Error::from_raw_os_error(9));
+        return Err(Errno::BADF.into());
     }
     // SAFETY: it is open, and the number was handed to this process for it to
     // own; nothing else here uses it.

@@ -5,15 +5,13 @@ use std::process::ExitCode;
 use clap::Args;
 use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
+use lull_core::units::PAGE_SIZE;
 use lull_wire::control::{Answer, Line, Phase, SCHEMA, Status};
 use lull_xen as xen;
 
 use super::client::{self, Connection};
 use super::{DONE, NOT_DONE, watch};
 use crate::host::{self, Guest};
-
-/// A page, in bytes (x86).
-pub const PAGE: u64 = 4096;
 
 /// The options of `lull status`.
 #[derive(Debug, Args)]
@@ -159,7 +157,7 @@ fn in_words(status: &Status) -> String {
     let mut add = |what: &str, how: String| text.push_str(&format!("\n  {what:<6} {how}"));
     let per_second = |rate: Option<u64>| rate.map(|rate| format!("{}/s", Bytes(rate)));
     if let Some(progress) = &status.progress {
-        let pages = |count: u64| Bytes(count.saturating_mul(PAGE));
+        let pages = |count: u64| Bytes(count.saturating_mul(PAGE_SIZE));
         add(
             "sent",
             format!(
@@ -170,7 +168,9 @@ fn in_words(status: &Status) -> String {
                 pages(progress.round_pages),
             ),
         );
-        let rate = progress.dirty_rate.map(|rate| rate.saturating_mul(PAGE));
+        let rate = progress
+            .dirty_rate
+            .map(|rate| rate.saturating_mul(PAGE_SIZE));
         add(
             "dirty",
             format!(

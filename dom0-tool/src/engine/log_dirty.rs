@@ -8,6 +8,7 @@ use lull_xen::buffer::HypercallBuffer;
 use lull_xen::domctl::{Clean, ShadowOp};
 use lull_xen::version::Version;
 use lull_xen::{DomId, Xen};
+use rustix::io::Errno;
 
 use crate::stub::Stub;
 
@@ -151,12 +152,12 @@ impl<'x> LogDirty<'x> {
 
 impl LogDirtyError {
     fn from_xen(error: io::Error, xen: &Xen, guest: DomId) -> Self {
-        match error.raw_os_error() {
-            Some(95) => Self::Unsupported,
+        match Errno::from_io_error(&error) {
+            Some(Errno::OPNOTSUPP) => Self::Unsupported,
             // Xen has one error for both since 4.18, and none for a guest that is
             // being destroyed up to 4.17 (xen/arch/x86/mm/paging.c).
-            Some(22) if xen.is_being_destroyed(guest) => Self::BeingDestroyed,
-            Some(22) => Self::Refused,
+            Some(Errno::INVAL) if xen.is_being_destroyed(guest) => Self::BeingDestroyed,
+            Some(Errno::INVAL) => Self::Refused,
             _ => Self::Other(error),
         }
     }

@@ -7,16 +7,16 @@ use lull_core::link::SLOTS;
 use lull_xen::buffer::HypercallBuffer;
 use lull_xen::mmu::{MmuUpdate, pte};
 use lull_xen::{DomId, PAGE, Xen};
+use rustix::io::Errno;
 
 use crate::stub::Stub;
 
 /// Read-only, no code; Xen adds the user bit a PV kernel needs.
 const RIGHTS: u64 = pte::PRESENT | pte::ACCESSED | pte::NO_EXECUTE;
 
-/// Errno values by which Xen says that there is no page behind a frame:
-/// EPERM and EINVAL for a hole, ENOENT for one that is paged out
-/// (`xen/arch/x86/mm.c`, 4.17).
-const NO_PAGE: [i32; 3] = [1, 22, 2];
+/// Errors by which Xen says that there is no page behind a frame: EPERM and EINVAL for a
+/// hole, ENOENT for one that is paged out (`xen/arch/x86/mm.c`, 4.17).
+const NO_PAGE: [Errno; 3] = [Errno::PERM, Errno::INVAL, Errno::NOENT];
 
 /// dom0's list of updates, one slot at a time.
 pub struct Windows {
@@ -100,7 +100,5 @@ impl Windows {
 }
 
 fn is_no_page(error: &io::Error) -> bool {
-    error
-        .raw_os_error()
-        .is_some_and(|errno| NO_PAGE.contains(&errno))
+    Errno::from_io_error(error).is_some_and(|errno| NO_PAGE.contains(&errno))
 }

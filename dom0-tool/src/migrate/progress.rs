@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lull_base::bandwidth::Bandwidth;
 use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
+use lull_core::units::PAGE_SIZE;
 
 use crate::cli::Migrate;
 use crate::host::Guest;
@@ -21,9 +22,6 @@ use lull_wire::events::{
 
 /// Between plain lines within a round.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);
-
-/// A page, in bytes (x86).
-const PAGE: u64 = 4096;
 
 /// Shows an attempt to whoever watches.
 pub struct Watcher {
@@ -165,7 +163,7 @@ impl Watcher {
         match event {
             Event::Started(started) => self.note(&format!(
                 "copying {} of guest memory; stub domain {} uses {}",
-                Bytes(started.guest_pages.saturating_mul(PAGE)),
+                Bytes(started.guest_pages.saturating_mul(PAGE_SIZE)),
                 started.stub_domid,
                 Bytes(started.stub_memory_bytes),
             )),
@@ -287,7 +285,7 @@ fn progress_line(
     timeout_ms: Option<u64>,
     elapsed_ms: u64,
 ) -> String {
-    let bytes = |pages: u64| Bytes(pages.saturating_mul(PAGE));
+    let bytes = |pages: u64| Bytes(pages.saturating_mul(PAGE_SIZE));
     let left = progress.round_pages.saturating_sub(progress.round_sent);
     let mut parts = vec![
         format!("round {}", progress.round),

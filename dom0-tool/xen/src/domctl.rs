@@ -3,6 +3,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use super::buffer::HypercallBuffer;
 use super::privcmd::{Xen, number};
 use super::{DomId, version::Version};
@@ -128,8 +130,6 @@ pub enum ShadowOp {
 const DOMID_ANY: DomId = 0x7ff5;
 
 /// Errors of `xen/include/public/errno.h`, 4.17.
-const ESRCH: i32 = 3;
-const EINVAL: i32 = 22;
 
 /// `XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL`: also mark what the hypervisor itself
 /// writes.
@@ -185,7 +185,7 @@ impl Xen {
     pub fn domain_info(&self, domain: DomId) -> io::Result<Option<DomainInfo>> {
         let mut p = [0; 16];
         match self.domctl(cmd::GETDOMAININFO, domain, &mut p) {
-            Err(error) if error.raw_os_error() == Some(ESRCH) => return Ok(None),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => return Ok(None),
             other => other?,
         };
         let words = p.first_chunk().expect("fourteen of sixteen");
@@ -460,9 +460,9 @@ const fn dirty_count_of(p: &Payload) -> u64 {
 /// without vCPUs, of which ours has none (`xen/arch/x86/mm/paging.c`, 4.17 to 4.22:
 /// `paging_domctl`, `paging_log_dirty_op`).
 fn peeked(answer: io::Result<()>, p: &Payload) -> io::Result<u64> {
-    match answer.map_err(|error| (error.raw_os_error(), error)) {
+    match answer.map_err(|error| (Errno::from_io_error(&error), error)) {
         Ok(()) if p[4] != UNSAID => Ok(dirty_count_of(p)),
-        Ok(()) | Err((Some(ESRCH | EINVAL), _)) => Err(io::Error::new(
+        Ok(()) | Err((Some(Errno::SRCH | Errno::INVAL), _)) => Err(io::Error::new(
             io::ErrorKind::NotFound,
             "the domain is being destroyed",
         )),
@@ -621,7 +621,7 @@ mod tests {
 
     #[test]
     fn only_a_domain_that_is_being_destroyed_counts_as_such() {
-        let errno = |errno| Err(io::Error::from_raw_os_error(errno));
+        let errno = |errno: Errno| Err(errno.into());
         let destroyed = |answer, p: &Payload| {
             peeked(answer, p).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         };
@@ -632,13 +632,13 @@ mod tests {
         counted[4] = 0;
         assert_eq!(peeked(Ok(()), &counted).unwrap(), 0);
         assert!(destroyed(Ok(()), &peek()));
-        for gone in [EINVAL, ESRCH] {
+        for gone in [Errno::INVAL, Errno::SRCH] {
             assert!(destroyed(errno(gone), &peek()));
         }
-        // EPERM, ENOMEM, EBUSY, ENOTSUP: it lives, and is to be resumed.
-        for other in [1, 12, 16, 95] {
+        // It lives, and is to be resumed.
+        for other in [Errno::PERM, Errno::NOMEM, Errno::BUSY, Errno::OPNOTSUPP] {
             let error = peeked(errno(other), &peek()).unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(other));
+            assert_eq!(Errno::from_io_error(&error), Some(other));
             assert!(!destroyed(errno(other), &peek()));
         }
     }

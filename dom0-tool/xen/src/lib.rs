@@ -33,4 +33,4 @@ const DOMID_FIRST_RESERVED: DomId = 0x7ff0;
 pub const REQUESTS: [u32; 2] = [privcmd::HYPERCALL, foreign::MMAPBATCH_V2];
 
 /// A page of memory, in bytes.
-pub const PAGE: usize = 4096;
+pub const PAGE: usize = lull_core::units::PAGE_SIZE as usize;

@@ -1,6 +1,7 @@
 //! The live view, drawn: a panel for each migration, one below the other.
 
 use lull_base::fmt::{Bytes, Millis, Seconds, or_dash};
+use lull_core::units::PAGE_SIZE;
 use lull_wire::control::Status;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -10,7 +11,7 @@ use ratatui::widgets::{LineGauge, Paragraph, Wrap};
 
 use super::View;
 use super::rounds;
-use crate::control::show::{PAGE, cap_in_words, doing};
+use crate::control::show::{cap_in_words, doing};
 
 /// Rows of a panel without its rounds.
 const FIXED: u16 = 7;
@@ -205,7 +206,7 @@ fn rates_words(status: &Status, width: u16) -> String {
 }
 
 fn pages(count: u64) -> Bytes {
-    Bytes(count.saturating_mul(PAGE))
+    Bytes(count.saturating_mul(PAGE_SIZE))
 }
 
 /// A bar with its words to the right; words alone where there is nothing to

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use lull_base::fmt::{Bytes, Count, Seconds, or_dash};
+use lull_core::units::PAGE_SIZE;
 use lull_wire::control::{Phase, SCHEMA, Status};
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use super::View;
 use super::draw;
 use super::outcome::Last;
 use crate::control::folder::Place;
-use crate::control::show::{PAGE, as_json, doing};
+use crate::control::show::{as_json, doing};
 
 /// Between two lines on one migration when rounds have ended.
 const ROUNDS: Duration = Duration::from_secs(1);
@@ -130,7 +131,7 @@ fn in_words(view: &View<'_>, status: &Status) -> String {
     {
         add(format!(
             "sent {}, {} pages dirty",
-            Bytes(progress.pages_sent.saturating_mul(PAGE)),
+            Bytes(progress.pages_sent.saturating_mul(PAGE_SIZE)),
             or_dash(progress.dirty_pages.map(Count))
         ));
         add(format!("pause {}", draw::pause(status).words));

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use lull_wire::control::Status;
-use lull_wire::events::{Ended, Event, How, PauseParts, Progress, Round};
+use lull_wire::events::{Ended, Event, How, Progress, Round};
 use lull_xen::{DomId, DomainState};
 use tempfile::TempDir;
 
@@ -144,21 +144,8 @@ fn round(round: u32, decision: &str) -> Event {
 
 fn ended(how: How, reason: &str) -> Event {
     Event::Ended(Ended {
-        at_ms: 0,
-        how,
         reason: reason.to_owned(),
-        advice: String::new(),
-        smallest_limit_ms: None,
-        needed_rate: None,
-        refused_pause_ms: None,
-        resume_ms: None,
-        observed: PauseParts::default(),
-        pages_sent: 0,
-        bytes_sent: 0,
-        monotonic_ns: 0,
-        helper_cpu_ms: 0,
-        helper_peak_bytes: 0,
-        stub_cpu_ms: None,
+        ..Ended::so(how)
     })
 }
 
