@@ -97,8 +97,8 @@ pub enum Command {
     /// Move a running guest to another host
     ///
     /// Runs stock `xl migrate` with lull as its save helper. If a limit cannot be
-    /// kept, the guest keeps running at the source and nothing is left at the
-    /// destination. Without limits it migrates as xl does, with a report.
+    /// kept, the guest keeps running at the source and the destination discards its
+    /// copy. Without limits it migrates as xl does, with a report.
     Migrate(Migrate),
 
     /// Measure how long a landing at a host takes, with a probe guest
@@ -141,8 +141,8 @@ pub enum Command {
 
     /// Show what earlier pauses took, by destination and guest
     ///
-    /// The next pause is predicted from it: the worst of each part plus a quarter,
-    /// or plus a half while fewer than four are known.
+    /// The next pause is predicted from it: the worst of each part plus a half, or,
+    /// from four on, plus what the worst is above the median.
     Ledger(ledger::Options),
 
     /// Explain an attempt afterwards, with tables or plots

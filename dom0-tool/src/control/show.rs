@@ -21,17 +21,17 @@ use crate::host::{self, Guest};
   lull status --watch web1
 
 It shows every migration that lull takes part in, also those that plain xl or
-virsh started. Of these it can only be seen that the guest is suspended once its
-last page is sent, and while it lands.
+virsh started. For those, once the last page has been sent, it can only tell
+that the guest is suspended.
 
-With --watch, q, Esc and ^C leave, and the migration goes on. Where standard
-output is no terminal, it is a line per change.
+With --watch, q, Esc and ^C leave, and the migration goes on. If standard output
+is not a terminal, it prints a line per change.
 
-Exit codes: 0 shown, also that there is nothing to show; 2 wrong usage, or no
+Exit codes: 0 shown, or nothing to show; 2 wrong usage, or no
   such domain. With --watch: 0 moved, or you left; 2 also nothing to watch; how
   it ended otherwise as `lull migrate`: 3 refused, the pause would be too long;
-  4 refused, out of time or hopeless; 5 cancelled; 6 destination failed; 7
-  source failed; after 3 to 7 the guest runs here; 8 not known, look at both
+  4 refused, out of time or not converging; 5 cancelled; 6 destination failed; 7
+  source failed; after 3 to 7 the guest runs here; 8 unknown, look at both
   hosts. Of several migrations, the highest.")]
 pub struct Options {
     /// Print one JSON object per line on standard output, one for each

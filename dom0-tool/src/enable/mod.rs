@@ -22,24 +22,24 @@ use lull_base::terminal::to_stdout;
   lull enable libvirt   # and `virsh migrate --live`
   lull enable vif       # landings take less time: no shell for network interfaces
 
-xl: makes /usr/local/sbin/xl, which starts the xl there is with lull as its save
-  helper (LIBXL_SAVE_HELPER). It holds wherever `xl` is looked up on Debian's
-  PATH: for root's shells, `ssh HOST xl`, `sudo xl`, systemd's services, and
-  crontabs that set PATH as /etc/crontab does. It does not hold for who calls
-  /usr/sbin/xl by its full path. A shell that knows xl already wants `hash -r`.
-libvirt: has systemd start libvirt's daemon with a copy of lull as its save
-  helper, and restarts the daemon, whose guests run on, unless a guest is being
-  moved. After an upgrade of lull it wants to be enabled again.
+xl: installs a wrapper, /usr/local/sbin/xl, that starts the installed xl with
+  lull as its save helper (LIBXL_SAVE_HELPER). It works wherever `xl` is looked
+  up on Debian's PATH: root's shells, `ssh HOST xl`, `sudo xl`, systemd's
+  services, and crontabs that set PATH as /etc/crontab does. It has no effect on
+  callers of /usr/sbin/xl. In a shell that has already run xl, type `hash -r`.
+libvirt: makes systemd start libvirt's daemon with a copy of lull as its save
+  helper, and restarts the daemon unless a guest is being moved; guests keep
+  running. Enable it again after an upgrade of lull.
 vif: puts a copy of lull beside Xen's scripts (/etc/xen/scripts/vif-lull) and
   names it in /etc/xen/xl.conf (vif.default.script). It does what vif-bridge
-  does, and leaves to that what is not the plain case, as where iptables is
-  installed. It is for guests that are started from then on, and these need it
-  on each host they move to. One that runs gets it when it moves with -C and its
+  does, and hands anything else over to vif-bridge, for example if iptables is
+  installed. It applies to guests started from then on, which need it on each
+  host they move to. A running guest gets it by a move with -C and its
   configuration.
 
 Exit codes: 0 in force, also if it was before; 2 not, and why.")]
 pub struct Enable {
-    /// What is to keep the limits, or to be done by lull
+    /// What should keep the limits, or be done by lull
     #[arg(value_enum)]
     what: What,
 }
@@ -49,11 +49,11 @@ pub struct Enable {
 #[command(after_help = "Examples:
   lull disable xl       # `xl migrate` is Xen's own again
   lull disable libvirt  # `virsh migrate` is libvirt's own again
-  lull disable vif      # guests to come have Xen's own script again
+  lull disable vif      # guests started from now on have Xen's own script
 
 Exit codes: 0 undone, also if there was nothing to undo; 2 not, and why.")]
 pub struct Disable {
-    /// What is to be as it was
+    /// What to restore
     #[arg(value_enum)]
     what: What,
 }

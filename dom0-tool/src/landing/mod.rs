@@ -106,7 +106,7 @@ fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<(Command, bool)
     match way.takes_commands() {
         true => Ok((way.command(&format!("{QUESTION}; exec lull land")), true)),
         false => Err(
-            "HOST is a command that only runs `xl migrate-receive` (`--land` would name one for `lull land`)"
+            "HOST is a command that only runs `xl migrate-receive` (`--receiver-command` would name one for `lull land`)"
                 .into(),
         ),
     }
