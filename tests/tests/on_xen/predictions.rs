@@ -154,11 +154,16 @@ fn of_pages(pauses: &[Pause]) -> String {
         return "the last pages: no move in which they took long enough\n".to_owned();
     };
     let held = pages.iter().filter(|p| p.observed <= p.predicted).count();
+    let each: Vec<String> = pages
+        .iter()
+        .map(|p| format!("{}/{}/{}", p.expected, p.predicted, p.observed))
+        .collect();
     format!(
         "the last pages, of {} moves: expected off by {median:.0} % (median), {ninetieth:.0} % \
          (90th percentile); the bound held in {held}, and was {bound:.2} times the observed time \
-         (median)\n",
-        pages.len()
+         (median); expected/at most/observed, ms: {}\n",
+        pages.len(),
+        each.join(" ")
     )
 }
 
