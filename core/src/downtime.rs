@@ -219,7 +219,7 @@ impl Outlook<'_> {
     /// they are more. The reasons are independent, so the time lost to both is seldom
     /// the sum of what each costs at most. It is taken as the root of the sum of their
     /// squares, rounded up: the greater and half of the lesser. Without any risk it is
-    /// the sum.
+    /// the sum. A link that is slow at this moment is no risk: all pages are priced at it.
     pub fn predict(&self, dirty_count: u64) -> Downtime {
         let likely = self.likely_pages(dirty_count);
         let most = self.final_pages(dirty_count);
@@ -232,10 +232,20 @@ impl Outlook<'_> {
             expected
                 .saturating_add(slower.max(more))
                 .saturating_add(Micros(slower.min(more).0 / 2))
+                .max(self.service.as_of_now(most))
         };
         Downtime {
             pages,
             ..self.costs.downtime()
+        }
+    }
+
+    /// Pages of the stretch that the bound's slow link is about: see
+    /// [`predict`](Self::predict).
+    pub fn bound_rests_on(&self, dirty_count: u64) -> u64 {
+        match self.risk.get() {
+            0 => self.final_pages(dirty_count),
+            _ => self.likely_pages(dirty_count),
         }
     }
 
@@ -263,8 +273,8 @@ impl Outlook<'_> {
         (length, self.expect(dirty_then))
     }
 
-    /// Bandwidth at which this guest would have met `limit`; `None` when the
-    /// fixed costs leave nothing of it.
+    /// Bandwidth at which this guest would have met `limit`, with as many pages left as
+    /// there can be; `None` when the fixed costs leave nothing of it.
     ///
     /// The lesser of two ways to get there: sending all that is dirty now
     /// within the limit, or outrunning the guest by a quarter, so that every

@@ -893,7 +893,7 @@ impl Machine {
     /// first count, or while nothing was sent.
     pub fn rests_on(&self) -> Option<Stretch> {
         let pages = match self.heeds_wishes() {
-            true => self.outlook().final_pages(self.dirty_count?),
+            true => self.outlook().bound_rests_on(self.dirty_count?),
             false => self.dirty_count?,
         };
         self.service.basis(pages, self.config.risk)

@@ -38,6 +38,14 @@ impl Stretch {
         other.pages == 0 || product(self, other) > product(other, self)
     }
 
+    /// How long `pages` take, as many of these in a row as are needed.
+    fn repeated(self, pages: u64) -> Micros {
+        let whole = self.pages.max(1);
+        let times = pages.checked_div(whole).unwrap_or(0);
+        let rest = pages.checked_rem(whole).unwrap_or(0);
+        Micros(self.span.0.saturating_mul(times)).saturating_add(self.share(rest))
+    }
+
     /// What so many of its pages took, at its own average. A stretch of no pages has
     /// taken its whole time for whatever comes.
     fn share(self, pages: u64) -> Micros {
@@ -205,14 +213,22 @@ impl ServiceCurve {
         if pages == 0 {
             return Micros::ZERO;
         }
-        let span = self.basis(pages, risk).map(|basis| {
-            // Beyond what is remembered: as often in a row as it takes.
-            let whole = basis.pages.max(1);
-            let times = pages.checked_div(whole).unwrap_or(0);
-            let rest = pages.checked_rem(whole).unwrap_or(0);
-            Micros(basis.span.0.saturating_mul(times)).saturating_add(basis.share(rest))
-        });
-        span.unwrap_or_else(|| self.at_least.time_for(pages))
+        let basis = self.basis(pages, risk);
+        basis.map_or_else(
+            || self.at_least.time_for(pages),
+            |basis| basis.repeated(pages),
+        )
+    }
+
+    /// How long `pages` take if the path goes on exactly as it does at this moment: as
+    /// long as the last so many pages took. A path that has become slow, or stalls, is no
+    /// risk but a fact. Zero while nothing is remembered.
+    pub fn as_of_now(&self, pages: u64) -> Micros {
+        let pages_known = pages.min(self.known().pages);
+        match pages_known {
+            0 => Micros::ZERO,
+            known => self.latest(known).repeated(pages),
+        }
     }
 
     /// What [`worst`](Self::worst) rests on: the stretch of that many pages, or of all

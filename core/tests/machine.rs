@@ -195,7 +195,11 @@ impl Checked {
                 let expected = self.machine.service().expected_rate();
                 let pages = match self.config.risk.get() {
                     0 => self.at_most(most),
-                    _ => self.at_most(likely).max(expected.time_for(most).0.into()),
+                    _ => {
+                        let service = self.machine.service();
+                        let now = service.as_of_now(most).max(expected.time_for(most));
+                        self.at_most(likely).max(now.0.into())
+                    }
                 };
                 let pause = window + pages + self.after_pages();
                 assert!(pause <= self.limit(), "gate 1: {pause}");

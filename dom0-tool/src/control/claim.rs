@@ -113,6 +113,16 @@ impl Claim {
         give_up(&self.file, folder, guest);
     }
 
+    /// Lets go of it, and removes the file unless somebody holds it as well, as a guard
+    /// does that has something left to undo.
+    pub fn let_go(self, folder: &Folder, guest: DomId) {
+        drop(self);
+        // Through another opening, so that the lock is another's.
+        if let Ok(Taken::Ours(claim)) = take(folder, guest, Duration::ZERO, false) {
+            claim.give_up(folder, guest);
+        }
+    }
+
     /// For a guard, that holds it as well.
     ///
     /// # Errors
@@ -214,6 +224,19 @@ mod tests {
         drop(next);
         assert!(folder.claim(7).exists());
         assert!(!try_for(&folder, true).unwrap().is_wanted());
+    }
+
+    #[test]
+    fn a_file_stays_while_a_guard_holds_it_too() {
+        let (_root, folder) = folder();
+        let mine = try_for(&folder, false).unwrap();
+        let guards = mine.file.try_clone().unwrap();
+        mine.let_go(&folder, 7);
+        assert!(folder.claim(7).exists());
+        assert!(try_for(&folder, false).is_none());
+        drop(guards);
+        try_for(&folder, false).unwrap().let_go(&folder, 7);
+        assert!(!folder.claim(7).exists());
     }
 
     #[test]

@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What is said once the copy is the source's to start.
 const LANDED: u8 = b'l';
 
+/// What is said if the source could not be told so.
+const UNTOLD: u8 = b'u';
+
 /// `lull land`'s end.
 pub struct SeeOff {
     pipe: ChildStdin,
@@ -60,6 +63,11 @@ impl SeeOff {
     pub fn lands(&mut self) {
         let _ = self.pipe.write_all(&[LANDED]);
     }
+
+    /// The source was not told, and starts the guest at its own end.
+    pub fn untold(&mut self) {
+        let _ = self.pipe.write_all(&[UNTOLD]);
+    }
 }
 
 /// Waits until `lull land` ends, and clears up after it.
@@ -68,7 +76,7 @@ pub fn main() -> ExitCode {
     hygiene::settle();
     hygiene::be_spared();
     let mut heard = Vec::new();
-    let longest = Identity::BYTES as u64 + 1;
+    let longest = Identity::BYTES as u64 + 2;
     let _ = io::stdin().take(longest).read_to_end(&mut heard);
     match left_behind(&heard).map_or(Ok(()), see_off) {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,7 +89,11 @@ pub fn main() -> ExitCode {
 
 /// The copy that did not land, by what was heard.
 fn left_behind(heard: &[u8]) -> Option<Identity> {
-    Identity::from_bytes(heard.try_into().ok()?)
+    let (copy, words) = heard.split_first_chunk()?;
+    match words {
+        [] | [LANDED, UNTOLD] => Identity::from_bytes(*copy),
+        _ => None,
+    }
 }
 
 /// Without Landed the source never gives permission, so nobody will ever start the copy.
@@ -128,6 +140,8 @@ mod tests {
         assert_eq!(left_behind(&heard), Some(copy));
         heard.push(LANDED);
         assert_eq!(left_behind(&heard), None);
+        heard.push(UNTOLD);
+        assert_eq!(left_behind(&heard), Some(copy));
         for short in [0, 1, Identity::BYTES - 1] {
             assert_eq!(left_behind(&heard[..short]), None);
         }

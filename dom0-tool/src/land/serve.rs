@@ -120,7 +120,10 @@ fn serve<W: Write>(
                 // here any more when the source hears so.
                 waiting.set_state(&state)?;
                 see_off.lands();
-                source.say(&FromLand::Landed.encode())?;
+                if let Err(error) = source.say(&FromLand::Landed.encode()) {
+                    see_off.untold();
+                    return Err(error.into());
+                }
                 source.outlast(LANDING);
                 return Ok(());
             }

@@ -56,7 +56,7 @@ use crate::stub::room::{self, NoRoom};
 use account::Account;
 use attempt::Attempted;
 use inbox::Inbox;
-use outcome::{Evidence, HelperSeen, Judgement, Outcome, Wish, XlEnd, judge};
+use outcome::{Evidence, Judgement, Outcome, Wish, XlEnd, judge};
 use progress::Watcher;
 use report::Report;
 use source::{OnXen, Rescue, Seen, Source};
@@ -161,14 +161,14 @@ fn move_guest(
     let stays = |known: &Known, end: (Outcome, String), watcher: &mut Watcher| {
         not_tried(options, guest, known, place.source, end, begun, watcher)
     };
-    check_room(guest)?;
     // Before the destination is asked and anything is recorded: of a guest that another
     // attempt moves, neither has anything to say.
     let asked = Held::of(guest, &patience, &watcher).and_then(|held| {
+        check_room(guest)?;
         let choice = ask_the_destination(options, guest, limits.trust(), &patience)?;
         Ok((held, choice))
     });
-    let (mut held, choice) = match asked {
+    let (held, choice) = match asked {
         Ok(asked) => asked,
         Err(error) => {
             let enough = error.downcast::<Enough>()?;
@@ -230,10 +230,6 @@ fn move_guest(
     let monitor_lost = (runs && attempted.account.asked_to_suspend())
         .then(|| monitor::lost(&guest.name, guest.domid))
         .flatten();
-    // Else a guard holds it as well, and removes the file when it is done.
-    if attempted.account.helper != HelperSeen::Never {
-        held.claim = None;
-    }
     drop(held);
     watcher.finish();
 
@@ -306,7 +302,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(claim) = self.claim.take() {
-            claim.give_up(&Folder::default(), self.domid);
+            claim.let_go(&Folder::default(), self.domid);
         }
     }
 }

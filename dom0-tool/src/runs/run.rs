@@ -1,5 +1,6 @@
 //! A record, read back. Whatever stands in the file, something can be said.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -186,12 +187,25 @@ const LOOKED_AT: usize = 8;
 
 /// A guest's newest record.
 pub fn newest_of(folder: &Folder, guest: &str) -> Option<Run> {
-    let ending = format!("Z-{}", file_name(guest));
+    let named = file_name(guest);
+    // `2026-11-23T15-34-44Z-web1`, or with a number behind where there are several.
+    let is_its = |path: &PathBuf| {
+        let stem = path.file_stem().and_then(OsStr::to_str);
+        let whose = stem.and_then(|stem| stem.split_once("Z-"));
+        whose.is_some_and(|(_, whose)| {
+            let rest = whose.strip_prefix(&named);
+            rest.is_some_and(|rest| {
+                let number = rest.strip_prefix('-');
+                rest.is_empty()
+                    || number.is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
+            })
+        })
+    };
     folder
         .records()
         .into_iter()
         .map(|(name, _)| folder.path().join(name))
-        .filter(|path| path.to_string_lossy().contains(&ending))
+        .filter(is_its)
         .take(LOOKED_AT)
         .filter_map(|path| Run::open(&path).ok())
         .find(|run| run.guest() == guest)
@@ -240,7 +254,10 @@ mod tests {
         let stays = format!("{begun}\n{}\n", serde_json::to_string(&ended).unwrap());
         for (record, remembered) in [(&stays[..], true), (moved, false)] {
             folder.keep("web1", record.as_bytes()).unwrap();
-            folder.keep("web10", b"another's").unwrap();
+            for number in 0..10 {
+                let other = format!("web1{number}");
+                folder.keep(&other, b"another's").unwrap();
+            }
             let newest = newest_of(&folder, "web1").unwrap();
             assert_eq!(newest.did_not_suspend(), remembered);
         }
