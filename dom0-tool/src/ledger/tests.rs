@@ -165,6 +165,21 @@ fn a_destination_can_be_forgotten() {
 }
 
 #[test]
+fn a_guest_can_be_forgotten_wherever_it_went() {
+    let (_folder, ledger) = ledger();
+    for (host, guest) in [("host2", "web1"), ("host3", "web1"), ("host3", "web2")] {
+        ledger.add(host, landed(guest, 799), silent).unwrap();
+    }
+    assert_eq!(ledger.forget_guest("web1", silent).unwrap(), 2);
+    assert_eq!(ledger.forget_guest("web1", silent).unwrap(), 0);
+    let landings = |host| {
+        let known = ledger.known(host, "web2", Landing::Classic, silent);
+        known.landings
+    };
+    assert_eq!((landings("host2"), landings("host3")), (0, 1));
+}
+
+#[test]
 fn a_destination_that_is_not_known_brings_those_like_it() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::at(folder.path().join("ledger.json"));
