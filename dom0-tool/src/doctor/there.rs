@@ -5,7 +5,9 @@ use std::fs;
 use std::time::Duration;
 
 use lull_base::suggest::did_you_mean;
+use lull_base::text::printable;
 use lull_wire::channel::Greeting;
+use lull_wire::xl::markers::BANNER;
 
 use super::ask;
 use super::finding::{Finding, Findings};
@@ -44,21 +46,74 @@ pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings
     let way = Way::new(Some(ssh), host).without_a_terminal();
     let question = way.command(QUESTIONS);
     match ask::command(question, ANSWER) {
-        Ok(text) if text.lines().any(|line| line == "lull: there") => {
-            let boot = fs::read_to_string(BOOT).unwrap_or_default();
-            let there = There::parse(&text);
-            there.judge(host, here, boot.trim(), findings);
-        }
-        Ok(_) => findings.add(Finding::problem(
-            "reachable",
-            format!("{host} answers something else than what was asked"),
-            format!("`{ssh} {host} id` must run `id` there, and nothing else."),
-        )),
+        Ok(text) => match Answer::of(&text) {
+            Answer::Ours { greeting, answer } => {
+                let boot = fs::read_to_string(BOOT).unwrap_or_default();
+                There::parse(answer).judge(host, here, boot.trim(), findings);
+                if let Some(greeting) = greeting {
+                    findings.add(Finding::warning(
+                        "greeting",
+                        format!(
+                            "the login shell at {host} prints something before each command \
+                             (`{}`), which stock `xl migrate` takes for a broken receiver; lull \
+                             drops it",
+                            printable(greeting)
+                        ),
+                        "Print it in interactive shells only (`case $- in *i*)`).",
+                    ));
+                }
+            }
+            Answer::OnlyReceives => findings.add(Finding::warning(
+                "reachable",
+                format!(
+                    "the key for {host} may only run `xl migrate-receive`: guests move there and \
+                     land the classic way; nothing else can be looked at"
+                ),
+                "Give `-s` a key that may run `lull land`, or look at it from there.",
+            )),
+            Answer::AnothersWords => findings.add(Finding::problem(
+                "reachable",
+                format!("{host} answers something else than what was asked"),
+                format!("`{ssh} {host} id` must run `id` there, and nothing else."),
+            )),
+        },
         Err(why) => findings.add(Finding::problem(
             "reachable",
             format!("{host} is not reached: {why}{}", slip(host)),
             format!("`{ssh} {BATCH} {host} id` must work, without a password."),
         )),
+    }
+}
+
+/// What came back.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer<'t> {
+    /// The questions were answered.
+    Ours {
+        /// The first line of what a login shell printed before.
+        greeting: Option<&'t str>,
+        /// The rest.
+        answer: &'t str,
+    },
+    /// The log-in runs `xl migrate-receive`, whatever it is asked.
+    OnlyReceives,
+    /// Neither.
+    AnothersWords,
+}
+
+impl<'t> Answer<'t> {
+    fn of(text: &'t str) -> Self {
+        const FIRST: &str = "lull: there\n";
+        if let Some(at) = text.find(FIRST) {
+            let (before, answer) = text.split_at(at);
+            let greeting = before.lines().find(|line| !line.trim().is_empty());
+            return Self::Ours { greeting, answer };
+        }
+        let banner = String::from_utf8_lossy(BANNER);
+        match text.contains(banner.trim_end()) {
+            true => Self::OnlyReceives,
+            false => Self::AnothersWords,
+        }
     }
 }
 
@@ -285,6 +340,27 @@ mod tests {
     use super::super::finding::Level;
     use super::super::guests::Seen;
     use super::*;
+
+    #[test]
+    fn a_greeting_and_a_key_that_only_receives_are_known() {
+        let of = Answer::of;
+        let answer = "lull: there\nboot: 1\n";
+        let plain = Answer::Ours {
+            greeting: None,
+            answer,
+        };
+        assert_eq!(of(answer), plain);
+        let greeted = format!("\nwelcome to host2\n{answer}");
+        let greeting = Some("welcome to host2");
+        assert_eq!(of(&greeted), Answer::Ours { greeting, answer });
+        let receives = "xl migration receiver ready, send binary domain data.\n";
+        assert_eq!(of(receives), Answer::OnlyReceives);
+        assert_eq!(
+            of("This account is not available.\n"),
+            Answer::AnothersWords
+        );
+        assert_eq!(of(""), Answer::AnothersWords);
+    }
     use lull_base::fuzz::any_bytes;
 
     const ANSWER: &str = "lull: there\nboot: b-1\nuid: 0\nxl: /usr/sbin/xl\ninfo:\n\
