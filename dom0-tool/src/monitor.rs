@@ -1,11 +1,12 @@
 //! xl's monitor of a guest: the process that `xl create` and `xl migrate-receive` leave
-//! behind, which carries out `on_reboot`, `on_poweroff` and `on_crash`.
+//! behind. It carries out `on_reboot`, `on_poweroff` and `on_crash`.
 //!
-//! Up to Xen 4.19 it takes a suspend for the guest's end, and leaves (`handle_domain_death`
-//! in `tools/xl/xl_vmcontrol.c`; since 4.20 it stays). A guest that is made to run on
-//! would then stay dead after its next reboot. So it is stopped (SIGSTOP) before the
-//! guest is asked to suspend, and goes on (SIGCONT) once the guest runs again or its
-//! domain is gone: libxl looks at how the domain is then, not at how it was.
+//! Up to Xen 4.19 the monitor takes a suspend for the guest's end and exits
+//! (`handle_domain_death` in `tools/xl/xl_vmcontrol.c`; since 4.20 it stays). A guest that
+//! is resumed here would then stay dead after its next reboot. So lull stops the monitor
+//! (SIGSTOP) before it asks the guest to suspend. It continues the monitor (SIGCONT) once
+//! the guest runs again or its domain is gone. libxl then looks at the domain's present
+//! state, not at its past one.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -17,16 +18,17 @@ use lull_xen::DomId;
 use lull_xen::version::{self, Version};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// The first release whose xl goes on after a suspend.
+/// The first release whose xl stays after a suspend.
 const STAYS: (u32, u32) = (4, 20);
 
-/// Of its log, the end: what it says of itself is the last it says of any domain.
+/// The number of bytes read from the end of the monitor's log. The last message about any
+/// domain is the one about the monitored domain.
 const TAIL: u64 = 256 << 10;
 
-/// Most processes looked at.
+/// The most processes that the search looks at.
 const MOST: usize = 1 << 20;
 
-/// A running monitor.
+/// A monitor that is running.
 #[derive(Debug)]
 pub struct Monitor {
     process: OwnedFd,
@@ -34,7 +36,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// The one of `domain`, if there is one on this host.
+    /// The monitor of `domain`, if there is one on this host.
     pub fn of(domain: DomId) -> Option<Self> {
         let processes = fs::read_dir("/proc").ok()?;
         processes.flatten().take(MOST).find_map(|entry| {
@@ -45,53 +47,54 @@ impl Monitor {
             }
             let pid = Pid::from_raw(i32::try_from(number).ok()?)?;
             let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-            // Still the same, after it was opened: the number may be another's by now.
+            // Check again after the open, because the process number may have been reused.
             is_it().then_some(Self { process, number })
         })
     }
 
-    /// Whether a suspend would end it.
+    /// Whether a suspend makes the monitor of this Xen release exit.
     pub const fn leaves_at_a_suspend(xen: Version) -> bool {
         let (major, minor) = STAYS;
         xen.major < major || xen.major == major && xen.minor < minor
     }
 
-    /// Its process number, for words.
+    /// The monitor's process number, for messages.
     pub const fn number(&self) -> u32 {
         self.number
     }
 
-    /// Whether it stands still, for which nobody but lull has a reason.
+    /// Whether the monitor is stopped. Only lull has a reason to stop it.
     pub fn is_held(&self) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/stat", self.number));
-        // The name before may have anything in it but a newline.
+        // The process name before the state may contain anything but a newline.
         status.is_ok_and(|line| {
             let state = line.rsplit_once(") ").map(|(_, rest)| rest);
             state.is_some_and(|rest| rest.starts_with('T'))
         })
     }
 
-    /// It sees nothing from now on; says whether that could be had.
+    /// Stops the monitor, so that it sees nothing from now on. Returns whether that
+    /// succeeded.
     pub fn hold(&self) -> bool {
         pidfd_send_signal(&self.process, Signal::STOP).is_ok()
     }
 
-    /// It sees how things are.
+    /// Continues the monitor, which then sees the present state.
     pub fn let_go(&self) {
-        // Gone: as good.
+        // An error means that the monitor has gone, which is just as good.
         let _ = pidfd_send_signal(&self.process, Signal::CONT);
     }
 }
 
-/// Where libvirt keeps the state of each running guest of Xen's.
+/// Where libvirt keeps the state of each running Xen guest.
 const LIBVIRTS: &str = "/run/libvirt/libxl";
 
-/// What is to be told of a guest that was paused and runs on: who does not carry out
-/// its next reboot or shutdown any more, if so.
+/// The warning about a guest that was paused and runs on: its next reboot or shutdown will
+/// no longer be carried out. `None` if it will be.
 pub fn lost(name: &str, domain: DomId) -> Option<String> {
     let stays = version::detect().is_ok_and(|xen| !Monitor::leaves_at_a_suspend(xen));
     if is_libvirts(name) {
-        // `shutdown_reported` of libxl's: once for each watch on the domain.
+        // libxl's `shutdown_reported` permits one report for each watch on the domain.
         return Some(format!(
             "libvirt has taken {name}'s pause for its end, and will not carry out its next \
              reboot or shutdown: `systemctl restart libvirtd` makes it look again."
@@ -105,16 +108,16 @@ pub fn lost(name: &str, domain: DomId) -> Option<String> {
     })
 }
 
-/// Whether libvirt has started the guest of that name.
+/// Whether libvirt started the guest of that name.
 pub fn is_libvirts(name: &str) -> bool {
     !name.contains('/') && Path::new(LIBVIRTS).join(format!("{name}.xml")).exists()
 }
 
-/// The domain that a process monitors, if it is root's, and an xl that has said so in
-/// its log. Any user may call a process xl.
+/// The domain that a process monitors. The process must be root's, and an xl whose log says
+/// so; any user may name a process xl.
 fn watches(process: &Path, number: u32) -> Option<DomId> {
     let exe = fs::read_link(process.join("exe")).ok()?;
-    // One that was replaced since by an upgrade is called "xl (deleted)".
+    // After an upgrade the replaced binary is called "xl (deleted)".
     let name = exe.file_name()?.to_str()?;
     if name.trim_end_matches(" (deleted)") != "xl" || fs::metadata(process).ok()?.uid() != 0 {
         return None;
@@ -134,9 +137,9 @@ fn watches(process: &Path, number: u32) -> Option<DomId> {
     text.lines().rev().find_map(|line| waits_for(line, number))
 }
 
-/// The domain for which process `number` says that it waits (`LOG` in `create_domain`
-/// of `tools/xl/xl_vmcontrol.c`, 4.17 to 4.22). The guest's name stands before, and may
-/// be anything: the line is read from its end.
+/// The domain for which process `number` says that it waits (`LOG` in `create_domain` of
+/// `tools/xl/xl_vmcontrol.c`, 4.17 to 4.22). The guest's name comes first and may contain
+/// anything, so the line is parsed from its end.
 fn waits_for(line: &str, number: u32) -> Option<DomId> {
     let (rest, pid) = line.strip_suffix(']')?.rsplit_once(" to die [pid ")?;
     let (before, domain) = rest.strip_suffix(')')?.rsplit_once(" (domid ")?;

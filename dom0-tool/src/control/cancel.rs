@@ -1,5 +1,5 @@
-//! `lull cancel`: ends a migration as a signal would, and says what became of
-//! the guest.
+//! `lull cancel`: ends a migration as a signal would, and reports where the guest runs
+//! afterwards.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
 use crate::host::Guest;
 use crate::migrate::source::{self, OnXen, Rescue, Seen};
 
-/// A guest that was asked to stop just before may take libxl two minutes.
+/// The longest wait for the end of a migration. If the guest was asked to stop just before,
+/// libxl may take two minutes.
 const LONGEST: Duration = Duration::from_secs(150);
 
 /// The options of `lull cancel`.
@@ -65,7 +66,7 @@ fn cancel(guest: &Guest, mut connection: Connection) -> anyhow::Result<u8> {
         Answer::Status(_) => {}
     }
     let mut end = await_end(&mut connection)?;
-    // The helper's part was over first: the wish is now with who began it.
+    // The helper finished first, so the request goes to the `lull migrate` that started it.
     if is_complete(end.as_ref())
         && let Some(mut landing) = client::landing(&connection.place)
     {
@@ -90,7 +91,7 @@ fn is_complete(end: Option<&End>) -> bool {
     end.is_some_and(|end| end.how == How::StreamComplete)
 }
 
-/// How the helper's part ended; `None` when it died.
+/// Waits for the end of the helper's part; `None` when the helper died.
 fn await_end(connection: &mut Connection) -> anyhow::Result<Option<End>> {
     let until = Instant::now() + LONGEST;
     if connection.say(Request::Watch).is_err() {
@@ -113,7 +114,7 @@ fn await_end(connection: &mut Connection) -> anyhow::Result<Option<End>> {
     }
 }
 
-/// Where the guest runs is seen, not assumed.
+/// Checks where the guest runs, rather than assuming it.
 fn look(guest: &Guest, end: Option<&End>) -> u8 {
     let name = &guest.name;
     let seen = source::watch(&OnXen(guest.domid), Rescue::Forbidden);

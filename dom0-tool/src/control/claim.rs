@@ -1,9 +1,9 @@
-//! Whose a guest's dirty log is: one lull's at a time.
+//! The claim on a guest's dirty log: one lull process has it at a time.
 //!
-//! A lock on a file in `/run/lull`, held by a process and by its guard, which
-//! removes the file when nothing is left to undo. A migration that finds it
-//! taken writes a byte into it: who only samples the log sees that and makes
-//! way.
+//! The claim is a lock on a file in `/run/lull`. A process and its guard hold it together,
+//! and the guard removes the file when nothing is left to undo. A migration that finds the
+//! lock taken writes a byte into the file. A process that only samples the log sees the
+//! byte and gives way.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -19,23 +19,25 @@ use lull_xen::DomId;
 
 use super::folder::{self, Folder};
 
-/// A migration waits so long: for one that samples, which looks ten times a
-/// second, or for the guard of an attempt that died, which may wait ten seconds
-/// for a guest that is about to stop.
+/// How long a migration waits for the claim. A process that samples checks ten times a
+/// second whether it has to give way. The guard of a dead attempt may wait ten seconds for
+/// a guest that is about to stop.
 const INSIST: Duration = Duration::from_secs(15);
 
-/// Between two looks whether it is still worth waiting.
+/// The interval between two checks whether to go on waiting.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// Who samples waits so long: for a guard that is about to end.
+/// How long a sampling process waits for the claim. This covers a guard that is about to
+/// end.
 const ASK: Duration = Duration::from_secs(1);
 
-/// Who makes a suspended guest run again waits so long: for the guard of an attempt
-/// that is over, which looks twenty seconds whether the guest still lands.
+/// How long a process that resumes a suspended guest waits for the claim. The guard of a
+/// finished attempt checks for twenty seconds whether the guest still lands.
 const OUTWAIT: Duration = Duration::from_secs(30);
 
-/// Environment variable with a descriptor's number. `lull migrate` takes the claim before
-/// it starts xl; the helper, or the engine, inherits the claim by this descriptor.
+/// The environment variable with the claim's descriptor number. `lull migrate` takes the
+/// claim before it starts xl; the helper, or the engine, inherits the claim by this
+/// descriptor.
 pub const CLAIM_FD: &str = "LULL_CLAIM_FD";
 
 /// A lock on a guest's dirty log.
@@ -44,28 +46,29 @@ pub struct Claim {
     file: File,
 }
 
-/// Whether there is one.
+/// The result of asking for a claim.
 #[derive(Debug)]
 pub enum Taken {
-    /// It is ours, until the guard is done.
+    /// The claim is ours until the guard has finished.
     Ours(Claim),
-    /// Somebody else has it.
+    /// Another process has the claim.
     Anothers,
 }
 
 impl Claim {
-    /// For a migration: whoever samples is to make way.
+    /// Takes the claim for a migration. A process that samples the log is asked to give
+    /// way.
     ///
     /// # Errors
-    /// When there can be no such file.
+    /// When the file cannot be created.
     pub fn insist(folder: &Folder, guest: DomId) -> io::Result<Taken> {
         take(folder, guest, INSIST, true)
     }
 
-    /// The same, as long as `go_on` says so, which is asked ten times a second.
+    /// Like [`Self::insist`], while `go_on` returns true. It is called ten times a second.
     ///
     /// # Errors
-    /// When there can be no such file, or `go_on` fails.
+    /// When the file cannot be created, or `go_on` fails.
     pub fn insist_while<E: From<io::Error>>(
         folder: &Folder,
         guest: DomId,
@@ -81,60 +84,61 @@ impl Claim {
         }
     }
 
-    /// The one that came with this process, if it is still this guest's.
+    /// The claim that this process inherited, if it still belongs to this guest.
     pub fn inherited(folder: &Folder, guest: DomId) -> Option<Self> {
         let file = inherited_fd::named(CLAIM_FD).map(File::from)?;
         is_at(&file, &folder.claim(guest)).then_some(Self { file })
     }
 
-    /// For who only looks.
+    /// Takes the claim for a process that only samples the log.
     ///
     /// # Errors
-    /// When there can be no such file.
+    /// When the file cannot be created.
     pub fn ask(folder: &Folder, guest: DomId) -> io::Result<Taken> {
         take(folder, guest, ASK, false)
     }
 
-    /// For who has to know that no migration is under way any more.
+    /// Takes the claim for a process that must be sure that no migration is under way.
     ///
     /// # Errors
-    /// When there can be no such file.
+    /// When the file cannot be created.
     pub fn outwait(folder: &Folder, guest: DomId) -> io::Result<Taken> {
         take(folder, guest, OUTWAIT, false)
     }
 
-    /// Whether a migration waits for it.
+    /// Whether a migration waits for this claim.
     pub fn is_wanted(&self) -> bool {
         self.file.metadata().is_ok_and(|file| file.len() > 0)
     }
 
-    /// Removes the file. The lock goes with it.
+    /// Removes the file, and releases the lock with it.
     pub fn give_up(self, folder: &Folder, guest: DomId) {
         give_up(&self.file, folder, guest);
     }
 
-    /// Lets go of it, and removes the file unless somebody holds it as well, as a guard
-    /// does that has something left to undo.
+    /// Releases the claim. The file is removed unless another process still holds the lock,
+    /// as a guard does while it has something to undo.
     pub fn let_go(self, folder: &Folder, guest: DomId) {
         drop(self);
-        // Through another opening, so that the lock is another's.
+        // A second open gives an independent lock, which fails while another process holds
+        // the first.
         if let Ok(Taken::Ours(claim)) = take(folder, guest, Duration::ZERO, false) {
             claim.give_up(folder, guest);
         }
     }
 
-    /// For a guard, that holds it as well.
+    /// A copy of the descriptor for a guard, which then holds the lock too.
     ///
     /// # Errors
-    /// When there are too many open files.
+    /// When too many files are open.
     pub fn share(&self) -> io::Result<Stdio> {
         self.hand_down().map(Stdio::from)
     }
 
-    /// For a process that is started, which holds it as well.
+    /// A copy of the descriptor for a child process, which then holds the lock too.
     ///
     /// # Errors
-    /// When there are too many open files.
+    /// When too many files are open.
     pub fn hand_down(&self) -> io::Result<OwnedFd> {
         self.file.try_clone().map(OwnedFd::from)
     }
@@ -159,7 +163,7 @@ fn take(folder: &Folder, guest: DomId, patience: Duration, insist: bool) -> io::
                 return Ok(Taken::Anothers);
             }
         }
-        // Else its last owner has removed it, and it is nobody's any more.
+        // Otherwise its last owner has removed the file, and this lock protects nothing.
         if is_at(&file, &path) {
             file.set_len(0)?;
             return Ok(Taken::Ours(Claim { file }));
@@ -170,7 +174,7 @@ fn take(folder: &Folder, guest: DomId, patience: Duration, insist: bool) -> io::
     }
 }
 
-/// Removes the file, if `held` is it. The lock goes with the process.
+/// Removes the file if `held` refers to it. The lock is released when the process ends.
 pub fn give_up(held: &impl AsFd, folder: &Folder, guest: DomId) {
     let path = folder.claim(guest);
     let held = held.as_fd().try_clone_to_owned().map(File::from);
@@ -212,7 +216,7 @@ mod tests {
         assert!(!mine.is_wanted());
         assert!(try_for(&folder, true).is_none());
         assert!(mine.is_wanted());
-        // A guard that holds it as well.
+        // The guard holds the lock too.
         let guards = mine.file.try_clone().unwrap();
         drop(mine);
         assert!(try_for(&folder, true).is_none());
@@ -220,7 +224,7 @@ mod tests {
         drop(guards);
         let next = try_for(&folder, false).unwrap();
         assert!(!next.is_wanted());
-        // Left behind by a guard that was killed.
+        // A file left behind by a guard that was killed.
         drop(next);
         assert!(folder.claim(7).exists());
         assert!(!try_for(&folder, true).unwrap().is_wanted());

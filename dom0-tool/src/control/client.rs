@@ -1,4 +1,4 @@
-//! The operator's end of a control socket.
+//! The client end of a control socket.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,29 +11,29 @@ use lull_xen::xenstore::Xenstore;
 use super::folder::{Folder, Place};
 use crate::host::{self, Guest, NotReady};
 
-/// How long a helper may take to say a line: it may be reading a large bitmap.
+/// How long a helper may take to send a line. It may be reading a large bitmap.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long `lull migrate` may take to be there for its helper.
+/// How long `lull migrate` may take to open its socket after its helper has finished.
 const TAKE_OVER: Duration = Duration::from_secs(1);
 
-/// Longest line taken from a helper.
+/// The longest line accepted from a helper, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// A line to one migration.
+/// A connection to one migration's control socket.
 pub struct Connection {
-    /// Which.
+    /// The socket and the migration it belongs to.
     pub place: Place,
     socket: BufReader<UnixStream>,
-    /// The beginning of a line whose end has not come in time.
+    /// The beginning of a line whose end has not arrived in time.
     line: Vec<u8>,
 }
 
 impl Connection {
-    /// Connects; `None` when the helper has just gone.
+    /// Connects. Returns `None` when the helper has just gone.
     ///
     /// # Errors
-    /// When it may not be connected to.
+    /// When the connection is not permitted.
     pub fn to(place: Place) -> anyhow::Result<Option<Self>> {
         let socket = match UnixStream::connect(&place.path) {
             Err(error) if has_gone(&error) => return Ok(None),
@@ -49,7 +49,7 @@ impl Connection {
         }))
     }
 
-    /// Asks.
+    /// Sends a request.
     ///
     /// # Errors
     /// When the helper has gone.
@@ -62,11 +62,11 @@ impl Connection {
         self.socket.get_mut().write_all(&line)
     }
 
-    /// The next answer; `None` when none came `within`, or the helper has gone:
-    /// see [`Heard`].
+    /// The next answer. [`Heard`] also tells when no answer came `within` that time, and
+    /// when the helper has gone.
     ///
     /// # Errors
-    /// When it is none that this lull understands.
+    /// When this lull does not understand the answer.
     pub fn hear(&mut self, within: Duration) -> anyhow::Result<Heard> {
         let until = Instant::now() + within;
         while !self.line.ends_with(b"\n") {
@@ -91,10 +91,10 @@ impl Connection {
         Ok(Heard::Answer(line.said))
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request and waits for the answer.
     ///
     /// # Errors
-    /// When none comes.
+    /// When no answer comes.
     pub fn ask(&mut self, request: Request) -> anyhow::Result<Answer> {
         let helper = self.place.helper;
         let asked = self.say(request).map(|()| self.hear(PATIENCE));
@@ -111,10 +111,10 @@ impl Connection {
         }
     }
 
-    /// How its migration stands.
+    /// The state of the migration.
     ///
     /// # Errors
-    /// When it does not say.
+    /// When the helper does not send it.
     pub fn status(&mut self) -> anyhow::Result<Status> {
         match self.ask(Request::Status)? {
             Answer::Status(status) => Ok(*status),
@@ -123,14 +123,14 @@ impl Connection {
     }
 }
 
-/// See [`Connection::hear`].
+/// The result of [`Connection::hear`].
 #[derive(Debug)]
 pub enum Heard {
-    /// An answer.
+    /// An answer has arrived.
     Answer(Answer),
-    /// None in time.
+    /// No answer has arrived in time.
     Nothing,
-    /// The helper's part is over.
+    /// The helper has closed the connection, because its part is over.
     End,
 }
 
@@ -141,10 +141,10 @@ fn has_gone(error: &io::Error) -> bool {
     )
 }
 
-/// Where the migrations under way are.
+/// The sockets of all migrations under way.
 ///
 /// # Errors
-/// Without root's rights.
+/// When this process has no root rights.
 pub fn places() -> anyhow::Result<Vec<Place>> {
     if !rustix::process::geteuid().is_root() {
         return Err(NotReady::NotRoot.into());
@@ -153,10 +153,10 @@ pub fn places() -> anyhow::Result<Vec<Place>> {
     places.context("the migrations under way cannot be listed")
 }
 
-/// Lines to all migrations under way.
+/// Connections to all migrations under way.
 ///
 /// # Errors
-/// Without root's rights.
+/// When this process has no root rights.
 pub fn all() -> anyhow::Result<Vec<Connection>> {
     let mut all = Vec::new();
     for place in places()? {
@@ -165,18 +165,18 @@ pub fn all() -> anyhow::Result<Vec<Connection>> {
     Ok(all)
 }
 
-/// The names of guests; none where nobody knows.
+/// The guests on this host with their names. Empty if xenstore cannot be read.
 pub fn names() -> Vec<Guest> {
     Xenstore::open()
         .and_then(|mut store| host::domains(&mut store))
         .unwrap_or_default()
 }
 
-/// A line to the migration of `asked`, a guest's name or number, and the guest.
+/// The guest `asked`, by name or number, and a connection to its migration.
 ///
 /// # Errors
-/// When there is no such guest, or it is not being migrated: then those that
-/// are, are named.
+/// When there is no such guest, or it is not being migrated. The error then names the
+/// guests that are.
 pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
     let all = all()?;
     let guest = host::domain(asked)?;
@@ -190,8 +190,8 @@ pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
     bail!(NotMigrated::new(guest, &others, &names()))
 }
 
-/// A line to who has the guest of `before` land, whose part is over. `None` if
-/// nobody can be asked, as when xl or libvirt began the migration.
+/// Connects to the process that took over from `before` for the landing. `None` if there is
+/// none, as when xl or libvirt began the migration.
 pub fn landing(before: &Place) -> Option<Connection> {
     let until = Instant::now() + TAKE_OVER;
     while Instant::now() < until {
@@ -205,7 +205,7 @@ pub fn landing(before: &Place) -> Option<Connection> {
     None
 }
 
-/// Nobody moves that guest.
+/// The named guest is not being migrated.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{name} is not being migrated, or is landing already.\nNothing was done. {}",
@@ -217,7 +217,7 @@ pub struct NotMigrated {
 }
 
 impl NotMigrated {
-    /// `guest` is not; `others` are.
+    /// The error for `guest`; `others` are the guests that are being migrated.
     pub fn new(guest: Guest, others: &[lull_xen::DomId], names: &[Guest]) -> Self {
         let name = |domid: &lull_xen::DomId| {
             let known = names.iter().find(|guest| guest.domid == *domid);

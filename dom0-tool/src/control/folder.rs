@@ -1,5 +1,5 @@
-//! Where the sockets are: one for each migration, named after the guest and the
-//! helper's process, so that nobody ever takes another's away.
+//! The folder of the control sockets. Each migration has one, named after the guest and the
+//! helper's process, so that no process removes another's socket.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use lull_base::processes;
 use lull_xen::DomId;
 
-/// The folder, root's alone.
+/// The folder's path. Only root may enter it.
 pub const PATH: &str = "/run/lull";
 
 const SUFFIX: &str = "sock";
 
 const TAKEN: &str = "dom0-memory";
 
-/// Files looked at most: of more migrations than a host can have.
+/// The most files looked at, which is more than a host can have migrations.
 const MOST: usize = 1024;
 
 /// A folder of sockets.
@@ -25,14 +25,14 @@ pub struct Folder {
     path: PathBuf,
 }
 
-/// A socket found there.
+/// A socket that was found in the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The guest being moved.
+    /// The domain number of the guest being moved.
     pub guest: DomId,
-    /// The helper that moves it.
+    /// The process number of the helper that moves it.
     pub helper: u32,
-    /// The socket.
+    /// The path of the socket.
     pub path: PathBuf,
 }
 
@@ -48,11 +48,11 @@ impl Folder {
         Self { path: path.into() }
     }
 
-    /// Makes the folder, for nobody but us, and clears away what dead helpers
-    /// have left; says where a new socket goes.
+    /// Creates the folder for this user only, and removes the sockets of dead helpers.
+    /// Returns the path for a new socket.
     ///
     /// # Errors
-    /// When it cannot be made, or is not ours alone.
+    /// When the folder cannot be created, or is not ours alone.
     pub fn prepare(&self, guest: DomId) -> io::Result<PathBuf> {
         self.make()?;
         self.clear_away()?;
@@ -61,10 +61,10 @@ impl Folder {
         Ok(path)
     }
 
-    /// Makes the folder, for nobody but us.
+    /// Creates the folder for this user only.
     ///
     /// # Errors
-    /// When it cannot be made, or is not ours alone.
+    /// When the folder cannot be created, or is not ours alone.
     pub fn make(&self) -> io::Result<()> {
         match DirBuilder::new().mode(0o700).create(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -82,35 +82,35 @@ impl Folder {
         Ok(())
     }
 
-    /// Clears away what dead processes have left.
+    /// Removes the sockets of dead processes.
     ///
     /// # Errors
-    /// When the folder cannot be read; that there is none is no error.
+    /// When the folder cannot be read. A missing folder is no error.
     pub fn clear_away(&self) -> io::Result<()> {
-        // Those of the dead go as they are found.
+        // The listing removes the sockets of dead helpers as it finds them.
         self.places().map(drop)
     }
 
-    /// Where a helper's socket is.
+    /// The path of a helper's socket.
     pub fn socket(&self, guest: DomId, helper: u32) -> PathBuf {
         self.path.join(format!("{guest}.{helper}.{SUFFIX}"))
     }
 
-    /// Where the claim to a guest's dirty log is (`claim`).
+    /// The path of the claim on a guest's dirty log (`claim`).
     pub fn claim(&self, guest: DomId) -> PathBuf {
         self.path.join(format!("{guest}.log"))
     }
 
-    /// Where it is noted what a process has taken from dom0's memory
+    /// The path of the note about what a process has taken from dom0's memory
     /// ([`crate::stub::room`]).
     pub fn taken(&self, process: u32) -> PathBuf {
         self.path.join(format!("{process}.{TAKEN}"))
     }
 
-    /// These notes, and whose they are.
+    /// All these notes, with the process numbers of their owners.
     ///
     /// # Errors
-    /// When the folder cannot be read; that there is none is no error.
+    /// When the folder cannot be read. A missing folder is no error.
     pub fn all_taken(&self) -> io::Result<Vec<(u32, PathBuf)>> {
         let process = |path: &Path| {
             let name = path.file_name()?.to_str()?;
@@ -124,7 +124,7 @@ impl Folder {
         Ok(notes.collect())
     }
 
-    /// What is there; nothing where there is no folder.
+    /// The paths in the folder. Empty if there is no folder.
     fn entries(&self) -> io::Result<Vec<PathBuf>> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -133,10 +133,10 @@ impl Folder {
         entries.take(MOST).map(|entry| Ok(entry?.path())).collect()
     }
 
-    /// The sockets there are, by guest. Those of dead helpers are removed.
+    /// All sockets, ordered by guest. Those of dead helpers are removed.
     ///
     /// # Errors
-    /// When the folder cannot be read; that there is none is no error.
+    /// When the folder cannot be read. A missing folder is no error.
     pub fn places(&self) -> io::Result<Vec<Place>> {
         let mut places = Vec::new();
         for path in self.entries()? {
@@ -170,7 +170,7 @@ impl Place {
     }
 }
 
-/// Removes a socket, if it is there.
+/// Removes a socket if it exists.
 pub fn remove(socket: &Path) {
     let _ = fs::remove_file(socket);
 }
@@ -189,7 +189,7 @@ mod tests {
         let folder = Folder::at(&path);
         let ours = folder.prepare(7).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
-        // No process has so high a number.
+        // This process number is higher than any real one.
         let dead = folder.socket(7, u32::MAX);
         for file in [&ours, &dead, &path.join("notes"), &path.join("x.y.sock")] {
             fs::write(file, "").unwrap();

@@ -1,17 +1,17 @@
-//! Looking at migrations under way, and steering them: `lull status`,
-//! `lull set`, `lull cancel`, `lull switch-now`.
+//! Shows and steers migrations under way: `lull status`, `lull set`, `lull cancel`,
+//! `lull switch-now`.
 //!
-//! Each helper serves a socket of its own ([`folder`], [`server`]), whoever
-//! started the migration: lull, xl or libvirt. While the guest lands, and the
-//! helper has gone, `lull migrate` does. Both sides speak [`control`](lull_wire::control); what
-//! there is to see is kept as a [`picture`]. The commands are its clients
-//! ([`client`]): [`show`] looks once and [`watch`] until the end, [`set`] and
-//! [`cancel`] steer.
+//! Each helper serves a socket of its own ([`folder`], [`server`]), whether lull, xl or
+//! libvirt started the migration. When the helper has gone and the guest lands,
+//! `lull migrate` serves one instead. Both sides speak [`control`](lull_wire::control); the
+//! state to show is kept as a [`picture`]. The commands are clients of the socket
+//! ([`client`]): [`show`] looks once and [`watch`] until the end, [`set`] and [`cancel`]
+//! steer.
 //!
-//! Whose a guest's dirty log is, one lull tells the other by a [`claim`].
+//! A [`claim`] on a guest's dirty log tells other lull processes that the log is in use.
 //!
-//! Nothing that a client does or leaves undone makes the helper wait: the guest
-//! may be stopped at that moment.
+//! No action or omission of a client makes the helper wait: the guest may be stopped at
+//! that moment.
 
 pub mod cancel;
 pub mod claim;
@@ -25,11 +25,11 @@ mod watch;
 
 pub use client::names;
 
-/// Exit code of what was done.
+/// Exit code: the request was carried out.
 const DONE: u8 = 0;
-/// Wrong words, or nobody to say them to: nothing was done.
+/// Exit code: the arguments are wrong, or there is no migration to ask. Nothing was done.
 const NOT_DONE: u8 = 2;
-/// The migration goes on as if nothing had been asked.
+/// Exit code: the request was refused, and the migration goes on unchanged.
 const REFUSED: u8 = 3;
-/// Nobody knows.
+/// Exit code: the result is not known.
 const UNKNOWN: u8 = 8;

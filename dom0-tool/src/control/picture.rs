@@ -1,4 +1,4 @@
-//! How the migration stands, put together from what the engine tells.
+//! The state of a migration, assembled from the engine's events.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use lull_wire::control::{End, Phase, ROUNDS, Status};
 use lull_wire::events::{Event, How};
 use lull_xen::DomId;
 
-/// The status, and how often it has changed.
+/// The state, with a count of its changes.
 pub struct Picture {
     status: Status,
     start: Instant,
@@ -15,7 +15,7 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// Of a migration that began at `start` and of which nothing is known yet.
+    /// The state of a migration that began at `start`, before any event.
     pub fn new(guest: DomId, start: Instant) -> Self {
         Self {
             status: Status {
@@ -37,8 +37,8 @@ impl Picture {
         }
     }
 
-    /// The same migration, once the helper's part ended well: now it is this
-    /// process that knows how it goes on.
+    /// The same migration after the helper's part has ended well. From then on this process
+    /// knows its state.
     pub fn taken_over(mut self) -> Self {
         self.status.helper_pid = std::process::id();
         self.status.ended = None;
@@ -46,7 +46,7 @@ impl Picture {
         self
     }
 
-    /// It is over.
+    /// Records the end of the migration.
     pub fn end(&mut self, end: End) {
         if end.how != How::StreamComplete {
             self.status.phase = Phase::Ended;
@@ -55,7 +55,7 @@ impl Picture {
         self.changes += 1;
     }
 
-    /// Takes in what the engine tells.
+    /// Updates the state with an event of the engine.
     pub fn note(&mut self, event: &Event) {
         let status = &mut self.status;
         match event {
@@ -100,18 +100,18 @@ impl Picture {
         self.changes += 1;
     }
 
-    /// How it stands now.
+    /// The present state.
     pub fn status(&mut self) -> &Status {
         self.status.at_ms = self.start.elapsed().as_millis() as u64;
         &self.status
     }
 
-    /// What is being done.
+    /// The present phase.
     pub const fn phase(&self) -> Phase {
         self.status.phase
     }
 
-    /// Grows with every change.
+    /// The number of changes so far.
     pub const fn changes(&self) -> u64 {
         self.changes
     }

@@ -1,12 +1,12 @@
-//! The far end of a control socket: the helper's, or once its part is over that
-//! of `lull migrate`.
+//! The server end of a control socket. The helper serves it and, once the helper's part is
+//! over, `lull migrate` does.
 //!
-//! A part of the engine's loop, so nothing here waits, and a turn costs a
-//! bounded number of system calls whatever the clients do: of each, words are taken
-//! once every [`GAP`], a line is never longer than [`LONGEST`], a picture is sent only
-//! to whoever has read the one before, and who says what cannot be understood, or
-//! takes too long, is dropped. When all places are taken, a newcomer gets that of
-//! whoever has let us wait: whoever wants to cancel is heard at once.
+//! The server is a part of the engine's loop. So nothing here blocks, and a turn costs a
+//! bounded number of system calls whatever the clients do. Each client is read at most once
+//! every [`GAP`]. A line is never longer than [`LONGEST`]. A watching client gets a new
+//! picture only after it has read the one before. A client that sends an invalid line, or
+//! takes too long, is dropped. When all places are taken, a new client replaces the slowest
+//! one, so that `cancel` always gets through.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,26 +22,28 @@ use rustix::net::sockopt::socket_peercred;
 use super::folder::{self, Folder};
 use super::picture::Picture;
 
-/// Clients at once; more wait until one goes, or is a [`Server::laggard`].
+/// The most clients at once. More wait until one leaves, or is a [`Server::laggard`].
 const CLIENTS: usize = 8;
 
-/// So often in a turn newcomers are let in: as many as leave again at once.
+/// The most times that one turn accepts new clients. This bounds clients that leave at
+/// once.
 const ARRIVALS: usize = 8;
 
-/// So many of them may watch, which they may do for ever: who cancels finds room.
+/// The most clients that may watch. They may do so for ever, so places are kept free for
+/// others.
 const WATCHERS: usize = CLIENTS - 2;
 
-/// Between two looks at the same client, and between two turns that let in new
+/// The interval between two reads of the same client, and between two turns that accept new
 /// ones.
 const GAP: Duration = Duration::from_millis(20);
 
-/// How long a client may take to say a line, or to read one.
+/// How long a client may take to send or to read a line.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The same while others wait for its place.
+/// The same while other clients wait for its place.
 const PATIENCE_IN_A_CROWD: Duration = Duration::from_secs(1);
 
-/// A control socket.
+/// A control socket and its clients.
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
@@ -50,20 +52,20 @@ pub struct Server {
     accepted: Option<Instant>,
     patience: Duration,
     next_id: u64,
-    /// Who waits for the engine's answer.
+    /// The id of the client that waits for the engine's answer.
     asking: Option<u64>,
 }
 
 impl Server {
-    /// Opens the socket.
+    /// Opens the socket of a new migration.
     ///
     /// # Errors
-    /// When it cannot be opened: then nobody can look or steer.
+    /// When the socket cannot be opened. The migration can then not be shown or steered.
     pub fn open(folder: &Folder, guest: DomId, start: Instant) -> io::Result<Self> {
         Self::showing(folder, Picture::new(guest, start))
     }
 
-    /// Opens the socket of a migration of which something is known already.
+    /// Opens the socket of a migration whose state is already known.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -84,7 +86,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Takes in what the engine tells, and passes it on to whoever watches.
+    /// Updates the picture with an event, and sends the last one to the watching clients.
     pub fn note(&mut self, event: &Event) {
         self.picture.note(event);
         if let Event::Ended(_) = event {
@@ -92,21 +94,22 @@ impl Server {
         }
     }
 
-    /// Tells whoever watches that it is over.
+    /// Tells the watching clients that the migration is over.
     pub fn end(&mut self, end: End) {
         self.picture.end(end);
         self.send_all();
     }
 
-    /// What is being done.
+    /// The migration's present phase.
     pub const fn phase(&self) -> Phase {
         self.picture.phase()
     }
 
-    /// A turn: hears, answers and sends. Hands back what only the engine can
-    /// answer, one request at a time: see [`Self::answer`].
+    /// One turn: reads, answers and sends. Returns a request that only the engine can
+    /// answer, one at a time: see [`Self::answer`].
     pub fn turn(&mut self) -> Option<Request> {
-        // Who is here comes before who is not: after a stall of ours, words wait.
+        // Read the connected clients before accepting new ones: requests may wait after a
+        // stall here.
         let mut wish = self.hear();
         self.send_all();
         let mut more = self.may_accept();
@@ -121,7 +124,7 @@ impl Server {
         wish
     }
 
-    /// Reads from every client, and answers; a wish is handed back.
+    /// Reads from every client and answers. Returns a request that is meant for the engine.
     fn hear(&mut self) -> Option<Request> {
         let mut wish = None;
         let mut watchers = self.clients.iter().filter(|c| c.watches.is_some()).count();
@@ -129,7 +132,8 @@ impl Server {
         for client in &mut self.clients {
             turns += 1;
             client.read();
-            // One request at a time, and none of who has not read the last answer.
+            // One request at a time, and none of a client that has not read its last
+            // answer.
             if self.asking.is_some() || !client.unsent.is_empty() {
                 continue;
             }
@@ -157,13 +161,13 @@ impl Server {
             }
         }
         if wish.is_some() {
-            // The others' wishes come before another of this one's.
+            // The other clients' requests come before the next one of this client.
             self.clients.rotate_left(turns);
         }
         wish
     }
 
-    /// Answers what [`Self::turn`] handed back last.
+    /// Answers the request that [`Self::turn`] returned last.
     pub fn answer(&mut self, answer: Answer) {
         let asking = self.asking.take();
         if let Some(client) = self.clients.iter_mut().find(|c| Some(c.id) == asking) {
@@ -172,8 +176,8 @@ impl Server {
         self.send_all();
     }
 
-    /// Descriptors with something to be heard. Those that were heard a moment
-    /// ago are left out: nobody makes the loop spin.
+    /// The descriptors to poll. Clients that were read a moment ago are left out, so that
+    /// no client can make the loop spin.
     pub fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
         let clients = self.clients.iter().filter(|client| client.may_be_read());
         let mut fds: Vec<_> = clients.map(|client| client.socket.as_fd()).collect();
@@ -192,7 +196,7 @@ impl Server {
         self.clients.len() < CLIENTS || self.laggard().is_some()
     }
 
-    /// Lets in as many as there is room for; whether anybody came.
+    /// Accepts as many clients as there is room for. Returns whether any came.
     fn accept(&mut self) -> bool {
         let mut came = false;
         for _ in 0..CLIENTS {
@@ -217,8 +221,9 @@ impl Server {
         came
     }
 
-    /// Of those whose turn it is to say or to read something, who has let us wait
-    /// longest, and too long for a crowd; the place of one.
+    /// The index of the slowest client that a newcomer may replace. It has neither sent nor
+    /// read anything for longer than is permitted in a crowd, and the server does not owe
+    /// it an answer.
     fn laggard(&self) -> Option<usize> {
         let patience = self.patience.min(PATIENCE_IN_A_CROWD);
         let slow = |client: &Client| {
@@ -254,32 +259,32 @@ impl Server {
     }
 }
 
-/// From here on nobody finds the socket.
+/// Removes the socket, so that no client finds it any more.
 impl Drop for Server {
     fn drop(&mut self) {
         folder::remove(&self.path);
     }
 }
 
-/// The folder lets nobody else in; this holds if its rights were changed.
+/// The folder keeps other users out. This check holds even if its permissions were changed.
 fn is_ours(socket: &UnixStream) -> bool {
     let ourselves = rustix::process::geteuid();
     socket_peercred(socket).is_ok_and(|peer| peer.uid.is_root() || peer.uid == ourselves)
 }
 
-/// Somebody who has connected.
+/// A connected client.
 struct Client {
     id: u64,
     socket: UnixStream,
-    /// What was heard and not yet understood.
+    /// The bytes that were read and not parsed yet.
     line: Vec<u8>,
     unsent: Vec<u8>,
-    /// Watches; and has seen the picture with so many changes.
+    /// Set for a watching client: the change count of the last picture sent to it.
     watches: Option<Option<u64>>,
     read_at: Option<Instant>,
-    /// When it last said or took something.
+    /// When the client last sent or accepted something.
     moved_at: Instant,
-    /// It says nothing more.
+    /// The client has closed its sending end.
     silent: bool,
     broken: bool,
 }
@@ -311,12 +316,12 @@ impl Client {
         !self.broken && !done && (bides || self.moved_at.elapsed() < patience)
     }
 
-    /// It has said something that nobody has heard yet.
+    /// Whether the client has sent a request that is not handled yet.
     fn waits_for_us(&self) -> bool {
         self.unsent.is_empty() && self.line.contains(&b'\n')
     }
 
-    /// Who watches and has read everything need not do anything more.
+    /// Whether the client watches and has read everything. It then has nothing to do.
     fn has_seen_all(&self) -> bool {
         self.watches.is_some() && self.unsent.is_empty()
     }
@@ -326,7 +331,7 @@ impl Client {
             return;
         }
         let mut chunk = [0; LONGEST];
-        // Twice: of who has said something and left, the end is seen too.
+        // Read twice, to see the end of a client that has sent a line and left.
         for _ in 0..2 {
             let room = LONGEST - self.line.len();
             if room == 0 {
@@ -346,7 +351,7 @@ impl Client {
         }
     }
 
-    /// The next request; who says something else is dropped.
+    /// The next request. A client that sends anything else is dropped.
     fn request(&mut self) -> Option<Request> {
         let Some(end) = self.line.iter().position(|byte| *byte == b'\n') else {
             self.broken |= self.line.len() >= LONGEST;
@@ -369,8 +374,8 @@ impl Client {
         None
     }
 
-    /// At most one answer to a request is under way, and one picture: memory is
-    /// bounded by the number of clients.
+    /// At most one answer to a request is under way, and one picture, so memory is bounded
+    /// by the number of clients.
     fn say(&mut self, answer: Answer) {
         let line = Line {
             schema: SCHEMA,

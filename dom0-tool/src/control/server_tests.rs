@@ -30,7 +30,7 @@ impl Scene {
         BufReader::new(socket)
     }
 
-    /// Turns of the loop until there is an answer, or many have brought none.
+    /// Runs turns of the loop until an answer arrives, or many turns have brought none.
     fn until_answered(&mut self, client: &mut BufReader<UnixStream>) -> Option<Answer> {
         let mut line = String::new();
         for _ in 0..1_000 {
@@ -120,7 +120,7 @@ fn a_wish_is_handed_on_and_its_answer_goes_to_who_had_it() {
     say(&mut client, CANCEL);
     assert_eq!(scene.until_wish(), Request::Cancel);
     let first = scene.server.asking;
-    // One at a time.
+    // The server hands out one request at a time.
     say(&mut other, CANCEL);
     for _ in 0..50 {
         assert_eq!(scene.server.turn(), None);
@@ -284,7 +284,7 @@ fn however_many_watch_there_is_room_to_cancel() {
     assert!(matches!(wish, Some(Request::Cancel)));
 }
 
-/// The turns of the loop, [`GAP`] apart, until something is wished.
+/// The number of turns of the loop, [`GAP`] apart, until it returns a request.
 fn turns_until_wish(server: &mut Server) -> usize {
     for turns in 1..1_000 {
         std::thread::sleep(GAP);
@@ -337,7 +337,7 @@ fn whose_words_lie_unread_is_not_sent_away() {
     let mut scene = Scene::new();
     let mut waiting: Vec<_> = (0..CLIENTS).map(|_| scene.connect()).collect();
     scene.until_clients(CLIENTS);
-    // A stall of ours: all that happens, happens before the next turn.
+    // Simulate a stall of the server: everything happens before the next turn.
     say(&mut waiting[5], CANCEL);
     let _newcomers: Vec<_> = (0..CLIENTS).map(|_| scene.connect()).collect();
     for client in &mut scene.server.clients {
@@ -375,13 +375,13 @@ fn a_loop_is_not_made_to_spin() {
     for _ in 0..100 {
         let _ = scene.server.turn();
     }
-    // Heard a moment ago: neither it nor a newcomer wakes the loop again.
+    // The client was read a moment ago, so neither it nor a newcomer wakes the loop again.
     say(&mut client, &STATUS[10..20]);
     let _newcomer = scene.connect();
     scene.server.accepted = Some(Instant::now());
     scene.server.clients[0].read_at = Some(Instant::now());
     assert_eq!(scene.server.wake_on().len(), 0);
-    // Who has closed its end does not either, however often it is looked.
+    // A client that has closed its end does not wake it either, however often it is polled.
     let mut gone = Scene::new();
     let client = gone.connect();
     gone.until_clients(1);

@@ -1,5 +1,5 @@
-//! `lull set` and `lull switch-now`: other limits for a migration that runs,
-//! and no further round for its guest.
+//! `lull set` and `lull switch-now`: change the limits of a running migration, or end its
+//! copying with this round.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use lull_wire::control::{Answer, Phase, Request, Status};
 use super::client::{self, Connection, Heard};
 use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
 
-/// A helper tells of itself several times a second while it copies.
+/// The longest silence accepted. A helper reports several times a second while it copies.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// The options of `lull set`.
@@ -120,7 +120,7 @@ fn steer(
     }
 }
 
-/// Waits for what the end of the round brings.
+/// Waits for the decision at the end of the round.
 fn await_decision(connection: &mut Connection) -> anyhow::Result<u8> {
     connection.say(Request::Watch)?;
     let mut before = None;
@@ -138,12 +138,12 @@ fn await_decision(connection: &mut Connection) -> anyhow::Result<u8> {
     }
 }
 
-/// Rounds that have ended.
+/// The number of rounds that have ended.
 fn rounds_ended(status: &Status) -> u32 {
     status.rounds.back().map_or(0, |round| round.round + 1)
 }
 
-/// What was decided, if more than `before` rounds have ended.
+/// The exit code for the decision, if more than `before` rounds have ended.
 fn decided(status: &Status, before: u32) -> Option<u8> {
     if let Some(end) = status.ended.as_ref().filter(|end| !end.reason.is_empty()) {
         to_stderr(&format!("lull: the migration ended: {}", end.reason));

@@ -1,4 +1,4 @@
-//! `lull status`: how the migrations on this host stand.
+//! `lull status`: shows the state of the migrations on this host.
 
 use std::process::ExitCode;
 
@@ -106,7 +106,7 @@ fn show(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How a migration stands, with the guest's name.
+/// The state of a migration, with the guest's name.
 pub fn status_of(connection: &mut Connection, names: &[Guest]) -> anyhow::Result<Status> {
     let mut status = connection.status()?;
     let known = names.iter().find(|guest| guest.domid == status.domid);
@@ -114,7 +114,7 @@ pub fn status_of(connection: &mut Connection, names: &[Guest]) -> anyhow::Result
     Ok(status)
 }
 
-/// As the helper would say it.
+/// The state as JSON, as the helper sends it.
 pub fn as_json(status: Status) -> String {
     let line = Line {
         schema: SCHEMA,
@@ -123,7 +123,7 @@ pub fn as_json(status: Status) -> String {
     serde_json::to_string(&line).unwrap_or_default()
 }
 
-/// `web1 (7)`.
+/// The guest's name and number: `web1 (7)`.
 pub fn title(status: &Status) -> String {
     match &status.name {
         Some(name) => format!("{name} ({})", status.domid),
@@ -131,7 +131,7 @@ pub fn title(status: &Status) -> String {
     }
 }
 
-/// What is being done, in words.
+/// The present phase in words.
 pub fn doing(status: &Status) -> String {
     let round = status.progress.as_ref().map_or(0, |p| p.round);
     match status.phase {
@@ -145,13 +145,13 @@ pub fn doing(status: &Status) -> String {
     }
 }
 
-/// `, 10.0 MiB/s allowed`, where no more is sent.
+/// The bandwidth cap in words, `, 10.0 MiB/s allowed`; empty if there is none.
 pub fn cap_in_words(status: &Status) -> String {
     let cap = status.bandwidth.map(Bytes);
     cap.map_or_else(String::new, |cap| format!(", {cap}/s allowed"))
 }
 
-/// Some lines for people.
+/// The state as a few lines of text.
 fn in_words(status: &Status) -> String {
     let mut text = format!("{}: {}", title(status), doing(status));
     let mut add = |what: &str, how: String| text.push_str(&format!("\n  {what:<6} {how}"));

@@ -1,4 +1,4 @@
-//! One attempt from its beginning to its account.
+//! One attempt, from the request to the verdict and its figures.
 
 use std::time::{Duration, Instant};
 
@@ -18,30 +18,30 @@ use super::{Host, Recorder, process};
 use crate::stream::sink::Sink;
 use crate::stub::StubLog;
 
-/// What is to be done.
+/// What an attempt has to do.
 pub struct Order {
-    /// Which guest.
+    /// The domain number of the guest to move.
     pub guest: DomId,
     /// The limits and the costs assumed.
     pub config: Config,
-    /// What may be sent while the guest runs, pages a second.
+    /// The bandwidth cap while the guest runs, in pages a second.
     pub bandwidth: Bandwidth,
     /// Whether every page is sent once more for the destination to compare.
     pub verify: Verify,
-    /// When the attempt started: the timeout counts from here.
+    /// When the attempt started. The timeout counts from here.
     pub start: Instant,
 }
 
 /// See [`Order::verify`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
-    /// As usual.
+    /// No second copy is sent; this is the usual case.
     No,
-    /// At the cost of a pause as long as the guest is large.
+    /// All memory is sent or compared once more, so the pause grows with the guest's size.
     Yes,
 }
 
-/// One migration.
+/// One migration that has not run yet.
 pub struct Attempt<'a> {
     xen: &'a Xen,
     order: Order,
@@ -53,7 +53,8 @@ pub struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// Nothing is done yet; with a channel to `lull land`, the guest lands fast.
+    /// Stores the arguments and does nothing else yet. With a channel to `lull land`, the
+    /// guest lands fast.
     pub fn new(
         xen: &'a Xen,
         order: Order,
@@ -74,12 +75,12 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Moves the guest, or leaves it running where it is. Everything is undone
-    /// but the log-dirty mode and the stub of a move that is complete: the
-    /// guest waits, and whoever started this takes them away.
+    /// Moves the guest, or leaves it running where it is. Everything is undone, with one
+    /// exception: after a complete move the log-dirty mode and the stub stay. The guest
+    /// then waits for its landing, and the process that started this attempt removes them.
     ///
     /// # Errors
-    /// When it could not even be begun: the stream is as it was.
+    /// When the attempt could not begin. Nothing has been written to the stream then.
     pub fn run(self) -> Result<Verdict, NotBegun> {
         let Self {
             xen,
@@ -90,21 +91,22 @@ impl<'a> Attempt<'a> {
             log,
             recorder,
         } = self;
-        // Who cannot be asked any more does not want it either.
+        // A host that can no longer be asked counts as a cancellation.
         let mut is_over = || host.is_cancelled().unwrap_or(true);
         let prepared = match prepare(xen, &order, &mut is_over) {
             Ok(prepared) => prepared,
             Err(failure) => return Err(NotBegun(Verdict::from(&failure))),
         };
-        // All that follows is what a stub says, which its guest may have taken. Before, the
-        // attempt could still become Xen's own helper's.
+        // From here on the engine reads what the stub says, and the guest may have taken
+        // over its stub. Before this point the attempt could still be handed to Xen's own
+        // helper.
         confine::to_no_program();
         host.tell(prepared.in_words());
         let mut session = Session::new(xen, &order, host, sink, log, &prepared, recorder);
         let (verdict, told) = session.run_and_undo(channel);
         if verdict.how == How::StreamComplete {
-            // Every moment here is part of the pause, and so are those in
-            // which `lull land` and its connection would end.
+            // Dropping these takes time, which counts as pause. It would also end
+            // `lull land` and its connection, which takes time too.
             std::mem::forget(session);
             std::mem::forget(prepared);
         } else {
@@ -116,31 +118,31 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// An attempt that could not be begun, and why. If nobody else moves the guest,
-/// [`never_begun`] is to be told.
+/// An attempt that could not begin, with the reason. If no other sender moves the guest,
+/// report [`never_begun`].
 pub struct NotBegun(pub Verdict);
 
-/// What is to be told of an attempt that ended with `verdict` before it began.
+/// The event that reports an attempt that ended with `verdict` before it began.
 pub fn never_begun(start: Instant, verdict: &Verdict) -> events::Event {
     Told::default().ended(start, verdict)
 }
 
-/// What is left to tell when all is over.
+/// The figures of an attempt that only its end shows.
 #[derive(Default)]
 pub struct Told {
-    /// The pause's parts.
+    /// The parts of the pause, as observed.
     pub observed: PauseParts,
-    /// The pause, if the guest was stopped and resumed.
+    /// The pause, if the guest was stopped and then resumed here.
     pub refused_pause: Option<Duration>,
-    /// And how long resuming it took.
+    /// The time that resuming it took.
     pub resume: Option<Duration>,
     /// When the stream was complete.
     pub complete_at: Option<Instant>,
-    /// Guest pages in the stream.
+    /// The number of guest pages in the stream.
     pub pages_sent: u64,
-    /// Bytes of the stream.
+    /// The number of bytes in the stream.
     pub bytes_sent: u64,
-    /// CPU time of the stub.
+    /// CPU time of the stub, in milliseconds.
     pub stub_cpu_ms: Option<u64>,
 }
 

@@ -1,32 +1,33 @@
-//! How many pages the guest has, as far as that was seen.
+//! Tracks how many pages the guest has, as far as the engine has looked.
 //!
-//! Xen's dirty log shows neither a frame that has gone nor, before the next CLEAN,
-//! what is written to one that has come. The number of pages tells that some have.
+//! Xen's dirty log does not show that a frame has gone. Nor does it show, before the next
+//! CLEAN, the writes to a frame that has just been added. A changed number of pages reveals
+//! both.
 
-/// See the module. Pages, each time.
+/// The guest's page counts since its frames were last listed. All fields are in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Balloon {
-    /// When its frames were listed last.
+    /// The count when the frames were last listed.
     listed: u64,
-    /// The fewest and the most since.
+    /// The lowest count seen since then. `most` is the highest.
     fewest: u64,
     most: u64,
     now: u64,
 }
 
-/// What may have become of the frames since they were listed.
+/// How the guest's frames may have changed since they were listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing.
+    /// The count has not changed.
     None,
-    /// Some have gone, or some have come.
+    /// Frames were only removed, or only added.
     OneWay,
-    /// Both: any frame may be another by now.
+    /// Frames were both removed and added, so any frame may hold another page by now.
     BothWays,
 }
 
 impl Balloon {
-    /// The frames are listed; there are so many.
+    /// Starts from a fresh list of the frames, which holds `pages` pages.
     pub const fn listed(pages: u64) -> Self {
         Self {
             listed: pages,
@@ -36,14 +37,15 @@ impl Balloon {
         }
     }
 
-    /// There are so many now.
+    /// Records that the guest has `pages` pages now.
     pub fn see(&mut self, pages: u64) {
         self.now = pages;
         self.fewest = self.fewest.min(pages);
         self.most = self.most.max(pages);
     }
 
-    /// What was seen since. A change and its opposite between two looks are not.
+    /// The change seen since the frames were listed. A change that is reversed between two
+    /// looks goes unseen.
     pub fn change(self) -> Change {
         let (lowest, highest) = (self.listed.min(self.now), self.listed.max(self.now));
         if (self.fewest, self.most) != (lowest, highest) {
@@ -55,7 +57,7 @@ impl Balloon {
         }
     }
 
-    /// The frames are listed anew.
+    /// Records that the frames have just been listed again.
     pub fn list(&mut self) {
         *self = Self::listed(self.now);
     }

@@ -1,4 +1,4 @@
-//! The way to a `lull land` that waits.
+//! The connection to a waiting `lull land`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,7 +10,7 @@ use rustix::io::ioctl_fionbio;
 use super::failure::Failure;
 use crate::stream::sink::Sink;
 
-/// Both directions, and who its guest is.
+/// Both directions of the connection, and the identity of the guest.
 pub struct Channel {
     pub(super) to: Sink,
     pub(super) from: Answers,
@@ -19,10 +19,10 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Over these descriptors; by `uuid` and `name` the copy is found there.
+    /// Uses these two descriptors. `lull land` finds the guest's copy by `uuid` and `name`.
     ///
     /// # Errors
-    /// When they cannot be made not to block.
+    /// When the descriptors cannot be made non-blocking.
     pub fn new(to: OwnedFd, from: OwnedFd, (uuid, name): ([u8; 16], &str)) -> io::Result<Self> {
         Ok(Self {
             to: Sink::new(to)?,
@@ -33,7 +33,7 @@ impl Channel {
     }
 }
 
-/// What the destination answers, in pieces of whatever size.
+/// The destination's answers, which arrive in pieces of any size.
 pub struct Answers {
     from: File,
     read: Vec<u8>,
@@ -48,10 +48,10 @@ impl Answers {
         })
     }
 
-    /// The next answer that is there whole. Never waits.
+    /// The next complete answer, if one has arrived. Never blocks.
     ///
     /// # Errors
-    /// When there will be none any more, or what came is none.
+    /// When no further answer can come, or the bytes are not a valid answer.
     pub fn next(&mut self) -> Result<Option<FromLand>, Failure> {
         loop {
             if let Some((head, rest)) = self.read.split_first_chunk::<HEADER>() {

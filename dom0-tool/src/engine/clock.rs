@@ -1,5 +1,5 @@
-//! What the loop does by the clock: deadlines, counts, a look at the stub and at
-//! the guest.
+//! The periodic work of the loop: deadlines, page counts, and checks on the stub and the
+//! guest.
 
 use std::time::{Duration, Instant};
 
@@ -15,37 +15,37 @@ use super::pause::Pause;
 use super::session::Session;
 use crate::stub::Crash;
 
-/// How often the dirty pages are counted, and the stub and the guest are looked
-/// after.
+/// The interval between two counts of the dirty pages, and between two checks on the stub
+/// and the guest.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether the guest has stopped, once it was asked to.
+/// The interval between two checks whether the guest has stopped, once it was asked to.
 pub const SUSPEND_POLL: Duration = Duration::from_millis(1);
 
-/// And how seldom, where a look takes so long that looking would cost more than a
-/// fifth of a processor.
+/// Upper bound of that interval. Where a check is slow, the interval grows so that polling
+/// uses at most a fifth of a processor.
 pub const SUSPEND_POLL_MAX: Duration = Duration::from_millis(10);
 
-/// How often it is looked whether somebody shuts all domains down.
+/// The interval between two checks whether all domains are being shut down.
 const SHUTDOWN_LOOK: Duration = Duration::from_secs(1);
 
-/// How often progress is told.
+/// The interval between two progress events.
 const PROGRESS: Duration = Duration::from_millis(250);
 
-/// From the destination's word that all is in place until the transport, which
-/// then keeps the deadline, knows of it.
+/// The time from the destination's message that all is in place until the transport knows
+/// of it. The transport keeps the deadline from then on.
 const HANDOVER: Micros = Micros::from_millis(10);
 
-/// A stub that has something to do and does not for so long has hung. Far beyond
-/// what a batch takes, so that a host under load is not mistaken.
+/// A stub that owes an answer for this long has hung. The value is far above the time that
+/// a batch takes, so a slow stub on a loaded host is not taken for a hung one.
 pub const STUB_SILENCE: Duration = Duration::from_secs(15);
 
-/// A stub that has so long to do its part for so many pages, each of them in time, would
-/// keep an attempt up for ever. Stubs copy hundreds of MiB a second; emulated ones,
-/// tens.
+/// The slowest rate accepted of a stub: this many pages in this much time. Without it, a
+/// stub that does a little before every timeout would keep an attempt up for ever. Stubs
+/// copy hundreds of MiB a second; emulated ones copy tens.
 const SLOWEST: (Duration, u64) = (Duration::from_secs(60), 4 * BATCH_PAGES as u64);
 
-/// How long a stub has owed something, and what it has done meanwhile.
+/// How long a stub has owed work, and how many frames it has dealt with meanwhile.
 #[derive(Debug, Default)]
 pub struct Owed {
     ticks: u32,
@@ -65,12 +65,12 @@ impl Owed {
     }
 }
 
-/// A stub that is to give up and does not is not waited for so long: the guest may be
-/// stopped, and the operator wants it so.
+/// A stub that has to give up gets only this long. The guest may be stopped by then, and
+/// the operator wants the attempt to end.
 const STUB_PROMPTNESS: Micros = Micros::from_millis(1_000);
 
 impl Session<'_> {
-    /// Deadlines, and what is done every so often.
+    /// Checks the deadline each time, and does the rest once every [`TICK`].
     pub(super) fn look_at_the_clock(&mut self) -> Result<(), Failure> {
         self.keep_deadline()?;
         if self.ticked.elapsed() < TICK {
@@ -78,7 +78,7 @@ impl Session<'_> {
         }
         self.ticked = Instant::now();
         self.idle_wakes = 0;
-        // A stub may write a log that takes long to decode: not in the pause.
+        // Decoding a stub's log may take long, so it is left alone during the pause.
         if self.pause.is_none() {
             self.drain_log();
         }
@@ -103,15 +103,15 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Whoever shuts down all domains (`xl shutdown -a`, xendomains) asks the stub, too,
-    /// and waits a minute for its acknowledgement. It gets one, and the attempt is given
-    /// up: the host is going down.
+    /// A shutdown of all domains (`xl shutdown -a`, xendomains) asks the stub too, and
+    /// waits a minute for its acknowledgement. The engine acknowledges for the stub and
+    /// gives the attempt up, because the host is going down.
     fn answer_shutdown(&mut self) -> Result<(), Failure> {
         if self.pause.is_some() || self.asked_at.elapsed() < SHUTDOWN_LOOK {
             return Ok(());
         }
         self.asked_at = Instant::now();
-        // xenstore's own trouble is no reason to give up here.
+        // An error of xenstore's own is no reason to give up here.
         if !domain::acknowledge_shutdown(self.stub.domid()).unwrap_or(false) {
             return Ok(());
         }
@@ -129,11 +129,11 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Takes back a request that the guest has not acknowledged by the time when its limit
-    /// can no longer be kept: followed later, it would be a pause in vain. And one that is
-    /// not wanted any more; a guest that has acknowledged that is left to the guard, which
-    /// makes it run once it has stopped. Of the classic landing the request is libxl's, and
-    /// so is the waiting.
+    /// Takes back the request to suspend in two cases. In the first, the guest has not
+    /// acknowledged it by the time when the limit can no longer be kept: a later stop would
+    /// be a pause in vain. In the second, the pause is no longer wanted. If the guest has
+    /// acknowledged a request that is no longer wanted, the guard resumes it once it has
+    /// stopped. In the classic landing the request is libxl's, and so is the waiting.
     fn take_request_back(&mut self) -> Result<(), Failure> {
         let machine = self.peer.machine();
         let pending = |pause: &Pause| pause.stopped.is_none() && !pause.answered;
@@ -169,14 +169,14 @@ impl Session<'_> {
         self.notify()
     }
 
-    /// Whether the operator's timeout is over.
+    /// Whether the operator's timeout has passed.
     pub(super) fn is_out_of_time(&self) -> bool {
         let timeout = self.peer.machine().config().limits.timeout;
         timeout.is_some_and(|timeout| self.now() >= timeout.micros())
     }
 
-    /// Gate 3, by our own clock: whatever the stub says or does not say, the guest runs
-    /// again before the limit is over. If it may be tried again, the attempt goes on.
+    /// Gate 3, by dom0's own clock: the guest runs again before the limit is over, whatever
+    /// the stub says or fails to say. The attempt goes on if another try is allowed.
     pub(super) fn keep_deadline(&mut self) -> Result<(), Failure> {
         if self.until_deadline() == Some(Duration::ZERO) && self.running_on.is_none() {
             let answered = self.pause.is_some_and(|pause| pause.answered);
@@ -191,12 +191,12 @@ impl Session<'_> {
         self.check_deadline()
     }
 
-    /// The same without another try.
+    /// Like [`Self::keep_deadline`], without another try.
     pub(super) fn check_deadline(&self) -> Result<(), Failure> {
         match self.until_deadline() {
             Some(Duration::ZERO) => Err(match (self.peer.pending_refusal(), &self.running_on) {
                 (Some((_, refusal)), _) => Failure::Refused(Box::new(refusal)),
-                // libxl has not answered in time for another try.
+                // libxl's answer came too late for another try.
                 (None, Some(RunningOn::Owed(refusal))) => Failure::Refused(refusal.clone()),
                 (None, _) => Failure::Deadline,
             }),
@@ -204,9 +204,9 @@ impl Session<'_> {
         }
     }
 
-    /// Time left to end the stream once the guest has stopped: after it comes
-    /// the landing, or, if the attempt is given up, the resume. Reading the CPU
-    /// state cannot be cut short, so what comes before it must leave it its time.
+    /// Time left to end the stream once the guest has stopped. After the stream comes the
+    /// landing or, if the attempt is given up, the resume. Reading the CPU state cannot be
+    /// cut short, so its time is set aside for as long as it has not been read.
     pub(super) fn until_deadline(&self) -> Option<Duration> {
         let config = self.peer.machine().config();
         let limit = self.limit_in_force()?;
@@ -239,7 +239,7 @@ impl Session<'_> {
         {
             return Err(Failure::Refused(Box::new(refusal)));
         }
-        // Whatever else it says meanwhile.
+        // An overdue action counts even if the stub sends other messages meanwhile.
         let silence = Micros(STUB_SILENCE.as_micros() as u64);
         let awaited = self.peer.awaited_since();
         if awaited.is_some_and(|since| self.now().since(since) > silence) {
@@ -271,7 +271,7 @@ mod tests {
             owed.look(true, tick / 150);
         }
         assert!(owed.is_too_slow());
-        // One that works, and one that has nothing to do.
+        // A stub that works at a normal rate, and a stub that owes nothing.
         for (owes, step) in [(true, 100), (false, 0)] {
             let mut owed = Owed::default();
             for tick in 0..6_000 {

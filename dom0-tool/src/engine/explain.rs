@@ -1,4 +1,4 @@
-//! A refusal, in the operator's words.
+//! Explains a refusal to the operator.
 
 use lull_base::bandwidth::Bandwidth;
 use lull_base::fmt::{Bytes, Count, Millis, or_dash};
@@ -8,14 +8,14 @@ use lull_core::service::Stretch;
 use lull_core::units::{Micros, PAGE_SIZE};
 use lull_wire::events::How;
 
-/// How an attempt ended, and what to say about it.
+/// How an attempt ended, and what the operator is told about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// The outcome.
+    /// How the attempt ended.
     pub how: How,
-    /// One sentence.
+    /// The reason, in one sentence.
     pub reason: String,
-    /// What to do next; may be empty.
+    /// What to do next. May be empty.
     pub advice: String,
     /// The smallest limit that would have fitted, milliseconds.
     pub smallest_limit_ms: Option<u64>,
@@ -63,7 +63,8 @@ impl Verdict {
     }
 }
 
-/// What is said of a guest that did not stop; its next migration looks for it.
+/// The reason given when a guest did not stop. The next migration of the guest searches for
+/// this text.
 pub const DID_NOT_SUSPEND: &str = "the guest did not suspend itself when asked to";
 
 impl From<&Refusal> for Verdict {

@@ -1,4 +1,4 @@
-//! Why an attempt ended without a decision of its own.
+//! The reasons for which an attempt ends without a decision of the machine.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use super::peer::{Lie, Unheard};
 use crate::stub::StubError;
 use crate::stub::room::NoRoom;
 
-/// Why an attempt ended without a decision of its own.
+/// Why an attempt ended without a decision of the machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error("the stream cannot be written: {0}")]
@@ -26,7 +26,7 @@ pub enum Failure {
     StubSlow,
     #[error(transparent)]
     Stub(#[from] StubError),
-    /// Of memory.
+    /// There is too little memory for the stub.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     #[error(transparent)]
@@ -38,43 +38,44 @@ pub enum Failure {
         doing: &'static str,
         error: io::Error,
     },
-    /// Gate 3.
+    /// Gate 3 has found the deadline passed.
     #[error("the last pages and the CPU state were not sent in time")]
     Deadline,
-    /// One that the stub has not come to in time.
+    /// The machine's refusal, which the stub did not reach in time.
     #[error("refused")]
     Refused(Box<Refusal>),
-    /// The destination's part of a fast landing.
+    /// `lull land` reports that it cannot apply what it was sent.
     #[error("the destination cannot bring its copy up to date: {0}")]
     Land(String),
-    /// A fast landing began with a state that cannot be replaced any more.
+    /// The guest's state no longer matches the provisional state that a fast landing sent,
+    /// in a part that cannot be replaced.
     #[error("the guest has changed since its first pass: {0}")]
     Stale(String),
-    /// `--debug` found something.
+    /// `--debug` has found pages that differ.
     #[error("{differing} pages of the destination's copy differ, frame {first:#x} first")]
     Differ { differing: u64, first: u64 },
-    /// The transport of a fast landing has hung up.
+    /// The transport of a fast landing has hung up, for this reason.
     #[error("{}", hung_up(*.0))]
     HungUp(Refused),
-    /// Before the guest was asked to stop.
+    /// The timeout passed before the guest was asked to stop.
     #[error("the timeout was over before the guest could be asked to stop")]
     OutOfTime,
-    /// Stock's sender fails for it, too.
+    /// Stock's sender fails on such a page, too.
     #[error("the guest's page at frame {0:#x} cannot be mapped")]
     Unmappable(u64),
-    /// Memory is given to the guest, or taken from it.
+    /// The guest's memory was growing or shrinking when the pause was due.
     #[error("the guest's memory was being changed when the guest was to be stopped")]
     Ballooning,
-    /// Beyond what was listed at first.
+    /// The guest has frames above the highest one listed at the start.
     #[error("the guest has more memory than when the attempt began")]
     Grown,
-    /// Not by this attempt.
+    /// The suspend did not come from this attempt.
     #[error("the guest is suspended already, by somebody else")]
     SuspendedByAnother,
-    /// Not by this attempt.
+    /// The resume did not come from this attempt.
     #[error("somebody has resumed the guest while it was being handed over")]
     ResumedByAnother,
-    /// So that it will never run again.
+    /// The guest has died and will never run again.
     #[error("the guest {0}")]
     Died(String),
     #[error("a mistake in lull: {0}")]
@@ -82,7 +83,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The dirty log could not be read while that was being done.
+    /// The dirty log could not be read during the step `doing`.
     pub fn unread(doing: &'static str, why: Unread) -> Self {
         match why {
             Unread::Reset(reset) => Self::LogReset(reset),
@@ -100,7 +101,7 @@ impl From<Unheard> for Failure {
     }
 }
 
-/// Names what was being done when Xen said no.
+/// Adds the failed step to an error of Xen or the kernel.
 pub trait Doing<T> {
     fn doing(self, doing: &'static str) -> Result<T, Failure>;
 }

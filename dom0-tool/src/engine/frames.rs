@@ -1,4 +1,4 @@
-//! Which of the guest's frames have a page: the bitmap of round 0.
+//! Finds the guest's frames that have a page, which make up the bitmap of round 0.
 
 use std::io;
 
@@ -8,10 +8,10 @@ use lull_xen::{DomId, Xen};
 
 /// The frames below `guest_pfns` that have a page, as a bitmap and a count.
 ///
-/// Asking takes Xen as long as the stock sender's first pass asks.
+/// The query costs Xen as much time as that of the stock sender's first pass.
 ///
 /// # Errors
-/// When Xen cannot be asked.
+/// When Xen refuses the query.
 pub fn populated(xen: &Xen, guest: DomId, guest_pfns: u64) -> io::Result<(Vec<u64>, u64)> {
     let mut types = HypercallBuffer::<u64>::new(PAGE_TYPES_MAX)?;
     let mut words = vec![0; guest_pfns.div_ceil(64) as usize];
@@ -33,10 +33,10 @@ pub fn populated(xen: &Xen, guest: DomId, guest_pfns: u64) -> io::Result<(Vec<u6
     Ok((words, count))
 }
 
-/// Whether one of these frames, a batch at most, has a page.
+/// Whether at least one of these frames has a page. `pfns` holds at most one batch.
 ///
 /// # Errors
-/// When Xen cannot be asked.
+/// When Xen refuses the query.
 pub fn any_populated(xen: &Xen, guest: DomId, pfns: &[u64]) -> io::Result<bool> {
     let mut types = HypercallBuffer::<u64>::new(pfns.len())?;
     types[..pfns.len()].copy_from_slice(pfns);
@@ -44,7 +44,7 @@ pub fn any_populated(xen: &Xen, guest: DomId, pfns: &[u64]) -> io::Result<bool> 
     Ok(types[..pfns.len()].iter().any(|kind| is_populated(*kind)))
 }
 
-/// The frames whose bits are set, in order.
+/// The frames whose bits are set, in ascending order.
 pub fn listed(words: impl IntoIterator<Item = u64>) -> Vec<u64> {
     words
         .into_iter()

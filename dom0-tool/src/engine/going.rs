@@ -1,18 +1,18 @@
-//! Frames of the guest that have gone, and of which the destination is still to be told.
+//! Frames that the guest has given back, of which the destination has not been told yet.
 //!
-//! A bit a frame: a guest of 1 TiB that gives back nearly all of it costs 32 MiB here,
-//! and what waits to be sent is bounded by who takes them.
+//! The set takes one bit a frame: 32 MiB for a guest of 1 TiB, even if it gives back nearly
+//! all its memory. The caller of [`Going::take`] bounds how much waits to be sent.
 
-/// See the module.
+/// The set of those frames.
 #[derive(Debug)]
 pub struct Going {
     words: Vec<u64>,
-    /// None before this word.
+    /// All words before this index are zero.
     from: usize,
 }
 
 impl Going {
-    /// None, of a guest with so many frames.
+    /// An empty set for a guest with `guest_pfns` frames.
     pub fn none(guest_pfns: u64) -> Self {
         let words = guest_pfns.div_ceil(64);
         Self {
@@ -21,8 +21,8 @@ impl Going {
         }
     }
 
-    /// Of those that are there `now`, such as the destination lacks: it has none of it, or
-    /// what came back before the destination was told that it had gone.
+    /// The frames present `now` that the destination lacks. Either it has no page there, or
+    /// the frame has come back before the destination was told that it had gone.
     pub fn gained(&self, now: &[u64], there: &[u64]) -> Vec<u64> {
         let pairs = now.iter().zip(there).zip(&self.words);
         pairs
@@ -30,7 +30,7 @@ impl Going {
             .collect()
     }
 
-    /// Those that the destination has and that are not there `now`.
+    /// Adds the frames that the destination has and that are not present `now`.
     pub fn list(&mut self, now: &[u64], there: &[u64]) {
         for ((going, now), there) in self.words.iter_mut().zip(now).zip(there) {
             *going = (*going | there) & !now;
@@ -38,7 +38,7 @@ impl Going {
         self.from = 0;
     }
 
-    /// It is sent to the destination after all.
+    /// Removes a frame, because its page is sent to the destination after all.
     pub fn came_back(&mut self, gfn: u64) {
         let word = usize::try_from(gfn / 64).unwrap_or(usize::MAX);
         if let Some(word) = self.words.get_mut(word) {
@@ -46,7 +46,7 @@ impl Going {
         }
     }
 
-    /// Takes up to `most` of them, in order; none when none is left.
+    /// Takes up to `most` frames in ascending order. The result is empty when none is left.
     pub fn take(&mut self, most: usize) -> Vec<u64> {
         let mut taken = Vec::new();
         while let Some(word) = self.words.get_mut(self.from) {
@@ -85,7 +85,7 @@ mod tests {
         let mut going = Going::none(64);
         let there = [0b111];
         going.list(&[0b001], &there);
-        // Frame 1 is there again, and the destination still has its old page.
+        // Frame 1 has come back, and the destination still has its old page.
         assert_eq!(going.gained(&[0b011], &there), [0b010]);
         going.list(&[0b011], &there);
         assert_eq!(going.take(9), [2]);

@@ -1,4 +1,4 @@
-//! The guest in the loop: asked to stop, seen stopped, made to run on.
+//! The guest's part of the loop: ask it to stop, see that it has stopped, and resume it.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,19 +18,19 @@ use super::pause::Pause;
 use super::session::{Resumed, Session};
 use super::throttle::Throttle;
 
-/// A pause that is given up, and the attempt not: how far that is.
+/// How far the engine is with giving up a pause while the attempt goes on.
 #[derive(Debug)]
 pub(super) enum RunningOn {
-    /// libxl has not answered yet that the guest has stopped. It would wait for that
-    /// in vain if the guest ran.
+    /// libxl has not answered yet that the guest has stopped. It would wait in vain if the
+    /// guest were resumed now.
     Owed(Box<Refusal>),
-    /// The guest runs; the stub has not said yet that it came to the same.
+    /// The guest runs. The stub has not yet reported the same decision.
     Unheard,
 }
 
 impl Session<'_> {
-    /// Gives up the pause, and tries again. Both our own clock and the stub may come to
-    /// it: what comes second changes nothing.
+    /// Gives up the pause and lets the attempt go on. Both dom0's clock and the stub can
+    /// reach this decision; the second of them changes nothing.
     pub(super) fn give_up_pause(&mut self, refusal: Refusal) -> Result<(), Failure> {
         match self.running_on {
             Some(RunningOn::Unheard) => {
@@ -45,12 +45,12 @@ impl Session<'_> {
             return Ok(());
         }
         self.run_on(refusal)?;
-        // By our own clock, the stub's word is still to come.
+        // If dom0's clock came first, the stub's message is still to come.
         self.running_on = self.peer.pending_run_on().map(|_| RunningOn::Unheard);
         Ok(())
     }
 
-    /// libxl has answered.
+    /// libxl has answered, so a resume that had to wait for it can take place.
     fn run_on_if_owed(&mut self) -> Result<(), Failure> {
         match self.running_on.take() {
             Some(RunningOn::Owed(refusal)) => self.run_on(*refusal),
@@ -82,13 +82,13 @@ impl Session<'_> {
         counted.map_err(|why| Failure::unread("the dirty pages cannot be counted", why))
     }
 
-    /// Whether the guest has stopped, or is to be left alone.
+    /// Checks whether the guest has stopped, and whether the attempt has been cancelled.
     pub(super) fn look_after_the_guest(&mut self) -> Result<(), Failure> {
         let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
         if let Some(why) = self.host.has_hung_up() {
             return Err(Failure::HungUp(why));
         }
-        // The machine has come to its end; what is left is not committed yet.
+        // The machine has reached its end, but the stream is not committed yet.
         if cancelled && self.fast.is_some() && self.finishing {
             return Err(Failure::HungUp(Refused::Cancelled));
         }
@@ -111,8 +111,8 @@ impl Session<'_> {
         };
         pause.answered = true;
         self.pause = Some(pause);
-        // Whatever the answer: once libxl has cancelled a request that the guest
-        // had not acknowledged, it says that the guest has stopped (4.17:
+        // libxl's answer alone proves nothing. After it has cancelled a request that the
+        // guest had not acknowledged, libxl reports that the guest has stopped (4.17:
         // libxl_dom_suspend.c takes the cancelling's success for the suspend's).
         if pause.stopped.is_none() && !self.is_suspended()? {
             self.peer.tell(self.now(), Event::SuspendFailed)?;
@@ -132,8 +132,8 @@ impl Session<'_> {
         Ok(self.living()?.is_suspended())
     }
 
-    /// How the guest stands; an error if it will never run again. Who has died is
-    /// not asked to stop: libxl would wait a minute for the answer.
+    /// The guest's state; an error if the guest will never run again. A dead guest must not
+    /// be asked to stop, because libxl would wait a minute for the answer.
     pub(super) fn living(&self) -> Result<DomainState, Failure> {
         let state = self.xen.domain_state(self.order.guest);
         let state = state.doing("the guest's state cannot be read")?;
@@ -144,7 +144,7 @@ impl Session<'_> {
         }
     }
 
-    /// The guest has stopped: the final bitmap, and gate 2.
+    /// The guest has stopped: take the final bitmap and pass gate 2.
     fn stopped(&mut self, pause: &mut Pause) -> Result<(), Failure> {
         let stopped = Instant::now();
         pause.stopped = Some(stopped);
@@ -184,8 +184,8 @@ impl Session<'_> {
         });
     }
 
-    /// Sees to a request that the guest may still follow, for a while; the guard does so
-    /// for longer.
+    /// Waits a short while for a guest that may still follow the request to suspend. The
+    /// guard waits longer.
     fn outlive_request(&mut self, verdict: &mut Verdict) {
         if self.resumed.is_some() {
             return;
@@ -211,10 +211,10 @@ impl Session<'_> {
         }
     }
 
-    /// Resumes the guest if it is stopped, now or after an answer to the
-    /// suspend request that is still to come.
+    /// Resumes the guest if it is stopped. Otherwise waits for the answer to the suspend
+    /// request that is still to come, and resumes the guest then.
     pub(super) fn make_sure_it_runs(&mut self, mut verdict: Verdict) -> Verdict {
-        // Whoever stopped it otherwise is to make it run.
+        // A guest stopped by any other cause is not this attempt's to resume.
         if self.pause.is_none() {
             return verdict;
         }
@@ -223,23 +223,24 @@ impl Session<'_> {
             return verdict;
         };
         if self.fast.is_some() {
-            // Nobody else has asked: the request is ours to take back.
+            // In a fast landing the request is the engine's own, so the engine may take it
+            // back.
             self.outlive_request(&mut verdict);
             return verdict;
         }
-        // libxl waits up to 60 s for the guest's acknowledgement and as long
-        // for its stop; a guest that stops after all must not stay so.
+        // libxl waits up to 60 s for the guest's acknowledgement, and as long again for its
+        // stop. A guest that stops after all must not stay stopped.
         let deadline = pause.requested + Duration::from_secs(150);
         while Instant::now() < deadline {
             self.resume();
             match self.host.suspend_answer() {
                 Ok(None) => {}
-                // Nobody will tell any more, but the guest may have been asked.
+                // No further answer will come, but the guest may have been asked.
                 Ok(Some(_)) | Err(_) => break,
             }
             let _ = self.wait(Duration::from_millis(5));
         }
-        // libxl, too, stops waiting for a guest that is slow.
+        // libxl, too, stops waiting for a slow guest.
         self.outlive_request(&mut verdict);
         verdict
     }

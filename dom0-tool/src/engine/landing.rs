@@ -1,15 +1,14 @@
-//! The fast landing, as the engine does its part: what goes where, and when.
+//! The engine's part of the fast landing: what is sent where, and when.
 //!
-//! Round 0 goes into the stream that libxl began, as ever, and after it a state
-//! of the running guest, so that the stream is complete. The destination builds
-//! the guest from that, devices and all, and says READY, which the transport
-//! keeps. From then on everything goes over a second channel to `lull land`
-//! ([`land`](crate::land)). The machine notices nothing but that its first count
-//! is answered late.
+//! Round 0 goes into the stream that libxl began, as usual. A state of the running guest
+//! follows it, so the stream is complete. The destination builds the guest and its devices
+//! from that stream and sends READY, which the transport holds back. From then on
+//! everything goes over a second channel to `lull land` ([`land`](crate::land)). The
+//! machine sees only that its first count is answered late.
 //!
-//! A batch counts as sent when the destination has put it into place, so the
-//! rate that is learned is that of the whole way, and no page waits unseen in a
-//! pipe when the guest stops.
+//! A batch counts as sent once the destination has put it into place. The learned rate is
+//! therefore that of the whole path, and no page waits unseen in a pipe when the guest
+//! stops.
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,61 +33,61 @@ use super::saved::{self, Saved};
 use super::session::Session;
 use crate::stream::sink::Sink;
 
-/// How far a fast landing is.
+/// The stages of a fast landing, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
-    /// Round 0 goes into the stream.
+    /// Round 0 is being written to the stream.
     FirstPass,
-    /// So does the provisional state.
+    /// The provisional state is being written to the stream.
     Ending,
-    /// The destination builds the guest.
+    /// The destination builds the guest from the stream.
     Building,
-    /// `lull land` looks for it.
+    /// `lull land` looks for the guest's copy.
     Attaching,
     /// Batches go over the channel.
     Open,
-    /// The final state does.
+    /// The final state goes over the channel.
     Finishing,
-    /// All is in place.
+    /// All pages and the final state are in place at the destination.
     Landed,
 }
 
-/// What an answer is awaited for.
+/// The message for which an answer is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
-    /// The batch in that slot.
+    /// The batch of this slot.
     Slot(usize),
-    /// Frames that are gone.
+    /// A list of frames that have gone.
     Gone,
 }
 
-/// A fast landing under way.
+/// The state of a fast landing under way.
 pub(super) struct Fast {
     stage: Stage,
-    /// The channel's beginning, until the stream is complete.
+    /// The sending end of the channel. It is kept here until the stream is complete.
     to: Option<Sink>,
     from: Answers,
     attach: Attach,
-    /// Asked and not answered, the oldest first.
+    /// Messages that are sent and not answered, oldest first.
     asked: VecDeque<Asked>,
-    /// Frames with a page at the destination, a bit each.
+    /// Bitmap of the frames that have a page at the destination.
     there: Vec<u64>,
-    /// Of each slot's batch, those that have no page any more.
+    /// For each slot, the frames of its batch that no longer have a page.
     gone: [Vec<u64>; SLOTS],
-    /// Frames that have gone otherwise, of which the destination is still to be told.
-    /// A guest may give back all it has at once: they are told a few at a time.
+    /// Other frames that have gone, of which the destination is not told yet. A guest may
+    /// give back all its memory at once, so they are sent a few at a time.
     going: Going,
     balloon: Balloon,
-    /// The state that the destination builds the guest from.
+    /// The state from which the destination builds the guest.
     provisional: Option<Saved>,
     types: HypercallBuffer<u64>,
 }
 
 impl Fast {
-    /// Nothing is sent yet.
+    /// Prepares a fast landing and sends nothing yet.
     ///
     /// # Errors
-    /// When there is no memory for hypercalls.
+    /// When the hypercall buffer cannot be allocated.
     pub(super) fn new(channel: Channel, guest_pfns: u64, tot_pages: u64) -> io::Result<Self> {
         Ok(Self {
             stage: Stage::FirstPass,
@@ -114,7 +113,7 @@ impl Fast {
         self.stage >= Stage::Open
     }
 
-    /// Whether the guest is copied no further until the destination is ready.
+    /// Whether copying rests until the destination is ready.
     pub(super) fn is_building(&self) -> bool {
         matches!(
             self.stage,
@@ -122,12 +121,12 @@ impl Fast {
         )
     }
 
-    /// Whether the guest can be started at the destination.
+    /// Whether the destination can start the guest.
     pub(super) fn has_landed(&self) -> bool {
         self.stage == Stage::Landed
     }
 
-    /// What to wait on for answers.
+    /// The descriptor on which answers arrive, while any is due.
     pub(super) fn wake_on(&self) -> Option<BorrowedFd<'_>> {
         let awaited = Stage::Building..Stage::Landed;
         awaited.contains(&self.stage).then(|| self.from.as_fd())
@@ -135,7 +134,7 @@ impl Fast {
 
     fn mark(&mut self, frames: &[u64], present: bool) {
         for gfn in frames {
-            // Within the guest: checked when the stub asked for it.
+            // The frame lies within the guest: that was checked when the stub asked for it.
             if let Some(word) = self.there.get_mut((gfn / 64) as usize) {
                 let bit = 1 << (gfn % 64);
                 *word = if present { *word | bit } else { *word & !bit };
@@ -147,14 +146,14 @@ impl Fast {
     }
 }
 
-/// Messages about frames that have gone which may be unanswered at a time: they, and no
-/// more of them, wait in the queue.
+/// The most messages about gone frames that may be unanswered at a time. No more of them
+/// wait in the queue.
 const GOING_MAX: usize = 16;
 
 impl Session<'_> {
-    /// Round 0 is in the stream: ends that with a state of the running guest.
-    /// The count is taken when the destination is ready. Says whether that is
-    /// how this guest lands.
+    /// Ends the first pass in the stream with a state of the running guest, if this is a
+    /// fast landing whose round 0 is in the stream. The count is then answered once the
+    /// destination is ready. Returns whether it did so.
     pub(super) fn ends_first_pass(&mut self) -> Result<bool, Failure> {
         let Some(fast) = self.fast.as_mut() else {
             return Ok(false);
@@ -170,7 +169,7 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// What the next step of the landing waits for may have come.
+    /// Takes the next step of the landing if the event that it waits for has come.
     pub(super) fn go_on_landing(&mut self) -> Result<(), Failure> {
         let Some(fast) = self.fast.as_mut() else {
             return Ok(());
@@ -178,7 +177,7 @@ impl Session<'_> {
         match fast.stage {
             Stage::Ending if self.queue.is_empty() => {
                 if let Some(to) = fast.to.take() {
-                    // The stream's own end is libxl's to write.
+                    // libxl writes the end of the stream itself.
                     self.sink = to;
                 }
                 fast.stage = Stage::Building;
@@ -201,8 +200,8 @@ impl Session<'_> {
         self.hear_land()
     }
 
-    /// Tells the destination of some of those frames that have gone; whether there are
-    /// more.
+    /// Tells the destination of some of the frames that have gone. Returns whether some are
+    /// left.
     fn tell_gone(&mut self) -> bool {
         let Some(fast) = self.fast.as_mut() else {
             return false;
@@ -224,7 +223,8 @@ impl Session<'_> {
         true
     }
 
-    /// The same of all of them: the guest waits, and whoever wants it back is heard.
+    /// Tells the destination of all of them. The guest waits meanwhile, so a cancellation
+    /// is still heard.
     pub(super) fn tell_all_gone(&mut self) -> Result<(), Failure> {
         while self.tell_gone() {
             self.write()?;
@@ -236,9 +236,9 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Where memory was given to the guest, or taken, since the last bitmap, the guest is
-    /// not to be stopped: listing a large one's frames takes seconds, of which no
-    /// prediction knows.
+    /// Tells the stub if a limit is in force and memory was given to the guest, or taken
+    /// from it, since the last bitmap. The guest must not be stopped then: listing the
+    /// frames of a large guest takes seconds, which no prediction includes.
     pub(super) fn tell_if_unsettled(&mut self) -> Result<(), Failure> {
         if self.limit_in_force().is_some() && self.is_ballooning()? {
             self.peer.tell(self.now(), Event::Unsettled)?;
@@ -246,15 +246,15 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Whether memory was given to the guest, or taken, since it was listed, of which the
-    /// destination must be told.
+    /// Whether memory was given to the guest, or taken from it, since its frames were
+    /// listed, and the destination must be told.
     pub(super) fn is_ballooning(&mut self) -> Result<bool, Failure> {
         self.count_balloon()?;
         let fast = self.fast.as_ref().filter(|fast| fast.is_open());
         Ok(fast.is_some_and(|fast| fast.balloon.change() != Change::None))
     }
 
-    /// Handles everything the destination has answered.
+    /// Handles all answers of the destination that have arrived.
     fn hear_land(&mut self) -> Result<(), Failure> {
         let mut heard = false;
         while let Some(fast) = self.fast.as_mut() {
@@ -265,7 +265,7 @@ impl Session<'_> {
             match (answer, fast.stage) {
                 (FromLand::Attached, Stage::Attaching) => {
                     fast.stage = Stage::Open;
-                    // What comes now goes over a connection that has carried nothing.
+                    // From here on the data takes a connection that has carried none yet.
                     self.peer.tell(self.now(), Event::PathChanged)?;
                     let dirty = self.count()?;
                     self.peer.tell(self.now(), Event::Counted { dirty })?;
@@ -292,8 +292,8 @@ impl Session<'_> {
         }
     }
 
-    /// Before a batch is mapped: leaves out what has no page any more, or never
-    /// had one of the guest's own. The destination is told so.
+    /// Runs before a batch is mapped. Leaves out the frames that no longer have a page, or
+    /// never had one of the guest's own. The destination is told of them.
     pub(super) fn leave_out_gone(&mut self, slot: u8, pfns: &mut Vec<u64>) -> Result<(), Failure> {
         let Some(fast) = self.fast.as_mut().filter(|fast| fast.is_open()) else {
             return Ok(());
@@ -316,7 +316,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A batch is copied: it goes into the stream, or over the channel.
+    /// Sends a batch that the stub has copied, into the stream or over the channel.
     pub(super) fn send_batch(&mut self, slot: u8, pfns: Vec<u64>) -> Result<(), Failure> {
         let place = usize::from(slot);
         let Some(fast) = self.fast.as_mut() else {
@@ -343,8 +343,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Slots whose payload is in the pipe to its last byte: in the stream's
-    /// case that is all that is heard of it.
+    /// These slots are written to the pipe to their last byte. In the stream that counts as
+    /// sent; on the channel the destination's answer decides.
     pub(super) fn written(&mut self, slots: Vec<usize>) -> Result<(), Failure> {
         let answered = self.fast.as_ref().is_some_and(Fast::is_open);
         if slots.is_empty() || answered {
@@ -356,10 +356,10 @@ impl Session<'_> {
         self.notify()
     }
 
-    /// A CLEAN, and what the dirty log does not show ([`balloon`](super::balloon)). A
-    /// guest whose number of pages was seen to change is listed first, so that
-    /// whatever is written to a listed frame afterwards is noted. Where it changed
-    /// both ways all its pages are sent again.
+    /// Does a CLEAN, and adds what the dirty log does not show
+    /// ([`balloon`](super::balloon)). If the guest's number of pages was seen to change,
+    /// its frames are listed before the CLEAN, and Xen logs any later write to a listed
+    /// frame. If pages both went and came, all pages are sent again.
     pub(super) fn take_bitmap(&mut self, clean: Clean) -> Result<Cleaned, Failure> {
         let prepared = self.prepared;
         let gained = self.look_at_the_balloon(clean)?;
@@ -374,9 +374,10 @@ impl Session<'_> {
         })
     }
 
-    /// A page that a window shows stays the guest's, and counts, when the guest has
-    /// given its frame back: clears those that nobody copies from. It is counted first,
-    /// so that one which came in its place is seen.
+    /// A page mapped in a window still belongs to the guest, and is counted, after the
+    /// guest has given its frame back. This clears the windows from which nothing is being
+    /// copied. It counts the pages first, so that a page which came in the place of another
+    /// is noticed.
     pub(super) fn clear_windows(&mut self) -> Result<(), Failure> {
         self.count_balloon()?;
         let (Some(_), Some(windows)) = (&self.fast, &mut self.windows) else {
@@ -390,7 +391,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// How many pages the guest has.
+    /// Reads how many pages the guest has.
     pub(super) fn count_balloon(&mut self) -> Result<(), Failure> {
         let Some(fast) = self.fast.as_mut() else {
             return Ok(());
@@ -402,8 +403,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The frames to be sent, if any may have come. The destination is told of
-    /// those that have gone.
+    /// The frames to send if new ones may have appeared. Those that have gone are noted for
+    /// the destination.
     fn look_at_the_balloon(&mut self, clean: Clean) -> Result<Option<Vec<u64>>, Failure> {
         self.count_balloon()?;
         let limit = self.limit_in_force();
@@ -414,7 +415,7 @@ impl Session<'_> {
         if change == Change::None {
             return Ok(None);
         }
-        // Listing a large guest takes seconds, of which no prediction knows.
+        // Listing a large guest takes seconds, which no prediction includes.
         if clean == Clean::Final && limit.is_some() {
             return Err(Failure::Ballooning);
         }
@@ -429,8 +430,8 @@ impl Session<'_> {
         Ok(Some(gained))
     }
 
-    /// All pages are in place: the state that replaces the provisional one. Says
-    /// whether that is how this guest lands.
+    /// Runs once all pages are in place. In a fast landing it sends the state that replaces
+    /// the provisional one; returns whether this is a fast landing.
     pub(super) fn send_final_state(&mut self, state: &Saved) -> Result<bool, Failure> {
         let Some(fast) = self.fast.as_mut() else {
             return Ok(false);
@@ -444,13 +445,13 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// For `--debug`: every page of the guest, and every frame without one,
-    /// compared with the destination's while neither runs.
+    /// For `--debug`: compares every page of the guest, and every frame without one, with
+    /// the destination's while neither copy runs.
     pub(super) fn compare_all_pages(&mut self) -> Result<(), Failure> {
         if self.fast.is_none() {
             return Ok(());
         }
-        // Listed anew: what was sent is what is to be judged.
+        // The frames are listed again, because the comparison must judge what was sent.
         let (now, count) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)
             .doing("the guest's frames cannot be listed")?;
         let present = frames::listed(now.iter().copied());

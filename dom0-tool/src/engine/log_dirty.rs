@@ -1,4 +1,4 @@
-//! The guest's dirty log, on for as long as this lives.
+//! The guest's dirty log, which is on for as long as [`LogDirty`] lives.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -12,18 +12,18 @@ use rustix::io::Errno;
 
 use crate::stub::Stub;
 
-/// Switched off when dropped.
+/// The guest's log-dirty mode. Dropping this switches it off.
 pub struct LogDirty<'x> {
     xen: &'x Xen,
     guest: DomId,
-    /// What was dirty last. dom0 counts it here, where the stub cannot change it.
+    /// The last dirty bitmap. dom0 counts the pages here, where the stub cannot change it.
     bitmap: RefCell<Option<HypercallBuffer<u64>>>,
-    /// How many pages Xen counted last, since the log was cleared.
+    /// The last count that Xen gave since the log was cleared, in pages.
     counted: Cell<u64>,
 }
 
-/// Somebody else has switched the log off, or off and on: a stock sender does, when it
-/// begins. What the guest has written before is not known any more.
+/// Another program has switched the log off, or off and on again. A stock sender does so
+/// when it begins. The guest's earlier writes are no longer known.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "somebody else has switched the guest's dirty log off: {now} pages are counted where \
@@ -37,27 +37,27 @@ pub struct LogReset {
 /// Why the log cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Unread {
-    /// See there.
+    /// Another program has reset the log.
     #[error(transparent)]
     Reset(#[from] LogReset),
-    /// Xen's words.
+    /// Xen refuses the operation.
     #[error(transparent)]
     Xen(#[from] io::Error),
 }
 
-/// Since this release the count falls where the guest gives a dirty page back
-/// (`xen/arch/x86/mm/p2m.c`): then only a fall to next to nothing is a reset.
+/// Since this release the count falls when the guest gives a dirty page back
+/// (`xen/arch/x86/mm/p2m.c`). From then on, only a fall to almost zero is a reset.
 const FALLS_SINCE: (u32, u32) = (4, 22);
 
-/// Whether the log forgot pages that were counted: Xen keeps its count over OFF and ON and
-/// not its bitmap (`xen/arch/x86/mm/paging.c`, 4.17; seen), so that the bits are fewer.
-/// All pages of a PEEK are bits of the CLEAN that follows; the room is for frames beyond
-/// the bitmap, and on 4.22 for such as were given back.
+/// Whether the log forgot pages that were counted. Xen keeps its count, but not its bitmap,
+/// over OFF and ON (`xen/arch/x86/mm/paging.c`, 4.17; seen), so there are fewer bits than
+/// counted pages. All pages of a PEEK are bits of the CLEAN that follows. The tolerance is
+/// for frames beyond the bitmap, and on 4.22 for pages that were given back.
 fn has_forgotten(counted: u64, bits: u64) -> bool {
     counted > bits + bits / 8 + 64
 }
 
-/// Whether a count that follows another without a CLEAN between was reset.
+/// Whether the log was reset between two counts, without a CLEAN between them.
 fn is_reset(xen: Version, before: u64, now: u64) -> bool {
     match (xen.major, xen.minor) < FALLS_SINCE {
         true => now < before,
@@ -65,7 +65,7 @@ fn is_reset(xen: Version, before: u64, now: u64) -> bool {
     }
 }
 
-/// Why the dirty log cannot be had, in the operator's terms.
+/// Why the dirty log is not available, in the operator's terms.
 #[derive(Debug, thiserror::Error)]
 pub enum LogDirtyError {
     /// The hypervisor was built without what this guest's type needs.
@@ -77,17 +77,17 @@ pub enum LogDirtyError {
          or another migration of it under way?"
     )]
     Refused,
-    /// Somebody has begun to destroy the guest.
+    /// The guest's destruction has begun.
     #[error("the guest is being destroyed")]
     BeingDestroyed,
-    /// Anything else.
+    /// Xen refuses for another reason.
     #[error("the dirty log could not be switched on: {0}")]
     Other(io::Error),
 }
 
 impl<'x> LogDirty<'x> {
-    /// Switches it on. One left on by a sender that died is switched off
-    /// first: it has been counting for nobody.
+    /// Switches the log on. A log that a dead sender has left on is switched off first,
+    /// because nothing reads its count any more.
     ///
     /// # Errors
     /// See [`LogDirtyError`].
@@ -105,7 +105,7 @@ impl<'x> LogDirty<'x> {
 }
 
 impl<'x> LogDirty<'x> {
-    /// Switches it on, unless it is on already: then somebody counts on it.
+    /// Switches the log on, unless it is on already: another program then relies on it.
     ///
     /// # Errors
     /// See [`LogDirtyError`].
@@ -125,10 +125,10 @@ impl<'x> LogDirty<'x> {
         }
     }
 
-    /// How many pages are dirty.
+    /// How many pages are dirty since the last CLEAN.
     ///
     /// # Errors
-    /// When Xen refuses, or somebody else has reset the log.
+    /// When Xen refuses, or another program has reset the log.
     pub fn count(&self) -> Result<u64, Unread> {
         let now = self.xen.dirty_count(self.guest)?;
         self.check(now)?;
@@ -144,7 +144,7 @@ impl<'x> LogDirty<'x> {
         }
     }
 
-    /// Leaves it as it is: somebody else has taken it over.
+    /// Leaves the log switched on, because another program has taken it over.
     pub fn leave(self) {
         std::mem::forget(self);
     }
@@ -154,8 +154,8 @@ impl LogDirtyError {
     fn from_xen(error: io::Error, xen: &Xen, guest: DomId) -> Self {
         match Errno::from_io_error(&error) {
             Some(Errno::OPNOTSUPP) => Self::Unsupported,
-            // Xen has one error for both since 4.18, and none for a guest that is
-            // being destroyed up to 4.17 (xen/arch/x86/mm/paging.c).
+            // Since 4.18 Xen returns one error for both cases. Up to 4.17 it returns none
+            // for a guest that is being destroyed (xen/arch/x86/mm/paging.c).
             Some(Errno::INVAL) if xen.is_being_destroyed(guest) => Self::BeingDestroyed,
             Some(Errno::INVAL) => Self::Refused,
             _ => Self::Other(error),
@@ -164,15 +164,15 @@ impl LogDirtyError {
 }
 
 impl LogDirty<'_> {
-    /// Copies the log of `guest_pfns` frames to the stub's bitmap and clears
-    /// it: how many are dirty, and how long that took.
+    /// Copies the log of `guest_pfns` frames to the stub's bitmap and clears it. Returns
+    /// how many pages are dirty, and how long the call took.
     ///
     /// # Errors
-    /// When Xen refuses, or somebody else has reset the log.
+    /// When Xen refuses, or another program has reset the log.
     pub fn clean(&self, stub: &Stub<'_>, guest_pfns: u64, clean: Clean) -> Result<Cleaned, Unread> {
         let words = guest_pfns.div_ceil(64) as usize;
         let mut kept = self.bitmap.borrow_mut();
-        // Made in the first round, and so never while the guest is stopped.
+        // The buffer is allocated in the first round, so never while the guest is stopped.
         let bitmap = match &mut *kept {
             Some(bitmap) if bitmap.len() >= words => bitmap,
             other => other.insert(HypercallBuffer::new(words)?),
@@ -194,18 +194,18 @@ impl LogDirty<'_> {
     }
 }
 
-/// See [`LogDirty::clean`].
+/// The result of [`LogDirty::clean`].
 #[derive(Debug, Clone, Copy)]
 pub struct Cleaned {
-    /// Bits set.
+    /// The number of bits set, in pages.
     pub dirty: u64,
-    /// How long it took.
+    /// How long the CLEAN and the copy took.
     pub took: Duration,
 }
 
 impl Drop for LogDirty<'_> {
     fn drop(&mut self) {
-        // A guest that has gone has no log.
+        // The error is ignored: a guest that has gone has no log.
         let _ = self.xen.shadow_op(self.guest, ShadowOp::Off);
     }
 }
@@ -231,7 +231,7 @@ mod tests {
                 "{xen}"
             );
             assert!(is_reset(xen, 2_000, 3), "{xen}");
-            // A dirty page that was given back is not counted since 4.22.
+            // Since 4.22 a dirty page that was given back is not counted.
             assert_eq!(is_reset(xen, 2_000, 1_999), xen.minor < 22, "{xen}");
         }
     }

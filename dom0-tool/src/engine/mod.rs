@@ -1,13 +1,12 @@
-//! One migration, as dom0 does its part of it: map, copy, send; suspend or
-//! refuse; and undo.
+//! dom0's part of a migration: map, copy and send pages; suspend the guest or refuse to;
+//! and undo what was done.
 //!
-//! An [`attempt`] is [prepared](prepare) and runs as a [`session`]: a loop that
-//! answers the stub ([`peer`], [`slots`]), injects windows ([`windows`]), writes
-//! the stream ([`saved`], [`stream`](crate::stream)), watches the [`guest`] and
-//! the [`clock`], and leaves one running guest whatever happens. Of a fast
-//! [`landing`] only the first pass goes into the stream, and the [`balloon`] is
-//! watched. It does not know who hosts it: xl's helper, or `lull migrate`
-//! ([`Host`]).
+//! An [`attempt`] is [prepared](prepare) and runs as a [`session`]. That is a loop that
+//! answers the stub ([`peer`], [`slots`]), injects windows ([`windows`]), writes the stream
+//! ([`saved`], [`stream`](crate::stream)) and watches the [`guest`] and the [`clock`]. It
+//! leaves one running guest whatever happens. In a fast [`landing`] only the first pass
+//! goes into the stream, and the [`balloon`] is watched. The engine does not know which
+//! process hosts it: xl's helper, or `lull migrate` ([`Host`]).
 
 mod attempt;
 mod balloon;
@@ -44,80 +43,80 @@ pub use channel::Channel;
 pub use explain::{DID_NOT_SUSPEND, Verdict};
 pub use steering::{Reply, Wish};
 
-/// Whoever hosts the engine.
+/// The process that hosts the engine.
 pub trait Host {
-    /// Asks for the guest to be suspended; does not wait.
+    /// Asks for the guest to be suspended, and does not wait.
     ///
     /// # Errors
-    /// When nobody is there to ask.
+    /// When the process that should do so has gone.
     fn ask_to_suspend(&mut self) -> io::Result<()>;
 
-    /// The answer, once: whether the guest was suspended.
+    /// The answer to the request, returned once: whether the guest was suspended.
     ///
     /// # Errors
-    /// When nobody will answer any more.
+    /// When no answer can come any more.
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>>;
 
-    /// Takes the request back, if the guest has not acknowledged it and it is not
-    /// libxl's; says whether it did. Then there is no answer.
+    /// Takes the request back, if the guest has not acknowledged it and the request is not
+    /// libxl's. Returns whether it was taken back; no answer follows then.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the state of the request cannot be read.
     fn withdraw_suspend(&mut self) -> io::Result<bool>;
 
-    /// Whether the attempt is to be given up. Stays true.
+    /// Whether the attempt is cancelled. Once true, it stays true.
     ///
     /// # Errors
-    /// When there is nobody left to do it for.
+    /// When the process that ordered the attempt has gone.
     fn is_cancelled(&mut self) -> io::Result<bool>;
 
-    /// Of a fast landing: whether the transport has hung up, and why.
+    /// In a fast landing: the reason, if the transport has hung up.
     fn has_hung_up(&self) -> Option<Refused>;
 
-    /// What the operator wants changed, if anything. Each wish has one
-    /// [`Self::reply`], unless the attempt ends before.
+    /// The operator's next request for a change, if there is one. Each gets one
+    /// [`Self::reply`], unless the attempt ends first.
     fn wish(&mut self) -> Option<Wish>;
 
-    /// What became of it.
+    /// Reports the outcome of the last request.
     fn reply(&mut self, reply: Reply);
 
-    /// Descriptors whose readiness may change one of the above.
+    /// The descriptors that become readable when one of the answers above may have changed.
     fn wake_on(&self) -> Vec<BorrowedFd<'_>>;
 
-    /// Takes note of what happens.
+    /// Reports an event.
     fn tell(&mut self, event: Event);
 
-    /// Of a fast landing: the first pass is sent, and the stream may be ended.
+    /// In a fast landing: the first pass is sent, and the stream may be ended.
     ///
     /// # Errors
-    /// When nobody is there to tell.
+    /// When the process that should end it has gone.
     fn first_pass_done(&mut self) -> io::Result<()>;
 
-    /// Of a fast landing: whether the destination has set the guest up and waits
-    /// for permission to start it.
+    /// In a fast landing: whether the destination has set the guest up and waits for
+    /// permission to start it.
     fn is_target_ready(&mut self) -> bool;
 
-    /// The guest has acknowledged a request to suspend that is not wanted any more,
-    /// and may follow it when this attempt is over: its guard is to stay for that.
+    /// The guest has acknowledged a request to suspend that is no longer wanted. It may
+    /// still follow the request after this attempt is over, so the guard must stay.
     fn leave_request(&mut self);
 
-    /// The stream is complete; from here on the guest may run elsewhere, and
-    /// nobody here may resume it.
+    /// The stream is complete. From here on the guest may run elsewhere, so no process on
+    /// this host may resume it.
     fn commit(&mut self);
 }
 
-/// Whoever writes down what dom0's machine is told and what it says.
+/// A record of dom0's machine: its input events and its actions.
 pub trait Recorder {
-    /// The machine was told of `event` at `at` and said `action`. Must not
-    /// wait: the guest may be stopped.
+    /// Records that the machine received `event` at `at` and decided `action`. Must not
+    /// block: the guest may be stopped.
     fn record(&mut self, at: Micros, event: machine::Event, action: &Action, machine: &Machine);
 }
 
-/// See [`Host::suspend_answer`].
+/// The answer to a request to suspend: see [`Host::suspend_answer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SuspendAnswer {
     /// The guest has stopped.
     Stopped,
-    /// It never did.
+    /// The guest never stopped.
     Failed,
 }

@@ -1,4 +1,4 @@
-//! The guest's pause and what it is made of.
+//! The guest's pause and its parts.
 
 use std::time::{Duration, Instant};
 
@@ -9,32 +9,32 @@ use lull_wire::events::PauseParts;
 
 use super::telling::millis;
 
-/// The guest's pause, as far as it has come. It counts from the request: the
-/// guest's own way to its stop is part of what its users feel.
+/// The guest's pause so far. It counts from the request to suspend, because the users of
+/// the guest also feel the guest's own way to its stop.
 #[derive(Debug, Clone, Copy)]
 pub struct Pause {
-    /// When the guest was asked to stop.
+    /// When the engine asked the guest to stop.
     pub requested: Instant,
-    /// On what it was asked.
+    /// The prediction on which the guest was asked to stop.
     pub predicted: Option<Downtime>,
-    /// How long its pages will take, if everything is as it mostly is.
+    /// The expected time for the last pages, if conditions are as usual.
     pub likely_pages: Option<Micros>,
-    /// When it was seen stopped.
+    /// When the engine saw that the guest had stopped.
     pub stopped: Option<Instant>,
     /// How long the final bitmap took.
     pub bitmap: Option<Duration>,
-    /// When its last page was in the stream.
+    /// When the guest's last page was in the stream.
     pub pages_sent: Option<Instant>,
     /// When the stream was complete.
     pub state_sent: Option<Instant>,
-    /// libxl has answered.
+    /// Whether libxl has answered the request.
     pub answered: bool,
-    /// The request cannot be taken back: the guest has acknowledged it, or libxl made it.
+    /// Whether the request is irrevocable: the guest has acknowledged it, or libxl made it.
     pub binding: bool,
 }
 
 impl Pause {
-    /// A pause that begins now.
+    /// Starts a pause at this moment.
     pub fn begin(machine: &Machine) -> Self {
         Self {
             requested: Instant::now(),
@@ -49,7 +49,7 @@ impl Pause {
         }
     }
 
-    /// Its parts as observed; the landing is seen by others.
+    /// The parts observed so far. The landing is measured elsewhere.
     pub fn parts(&self) -> PauseParts {
         let between =
             |from: Option<Instant>, to: Option<Instant>| Some(millis(to?.duration_since(from?)));
@@ -64,7 +64,7 @@ impl Pause {
     }
 }
 
-/// As the machine expects. `None` while the link's rate is not known.
+/// The machine's expectation for the last pages. `None` while the link's rate is unknown.
 fn likely_pages(machine: &Machine) -> Option<Micros> {
     let known = machine.service().expected_rate() > PageRate::ZERO;
     known.then_some(machine.expected()?.pages)

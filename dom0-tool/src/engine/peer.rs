@@ -1,8 +1,8 @@
-//! The stub at the other end of the link, trusted in nothing.
+//! The stub at the other end of the link. dom0 trusts nothing it says.
 //!
-//! dom0 steps a machine of its own with every event it sends. What the stub
-//! says it did must be what that machine did; so a stub that lies can make an
-//! attempt end, and nothing else.
+//! dom0 steps a machine of its own with every event it sends. Each action that the stub
+//! reports must be the action of that machine. A stub that lies can therefore end an
+//! attempt, and do nothing else.
 
 use std::collections::VecDeque;
 
@@ -13,41 +13,41 @@ use lull_core::units::Micros;
 
 use super::Recorder;
 
-/// What an honest stub would not do.
+/// The ways in which a stub breaks the protocol.
 #[derive(Debug, thiserror::Error)]
 pub enum Lie {
-    /// Words that are no message.
+    /// The words do not decode to a message.
     #[error("it sent a message that is none: {0}")]
     Message(#[from] BadMessage),
-    /// A ring index that cannot be.
+    /// A ring index is out of range.
     #[error("its ring is corrupt")]
     Ring,
-    /// Another action than the one that follows from the events.
+    /// The reported action is not the one that follows from the events.
     #[error("it decided {said:?} where the events lead to {right:?}")]
     Action {
-        /// The stub's.
+        /// The action that the stub reported.
         said: ActionKind,
-        /// The one that follows; `None` when none does.
+        /// The action that follows from the events; `None` when none does.
         right: Option<ActionKind>,
     },
-    /// A slot it could not use in that way.
+    /// The slot is not in the state that the message requires.
     #[error("it used slot {0} out of turn")]
     Slot(u8),
-    /// A frame outside the guest, or out of order.
+    /// The frame lies outside the guest, or is out of order.
     #[error("it asked for frame {0:#x}, which was not its turn or is not the guest's")]
     Frame(u64),
-    /// Not as many frames as the hypervisor counted dirty.
+    /// The number of frames differs from the number that the hypervisor counted dirty.
     #[error("it asked for {asked} frames of a round of {counted}")]
     Count {
-        /// By the stub.
+        /// The frames that the stub asked for in this round.
         asked: u64,
-        /// By the hypervisor.
+        /// The dirty pages that the hypervisor counted.
         counted: u64,
     },
-    /// It does not take its messages.
+    /// The stub's message ring is full, because the stub does not read it.
     #[error("it does not read its messages")]
     Deaf,
-    /// It said hello again, or something before it.
+    /// The stub sent a second hello, or a message before the first.
     #[error("it spoke out of turn")]
     Turn,
 }
@@ -58,26 +58,26 @@ impl From<Corrupt> for Lie {
     }
 }
 
-/// What the stub said, checked as far as this module can.
+/// A message of the stub, checked as far as this module can check it.
 #[derive(Debug)]
 pub enum Said {
-    /// It runs.
+    /// The stub has started.
     Hello,
-    /// It took this action, as it had to.
+    /// The stub took this action, which is the expected one.
     Did(Box<Action>),
-    /// It wants frames.
+    /// The stub asks for frames to be mapped.
     Map {
-        /// In this slot.
+        /// The slot whose window is to show them.
         slot: u8,
-        /// So many.
+        /// The number of frames.
         count: u32,
     },
-    /// It has copied a window.
+    /// The stub has copied a window.
     Filled {
-        /// This one.
+        /// The slot of that window.
         slot: u8,
     },
-    /// It has scanned to the end.
+    /// The stub has scanned the bitmap to its end.
     Scanned,
 }
 
@@ -87,15 +87,16 @@ pub struct Peer<'l> {
     answers: Consumer<'l>,
     machine: Machine,
     recorder: &'l mut dyn Recorder,
-    /// Actions our machine took and the stub has not yet.
+    /// Actions that dom0's machine has taken and the stub has not reported yet, with their
+    /// times.
     expected: VecDeque<(Micros, Action)>,
 }
 
-/// Room a tick leaves for the messages that must get through.
+/// The room, in messages, that a tick leaves for those that must get through.
 const ROOM_FOR_OTHERS: usize = 32;
 
 impl<'l> Peer<'l> {
-    /// The end of a link nobody has used yet.
+    /// dom0's end of a link that is still unused.
     pub fn new(link: &'l Link, config: Config, recorder: &'l mut dyn Recorder) -> Self {
         Self {
             events: Producer::new(&link.to_stub),
@@ -106,13 +107,13 @@ impl<'l> Peer<'l> {
         }
     }
 
-    /// The machine, for what it knows.
+    /// dom0's own machine, for reading.
     pub fn machine(&self) -> &Machine {
         &self.machine
     }
 
-    /// The refusal that follows from the events, if the stub has not come to it
-    /// yet, and since when.
+    /// The refusal that follows from the events, and when it was due. `None` if the stub
+    /// has reported it already.
     pub fn pending_refusal(&self) -> Option<(Micros, Refusal)> {
         self.expected.iter().find_map(|(at, action)| match action {
             Action::Resume(refusal) | Action::Refuse(refusal) => Some((*at, *refusal)),
@@ -120,8 +121,8 @@ impl<'l> Peer<'l> {
         })
     }
 
-    /// The pause to be given up, with the attempt going on, if the stub has not come to
-    /// it yet.
+    /// The decision to give up the pause and go on with the attempt, if the stub has not
+    /// reported it yet.
     pub fn pending_run_on(&self) -> Option<Refusal> {
         self.expected.iter().find_map(|(_, action)| match action {
             Action::RunOn(refusal) => Some(*refusal),
@@ -129,18 +130,18 @@ impl<'l> Peer<'l> {
         })
     }
 
-    /// Since when the stub has an action to take.
+    /// When the oldest action that the stub still has to report was due.
     pub fn awaited_since(&self) -> Option<Micros> {
         self.expected.front().map(|(at, _)| *at)
     }
 
-    /// Whether the machine has come to its end: there is nothing more to tell.
+    /// Whether the machine has reached its end. No further event is sent then.
     fn is_over(&self) -> bool {
         let state = self.machine.state();
         matches!(state, State::Finished | State::Refused | State::Resumed)
     }
 
-    /// Tells the stub what happened.
+    /// Tells the stub of an event.
     ///
     /// # Errors
     /// See [`Unheard`].
@@ -152,13 +153,13 @@ impl<'l> Peer<'l> {
         self.step(at, event)
     }
 
-    /// Whether the stub keeps up with its messages: whatever can wait, must
-    /// wait until then.
+    /// Whether the stub keeps up with its messages. A message that can wait must wait until
+    /// it does.
     pub fn has_room(&self) -> bool {
         self.events.room() > ROOM_FOR_OTHERS
     }
 
-    /// Tells the stub that time passes, unless it is behind with its messages.
+    /// Tells the stub the time, unless it is behind with its messages.
     ///
     /// # Errors
     /// See [`Unheard`].
@@ -192,7 +193,7 @@ impl<'l> Peer<'l> {
         self.step(at, Event::Sent { requested, pages })
     }
 
-    /// Tells the stub that a slot's window is there.
+    /// Tells the stub that a slot's window is mapped.
     ///
     /// # Errors
     /// See [`Unheard`].
@@ -214,10 +215,10 @@ impl<'l> Peer<'l> {
         Ok(())
     }
 
-    /// What the stub said next.
+    /// The next message of the stub, if there is one.
     ///
     /// # Errors
-    /// When it lied.
+    /// When the stub breaks the protocol.
     pub fn hear(&mut self) -> Result<Option<Said>, Lie> {
         let Some(words) = self.answers.pop()? else {
             return Ok(None);
@@ -239,11 +240,11 @@ impl<'l> Peer<'l> {
     }
 }
 
-/// Why an event could not be told.
+/// Why an event could not be delivered.
 #[derive(Debug)]
 pub enum Unheard {
-    /// The stub's fault.
+    /// The stub is at fault.
     Lie(Lie),
-    /// Our own: the event cannot follow on the ones before.
+    /// dom0 is at fault: the event cannot follow on the ones before.
     Ours(ProtocolError),
 }

@@ -1,4 +1,4 @@
-//! What an attempt stands on: a stub, the dirty log, the list of frames.
+//! The preparations of an attempt: the stub, the dirty log and the list of frames.
 
 use std::time::Duration;
 
@@ -15,38 +15,40 @@ use super::telling::millis;
 use crate::stub::Stub;
 use crate::stub::room::{self, NoRoom, Taken};
 
-/// What an attempt stands on, in the order in which it is taken down.
+/// What an attempt needs. The fields are in the order in which they are torn down.
 pub struct Prepared<'x> {
-    /// The stub domain.
+    /// The stub domain of this attempt.
     pub stub: Stub<'x>,
-    /// The dirty log.
+    /// The guest's dirty log, which is switched on.
     pub log_dirty: LogDirty<'x>,
-    /// What dom0 gave up for the stub, and gets back after it.
+    /// The memory that dom0 gave up for the stub. dom0 gets it back after the stub has
+    /// gone.
     _taken: Option<Taken>,
-    /// One more than the highest frame.
+    /// The number of the guest's highest frame, plus one.
     pub guest_pfns: u64,
-    /// Pages of round 0.
+    /// The number of pages in round 0.
     pub pages: u64,
     /// How long a CLEAN takes.
     pub took_bitmap: Duration,
-    /// Round 0's bitmap.
+    /// The bitmap of round 0.
     populated: Vec<u64>,
-    /// When the stub was built, the log switched on, the frames listed.
+    /// When the stub was built, when the log was switched on, and when the frames were
+    /// listed.
     done_at: [Duration; 3],
 }
 
 impl Prepared<'_> {
-    /// The frames of round 0.
+    /// The frames of round 0, in ascending order.
     pub fn populated_frames(&self) -> Vec<u64> {
         frames::listed(self.populated.iter().copied())
     }
 
-    /// From the attempt's start until the stub was started.
+    /// Time from the attempt's start until the stub was started.
     pub fn stub_built_after(&self) -> Duration {
         self.done_at[0]
     }
 
-    /// How long each part took, for the log.
+    /// How long each part took, as an event for the log.
     pub fn in_words(&self) -> events::Event {
         let [stub, log_dirty, frames] = self.done_at.map(millis);
         events::Event::Log(events::Log {
@@ -63,10 +65,10 @@ impl Prepared<'_> {
     }
 }
 
-/// Prepares an attempt, unless it `is_over` before.
+/// Prepares an attempt. Stops early if `is_over` returns true.
 ///
 /// # Errors
-/// What failed; nothing is left behind then.
+/// What failed. Nothing is left behind then.
 pub fn prepare<'x>(
     xen: &'x Xen,
     order: &Order,
@@ -78,10 +80,10 @@ pub fn prepare<'x>(
     if let Err(cancelled @ NoRoom::Cancelled) = room {
         return Err(cancelled.into());
     }
-    // What is free is an estimate; that a stub cannot be built is not.
+    // Free memory is only an estimate, so the build decides whether there is enough.
     let built = Stub::build(xen, guest, guest_pfns, order.config);
     let (taken, stub) = match (room, built) {
-        // xl's lock goes with the room; the stub has its memory.
+        // xl's lock is released with the room, because the stub has its memory now.
         (room, Ok(stub)) => (room.ok().and_then(|room| room.taken), stub),
         (Err(short @ NoRoom::Short(_)), Err(_)) => return Err(short.into()),
         (_, Err(error)) => return Err(error.into()),
@@ -91,10 +93,11 @@ pub fn prepare<'x>(
     let logging = order.start.elapsed();
     let (populated, pages) =
         frames::populated(xen, guest, guest_pfns).doing("the guest's frames cannot be listed")?;
-    // Xen goes on counting where an attempt that was given up had stopped: its
-    // counter starts from zero only at a CLEAN. It shows how long the final one
-    // will take, for this guest on this host. And Xen notes writes to a frame that
-    // has just come only from the next CLEAN on, so it comes after the listing.
+    // If an earlier attempt was given up, Xen goes on counting from where that one stopped:
+    // its counter starts from zero only at a CLEAN. This CLEAN also shows how long the
+    // final one will take, for this guest on this host. And Xen logs the writes to a frame
+    // that has just been added only from the next CLEAN on, so the CLEAN comes after the
+    // listing.
     let Cleaned {
         took: took_bitmap, ..
     } = log_dirty

@@ -1,14 +1,15 @@
-//! What this process has used, for the report.
+//! The resources that this process has used, for the report.
 
 use std::fs;
 
-/// Clock ticks a second in `/proc` (`USER_HZ` of every x86 Linux).
+/// Clock ticks per second in `/proc` (`USER_HZ` of every x86 Linux).
 const TICKS_PER_SECOND: u64 = 100;
 
-/// CPU time of this process, user and system, milliseconds; 0 when unknown.
+/// CPU time of this process, user and system, in milliseconds; 0 when unknown.
 pub fn cpu_ms() -> u64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name, in parentheses, may hold anything; fields are counted after it.
+    // The process name, in parentheses, may hold any character, so fields are counted after
+    // it.
     let fields = stat.rsplit(')').next().unwrap_or_default();
     let mut fields = fields.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u64>().ok();
@@ -16,7 +17,7 @@ pub fn cpu_ms() -> u64 {
     sum * 1_000 / TICKS_PER_SECOND
 }
 
-/// Peak resident memory of this process, bytes; 0 when unknown.
+/// Peak resident memory of this process, in bytes; 0 when unknown.
 pub fn peak_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,5 +1,5 @@
-//! The records that are not pages: what does not change, and what is read
-//! once the guest has stopped.
+//! The records that carry no pages: those that never change, and those that are read once
+//! the guest has stopped.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use lull_xen::{DomId, Xen};
 
 use super::failure::Failure;
 
-/// Headers and the records that do not change.
+/// The stream's headers and the records that do not change.
 pub fn headers(xen: &Xen, guest: DomId) -> io::Result<Vec<u8>> {
     let mut bytes = records::headers(xen.version);
     let (leaves, msrs) = xen.cpu_policy(guest)?;
@@ -24,17 +24,17 @@ pub fn headers(xen: &Xen, guest: DomId) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What is read of the guest once its pages are sent: clock, CPUs, parameters.
+/// The state read from the guest once its pages are sent: clock, CPUs, parameters.
 pub struct Saved {
     tsc: TscInfo,
     context: Vec<u8>,
-    /// Number and value.
+    /// Number and value of each HVM parameter.
     params: Vec<(u32, u64)>,
 }
 
 impl Saved {
-    /// Reads it, of a guest that has stopped, or, of one that runs, as it is at
-    /// some moment.
+    /// Reads the state of a stopped guest. Of a running guest it reads the state at some
+    /// moment.
     ///
     /// # Errors
     /// When Xen refuses.
@@ -52,11 +52,10 @@ impl Saved {
         })
     }
 
-    /// What is to be set at the destination, where the guest was built from
-    /// `provisional`.
+    /// The state to set at the destination, where the guest was built from `provisional`.
     ///
     /// # Errors
-    /// When something of that would stay.
+    /// When a part of `provisional` would have to change and cannot be replaced.
     pub fn replacing(&self, provisional: &Self) -> Result<State, Failure> {
         if self.params != provisional.params {
             return Err(Failure::Stale("its parameters are others".into()));
@@ -69,7 +68,7 @@ impl Saved {
     }
 }
 
-/// The end of a stream: everything after the last page.
+/// The end of a stream, which is everything after the last page.
 pub fn records(saved: &Saved) -> Vec<u8> {
     let mut bytes = records::record(Record::TscInfo, &records::tsc_info_body(&saved.tsc));
     bytes.extend(records::record(Record::HvmContext, &saved.context));

@@ -1,4 +1,4 @@
-//! The loop: hear the stub, write the stream, look after the guest.
+//! The main loop: read the stub's messages, write the stream, watch the guest.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -36,26 +36,26 @@ use crate::stream::queue::Queue;
 use crate::stream::sink::Sink;
 use crate::stub::{LogDecoder, Stub, StubLog};
 
-/// Signals without a word in a tick, 100 ms, that a stub may send: one may come late,
-/// for a word that was heard already.
+/// The most signals without a message that a stub may send in a tick, 100 ms. A signal may
+/// come late, for a message that was read already.
 const IDLE_WAKES_MAX: u32 = 64;
 
-/// How the loop ended.
+/// How the loop ended, if it did not fail.
 pub(super) enum End {
     Complete,
     Refused(Box<Refusal>),
 }
 
-/// A guest that was stopped runs on here.
+/// A guest that was stopped and has been resumed on this host.
 #[derive(Clone, Copy)]
 pub(super) struct Resumed {
-    /// From the request to suspend.
+    /// Time from the request to suspend until the guest ran again.
     pub pause: Duration,
-    /// From the decision to give up; `None` if the guest stopped only after it.
+    /// Time from the decision to give up; `None` if the guest stopped only after it.
     pub took: Option<Duration>,
 }
 
-/// The loop's state.
+/// The state of the loop.
 pub(super) struct Session<'s> {
     pub(super) xen: &'s Xen,
     pub(super) order: &'s Order,
@@ -70,33 +70,34 @@ pub(super) struct Session<'s> {
     pub(super) slots: Slots,
     pub(super) windows: Option<Windows>,
     pub(super) queue: Queue,
-    /// Of a fast landing.
+    /// The state of a fast landing; `None` in a classic one.
     pub(super) fast: Option<Fast>,
-    /// Until the guest is asked to stop: no wish makes its pause longer.
+    /// The bandwidth cap while the guest runs. It ends with the request to suspend, so that
+    /// it lengthens no pause.
     pub(super) throttle: Option<Throttle>,
-    /// It held something back since the last batch.
+    /// Whether the throttle has held bytes back since the last batch.
     pub(super) held_back: bool,
     pub(super) pause: Option<Pause>,
     pub(super) cancel_told: bool,
     pub(super) begun: bool,
     /// All pages are sent and the rest of the stream is in the queue.
     pub(super) finishing: bool,
-    /// The stub spoke last.
+    /// When the stub last spoke or last owed nothing.
     pub(super) heard: Instant,
     pub(super) owed: Owed,
-    /// It has signalled so often since the last tick and had nothing to say.
+    /// Signals since the last tick that came without a message.
     pub(super) idle_wakes: u32,
-    /// Since it was heard last.
+    /// Whether the stub has signalled since its messages were last read.
     signalled: bool,
     pub(super) ticked: Instant,
-    /// When it was last looked whether the stub is told to shut down.
+    /// When the engine last checked whether the stub has been told to shut down.
     pub(super) asked_at: Instant,
     pub(super) progressed: Instant,
-    /// The attempt was refused while the guest was stopped: it was resumed.
+    /// Set when a stopped guest was resumed here because the attempt was refused.
     pub(super) resumed: Option<Resumed>,
-    /// The pause is to be given up, and the attempt not.
+    /// Set while the pause is being given up and the attempt goes on.
     pub(super) running_on: Option<RunningOn>,
-    /// What was sent at most until the guest was asked to stop.
+    /// The bandwidth cap that was in force until the guest was asked to stop.
     pub(super) cap: Option<PageRate>,
 }
 
@@ -146,8 +147,8 @@ impl<'s> Session<'s> {
         }
     }
 
-    /// Runs the loop; whatever comes of it, the guest is not left stopped
-    /// unless the stream is complete.
+    /// Runs the loop. Whatever its outcome, the guest is left stopped only if the stream is
+    /// complete.
     pub fn run_and_undo(&mut self, channel: Option<Channel>) -> (Verdict, Told) {
         let end = self.run(channel);
         let verdict = match &end {
@@ -162,7 +163,7 @@ impl<'s> Session<'s> {
             How::StreamComplete => verdict,
             _ => self.make_sure_it_runs(verdict),
         };
-        // Of a guest that waits to land, nothing that the stub may still say is read.
+        // Once a guest waits to land, nothing that the stub may still say is read.
         if verdict.how != How::StreamComplete {
             self.drain_log();
         }
@@ -207,8 +208,8 @@ impl<'s> Session<'s> {
                 };
             }
             let longest = match self.pause {
-                // Its way to the stop leads through dom0's xenstored, which may
-                // have to share our processor.
+                // The guest's suspend runs through dom0's xenstored, which may have to
+                // share this processor.
                 Some(Pause { stopped: None, .. }) => {
                     (4 * turn.elapsed()).clamp(SUSPEND_POLL, SUSPEND_POLL_MAX)
                 }
@@ -219,9 +220,9 @@ impl<'s> Session<'s> {
         }
     }
 
-    /// Whether the stream is out to its last byte. libxl takes no other message
-    /// before it has answered the request to suspend, which may come later than
-    /// the guest's stop was seen.
+    /// Whether the stream is written to its last byte. libxl accepts no other message
+    /// before it has answered the request to suspend. That answer may come later than the
+    /// moment when the engine saw the guest stop.
     fn is_complete(&mut self) -> bool {
         let Some(pause) = self.pause.as_mut().filter(|_| self.finishing) else {
             return false;
@@ -240,10 +241,10 @@ impl<'s> Session<'s> {
         Micros(self.order.start.elapsed().as_micros() as u64)
     }
 
-    /// Sleeps until something happens, at most `longest`.
+    /// Sleeps until an event occurs, for at most `longest`.
     pub(super) fn wait(&mut self, longest: Duration) -> io::Result<()> {
-        // A stub that signals and says nothing is not listened to before the next tick:
-        // it could burn a processor of dom0's.
+        // After too many signals without a message, the stub is ignored until the next
+        // tick. It could otherwise burn one of dom0's processors.
         let signals = match self.idle_wakes < IDLE_WAKES_MAX {
             true => PollFlags::IN,
             false => PollFlags::empty(),
@@ -282,12 +283,13 @@ impl<'s> Session<'s> {
         }
     }
 
-    /// Handles everything the stub has said.
+    /// Handles all messages of the stub that have arrived.
     fn hear(&mut self) -> Result<Option<End>, Failure> {
         let mut heard = false;
         loop {
-            // However much a stub has to say, the guest runs again in time. Before it is
-            // heard: a refusal that it comes to now says why.
+            // The deadline is checked before each message: the guest runs again in time,
+            // however much the stub has to say. The check precedes the message, so that a
+            // refusal which the stub reaches now still gives the reason.
             self.keep_deadline()?;
             let Some(said) = self.peer.hear()? else {
                 break;
@@ -337,7 +339,8 @@ impl<'s> Session<'s> {
         let mut pfns = self.slots.want(slot, count, list)?;
         self.leave_out_gone(slot, &mut pfns)?;
         let left_out = self.map_window(slot, &mut pfns)?;
-        // A page of the guest's that cannot be copied must not be missing there.
+        // A page of the guest must not be missing at the destination because it could not
+        // be mapped.
         if self.has_pages(&left_out)? {
             pfns.extend(left_out);
             pfns.sort_unstable();
@@ -360,8 +363,8 @@ impl<'s> Session<'s> {
         mapped.doing("the guest's frames cannot be mapped")
     }
 
-    /// Whether Xen knows a page of the guest's behind one of these frames. Seldom asked:
-    /// only of such as could not be mapped.
+    /// Whether Xen has a page of the guest behind one of these frames. The query is rare:
+    /// it is made only for frames that could not be mapped.
     fn has_pages(&self, pfns: &[u64]) -> Result<bool, Failure> {
         if pfns.is_empty() {
             return Ok(false);
@@ -416,7 +419,7 @@ impl<'s> Session<'s> {
         self.written(slots)
     }
 
-    /// Does what the machine decided.
+    /// Carries out the machine's decision.
     fn act(&mut self, action: Action) -> Result<Option<End>, Failure> {
         let guest = self.order.guest;
         match action {
@@ -424,7 +427,7 @@ impl<'s> Session<'s> {
             Action::Copy { pages, .. } | Action::CopyFinal { pages } => {
                 self.slots.start_round(pages);
             }
-            // Answered once the destination is ready.
+            // The count is answered once the destination is ready.
             Action::Count if self.ends_first_pass()? => {}
             Action::Count => {
                 self.tell_if_unsettled()?;
@@ -443,14 +446,15 @@ impl<'s> Session<'s> {
                 self.cap = self.throttle.take().map(|throttle| throttle.cap());
                 self.tell_round("suspend");
                 self.clear_windows()?;
-                // The stub may have taken its time to come to the same.
+                // The stub may have reported this decision late.
                 if self.is_out_of_time() {
                     return Err(Failure::OutOfTime);
                 }
                 if self.limit_in_force().is_some() && self.is_ballooning()? {
                     return Err(Failure::Ballooning);
                 }
-                // Else this attempt would resume, or move, what somebody else has stopped.
+                // Otherwise this attempt would resume, or move, a guest that another
+                // program has stopped.
                 if self.living()?.is_suspended() {
                     return Err(Failure::SuspendedByAnother);
                 }
@@ -465,7 +469,8 @@ impl<'s> Session<'s> {
                     (Verify::Yes, None) => self.send_all_pages_again()?,
                     (Verify::Yes, Some(_)) => self.compare_all_pages()?,
                 }
-                // What comparing took is the pages': nothing is learned of those.
+                // The time of the comparison counts as the pages' time, from which nothing
+                // is learned.
                 if let Some(pause) = &mut self.pause {
                     pause.pages_sent = Some(Instant::now());
                 }
@@ -492,8 +497,8 @@ impl<'s> Session<'s> {
         Ok(None)
     }
 
-    /// For `xl migrate --debug`: every page once more, which the destination
-    /// compares with what it has. The guest waits; dom0 reads it itself.
+    /// For `xl migrate --debug`: sends every page once more, and the destination compares
+    /// it with its copy. The guest waits meanwhile. dom0 reads the pages itself.
     fn send_all_pages_again(&mut self) -> Result<(), Failure> {
         self.queue.push(records::record(Record::Verify, &[]));
         for pfns in self.prepared.populated_frames().chunks(BATCH_PAGES) {
@@ -510,8 +515,8 @@ impl<'s> Session<'s> {
         Ok(())
     }
 
-    /// All memory is compared, which takes long: whoever wants the guest back is
-    /// heard meanwhile.
+    /// Handles cancellation and the operator's requests while all memory is compared, which
+    /// takes long.
     pub(super) fn attend_while_comparing(&mut self) -> Result<(), Failure> {
         let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
         if let Some(why) = self.host.has_hung_up() {

@@ -1,5 +1,5 @@
-//! The batches under way, and the check that a round's frames are those the
-//! hypervisor counted.
+//! The batches under way. This module also checks that the frames of a round are those that
+//! the hypervisor counted.
 
 use std::sync::atomic::Ordering;
 
@@ -7,36 +7,37 @@ use lull_core::link::{SLOTS, WantedList};
 
 use super::peer::Lie;
 
-/// What becomes of a slot's batch.
+/// The state of a slot's batch.
 #[derive(Debug, Default)]
 enum Slot {
-    /// Nothing.
+    /// The slot holds no batch.
     #[default]
     Free,
-    /// The stub copies these frames.
+    /// The window is mapped, and the stub copies these frames.
     Mapped { requested: u32, pfns: Vec<u64> },
-    /// Its payload waits to be written, or is being written.
+    /// The payload waits to be written, or is being written.
     Writing { requested: u32, pages: u32 },
 }
 
-/// All slots, and the round they belong to.
+/// All slots, and the progress of the round they belong to.
 pub struct Slots {
     slots: [Slot; SLOTS],
     guest_pfns: u64,
-    /// Bits of the round's bitmap.
+    /// The number of bits set in the round's bitmap.
     round_pages: u64,
-    /// Frames the stub has asked for in this round.
+    /// The number of frames that the stub has asked for in this round.
     requested: u64,
-    /// All frames below are done with in this round.
+    /// The next frame that the stub may ask for. All frames below it are done in this
+    /// round.
     next_pfn: u64,
-    /// Whether the stub still owes frames of this round.
+    /// Whether the stub still has to ask for frames of this round.
     scanning: bool,
-    /// Frames it has dealt with, in all rounds.
+    /// The number of frames that the stub has dealt with in all rounds.
     filled: u64,
 }
 
 impl Slots {
-    /// No round yet.
+    /// All slots free, before the first round.
     pub fn new(guest_pfns: u64) -> Self {
         Self {
             slots: Default::default(),
@@ -49,12 +50,12 @@ impl Slots {
         }
     }
 
-    /// Frames that the stub has dealt with, in all rounds.
+    /// The number of frames that the stub has dealt with in all rounds.
     pub const fn filled_in_all(&self) -> u64 {
         self.filled
     }
 
-    /// A round of `pages` frames begins.
+    /// Starts a round of `pages` frames.
     pub fn start_round(&mut self, pages: u64) {
         self.round_pages = pages;
         self.requested = 0;
@@ -62,9 +63,9 @@ impl Slots {
         self.scanning = pages > 0;
     }
 
-    /// Copies the list of frames the stub wants out of shared memory and
-    /// checks it: within the guest, strictly ascending through the round, no
-    /// more than were counted.
+    /// Copies the list of frames that the stub wants out of shared memory, and checks it.
+    /// The frames must lie within the guest and ascend strictly through the round. There
+    /// must be no more of them than were counted.
     pub fn want(&mut self, slot: u8, count: u32, list: &WantedList) -> Result<Vec<u64>, Lie> {
         if !matches!(self.slots[usize::from(slot)], Slot::Free) {
             return Err(Lie::Slot(slot));
@@ -88,12 +89,12 @@ impl Slots {
         Ok(pfns)
     }
 
-    /// The frames of the slot are mapped.
+    /// Records that the frames of the slot are mapped.
     pub fn mapped(&mut self, slot: u8, requested: u32, pfns: Vec<u64>) {
         self.slots[usize::from(slot)] = Slot::Mapped { requested, pfns };
     }
 
-    /// The stub has copied the slot's frames; returns them.
+    /// Records that the stub has copied the slot's frames, and returns the frames.
     pub fn filled(&mut self, slot: u8) -> Result<Vec<u64>, Lie> {
         let state = &mut self.slots[usize::from(slot)];
         match std::mem::take(state) {
@@ -110,12 +111,13 @@ impl Slots {
         }
     }
 
-    /// Whether nothing becomes of it.
+    /// Whether the slot holds no batch.
     pub fn is_free(&self, slot: usize) -> bool {
         matches!(self.slots[slot], Slot::Free)
     }
 
-    /// The slot's payload is written: frames asked for, pages written.
+    /// Frees a slot whose payload is written. Returns the frames asked for and the pages
+    /// written.
     pub fn written(&mut self, slot: usize) -> (u32, u32) {
         match std::mem::take(&mut self.slots[slot]) {
             Slot::Writing { requested, pages } => (requested, pages),
@@ -123,7 +125,7 @@ impl Slots {
         }
     }
 
-    /// The stub says it has scanned the bitmap to its end.
+    /// Records that the stub has scanned the bitmap to its end.
     pub fn scanned(&mut self) -> Result<(), Lie> {
         if !self.scanning || self.requested != self.round_pages {
             return Err(self.count_is_off());
@@ -139,7 +141,7 @@ impl Slots {
         }
     }
 
-    /// Whether the stub has something to do: copy a window, or scan on.
+    /// Whether the stub has work to do: a window to copy, or more of the bitmap to scan.
     pub fn stub_is_busy(&self) -> bool {
         let any = |wanted: fn(&Slot) -> bool| self.slots.iter().any(wanted);
         any(|slot| matches!(slot, Slot::Mapped { .. }))

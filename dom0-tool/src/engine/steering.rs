@@ -1,5 +1,5 @@
-//! What the operator wants changed while it runs. The machine decides, here as
-//! in the stub; here only who may still ask is told.
+//! Applies the operator's requests to a running migration. Both machines decide, dom0's and
+//! the stub's; this module only rejects requests that come too late.
 
 use std::time::Instant;
 
@@ -15,27 +15,27 @@ use super::failure::Failure;
 use super::session::Session;
 use super::throttle::Throttle;
 
-/// A wish. What is `None` stays as it is.
+/// A request of the operator. A field that is `None` stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
-    /// Other limits.
+    /// Changes one or more limits.
     Limits {
-        /// On the pause.
+        /// The limit on the pause.
         max_suspend: Option<DowntimeLimit>,
-        /// On the time until it.
+        /// The limit on the time until the guest is asked to stop.
         timeout: Option<Timeout>,
-        /// On what is sent until then.
+        /// The bandwidth cap until then.
         bandwidth: Option<Bandwidth>,
     },
-    /// No other round, if the pause fits.
+    /// Ends the copying with this round, if the pause fits.
     SwitchNow,
 }
 
-/// What became of a wish: `Ok` if it was granted; one sentence either way.
+/// The outcome of a request, in one sentence. `Ok` means that it was granted.
 pub type Reply = Result<String, String>;
 
 impl Session<'_> {
-    /// Grants or refuses what the operator wants.
+    /// Takes the operator's next request, and grants or refuses it.
     pub(super) fn heed_wishes(&mut self) -> Result<(), Failure> {
         if !self.begun {
             return Ok(());
@@ -93,7 +93,7 @@ impl Session<'_> {
         }
     }
 
-    /// Sends no more than that from now on.
+    /// Applies this bandwidth cap from now on.
     pub(super) fn hold_to(&mut self, bandwidth: Bandwidth) -> Result<(), Failure> {
         self.peer.tell(self.now(), Event::Bandwidth(bandwidth.0))?;
         let now = Instant::now();
@@ -102,7 +102,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// What is sent at most, now.
+    /// The bandwidth cap in force now.
     fn bandwidth(&self) -> Bandwidth {
         Bandwidth(self.throttle.as_ref().map(Throttle::cap))
     }

@@ -1,4 +1,4 @@
-//! What the loop tells whoever hosts it.
+//! The events that the loop reports to its host.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use lull_wire::events::{self, PauseParts};
 use super::pause::Pause;
 use super::session::Session;
 
-/// Milliseconds, rounded up: a report never shows less than was used.
+/// Milliseconds, rounded up: a report never shows less than the time that passed.
 pub fn millis(time: Duration) -> u64 {
     time.as_micros().div_ceil(1_000) as u64
 }
@@ -64,13 +64,13 @@ impl Session<'_> {
         self.host.tell(events::Event::Progress(progress));
     }
 
-    /// A pause foreseen, milliseconds; not before the link's rate is known.
+    /// A predicted pause in milliseconds; `None` before the link's rate is known.
     fn told(&self, pause: Option<Downtime>) -> Option<u64> {
         known(self.peer.machine().service().expected_rate().bytes())?;
         Some(pause?.total().as_millis_ceil())
     }
 
-    /// Tells of the round that ended last, and of what follows.
+    /// Reports the round that ended last, and the decision that follows it.
     pub(super) fn tell_round(&mut self, decision: &str) {
         let machine = self.peer.machine();
         let Some(record) = machine.history().last() else {
@@ -92,7 +92,7 @@ impl Session<'_> {
         self.host.tell(events::Event::Round(round));
     }
 
-    /// Tells of the final round, which the history does not hold.
+    /// Reports the final round, which the history does not hold.
     pub(super) fn tell_final_round(&mut self) {
         let machine = self.peer.machine();
         let round = events::Round {
@@ -111,7 +111,7 @@ impl Session<'_> {
         self.host.tell(events::Event::Round(round));
     }
 
-    /// Tells of a pause that was given up, and is tried again.
+    /// Reports a pause that was given up and will be tried again.
     pub(super) fn tell_ran_on(&mut self, pause: Duration, reason: String) {
         self.host.tell(events::Event::RanOn(events::RanOn {
             at_ms: self.order.start.elapsed().as_millis() as u64,
@@ -143,7 +143,7 @@ impl Session<'_> {
         }));
     }
 
-    /// Tells that the guest has stopped, with `dirty` pages to go.
+    /// Reports that the guest has stopped, with `dirty` pages left to send.
     pub(super) fn tell_suspended(&mut self, pause: &Pause, stopped: Instant, dirty: u64) {
         let requested = pause.requested.duration_since(self.order.start);
         let since_request = pause.requested.elapsed().as_nanos() as u64;
@@ -159,13 +159,13 @@ impl Session<'_> {
         }));
     }
 
-    /// The limit on the pause that is in force.
+    /// The limit on the pause that is in force, if there is one.
     pub(super) fn limit_in_force(&self) -> Option<Micros> {
         let limits = self.peer.machine().config().limits;
         limits.max_suspend.map(|limit| limit.micros())
     }
 
-    /// The pause's parts as observed so far.
+    /// The parts of the pause observed so far.
     pub(super) fn observed(&self) -> PauseParts {
         self.pause
             .map_or_else(PauseParts::default, |pause| pause.parts())

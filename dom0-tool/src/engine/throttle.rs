@@ -1,25 +1,25 @@
-//! Keeps what is sent to the operator's cap, while the guest runs.
+//! Keeps the sending rate below the operator's bandwidth cap while the guest runs.
 
 use std::time::{Duration, Instant};
 
 use lull_core::units::PageRate;
 
-/// A token bucket. It holds a tenth of a second, so that a loop that comes late
-/// catches up; and is drawn from in quarters of that, so that it does not wake
-/// for a few bytes.
+/// A token bucket. It holds the bytes of a tenth of a second, so a loop that wakes late
+/// catches up. The caller draws at least a quarter of that at a time, so the loop does not
+/// wake for a few bytes.
 #[derive(Debug)]
 pub struct Throttle {
     cap: PageRate,
-    /// Bytes that may be sent, by `filled`.
+    /// The bytes that may be sent, as of `filled`.
     tokens: u64,
     filled: Instant,
 }
 
-/// A bucket holds at least so much, in bytes.
+/// The smallest capacity of a bucket, in bytes.
 const LEAST: u64 = 64 << 10;
 
 impl Throttle {
-    /// An empty bucket.
+    /// An empty bucket, filled from `now` on.
     pub fn new(cap: PageRate, now: Instant) -> Self {
         Self {
             cap,
@@ -28,18 +28,19 @@ impl Throttle {
         }
     }
 
-    /// The cap.
+    /// The bandwidth cap, as a rate of pages.
     pub fn cap(&self) -> PageRate {
         self.cap
     }
 
-    /// How many bytes may be sent now.
+    /// The number of bytes that may be sent now.
     pub fn allowed(&mut self, now: Instant) -> usize {
         let since = now.saturating_duration_since(self.filled).as_nanos();
         let fresh = since * u128::from(self.rate()) / NS;
         let fresh = u64::try_from(fresh).unwrap_or(u64::MAX);
         self.tokens = self.tokens.saturating_add(fresh);
-        // What is less than a byte is not lost, nor had twice.
+        // The time of a fraction of a byte is carried over, so it is neither lost nor
+        // counted twice.
         let took = (u128::from(fresh) * NS).div_ceil(u128::from(self.rate()));
         self.filled += Duration::from_nanos(u64::try_from(took).unwrap_or(u64::MAX));
         if self.tokens >= self.depth() {
@@ -52,16 +53,17 @@ impl Throttle {
         }
     }
 
-    /// So many were sent.
+    /// Takes the `bytes` that were sent out of the bucket.
     pub fn sent(&mut self, bytes: u64) {
         self.tokens = self.tokens.saturating_sub(bytes);
     }
 
-    /// Until some may be sent again.
+    /// The time until bytes may be sent again.
     pub fn wait(&self, now: Instant) -> Duration {
         let lacking = self.sip().saturating_sub(self.tokens);
         let at = self.filled + time_for(lacking, self.rate());
-        // A timer that is early by less than its grain would come in vain.
+        // The margin covers the timer's grain: a timer that fires early would wake the loop
+        // in vain.
         at.saturating_duration_since(now) + Duration::from_micros(100)
     }
 
@@ -80,7 +82,7 @@ impl Throttle {
 
 const NS: u128 = 1_000_000_000;
 
-/// Rounded down.
+/// The time in which `bytes` are sent at `rate`, rounded down.
 fn time_for(bytes: u64, rate: u64) -> Duration {
     let ns = u128::from(bytes) * NS / u128::from(rate);
     Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
@@ -93,8 +95,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However the loop comes and goes, no more is sent than the cap and a
-        /// bucket, and nearly as much if it comes when it was told to.
+        /// However the loop is timed, no more is sent than the cap allows plus one bucket.
+        /// Nearly as much is sent if the loop wakes when it was told to.
         #[test]
         fn the_cap_is_kept(pages in 1..10_000_000_u64, late_ms in proptest::collection::vec(0..300_u64, 1..60)) {
             let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Windows: the guest's frames, read-only, in the stub's page table.
+//! Maps the guest's frames read-only into the stub's page table.
 
 use std::io;
 
@@ -11,22 +11,22 @@ use rustix::io::Errno;
 
 use crate::stub::Stub;
 
-/// Read-only, no code; Xen adds the user bit a PV kernel needs.
+/// Present, read-only and not executable. Xen adds the user bit that a PV kernel needs.
 const RIGHTS: u64 = pte::PRESENT | pte::ACCESSED | pte::NO_EXECUTE;
 
-/// Errors by which Xen says that there is no page behind a frame: EPERM and EINVAL for a
-/// hole, ENOENT for one that is paged out (`xen/arch/x86/mm.c`, 4.17).
+/// The errors by which Xen reports that a frame has no page: EPERM and EINVAL for a hole,
+/// ENOENT for a frame that is paged out (`xen/arch/x86/mm.c`, 4.17).
 const NO_PAGE: [Errno; 3] = [Errno::PERM, Errno::INVAL, Errno::NOENT];
 
-/// dom0's list of updates, one slot at a time.
+/// dom0's list of page-table updates, used for one slot at a time.
 pub struct Windows {
     updates: HypercallBuffer<MmuUpdate>,
-    /// Of each slot's window, how many pages may show something.
+    /// For each slot's window, the number of pages that may be mapped.
     shown: [usize; SLOTS],
 }
 
 impl Windows {
-    /// Nothing mapped yet.
+    /// Creates the list, with all windows unmapped.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             updates: HypercallBuffer::new(BATCH_PAGES)?,
@@ -34,12 +34,11 @@ impl Windows {
         })
     }
 
-    /// Maps `pfns` of `guest` one after the other in the slot's window, over
-    /// whatever was there. Frames without a page are taken out of `pfns`, and handed
-    /// back.
+    /// Maps `pfns` of `guest` one after the other in the slot's window, over its previous
+    /// contents. Frames without a page are removed from `pfns` and returned.
     ///
     /// # Errors
-    /// When Xen refuses for another reason.
+    /// When Xen refuses for a reason other than a missing page.
     pub fn map(
         &mut self,
         xen: &Xen,
@@ -75,7 +74,7 @@ impl Windows {
         Ok(left_out)
     }
 
-    /// The slot's window shows nothing any more.
+    /// Unmaps all pages of the slot's window.
     ///
     /// # Errors
     /// When Xen refuses.

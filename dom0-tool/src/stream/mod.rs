@@ -1,5 +1,5 @@
-//! The migration stream on its way: in what order its bytes wait ([`queue`]), where they
-//! go ([`sink`]), and by which [`pipe`].
+//! Writes the migration stream: the order of its bytes ([`queue`]), their destination
+//! ([`sink`]), and the [`pipe`] that carries them.
 
 pub mod pipe;
 pub mod queue;

@@ -1,16 +1,16 @@
-//! The pipes the stream goes through.
+//! Sizes the pipes that carry the stream.
 
 use std::os::fd::AsFd;
 
 use rustix::pipe::fcntl_setpipe_size;
 
-/// Four times what Linux gives a pipe. At 64 KiB, writer and reader take turns
-/// for every sixteen pages, which shows where switching is dear. Not more: what
-/// waits in a pipe when the helper has written its last byte is still to be
-/// sent while the guest stands still.
+/// Four times the default size of a Linux pipe. At 64 KiB, writer and reader take turns
+/// every sixteen pages, which is noticeable where context switches are expensive. A larger
+/// pipe would lengthen the pause: the bytes that wait in it after the helper's last write
+/// are still to be sent while the guest stands still.
 const BYTES: usize = 256 << 10;
 
-/// Enlarges a pipe, if the system lets us; a small one is only slower.
+/// Enlarges a pipe if the system permits it. A small pipe is only slower.
 pub fn enlarge(pipe: impl AsFd) {
     let _ = fcntl_setpipe_size(pipe, BYTES);
 }

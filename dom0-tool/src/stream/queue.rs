@@ -1,45 +1,45 @@
-//! Bytes on their way: record headers made here, pages out of the stub's
-//! payload slots, in the order of the stream.
+//! The bytes that wait to be written, in the order of the stream: record headers made here,
+//! and pages from the stub's payload slots.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use super::sink::Sink;
 
-/// Slices one system call may take (`IOV_MAX` is 1,024; a few are enough).
+/// The most slices in one system call (`IOV_MAX` is 1,024; a few are enough).
 const SLICES: usize = 16;
 
-/// Bytes one call of [`Queue::write`] tries to write, so that the caller gets
-/// back to its events.
+/// The most bytes that one call of [`Queue::write`] tries to write. The bound returns the
+/// caller to its events in time.
 const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// A part of the stream.
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
-    /// Bytes of our own.
+    /// Bytes that the queue owns.
     Bytes(Vec<u8>),
-    /// The payload of a slot.
+    /// The first `pages` pages of a slot's payload.
     Payload { slot: usize, pages: usize },
 }
 
-/// What is still to be written.
+/// The parts that are still to be written.
 #[derive(Default)]
 pub struct Queue {
     parts: VecDeque<Part>,
-    /// Bytes of the first part already written.
+    /// The number of bytes of the first part that are already written.
     offset: usize,
     written: u64,
 }
 
-/// What a call of [`Queue::write`] came to.
+/// The result of a call of [`Queue::write`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Slots whose payload is now in the stream to its last byte.
+    /// Slots whose payload is now written to the last byte.
     pub slots: Vec<usize>,
 }
 
 impl Queue {
-    /// Appends bytes.
+    /// Appends bytes of the caller's own.
     pub fn push(&mut self, bytes: Vec<u8>) {
         if !bytes.is_empty() {
             self.parts.push_back(Part::Bytes(bytes));
@@ -58,16 +58,16 @@ impl Queue {
         self.parts.is_empty()
     }
 
-    /// Bytes written so far.
+    /// The number of bytes written so far.
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// Writes what `sink` takes now, `allowed` bytes at most; `payload` finds
-    /// the bytes of a slot.
+    /// Writes what `sink` accepts now, and at most `allowed` bytes. `payload` returns the
+    /// bytes of a slot.
     ///
     /// # Errors
-    /// When the stream is at its end.
+    /// When the stream can accept no more bytes.
     pub fn write<'a>(
         &mut self,
         sink: &mut Sink,
@@ -84,8 +84,8 @@ impl Queue {
             });
             let mut slices: Vec<_> = slices.collect();
             slices[0].advance(self.offset);
-            // Only what goes beyond a cap is cut off: a few bytes more do not matter
-            // where there is none.
+            // Cut off only what exceeds a cap. Without a cap, a few bytes more do not
+            // matter.
             let within = within(
                 &slices,
                 if allowed < BYTES_AT_ONCE {
@@ -109,7 +109,7 @@ impl Queue {
         Ok(done)
     }
 
-    /// Takes note that `count` more bytes are written.
+    /// Records that `count` more bytes are written.
     fn advance(&mut self, count: usize, done: &mut Written) {
         self.offset += count;
         while let Some(part) = self.parts.front() {
@@ -128,7 +128,7 @@ impl Queue {
     }
 }
 
-/// The first `most` bytes of `slices`.
+/// The first `most` bytes of `slices`, as slices.
 fn within<'a>(slices: &'a [IoSlice<'_>], mut most: usize) -> Vec<IoSlice<'a>> {
     let mut within = Vec::with_capacity(slices.len());
     for slice in slices {

@@ -1,4 +1,4 @@
-//! Where the stream goes, written without ever waiting: the caller polls.
+//! The non-blocking destination of the stream; the caller polls.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
@@ -9,23 +9,23 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 use super::pipe::enlarge;
 
-/// The descriptor libxl handed over.
+/// The descriptor that libxl handed over.
 ///
-/// It is shared with libxl, which wants it blocking. So a pipe is opened a
-/// second time for a non-blocking description of its own, and a socket is
-/// asked at each call.
+/// The descriptor is shared with libxl, which needs it blocking. So a pipe is opened a
+/// second time, which gives a non-blocking description of its own. A socket gets a
+/// non-blocking flag with each call.
 pub enum Sink {
-    /// A pipe of our own description, or a file.
+    /// A pipe with a description of its own, or a file.
     File(File),
-    /// A socket.
+    /// A socket, shared with libxl.
     Socket(OwnedFd),
 }
 
 impl Sink {
-    /// Takes the descriptor.
+    /// Takes over the descriptor.
     ///
     /// # Errors
-    /// When it cannot be looked at or opened again.
+    /// When its type cannot be read, or it cannot be opened again.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         use std::os::fd::AsRawFd;
 
@@ -42,11 +42,10 @@ impl Sink {
         }
     }
 
-    /// Writes what can be written now.
+    /// Writes what can be written without blocking.
     ///
     /// # Errors
-    /// WouldBlock when that is nothing; anything else is the end of the
-    /// stream.
+    /// WouldBlock when nothing can be written now. Any other error ends the stream.
     pub fn write(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::File(file) => file.write_vectored(bytes),

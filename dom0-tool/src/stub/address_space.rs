@@ -1,4 +1,4 @@
-//! The stub's page tables, laid out before there is a domain to hold them.
+//! Lays out the stub's page tables before the domain exists.
 //!
 //! Four levels of 512 entries each. A table is a page like any other of the
 //! domain; the tables themselves are mapped nowhere in it, so the stub can
@@ -17,32 +17,32 @@ use super::image::{Access, Image};
 
 const ENTRIES: usize = 512;
 
-/// What stands behind a virtual page.
+/// What a virtual page of the stub maps to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Behind {
     /// A page of the domain, by its pfn.
     Page(usize),
     /// Xen's shared_info page of the domain.
     SharedInfo,
-    /// Nothing yet: dom0 will put foreign frames there.
+    /// Empty at first; dom0 maps foreign frames here later.
     Window,
 }
 
-/// Which pages of the domain are what, and which address maps which.
+/// The layout of the domain: the use of each page, and the address that maps it.
 pub struct AddressSpace {
     mappings: Vec<(u64, Behind, u64)>,
     /// First pfn of the pages shared with dom0: link, bitmap, payload.
     pub shared_pfn: usize,
-    /// Pages of the bitmap.
+    /// The number of pages of the bitmap.
     pub bitmap_pages: usize,
-    /// Pages in front of the page tables.
+    /// The number of pages in front of the page tables.
     content_pages: usize,
-    /// Tables by level (1 is the last) and first address covered, in the
-    /// order of their pfns.
+    /// The page tables by level (1 is the last) and first address covered, in the order of
+    /// their pfns.
     tables: Vec<(u32, u64)>,
 }
 
-/// Addresses one table of `level` covers.
+/// The number of addresses that one table of `level` covers.
 const fn span(level: u32) -> u64 {
     (PAGE as u64) << (9 * level)
 }
@@ -108,7 +108,7 @@ impl AddressSpace {
         }
     }
 
-    /// Pages the domain needs in all.
+    /// The number of pages that the domain needs.
     pub fn pages(&self) -> usize {
         self.content_pages + self.tables.len()
     }
@@ -187,7 +187,7 @@ impl AddressSpace {
 mod tests {
     use super::*;
 
-    /// Walks the tables as the processor does.
+    /// Walks the tables as the processor does, and returns the entry for `va`.
     fn walk(space: &AddressSpace, tables: &[[u64; ENTRIES]], va: u64) -> Option<u64> {
         let mut pfn = space.root_pfn();
         for level in (1..=4).rev() {

@@ -1,9 +1,9 @@
-//! Builds the stub domain, and takes it away again.
+//! Builds the stub domain and destroys it.
 //!
-//! No toolstack is involved: the domain is in no list but Xen's, has no
-//! device, no console and no xenstore connection, and is there in a few
-//! milliseconds. Its UUID starts with [`MARK`] and names the guest and the
-//! process it belongs to, so that one left behind is recognised.
+//! No toolstack is involved. The domain appears in no list but Xen's and has no device, no
+//! console and no xenstore connection. It exists within a few milliseconds. Its UUID starts
+//! with [`MARK`] and names the guest and the process it belongs to, so that an orphan is
+//! recognised.
 
 use std::io::{self, IoSlice};
 use std::process;
@@ -31,26 +31,26 @@ const MARK: &[u8; 8] = b"lullstub";
 const FLAT_KERNEL_CS: u64 = 0xe033;
 const FLAT_KERNEL_SS: u64 = 0xe02b;
 
-/// Interrupts enabled, as a PV kernel must run.
+/// The interrupt flag. A PV kernel must run with interrupts enabled.
 const RFLAGS_IF: u64 = 1 << 9;
 
-/// Why there is no stub.
+/// Why the stub could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum StubError {
-    /// See [`ImageError`].
+    /// The embedded image is not usable: see [`ImageError`].
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// Xen or the kernel said no.
+    /// Xen or the kernel refused a step of the build.
     #[error("the stub domain could not be {step}: {source}")]
     Xen {
-        /// What was being done.
+        /// The step that failed.
         step: &'static str,
-        /// Why not.
+        /// The error of that step.
         source: io::Error,
     },
 }
 
-/// Turns an error of a step into [`StubError`].
+/// Adds the name of the step to an error, as a [`StubError`].
 trait During<T> {
     fn during(self, step: &'static str) -> Result<T, StubError>;
 }
@@ -65,7 +65,7 @@ impl<T> During<T> for io::Result<T> {
 pub struct Stub<'x> {
     xen: &'x Xen,
     domid: DomId,
-    /// The event channel to it.
+    /// The event channel to the stub.
     pub channel: EventChannel,
     shared: ForeignPages,
     bitmap_pages: usize,
@@ -86,20 +86,20 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-/// Takes a stub away. Nothing is left to do when that fails: the next attempt
-/// finds it among the [`orphans`].
+/// Destroys a stub. An error needs no handling here: the next attempt finds the domain
+/// among the [`orphans`].
 fn destroy(xen: &Xen, domid: DomId) {
     let _ = xen.destroy_domain(domid);
     let _ = Xenstore::open().and_then(|mut store| store.remove(&format!("/local/domain/{domid}")));
 }
 
-/// Memory that a stub for a guest of `guest_pfns` frames takes.
+/// The memory of a stub for a guest of `guest_pfns` frames, in bytes.
 ///
 /// # Errors
-/// When its image is not usable.
+/// When the embedded image is not usable.
 pub fn memory_bytes(guest_pfns: u64) -> Result<u64, ImageError> {
     let space = AddressSpace::new(&Image::embedded()?, guest_pfns);
-    // One page more: Xen's own.
+    // Xen needs one more page for itself.
     Ok((space.pages() as u64 + 1) * PAGE as u64)
 }
 
@@ -108,7 +108,7 @@ impl<'x> Stub<'x> {
     /// starts it.
     ///
     /// # Errors
-    /// What failed; nothing is left behind then.
+    /// When a step fails. Nothing is left behind then.
     pub fn build(
         xen: &'x Xen,
         guest: DomId,
@@ -120,7 +120,7 @@ impl<'x> Stub<'x> {
 
         let domid = xen.create_pv_domain(handle(guest)).during("created")?;
         let unfinished = Unfinished { xen, domid };
-        // One page more than it has: the limit also counts Xen's own.
+        // One page more than the domain has, because the limit also counts Xen's own.
         let kib = (space.pages() as u64 + 1) * PAGE as u64 / 1024;
         xen.set_max_vcpus(domid, 1).during("given a vCPU")?;
         xen.set_max_memory(domid, kib).during("given memory")?;
@@ -133,7 +133,7 @@ impl<'x> Stub<'x> {
         let port = xen.alloc_unbound_port(domid).during("linked")?;
         let frames = &mfns[space.shared_pfns()];
         let mut shared = ForeignPages::map(xen, domid, frames).during("mapped")?;
-        // The payload needs no zeroes: nobody reads what was not written.
+        // The payload needs no zeroes, because dom0 reads only what was written to it.
         let zeroed = LINK_PAGES as usize + space.bitmap_pages;
         shared.write(0, &vec![0; zeroed * PAGE]);
         let link: &Link = shared.shared();
@@ -165,17 +165,17 @@ impl<'x> Stub<'x> {
         })
     }
 
-    /// Its domain number.
+    /// The stub's domain number.
     pub fn domid(&self) -> DomId {
         self.domid
     }
 
-    /// Memory it has, bytes.
+    /// The stub's memory, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_bytes
     }
 
-    /// The control pages.
+    /// The control pages, which the stub and dom0 share.
     pub fn link(&self) -> &Link {
         self.shared.shared()
     }
@@ -189,9 +189,10 @@ impl<'x> Stub<'x> {
         self.shared.store(LINK_PAGES as usize * PAGE, words);
     }
 
-    /// Sets the bits of `words` in the bitmap too; how many were not set.
+    /// Sets the bits of `words` in the bitmap too. Returns how many were not set before.
     ///
-    /// A lying stub may change them meanwhile: then its round does not add up.
+    /// A stub that lies may change the bits meanwhile. The frames of its round then do not
+    /// add up.
     pub fn add_to_bitmap(&self, words: &[u64]) -> u64 {
         let start = LINK_PAGES as usize * PAGE;
         let added = words.iter().enumerate().filter(|(_, word)| **word != 0);
@@ -200,10 +201,10 @@ impl<'x> Stub<'x> {
             .sum()
     }
 
-    /// The first `pages` pages of a slot's payload, for the kernel to write.
+    /// The first `pages` pages of a slot's payload, as a slice for the kernel to write out.
     ///
-    /// If a lying stub changes them meanwhile, that is what the stream gets,
-    /// and it is its own guest's memory.
+    /// If a stub that lies changes them meanwhile, the change goes into the stream. It
+    /// affects only the stub's own guest.
     pub fn payload(&self, slot: usize, pages: usize) -> IoSlice<'_> {
         assert!(slot < SLOTS && (pages * PAGE) as u64 <= SLOT_BYTES);
         let start = (LINK_PAGES as usize + self.bitmap_pages) * PAGE;
@@ -223,8 +224,8 @@ impl Drop for Stub<'_> {
     }
 }
 
-/// Puts image, zeroed stack and page tables into the domain, and unmaps them:
-/// Xen takes no page as a table while it is mapped writable.
+/// Writes the image, a zeroed stack and the page tables into the domain, and unmaps them.
+/// Xen accepts no page as a page table while it is mapped writable.
 fn fill(
     xen: &Xen,
     domid: DomId,
@@ -279,7 +280,7 @@ fn boot_context(image: &Image, root_mfn: u64) -> io::Result<HypercallBuffer<u8>>
     Ok(context)
 }
 
-/// A UUID that says whose stub it is.
+/// The stub's UUID, which names its guest and its process.
 fn handle(guest: DomId) -> [u8; 16] {
     let mut handle = [0; 16];
     handle[..8].copy_from_slice(MARK);
@@ -288,15 +289,15 @@ fn handle(guest: DomId) -> [u8; 16] {
     handle
 }
 
-/// Gives the domain a name in `xl list`; only a courtesy.
+/// Gives the domain a name in `xl list`. The name is a convenience, so errors are ignored.
 fn name(domid: DomId, guest: DomId) {
     let path = format!("/local/domain/{domid}/name");
     let name = format!("lull-stub-{guest}");
     let _ = Xenstore::open().and_then(|mut store| store.write(&path, &name));
 }
 
-/// Destroys the stubs whose process has gone, or which belong to `process`.
-/// Returns their numbers.
+/// Destroys the stubs whose process has gone and those that belong to `process`. Returns
+/// their domain numbers.
 ///
 /// # Errors
 /// When the domains cannot be listed.

@@ -1,4 +1,4 @@
-//! The stub's ELF, carried inside this binary.
+//! The stub's ELF image, which is embedded in this binary.
 
 use std::ops::Range;
 
@@ -9,11 +9,11 @@ use object::elf::{FileHeader64, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
 use sha2::{Digest, Sha256};
 
-/// Bytes where an ELF's structures may be looked at in place.
+/// Aligns the bytes, so that the ELF's structures can be read in place.
 #[repr(align(16))]
 struct Aligned<T: ?Sized>(T);
 
-/// The ELF file as built together with this tool.
+/// The ELF file, built together with this tool.
 static ELF: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("LULL_STUB_IMAGE")));
 
 /// `XEN_ELFNOTE_ENTRY`, `_XEN_VERSION`, `_GUEST_OS`
@@ -24,58 +24,56 @@ mod note {
     pub const GUEST_OS: u32 = 6;
 }
 
-/// What a segment's pages may be used for.
+/// The permitted access to a segment's pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Read and run.
+    /// The pages may be read and executed.
     Code,
-    /// Read.
+    /// The pages may only be read.
     ReadOnly,
-    /// Read and write.
+    /// The pages may be read and written.
     Data,
 }
 
-/// A part of the image: where its pages go and what is in them.
+/// A segment of the image: its addresses and its contents.
 #[derive(Debug, Clone)]
 pub struct Segment {
-    /// Addresses in the stub, whole pages.
+    /// The segment's addresses in the stub, in whole pages.
     pub pages: Range<u64>,
-    /// What they may be used for.
+    /// The permitted access to the pages.
     pub access: Access,
-    /// The first bytes; the rest is zero.
+    /// The first bytes of the segment; the rest is zero.
     pub bytes: &'static [u8],
 }
 
-/// A checked image.
+/// An image that has passed all checks.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// Its segments, by address.
+    /// The segments, by ascending address.
     pub segments: Vec<Segment>,
-    /// First instruction.
+    /// The address of the first instruction.
     pub entry: u64,
 }
 
-/// Why an image is not usable. It is built with the tool, so this is a fault
-/// of the build.
+/// Why an image is not usable. The image is built with the tool, so this is a fault of the
+/// build.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// Not an ELF of the right kind.
+    /// The file is not a 64-bit ELF of the right kind.
     #[error("the stub's image is no 64-bit ELF: {0}")]
     Elf(#[from] object::Error),
-    /// A note is missing or says something else.
+    /// A note is missing or has another value.
     #[error("the stub's image has no note {0} as this tool wants it")]
     Note(u32),
-    /// A segment lies outside the place for images, or is both writable and
-    /// executable.
+    /// A segment lies outside the range for images, or is both writable and executable.
     #[error("a segment of the stub's image at {0:#x} is not allowed")]
     Segment(u64),
 }
 
-/// What tells this build's stub from others: of all that is loaded, the start
-/// of the SHA-256.
+/// Identifies this build's stub: the start of the SHA-256 of everything that is loaded.
 ///
 /// # Errors
-/// When it is not what the link's layout asks for.
+/// When the image does not match the link's layout.
 pub fn id() -> Result<String, ImageError> {
     let mut hash = Sha256::new();
     for segment in Image::embedded()?.segments {
@@ -87,15 +85,15 @@ pub fn id() -> Result<String, ImageError> {
 }
 
 impl Image {
-    /// The image inside this binary.
+    /// The image inside this binary, checked.
     ///
     /// # Errors
-    /// When it is not what the link's layout asks for.
+    /// When the image does not match the link's layout.
     pub fn embedded() -> Result<Self, ImageError> {
         Self::parse(&ELF.0)
     }
 
-    /// The ELF file itself, for the decoder of its log.
+    /// The whole ELF file, for the decoder of the stub's log.
     pub fn elf() -> &'static [u8] {
         &ELF.0
     }
@@ -150,7 +148,7 @@ fn segment(
     })
 }
 
-/// Checks the notes that say what the image is, and returns its entry.
+/// Checks the notes that identify the image, and returns its entry.
 fn entry_from_notes(
     program: &Program,
     endian: Endianness,

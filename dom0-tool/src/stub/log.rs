@@ -1,4 +1,4 @@
-//! What the stub says: its log, and its last words.
+//! Reads the stub's log and its crash record.
 
 use std::fmt;
 
@@ -11,23 +11,23 @@ use super::image::Image;
 /// A line of the stub's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// `error` to `trace`.
+    /// The level, from `error` to `trace`.
     pub level: &'static str,
-    /// The text, with its time and, where known, its place in the source.
+    /// The text, with its time and, where known, its position in the source.
     pub text: String,
 }
 
-/// The names of the messages, from the ELF the stub was built from.
+/// The format strings of the log messages, from the ELF that the stub was built from.
 pub struct StubLog {
     table: Table,
     locations: Locations,
 }
 
 impl StubLog {
-    /// Reads the names out of the embedded ELF.
+    /// Reads the format strings from the embedded ELF.
     ///
     /// # Errors
-    /// When it carries none.
+    /// When the ELF carries none.
     pub fn new() -> Result<Self, String> {
         let elf = Image::elf();
         let table = Table::parse(elf).map_err(|error| error.to_string())?;
@@ -44,8 +44,8 @@ impl StubLog {
         }
     }
 
-    /// Takes what is in the log and gives each line to `line`. Garbage is
-    /// reported once per frame and skipped.
+    /// Empties the log and passes each line to `line`. Garbage is reported once per frame
+    /// and skipped.
     pub fn drain(
         &self,
         reader: &mut LogReader<'_>,
@@ -53,7 +53,8 @@ impl StubLog {
         line: impl FnMut(LogLine),
     ) {
         let mut bytes = [0; 4096];
-        // Bounded: at most what the ring holds, even if the stub goes on.
+        // The loop is bounded: it reads at most what the ring holds, even if the stub goes
+        // on writing.
         for _ in 0..lull_core::link::LOG_BYTES / bytes.len() {
             let count = reader.read(&mut bytes);
             if count == 0 {
@@ -90,15 +91,15 @@ impl StubLog {
     }
 }
 
-/// Bytes of a line at most, as they come: the longest of an honest stub has 300.
-/// The decoder keeps a line until its end, and nests as deep as a line says.
+/// The most bytes that an encoded line may have; the longest of an honest stub has 300. The
+/// decoder keeps a line until its end, and nests as deep as the line demands.
 const LONGEST_LINE: usize = 1024;
 
-/// The bytes of one stub's log on their way to lines, each ended by a zero. What
-/// a line has beyond [`LONGEST_LINE`] is left out, so that it is none.
+/// Splits one stub's log into lines, each ended by a zero. Bytes beyond [`LONGEST_LINE`]
+/// are dropped, so such a line does not decode.
 pub struct LogDecoder<'s> {
     stream: Box<dyn StreamDecoder + 's>,
-    /// Of the line under way.
+    /// The number of bytes of the current line so far.
     length: usize,
 }
 
@@ -120,7 +121,7 @@ impl LogDecoder<'_> {
     }
 }
 
-/// The stub's last words.
+/// The message that the stub left when it crashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crash {
     kind: CrashKind,
@@ -129,7 +130,7 @@ pub struct Crash {
 }
 
 impl Crash {
-    /// Reads the record, if the stub left one. The text is made printable.
+    /// Reads the crash record, if the stub left one. The text is made printable.
     pub fn read(record: &CrashRecord) -> Option<Self> {
         let mut text = [0; CRASH_TEXT_BYTES];
         let (kind, registers, len) = record.read(&mut text)?;
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(heard_of(&[7; 100_000], 4_096).len(), LONGEST_LINE);
     }
 
-    /// A stub that the guest has taken writes its log.
+    /// A hostile log, as a stub that the guest has taken over may write it.
     #[test]
     fn any_bytes_are_lines_that_a_terminal_does_not_obey() {
         let log = StubLog::new().unwrap();

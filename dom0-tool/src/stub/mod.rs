@@ -1,5 +1,5 @@
-//! The stub domain as dom0 sees it: the image, the memory for it, how a domain is
-//! built around it, what it says, and how it ends.
+//! The stub domain as dom0 sees it: its image, its memory, its construction, its log and
+//! crash record, and its end.
 
 mod address_space;
 mod builder;

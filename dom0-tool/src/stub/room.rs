@@ -1,16 +1,17 @@
-//! Memory for the stub: what Xen has free, and where that is too little and xl
-//! would take memory from dom0 for a new guest (`autoballoon` in xl.conf), what
-//! dom0 gives up for it.
+//! Finds memory for the stub. Free memory in Xen comes first. If that is too little, dom0
+//! gives up the rest, but only where xl too would take memory from dom0 for a new guest
+//! (`autoballoon` in xl.conf).
 //!
-//! xl makes domains at the same time, and what is free may be meant for one of them.
-//! So xl's lock is held until the stub has its memory; where xl has it, lull waits
-//! until xl has freed what its domain needs. And what other domains may still take up to
-//! their maximum is theirs.
+//! xl may create a domain at the same time, and the free memory may be meant for that
+//! domain. So lull holds xl's lock until the stub has its memory. If xl holds the lock,
+//! lull waits until xl has freed what its domain needs. Memory that other domains may still
+//! take, up to their maximum, is not touched.
 //!
-//! dom0 gets it back when the stub has gone. Until then a note in `/run/lull` says
-//! how much that is and which process has taken it: what a dead process has taken is
-//! given back by its guard, or by the next one. Both are changes of dom0's target by
-//! so many KiB, as xl's are: whatever others take or give meanwhile stays.
+//! dom0 gets its memory back when the stub has gone. Until then a note in `/run/lull`
+//! records the amount and the process that took it. If that process dies, its guard gives
+//! the memory back, or else the next lull process does. Taking and giving back both change
+//! dom0's target by a number of KiB, as xl does, so changes that other programs make
+//! meanwhile are preserved.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -29,66 +30,66 @@ use super::xl_lock::{self, XlLock};
 use crate::control::folder::Folder;
 use crate::xl_conf;
 
-/// What Xen itself needs for a domain of one vCPU, KiB.
+/// The memory that Xen itself needs for a domain of one vCPU, in KiB.
 const XENS_OWN: u64 = 256;
 
-/// dom0 keeps at least that, KiB (`LIBXL_MIN_DOM0_MEM`,
+/// The memory that dom0 always keeps, in KiB (`LIBXL_MIN_DOM0_MEM`,
 /// `tools/libs/light/libxl_internal.h`, 4.17).
 const DOM0_LEAST: u64 = 128 << 10;
 
-/// How long dom0 may take to let go of it: libxl's own patience.
+/// How long dom0 may take to release the memory. libxl waits equally long.
 const LETTING_GO: Duration = Duration::from_secs(10);
 
-/// After so long without a change xl has freed what it wanted.
+/// If nothing has changed for this long, xl has freed what it wanted.
 const UNCHANGED: Duration = Duration::from_secs(1);
 
-/// Between two looks at it.
+/// The interval between two checks of dom0's memory.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How often dom0's target is changed that others change too.
+/// The most tries to change dom0's target, which other programs change too.
 const TRIES: u32 = 20;
 
 const TARGET: &str = "/local/domain/0/memory/target";
 const STATIC_MAX: &str = "/local/domain/0/memory/static-max";
 
-/// A host's memory, KiB.
+/// The memory of a host, in KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// What no domain has.
+    /// The memory that belongs to no domain.
     pub free: u64,
-    /// What dom0 has, or is to have, whichever is less.
+    /// dom0's current memory or its target, whichever is less.
     pub dom0: u64,
-    /// Whether xl would take some of that for a new guest.
+    /// Whether xl would take some of dom0's memory for a new guest.
     pub autoballoon: bool,
 }
 
-/// What becomes of a wish for memory.
+/// The result of a request for memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// Xen has enough.
+    /// Xen has enough free memory.
     Fits,
-    /// dom0 gives up so much, KiB.
+    /// dom0 has to give up this much, in KiB.
     Take(u64),
-    /// There is too little.
+    /// Neither Xen nor dom0 has enough.
     Short(Short),
 }
 
-/// Too little memory for the stub. A clause without a full stop.
+/// There is too little memory for the stub. Displays as a clause without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("lull's stub domain needs {} MiB of memory, {} MiB are free in Xen, and {why}", needed.div_ceil(1024), free / 1024)]
 pub struct Short {
-    /// What the stub needs, KiB.
+    /// The memory that the stub needs, in KiB.
     needed: u64,
     free: u64,
     why: NotFromDom0,
 }
 
-/// Why dom0 gives up none.
+/// Why dom0 gives up no memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 enum NotFromDom0 {
     #[error("xl is set to take none from dom0 (autoballoon)")]
     Off {
-        /// What dom0 would have without it, KiB.
+        /// The memory that dom0 would have after giving it up, in KiB.
         then: u64,
     },
     #[error("dom0 has {} MiB, of which it keeps at least {}", has / 1024, DOM0_LEAST / 1024)]
@@ -98,12 +99,12 @@ enum NotFromDom0 {
 }
 
 impl Short {
-    /// Why dom0 gives up none: a clause.
+    /// Why dom0 gives up no memory, as a clause.
     pub fn why(&self) -> String {
         self.why.to_string()
     }
 
-    /// What to do about it, in a sentence.
+    /// What the operator can do about it, as a sentence.
     pub fn cure(&self) -> String {
         match self.why {
             NotFromDom0::Off { then } if then >= DOM0_LEAST => {
@@ -117,36 +118,36 @@ impl Short {
     }
 }
 
-/// Why there is no room.
+/// Why the stub gets no memory.
 #[derive(Debug, Error)]
 pub enum NoRoom {
-    /// See [`Short`].
+    /// There is too little memory: see [`Short`].
     #[error(transparent)]
     Short(#[from] Short),
-    /// The operator did not want to wait.
+    /// The operator has cancelled the wait.
     #[error("cancelled before anything was begun")]
     Cancelled,
-    /// How much there is cannot be seen, or dom0's target not be changed.
+    /// Free memory cannot be read, or dom0's target cannot be changed.
     #[error("memory for the stub domain: {0}")]
     Unknown(#[from] io::Error),
 }
 
-/// What the stub for a guest of `frames` frames needs, KiB.
+/// The memory that the stub for a guest of `frames` frames needs, in KiB.
 fn needed(frames: u64) -> io::Result<u64> {
     let own = memory_bytes(frames).map_err(io::Error::other)?;
     Ok(own.div_ceil(1024) + XENS_OWN)
 }
 
-/// See [`plan`]; for a guest of `frames` frames.
+/// The needed memory in KiB, and its source, for a guest of `frames` frames. See [`plan`].
 ///
 /// # Errors
-/// When what it needs cannot be said.
+/// When the needed amount cannot be computed.
 pub fn plan_for(frames: u64, memory: Memory) -> io::Result<(u64, Plan)> {
     let needed = needed(frames)?;
     Ok((needed, plan(needed, memory)))
 }
 
-/// Where `needed` KiB come from.
+/// Decides where `needed` KiB come from.
 fn plan(needed: u64, memory: Memory) -> Plan {
     let Memory {
         free,
@@ -165,15 +166,15 @@ fn plan(needed: u64, memory: Memory) -> Plan {
 }
 
 impl Memory {
-    /// This host's.
+    /// Reads the memory of this host.
     ///
     /// # Errors
-    /// When Xen or xenstore does not say.
+    /// When Xen or xenstore cannot be read.
     pub fn here(xen: &Xen) -> io::Result<Self> {
         Self::by(xen, &conf())
     }
 
-    /// The same, with what xl.conf says.
+    /// Like [`Self::here`], with the text of xl.conf given.
     fn by(xen: &Xen, conf: &str) -> io::Result<Self> {
         let target = number(&mut Xenstore::open()?, TARGET)?;
         let has = dom0(xen)?.has;
@@ -185,13 +186,13 @@ impl Memory {
     }
 }
 
-/// What is free and no other domain may still take, KiB.
+/// Free memory that no other domain may still take, in KiB.
 fn spare(xen: &Xen) -> io::Result<u64> {
     let free = xen.free_memory()? / 1024;
     Ok(free.saturating_sub(still_to_take(&xen.domains()?)))
 }
 
-/// What domains other than dom0 may have and do not have yet, KiB: one that is being
+/// The memory that domains other than dom0 may still take, in KiB. A domain that is being
 /// built takes its pages one by one.
 fn still_to_take(domains: &[DomainInfo]) -> u64 {
     let guests = domains.iter().filter(|info| info.domain != 0);
@@ -201,7 +202,7 @@ fn still_to_take(domains: &[DomainInfo]) -> u64 {
         .saturating_mul(PAGE as u64 / 1024)
 }
 
-/// xl.conf; empty where there is none, or none that xl would read.
+/// The text of xl.conf. Empty if the file is missing, or if xl would not read it.
 fn conf() -> String {
     let mut text = String::new();
     let file = File::open(xl_conf::FILE);
@@ -224,7 +225,7 @@ fn takes_from_dom0(conf: &str, xens_command_line: Option<&str>) -> bool {
     }
 }
 
-/// Whether it says how much memory dom0 has.
+/// Whether Xen's command line sets dom0's memory.
 fn sizes_dom0(xens_command_line: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let is_size = |text: &str| {
@@ -252,7 +253,7 @@ fn sizes_dom0(xens_command_line: &str) -> bool {
         .any(|value| value.trim_end_matches(',').split(',').all(is_part))
 }
 
-/// dom0's memory as Xen has it, KiB.
+/// dom0's current and maximum memory as Xen reports them, in KiB.
 struct Dom0 {
     has: u64,
     most: u64,
@@ -267,8 +268,8 @@ fn dom0(xen: &Xen) -> io::Result<Dom0> {
     })
 }
 
-/// dom0's target, KiB. Where there is none yet it becomes the one that libxl would
-/// set (`libxl__fill_dom0_memory_info`, `tools/libs/light/libxl_mem.c`, 4.17).
+/// dom0's target, in KiB. If none is set yet, this sets the one that libxl would
+/// (`libxl__fill_dom0_memory_info`, `tools/libs/light/libxl_mem.c`, 4.17).
 fn target(store: &mut Xenstore, dom0: &Dom0) -> io::Result<u64> {
     if store.read(STATIC_MAX)?.is_none() {
         store.write(STATIC_MAX, &dom0.most.to_string())?;
@@ -288,7 +289,7 @@ fn number(store: &mut Xenstore, path: &str) -> io::Result<Option<u64>> {
     number.map(Some).map_err(io::Error::other)
 }
 
-/// Changes dom0's target to what `change` makes of it.
+/// Replaces dom0's target with the result of `change`.
 fn retarget(store: &mut Xenstore, change: impl Fn(u64) -> u64) -> io::Result<()> {
     for _ in 0..TRIES {
         let Some(target) = store.read(TARGET)? else {
@@ -302,16 +303,16 @@ fn retarget(store: &mut Xenstore, change: impl Fn(u64) -> u64) -> io::Result<()>
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Room for the stub, which is to be built at once.
+/// The memory for a stub that is about to be built.
 #[derive(Debug, Default)]
 pub struct Room {
-    /// What dom0 has given up for it.
+    /// The memory that dom0 has given up for the stub.
     pub taken: Option<Taken>,
-    /// Until the stub is built.
+    /// Held until the stub is built.
     _lock: Option<XlLock>,
 }
 
-/// What was taken from dom0. It gets it back when this is dropped.
+/// Memory taken from dom0. Dropping this gives it back.
 #[derive(Debug)]
 pub struct Taken {
     note: PathBuf,
@@ -319,17 +320,17 @@ pub struct Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        // Nothing is left to do: dom0 is smaller by that, and whoever next needs
-        // memory finds it.
+        // An error needs no handling here: dom0 stays smaller by that amount, and the next
+        // process that needs memory finds it free.
         let _ = give_back(&self.note);
     }
 }
 
-/// Says no where there is too little memory, before anything is begun: what
-/// [`make`] will say, unless somebody uses up or frees memory meanwhile.
+/// Refuses early if there is too little memory. [`make`] comes to the same result, unless
+/// memory is used up or freed meanwhile.
 ///
 /// # Errors
-/// See [`Short`]; or when how much there is cannot be seen.
+/// See [`Short`]. Also when the memory cannot be read.
 pub fn check(xen: &Xen, frames: u64) -> Result<(), NoRoom> {
     match plan_for(frames, Memory::here(xen)?)? {
         (_, Plan::Short(short)) => Err(short.into()),
@@ -337,11 +338,11 @@ pub fn check(xen: &Xen, frames: u64) -> Result<(), NoRoom> {
     }
 }
 
-/// Sees to it that Xen has the memory that the stub for a guest of `frames` frames
-/// needs. The waits, for xl and for dom0, are bounded, and end when `is_over` says so.
+/// Makes sure that Xen has the memory that the stub for a guest of `frames` frames needs.
+/// The waits for xl and for dom0 are bounded, and end early when `is_over` returns true.
 ///
 /// # Errors
-/// Why it has not. dom0 has then what it had.
+/// Why the memory is not available. dom0 then has what it had before.
 pub fn make(xen: &Xen, frames: u64, is_over: &mut dyn FnMut() -> bool) -> Result<Room, NoRoom> {
     let needed = needed(frames)?;
     let conf = conf();
@@ -361,9 +362,9 @@ pub fn make(xen: &Xen, frames: u64, is_over: &mut dyn FnMut() -> bool) -> Result
     Ok(Room { taken, _lock: lock })
 }
 
-/// Takes xl's lock, or waits until the xl that has it no longer takes memory from
-/// dom0: as long as that domain is on its way here, which may be what this attempt
-/// itself does, the lock is not to be had.
+/// Takes xl's lock, or waits until the xl that holds it takes no more memory from dom0. xl
+/// keeps the lock while its domain is migrating here, and this attempt may be that
+/// migration, so the lock itself may never come free.
 fn wait_for_xl(
     xen: &Xen,
     path: &Path,
@@ -374,7 +375,7 @@ fn wait_for_xl(
     let mut seen = None;
     let mut since = begun;
     loop {
-        // Where it cannot be taken at all, xl cannot either.
+        // If the lock cannot be taken at all, xl cannot take it either.
         if let Some(lock) = XlLock::try_take(path).ok().flatten() {
             return Ok(Some(lock));
         }
@@ -393,7 +394,7 @@ fn wait_for_xl(
     }
 }
 
-/// Has dom0 give up what is missing, and waits until it has.
+/// Makes dom0 give up the missing memory, and waits until it has.
 fn take(
     xen: &Xen,
     needed: u64,
@@ -408,7 +409,8 @@ fn take(
     let mut store = Xenstore::open()?;
     let dom0 = dom0(xen)?;
     let target = target(&mut store, &dom0)?;
-    // Below what it has, or nothing comes of it.
+    // A target above dom0's current memory would have no effect, so the reduction counts
+    // from that memory.
     let down = wanted.saturating_add(target.saturating_sub(dom0.has));
     let folder = Folder::default();
     folder.make()?;
@@ -431,7 +433,7 @@ fn take(
     Ok(Some(taken))
 }
 
-/// Gives dom0 back what `process` has taken, and the dead.
+/// Gives dom0 back what `process` and dead processes have taken.
 pub fn give_back_of(folder: &Folder, process: u32) {
     for (owner, note) in folder.all_taken().unwrap_or_default() {
         if process == owner || !processes::is_lulls(owner) {
@@ -440,14 +442,14 @@ pub fn give_back_of(folder: &Folder, process: u32) {
     }
 }
 
-/// Gives back what the note says. Who removes it does.
+/// Gives back the amount in the note. The process that removes the note does so.
 fn give_back(note: &Path) -> io::Result<()> {
     let text = fs::read_to_string(note)?;
     fs::remove_file(note)?;
     let kib: u64 = text.parse().map_err(io::Error::other)?;
     let mut store = Xenstore::open()?;
     let most = number(&mut store, STATIC_MAX)?.unwrap_or(u64::MAX);
-    // Somebody may have given it more meanwhile.
+    // Another program may have raised dom0's target meanwhile.
     retarget(&mut store, |target| {
         target.max(most.min(target.saturating_add(kib)))
     })
@@ -498,7 +500,7 @@ mod tests {
             "{found}"
         );
         assert!(cure.contains("a guest"), "{cure}");
-        // Nor is dom0 made too small by following the advice.
+        // The advice itself must not make dom0 too small either.
         let (_, cure) = said(host(0, 144 * MIB, false));
         assert!(cure.contains("a guest"), "{cure}");
     }
@@ -512,10 +514,10 @@ mod tests {
             ..DomainInfo::default()
         };
         let domains = [
-            // dom0 gives, and takes back by its target.
+            // dom0 is left out: its memory follows its target.
             domain(0, 100, u64::MAX),
             domain(1, 256, 512),
-            // Ballooned above what it may have: libxl lowers the bound at once.
+            // This guest has more than its maximum: libxl lowers the bound at once.
             domain(2, 300, 200),
         ];
         assert_eq!(still_to_take(&domains), MIB);
@@ -527,7 +529,7 @@ mod tests {
     fn a_larger_guest_needs_more() {
         let small = needed(1 << 16).unwrap();
         assert!((16 * MIB..=17 * MIB).contains(&small), "{small}");
-        // 32 MiB for each TiB.
+        // A guest needs 32 MiB more for each TiB.
         let large = needed(1 << 28).unwrap();
         assert!((large - small).abs_diff(32 * MIB) < MIB, "{large}");
     }

@@ -1,5 +1,5 @@
-//! xl's lock: xl holds it from before it frees memory for a new domain until all of
-//! that domain is there, which for one that migrates here is until it has arrived.
+//! xl's lock. xl takes it before it frees memory for a new domain and releases it once all
+//! of that domain exists. For a domain that migrates here, that is when it has arrived.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,24 +10,24 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 
 use crate::xl_conf;
 
-/// Where it is unless xl.conf says otherwise (`XL_LOCK_FILE`, `tools/xl/xl.h`, and
+/// The lock's path unless xl.conf sets another (`XL_LOCK_FILE`, `tools/xl/xl.h`, and
 /// `XEN_LOCK_DIR` as Debian's 4.17 and 4.20 set it).
 const USUAL: &str = "/var/lock/xl";
 
-/// Held until it is dropped, or until the process ends. Another handle to the same
-/// file must not be closed meanwhile: that would let go of it.
+/// xl's lock, held until this is dropped or the process ends. The process must not close
+/// another handle to the same file meanwhile, because that would release the lock.
 #[derive(Debug)]
 pub struct XlLock {
     _file: File,
 }
 
 impl XlLock {
-    /// Takes it, unless another process has it.
+    /// Takes the lock, unless another process has it.
     ///
     /// # Errors
-    /// When it cannot be opened or taken for another reason.
+    /// When the file cannot be opened, or locking fails for another reason.
     pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
-        // As xl makes it (`acquire_lock`, `tools/xl/xl_vmcontrol.c`, 4.17).
+        // Open the file as xl does (`acquire_lock`, `tools/xl/xl_vmcontrol.c`, 4.17).
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -42,7 +42,7 @@ impl XlLock {
     }
 }
 
-/// Where it is, by xl.conf.
+/// The path of the lock according to xl.conf.
 pub fn path(conf: &str) -> PathBuf {
     let named = xl_conf::assigned(conf, "lockfile")
         .and_then(|(_, value)| xl_conf::quoted(&value).map(PathBuf::from));
@@ -68,7 +68,7 @@ mod tests {
         let path = folder.path().join("xl");
         let held = XlLock::try_take(&path).unwrap();
         let file = fs::metadata(&path).unwrap().ino();
-        // POSIX's, for writing, of the whole file (proc_locks(5)).
+        // A POSIX write lock on the whole file (proc_locks(5)).
         let is_it = |line: &str| {
             let words: Vec<_> = line.split_whitespace().collect();
             words[1..5] == ["POSIX", "ADVISORY", "WRITE", &process::id().to_string()]

@@ -1,4 +1,4 @@
-//! The live view, drawn: a panel for each migration, one below the other.
+//! Draws the live view: a panel for each migration, one below the other.
 
 use lull_base::fmt::{Bytes, Millis, Seconds, or_dash};
 use lull_core::units::PAGE_SIZE;
@@ -13,23 +13,24 @@ use super::View;
 use super::rounds;
 use crate::control::show::{cap_in_words, doing};
 
-/// Rows of a panel without its rounds.
+/// The rows of a panel without its rounds.
 const FIXED: u16 = 7;
 
-/// A helper that copies is heard several times a second.
+/// The silence of a helper, in seconds, from which the view mentions it. A helper that
+/// copies reports several times a second.
 const SILENCE_SECONDS: u64 = 5;
 
-/// Are there colours?
+/// Whether the view uses colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colours {
-    /// Yes.
+    /// The terminal's colours are used.
     On,
-    /// The operator wants none.
+    /// The operator wants no colours.
     Off,
 }
 
 impl Colours {
-    /// As `NO_COLOR` says.
+    /// The choice that `NO_COLOR` makes.
     pub fn wanted() -> Self {
         match std::env::var_os("NO_COLOR") {
             Some(no) if !no.is_empty() => Self::Off,
@@ -37,7 +38,7 @@ impl Colours {
         }
     }
 
-    /// In this one, if at all.
+    /// The style with this foreground colour, or the plain style.
     pub fn style(self, colour: Color) -> Style {
         match self {
             Self::On => Style::new().fg(colour),
@@ -46,7 +47,7 @@ impl Colours {
     }
 }
 
-/// Draws everything.
+/// Draws all panels.
 pub fn all(frame: &mut Frame<'_>, views: &[View<'_>], left_out: usize, colours: Colours) {
     let [body, foot] =
         Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());
@@ -83,7 +84,8 @@ fn panel(frame: &mut Frame<'_>, area: Rect, view: &View<'_>, colours: Colours) {
         frame.render_widget(heading(view, said, colours), title);
         return;
     };
-    // Where the guest is then, is not the helper's to say.
+    // Once the outcome is known, the helper's last phase no longer tells where the guest
+    // is.
     let doing = view
         .last
         .map_or_else(|| doing(status), |_| "over".to_owned());
@@ -92,7 +94,8 @@ fn panel(frame: &mut Frame<'_>, area: Rect, view: &View<'_>, colours: Colours) {
     gauge(frame, time_row, "time", &time(status, view.at_ms), colours);
     gauge(frame, round_row, "round", &round(status), colours);
     if let Some(last) = view.last {
-        // It may need more than a line; what was sent no longer matters.
+        // The outcome may need several lines, and the figures of the copying no longer
+        // matter.
         let below = sent.union(table).intersection(area);
         let [words, table] =
             Layout::vertical([Constraint::Max(4), Constraint::Fill(1)]).areas(below);
@@ -122,11 +125,11 @@ fn row(what: &str, how: String) -> Line<'static> {
     Line::from(format!("{what:<6} {how}"))
 }
 
-/// So much of so much.
+/// A value, its limit, and both in words.
 pub struct Measure {
     ratio: Option<f64>,
     over: bool,
-    /// The same in words.
+    /// The value and its limit in words.
     pub words: String,
 }
 
@@ -142,7 +145,7 @@ impl Measure {
     }
 }
 
-/// The pause, predicted, against its limit.
+/// The predicted pause against its limit.
 pub fn pause(status: &Status) -> Measure {
     let progress = status.progress.as_ref();
     let value = progress.and_then(|progress| progress.predicted_downtime_ms);
@@ -174,7 +177,7 @@ fn round(status: &Status) -> Measure {
     }
 }
 
-/// What was decided last, and on what prediction.
+/// The last decision, and the prediction behind it.
 pub fn decided(status: &Status) -> Option<String> {
     let round = status.rounds.back()?;
     let decision = round.decision.replace('-', " ");
@@ -209,8 +212,8 @@ fn pages(count: u64) -> Bytes {
     Bytes(count.saturating_mul(PAGE_SIZE))
 }
 
-/// A bar with its words to the right; words alone where there is nothing to
-/// compare with.
+/// A bar with its words to the right. Only the words where there is no limit to compare
+/// with.
 fn gauge(frame: &mut Frame<'_>, area: Rect, what: &str, measure: &Measure, colours: Colours) {
     const WORDS: u16 = 28;
     const LONGEST: u16 = 80;

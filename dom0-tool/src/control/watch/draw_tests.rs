@@ -1,4 +1,4 @@
-//! What the screen looks like. After a change that is meant:
+//! Snapshots of the screen. After an intended change, run
 //! `INSTA_UPDATE=always cargo test -p lull control::watch`.
 
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ impl Shown {
     }
 }
 
-/// A migration in its fourth round.
+/// A migration that is in its fourth round.
 fn copying() -> Shown {
     let sent = [49_152, 12_345, 4_210];
     let dirtied = [12_345, 4_210, 3_980];

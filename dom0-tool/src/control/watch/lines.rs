@@ -1,4 +1,4 @@
-//! What is watched, a line at a time: for pipes, logs and scripts.
+//! Reports the watched migrations line by line, for pipes, logs and scripts.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -15,13 +15,13 @@ use super::outcome::Last;
 use crate::control::folder::Place;
 use crate::control::show::{as_json, doing};
 
-/// Between two lines on one migration when rounds have ended.
+/// The shortest interval between two lines on one migration when rounds have ended.
 const ROUNDS: Duration = Duration::from_secs(1);
 
-/// And when nothing but the progress has changed.
+/// The shortest interval when only the progress has changed.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-/// Lines to whoever reads them.
+/// The writer of the lines.
 pub struct Lines<W> {
     to: W,
     json: bool,
@@ -29,7 +29,7 @@ pub struct Lines<W> {
     told: HashMap<Place, Told>,
 }
 
-/// What was told last of one migration.
+/// What was last reported of one migration.
 struct Told {
     at: Instant,
     status: Status,
@@ -48,7 +48,7 @@ struct Outcome<'a> {
 }
 
 impl<W: Write> Lines<W> {
-    /// Lines `to` someone.
+    /// Writes the lines `to` this writer, as JSON or as text.
     pub fn new(to: W, json: bool) -> Self {
         Self {
             to,
@@ -58,12 +58,12 @@ impl<W: Write> Lines<W> {
         }
     }
 
-    /// Does nobody read them any more?
+    /// Whether the reader has closed its end.
     pub const fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Tells of a change, if it is time to.
+    /// Reports a change, unless the last line is too recent.
     pub fn tell(&mut self, view: &View<'_>) {
         if let Some(last) = view.last {
             self.told.remove(view.place);

@@ -1,9 +1,9 @@
-//! `lull status --watch`: migrations shown live until they end.
+//! `lull status --watch`: shows migrations live until they end.
 //!
-//! A [`session`] hears what the helpers say and sees how each migration ends
-//! ([`outcome`]); it is shown on a terminal ([`screen`], drawn by [`draw`] and [`rounds`]), or
-//! told a line at a time ([`lines`]). It is one loop that waits at most a
-//! moment at a time; whoever watches it cannot hold a migration up.
+//! A [`session`] reads what the helpers send and finds out how each migration ends
+//! ([`outcome`]). The result is shown on a terminal ([`screen`], drawn by [`draw`] and
+//! [`rounds`]), or reported line by line ([`lines`]). All this is one loop whose waits are
+//! short; watching cannot hold a migration up.
 
 mod draw;
 mod lines;
@@ -29,7 +29,7 @@ use super::show::{Options, doing};
 use super::{DONE, NOT_DONE};
 use crate::host;
 
-/// Between two looks at everything.
+/// The interval between two turns of the loop.
 const TICK: Duration = Duration::from_millis(200);
 
 /// Runs the command.
@@ -68,7 +68,7 @@ fn watch(options: &Options) -> anyhow::Result<u8> {
     in_lines(Lines::new(io::stdout(), options.json), session)
 }
 
-/// Can the terminal do nothing but show text?
+/// Whether the terminal can only show plain text.
 fn is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
@@ -107,7 +107,7 @@ fn on_screen(mut screen: Screen, mut session: Session<ThisHost>) -> anyhow::Resu
 fn in_lines(mut lines: Lines<io::Stdout>, mut session: Session<ThisHost>) -> anyhow::Result<u8> {
     loop {
         session.turn(&mut |view| lines.tell(&view))?;
-        // Nobody reads it any more.
+        // The reader has closed its end.
         if lines.is_closed() {
             return Ok(DONE);
         }
@@ -118,21 +118,21 @@ fn in_lines(mut lines: Lines<io::Stdout>, mut session: Session<ThisHost>) -> any
     }
 }
 
-/// What is known of one migration at one moment.
+/// The state of one migration at one moment.
 #[derive(Debug, Clone)]
 struct View<'a> {
-    /// The guest, and the helper that moves it: together they tell one attempt
-    /// from another.
+    /// The guest, and the helper that moves it. Together they distinguish one attempt from
+    /// another.
     place: &'a Place,
-    /// `web1 (7)`.
+    /// The guest's name and number: `web1 (7)`.
     title: &'a str,
-    /// What its helper said last.
+    /// The last status that its helper sent.
     status: Option<&'a lull_wire::control::Status>,
-    /// From its start, milliseconds; stands still once the guest was asked to
+    /// Time since the start, in milliseconds. It stands still once the guest was asked to
     /// stop.
     at_ms: u64,
-    /// Since it was last heard.
+    /// Time since the helper last sent anything.
     silent: Duration,
-    /// What became of it.
+    /// The outcome, once it is known.
     last: Option<&'a Last>,
 }

@@ -1,5 +1,5 @@
-//! How a migration ended: what its helper said of it, and where the guest is
-//! seen to be. Neither alone is enough: a helper may die, and one that has sent
+//! Finds out how a migration ended, from its helper's last report and from the guest's
+//! present state. Neither alone is enough. A helper may die, and a helper that has sent
 //! everything does not know whether the guest landed.
 
 use std::io;
@@ -11,43 +11,43 @@ use lull_xen::DomainState;
 
 use crate::control::{DONE, UNKNOWN};
 
-/// How long a landing may take before nothing more is expected of it.
+/// How long a landing may take before it counts as lost.
 const LANDING: Duration = Duration::from_secs(150);
 
-/// How long it may take until a guest that was given back runs: xl only starts
-/// to resume it after two seconds.
+/// How long a guest that was given back may take until it runs. xl waits two seconds before
+/// it begins to resume it.
 const RESUMING: Duration = Duration::from_secs(10);
 
 /// How the helper's part ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// As it said.
+    /// The helper reported this end.
     Told(End),
-    /// It went without a word.
+    /// The helper went without a report.
     Died,
-    /// It says what this lull does not understand; the migration may go on.
+    /// This lull does not understand the helper's answer; the migration may go on.
     NotUnderstood(String),
 }
 
-/// The last word on a migration.
+/// The final report on a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Last {
-    /// As the outcome of a `lull migrate --json`.
+    /// The outcome, as in `lull migrate --json`.
     pub outcome: &'static str,
-    /// Exit code.
+    /// The exit code that goes with the outcome.
     pub code: u8,
-    /// A sentence or two.
+    /// The report in a sentence or two.
     pub said: String,
 }
 
-/// Where the guest is seen to be.
+/// Where Xen shows the guest to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Here {
-    /// Free to run.
+    /// The guest is free to run on this host.
     Running,
     /// The domain is no longer there, or is being destroyed.
     Gone,
-    /// It does not run: what it is instead.
+    /// The guest does not run; the text says why.
     Stopped(&'static str),
     /// Xen cannot be asked.
     Unseen,
@@ -67,8 +67,8 @@ impl Here {
     }
 }
 
-/// What became of `title`, whose helper ended like that so long ago; `None`
-/// while that may still change.
+/// The outcome of `title`, whose helper ended like this, `since` ago. `None` while the
+/// outcome may still change.
 pub fn of(
     title: &str,
     ending: &Ending,
@@ -110,7 +110,7 @@ fn verdict(ending: &Ending, here: Here) -> (&'static str, u8) {
     };
     match (how, here) {
         (How::StreamComplete, Here::Gone) => ("moved", DONE),
-        // Why it was not started there, only its report knows.
+        // Only the attempt's report knows why the guest was not started there.
         (How::StreamComplete, Here::Running) => ("target-failed", 6),
         (How::StreamComplete, _) | (_, Here::Gone | Here::Stopped(_)) => ("unknown", UNKNOWN),
         (How::SourceFailed, Here::Unseen) if *ending == Ending::Died => ("unknown", UNKNOWN),
@@ -148,7 +148,7 @@ fn runs(here: Here) -> String {
     }
 }
 
-/// With its full stop, and room for the next.
+/// The text with a full stop and a space after it.
 fn sentence(text: &str) -> String {
     match text.trim() {
         "" => String::new(),

@@ -1,4 +1,4 @@
-//! The rounds, drawn: what each sent and what the guest dirtied meanwhile.
+//! Draws the rounds: the pages that each sent, and those that the guest dirtied meanwhile.
 
 use lull_base::fmt::{Count, Millis};
 use lull_wire::control::{Phase, Status};
@@ -9,14 +9,14 @@ use ratatui::text::Line;
 
 use super::draw::Colours;
 
-/// Widths of the columns before and between the bars.
+/// The widths of the columns before and between the bars.
 const NUMBER: u16 = 5;
 const PAGES: u16 = 10;
 
-/// From here on there is room for three more columns.
+/// The width from which three more columns fit.
 const WIDE: u16 = 110;
 
-/// A round that has ended, or the one under way.
+/// A round that has ended, or the current one.
 struct Row {
     round: u32,
     sent: u64,
@@ -26,7 +26,7 @@ struct Row {
     decision: String,
 }
 
-/// Draws as many of the last rounds as fit, the newest below.
+/// Draws as many of the last rounds as fit, with the newest at the bottom.
 pub fn table(frame: &mut Frame<'_>, area: Rect, status: &Status, colours: Colours) {
     let rows = rows(status);
     if area.height < 2 || rows.is_empty() {
@@ -69,8 +69,8 @@ fn rows(status: &Status) -> Vec<Row> {
     ended.chain(under_way).collect()
 }
 
-/// Pages of a full bar. The full pass would leave the others nothing to be seen
-/// of, so it does not count beside them; its own bar is cut.
+/// The number of pages that a full bar stands for. The full pass is left out of the
+/// maximum, because the other bars would be too short to see beside it. Its own bar is cut.
 fn scale(rows: &[Row]) -> u64 {
     let most = |row: &Row| row.sent.max(row.dirtied.unwrap_or(0));
     let others = rows.iter().filter(|row| row.round > 0).map(most).max();
@@ -160,7 +160,8 @@ fn draw(frame: &mut Frame<'_>, area: Rect, row: &Row, scale: u64, colours: Colou
     frame.render_widget(Line::from(row.decision.as_str()), decided);
 }
 
-/// `value` of `scale`, to the eighth of a cell; an arrow where it goes on.
+/// The bar for `value` of `scale`, to an eighth of a cell. An arrow marks a bar that is
+/// cut.
 fn bar(value: u64, scale: u64, width: u16) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let width = usize::from(width);
@@ -171,7 +172,7 @@ fn bar(value: u64, scale: u64, width: u16) -> String {
         return "█".repeat(width.saturating_sub(1)) + "▶";
     }
     let eighths = u128::from(value) * width as u128 * 8 / u128::from(scale.max(1));
-    // What is there at all is seen.
+    // Any value above zero gets a visible bar.
     let eighths = (eighths as usize).max(usize::from(value > 0));
     "█".repeat(eighths / 8) + EIGHTHS[eighths % 8]
 }

@@ -1,8 +1,8 @@
-//! The operator's terminal: taken for the live view, and given back on every
-//! way out.
+//! Takes over the operator's terminal for the live view, and gives it back on every way
+//! out.
 //!
-//! Keys are read here, not by crossterm: its reader never comes back from a
-//! terminal that has hung up, nor from half of a key's sequence.
+//! Keys are read here and not by crossterm, whose reader never returns after the terminal
+//! has hung up, or from half of a key's sequence.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Stdout};
@@ -34,28 +34,28 @@ pub struct Screen {
     given_back: GivenBack,
 }
 
-/// Is the terminal as it was? Signals then do what they always do.
+/// Whether the terminal is in its original state. Signals then have their usual effect.
 struct GivenBack(Arc<AtomicBool>);
 
-/// What comes next.
+/// What the loop does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// Another look.
+    /// The loop continues with another turn.
     Go,
     /// The operator leaves, or the terminal has gone.
     Leave,
-    /// Somebody wants this process to end.
+    /// The process received this signal and has to end.
     Signalled(i32),
 }
 
 impl Screen {
-    /// Takes the terminal.
+    /// Takes over the terminal.
     ///
     /// # Errors
-    /// When it cannot be drawn on, or there is no keyboard; it is then as it
-    /// was.
+    /// When the terminal cannot be drawn on, or there is no keyboard. The terminal is then
+    /// in its original state.
     pub fn open() -> io::Result<Self> {
-        // The same that crossterm takes for the keyboard.
+        // crossterm uses the same descriptor for the keyboard.
         let keys = match io::stdin() {
             stdin if stdin.is_terminal() => stdin.as_fd().try_clone_to_owned()?,
             _ => File::open("/dev/tty")?.into(),
@@ -84,10 +84,10 @@ impl Screen {
         })
     }
 
-    /// Draws, and waits for a key so long.
+    /// Draws the view, and waits up to that long for a key.
     ///
     /// # Errors
-    /// When it cannot be drawn on any more.
+    /// When the terminal can no longer be drawn on.
     pub fn turn(
         &mut self,
         views: &[View<'_>],
@@ -118,11 +118,11 @@ impl Screen {
         }
     }
 
-    /// Waits for a key; is it one to leave with?
+    /// Waits for a key. Returns whether it is one that leaves the view.
     fn pressed(&self, within: Duration) -> bool {
         let mut fds = [PollFd::new(&self.keys, PollFlags::IN)];
         let timeout = Timespec::try_from(within).ok();
-        // A signal has interrupted it, or nothing was pressed.
+        // A signal interrupted the wait, or no key was pressed.
         if poll(&mut fds, timeout.as_ref()).unwrap_or(0) == 0 {
             return false;
         }
@@ -130,12 +130,12 @@ impl Screen {
         match rustix::io::read(&self.keys, &mut keys) {
             Ok(length) => length == 0 || leaves(&keys[..length]),
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => false,
-            // It has hung up.
+            // The terminal has hung up.
             Err(_) => true,
         }
     }
 
-    /// Gives the terminal back.
+    /// Restores the terminal.
     pub fn close(&self) {
         self.given_back.now();
     }
@@ -160,8 +160,8 @@ fn give_back() {
     let _ = disable_raw_mode();
 }
 
-/// `q`, ^C or Esc. Arrows and their like begin with Esc too, but do not end
-/// with it.
+/// Whether the keys are `q`, ^C or Esc. Arrow keys and the like begin with Esc too, but do
+/// not end with it.
 fn leaves(keys: &[u8]) -> bool {
     const CTRL_C: u8 = 3;
     const ESC: u8 = 0x1b;

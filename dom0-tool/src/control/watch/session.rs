@@ -1,4 +1,4 @@
-//! What is watched: a line to each helper, and what it said last.
+//! The watched migrations: a connection to each helper, and its last status.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,29 +13,29 @@ use crate::control::client::{self, Connection, Heard};
 use crate::control::folder::Place;
 use crate::host::Guest;
 
-/// Migrations watched at once; a host has far fewer.
+/// The most migrations watched at once. A host has far fewer.
 const MOST: usize = 16;
 
-/// Between two looks for others.
+/// The interval between two searches for new migrations.
 const SEARCH: Duration = Duration::from_secs(1);
 
-/// How long one helper is listened to in a turn.
+/// How long one turn waits for one helper.
 const LISTEN: Duration = Duration::from_millis(1);
 
-/// Lines taken from one helper in a turn.
+/// The most lines taken from one helper in a turn.
 const LINES: usize = 64;
 
-/// What is asked of the host.
+/// What the session needs to know of the host.
 pub trait Host {
-    /// Where the migrations are.
+    /// The control sockets of the migrations under way.
     fn places(&mut self) -> anyhow::Result<Vec<Place>>;
-    /// The names of guests; none where nobody knows.
+    /// The guests with their names. Empty if they cannot be read.
     fn names(&mut self) -> Vec<Guest>;
-    /// How a guest fares.
+    /// The state of a guest's domain.
     fn state(&mut self, guest: DomId) -> io::Result<Option<DomainState>>;
 }
 
-/// The host this runs on.
+/// The host on which this process runs.
 pub struct ThisHost;
 
 impl Host for ThisHost {
@@ -52,7 +52,7 @@ impl Host for ThisHost {
     }
 }
 
-/// Migrations that are watched.
+/// The migrations being watched.
 pub struct Session<H> {
     host: H,
     only: Option<DomId>,
@@ -64,7 +64,7 @@ pub struct Session<H> {
 }
 
 impl<H: Host> Session<H> {
-    /// Of every migration, or of one guest's.
+    /// Watches every migration, or those of one guest.
     pub fn new(host: H, only: Option<DomId>) -> Self {
         Self {
             host,
@@ -77,15 +77,16 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Looks for migrations that are not watched yet.
+    /// Searches for migrations that are not watched yet.
     ///
     /// # Errors
-    /// Without root's rights.
+    /// When this process has no root rights.
     pub fn find(&mut self) -> anyhow::Result<()> {
         self.searched = Some(Instant::now());
         self.left_out = 0;
         for place in self.host.places()? {
-            // Who has a guest land is not another migration of it.
+            // The process that takes over for the landing is not another migration of the
+            // guest.
             let known = self.all.iter().any(|watched| {
                 let under_way = watched.last().is_none();
                 watched.place == place || (watched.place.guest == place.guest && under_way)
@@ -106,7 +107,8 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    /// Forgets one that is over, if it must.
+    /// Whether one more can be watched. Forgets a migration that is over, if that makes
+    /// room.
     fn has_room(&mut self) -> bool {
         if self.all.len() >= MOST {
             let over = self.all.iter().position(|watched| watched.last().is_some());
@@ -116,7 +118,7 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Asked once: xl renames a guest that has moved.
+    /// The guest's title. The name is read once, because xl renames a guest that has moved.
     fn title(&mut self, guest: DomId) -> String {
         if !self.names.contains_key(&guest) {
             let names = self.host.names();
@@ -129,12 +131,12 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Hears everyone, and tells of each change.
+    /// Reads from every helper, and reports each change through `tell`.
     ///
     /// # Errors
-    /// Without root's rights.
+    /// When this process has no root rights.
     pub fn turn(&mut self, tell: &mut dyn FnMut(View<'_>)) -> anyhow::Result<()> {
-        // One guest's migration is over when it is over, whatever follows.
+        // A session for one guest ends with that migration, whatever follows.
         let due = self.searched.is_none_or(|at| at.elapsed() >= SEARCH);
         if due && (self.only.is_none() || self.searched.is_none()) {
             self.find()?;
@@ -151,22 +153,22 @@ impl<H: Host> Session<H> {
         Ok(())
     }
 
-    /// Is nothing left to be watched?
+    /// Whether all watched migrations are over.
     pub fn is_over(&self) -> bool {
         self.all.iter().all(|watched| watched.last().is_some())
     }
 
-    /// How they ended: the highest code.
+    /// The exit code: the highest of all outcomes.
     pub const fn code(&self) -> u8 {
         self.code
     }
 
-    /// Migrations there were too many of.
+    /// The number of migrations beyond the most that can be watched.
     pub const fn left_out(&self) -> usize {
         self.left_out
     }
 
-    /// All, those under way first.
+    /// Views of all migrations, with those under way first.
     pub fn views(&self) -> Vec<View<'_>> {
         let mut views: Vec<_> = self.all.iter().map(Watched::view).collect();
         views.sort_by_key(|view| view.last.is_some());
@@ -176,7 +178,7 @@ impl<H: Host> Session<H> {
 
 fn connect(place: &Place) -> anyhow::Result<Option<Connection>> {
     let mut line = Connection::to(place.clone())?;
-    // One that has gone since is heard to have gone.
+    // A helper that has gone meanwhile is noticed at the next read.
     if let Some(line) = &mut line {
         let _ = line.say(Request::Watch);
     }
@@ -188,17 +190,17 @@ struct Watched {
     title: String,
     status: Option<Status>,
     heard: Instant,
-    /// The helper has said something since it was last connected to.
+    /// The helper has sent something since the last connect.
     answered: bool,
     stage: Stage,
 }
 
 enum Stage {
-    /// Its helper is heard.
+    /// The helper is connected.
     Live(Connection),
-    /// Its helper's part is over; where the guest ends up is being looked at.
+    /// The helper's part is over, and the session watches where the guest ends up.
     Follow { ending: Ending, since: Instant },
-    /// It has ended.
+    /// The outcome is known.
     Over(Last),
 }
 
@@ -246,9 +248,10 @@ impl Watched {
         }
     }
 
-    /// A helper hangs up on who does not read for long, as behind a terminal
-    /// that was held: it may still be there. It is asked again only if it has
-    /// said something since, so not without end.
+    /// Handles a closed connection. A helper also closes it on a client that does not read
+    /// for long, as behind a stopped terminal, so the helper may still be there. The
+    /// session connects again only if the helper has sent something since the last time, so
+    /// it does not retry without end.
     fn lost(&mut self) {
         let answered = std::mem::take(&mut self.answered);
         let again = answered.then(|| connect(&self.place).ok().flatten());
@@ -263,7 +266,7 @@ impl Watched {
         self.stage = Stage::Follow { ending, since };
     }
 
-    /// Looks where the guest is; has it ended with that?
+    /// Checks where the guest is. Returns whether the migration has ended with that.
     fn follow(&mut self, host: &mut impl Host) -> bool {
         let Stage::Follow { ending, since } = &self.stage else {
             return false;

@@ -19,7 +19,7 @@ use crate::control::server::Server;
 use crate::control::show::as_json;
 use crate::host::Guest;
 
-/// How every guest of a scene fares; `None` where Xen cannot be asked.
+/// The state of every guest in a scene; `None` where Xen cannot be asked.
 type Fares = Rc<Cell<Option<Option<DomainState>>>>;
 
 struct Scene {
@@ -82,7 +82,7 @@ impl Scene {
         session
     }
 
-    /// Both loops take turns until `done`.
+    /// Runs both loops in turn until `done`.
     fn until(&mut self, session: &mut Session<Pretended>, done: impl Fn(&[View<'_>]) -> bool) {
         let mut lines = Lines::new(&mut self.said, self.json);
         for _ in 0..5_000 {
@@ -245,7 +245,7 @@ fn of_two_the_other_goes_on_and_the_worse_code_counts() {
     assert_eq!(lines.last().unwrap()["name"], "web1");
 }
 
-/// A helper's end that says whatever it likes.
+/// A helper's end of the socket that sends arbitrary bytes.
 struct Scripted {
     listener: UnixListener,
 }
@@ -258,7 +258,7 @@ impl Scripted {
         Self { listener }
     }
 
-    /// Who watches, having said so.
+    /// Accepts a client and reads its request to watch.
     fn accept(&self) -> UnixStream {
         let (socket, _) = self.listener.accept().unwrap();
         let mut line = String::new();
@@ -301,7 +301,7 @@ fn who_was_hung_up_on_asks_again_as_long_as_it_is_answered() {
     scene.until(&mut session, is_heard);
     scene.until(&mut session, |_| true);
     assert!(!session.is_over());
-    // Hung up on without an answer, it takes the helper for dead.
+    // When the helper hangs up without an answer, the session takes it for dead.
     drop(helper.accept());
     scene.until(&mut session, is_over);
     assert_eq!(session.code(), 7);
