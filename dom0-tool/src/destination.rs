@@ -1,11 +1,10 @@
-//! What the destination says of itself before anything is begun: which Xen it
-//! runs. A guest can go to the same release or to a newer one, never to an older
-//! one, and the destination finds that out only when everything has been sent.
+//! The Xen release that the destination runs, found out before anything begins. A guest can
+//! move to the same release or to a newer one, never to an older one, and the destination
+//! detects that only after everything has been sent.
 //!
-//! It is asked over the connection that `lull land` answers on, where that is
-//! opened anyway, and else by a question of its own. A destination that gives no
-//! answer, since its key allows nothing but `xl migrate-receive` for example, is
-//! no reason to refuse.
+//! The question uses the connection to `lull land` if that is opened anyway, and a
+//! connection of its own otherwise. A destination that does not answer is not refused; its
+//! ssh key may allow only `xl migrate-receive`, for example.
 
 use std::cell::Cell;
 use std::fmt;
@@ -20,24 +19,24 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::migrate::inbox::{Inbox, Message};
 use crate::rehearse::Way;
 
-/// How long a question of its own may take, with a slow log-in.
+/// Timeout of a question on its own connection, including a slow log-in.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// Lines a login shell may say before the answer.
+/// Most lines that a login shell may print before the answer.
 pub const LINES: usize = 256;
 
-/// Between two looks whether it is still waited for.
+/// Interval between two checks of [`Patience`].
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A shell's commands that print the version on a line of its own, whatever was
-/// printed before. No quotes: they pass through two or three shells.
+/// Shell commands that print the version on a line of its own, whatever was printed before.
+/// They contain no quotes, because they pass through two or three shells.
 pub const QUESTION: &str = "echo; echo lull: xen \
 $(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor)";
 
-/// How that line begins.
+/// The beginning of the line with the version.
 const MARK: &str = "lull: xen ";
 
-/// Which moves Xen supports.
+/// The rule that decides which moves Xen supports, for messages.
 pub const RULE: &str = "Xen takes guests from older releases, not from newer ones";
 
 /// A release of Xen.
@@ -50,8 +49,8 @@ pub struct Release {
 }
 
 impl Release {
-    /// What a line of the answer says, if it is that line. It comes from another
-    /// host: anything but two short numbers is nothing.
+    /// Parses a line of the answer. The line comes from another host, so anything but two
+    /// short numbers yields `None`.
     pub fn in_line(line: &[u8]) -> Option<Self> {
         let line = std::str::from_utf8(line).ok()?;
         let (major, minor) = line.strip_prefix(MARK)?.trim_end().split_once('.')?;
@@ -65,7 +64,7 @@ impl Release {
         })
     }
 
-    /// This host's.
+    /// The release that this host runs.
     fn here() -> Option<Self> {
         let version::Version { major, minor, .. } = version::detect().ok()?;
         Some(Self { major, minor })
@@ -78,14 +77,14 @@ impl fmt::Display for Release {
     }
 }
 
-/// What was heard of the destination's Xen.
+/// What is known of the destination's Xen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
-    /// It was not asked.
+    /// The destination was not asked.
     NotAsked,
-    /// It was asked, and did not say.
+    /// The destination was asked, and gave no answer.
     Nothing,
-    /// This.
+    /// The destination runs this release.
     Xen(Release),
 }
 
@@ -95,10 +94,10 @@ impl From<Option<Release>> for Heard {
     }
 }
 
-/// Why the destination is waited for no longer.
+/// Why the wait for the destination has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Enough {
-    /// The operator stopped it.
+    /// The operator cancelled.
     #[error("cancelled before anything was begun")]
     Stopped,
     /// The timeout is over.
@@ -106,16 +105,16 @@ pub enum Enough {
     OutOfTime,
 }
 
-/// As long as the operator wants to wait for the destination.
+/// The time for which the operator is willing to wait for the destination.
 pub struct Patience<'a> {
     inbox: &'a Inbox,
     until: Option<Instant>,
-    /// A wish to stop is heard once.
+    /// Remembers a request to stop, because the inbox delivers it only once.
     stopped: Cell<bool>,
 }
 
 impl<'a> Patience<'a> {
-    /// Until `inbox` hears a wish to stop, or that moment.
+    /// Waits until `inbox` delivers a request to stop, or until that moment.
     pub fn new(inbox: &'a Inbox, until: Option<Instant>) -> Self {
         Self {
             inbox,
@@ -124,10 +123,10 @@ impl<'a> Patience<'a> {
         }
     }
 
-    /// Whether it is at its end.
+    /// Checks whether the wait may go on.
     ///
     /// # Errors
-    /// When it is.
+    /// When it may not.
     pub fn check(&self) -> Result<(), Enough> {
         while let Some(message) = self.inbox.next(Duration::ZERO) {
             if matches!(message, Message::Stop) {
@@ -142,21 +141,21 @@ impl<'a> Patience<'a> {
     }
 }
 
-/// Why there is no line.
+/// Why no line was read.
 #[derive(Debug, thiserror::Error)]
 pub enum NoLine {
-    /// None came in time, or the output has ended.
+    /// No line arrived in time, or the output has ended.
     #[error("no answer")]
     Silent,
-    /// See [`Enough`].
+    /// The wait was ended; see [`Enough`].
     #[error(transparent)]
     Enough(#[from] Enough),
-    /// It cannot be read.
+    /// The output cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// A line, byte by byte: what follows it is somebody else's to read.
+/// Reads a line byte by byte, because what follows it is read elsewhere.
 ///
 /// # Errors
 /// See [`NoLine`].
@@ -192,11 +191,11 @@ pub fn line(
     Ok(line)
 }
 
-/// Asks what has not been asked, if the destination can be asked, and refuses one
-/// that is older.
+/// Asks the destination if that has not happened yet and is possible, and refuses a
+/// destination with an older Xen.
 ///
 /// # Errors
-/// The refusal, whole; or [`Enough`].
+/// The complete message of the refusal; or [`Enough`].
 pub fn admit(way: &Way, heard: Heard, patience: &Patience<'_>) -> anyhow::Result<()> {
     let there = match heard {
         Heard::Xen(release) => Some(release),
@@ -215,7 +214,7 @@ fn check(host: &str, here: Option<Release>, there: Option<Release>) -> anyhow::R
     }
 }
 
-/// The destination's Xen, if it says.
+/// Asks for the destination's Xen release; `None` if it does not answer.
 fn ask(way: &Way, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
     let child = way
         .command(QUESTION)
@@ -223,14 +222,14 @@ fn ask(way: &Way, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn();
-    // Whatever cannot be started here, xl will say so.
+    // xl reports what cannot be started here.
     let Ok(mut child) = child else {
         return Ok(None);
     };
     let answer = child.stdout.take().map_or(Ok(None), |out| {
         answer(out, Instant::now() + ANSWER, patience)
     });
-    // Gone already: as good.
+    // The call fails only if the process has already ended.
     let _ = child.kill();
     let _ = child.wait();
     answer
@@ -267,7 +266,7 @@ mod tests {
         Release { major: 4, minor }
     }
 
-    /// A host that is reached by `ssh`, a script.
+    /// Asks a host that is reached through the script `ssh`.
     fn asked(ssh: &str, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rsh");
@@ -323,7 +322,7 @@ mod tests {
             heard("echo welcome; printf hello; printf '\\nlull: xen 4.18\\nmore\\n'"),
             Some(xen(18))
         );
-        // What is asked runs there as it stands; no Xen runs here.
+        // The question runs as it stands; no Xen runs on this host.
         let said = heard("shift; sh -c \"$*\" | sed 's/^lull: xen [.]$/lull: xen 4.19/'");
         assert_eq!(said, Some(xen(19)));
     }
@@ -355,7 +354,7 @@ mod tests {
         assert!(begun.elapsed() < ANSWER);
     }
 
-    /// Of another host.
+    /// The bytes come from another host.
     #[test]
     fn any_bytes_are_a_release_or_none() {
         any_bytes(&[b"lull: xen 4.17", b"lull: xen 99999.0 "], |bytes| {

@@ -1,5 +1,5 @@
-//! Is this host ready, and is the guest one that can be moved? Asked before
-//! anything is touched; every no says what is wrong and what to do.
+//! Checks that this host is ready and that the guest can be moved, before anything is
+//! touched. Every refusal says what is wrong and what to do.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,49 +11,49 @@ use thiserror::Error;
 
 use crate::rehearse;
 
-/// A guest that can be moved: it exists, is PVH, and runs.
+/// A guest found on this host; [`guest`] also checks that it is PVH and runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
-    /// Its number at the source.
+    /// The domid at the source.
     pub domid: DomId,
-    /// Its name.
+    /// The guest's name in xenstore.
     pub name: String,
 }
 
-/// Why nothing was even begun. Shown whole, with exit code 2.
+/// Why nothing was begun. The message is shown in full, with exit code 2.
 #[derive(Debug, Error)]
 pub enum NotReady {
-    /// Hypercalls need root.
+    /// The caller is not root, and hypercalls need root.
     #[error("this needs root: {HYPERCALLS}.\n{UNTOUCHED} Run it again with `sudo`.")]
     NotRoot,
-    /// No hypervisor below.
+    /// This host does not run on Xen.
     #[error(
         "this host does not run on Xen ({found}).\n{UNTOUCHED} Boot the host with Xen, and run lull in its dom0."
     )]
     NoXen {
-        /// What was looked at.
+        /// What the check found.
         found: String,
     },
-    /// Xen, but an ordinary guest of it.
+    /// This host is an ordinary guest of Xen.
     #[error(
         "this is a guest of Xen, not its control domain.\n{UNTOUCHED} Run lull in dom0, where `xl` runs."
     )]
     NotDom0,
-    /// No way to make hypercalls.
+    /// The device for hypercalls is missing.
     #[error(
         "{device} is missing: the kernel module that opens the hypervisor is not loaded.\n{UNTOUCHED} `modprobe xen-privcmd`, then try again."
     )]
     NoPrivcmd {
-        /// The device node.
+        /// Path of the device node.
         device: PathBuf,
     },
-    /// A hypervisor without an entry in the table.
+    /// The Xen version has no entry in the version table.
     #[error("{source}.\n{UNTOUCHED} Its interface may differ: use a lull that knows this Xen.")]
     Version {
-        /// Which.
+        /// The error of the version check.
         source: version::VersionError,
     },
-    /// No toolstack.
+    /// xl is not installed, or not found.
     #[error(
         "`xl` was not found on PATH, nor in /usr/sbin.\n{UNTOUCHED} Install Xen's tools (Debian: xen-utils) or put `xl` on PATH."
     )]
@@ -63,79 +63,79 @@ pub enum NotReady {
         "xenstore does not answer: {source}.\n{UNTOUCHED} Is xenstored running? `xl list` must work first."
     )]
     NoXenstore {
-        /// What it said.
+        /// The error from xenstore.
         source: io::Error,
     },
-    /// No such guest.
+    /// No domain on this host has this name or number.
     #[error(
         "there is no domain `{asked}` on this host{}.\n{UNTOUCHED} `xl list` shows the domains.",
         did_you_mean(nearest)
     )]
     NoSuchDomain {
-        /// As given.
+        /// The name or number as given.
         asked: String,
-        /// Names like it.
+        /// Names of guests that resemble it.
         nearest: Vec<String>,
     },
-    /// The host itself.
+    /// The domain is dom0, which cannot be moved.
     #[error("domain 0 is the host itself and cannot be moved.\n{UNTOUCHED} Name a guest.")]
     Dom0,
-    /// One of lull's own.
+    /// The guest is a rehearsal's probe guest.
     #[error(
         "{name} is a rehearsal's probe guest.\n{UNTOUCHED} `lull rehearse HOST` moves one of its own; this one destroys itself."
     )]
     ProbeGuest {
-        /// The guest.
+        /// The guest's name.
         name: String,
     },
-    /// Another type of guest.
+    /// The guest is not PVH.
     #[error("{name} is {} guest, which lull cannot move yet: only PVH.{}\n{UNTOUCHED} Stock `xl migrate` moves it, without limits.", kind.article(), kind.remark())]
     NotPvh {
-        /// The guest.
+        /// The guest's name.
         name: String,
-        /// What it is.
+        /// The guest's type.
         kind: Kind,
     },
-    /// With a device of the host.
+    /// The guest has a PCI device passed through.
     #[error(
         "{name} has a PCI device passed through, and what that writes shows in no dirty log: it cannot be moved while it runs.\n{UNTOUCHED} Detach it first: `xl pci-list {name}`, `xl pci-detach`."
     )]
     PassThrough {
-        /// The guest.
+        /// The guest's name.
         name: String,
     },
-    /// Not running.
+    /// The guest is not running.
     #[error("{name} {state}.\n{UNTOUCHED} {remedy}")]
     NotRunning {
-        /// The guest.
+        /// The guest's name.
         name: String,
-        /// A verb phrase.
+        /// The guest's state, as a verb phrase.
         state: String,
-        /// What to do.
+        /// What the operator can do.
         remedy: &'static str,
     },
-    /// Without a way to suspend itself.
+    /// The guest's kernel cannot suspend itself.
     #[error(
         "{name}'s kernel powers off and reboots when it is asked to, but does not suspend itself, without which no guest moves.\n{UNTOUCHED} Boot a kernel that does (Linux: CONFIG_HIBERNATE_CALLBACKS), or move it switched off."
     )]
     NoSuspend {
-        /// The guest.
+        /// The guest's name.
         name: String,
     },
-    /// The hypervisor would not say.
+    /// The hypervisor does not return the guest's state.
     #[error(
         "the hypervisor does not say how {name} is: {source}.\n{UNTOUCHED} `xl list` must work first."
     )]
     NoState {
-        /// The guest.
+        /// The guest's name.
         name: String,
-        /// What it said.
+        /// The error from the hypervisor.
         source: io::Error,
     },
 }
 
 impl NotReady {
-    /// What was found, a clause, and what to do about it.
+    /// Splits the message into what was found, as a clause, and what to do about it.
     pub fn found_and_cure(&self) -> (String, String) {
         let text = self.to_string();
         match text.split_once(&format!(".\n{UNTOUCHED} ")) {
@@ -151,7 +151,7 @@ const HYPERCALLS: &str = "only root may ask the hypervisor";
 /// Guest types, as libxl writes them to xenstore (`/libxl/<domid>/type`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// Hardware virtualisation without a device model: what lull moves.
+    /// Hardware virtualisation without a device model. lull moves only this type.
     Pvh,
     /// Paravirtualised.
     Pv,
@@ -185,9 +185,9 @@ impl Kind {
         }
     }
 
-    /// PV log-dirty works through shadow page tables, which Xen's security
-    /// releases of July 2026 leave out unless asked (XSA-495): the stack of
-    /// libxl errors that would follow says none of this.
+    /// PV log-dirty works through shadow page tables, which Xen's security releases of July
+    /// 2026 leave out unless asked (XSA-495). The libxl errors that would follow do not
+    /// mention this.
     fn remark(&self) -> &'static str {
         match self {
             Self::Pv => {
@@ -198,7 +198,7 @@ impl Kind {
     }
 }
 
-/// Where to find what is asked of the host; tests have a directory of their own.
+/// The root directory for the checks of this host; tests use a directory of their own.
 #[derive(Debug)]
 pub struct Host {
     root: PathBuf,
@@ -213,11 +213,11 @@ impl Default for Host {
 }
 
 impl Host {
-    /// Checks everything that does not concern a particular guest. Returns
-    /// where `xl` is.
+    /// Checks everything that does not concern a particular guest. Returns the path of
+    /// `xl`.
     ///
     /// # Errors
-    /// The first thing that is missing.
+    /// The first requirement that is not met.
     pub fn check(&self) -> Result<PathBuf, NotReady> {
         Self::check_root()?;
         self.check_xen()?;
@@ -234,7 +234,7 @@ impl Host {
         }
     }
 
-    /// Where `xl` is.
+    /// Finds the path of `xl`.
     ///
     /// # Errors
     /// When there is none.
@@ -259,7 +259,8 @@ impl Host {
         if let Some(found) = found {
             return Err(NotReady::NoXen { found });
         }
-        // Only there when xenfs is mounted; if not, the next check speaks.
+        // This file exists only when xenfs is mounted; otherwise the next check reports the
+        // problem.
         let capabilities = std::fs::read_to_string(self.root.join("proc/xen/capabilities"));
         if capabilities.is_ok_and(|text| !text.contains("control_d")) {
             return Err(NotReady::NotDom0);
@@ -271,8 +272,8 @@ impl Host {
         Ok(())
     }
 
-    /// `xl` on PATH, or where distributions put it: a shell of `su` may lack
-    /// `/usr/sbin`.
+    /// Looks for `xl` on PATH, then where distributions install it: a shell of `su` may
+    /// lack `/usr/sbin`.
     fn find_xl(&self, path: &OsStr) -> Option<PathBuf> {
         std::env::split_paths(path)
             .filter(|folder| folder.is_absolute())
@@ -282,7 +283,7 @@ impl Host {
     }
 }
 
-/// Whether it is a file that this user may run.
+/// Whether the path is a file that this user may execute.
 pub fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
@@ -290,7 +291,7 @@ pub fn is_executable(path: &Path) -> bool {
 /// Finds the guest by name or number, and checks that it can be moved.
 ///
 /// # Errors
-/// When there is none, when it is of another type, or when it does not run.
+/// When there is no such guest, when it is of another type, or when it does not run.
 pub fn guest(asked: &str) -> Result<Guest, NotReady> {
     let guest = guest_in_any_state(asked)?;
     match xen::state(guest.domid) {
@@ -308,9 +309,9 @@ pub fn guest(asked: &str) -> Result<Guest, NotReady> {
     }
 }
 
-/// Whether a guest says what it does on request, and suspending is none of it. What
-/// Linux says stands in xenstore (`setup_shutdown_watcher` in drivers/xen/manage.c, 6.1);
-/// of a guest that says nothing nothing is known.
+/// Whether the guest lists what it does on request and suspending is not in the list. Linux
+/// writes its list to xenstore (`setup_shutdown_watcher` in drivers/xen/manage.c, 6.1). A
+/// guest without a list may or may not be able to suspend, so the result is false.
 fn cannot_suspend(store: &mut Xenstore, domain: DomId) -> io::Result<bool> {
     let mut does = |what: &str| {
         let path = format!("/local/domain/{domain}/control/feature-{what}");
@@ -322,7 +323,7 @@ fn cannot_suspend(store: &mut Xenstore, domain: DomId) -> io::Result<bool> {
 /// Finds the guest by name or number.
 ///
 /// # Errors
-/// When there is none, or when it is of another type.
+/// When there is no such guest, or when it is of another type.
 pub fn guest_in_any_state(asked: &str) -> Result<Guest, NotReady> {
     let guest = domain(asked)?;
     let no_xenstore = |source| NotReady::NoXenstore { source };
@@ -347,20 +348,20 @@ pub fn guest_in_any_state(asked: &str) -> Result<Guest, NotReady> {
     Ok(guest)
 }
 
-/// Finds a guest by name or number, whatever it is and does.
+/// Finds a guest by name or number, of any type and in any state.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such guest.
 pub fn domain(asked: &str) -> Result<Guest, NotReady> {
     let no_xenstore = |source| NotReady::NoXenstore { source };
     let mut store = Xenstore::open().map_err(no_xenstore)?;
     find(asked, domains(&mut store).map_err(no_xenstore)?)
 }
 
-/// Every domain xenstore knows, by number and name.
+/// Lists every domain in xenstore with its number and name.
 ///
 /// # Errors
-/// When it does not answer.
+/// When xenstore does not answer.
 pub fn domains(store: &mut Xenstore) -> io::Result<Vec<Guest>> {
     let mut domains = Vec::new();
     for entry in store.list("/local/domain")? {
@@ -376,12 +377,12 @@ pub fn domains(store: &mut Xenstore) -> io::Result<Vec<Guest>> {
 /// The UUID of a domain, in lower case.
 ///
 /// # Errors
-/// When xenstore does not answer, or says of none.
+/// When xenstore does not answer, or has no UUID for the domain.
 pub fn uuid(domid: DomId) -> io::Result<String> {
     uuid_in(&mut Xenstore::open()?, domid)
 }
 
-/// The domain of that UUID, if it is on this host.
+/// The domain with that UUID, if it is on this host.
 ///
 /// # Errors
 /// When xenstore does not answer.
@@ -402,13 +403,13 @@ fn uuid_in(store: &mut Xenstore, domid: DomId) -> io::Result<String> {
     Ok(uuid.to_ascii_lowercase())
 }
 
-/// Their names, without the host's own.
+/// The names of the domains, without dom0's.
 pub fn guests(domains: &[Guest]) -> impl Iterator<Item = &str> {
     let guests = domains.iter().filter(|domain| domain.domid != 0);
     guests.map(|guest| guest.name.as_str())
 }
 
-/// As xl does: what is all digits is a number, anything else a name.
+/// Finds the guest as xl does: all digits stand for a domid, anything else for a name.
 fn find(asked: &str, domains: Vec<Guest>) -> Result<Guest, NotReady> {
     let number = asked.parse::<u64>().ok();
     let is_it = |guest: &Guest| match number {
@@ -549,7 +550,7 @@ mod tests {
     fn a_guest_is_found_by_name_and_by_number() {
         assert_eq!(find("web2", listed()).unwrap().domid, 4);
         assert_eq!(find("3", listed()).unwrap().name, "web1");
-        // All digits: a number, as xl takes it, though a guest has that name.
+        // All digits are a domid, as in xl, although a guest has that name.
         assert!(matches!(
             find("7", listed()),
             Err(NotReady::NoSuchDomain { .. })

@@ -8,38 +8,38 @@ use lull_xen::DomId;
 
 use crate::engine::Verify;
 
-/// `XCFLAGS_LIVE` and `XCFLAGS_DEBUG` (`tools/include/xenguest.h`).
+/// The values of `XCFLAGS_LIVE` and `XCFLAGS_DEBUG` (`tools/include/xenguest.h`).
 const LIVE: u64 = 1 << 0;
 const DEBUG: u64 = 1 << 1;
 
-/// `--save-domain io_fd recv_fd domid flags cbflags stream_type`, live and
-/// plain: a migration.
+/// A live, plain `--save-domain io_fd recv_fd domid flags cbflags stream_type`: a
+/// migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LiveSave {
-    /// Where the stream goes.
+    /// The descriptor that the stream is written to.
     pub io_fd: RawFd,
-    /// Meant for Remus and COLO. For a plain stream it is a copy of whatever
-    /// libxl's standard input is, not to be read.
+    /// Used by Remus and COLO. For a plain stream it is a copy of libxl's standard input,
+    /// and must not be read.
     pub recv_fd: RawFd,
-    /// Which guest.
+    /// The domid of the guest.
     pub domain: DomId,
-    /// `xl migrate --debug`.
+    /// Set by `xl migrate --debug`.
     pub verify: Verify,
 }
 
-/// The same, not live: the guest is suspended at once, and stands still until all of it
-/// is sent.
+/// A save that is not live: the guest is suspended at once, and stays suspended until all
+/// of it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PausedSave {
-    /// Where the stream goes.
+    /// The descriptor that the stream is written to.
     pub io_fd: RawFd,
-    /// Which guest.
+    /// The domid of the guest.
     pub domain: DomId,
 }
 
 impl LiveSave {
-    /// Reads the command line; `None` for anything that is not a plain live
-    /// save, which then is not lull's to do.
+    /// Parses the command line. `None` means that it is not a plain live save, and lull
+    /// does not handle it.
     pub fn parse(args: &[OsString]) -> Option<Self> {
         match Save::parse(args)? {
             Save::Live(save) => Some(save),
@@ -48,17 +48,18 @@ impl LiveSave {
     }
 }
 
-/// A plain save.
+/// A plain save, live or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Save {
     /// A migration.
     Live(LiveSave),
-    /// Into a file; or, to a socket or a pipe, a migration all the same.
+    /// A save into a file, or a migration that is not live if the descriptor is a socket or
+    /// a pipe.
     Paused(PausedSave),
 }
 
 impl Save {
-    /// Reads the command line; `None` for anything else: a restore, Remus, COLO.
+    /// Parses the command line. `None` stands for anything else: a restore, Remus, COLO.
     pub fn parse(args: &[OsString]) -> Option<Self> {
         let [_, mode, numbers @ ..] = args else {
             return None;

@@ -10,30 +10,31 @@ use lull_wire::events::{Command, Event, FRONT_END_FD, Line, Refused, SCHEMA};
 
 use crate::transport::orders::Orders;
 
-/// Longest line a command may have.
+/// Longest line of a command, in bytes.
 const LINE_MAX: usize = 4096;
 
-/// Most bytes of events kept for a front end that does not read; half of it is for those
-/// which the report rests on, and not for show: a stub may log as much as it likes.
+/// Most bytes of events kept for a front end that does not read. Events that are only
+/// displayed may fill half of it, and the other half is reserved for those the report
+/// needs: a stub may log any amount.
 const UNSENT_MAX: usize = 1 << 20;
 
-/// A `lull migrate` that watches.
+/// A `lull migrate` that follows this migration.
 pub struct FrontEnd {
     out: UnixStream,
     commands: BufReader<UnixStream>,
-    /// Who hears first what a landing hangs on.
+    /// The transport, which is told first about the events that a landing depends on.
     transport: Option<Orders>,
     line: Vec<u8>,
     cancelled: bool,
     gone: bool,
     target_ready: bool,
     hung_up: Option<Refused>,
-    /// Events the socket had no room for yet.
+    /// Events that the socket has had no room for yet.
     unsent: Vec<u8>,
 }
 
 impl FrontEnd {
-    /// Whether the environment names one.
+    /// Whether the environment names a front end.
     pub fn is_named() -> bool {
         std::env::var_os(FRONT_END_FD).is_some()
     }
@@ -56,7 +57,7 @@ impl FrontEnd {
         })
     }
 
-    /// The transport is told by us, before the front end.
+    /// Reports the gate's events to the transport first, before the front end.
     pub fn after(self, transport: Orders) -> Self {
         Self {
             transport: Some(transport),
@@ -64,8 +65,8 @@ impl FrontEnd {
         }
     }
 
-    /// Sends an event, without ever waiting: the guest may be stopped. A front
-    /// end that does not read loses what comes after [`UNSENT_MAX`] bytes.
+    /// Sends an event without ever blocking, because the guest may be stopped. A front end
+    /// that does not read loses the events beyond [`UNSENT_MAX`] bytes.
     pub fn tell(&mut self, event: Event) {
         if let Some(transport) = &self.transport {
             transport.pass_on(&event);
@@ -91,8 +92,8 @@ impl FrontEnd {
         }
     }
 
-    /// Waits a moment for a front end that is behind; to be called when nothing
-    /// is left to do.
+    /// Waits, up to `deadline`, for a front end that is behind. Call it when nothing is
+    /// left to do.
     pub fn flush(&mut self, deadline: Duration) {
         let waits = self.out.set_nonblocking(false).is_ok()
             && self.out.set_write_timeout(Some(deadline)).is_ok();
@@ -102,7 +103,8 @@ impl FrontEnd {
         self.unsent.clear();
     }
 
-    /// Whether the front end wants to give up, or has gone.
+    /// Reads the commands that have arrived. Returns whether the front end has cancelled or
+    /// is gone.
     pub fn is_cancelled(&mut self) -> bool {
         while !self.gone {
             match self.commands.read_until(b'\n', &mut self.line) {
@@ -136,12 +138,13 @@ impl FrontEnd {
         self.target_ready
     }
 
-    /// Whether the transport has hung up, and why; likewise.
+    /// Whether the transport has hung up, and why, as of the last
+    /// [`is_cancelled`](Self::is_cancelled).
     pub fn has_hung_up(&self) -> Option<Refused> {
         self.hung_up
     }
 
-    /// What to wait on for commands; nothing once it has given up.
+    /// The descriptor to poll for commands; `None` once the front end is gone.
     pub fn wake_on(&self) -> Option<BorrowedFd<'_>> {
         (!self.gone).then(|| self.out.as_fd())
     }

@@ -1,10 +1,10 @@
 //! The guard: a second process that undoes what the helper did, should the
 //! helper die of something it cannot handle.
 //!
-//! It holds the reading end of a pipe; the kernel closes the other end
-//! whatever the helper dies of. It outlives what ends the rest: it is in a session of
-//! its own, and no signal that can be heard ends it. A helper that finds it dead asks
-//! no guest to suspend.
+//! The guard holds the reading end of a pipe; the kernel closes the other end whatever the
+//! helper dies of. The guard has a session of its own and ignores every signal that can be
+//! ignored, so it survives what ends the other processes. A helper that finds its guard
+//! dead does not ask the guest to suspend.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -30,7 +30,7 @@ use crate::stub::{orphans, room};
 /// The hidden subcommand that makes this binary a guard.
 const SUBCOMMAND: &str = "guard";
 
-/// What there is to undo.
+/// The kind of work that the guard undoes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {
     /// A migration.
@@ -49,8 +49,8 @@ impl Over {
     }
 }
 
-/// Over what, the guest, and the process watched, when the command line is a
-/// guard's.
+/// Parses a guard's command line: what it guards, the guest, and the process id to watch.
+/// `None` if the command line is not a guard's.
 pub fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
     match args {
         [_, mode, over, guest, helper] if mode == SUBCOMMAND => Some((
@@ -64,24 +64,25 @@ pub fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
     }
 }
 
-/// What the helper has told the guard, a byte each.
+/// The reports that the helper sends to the guard, one byte each.
 mod word {
-    /// The guest is being asked to suspend itself.
+    /// The helper is about to ask the guest to suspend.
     pub const ASKED: u8 = b'a';
-    /// It has run on since, and is copied further.
+    /// The guest has run on since, and is copied further.
     pub const RAN_ON: u8 = b'r';
-    /// The stream is complete: the guest is not to be resumed here.
+    /// The stream is complete; the guest must not be resumed here.
     pub const COMMITTED: u8 = b'c';
-    /// libxl has answered that it goes on: the helper ends now, as it is to.
+    /// libxl has acknowledged the end, so the helper now ends as intended.
     pub const HANDED_OVER: u8 = b'h';
-    /// Everything has been undone.
+    /// The helper has undone everything.
     pub const UNDONE: u8 = b'u';
 }
 
-/// The helper's end.
+/// The helper's end of the pipe to the guard.
 pub struct Guard {
     pipe: ChildStdin,
-    /// Held by both: nobody else has the log before the guard is done with it.
+    /// Both the helper and the guard hold the claim, so the dirty log stays locked until
+    /// the guard is done.
     claim: Option<Claim>,
 }
 
@@ -89,10 +90,10 @@ impl Guard {
     /// Starts a guard over `guest`.
     ///
     /// # Errors
-    /// When it cannot be started: then the attempt should not be either.
+    /// When it cannot be started; the attempt should not start then either.
     pub fn start(guest: DomId, over: Over, claim: Option<Claim>) -> io::Result<Self> {
-        // A guard writes nothing to its standard output: the claim is handed
-        // over there.
+        // A guard writes nothing to its standard output, so the claim is passed to it
+        // there.
         let held = claim.as_ref().map_or(Ok(Stdio::null()), Claim::share)?;
         let mut child = Command::new("/proc/self/exe")
             .arg(SUBCOMMAND)
@@ -106,16 +107,16 @@ impl Guard {
         Ok(Self { pipe, claim })
     }
 
-    /// Whether a migration waits for the guest's dirty log.
+    /// Whether a migration is waiting for the guest's dirty log.
     pub fn is_wanted(&self) -> bool {
         self.claim.as_ref().is_some_and(Claim::is_wanted)
     }
 
-    /// The guest is about to be asked to suspend itself: it may still do so when
-    /// the helper is gone.
+    /// Reports that the guest is about to be asked to suspend. It may still do so after the
+    /// helper has died.
     ///
     /// # Errors
-    /// When the guard is dead: nobody would look after the guest should the helper die.
+    /// When the guard is dead: nothing would resume the guest if the helper died too.
     pub fn asked(&mut self) -> io::Result<()> {
         self.pipe.write_all(&[word::ASKED]).map_err(|error| {
             io::Error::new(
@@ -125,30 +126,31 @@ impl Guard {
         })
     }
 
-    /// That pause is over.
+    /// Reports that the guest has run on since it was asked.
     pub fn ran_on(&mut self) {
         let _ = self.pipe.write_all(&[word::RAN_ON]);
     }
 
-    /// The stream is complete; stub and dirty log are now the guard's to take
-    /// away, while libxl goes on.
+    /// Reports that the stream is complete. The guard now removes the stub and the dirty
+    /// log while libxl goes on.
     pub fn commit(&mut self) {
         let _ = self.pipe.write_all(&[word::COMMITTED]);
     }
 
-    /// The last thing before the helper ends, unless it is to end in failure: a
-    /// guard that does not hear of it knows that libxl takes the attempt for failed.
+    /// Reports that the helper is about to end, as its last action. A helper that ends in
+    /// failure does not send it: without this report the guard assumes that libxl takes the
+    /// attempt for failed.
     pub fn handed_over(mut self) {
         let _ = self.pipe.write_all(&[word::HANDED_OVER]);
     }
 
-    /// Nothing is left to undo.
+    /// Reports that nothing is left to undo.
     pub fn undone(mut self) {
         let _ = self.pipe.write_all(&[word::UNDONE]);
     }
 }
 
-/// The guard's own life: waits for the helper's end, then cleans up.
+/// The guard's main function: waits for the helper to end, then cleans up.
 pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     hygiene::outlive_signals();
     hygiene::settle();
@@ -173,8 +175,8 @@ pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     code
 }
 
-/// Until the guest runs on here, or its domain is gone: an operator may have to decide
-/// which. Till then xl's monitor is not to see that it is suspended.
+/// Waits until the guest runs on here or its domain is gone; an operator may have to decide
+/// which. Until then xl's monitor must not see that the guest is suspended.
 fn wait_until_it_is_decided(guest: DomId) {
     let Ok(xen) = Xen::open_here() else {
         return;
@@ -187,10 +189,10 @@ fn wait_until_it_is_decided(guest: DomId) {
     }
 }
 
-/// For that an operator has a day.
+/// Time that an operator has to decide: one day.
 const DECIDING: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Between two looks whether it is.
+/// Interval between two checks whether the operator has decided.
 const DECIDING_LOOK: Duration = Duration::from_millis(200);
 
 fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
@@ -199,7 +201,7 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
     }
     if over == Over::Sampling {
         if !is_saved_by_another(guest) {
-            // A guest that has gone has no log.
+            // The call fails for a guest that is gone and has no log.
             let _ = Xen::open_here().and_then(|xen| xen.shadow_op(guest, ShadowOp::Off));
         }
         return ExitCode::SUCCESS;
@@ -215,24 +217,25 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
     }
 }
 
-/// Whether the guest may run at the destination. Not if the helper died on its way to
-/// its end: libxl then ends the stream unfinished, and while xl resumes the guest,
-/// libvirt does not. Where there is a front end, its transport does: see `transport`.
+/// Whether the guest may run at the destination. It may not if the helper died before it
+/// could end properly: libxl then ends the stream unfinished, and xl resumes the guest but
+/// libvirt does not. With a front end its transport resumes the guest; see `transport`.
 fn is_to_land(heard: &[u8], has_transport: bool) -> bool {
     let committed = heard.contains(&word::COMMITTED);
     committed && (has_transport || heard.contains(&word::HANDED_OVER))
 }
 
-/// Whether the last thing heard of the guest is that it was asked. Once the stream is
-/// complete it has stopped: nothing is still to come.
+/// Whether the request to suspend is the last report about the guest. Once the stream is
+/// complete the guest has stopped, so no suspend can follow.
 fn may_still_stop(heard: &[u8]) -> bool {
     let told = [word::ASKED, word::RAN_ON, word::COMMITTED];
     let last = heard.iter().rfind(|word| told.contains(word));
     last == Some(&word::ASKED)
 }
 
-/// The guest first: whoever waits for it waits for this. One that may still
-/// stop is watched while a stub is taken down, which can take a while.
+/// Takes over from the helper. The guest comes first, because everything that uses it waits
+/// for it. A guest that may still suspend is watched while the stub is destroyed, which can
+/// take long.
 fn take_over(guest: DomId, helper: u32, lands: bool, asked: bool) -> io::Result<()> {
     let xen = Xen::open_here()?;
     let resumed = match lands {
@@ -252,15 +255,15 @@ fn take_over(guest: DomId, helper: u32, lands: bool, asked: bool) -> io::Result<
     cleaned.unwrap_or_else(|_| Err(io::Error::other("the stub was not taken away")))
 }
 
-/// How long a guest may take to land before anything is taken down beside it.
+/// Time that a guest has to land before the stub is destroyed.
 const LANDING: Duration = Duration::from_secs(20);
 
-/// Between two looks whether it has.
+/// Interval between two checks whether the guest has landed.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Until the guest's domain here is gone, but for pages that a stub still maps, or
-/// runs on after all, or it is `over` otherwise. Taking down a stub costs dom0 time
-/// that the guest, which waits, would pay for.
+/// Waits until the guest's domain here is gone except for pages that a stub still maps, or
+/// runs on after all, or `over` returns true. Destroying a stub takes dom0 time that would
+/// lengthen the guest's pause.
 pub fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bool) {
     let until = Instant::now() + LANDING;
     while matches!(xen.domain_state(guest), Ok(Some(state)) if state.is_suspended())
@@ -274,13 +277,13 @@ pub fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bool) {
 fn clean_up(guest: DomId, helper: u32) -> io::Result<()> {
     let xen = Xen::open_here()?;
     orphans(&xen, Some(helper))?;
-    // A guest that has gone, or whose log is off, is as it should be.
+    // The call fails for a guest that is gone, or whose log is already off.
     let _ = xen.shadow_op(guest, ShadowOp::Off);
     Ok(())
 }
 
-/// Whether a save helper that knows nothing of claims moves this guest: it has
-/// switched the dirty log off and on again for itself, or is about to.
+/// Whether a save helper that does not use claims is migrating this guest. Such a helper
+/// has switched the dirty log off and on again for itself, or is about to.
 pub fn is_saved_by_another(guest: DomId) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else {
         return false;

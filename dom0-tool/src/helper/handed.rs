@@ -1,7 +1,7 @@
-//! A fast landing's helper: libxl's has long ended when the guest stops, so the
-//! engine is a process of `lull migrate`'s, and the helper that libxl started is
-//! thin. It hands over the stream, waits until the first pass is in it, and lets
-//! libxl go on.
+//! The helper of a fast landing. libxl's helper has long ended when the guest stops, so the
+//! engine is a process of `lull migrate`, and the helper that libxl starts only hands over.
+//! It passes the stream on, waits until the first pass is written to it, and lets libxl go
+//! on.
 //!
 //! ```text
 //! lull migrate ──starts──▶ engine ◀── stream, a socket ── helper ◀──starts── libxl
@@ -30,42 +30,41 @@ use super::libxl::Libxl;
 use super::toolstack::Toolstack;
 use crate::engine::{SuspendAnswer, Verify};
 
-/// Environment variable with the number of an inherited socket: at its other end
-/// waits the engine.
+/// Environment variable with the number of an inherited socket that leads to the engine.
 pub const ENGINE_FD: &str = "LULL_ENGINE_FD";
 
-/// How long the guest may take to acknowledge a request to suspend, and as long
-/// again to stop: libxl's own (`libxl_dom_suspend.c`, 4.17).
+/// Time that the guest has to acknowledge a request to suspend, and the same again to stop;
+/// these are libxl's own limits (`libxl_dom_suspend.c`, 4.17).
 const ACKNOWLEDGING: Duration = Duration::from_secs(60);
 
-/// What is handed over, beside two descriptors: the stream's, and the socket for
-/// what follows.
+/// The message of a handover. Two descriptors accompany it: the stream, and the socket for
+/// the reply.
 #[derive(Debug, Serialize, Deserialize)]
 struct Handover {
     domain: DomId,
     verify: bool,
 }
 
-/// How the engine's part in libxl's stream went.
+/// How the engine's part of libxl's stream ended.
 #[derive(Debug, Serialize, Deserialize)]
 struct FirstPass {
     how: How,
-    /// For libxl's log; may be empty.
+    /// Text for libxl's log; may be empty.
     words: String,
 }
 
-/// The engine to hand over to, if there is one.
+/// The socket to the engine, if there is one.
 pub fn engine() -> Option<OwnedFd> {
     inherited_fd::named(ENGINE_FD)
 }
 
-/// The thin helper's life.
+/// The main function of the thin helper.
 ///
 /// # Errors
-/// When there is nobody to hand over to, or libxl has gone.
+/// When the engine or libxl has gone.
 pub fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
     let stream = inherited_fd::adopt(save.io_fd)?;
-    // Closed, whatever it is: it is not ours to read.
+    // Closed unread: it is not this process's to read.
     drop(inherited_fd::adopt(save.recv_fd));
     let (ours, theirs) = UnixStream::pair()?;
     let words = serde_json::to_vec(&Handover {
@@ -85,7 +84,7 @@ pub fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
     drop((stream, theirs, engine));
 
     let mut line = String::new();
-    // The engine's end closes it, whatever that dies of.
+    // The socket closes when the engine ends, whatever it dies of.
     let told = BufReader::new(ours).read_line(&mut line);
     let first_pass = told
         .ok()
@@ -102,27 +101,27 @@ pub fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the engine got.
+/// The stream and the task that the engine received.
 pub struct Handed {
-    /// libxl's stream.
+    /// The descriptor of libxl's stream.
     pub stream: OwnedFd,
-    /// Which guest.
+    /// The domid of the guest.
     pub domain: DomId,
-    /// `xl migrate --debug`.
+    /// Set by `xl migrate --debug`.
     pub verify: Verify,
     helper: UnixStream,
 }
 
 impl Handed {
-    /// Waits for the helper; `None` if libxl never starts one, or `front_end`
+    /// Waits for the helper. Returns `None` if libxl never starts one, or if `front_end`
     /// has gone.
     ///
     /// # Errors
-    /// When what came is no handover.
+    /// When the message is not a handover.
     pub fn wait(from: &OwnedFd, front_end: Option<BorrowedFd<'_>>) -> io::Result<Option<Self>> {
         loop {
             let mut fds = vec![PollFd::new(from, PollFlags::IN)];
-            // Commands wait; only its end matters.
+            // Commands can wait; only a hang-up matters here.
             fds.extend(front_end.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)));
             match poll(&mut fds, None) {
                 Ok(_) => {}
@@ -171,7 +170,7 @@ impl Handed {
         }))
     }
 
-    /// What stands in libxl's place, and the stream.
+    /// The toolstack that replaces libxl, and the stream.
     ///
     /// # Errors
     /// When Xen cannot be reached.
@@ -187,14 +186,14 @@ impl Handed {
     }
 }
 
-/// The engine without libxl: it asks the guest itself.
+/// The toolstack of an engine without libxl; it asks the guest to suspend itself.
 pub struct OnItsOwn {
     xen: Xen,
     guest: DomId,
-    /// Until the first pass is done.
+    /// The socket to the helper, until the first pass is done.
     helper: Option<UnixStream>,
     words: String,
-    /// When the guest was asked, until that is answered.
+    /// When the guest was asked to suspend; `None` once that is answered.
     asked: Option<Instant>,
 }
 
@@ -284,7 +283,7 @@ mod tests {
 
     use super::*;
 
-    /// As libxl would, but for the conversation with it.
+    /// Hands over as the helper does, without the conversation with libxl.
     fn handed() -> (Handed, io::PipeReader) {
         let (helpers, engines) = UnixStream::pair().unwrap();
         let (read, stream) = io::pipe().unwrap();

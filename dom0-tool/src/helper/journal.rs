@@ -1,14 +1,15 @@
-//! The journal, when a service started this helper: libvirt's daemon, whose own
-//! error says no more than that the migration failed, and stands there too.
+//! The systemd journal, when a service started this helper. libvirt's daemon is such a
+//! service: its own error, which also goes to the journal, only says that the migration
+//! failed.
 
 use std::ffi::OsStr;
 use std::io;
 
-/// Set by systemd to the device and inode of what it gave the service
-/// (`systemd.exec(5)`).
+/// systemd sets this variable to the device and inode of the stream that it gave the
+/// service (`systemd.exec(5)`).
 const VARIABLE: &str = "JOURNAL_STREAM";
 
-/// Whether what is written to standard error gets into the journal.
+/// Whether standard error goes to the journal.
 pub fn is_our_stderr() -> bool {
     let stream = std::env::var_os(VARIABLE);
     let Ok(stderr) = rustix::fs::fstat(io::stderr()) else {

@@ -10,30 +10,30 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::toolstack::{Toolstack, errno};
 use crate::engine::SuspendAnswer;
 
-/// Message numbers.
+/// Message numbers of the protocol.
 mod message {
     pub const LOG: u16 = 1;
     pub const SUSPEND: u16 = 3;
     pub const COMPLETE: u16 = 10;
 }
 
-/// `XTL_WARN` and `XTL_ERROR` (`tools/include/xentoollog.h`).
+/// The values of `XTL_WARN` and `XTL_ERROR` (`tools/include/xentoollog.h`).
 const LEVEL_WARN: u32 = 7;
 const LEVEL_ERROR: u32 = 8;
 
-/// Longest text of one log message, far below the frame's 64 KiB.
+/// Longest text of one log message, in bytes; the frame allows 64 KiB.
 const TEXT_MAX: usize = 4096;
 
 /// Both ends of the conversation.
 pub struct Libxl {
     to: io::Stdout,
     from: io::Stdin,
-    /// An answer is awaited.
+    /// A request was sent whose answer has not arrived.
     asked: bool,
 }
 
 impl Libxl {
-    /// Takes standard input and output, which nobody else here may use.
+    /// Takes standard input and output; nothing else in this process may use them.
     pub fn new() -> Self {
         Self {
             to: io::stdout(),
@@ -42,11 +42,12 @@ impl Libxl {
         }
     }
 
-    /// Puts a warning into libxl's log, which xl prints. No answer comes: whoever
-    /// takes this process's place finds the conversation at its start.
+    /// Writes a warning to libxl's log, which xl prints. libxl sends no answer, so a
+    /// program that replaces this process finds the conversation at its start.
     ///
     /// # Errors
-    /// When it has closed its end.
+    /// When libxl has closed its end.
+    /// libxl has sent the request, and would take one that vanished for acknowledged.
     pub fn warn(&mut self, text: &str) -> io::Result<()> {
         self.log(LEVEL_WARN, text)
     }
@@ -118,7 +119,7 @@ impl Toolstack for Libxl {
     }
 
     fn look(&self) -> io::Result<()> {
-        // It has closed its end.
+        // A hang-up alone means that libxl has closed its end.
         match self.ready() {
             Ok(PollFlags::HUP) => Err(io::Error::other("it closed the conversation")),
             _ => Ok(()),
@@ -160,7 +161,8 @@ impl Body {
         self.0.extend(value.to_ne_bytes());
     }
 
-    /// Length with the closing NUL, then both; NULs within would end it early.
+    /// Writes the length including the closing NUL, then text and NUL. A NUL within the
+    /// text would end it early and becomes a space.
     fn string(&mut self, text: &str) {
         let text = text.replace('\0', " ");
         self.u32(text.len() as u32 + 1);
@@ -168,7 +170,7 @@ impl Body {
         self.0.push(0);
     }
 
-    /// The message with its length in front.
+    /// The message, preceded by its length.
     fn frame(self) -> Vec<u8> {
         let length = u16::try_from(self.0.len()).expect("messages are short");
         [&length.to_ne_bytes()[..], &self.0].concat()

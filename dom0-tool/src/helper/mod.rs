@@ -1,11 +1,11 @@
-//! lull in the place of libxl's save helper.
+//! lull as libxl's save helper.
 //!
-//! libxl starts whatever `LIBXL_SAVE_HELPER` names, with a fixed command line
-//! ([`args`]), and talks to it over standard input and output ([`libxl`]).
-//! Live migrations of guests lull can move are done by the [`engine`](crate::engine);
-//! everything else goes to the stock helper, untouched ([`mod@stock`]). A second
-//! process cleans up should this one die ([`guard`]). Where the guest lands fast,
-//! this process only hands over ([`handed`]).
+//! libxl starts the program that `LIBXL_SAVE_HELPER` names, with a fixed command line
+//! ([`args`]), and talks to it over standard input and output ([`libxl`]). The
+//! [`engine`](crate::engine) does the live migrations of guests that lull can move;
+//! everything else goes to the stock helper, unchanged ([`mod@stock`]). A second process
+//! cleans up if this one dies ([`guard`]). For a fast landing this process only hands the
+//! stream over ([`handed`]).
 
 mod args;
 mod front_end;

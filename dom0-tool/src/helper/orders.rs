@@ -1,6 +1,6 @@
-//! What the helper is to do. `lull migrate` puts it into its environment;
-//! started by plain xl or libvirt, it looks for itself: the limits are in their
-//! file, and the costs in the ledger.
+//! The limits and costs for the helper. `lull migrate` passes them in the environment. When
+//! plain xl or libvirt starts the helper, it reads the limits from their file and the costs
+//! from the ledger.
 
 use std::env;
 use std::time::{Duration, Instant};
@@ -24,29 +24,30 @@ use crate::limits::{self, Chosen, Effective};
 pub const MAX_SUSPEND_TIME: &str = "LULL_MAX_SUSPEND_TIME_US";
 /// Microseconds, decimal: the limit on the time until the suspend.
 pub const TIMEOUT: &str = "LULL_TIMEOUT_US";
-/// Microseconds, decimal, separated by commas: upper bounds of suspend, final
-/// bitmap, CPU state, landing, resume; then what of each is expected.
+/// Microseconds, decimal, separated by commas: upper bounds of suspend, final bitmap, CPU
+/// state, landing and resume; then the expected value of each.
 pub const COSTS: &str = "LULL_COSTS_US";
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, decimal: when the operator's command
 /// started, which is what the timeout counts from.
 pub const STARTED: &str = "LULL_STARTED_NS";
 
-/// Bytes a second, decimal: what is sent at most until the suspend.
+/// Bytes a second, decimal: the bandwidth cap until the suspend.
 pub const BANDWIDTH: &str = "LULL_BANDWIDTH";
 
-/// Per mille, decimal: the share of pauses that may be given up.
+/// Per mille, decimal: the share of pauses that the estimate may get wrong.
 pub const RISK: &str = "LULL_RISK_PER_MILLE";
 
-/// Set where the guest is to be left paused: then no limit bounds its pause.
+/// Set when the guest is to be left paused; no limit then bounds its pause.
 pub const LEFT_PAUSED: &str = "LULL_LEFT_PAUSED";
 
-/// See [`LEFT_PAUSED`].
+/// Whether [`LEFT_PAUSED`] is set.
 pub fn is_left_paused() -> bool {
     env::var_os(LEFT_PAUSED).is_some()
 }
 
-/// When the attempt started: with the operator's command, or now.
+/// When the attempt started: at the start of the operator's command, or now if none is
+/// given.
 pub fn start() -> Instant {
     let now = Instant::now();
     let started = env::var(STARTED)
@@ -56,7 +57,7 @@ pub fn start() -> Instant {
     now.checked_sub(Duration::from_nanos(ago)).unwrap_or(now)
 }
 
-/// A variable that cannot be understood. A limit is never guessed at.
+/// A variable that cannot be parsed. A limit is never guessed.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable} is {value:?}, which is not {wanted}")]
 pub struct BadOrder {
@@ -65,29 +66,29 @@ pub struct BadOrder {
     wanted: &'static str,
 }
 
-/// Which limits, and where they come from, if not from the environment.
+/// The limits, and their source if it is not the environment.
 #[derive(Debug, Default)]
 pub struct Ordered {
     pub limits: Limits,
-    /// What may be sent until the suspend.
+    /// The bandwidth cap until the suspend.
     pub bandwidth: Bandwidth,
-    /// The share of pauses that may be given up.
+    /// The share of pauses that the estimate may get wrong.
     pub risk: Risk,
     pub from: Effective,
 }
 
 impl Ordered {
-    /// Whether there is anything to keep to.
+    /// Whether any limit or bandwidth cap is set.
     pub fn is_limited(&self) -> bool {
         self.limits != Limits::default() || self.bandwidth.0.is_some()
     }
 }
 
-/// The limits for this guest; none where none is set.
+/// The limits for this guest; empty where none is set.
 ///
 /// # Errors
-/// When one is set to something that is no limit, or when the file cannot be
-/// read or understood. That never means "no limit".
+/// When a value is not a valid limit, or when the file cannot be read or parsed. An error
+/// never means "no limit".
 pub fn limits(guest: DomId) -> anyhow::Result<Ordered> {
     if !is_ordered() {
         return ordered_by_file(guest);
@@ -105,9 +106,9 @@ pub fn limits(guest: DomId) -> anyhow::Result<Ordered> {
     })
 }
 
-/// Whether `lull migrate` has given the orders in the environment: it holds the other
-/// end of a socket. A shell may have inherited the variables alone, and they must not
-/// stand for the file's limits.
+/// Whether `lull migrate` set the limits in the environment: it holds the other end of a
+/// socket. A shell may have inherited the variables alone, and those must not replace the
+/// limits in the file.
 fn is_ordered() -> bool {
     let sockets = [lull_wire::events::FRONT_END_FD, super::handed::ENGINE_FD];
     env::var_os(STARTED).is_some() && sockets.into_iter().any(inherited_fd::is_named_socket)
@@ -133,17 +134,17 @@ fn from_file(guest: DomId) -> anyhow::Result<Effective> {
     let name = name(guest)?;
     let uuid = host::uuid(guest).context("xenstore does not tell the guest's UUID")?;
     limits::effective(&name, Some(&uuid)).map_err(|error| {
-        // All of it would fill xl's log.
+        // The full text would fill xl's log.
         let error = error.to_string();
         let first = error.lines().next().unwrap_or_default().to_owned();
         anyhow::anyhow!("its limits cannot be known: {first} (`lull limits check` shows all of it)")
     })
 }
 
-/// The guest's name.
+/// Reads the guest's name.
 ///
 /// # Errors
-/// When xenstore does not tell.
+/// When xenstore does not answer, or has no name for it.
 pub fn name(guest: DomId) -> anyhow::Result<String> {
     let name =
         Xenstore::open().and_then(|mut store| store.read(&format!("/local/domain/{guest}/name")));
@@ -166,7 +167,7 @@ fn number(name: &'static str, wanted: &'static str) -> Result<Option<u64>, BadOr
     variable(name, wanted, above_zero)
 }
 
-/// What the variable is set to, as it is understood; nothing where it is not set.
+/// The parsed value of the variable; `None` if it is not set.
 fn variable<T>(
     name: &'static str,
     wanted: &'static str,
@@ -186,7 +187,7 @@ fn variable<T>(
     }
 }
 
-/// What [`COSTS`] is set to: whole microseconds.
+/// The value for [`COSTS`], in whole microseconds.
 pub fn costs_variable(at_most: Costs, expected: Costs) -> String {
     let parts = [at_most.parts(), expected.parts()];
     let numbers = parts.as_flattened().iter();
@@ -194,12 +195,12 @@ pub fn costs_variable(at_most: Costs, expected: Costs) -> String {
     numbers.join(",")
 }
 
-/// The costs to assume for the guest of that name, at most and as expected. Who does
-/// not say them does not say where it goes either: then the worst that is known of any
-/// destination.
+/// The costs to assume for the guest of that name: upper bounds and expected values. If
+/// [`COSTS`] is not set, the destination is unknown too, and the worst costs known of any
+/// destination are used.
 ///
 /// # Errors
-/// When they are set and are not ten numbers.
+/// When the variable is set and does not hold ten numbers.
 pub fn costs(name: &str) -> Result<(FixedCosts, FixedCosts), BadOrder> {
     let Some(value) = env::var_os(COSTS) else {
         let ledger = Ledger::at(ledger::FILE);

@@ -1,4 +1,4 @@
-//! The helper's life.
+//! The main functions of the save helper and of a fast landing's engine.
 
 use std::ffi::OsString;
 use std::io;
@@ -48,7 +48,7 @@ use crate::stub::{StubLog, orphans};
 use crate::trace::{Recorder, Unrecorded};
 use crate::transport::{self, orders::Orders};
 
-/// Exit status libxl takes for a helper that broke down.
+/// Exit status that libxl takes for a helper that broke down.
 const BROKEN: u8 = 255;
 
 /// Runs as libxl's save helper.
@@ -69,8 +69,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         drop(inherited_fd::named(variable));
     }
     let orders = orders::limits(save.domain);
-    // Without limits a guest that lull cannot move is simply the stock
-    // helper's; with them it is refused, since the stock helper knows none.
+    // Without limits, a guest that lull cannot move goes to the stock helper. With limits
+    // it is refused, because the stock helper does not know them.
     if orders.as_ref().is_ok_and(|orders| !orders.is_limited())
         && guest_type(save.domain).is_ok_and(|kind| kind != GuestType::Pvh)
     {
@@ -78,7 +78,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let ended = match handed::engine() {
         Some(engine) => {
-            // It is the engine's.
+            // The claim is the engine's, so it is closed here.
             drop(inherited_fd::named(CLAIM_FD));
             handed::hand_over(&save, engine)
         }
@@ -90,14 +90,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     })
 }
 
-/// Says no to a save that is not live and goes to another host, where there is a limit:
-/// the guest would be paused for all of the copy. One into a file is nobody's pause.
+/// Refuses a save that is not live and goes to another host if the guest has a downtime
+/// limit: the guest would be paused for the whole copy. A save into a file is no migration,
+/// and its pause is not limited.
 fn refuse_paused(save: &PausedSave, start: Instant) -> Option<ExitCode> {
     let leaves = inherited_fd::is_socket_or_pipe(save.io_fd);
     let orders = leaves.then(|| orders::limits(save.domain))?;
     let limit = match &orders {
         Ok(ordered) => Some(ordered.limits.max_suspend?),
-        // A limit that cannot be read may be any.
+        // A limit that cannot be read may be any limit.
         Err(_) => None,
     };
     let mut libxl = Libxl::new();
@@ -123,17 +124,16 @@ fn refuse_paused(save: &PausedSave, start: Instant) -> Option<ExitCode> {
     Some(helper.finish(&verdict).0)
 }
 
-/// Moves the guest as libxl asks. What cannot be begun, and is under no limit, is
-/// left to the stock helper: no byte of the stream was written then, and nothing is
-/// under way with libxl.
+/// Moves the guest as libxl asks. An attempt that cannot begin and has no limit is left to
+/// the stock helper; at that point no byte of the stream is written, and nothing is under
+/// way with libxl.
 fn move_guest(
     args: &[OsString],
     save: &LiveSave,
     start: Instant,
     orders: anyhow::Result<Ordered>,
 ) -> io::Result<ExitCode> {
-    // Whatever the second is, it is not ours to read. Both stay open for the stock
-    // helper.
+    // The second descriptor is not to be read here. Both stay open for the stock helper.
     let stream = inherited_fd::adopt(save.io_fd)?;
     let unread = inherited_fd::adopt(save.recv_fd).ok();
     let task = Task {
@@ -222,14 +222,15 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
     };
     let verdict = match helper.attempt(task, start, orders) {
         Tried::Ended(verdict) => verdict,
-        // It is not, of a fast landing.
+        // This does not happen in a fast landing.
         Tried::LeftToStock(reason) => Verdict::plain(How::SourceFailed, reason, ""),
     };
-    // Nothing is handed over: the transport knows.
+    // The guard needs no report: the transport knows how it ended.
     let (code, _guard) = helper.finish(&verdict);
     if verdict.how == How::StreamComplete {
-        // Our end unmaps what is shared with the stub and closes the connection to
-        // `lull land`: time of both hosts' dom0, for which the guest would wait.
+        // When this process ends, the kernel unmaps what it shares with the stub and closes
+        // the connection to `lull land`. That takes dom0 time on both hosts, which would
+        // lengthen the guest's pause.
         if let Ok(xen) = Xen::open_here() {
             guard::wait_while_it_lands(&xen, guest, || transport.is_gone());
         }
@@ -243,7 +244,7 @@ fn hand_over(args: &[OsString]) -> ExitCode {
     BROKEN.into()
 }
 
-/// What libxl says the guest is.
+/// The guest's type according to libxl.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GuestType {
     Pvh,
@@ -263,7 +264,7 @@ fn guest_type(domain: DomId) -> io::Result<GuestType> {
     }
 }
 
-/// Everything the helper was given, or what stands in its place.
+/// The state of one attempt: the descriptors it was given, or what replaces them.
 struct Helper<'t> {
     toolstack: &'t mut dyn Toolstack,
     front_end: Option<FrontEnd>,
@@ -271,39 +272,40 @@ struct Helper<'t> {
     wake: UnixStream,
     guard: Option<Guard>,
     trace: Option<Recorder>,
-    /// Where no front end keeps one.
+    /// The record of the attempt, kept here if there is no front end to keep it.
     record: Option<runs::Recorder>,
-    /// What plain xl's operator has not asked for on the command line.
+    /// Limits taken from the file rather than from the command line; named in the messages
+    /// to users of plain xl.
     limits_from: Effective,
     guest: DomId,
-    /// Its name, for words.
+    /// The guest's name, for messages.
     name: String,
     control: Option<Server>,
     wish: Option<Wish>,
     cancelled: bool,
-    /// xl's, which a suspend would end.
+    /// xl's monitor process, which the suspend would end.
     monitor: Option<Monitor>,
     /// The guest was asked to suspend.
     asked: bool,
-    /// The guest may still follow a request to suspend: the guard is not told that
-    /// all is undone.
+    /// The guest may still follow a request to suspend, so the guard is not told that
+    /// everything is undone.
     request_left: bool,
 }
 
 /// How an attempt ended.
 enum Tried {
-    /// So.
+    /// With this verdict.
     Ended(Verdict),
-    /// It could not be begun, for this reason; the stock helper may do it.
+    /// The attempt could not begin, for this reason; the stock helper may do it.
     LeftToStock(String),
 }
 
-/// What there is to do.
+/// What the attempt is to move, and over which descriptors.
 struct Task {
     guest: DomId,
     verify: Verify,
     stream: OwnedFd,
-    /// To and from `lull land`, for a fast landing.
+    /// The descriptors to and from `lull land`, in this order; only in a fast landing.
     channel: Option<(OwnedFd, OwnedFd)>,
 }
 
@@ -343,7 +345,7 @@ impl<'t> Helper<'t> {
         if self.front_end.is_none() {
             self.record = record(&self.name, task.guest).ok();
         }
-        // What stands in the way here stands in the stock helper's way too.
+        // An error here would stop the stock helper too.
         let allowed = orders.and_then(|ordered| {
             let costs = orders::costs(&self.name)?;
             Ok((ordered, costs, self.claim(task.guest)?))
@@ -355,7 +357,7 @@ impl<'t> Helper<'t> {
         let is_watched = self.front_end.is_some() || task.channel.is_some();
         let stock_may = stock_may(&ordered, is_watched) && stock::find().is_ok();
         let tried = self.try_attempt(task, start, ordered, costs, claim);
-        // Whoever wants to stop it told this process.
+        // A signal to this process is a request to stop the migration.
         let stock_may = stock_may && !self.signalled.load(Ordering::Relaxed);
         match tried {
             Ok(Ok(verdict)) => Tried::Ended(verdict),
@@ -371,15 +373,15 @@ impl<'t> Helper<'t> {
         }
     }
 
-    /// It could not be begun, and that is told like any other end: a front end would
-    /// judge by xl's words, which then speak of the destination.
+    /// Reports an attempt that could not begin like any other end. Without that report a
+    /// front end would judge by xl's output, which blames the destination in this case.
     fn broken(&mut self, start: Instant, error: &anyhow::Error) -> Verdict {
         let verdict = Verdict::plain(How::SourceFailed, format!("{error:#}"), "");
         self.tell(engine::never_begun(start, &verdict));
         verdict
     }
 
-    /// Ends lull's part, of which nothing is left; says what is to be told.
+    /// Ends lull's part and leaves nothing behind. Returns the message to show.
     fn leave_to_stock(mut self, reason: String) -> String {
         let words = format!(
             "lull leaves {} to Xen's own save helper, since no limit is set for it: {reason}.",
@@ -481,8 +483,8 @@ impl<'t> Helper<'t> {
         Ok(ended)
     }
 
-    /// The dirty log is this attempt's: who only samples it gives it up. Not
-    /// being able to say so is no reason to fail.
+    /// Claims the guest's dirty log; a process that only samples it gives it up. A failure
+    /// to lock does not end the attempt.
     fn claim(&mut self, guest: DomId) -> anyhow::Result<Option<Claim>> {
         let folder = Folder::default();
         if let Some(claim) = Claim::inherited(&folder, guest) {
@@ -503,7 +505,7 @@ impl<'t> Helper<'t> {
         }
     }
 
-    /// Hears whoever looks or steers.
+    /// Serves the clients of the control socket.
     fn attend(&mut self) {
         let Some(control) = &mut self.control else {
             return;
@@ -551,14 +553,14 @@ impl<'t> Helper<'t> {
                 self.wish = Some(Wish::SwitchNow);
                 return;
             }
-            // The server's own.
+            // The server answers these itself.
             Request::Status | Request::Watch => return,
         };
         control.answer(answer);
         if self.cancelled
             && let Some(front_end) = &mut self.front_end
         {
-            // It is to know whose wish it was, and to tell the transport.
+            // The front end records who asked, and tells the transport.
             front_end.tell(Event::CancelAsked);
         }
     }
@@ -567,8 +569,8 @@ impl<'t> Helper<'t> {
         self.tell(log("warn", text));
     }
 
-    /// For who has called plain xl, and sees nothing else: what, whose limit,
-    /// and where the guest is.
+    /// The message for users of plain xl, who see nothing else: what happened, where the
+    /// limit comes from, and where the guest is.
     fn words_for_xl(&self, verdict: &Verdict) -> String {
         let name = &self.name;
         let mut text = format!("{name} was not moved: {}.", verdict.in_a_line());
@@ -595,7 +597,7 @@ impl<'t> Helper<'t> {
         text
     }
 
-    /// Tells libxl how it ended. The guard comes back if there is something to hand
+    /// Tells libxl how the attempt ended. Returns the guard if there is something to hand
     /// over to it.
     fn finish(mut self, verdict: &Verdict) -> (ExitCode, Option<Guard>) {
         if verdict.how != How::StreamComplete {
@@ -604,8 +606,8 @@ impl<'t> Helper<'t> {
                 guard.undone();
             }
             let words = match self.front_end {
-                // Which tells more, and goes by xl's words: none but xl's own are to
-                // stand among them.
+                // The front end shows more than this, and it parses xl's output, which must
+                // not contain other text.
                 Some(_) => "the guest was not moved: `lull migrate` says why".to_owned(),
                 None => printable(&self.words_for_xl(verdict)),
             };
@@ -616,14 +618,15 @@ impl<'t> Helper<'t> {
         }
         let completed = self.toolstack.end(verdict.how);
         if let Some(front_end) = &mut self.front_end {
-            // libxl goes on only once this process has ended, and after a
-            // complete stream the guest waits for that.
+            // libxl goes on only after this process has ended, and after a complete stream
+            // the guest waits for that.
             front_end.flush(match verdict.how {
                 How::StreamComplete => Duration::from_millis(20),
                 _ => Duration::from_secs(2),
             });
         }
-        // Into a pipe: libxl waits for this process, and the guest for libxl.
+        // The trace goes into a pipe, because libxl waits for this process, and
+        // the guest for libxl.
         if let Some(trace) = self.trace.take() {
             trace.end(verdict.how, &verdict.reason);
         }
@@ -634,14 +637,14 @@ impl<'t> Helper<'t> {
     }
 }
 
-/// Whether the stock helper may do what this one cannot begin: it knows no limits,
-/// and tells nobody anything.
+/// Whether the stock helper may do what this one cannot begin. It does not know limits, and
+/// it reports nothing.
 fn stock_may(ordered: &Ordered, is_watched: bool) -> bool {
     !ordered.is_limited() && !is_watched
 }
 
-/// Where the guest is after an attempt that failed. Whom libxl has suspended it
-/// resumes when this process has ended.
+/// Where the guest is after an attempt that failed. libxl resumes a guest that it suspended
+/// once this process has ended.
 fn where_it_is(name: &str, state: io::Result<Option<DomainState>>) -> String {
     let state = match state {
         Ok(Some(state)) => state,
@@ -663,11 +666,11 @@ fn log(level: &str, text: String) -> Event {
     })
 }
 
-/// A record of an attempt that nobody else keeps one of. None is no reason to
-/// fail.
+/// Starts a record of an attempt that no other process records. A failure does not end the
+/// attempt.
 fn record(name: &str, domain: DomId) -> io::Result<runs::Recorder> {
     let through = runs::recorder::Through::Libxl;
-    // Its keeper outlives this process, which libxl waits for.
+    // The spooler outlives this process, which libxl waits for.
     let (record, _) = runs::Recorder::start(name, domain, None, through)?;
     Ok(record)
 }
@@ -678,7 +681,7 @@ impl Host for Helper<'_> {
         if let Some(guard) = &mut self.guard {
             guard.asked()?;
         }
-        // The guard lets it go on, whatever becomes of this process.
+        // The guard lets the monitor continue, even if this process dies.
         if let Some(monitor) = &self.monitor {
             monitor.hold();
         }

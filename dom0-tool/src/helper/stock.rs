@@ -1,4 +1,4 @@
-//! The helper that came with Xen, for what lull does not do.
+//! Xen's own save helper, for the saves that lull does not do.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,13 +8,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Names the stock helper where it is in none of the usual places.
+/// Environment variable with the path of the stock helper, if it is in none of the usual
+/// places.
 const VARIABLE: &str = "LULL_STOCK_HELPER";
 
 const NAME: &str = "libxl-save-helper";
 
-/// Becomes the stock helper, with the same command line and descriptors.
-/// Returns only when that fails.
+/// Executes the stock helper in this process, with the same command line and descriptors.
+/// Returns only on failure.
 pub fn become_it(args: &[OsString]) -> io::Error {
     match find() {
         Ok(path) => Command::new(path).args(args.iter().skip(1)).exec(),
@@ -22,7 +23,7 @@ pub fn become_it(args: &[OsString]) -> io::Error {
     }
 }
 
-/// Where it is.
+/// Finds the path of the stock helper.
 ///
 /// # Errors
 /// When it is in none of the usual places.
@@ -46,7 +47,7 @@ pub fn find() -> io::Result<PathBuf> {
     })
 }
 
-/// Where distributions put it; Debian keeps a folder for each release.
+/// The directories where distributions install it; Debian has one for each Xen release.
 fn places() -> Vec<PathBuf> {
     let running = lull_xen::version::detect().map(|version| format!("xen-{version}"));
     let release = running.unwrap_or_else(|_| "xen".into());

@@ -1,4 +1,4 @@
-//! What the helper needs of whoever has it move the guest.
+//! What the helper needs from the toolstack that starts the migration.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -7,54 +7,53 @@ use lull_wire::events::How;
 
 use crate::engine::SuspendAnswer;
 
-/// libxl, or what stands in its place once its own part is over.
+/// libxl, or its replacement once libxl's own part is over.
 pub trait Toolstack {
     /// Asks for the guest to be suspended; does not wait.
     ///
     /// # Errors
-    /// When nobody is there to ask.
+    /// When the toolstack is gone.
     fn ask_to_suspend(&mut self) -> io::Result<()>;
 
-    /// The answer, once.
+    /// The answer to the request, returned once.
     ///
     /// # Errors
-    /// When nobody will answer any more.
+    /// When no answer can arrive any more.
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>>;
 
-    /// Takes the request back, if it is ours to take and the guest has not acknowledged
-    /// it; says whether it did. Then there is no answer.
+    /// Withdraws the request to suspend, if this side may and the guest has not
+    /// acknowledged it. Returns whether it was withdrawn; there is no answer then.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the outcome is unknown.
     fn withdraw(&mut self) -> io::Result<bool>;
 
-    /// Looks whether it is still there.
+    /// Checks that the toolstack is still there.
     ///
     /// # Errors
-    /// When it is not.
+    /// When it has ended.
     fn look(&self) -> io::Result<()>;
 
-    /// Of a fast landing: libxl may end its stream.
+    /// Reports that the first pass of a fast landing is done, so libxl may end its stream.
     ///
     /// # Errors
-    /// When nobody is there to tell.
+    /// When the toolstack is gone.
     fn first_pass_done(&mut self) -> io::Result<()>;
 
-    /// Why the guest was not moved, for the toolstack's log. Whether it is heard
-    /// does not matter.
+    /// Reports why the guest was not moved, for the toolstack's log. A failure is ignored.
     fn tell_why(&mut self, words: &str);
 
-    /// The end.
+    /// Reports how the attempt ended.
     ///
     /// # Errors
-    /// When nobody is there to tell.
+    /// When the toolstack is gone.
     fn end(&mut self, how: How) -> io::Result<()>;
 
-    /// Its descriptor, if it may have something to say.
+    /// The descriptor to poll, if the toolstack may send something.
     fn wake_on(&self) -> Option<BorrowedFd<'_>>;
 }
 
-/// As `errno`, and 0 for success.
+/// The `errno` for an outcome; 0 for success.
 pub const fn errno(how: How) -> i32 {
     match how {
         How::StreamComplete => 0,

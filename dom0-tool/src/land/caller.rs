@@ -1,5 +1,5 @@
-//! The source's end of the channel: `lull land` is started there, and a version
-//! agreed on. What starts it may say first which Xen runs there
+//! The source's end of the channel. It starts `lull land` at the destination, and the two
+//! agree on a version. The command that starts it may first print which Xen runs there
 //! ([`crate::destination`]).
 
 use std::io::{self, Write};
@@ -13,10 +13,10 @@ use lull_wire::xl::markers::BANNER;
 
 use crate::destination::{Enough, LINES, NoLine, Patience, Release, line};
 
-/// How long the destination may take to greet: ssh may ask for a password.
+/// Time that the destination has to send its greeting; ssh may ask for a password.
 const GREETING: Duration = Duration::from_secs(60);
 
-/// A `lull land` that waits at the destination.
+/// A connected `lull land` that waits at the destination.
 #[derive(Debug)]
 pub struct Call {
     child: Child,
@@ -24,25 +24,25 @@ pub struct Call {
     from: ChildStdout,
 }
 
-/// Why there is none: a clause for "because".
+/// Why there is no `lull land`. The message is a clause that follows "because".
 #[derive(Debug, thiserror::Error)]
 pub enum NoLand {
-    /// Nothing answered.
+    /// The command printed no greeting.
     #[error("no lull answers there (`lull land` could not be started)")]
     Silent,
-    /// Versions that do not meet.
+    /// The version ranges of the two lulls do not overlap.
     #[error("the lull there ({theirs}) and this one do not understand each other")]
     Versions {
-        /// The release there.
+        /// lull's release at the destination.
         theirs: String,
     },
-    /// A key that allows nothing else.
+    /// The ssh key allows no command but `xl migrate-receive`.
     #[error("the log-in there runs `xl migrate-receive`, whatever is asked")]
     OnlyReceives,
-    /// It is not waited for any longer.
+    /// The operator cancelled, or the timeout is over.
     #[error(transparent)]
     Enough(#[from] Enough),
-    /// Not even the connection.
+    /// The connection could not be set up, or failed.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -57,18 +57,17 @@ impl From<NoLine> for NoLand {
     }
 }
 
-/// What came of a call.
+/// The result of calling the destination.
 #[derive(Debug)]
 pub struct Called {
-    /// Which Xen runs there, if that was said.
+    /// The destination's Xen release, if the destination reported it.
     pub xen: Option<Release>,
-    /// `lull land`, or why there is none; nothing is left then.
+    /// The connected `lull land`, or why there is none; in that case the process has ended.
     pub land: Result<Call, NoLand>,
 }
 
 impl Call {
-    /// Runs `command`, which is to end up as `lull land`, and agrees on a
-    /// version.
+    /// Runs `command`, which finally executes `lull land`, and agrees on a version.
     pub fn make(mut command: Command, patience: &Patience<'_>) -> Called {
         let mut xen = None;
         let started = command
@@ -88,19 +87,19 @@ impl Call {
         Called { xen, land }
     }
 
-    /// It is not wanted after all.
+    /// Ends the call; it is not needed after all.
     pub fn end(self) {
         end(self.child);
     }
 
-    /// Its input and output, for whoever goes on; and the process between.
+    /// Its input and output for the caller to use, and the process in between.
     pub fn into_parts(self) -> (OwnedFd, OwnedFd, Child) {
         (self.to.into(), self.from.into(), self.child)
     }
 }
 
 fn end(mut child: Child) {
-    // Gone already: as good.
+    // The call fails only if the process has already ended.
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -122,7 +121,7 @@ fn greet(
             *xen = Some(release);
             continue;
         }
-        // It then waits for a stream, and says no more.
+        // A receiver waits for a stream after its banner, and prints no more.
         if line == BANNER.trim_ascii_end() {
             return Err(NoLand::OnlyReceives);
         }

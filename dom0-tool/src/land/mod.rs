@@ -1,9 +1,9 @@
 //! `lull land`: the destination's part of a fast landing.
 //!
-//! A stock receiver has built the guest from a complete, provisional stream, and
-//! waits, with all devices attached, for permission to start it. `lull land`
-//! brings that copy up to date over a channel of its own, until the guest at the
-//! source has stopped and its last page and its CPU state are in place.
+//! A stock receiver has built the guest from a complete, provisional stream. It waits, with
+//! all devices attached, for permission to start the guest. `lull land` brings that copy up
+//! to date over a channel of its own, until the guest at the source has stopped and its
+//! last page and its CPU state are in place.
 //!
 //! ```text
 //! source: the engine                               destination: lull land
@@ -19,15 +19,15 @@
 //!                          ◀── Landed ────────────
 //!    … only now READY is passed on, and xl says GO …
 //! ```
-//! Greeting and Chosen are a line of JSON each, so that what a login shell says
-//! before them does no harm; all else are the frames of [`channel`](lull_wire::channel). The versions
-//! are a range: both ends know what they speak, and neither guesses.
+//! Greeting and Chosen are one line of JSON each, so text that a login shell prints before
+//! them does no harm. All other messages are the frames of [`channel`](lull_wire::channel).
+//! The versions are a range: both ends know which versions they speak, and neither guesses.
 //!
-//! After Landed nothing is written, whatever comes. When the channel ends, or
-//! the guest is no longer one that waits, `lull land` ends.
+//! After Landed nothing is written, whatever arrives. `lull land` ends when the channel
+//! ends, or when the guest no longer waits.
 //!
-//! [`caller`] is the source's end, [`serve`] the destination's, which writes
-//! into the [`waiting`] guest; [`see_off`] clears up after it.
+//! [`caller`] is the source's end of the channel. [`serve`] is the destination's end, and
+//! writes into the [`waiting`] guest; [`see_off`] cleans up after it.
 
 pub mod caller;
 pub mod see_off;

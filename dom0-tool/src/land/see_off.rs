@@ -1,8 +1,9 @@
 //! `lull see-off`: the guard of `lull land`.
 //!
-//! `lull land` reads what another host sends, behind walls that let it start nothing. So
-//! a second process, which hears two words of it and nothing of the source's, sees to it
-//! that a copy which is not to be started does not stay: also when `lull land` is killed.
+//! `lull land` reads what another host sends, and is confined so that it can start nothing.
+//! A second process therefore makes sure that a copy which will not be started does not
+//! stay, even if `lull land` is killed. This guard reads two words from `lull land`, and
+//! nothing from the source.
 
 use std::io::{self, Read, Write};
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
@@ -15,33 +16,34 @@ use lull_xen::Xen;
 use super::waiting::Identity;
 use crate::host::Host;
 
-/// The hidden subcommand.
+/// The name of the hidden subcommand.
 const SUBCOMMAND: &str = "see-off";
 
-/// How long a receiver may take to destroy a copy by itself.
+/// Time that a receiver has to destroy the copy itself.
 const SEEING_OFF: Duration = Duration::from_secs(10);
 
-/// Between two looks whether it has.
+/// Interval between two checks whether the copy is gone.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What is said once the copy is the source's to start.
+/// Sent once the source may start the copy.
 const LANDED: u8 = b'l';
 
-/// What is said if the source could not be told so.
+/// Sent if the source could not be told that the copy has landed.
 const UNTOLD: u8 = b'u';
 
-/// `lull land`'s end.
+/// The end that `lull land` holds of the pipe to its guard.
 pub struct SeeOff {
     pipe: ChildStdin,
 }
 
 impl SeeOff {
-    /// Starts it.
+    /// Starts the guard.
     ///
     /// # Errors
-    /// When it cannot be started: then no copy should be touched.
+    /// When it cannot be started; no copy should be touched then.
     pub fn start() -> io::Result<Self> {
-        // Whoever waits for the end of what `lull land` says is not to wait for it.
+        // The guard does not inherit standard output: a reader of `lull land`'s output must
+        // not have to wait for the guard to end.
         let mut child = Command::new("/proc/self/exe")
             .arg(SUBCOMMAND)
             .stdin(Stdio::piped())
@@ -51,26 +53,26 @@ impl SeeOff {
         Ok(Self { pipe })
     }
 
-    /// This copy is not to stay if it does not land.
+    /// Names the copy that must not stay unless it lands.
     ///
     /// # Errors
-    /// When nobody is there to see to it.
+    /// When the guard has died.
     pub fn watch(&mut self, copy: Identity) -> io::Result<()> {
         self.pipe.write_all(&copy.to_bytes())
     }
 
-    /// It lands: whether it starts is the source's to say.
+    /// Reports that the copy lands: from here on the source decides whether it starts.
     pub fn lands(&mut self) {
         let _ = self.pipe.write_all(&[LANDED]);
     }
 
-    /// The source was not told, and starts the guest at its own end.
+    /// Reports that the source was not told; it then starts the guest at its own end.
     pub fn untold(&mut self) {
         let _ = self.pipe.write_all(&[UNTOLD]);
     }
 }
 
-/// Waits until `lull land` ends, and clears up after it.
+/// The guard's main function: waits until `lull land` ends, and cleans up after it.
 pub fn main() -> ExitCode {
     hygiene::outlive_signals();
     hygiene::settle();
@@ -87,7 +89,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The copy that did not land, by what was heard.
+/// The copy that did not land, according to the bytes received.
 fn left_behind(heard: &[u8]) -> Option<Identity> {
     let (copy, words) = heard.split_first_chunk()?;
     match words {
@@ -96,9 +98,10 @@ fn left_behind(heard: &[u8]) -> Option<Identity> {
     }
 }
 
-/// Without Landed the source never gives permission, so nobody will ever start the copy.
-/// Its receiver destroys it, unless it cannot report that: stock xl leaves one whose
-/// connection has broken (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
+/// Destroys the copy if its receiver does not. Without Landed the source never gives
+/// permission, so the copy will never be started. Its receiver destroys it unless it cannot
+/// report: stock xl leaves a copy whose connection has broken (`tools/xl/xl_migrate.c`,
+/// 4.17 to 4.22).
 fn see_off(copy: Identity) -> io::Result<()> {
     let xen = Xen::open_here()?;
     let until = Instant::now() + SEEING_OFF;
@@ -115,7 +118,7 @@ fn see_off(copy: Identity) -> io::Result<()> {
         ))
     })?;
     eprintln!("lull land: domain {domain} was left waiting by its receiver; destroying it");
-    // Once more: its number may have become another's meanwhile.
+    // Check once more: the domid may have been reused meanwhile.
     if !matches!(copy.waits(&xen), Ok(true)) {
         return Ok(());
     }

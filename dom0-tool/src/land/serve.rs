@@ -1,4 +1,4 @@
-//! `lull land` at work: hears a frame, does it, answers.
+//! The main loop of `lull land`: it reads a frame, executes it, and answers.
 
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
@@ -17,20 +17,20 @@ use lull_wire::channel::{
     ToLand, VERSION,
 };
 
-/// How often it is looked whether the guest still waits, when nothing is heard.
+/// Interval at which the guest is checked while nothing arrives.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long the source may take to choose a version.
+/// Time that the source has to choose a version.
 const CHOOSING: Duration = Duration::from_secs(60);
 
-/// How long the guest may take to start before this ends beside it: with it ends
-/// a session of sshd's, at the cost of time for which the guest waits.
+/// Time that the guest has to start before this process ends. Its end also ends an sshd
+/// session, and that takes time from dom0 while the guest waits.
 const LANDING: Duration = Duration::from_secs(20);
 
-/// Why it ends without having landed.
+/// Why the process ends without a landing.
 #[derive(Debug, thiserror::Error)]
 enum End {
-    /// The source has gone: nobody is left to tell.
+    /// The source has closed its end, so there is no one to report to.
     #[error("the source has gone")]
     Gone,
     #[error("the source does not choose a version")]
@@ -47,10 +47,10 @@ enum End {
     Io(#[from] io::Error),
 }
 
-/// Runs until the guest has landed, or cannot.
+/// Runs until the guest has landed or cannot land.
 pub fn main() -> ExitCode {
     hygiene::settle();
-    // Before the greeting: where this cannot work, the source lands classic.
+    // This precedes the greeting: if it fails, the source uses a classic landing.
     let (tools, mut see_off) = match Tools::open().and_then(|tools| Ok((tools, SeeOff::start()?))) {
         Ok(ready) => ready,
         Err(error) => {
@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // All that follows is what another host says.
+    // Everything from here on is input from another host.
     confine::to_open_files(&REQUESTS);
     let mut source = Source {
         from: stdin(),
@@ -95,8 +95,8 @@ fn serve<W: Write>(
     if chosen.land != VERSION {
         return Err(End::NoVersion);
     }
-    // Nothing here is touched before the source says whose copy it is about, and
-    // that may be hours after: its first pass comes before.
+    // Nothing on this host is touched before the source names the copy. That may be hours
+    // later, because the source's first pass comes before it.
     let (mut waiting, mut see_off) = match source.frame(|| Ok(()))? {
         ToLand::Attach(whose) => attach(&whose)?,
         _ => return Err(End::OutOfTurn),
@@ -116,8 +116,8 @@ fn serve<W: Write>(
                 }
             },
             ToLand::State(state) => {
-                // What follows is permission to start it: nothing of it is held
-                // here any more when the source hears so.
+                // Permission to start the guest follows. No mapping of the guest is left
+                // when the source reads Landed.
                 waiting.set_state(&state)?;
                 see_off.lands();
                 if let Err(error) = source.say(&FromLand::Landed.encode()) {
@@ -132,7 +132,8 @@ fn serve<W: Write>(
     }
 }
 
-/// The other end, which is never waited for blindly.
+/// The connection to the source. Every read polls first, so the guest is checked while the
+/// source is silent.
 struct Source<'f, W> {
     from: BorrowedFd<'f>,
     to: W,
@@ -144,7 +145,7 @@ impl<W: Write> Source<'_, W> {
         self.to.flush()
     }
 
-    /// A line.
+    /// Reads a line.
     fn line(&self, until: Instant) -> Result<String, End> {
         let mut line = Vec::new();
         while line.len() < LINE_MAX {
@@ -161,7 +162,8 @@ impl<W: Write> Source<'_, W> {
         Err(End::TooLong(line.len()))
     }
 
-    /// A frame; `meanwhile` says every so often whether to go on.
+    /// Reads a frame. While it waits, `meanwhile` is called periodically and decides
+    /// whether to go on.
     fn frame(&self, mut meanwhile: impl FnMut() -> Result<(), Unfit>) -> Result<ToLand, End> {
         let mut look = || meanwhile().map_err(End::from);
         let mut head = [0; HEADER];
@@ -185,7 +187,8 @@ impl<W: Write> Source<'_, W> {
                 meanwhile()?;
                 continue;
             }
-            // Not through std's buffer: what it holds a poll does not see.
+            // This bypasses std's buffer, because poll does not see the bytes buffered
+            // there.
             match rustix::io::read(self.from, &mut *bytes) {
                 Ok(0) => return Err(End::Gone),
                 Ok(count) => bytes = &mut bytes[count..],
@@ -196,8 +199,8 @@ impl<W: Write> Source<'_, W> {
         Ok(())
     }
 
-    /// Waits until the source hangs up, `longest` at most; what it still says is
-    /// nothing to anybody.
+    /// Waits until the source hangs up, for `longest` at most. Anything it still sends is
+    /// ignored.
     fn outlast(&self, longest: Duration) {
         let until = Instant::now() + longest;
         let late = || match Instant::now() < until {
@@ -231,7 +234,8 @@ mod tests {
 
     const CHOSEN: &[u8] = b"{\"land\":1}\n";
 
-    /// How it ends when the source says that and no more; what it said itself.
+    /// Serves a source that sends `words` and closes; returns the end, and what was sent to
+    /// the source.
     fn served(words: &[&[u8]]) -> (End, Vec<u8>) {
         let (from, mut source) = pipe().unwrap();
         for bytes in words {
@@ -259,7 +263,8 @@ mod tests {
         assert!(matches!(end, End::Gone), "{end}");
         let greeting: Greeting = serde_json::from_slice(&said).unwrap();
         assert_eq!(greeting.common(), Some(VERSION));
-        // Whole so far, or cut off: nobody is left to tell.
+        // Whether it ends after a whole message or within one, there is no one to report
+        // to.
         for words in [&[CHOSEN][..], &[CHOSEN, b"\x01\0\0"]] {
             assert!(matches!(served(words).0, End::Gone));
         }
@@ -290,7 +295,7 @@ mod tests {
         assert!(matches!(end, End::TooLong(_)), "{end}");
     }
 
-    /// One that says nothing any more is waited for, but not blindly.
+    /// A silent source is waited for, and the guest is checked meanwhile.
     #[test]
     fn a_silent_source_is_looked_up_from() {
         let (from, _silent): (_, PipeWriter) = pipe().unwrap();

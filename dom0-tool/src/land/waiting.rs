@@ -1,4 +1,5 @@
-//! The guest that waits at the destination: found, checked, brought up to date.
+//! The guest that waits at the destination. This module finds it, checks it and brings it
+//! up to date.
 
 use std::io;
 
@@ -10,68 +11,69 @@ use lull_xen::maxmem::Maxmem;
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{DomId, DomainState, PAGE, Xen};
 
-/// What stock `xl migrate-receive` calls a guest until it has permission
-/// (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
+/// Suffix that stock `xl migrate-receive` appends to a guest's name until it has permission
+/// to start it (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
 const SUFFIX: &str = "--incoming";
 
-/// The HVM parameters that name a page which is not the guest's alone: xenstore
-/// and console rings, those of a device model and of whoever watches the guest
-/// (`HVM_PARAM_STORE_PFN`, `CONSOLE_PFN`, `IOREQ_PFN`, `BUFIOREQ_PFN`,
-/// `PAGING_RING_PFN`, `MONITOR_RING_PFN`, `SHARING_RING_PFN`;
+/// HVM parameters that name a page shared with another party: the rings of xenstore, the
+/// console, a device model and a monitoring domain (`HVM_PARAM_STORE_PFN`, `CONSOLE_PFN`,
+/// `IOREQ_PFN`, `BUFIOREQ_PFN`, `PAGING_RING_PFN`, `MONITOR_RING_PFN`, `SHARING_RING_PFN`;
 /// `xen/include/public/hvm/params.h`, 4.17).
 const RINGS: [u32; 7] = [1, 17, 5, 6, 27, 28, 29];
 
-/// Why nothing can be written into the guest: a sentence without a full stop.
+/// Why the guest cannot be written to. The message is a sentence without a full stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// There is no such guest.
+    /// No guest of that name and UUID waits here.
     #[error("no guest {0} waits here")]
     None(String),
-    /// There are several.
+    /// Several guests of that name and UUID wait here.
     #[error("several guests {0} wait here")]
     Several(String),
-    /// It has gone, or runs, or is another by now.
+    /// The guest is gone, runs, or its domid belongs to another guest now.
     #[error("the guest no longer waits here")]
     NoLongerWaits,
-    /// A frame that is not the guest's.
+    /// The frame number is beyond the guest's frames.
     #[error("frame {0:#x} lies outside the guest")]
     Frame(u64),
-    /// A guest larger than its own configuration.
+    /// The guest would exceed the maxmem of its configuration here.
     #[error("the guest would be larger than its maxmem here, {0} MiB")]
     Larger(u64),
-    /// Xen's own words.
+    /// A hypercall or a xenstore read failed.
     #[error("{doing}: {error}")]
     Xen {
-        /// What was being done.
+        /// The operation that failed, as a clause.
         doing: &'static str,
-        /// What came of it.
+        /// The error that Xen or xenstore returned.
         error: io::Error,
     },
 }
 
-/// How two copies of some pages compare.
+/// The result of comparing two copies of some pages.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Compared {
-    /// Pages that differ.
+    /// Number of pages that differ.
     pub differing: u32,
-    /// The first of them.
+    /// Frame number of the first page that differs; 0 if none does.
     pub first: u64,
 }
 
-/// A guest that was built here and has never run. The toolstack's receiver
-/// pauses it until it has permission; whoever holds this may write into it, and
-/// looks before each step whether it still waits.
+/// A guest that was built here and has never run. The toolstack's receiver keeps it paused
+/// until it has permission to start it. The holder may write into the guest, and checks
+/// before each step that it still waits.
 pub struct Waiting {
     xen: Xen,
     copy: Identity,
     frames: u64,
     maxmem: Maxmem,
-    /// The rings that the toolstack here has set up: they are not the source's.
+    /// Frames of the rings that the toolstack here has set up; they are not overwritten
+    /// with the source's.
     rings: Vec<u64>,
     types: HypercallBuffer<u64>,
 }
 
-/// All that is needed to write into a guest, opened before anything is heard.
+/// The handles needed to write into a guest, opened before anything is read from the
+/// source.
 pub struct Tools {
     xen: Xen,
     store: Xenstore,
@@ -79,7 +81,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Opens them.
+    /// Opens the hypervisor and xenstore, and allocates the buffer for page types.
     ///
     /// # Errors
     /// When the hypervisor or xenstore cannot be reached.
@@ -93,10 +95,10 @@ impl Tools {
 }
 
 impl Waiting {
-    /// Finds the copy of that guest.
+    /// Finds the copy of the guest that `attach` names.
     ///
     /// # Errors
-    /// When it is not there, or not to be told from another.
+    /// When the copy is missing, cannot be told from another, or is too large.
     pub fn find(attach: &Attach, tools: Tools) -> Result<Self, Unfit> {
         let Tools {
             xen,
@@ -143,10 +145,10 @@ impl Waiting {
         })
     }
 
-    /// Whether it still waits.
+    /// Checks that the guest still waits.
     ///
     /// # Errors
-    /// When it does not, or that cannot be found out.
+    /// When it does not wait, or its state cannot be read.
     pub fn check(&self) -> Result<(), Unfit> {
         match self.copy.waits(&self.xen) {
             Ok(true) => Ok(()),
@@ -155,16 +157,16 @@ impl Waiting {
         }
     }
 
-    /// Which it is.
+    /// The domid and UUID of the copy.
     pub const fn copy(&self) -> Identity {
         self.copy
     }
 
-    /// Replaces the pages of a batch: frames that had none get one, and those
-    /// that have none any more lose it.
+    /// Writes the pages of a batch. Frames without a page are populated first, and frames
+    /// that the source no longer has are depopulated.
     ///
     /// # Errors
-    /// When a frame is not the guest's, or Xen says no.
+    /// When a frame is not the guest's, or a hypercall fails.
     pub fn write(&mut self, pages: &Pages, bytes: &[u8]) -> Result<(), Unfit> {
         self.check()?;
         let (frames, bytes) = self.own(pages, bytes)?;
@@ -214,10 +216,10 @@ impl Waiting {
         })
     }
 
-    /// Replaces clock and CPU state. The last that is done to it.
+    /// Sets the guest's clock and CPU state. This is the last change made to the guest.
     ///
     /// # Errors
-    /// When Xen says no: then the guest must not be started.
+    /// When a hypercall fails; the guest must not be started then.
     pub fn set_state(self, state: &State) -> Result<(), Unfit> {
         self.check()?;
         let set = self.xen.set_tsc_info(self.copy.domain, &state.tsc);
@@ -226,8 +228,9 @@ impl Waiting {
         set.during("the guest's CPU state cannot be set")
     }
 
-    /// The guest may have more pages here than when it set out: its limit at the
-    /// source allowed them, and the toolstack here knows only the older one.
+    /// Raises the guest's memory limit if it needs more pages here than when the migration
+    /// started: the limit at the source allowed them, and the toolstack here knows only the
+    /// older limit.
     fn make_room(&self, pages: u64) -> Result<(), Unfit> {
         let info = self.xen.domain_info(self.copy.domain);
         let info = info.during("the guest's state cannot be read")?;
@@ -244,7 +247,7 @@ impl Waiting {
         raised.during("the guest's memory limit cannot be raised")
     }
 
-    /// The present frames that are no rings, with their bytes.
+    /// The present frames that are not rings, with their bytes.
     fn own<'b>(&self, pages: &Pages, bytes: &'b [u8]) -> Result<(Vec<u64>, Vec<&'b [u8]>), Unfit> {
         let mut frames = Vec::with_capacity(pages.present.len());
         let mut contents = Vec::with_capacity(pages.present.len());
@@ -271,7 +274,7 @@ impl Waiting {
         }
     }
 
-    /// Those of the frames that have a page, or have none.
+    /// The frames that are populated, or that are not, as `wanted` selects.
     fn those(&mut self, frames: &[u64], wanted: fn(bool) -> bool) -> Result<Vec<u64>, Unfit> {
         if frames.is_empty() {
             return Ok(Vec::new());
@@ -294,19 +297,19 @@ impl Waiting {
     }
 }
 
-/// Which guest it is, for who must see to it that it does not stay.
+/// The domid and UUID of a copy, for the guard, which destroys a copy that must not stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// Its number.
+    /// The domid of the copy here.
     pub domain: DomId,
     uuid: [u8; 16],
 }
 
 impl Identity {
-    /// Of one, written down.
+    /// Length of a serialised identity, in bytes.
     pub const BYTES: usize = 18;
 
-    /// Its number, little-endian, and its UUID.
+    /// Serialises the domid, little-endian, followed by the UUID.
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         let (domain, uuid) = bytes.split_at_mut(2);
@@ -315,7 +318,7 @@ impl Identity {
         bytes
     }
 
-    /// The same, read again.
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
     pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
         let (domain, uuid) = bytes.split_first_chunk()?;
         Some(Self {
@@ -324,24 +327,24 @@ impl Identity {
         })
     }
 
-    /// Whether it is there, and has still not run.
+    /// Whether the copy exists and still has not run.
     ///
     /// # Errors
-    /// When Xen cannot be asked.
+    /// When the hypercall fails.
     pub fn waits(self, xen: &Xen) -> io::Result<bool> {
         let info = xen.domain_info(self.domain)?;
         Ok(info.is_some_and(|info| waits(&info, self.uuid)))
     }
 }
 
-/// Whether it is that guest, complete, and has never run.
+/// Whether this is the guest with that UUID, complete and paused, and has never run.
 fn waits(info: &DomainInfo, uuid: [u8; 16]) -> bool {
     let state = DomainState::from(*info);
     let fresh = state.cpu_time_ns == 0 && state.shutdown.is_none() && !state.dying;
     info.handle == uuid && state.hvm && state.paused && fresh
 }
 
-/// Names what was being done when Xen said no.
+/// Adds the operation that failed to an error from Xen.
 trait During<T> {
     fn during(self, doing: &'static str) -> Result<T, Unfit>;
 }

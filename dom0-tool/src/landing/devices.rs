@@ -1,74 +1,74 @@
 //! Which devices may stand ready at the destination while the guest still uses
 //! them here.
 //!
-//! With a fast landing the destination opens the guest's disks before the source
-//! has written its last block to them. That does no harm where all that the
-//! destination does is to open a block device, and nothing between it and the
-//! storage remembers what it read: its backend reads no block before the guest
-//! asks it to, and asks the device itself. It does harm to
-//! - image formats with metadata of their own (qcow2, vhd): the destination
-//!   would go on with what it read of them at the start;
-//! - files, loop devices, and whatever else reads through the host's page cache;
-//! - devices that remember blocks or their place on this host alone: caches,
-//!   thin pools, snapshots, software RAID;
-//! - devices that only one host may open, or that a script promotes or locks
-//!   (DRBD, RBD with exclusive locks, exclusively activated LVM).
+//! With a fast landing the destination opens the guest's disks before the source has
+//! written its last block to them. This does no harm if the destination only opens a block
+//! device, and nothing between it and the storage caches what it has read: the backend
+//! reads no block before the guest requests it, and then reads from the device itself. It
+//! does harm to
+//! - image formats with metadata of their own (qcow2, vhd): the destination would continue
+//!   with the metadata it read at the start;
+//! - files, loop devices, and anything else that reads through the host's page cache;
+//! - devices that keep blocks or their mapping on this host alone: caches, thin pools,
+//!   snapshots, software RAID;
+//! - devices that only one host may open, or that a script promotes or locks (DRBD, RBD
+//!   with exclusive locks, exclusively activated LVM).
 //!
-//! So there is a list of what is known to be safe, and nothing else is, unless
-//! the operator vouches for it in `/etc/lull.toml` (`disks = "trusted"`): whoever runs
-//! LVM on shared storage knows whether its volumes are plain.
-//! A disk that the guest cannot write to is safe whatever it is.
+//! This module therefore lists the devices that are known to be safe, and refuses all
+//! others unless the operator vouches for them in `/etc/lull.toml` (`disks = "trusted"`).
+//! An operator of LVM on shared storage knows whether its volumes are plain. A disk that
+//! the guest cannot write to is safe whatever it is.
 
 use std::path::{Path, PathBuf};
 
 use lull_xen::DomId;
 use lull_xen::xenstore::Xenstore;
 
-/// What the operator says of a guest's disks.
+/// What the operator states about a guest's disks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Trust {
-    /// Nothing: the list decides.
+    /// No statement; the list decides.
     #[default]
     List,
-    /// That all of them may be opened at both ends at once.
+    /// All of the guest's disks may be opened at both ends at once.
     Vouched,
 }
 
-/// Kinds of devices that hold nothing that two hosts could disagree about.
+/// Device classes without any state that two hosts could disagree about.
 const HARMLESS: [&str; 1] = ["console"];
 
-/// Scripts that put an interface into a switch, where nobody notices it before the
-/// guest sends something. Others route to it, or announce it, as soon as it is there
-/// (vif-route, vif-nat).
+/// Scripts that attach an interface to a switch, where it is not noticed before the guest
+/// sends a packet. Other scripts (vif-route, vif-nat) route to the interface or announce it
+/// as soon as it exists.
 const SWITCHING: [&str; 3] = ["vif-bridge", "vif-lull", "vif-openvswitch"];
 
-/// Whole disks and their partitions, by the names that Linux gives them. Device
-/// numbers of most are given out anew at each boot.
+/// Name prefixes that Linux gives to whole disks and their partitions. Device numbers do
+/// not serve here, because Linux reassigns most of them at each boot.
 const PLAIN: [&str; 4] = ["sd", "nvme", "vd", "dasd"];
 
-/// Paths to the same disk by device-mapper: their `dm/uuid`.
+/// Prefix of `dm/uuid` for device-mapper devices that are paths to the same disk.
 const MULTIPATH: &str = "mpath-";
 
-/// Hotplug scripts that only look at the device: libxl's own.
+/// libxl's own hotplug scripts, which only check the device.
 const PLAIN_SCRIPTS: [&str; 2] = ["block", "/etc/xen/scripts/block"];
 
-/// A disk, as xenstore tells of its backend.
+/// A disk, as its backend is described in xenstore.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Disk {
     name: String,
     kind: String,
     script: Option<String>,
-    /// Device numbers, hexadecimal.
+    /// Device numbers, in hexadecimal.
     device: Option<String>,
     writable: bool,
 }
 
-/// Whether the guest's devices may stand ready at both ends.
+/// Checks that the guest's devices may be attached at both ends.
 ///
 /// # Errors
-/// Which may not, and why: a clause without a full stop.
+/// The device that may not, and why, as a clause without a full stop.
 pub fn judge(store: &mut Xenstore, guest: DomId, trust: Trust) -> Result<(), String> {
-    // What libxl keeps for itself: the guest can write to what is its own.
+    // This is libxl's own directory; the guest can write to its own nodes.
     let devices = format!("/libxl/{guest}/device");
     let list = |store: &mut Xenstore, path: &str| {
         let listed = store.list(path);
@@ -106,7 +106,7 @@ pub fn judge(store: &mut Xenstore, guest: DomId, trust: Trust) -> Result<(), Str
     Ok(())
 }
 
-/// The script that sets an interface up.
+/// The hotplug script of an interface.
 fn script_of(store: &mut Xenstore, folder: &str) -> std::io::Result<Option<String>> {
     match store.read(&format!("{folder}/backend"))? {
         Some(backend) => store.read(&format!("{backend}/script")),
@@ -140,7 +140,7 @@ fn read(store: &mut Xenstore, guest: DomId, folder: &str) -> Result<Disk, String
         kind: read(format!("{backend}/type"))?.unwrap_or_default(),
         script: read(format!("{backend}/script"))?,
         device: read(format!("{backend}/physical-device"))?,
-        // Whatever is not plainly read-only.
+        // Any mode other than `r` counts as writable.
         writable: read(format!("{backend}/mode"))?.is_none_or(|mode| mode != "r"),
     })
 }
@@ -175,7 +175,7 @@ fn is_safe(disk: &Disk, sysfs: &Path) -> Result<(), String> {
     }
 }
 
-/// Where sysfs tells of the device with these numbers.
+/// The sysfs directory of the device with these numbers.
 fn place(device: &str, sysfs: &Path) -> Option<PathBuf> {
     let (major, minor) = device.split_once(':')?;
     let number = |hex: &str| u32::from_str_radix(hex, 16).ok();
@@ -193,7 +193,7 @@ fn is_plain(device: &Path) -> bool {
         let rest = name.strip_prefix(*prefix);
         rest.is_some_and(|rest| rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
     };
-    // Only what stands for hardware has a place below one.
+    // Only a device that stands for hardware has a path outside `virtual`.
     let virtual_ = device
         .components()
         .any(|part| part.as_os_str() == "virtual");

@@ -1,8 +1,8 @@
-//! In which order a guest lands: stock's, or the fast one.
+//! The choice of landing: classic, in stock's order, or fast.
 //!
-//! The fast one needs a lull at the destination that answers, and a guest whose
-//! devices may stand ready there while it still runs here ([`devices`]). Where
-//! that is not so, the classic one is taken, and the report says why.
+//! The fast landing needs a lull that answers at the destination, and a guest whose devices
+//! may be attached there while it still runs here ([`devices`]). Otherwise the classic
+//! landing is used, and the report says why.
 
 mod devices;
 
@@ -33,19 +33,19 @@ pub enum Wanted {
     Classic,
 }
 
-/// What is done.
+/// The landing that was chosen.
 #[derive(Debug)]
 pub enum Choice {
-    /// Fast, with the `lull land` that waits at the destination.
+    /// A fast landing, with the `lull land` that waits at the destination.
     Fast(Call),
-    /// Stock's order, and why: a clause without a full stop.
+    /// A classic landing, and the reason as a clause without a full stop.
     Classic(String),
 }
 
-/// Chooses; and says what was heard of the destination's Xen on the way.
+/// Chooses the landing, and returns what the destination reported of its Xen on the way.
 ///
 /// # Errors
-/// When the fast one alone is wanted, and cannot be had; or [`Enough`].
+/// When only a fast landing is wanted and it is not possible; or [`Enough`].
 ///
 /// [`Enough`]: crate::destination::Enough
 pub fn choose(
@@ -83,17 +83,17 @@ pub fn choose(
     Ok((Choice::Classic(why), heard))
 }
 
-/// Whether the guest's devices may stand ready at both ends.
+/// Checks that the guest's devices may be attached at both ends.
 ///
 /// # Errors
-/// Which may not, and why: a clause without a full stop.
+/// The device that may not, and why, as a clause without a full stop.
 pub fn devices_bear_it(guest: &Guest, trust: Trust) -> Result<(), String> {
     let mut store = Xenstore::open().map_err(|error| format!("xenstore: {error}"))?;
     devices::judge(&mut store, guest.domid, trust)
 }
 
-/// What starts `lull land` there, and whether that also asks which Xen runs there;
-/// or why it is not to be.
+/// The command that starts `lull land` at the destination, and whether it also asks which
+/// Xen runs there. The error says why `lull land` is not to be started.
 fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<(Command, bool), String> {
     if options.config.is_some() {
         return Err("another configuration is sent (-C), which may name other devices".into());

@@ -1,4 +1,4 @@
-//! What was seen of an attempt.
+//! What was observed of an attempt.
 
 use std::collections::VecDeque;
 
@@ -11,15 +11,15 @@ use super::outcome::{HelperSeen, Passed, XlEnd};
 use super::words::Words;
 use lull_wire::xl::handshake::{Handshake, Step};
 
-/// Rounds kept from the beginning and from the end; a guest that is refused
-/// after an hour has thousands.
+/// Number of rounds kept from the beginning and from the end. A guest that is refused after
+/// an hour has thousands of rounds.
 const FIRST: usize = 6;
 const LAST: usize = 14;
 
-/// Pauses given up that are kept; more than there are tries.
+/// Number of abandoned pauses that are kept; it is larger than the number of tries.
 const GIVEN_UP_KEPT: usize = 7;
 
-/// The rounds, those in the middle only counted.
+/// The rounds. Those in the middle are only counted.
 #[derive(Debug, Default)]
 pub struct Rounds {
     count: u32,
@@ -40,22 +40,22 @@ impl Rounds {
         self.last.push_back(round);
     }
 
-    /// How many there were.
+    /// Total number of rounds.
     pub const fn count(&self) -> u32 {
         self.count
     }
 
-    /// The first ones.
+    /// The rounds kept from the beginning.
     pub fn first(&self) -> &[Round] {
         &self.first
     }
 
-    /// The ones between, not kept.
+    /// Number of rounds in between that were not kept.
     pub fn left_out(&self) -> usize {
         self.count as usize - self.first.len() - self.last.len()
     }
 
-    /// The last ones.
+    /// The rounds kept from the end.
     pub fn last(&self) -> impl Iterator<Item = &Round> {
         self.last.iter()
     }
@@ -65,47 +65,48 @@ impl Rounds {
     }
 }
 
-/// What was seen of an attempt.
+/// What was observed of an attempt.
 #[derive(Debug, Default)]
 pub struct Account {
-    /// Copying began.
+    /// Set when copying began.
     pub started: Option<Started>,
-    /// Limits set since.
+    /// The limits that were set since then.
     pub limits: Option<InForce>,
-    /// The last progress.
+    /// The latest progress.
     pub progress: Option<Progress>,
-    /// The rounds.
+    /// The rounds of the copy.
     pub rounds: Rounds,
-    /// The guest stopped.
+    /// Set when the guest stopped.
     pub suspended: Option<Suspended>,
-    /// Pauses that were given up, and tried again.
+    /// Pauses that were abandoned and tried again.
     pub given_up: Vec<RanOn>,
-    /// The helper's last word.
+    /// The helper's final event.
     pub ended: Option<Ended>,
-    /// In which order the guest was to land.
+    /// The landing that the guest was to use.
     pub landing: Landing,
-    /// READY was passed on to xl.
+    /// Set when READY was passed on to xl.
     pub ready: Option<Ready>,
-    /// The destination answered GO.
+    /// Set when the destination answered GO.
     pub answered: Option<Answered>,
-    /// The transport hung up instead.
+    /// Set when the transport hung up instead.
     pub hung_up: Option<HungUp>,
-    /// Nothing more will be heard of the transport.
+    /// Nothing more will arrive from the transport.
     pub transport_gone: bool,
-    /// Was there a helper?
+    /// Whether a helper has reported.
     pub helper: HelperSeen,
-    /// How far xl came.
+    /// How far xl got.
     pub handshake: Handshake,
-    /// When the destination reported that the guest runs, `CLOCK_MONOTONIC`.
+    /// When the destination reported that the guest runs, in nanoseconds of
+    /// `CLOCK_MONOTONIC`.
     pub target_started_ns: Option<u64>,
-    /// What was said.
+    /// The last lines that xl, ssh and the destination printed.
     pub words: Words,
     /// How xl ended.
     pub xl: Option<XlEnd>,
 }
 
 impl Account {
-    /// Takes an event of the helper's.
+    /// Records an event of the helper.
     pub fn helper_said(&mut self, event: Event) {
         self.helper = HelperSeen::Begun;
         match event {
@@ -119,13 +120,13 @@ impl Account {
             Event::Suspended(suspended) => self.suspended = Some(suspended),
             Event::RanOn(ran_on) => {
                 self.suspended = None;
-                // No more than a few come from a helper that keeps to its rules.
+                // A helper that keeps to its rules sends no more than a few.
                 self.given_up.truncate(GIVEN_UP_KEPT);
                 self.given_up.push(ran_on);
             }
             Event::Ended(ended) => self.ended = Some(ended),
-            // The transport's and the front end's own; the helper's log is for
-            // show.
+            // The transport and the front end report these themselves. The helper's log is
+            // only displayed.
             Event::Begun(_)
             | Event::LeftToStock(_)
             | Event::TargetReady(_)
@@ -139,7 +140,7 @@ impl Account {
         }
     }
 
-    /// Takes an event of the transport's.
+    /// Records an event of the transport.
     pub fn transport_said(&mut self, event: Event) {
         match event {
             Event::Ready(ready) => self.ready = Some(ready),
@@ -149,19 +150,19 @@ impl Account {
         }
     }
 
-    /// Takes a line of xl's.
+    /// Records a line that xl printed.
     pub fn xl_said(&mut self, line: &str) {
         self.handshake.line(line);
         self.words.push(line);
     }
 
-    /// Takes a line from the destination, or from what leads there.
+    /// Records a line from the destination, or from the program that connects to it.
     pub fn there_said(&mut self, line: &str) {
         self.handshake.there(line);
         self.words.push_there(line);
     }
 
-    /// What lull itself knows of READY.
+    /// Whether READY was passed on, as far as lull itself knows.
     pub fn gate(&self) -> Passed {
         match (&self.ready, &self.hung_up) {
             (Some(_), _) => Passed::Yes,
@@ -170,30 +171,30 @@ impl Account {
         }
     }
 
-    /// Whether this attempt asked the guest to suspend itself, or was about to.
+    /// Whether this attempt asked the guest to suspend, or was about to.
     pub fn asked_to_suspend(&self) -> bool {
         let decided = self.rounds.latest().map(|round| round.decision.as_str());
         self.suspended.is_some() || !self.given_up.is_empty() || decided == Some("suspend")
     }
 
-    /// Has the helper sent the whole guest?
+    /// Whether the helper has sent the whole guest.
     pub fn stream_is_complete(&self) -> bool {
         let ended = self.ended.as_ref();
         ended.is_some_and(|ended| ended.how == How::StreamComplete)
     }
 
-    /// Has the destination been told to start the guest?
+    /// Whether the destination has been told to start the guest.
     pub fn past_permission(&self) -> bool {
         self.gate().step(&self.handshake) >= Step::PermissionGiven
     }
 
-    /// Can it no longer be stopped that the destination starts the guest? xl
-    /// may not have said so yet, but nothing keeps it from doing it.
+    /// Whether it can no longer be prevented that the destination starts the guest. xl may
+    /// not have reported GO yet, but nothing keeps it from sending GO.
     pub fn is_past_return(&self) -> bool {
         self.past_permission() || self.ready.is_some()
     }
 
-    /// The limit on the pause that was in force last, if one was told.
+    /// The last downtime limit in force, in milliseconds, if one was reported.
     pub fn limit_ms(&self) -> Option<u64> {
         match (&self.limits, &self.started) {
             (Some(limits), _) => limits.limit_ms,
@@ -201,7 +202,7 @@ impl Account {
         }
     }
 
-    /// Pages sent in all.
+    /// Total number of pages sent.
     pub fn pages_sent(&self) -> u64 {
         let ended = self.ended.as_ref().map(|ended| ended.pages_sent);
         let progress = self.progress.as_ref().map(|progress| progress.pages_sent);

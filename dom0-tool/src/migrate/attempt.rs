@@ -1,4 +1,4 @@
-//! One attempt, watched from xl's start until nothing more will be heard.
+//! One attempt, followed from the start of xl until no more messages can arrive.
 
 use std::io::{self, PipeReader, Write};
 use std::os::unix::net::UnixStream;
@@ -19,41 +19,40 @@ use super::outcome::{HelperSeen, Wish};
 use super::progress::Watcher;
 use super::xl::Plan;
 
-/// How often the display moves on when nothing is heard.
+/// Interval at which the display is refreshed while no message arrives.
 const TICK: Duration = Duration::from_millis(100);
 
-/// After xl's end its last words may still be on their way, and among them
-/// that it gave the destination permission: they are waited for until the pipe
-/// ends, or has been empty and silent for this long.
+/// xl's last messages may still be in the pipe after xl has ended, among them that it sent
+/// GO. They are awaited until the pipe ends, or has been empty and silent for this long.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Whatever else holds the pipe open and goes on talking is waited for no
-/// longer: xl's own words were in the pipe before it.
+/// Longest wait for another process that holds the pipe open and keeps writing; xl's own
+/// messages were in the pipe before.
 const OTHERS_WORDS: Duration = Duration::from_secs(10);
 
-/// How long after xl's end a helper may take to undo what it began. It resumes
-/// a suspended guest first of all; this is for a stub that dies slowly.
+/// Time that a helper has after xl's end to undo its changes. It resumes a suspended guest
+/// first; the rest of the time is for a stub that is slow to die.
 const UNDOING: Duration = Duration::from_secs(60);
 
-/// How long after a cancel nothing may be heard of a helper before there is
-/// none: Xen's own, which knows of no cancel, or one that hangs. lull's finds
-/// the word when it comes.
+/// Time without a report after a cancel, after which no helper is assumed to exist. Xen's
+/// own helper does not know about cancel, and another may hang. lull's helper reads the
+/// command when it starts.
 const HELPER_SILENCE: Duration = Duration::from_secs(10);
 
-/// How long a helper that has just begun is left to find the timeout over.
+/// Time that a helper which has just started has to find that the timeout is over.
 const HELPER_FIRST: Duration = Duration::from_millis(200);
 
-/// What an attempt leaves.
+/// The result of an attempt.
 #[derive(Debug)]
 pub struct Attempted {
-    /// What was seen.
+    /// What was observed of the attempt.
     pub account: Account,
     /// What the operator wanted in the end.
     pub wish: Wish,
 }
 
-/// Starts xl, and with a `lull land` that waits an engine of our own, and watches
-/// until the attempt is over.
+/// Starts xl, and lull's own engine if a `lull land` waits, and follows the attempt until
+/// it is over.
 ///
 /// # Errors
 /// When xl cannot be started; nothing has happened then.
@@ -84,7 +83,7 @@ pub fn run(
             Instant::now().checked_add(patience)
         }),
     };
-    // A helper that does not read must not stop us from saying Cancel later.
+    // A helper that does not read must not block a later Cancel.
     attempt.helper.set_write_timeout(Some(TICK))?;
     let passes_on = started.engine.is_none().then_some(started.orders);
     inbox.hear_helper(started.helper, passes_on);
@@ -119,19 +118,20 @@ struct Attempt<'a> {
     account: Account,
     attended: Attended<'a>,
     wish: Wish,
-    /// In which order the guest is to land.
+    /// The landing that the guest is to use.
     order: Landing,
-    /// xl's pipe, and the destination's.
+    /// The pipes of xl and of the destination, in this order.
     words: [PipeReader; 2],
     helper_gone: bool,
     xl_silent: bool,
     there_silent: bool,
-    /// When one of them was last known to hold something.
+    /// When one of the two pipes was last known to hold data.
     heard_at: Instant,
     ended_at: Option<Instant>,
-    /// Until the transport has been pressed.
+    /// When the attempt was cancelled; `None` once the transport has been told to hang up.
     cancelled_at: Option<Instant>,
-    /// Until a helper was heard, which then keeps the timeout, or it is over.
+    /// When the timeout is over, for an attempt without a helper; `None` once it is over. A
+    /// helper that has reported enforces the timeout itself.
     out_of_time_at: Option<Instant>,
 }
 
@@ -180,8 +180,8 @@ impl Attempt<'_> {
                 }
                 self.account.transport_said(*event);
             }
-            // Its engine hears so when xl has ended: two that resume a guest at the
-            // same moment would crash it.
+            // Its engine is told when xl has ended: two resumes at the same moment would
+            // crash the guest.
             Message::TransportGone => self.account.transport_gone = true,
             Message::HelperGone => self.helper_gone = true,
             Message::Xl(line) => {
@@ -211,7 +211,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Hears whoever asks while the guest lands.
+    /// Serves the clients of the control socket while the guest lands.
     fn attend(&mut self, watcher: &mut Watcher) {
         if !self.attended.turn() {
             return;
@@ -234,31 +234,30 @@ impl Attempt<'_> {
         }
         self.wish = Wish::Cancel;
         self.tell_helper(Command::Cancel);
-        // Where the helper's part is over, or has not begun, it is the
-        // transport that can give up.
+        // If the helper's part is over or has not begun, only the transport can give up.
         self.orders.give(Order::Cancel);
         self.cancelled_at = Some(Instant::now());
         Stopped::Now
     }
 
-    /// Of a fast landing, that the connection is no more. A classic one's helper
-    /// finds its stream at an end.
+    /// Tells a fast landing's engine that the connection has ended. A classic landing's
+    /// helper learns it from the end of its stream.
     fn tell_engine(&mut self, why: Refused) {
         if self.order == Landing::Fast {
             self.tell_helper(Command::HungUp { why });
         }
     }
 
-    /// A helper that cannot be told is gone, or not there yet and will find the
-    /// line when it comes.
+    /// Sends a command to the helper. If this fails the helper is gone; a helper that has
+    /// not started yet reads the line later.
     fn tell_helper(&mut self, command: Command) {
         let mut line = serde_json::to_vec(&command).unwrap_or_default();
         line.push(b'\n');
         let _ = self.helper.write_all(&line);
     }
 
-    /// While there is no helper to cancel, or to see that the time is over, it
-    /// is the connection that keeps xl.
+    /// Closes the connection to stop xl while there is no helper to cancel or to enforce
+    /// the timeout.
     fn press(&mut self) {
         let silent = self.account.helper == HelperSeen::Never;
         if silent && self.out_of_time_at.is_some_and(|at| at <= Instant::now()) {
@@ -279,7 +278,7 @@ impl Attempt<'_> {
     }
 }
 
-/// What becomes of the wish to cancel.
+/// The result of a request to cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stopped {
     Now,

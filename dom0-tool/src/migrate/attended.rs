@@ -1,5 +1,5 @@
-//! Whom an operator talks to while the guest lands: the helper, which served the
-//! control socket, has gone, and the destination has not been told to go.
+//! Serves operators while the guest lands: the helper, which served the control socket
+//! before, has ended, and the destination has not been sent GO.
 
 use std::time::Instant;
 
@@ -11,30 +11,30 @@ use crate::control::folder::Folder;
 use crate::control::picture::Picture;
 use crate::control::server::Server;
 
-/// See the module.
+/// The control socket of an attempt, from the helper's end to the attempt's.
 pub struct Attended<'a> {
     folder: &'a Folder,
     stage: Stage,
 }
 
 enum Stage {
-    /// The helper is asked.
+    /// The helper serves the control socket.
     Helper(Picture),
-    /// We are.
+    /// This process serves the control socket.
     Here(Server),
-    /// Nobody is.
+    /// No process serves it.
     Nobody,
 }
 
 impl<'a> Attended<'a> {
-    /// Of `guest`; the socket is to be in `folder`.
+    /// Follows `guest`; the socket is created in `folder`.
     pub fn of(guest: DomId, folder: &'a Folder) -> Self {
         let stage = Stage::Helper(Picture::new(guest, Instant::now()));
         Self { folder, stage }
     }
 
-    /// Takes in what the helper tells; when its part has ended well, this
-    /// begins.
+    /// Takes note of the helper's events. Once the helper has ended with a complete stream,
+    /// this process takes over the control socket.
     pub fn note(&mut self, event: &Event) {
         let Stage::Helper(picture) = &mut self.stage else {
             return;
@@ -45,15 +45,15 @@ impl<'a> Attended<'a> {
         };
         let stage = std::mem::replace(&mut self.stage, Stage::Nobody);
         if let (Stage::Helper(picture), How::StreamComplete) = (stage, ended.how)
-            // Without a socket, ^C still works.
+            // If the socket cannot be opened, ^C still works.
             && let Ok(server) = Server::showing(self.folder, picture.taken_over())
         {
             self.stage = Stage::Here(server);
         }
     }
 
-    /// A turn, which never waits; does somebody want to cancel? Then an
-    /// [answer](Self::answer) is due.
+    /// Serves the control socket once, without blocking. Returns true if a client asks to
+    /// cancel; the caller must then [answer](Self::answer).
     pub fn turn(&mut self) -> bool {
         let Stage::Here(server) = &mut self.stage else {
             return false;
@@ -65,19 +65,19 @@ impl<'a> Attended<'a> {
                 server.answer(Answer::Refused { why: why.into() });
                 false
             }
-            // The server's own.
+            // The server answers these itself.
             Some(Request::Status | Request::Watch) | None => false,
         }
     }
 
-    /// Answers who wants to cancel.
+    /// Answers the client that asked to cancel.
     pub fn answer(&mut self, answer: Answer) {
         if let Stage::Here(server) = &mut self.stage {
             server.answer(answer);
         }
     }
 
-    /// The attempt is over.
+    /// Reports the end of the attempt and closes the socket.
     pub fn end(&mut self, how: How, reason: &str) {
         if let Stage::Here(server) = &mut self.stage {
             server.end(End {
@@ -120,7 +120,7 @@ mod tests {
         }
     }
 
-    /// Turns of the loop until somebody wants to cancel, or there were many.
+    /// Serves until a client asks to cancel, for a limited number of turns.
     fn turns(attended: &mut Attended<'_>) -> bool {
         (0..200).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));

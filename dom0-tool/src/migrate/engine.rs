@@ -1,7 +1,6 @@
-//! The engine of a fast landing: a process of `lull migrate`'s own, since libxl's
-//! helper has long ended when the guest stops. Not a thread: a `lull migrate`
-//! that is killed, or whose terminal is stuck, leaves somebody who keeps the
-//! deadline.
+//! Starts the engine of a fast landing. It is a process of `lull migrate`, because libxl's
+//! helper has long ended when the guest stops. It is not a thread: if `lull migrate` is
+//! killed or its terminal blocks, the engine still keeps the deadline.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd};
@@ -17,30 +16,32 @@ use super::xl::Plan;
 use crate::control::claim::{CLAIM_FD, Claim};
 use crate::land::caller::Call;
 
-/// How long it, and what leads to `lull land`, may outlive the attempt.
+/// Time that the engine, and the process that leads to `lull land`, may outlive the
+/// attempt.
 const LEAVING: Duration = Duration::from_secs(10);
 
-/// Between two looks whether they have ended.
+/// Interval between two checks whether they have ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A running engine.
+/// A running engine, and the process that leads to `lull land`.
 #[derive(Debug)]
 pub struct Engine {
     process: Child,
     land: Child,
 }
 
-/// What leads to the engine, for others to inherit.
+/// The sockets to the engine, for other processes to inherit.
 #[derive(Debug)]
 pub struct Inherited {
-    /// For libxl's helper.
+    /// The socket for libxl's helper.
     pub helper: UnixStream,
-    /// For the transport.
+    /// The socket for the transport.
     pub transport: UnixStream,
 }
 
 impl Engine {
-    /// Starts it; `front_end` is its line to us, `words` where it may complain.
+    /// Starts the engine. `front_end` is its connection to this process; errors go to
+    /// `words`.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -53,8 +54,8 @@ impl Engine {
         let (from_helper, helper) = UnixStream::pair()?;
         let (to_transport, transport) = UnixStream::pair()?;
         let (to, from, land) = call.into_parts();
-        // It alone inherits these: were they open elsewhere, nobody would see
-        // another's end.
+        // Only the engine inherits these. A copy in another process would hide the end of
+        // the process at the other side.
         for fd in [
             front_end.as_fd(),
             from_helper.as_fd(),
@@ -80,7 +81,7 @@ impl Engine {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(words)
-            // The terminal's signals are lull migrate's to hear.
+            // Signals of the terminal go to `lull migrate` only.
             .process_group(0);
         if let Some(claim) = &claim {
             command.env(CLAIM_FD, number(claim));
@@ -90,7 +91,8 @@ impl Engine {
         Ok((Self { process, land }, Inherited { helper, transport }))
     }
 
-    /// The attempt is over.
+    /// Waits for the engine to end after the attempt, and ends the connection to `lull
+    /// land`.
     pub fn end(mut self) {
         let until = Instant::now() + LEAVING;
         for child in [&mut self.process, &mut self.land] {
@@ -98,8 +100,8 @@ impl Engine {
                 std::thread::sleep(LOOK);
             }
         }
-        // What leads to `lull land` has nothing more to carry. The engine may be
-        // undoing something that takes its time.
+        // The connection to `lull land` has nothing more to carry. The engine is not
+        // killed, because it may still be undoing something slow.
         let _ = self.land.kill();
         let _ = self.land.wait();
     }

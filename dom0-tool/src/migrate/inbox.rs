@@ -1,9 +1,8 @@
-//! Everything an attempt has to hear, in one queue: the helper, xl, signals.
+//! One queue for everything that an attempt receives: from the helper, xl and signals.
 //!
-//! Each source has a thread that only reads and passes on. None of them ever
-//! waits for the terminal: were lull's output stuck, xl would be stuck writing
-//! to lull, and the guest would stay paused. Where the queue is long, what is
-//! only for show is dropped.
+//! Each source has a thread that only reads and forwards. No thread ever waits for the
+//! terminal: if lull's output blocked, xl would block while writing to lull, and the guest
+//! would stay paused. When the queue is long, messages that are only displayed are dropped.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -24,48 +23,48 @@ use super::lines::each_line;
 use super::outcome::XlEnd;
 use crate::transport::orders::Orders;
 
-/// Messages waiting beyond which show is dropped.
+/// Number of waiting messages beyond which displayed-only messages are dropped.
 const LONG: usize = 1024;
 
-/// What is heard.
+/// A message that the attempt receives.
 #[derive(Debug)]
 pub enum Message {
     /// An event from the helper.
     Helper(Box<Event>),
-    /// A line from the helper that is no event.
+    /// A line from the helper that is not an event.
     Garbled(String),
-    /// The helper has hung up.
+    /// The helper has closed its connection.
     HelperGone,
     /// An event from the transport.
     Transport(Box<Event>),
-    /// Neither it nor anything it left behind can say more.
+    /// The transport and everything that inherited its socket have closed it.
     TransportGone,
-    /// A line of xl's.
+    /// A line that xl printed.
     Xl(String),
-    /// A line from the destination, or from what leads there.
+    /// A line from the destination, or from the program that connects to it.
     There(String),
-    /// The destination reported that the guest runs: when, by
-    /// `CLOCK_MONOTONIC`, in nanoseconds.
+    /// The destination reported that the guest runs, at this time in nanoseconds of
+    /// `CLOCK_MONOTONIC`.
     TargetStarted(u64),
-    /// Nothing more will come from xl.
+    /// xl's pipe has ended.
     XlSilent,
-    /// Nothing more will come from there.
+    /// The destination's pipe has ended.
     ThereSilent,
     /// xl has ended.
     XlEnded(XlEnd),
-    /// The operator wants to stop.
+    /// The operator asks to stop.
     Stop,
-    /// The operator wants to suspend lull itself (^Z).
+    /// The operator asks to suspend lull itself (^Z).
     Background,
 }
 
-/// The receiving end.
+/// The receiving end of the queue.
 pub struct Inbox {
     queue: Receiver<Message>,
     post: Post,
 }
 
-/// A sending end.
+/// A sending end of the queue.
 #[derive(Clone)]
 struct Post {
     queue: Sender<Message>,
@@ -75,7 +74,7 @@ struct Post {
 impl Post {
     fn send(&self, message: Message) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        // Nobody listens any more: the attempt is over.
+        // This fails only after the attempt is over, when the queue is no longer read.
         let _ = self.queue.send(message);
     }
 
@@ -87,7 +86,7 @@ impl Post {
 }
 
 impl Inbox {
-    /// An empty inbox.
+    /// Creates an empty inbox.
     pub fn new() -> Self {
         let (sender, queue) = channel();
         let waiting = Arc::default();
@@ -100,7 +99,7 @@ impl Inbox {
         }
     }
 
-    /// The next message; `None` when none came in time.
+    /// Returns the next message, or `None` if none arrives within that time.
     pub fn next(&self, within: Duration) -> Option<Message> {
         match self.queue.recv_timeout(within) {
             Ok(message) => {
@@ -111,13 +110,13 @@ impl Inbox {
         }
     }
 
-    /// As the signal of an operator who wants to stop.
+    /// Posts the message that a signal to stop would post.
     #[cfg(test)]
     pub fn ask_to_stop(&self) {
         self.post.send(Message::Stop);
     }
 
-    /// Hears signals from now on, in place of their effect.
+    /// Receives signals as messages from now on, in place of their default action.
     ///
     /// # Errors
     /// When the handlers cannot be set.
@@ -135,12 +134,12 @@ impl Inbox {
         Ok(())
     }
 
-    /// Hears the helper, and lets the transport know before anybody else:
-    /// while the guest is paused it decides by that. An engine does so itself.
+    /// Receives the helper's events, and forwards them to the transport first, which
+    /// decides by them while the guest is paused. An engine tells the transport itself.
     pub fn hear_helper(&self, from: impl io::Read + Send + 'static, transport: Option<Orders>) {
         let post = self.post.clone();
         thread::spawn(move || {
-            // An error is an end like any other.
+            // A read error counts as the end.
             let _ = each_line(from, |line| match serde_json::from_str::<Line>(line) {
                 Ok(Line {
                     event: event @ (Event::Progress(_) | Event::Log(_)),
@@ -158,7 +157,7 @@ impl Inbox {
         });
     }
 
-    /// Hears the transport.
+    /// Receives the transport's events.
     pub fn hear_transport(&self, from: impl io::Read + Send + 'static) {
         let post = self.post.clone();
         thread::spawn(move || {
@@ -171,7 +170,7 @@ impl Inbox {
         });
     }
 
-    /// Hears what the destination prints, and what leads there.
+    /// Receives what the destination and the program that connects to it print.
     pub fn hear_there(&self, from: impl io::Read + Send + 'static) {
         let post = self.post.clone();
         thread::spawn(move || {
@@ -182,13 +181,13 @@ impl Inbox {
         });
     }
 
-    /// Hears what xl prints.
+    /// Receives what xl prints.
     pub fn hear_xl(&self, from: impl io::Read + Send + 'static) {
         let post = self.post.clone();
         thread::spawn(move || {
             let mut handshake = Handshake::default();
             let _ = each_line(from, |line| {
-                // Now, before anything else: this moment ends the pause.
+                // The time is taken first, because this moment ends the pause.
                 let now = now_ns();
                 let before = handshake.clone();
                 handshake.line(line);
@@ -205,7 +204,7 @@ impl Inbox {
         });
     }
 
-    /// Hears of xl's end.
+    /// Waits for xl to end.
     pub fn hear_end(&self, mut xl: Child) {
         let post = self.post.clone();
         thread::spawn(move || {
@@ -214,8 +213,8 @@ impl Inbox {
                     (Some(code), _) => XlEnd::Exited(code),
                     (None, signal) => XlEnd::Killed(signal.unwrap_or(0)),
                 },
-                // Only if something else waited for our child: its end is
-                // then all that is known.
+                // This happens only if the child was waited for elsewhere; nothing but its
+                // end is known then.
                 Err(_) => XlEnd::Killed(0),
             };
             post.send(Message::XlEnded(end));

@@ -1,19 +1,19 @@
-//! Text from another process, cut into lines of bounded length.
+//! Splits the output of another process into lines of bounded length.
 
 use std::io::{self, Read};
 
-/// Longest line handed on, bytes. What is longer arrives in pieces.
+/// Longest line passed on, in bytes. A longer line is passed on in pieces.
 pub const LONGEST: usize = 16 * 1024;
 
-/// A piece of an overlong line repeats this much of the one before, so that a
-/// phrase to be recognised is whole in one of them.
+/// A piece of an overlong line repeats this many bytes of the previous piece, so that a
+/// phrase to be recognised is complete in one of them.
 const OVERLAP: usize = 128;
 
-/// Reads `from` to its end and hands every line to `each`, without its end
-/// (`\n`, or the `\r` of a progress display), as text whatever the bytes.
+/// Reads `from` to its end and passes every line to `each`, without its terminator (`\n`,
+/// or the `\r` of a progress display). Bytes that are not UTF-8 are replaced.
 ///
 /// # Errors
-/// What reading says; the end of the text is not one.
+/// The error of a read; the end of the text is not an error.
 pub fn each_line(mut from: impl Read, mut each: impl FnMut(&str)) -> io::Result<()> {
     let mut line = Vec::new();
     let mut chunk = [0; 4096];
@@ -76,7 +76,7 @@ mod tests {
         #[test]
         fn any_bytes_give_bounded_lines(bytes in proptest::collection::vec(any::<u8>(), 0..40_000)) {
             for line in lines(&bytes) {
-                // A replacement character takes three bytes for one.
+                // A replacement character takes three bytes in place of one.
                 prop_assert!(line.len() <= 3 * LONGEST);
             }
         }

@@ -1,9 +1,11 @@
-//! `lull migrate`: stock xl does the moving, lull's helper the copying; this
-//! part starts them, watches, and says how it ended.
+//! `lull migrate`: stock xl moves the guest, and lull's helper copies it. This module
+//! starts both, follows them, and reports how it ended.
 //!
-//! [`xl`] starts, through a [`transport`] of lull's own, [`inbox`] hears,
-//! [`attempt`] follows, [`attended`] also while the guest lands, [`account`] remembers, [`mod@pause`] measures,
-//! [`outcome`] judges, [`source`] makes sure, [`report`] tells, in [`tables`] too.
+//! [`xl`] starts the processes, through a [`transport`] of lull's own. [`inbox`] receives
+//! their messages, and [`attempt`] follows them; [`attended`] serves operators while the
+//! guest lands. [`account`] records what was observed, [`mod@pause`] measures the pause,
+//! and [`outcome`] judges. [`source`] verifies where the guest runs. [`report`] and
+//! [`tables`] produce the output.
 
 pub mod account;
 pub mod attempt;
@@ -72,7 +74,7 @@ pub fn main(options: &Migrate) -> ExitCode {
     }
 }
 
-/// Errors here mean that nothing was begun.
+/// An error here means that nothing was begun.
 fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
     options.check_host().map_err(anyhow::Error::msg)?;
     let (xl, guest) = ready(options)?;
@@ -89,8 +91,8 @@ fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
     move_guest(options, limits, &guest, &place)
 }
 
-/// The options, with the limits that the command line leaves open as the file
-/// has them; and where those come from.
+/// The options, completed with the limits of the file where the command line sets none, and
+/// the source of those limits.
 fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Effective)> {
     let mut options = options.clone();
     let mut limits = limits::of_guest(guest)?;
@@ -130,7 +132,7 @@ fn ready(options: &Migrate) -> Result<(PathBuf, Guest), NotReady> {
     Ok((xl, host::guest(&options.domain)?))
 }
 
-/// What an attempt finds at the source; tests have their own.
+/// What an attempt needs at the source; tests provide their own.
 struct Place<'a> {
     xl: &'a Path,
     lull: &'a Path,
@@ -161,8 +163,8 @@ fn move_guest(
     let stays = |known: &Known, end: (Outcome, String), watcher: &mut Watcher| {
         not_tried(options, guest, known, place.source, end, begun, watcher)
     };
-    // Before the destination is asked and anything is recorded: of a guest that another
-    // attempt moves, neither has anything to say.
+    // This precedes the questions to the destination and the record, which are of no use if
+    // another attempt moves the guest.
     let asked = Held::of(guest, &patience, &watcher).and_then(|held| {
         check_room(guest)?;
         let choice = ask_the_destination(options, guest, limits.trust(), &patience)?;
@@ -187,7 +189,7 @@ fn move_guest(
         true => Some(rehearse(options, limits, guest, landing, place)?),
         false => None,
     };
-    // Of what was refused above there is nothing to explain afterwards.
+    // Recording starts here: a refusal above needs no explanation afterwards.
     watcher.record(guest, &options.host);
     if let Some(rehearsed) = rehearsed {
         if options.json {
@@ -268,9 +270,9 @@ const fn outcome_of(enough: Enough) -> Outcome {
     }
 }
 
-/// The guest is this attempt's: two that move it could both let it run.
+/// Holds the claim on the guest. Two attempts that move one guest could both let it run.
 struct Held {
-    /// Where there can be no lock there is none.
+    /// `None` if the lock file cannot be used.
     claim: Option<Claim>,
     domid: DomId,
 }
@@ -307,11 +309,11 @@ impl Drop for Held {
     }
 }
 
-/// Says no, before anything is begun, where there is too little memory for the stub
-/// that the attempt will build.
+/// Refuses, before anything is begun, if there is too little memory for the stub of this
+/// attempt.
 fn check_room(guest: &Guest) -> anyhow::Result<()> {
     let asked = Xen::open_here().and_then(|xen| Ok((guest_frames(&xen, guest.domid)?, xen)));
-    // The attempt will say why it cannot.
+    // The attempt reports the error if Xen cannot be reached.
     let Ok((frames, xen)) = asked else {
         return Ok(());
     };
@@ -325,8 +327,8 @@ fn check_room(guest: &Guest) -> anyhow::Result<()> {
     }
 }
 
-/// In which order the guest lands. Says no to a destination that cannot take it,
-/// before anything is begun.
+/// Chooses the landing. Refuses a destination that cannot take the guest, before anything
+/// is begun.
 fn ask_the_destination(
     options: &Migrate,
     guest: &Guest,
@@ -354,7 +356,7 @@ fn rehearse(
 ) -> anyhow::Result<Rehearsed> {
     let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
     let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger))?;
-    // Somebody may have attached another disk meanwhile.
+    // Another disk may have been attached meanwhile.
     if landing == Landing::Fast {
         landing::devices_bear_it(guest, limits.trust()).map_err(|why| {
             anyhow::anyhow!(
@@ -366,7 +368,7 @@ fn rehearse(
     Ok(rehearsed)
 }
 
-/// The end of a move that was not begun: how, and why.
+/// Reports a move that was not begun: the outcome, and why.
 fn not_tried(
     options: &Migrate,
     guest: &Guest,
@@ -377,7 +379,7 @@ fn not_tried(
     watcher: &mut Watcher,
 ) -> Outcome {
     let judgement = Judgement { outcome, why: "" };
-    // Whoever suspended it in the meantime, it was not this attempt.
+    // If the guest is suspended, it was not this attempt that suspended it.
     let seen = source::watch(source, Rescue::Forbidden);
     let Judgement { outcome, .. } = as_seen(judgement, &seen, false);
     let report = Report {
@@ -396,8 +398,8 @@ fn not_tried(
     outcome
 }
 
-/// The limits as they were understood, a bare number with its unit; and where
-/// they come from, if not from the command line.
+/// Shows the limits as they were parsed, with their units, and their source if it is not
+/// the command line.
 fn say_what_is_asked(options: &Migrate, limits: &Effective, guest: &Guest, watcher: &Watcher) {
     fn from<T>(chosen: &Option<Chosen<T>>) -> String {
         let chosen = chosen.as_ref();
@@ -418,8 +420,8 @@ fn say_what_is_asked(options: &Migrate, limits: &Effective, guest: &Guest, watch
     watcher.note(&text);
 }
 
-/// What is to be said of a guest that did not suspend itself the last time: the copy may be
-/// in vain again.
+/// The warning for a guest that did not suspend itself the last time, as the copy may be in
+/// vain again.
 fn last_stayed(guest: &Guest) -> Option<String> {
     let runs = kept::Folder::at(runs::FOLDER, runs::MOST);
     let last = runs::run::newest_of(&runs, &guest.name)?;
@@ -457,7 +459,7 @@ fn say_what_is_assumed(options: &Migrate, known: &Known, watcher: &Watcher) {
     ));
 }
 
-/// Judges the attempt by what was heard of it.
+/// Judges the attempt by what was observed of it.
 pub fn judged(attempted: &Attempted) -> Judgement {
     let account = &attempted.account;
     judge(Evidence {
@@ -466,14 +468,14 @@ pub fn judged(attempted: &Attempted) -> Judgement {
         hung_up: account.hung_up.as_ref().map(|hung_up| hung_up.why),
         ready: account.gate(),
         handshake: &account.handshake,
-        // An attempt is over only when xl is.
+        // An attempt is over only after xl has ended.
         xl: account.xl.unwrap_or(XlEnd::Killed(0)),
         wish: attempted.wish,
     })
 }
 
-/// Judges the attempt, and looks for the guest at the source. One that moved must
-/// not run there.
+/// Judges the attempt, and checks the guest at the source. A guest that moved must not run
+/// there.
 fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Seen>) {
     let judgement = judged(attempted);
     if judgement.outcome == Outcome::Moved {
@@ -488,7 +490,7 @@ fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Se
             ),
         };
     }
-    // A suspension that this attempt did not ask for is somebody else's.
+    // This attempt does not undo a suspension that it did not request.
     let rescue = match judgement.outcome {
         Outcome::Unknown => Rescue::Forbidden,
         _ if !attempted.account.asked_to_suspend() => Rescue::Forbidden,
@@ -499,8 +501,8 @@ fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Se
     (judgement, Some(seen))
 }
 
-/// An outcome that says that the guest runs at the source stands only if it was
-/// seen to.
+/// An outcome with the guest running at the source stands only if the guest was seen to
+/// run.
 fn as_seen(judgement: Judgement, seen: &Seen, is_past_return: bool) -> Judgement {
     let unknown = judgement.outcome == Outcome::Unknown || is_past_return;
     match seen {
@@ -516,8 +518,8 @@ fn as_seen(judgement: Judgement, seen: &Seen, is_past_return: bool) -> Judgement
     }
 }
 
-/// Every pause teaches, also one that ended at the source. A guest that was to
-/// be left paused was not, and its pause is no pause.
+/// Records the pause in the ledger, including one that ended at the source. A guest that
+/// was to be left paused is an exception: what was measured is not its pause.
 fn remember(
     options: &Migrate,
     guest: &Guest,
@@ -533,14 +535,14 @@ fn remember(
     keep(ledger, &options.host, entry, watcher);
 }
 
-/// Writes down what a pause taught. A migration never fails for it.
+/// Adds a pause to the ledger. A failure does not end the migration.
 pub fn keep(ledger: &Ledger, host: &str, entry: Entry, watcher: &Watcher) {
     if let Err(error) = ledger.add(host, entry, |line| watcher.note(line)) {
         watcher.note(&format!("the ledger could not be kept: {error}"));
     }
 }
 
-/// Tables and verdict on standard output; with `--json` only the result there.
+/// Prints tables and verdict on standard output; with `--json` only the result goes there.
 fn tell(report: &Report<'_>, watcher: &mut Watcher) {
     let result = Event::Result(Box::new(report.result()));
     let say: fn(&str) = if report.options.json {
@@ -557,7 +559,7 @@ fn tell(report: &Report<'_>, watcher: &mut Watcher) {
     if !paragraph.is_empty() {
         say(&paragraph);
     }
-    // Who keeps the record may have to complain, and not have the last word.
+    // The spooler may print a complaint, which must precede the last line.
     watcher.conclude(result);
     say(&report.last_line());
 }

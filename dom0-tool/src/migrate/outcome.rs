@@ -1,34 +1,34 @@
-//! How an attempt ended, judged from what was seen of it.
+//! Judges how an attempt ended, from what was observed of it.
 
 use std::process::ExitCode;
 
 use lull_wire::events::{Ended, How, Refused};
 use lull_wire::xl::handshake::{Failure, Handshake, Step};
 
-/// The table of outcomes.
+/// The outcome of an attempt; it determines the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The guest runs at the destination.
     Moved,
     /// The pause would have been longer than allowed.
     RefusedDowntime,
-    /// Out of time, or no round could ever have fitted.
+    /// The timeout was over, or no round could ever have met the limit.
     RefusedTimeout,
-    /// The operator said so.
+    /// The operator cancelled.
     Cancelled,
-    /// The destination, or the way to it.
+    /// The destination failed, or the connection to it.
     TargetFailed,
-    /// The stub, Xen, xl or the helper.
+    /// The stub, Xen, xl or the helper failed.
     SourceFailed,
     /// The guest died at the source, and the destination was never told to
     /// start it.
     GuestDied,
-    /// Nobody can say where the guest runs; nothing was destroyed.
+    /// It is unknown where the guest runs; nothing was destroyed.
     Unknown,
 }
 
 impl Outcome {
-    /// The exit code. 2, for what was never begun, is the caller's.
+    /// The exit code. The caller returns 2 for an attempt that was never begun.
     pub const fn code(self) -> u8 {
         match self {
             Self::Moved => 0,
@@ -41,8 +41,8 @@ impl Outcome {
         }
     }
 
-    /// As far as who watches the source can tell: of a destination that was told
-    /// to go, that it has the guest.
+    /// The outcome as the source can tell it. A destination that was sent GO counts as
+    /// having the guest.
     pub const fn how(self) -> How {
         match self {
             Self::Moved | Self::Unknown => How::StreamComplete,
@@ -67,7 +67,7 @@ impl Outcome {
         }
     }
 
-    /// Where the guest runs.
+    /// The host on which the guest runs after this outcome.
     pub const fn running_on(self) -> RunningOn {
         match self {
             Self::Moved => RunningOn::Destination,
@@ -84,16 +84,16 @@ impl From<Outcome> for ExitCode {
     }
 }
 
-/// Where the guest runs.
+/// The host on which the guest runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunningOn {
-    /// Here.
+    /// The guest runs at the source.
     Source,
-    /// There.
+    /// The guest runs at the destination.
     Destination,
-    /// It is dead.
+    /// The guest is dead.
     Nowhere,
-    /// Nobody can say.
+    /// It is unknown where the guest runs.
     Unknown,
 }
 
@@ -112,49 +112,48 @@ impl RunningOn {
 /// How xl ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XlEnd {
-    /// With this code.
+    /// It exited with this code.
     Exited(i32),
-    /// By this signal.
+    /// It was killed by this signal.
     Killed(i32),
 }
 
-/// What was heard from the helper.
+/// What the helper has reported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum HelperSeen {
-    /// Nothing: xl never came so far.
+    /// The helper has reported nothing: xl did not get that far.
     #[default]
     Never,
-    /// It has begun.
+    /// The helper has started.
     Begun,
 }
 
-/// Whether the operator asked to stop.
+/// What the operator wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wish {
-    /// To move the guest.
+    /// Move the guest.
     #[default]
     Move,
-    /// To give up.
+    /// Cancel the migration.
     Cancel,
-    /// To move it, but the timeout was over before a helper was heard.
+    /// Move the guest, but the timeout was over before a helper reported.
     OutOfTime,
 }
 
-/// Whether the transport has passed READY on to xl, without which xl gives no
-/// permission.
+/// Whether the transport has passed READY on to xl. Without READY xl does not send GO.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Passed {
-    /// It has.
+    /// READY was passed on.
     Yes,
-    /// It has not.
+    /// READY was not passed on.
     #[default]
     No,
-    /// It died without a word.
+    /// The transport died without a report.
     Unknown,
 }
 
 impl Passed {
-    /// How far xl came: as far as it says, but no further than lull let it come.
+    /// How far xl got: as far as it reports, but no further than lull let it get.
     pub fn step(self, handshake: &Handshake) -> Step {
         match self {
             Self::Yes | Self::Unknown => handshake.step,
@@ -163,37 +162,37 @@ impl Passed {
     }
 }
 
-/// Everything the judgement rests on.
+/// Everything that the judgement is based on.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
-    /// Was there a helper?
+    /// Whether a helper has reported.
     pub helper: HelperSeen,
-    /// Its last word.
+    /// The helper's final event.
     pub ended: Option<&'a Ended>,
     /// Why the transport hung up before READY, if it did.
     pub hung_up: Option<Refused>,
     /// Whether READY was passed on.
     pub ready: Passed,
-    /// xl's words.
+    /// The steps that xl has printed.
     pub handshake: &'a Handshake,
-    /// xl's end.
+    /// How xl ended.
     pub xl: XlEnd,
-    /// The operator's wish.
+    /// What the operator wants.
     pub wish: Wish,
 }
 
-/// The outcome, and the sentence that explains it: empty when all went well,
-/// and when the helper has explained it.
+/// The outcome, and the sentence that explains it. The sentence is empty when all went
+/// well, and when the helper has explained it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judgement {
-    /// Which.
+    /// The outcome of the attempt.
     pub outcome: Outcome,
-    /// Why, without a full stop.
+    /// The explanation, without a full stop.
     pub why: &'static str,
 }
 
-/// Judges. Errs on the side of [`Outcome::Unknown`] wherever the destination
-/// may have been told to start the guest.
+/// Judges the attempt. The result is [`Outcome::Unknown`] wherever the destination may have
+/// been told to start the guest.
 pub fn judge(evidence: Evidence<'_>) -> Judgement {
     let judged = |outcome, why| Judgement { outcome, why };
     let handshake = evidence.handshake;
@@ -251,15 +250,15 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
             "xl lost the destination in the final handshake",
         );
     }
-    // A helper that was just beginning when lull hung up only saw the connection
-    // break: that says nothing of the destination.
+    // A helper that had just started when lull hung up only saw the connection break, which
+    // proves nothing about the destination.
     let given_up = evidence.hung_up == Some(Refused::Cancelled);
     let last_word = evidence.ended.map(|ended| ended.how);
     match last_word.filter(|how| !(given_up && *how == How::TargetFailed)) {
         Some(How::RefusedDowntime) => judged(Outcome::RefusedDowntime, ""),
         Some(How::RefusedTimeout) => judged(Outcome::RefusedTimeout, ""),
         Some(How::Cancelled) => judged(Outcome::Cancelled, ""),
-        // What the helper saw is the consequence.
+        // What the helper saw is a consequence.
         Some(How::TargetFailed) if handshake.transport_killed => judged(
             Outcome::SourceFailed,
             "`lull transport` was killed while pages were being sent",
@@ -273,14 +272,14 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
     }
 }
 
-/// Once it has begun, a helper keeps the timeout itself.
+/// A helper that has started enforces the timeout itself.
 const TOO_LATE_TO_BEGIN: (Outcome, &str) = (
     Outcome::RefusedTimeout,
     "the timeout was over before anything was copied",
 );
 
-/// The transport hung up of its own accord: the destination was never told to
-/// start, whatever became of xl.
+/// Judges an attempt that the transport ended: the destination was never told to start the
+/// guest, however xl ended.
 fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
     let (outcome, why) = match evidence.hung_up? {
         Refused::NotReady => (
@@ -307,7 +306,7 @@ fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
                 "cancelled before the destination was told to start the guest",
             ),
         },
-        // Consequences: what caused them is judged as without a transport.
+        // These are consequences; the cause is judged as without a transport.
         Refused::GivenUp | Refused::FrontEndGone | Refused::XlGone | Refused::PeerGone => {
             return None;
         }
@@ -315,7 +314,8 @@ fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
     Some(Judgement { outcome, why })
 }
 
-/// The stream was complete, but the destination was never told to start.
+/// Judges an attempt with a complete stream whose destination was never told to start the
+/// guest.
 fn stream_complete(evidence: Evidence<'_>) -> Judgement {
     let (outcome, why) = match (evidence.xl, evidence.handshake.failure) {
         (XlEnd::Killed(_), _) => (
@@ -330,8 +330,8 @@ fn stream_complete(evidence: Evidence<'_>) -> Judgement {
             Outcome::TargetFailed,
             "the destination failed before it was ready to start the guest",
         ),
-        // No word of those known: an xl that words its steps differently may
-        // have said GO.
+        // xl printed none of the known messages. An xl with different messages may have
+        // sent GO.
         (XlEnd::Exited(_), None) => (
             Outcome::Unknown,
             "xl failed without a word that tells how far it came",
@@ -340,7 +340,7 @@ fn stream_complete(evidence: Evidence<'_>) -> Judgement {
     Judgement { outcome, why }
 }
 
-/// The helper left no last word.
+/// Judges an attempt whose helper sent no final event.
 fn helper_silent(evidence: Evidence<'_>) -> Judgement {
     let handshake = evidence.handshake;
     let (outcome, why) = match (evidence.helper, evidence.xl) {
@@ -358,7 +358,7 @@ fn helper_silent(evidence: Evidence<'_>) -> Judgement {
             Outcome::SourceFailed,
             "`lull transport` was killed before anything was copied",
         ),
-        // The destination has none yet, and what it says is the consequence.
+        // The destination has nothing yet; its messages are a consequence.
         (HelperSeen::Never, XlEnd::Exited(_)) if handshake.helper_killed => (
             Outcome::SourceFailed,
             "lull's helper was killed before anything was copied",
@@ -457,8 +457,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever else was seen: once GO may have been said, the source is
-        /// claimed only if the destination gave the guest back.
+        /// Once GO may have been sent, the source is reported only if the destination gave
+        /// the guest back, whatever else was seen.
         #[test]
         fn after_permission_the_source_is_never_assumed(
             how in proptest::option::of(proptest::sample::select(&ALL[..])),
@@ -489,8 +489,7 @@ mod tests {
             prop_assert_eq!(judgement.outcome, Outcome::Unknown);
         }
 
-        /// Whatever xl is made to say: where lull passed no READY on, the guest has
-        /// not moved.
+        /// Where lull has not passed READY on, the guest has not moved, whatever xl prints.
         #[test]
         fn without_ready_nobody_has_moved(
             how in proptest::option::of(proptest::sample::select(&ALL[..])),
@@ -510,12 +509,12 @@ mod tests {
                 xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
                 wish: Wish::Move,
             });
-            // Of a transport that was killed nobody knows: then xl's own end counts.
+            // A killed transport reports nothing; xl's own end counts then.
             let may = died && !killed && code == 0;
             prop_assert!(judgement.outcome != Outcome::Moved || may);
         }
 
-        /// Before it, the guest is at the source, and nobody says otherwise.
+        /// Before permission the guest is at the source, and no outcome says otherwise.
         #[test]
         fn before_permission_a_refusal_stays_a_refusal(
             how in proptest::sample::select(&ALL[1..]),

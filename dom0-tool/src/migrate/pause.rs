@@ -1,4 +1,4 @@
-//! What the pause was: observed by the source's clock, beside what was foreseen.
+//! The guest's pause as observed by the source's clock, and as predicted.
 
 use lull_base::monotonic::span_ms;
 use lull_wire::events::{How, Landing, PauseParts, Refused};
@@ -8,8 +8,8 @@ use crate::ledger::{Entry, Known};
 use super::account::Account;
 
 impl Account {
-    /// The pause of an attempt that was given up after the suspend, as whoever
-    /// ended it measured it.
+    /// The pause of an attempt that was given up after the suspend, in milliseconds, as
+    /// measured by the process that ended it.
     pub fn refused_pause_ms(&self) -> Option<u64> {
         let helper = self.ended.as_ref().and_then(|ended| ended.refused_pause_ms);
         let transport = self
@@ -19,15 +19,15 @@ impl Account {
         helper.or(transport)
     }
 
-    /// Pauses that were given up and tried again, milliseconds.
+    /// The pauses that were abandoned and tried again, in milliseconds.
     pub fn given_up_ms(&self) -> impl Iterator<Item = u64> + '_ {
         self.given_up.iter().map(|ran_on| ran_on.pause_ms)
     }
 
-    /// The pause, at most: by the source's monotonic clock alone, from the
-    /// request until the destination's report was there, which is a little
-    /// after the guest ran; or, of an attempt given up, as whoever resumed the
-    /// guest measured it.
+    /// Upper bound of the pause, in milliseconds, by the source's monotonic clock alone. It
+    /// runs from the request until the destination's report arrived, which is a little
+    /// after the guest ran. For an attempt given up it is the pause measured by the process
+    /// that resumed the guest.
     pub fn observed_downtime_ms(&self) -> Option<u64> {
         if let Some(pause) = self.refused_pause_ms() {
             return Some(pause);
@@ -35,17 +35,16 @@ impl Account {
         Some(span_ms(self.requested_ns()?, self.runs_by_ns()?))
     }
 
-    /// The pause without the report's way back, which is taken to be half of
-    /// the shortest round trip seen on this connection.
+    /// The pause without the time that the report took to arrive, in milliseconds. That
+    /// time is taken to be half of the shortest round trip seen on this connection.
     ///
-    /// Nothing is sent only to measure. Two answers are seen: READY to the end
-    /// of the stream, and the report to GO. Both hold some work of the
-    /// destination's besides the way, so that neither is shorter than the
-    /// round trip: the estimate errs, if the way there is no shorter than the
-    /// way back, on the short side. The guest began to run between it and the
-    /// [bound](Self::observed_downtime_ms), close to the report's departure,
-    /// and never before GO. No clock of the destination's has any part in it,
-    /// nor has a wall clock. A pause that ended here needs no correction.
+    /// Nothing is sent only to measure. Two answers are observed: READY follows the end of
+    /// the stream, and the report follows GO. Both include some work at the destination, so
+    /// neither is shorter than the round trip. If the way to the destination is no shorter
+    /// than the way back, the estimate errs on the short side. The guest began to run
+    /// between the estimate and the [bound](Self::observed_downtime_ms), close to the
+    /// report's departure and never before GO. No clock of the destination and no wall
+    /// clock is used. A pause that ended at the source needs no correction.
     pub fn observed_downtime_estimate_ms(&self) -> Option<u64> {
         if let Some(pause) = self.refused_pause_ms() {
             return Some(pause);
@@ -63,8 +62,8 @@ impl Account {
         Some(self.suspended.as_ref()?.requested_monotonic_ns)
     }
 
-    /// When the guest ran at the destination at the latest. xl must have read
-    /// the report as good; the transport saw it first.
+    /// The latest time at which the guest began to run at the destination, in nanoseconds.
+    /// xl must have accepted the report; the transport read it first.
     fn runs_by_ns(&self) -> Option<u64> {
         let heard = self.target_started_ns?;
         let came = self.answered.map(|answered| answered.answer_monotonic_ns);
@@ -78,13 +77,13 @@ impl Account {
             .saturating_sub(answered.go_monotonic_ns);
         let complete = self.ended.as_ref().zip(self.ready.as_ref());
         let to_end = complete
-            // Of a fast landing READY came long before.
+            // In a fast landing READY arrived long before.
             .and_then(|(ended, ready)| ready.came_monotonic_ns.checked_sub(ended.monotonic_ns));
         Some(to_end.map_or(to_go, |to_end| to_end.min(to_go)))
     }
 
-    /// What the pause was predicted to be: on which the guest was suspended,
-    /// or else the last time it was judged.
+    /// The predicted pause, in milliseconds: the prediction on which the guest was
+    /// suspended, or the latest one if it was not.
     pub fn predicted_downtime_ms(&self) -> Option<u64> {
         match &self.suspended {
             Some(suspended) => suspended.predicted_downtime_ms,
@@ -92,8 +91,8 @@ impl Account {
         }
     }
 
-    /// What it was expected to be when the guest was asked to stop: the usual
-    /// of each part, and its pages at the usual rates. Nothing without history.
+    /// The pause expected when the guest was asked to stop, in milliseconds: the usual time
+    /// of each part, and its pages at the usual rates. `None` without history.
     pub fn expected_downtime_ms(&self, known: &Known) -> Option<u64> {
         let typical = &known.typical;
         [
@@ -107,7 +106,7 @@ impl Account {
         .try_fold(0, u64::checked_add)
     }
 
-    /// Where the pause of a moved guest went.
+    /// The parts of the pause of a guest that moved.
     pub fn observed_parts(&self) -> Option<PauseParts> {
         let ended = self.ended.as_ref()?;
         let landing = self
@@ -119,12 +118,13 @@ impl Account {
         })
     }
 
-    /// Of the landing: how long the destination took until READY, and from
-    /// there until the guest ran.
+    /// The parts of the landing, in milliseconds: the time from the end of the stream to
+    /// READY, and from READY until the guest ran.
     pub fn landing_split(&self) -> Option<(u64, Option<u64>)> {
         let ended = self.ended.as_ref()?;
         let came = match (&self.ready, &self.hung_up) {
-            // Of a fast landing it had come, and all had to be in place.
+            // In a fast landing READY came earlier, and was held until everything was in
+            // place.
             (Some(ready), _) if self.landing == Landing::Fast => ready.passed_monotonic_ns,
             (Some(ready), _) => ready.came_monotonic_ns,
             (None, hung_up) => hung_up.as_ref()?.ready_monotonic_ns?,
@@ -133,16 +133,16 @@ impl Account {
         Some((span_ms(ended.monotonic_ns, came), after))
     }
 
-    /// The smallest limit with which a READY that came too late would have
-    /// been in time.
+    /// The smallest limit, in milliseconds, with which a READY that came too late would
+    /// have been in time.
     pub fn limit_for_ready_ms(&self, after_ready_ms: u64) -> Option<u64> {
         let begun = self.requested_ns()?;
         let came = self.hung_up.as_ref()?.ready_monotonic_ns?;
         Some(span_ms(begun, came).saturating_add(after_ready_ms))
     }
 
-    /// Until when the destination was waited for, if it was given up for being
-    /// slow.
+    /// The time until which the destination was waited for, in nanoseconds, if the attempt
+    /// was given up because the destination was slow.
     fn waited_until_ns(&self) -> Option<u64> {
         self.ended
             .as_ref()
@@ -155,11 +155,11 @@ impl Account {
         }
     }
 
-    /// What this attempt teaches: of a pause that ended in a move everything,
-    /// of one that ended at the source what came so far, and what it took to
-    /// end it. A destination that was too slow would have taken so long at
-    /// least; what follows READY was not seen then, and its bound stands for
-    /// it. `None` if the guest was never paused.
+    /// The ledger entry of this attempt. A pause that ended in a move yields all parts. A
+    /// pause that ended at the source yields the parts it reached, and the time it took to
+    /// end it. A destination that was too slow would have taken at least as long as it was
+    /// waited for; what follows READY was not observed then, so its bound is used. `None`
+    /// if the guest was never paused.
     pub fn entry(&self, guest: &str, known: &Known) -> Option<Entry> {
         let requested_ns = self.requested_ns()?;
         let ended = self.ended.as_ref()?;
@@ -206,7 +206,7 @@ mod tests {
     use crate::ledger::Ledger;
     use lull_wire::events::{Answered, Event, GuestThen, HungUp, Ready};
 
-    /// What happened at the source, nanoseconds on its monotonic clock.
+    /// Times at the source, in nanoseconds of its monotonic clock.
     #[derive(Debug, Clone, Copy)]
     struct Stamps {
         requested: u64,
@@ -240,8 +240,8 @@ mod tests {
         account
     }
 
-    /// Two seconds to the end of the stream, three for a landing that never
-    /// came, and what was known to follow.
+    /// Two seconds to the end of the stream, three seconds for a landing that never came,
+    /// and the known bound for the rest.
     #[test]
     fn a_destination_that_was_late_is_remembered_as_slow_and_as_foreseen_badly() {
         let mut account = moved(Stamps {
@@ -273,7 +273,7 @@ mod tests {
             (entry.predicted_ms, entry.observed_ms),
             (Some(4_000), Some(5_200))
         );
-        // The operator's wish is no fault of the destination's.
+        // An operator's cancel is not the destination's fault.
         account.hung_up.as_mut().unwrap().why = Refused::Cancelled;
         let entry = account.entry("web1", &known).unwrap();
         assert_eq!((entry.landing_ms, entry.observed_ms), (None, None));
@@ -284,9 +284,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the ways and the work at their other end took, and whatever
-        /// the clock counts from: the report left between the estimate and the
-        /// bound, and the estimate does not lie before GO.
+        /// The report left between the estimate and the bound, and the estimate does not
+        /// lie before GO. This holds for all transit and processing times, and for every
+        /// origin of the clock.
         #[test]
         fn the_guest_ran_between_the_estimate_and_the_bound(
             way_ns in 0..200_000_000u64,

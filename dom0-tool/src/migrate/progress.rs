@@ -1,6 +1,6 @@
-//! What is shown while a migration runs: one live line on a terminal, plain
-//! lines when piped, JSON when asked. Never a reason to fail: what cannot be
-//! written is not shown.
+//! The display during a migration: one live line on a terminal, plain lines when piped,
+//! JSON when asked for. A failure to write never ends the migration; what cannot be written
+//! is not shown.
 
 use std::io::IsTerminal;
 use std::process::Child;
@@ -20,10 +20,10 @@ use lull_wire::events::{
     Suspended,
 };
 
-/// Between plain lines within a round.
+/// Interval between plain lines within a round.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);
 
-/// Shows an attempt to whoever watches.
+/// Displays an attempt to the operator.
 pub struct Watcher {
     manner: Manner,
     verbosity: u8,
@@ -35,14 +35,14 @@ pub struct Watcher {
     record: Option<(runs::Recorder, Child)>,
 }
 
-/// What is waited for while there is no progress to show.
+/// What the display shows while there is no progress.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     /// Pages are not being copied yet.
     Begin,
-    /// The guest has stopped; what is left takes about as long as it takes.
+    /// The guest has stopped; the remaining time cannot be predicted.
     Land,
-    /// Given up: it is not paused, or not for long.
+    /// The attempt was given up; the guest is not paused, or not for long.
     Undo,
 }
 
@@ -57,24 +57,24 @@ impl Waiting {
 }
 
 enum Manner {
-    /// One line on the terminal, drawn anew.
+    /// One line on the terminal, which is redrawn.
     Live(ProgressBar),
-    /// Lines, now and then.
+    /// Plain lines at intervals.
     Plain { last: Instant },
-    /// Every event, on standard output.
+    /// Every event, as JSON on standard output.
     Json,
-    /// Notes, and what goes wrong.
+    /// Only notes and errors.
     Quiet,
 }
 
 impl Watcher {
-    /// A watcher as the options and the terminal want it.
+    /// Creates the display that the options and the terminal require.
     pub fn new(options: &Migrate) -> Self {
         let manner = if options.json {
             Manner::Json
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            // The template is ours; were it wrong, the default would do.
+            // If the template were invalid, the default would be used.
             if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
                 bar.set_style(style);
             }
@@ -97,7 +97,7 @@ impl Watcher {
         }
     }
 
-    /// A watcher of a guest that nobody waits for.
+    /// Creates a display for a guest that no operator watches.
     pub fn quiet(verbosity: u8) -> Self {
         Self {
             manner: Manner::Quiet,
@@ -111,7 +111,7 @@ impl Watcher {
         }
     }
 
-    /// From now on, everything is taken down as well.
+    /// Records everything from now on.
     pub fn record(&mut self, guest: &Guest, host: &str) {
         let through = Through::LullMigrate;
         match runs::Recorder::start(&guest.name, guest.domid, Some(host), through) {
@@ -120,7 +120,7 @@ impl Watcher {
         }
     }
 
-    /// The last word, for the record, which is kept when this returns.
+    /// Records the result; the record is written when this returns.
     pub fn conclude(&mut self, result: Event) {
         if let Some((mut record, keeper)) = self.record.take() {
             record.tell(&result);
@@ -129,7 +129,7 @@ impl Watcher {
         }
     }
 
-    /// Shows what the helper tells.
+    /// Displays an event of the helper.
     pub fn event(&mut self, event: &Event) {
         if let Some((record, _)) = &mut self.record {
             record.tell(event);
@@ -138,7 +138,7 @@ impl Watcher {
             Event::Progress(progress) if self.waiting == Waiting::Begin => {
                 self.progress = Some(progress.clone());
             }
-            // What is left is no longer a matter of rounds.
+            // From here on, progress is not counted in rounds.
             Event::Suspended(_) => (self.progress, self.waiting) = (None, Waiting::Land),
             Event::RanOn(_) => self.waiting = Waiting::Begin,
             Event::Ended(ended) if ended.how == How::StreamComplete => {}
@@ -148,7 +148,7 @@ impl Watcher {
             _ => {}
         }
         if let Manner::Json = self.manner {
-            // Results are the front end's to give, once.
+            // The front end prints the result itself, once.
             if !matches!(event, Event::Result(_)) {
                 print_json(event);
             }
@@ -209,12 +209,12 @@ impl Watcher {
         }
     }
 
-    /// Shows that time passes.
+    /// Redraws the live line, so that elapsed time shows.
     pub fn tick(&mut self) {
         self.redraw();
     }
 
-    /// A line for the operator.
+    /// Prints a line for the operator.
     pub fn note(&self, text: &str) {
         let line = format!("lull: {text}");
         match &self.manner {
@@ -223,14 +223,14 @@ impl Watcher {
         }
     }
 
-    /// A line for whoever asked for more (`-v`).
+    /// Prints a line if more output was asked for (`-v`).
     pub fn detail(&self, from: &str, text: &str) {
         if self.verbosity > 0 {
             self.note(&format!("{from}: {text}"));
         }
     }
 
-    /// Takes the live line away; the report follows.
+    /// Removes the live line; the report follows.
     pub fn finish(&self) {
         if let Manner::Live(bar) = &self.manner {
             bar.finish_and_clear();
@@ -268,7 +268,7 @@ impl Watcher {
     }
 }
 
-/// One event as a line of JSON on standard output.
+/// Prints one event as a line of JSON on standard output.
 pub fn print_json(event: &Event) {
     let line = Line {
         schema: SCHEMA,
@@ -345,6 +345,7 @@ fn ran_on_line(ran_on: &RanOn) -> String {
     format!("{reason}; it runs on here after a pause of {pause}, and is tried again")
 }
 
+/// Formats the measurement that an estimate rests on, as in
 /// `24.0 MiB so far: 9,300 ms, in round 1`.
 fn slowest(basis: &RestsOn) -> String {
     let (bytes, took) = (Bytes(basis.bytes), Millis(basis.took_ms));

@@ -1,5 +1,5 @@
-//! The end of it: the tables, what happened and why, and, always last, where
-//! the guest runs.
+//! The final output: the tables, what happened and why, and in the last line where the
+//! guest runs.
 
 use lull_base::fmt::{Bytes, Millis};
 use lull_wire::events::{self, Ended, How, Landing, Refused};
@@ -13,28 +13,29 @@ use super::outcome::{HelperSeen, Outcome, RunningOn};
 use super::source::Seen;
 use super::tables::Tables;
 
-/// Everything that is said at the end.
+/// Everything that the final output is made from.
 #[derive(Debug)]
 pub struct Report<'a> {
-    /// Whom it was about.
+    /// The guest that was to move.
     pub guest: &'a Guest,
-    /// What was asked.
+    /// The options of the command.
     pub options: &'a Migrate,
-    /// What was seen.
+    /// What was observed.
     pub account: &'a Account,
-    /// How it ended.
+    /// How the attempt ended.
     pub outcome: Outcome,
     /// The sentence that explains it, without a full stop; may be empty.
     pub why: &'a str,
-    /// The guest at the source, if it was looked for.
+    /// The guest's state at the source, if it was checked.
     pub seen: Option<&'a Seen>,
-    /// Who does not carry out its next reboot any more, if so: a sentence.
+    /// A sentence that names the monitor which no longer carries out the guest's next
+    /// reboot; `None` if none is lost.
     pub monitor_lost: Option<&'a str>,
-    /// What was known before it.
+    /// What the ledger held before the attempt.
     pub known: &'a Known,
-    /// Why it was not to land fast; empty if it was.
+    /// Why the landing was not fast; empty if it was.
     pub why_classic: &'a str,
-    /// From the command's start to its end.
+    /// Time from the start of the command to its end, in milliseconds.
     pub duration_ms: u64,
 }
 
@@ -64,7 +65,7 @@ impl Report<'_> {
         }
     }
 
-    /// The tables.
+    /// The tables of this report.
     pub fn tables(&self) -> Tables<'_> {
         Tables {
             account: self.account,
@@ -76,8 +77,8 @@ impl Report<'_> {
         }
     }
 
-    /// What happened, to whom, what was done about it, and what would have
-    /// worked. Empty for a guest that moved as it should.
+    /// What happened to the guest, what was done about it, and what would have worked.
+    /// Empty for a guest that moved as intended.
     pub fn paragraph(&self) -> String {
         let guest = &self.guest.name;
         let host = &self.options.host;
@@ -123,7 +124,7 @@ impl Report<'_> {
         text
     }
 
-    /// Where the guest runs.
+    /// The last line: where the guest runs.
     pub fn last_line(&self) -> String {
         let guest = &self.guest.name;
         let host = &self.options.host;
@@ -155,7 +156,7 @@ impl Report<'_> {
         }
     }
 
-    /// As asked; or as set while it ran.
+    /// The limit as given in the options, or as it was set during the attempt.
     fn limit_ms(&self) -> Option<u64> {
         let asked = || self.options.pause_limit().map(|limit| limit.as_millis());
         let set = self.account.limits.is_some();
@@ -171,8 +172,7 @@ impl Report<'_> {
         ended.filter(|ended| ended.how != How::StreamComplete)
     }
 
-    /// Why it ended otherwise than with a move, as a sentence without a full
-    /// stop.
+    /// Why the attempt ended without a move, as a sentence without a full stop.
     pub fn reason(&self) -> String {
         let mut reason = match self.ended_badly() {
             Some(ended) if !ended.reason.is_empty() && self.why.is_empty() => {
@@ -180,12 +180,12 @@ impl Report<'_> {
             }
             _ => self.why.to_owned(),
         };
-        // The destination's failures are told best by those who saw them.
+        // The destination's failures are explained best by the processes that saw them.
         let others_know = matches!(
             self.outcome,
             Outcome::TargetFailed | Outcome::SourceFailed | Outcome::Unknown
         );
-        // Of a fast landing what xl says is the consequence.
+        // In a fast landing xl's messages are a consequence.
         let explained = self.account.landing == Landing::Fast && !reason.is_empty();
         if others_know
             && !explained
@@ -207,7 +207,7 @@ impl Report<'_> {
         reason
     }
 
-    /// Pauses that were given up and tried again.
+    /// Describes the pauses that were abandoned and tried again.
     fn given_up(&self) -> Option<String> {
         let pauses: Vec<String> = self
             .account
@@ -240,8 +240,8 @@ impl Report<'_> {
         }
     }
 
-    /// A limit is never ignored in silence, not even by an xl that starts
-    /// another helper.
+    /// Reports an xl that used another helper, because a limit must never be ignored
+    /// silently.
     fn without_helper(&self) -> Option<String> {
         let alone = self.outcome == Outcome::Moved && self.account.helper == HelperSeen::Never;
         alone.then(|| {
@@ -258,7 +258,7 @@ impl Report<'_> {
             .and_then(|ended| ended.observed.suspend_ms)
             .unwrap_or(0);
         let why = match suspend > limit / 2 {
-            // Nobody can cut that short once the guest has begun to.
+            // Once the guest has begun to stop, nothing can shorten that.
             true => format!(
                 "the guest itself took {} to stop, which its kernel's log may explain",
                 Millis(suspend)
@@ -292,7 +292,7 @@ impl Report<'_> {
             Outcome::Unknown if self.account.past_permission() => advice.push(format!(
                 "Nothing was destroyed. Run `xl list` on both hosts: if {guest} runs at {host}, `xl destroy {domid}` here; if it is certain that it does not, `lull resume {domid}` here. Never run both: they share their disks."
             )),
-            // Whoever created it may be about to: xl, until the guest is gone.
+            // The toolstack may be about to restart it; xl stays until the guest is gone.
             Outcome::GuestDied => advice.push(format!(
                 "If it is configured to (`on_reboot`, `on_crash`, `on_poweroff`), {guest} is started anew here, under another number: `xl list`."
             )),
@@ -306,7 +306,7 @@ impl Report<'_> {
         advice.join(" ")
     }
 
-    /// For a destination that was too slow.
+    /// Advice for a destination that was too slow.
     fn advice_at_the_gate(&self) -> Option<String> {
         let hung_up = self.account.hung_up.as_ref()?;
         let host = &self.options.host;
@@ -323,7 +323,7 @@ impl Report<'_> {
             Refused::NotReady => Some(format!(
                 "Look what keeps {host} from setting up the guest's devices, or try a higher limit."
             )),
-            // A stock receiver that cannot report leaves its copy where it is.
+            // A stock receiver that cannot report leaves its copy in place.
             Refused::PeerGone
                 if self.account.stream_is_complete() || self.account.landing == Landing::Fast =>
             {
@@ -336,7 +336,7 @@ impl Report<'_> {
         }
     }
 
-    /// For a refusal that rests on nothing that was seen.
+    /// Advice for a refusal that rests on no observed pause.
     fn advice_without_history(&self) -> Option<String> {
         let refused = self.outcome == Outcome::RefusedDowntime;
         let host = &self.options.host;
@@ -348,7 +348,7 @@ impl Report<'_> {
     }
 }
 
-/// The limit or the link with which a refused attempt would not have been.
+/// The limit or the link rate at which a refused attempt would have passed.
 pub fn what_would_do(ended: &Ended) -> Option<String> {
     let limit = ended.smallest_limit_ms.map(limit_option);
     let rate = ended
@@ -358,8 +358,8 @@ pub fn what_would_do(ended: &Ended) -> Option<String> {
     (!would_do.is_empty()).then(|| format!("It would have fitted with {}.", would_do.join(", or ")))
 }
 
-/// What to type for a limit of at least `ms` milliseconds: in whole seconds, where
-/// that is precise enough.
+/// The option for a limit of at least `ms` milliseconds, in whole seconds where that is
+/// precise enough.
 fn limit_option(ms: u64) -> String {
     match ms {
         ..10_000 => format!("`--max-suspend-time {ms}ms`"),

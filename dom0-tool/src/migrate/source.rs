@@ -1,26 +1,26 @@
-//! The guest at the source after the attempt: seen to run, not assumed.
+//! The guest at the source after the attempt. It is watched until it runs, not assumed to
+//! run.
 
 use std::io;
 use std::time::Duration;
 
 use lull_xen::{self as xen, DomId, DomainState, domain::Resumed};
 
-/// How long a suspended guest may take to be resumed by whoever is about to:
-/// xl only starts to after it has waited two seconds for its transport.
+/// Time that a suspended guest may take to be resumed by another process. xl starts its
+/// resume only after it has waited two seconds for its transport.
 const LATE: Duration = Duration::from_secs(5);
 
-/// How long a guest may go without using any CPU and still be called idle
-/// rather than watched further.
+/// Time without CPU use after which a guest counts as idle and is not watched further.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Between two looks.
+/// Interval between two checks of the guest.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The source host's hypervisor, as far as this module needs it.
 pub trait Source {
-    /// How the guest fares; `None` when there is no such domain.
+    /// The guest's state; `None` when the domain does not exist.
     fn state(&self) -> io::Result<Option<DomainState>>;
-    /// Makes a suspended guest run on.
+    /// Resumes a suspended guest.
     fn resume(&self) -> io::Result<Resumed>;
 }
 
@@ -38,20 +38,20 @@ impl Source for OnXen {
     }
 }
 
-/// How the guest was seen.
+/// The guest's state as observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     /// It used CPU time while watched, or was idle and free to run.
     Running,
     /// It was left suspended; this module resumed it, and it runs.
     Rescued,
-    /// It will never run again: a verb phrase.
+    /// It will never run again, for this reason (a verb phrase).
     Dead(String),
-    /// It does not run, or could not be watched: a verb phrase.
+    /// It does not run, or could not be watched, for this reason (a verb phrase).
     NotRunning(String),
 }
 
-/// May a guest that is found suspended be resumed here?
+/// Whether a guest that is found suspended may be resumed here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rescue {
     /// The destination was never told to start it.
@@ -60,14 +60,14 @@ pub enum Rescue {
     Forbidden,
 }
 
-/// Whether a guest that is said to have moved runs here still, or again. Its domain is
-/// gone, or going, or was left suspended: then it does not.
+/// Whether a guest that is reported as moved runs here still, or again. A guest does not
+/// run here if its domain is gone or dying, or was left suspended.
 pub fn runs_on(source: &dyn Source) -> bool {
     let is_free = || {
         let state = source.state();
         matches!(state, Ok(Some(state)) if state.shutdown.is_none() && state.death().is_none())
     };
-    // xl may be in the middle of destroying it.
+    // xl may be destroying the domain at this moment.
     is_free() && {
         std::thread::sleep(PAUSE);
         is_free()
@@ -93,7 +93,7 @@ fn watch_paced(
         Wait::Suspended if rescue == Rescue::Forbidden => {
             Seen::NotRunning("is suspended".to_owned())
         }
-        // Nobody is left to do it: xl is gone, and its helper too.
+        // No other process can resume it: xl and its helper are gone.
         Wait::Suspended => match source.resume() {
             Err(error) => {
                 Seen::NotRunning(format!("is suspended, and resuming it failed: {error}"))
@@ -163,7 +163,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A guest that shows one state after another, then the last for ever.
+    /// A guest that shows one state after another, and then keeps the last one.
     pub struct Script {
         pub states: RefCell<Vec<Option<DomainState>>>,
         pub resumed: Cell<u32>,

@@ -1,4 +1,4 @@
-//! An attempt in tables: its rounds, its pause, what it cost.
+//! The tables of an attempt: its rounds, its pause and its costs.
 
 use std::fmt;
 
@@ -10,24 +10,24 @@ use lull_wire::events::{Ended, Landing, PauseParts, Round};
 
 use super::account::Account;
 
-/// What the tables are made of.
+/// The data that the tables show.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables<'a> {
-    /// What was seen.
+    /// What was observed.
     pub account: &'a Account,
     /// Whether the guest runs at the destination.
     pub moved: bool,
-    /// The pause expected, with history.
+    /// The expected pause in milliseconds, with history.
     pub expected_ms: Option<u64>,
-    /// The pause allowed.
+    /// The downtime limit in milliseconds.
     pub limit_ms: Option<u64>,
-    /// From the command's start to its end.
+    /// Time from the start of the command to its end, in milliseconds.
     pub duration_ms: Option<u64>,
-    /// Why it was not to land fast, if anybody chose.
+    /// Why the landing was not fast; empty if nothing was chosen.
     pub why_classic: &'a str,
 }
 
-/// All of them. Empty when nothing was copied.
+/// Formats all tables. The text is empty when nothing was copied.
 impl fmt::Display for Tables<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tables = [self.rounds(), self.pause()].into_iter().flatten();
@@ -38,7 +38,7 @@ impl fmt::Display for Tables<'_> {
 }
 
 impl Tables<'_> {
-    /// What each round brought; nothing before the first.
+    /// The table of rounds; `None` before the first round.
     pub fn rounds(&self) -> Option<Table> {
         let rounds = &self.account.rounds;
         if rounds.count() == 0 {
@@ -65,7 +65,7 @@ impl Tables<'_> {
         Some(table)
     }
 
-    /// The pause, predicted and observed, part by part; nothing if there was none.
+    /// The pause by its parts, predicted and observed; `None` if there was no pause.
     pub fn pause(&self) -> Option<Table> {
         let suspended = self.account.suspended.as_ref()?;
         let observed = self.account.observed_parts().unwrap_or_default();
@@ -116,7 +116,7 @@ impl Tables<'_> {
         Some(table)
     }
 
-    /// What was sent and used, a line each.
+    /// Pages sent and resources used, one line each.
     pub fn costs(&self) -> Option<Vec<String>> {
         let ended: &Ended = self.account.ended.as_ref()?;
         let pages_a_second = ended
@@ -157,7 +157,7 @@ impl Tables<'_> {
     }
 }
 
-/// The parts of a pause, in order.
+/// The parts of a pause with their names, in order.
 pub fn named(parts: &PauseParts) -> impl Iterator<Item = (&'static str, Option<u64>)> {
     [
         ("suspend", parts.suspend_ms),

@@ -1,7 +1,7 @@
-//! Whole attempts against an `xl` that is a script: it says what the real one
-//! says, and plays the helper on the socket that one would inherit. What is
-//! tested is the judgement, the report and the plumbing between processes, not
-//! a migration.
+//! Tests of whole attempts against an `xl` that is a script. The script prints what the
+//! real xl prints, and acts as the helper on the socket that the helper would inherit. The
+//! tests cover the judgement, the report and the connections between processes, not a
+//! migration.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ use super::source::tests::{Script, state};
 use super::*;
 use crate::cli::{Cli, Command};
 
-/// What the script may call: `say` writes one event as the helper would.
+/// Functions for the script: `say` writes one event as the helper does.
 const PRELUDE: &str = r#"#!/bin/bash
 say() { echo "$1" >&"$LULL_FRONT_END_FD"; }
 started='{"schema":1,"type":"started","domid":7,"helper_pid":1,"guest_pages":49152,"limit_ms":500,"timeout_ms":null,"stub_domid":8,"stub_memory_bytes":16777216,"stub_boot_ms":12,"fixed_costs":{}}'
@@ -122,7 +122,7 @@ fn attempt_with(
     }
 }
 
-/// One that leaves nothing of the guest here.
+/// An attempt that leaves nothing of the guest on this host.
 fn attempt_and_go(script: &str) -> Run {
     attempt_with(script, "", &[None], |_| {})
 }
@@ -365,7 +365,7 @@ fn a_guest_that_died_runs_nowhere() {
         );
         assert_eq!(run.outcome.code(), 7);
         assert_eq!(run.result.running_on, "nowhere");
-        // It may be there again when the operator looks.
+        // The guest may exist again when the operator looks.
         let paragraph = &run.paragraph;
         assert!(paragraph.contains("started anew"), "{paragraph}");
         assert_eq!(
@@ -608,16 +608,16 @@ fn a_destination_that_is_late_is_refused_and_the_pause_told() {
     learned_from_lateness(&run.ledger);
 }
 
-/// Or the next attempt would promise the same again.
+/// Without this, the next attempt would make the same promise again.
 fn learned_from_lateness(known: &Known) {
     assert_eq!(known.landings, 1);
-    // What it took until the refusal, and the assumed rest.
+    // The time until the refusal, and the assumed remainder.
     assert!(known.bounds.landing >= Duration::from_millis(250));
     assert_eq!(known.bounds.suspend, Duration::from_millis(75));
     assert_eq!(known.bounds.resume, Duration::from_millis(12));
 }
 
-/// xl's end says nothing then: it may even be killed.
+/// xl's end proves nothing in this case; it may even have been killed.
 #[test]
 fn a_refusal_by_the_transport_outlives_xl() {
     let killed = REFUSED_BY_THE_TRANSPORT
@@ -643,7 +643,8 @@ exit 1"#,
     assert_eq!(run.result.observed_downtime_ms, Some(77));
 }
 
-/// What the transport says never outweighs that the destination was told.
+/// What the transport reports never outweighs that the destination was told to start the
+/// guest.
 #[test]
 fn a_transport_that_contradicts_xl_is_not_believed() {
     let run = attempt(
@@ -656,7 +657,8 @@ exit 1"#,
     assert_eq!(run.outcome, Outcome::Unknown);
 }
 
-/// The stub's last words, the destination's and a guest's name may be xl's.
+/// The stub's last messages, the destination's messages and a guest's name may look like
+/// xl's.
 #[test]
 fn nobodys_words_but_xls_move_a_guest() {
     for words in [
@@ -685,7 +687,7 @@ exit 1"#
     }
 }
 
-/// Whatever was said: the guest is here.
+/// Whatever the messages claim, the guest is here.
 #[test]
 fn a_guest_that_moved_and_runs_here_is_looked_for_at_both() {
     let run = attempt(MOVED);
@@ -697,7 +699,7 @@ fn a_guest_that_moved_and_runs_here_is_looked_for_at_both() {
     );
 }
 
-/// Two moves of one guest: the other's is about to be told to go.
+/// Two moves of one guest, where the other's destination is about to be told to start it.
 #[test]
 fn a_suspension_that_was_not_asked_for_is_somebody_elses() {
     let suspended = DomainState {

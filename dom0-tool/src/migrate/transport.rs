@@ -1,4 +1,4 @@
-//! The front end's side of `lull transport`: how xl is made to use it.
+//! The front end's side of `lull transport`: the arguments that make xl use it.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -12,21 +12,20 @@ use crate::cli::Migrate;
 use crate::ledger::Costs;
 use crate::rehearse::kept_alive;
 
-/// xl's transport arguments: `-s` and what stands for HOST.
+/// xl's transport arguments: the value of `-s`, and the argument in HOST's place.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arguments {
-    /// After `-s`.
+    /// The value of `-s`.
     pub ssh: OsString,
-    /// In HOST's place.
+    /// The argument in HOST's place.
     pub host: OsString,
 }
 
-/// Puts lull in front of the transport the operator chose.
+/// Puts lull in front of the transport that the operator chose.
 ///
-/// xl has a shell run `exec SSH HOST xl migrate-receive …`, with SSH unquoted:
-/// what stands there is shell text, and stays so behind lull's own words. An
-/// empty SSH makes HOST the whole command; it becomes one word, which lull
-/// hands to a shell of its own.
+/// xl has a shell run `exec SSH HOST xl migrate-receive …`, with SSH unquoted. SSH is
+/// therefore shell text, and stays shell text after lull's own words. An empty SSH makes
+/// HOST the whole command; it becomes one word, which lull passes to a shell of its own.
 pub fn arguments(
     lull: &Path,
     domain: DomId,
@@ -40,10 +39,10 @@ pub fn arguments(
     if let Some(limit) = options.pause_limit() {
         words.push(format!(" --limit-us {}", limit.as_micros()));
     }
-    // A limit may also come while it runs.
+    // A limit may also be set while the transport runs.
     words.push(format!(
         " --after-ready-us {} --resume-us {}",
-        // The landing has both in it.
+        // The landing includes both.
         after_ready.min(costs.landing).as_micros(),
         costs.resume.as_micros()
     ));
@@ -123,7 +122,7 @@ mod tests {
         );
     }
 
-    /// Runs what xl would, with a lull that prints its arguments.
+    /// Runs the command as xl does, with a lull that prints its arguments.
     fn as_xl_would(given: &Arguments, fake: &Path) -> String {
         let line = match given.ssh.is_empty() {
             true => given.host.clone(),

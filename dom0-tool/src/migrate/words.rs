@@ -1,26 +1,26 @@
-//! The last lines that xl, ssh and the destination wrote, and which of them an
+//! The last lines that xl, ssh and the destination printed, and the choice of those that an
 //! operator should see when the migration failed.
 
 use std::collections::VecDeque;
 
 use lull_base::text::printable;
 
-/// Lines kept.
+/// Number of lines kept.
 const KEPT: usize = 200;
 
-/// Lines shown.
+/// Number of lines shown.
 const SHOWN: usize = 3;
 
-/// The end of what was written.
+/// The last lines that were printed.
 #[derive(Debug, Default)]
 pub struct Words {
     lines: VecDeque<String>,
-    /// The first of the destination's complaints that names a cause.
+    /// The destination's first error that names a cause.
     cause: Option<String>,
 }
 
 impl Words {
-    /// Takes one line.
+    /// Adds one line.
     pub fn push(&mut self, line: &str) {
         if self.lines.len() == KEPT {
             self.lines.pop_front();
@@ -28,22 +28,22 @@ impl Words {
         self.lines.push_back(printable(line));
     }
 
-    /// Takes one line from the destination.
+    /// Adds one line from the destination.
     pub fn push_there(&mut self, line: &str) {
         self.push(line);
         let cause = cause(line).filter(|_| self.cause.is_none());
         self.cause = cause.map(printable).or(self.cause.take());
     }
 
-    /// What of the destination was at fault, in its libxl's words: a bridge, a disk, a
-    /// script that failed.
+    /// The part of the destination that failed, in the words of libxl there: a bridge, a
+    /// disk or a script.
     pub fn cause_there(&self) -> Option<&str> {
         self.cause.as_deref()
     }
 
-    /// The lines that say what went wrong, oldest first: what ssh, a shell or
-    /// the destination's xl said in words of their own. Only when there is
-    /// none, libxl's first complaint: what follows it are consequences.
+    /// The lines that explain the failure, oldest first: those that ssh, a shell or the
+    /// destination's xl printed themselves. If there are none, libxl's first error, because
+    /// the following errors are consequences.
     pub fn telling(&self) -> Vec<&str> {
         let own: Vec<&str> = self
             .lines
@@ -63,12 +63,12 @@ impl Words {
     }
 }
 
-/// What a line of libxl's names as the cause, without the place in its source: what a
-/// hotplug script said, a disk that is not there, memory that is not to be had. Of what
-/// else libxl says most are consequences.
+/// The cause that a line of libxl names, without the source location: the output of a
+/// hotplug script, a missing disk, memory that is not available. Most other lines of libxl
+/// are consequences.
 fn cause(line: &str) -> Option<&str> {
     let said = line.strip_prefix("libxl: error: ")?;
-    // FILE:LINE:FUNCTION: and, of most, Domain N:
+    // The format is FILE:LINE:FUNCTION:, followed in most lines by Domain N:.
     let (_, said) = said.split_once(": ")?;
     let said = match said.split_once(':') {
         Some((domain, rest)) if domain.starts_with("Domain ") => rest.trim_start(),
@@ -85,7 +85,7 @@ fn cause(line: &str) -> Option<&str> {
     names_one.then_some(said)
 }
 
-/// Written whether or not anything is wrong, or about xl's own steps.
+/// Whether the line is printed on success too, or concerns xl's own steps.
 fn is_routine(line: &str) -> bool {
     const ROUTINE: [&str; 17] = [
         "migration sender:",
@@ -100,8 +100,8 @@ fn is_routine(line: &str) -> bool {
         "Connection to",
         "Warning: Permanently added",
         "** ",
-        // The rest of what xl says when it has lost the destination; the
-        // report says the same with names in it.
+        // These are the remaining lines that xl prints when it has lost the destination.
+        // The report says the same and names the hosts.
         "Domain state is now undefined",
         "Please CHECK AT BOTH ENDS",
         "resuming at most one instance",
@@ -111,7 +111,8 @@ fn is_routine(line: &str) -> bool {
     line.is_empty() || ROUTINE.iter().any(|start| line.starts_with(start))
 }
 
-/// From a library, with file and line: for those who debug it.
+/// Whether a library printed the line, with file and line number: it helps only to debug
+/// that library.
 fn is_library(line: &str) -> bool {
     [
         "libxl: ",
@@ -174,7 +175,7 @@ mod tests {
         );
     }
 
-    /// As libxl 4.17 and 4.20 put it.
+    /// The messages are those of libxl 4.17 and 4.20.
     #[test]
     fn the_destinations_cause_is_found_in_its_librarys_words() {
         for (line, cause) in [
@@ -231,7 +232,7 @@ mod tests {
         assert_eq!(telling(&["\u{1b}[2Jgone"]), ["[2Jgone"]);
     }
 
-    /// What xl, ssh, a shell and the destination print.
+    /// The input is what xl, ssh, a shell and the destination print.
     #[test]
     fn any_bytes_are_words() {
         let samples: [&[u8]; 3] = [

@@ -26,62 +26,62 @@ use crate::transport::{self, orders::Orders};
 use super::engine::Engine;
 use super::transport::arguments;
 
-/// What is needed to start it.
+/// Everything that is needed to start xl.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// Where xl is.
+    /// Path of xl.
     pub xl: &'a Path,
-    /// Where lull is.
+    /// Path of lull.
     pub lull: &'a Path,
-    /// Whom to move.
+    /// The guest to move.
     pub guest: &'a Guest,
-    /// Where to, how.
+    /// The options, including the destination.
     pub options: &'a Migrate,
-    /// Bounds for the helper.
+    /// Upper bounds of the costs, for the helper.
     pub costs: Costs,
-    /// And what it is to expect.
+    /// Expected costs, for the helper.
     pub expected_costs: Costs,
-    /// Bound of what follows READY, for the transport.
+    /// Upper bound of the time after READY, for the transport.
     pub after_ready: Duration,
-    /// Where control sockets are.
+    /// The folder of the control sockets.
     pub control: &'a Folder,
-    /// In which order the guest lands.
+    /// The landing that the guest uses.
     pub landing: Landing,
-    /// That nobody else moves it meanwhile.
+    /// The claim that prevents another attempt on this guest.
     pub claim: Option<&'a Claim>,
 }
 
-/// A started xl.
+/// A started xl, and the connections to its helper and transport.
 #[derive(Debug)]
 pub struct Started {
-    /// The process.
+    /// The xl process.
     pub process: Child,
-    /// What it prints, and no other.
+    /// What xl prints, and nothing else.
     pub words: PipeReader,
-    /// What the destination prints, and what leads there.
+    /// What the destination and the program that connects to it print.
     pub words_there: PipeReader,
-    /// The helper's line to us.
+    /// The connection from the helper.
     pub helper: UnixStream,
-    /// The transport's line to us.
+    /// The connection from the transport.
     pub transport: UnixStream,
-    /// Ours to it.
+    /// The connection to the transport.
     pub orders: Orders,
-    /// Of a fast landing.
+    /// The engine of a fast landing.
     pub engine: Option<Engine>,
 }
 
 impl Plan<'_> {
-    /// Starts xl; with a `lull land` that waits, the engine first, which then is
-    /// the helper that is heard.
+    /// Starts xl. If a `lull land` waits, the engine is started first, and its events are
+    /// read in place of the helper's.
     ///
     /// # Errors
-    /// When no process can be started.
+    /// When a process cannot be started.
     pub fn start(&self, call: Option<Call>) -> io::Result<Started> {
         let (words, write_end) = io::pipe()?;
         let (words_there, write_end_there) = io::pipe()?;
         let (helper, for_helper) = UnixStream::pair()?;
         let (transport, for_transport) = UnixStream::pair()?;
-        // What is to reach helper and transport, through sh, xl and libxl.
+        // The descriptors that helper and transport inherit through sh, xl and libxl.
         let mut handed_down: Vec<(&str, OwnedFd)> =
             vec![(transport::FRONT_END_FD, for_transport.into())];
         let engine = match call {
@@ -110,7 +110,7 @@ impl Plan<'_> {
             command.env(variable, socket.as_raw_fd().to_string());
         }
         self.instruct(&mut command);
-        // ssh asks for passwords on the terminal, not here.
+        // ssh reads passwords from the terminal, not from standard input.
         command.stdin(Stdio::null());
         command.stdout(write_end.try_clone()?);
         command.stderr(write_end);
@@ -126,7 +126,7 @@ impl Plan<'_> {
         })
     }
 
-    /// Puts into `command`'s environment what the helper is told.
+    /// Puts the helper's limits and costs into the environment of `command`.
     pub fn instruct(&self, command: &mut Command) {
         for (variable, value) in self.variables() {
             match value {
@@ -169,14 +169,14 @@ impl Plan<'_> {
         if options.debug {
             push("--debug".as_ref());
         }
-        // By number: it is this guest that was checked, whatever is renamed.
+        // The domid names the guest that was checked, even if a guest is renamed.
         push(self.guest.domid.to_string().as_ref());
         push(&way.host);
         list
     }
 
-    /// What the helper is told. Absent limits are removed: one left over in
-    /// the operator's environment was not asked for here.
+    /// The environment of the helper. Variables of limits that are not set are removed: one
+    /// left over in the operator's environment is not part of this command.
     fn variables(&self) -> [(&'static str, Option<String>); 7] {
         let options = self.options;
         let micros =

@@ -1,5 +1,5 @@
-//! From the destination to xl: the words of the handshake, and whatever else
-//! comes, in its order. Nothing behind READY is read before READY is passed on.
+//! From the destination to xl: the handshake, and any other output, in its order. Nothing
+//! after READY is read before READY is passed on.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -7,57 +7,58 @@ use lull_wire::xl::markers::{BANNER, Finder, READY};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, write};
 
-/// Most bytes written at once: what a pipe that is ready takes without
-/// waiting, whoever else may use it (`PIPE_BUF`).
+/// Most bytes written at once: `PIPE_BUF`, which a writable pipe accepts without blocking
+/// even if other processes write to it too.
 const ATOMIC: usize = 4096;
 
-/// More than a login shell says.
+/// Most bytes before the banner; a login shell prints less.
 const GREETING_MAX: usize = 64 << 10;
 
-/// The other direction of the relay.
+/// The direction from the destination to xl.
 #[derive(Debug)]
 pub struct Backward {
     from: Option<OwnedFd>,
     to: Option<OwnedFd>,
     banner: Finder,
     ready: Finder,
-    /// Read and not yet written; at most a chunk and a beginning of READY.
+    /// Bytes that were read and not yet written: at most one chunk and the beginning of
+    /// READY.
     unsent: Vec<u8>,
     state: State,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The banner has not come: what a login shell says before it is kept, and then
-    /// left out, for xl takes nothing else first.
+    /// The banner has not arrived. What a login shell prints before it is kept and then
+    /// dropped, because xl accepts nothing before the banner.
     Greeting,
-    /// READY has not come: what may be its beginning is kept.
+    /// READY has not arrived. Bytes that may be its beginning are kept.
     Looking,
-    /// It has come and stands at the end of what is unsent.
+    /// READY has arrived and stands at the end of the unsent bytes.
     Held,
-    /// All is passed on.
+    /// All bytes are passed on.
     Open,
-    /// All is thrown away.
+    /// All bytes are discarded.
     Discarding,
 }
 
-/// What was heard.
+/// What the bytes just read contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
-    /// Nothing of interest.
+    /// Nothing that matters to the gate.
     Nothing,
     /// The receiver's banner.
     Banner,
-    /// READY. It is kept.
+    /// READY has arrived, and is held.
     Ready,
-    /// Something behind READY, which was passed on before.
+    /// Bytes after READY, which was passed on before.
     Answer,
-    /// The end.
+    /// The destination's output has ended.
     End,
 }
 
 impl Backward {
-    /// From `from` to `to`.
+    /// Relays from `from` to `to`.
     pub const fn new(from: OwnedFd, to: OwnedFd) -> Self {
         Self {
             from: Some(from),
@@ -69,9 +70,9 @@ impl Backward {
         }
     }
 
-    /// To read from, unless there is something to be written first. While READY
-    /// is held only for its end, which a poll tells unasked: with a fast landing
-    /// that is most of the migration.
+    /// The descriptor to read from, unless bytes wait to be written. While READY is held
+    /// the flags are empty, and poll then reports only a hang-up; with a fast landing this
+    /// lasts for most of the migration.
     pub fn readable(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let from = self.from.as_ref()?;
         let flags = match self.state {
@@ -81,13 +82,13 @@ impl Backward {
         (self.sendable() == 0).then(|| (from.as_fd(), flags))
     }
 
-    /// To write to, if there is something to be written.
+    /// The descriptor to write to, if bytes wait to be written.
     pub fn writable(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let to = self.to.as_ref()?;
         (self.sendable() > 0).then(|| (to.as_fd(), PollFlags::OUT))
     }
 
-    /// Whether nothing more will come of this direction.
+    /// Whether this direction has ended and nothing is left to write.
     pub fn is_over(&self) -> bool {
         self.from.is_none() && self.sendable() == 0
     }
@@ -97,8 +98,8 @@ impl Backward {
         let Some(from) = &self.from else {
             return Heard::Nothing;
         };
-        // READY and what follows are told apart by reading no further than a
-        // chunk; what comes behind READY in the same chunk waits with it.
+        // READY and the bytes after it are separated by reading at most one chunk at a
+        // time; what follows READY in the same chunk is held with it.
         let mut chunk = [0; ATOMIC];
         let length = match read(from, &mut chunk) {
             Ok(length @ 1..) => length,
@@ -128,8 +129,8 @@ impl Backward {
         Heard::Nothing
     }
 
-    /// Leaves out what stands before the banner. What comes behind it in the same chunk
-    /// cannot be READY yet: the receiver waits for the stream first.
+    /// Drops what stands before the banner. The bytes after it in the same chunk cannot be
+    /// READY yet, because the receiver first waits for the stream.
     fn look_for_banner(&mut self, bytes: &[u8]) -> Heard {
         match self.banner.read(bytes) {
             Some(end) => {
@@ -149,7 +150,8 @@ impl Backward {
         }
     }
 
-    /// Whatever this is, xl is to say what it makes of it.
+    /// Stops looking for the banner and passes the bytes on: xl reports what it makes of
+    /// them.
     fn give_up_on_banner(&mut self) {
         if self.state == State::Greeting {
             self.state = State::Looking;
@@ -166,22 +168,22 @@ impl Backward {
         match write(to, &self.unsent[..length]) {
             Ok(written) => drop(self.unsent.drain(..written)),
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // xl has gone.
+            // xl has closed its end.
             Err(_) => self.discard(),
         }
         self.close_when_done();
     }
 
-    /// Passes READY on, and all that follows.
+    /// Passes READY on, and everything after it.
     pub fn open(&mut self) {
         if self.state != State::Discarding {
             self.state = State::Open;
         }
     }
 
-    /// Closes the end towards xl, after what may have looked like READY and
-    /// was not, if xl takes it at once. What the destination says is still
-    /// read, so that it is not hindered in clearing up.
+    /// Closes the end towards xl. Bytes that resembled READY and were not are written
+    /// first, if xl accepts them at once. The destination's output is still read, so that
+    /// the receiver can clear up.
     pub fn close(&mut self) {
         if self.from.is_none() && self.state == State::Looking {
             self.state = State::Open;
@@ -212,7 +214,7 @@ impl Backward {
         self.to = None;
     }
 
-    /// The destination's end, to be read to its end by whoever takes it.
+    /// The destination's output; the caller reads it to its end.
     pub fn into_rest(self) -> Option<OwnedFd> {
         self.from
     }
@@ -222,7 +224,7 @@ impl Backward {
             State::Greeting => 0,
             State::Looking => self.unsent.len() - self.ready.pending(),
             State::Open => self.unsent.len(),
-            // Nothing at all, so that READY is not torn.
+            // Nothing is sent, so READY is not split.
             State::Held | State::Discarding => 0,
         }
     }

@@ -1,5 +1,5 @@
-//! From xl to the destination: the migration stream, whose bytes lull does not
-//! look at and, where the kernel can do without, does not copy.
+//! From xl to the destination: the migration stream. lull does not look at its bytes, and
+//! does not copy them where the kernel can splice.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,7 +10,7 @@ use rustix::pipe::{SpliceFlags, splice};
 
 use crate::stream::pipe::enlarge;
 
-/// Most bytes moved by one call; what a pipe holds is moved anyway.
+/// Most bytes moved by one call; no call moves more than a pipe holds.
 const MOST: usize = 1 << 20;
 
 /// Bytes copied at a time where splice does not work.
@@ -20,7 +20,7 @@ const COPIED: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Forward {
     ends: Option<Ends>,
-    /// There was something to read, and it is the way out that is waited for.
+    /// The source end is readable, so the relay waits for room at the destination's end.
     readable: bool,
     manner: Manner,
 }
@@ -34,27 +34,27 @@ struct Ends {
 #[derive(Debug)]
 enum Manner {
     Splice,
-    /// One of the ends is no pipe.
+    /// One of the two ends is not a pipe, so splice does not work.
     Copy {
         buffer: Box<[u8]>,
-        /// What of it is still to be written.
+        /// The part of the buffer that is still to be written.
         unsent: std::ops::Range<usize>,
     },
 }
 
-/// What [`Forward::go_on`] came to.
+/// The state of this direction after [`Forward::go_on`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// More may come.
+    /// More bytes may follow.
     Open,
-    /// xl has closed its end, and all of it is through.
+    /// xl has closed its end, and every byte was forwarded.
     Ended,
-    /// The destination's end takes no more.
+    /// The destination's end accepts no more bytes.
     Broken,
 }
 
 impl Forward {
-    /// From `from` to `to`, a pipe that belongs to this process alone.
+    /// Forwards from `from` to `to`; no other process may use the pipe `to`.
     ///
     /// # Errors
     /// When `to` cannot be made not to block.
@@ -68,7 +68,7 @@ impl Forward {
         })
     }
 
-    /// What to wait for: [`Self::go_on`] when it is there.
+    /// The event to poll for; when it occurs, call [`Self::go_on`].
     pub fn wake_on(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let ends = self.ends.as_ref()?;
         Some(match self.readable {
@@ -77,7 +77,7 @@ impl Forward {
         })
     }
 
-    /// Moves what can be moved, after [`Self::wake_on`] was ready. Never waits.
+    /// Moves the bytes that can be moved, after [`Self::wake_on`] was ready. Never blocks.
     pub fn go_on(&mut self) -> Progress {
         let Some(ends) = &self.ends else {
             return Progress::Ended;
@@ -104,7 +104,7 @@ impl Forward {
         }
     }
 
-    /// Through this process's memory.
+    /// Switches from splice to copying through this process's memory.
     pub fn copy_from_now_on(&mut self) {
         self.manner = Manner::Copy {
             buffer: vec![0; COPIED].into(),
@@ -123,26 +123,28 @@ impl Forward {
         progress
     }
 
-    /// Which end it was that had nothing to give or no room. Never both are
-    /// waited for: the one that is ready would keep this busy until the other
-    /// is.
+    /// Whether the destination's end had no room, rather than xl's end no data. Only one of
+    /// the two is ever polled: polling both would keep this process busy with the ready one
+    /// until the other is ready too.
     fn waits_for_the_way_out(&self) -> bool {
         match &self.manner {
-            // The one that was not waited for before.
+            // With splice, it is the end that was not polled before.
             Manner::Splice => !self.readable,
             Manner::Copy { unsent, .. } => unsent.start < unsent.end,
         }
     }
 }
 
-/// Reads when nothing is left to write, then writes. `Ok(0)` is the end.
+/// Reads when nothing is left to write, then writes. Returns `Ok(0)` at the end of the
+/// stream.
 fn copy(
     ends: &Ends,
     buffer: &mut [u8],
     unsent: &mut std::ops::Range<usize>,
 ) -> rustix::io::Result<usize> {
     if unsent.start == unsent.end {
-        // Waits for nothing: one read for each time it was seen readable.
+        // This read does not block: each poll that reports the end readable is followed by
+        // one read.
         *unsent = 0..read(&ends.from, &mut *buffer)?;
         if unsent.start == unsent.end {
             return Ok(0);

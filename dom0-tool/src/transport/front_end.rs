@@ -1,5 +1,5 @@
-//! The front end's socket, and that of a fast landing's engine: what the gate goes
-//! by comes in, and what it did goes out to the front end.
+//! The sockets of the front end and of a fast landing's engine. Orders for the gate come
+//! in, and events go out to the front end.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,33 +13,33 @@ use super::gate::Event;
 use super::{ENGINE_FD, FRONT_END_FD};
 use crate::helper::handed;
 
-/// Longest line an order may have.
+/// Longest line of an order, in bytes.
 const LONGEST: usize = 4096;
 
-/// A `lull migrate` that watches, and its engine.
+/// A `lull migrate` that follows this migration, and its engine.
 pub struct FrontEnd {
     front_end: Orders,
     engine: Orders,
 }
 
-/// Where orders come from.
+/// A socket that delivers orders.
 struct Orders {
     socket: Option<UnixStream>,
     line: Vec<u8>,
-    /// What its end means.
+    /// The event that its end of file stands for.
     end: Event,
 }
 
 impl FrontEnd {
-    /// Connects, if the environment names a socket. The helper's, which come
-    /// along, are closed: they would keep others from seeing its end.
+    /// Connects, if the environment names a socket. The helper's sockets, which are
+    /// inherited too, are closed: a copy held here would hide the helper's end.
     pub fn connect() -> Self {
         drop(inherited_socket(events::FRONT_END_FD));
         drop(inherited_socket(handed::ENGINE_FD));
         Self::new(inherited_socket(FRONT_END_FD), inherited_socket(ENGINE_FD))
     }
 
-    /// Over these sockets.
+    /// Uses these two sockets.
     pub fn new(front_end: Option<UnixStream>, engine: Option<UnixStream>) -> Self {
         Self {
             front_end: Orders::new(front_end, Event::FrontEndGone),
@@ -47,21 +47,22 @@ impl FrontEnd {
         }
     }
 
-    /// What to wait on for orders.
+    /// The descriptors to poll for orders.
     pub fn wake_on(&self) -> [Option<(BorrowedFd<'_>, PollFlags)>; 2] {
         [&self.front_end, &self.engine]
             .map(|orders| Some((orders.socket.as_ref()?.as_fd(), PollFlags::IN)))
     }
 
-    /// Everything that has come, without waiting. What is no order is passed
-    /// over.
+    /// Reads everything that has arrived, without blocking. Lines that are not orders are
+    /// ignored.
     pub fn hear(&mut self, mut each: impl FnMut(Event)) {
-        // The engine first: whoever has both to read knows how far it is.
+        // The engine's socket comes first, so that its progress is known before the front
+        // end's orders.
         self.engine.hear(&mut each);
         self.front_end.hear(&mut each);
     }
 
-    /// Tells what happened, without waiting: the guest may be stopped.
+    /// Sends an event without blocking, because the guest may be stopped.
     pub fn tell(&mut self, event: events::Event) {
         let Some(socket) = &mut self.front_end.socket else {
             return;
@@ -74,7 +75,8 @@ impl FrontEnd {
             return;
         };
         text.push(b'\n');
-        // A few short lines in all: there is room, or nobody to read them.
+        // Only a few short lines are ever sent: the write fails only if the socket has no
+        // reader.
         let _ = socket.write(&text);
     }
 }

@@ -1,29 +1,32 @@
 //! Gate 4: whether the destination's READY is passed on.
 //!
-//! Only a decision: what has happened goes in, with the time by
-//! `CLOCK_MONOTONIC`, and what to do comes out.
+//! The gate only decides. Its input is the events, with their time by `CLOCK_MONOTONIC`;
+//! its output is what to do.
 
 pub use lull_wire::events::{Landing, Refused};
 
-/// What the limit says.
+/// The limit and the costs by which the gate decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// The guest's pause may not be longer; nothing without a limit, until the
-    /// helper tells of one.
+    /// Longest pause allowed for the guest, in nanoseconds. `None` means that there is no
+    /// limit until the helper reports one.
     pub limit_ns: Option<u64>,
-    /// At most this long after READY the guest runs at the destination.
+    /// Upper bound, in nanoseconds, of the time from READY until the guest runs at the
+    /// destination.
     pub after_ready_ns: u64,
-    /// At most this long after a refusal it runs at the source.
+    /// Upper bound, in nanoseconds, of the time from a refusal until the guest runs at the
+    /// source.
     pub resume_ns: u64,
-    /// What READY means: of a fast landing it comes long before the guest stops,
-    /// and is kept until the engine has said that all is in place.
+    /// The landing, which determines what READY means. In a fast landing READY arrives long
+    /// before the guest stops, and is held until the engine reports that everything is in
+    /// place.
     pub landing: Landing,
 }
 
 impl Terms {
-    /// Of a pause that began at `since`: until when READY may be passed on,
-    /// and not later than which a refusal must begin. One moment for both, or
-    /// there would be a time in which neither can keep the limit.
+    /// The deadline of a pause that began at `since`: READY may be passed on before it, and
+    /// a refusal must begin at the latest then. Both share one moment; with two, there
+    /// would be a time in which neither can keep the limit.
     const fn deadline(self, since: u64, limit_ns: u64) -> u64 {
         let reserve = if self.after_ready_ns > self.resume_ns {
             self.after_ready_ns
@@ -34,34 +37,34 @@ impl Terms {
     }
 }
 
-/// What has happened.
+/// An event that the gate takes into account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The destination's receiver has begun to listen.
+    /// The destination's receiver has sent its banner.
     Banner,
-    /// The helper has begun.
+    /// The helper has started.
     HelperBegun,
-    /// The guest was asked to suspend, and has: the pause counts from `since`.
+    /// The guest was asked to suspend and has suspended. The pause counts from `since`.
     Suspended {
-        /// When it was asked.
+        /// When the guest was asked, in nanoseconds of `CLOCK_MONOTONIC`.
         since: u64,
-        /// Under which limit, which beats the one known before: `lull set` may
-        /// have changed it, either way.
+        /// The limit in force at that time, in nanoseconds. It replaces the limit known
+        /// before, because `lull set` may have raised or lowered it.
         limit_ns: Option<u64>,
     },
-    /// That pause is over: the guest runs on at the source, and is copied further.
+    /// The pause has ended: the guest runs on at the source, and copying continues.
     RanOn,
-    /// The helper's stream is complete: it will not resume the guest.
+    /// The helper's stream is complete; the helper will not resume the guest.
     Committed,
-    /// The destination says READY.
+    /// The destination has sent READY.
     Ready,
-    /// The operator wants to stop.
+    /// The operator asks to cancel.
     Cancel,
-    /// Hang up, whatever the helper does.
+    /// Hang up, in whatever state the helper is.
     HangUp,
     /// The engine of a fast landing has given up.
     GivenUp,
-    /// The front end has gone.
+    /// The front end has died or closed its socket.
     FrontEndGone,
     /// xl has closed its end.
     XlGone,
@@ -69,36 +72,37 @@ pub enum Event {
     PeerGone,
 }
 
-/// What to do.
+/// What the relay does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Nothing; look again at this time, if there is one.
+    /// Do nothing; decide again at this time (`CLOCK_MONOTONIC`, nanoseconds) if there is
+    /// one.
     Wait(Option<u64>),
-    /// Pass READY on. The last decision.
+    /// Pass READY on. No decision follows.
     Pass,
-    /// Hang up. The last decision.
+    /// Hang up. No decision follows.
     Refuse(Refused, Guest),
 }
 
-/// What a refusal means for the guest.
+/// What to do with the guest on a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guest {
-    /// Resume it if it is suspended: nobody else will do so now.
+    /// Resume the guest if it is suspended: no other process does so now.
     Resume,
-    /// Hands off: its helper may be resuming it at this moment.
+    /// Leave the guest alone: its helper may be resuming it at this moment.
     LeaveAlone,
 }
 
-/// How far the helper is, as the front end told.
+/// How far the helper is, according to the front end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Helper {
-    /// Not heard of. Perhaps it is Xen's own.
+    /// The helper has not reported. It may be Xen's own helper.
     Unheard,
     Begun,
     Committed,
 }
 
-/// The gate.
+/// The state of gate 4: the terms, and the events noted so far.
 #[derive(Debug)]
 pub struct Gate {
     terms: Terms,
@@ -115,8 +119,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate that keeps `terms`; without a limit only a wish to cancel closes
-    /// it.
+    /// Creates a gate that enforces `terms`. Without a limit, only a request to cancel
+    /// closes it.
     pub const fn new(terms: Terms) -> Self {
         Self {
             terms,
@@ -133,33 +137,34 @@ impl Gate {
         }
     }
 
-    /// When the guest was asked to suspend.
+    /// When the guest was asked to suspend, in nanoseconds of `CLOCK_MONOTONIC`.
     pub const fn paused_since(&self) -> Option<u64> {
         self.since
     }
 
-    /// In which order the guest lands.
+    /// The landing that the terms name.
     pub const fn landing(&self) -> Landing {
         self.terms.landing
     }
 
-    /// Whether a receiver was heard, which may have begun something.
+    /// Whether the receiver's banner has arrived; the receiver may have created something
+    /// since.
     pub const fn is_receiver_heard(&self) -> bool {
         self.banner
     }
 
-    /// Whether the engine of a fast landing may be resuming the guest, or somebody
-    /// in its place: it has begun, and has not said that all is in place.
+    /// Whether a fast landing's engine, or its guard, may be resuming the guest. This holds
+    /// once the engine has started and until it reports that everything is in place.
     pub fn is_the_engines(&self) -> bool {
         self.terms.landing == Landing::Fast && self.helper == Helper::Begun
     }
 
-    /// Whether that engine has undone what it did, or is dead.
+    /// Whether the engine has undone its changes, or is dead.
     pub const fn has_given_up(&self) -> bool {
         self.given_up
     }
 
-    /// Takes note.
+    /// Records an event.
     pub fn note(&mut self, event: Event) {
         match event {
             Event::Banner => self.banner = true,
@@ -180,7 +185,7 @@ impl Gate {
         }
     }
 
-    /// Decides, `now`.
+    /// Decides what to do at `now`, in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn decide(&self, now: u64) -> Decision {
         let refuse = |why| Decision::Refuse(why, self.guest());
         if self.xl_gone {
@@ -192,15 +197,15 @@ impl Gate {
         if self.hang_up {
             return refuse(Refused::Cancelled);
         }
-        // It has, too, once it has committed and ended.
+        // An engine that has committed and ended reports `GivenUp` too.
         if self.given_up && self.helper != Helper::Committed {
             return refuse(Refused::GivenUp);
         }
         if self.front_end_gone {
             return refuse(Refused::FrontEndGone);
         }
-        // Between the banner and the end of the stream a cancel is the
-        // helper's business: it hears of it too, and says why it ended.
+        // Between the banner and the end of the stream the helper handles a cancel: it
+        // hears of the request too, and reports why it ended.
         if self.cancel && (!self.banner || self.guest() == Guest::Resume) {
             return refuse(Refused::Cancelled);
         }
@@ -217,13 +222,14 @@ impl Gate {
             (Some(deadline), false) if now < deadline => Decision::Wait(Some(deadline)),
             (Some(_), true) => refuse(Refused::ReadyTooLate),
             (Some(_), false) => refuse(Refused::NotReady),
-            // A limit that cannot be shown to be kept is not kept.
+            // A pause of unknown length cannot be shown to keep the limit, so it is
+            // refused.
             (None, true) => refuse(Refused::PauseUnknown),
             (None, false) => Decision::Wait(None),
         }
     }
 
-    /// Whether READY, once it is there, is all that was waited for.
+    /// Whether READY has arrived and nothing else is awaited.
     fn is_good_to_go(&self) -> bool {
         match self.terms.landing {
             Landing::Classic => self.ready,
@@ -231,9 +237,10 @@ impl Gate {
         }
     }
 
-    /// May the guest be resumed here? When the helper has told that its stream
-    /// is complete. READY proves that too, where nobody is there to tell: the
-    /// destination has read the stream's end; of a fast landing it proves nothing.
+    /// Whether the guest may be resumed here. It may once the helper has reported that its
+    /// stream is complete. In a classic landing READY proves the same if no helper or front
+    /// end reports it, because the destination has then read the end of the stream. In a
+    /// fast landing READY proves nothing.
     fn guest(&self) -> Guest {
         let untold = self.helper == Helper::Unheard || self.front_end_gone || self.since.is_none();
         let proven = self.terms.landing == Landing::Classic && self.ready && untold;
@@ -478,7 +485,7 @@ mod tests {
                 _ => None,
             });
             let limit_ns = told.unwrap_or(limit_ns);
-            // A pause that has not begun is none.
+            // A pause that begins after `now` does not exist yet.
             prop_assume!(gate.paused_since().is_none_or(|since| since <= now));
             match gate.decide(now) {
                 Decision::Pass => {

@@ -1,11 +1,11 @@
 //! `lull transport`: what carries xl's connection, and keeps gate 4.
 //!
-//! `lull migrate` names it as xl's transport. It starts the transport the
-//! operator meant ([`process`]) and relays: guest data one way, untouched and
-//! unread ([`forward`]), xl's few words of handshake the other way
-//! ([`backward`], [`markers`](lull_wire::xl::markers)). The destination's READY it keeps until the
-//! [`gate`] has decided; [`front_end`] tells the gate what it goes by, and
-//! [`relay`] does what it decides.
+//! `lull migrate` names it as xl's transport. It starts the transport the operator meant
+//! ([`process`]) and relays: guest data one way, untouched and unread ([`forward`]), xl's
+//! few words of handshake the other way ([`backward`],
+//! [`markers`](lull_wire::xl::markers)). The destination's READY it keeps until the
+//! [`gate`] has decided; [`front_end`] tells the gate what it goes by, and [`relay`] does
+//! what it decides.
 //!
 //! # What is undone, and when
 //! READY passed on is the point of no return: xl answers with GO, and nothing
@@ -82,20 +82,22 @@ use process::Transport;
 use relay::{Ends, Relay};
 use resume::OnXen;
 
-/// Environment variable with the number of an inherited socket: this part
-/// reads [`lull_wire::events::Order`] lines from it and writes
-/// [`lull_wire::events::Event`] lines to it.
+/// Environment variable with the number of an inherited socket. The transport reads
+/// [`lull_wire::events::Order`] lines from it and writes [`lull_wire::events::Event`] lines
+/// to it.
 pub const FRONT_END_FD: &str = "LULL_TRANSPORT_FD";
 
-/// The same for [`lull_wire::events::Order`] lines of a fast landing's engine.
+/// Environment variable with the number of an inherited socket. The transport reads the
+/// [`lull_wire::events::Order`] lines of a fast landing's engine from it.
 pub const ENGINE_FD: &str = "LULL_TRANSPORT_ENGINE_FD";
 
-/// The number of an inherited pipe, for what the destination prints and what leads
-/// there: xl's own words, which tell how far it came, come by another.
+/// Environment variable with the number of an inherited pipe. It carries what the
+/// destination and the program that connects to it print. xl's own messages, which show how
+/// far xl has come, use another pipe.
 pub const WORDS_FD: &str = "LULL_WORDS_FD";
 
-/// All of them: no business of libxl's helper, which would keep their other ends
-/// from seeing this part's end.
+/// All three variables. libxl's helper closes these descriptors: a copy held there would
+/// hide the transport's end from the processes at their other ends.
 pub const INHERITED: [&str; 3] = [FRONT_END_FD, ENGINE_FD, WORDS_FD];
 
 /// The options of `lull transport`. They come from `lull migrate`.
@@ -144,7 +146,7 @@ impl Options {
     }
 }
 
-/// Of microseconds.
+/// Converts microseconds to nanoseconds, saturating.
 const fn nanos(micros: u64) -> u64 {
     micros.saturating_mul(1_000)
 }
@@ -165,7 +167,8 @@ fn carry(options: &Options) -> anyhow::Result<ExitCode> {
     let front_end = FrontEnd::connect();
     let (from_xl, to_xl) = take_over_stdio().context("its own input and output")?;
     let words = inherited_fd::named(WORDS_FD);
-    // Whatever leads to the destination may outlive the attempt.
+    // The program that connects to the destination may outlive the attempt, so it does not
+    // inherit the claim.
     drop(inherited_fd::named(CLAIM_FD));
     let mut transport = Transport::start(options.shell, &options.command, words)?;
     let ends = Ends {
@@ -175,18 +178,18 @@ fn carry(options: &Options) -> anyhow::Result<ExitCode> {
         from_peer: transport.output()?,
     };
     let mut guest = OnXen::new(options.domain);
-    // What leads to the destination runs; nothing else is started.
+    // The program that connects to the destination is running; nothing else is started.
     confine::to_no_program();
     let gate = Gate::new(options.terms());
     let parting = Relay::new(ends, gate, front_end, &mut guest)?.run()?;
     let code = transport.end(parting);
-    // A front end that was killed has left its socket. Should it stay, the
-    // next migration clears it away.
+    // A front end that was killed leaves its socket behind. If the socket cannot be removed
+    // here, the next migration removes it.
     let _ = Folder::default().clear_away();
     Ok(code)
 }
 
-/// xl's pipes, and nothing in their place, so that each can be closed.
+/// Duplicates xl's pipes and puts `/dev/null` in their place, so each pipe can be closed.
 fn take_over_stdio() -> anyhow::Result<(OwnedFd, OwnedFd)> {
     let from_xl = fcntl_dupfd_cloexec(stdin(), 3)?;
     let to_xl = fcntl_dupfd_cloexec(stdout(), 3)?;

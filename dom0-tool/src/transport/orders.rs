@@ -1,6 +1,6 @@
-//! The line to the transport: from `lull migrate`, and of a fast landing from its
-//! engine too, which tells by itself how far the guest is. Nobody between the two
-//! can then hold up what a paused guest waits for.
+//! The connection to the transport. `lull migrate` uses it, and in a fast landing the
+//! engine too: it reports its own progress, so no process in between can delay what a
+//! paused guest waits for.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -12,12 +12,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::gate::Landing;
 
-/// How long a transport that reads nothing is waited for. Its socket holds
-/// many times what is ever said to it.
+/// Write timeout towards a transport that reads nothing. Its socket holds many times what
+/// is ever sent to it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// See the module. What cannot be said to the transport is lost: it is gone then,
-/// or was never there.
+/// See the module. A failed write is ignored: the transport has ended then, or never ran.
 #[derive(Debug, Clone)]
 pub struct Orders {
     socket: Arc<UnixStream>,
@@ -25,7 +24,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Over `socket`.
+    /// Sends orders over `socket`.
     ///
     /// # Errors
     /// When it cannot be set up.
@@ -37,7 +36,7 @@ impl Orders {
         })
     }
 
-    /// Gives an order.
+    /// Sends an order; a failure is ignored.
     pub fn give(&self, order: Order) {
         let mut line = serde_json::to_vec(&order).unwrap_or_default();
         line.push(b'\n');
@@ -54,7 +53,7 @@ impl Orders {
         matches!(poll(&mut end, Some(&now)), Ok(1..))
     }
 
-    /// Passes on what the gate must know of the helper's news.
+    /// Forwards the events of the helper that the gate needs.
     pub fn pass_on(&self, event: &Event) {
         let order = match event {
             Event::Started(_) => Order::HelperBegun,
@@ -64,7 +63,8 @@ impl Orders {
             },
             Event::RanOn(_) => Order::RanOn,
             Event::Ended(ended) if ended.how == How::StreamComplete => Order::Committed,
-            // Of a classic one libxl hears so from its helper, and closes.
+            // In a classic landing libxl learns this from its helper, and closes the
+            // connection.
             Event::Ended(_) if self.landing == Landing::Fast => Order::GivenUp,
             _ => return,
         };

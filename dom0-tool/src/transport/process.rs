@@ -1,4 +1,4 @@
-//! What really connects to the destination: ssh, or what the operator named.
+//! The program that connects to the destination: ssh, or the one the operator named.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -15,25 +15,26 @@ use super::INHERITED;
 use super::relay::Parting;
 use crate::helper::handed::ENGINE_FD;
 
-/// How long a destination that was refused may take to clear up. It is read
-/// from all the while: one that cannot write leaves its copy behind. A hung
-/// one may wake up.
+/// Time that a refused destination has to clear up. Its output is read all the while,
+/// because a receiver that cannot write leaves its copy behind. A receiver that hangs may
+/// recover.
 const CLEARING_UP: Duration = Duration::from_secs(300);
 
-/// How long the transport may outlive its connection.
+/// Time that the program may outlive its connection.
 const LEAVING: Duration = Duration::from_secs(10);
 
-/// Between two looks whether it has ended.
+/// Interval between two checks whether the program has ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The running transport.
+/// The running program that connects to the destination.
 pub struct Transport {
     child: Child,
 }
 
 impl Transport {
-    /// Starts it: the words as they are, or the one command through a shell,
-    /// as xl would. What it prints goes to `words`, if there is such a place.
+    /// Starts the program. The arguments are used as they are, or, with `shell`, as one
+    /// command line for a shell, as xl does it. Its standard error goes to `words` if that
+    /// is given.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -70,7 +71,7 @@ impl Transport {
         Ok(Self { child })
     }
 
-    /// The end that goes to the destination.
+    /// Takes the pipe that leads to the destination.
     ///
     /// # Errors
     /// When it was taken before.
@@ -78,7 +79,7 @@ impl Transport {
         Ok(self.child.stdin.take().context("taken")?.into())
     }
 
-    /// The end that comes from it.
+    /// Takes the pipe that comes from the destination.
     ///
     /// # Errors
     /// When it was taken before.
@@ -86,7 +87,7 @@ impl Transport {
         Ok(self.child.stdout.take().context("taken")?.into())
     }
 
-    /// Waits for its end as the parting asks; its exit code is ours.
+    /// Waits for the program to end, as `parting` requires. Returns its exit code.
     pub fn end(mut self, parting: Parting) -> ExitCode {
         match parting {
             Parting::Ended => {}
@@ -94,7 +95,7 @@ impl Transport {
             Parting::HungUp(Some(rest)) => {
                 let until = Instant::now() + CLEARING_UP;
                 read_out(&rest, until);
-                // Its output has ended, or its time: it has nothing to say.
+                // Its output has ended, or its time is over: nothing more is read from it.
                 self.leave_or_kill(Instant::now() + LEAVING.min(until - Instant::now()));
             }
             Parting::NothingBegun | Parting::NoReport => self.kill(),
@@ -116,7 +117,7 @@ impl Transport {
     }
 
     fn kill(&mut self) {
-        // Gone already: as good.
+        // The call fails only if the process has already ended.
         let _ = self.child.kill();
     }
 }
@@ -141,7 +142,7 @@ fn read_out(from: &OwnedFd, until: Instant) {
     }
 }
 
-/// As a shell has it.
+/// Converts an exit status to an exit code as a shell does.
 fn code(status: ExitStatus) -> ExitCode {
     let number = match (status.code(), status.signal()) {
         (Some(code), _) => code,

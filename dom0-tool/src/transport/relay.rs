@@ -1,4 +1,4 @@
-//! The loop: carries both ways, and does what the gate decides.
+//! The relay loop. It carries both directions and carries out the gate's decisions.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -13,44 +13,44 @@ use super::front_end::FrontEnd;
 use super::gate::{Decision, Event, Gate, Guest, Landing, Refused};
 use super::resume::Source;
 
-/// How long a fast landing's engine, told of a refusal, may take to resume the
-/// guest; xl takes as long.
+/// Time that a fast landing's engine has to resume the guest after it is told of a refusal.
+/// xl takes as long.
 const RESUMING: Duration = Duration::from_secs(2);
 
-/// How long the destination may take to report after GO. A link that is cut just
-/// then says nothing for a quarter of an hour, until TCP gives up; xl would wait as
-/// long, and its operator with it.
+/// Time that the destination has to report after GO. A link that is cut at that moment is
+/// silent for a quarter of an hour, until TCP gives up; xl and its operator would wait as
+/// long.
 const REPORTING: Duration = Duration::from_secs(60);
 
-/// Between two looks whether it has.
+/// Interval between two checks whether the engine has resumed the guest.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// The four ends.
+/// The four descriptors that the relay connects.
 pub struct Ends {
-    /// The migration stream, and xl's permission.
+    /// Carries the migration stream and xl's GO.
     pub from_xl: OwnedFd,
-    /// The words that xl reads.
+    /// Carries the handshake that xl reads.
     pub to_xl: OwnedFd,
-    /// The transport's input.
+    /// The input of the program that connects to the destination.
     pub to_peer: OwnedFd,
-    /// Its output.
+    /// The output of the program that connects to the destination.
     pub from_peer: OwnedFd,
 }
 
-/// What is left when the relay is over.
+/// How the relay ended, and what it leaves to clear up.
 pub enum Parting {
-    /// Both directions have come to their end.
+    /// Both directions reached their end.
     Ended,
-    /// The connection was refused. The destination may be clearing up: its
-    /// output, unless that has ended.
+    /// The connection was refused. The destination may still be clearing up; its output is
+    /// included unless it has ended.
     HungUp(Option<OwnedFd>),
-    /// It was refused before a receiver was heard.
+    /// The connection was refused before the receiver's banner arrived.
     NothingBegun,
-    /// GO was said, and no report came.
+    /// GO was sent, and no report arrived.
     NoReport,
 }
 
-/// The relay.
+/// Relays between xl and the destination, and holds READY until the gate decides.
 pub struct Relay<'a> {
     forward: Forward,
     backward: Backward,
@@ -58,15 +58,16 @@ pub struct Relay<'a> {
     front_end: FrontEnd,
     source: &'a mut dyn Source,
     ready_ns: Option<u64>,
-    /// READY was passed on: xl may have said GO at any moment since, so nothing
-    /// is decided any more, whatever becomes of anybody.
+    /// READY was passed on. xl may have sent GO at any moment since, so no further decision
+    /// is made, even if a peer dies.
     passed: bool,
-    /// When xl's first bytes after READY were there: GO.
+    /// Time of the first bytes that xl sends after READY, which are GO; nanoseconds of
+    /// `CLOCK_MONOTONIC`.
     go_ns: Option<u64>,
     answered: bool,
 }
 
-/// Which descriptor a poll was for.
+/// The descriptor that a poll entry stands for.
 #[derive(Clone, Copy)]
 enum Wake {
     FrontEnd,
@@ -76,7 +77,7 @@ enum Wake {
 }
 
 impl<'a> Relay<'a> {
-    /// Nothing is carried yet.
+    /// Creates a relay that has carried nothing yet.
     ///
     /// # Errors
     /// When an end cannot be made not to block.
@@ -109,7 +110,7 @@ impl<'a> Relay<'a> {
             if !self.passed {
                 match self.gate.decide(now_ns()) {
                     Decision::Wait(deadline) => until = deadline,
-                    // The last look: GO cannot be called back.
+                    // This is the last check: GO cannot be called back.
                     Decision::Pass => match self.source.runs() {
                         Ok(true) => {
                             return Ok(self.refuse(Refused::RunsHere, Guest::LeaveAlone));
@@ -124,7 +125,7 @@ impl<'a> Relay<'a> {
             }
             if let Some(deadline) = self.report_due() {
                 if now_ns() >= deadline {
-                    // xl reads an end, and says that it does not know where the
+                    // xl reads an end of file, and reports that it does not know where the
                     // guest is.
                     self.forward.close();
                     self.backward.close();
@@ -138,7 +139,7 @@ impl<'a> Relay<'a> {
 
     fn wait(&mut self, until: Option<u64>) -> rustix::io::Result<()> {
         let woken = self.poll(until)?;
-        // Orders first: what READY meets is then up to date.
+        // Orders are read first, so that READY is judged with the latest state.
         for wake in woken {
             match wake {
                 Wake::FrontEnd => {
@@ -152,7 +153,8 @@ impl<'a> Relay<'a> {
                     match self.forward.go_on() {
                         Progress::Open => {}
                         Progress::Ended => self.gate.note(Event::XlGone),
-                        // It closes its output too, if it has gone.
+                        // If the destination is gone, its output closes too, and that is
+                        // handled there.
                         Progress::Broken => {}
                     }
                 }
@@ -167,7 +169,7 @@ impl<'a> Relay<'a> {
                             let ready = TargetReady { came_monotonic_ns };
                             self.front_end.tell(events::Event::TargetReady(ready));
                         }
-                        // It may have come in the same moment.
+                        // An order may have arrived at the same moment.
                         let gate = &mut self.gate;
                         self.front_end.hear(|event| gate.note(event));
                     }
@@ -224,15 +226,16 @@ impl<'a> Relay<'a> {
         }));
     }
 
-    /// When the destination's report is overdue, if it is waited for.
+    /// The time at which the destination's report is overdue, in nanoseconds of
+    /// `CLOCK_MONOTONIC`; `None` while no report is awaited.
     fn report_due(&self) -> Option<u64> {
         let waits = !self.answered && !self.backward.is_over();
         let go_ns = self.go_ns.filter(|_| waits)?;
         Some(go_ns + REPORTING.as_nanos() as u64)
     }
 
-    /// Tells of the answer to GO, once: before xl hears it, and with it the
-    /// front end.
+    /// Reports the answer to GO, once. This happens before xl reads the answer, and the
+    /// front end learns of it from xl.
     fn answered(&mut self) {
         let now = now_ns();
         let Some(go_ns) = self.go_ns.filter(|_| !self.answered) else {
@@ -245,7 +248,8 @@ impl<'a> Relay<'a> {
         }));
     }
 
-    /// The guest first; then whoever waits to hear of it; then the connection.
+    /// Handles a refusal: the guest is resumed first, then the front end is told, and the
+    /// connection is closed last.
     fn refuse(mut self, why: Refused, guest: Guest) -> Parting {
         let decided_ns = now_ns();
         let (guest, error) = match guest {
@@ -272,7 +276,7 @@ impl<'a> Relay<'a> {
         }
         self.forward.close();
         self.backward.close();
-        // ssh tries for minutes to reach a host that does not answer.
+        // ssh would try for minutes to reach a host that does not answer.
         let unwanted = matches!(why, Refused::Cancelled | Refused::FrontEndGone);
         if unwanted && !self.gate.is_receiver_heard() {
             return Parting::NothingBegun;
@@ -280,9 +284,10 @@ impl<'a> Relay<'a> {
         Parting::HungUp(self.backward.into_rest())
     }
 
-    /// While xl's end is open xl does not resume the guest, which a fast landing's
-    /// engine may be doing at this moment, or its guard where it is dead. One that has
-    /// said in the same moment that all is in place, or that hangs, does not.
+    /// Waits for a fast landing's engine, or for its guard if the engine is dead, to resume
+    /// the guest. xl does not resume the guest while its end of the pipe is open. An engine
+    /// that hangs, or that has reported at this very moment that everything is in place,
+    /// does not resume it; the guest is then resumed here.
     fn leave_to_the_engine(&mut self) {
         let until = Instant::now() + RESUMING;
         while Instant::now() < until && self.gate.is_the_engines() {
@@ -293,7 +298,7 @@ impl<'a> Relay<'a> {
             }
             std::thread::sleep(LOOK);
         }
-        // What cannot be done here, xl still tries.
+        // If this resume fails, xl still tries.
         let _ = self.source.resume();
     }
 }

@@ -1,4 +1,4 @@
-//! Making the guest run on at the source.
+//! Resumes the guest at the source.
 
 use std::io;
 
@@ -6,36 +6,36 @@ use lull_wire::events::GuestThen;
 use lull_xen::domain::Resumed;
 use lull_xen::{DomId, Xen};
 
-/// The source host, as far as a refusal needs it.
+/// The operations on the source host that a refusal needs.
 pub trait Source {
     /// Resumes the guest if it is suspended.
     ///
     /// # Errors
-    /// When that cannot be done, or not even be found out.
+    /// When the guest cannot be resumed, or its state cannot be read.
     fn resume(&mut self) -> io::Result<GuestThen>;
 
-    /// Whether the guest stands suspended.
+    /// Whether the guest is suspended.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When its state cannot be read.
     fn is_suspended(&self) -> io::Result<bool>;
 
-    /// Whether the guest may run: then it must not be started anywhere else.
+    /// Whether the guest may be running here. If so, it must not be started anywhere else.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When its state cannot be read.
     fn runs(&self) -> io::Result<bool>;
 }
 
 /// A guest on this host.
 pub struct OnXen {
     domain: DomId,
-    /// Opened beforehand: at the deadline every millisecond counts.
+    /// Opened in advance, because at the deadline every millisecond counts.
     xen: io::Result<Xen>,
 }
 
 impl OnXen {
-    /// Gets ready to resume `domain`.
+    /// Opens the hypervisor, in preparation for a resume of `domain`.
     pub fn new(domain: DomId) -> Self {
         Self {
             domain,

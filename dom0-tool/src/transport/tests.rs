@@ -1,5 +1,5 @@
-//! Whole relays, with pipes for xl and for the destination, and a guest that
-//! only counts how often it is resumed.
+//! Tests of whole relays. Pipes stand in for xl and for the destination, and a simulated
+//! guest counts how often it is resumed.
 
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
@@ -22,8 +22,8 @@ use relay::Parting;
 
 const MS: u64 = 1_000_000;
 
-/// A limit of 1.6 s, of which READY may take half: the other half is for a
-/// busy machine.
+/// A limit of 1.6 s, half of which READY may take. The other half allows for a busy
+/// machine.
 const TERMS: Terms = Terms {
     limit_ns: Some(1_600 * MS),
     ..UNLIMITED
@@ -36,7 +36,7 @@ const UNLIMITED: Terms = Terms {
     landing: Landing::Classic,
 };
 
-/// Whether it stands suspended is as the test says.
+/// A source whose guest is suspended or not as the test sets it.
 #[derive(Clone, Default)]
 struct Counted {
     resumed: Arc<AtomicU32>,
@@ -59,7 +59,7 @@ impl Source for Counted {
     }
 }
 
-/// The other ends.
+/// The other ends of the relay's pipes and sockets.
 struct World {
     xl_out: Option<PipeWriter>,
     xl_in: PipeReader,
@@ -112,17 +112,17 @@ impl World {
         say(self.front_end.as_ref().unwrap(), order);
     }
 
-    /// From a fast landing's engine.
+    /// Sends an order as a fast landing's engine.
     fn engine(&mut self, order: Order) {
         say(self.engine.as_ref().unwrap(), order);
     }
 
-    /// A guest that stopped just now, or a while ago, and a complete stream.
+    /// Reports a guest that suspended `ago` before now, and a complete stream.
     fn stream_complete(&mut self, ago: Duration) {
         self.complete_under(None, ago);
     }
 
-    /// The same, under another limit than it began with.
+    /// The same, under a limit that differs from the initial one.
     fn complete_under(&mut self, limit_us: Option<u64>, ago: Duration) {
         self.peer_says(BANNER);
         assert_eq!(self.xl_hears(BANNER.len()), BANNER);
@@ -176,7 +176,7 @@ impl World {
         self.guest.resumed.load(Ordering::SeqCst)
     }
 
-    /// xl hears nothing, not even an end, for this long.
+    /// Checks that xl reads nothing for this long, not even an end of file.
     fn xl_waits(&self, long: Duration) {
         let timeout = Timespec {
             tv_sec: 0,
@@ -186,7 +186,8 @@ impl World {
         assert_eq!(poll(&mut fds, Some(&timeout)), Ok(0));
     }
 
-    /// Both hear the end; by then the guest has been resumed so often.
+    /// Checks that both ends read an end of file, and that the guest was resumed `resumed`
+    /// times by then.
     fn ends(mut self, resumed: u32) -> Parting {
         let mut rest = Vec::new();
         self.xl_in.read_to_end(&mut rest).unwrap();
@@ -203,7 +204,7 @@ fn say(mut socket: &UnixStream, order: Order) {
     writeln!(socket, "{line}").unwrap();
 }
 
-/// READY has come, and the guest was asked a moment ago.
+/// A fast landing: READY has arrived, and the guest was just asked to suspend.
 fn fast() -> World {
     let mut world = world(Terms {
         landing: Landing::Fast,
@@ -302,7 +303,7 @@ fn a_handshake_in_time_goes_through_word_by_word() {
     let ready = world.ready();
     assert!(ready.came_monotonic_ns <= ready.passed_monotonic_ns);
 
-    // From here on nobody interferes, not even a cancel.
+    // From here on nothing is decided any more, not even on a cancel.
     world.order(Order::Cancel);
     let mut xl_out = world.xl_out.take().unwrap();
     xl_out.write_all(b"GO\0").unwrap();
@@ -329,7 +330,7 @@ fn a_destination_that_does_not_get_ready_is_refused_within_the_limit() {
     assert_eq!(hung_up.guest, GuestThen::Resumed);
     let pause = hung_up.refused_pause_ms.unwrap();
     assert!((800..1_600).contains(&pause), "{pause}");
-    // Its output is still read, so that it can clear up.
+    // The output of the destination is still read, so that the receiver can clear up.
     world.peer_says(b"report");
     let peer_out = world.peer_out.take();
     let Parting::HungUp(Some(rest)) = world.ends(1) else {
@@ -340,7 +341,7 @@ fn a_destination_that_does_not_get_ready_is_refused_within_the_limit() {
 
 #[test]
 fn a_limit_set_while_it_ran_is_the_one_that_is_kept() {
-    // Lower than it began with, or than none.
+    // A lower limit than the initial one, and a first limit.
     for terms in [
         UNLIMITED,
         Terms {
@@ -356,7 +357,7 @@ fn a_limit_set_while_it_ran_is_the_one_that_is_kept() {
         assert!((800..1_600).contains(&pause), "{pause}");
         world.ends(1);
     }
-    // And higher: too late for the first one, not for this.
+    // A higher limit: too late for the first one, but not for this one.
     let mut world = world(TERMS);
     world.complete_under(Some(60_000_000), Duration::from_millis(1_700));
     world.peer_says(READY);
@@ -368,7 +369,7 @@ fn a_ready_past_the_deadline_never_reaches_xl() {
     let mut world = world(TERMS);
     world.peer_says(BANNER);
     assert_eq!(world.xl_hears(BANNER.len()), BANNER);
-    // The order that closes the gate comes last: nothing is heard after it.
+    // The order that closes the gate comes last: nothing after it is read.
     world.order(Order::Committed);
     world.order(Order::Suspended {
         requested_monotonic_ns: now_ns() - 1_200 * MS,
@@ -396,7 +397,7 @@ fn under_a_limit_a_pause_nobody_told_of_is_refused() {
     world.ends(1);
 }
 
-/// xl takes nothing before the banner, and a login shell may say something.
+/// xl accepts nothing before the banner, and a login shell may print something first.
 #[test]
 fn what_a_shell_says_first_never_reaches_xl() {
     let mut world = world(UNLIMITED);
@@ -409,7 +410,7 @@ fn what_a_shell_says_first_never_reaches_xl() {
     world.ends(0);
 }
 
-/// What is no receiver at all is xl's to complain of.
+/// The output of something that is not a receiver goes to xl, which reports it.
 #[test]
 fn without_a_banner_xl_hears_what_came_instead() {
     let mut world = world(UNLIMITED);
@@ -420,7 +421,7 @@ fn without_a_banner_xl_hears_what_came_instead() {
     assert_eq!(said, b"sh: 1: xl: not found\n");
 }
 
-/// Whoever did it: it must not run there as well.
+/// A guest that runs here, whatever resumed it, must not run there as well.
 #[test]
 fn a_guest_that_runs_here_again_is_not_handed_over() {
     let mut world = world(TERMS);
@@ -454,7 +455,7 @@ fn a_cancel_while_the_helper_copies_is_the_helpers() {
     assert_eq!(world.xl_hears(BANNER.len()), BANNER);
     world.order(Order::HelperBegun);
     world.order(Order::Cancel);
-    // It gives up, and xl with it.
+    // The receiver gives up, and so does xl.
     std::thread::sleep(Duration::from_millis(50));
     drop(world.xl_out.take());
     let hung_up = world.hung_up();
@@ -491,7 +492,7 @@ fn a_front_end_that_dies_after_the_stream_means_resume() {
 fn a_destination_that_dies_costs_no_wait_for_xl() {
     let mut world = world(TERMS);
     world.stream_complete(Duration::ZERO);
-    // Half a READY is no READY; and xl gets what it would without a relay.
+    // Half a READY is not READY, and xl reads what it would read without a relay.
     world.peer_says(&READY[..10]);
     std::thread::sleep(Duration::from_millis(20));
     drop(world.peer_out.take());
@@ -510,7 +511,7 @@ fn an_xl_that_dies_after_the_stream_means_resume() {
     world.ends(1);
 }
 
-/// Or two would run: the destination's, and the one resumed here.
+/// Otherwise two copies would run: the destination's, and the one resumed here.
 #[test]
 fn an_xl_that_dies_after_go_means_hands_off() {
     let mut world = world(TERMS);
@@ -527,7 +528,7 @@ fn an_xl_that_dies_after_go_means_hands_off() {
     world.peer_in.read_exact(&mut go).unwrap();
     world.peer_says(b"report\0\0");
     std::thread::sleep(Duration::from_millis(20));
-    // What was written to xl has failed by now.
+    // The write to xl has failed by now.
     world.peer_says(b"more");
     std::thread::sleep(Duration::from_millis(20));
     drop(world.peer_out.take());
@@ -575,14 +576,14 @@ fn nonsense_on_the_front_ends_socket_is_passed_over() {
     world.ends(0);
 }
 
-/// A reader that stalls keeps neither READY nor the deadline waiting.
+/// A reader that stalls delays neither READY nor the deadline.
 #[test]
 fn a_stalled_stream_does_not_keep_the_deadline() {
     let mut world = world(TERMS);
     let mut xl_out = world.xl_out.take().unwrap();
     let writer = std::thread::spawn(move || {
         let stream = vec![7; 1 << 20];
-        // It is cut off.
+        // The connection is cut.
         assert!(xl_out.write_all(&stream).is_err());
     });
     world.stream_complete(Duration::ZERO);
@@ -593,7 +594,7 @@ fn a_stalled_stream_does_not_keep_the_deadline() {
     assert_eq!(world.resumed(), 1);
 }
 
-/// Bytes that depend on where they stand.
+/// Bytes that depend on their position.
 fn pattern(at: usize, length: usize) -> Vec<u8> {
     let word = |n: usize| (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
     (at / 8..(at + length) / 8).flat_map(word).collect()
@@ -618,7 +619,7 @@ fn check_pattern(mut from: impl Read, length: usize, after_each: impl Fn()) {
     assert_eq!(from.read(&mut piece).unwrap(), 0);
 }
 
-/// Forwards to the end as the relay would.
+/// Forwards everything to the end, as the relay does.
 fn forward_all(mut forward: Forward) -> JoinHandle<Progress> {
     use rustix::event::{PollFd, poll};
     std::thread::spawn(move || {
