@@ -1,27 +1,27 @@
-//! Files that are replaced whole or not at all, also when the power fails.
+//! Files that are replaced as a whole or not at all, even when the power fails.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
-/// Puts `content` in the place of `file`, which need not exist. What was there
-/// hands on its mode and owner; a new file gets `mode`. Only one process at a
-/// time may do this.
+/// Replaces `file`, which need not exist, with `content`. The new file keeps the mode
+/// and owner of the old one; without an old one it gets `mode`. Only one process at a
+/// time may replace a given file.
 ///
 /// # Errors
-/// What the kernel says; `file` is then as it was.
+/// Returns the kernel's error; `file` is then unchanged.
 pub fn replace(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("/"));
     let fresh = file.with_extension("new");
-    // What a link leads to is not what is replaced.
+    // A symbolic link is replaced itself, not its target.
     let before = match fs::symlink_metadata(file) {
         Ok(before) => Some(before).filter(|before| !before.is_symlink()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    // Made by us, not found: in a folder that is not root's alone (the node
-    // exporter's) it might be a link to somewhere else.
+    // Always create the file anew. In a folder that others can write to (the node
+    // exporter's), an existing one may be a link to somewhere else.
     let _ = fs::remove_file(&fresh);
     let written = File::create_new(&fresh).and_then(|mut new| {
         if let Some(before) = &before {
@@ -33,17 +33,17 @@ pub fn replace(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         new.sync_all()
     });
     if let Err(error) = written.and_then(|()| fs::rename(&fresh, file)) {
-        // Half of it on a full disk helps nobody.
+        // Do not leave a partial file behind, for example on a full disk.
         let _ = fs::remove_file(&fresh);
         return Err(error);
     }
     File::open(folder)?.sync_all()
 }
 
-/// Takes `file` away for good.
+/// Removes `file` and syncs its folder to disk.
 ///
 /// # Errors
-/// What the kernel says.
+/// Returns the kernel's error.
 pub fn remove(file: &Path) -> io::Result<()> {
     fs::remove_file(file)?;
     File::open(file.parent().unwrap_or(Path::new("/")))?.sync_all()

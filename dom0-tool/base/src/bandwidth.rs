@@ -1,5 +1,5 @@
-//! What a migration may send while its guest runs, as an operator writes it:
-//! a rate, or that there is no cap.
+//! The bandwidth cap of a migration while its guest runs, as an operator writes it: a
+//! rate, or no cap.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,18 +10,18 @@ use crate::fmt::Bytes;
 use crate::optional::{self, NONE};
 use crate::quantity::Rate;
 
-/// A cap, or none.
+/// A bandwidth cap, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bandwidth(pub Option<PageRate>);
 
 impl Bandwidth {
-    /// Bytes a second; 0 for as many as go.
+    /// The cap in bytes a second; 0 means no cap.
     pub fn bytes(self) -> u64 {
         self.0.map_or(0, |cap| cap.bytes().0)
     }
 
-    /// The same backwards. Never less than a page a second, which is the least
-    /// that can be kept to.
+    /// The inverse of [`bytes`](Self::bytes). Never less than one page a second, the
+    /// lowest rate that can be enforced.
     pub fn from_bytes(bytes: u64) -> Self {
         Self((bytes > 0).then(|| PageRate((bytes / PAGE_SIZE).max(1))))
     }

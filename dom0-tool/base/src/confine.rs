@@ -1,14 +1,15 @@
-//! Walls around processes that read what a guest, a stub or another host says: what they
-//! may still ask of the kernel once they have all that they need. Whoever takes one over
-//! gets no further than its open files, or at least starts no program with its rights.
+//! Sandboxes for processes that read data from a guest, a stub or another host. Each
+//! process restricts itself once it has opened everything it needs. An attacker who
+//! takes one over reaches only its open files, or at least cannot start a program with
+//! its rights.
 //!
-//! A call that is not allowed ends the process, as a crash of it would: what looks after
-//! each of them then does its part. All of it is best effort: where a kernel has no
-//! seccomp or no landlock, migrations work without, and `lull doctor` says so.
+//! A forbidden call kills the process, exactly as a crash would, and the usual recovery
+//! from a crash applies. All of it is best effort: on a kernel without seccomp or
+//! landlock, migrations still work, and `lull doctor` reports what is missing.
 //!
-//! Landlock stands around `lull land` alone. A process behind it may not read which
-//! program another runs (`/proc/PID/exe`), and by that the guard, the transport and the
-//! keepers tell a lull that lives from one that is dead.
+//! Only `lull land` uses landlock. A process restricted by landlock cannot read which
+//! program another process runs (`/proc/PID/exe`). The guard, the transport and the
+//! spoolers need that to tell a live lull process from a dead one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,12 +21,12 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
-/// Calls by number, each with what its arguments must be; any will do where there is
-/// nothing.
+/// Calls by number, each with the rules for its arguments. An empty list allows any
+/// arguments.
 type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// What a program that reads, reckons and writes asks for: the C library's own needs with
-/// it, an abort's too.
+/// Calls of a program that only reads, computes and writes, including those that the C
+/// library makes on its own or in an abort.
 const FREE: &[i64] = &[
     libc::SYS_read,
     libc::SYS_readv,
@@ -56,10 +57,12 @@ const FREE: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// Calls that map memory, and which of their arguments says how: none may map code.
+/// Calls that map memory, with the index of their protection argument. None of them may
+/// map executable memory.
 const MAPPING: &[(i64, u8)] = &[(libc::SYS_mmap, 2), (libc::SYS_mprotect, 2)];
 
-/// What starts a program, reaches another process, another host or the kernel's insides.
+/// Calls that start a program, or that reach another process, another host or kernel
+/// internals.
 const FORBIDDEN: &[i64] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -104,8 +107,8 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_swapoff,
 ];
 
-/// From here on this process has its open files and its memory, and nothing else. Of
-/// `requests` alone it may make ioctls. Threads that run already are not confined.
+/// Confines this process to its open files and its memory. The only ioctls it may make
+/// are `requests`. Threads that are already running are not confined.
 pub fn to_open_files(requests: &[u32]) {
     see_no_path();
     let mut calls: Calls = FREE.iter().map(|call| (*call, Vec::new())).collect();
@@ -126,14 +129,14 @@ pub fn to_open_files(requests: &[u32]) {
     filter(calls, SeccompAction::KillProcess, SeccompAction::Allow);
 }
 
-/// From here on this process starts no program, connects to nobody, traces nobody.
-/// Threads that run already are not confined.
+/// Prevents this process from starting a program, opening a connection or tracing a
+/// process. Threads that are already running are not confined.
 pub fn to_no_program() {
     let calls = FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
     filter(calls, SeccompAction::Allow, SeccompAction::KillProcess);
 }
 
-/// A rule about one argument, 32 bits of it.
+/// A rule on the low 32 bits of one argument.
 fn when(argument: u8, how: SeccompCmpOp, value: u64) -> impl Iterator<Item = SeccompRule> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, how, value)
         .and_then(|condition| SeccompRule::new(vec![condition]))
@@ -144,25 +147,25 @@ fn filter(calls: Calls, others: SeccompAction, these: SeccompAction) {
     let built =
         SeccompFilter::new(calls, others, these, TargetArch::x86_64).and_then(BpfProgram::try_from);
     if let Ok(program) = built {
-        // A kernel without seccomp says no.
+        // This fails on a kernel without seccomp.
         let _ = apply_filter(&program);
     }
 }
 
-/// No file can be opened any more, whatever its name.
+/// Prevents this process from opening any file by path.
 fn see_no_path() {
-    // What an older kernel does not know is left out.
+    // Access rights that an older kernel does not know are dropped.
     let _ = Ruleset::default()
         .handle_access(AccessFs::from_all(ABI::V3))
         .and_then(Ruleset::create)
         .and_then(|rules| rules.restrict_self());
 }
 
-/// What of this the running kernel lacks, by name.
+/// The names of the mechanisms above that the running kernel lacks.
 pub fn lacking() -> Vec<&'static str> {
     let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail");
     let seccomp = actions.is_ok_and(|actions| actions.split(' ').any(|it| it == "kill_process"));
-    // Made, and not put around anything.
+    // The ruleset is created but not enforced.
     let landlock = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(ABI::V1))
@@ -189,7 +192,8 @@ mod tests {
 
     const CHILD: &str = "LULL_TEST_CONFINE";
 
-    /// Runs a test of this file again, in a process of its own: walls stay.
+    /// Runs a test of this file again in a child process, because confinement cannot be
+    /// undone.
     fn child(test: &str, case: &str) -> ExitStatus {
         let status = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", &format!("confine::tests::{test}")])

@@ -1,9 +1,9 @@
-//! Durations as an operator writes them, parsed once into a type that cannot
-//! be wrong.
+//! Durations as an operator writes them, parsed once into a type that only holds valid
+//! values.
 //!
-//! With units: `250ms`, `2s`, `5min`, `1m30s` (humantime's). A bare number is
-//! seconds and may have a decimal part: `2`, `0.5`. Always longer than zero,
-//! whole microseconds, at most [`Span::LONGEST`].
+//! With units: `250ms`, `2s`, `5min`, `1m30s` (humantime's). A bare number is in
+//! seconds and may have a decimal part: `2`, `0.5`. A duration is longer than zero, a
+//! whole number of microseconds, and at most [`Span::LONGEST`].
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -22,8 +22,8 @@ pub struct Span {
 }
 
 impl Span {
-    /// No limit needs more than a month. The bound also catches `5M`, which
-    /// humantime takes for five months where the operator meant minutes.
+    /// The longest span: no limit needs more than a month. The bound also catches `5M`,
+    /// which humantime reads as five months although the operator meant minutes.
     pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
     /// The span in microseconds.
@@ -31,21 +31,21 @@ impl Span {
         self.micros.get()
     }
 
-    /// The span in milliseconds; a fraction counts as used up, so that a limit
-    /// is never shown longer than it is.
+    /// The span in milliseconds, rounded down: a limit is never shown longer than it
+    /// is.
     pub const fn as_millis(self) -> u64 {
         self.micros.get() / 1_000
     }
 
-    /// The span as the standard library counts it.
+    /// The span as a standard library [`Duration`].
     pub const fn as_duration(self) -> Duration {
         Duration::from_micros(self.micros.get())
     }
 
-    /// So many seconds; for constants.
+    /// A span of this many seconds, for constants.
     ///
     /// # Panics
-    /// Of none.
+    /// Panics if `seconds` is zero.
     pub const fn seconds(seconds: u16) -> Self {
         let micros = NonZeroU64::new(seconds as u64 * 1_000_000);
         Self {
@@ -67,7 +67,7 @@ impl Span {
     }
 }
 
-/// With its unit, whatever was given: `2` comes back as `2s`.
+/// Always shows the unit, even if none was given: `2` comes back as `2s`.
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_duration(self.as_duration()).fmt(f)
@@ -92,7 +92,7 @@ impl FromStr for Span {
     }
 }
 
-/// A limit on a time, or none, though a wider rule sets one.
+/// A time limit, or the explicit absence of one, which overrides a wider rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeLimit(pub Option<Span>);
 
@@ -104,19 +104,19 @@ impl FromStr for TimeLimit {
     }
 }
 
-/// `2`, `0.5`: seconds, to the microsecond.
+/// Parses `2` or `0.5` as seconds, to the microsecond.
 fn bare_seconds(text: &str) -> Result<Duration, Problem> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.contains('.') {
         return Err(Problem::Junk);
     }
-    // Trailing zeros say nothing; any digit after the sixth is finer than a
+    // Trailing zeros do not matter; any digit after the sixth is finer than a
     // microsecond.
     let fraction = fraction.trim_end_matches('0');
     if fraction.len() > 6 {
         return Err(Problem::TooFine);
     }
-    // All digits, so the only way to fail is to be too large.
+    // The text is all digits, so parsing fails only if the number is too large.
     let whole: u64 = whole.parse().map_err(|_| Problem::TooLong)?;
     let fraction: u64 = format!("{fraction:0<6}")
         .parse()
@@ -124,8 +124,8 @@ fn bare_seconds(text: &str) -> Result<Duration, Problem> {
     Ok(Duration::from_secs(whole) + Duration::from_micros(fraction))
 }
 
-/// Why a duration was not understood: what was given, what is wrong with it,
-/// and what would have been right.
+/// Why a duration was not understood. The message shows what was given, what is wrong
+/// with it, and valid examples.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{given}` {problem}; for example `250ms`, `2s`, `1m30s`, or `2` for two seconds")]
 pub struct SpanError {
@@ -135,7 +135,7 @@ pub struct SpanError {
 
 impl SpanError {
     fn new(given: &str, problem: Problem) -> Self {
-        // A slip of the clipboard must not fill the terminal.
+        // Text pasted by mistake must not fill the terminal.
         let given = Short(given).to_string();
         Self { given, problem }
     }

@@ -1,4 +1,4 @@
 //! Exit codes that several commands share.
 
-/// Nothing was begun: wrong usage, or the host is not ready.
+/// The command did nothing: the usage was wrong, or the host is not ready.
 pub const NOT_BEGUN: u8 = 2;

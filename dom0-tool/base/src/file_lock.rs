@@ -1,4 +1,4 @@
-//! Files that only one lull at a time may change.
+//! Locks on files that only one lull process at a time may change.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// Between two tries.
+/// Interval between two attempts to take a lock.
 const TRY: Duration = Duration::from_millis(50);
 
-/// Opens a file that is there to be locked. Only root can: whoever may open it may
-/// lock it.
+/// Opens a lock file, and creates it if needed. Only root can open it, because any
+/// process that can open it can also lock it.
 ///
 /// # Errors
-/// What the kernel says.
+/// Returns the kernel's error.
 pub fn file(path: &Path) -> io::Result<File> {
     let file = File::options()
         .write(true)
@@ -29,11 +29,11 @@ pub fn file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Locks `file` until it is closed; says whether it was to be had within
+/// Locks `file` until it is closed. Returns whether the lock was acquired within
 /// `patience`.
 ///
 /// # Errors
-/// What the kernel says, but that another has it.
+/// Returns the kernel's error, except when another process holds the lock.
 pub fn lock(file: &File, patience: Duration) -> io::Result<bool> {
     let until = Instant::now() + patience;
     loop {

@@ -1,5 +1,5 @@
-//! Figures for people: units said, thousands grouped, no more digits than can
-//! be meant.
+//! Figures for people: with units, thousands grouped, and no more digits than are
+//! meaningful.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ impl fmt::Display for Count {
     }
 }
 
-/// A text as it was given, as much of it as it takes to be recognised.
+/// A text cut to its first 40 characters, which is enough to recognise it.
 pub struct Short<'t>(pub &'t str);
 
 impl fmt::Display for Short<'_> {
@@ -33,7 +33,7 @@ impl fmt::Display for Short<'_> {
     }
 }
 
-/// Bytes in KiB, MiB or GiB, one decimal.
+/// A number of bytes, shown in KiB, MiB or GiB with one decimal.
 pub struct Bytes(pub u64);
 
 impl fmt::Display for Bytes {
@@ -48,7 +48,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Milliseconds: `480 ms`, `3.4 s`, `2 min 5 s`.
+/// A time in milliseconds: `480 ms`, `3.4 s`, `2 min 5 s`.
 pub struct Millis(pub u64);
 
 impl fmt::Display for Millis {
@@ -63,8 +63,8 @@ impl fmt::Display for Millis {
     }
 }
 
-/// Milliseconds to the second: `0 s`, `84 s`, `2 min 5 s`. For what counts up
-/// before one's eyes.
+/// A time in milliseconds, shown in whole seconds: `0 s`, `84 s`, `2 min 5 s`. Used for
+/// counters that are updated on the screen.
 pub struct Seconds(pub u64);
 
 impl fmt::Display for Seconds {
@@ -76,8 +76,8 @@ impl fmt::Display for Seconds {
     }
 }
 
-/// Seconds gone by, in the one unit that tells most: `now`, `40 s ago`,
-/// `3 days ago`.
+/// The age of something, in seconds, shown in the single most useful unit: `now`,
+/// `40 s ago`, `3 days ago`.
 pub struct Ago(pub u64);
 
 impl fmt::Display for Ago {

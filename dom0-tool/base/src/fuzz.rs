@@ -1,9 +1,9 @@
-//! Bytes from elsewhere, for the tests of whatever reads some: none may make it panic, or
-//! keep it busy.
+//! Random input for the tests of parsers of untrusted bytes. No input may make a parser
+//! panic or loop.
 //!
-//! Each test calls [`any_bytes`] with samples that are right; what it is given are these,
-//! changed at random, and bytes that are random altogether. A few thousand in a quick
-//! test; with `LULL_FUZZ_SECONDS` as many as fit:
+//! Each test calls [`any_bytes`] with valid samples. The cases are these samples,
+//! changed at random, and fully random bytes. A quick test runs a few thousand cases.
+//! With `LULL_FUZZ_SECONDS` set, a test runs as many as fit into that time:
 //!
 //! ```text
 //! LULL_FUZZ_SECONDS=60 cargo test any_bytes
@@ -11,18 +11,18 @@
 
 use std::time::{Duration, Instant};
 
-/// So many, unless a time is given.
+/// Number of cases when no time is given.
 const CASES: u32 = 3_000;
 
-/// Longest case, bytes.
+/// The longest case, in bytes.
 const LONGEST: usize = 1 << 16;
 
-/// Gives `read` many byte strings.
+/// Calls `read` with many byte strings.
 pub fn any_bytes(samples: &[&[u8]], mut read: impl FnMut(&[u8])) {
     let seconds = std::env::var("LULL_FUZZ_SECONDS");
     let seconds: Option<u64> = seconds.ok().and_then(|seconds| seconds.parse().ok());
     let begun = Instant::now();
-    // The same cases in every quick test, and others in every long one.
+    // Quick tests always use the same seed; a long test uses a new one each time.
     let seed = seconds.map_or(1, |_| u64::from(std::process::id()) << 20 | 1);
     let mut random = Random(seed);
     for case in 0.. {
@@ -35,7 +35,7 @@ pub fn any_bytes(samples: &[&[u8]], mut read: impl FnMut(&[u8])) {
     }
 }
 
-/// Xorshift: tests need no better.
+/// A xorshift generator, which is good enough for tests.
 struct Random(u64);
 
 impl Random {

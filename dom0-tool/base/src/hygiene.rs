@@ -1,6 +1,6 @@
-//! What a process of lull's that lives for long, and sees guests' memory or speaks for a
-//! paused guest, gives up at its start. All of it is best effort: a kernel that refuses
-//! changes nothing about a migration.
+//! Hardening for long-lived lull processes that see guest memory or act for a paused
+//! guest. Each calls these functions at its start. All of it is best effort: if the
+//! kernel refuses, the migration is unaffected.
 
 use std::fs;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustix::process::{
 use rustix::thread::set_no_new_privs;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
-/// Leaves no dump of its memory, in which a guest's pages may be, and is traced by nobody
+/// Disables core dumps, which could contain guest pages, and prevents tracing by anyone
 /// but root.
 pub fn leave_no_dump() {
     let none = Rlimit {
@@ -23,26 +23,28 @@ pub fn leave_no_dump() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-/// The same; and nothing it starts gains rights by a file's owner. Not for what starts
-/// the operator's ssh, which may go by way of sudo.
+/// Does the same as [`leave_no_dump`], and prevents programs it starts from gaining
+/// rights through set-user-ID files. Processes that start the operator's ssh must not
+/// call this, because ssh may be wrapped in sudo.
 pub fn settle() {
     leave_no_dump();
     let _ = set_no_new_privs(true);
 }
 
-/// For what clears up after others: in a session of its own, and no signal that can be
-/// heard ends it. A handler that does nothing, rather than none: what is ignored would stay so in
-/// whatever this process starts.
+/// For processes that clean up after others: starts a new session, and survives every
+/// signal that can be caught. The handlers do nothing, but the signals are not ignored,
+/// because programs that this process starts would inherit that.
 pub fn outlive_signals() {
     let heard = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM] {
         let _ = signal_hook::flag::register(signal, Arc::clone(&heard));
     }
-    // Fails only for one that leads a group already.
+    // This fails only for a process that already leads a group.
     let _ = setsid();
 }
 
-/// The last to be killed where memory runs out: the guest's safety net.
+/// Makes this process the last that the OOM killer picks, since it is the guest's
+/// safety net.
 pub fn be_spared() {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
 }
@@ -51,7 +53,7 @@ pub fn be_spared() {
 mod tests {
     use super::*;
 
-    /// In a process of its own: it cannot be taken back.
+    /// Runs in a child process, because the change cannot be undone.
     #[test]
     fn what_is_given_up_is_gone() {
         const CHILD: &str = "LULL_TEST_HYGIENE";

@@ -1,5 +1,5 @@
-//! What lull's programs stand on: values as operators write them, files, processes,
-//! terminals. Nothing here knows Xen, a guest or a migration.
+//! The foundation of lull's programs: values as operators write them, files, processes,
+//! terminals. Nothing here depends on Xen, a guest or a migration.
 
 pub mod atomic_file;
 pub mod bandwidth;

@@ -1,9 +1,10 @@
-//! The clock that every part reads, helper, transport and front end alike: it
-//! counts on whatever the time is set to, and their readings can be compared.
+//! The clock that the helper, the transport and the front end all read. It does not
+//! jump when the wall clock is set, and readings of different processes can be
+//! compared.
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// `CLOCK_MONOTONIC`, nanoseconds.
+/// The current `CLOCK_MONOTONIC` time in nanoseconds.
 pub fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
@@ -11,8 +12,8 @@ pub fn now_ns() -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
 
-/// From one reading to another, in milliseconds; none if they stand the other
-/// way round. Rounded up: no pause is shown shorter than it was.
+/// The time from one reading to another in milliseconds, or zero if the second is
+/// earlier than the first. Rounds up, so a pause is never shown shorter than it was.
 pub const fn span_ms(from_ns: u64, to_ns: u64) -> u64 {
     to_ns.saturating_sub(from_ns).div_ceil(1_000_000)
 }

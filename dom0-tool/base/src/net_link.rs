@@ -1,6 +1,6 @@
-//! Network interfaces and bridges, by ioctl (`linux/include/uapi/linux/if.h`,
-//! `sockios.h`): as old as what `ip` and `brctl` ask for, and with the same
-//! effect.
+//! Network interfaces and bridges, controlled by ioctl
+//! (`linux/include/uapi/linux/if.h`, `sockios.h`). These ioctls are as old as what `ip`
+//! and `brctl` use, and have the same effect.
 
 use std::ffi::c_void;
 use std::io;
@@ -9,10 +9,10 @@ use std::os::fd::OwnedFd;
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
-/// Room for an interface's name, with the NUL at its end (`IFNAMSIZ`).
+/// Size of an interface name in bytes, including the terminating NUL (`IFNAMSIZ`).
 pub const NAME_ROOM: usize = 16;
 
-/// `sockios.h`.
+/// Request numbers from `sockios.h`.
 mod request {
     pub const SIOCGIFFLAGS: u32 = 0x8913;
     pub const SIOCSIFFLAGS: u32 = 0x8914;
@@ -29,7 +29,7 @@ const UP: u16 = 1;
 /// `ARPHRD_ETHER` (`if_arp.h`).
 const ETHERNET: u16 = 1;
 
-/// `struct ifreq`: a name, and a union of which each request has its own part.
+/// `struct ifreq`: a name, and a union of which each request uses its own member.
 #[repr(C)]
 struct Request {
     name: [u8; NAME_ROOM],
@@ -38,7 +38,7 @@ struct Request {
 
 const _: () = assert!(size_of::<Request>() == 40);
 
-/// One of [`request`], with its structure.
+/// One request of [`request`] with its structure.
 struct Asked(u32, Request);
 
 // SAFETY: all of `request` take a `struct ifreq` of this size, read it, and
@@ -61,15 +61,15 @@ unsafe impl Ioctl for Asked {
     }
 }
 
-/// This network namespace's interfaces. Every name is checked: at most 15
-/// bytes, none of them NUL.
+/// The interfaces of this network namespace. Every name is checked: it has at most 15
+/// bytes and no NUL.
 pub struct Links {
     socket: OwnedFd,
 }
 
 impl Links {
     /// # Errors
-    /// What the kernel says.
+    /// Returns the kernel's error.
     pub fn open() -> io::Result<Self> {
         let socket = socket_with(
             AddressFamily::INET,
@@ -83,7 +83,7 @@ impl Links {
     /// Brings an interface up or down.
     ///
     /// # Errors
-    /// What the kernel says, of this and of all that follow.
+    /// This function and those below return the kernel's error.
     pub fn set_up(&self, name: &str, up: bool) -> io::Result<()> {
         let now = self.ask(request::SIOCGIFFLAGS, name, &[])?;
         let now = u16::from_ne_bytes([now.value[0], now.value[1]]);
@@ -99,7 +99,7 @@ impl Links {
         Ok(())
     }
 
-    /// Sets an interface's own MAC.
+    /// Sets an interface's own MAC address.
     pub fn set_mac(&self, name: &str, mac: [u8; 6]) -> io::Result<()> {
         let mut address = ETHERNET.to_ne_bytes().to_vec();
         address.extend(mac);
@@ -107,7 +107,7 @@ impl Links {
         Ok(())
     }
 
-    /// Sets an interface's MTU, bytes.
+    /// Sets an interface's MTU, in bytes.
     pub fn set_mtu(&self, name: &str, mtu: u32) -> io::Result<()> {
         self.ask(request::SIOCSIFMTU, name, &mtu.to_ne_bytes())?;
         Ok(())
@@ -118,7 +118,7 @@ impl Links {
         self.change_bridge(request::SIOCBRADDIF, bridge, port)
     }
 
-    /// And no longer.
+    /// Removes a port from a bridge.
     pub fn remove_from_bridge(&self, bridge: &str, port: &str) -> io::Result<()> {
         self.change_bridge(request::SIOCBRDELIF, bridge, port)
     }

@@ -1,15 +1,15 @@
-//! A value of the operator's, or the word that there is none.
+//! A value that the operator gives, or the word for its absence.
 
 use std::fmt::Display;
 use std::str::FromStr;
 
-/// No limit, though a wider rule sets one.
+/// The word for no limit, which overrides a wider rule.
 pub const NONE: &str = "none";
 
-/// What `text` says; `None` for [`NONE`].
+/// Parses `text`; returns `None` for [`NONE`].
 ///
 /// # Errors
-/// What is wrong with it, and that it may be [`NONE`].
+/// Returns what is wrong with the text, and that [`NONE`] is also allowed.
 pub fn parse<T>(text: &str) -> Result<Option<T>, String>
 where
     T: FromStr<Err: Display>,

@@ -1,13 +1,13 @@
-//! The file of the running program.
+//! The executable file of the running program.
 
 use std::path::PathBuf;
 
 use anyhow::Context;
 
-/// Its path, for a program that is to start it again.
+/// The path of the executable, for starting it again.
 ///
 /// # Errors
-/// When it was replaced or removed since it was started.
+/// Returns an error if the file was replaced or removed since the program started.
 pub fn path() -> anyhow::Result<PathBuf> {
     let lull = std::env::current_exe().context("lull's own file cannot be found")?;
     anyhow::ensure!(

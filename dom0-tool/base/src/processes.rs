@@ -1,18 +1,18 @@
-//! Other processes of this host: alive, and whose.
+//! Tells whether another process of this host is alive and who owns it.
 //!
-//! A number alone says nothing: the kernel gives it to another process, and any user
-//! may start one with any name and any arguments.
+//! A process id alone proves nothing: the kernel reuses ids, and any user can start a
+//! process with any name and arguments.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What lull's file is called: for libvirt, whose AppArmor profile knows no other name,
-/// as Xen's own helper.
+/// The names of lull's executable. For libvirt it has the name of Xen's own helper,
+/// because libvirt's AppArmor profile allows no other name.
 const NAMES: [&str; 2] = ["lull", "libxl-save-helper"];
 
-/// Whether process `number` is a lull of root's that lives; or Xen's own helper, which
-/// cannot be told from it by its name.
+/// Whether process `number` is a live lull process owned by root. Also true for Xen's
+/// own helper, which has the same name.
 pub fn is_lulls(number: u32) -> bool {
     let process = format!("/proc/{number}");
     let process = Path::new(&process);
@@ -21,14 +21,15 @@ pub fn is_lulls(number: u32) -> bool {
     is_roots(process) && (is_named || name.is_some() && name == program(Path::new("/proc/self")))
 }
 
-/// Whether a process, by its folder below `/proc`, is root's. Where this runs as
-/// somebody else, as in tests, it is whoever that is.
+/// Whether root owns the process with this folder below `/proc`. If this process runs
+/// as another user, as in tests, that user is meant instead of root.
 pub fn is_roots(process: &Path) -> bool {
     let owner = fs::metadata(process).map(|process| process.uid());
     owner.is_ok_and(|owner| owner == rustix::process::geteuid().as_raw())
 }
 
-/// The name of what it runs; an upgrade may have replaced the file since.
+/// The name of the executable that the process runs. An upgrade may have replaced the
+/// file since the process started.
 fn program(process: &Path) -> Option<String> {
     let exe = fs::read_link(process.join("exe")).ok()?;
     let name = exe.file_name()?.to_str()?;

@@ -10,32 +10,32 @@ use thiserror::Error;
 /// An amount of memory: whole pages, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    /// How many.
+    /// The size in pages of 4 KiB.
     pub pages: u64,
 }
 
 /// Pages a second, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// How many.
+    /// The rate in pages of 4 KiB a second.
     pub pages: u64,
 }
 
 /// Why an amount or a rate was not understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QuantityError {
-    /// No amount of memory.
+    /// The text is not an amount of memory.
     #[error("is not an amount of memory; for example `128MiB`, `4GiB`, `16TiB`")]
     Size,
-    /// No rate.
+    /// The text is not a rate.
     #[error("is not a rate; for example `100MiB/s`, `1.25GB/s`, `10Gbit/s`")]
     Rate,
-    /// Less than a page, or more than can be simulated.
+    /// The amount is less than a page, or more than can be simulated.
     #[error("is less than a page of 4 KiB, or more than 16 TiB")]
     Range,
 }
 
-/// Nothing larger is simulated.
+/// The largest amount that can be simulated, in bytes: 16 TiB.
 const MOST: u128 = 16 << 40;
 
 impl FromStr for Size {
@@ -59,8 +59,8 @@ impl FromStr for Rate {
     }
 }
 
-/// In the largest unit of which it is a whole number, give or take the part of
-/// a page that was never counted: what is written is understood as the same.
+/// Writes the rate in the largest unit that gives a whole number, ignoring the part of
+/// a page that parsing drops. Parsing the result gives the same rate.
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = u128::from(self.pages) * u128::from(PAGE_SIZE) * 8;
@@ -83,7 +83,7 @@ fn in_range(pages: u128) -> Result<u64, QuantityError> {
     }
 }
 
-/// Units and what they are in bits.
+/// Unit names, each with the size of the unit in bits.
 type Units = [(&'static str, u128)];
 
 const BYTES: [(&str, u128); 8] = [

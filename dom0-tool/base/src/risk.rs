@@ -1,4 +1,4 @@
-//! The risk that an operator takes, as it is written: `5%`.
+//! The risk that an operator accepts, as it is written: `5%`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use lull_core::limits;
 pub struct Risk(pub limits::Risk);
 
 impl Risk {
-    /// From tenths of a per cent. `None` above half.
+    /// Converts tenths of a per cent. Returns `None` above one half.
     pub fn per_mille(share: u64) -> Option<Self> {
         limits::Risk::per_mille(u16::try_from(share).ok()?).map(Self)
     }

@@ -1,9 +1,9 @@
-//! Words for a shell.
+//! Quoting for shell command lines.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// As one word for a shell, whatever stands in it.
+/// Quotes `text` as a single shell word, whatever characters it contains.
 pub fn quoted(text: &OsStr) -> OsString {
     let mut bytes = vec![b'\''];
     for &byte in text.as_bytes() {

@@ -1,13 +1,13 @@
-//! The right word near a wrong one.
+//! Suggestions for mistyped words.
 
-/// Below this, likeness is found in anything; clap's own bound and measure, so
-/// that all slips are treated alike.
+/// Minimum similarity; below it, almost anything looks alike. This is clap's own bound
+/// and measure, which makes all typing mistakes behave alike.
 const ALIKE: f64 = 0.7;
 
-/// How many are named.
+/// Maximum number of words to suggest.
 const NAMED: usize = 3;
 
-/// Words of `known` that may have been meant, the likeliest first.
+/// The words of `known` that may have been meant, the most likely first.
 pub fn nearest<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) -> Vec<String> {
     let mut scored: Vec<(f64, &str)> = known
         .into_iter()
@@ -20,7 +20,7 @@ pub fn nearest<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) -> Vec<
     named.map(|(_, known)| known.to_owned()).collect()
 }
 
-/// `; did you mean ...?`, or nothing; to stand behind what is wrong.
+/// `; did you mean ...?`, or an empty string, to append to an error message.
 pub fn did_you_mean(nearest: &[String]) -> String {
     if nearest.is_empty() {
         return String::new();
@@ -44,7 +44,7 @@ mod tests {
         assert_eq!(did_you_mean(&[]), "");
     }
 
-    /// As records' names have it, which begin with the year.
+    /// Names of records begin with the year, and so share a long prefix.
     #[test]
     fn a_long_beginning_in_common_is_not_all_that_counts() {
         let known = ["2026-11-23T15-34-44Z-web1", "2026-11-23T15-34-44Z-db"];

@@ -8,7 +8,8 @@ use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// A table with these columns; those of figures, `right`, are aligned so.
+/// A table with these columns. Columns in `right`, which hold figures, are
+/// right-aligned.
 pub fn table(header: &[&str], right: Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(STYLE);

@@ -1,4 +1,4 @@
-//! Lines for whoever reads standard output or standard error.
+//! Prints lines on standard output and standard error.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ pub fn to_stdout(text: &str) {
     let _ = writeln!(out, "{}", printable_lines(text)).and_then(|()| out.flush());
 }
 
-/// The same on standard error.
+/// Prints one or more lines on standard error, in the same way.
 pub fn to_stderr(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable_lines(text));
 }

@@ -1,7 +1,7 @@
-//! Text that came from elsewhere: the destination, a stub, a guest's name.
+//! Cleans text from untrusted sources: the destination, a stub, a guest's name.
 
-/// `text` without what a terminal would obey, or what would change the order in which
-/// it is read (Unicode's bidirectional controls). A tab becomes a blank.
+/// Removes control characters that a terminal would act on, and Unicode's bidirectional
+/// controls, which change the order in which text is read. A tab becomes a blank.
 pub fn printable(text: &str) -> String {
     let kept = |c: char| match c {
         '\t' => Some(' '),
@@ -13,7 +13,7 @@ pub fn printable(text: &str) -> String {
     text.chars().filter_map(kept).collect()
 }
 
-/// The same for several lines.
+/// Applies [`printable`] to each line of `text`.
 pub fn printable_lines(text: &str) -> String {
     let lines: Vec<String> = text.split('\n').map(printable).collect();
     lines.join("\n")

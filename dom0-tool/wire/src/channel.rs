@@ -1,6 +1,7 @@
-//! The frames of the second channel: kind and length, a body, in little endian.
+//! The frames of the channel to `lull land`: kind and length, then a body, all little
+//! endian.
 //!
-//! Whoever reads one checks it whole before anything in it is used; the other
+//! A reader checks a frame completely before it uses anything in it, because the other
 //! end is another host.
 
 use lull_base::text::printable;
@@ -10,28 +11,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::stream::records;
 
-/// The version spoken here: the only one so far.
+/// The protocol version implemented here, so far the only one.
 pub const VERSION: u32 = 1;
 
-/// Longest line of JSON, bytes.
+/// The longest line of JSON, in bytes.
 pub const LINE_MAX: usize = 4096;
 
-/// Pages of one frame at most.
+/// Maximum number of pages in one frame.
 pub const PAGES_MAX: usize = lull_core::batch::BATCH_PAGES;
 
-/// Bytes of CPU state at most: four times what 128 vCPUs have.
+/// Maximum size of the CPU state in bytes: four times what 128 vCPUs need.
 const CONTEXT_MAX: usize = 4 << 20;
 
-/// Bytes of a sentence at most.
+/// Maximum length of a text, in bytes.
 const TEXT_MAX: usize = 1024;
 
-/// Bytes of a frame's header.
+/// Size of a frame's header, in bytes.
 pub const HEADER: usize = 8;
 
-/// Bytes of [`TscInfo`] as a migration stream has it.
+/// Size of [`TscInfo`] in the format of a migration stream, in bytes.
 const TSC: usize = 24;
 
-/// Set in an entry of a frame of pages: there is no page any more.
+/// Flag in an entry of a frame of pages: this frame no longer has a page.
 const GONE: u64 = 1 << 63;
 
 /// Highest frame number a stream can name (52 bits).
@@ -40,14 +41,14 @@ const GFN_MASK: u64 = (1 << 52) - 1;
 /// The destination's first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Greeting {
-    /// Lowest and highest version it speaks.
+    /// The lowest and the highest protocol version that the destination supports.
     pub land: (u32, u32),
-    /// The release, for words.
+    /// The destination's release of lull, for messages.
     pub lull: String,
 }
 
 impl Greeting {
-    /// The version both speak.
+    /// The version that both ends support, if there is one.
     pub fn common(&self) -> Option<u32> {
         let (lowest, highest) = self.land;
         (lowest..=highest).contains(&VERSION).then_some(VERSION)
@@ -61,7 +62,7 @@ pub struct Chosen {
     pub land: u32,
 }
 
-/// Kinds of frames, those to the destination first.
+/// Kinds of frames: first those to the destination, then those from it.
 mod kind {
     pub const ATTACH: u32 = 1;
     pub const PAGES: u32 = 2;
@@ -74,97 +75,96 @@ mod kind {
     pub const FAILED: u32 = 0x85;
 }
 
-/// A frame that cannot be one.
+/// A frame that is not valid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the other end sent what is no message ({0})")]
 pub struct BadFrame(&'static str);
 
-/// Whose copy.
+/// Identifies the guest whose copy the destination is to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attach {
     /// The guest's UUID.
     pub uuid: [u8; 16],
-    /// One more than its highest frame.
+    /// The guest's highest frame number plus one.
     pub frames: u64,
-    /// Its name at the source.
+    /// The guest's name at the source.
     pub name: String,
 }
 
-/// What is to be done with the pages of a frame.
+/// What the destination does with the pages of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// They replace what is there.
+    /// The pages replace the content of the copy.
     Write,
-    /// They are what should be there.
+    /// The pages are compared with the content of the copy, which should be the same.
     Compare,
 }
 
 /// A batch of frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pages {
-    /// What for.
+    /// What the destination does with the pages.
     pub purpose: Purpose,
-    /// Frames whose page follows, in this order: ascending, none twice.
+    /// Frames whose pages follow in this order: ascending, without duplicates.
     pub present: Vec<u64>,
-    /// Frames that have none any more, likewise.
+    /// Frames that no longer have a page: ascending, without duplicates.
     pub gone: Vec<u64>,
 }
 
-/// What replaces the provisional state.
+/// The final state, which replaces the provisional one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// The guest's clock.
+    /// The guest's TSC settings.
     pub tsc: TscInfo,
-    /// vCPUs and platform, as Xen has them.
+    /// The state of vCPUs and platform, in Xen's format.
     pub context: Vec<u8>,
 }
 
-/// To the destination.
+/// A frame to the destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToLand {
     /// See [`Attach`].
     Attach(Attach),
-    /// See [`Pages`]; `pages` are the bytes of those that are present.
+    /// See [`Pages`]; the second field holds the bytes of the pages that are present.
     Pages(Pages, Vec<u8>),
     /// See [`State`].
     State(State),
 }
 
-/// From the destination.
+/// A frame from the destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromLand {
-    /// It has found the copy.
+    /// The destination has found the copy.
     Attached,
-    /// The oldest batch that was not answered is in place.
+    /// The oldest unanswered batch is in place.
     Applied,
-    /// The oldest batch that was not answered is compared: so many differ, and
-    /// which is the first.
+    /// The oldest unanswered batch has been compared.
     Compared {
-        /// Frames that differ.
+        /// Number of frames that differ.
         differing: u32,
-        /// The first of them, if there is one.
+        /// The first of these frames, if there is one.
         first: u64,
     },
-    /// All is in place, and nothing will be written any more.
+    /// Everything is in place, and the destination writes nothing more.
     Landed,
-    /// It gives up.
+    /// The destination gives up, for this reason.
     Failed(String),
 }
 
-/// A frame's beginning: its kind, and how long its body is.
+/// Reads a frame's header: its kind and the length of its body in bytes.
 pub fn header(bytes: [u8; HEADER]) -> (u32, usize) {
     let word = |n: usize| u32::from_le_bytes([bytes[n], bytes[n + 1], bytes[n + 2], bytes[n + 3]]);
     (word(0), word(4) as usize)
 }
 
-/// Longest body of a frame to the destination.
+/// The longest body of a frame to the destination, in bytes.
 pub const TO_LAND_MAX: usize = {
     let pages = 8 + PAGES_MAX * (8 + PAGE);
     let state = TSC + CONTEXT_MAX;
     if pages > state { pages } else { state }
 };
 
-/// Longest body of a frame from it.
+/// The longest body of a frame from the destination, in bytes.
 pub const FROM_LAND_MAX: usize = TEXT_MAX;
 
 fn frame(kind: u32, body: usize) -> Vec<u8> {
@@ -175,7 +175,7 @@ fn frame(kind: u32, body: usize) -> Vec<u8> {
     bytes
 }
 
-/// The frame of an [`Attach`].
+/// Encodes an [`Attach`] as a frame.
 pub fn attach(attach: &Attach) -> Vec<u8> {
     let mut bytes = frame(kind::ATTACH, 16 + 8 + attach.name.len());
     bytes.extend(attach.uuid);
@@ -184,10 +184,10 @@ pub fn attach(attach: &Attach) -> Vec<u8> {
     bytes
 }
 
-/// Everything of a frame of [`Pages`] but the pages.
+/// Encodes a frame of [`Pages`] up to, but not including, the pages themselves.
 ///
 /// # Panics
-/// With more than [`PAGES_MAX`]: a bug of the caller.
+/// Panics with more than [`PAGES_MAX`] entries, which is a bug of the caller.
 pub fn pages_header(pages: &Pages) -> Vec<u8> {
     let count = pages.present.len() + pages.gone.len();
     assert!(count <= PAGES_MAX, "a batch of pages");
@@ -204,7 +204,7 @@ pub fn pages_header(pages: &Pages) -> Vec<u8> {
     bytes
 }
 
-/// The frame of a [`State`].
+/// Encodes a [`State`] as a frame.
 pub fn state(state: &State) -> Vec<u8> {
     let mut bytes = frame(kind::STATE, TSC + state.context.len());
     bytes.extend(records::tsc_info_body(&state.tsc));
@@ -213,10 +213,10 @@ pub fn state(state: &State) -> Vec<u8> {
 }
 
 impl ToLand {
-    /// Reads a body of that kind.
+    /// Decodes the body of a frame of this kind.
     ///
     /// # Errors
-    /// When it is not what the kind promises.
+    /// Returns an error if the body is not valid for the kind.
     pub fn decode(kind: u32, body: &[u8]) -> Result<Self, BadFrame> {
         match kind {
             kind::ATTACH => decode_attach(body).map(Self::Attach),
@@ -293,7 +293,7 @@ fn decode_state(body: &[u8]) -> Result<State, BadFrame> {
 }
 
 impl FromLand {
-    /// As a frame.
+    /// Encodes the answer as a frame.
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Attached => frame(kind::ATTACHED, 0),
@@ -317,10 +317,10 @@ impl FromLand {
         }
     }
 
-    /// Reads a body of that kind.
+    /// Decodes the body of a frame of this kind.
     ///
     /// # Errors
-    /// When it is not what the kind promises.
+    /// Returns an error if the body is not valid for the kind.
     pub fn decode(kind: u32, body: &[u8]) -> Result<Self, BadFrame> {
         match (kind, body) {
             (kind::ATTACHED, []) => Ok(Self::Attached),

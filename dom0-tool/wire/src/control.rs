@@ -1,5 +1,5 @@
-//! What is said over a control socket: one JSON object per line, a request
-//! there, an answer back.
+//! The protocol of a control socket: one JSON object per line, requests one way,
+//! answers the other.
 //!
 //! ```text
 //! {"schema":1,"command":"status"}
@@ -7,9 +7,9 @@
 //! {"schema":1,"command":"cancel"}
 //! {"schema":1,"type":"done","said":"…"}
 //! ```
-//! Every request has one answer, save `watch`: its answers are the status now
-//! and whenever it has changed, as fast as they are read, until that process's
-//! part is over.
+//! Every request has one answer, except `watch`. Its answers are the current status,
+//! and a new one whenever the status has changed, as fast as the client reads them,
+//! until the process's part is over.
 
 use std::collections::VecDeque;
 
@@ -20,124 +20,124 @@ use crate::events::{How, Progress, Round};
 /// Version of these objects; raised when the meaning of a field changes.
 pub const SCHEMA: u32 = 1;
 
-/// Longest line of a request, in bytes.
+/// The longest line of a request, in bytes.
 pub const LONGEST: usize = 1024;
 
-/// A line as it travels: what is said, and the version it is said in.
+/// One line on the socket: a message and the schema version it is written in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Line<T> {
-    /// See [`SCHEMA`].
+    /// Schema version of the line; see [`SCHEMA`].
     pub schema: u32,
-    /// What is said.
+    /// The message: a request or an answer.
     #[serde(flatten)]
     pub said: T,
 }
 
-/// What a client wants.
+/// A request from a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
-    /// How it stands, once.
+    /// Report the status once.
     Status,
-    /// How it stands, until it is over.
+    /// Report the status whenever it changes, until the migration is over.
     Watch,
-    /// Give up safely.
+    /// Cancel the migration safely.
     Cancel,
-    /// Other limits, times in microseconds; what is absent stays as it is.
+    /// Set new limits, with times in microseconds. An absent limit stays as it is.
     Set {
-        /// The limit on the pause.
+        /// The limit on the pause, in microseconds.
         #[serde(default)]
         max_suspend_us: Option<u64>,
-        /// The limit on the time to the suspend.
+        /// The limit on the time until the suspend, in microseconds.
         #[serde(default)]
         timeout_us: Option<u64>,
-        /// What is sent at most until then, bytes a second; 0 lifts it.
+        /// The bandwidth cap until the suspend, in bytes a second; 0 removes it.
         #[serde(default)]
         bandwidth: Option<u64>,
     },
-    /// No other round, if the pause fits.
+    /// Suspend without another round, if the pause fits.
     SwitchNow,
 }
 
-/// What the helper says.
+/// An answer from the helper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Answer {
-    /// How it stands.
+    /// The status of the migration.
     Status(Box<Status>),
-    /// It was done, or will be.
+    /// The request was carried out, or will be.
     Done {
-        /// One sentence.
+        /// What was done, as one sentence.
         said: String,
     },
-    /// It was not; the migration goes on as before.
+    /// The request was refused; the migration goes on as before.
     Refused {
-        /// One sentence.
+        /// Why the request was refused, as one sentence.
         why: String,
     },
 }
 
-/// How a migration stands. Times are milliseconds from its start.
+/// The status of a migration. Times are in milliseconds from its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// The guest at the source.
+    /// The guest's domain id at the source.
     pub domid: u16,
-    /// Its name, as far as whoever asks has found it out.
+    /// The guest's name, if the client has found it out.
     #[serde(default)]
     pub name: Option<String>,
-    /// Process id of whoever says so: the helper, or `lull migrate`.
+    /// Process id of the process that answers: the helper, or `lull migrate`.
     pub helper_pid: u32,
-    /// What is being done.
+    /// The current phase of the migration.
     pub phase: Phase,
-    /// Now.
+    /// When this status was taken.
     pub at_ms: u64,
-    /// The limit on the pause.
+    /// The limit on the pause in milliseconds, if there is one.
     pub limit_ms: Option<u64>,
-    /// The limit on the time to the suspend.
+    /// The limit on the time until the suspend in milliseconds, if there is one.
     pub timeout_ms: Option<u64>,
-    /// What is sent at most until then, bytes a second.
+    /// The bandwidth cap until the suspend in bytes a second, if there is one.
     #[serde(default)]
     pub bandwidth: Option<u64>,
-    /// Populated pages of the guest; 0 before they are counted.
+    /// Number of populated pages of the guest; 0 before they are counted.
     pub guest_pages: u64,
-    /// The round under way.
+    /// How far the current round has come.
     pub progress: Option<Progress>,
-    /// The rounds before it, the last [`ROUNDS`].
+    /// The rounds before it, at most the last [`ROUNDS`].
     pub rounds: VecDeque<Round>,
-    /// How it ended, as far as that process can tell.
+    /// How the migration ended, as far as the answering process can tell.
     pub ended: Option<End>,
 }
 
-/// Rounds that a [`Status`] holds.
+/// The maximum number of rounds that a [`Status`] holds.
 pub const ROUNDS: usize = 32;
 
-/// What is being done.
+/// The phase of a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// The stub is built, the frames are listed.
+    /// The stub is being built, and the guest's frames are being listed.
     Preparing,
-    /// Pages are copied; the guest runs.
+    /// Pages are being copied while the guest runs.
     Copying,
-    /// The guest was asked to stop.
+    /// The guest was asked to suspend.
     Suspending,
-    /// It has stopped; its last pages are sent.
+    /// The guest has stopped, and its last pages are being sent.
     LastRound,
-    /// All pages are sent; its CPU state follows.
+    /// All pages are sent, and the CPU state is being sent.
     Finishing,
-    /// The stream is complete: the destination has the guest, and says whether
+    /// The stream is complete. The destination has the guest, and will report whether
     /// it can run there.
     Landing,
-    /// It was given up; the guest runs at the source.
+    /// The migration was given up; the guest runs at the source.
     Ended,
 }
 
 /// See [`Status::ended`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// How.
+    /// How the helper's part ended.
     pub how: How,
-    /// One sentence; empty when the stream is complete.
+    /// The reason as one sentence; empty when the stream is complete.
     pub reason: String,
     /// What to do next; may be empty.
     pub advice: String,

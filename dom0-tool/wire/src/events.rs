@@ -1,43 +1,44 @@
-//! What an attempt tells whoever watches it: one JSON object per line.
+//! The events that an attempt reports, one JSON object per line.
 //!
-//! The helper writes these to the front end (`lull migrate`) over the socket
-//! named by [`FRONT_END_FD`]; with `--json` the front end passes them on to
-//! standard output. Every object has `type` and `schema`; the last one of a
-//! `lull migrate` is a [`Event::Result`]. Times are milliseconds from the start
-//! of the attempt unless a name says otherwise.
+//! The helper writes these to the front end (`lull migrate`) over the socket named by
+//! [`FRONT_END_FD`]; with `--json` the front end passes them on to standard output.
+//! Every object has `type` and `schema`; the last one of a `lull migrate` is a
+//! [`Event::Result`]. Times are in milliseconds from the start of the attempt, and
+//! durations in milliseconds, unless a name says otherwise.
 
 use serde::{Deserialize, Serialize};
 
 /// Version of these objects; raised when the meaning of a field changes.
 pub const SCHEMA: u32 = 1;
 
-/// Environment variable with the number of an inherited socket: the helper
-/// writes [`Event`] lines to it and reads [`Command`] lines from it.
+/// Environment variable that holds the number of an inherited socket. The helper writes
+/// [`Event`] lines to it and reads [`Command`] lines from it.
 pub const FRONT_END_FD: &str = "LULL_FRONT_END_FD";
 
-/// A line as it travels: the event and the version it is written in.
+/// One line on the socket: an event and the schema version it is written in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Line {
-    /// See [`SCHEMA`].
+    /// Schema version of the line; see [`SCHEMA`].
     pub schema: u32,
-    /// What happened.
+    /// The event that happened.
     #[serde(flatten)]
     pub event: Event,
 }
 
-/// In which order a guest lands.
+/// The order in which a guest lands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Landing {
-    /// Stock's: all of the stream, then the devices, while the guest is paused.
+    /// Stock's order: the whole stream, then the devices, all while the guest is
+    /// paused.
     #[default]
     Classic,
-    /// The destination stands ready, devices and all, before the guest stops.
+    /// The destination is ready, with all devices attached, before the guest stops.
     Fast,
 }
 
 impl Landing {
-    /// Its name.
+    /// The landing's name, as in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Classic => "classic",
@@ -46,145 +47,149 @@ impl Landing {
     }
 }
 
-/// What can happen in an attempt, in the order in which it does.
+/// What can happen in an attempt, in the usual order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Event {
-    /// The first line of a record : whose it is. Not
-    /// part of `--json`.
+    /// The first line of a record, which identifies the attempt. Not part of `--json`.
     Begun(Begun),
-    /// The stub runs, log-dirty is on, copying begins.
+    /// The stub runs, log-dirty mode is on, and copying begins.
     Started(Started),
-    /// Several times a second while copying.
+    /// How far copying has come; sent several times a second.
     Progress(Progress),
     /// A round has been sent and judged.
     Round(Round),
-    /// The guest has stopped.
+    /// The guest has suspended.
     Suspended(Suspended),
-    /// The pause could not be kept, was given up, and is tried again.
+    /// The limit on the pause could not be kept. The pause was given up, the guest runs
+    /// on, and lull will try again.
     RanOn(RanOn),
     /// The helper's part is over: the stream is complete, or the attempt was
     /// given up and undone.
     Ended(Ended),
-    /// lull could not begin, and no limit holds: the guest is left to Xen's own
-    /// helper, which tells nothing.
+    /// lull could not begin, and no limit is set. Xen's own helper migrates the guest
+    /// instead, and reports nothing.
     LeftToStock(LeftToStock),
-    /// Of a fast landing: the destination stands ready, and waits for permission
-    /// while the guest still runs here.
+    /// Fast landing: the destination is ready and waits for permission, while the guest
+    /// still runs at the source.
     TargetReady(TargetReady),
-    /// The destination was ready in time, and xl was told. From here on there
-    /// is no way back.
+    /// The destination was ready in time, and READY was passed on to xl. From here on
+    /// there is no way back.
     Ready(Ready),
     /// The destination has answered xl's GO.
     Answered(Answered),
-    /// The connection was closed before that; the guest stays.
+    /// The transport closed the connection before GO; the guest stays at the source.
     HungUp(HungUp),
-    /// Other limits hold from now on (`lull set`).
+    /// New limits are in force (`lull set`).
     Limits(InForce),
-    /// The operator wants to give up, and has told the helper (`lull cancel`).
+    /// The operator asked the helper to cancel (`lull cancel`).
     CancelAsked,
-    /// A line for the operator, at the level it deserves.
+    /// A log line for the operator, with its level.
     Log(Log),
-    /// A rehearsal is over: the last word of `lull rehearse`, an early one of
-    /// `lull migrate --rehearse`.
+    /// A rehearsal is over. This is the last event of `lull rehearse`, and an early one
+    /// of `lull migrate --rehearse`.
     Rehearsed(Rehearsed),
-    /// The front end's last word.
+    /// The outcome, the last event of the front end.
     Result(Box<Outcome>),
 }
 
 /// See [`Event::Begun`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begun {
-    /// Version that wrote it.
+    /// Version of lull that wrote the record.
     pub lull: String,
-    /// By dom0's wall clock, for people.
+    /// Start time by dom0's wall clock, for people to read.
     pub started: String,
     /// The guest's name.
     pub guest: String,
-    /// Its number at the source.
+    /// The guest's domain id at the source.
     pub domid: u16,
-    /// Where to, as the operator named it; libxl does not tell its helper.
+    /// The destination as the operator named it. Absent under libxl, which does not
+    /// tell its helper.
     pub destination: Option<String>,
-    /// `lull migrate`, or `libxl` for whoever called that.
+    /// What started the attempt: `lull migrate`, or `libxl` for any other toolstack.
     pub through: String,
 }
 
 /// See [`Event::LeftToStock`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftToStock {
-    /// Why lull could not.
+    /// Why lull could not migrate the guest.
     pub reason: String,
 }
 
 /// See [`Event::Started`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Started {
-    /// Domain id at the source.
+    /// The guest's domain id at the source.
     pub domid: u16,
     /// Process id of the helper.
     pub helper_pid: u32,
-    /// Populated pages of the guest.
+    /// Number of populated pages of the guest.
     pub guest_pages: u64,
-    /// In which order it is to land.
+    /// The order in which the guest is to land.
     #[serde(default)]
     pub landing: Landing,
-    /// The limit on the pause.
+    /// The limit on the pause in milliseconds, if there is one.
     pub limit_ms: Option<u64>,
-    /// The limit on the time to the suspend.
+    /// The limit on the time until the suspend in milliseconds, if there is one.
     pub timeout_ms: Option<u64>,
-    /// What is sent at most until then, bytes a second.
+    /// The bandwidth cap until the suspend in bytes a second, if there is one.
     #[serde(default)]
     pub bandwidth: Option<u64>,
-    /// The share of pauses that may be given up.
+    /// The accepted risk: the share of pauses that may be given up, in tenths of a per
+    /// cent.
     #[serde(default)]
     pub risk_per_mille: Option<u16>,
     /// Domain id of the stub.
     pub stub_domid: u16,
-    /// Memory the stub domain has, in bytes.
+    /// Memory of the stub domain, in bytes.
     pub stub_memory_bytes: u64,
     /// Time from the helper's start until the stub was started.
     pub stub_boot_ms: u64,
-    /// Upper bounds assumed for what does not depend on the guest's pages.
+    /// Upper bounds assumed for the parts of the pause that do not depend on the
+    /// guest's pages.
     pub fixed_costs: PauseParts,
 }
 
-/// The parts of a pause, predicted or observed. Absent: not (yet) known.
+/// The parts of a pause, predicted or observed, in milliseconds. An absent part is not
+/// (yet) known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PauseParts {
-    /// From the suspend request until the guest had stopped.
+    /// Time from the suspend request until the guest has stopped.
     pub suspend_ms: Option<u64>,
-    /// Reading the final dirty bitmap.
+    /// Time to read the final dirty bitmap.
     pub final_bitmap_ms: Option<u64>,
-    /// Sending the pages of the final round.
+    /// Time to send the pages of the final round.
     pub pages_ms: Option<u64>,
-    /// CPU state, parameters and the end of the stream.
+    /// Time to send the CPU state, the parameters and the end of the stream.
     pub cpu_state_ms: Option<u64>,
-    /// From the end of the stream until the guest runs at the destination.
+    /// Time from the end of the stream until the guest runs at the destination.
     pub landing_ms: Option<u64>,
 }
 
 /// See [`Event::Progress`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// When.
+    /// When these figures were taken.
     pub at_ms: u64,
-    /// Round, counted from 0, the full pass.
+    /// Number of the current round. Round 0 is the full pass.
     pub round: u32,
     /// Pages of this round sent so far.
     pub round_sent: u64,
-    /// Pages this round has.
+    /// Number of pages in this round.
     pub round_pages: u64,
-    /// Pages sent in all rounds.
+    /// Pages sent in all rounds so far.
     pub pages_sent: u64,
-    /// Pages dirtied since the bitmap was last taken.
+    /// Pages dirtied since the dirty bitmap was last read.
     pub dirty_pages: Option<u64>,
-    /// Lower bound of the transfer rate, bytes a second.
+    /// Lower bound of the transfer rate, in bytes a second.
     pub transfer_rate: Option<u64>,
-    /// Upper bound of the dirty rate, pages a second.
+    /// Upper bound of the dirty rate, in pages a second.
     pub dirty_rate: Option<u64>,
-    /// Upper bound of the pause, were the guest suspended now.
+    /// Upper bound of the pause if the guest were suspended now.
     pub predicted_downtime_ms: Option<u64>,
-    /// The pause then expected.
+    /// Expected pause if the guest were suspended now.
     #[serde(default)]
     pub expected_downtime_ms: Option<u64>,
 }
@@ -192,66 +197,67 @@ pub struct Progress {
 /// See [`Event::Round`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
-    /// When it ended.
+    /// When the round ended.
     pub at_ms: u64,
-    /// Round, counted from 0.
+    /// Number of the round, counted from 0.
     pub round: u32,
-    /// Pages sent.
+    /// Pages sent in this round.
     pub pages_sent: u64,
-    /// Pages the guest dirtied meanwhile.
+    /// Pages that the guest dirtied during this round.
     pub pages_dirtied: u64,
-    /// How long it took.
+    /// Duration of the round.
     pub duration_ms: u64,
-    /// Lower bound of the transfer rate, bytes a second.
+    /// Lower bound of the transfer rate, in bytes a second.
     pub transfer_rate: Option<u64>,
-    /// Upper bound of the dirty rate, pages a second.
+    /// Upper bound of the dirty rate, in pages a second.
     pub dirty_rate: Option<u64>,
-    /// Upper bound of the pause, had the guest been suspended here.
+    /// Upper bound of the pause if the guest had been suspended at the end of this
+    /// round.
     pub predicted_downtime_ms: Option<u64>,
-    /// The pause then expected.
+    /// Expected pause if the guest had been suspended at the end of this round.
     #[serde(default)]
     pub expected_downtime_ms: Option<u64>,
-    /// What of the bound the link makes: so many bytes in a row took longest.
+    /// The slowest stretch of the link, which determines the link's part of the bound.
     #[serde(default)]
     pub rests_on: Option<RestsOn>,
-    /// What was decided: `another-round`, `suspend`, `finish` or `refuse`.
+    /// The decision: `another-round`, `suspend`, `finish` or `refuse`.
     pub decision: String,
 }
 
 /// The slowest stretch of the link that a bound rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestsOn {
-    /// Bytes of pages in a row.
+    /// Bytes of pages sent in a row.
     pub bytes: u64,
-    /// That they took.
+    /// Time that sending them took.
     pub took_ms: u64,
-    /// In this round, counted from 0.
+    /// The round in which they were sent, counted from 0.
     pub round: u32,
 }
 
 /// See [`Event::Suspended`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Suspended {
-    /// When the guest was asked: the pause counts from here.
+    /// When the guest was asked to suspend. The pause counts from here.
     pub requested_at_ms: u64,
-    /// When it was seen stopped.
+    /// When the guest was seen to have stopped.
     pub stopped_at_ms: u64,
-    /// Pages of the final round, exact.
+    /// Exact number of pages of the final round.
     pub dirty_pages: u64,
-    /// How long its pages are expected to take, and those the guest dirties on its
-    /// way to the stop.
+    /// Expected time for the pages of the final round, including those that the guest
+    /// dirties while it stops.
     #[serde(default)]
     pub likely_pages_ms: Option<u64>,
-    /// `CLOCK_MONOTONIC` of the request, nanoseconds: the front end subtracts
-    /// it from the moment the destination reports that the guest runs.
+    /// `CLOCK_MONOTONIC` of the request in nanoseconds. The front end subtracts it from
+    /// the moment at which the destination reports that the guest runs.
     pub requested_monotonic_ns: u64,
-    /// The limit under which it was asked, microseconds, exact: the transport
-    /// keeps to it, whatever was said before.
+    /// The exact limit on the pause when the guest was asked, in microseconds. The
+    /// transport enforces this limit, whatever limit it was given before.
     #[serde(default)]
     pub limit_us: Option<u64>,
-    /// The prediction on which the guest was suspended.
+    /// The predicted parts of the pause on which the decision to suspend was based.
     pub predicted: PauseParts,
-    /// Its sum.
+    /// The sum of the predicted parts.
     pub predicted_downtime_ms: Option<u64>,
 }
 
@@ -260,22 +266,22 @@ pub struct Suspended {
 pub struct RanOn {
     /// When the guest ran again.
     pub at_ms: u64,
-    /// How long it was paused.
+    /// Duration of the pause.
     pub pause_ms: u64,
-    /// Why it was given up: a sentence.
+    /// Why the pause was given up, as a sentence.
     pub reason: String,
 }
 
 /// See [`Event::Limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InForce {
-    /// Since when.
+    /// When the limits came into force.
     pub at_ms: u64,
-    /// The limit on the pause.
+    /// The limit on the pause in milliseconds, if there is one.
     pub limit_ms: Option<u64>,
-    /// The limit on the time to the suspend.
+    /// The limit on the time until the suspend in milliseconds, if there is one.
     pub timeout_ms: Option<u64>,
-    /// What is sent at most until then, bytes a second.
+    /// The bandwidth cap until the suspend in bytes a second, if there is one.
     #[serde(default)]
     pub bandwidth: Option<u64>,
 }
@@ -283,43 +289,43 @@ pub struct InForce {
 /// See [`Event::Ended`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ended {
-    /// When.
+    /// When the helper's part ended.
     pub at_ms: u64,
-    /// How.
+    /// How the helper's part ended.
     pub how: How,
-    /// One sentence for the operator; empty when the stream is complete.
+    /// The reason as one sentence for the operator; empty when the stream is complete.
     pub reason: String,
     /// What would have worked, or what to do next; may be empty.
     pub advice: String,
     /// The smallest limit that would have fitted.
     pub smallest_limit_ms: Option<u64>,
-    /// The transfer rate that would have been needed, bytes a second.
+    /// The transfer rate that would have been needed, in bytes a second.
     pub needed_rate: Option<u64>,
-    /// The refused attempt's own pause, when the guest had been suspended.
+    /// The pause of the refused attempt itself, if the guest had been suspended.
     pub refused_pause_ms: Option<u64>,
-    /// How long it took to make it run again, from the decision.
+    /// Time from the decision to resume the guest until it ran again.
     #[serde(default)]
     pub resume_ms: Option<u64>,
-    /// The helper's parts of the pause, as observed.
+    /// The observed parts of the pause that belong to the helper.
     pub observed: PauseParts,
-    /// Guest pages sent.
+    /// Number of guest pages sent.
     pub pages_sent: u64,
-    /// Bytes written to the stream.
+    /// Number of bytes written to the stream.
     pub bytes_sent: u64,
-    /// `CLOCK_MONOTONIC` of the end, nanoseconds: of the stream's, if that was
-    /// complete.
+    /// `CLOCK_MONOTONIC` of the end in nanoseconds: the end of the stream if that was
+    /// complete, otherwise the end of the helper's part.
     pub monotonic_ns: u64,
-    /// CPU time of the helper, user and system, in milliseconds.
+    /// User and system CPU time of the helper, in milliseconds.
     pub helper_cpu_ms: u64,
-    /// Peak resident memory of the helper, bytes.
+    /// Peak resident memory of the helper, in bytes.
     pub helper_peak_bytes: u64,
-    /// CPU time of the stub domain, milliseconds.
+    /// CPU time of the stub domain, in milliseconds.
     pub stub_cpu_ms: Option<u64>,
 }
 
 #[cfg(feature = "test-support")]
 impl Ended {
-    /// An end of which nothing is known but how.
+    /// An end with this outcome and all other fields empty.
     pub fn so(how: How) -> Self {
         Self {
             at_ms: 0,
@@ -347,9 +353,9 @@ impl Ended {
 pub enum How {
     /// The stream is complete and libxl has taken over.
     StreamComplete,
-    /// The pause would not fit; the guest runs at the source.
+    /// The pause would exceed the limit; the guest runs at the source.
     RefusedDowntime,
-    /// Time ran out, or no round can ever fit; the guest runs at the source.
+    /// The time limit expired, or no round can ever fit; the guest runs at the source.
     RefusedTimeout,
     /// The operator cancelled; the guest runs at the source.
     Cancelled,
@@ -362,44 +368,44 @@ pub enum How {
 /// See [`Event::TargetReady`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetReady {
-    /// `CLOCK_MONOTONIC` when READY came, nanoseconds.
+    /// `CLOCK_MONOTONIC` at which READY arrived, in nanoseconds.
     pub came_monotonic_ns: u64,
 }
 
 /// See [`Event::Ready`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
-    /// `CLOCK_MONOTONIC` when READY came, nanoseconds.
+    /// `CLOCK_MONOTONIC` at which READY arrived, in nanoseconds.
     pub came_monotonic_ns: u64,
-    /// And when it was passed on.
+    /// `CLOCK_MONOTONIC` at which READY was passed on to xl, in nanoseconds.
     pub passed_monotonic_ns: u64,
 }
 
 /// See [`Event::Answered`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answered {
-    /// `CLOCK_MONOTONIC` when GO was there to be carried, nanoseconds.
+    /// `CLOCK_MONOTONIC` at which xl's GO arrived for forwarding, in nanoseconds.
     pub go_monotonic_ns: u64,
-    /// And when the answer to it had come.
+    /// `CLOCK_MONOTONIC` at which the answer to GO had arrived, in nanoseconds.
     pub answer_monotonic_ns: u64,
 }
 
 /// See [`Event::HungUp`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HungUp {
-    /// Why.
+    /// Why the transport hung up.
     pub why: Refused,
-    /// `CLOCK_MONOTONIC` when READY came, nanoseconds, if it did.
+    /// `CLOCK_MONOTONIC` at which READY arrived, in nanoseconds, if it did.
     pub ready_monotonic_ns: Option<u64>,
-    /// `CLOCK_MONOTONIC` of the decision.
+    /// `CLOCK_MONOTONIC` of the decision to hang up, in nanoseconds.
     pub decided_monotonic_ns: u64,
-    /// What became of the guest.
+    /// What the transport did with the guest.
     pub guest: GuestThen,
-    /// Why it could not be resumed; else empty.
+    /// Why the guest could not be resumed; otherwise empty.
     pub error: String,
-    /// The guest's pause, if it was ended here.
+    /// The guest's pause, if the transport ended it by resuming the guest.
     pub refused_pause_ms: Option<u64>,
-    /// How long it took to make it run again, from the decision.
+    /// Time from the decision to resume the guest until it ran again.
     #[serde(default)]
     pub resume_ms: Option<u64>,
 }
@@ -410,21 +416,21 @@ pub struct HungUp {
 pub enum Refused {
     /// The destination was not ready when the guest had to be resumed.
     NotReady,
-    /// READY came when the limit could no longer be kept.
+    /// READY arrived too late to keep the limit.
     ReadyTooLate,
-    /// READY came, and nobody had told since when the guest is paused.
+    /// READY arrived, but the transport was never told when the pause began.
     PauseUnknown,
     /// The operator cancelled.
     Cancelled,
     /// The engine of a fast landing had given up.
     GivenUp,
-    /// The front end has gone.
+    /// The front end has exited.
     FrontEndGone,
-    /// READY came, and the guest, which somebody has resumed, runs here.
+    /// READY arrived, but something had resumed the guest, which runs at the source.
     RunsHere,
-    /// xl closed its end: it gave up, or died.
+    /// xl closed its end because it gave up or died.
     XlGone,
-    /// The destination, or what leads to it, closed its end.
+    /// The destination, or the connection to it, closed its end.
     PeerGone,
 }
 
@@ -432,45 +438,46 @@ pub enum Refused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuestThen {
-    /// It was suspended and was made to run.
+    /// The guest was suspended, and the transport resumed it.
     Resumed,
-    /// There was nothing to resume it from.
+    /// The guest was not suspended, so there was nothing to resume.
     WasNotSuspended,
-    /// It is the helper's or xl's to resume.
+    /// The guest was left alone, because the helper or xl resumes it.
     LeftAlone,
-    /// See [`HungUp::error`].
+    /// Resuming the guest failed; see [`HungUp::error`].
     CouldNotBeResumed,
 }
 
 /// See [`Event::Log`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Log {
-    /// `error`, `warn`, `info`, `debug` or `trace`.
+    /// Level of the line: `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
-    /// `stub`, `helper`, `xl`.
+    /// Origin of the line: `stub`, `helper` or `xl`.
     pub from: String,
-    /// The line.
+    /// The text of the line.
     pub text: String,
 }
 
 /// See [`Event::Rehearsed`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rehearsed {
-    /// The destination.
+    /// The destination of the rehearsal.
     pub host: String,
     /// `learned`, or how a migration would have ended ([`Outcome::outcome`]).
     pub outcome: String,
-    /// In which order it landed, or was to; `None` before that was chosen.
+    /// The order in which the probe guest landed or was to land; `None` if it was not
+    /// chosen yet.
     pub landing: Option<Landing>,
-    /// The parts of the probe guest's pause that speak for other guests.
+    /// The parts of the probe guest's pause that also apply to other guests.
     pub observed: PauseParts,
-    /// Of the landing, as in [`Outcome`].
+    /// See [`Outcome::until_ready_ms`].
     pub until_ready_ms: Option<u64>,
-    /// Likewise.
+    /// See [`Outcome::after_ready_ms`].
     pub after_ready_ms: Option<u64>,
-    /// How long the way there took.
+    /// Duration of the probe guest's migration to the destination.
     pub there_ms: Option<u64>,
-    /// Whether something of it may be left on a host.
+    /// Whether the rehearsal may have left something on one of the hosts.
     pub left_behind: bool,
     /// The sentence that explains what went wrong; may be empty.
     pub reason: String,
@@ -479,90 +486,90 @@ pub struct Rehearsed {
 /// See [`Event::Result`]. The fields are those of the table of outcomes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
-    /// `moved`, `refused-downtime`, `refused-timeout`, `cancelled`,
-    /// `target-failed`, `source-failed` or `unknown`.
+    /// How the migration ended: `moved`, `refused-downtime`, `refused-timeout`,
+    /// `cancelled`, `target-failed`, `source-failed` or `unknown`.
     pub outcome: String,
-    /// `source`, `destination`, `unknown`, or `nowhere` if the guest has died.
+    /// Where the guest runs: `source`, `destination`, `unknown`, or `nowhere` if the
+    /// guest has died.
     pub running_on: String,
-    /// The limit on the pause.
+    /// The limit on the pause in milliseconds, if there is one.
     pub limit_ms: Option<u64>,
-    /// What the pause was predicted to be when the guest was suspended, or at
-    /// the refusal.
+    /// The predicted pause when the guest was suspended, or at the refusal.
     pub predicted_downtime_ms: Option<u64>,
-    /// What it was expected to be when the guest was asked to stop; nothing
-    /// without history.
+    /// The expected pause when the guest was asked to stop; absent without history.
     #[serde(default)]
     pub expected_downtime_ms: Option<u64>,
-    /// What it was, at most.
+    /// Upper bound of the observed pause.
     pub observed_downtime_ms: Option<u64>,
-    /// What it was, less half a round trip.
+    /// Estimate of the observed pause: the upper bound minus half a round trip.
     #[serde(default)]
     pub observed_downtime_estimate_ms: Option<u64>,
-    /// Pauses before it that were given up and tried again.
+    /// Earlier pauses of this migration that were given up and tried again.
     #[serde(default)]
     pub given_up_ms: Vec<u64>,
-    /// Of the landing: from the end of the helper's stream until the
+    /// First part of the landing: time from the end of the helper's stream until the
     /// destination's READY.
     pub until_ready_ms: Option<u64>,
-    /// And from there until the guest ran, at most.
+    /// Second part of the landing: upper bound of the time from READY until the guest
+    /// ran.
     pub after_ready_ms: Option<u64>,
-    /// In which order it was to land: `classic` or `fast`.
+    /// The order in which the guest was to land: `classic` or `fast`.
     #[serde(default)]
     pub landing: Landing,
-    /// Why not the fast one; empty for that.
+    /// Why the landing is not the fast one; empty if it is.
     #[serde(default)]
     pub landing_reason: String,
-    /// Rounds sent, the final one included.
+    /// Number of rounds sent, including the final one.
     pub rounds: u32,
-    /// Guest pages sent.
+    /// Number of guest pages sent.
     pub pages_sent: u64,
-    /// From the command's start to its end.
+    /// Time from the start of the command to its end.
     pub duration_ms: u64,
-    /// The sentence that explains it.
+    /// The reason for the outcome, as a sentence.
     pub reason: String,
     /// What to do next; may be empty.
     pub advice: String,
 }
 
-/// What the front end tells the helper.
+/// Commands from the front end to the helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
-    /// Give up safely. The socket's end means the same.
+    /// Give up safely. A closed socket means the same.
     Cancel,
-    /// Of a fast landing: the destination has said READY, and waits.
+    /// Fast landing: the destination has sent READY and waits.
     TargetReady,
-    /// Of a fast landing: the transport has hung up.
+    /// Fast landing: the transport has hung up.
     HungUp {
-        /// Why.
+        /// Why the transport hung up.
         why: Refused,
     },
 }
 
-/// What the front end tells the transport: the helper's news, and the
-/// operator's wishes.
+/// Orders from the front end to the transport: news from the helper, and requests from
+/// the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "kebab-case")]
 pub enum Order {
-    /// The helper was heard.
+    /// The helper has begun and has been heard from.
     HelperBegun,
     /// The guest is suspended.
     Suspended {
-        /// As in [`Suspended`].
+        /// See [`Suspended::requested_monotonic_ns`].
         requested_monotonic_ns: u64,
-        /// Likewise.
+        /// See [`Suspended::limit_us`].
         #[serde(default)]
         limit_us: Option<u64>,
     },
-    /// The guest runs on at the source, and is copied further.
+    /// The guest runs on at the source, and copying continues.
     RanOn,
-    /// The helper's stream is complete, and the guest no longer its business.
+    /// The helper's stream is complete, and the helper is no longer responsible for the
+    /// guest.
     Committed,
-    /// Give up safely. The socket's end means the same.
+    /// Give up safely. A closed socket means the same.
     Cancel,
-    /// Give up although no helper was heard.
+    /// Give up although no helper has been heard from.
     HangUp,
-    /// Of a fast landing: the engine has given up, and the guest is its own
-    /// business.
+    /// Fast landing: the engine has given up, and is itself responsible for the guest.
     GivenUp,
 }

@@ -1,5 +1,6 @@
-//! Every format that crosses a process or a host. Nothing here reads or writes anything:
-//! bytes come in, values go out, and every length and number is checked on the way.
+//! Every format that crosses a boundary between processes or hosts. Nothing here does
+//! I/O: bytes come in, values go out, and every length and number is checked on the
+//! way.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! The lines of a trace. Times are microseconds, on the machine's clock (zero
-//! when the attempt starts) or as spans; rates are pages a second.
+//! The lines of a trace. Times are in microseconds, either on the machine's clock (zero
+//! when the attempt starts) or as durations. Rates are in pages a second.
 //!
 //! ```text
 //! {"type":"header","schema":1,"lull":"0.1.0","domain":7,"started":"2026-…Z","config":{…}}
@@ -9,8 +9,8 @@
 //! …
 //! {"type":"end","events":1234,"left_out":0,"outcome":"stream-complete","reason":""}
 //! ```
-//! A decision follows the event that led to it. The first line is the header,
-//! the last the end.
+//! A decision follows the event that led to it. The first line is the header; the last
+//! is the end.
 
 use lull_core::downtime::{Downtime, FixedCosts, FixedPart};
 use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
@@ -21,55 +21,56 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::How;
 
-/// Version of these lines; raised when one changes its meaning.
+/// Version of these lines; raised when the meaning of one changes.
 pub const SCHEMA: u32 = 1;
 
-/// One line.
+/// One line of a trace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Line {
-    /// The first.
+    /// The first line of the trace.
     Header(Header),
-    /// The machine was told something.
+    /// An event that the machine received.
     Event(Told),
-    /// And said something.
+    /// A decision that the machine returned.
     Decision(Box<Decision>),
-    /// The last.
+    /// The last line of the trace.
     End(End),
 }
 
 /// See [`Line::Header`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// See [`SCHEMA`].
+    /// Schema version of the trace; see [`SCHEMA`].
     pub schema: u32,
-    /// Version that wrote it.
+    /// Version of lull that wrote the trace.
     pub lull: String,
-    /// The guest, at the source.
+    /// The guest's domain id at the source.
     pub domain: u16,
-    /// By dom0's wall clock, for people.
+    /// Start time by dom0's wall clock, for people to read.
     pub started: String,
-    /// What the machine was given.
+    /// The configuration that the machine was given.
     pub config: Given,
 }
 
-/// What a [`Machine`] is given.
+/// The configuration of a [`Machine`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Given {
-    /// The longest pause.
+    /// The limit on the pause in µs, if there is one.
     pub max_suspend_us: Option<u64>,
-    /// The longest time to the suspend.
+    /// The limit on the time until the suspend in µs, if there is one.
     pub timeout_us: Option<u64>,
-    /// The costs of a pause: upper bounds.
+    /// Upper bounds of the fixed costs of a pause.
     pub costs_us: CostsUs,
-    /// The same as expected; absent where the first edition of the estimate wrote the
-    /// trace.
+    /// The expected fixed costs of a pause; absent in traces written by the first
+    /// edition of the estimate.
     #[serde(default)]
     pub expected_costs_us: Option<CostsUs>,
-    /// The share of pauses that may be given up.
+    /// The accepted risk: the share of pauses that may be given up, in tenths of a per
+    /// cent.
     #[serde(default)]
     pub risk_per_mille: Option<u16>,
-    /// Pages the guest has at most.
+    /// The largest number of pages the guest can have.
     pub guest_pages: u64,
 }
 
@@ -91,9 +92,9 @@ pub struct CostsUs {
 /// See [`Line::Event`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
-    /// When.
+    /// When the machine received the event, in µs on its clock.
     pub at_us: u64,
-    /// What.
+    /// The event that the machine received.
     #[serde(flatten)]
     pub event: What,
 }
@@ -104,41 +105,41 @@ pub struct Told {
 pub enum What {
     /// See [`Event::Begin`].
     Begin {
-        /// Pages of the round.
+        /// Number of pages in the round.
         pages: u64,
-        /// How long the bitmap took, µs.
+        /// Time to read the dirty bitmap, in µs.
         #[serde(default)]
         took_bitmap_us: u64,
     },
     /// See [`Event::Sent`].
     Sent {
-        /// Frames of the batch.
+        /// Number of frames in the batch.
         requested: u32,
-        /// Pages of it that were populated, and sent.
+        /// Number of those frames that were populated and sent.
         pages: u32,
     },
     /// See [`Event::Tick`].
     Tick {
-        /// Pages dirty.
+        /// Number of dirty pages.
         dirty: Option<u64>,
     },
     /// See [`Event::Counted`].
     Counted {
-        /// Pages dirty.
+        /// Number of dirty pages.
         dirty: u64,
     },
     /// See [`Event::Bitmap`].
     Bitmap {
-        /// Pages dirty.
+        /// Number of dirty pages.
         dirty: u64,
-        /// How long it took, µs.
+        /// Time to read the dirty bitmap, in µs.
         took_us: u64,
     },
     /// See [`Event::Suspended`].
     Suspended {
-        /// Pages dirty.
+        /// Number of dirty pages.
         dirty: u64,
-        /// How long the bitmap took, µs.
+        /// Time to read the dirty bitmap, in µs.
         took_bitmap_us: u64,
     },
     /// See [`Event::SuspendFailed`].
@@ -151,14 +152,14 @@ pub enum What {
     Cancel,
     /// See [`Event::Limits`].
     Limits {
-        /// The longest pause, µs; absent where there is no limit.
+        /// The limit on the pause, in µs; absent if there is none.
         max_suspend_us: Option<u64>,
-        /// The longest time to the suspend, µs; absent where there is no limit.
+        /// The limit on the time until the suspend, in µs; absent if there is none.
         timeout_us: Option<u64>,
     },
     /// See [`Event::Bandwidth`].
     Bandwidth {
-        /// Pages a second; absent: as many as go.
+        /// The bandwidth cap in pages a second; absent if there is none.
         cap: Option<u64>,
     },
     /// See [`Event::HeldBack`].
@@ -171,34 +172,35 @@ pub enum What {
     SwitchNow,
 }
 
-/// See [`Line::Decision`]: the action, and what was known at that moment.
+/// See [`Line::Decision`]: the action, and what the machine knew at that moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
-    /// When.
+    /// When the machine decided, in µs on its clock.
     pub at_us: u64,
-    /// `copy`, `count`, `take-bitmap`, `suspend`, `copy-final`, `finish`,
+    /// The action: `copy`, `count`, `take-bitmap`, `suspend`, `copy-final`, `finish`,
     /// `refuse`, `resume` or `run-on`.
     pub action: String,
-    /// The round under way, or the last one.
+    /// Number of the current round, or of the last one.
     pub round: u32,
-    /// Pages to copy.
+    /// Number of pages to copy.
     pub pages: Option<u64>,
-    /// Why it refuses.
+    /// Why the machine refuses.
     pub reason: Option<String>,
-    /// Pages dirty when last counted.
+    /// Number of dirty pages at the last count.
     pub dirty_pages: Option<u64>,
-    /// The pause predicted last.
+    /// The parts of the last predicted pause: upper bounds.
     pub predicted_us: Option<PartsUs>,
-    /// And what was expected of it.
+    /// The expected parts of that pause.
     #[serde(default)]
     pub expected_us: Option<PartsUs>,
-    /// How fast the guest dirties pages.
+    /// Bounds of the dirty rate, in pages a second.
     pub dirty_rate: Range,
-    /// How fast the link carries them.
+    /// Bounds of the transfer rate, in pages a second.
     pub transfer_rate: Range,
-    /// Of a refusal: the smallest limit that would have fitted.
+    /// The smallest limit that would have fitted, in µs; only for a refusal.
     pub smallest_limit_us: Option<u64>,
-    /// Of a refusal: bytes a second that would have been needed.
+    /// The transfer rate that would have been needed, in bytes a second; only for a
+    /// refusal.
     pub bandwidth_needed: Option<u64>,
 }
 
@@ -217,25 +219,25 @@ pub struct PartsUs {
     pub landing: u64,
 }
 
-/// Pages a second, at least and at most.
+/// Bounds of a rate, in pages a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
-    /// At least.
+    /// Lower bound in pages a second.
     pub lower: u64,
-    /// At most; 2^64 - 1 is not known.
+    /// Upper bound in pages a second; 2^64 - 1 if it is not known.
     pub upper: u64,
 }
 
 /// See [`Line::End`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// Events in the trace.
+    /// Number of events in the trace.
     pub events: u64,
-    /// Events that came after the trace was full.
+    /// Number of events that arrived after the trace was full.
     pub left_out: u64,
     /// How the helper's part ended.
     pub outcome: How,
-    /// Why.
+    /// Why the helper's part ended so, as a sentence.
     pub reason: String,
 }
 
@@ -253,7 +255,7 @@ impl From<Config> for Given {
 }
 
 impl From<Given> for Config {
-    /// A limit of zero, which lull never writes, counts as none.
+    /// A limit of zero, which lull never writes, is treated as no limit.
     fn from(given: Given) -> Self {
         let risk = given.risk_per_mille.and_then(Risk::per_mille);
         Self {
@@ -397,7 +399,7 @@ impl From<Downtime> for PartsUs {
 }
 
 impl PartsUs {
-    /// All of it; saturates.
+    /// The sum of all parts in µs; saturates.
     pub fn total(&self) -> u64 {
         [self.final_bitmap, self.pages, self.cpu_state, self.landing]
             .iter()
@@ -406,7 +408,8 @@ impl PartsUs {
 }
 
 impl Decision {
-    /// What the machine said at `at`, unless it said nothing.
+    /// The decision that `action`, returned at `at`, stands for; `None` for
+    /// [`Action::None`].
     pub fn of(at: Micros, action: &Action, machine: &Machine) -> Option<Self> {
         let (name, pages, refusal): (_, _, Option<&Refusal>) = match action {
             Action::None => return None,
@@ -441,8 +444,7 @@ impl Decision {
         })
     }
 
-    /// The first field in which two decisions differ: its name, and both
-    /// values.
+    /// The first field in which two decisions differ, as its name and both values.
     pub fn first_difference(&self, other: &Self) -> Option<(String, String, String)> {
         let fields = |decision: &Self| match serde_json::to_value(decision) {
             Ok(serde_json::Value::Object(fields)) => fields,
@@ -456,7 +458,7 @@ impl Decision {
     }
 }
 
-/// The name of a reason.
+/// The name of a reason for a refusal, as the trace writes it.
 fn reason(reason: Reason) -> &'static str {
     match reason {
         Reason::FixedCosts { part } => match part {

@@ -9,10 +9,10 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::PAGE;
 
-/// Plain data: every bit pattern is a value, there is no padding.
+/// Plain data: every bit pattern is valid, and there is no padding.
 ///
 /// # Safety
-/// Implement only for types for which that is true.
+/// Implement only for types with these properties.
 pub unsafe trait Plain: Copy {}
 
 // SAFETY: integers have no padding and no invalid values.
@@ -22,8 +22,8 @@ unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}
 
-/// `/dev/xen/hypercall`, opened once: who makes hypercalls later may not be allowed to
-/// open anything any more.
+/// Opens `/dev/xen/hypercall` once: a process that makes hypercalls later may no longer
+/// be allowed to open files.
 fn device() -> io::Result<&'static File> {
     static DEVICE: OnceLock<File> = OnceLock::new();
     if let Some(device) = DEVICE.get() {
@@ -36,9 +36,9 @@ fn device() -> io::Result<&'static File> {
     Ok(DEVICE.get_or_init(|| device))
 }
 
-/// An array in pages that the kernel keeps in place: `/dev/xen/hypercall`
-/// hands out anonymous memory that neither swaps, moves nor splits at a fork.
-/// Plain locked memory may still move, and a hypercall then fails with EFAULT.
+/// An array in pages that the kernel keeps in place. `/dev/xen/hypercall` provides
+/// anonymous memory that is never swapped, moved or split at a fork. Ordinary locked
+/// memory may still move, and a hypercall then fails with EFAULT.
 pub struct HypercallBuffer<T: Plain> {
     start: *mut T,
     len: usize,
@@ -46,15 +46,15 @@ pub struct HypercallBuffer<T: Plain> {
 }
 
 impl<T: Plain> HypercallBuffer<T> {
-    /// A zeroed array of `len` elements, at least one.
+    /// Allocates a zeroed array of `len` elements, with room for at least one.
     pub fn new(len: usize) -> io::Result<Self> {
         let size = len.max(1).checked_mul(size_of::<T>());
         let size = size.and_then(|size| size.checked_next_multiple_of(PAGE));
         let bytes = size.ok_or(io::ErrorKind::OutOfMemory)?;
         let device = device()?;
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-        // SAFETY: a fresh mapping of memory nobody else has; the address is
-        // the kernel's choice.
+        // SAFETY: this is a new mapping of memory that nothing else uses, at an address
+        // that the kernel chooses.
         let start = unsafe { mmap(ptr::null_mut(), bytes, prot, flags, device, 0) }?;
         Ok(Self {
             start: start.cast(),
@@ -63,7 +63,7 @@ impl<T: Plain> HypercallBuffer<T> {
         })
     }
 
-    /// The address, as hypercalls want it.
+    /// The address of the buffer, to pass to hypercalls.
     pub fn address(&self) -> u64 {
         self.start as u64
     }
@@ -73,10 +73,9 @@ impl<T: Plain> Deref for HypercallBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `start` is a mapping of at least `len` elements that lives
-        // as long as `self`; Plain makes any content a value; Xen writes only
-        // during a hypercall, which takes the buffer by address while no
-        // reference is used.
+        // SAFETY: `start` is a mapping of at least `len` elements that lives as long as
+        // `self`; Plain makes any content valid; Xen writes only during a hypercall,
+        // which takes the buffer by address while no reference is in use.
         unsafe { slice::from_raw_parts(self.start, self.len) }
     }
 }
@@ -90,7 +89,8 @@ impl<T: Plain> DerefMut for HypercallBuffer<T> {
 
 impl<T: Plain> Drop for HypercallBuffer<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, of that length, not used again.
+        // SAFETY: this unmaps the mapping made in `new`, with its length, and it is not
+        // used again.
         let unmapped = unsafe { munmap(self.start.cast(), self.bytes) };
         debug_assert!(unmapped.is_ok());
     }

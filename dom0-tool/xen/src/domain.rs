@@ -1,5 +1,5 @@
-//! Domains: how they fare, their memory, their parameters, and how a
-//! suspended one is made to run on.
+//! Operations on domains: their state, their memory, their parameters, and resuming a
+//! suspended one.
 
 use std::fs::File;
 use std::io;
@@ -26,7 +26,7 @@ const HVMOP_GET_PARAM: u64 = 1;
 /// `HVM_PARAM_CALLBACK_IRQ` (`xen/include/public/hvm/params.h`, 4.17).
 const HVM_PARAM_CALLBACK_IRQ: u32 = 0;
 
-/// `struct xen_memory_reservation`.
+/// `struct xen_memory_reservation` (`xen/include/public/memory.h`).
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct MemoryReservation {
@@ -40,7 +40,7 @@ struct MemoryReservation {
 
 const _: () = assert!(size_of::<MemoryReservation>() == 32);
 
-/// `struct xen_hvm_param`.
+/// `struct xen_hvm_param` (`xen/include/public/hvm/hvm_op.h`).
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct HvmParam {
@@ -50,33 +50,35 @@ struct HvmParam {
     value: u64,
 }
 
-/// How a domain fares.
+/// The state of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DomainState {
-    /// On a CPU at this moment.
+    /// The domain is on a CPU at this moment.
     pub running: bool,
-    /// Waits for an event: alive, with nothing to do.
+    /// The domain waits for an event: it is alive but has nothing to do.
     pub blocked: bool,
-    /// Paused by a toolstack.
+    /// A toolstack has paused the domain.
     pub paused: bool,
-    /// Why it has shut down (`SHUTDOWN_*`), if it has.
+    /// The reason of the domain's shutdown (`SHUTDOWN_*`), if it has shut down.
     pub shutdown: Option<u8>,
-    /// Destroyed, and there only while somebody holds its pages. Before, while Xen
-    /// tears it down, it does not show ([`Xen::is_being_destroyed`]).
+    /// The domain is destroyed, and exists only while another domain still holds its
+    /// pages. The flag is not yet set while Xen is tearing the domain down
+    /// ([`Xen::is_being_destroyed`]).
     pub dying: bool,
-    /// HVM or PVH.
+    /// The domain is HVM or PVH.
     pub hvm: bool,
-    /// CPU time used so far, nanoseconds.
+    /// CPU time used so far, in nanoseconds.
     pub cpu_time_ns: u64,
 }
 
 impl DomainState {
-    /// Suspended by its own hand, as for a migration, and not being destroyed.
+    /// Whether the domain has suspended itself, as for a migration, and is not being
+    /// destroyed.
     pub fn is_suspended(&self) -> bool {
         self.shutdown == Some(dominf::REASON_SUSPEND) && !self.dying
     }
 
-    /// Why it will never run again, if so: a verb phrase.
+    /// Why the domain will never run again, as a verb phrase; `None` if it may.
     pub fn death(&self) -> Option<String> {
         if self.dying {
             return Some("is being destroyed".to_owned());
@@ -107,50 +109,51 @@ impl From<DomainInfo> for DomainState {
     }
 }
 
-/// How `domain` fares, or `None` when there is no such domain.
+/// The state of `domain`, or `None` if there is no such domain.
 ///
 /// # Errors
-/// When Xen cannot be asked.
+/// Returns an error if Xen cannot be queried.
 pub fn state(domain: DomId) -> io::Result<Option<DomainState>> {
     Xen::open_here()?.domain_state(domain)
 }
 
 impl Xen {
-    /// How `domain` fares, or `None` when there is no such domain.
+    /// The state of `domain`, or `None` if there is no such domain.
     pub fn domain_state(&self, domain: DomId) -> io::Result<Option<DomainState>> {
         Ok(self.domain_info(domain)?.map(DomainState::from))
     }
 
-    /// Gives `domain` `count` pages at pfn 0 and up; returns their machine
+    /// Populates `domain` with `count` pages from pfn 0 on, and returns their machine
     /// frames.
     ///
     /// # Errors
-    /// Xen's errno, or out of memory when it had fewer.
+    /// Returns Xen's errno, or out of memory if Xen could allocate fewer.
     pub fn populate(&self, domain: DomId, count: usize) -> io::Result<Vec<u64>> {
         let frames: Vec<u64> = (0..count as u64).collect();
         let extents = self.reservation(memory_op::POPULATE_PHYSMAP, domain, &frames)?;
         Ok(extents.to_vec())
     }
 
-    /// Gives `domain` a page at each of `frames`, none of which has one.
+    /// Populates each of `frames` of `domain` with a page; none of them may have one
+    /// yet.
     ///
     /// # Errors
-    /// Xen's errno, or out of memory when it had fewer.
+    /// Returns Xen's errno, or out of memory if Xen could allocate fewer.
     pub fn populate_frames(&self, domain: DomId, frames: &[u64]) -> io::Result<()> {
         self.reservation(memory_op::POPULATE_PHYSMAP, domain, frames)
             .map(drop)
     }
 
-    /// Takes the pages at `frames` away from `domain`; each has one.
+    /// Removes the pages at `frames` from `domain`; each of them must have one.
     ///
     /// # Errors
-    /// Xen's errno, or out of memory when it let go of fewer.
+    /// Returns Xen's errno, or out of memory if Xen released fewer.
     pub fn take_frames(&self, domain: DomId, frames: &[u64]) -> io::Result<()> {
         self.reservation(memory_op::DECREASE_RESERVATION, domain, frames)
             .map(drop)
     }
 
-    /// One of the two operations that take a list of frames, a page each.
+    /// Makes one of the two memory operations on a list of frames, one page each.
     fn reservation(
         &self,
         op: u64,
@@ -168,8 +171,8 @@ impl Xen {
             _pad: [0; 3],
         };
         let args = [op, 0, 0, 0, 0];
-        // SAFETY: both ops take this structure as argument 1; the extents lie
-        // in a hypercall buffer of `nr_extents` elements.
+        // SAFETY: both operations take this structure as argument 1; the extents lie in
+        // a hypercall buffer of `nr_extents` elements.
         let done = unsafe { self.hypercall_with(number::MEMORY_OP, args, 1, &mut request) }?;
         if (done as usize) < frames.len() {
             return Err(io::ErrorKind::OutOfMemory.into());
@@ -177,7 +180,7 @@ impl Xen {
         Ok(extents)
     }
 
-    /// The guest's highest frame number.
+    /// The guest's highest frame number (`XENMEM_maximum_gpfn`).
     pub fn maximum_gpfn(&self, domain: DomId) -> io::Result<u64> {
         let mut domid = domain;
         let args = [memory_op::MAXIMUM_GPFN, 0, 0, 0, 0];
@@ -186,7 +189,7 @@ impl Xen {
         answer.map(u64::from)
     }
 
-    /// An HVM parameter of the domain.
+    /// Reads an HVM parameter of the domain.
     pub fn hvm_param(&self, domain: DomId, index: u32) -> io::Result<u64> {
         let mut param = HvmParam {
             domid: domain,
@@ -200,9 +203,9 @@ impl Xen {
         Ok(param.value)
     }
 
-    /// Makes a PVH guest that has suspended itself run on where it was: its
-    /// suspend returns 1, "cancelled", so it keeps its devices. Never touches
-    /// a domain that is not suspended. Says whether it was.
+    /// Resumes a PVH guest that has suspended itself. Its suspend call returns 1,
+    /// "cancelled", and the guest keeps its devices. A domain that is not suspended is
+    /// never touched. Returns whether the guest was suspended.
     pub fn resume_suspended(&self, domain: DomId) -> io::Result<Resumed> {
         let is_suspended = || -> io::Result<bool> {
             let state = self.domain_state(domain)?;
@@ -211,19 +214,20 @@ impl Xen {
         if !is_suspended()? {
             return Ok(Resumed::WasNotSuspended);
         }
-        // Reading and writing registers and the resume itself are calls of their own:
-        // a second who resumes must not write those of a guest that runs.
+        // Reading the registers, writing them and resuming are separate calls. A second
+        // process that resumes the guest must not write the registers of a guest that
+        // already runs.
         let _alone = alone();
         if !is_suspended()? {
             return Ok(Resumed::WasNotSuspended);
         }
-        // Without a callback there is no PV driver that looks at the result.
+        // Without a callback, no PV driver reads the result.
         if self.hvm_param(domain, HVM_PARAM_CALLBACK_IRQ)? != 0 {
             const CANCELLED: u64 = 1;
             let mut context = HypercallBuffer::new(vcpu_context::BYTES)?;
             self.vcpu_context(domain, 0, &mut context)?;
-            // Xen itself crashes on the next call for a domain whose vCPUs have
-            // been torn down, and `dying` shows only the end of that.
+            // Xen itself crashes on the next call for a domain whose vCPUs have been
+            // torn down, and `dying` is set only at the end of that.
             if self.is_being_destroyed(domain) {
                 return Ok(Resumed::WasNotSuspended);
             }
@@ -232,22 +236,24 @@ impl Xen {
         }
         self.resume_domain(domain)?;
         let at = Instant::now();
-        // xenstored keeps a note that the domain has shut down; without this
-        // it would not tell anybody of the next time.
+        // xenstored remembers that the domain has shut down. Without this, it would not
+        // report the next shutdown to anyone.
         Xenstore::open().and_then(|mut store| store.resume(domain))?;
         Ok(Resumed::Yes { at })
     }
 }
 
-/// Locked by whoever of lull's resumes a guest: a folder that only root can open.
+/// The folder that a lull process locks while it resumes a guest. Only root can open
+/// it.
 const RESUMING: &str = "/run/lull";
 
-/// A resume is a few calls. One that was stopped in the middle holds nobody up for
-/// longer.
+/// How long to wait for another process's resume, which is only a few calls. A process
+/// that hangs in the middle of one delays others no longer than this.
 const ANOTHERS_RESUME: Duration = Duration::from_millis(100);
 
-/// A lock, while it is held; none where there is no such folder, and then nobody else
-/// of lull's either.
+/// Takes the resume lock and returns it; it is held until dropped. `None` if the folder
+/// does not exist (then no other lull process can hold the lock either), or if another
+/// process holds the lock for too long.
 fn alone() -> Option<File> {
     let file = File::open(RESUMING).ok()?;
     file_lock::lock(&file, ANOTHERS_RESUME)
@@ -255,47 +261,48 @@ fn alone() -> Option<File> {
         .then_some(file)
 }
 
-/// How long a guest may take from its acknowledgement of a request to suspend
-/// until it has stopped, or given up: Linux tries for 20 s to freeze its processes,
-/// as long again to freeze its own threads, and may be set to try for longer
+/// How long a guest may take from acknowledging a suspend request until it has stopped
+/// or given up. Linux tries for 20 s to freeze its processes and for another 20 s to
+/// freeze its own threads, and may be configured to try for longer
 /// (`freeze_timeout_msecs` in kernel/power/process.c, 6.1).
 pub const LAST_STEPS: Duration = Duration::from_secs(120);
 
-/// Whoever has something else to do leaves the rest of that to a guard after so long.
+/// How long a process that has other work waits for the guest to stop or give up, before
+/// it leaves the rest to a guard.
 pub const FIRST_STEPS: Duration = Duration::from_secs(10);
 
-/// Between two looks whether it has.
+/// Shortest and longest interval between two checks whether the guest has stopped.
 const LOOK: Duration = Duration::from_millis(2);
 const LOOK_MAX: Duration = Duration::from_millis(50);
 
-/// What became of a request to suspend that is not wanted any more.
+/// What became of a suspend request that is no longer wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outlived {
-    /// The guest followed it, and was made to run again.
+    /// The guest followed the request and was resumed.
     Resumed {
-        /// Since then.
+        /// When the guest was resumed.
         at: Instant,
     },
-    /// It will not: the request is taken back, or the guest is gone.
+    /// The guest will not suspend: the request was withdrawn, or the guest is gone.
     Over,
-    /// The guest has acknowledged it, and may still stop.
+    /// The guest has acknowledged the request and may still stop.
     MayStillStop,
 }
 
-/// Makes sure for so long that `domain`, which somebody who is gone has asked to
-/// suspend, does not stop for ever: the request is taken back, or the guest resumed
-/// once it has followed it. Says what was found.
+/// Ensures that `domain`, which a process that is now gone has asked to suspend, does
+/// not stay suspended. For at most `longest`, either withdraws the request, or resumes
+/// the guest once it has followed it. Returns what happened.
 ///
 /// # Errors
-/// When Xen or xenstore cannot be asked.
+/// Returns an error if Xen or xenstore cannot be queried.
 pub fn outlive_suspend(xen: &Xen, domain: DomId, longest: Duration) -> io::Result<Outlived> {
     let begun = Instant::now();
     loop {
         if let Resumed::Yes { at } = xen.resume_suspended(domain)? {
             return Ok(Outlived::Resumed { at });
         }
-        // The order may still be on its way to xenstore, so nothing found there
-        // says nothing.
+        // The request may still be on its way to xenstore, so finding none proves
+        // nothing.
         if withdraw_suspend(domain)? {
             return Ok(Outlived::Over);
         }
@@ -306,35 +313,35 @@ pub fn outlive_suspend(xen: &Xen, domain: DomId, longest: Duration) -> io::Resul
         if waited >= longest {
             return Ok(Outlived::MayStillStop);
         }
-        // Soon after the request it stops soon.
+        // Poll often at first, because a guest usually stops soon after the request.
         std::thread::sleep((waited / 20).clamp(LOOK, LOOK_MAX));
     }
 }
 
 /// Asks a PVH guest to suspend itself, as libxl does (`libxl_dom_suspend.c`, 4.17).
-/// Never stops it as it stands, as libxl does an HVM guest without PV drivers: what
-/// connects again after its suspend would wait for ever.
+/// Unlike libxl with an HVM guest without PV drivers, it never stops the guest from
+/// outside: drivers that reconnect after the suspend would wait for ever.
 ///
 /// # Errors
-/// When xenstore does not answer.
+/// Returns an error if xenstore does not answer.
 pub fn ask_to_suspend(domain: DomId) -> io::Result<()> {
     Xenstore::open()?.write(&shutdown_request(domain), "suspend")
 }
 
-/// Takes back a request to suspend that `domain` has not acknowledged; says
-/// whether it did. One that was acknowledged will be followed.
+/// Withdraws a suspend request that `domain` has not acknowledged, and returns whether
+/// it did. The guest will follow a request that it has acknowledged.
 ///
 /// # Errors
-/// When xenstore does not answer.
+/// Returns an error if xenstore does not answer.
 pub fn withdraw_suspend(domain: DomId) -> io::Result<bool> {
     Xenstore::open()?.replace(&shutdown_request(domain), "suspend", "")
 }
 
-/// Acknowledges whatever `domain`, which has no driver that would, is told in the way of
-/// shutting down; says whether it was.
+/// Acknowledges any shutdown request to `domain`, on behalf of a guest without a driver
+/// that would do so. Returns whether there was one.
 ///
 /// # Errors
-/// When xenstore does not answer.
+/// Returns an error if xenstore does not answer.
 pub fn acknowledge_shutdown(domain: DomId) -> io::Result<bool> {
     let mut store = Xenstore::open()?;
     let path = shutdown_request(domain);
@@ -351,11 +358,11 @@ fn shutdown_request(domain: DomId) -> String {
 /// What [`Xen::resume_suspended`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resumed {
-    /// The guest was suspended and runs.
+    /// The guest was suspended and now runs.
     Yes {
-        /// Since then.
+        /// When the guest was resumed.
         at: Instant,
     },
-    /// It had nothing to be resumed from.
+    /// The guest was not suspended.
     WasNotSuspended,
 }

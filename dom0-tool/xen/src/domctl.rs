@@ -1,5 +1,5 @@
-//! `HYPERVISOR_domctl`: what only dom0 may ask
-//! (`xen/include/public/domctl.h`, 4.17).
+//! `HYPERVISOR_domctl`: operations reserved to dom0 (`xen/include/public/domctl.h`,
+//! 4.17).
 
 use std::io;
 
@@ -29,14 +29,15 @@ mod cmd {
     pub const GET_CPU_POLICY: u32 = 82;
 }
 
-/// `struct xen_domctl`, 144 bytes: the command, the interface version and the
-/// domain in a header of 16, then the command's own structure.
+/// `struct xen_domctl`, 144 bytes: a header of 16 with the command, the interface
+/// version and the domain, then the command's own structure.
 type Request = [u64; 18];
 
-/// A command's own structure, as it lies in the request.
+/// A command's own structure, in the layout of the request.
 type Payload = [u64; 16];
 
-/// The request as Xen reads it, but for where the payload points to.
+/// Builds the request as Xen reads it, except for the memory that the payload points
+/// to.
 fn request(version: Version, cmd: u32, domain: DomId, payload: &Payload) -> Request {
     let mut request = [0; 18];
     request[0] = u64::from(cmd) | u64::from(version.domctl) << 32;
@@ -45,28 +46,28 @@ fn request(version: Version, cmd: u32, domain: DomId, payload: &Payload) -> Requ
     request
 }
 
-/// Xen sets it to the number it gave to a new domain, or that of the one it
+/// The domid in the request, which Xen sets to that of a new domain or of the domain it
 /// answers for.
 fn domain_of(request: &Request) -> DomId {
     request[1] as DomId
 }
 
-/// What of `struct xen_domctl_getdomaininfo` is of use here.
+/// The members of `struct xen_domctl_getdomaininfo` that are used here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DomainInfo {
-    /// The domain asked for.
+    /// The domid of the domain described.
     pub domain: DomId,
-    /// `XEN_DOMINF_*`.
+    /// The domain's state flags (`XEN_DOMINF_*`).
     pub flags: u32,
-    /// Pages the domain has.
+    /// Number of pages that the domain has.
     pub tot_pages: u64,
-    /// And may have.
+    /// Number of pages that the domain may have.
     pub max_pages: u64,
-    /// Machine frame of shared_info.
+    /// Machine frame number of the shared_info page.
     pub shared_info_frame: u64,
-    /// CPU time used, nanoseconds.
+    /// CPU time used, in nanoseconds.
     pub cpu_time: u64,
-    /// Highest vCPU number.
+    /// Highest vCPU id of the domain.
     pub max_vcpu_id: u32,
     /// The domain's UUID.
     pub handle: [u8; 16],
@@ -76,7 +77,7 @@ impl DomainInfo {
     /// Length of `struct xen_domctl_getdomaininfo`, 112 bytes, in words.
     pub(super) const WORDS: usize = 14;
 
-    /// As Xen wrote the structure.
+    /// Decodes the structure as Xen wrote it.
     pub(super) fn read(words: &[u64; Self::WORDS]) -> Self {
         let bytes = words.map(u64::to_le_bytes);
         let handle = bytes.as_flattened()[76..92].try_into();
@@ -95,80 +96,78 @@ impl DomainInfo {
 
 /// `XEN_DOMINF_*` flag bits.
 pub mod dominf {
-    /// Destroyed: `DOMDYING_dead` (`xen/common/domctl.c`, 4.17 to 4.22).
+    /// The domain is destroyed: `DOMDYING_dead` (`xen/common/domctl.c`, 4.17 to 4.22).
     pub const DYING: u32 = 1 << 0;
-    /// HVM or PVH.
+    /// The domain is HVM or PVH.
     pub const HVM_GUEST: u32 = 1 << 1;
-    /// Has shut down; the reason is in bits 16 to 23.
+    /// The domain has shut down; the reason is in bits 16 to 23.
     pub const SHUTDOWN: u32 = 1 << 2;
-    /// Paused by the toolstack.
+    /// The toolstack has paused the domain.
     pub const PAUSED: u32 = 1 << 3;
-    /// Waits for an event.
+    /// The domain waits for an event.
     pub const BLOCKED: u32 = 1 << 4;
-    /// Runs.
+    /// The domain is on a CPU.
     pub const RUNNING: u32 = 1 << 5;
     /// `SHUTDOWN_suspend` (`xen/include/public/sched.h`).
     pub const REASON_SUSPEND: u8 = 2;
 }
 
-/// What a shadow operation does (`XEN_DOMCTL_SHADOW_OP_*`).
+/// The operations on the dirty log (`XEN_DOMCTL_SHADOW_OP_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ShadowOp {
-    /// Stop logging.
+    /// Leave log-dirty mode.
     Off = 0,
-    /// Copy the bitmap and clear it.
+    /// Copy the dirty bitmap, then clear it.
     Clean = 11,
-    /// Copy the bitmap, or only count.
+    /// Copy the dirty bitmap without clearing it, or only count the dirty pages.
     Peek = 12,
-    /// Start logging: every later write is noted.
+    /// Enter log-dirty mode: Xen records every later write.
     EnableLogDirty = 2,
 }
 
-/// `DOMID_ANY` (`xen/include/public/xen.h`, 4.22): any free number. Up to 4.21 every
+/// `DOMID_ANY` (`xen/include/public/xen.h`, 4.22): any free domid. Up to 4.21, every
 /// number from `DOMID_FIRST_RESERVED` on means that.
 const DOMID_ANY: DomId = 0x7ff5;
 
-/// Errors of `xen/include/public/errno.h`, 4.17.
-
-/// `XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL`: also mark what the hypervisor itself
+/// `XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL`: also mark the pages that the hypervisor itself
 /// writes.
 const LOGDIRTY_FINAL: u32 = 1 << 0;
 
-/// `XEN_DOMCTL_PFINFO_LTAB_MASK` and the type of a frame that is not there.
+/// `XEN_DOMCTL_PFINFO_XTAB`, the type of a frame without a page. It has all bits of
+/// `XEN_DOMCTL_PFINFO_LTAB_MASK` set.
 const PFINFO_XTAB: u64 = 0xf << 28;
 
-/// Frames one page-type query may name (Xen: -E2BIG beyond).
+/// Maximum number of frames in one page-type query (Xen returns -E2BIG beyond that).
 pub const PAGE_TYPES_MAX: usize = 1024;
 
-/// `struct xen_domctl_tsc_info`.
+/// A guest's TSC settings (`struct xen_domctl_tsc_info`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TscInfo {
-    /// `TSC_MODE_*`.
+    /// The TSC mode (`TSC_MODE_*`).
     pub mode: u32,
-    /// Guest clock rate.
+    /// The guest's TSC frequency, in kHz.
     pub khz: u32,
-    /// How often the guest was moved or saved.
+    /// How many times the guest was migrated or saved.
     pub incarnation: u32,
-    /// Guest time.
+    /// The guest's time, in nanoseconds.
     pub elapsed_ns: u64,
 }
 
-/// What the dirty bitmap is to be read for.
+/// The purpose of reading the dirty bitmap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clean {
-    /// The guest runs on.
+    /// The guest continues to run.
     Live,
-    /// The guest has stopped: nothing will follow.
+    /// The guest has stopped, and this is the last read.
     Final,
 }
 
 impl Xen {
     fn domctl(&self, cmd: u32, domain: DomId, payload: &mut Payload) -> io::Result<DomId> {
         let mut request = request(self.version, cmd, domain, payload);
-        // SAFETY: a domctl takes one structure; addresses in the payload are
-        // those of hypercall buffers, which every caller below sizes for its
-        // command.
+        // SAFETY: a domctl takes one structure; addresses in the payload are those of
+        // hypercall buffers, which every caller below sizes for its command.
         let answer = unsafe { self.hypercall_with(number::DOMCTL, [0; 5], 0, &mut request) };
         payload.copy_from_slice(&request[2..]);
         answer.map(|_| domain_of(&request))
@@ -178,10 +177,10 @@ impl Xen {
         self.domctl(cmd, domain, &mut [0; 16]).map(|_| ())
     }
 
-    /// State of the domain with exactly this number, or `None`.
+    /// The state of the domain with exactly this domid, or `None` if there is none.
     ///
     /// # Errors
-    /// Xen's errno.
+    /// Returns Xen's errno.
     pub fn domain_info(&self, domain: DomId) -> io::Result<Option<DomainInfo>> {
         let mut p = [0; 16];
         match self.domctl(cmd::GETDOMAININFO, domain, &mut p) {
@@ -189,37 +188,39 @@ impl Xen {
             other => other?,
         };
         let words = p.first_chunk().expect("fourteen of sixteen");
-        // Up to 4.17 Xen goes on to the next domain when there is no such one.
+        // Up to 4.17, Xen continues with the next domain if this one does not exist.
         Ok(Some(DomainInfo::read(words)).filter(|info| info.domain == domain))
     }
 
-    /// Creates an empty 64-bit PV domain with one vCPU, 31 event channels and
-    /// one grant frame. Returns its number.
+    /// Creates an empty 64-bit PV domain with one vCPU, 31 event channels and one grant
+    /// frame. Returns its domid.
     pub fn create_pv_domain(&self, handle: [u8; 16]) -> io::Result<DomId> {
         let mut p = createdomain(handle);
         self.domctl(cmd::CREATEDOMAIN, DOMID_ANY, &mut p)
     }
 
-    /// Lets the domain have this many vCPUs; needed once for a new domain.
+    /// Sets the domain's maximum number of vCPUs; a new domain needs this once.
     pub fn set_max_vcpus(&self, domain: DomId, count: u32) -> io::Result<()> {
         let mut p = [0; 16];
         p[0] = u64::from(count);
         self.domctl(cmd::MAX_VCPUS, domain, &mut p).map(|_| ())
     }
 
-    /// Limits the domain's memory.
+    /// Limits the domain's memory to `kib` KiB.
     pub fn set_max_memory(&self, domain: DomId, kib: u64) -> io::Result<()> {
         let mut p = [0; 16];
         p[0] = kib;
         self.domctl(cmd::MAX_MEM, domain, &mut p).map(|_| ())
     }
 
-    /// Destroys the domain. Xen does it in steps and asks to be called again.
+    /// Destroys the domain. Xen does this in steps and has to be called again until it
+    /// is done.
     pub fn destroy_domain(&self, domain: DomId) -> io::Result<()> {
         // Bounded: a domain of a few MiB takes one or two steps.
         for _ in 0..10_000 {
             match self.simple(cmd::DESTROYDOMAIN, domain) {
-                // ERESTART, which Xen gives to be asked again.
+                // Xen returns ERESTART when it has to be called again
+                // (`xen/include/public/errno.h`, 4.17).
                 Err(error) if matches!(error.raw_os_error(), Some(85 | 11)) => {}
                 other => return other,
             }
@@ -227,12 +228,12 @@ impl Xen {
         Err(io::Error::other("the domain does not die"))
     }
 
-    /// Undoes one pause; a new domain has one.
+    /// Undoes one pause; a new domain is paused once.
     pub fn unpause_domain(&self, domain: DomId) -> io::Result<()> {
         self.simple(cmd::UNPAUSEDOMAIN, domain)
     }
 
-    /// Lets a domain that has suspended itself go on.
+    /// Resumes a domain that has suspended itself.
     pub fn resume_domain(&self, domain: DomId) -> io::Result<()> {
         self.simple(cmd::RESUMEDOMAIN, domain)
     }
@@ -247,7 +248,7 @@ impl Xen {
         self.context_op(cmd::GETVCPUCONTEXT, domain, vcpu, context)
     }
 
-    /// Writes a vCPU's registers.
+    /// Writes a vCPU's registers (`vcpu_guest_context`) from `context`.
     pub fn set_vcpu_context(
         &self,
         domain: DomId,
@@ -271,44 +272,45 @@ impl Xen {
         self.domctl(cmd, domain, &mut p).map(|_| ())
     }
 
-    /// Switches the dirty log on or off.
+    /// Enters or leaves log-dirty mode.
     pub fn shadow_op(&self, domain: DomId, op: ShadowOp) -> io::Result<()> {
         let mut p = [0; 16];
         p[0] = op as u64;
         self.domctl(cmd::SHADOW_OP, domain, &mut p).map(|_| ())
     }
 
-    /// How many pages are dirty, without touching the log.
+    /// The number of dirty pages. The dirty log stays unchanged.
     ///
     /// # Errors
-    /// Xen's errno; `NotFound` for a domain that has gone or is being destroyed.
+    /// Returns Xen's errno, or `NotFound` for a domain that is gone or being destroyed.
     pub fn dirty_count(&self, domain: DomId) -> io::Result<u64> {
         let mut p = peek();
         let answer = self.domctl(cmd::SHADOW_OP, domain, &mut p);
         peeked(answer.map(drop), &p)
     }
 
-    /// Whether somebody has begun to destroy it, also where its flags do not show
-    /// that yet: those tell only of a domain that has been torn down
+    /// Whether the domain is being destroyed, even if its flags do not show that yet:
+    /// they show only a domain that has been torn down completely
     /// (`xen/common/domctl.c`, 4.17 to 4.22).
     pub fn is_being_destroyed(&self, domain: DomId) -> bool {
         let count = self.dirty_count(domain);
         count.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Copies the dirty bitmap of `pfns` frames to `into`, and clears the log. Returns
-    /// how many of them are dirty, the bits that are set; and Xen's own count.
+    /// Copies the dirty bitmap of `pfns` frames to `into` and clears the log. Returns
+    /// the number of dirty frames, which is the number of bits set, and Xen's own
+    /// count.
     ///
-    /// Xen's own count (`stats.dirty_count`) is not that number. Xen lets others run
-    /// in the middle of a CLEAN, and what they mark then is counted, but may be
-    /// logged behind the place that was copied already
-    /// (`xen/arch/x86/mm/paging.c`, 4.17 to 4.22). Seen with a dom0 of two vCPUs.
+    /// Xen's own count (`stats.dirty_count`) can differ. A CLEAN can be preempted. A
+    /// page that is marked meanwhile is counted, but may be logged behind the position
+    /// that has already been copied (`xen/arch/x86/mm/paging.c`, 4.17 to 4.22). This
+    /// was observed with a dom0 of two vCPUs.
     ///
     /// # Errors
-    /// Xen's errno, or a log that covers fewer frames.
+    /// Returns Xen's errno, or an error if the log covers fewer frames.
     ///
     /// # Panics
-    /// When the bitmap does not fit: a bug of the caller.
+    /// Panics if the bitmap does not fit, which is a bug of the caller.
     pub fn clean_dirty_log(
         &self,
         domain: DomId,
@@ -331,7 +333,7 @@ impl Xen {
             let text = format!("the dirty log covers {} of {pfns} frames", p[3]);
             return Err(io::Error::other(text));
         }
-        // Bits of frames that are not there mean nothing.
+        // Bits beyond the last frame are meaningless.
         if let (Some(last), used @ 1..) = (into[..words].last_mut(), pfns % 64) {
             *last &= (1 << used) - 1;
         }
@@ -341,8 +343,8 @@ impl Xen {
         Ok((bits.sum(), dirty_count_of(&p)))
     }
 
-    /// Says for the first `count` frame numbers in `frames` whether there is
-    /// a page behind them; the numbers are overwritten.
+    /// Queries, for the first `count` frame numbers in `frames`, whether there is a
+    /// page behind them. The types overwrite the numbers.
     pub fn page_types(
         &self,
         domain: DomId,
@@ -357,7 +359,7 @@ impl Xen {
             .map(|_| ())
     }
 
-    /// The guest's TSC settings.
+    /// Reads the guest's TSC settings.
     pub fn tsc_info(&self, domain: DomId) -> io::Result<TscInfo> {
         let mut p = [0; 16];
         self.domctl(cmd::GETTSCINFO, domain, &mut p)?;
@@ -369,7 +371,7 @@ impl Xen {
         })
     }
 
-    /// The state of the guest's vCPUs and platform as one blob
+    /// Reads the state of the guest's vCPUs and platform as one blob
     /// (`XEN_DOMCTL_gethvmcontext`).
     pub fn hvm_context(&self, domain: DomId) -> io::Result<Vec<u8>> {
         let mut p = [0; 16];
@@ -383,7 +385,7 @@ impl Xen {
         Ok(buffer[..used].to_vec())
     }
 
-    /// Sets the guest's clock as [`tsc_info`](Self::tsc_info) read it elsewhere.
+    /// Applies TSC settings that [`tsc_info`](Self::tsc_info) read from another domain.
     pub fn set_tsc_info(&self, domain: DomId, tsc: &TscInfo) -> io::Result<()> {
         let mut p = [0; 16];
         p[0] = u64::from(tsc.mode) | u64::from(tsc.khz) << 32;
@@ -393,8 +395,8 @@ impl Xen {
     }
 
     /// Replaces the state of the guest's vCPUs and platform by a blob that
-    /// [`hvm_context`](Self::hvm_context) read elsewhere. Where Xen refuses it, some
-    /// of it may be set.
+    /// [`hvm_context`](Self::hvm_context) read from another domain. If Xen refuses the
+    /// blob, a part of it may already be loaded.
     pub fn set_hvm_context(&self, domain: DomId, context: &[u8]) -> io::Result<()> {
         let mut buffer = HypercallBuffer::<u8>::new(context.len())?;
         buffer.copy_from_slice(context);
@@ -404,8 +406,8 @@ impl Xen {
         self.domctl(cmd::SETHVMCONTEXT, domain, &mut p).map(|_| ())
     }
 
-    /// The CPUID leaves and MSRs the guest sees, as Xen's own arrays
-    /// (24 and 16 bytes an entry).
+    /// Reads the CPUID leaves and MSRs that the guest sees, as Xen's own arrays (24 and
+    /// 16 bytes per entry).
     pub fn cpu_policy(&self, domain: DomId) -> io::Result<(Vec<u8>, Vec<u8>)> {
         let mut p = [0; 16];
         self.domctl(cmd::GET_CPU_POLICY, domain, &mut p)?;
@@ -429,13 +431,12 @@ const CPUID_LEAF_BYTES: usize = 24;
 /// `sizeof(xen_msr_entry_t)`.
 const MSR_ENTRY_BYTES: usize = 16;
 
-/// Whether a type that [`Xen::page_types`] returned is that of a frame with a
-/// page behind it.
+/// Whether a type that [`Xen::page_types`] returned means that the frame has a page.
 pub fn is_populated(page_type: u64) -> bool {
     page_type & PFINFO_XTAB != PFINFO_XTAB
 }
 
-/// The payload of a look at the dirty log that asks for no bitmap.
+/// The payload of a PEEK at the dirty log that requests no bitmap.
 fn peek() -> Payload {
     let mut p = [0; 16];
     p[0] = ShadowOp::Peek as u64;
@@ -443,22 +444,24 @@ fn peek() -> Payload {
     p
 }
 
-/// What Xen is not going to say of fault and dirty counts: both of them full.
+/// A value that Xen never returns for the fault and dirty counts: both at their
+/// maximum.
 const UNSAID: u64 = u64::MAX;
 
-/// `stats.dirty_count` of `struct xen_domctl_shadow_op`.
+/// `stats.dirty_count` of `struct xen_domctl_shadow_op`, in pages.
 const fn dirty_count_of(p: &Payload) -> u64 {
     p[4] >> 32
 }
 
 /// The dirty count, from Xen's answer to [`peek`].
 ///
-/// Of a domain that is being destroyed Xen says that all went well, and no count, up
-/// to 4.17, and EINVAL since 4.18. It comes to that before anything else: before
-/// EBUSY (another operation has not ended) and ENOMEM (the log lost something), which
-/// are of living ones. A log that is off is no error; EINVAL is else only of a domain
-/// without vCPUs, of which ours has none (`xen/arch/x86/mm/paging.c`, 4.17 to 4.22:
-/// `paging_domctl`, `paging_log_dirty_op`).
+/// For a domain that is being destroyed, Xen reports success without a count up to
+/// 4.17, and EINVAL since 4.18. It checks this before anything else, in particular
+/// before EBUSY (another operation has not ended) and ENOMEM (the log lost something),
+/// which apply to living domains. It is no error if the log is off. The only other
+/// cause of EINVAL is a domain without vCPUs, and every domain that is queried here has
+/// some (`xen/arch/x86/mm/paging.c`, 4.17 to 4.22: `paging_domctl`,
+/// `paging_log_dirty_op`).
 fn peeked(answer: io::Result<()>, p: &Payload) -> io::Result<u64> {
     match answer.map_err(|error| (Errno::from_io_error(&error), error)) {
         Ok(()) if p[4] != UNSAID => Ok(dirty_count_of(p)),
@@ -470,10 +473,10 @@ fn peeked(answer: io::Result<()>, p: &Payload) -> io::Result<u64> {
     }
 }
 
-/// `struct xen_domctl_createdomain`: ssidref, handle, flags, iommu_opts,
-/// max_vcpus, max_evtchn_port, max_grant_frames, max_maptrack_frames,
-/// grant_opts, since 4.19 altp2m, vmtrace_size, cpupool_id, arch. From altp2m on
-/// all of it is zero, so it does not matter where it lies.
+/// `struct xen_domctl_createdomain`: ssidref, handle, flags, iommu_opts, max_vcpus,
+/// max_evtchn_port, max_grant_frames, max_maptrack_frames, grant_opts, since 4.19
+/// altp2m, vmtrace_size, cpupool_id, arch. Everything from altp2m on is zero, so its
+/// position does not matter.
 fn createdomain(handle: [u8; 16]) -> Payload {
     const MAX_VCPUS: u32 = 1;
     const MAX_EVTCHN_PORT: u32 = 31;
@@ -501,10 +504,10 @@ fn createdomain(handle: [u8; 16]) -> Payload {
     payload
 }
 
-/// Places in `struct vcpu_guest_context`, 64-bit
+/// Offsets of members of `struct vcpu_guest_context`, 64-bit, in bytes
 /// (`xen/include/public/arch-x86/xen.h`, 4.17).
 pub mod vcpu_context {
-    /// Its size.
+    /// The size of the structure.
     pub const BYTES: usize = 5168;
     /// `flags`.
     pub const FLAGS: usize = 512;
@@ -545,9 +548,10 @@ mod tests {
     #[test]
     fn a_domain_is_asked_for_with_the_bytes_each_xen_reads() {
         let handle = *b"lullstub\x07\0\0\0\xd2\x04\0\0";
-        // Command 1, the interface version, DOMID_ANY; ssidref and the handle; flags,
-        // iommu_opts, max_vcpus, max_evtchn_port, max_grant_frames,
-        // max_maptrack_frames, grant_opts; and what is zero, altp2m among it.
+        // The expected request: command 1, the interface version, DOMID_ANY; ssidref
+        // and the handle; flags, iommu_opts, max_vcpus, max_evtchn_port,
+        // max_grant_frames, max_maptrack_frames, grant_opts; then zeros, including
+        // altp2m.
         let expected = |version: u8| {
             let mut bytes = vec![1, 0, 0, 0, version, 0, 0, 0];
             bytes.extend([0xf5, 0x7f, 0, 0, 0, 0, 0, 0]);
@@ -580,7 +584,8 @@ mod tests {
 
     #[test]
     fn the_dirty_log_is_looked_at_with_the_bytes_each_xen_reads() {
-        // Command 10; op 12 and mode; mb; no bitmap; no pages; the counts.
+        // The expected request: command 10; op 12 and mode; mb; no bitmap; no pages;
+        // the counts.
         let expected = |version: u8| {
             let mut bytes = vec![10, 0, 0, 0, version, 0, 0, 0];
             bytes.extend([7, 0, 0, 0, 0, 0, 0, 0]);
@@ -628,14 +633,14 @@ mod tests {
         let mut counted = peek();
         counted[4] = 7 << 32 | 9;
         assert_eq!(peeked(Ok(()), &counted).unwrap(), 7);
-        // Not a single page dirty, as where the log is off.
+        // No page is dirty, as when the log is off.
         counted[4] = 0;
         assert_eq!(peeked(Ok(()), &counted).unwrap(), 0);
         assert!(destroyed(Ok(()), &peek()));
         for gone in [Errno::INVAL, Errno::SRCH] {
             assert!(destroyed(errno(gone), &peek()));
         }
-        // It lives, and is to be resumed.
+        // The domain is alive and can be resumed.
         for other in [Errno::PERM, Errno::NOMEM, Errno::BUSY, Errno::OPNOTSUPP] {
             let error = peeked(errno(other), &peek()).unwrap_err();
             assert_eq!(Errno::from_io_error(&error), Some(other));

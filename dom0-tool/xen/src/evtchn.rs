@@ -14,7 +14,7 @@ use super::privcmd::{Xen, number};
 /// `EVTCHNOP_alloc_unbound` (`xen/include/public/event_channel.h`, 4.17).
 const ALLOC_UNBOUND: u64 = 6;
 
-/// `struct evtchn_alloc_unbound`.
+/// `struct evtchn_alloc_unbound`: the argument of `EVTCHNOP_alloc_unbound`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct AllocUnbound {
@@ -23,7 +23,7 @@ struct AllocUnbound {
     port: u32,
 }
 
-/// `struct ioctl_evtchn_bind_interdomain`.
+/// `struct ioctl_evtchn_bind_interdomain`: the remote domain and its port.
 #[repr(C)]
 struct BindInterdomain {
     remote_domain: u32,
@@ -52,7 +52,7 @@ unsafe impl Ioctl for Bind {
     }
 }
 
-/// `IOCTL_EVTCHN_NOTIFY`.
+/// `IOCTL_EVTCHN_NOTIFY`: signals a local port.
 struct Notify(u32);
 
 // SAFETY: the opcode belongs to `struct ioctl_evtchn_notify`, one u32.
@@ -74,7 +74,7 @@ unsafe impl Ioctl for Notify {
 }
 
 impl Xen {
-    /// Opens a port in `dom` that this domain (0) may bind to.
+    /// Allocates an unbound port in `dom` that dom0 may bind to.
     pub fn alloc_unbound_port(&self, dom: DomId) -> io::Result<u32> {
         let mut request = AllocUnbound {
             dom,
@@ -88,14 +88,14 @@ impl Xen {
     }
 }
 
-/// One bound event channel.
+/// A bound event channel.
 pub struct EventChannel {
     device: File,
     port: u32,
 }
 
 impl EventChannel {
-    /// Binds to `port` of `dom`; reading never blocks.
+    /// Binds to `port` of `dom`. Reading from the channel never blocks.
     pub fn bind(dom: DomId, port: u32) -> io::Result<Self> {
         let device = File::options()
             .read(true)
@@ -114,13 +114,13 @@ impl EventChannel {
         })
     }
 
-    /// Signals the other side.
+    /// Signals the remote domain.
     pub fn notify(&self) -> io::Result<()> {
         // SAFETY: the ioctl is the one the device has for a port number.
         Ok(unsafe { ioctl::ioctl(&self.device, Notify(self.port)) }?)
     }
 
-    /// Takes a signal, if one came, and lets the next one through.
+    /// Consumes a pending signal, if there is one, and unmasks the port for the next.
     pub fn take(&self) -> io::Result<()> {
         let mut port = [0; 4];
         let mut device = &self.device;

@@ -1,4 +1,4 @@
-//! Another domain's pages in this process.
+//! Mappings of another domain's pages into this process.
 
 use std::ffi::c_void;
 use std::io::{self, IoSlice};
@@ -24,23 +24,23 @@ struct MmapBatch {
 
 const _: () = assert!(size_of::<MmapBatch>() == 32);
 
-/// `IOCTL_PRIVCMD_MMAPBATCH_V2`: its size field is that of the structure.
+/// `IOCTL_PRIVCMD_MMAPBATCH_V2`, whose size field is the size of the structure.
 pub const MMAPBATCH_V2: ioctl::Opcode =
     opcode::from_components(Direction::None, b'P', 4, size_of::<MmapBatch>());
 
-/// A layout that may be shared with another domain.
+/// A memory layout that may be shared with another domain.
 ///
 /// # Safety
-/// Implement only for types that are values whatever their bits, and that
-/// change through atomics alone.
+/// Implement only for types for which every bit pattern is valid and that change only
+/// through atomics.
 pub unsafe trait Shared {}
 
-// SAFETY: all of it is atomics and padding of integers.
+// SAFETY: the structure consists of atomics and of padding made of integers.
 unsafe impl Shared for Link {}
 
-/// Pages of another domain, mapped for reading and writing until dropped. The
-/// domain can change them at any time: nothing here hands out a plain
-/// reference to a running domain's memory.
+/// Pages of another domain, mapped for reading and writing until dropped. The domain
+/// can change them at any time, so nothing here returns a plain reference to a running
+/// domain's memory.
 pub struct ForeignPages {
     start: *mut c_void,
     bytes: usize,
@@ -48,16 +48,16 @@ pub struct ForeignPages {
 
 impl ForeignPages {
     /// Maps `frames` (machine frames of a PV domain, gfns of others) of `dom`
-    /// one after the other.
+    /// contiguously.
     ///
     /// # Errors
-    /// What the kernel says, or EFAULT naming the first frame that could not
-    /// be mapped.
+    /// Returns the kernel's error, or an error that names the first frame that could
+    /// not be mapped.
     pub fn map(xen: &Xen, dom: DomId, frames: &[u64]) -> io::Result<Self> {
         let bytes = frames.len().checked_mul(PAGE).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-        // SAFETY: a fresh mapping, at an address of the kernel's choice.
+        // SAFETY: this is a new mapping, at an address that the kernel chooses.
         let start = unsafe { mmap(ptr::null_mut(), bytes, prot, flags, xen.device(), 0) }?;
         let pages = Self { start, bytes };
         let mut errors = vec![0_i32; frames.len()];
@@ -84,10 +84,10 @@ impl ForeignPages {
         Ok(pages)
     }
 
-    /// Copies `bytes` in, from `offset` on.
+    /// Copies `bytes` into the mapping at `offset`.
     ///
     /// # Panics
-    /// When it does not fit: a bug of the caller.
+    /// Panics if the bytes do not fit, which is a bug of the caller.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset.checked_add(bytes.len());
         assert!(
@@ -95,14 +95,16 @@ impl ForeignPages {
             "write past the mapping"
         );
         let to = self.start.cast::<u8>().wrapping_add(offset);
-        // SAFETY: within the mapping, as just checked; the source is ours.
+        // SAFETY: the target lies within the mapping, as checked above; the source is
+        // local memory.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
-    /// Writes `words` from `offset` on.
+    /// Writes `words` into the mapping from `offset` on.
     ///
     /// # Panics
-    /// When they are not words of the mapping: a bug of the caller.
+    /// Panics if the words are not aligned or not within the mapping, which is a bug of
+    /// the caller.
     pub fn store(&self, offset: usize, words: &[u64]) {
         let end = offset.checked_add(size_of_val(words));
         assert!(
@@ -111,27 +113,29 @@ impl ForeignPages {
         );
         for (place, word) in (offset..).step_by(8).zip(words) {
             let place = self.start.cast::<u8>().wrapping_add(place);
-            // SAFETY: within the mapping, which lives as long as the reference;
-            // aligned, as just checked. An atomic: the other domain's accesses are
-            // no data race.
+            // SAFETY: the word lies within the mapping, which lives as long as the
+            // reference, and is aligned, as checked above. The access is atomic, so the
+            // other domain's accesses are no data race.
             let place = unsafe { AtomicU64::from_ptr(place.cast()) };
             place.store(*word, Ordering::Relaxed);
         }
     }
 
-    /// Sets the bits of `word` in the word at `offset`; how many were not set.
+    /// Sets the bits of `word` in the word at `offset`, and returns how many of them
+    /// were not set before.
     ///
     /// # Panics
-    /// When it is not a word of the mapping: a bug of the caller.
+    /// Panics if `offset` is not that of a word of the mapping, which is a bug of the
+    /// caller.
     pub fn set_bits(&self, offset: usize, word: u64) -> u32 {
         assert!(
             offset.is_multiple_of(8) && offset < self.bytes,
             "past the mapping"
         );
         let place = self.start.cast::<u8>().wrapping_add(offset);
-        // SAFETY: within the mapping, which is a whole number of pages and lives
-        // as long as the reference; aligned, as just checked. An atomic: the
-        // other domain's writes are no data race.
+        // SAFETY: the word lies within the mapping, which is a whole number of pages
+        // and lives as long as the reference, and is aligned, as checked above. The
+        // access is atomic, so the other domain's writes are no data race.
         let place = unsafe { AtomicU64::from_ptr(place.cast()) };
         (word & !place.fetch_or(word, Ordering::Relaxed)).count_ones()
     }
@@ -139,7 +143,7 @@ impl ForeignPages {
     /// A copy of everything mapped.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.bytes];
-        // SAFETY: both are `bytes` long, and one was allocated just now.
+        // SAFETY: both are `bytes` long, and the target was allocated just now.
         unsafe { ptr::copy_nonoverlapping(self.start.cast(), bytes.as_mut_ptr(), self.bytes) };
         bytes
     }
@@ -147,15 +151,15 @@ impl ForeignPages {
     /// The start of the mapping as a `T`.
     pub fn shared<T: Shared>(&self) -> &T {
         assert!(size_of::<T>() <= self.bytes, "mapping too small");
-        // SAFETY: page aligned, large enough, alive as long as `self`; Shared
-        // says that the other domain's writes are no data race.
+        // SAFETY: the mapping is page aligned, large enough, and lives as long as
+        // `self`; Shared guarantees that the other domain's writes are no data race.
         unsafe { &*self.start.cast::<T>() }
     }
 
-    /// `len` bytes from `offset` on, to be written somewhere by the kernel.
+    /// A slice of `len` bytes from `offset` on, for a system call that writes them out.
     ///
     /// # Panics
-    /// When there are not so many: a bug of the caller.
+    /// Panics if the slice exceeds the mapping, which is a bug of the caller.
     pub fn io_slice(&self, offset: usize, len: usize) -> IoSlice<'_> {
         let end = offset.checked_add(len);
         assert!(
@@ -163,16 +167,17 @@ impl ForeignPages {
             "slice past the mapping"
         );
         let from = self.start.cast::<u8>().wrapping_add(offset);
-        // SAFETY: within the mapping, as just checked, which lives as long as
-        // the slice. The other domain may change the bytes at any time, so
-        // nobody here looks at them: the slice is made for a system call.
+        // SAFETY: the slice lies within the mapping, as checked above, and the mapping
+        // lives as long as the slice. The other domain may change the bytes at any
+        // time, so no code here reads them: the slice is only for a system call.
         IoSlice::new(unsafe { slice::from_raw_parts(from, len) })
     }
 }
 
 impl Drop for ForeignPages {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`, of that length, not used again.
+        // SAFETY: this unmaps the mapping made in `map`, with its length, and it is not
+        // used again.
         let unmapped = unsafe { munmap(self.start, self.bytes) };
         debug_assert!(unmapped.is_ok());
     }

@@ -1,9 +1,10 @@
-//! The hypervisor as dom0 sees it: `/dev/xen/*`, spoken to directly.
+//! dom0's interface to the hypervisor: direct access to `/dev/xen/*`.
 //!
-//! The only part of the tool with `unsafe`. Every structure here is written
-//! from Xen's public headers, at the version its doc names; its size and the
-//! offsets that matter are asserted at compile time. All of them are the same
-//! from 4.17 to 4.22 except where [`version`] says otherwise.
+//! All `unsafe` code that deals with Xen is here; `lull_base` has a little for Linux
+//! itself. Every structure follows Xen's public headers, at the version that its
+//! documentation names. Its size and the offsets that matter are asserted at compile
+//! time. All structures are the same from 4.17 to 4.22 except where [`version`]
+//! documents a difference.
 
 pub mod buffer;
 mod command_line;
@@ -22,14 +23,15 @@ pub mod xenstore;
 pub use domain::{DomainState, state};
 pub use privcmd::Xen;
 
-/// A domain's number (`domid_t`, `xen/include/public/xen.h`, 4.17).
+/// A domain id (`domid_t`, `xen/include/public/xen.h`, 4.17).
 pub type DomId = u16;
 
-/// Numbers from here on are no domain's (`DOMID_FIRST_RESERVED`,
+/// Ids from here on are reserved and belong to no domain (`DOMID_FIRST_RESERVED`,
 /// `xen/include/public/xen.h`, 4.17).
 const DOMID_FIRST_RESERVED: DomId = 0x7ff0;
 
-/// The requests that hypercalls and another domain's pages take, of `/dev/xen/privcmd`.
+/// The ioctl requests of `/dev/xen/privcmd` for hypercalls and for mapping another
+/// domain's pages.
 pub const REQUESTS: [u32; 2] = [privcmd::HYPERCALL, foreign::MMAPBATCH_V2];
 
 /// A page of memory, in bytes.

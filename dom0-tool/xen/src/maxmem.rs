@@ -1,29 +1,29 @@
-//! How large a guest may become: what its toolstack has configured, whatever the
-//! guest makes of its frame numbers.
+//! The size that a guest may reach, as its toolstack configured it, whatever frame
+//! numbers the guest uses.
 
 use std::io;
 
 use super::xenstore::Xenstore;
 use super::{DomId, PAGE, Xen};
 
-/// Frames below 4 GiB, where a guest also has what is not memory: no more memory is
-/// needed for a frame to lie there.
+/// Number of frames below 4 GiB. A guest also has things other than memory there, so a
+/// frame may lie there however little memory the guest has.
 const LOW_FRAMES: u64 = 1 << 20;
 
-/// Pages that the toolstack lets a guest have beyond its memory
-/// (`LIBXL_MAXMEM_CONSTANT`, `tools/libs/light/libxl_internal.h`, 4.17: 1 MiB).
+/// Pages that the toolstack allows a guest beyond its memory (`LIBXL_MAXMEM_CONSTANT`,
+/// `tools/libs/light/libxl_internal.h`, 4.17: 1 MiB).
 const EXTRA_PAGES: u64 = 256;
 
 /// A guest's `maxmem`, in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Maxmem(u64);
 
-/// How many frame numbers a guest has. It chooses the highest itself: see
+/// The number of frame numbers of a guest. The guest itself chooses the highest: see
 /// `Maxmem::frames_up_to`.
 ///
 /// # Errors
-/// When Xen or xenstore does not tell, or the guest has mapped one far beyond its
-/// memory.
+/// Returns an error if Xen or xenstore does not provide the value, or if the guest has
+/// mapped a frame far beyond its memory.
 pub fn guest_frames(xen: &Xen, guest: DomId) -> io::Result<u64> {
     let highest = xen.maximum_gpfn(guest)?;
     let maxmem = Xenstore::open().and_then(|mut store| Maxmem::of(&mut store, guest));
@@ -32,10 +32,10 @@ pub fn guest_frames(xen: &Xen, guest: DomId) -> io::Result<u64> {
 }
 
 impl Maxmem {
-    /// As xenstore has it of a domain.
+    /// Reads a domain's `maxmem` from xenstore.
     ///
     /// # Errors
-    /// When xenstore does not tell.
+    /// Returns an error if xenstore does not provide the value.
     pub fn of(store: &mut Xenstore, domain: DomId) -> io::Result<Self> {
         let path = format!("/local/domain/{domain}/memory/static-max");
         let maxmem = store.read(&path)?.and_then(|kib| Self::from_kib(&kib));
@@ -47,26 +47,27 @@ impl Maxmem {
         Some(Self(kib / (PAGE as u64 / 1024)))
     }
 
-    /// One more than its highest frame.
+    /// The highest frame number that the guest may use, plus one.
     pub const fn frames(self) -> u64 {
         self.0.saturating_add(LOW_FRAMES)
     }
 
-    /// Its pages, with those of its platform.
+    /// The number of pages that the guest may have, including those of its platform.
     pub const fn pages(self) -> u64 {
         self.0.saturating_add(EXTRA_PAGES)
     }
 
-    /// In MiB, for words.
+    /// The `maxmem` in MiB, for messages.
     pub const fn mib(self) -> u64 {
         self.0 / (1024 * 1024 / PAGE as u64)
     }
 
-    /// How many frame numbers a guest has whose highest is `highest`. A guest may
-    /// map a page at any number; none of ours is to be as long a list for it.
+    /// The number of frame numbers of a guest whose highest is `highest`. A guest may
+    /// map a page at any number, but that must not make lull's per-frame lists equally
+    /// long.
     ///
     /// # Errors
-    /// When that is beyond what it may have.
+    /// Returns an error if that is more than the guest may have.
     fn frames_up_to(self, highest: u64) -> io::Result<u64> {
         match highest.checked_add(1) {
             Some(frames) if frames <= self.frames() => Ok(frames),

@@ -1,4 +1,4 @@
-//! Page tables of another domain: the windows.
+//! Updates of another domain's page tables, which map the windows.
 
 use std::io;
 
@@ -6,52 +6,52 @@ use super::DomId;
 use super::buffer::{HypercallBuffer, Plain};
 use super::privcmd::{Xen, number};
 
-/// `struct mmu_update` (`xen/include/public/xen.h`, 4.17): the machine address
-/// of a page-table entry, the low two bits saying which operation, and its new
+/// `struct mmu_update` (`xen/include/public/xen.h`, 4.17): the machine address of a
+/// page-table entry, whose low two bits select the operation, and the entry's new
 /// value.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MmuUpdate {
-    /// Machine address of the entry; low bits 0 are `MMU_NORMAL_PT_UPDATE`.
+    /// Machine address of the entry; low bits of 0 mean `MMU_NORMAL_PT_UPDATE`.
     pub ptr: u64,
-    /// New value.
+    /// New value of the entry.
     pub val: u64,
 }
 
-// SAFETY: two integers, no padding.
+// SAFETY: the structure is two integers without padding.
 unsafe impl Plain for MmuUpdate {}
 
-/// Entry bits of the architecture: present, writable, accessed, dirty, no
+/// Architectural bits of a page-table entry: present, writable, accessed, dirty, no
 /// execute. Xen adds the user bit itself.
 pub mod pte {
     /// The entry maps something.
     pub const PRESENT: u64 = 1;
     /// Writes are allowed.
     pub const WRITABLE: u64 = 1 << 1;
-    /// User mode may use it; a 64-bit PV kernel runs in user mode, so the
-    /// levels above the last need it.
+    /// User mode may access the page. A 64-bit PV kernel runs in user mode, so the
+    /// levels above the last need this bit.
     pub const USER: u64 = 1 << 2;
-    /// Has been used.
+    /// The page has been accessed.
     pub const ACCESSED: u64 = 1 << 5;
-    /// Has been written.
+    /// The page has been written.
     pub const DIRTY: u64 = 1 << 6;
-    /// Holds no code.
+    /// The page cannot be executed.
     pub const NO_EXECUTE: u64 = 1 << 63;
 }
 
-/// How far an update came.
+/// The result of an update.
 #[derive(Debug)]
 pub struct Updated {
-    /// Entries changed, from the front.
+    /// Number of entries changed, counted from the front.
     pub done: usize,
-    /// Why the next one was not; `None` when all were.
+    /// Why the next entry was not changed; `None` if all were.
     pub stopped: Option<io::Error>,
 }
 
 impl Xen {
-    /// Writes the first `count` of `updates` into page tables of `owner`; the
-    /// frames named in them belong to `frames_of`. Xen checks each entry; the
-    /// first it refuses ends the call (`HYPERVISOR_mmu_update`, both halves of
+    /// Writes `count` of `updates`, from index `first` on, into page tables of `owner`.
+    /// The frames named in them belong to `frames_of`. Xen checks each entry, and the
+    /// first one it refuses ends the call (`HYPERVISOR_mmu_update`, both halves of
     /// `foreigndom`).
     pub fn mmu_update(
         &self,
@@ -65,13 +65,14 @@ impl Xen {
             first + count <= updates.len(),
             "more updates than there are"
         );
-        // Page-table owner + 1 in the upper half, frame owner in the lower.
+        // The upper half holds the page-table owner + 1, the lower half the frame
+        // owner.
         let foreign = (u64::from(owner) + 1) << 16 | u64::from(frames_of);
         let address = updates.address() + (first * size_of::<MmuUpdate>()) as u64;
         let mut done = 0_u32;
         let args = [address, count as u64, 0, foreign, 0];
-        // SAFETY: `count` updates lie at `address`, as just checked; `done` is
-        // the counter of the third argument.
+        // SAFETY: `count` updates lie at `address`, as checked above; `done` is the
+        // counter that the third argument points to.
         let answer = unsafe { self.hypercall_with(number::MMU_UPDATE, args, 2, &mut done) };
         let done = done as usize;
         Updated {

@@ -28,7 +28,7 @@ pub mod number {
     pub const DOMCTL: u64 = 36;
 }
 
-/// `struct privcmd_hypercall`.
+/// `struct privcmd_hypercall`: a hypercall number and its arguments.
 #[repr(C)]
 struct PrivcmdHypercall {
     op: u64,
@@ -41,7 +41,7 @@ const _: () = assert!(size_of::<PrivcmdHypercall>() == 48);
 pub const HYPERCALL: Opcode =
     opcode::from_components(Direction::None, b'P', 0, size_of::<PrivcmdHypercall>());
 
-/// Unlike most ioctls its return value is the answer.
+/// The hypercall ioctl. Unlike for most ioctls, its return value is the result.
 struct Hypercall(PrivcmdHypercall);
 
 // SAFETY: the opcode belongs to the structure that `as_ptr` points to; the
@@ -63,28 +63,28 @@ unsafe impl Ioctl for Hypercall {
     }
 }
 
-/// The hypervisor: an open `/dev/xen/privcmd`, the version to speak, and a
-/// page for small arguments.
+/// A handle for the hypervisor: an open `/dev/xen/privcmd`, the interface version to
+/// use, and a page for small arguments.
 pub struct Xen {
     device: File,
-    /// What Xen this is.
+    /// The version of the running Xen.
     pub version: Version,
     scratch: RefCell<HypercallBuffer<u8>>,
 }
 
 impl Xen {
-    /// Opens the device, of the hypervisor that runs here.
+    /// Opens the device and detects the version of the running hypervisor.
     ///
     /// # Errors
-    /// An unknown version, or as for [`open`](Self::open).
+    /// Returns an error for an unknown version, and as for [`open`](Self::open).
     pub fn open_here() -> io::Result<Self> {
         Self::open(version::detect().map_err(io::Error::other)?)
     }
 
-    /// Opens the device.
+    /// Opens the device, for a known version of Xen.
     ///
     /// # Errors
-    /// What the kernel says: not a Xen host, no permission, no `xen_privcmd`
+    /// Returns the kernel's error: not a Xen host, no permission, no `xen_privcmd`
     /// module.
     pub fn open(version: Version) -> io::Result<Self> {
         Ok(Self {
@@ -102,31 +102,31 @@ impl Xen {
         &self.device
     }
 
-    /// Makes a hypercall; the answer is not negative. Results beyond 31 bits
-    /// are cut by the ioctl: none of the calls made here has them (a gfn count
+    /// Makes a hypercall and returns its non-negative result. The ioctl truncates
+    /// results beyond 31 bits, which none of the calls made here returns (a gfn count
     /// would need a guest of 8 TiB).
     ///
     /// # Errors
-    /// Xen's errno.
+    /// Returns Xen's errno.
     ///
     /// # Safety
-    /// The arguments are what the call wants, and every address among them
-    /// points to memory that may be read and written as that call does.
+    /// The arguments must be valid for the call. Every address among them must point to
+    /// memory that may be read and written in the way that the call does.
     pub(super) unsafe fn hypercall(&self, op: u64, args: [u64; 5]) -> io::Result<u32> {
         let call = Hypercall(PrivcmdHypercall { op, args });
-        // SAFETY: the caller's promise; `call` outlives the ioctl.
+        // SAFETY: the caller upholds the contract; `call` outlives the ioctl.
         let answer = unsafe { ioctl::ioctl(&self.device, call) }?;
         u32::try_from(answer).map_err(io::Error::other)
     }
 
-    /// Makes a hypercall whose one structure is copied to memory Xen may
-    /// write, and back. `place` says where among the arguments its address
-    /// goes.
+    /// Makes a hypercall with one structure, which is copied to memory that Xen may
+    /// write, and back afterwards. `place` is the index of the argument that takes its
+    /// address.
     ///
     /// # Safety
-    /// As for [`Self::hypercall`], `argument` being the structure the call
-    /// wants at `place`; it must be free of padding or its padding zeroed, and
-    /// at most a page.
+    /// As for [`Self::hypercall`]. `argument` must be the structure that the call
+    /// expects at `place`. It must have no padding, or zeroed padding, and be at most a
+    /// page.
     pub(super) unsafe fn hypercall_with<T: Copy>(
         &self,
         op: u64,
@@ -138,12 +138,13 @@ impl Xen {
         let scratch = self.scratch.borrow_mut();
         let address = scratch.address() as *mut T;
         args[place] = scratch.address();
-        // SAFETY: the scratch page is at least as large as T, page aligned,
-        // and borrowed for us alone.
+        // SAFETY: the scratch page is at least as large as T and page aligned, and
+        // nothing else uses it while it is borrowed.
         unsafe { address.write(*argument) };
-        // SAFETY: the caller's promise, and the scratch page is for Xen to use.
+        // SAFETY: the caller upholds the contract, and Xen may use the scratch page.
         let answer = unsafe { self.hypercall(op, args) };
-        // SAFETY: written above, perhaps changed by Xen within the structure.
+        // SAFETY: the structure was written above; Xen may have changed it, but only
+        // within its bounds.
         *argument = unsafe { address.read() };
         answer
     }

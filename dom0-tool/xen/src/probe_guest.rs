@@ -1,12 +1,12 @@
-//! The code of the probe guest that a rehearsal moves about: the
-//! only guest lull has a driver for, `probe_guest.s`.
+//! The code of the probe guest that a rehearsal moves, `probe_guest.s`. It is the only
+//! guest that lull has a driver for.
 
 use std::arch::global_asm;
 
-/// Where the code is to be loaded, and where it is entered.
+/// Guest-physical address where the code is loaded and entered.
 pub const LOAD: u32 = 0x10_0000;
 
-/// Bytes from there that must be memory.
+/// Size in bytes of the memory that the guest needs from [`LOAD`] on.
 pub const SIZE: u32 = 0x6000;
 
 global_asm!(
@@ -24,7 +24,7 @@ global_asm!(
     options(att_syntax, raw)
 );
 
-// SAFETY: both are labels around the bytes that are assembled above.
+// SAFETY: both symbols are labels around the bytes assembled above.
 unsafe extern "C" {
     static lull_probe_guest: u8;
     static lull_probe_guest_end: u8;
@@ -46,9 +46,8 @@ mod tests {
 
     use super::*;
 
-    /// Everything up to the data is code of a 32-bit processor, and nothing in
-    /// it stops the processor or lets interrupts in: there is nobody to take
-    /// them.
+    /// Everything up to the data is code of a 32-bit processor. No instruction halts
+    /// the processor or enables interrupts, because the guest has no handlers for them.
     #[test]
     fn the_code_is_32_bit_code_that_only_xen_puts_to_sleep() {
         let data = [0xf0, 0x7f, 0, 0];

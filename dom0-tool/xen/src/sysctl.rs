@@ -9,31 +9,31 @@ use super::privcmd::{Xen, number};
 use super::version::Version;
 use super::{DOMID_FIRST_RESERVED, DomId, PAGE};
 
-/// `XEN_SYSCTL_physinfo`, and where two of its members are: `free_pages` and
-/// `outstanding_pages`, in words of 8 bytes from the request's beginning.
+/// `XEN_SYSCTL_physinfo`, and the positions of `free_pages` and `outstanding_pages` in
+/// words of 8 bytes from the start of the request.
 const PHYSINFO: u32 = 3;
 const FREE_PAGES: usize = 7;
 const OUTSTANDING_PAGES: usize = 9;
 
-/// `XEN_SYSCTL_getdomaininfolist`
+/// `XEN_SYSCTL_getdomaininfolist`: the command that lists domains.
 const GETDOMAININFOLIST: u32 = 6;
 
-/// Domains asked for at once.
+/// Maximum number of domains in one request.
 const BATCH: usize = 64;
 
-/// `struct xen_sysctl`, 136 bytes: the command and the interface version in a header
-/// of 8, then the command's own structure.
+/// `struct xen_sysctl`, 136 bytes: a header of 8 with the command and the interface
+/// version, then the command's own structure.
 type Request = [u64; 17];
 
-/// A command without arguments.
+/// Builds a request for a command without arguments.
 fn command(version: Version, command: u32) -> Request {
     let mut request = [0; 17];
     request[0] = u64::from(command) | u64::from(version.sysctl) << 32;
     request
 }
 
-/// Asks for the first [`BATCH`] domains from number `first` on, to be written to
-/// `buffer`.
+/// Builds a request for the first [`BATCH`] domains from domid `first` on, which Xen
+/// writes to `buffer`.
 fn request(version: Version, first: DomId, buffer: u64) -> Request {
     let mut request = command(version, GETDOMAININFOLIST);
     request[1] = u64::from(first) | (BATCH as u64) << 32;
@@ -41,17 +41,16 @@ fn request(version: Version, first: DomId, buffer: u64) -> Request {
     request
 }
 
-/// `num_domains`, which Xen has set.
+/// `num_domains`, which Xen sets to the number of domains written.
 fn count_of(request: &Request) -> usize {
     request[3] as u32 as usize
 }
 
 impl Xen {
-    /// Memory that no domain has and none has claimed, bytes: `free_memory` of
-    /// `xl info`.
+    /// Memory that no domain owns or has claimed, in bytes: `free_memory` of `xl info`.
     ///
     /// # Errors
-    /// Xen's errno.
+    /// Returns Xen's errno.
     pub fn free_memory(&self) -> io::Result<u64> {
         let mut request = command(self.version, PHYSINFO);
         // SAFETY: the call takes this structure as argument 0 and fills it in.
@@ -60,24 +59,25 @@ impl Xen {
         Ok(pages.saturating_mul(PAGE as u64))
     }
 
-    /// All domains there are, by ascending number: also dom0, and those that are
-    /// being destroyed. One that comes or goes meanwhile may be missing.
+    /// All domains in ascending order of domid, including dom0 and those that are being
+    /// destroyed. A domain that is created or destroyed meanwhile may be missing.
     ///
     /// # Errors
-    /// Xen's errno, or an answer that is no list.
+    /// Returns Xen's errno, or an error if the answer is not a valid list.
     pub fn domains(&self) -> io::Result<Vec<DomainInfo>> {
         let buffer = HypercallBuffer::<u64>::new(BATCH * DomainInfo::WORDS)?;
         gather(|first| {
             let mut request = request(self.version, first, buffer.address());
-            // SAFETY: the call takes one structure; Xen writes at most BATCH
-            // elements to the buffer, which has room for them and no other user.
+            // SAFETY: the call takes one structure; Xen writes at most BATCH elements
+            // to the buffer, which has room for them and no other user.
             unsafe { self.hypercall_with(number::SYSCTL, [0; 5], 0, &mut request) }?;
             batch(first, &buffer, count_of(&request))
         })
     }
 }
 
-/// Asks for batch after batch. Ends, since each begins above the one before.
+/// Requests one batch after another. This terminates, because each batch begins above
+/// the previous one.
 fn gather(
     mut ask: impl FnMut(DomId) -> io::Result<Vec<DomainInfo>>,
 ) -> io::Result<Vec<DomainInfo>> {
@@ -94,7 +94,8 @@ fn gather(
     }
 }
 
-/// The `count` domains that Xen wrote to `words`: their numbers ascend from `first`.
+/// The `count` domains that Xen wrote to `words`. Their domids must ascend from
+/// `first`.
 fn batch(first: DomId, words: &[u64], count: usize) -> io::Result<Vec<DomainInfo>> {
     let (all, _) = words.as_chunks::<{ DomainInfo::WORDS }>();
     let batch: Option<Vec<_>> = all

@@ -1,25 +1,26 @@
-//! Which Xen this is, and what differs between those that lull knows.
+//! Detects the version of Xen, and lists the differences between the versions that lull
+//! knows.
 //!
-//! A new Xen is an entry in [`KNOWN`], not a rewrite. Where releases differ and
-//! one way to ask is right on all of them, there is nothing to look up, and the
-//! code that asks says so:
+//! Support for a new Xen is a new entry in [`KNOWN`], not a rewrite. Where releases
+//! differ but one way to call works on all of them, there is no table entry. The code
+//! that makes the call documents the difference:
 //!
-//! - `XEN_DOMCTL_getdomaininfo` goes on to the next domain up to 4.17, and answers
-//!   for exactly one since 4.18 (`xen/common/domctl.c`). [`Xen::domain_info`] takes
-//!   both; [`Xen::domains`] lists.
-//! - `XEN_DOMCTL_createdomain` takes number 0 as "any free one" up to 4.21, and only
-//!   `DOMID_ANY` since 4.22 (`xen/common/domid.c`). `DOMID_ANY` is right on all.
+//! - `XEN_DOMCTL_getdomaininfo` continues with the next domain up to 4.17, and answers
+//!   for exactly one domain since 4.18 (`xen/common/domctl.c`). [`Xen::domain_info`]
+//!   handles both; [`Xen::domains`] lists all domains.
+//! - `XEN_DOMCTL_createdomain` takes domid 0 as "any free one" up to 4.21, and only
+//!   `DOMID_ANY` since 4.22 (`xen/common/domid.c`). `DOMID_ANY` works on all of them.
 //! - `struct xen_domctl_createdomain` has four bytes for altp2m before `vmtrace_size`
 //!   since 4.19 (`xen/include/public/domctl.h`): `altp2m_opts`, and since 4.21
-//!   `altp2m.opts` and `altp2m.nr`. All from there on is zero here.
-//! - `XEN_DOMCTL_shadow_op` on a domain that is being destroyed says 0 and writes
-//!   nothing up to 4.17, and -EINVAL since 4.18 (`xen/arch/x86/mm/paging.c`).
-//!   [`Xen::dirty_count`] takes both for what they are.
-//! - The dirty count falls since 4.22 where the guest gives a dirty page back
-//!   (`xen/arch/x86/mm/p2m.c`); before, it only rose. No code here counts on that.
-//! - `XEN_DOMCTL_sethvmcontext` checks all entries before it loads one since 4.19
-//!   (`xen/arch/x86/hvm/save.c`). A later failure is still possible, so a copy whose
-//!   state was refused is never started.
+//!   `altp2m.opts` and `altp2m.nr`. lull sets everything from there on to zero.
+//! - `XEN_DOMCTL_shadow_op` on a domain that is being destroyed returns 0 and writes
+//!   nothing up to 4.17, and returns -EINVAL since 4.18 (`xen/arch/x86/mm/paging.c`).
+//!   [`Xen::dirty_count`] recognises both.
+//! - Since 4.22 the dirty count falls when the guest gives a dirty page back
+//!   (`xen/arch/x86/mm/p2m.c`); earlier it only rose. No code here depends on either.
+//! - `XEN_DOMCTL_sethvmcontext` checks all entries before it loads any since 4.19
+//!   (`xen/arch/x86/hvm/save.c`). A later failure is still possible, so lull never
+//!   starts a copy whose state was refused.
 //!
 //! [`Xen::domain_info`]: super::Xen::domain_info
 //! [`Xen::domains`]: super::Xen::domains
@@ -36,19 +37,19 @@ pub struct Version {
     pub minor: u32,
     /// `XEN_DOMCTL_INTERFACE_VERSION` (`xen/include/public/domctl.h`).
     pub domctl: u32,
-    /// `XEN_SYSCTL_INTERFACE_VERSION` (`xen/include/public/sysctl.h`): another one
-    /// since 4.21.
+    /// `XEN_SYSCTL_INTERFACE_VERSION` (`xen/include/public/sysctl.h`), which changed in
+    /// 4.21.
     pub sysctl: u32,
-    /// Whether lull has been seen at work on it.
+    /// Whether lull has been run on this release.
     pub seen: Seen,
 }
 
 /// How lull knows a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
-    /// Its tests run on it.
+    /// lull's tests have been run on it.
     Run,
-    /// From its headers and its source.
+    /// lull knows the release only from its headers and its source.
     FromHeaders,
 }
 
@@ -75,25 +76,25 @@ const fn entry(minor: u32, domctl: u32, sysctl: u32, seen: Seen) -> Version {
 /// Why the version is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum VersionError {
-    /// No hypervisor, or its version cannot be read.
+    /// There is no hypervisor, or its version cannot be read.
     #[error("this is not a Xen host, or its version cannot be read from {path}: {source}")]
     Unreadable {
-        /// The file in sysfs.
+        /// The file in sysfs that could not be read.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// A Xen lull has no entry for.
+    /// lull has no entry for this Xen.
     #[error("Xen {major}.{minor} is not known to this lull, which knows {}", Range)]
     Unknown {
-        /// As read.
+        /// The major version of the running Xen.
         major: u32,
-        /// As read.
+        /// The minor version of the running Xen.
         minor: u32,
     },
 }
 
-/// The known range, for messages.
+/// The range of known releases, for messages.
 struct Range;
 
 impl fmt::Display for Range {
@@ -112,7 +113,7 @@ impl fmt::Display for Version {
 /// Finds the running hypervisor's version in the table.
 ///
 /// # Errors
-/// When there is no Xen, or none that is known.
+/// Returns an error if there is no Xen, or if its version is not known.
 pub fn detect() -> Result<Version, VersionError> {
     lookup(number("major")?, number("minor")?)
 }

@@ -1,12 +1,11 @@
-//! xenstore through `/dev/xen/xenbus`
-//! (`xen/include/public/io/xs_wire.h`, 4.17).
+//! A xenstore client over `/dev/xen/xenbus` (`xen/include/public/io/xs_wire.h`, 4.17).
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 
 use super::DomId;
 
-/// `enum xsd_sockmsg_type`.
+/// Message types (`enum xsd_sockmsg_type`).
 mod kind {
     pub const DIRECTORY: u32 = 1;
     pub const READ: u32 = 2;
@@ -18,22 +17,22 @@ mod kind {
     pub const RESUME: u32 = 18;
 }
 
-/// `XENSTORE_PAYLOAD_MAX`, bytes.
+/// `XENSTORE_PAYLOAD_MAX`, the longest payload in bytes.
 const PAYLOAD_MAX: usize = 4096;
 
-/// How often a transaction is tried that others get in the way of.
+/// Maximum number of attempts of a transaction that conflicts with others.
 const TRIES: u32 = 20;
 
-/// Of no transaction.
+/// The transaction id of requests outside a transaction.
 const NONE: u32 = 0;
 
-/// A connection of its own; requests are answered in order.
+/// A separate connection to xenstored, which answers requests in order.
 pub struct Xenstore {
     bus: File,
 }
 
 impl Xenstore {
-    /// Connects.
+    /// Opens a connection to xenstored.
     pub fn open() -> io::Result<Self> {
         let bus = File::options()
             .read(true)
@@ -42,13 +41,13 @@ impl Xenstore {
         Ok(Self { bus })
     }
 
-    /// The value at `path`, or `None` when there is no such node.
+    /// Reads the value at `path`, or `None` if there is no such node.
     pub fn read(&mut self, path: &str) -> io::Result<Option<String>> {
         let value = self.request(kind::READ, &[path.as_bytes(), b"\0"])?;
         Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
     }
 
-    /// The names below `path`; none when there is no such node.
+    /// Lists the names below `path`; the list is empty if there is no such node.
     pub fn list(&mut self, path: &str) -> io::Result<Vec<String>> {
         let names = self.request(kind::DIRECTORY, &[path.as_bytes(), b"\0"])?;
         let names = names.unwrap_or_default();
@@ -65,13 +64,13 @@ impl Xenstore {
             .map(|_| ())
     }
 
-    /// Removes `path` and all below it, if it is there.
+    /// Removes `path` and everything below it, if it exists.
     pub fn remove(&mut self, path: &str) -> io::Result<()> {
         self.request(kind::RM, &[path.as_bytes(), b"\0"])
             .map(|_| ())
     }
 
-    /// Writes `new` at `path` if `old` stands there; says whether it did.
+    /// Writes `new` at `path` if the value there is `old`, and returns whether it was.
     pub fn replace(&mut self, path: &str, old: &str, new: &str) -> io::Result<bool> {
         for _ in 0..TRIES {
             let id = self.request(kind::TRANSACTION_START, &[b"\0"])?;

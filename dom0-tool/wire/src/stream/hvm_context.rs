@@ -1,35 +1,35 @@
-//! Xen's blob of vCPU and platform state, an entry after the other
-//! (`xen/include/public/hvm/save.h` and `arch-x86/hvm/save.h`, 4.17), as far as
-//! one that replaces another must be looked into.
+//! Xen's blob of vCPU and platform state, a sequence of entries
+//! (`xen/include/public/hvm/save.h` and `arch-x86/hvm/save.h`, 4.17). This module
+//! parses only what is needed to replace one blob by another.
 
-/// `struct hvm_save_descriptor`: type and instance, 16 bits each, and the length
-/// of what follows, 32 bits.
+/// Size of `struct hvm_save_descriptor` in bytes: type and instance, 16 bits each, and
+/// the length of the body that follows, 32 bits.
 const DESCRIPTOR: usize = 8;
 
-/// `HVM_SAVE_CODE(END)`, `HVM_SAVE_CODE(CPU)`, `CPU_MSR_CODE`.
+/// Entry types: `HVM_SAVE_CODE(END)`, `HVM_SAVE_CODE(CPU)`, `CPU_MSR_CODE`.
 mod code {
     pub const END: u16 = 0;
     pub const CPU: u16 = 2;
     pub const CPU_MSR: u16 = 20;
 }
 
-/// `struct hvm_msr`: how many, 32 bits, and 32 that align what follows; and of each
-/// its index and a zero, 32 bits each, and its value, 64 bits.
+/// `struct hvm_msr`: the count, 32 bits, and 32 bits of padding; then for each MSR its
+/// index and a zero, 32 bits each, and its value, 64 bits.
 const MSR_COUNT: usize = 8;
 const MSR: usize = 16;
 
 /// Why one state cannot replace another.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Irreplaceable {
-    /// Something that would stay as it was.
+    /// The newer state lacks an entry of the older one, which would keep its old value.
     #[error("a part of its state is gone (type {kind}, instance {instance})")]
     Gone {
-        /// `HVM_SAVE_CODE`.
+        /// Type of the missing entry (`HVM_SAVE_CODE`).
         kind: u16,
-        /// Of which vCPU or device.
+        /// The vCPU or device that the entry belongs to.
         instance: u16,
     },
-    /// It is none.
+    /// The blob is not a valid state.
     #[error("its state cannot be read")]
     Unreadable,
 }
@@ -41,12 +41,13 @@ struct Entry<'a> {
     body: &'a [u8],
 }
 
-/// `last`, to be set where `first` is. Xen leaves out MSRs that are zero, and those
-/// are put in, so that none keeps its older value. It also leaves out vCPUs that are
-/// offline, and takes all offline that are left out.
+/// Returns `last`, completed for loading over `first`. Xen leaves out MSRs that are
+/// zero; they are added here, because otherwise they would keep their older values. Xen
+/// also leaves out vCPUs that are offline, and takes every vCPU that is left out
+/// offline.
 ///
 /// # Errors
-/// When `first` set something that `last` would leave as it is.
+/// Returns an error if `first` sets something that `last` would not overwrite.
 pub fn replacing(first: &[u8], last: &[u8]) -> Result<Vec<u8>, Irreplaceable> {
     let (first, last) = (entries(first)?, entries(last)?);
     let find = |wanted: &Entry<'_>, among: &[Entry<'_>]| {
@@ -89,7 +90,7 @@ pub fn replacing(first: &[u8], last: &[u8]) -> Result<Vec<u8>, Irreplaceable> {
     Ok(bytes)
 }
 
-/// Up to and with the end, which must be there.
+/// Parses all entries up to and including the end entry, which must be present.
 fn entries(mut bytes: &[u8]) -> Result<Vec<Entry<'_>>, Irreplaceable> {
     let mut entries = Vec::new();
     while let Some((head, rest)) = bytes.split_first_chunk::<DESCRIPTOR>() {
@@ -115,12 +116,12 @@ fn entries(mut bytes: &[u8]) -> Result<Vec<Entry<'_>>, Irreplaceable> {
 fn push(bytes: &mut Vec<u8>, kind: u16, instance: u16, body: &[u8]) {
     bytes.extend(kind.to_le_bytes());
     bytes.extend(instance.to_le_bytes());
-    // A few KiB at most: it was read from as small a blob.
+    // A few KiB at most, because the body was read from a blob of that size.
     bytes.extend((body.len() as u32).to_le_bytes());
     bytes.extend(body);
 }
 
-/// The MSRs of `last`, and with zero those that only `first` has.
+/// The MSRs of `last`, and those that only `first` has, set to zero.
 fn with_zeros(first: &[u8], last: Option<&[u8]>) -> Result<Vec<u8>, Irreplaceable> {
     let index = |msr: &[u8; MSR]| [msr[0], msr[1], msr[2], msr[3]];
     let mut list = last.map_or(Ok(Vec::new()), msrs)?;
@@ -153,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// Of these entries, and an end.
+    /// A blob of these entries and an end entry.
     fn context(entries: &[(u16, u16, Vec<u8>)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (kind, instance, body) in entries {
@@ -163,7 +164,7 @@ mod tests {
         bytes
     }
 
-    /// As a compiler lays out the structure.
+    /// The body of an MSR entry, laid out as a C compiler would.
     fn of_msrs(list: &[(u32, u64)]) -> Vec<u8> {
         #[repr(C)]
         struct One {

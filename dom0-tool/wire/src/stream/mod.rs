@@ -1,5 +1,5 @@
-//! Xen's migration stream: its [`records`], and when one blob of a guest's state may
-//! replace another ([`hvm_context`]).
+//! Xen's migration stream: its [`records`], and the rules for replacing one blob of a
+//! guest's state by another ([`hvm_context`]).
 
 pub mod hvm_context;
 pub mod records;

@@ -1,44 +1,45 @@
-//! libxc's migration stream, version 3, as an HVM or PVH guest's sender writes
-//! it (`docs/specs/libxc-migration-stream.pandoc`,
+//! libxc's migration stream, version 3, as the sender of an HVM or PVH guest writes it
+//! (`docs/specs/libxc-migration-stream.pandoc`,
 //! `tools/libs/guest/xg_sr_stream_format.h`, 4.17 to 4.22).
 
 use lull_xen::domctl::TscInfo;
 use lull_xen::version::Version;
 
-/// `IHDR_MARKER`, `IHDR_ID`, `IHDR_VERSION`.
+/// Image header: `IHDR_MARKER`, `IHDR_ID`, `IHDR_VERSION`.
 const MARKER: u64 = u64::MAX;
 const ID: u32 = 0x5845_4e46;
 const STREAM_VERSION: u32 = 3;
 
-/// `DHDR_TYPE_X86_HVM`, for HVM and PVH; pages are 2^12 bytes.
+/// Domain header: `DHDR_TYPE_X86_HVM`, which is used for HVM and PVH; pages are 2^12
+/// bytes.
 const GUEST_TYPE_HVM: u32 = 2;
 const PAGE_SHIFT: u16 = 12;
 
-/// `REC_TYPE_*`.
+/// Types of records (`REC_TYPE_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Record {
-    /// Nothing follows.
+    /// The end of the stream; nothing follows.
     End = 0,
     /// Pages of the guest.
     PageData = 1,
-    /// The guest's clock.
+    /// The guest's TSC settings.
     TscInfo = 8,
-    /// vCPUs and platform.
+    /// The state of vCPUs and platform.
     HvmContext = 9,
-    /// HVM parameters.
+    /// The guest's HVM parameters.
     HvmParams = 0xa,
-    /// The pages that follow are to be compared, not taken over.
+    /// From here on, the receiver compares pages with its own instead of storing them.
     Verify = 0xd,
-    /// What does not change is complete; page data may follow.
+    /// The static data is complete; page data may follow.
     StaticDataEnd = 0x10,
-    /// CPUID leaves.
+    /// The CPUID leaves that the guest sees.
     CpuidPolicy = 0x11,
-    /// Model-specific registers.
+    /// The model-specific registers that the guest sees.
     MsrPolicy = 0x12,
 }
 
-/// The HVM parameters that travel, in the order of the format's
+/// The HVM parameters that the stream carries, in the order of the format's
 /// documentation (`xen/include/public/hvm/params.h`, 4.17).
 pub const HVM_PARAMS: [u32; 16] = [
     1,  // STORE_PFN
@@ -59,13 +60,13 @@ pub const HVM_PARAMS: [u32; 16] = [
     38, // MCA_CAP
 ];
 
-/// The image header, 24 bytes, and the domain header, 16 bytes.
+/// The stream's headers: the image header, 24 bytes, and the domain header, 16 bytes.
 pub fn headers(version: Version) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(40);
     bytes.extend(MARKER.to_be_bytes());
     bytes.extend(ID.to_be_bytes());
     bytes.extend(STREAM_VERSION.to_be_bytes());
-    // Options: little endian; reserved.
+    // Options (0 means little endian), then reserved bytes.
     bytes.extend([0; 8]);
     bytes.extend(GUEST_TYPE_HVM.to_le_bytes());
     bytes.extend(PAGE_SHIFT.to_le_bytes());
@@ -91,8 +92,8 @@ fn record_header(kind: Record, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Everything of a page-data record but the pages, which follow in the order
-/// of `pfns`. All of an HVM guest's pages are of type 0.
+/// A page-data record without its pages, which follow in the order of `pfns`. All pages
+/// of an HVM guest have type 0.
 pub fn page_data_header(pfns: &[u64]) -> Vec<u8> {
     let body = 8 + pfns.len() * (8 + lull_xen::PAGE);
     let mut bytes = record_header(Record::PageData, body);
@@ -103,7 +104,7 @@ pub fn page_data_header(pfns: &[u64]) -> Vec<u8> {
     bytes
 }
 
-/// The body of the clock's record, whose order is not the domctl's.
+/// The body of the TSC record, whose field order differs from the domctl's.
 pub fn tsc_info_body(tsc: &TscInfo) -> Vec<u8> {
     let mut body = Vec::with_capacity(24);
     body.extend(tsc.mode.to_le_bytes());
@@ -114,7 +115,7 @@ pub fn tsc_info_body(tsc: &TscInfo) -> Vec<u8> {
     body
 }
 
-/// The clock as [`tsc_info_body`] wrote it.
+/// Reads the TSC settings from a body that [`tsc_info_body`] wrote.
 pub fn tsc_info_of(body: &[u8; 24]) -> TscInfo {
     let word = |n: usize| u32::from_le_bytes([body[n], body[n + 1], body[n + 2], body[n + 3]]);
     TscInfo {
@@ -125,7 +126,7 @@ pub fn tsc_info_of(body: &[u8; 24]) -> TscInfo {
     }
 }
 
-/// The body of the parameters' record; `None` when there are none.
+/// The body of the HVM parameters record; `None` if no parameter is set.
 pub fn hvm_params_body(params: &[(u32, u64)]) -> Option<Vec<u8>> {
     let set: Vec<_> = params.iter().filter(|(_, value)| *value != 0).collect();
     if set.is_empty() {

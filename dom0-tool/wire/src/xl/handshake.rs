@@ -1,40 +1,41 @@
-//! What xl's own words say about how far a migration has come.
+//! Reads from xl's own messages how far a migration has come.
 //!
-//! The lines are those of `tools/xl/xl_migrate.c`, the same from Xen 4.17 to
-//! the newest. xl writes each in one piece before it takes the step, so a line
-//! that did not come means a step not taken.
+//! The lines are those of `tools/xl/xl_migrate.c`, unchanged from Xen 4.17 to the
+//! newest. xl writes each line in one piece before it takes the step, so a missing line
+//! means that the step was not taken.
 //!
-//! Only a whole line of xl's own counts. What the destination, ssh or the guest's
-//! name say may contain the same words: it comes by another pipe
-//! ([`Handshake::there`]), and tells no step.
+//! Only a complete line from xl itself counts. Output of the destination or of ssh, or
+//! the guest's name, may contain the same text. The destination's output arrives on
+//! another pipe ([`Handshake::there`]) and never indicates a step.
 
 /// How far xl and the destination got, and how xl says it ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handshake {
-    /// The last step that was announced.
+    /// The last step that xl announced.
     pub step: Step,
-    /// What xl said went wrong, the last of it.
+    /// The last failure that xl reported.
     pub failure: Option<Failure>,
-    /// The connection to the destination was at fault.
+    /// Whether the connection to the destination failed.
     pub transport_failed: bool,
-    /// What connected to the destination was killed: lull's own process. An ssh
-    /// that dies is an exit of it.
+    /// Whether a signal killed the process that connects to the destination, which is
+    /// lull's own transport. An ssh that dies makes the transport exit, and does not
+    /// count.
     pub transport_killed: bool,
-    /// A save helper was killed, here or there.
+    /// Whether a signal killed a save helper, at the source or at the destination.
     pub helper_killed: bool,
-    /// The destination said that it could not build the domain.
+    /// Whether the destination reported that it could not build the domain.
     pub target_failed: bool,
 }
 
 /// The steps after the stream, in order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// The destination has not said READY.
+    /// The destination has not sent READY.
     #[default]
     Streaming,
-    /// It has: it holds the whole guest, paused.
+    /// The destination has sent READY: it holds the whole guest, paused.
     Acknowledged,
-    /// xl is about to write GO, or has. No way back from here.
+    /// xl is about to write GO, or has written it. There is no way back from here.
     PermissionGiven,
     /// The destination had GO, but could not start the guest.
     StartFailed,
@@ -44,21 +45,21 @@ pub enum Step {
     TargetStarted,
 }
 
-/// xl's last words when it fails.
+/// What xl reports when it fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// It resumes the guest at the source.
+    /// xl resumes the guest at the source.
     Resuming,
-    /// It holds that the guest never stopped.
+    /// xl believes that the guest never stopped.
     FailedToSuspend,
-    /// The destination's fault, after GO, and undone.
+    /// The destination failed after GO, and the migration was undone.
     AtTarget,
-    /// It does not know where the guest is.
+    /// xl does not know where the guest is.
     Undefined,
 }
 
 impl Handshake {
-    /// Takes one line of xl's, and of the libraries in it.
+    /// Processes one line from xl or from the libraries in it.
     pub fn line(&mut self, line: &str) {
         let startup_failure = "migration sender: Target reports startup failure (status code ";
         let step = match line {
@@ -81,8 +82,8 @@ impl Handshake {
             }
             _ => self.failure,
         };
-        // Reading the banner or READY failed, or the transport's exit status
-        // is reported: both name what they were about.
+        // The library reports that reading the banner or READY failed, or reports the
+        // transport's exit status. Each of these messages names its subject.
         let is_librarys = line.starts_with(LIBXL);
         self.transport_failed |= line.starts_with("migration receiver stream ")
             || is_librarys
@@ -94,8 +95,8 @@ impl Handshake {
         self.look_for_helper(line);
     }
 
-    /// Takes one line that came from the destination, or from what leads there. Who
-    /// was at fault may be told by it, and never a step.
+    /// Processes one line that came from the destination or from the connection to it.
+    /// Such a line may show which part failed, but never a step.
     pub fn there(&mut self, line: &str) {
         self.look_for_helper(line);
         self.target_failed |= line.starts_with("migration target: Domain creation failed");
@@ -108,7 +109,7 @@ impl Handshake {
     }
 }
 
-/// How lines of libxl's log begin.
+/// The prefix of lines in libxl's log.
 const LIBXL: &str = "libxl: ";
 
 #[cfg(test)]
@@ -132,7 +133,8 @@ mod tests {
         assert_eq!(handshake.step, Step::PermissionGiven);
     }
 
-    /// The stub's crash text, a guest's name and the destination may say anything.
+    /// The stub's crash text, a guest's name and the destination's output may contain
+    /// anything.
     #[test]
     fn words_within_a_line_or_from_elsewhere_tell_no_step() {
         for words in [

@@ -1,23 +1,23 @@
-//! xl's words between the two hosts, as far as the gate goes by them
-//! (`tools/xl/xl.h`; the same from 4.17 to 4.22). All else is passed on unread:
-//! permission and report too, which nothing here could act on.
+//! The messages between xl on the two hosts that the gate depends on (`tools/xl/xl.h`,
+//! the same from 4.17 to 4.22). Everything else is passed on unread, including
+//! permission and report, because nothing here could act on them.
 
-/// The destination's first words, without a NUL.
+/// The destination's first message, sent without a NUL.
 pub const BANNER: &[u8] = b"xl migration receiver ready, send binary domain data.\n";
 
-/// The destination holds the whole guest, paused. The NUL is sent too.
+/// READY: the destination holds the whole guest, paused. The NUL is sent too.
 pub const READY: &[u8] = b"domain received, ready to unpause\0";
 
-/// Looks for one message in a stream, whatever stands before it.
+/// Searches a stream for one message, whatever precedes it.
 #[derive(Debug)]
 pub struct Finder {
     message: &'static [u8],
-    /// How much of it the stream ends with.
+    /// Number of the message's first bytes that the stream so far ends with.
     matched: usize,
 }
 
 impl Finder {
-    /// Looks for `message`.
+    /// Creates a finder for `message`.
     pub const fn new(message: &'static [u8]) -> Self {
         Self {
             message,
@@ -25,8 +25,8 @@ impl Finder {
         }
     }
 
-    /// Reads on. How many of `bytes` there are until the message is complete,
-    /// if it is.
+    /// Reads more of the stream. Returns the number of `bytes` up to and including the
+    /// message's last byte, if they complete the message.
     pub fn read(&mut self, bytes: &[u8]) -> Option<usize> {
         for (at, &byte) in bytes.iter().enumerate() {
             self.step(byte);
@@ -38,13 +38,13 @@ impl Finder {
         None
     }
 
-    /// Bytes read last that may be the message's beginning.
+    /// Number of bytes at the end of the stream so far that may begin the message.
     pub const fn pending(&self) -> usize {
         self.matched
     }
 
     fn step(&mut self, byte: u8) {
-        // The longest beginning of the message that the stream now ends with.
+        // Find the longest prefix of the message that the stream now ends with.
         loop {
             if self.message[self.matched] == byte {
                 self.matched += 1;
