@@ -9,27 +9,27 @@ use crate::{batch::Batch, units::Pfn};
 
 const BITS: u64 = 64;
 
-/// Words tested at once while skipping clean memory, a cache line; and far from
-/// any dirty page, where the loop itself would cost more than the reading.
+/// Words tested at once while skipping clean memory: one cache line. Away from dirty pages
+/// the loop itself would otherwise cost more than the memory reads.
 const RUN: usize = 8;
 const LONG_RUN: usize = 2 * RUN;
 
-/// A dirty bitmap of a given number of pfns, borrowed where it lies.
+/// A dirty bitmap that covers a given number of pfns. It borrows the words in place.
 ///
-/// Bits at and past the end of the last pfn are never looked at: the
-/// hypervisor leaves them as they were.
+/// Bits past the last pfn are never read: the hypervisor does not write them, so they hold
+/// stale values.
 #[derive(Debug, Clone, Copy)]
 pub struct Bitmap<'a> {
-    /// The words all of whose bits are pfns.
+    /// The words of which every bit stands for a pfn.
     whole: &'a [u64],
-    /// The bits past `whole` that are pfns; zero elsewhere.
+    /// The partial last word; its bits past the last pfn are cleared.
     last: u64,
-    /// The words that hold a pfn at all, for the typed view.
+    /// All words that hold at least one pfn, for the typed view.
     words: &'a [u64],
     nr_pfns: u64,
 }
 
-/// The words given cannot hold the pfns promised.
+/// The slice has fewer bits than the bitmap needs to cover all pfns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct BitmapTooShort;
@@ -64,12 +64,12 @@ impl<'a> Bitmap<'a> {
         })
     }
 
-    /// Pfns covered, dirty or not.
+    /// The number of pfns covered, dirty or not.
     pub const fn nr_pfns(&self) -> u64 {
         self.nr_pfns
     }
 
-    /// Dirty pages: bits set.
+    /// The number of dirty pages, that is of bits set.
     pub fn dirty_count(&self) -> u64 {
         self.whole
             .iter()
@@ -79,7 +79,7 @@ impl<'a> Bitmap<'a> {
             })
     }
 
-    /// Whether `pfn` is dirty; a pfn past the end is not.
+    /// Whether `pfn` is dirty. A pfn past the end is not.
     pub fn is_dirty(&self, pfn: Pfn) -> bool {
         usize::try_from(pfn.0)
             .ok()
@@ -87,15 +87,15 @@ impl<'a> Bitmap<'a> {
             .unwrap_or(false)
     }
 
-    /// A typed view for everything outside the hot loop. `None` for a bitmap
-    /// longer than `bitvec` can address (2^61 bits).
+    /// A typed view for everything outside the hot loop. `None` for a bitmap longer than
+    /// `bitvec` can address (2^61 bits).
     pub fn bits(&self) -> Option<&'a BitSlice<u64, Lsb0>> {
         let end = usize::try_from(self.nr_pfns).ok()?;
         BitSlice::try_from_slice(self.words).ok()?.get(..end)
     }
 }
 
-/// The `count` lowest bits set; all for 64 and more.
+/// A mask of the `count` lowest bits; all bits for 64 and more.
 const fn below(count: u64) -> u64 {
     match NonZeroU64::new(BITS.saturating_sub(count)) {
         Some(unused) if count > 0 => u64::MAX >> (unused.get() % BITS),
@@ -108,7 +108,7 @@ fn is_clean(words: &[u64]) -> bool {
     words.iter().fold(0, |any, word| any | word) == 0
 }
 
-/// Skips clean runs.
+/// Skips clean runs and returns the next run that has a dirty bit.
 fn next_dirty<'a>(runs: &mut ChunksExact<'a, u64>) -> Option<&'a [u64]> {
     runs.find(|run| !is_clean(run))
 }
@@ -123,17 +123,17 @@ pub enum Progress {
     Done,
 }
 
-/// Where a scan stands. It does not borrow the bitmap, which must not change
-/// between the first and the last [`fill`](Self::fill) of a round.
+/// The position of a scan. It does not borrow the bitmap, which must not change between the
+/// first and the last [`fill`](Self::fill) of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Scan {
-    /// Every pfn below was looked at.
+    /// Every pfn below this one has been scanned.
     next: u64,
 }
 
 impl Scan {
-    /// From the first pfn.
+    /// A scan that starts at the first pfn.
     pub const fn new() -> Self {
         Self { next: 0 }
     }
@@ -146,7 +146,7 @@ impl Scan {
         let from = usize::try_from(self.next / BITS).unwrap_or(usize::MAX);
         let mut words = bitmap.whole.get(from..).unwrap_or(&[]);
 
-        // The word the last batch ended in, without what it took.
+        // The rest of the word in which the last batch ended.
         if !self.next.is_multiple_of(BITS)
             && let Some((word, rest)) = words.split_first()
         {
@@ -189,8 +189,8 @@ impl Scan {
         Progress::Done
     }
 
-    /// Takes the bits of a dirty run, whose first word `next` lies in. Leaves
-    /// `next` somewhere within unless the batch is full.
+    /// Takes the bits of a dirty run; pfn `next` lies in its first word. Leaves `next`
+    /// somewhere in the run unless the batch is full.
     #[inline(always)]
     fn run(&mut self, run: &[u64], batch: &mut Batch) -> Progress {
         let first = self.next;
@@ -205,7 +205,7 @@ impl Scan {
         Progress::Done
     }
 
-    /// Takes the bits of `word`, the one `next` lies in, and moves past it.
+    /// Takes the bits of `word`, which contains pfn `next`, and moves `next` past it.
     #[inline(always)]
     fn word(&mut self, mut word: u64, batch: &mut Batch) -> Progress {
         let base = self.next & !(BITS - 1);

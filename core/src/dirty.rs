@@ -1,9 +1,9 @@
-//! How a guest dirties its pages: curves, from counts of the pages dirty since the last
-//! bitmap was taken.
+//! How a guest dirties its pages: curves, built from counts of the pages dirty since the
+//! last bitmap was taken.
 //!
-//! A page counts once however often it is written, so the count bends towards the
-//! guest's working set. A rate would flatten that; a curve over several lengths of time
-//! keeps it.
+//! A page counts once however often it is written, so the count flattens as it approaches
+//! the guest's working set. A single rate would lose that shape; a curve over several
+//! lengths of time keeps it.
 
 use heapless::Deque;
 
@@ -12,13 +12,13 @@ use crate::{
     units::{Bounds, Micros, PageRate},
 };
 
-/// Rounds remembered.
+/// The number of rounds remembered.
 const ROUNDS: usize = 4;
 
-/// Lengths of time looked at, each twice the one before: 50 ms to 51 s.
+/// The number of window lengths, each twice the one before: 50 ms to 51 s.
 const LENGTHS: usize = 11;
 
-/// Pages that came, over the time they took.
+/// Newly dirtied pages, and the time in which they were dirtied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Window {
     pages: u64,
@@ -38,17 +38,19 @@ impl Window {
 
 /// The busiest windows of one length.
 ///
-/// Rounds too short for a window share one; what a longer round has left of one ends
-/// with it, for, saturated by then, it would hide what the next round begins with.
+/// Rounds shorter than a window share one. The rest of a longer round, after its last full
+/// window, is discarded at the round's end: the guest's writes are saturated by then, and
+/// the rest would hide the burst at the start of the next round.
 #[derive(Debug, Clone, Default)]
 struct Busiest {
     length: Micros,
-    /// Of each of the last rounds that had a window.
+    /// The peak of each of the last rounds that completed a window.
     peaks: Deque<PageRate, ROUNDS>,
-    /// Of the round under way.
+    /// The peak of the current round.
     peak: Option<PageRate>,
     open: Window,
-    /// The last round had a window of its own; what follows it is its rest.
+    /// Whether the last round completed a window; what follows in it is discarded at its
+    /// end.
     ended: bool,
 }
 
@@ -63,7 +65,7 @@ impl Busiest {
         }
     }
 
-    /// Of the window under way, what it must come to at least.
+    /// The rate that the open window has already reached.
     fn at_least(&self) -> PageRate {
         PageRate::ceil(self.open.pages, self.open.span.max(self.length))
     }
@@ -95,13 +97,14 @@ impl Busiest {
         }
     }
 
-    /// `None` before the first window.
+    /// The busiest rate remembered. `None` before the first window.
     fn rate(&self) -> Option<PageRate> {
         let peak = self.peaks.iter().copied().max().max(self.peak)?;
         Some(peak.max(self.at_least()))
     }
 
-    /// Pages in any `span` at most, by the windows of this length that it can touch.
+    /// Upper bound of the pages dirtied in any `span`, from the number of windows of this
+    /// length that the span can touch.
     fn pages_in(&self, span: Micros) -> Option<u64> {
         let each = self.rate()?.pages_in(self.length);
         let times = span.0.div_ceil(self.length.0.max(1)).saturating_add(1);
@@ -109,10 +112,10 @@ impl Busiest {
     }
 }
 
-/// One round: pages dirty so long after its bitmap.
+/// One round: the number of pages dirty at given times after its bitmap.
 #[derive(Debug, Clone, Copy, Default)]
 struct Round {
-    /// At each of the lengths, as far as it lasted.
+    /// The count at each of the lengths, as far as the round lasted.
     pages: [u64; LENGTHS],
     reached: usize,
     end: Window,
@@ -130,7 +133,7 @@ impl Round {
             if length(place) > span {
                 break;
             }
-            // Between two counts it grew evenly.
+            // Between two counts, assume that it grew evenly.
             let (from, before) = (self.end.span, self.end.pages);
             *slot = between((from, before), (span, pages), length(place));
             self.reached = place.saturating_add(1);
@@ -138,8 +141,8 @@ impl Round {
         self.end = Window { pages, span };
     }
 
-    /// Pages dirty after `span`, if the round is like this one; beyond its end it goes
-    /// on as its second half went.
+    /// Pages dirty after `span` if the round is like this one. Beyond the round's end the
+    /// growth of its second half continues.
     fn at(&self, span: Micros) -> u64 {
         let end = (self.end.span, self.end.pages);
         if span >= self.end.span {
@@ -163,7 +166,7 @@ impl Round {
     }
 }
 
-/// On the straight line through two points, or on its continuation.
+/// Interpolates on the straight line through two points, or extrapolates beyond them.
 fn between(from: (Micros, u64), to: (Micros, u64), at: Micros) -> u64 {
     let run = to.0.since(from.0);
     if run == Micros::ZERO {
@@ -175,7 +178,7 @@ fn between(from: (Micros, u64), to: (Micros, u64), at: Micros) -> u64 {
 
 const fn length(place: usize) -> Micros {
     let shift = if place < LENGTHS { place } else { LENGTHS };
-    // At most 2^11 times 50 ms.
+    // At most 2^11 times 50 ms, so this does not overflow.
     Micros(
         DirtyCurve::WINDOW_SPAN
             .0
@@ -183,7 +186,7 @@ const fn length(place: usize) -> Micros {
     )
 }
 
-/// How the guest dirties pages, by the last [`ROUNDS`](Self::ROUNDS) rounds.
+/// How the guest dirties pages, from the last [`ROUNDS`](Self::ROUNDS) rounds.
 #[derive(Debug, Clone)]
 pub struct DirtyCurve {
     busiest: [Busiest; LENGTHS],
@@ -202,12 +205,12 @@ impl Default for DirtyCurve {
 }
 
 impl DirtyCurve {
-    /// The shortest time looked at: shorter ones see little but the guest's scheduling.
+    /// The shortest window. A shorter one would mostly measure the guest's scheduling.
     pub const WINDOW_SPAN: Micros = Micros::from_millis(50);
-    /// Rounds remembered.
+    /// The number of rounds remembered.
     pub const ROUNDS: usize = ROUNDS;
 
-    /// Nothing counted yet.
+    /// A curve without any counts.
     pub const fn new() -> Self {
         Self {
             busiest: [
@@ -232,7 +235,7 @@ impl DirtyCurve {
         }
     }
 
-    /// A bitmap was taken by `at`: the hypervisor counts from zero again.
+    /// A bitmap was taken by `at`, and the hypervisor counts from zero again.
     pub fn restart(&mut self, at: Micros) {
         self.round_start = at;
         self.counted_at = at;
@@ -266,9 +269,9 @@ impl DirtyCurve {
         }
     }
 
-    /// Pages dirtied in any `span` at most: by the busiest of the shortest windows, or
-    /// what longer ones in a row allow if that is less, so it bends as the counts did.
-    /// [`u64::MAX`] while nothing is known.
+    /// Upper bound of the pages dirtied in any `span`: from the busiest of the shortest
+    /// windows or from consecutive longer windows, whichever gives less. The bound
+    /// therefore flattens as the counts did. [`u64::MAX`] while nothing is known.
     pub fn at_most(&self, span: Micros) -> u64 {
         let straight = self.bounds().upper.pages_in(span);
         let longer = self.busiest.iter().skip(1);
@@ -276,7 +279,7 @@ impl DirtyCurve {
         longer.map_or(straight, |pages| pages.min(straight))
     }
 
-    /// Pages dirty so long after a bitmap, as in the last rounds.
+    /// Pages expected to be dirty `span` after a bitmap, as in the last rounds.
     pub fn expected_after_bitmap(&self, span: Micros) -> u64 {
         let last = self.rounds.iter().rev().take(2);
         let (mut sum, mut count) = (0_u64, 0_u64);
@@ -290,7 +293,8 @@ impl DirtyCurve {
         }
     }
 
-    /// Pages that come to those of this round in `span` more, if it goes on as it does.
+    /// Pages that this round is expected to add in another `span` if it continues as it
+    /// began.
     pub fn expected_more(&self, span: Micros) -> u64 {
         let round = match self.round.end.span {
             Micros::ZERO => self.rounds.back().copied().unwrap_or_default(),
@@ -300,8 +304,8 @@ impl DirtyCurve {
         round.at(then).saturating_sub(round.end.pages)
     }
 
-    /// Bounds of the rate: at least the least average of the last rounds, at most the
-    /// busiest window of [`WINDOW_SPAN`](Self::WINDOW_SPAN).
+    /// Bounds of the dirty rate: the lowest average of the last rounds, and the busiest
+    /// window of [`WINDOW_SPAN`](Self::WINDOW_SPAN).
     pub fn bounds(&self) -> Bounds<PageRate> {
         let lower = self.averages.iter().copied().min().unwrap_or_default();
         let [shortest, ..] = &self.busiest;

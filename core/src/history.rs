@@ -1,31 +1,31 @@
-//! What the rounds so far have brought.
+//! The rounds of an attempt so far, and what each of them achieved.
 
 use heapless::Deque;
 
 use crate::units::{Micros, PageRate};
 
-/// Rounds that [`History`] remembers.
+/// The number of rounds that [`History`] remembers.
 pub const HISTORY_ROUNDS: usize = 32;
 
 /// One round, from its bitmap to the count at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct RoundRecord {
-    /// 0 is the full pass.
+    /// The round's number; 0 is the full pass.
     pub round: u32,
-    /// Pages its bitmap named.
+    /// Pages marked in the round's bitmap.
     pub pages: u64,
-    /// Those of them that were populated and went to the stream.
+    /// The marked pages that were populated and went to the stream.
     pub pages_sent: u64,
-    /// Pages dirty at its end.
+    /// Pages dirty at the end of the round.
     pub dirtied: u64,
-    /// From the bitmap in place to the count.
+    /// Time from the bitmap being in place to the count at the end.
     pub duration: Micros,
-    /// Its own average, rounded down; `None` when it sent nothing.
+    /// The round's own average rate, rounded down; `None` if it sent nothing.
     pub transfer_rate: Option<PageRate>,
-    /// Upper bound of the pause, had the guest been asked to stop at its end.
+    /// Upper bound of the pause, had the guest been asked to stop at the end of this round.
     pub predicted_downtime: Micros,
-    /// The pause then expected.
+    /// The pause expected at that point.
     pub expected_downtime: Micros,
 }
 
@@ -36,24 +36,24 @@ pub struct History {
 }
 
 impl History {
-    /// No rounds yet.
+    /// A history without rounds.
     pub const fn new() -> Self {
         Self {
             records: Deque::new(),
         }
     }
 
-    /// Oldest first.
+    /// Iterates over the rounds, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &RoundRecord> {
         self.records.iter()
     }
 
-    /// The round that ended last.
+    /// The most recent round.
     pub fn last(&self) -> Option<&RoundRecord> {
         self.records.back()
     }
 
-    /// Rounds remembered.
+    /// The number of rounds remembered.
     pub fn len(&self) -> usize {
         self.records.len()
     }
@@ -63,7 +63,7 @@ impl History {
         self.records.is_empty()
     }
 
-    /// Appends a round, forgetting the oldest if need be.
+    /// Appends a round; drops the oldest if the history is full.
     pub fn push(&mut self, record: RoundRecord) {
         push_latest(&mut self.records, record);
     }
@@ -74,6 +74,6 @@ pub(crate) fn push_latest<T, const N: usize>(items: &mut Deque<T, N>, item: T) {
     if items.is_full() {
         let _oldest = items.pop_front();
     }
-    // There is room now, unless N is zero: then nothing is remembered.
+    // There is room now, unless N is zero; then nothing is stored.
     let _full = items.push_back(item);
 }

@@ -1,4 +1,4 @@
-//! What the operator allows. Parsed once, never zero.
+//! The operator's limits. They are parsed once and are never zero.
 
 use crate::units::Micros;
 
@@ -18,7 +18,7 @@ impl DowntimeLimit {
         }
     }
 
-    /// The limit.
+    /// The limit in microseconds.
     pub const fn micros(self) -> Micros {
         self.0
     }
@@ -31,7 +31,7 @@ impl DowntimeLimit {
 pub struct Timeout(Micros);
 
 impl Timeout {
-    /// `None` for zero: nothing can happen in no time.
+    /// `None` for zero: no attempt can suspend a guest in no time.
     pub const fn new(timeout: Micros) -> Option<Self> {
         match timeout {
             Micros::ZERO => None,
@@ -39,36 +39,37 @@ impl Timeout {
         }
     }
 
-    /// The time.
+    /// The timeout in microseconds.
     pub const fn micros(self) -> Micros {
         self.0
     }
 }
 
-/// What the operator allows; `None` where nothing was asked for.
+/// The limits of an attempt; `None` where the operator set no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Limits {
-    /// The longest pause.
+    /// The longest pause allowed.
     pub max_suspend: Option<DowntimeLimit>,
-    /// The longest time until the pause.
+    /// The longest time allowed until the guest is suspended.
     pub timeout: Option<Timeout>,
 }
 
-/// The share of pauses that the estimate may get wrong, per mille: such a pause is given
-/// up within the limit, and the guest runs on at the source. The limit is never exceeded
-/// for it.
+/// The share of pauses that the estimate may get wrong, per mille. Such a pause is given up
+/// within the limit and the guest runs on at the source; the limit itself is never
+/// exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Risk(u16);
 
 impl Risk {
-    /// 5 %.
+    /// The default: 5 %.
     pub const DEFAULT: Self = Self(50);
-    /// Half of all: beyond, a pause would be given up more often than not.
+    /// The largest share: half of all pauses. Beyond that, more pauses would be given up
+    /// than succeed.
     pub const MOST: u16 = 500;
 
-    /// `None` above [`MOST`](Self::MOST).
+    /// `None` if `share` is above [`MOST`](Self::MOST).
     pub const fn per_mille(share: u16) -> Option<Self> {
         match share {
             0..=Self::MOST => Some(Self(share)),
@@ -81,7 +82,7 @@ impl Risk {
         self.0
     }
 
-    /// Of `count`, so many may be wrong; rounded down.
+    /// The number of `count` items that may be wrong, rounded down.
     pub const fn share_of(self, count: u64) -> u64 {
         count.saturating_mul(self.0 as u64) / 1_000
     }

@@ -28,25 +28,25 @@ use crate::{
     units::{Bounds, Micros, PageRate},
 };
 
-/// What an attempt starts from.
+/// The configuration of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Config {
-    /// What the operator allows.
+    /// The operator's limits.
     pub limits: Limits,
-    /// What a pause costs at most whatever is left to send.
+    /// Upper bounds of the parts of a pause that do not depend on the pages left to send.
     pub costs: FixedCosts,
-    /// The same as it mostly is.
+    /// The usual length of the same parts.
     pub expected_costs: FixedCosts,
-    /// The share of pauses that may be longer than was predicted at most, and so be
+    /// The share of pauses that may exceed their predicted upper bound and may therefore be
     /// given up.
     pub risk: Risk,
-    /// Pages the guest has at most.
+    /// The most pages that the guest can have.
     pub guest_pages: u64,
 }
 
 impl Config {
-    /// Which rule decides; the limits alone say.
+    /// The rule that decides; it follows from the limits alone.
     pub const fn policy(&self) -> PolicyKind {
         match self.limits.max_suspend {
             Some(_) => PolicyKind::WithinLimit,
@@ -55,29 +55,28 @@ impl Config {
     }
 }
 
-/// What happened.
+/// An event that dom0 reports to the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Event {
-    /// Log-dirty mode is on and round 0's bitmap, every populated page, is in
-    /// place.
+    /// Log-dirty mode is on, and the bitmap of round 0, which marks every populated page,
+    /// is in place.
     Begin {
-        /// Bits set in it.
+        /// The number of bits set in the bitmap.
         pages: u64,
-        /// How long taking a bitmap took when it was tried.
+        /// How long a trial read of the bitmap took.
         took_bitmap: Micros,
     },
     /// One batch went to the stream.
     Sent {
-        /// Frames taken from the bitmap; never zero.
+        /// The number of frames taken from the bitmap; never zero.
         requested: u32,
-        /// Those of them that were populated and written.
+        /// The number of those frames that were populated and written.
         pages: u32,
     },
-    /// Time passes: about every 100 ms while copying.
+    /// Reports the time, about every 100 ms while copying.
     Tick {
-        /// Pages dirty since the last bitmap was taken, if the hypervisor was
-        /// asked.
+        /// Pages dirty since the last bitmap was taken, if the hypervisor was asked.
         dirty: Option<u64>,
     },
     /// Answers [`Action::Count`].
@@ -88,69 +87,71 @@ pub enum Event {
     /// Answers [`Action::TakeBitmap`]: the bitmap is in place and the
     /// hypervisor counts from zero again.
     Bitmap {
-        /// Bits set in it.
+        /// The number of bits set in the bitmap.
         dirty: u64,
-        /// How long taking it took.
+        /// How long it took to take the bitmap.
         took: Micros,
     },
     /// Answers [`Action::Suspend`]: the guest has stopped and the final bitmap
     /// is in place.
     Suspended {
-        /// Bits set in it.
+        /// The number of bits set in the final bitmap.
         dirty: u64,
-        /// How long taking it took.
+        /// How long it took to take the bitmap.
         took_bitmap: Micros,
     },
     /// Answers [`Action::Suspend`]: the guest never stopped.
     SuspendFailed,
-    /// The driver's own deadline has come: the pause is over, whatever is left to send.
+    /// The driver's own deadline has passed: the pause is over, whatever is left to send.
     OutOfTime,
     /// Answers [`Action::RunOn`]: the guest runs on at the source.
     RunsOn,
-    /// The operator wants the guest to stay. May come at any time.
+    /// The operator cancels the attempt. May come at any time.
     Cancel,
-    /// The operator allows something else from now on. May come at any time,
-    /// but changes nothing once the guest was asked to stop: its deadlines run.
+    /// The operator changes the limits. May come at any time, but has no effect once the
+    /// guest was asked to stop, because its deadlines are already running.
     Limits(Limits),
-    /// The operator wants no more than that to be sent from now on; `None`: as
-    /// much as goes. The same holds, and from the request to suspend on
-    /// nothing is held back any more.
+    /// The operator sets a bandwidth cap; `None` removes it. May come at any time, but has
+    /// no effect once the guest was asked to stop. From the request to suspend on, sending
+    /// is not held back.
     Bandwidth(Option<PageRate>),
-    /// Sending was held back for that since the batch before.
+    /// The cap has held sending back since the previous batch.
     HeldBack,
-    /// Pages go another way from now on, the last ones too. May come between two rounds.
+    /// Pages, the last ones included, use another path from now on. May come between two
+    /// rounds.
     PathChanged,
-    /// The guest's memory has grown or shrunk since the last bitmap was taken: the guest
-    /// is not to be stopped before another round. May come between two rounds.
+    /// The guest's memory has grown or shrunk since the last bitmap was taken. The guest
+    /// must not be stopped before another round. May come between two rounds.
     Unsettled,
-    /// The operator would rather have the guest stopped than another round, if
-    /// the pause fits. The same holds. Good for the next decision only.
+    /// The operator prefers stopping the guest to another round, if the pause fits. May
+    /// come at any time, but has no effect once the guest was asked to stop. Applies to the
+    /// next decision only.
     SwitchNow,
 }
 
-/// What to do. Anything but [`None`](Self::None) must be done before the next
-/// event, except that ticks and the operator's wishes may come in between.
+/// The action to perform. Any action but [`None`](Self::None) must be performed before the
+/// next event, except that ticks and the operator's requests may come in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Action {
-    /// Go on.
+    /// Continue with what is under way.
     None,
-    /// Scan the bitmap in place and send what it names.
+    /// Scan the current bitmap and send the pages it marks.
     Copy {
-        /// 0 is the full pass.
+        /// The round's number; 0 is the full pass.
         round: u32,
-        /// Bits set.
+        /// The number of bits set in the bitmap.
         pages: u64,
     },
-    /// Ask how many pages are dirty.
+    /// Ask the hypervisor how many pages are dirty.
     Count,
     /// Take the dirty bitmap and clear it in the hypervisor.
     TakeBitmap,
     /// Ask the guest to stop, then take the final bitmap.
     Suspend,
-    /// Scan the final bitmap and send what it names.
+    /// Scan the final bitmap and send the pages it marks.
     CopyFinal {
-        /// Bits set.
+        /// The number of bits set in the bitmap.
         pages: u64,
     },
     /// All pages are sent: send the CPU state, end the stream.
@@ -159,38 +160,37 @@ pub enum Action {
     Refuse(Refusal),
     /// Give up. The guest has stopped: resume it at once.
     Resume(Refusal),
-    /// Give up this pause, and not the attempt. The guest has stopped: resume it at
-    /// once, and answer with [`Event::RunsOn`]. What the final bitmap names is copied
-    /// like that of any other round from then on.
+    /// Give up this pause, but not the attempt. The guest has stopped: resume it at once
+    /// and answer with [`Event::RunsOn`]. The pages marked in the final bitmap are then
+    /// copied like those of any other round.
     RunOn(Refusal),
 }
 
-/// Where the machine stands.
+/// The state of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum State {
-    /// For [`Event::Begin`].
+    /// The machine waits for [`Event::Begin`].
     Waiting,
     /// A round is being sent.
     Copying,
-    /// A round is sent; its count is awaited.
+    /// A round has been sent, and the machine waits for its count.
     Counting,
-    /// The next round's bitmap is awaited.
+    /// The machine waits for the next round's bitmap.
     TakingBitmap,
-    /// The guest was asked to stop.
+    /// The guest has been asked to stop.
     Suspending,
-    /// The guest has stopped; its last pages are being sent.
+    /// The guest has stopped, and its last pages are being sent.
     CopyingFinal,
-    /// The guest has stopped in vain, and is being resumed for another try.
+    /// The pause was given up, and the guest is being resumed for another try.
     RunningOn,
-    /// All pages are sent.
+    /// All pages have been sent.
     Finished,
-    /// Given up; the guest never stopped.
+    /// The attempt was given up, and the guest never stopped.
     Refused,
-    /// Given up after the guest had stopped; it is to be resumed.
+    /// The attempt was given up after the guest had stopped. The guest must be resumed.
     Resumed,
-    /// The driver broke the protocol. Whether the guest has stopped, only the
-    /// driver knows.
+    /// The driver broke the protocol. Only the driver knows whether the guest has stopped.
     Failed,
 }
 
@@ -200,12 +200,12 @@ pub enum State {
 pub enum ProtocolError {
     /// The event cannot happen in this state.
     Unexpected(State),
-    /// The event lies before the one before.
+    /// The event is older than the previous one.
     TimeWentBack,
-    /// A batch of no frames.
+    /// The batch has no frames.
     EmptyBatch,
-    /// More frames were taken than the bitmap has bits left, or more pages
-    /// were written than frames taken.
+    /// More frames were taken than the bitmap has bits left, or more pages were written
+    /// than frames taken.
     TooManyPages,
 }
 
@@ -222,14 +222,14 @@ impl core::fmt::Display for ProtocolError {
 
 impl core::error::Error for ProtocolError {}
 
-/// What the operator wanted while the guest was stopping.
+/// The operator's request while the guest was stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     Move,
     Stay,
 }
 
-/// [`State`], with what only that state knows.
+/// [`State`] with the data that belongs to each state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Waiting,
@@ -257,7 +257,7 @@ enum Phase {
     Failed,
 }
 
-/// One migration; see the module.
+/// One migration; see the module documentation.
 #[derive(Debug, Clone)]
 pub struct Machine {
     config: Config,
@@ -267,46 +267,47 @@ pub struct Machine {
     dirty: DirtyCurve,
     history: History,
     round: u32,
-    /// Of the round under way: when its bitmap was in place, the bits set in
-    /// it, and the pages sent of them.
+    /// The current round: when its bitmap was in place, the number of bits set in it, and
+    /// the pages sent so far.
     round_start: Micros,
     round_pages: u64,
     round_sent: u64,
-    /// When the round under way had sent its last page.
+    /// The time at which the current round had sent its last page.
     round_sent_at: Micros,
-    /// Over all rounds.
+    /// Pages sent over all rounds.
     pages_sent: u64,
-    /// The pause expected at the end of the last round, and then after the next.
+    /// The pause expected at the end of the last round, and the pause expected after the
+    /// next.
     promise: Option<(Micros, Micros)>,
     disappointments: u32,
-    /// Pauses given up so far.
+    /// The number of pauses given up so far.
     given_up: u32,
-    /// What was sent at most until the guest was asked to stop.
+    /// The bandwidth cap that applied until the guest was asked to stop.
     cap: Option<PageRate>,
-    /// A round has gone the way that the last pages will go.
+    /// Whether a round has used the path that the last pages will use.
     path_known: bool,
-    /// The guest's memory has changed since the last bitmap.
+    /// Whether the guest's memory size has changed since the last bitmap.
     unsettled: bool,
-    /// The operator would rather switch now.
+    /// Whether the operator prefers to switch now.
     switch_now: bool,
     dirty_count: Option<u64>,
     prediction: Option<Downtime>,
     expected: Option<Downtime>,
-    /// The least limit that the prediction at the end of any round needed.
+    /// The smallest limit that the prediction at the end of any round needed.
     least_needed: Option<Micros>,
-    /// The longest that taking a bitmap took: the one cost that shows itself
-    /// while the guest runs.
+    /// The longest time that taking a bitmap took. It is the one fixed cost that can be
+    /// measured while the guest runs.
     longest_bitmap: Micros,
 }
 
-/// What a step comes to.
+/// The result of a step.
 type Step = Result<Action, ProtocolError>;
 
 impl Machine {
-    /// Pauses that may be given up before the attempt is.
+    /// The number of pauses that may be given up before the attempt is given up.
     pub const MAX_GIVEN_UP: u32 = 2;
 
-    /// A machine that waits for [`Event::Begin`].
+    /// A machine in its initial state, waiting for [`Event::Begin`].
     pub const fn new(config: Config) -> Self {
         Self {
             config,
@@ -336,16 +337,16 @@ impl Machine {
         }
     }
 
-    /// Takes in what happened at `at` and says what to do.
+    /// Processes an event that happened at `at` and returns the action to perform.
     ///
-    /// `at` is zero when the attempt starts, which is what the timeout counts
-    /// from, and never goes back.
+    /// `at` is zero at the start of the attempt, from which the timeout counts, and never
+    /// decreases.
     ///
-    /// Once the attempt is over, ticks and wishes that come late are ignored.
+    /// Once the attempt is over, late ticks and operator requests are ignored.
     ///
     /// # Errors
-    /// When the driver broke the protocol. The machine then is
-    /// [`State::Failed`] for good, unless the attempt was over already.
+    /// If the driver broke the protocol. The machine then stays [`State::Failed`], unless
+    /// the attempt was already over.
     pub fn step(&mut self, at: Micros, event: Event) -> Step {
         if let Phase::Finished | Phase::Refused | Phase::Resumed = self.phase {
             return match event {
@@ -440,10 +441,10 @@ impl Machine {
                 };
                 Action::None
             }
-            // Too late: it is over, or all pages are sent.
+            // Too late: the attempt is over, or all pages have been sent.
             (_, Event::OutOfTime) => Action::None,
             (Phase::Suspending { since, .. }, Event::Cancel) => {
-                // Whether the guest stops is no longer in anyone's hands: wait.
+                // The suspend request can no longer be withdrawn: wait for its result.
                 self.phase = Phase::Suspending {
                     since,
                     wish: Wish::Stay,
@@ -493,7 +494,7 @@ impl Machine {
         Ok(action)
     }
 
-    /// Gate 0.
+    /// Checks gate 0.
     fn begin(&mut self, pages: u64, took_bitmap: Micros) -> Action {
         self.longest_bitmap = took_bitmap;
         match self.too_costly() {
@@ -510,7 +511,7 @@ impl Machine {
         })
     }
 
-    /// Other limits, from now on. Gate 0 again: no round would help.
+    /// Applies new limits and checks gate 0 again: if it fails, no round would help.
     fn limit(&mut self, limits: Limits) -> Action {
         self.config.limits = limits;
         match self.too_costly() {
@@ -537,7 +538,7 @@ impl Machine {
         }
     }
 
-    /// Takes note of a batch and says how many frames are left.
+    /// Accounts for a batch and returns the number of frames left.
     fn sent(&mut self, left: u64, requested: u32, pages: u32) -> Result<u64, ProtocolError> {
         if requested == 0 {
             return Err(ProtocolError::EmptyBatch);
@@ -576,7 +577,7 @@ impl Machine {
         self.expected = Some(expected);
     }
 
-    /// Gate 1.
+    /// Checks gate 1.
     fn round_ended(&mut self, dirty: u64) -> Action {
         self.dirty.round_ended(self.now, dirty);
         self.dirty_count = Some(dirty);
@@ -644,7 +645,7 @@ impl Machine {
         }
     }
 
-    /// Looks whether the round that has ended brought what was expected of it.
+    /// Checks whether the round that ended achieved what was expected of it.
     fn keep_promise(&mut self, now: Micros) {
         let Some((before, then)) = self.promise.take() else {
             return;
@@ -678,9 +679,10 @@ impl Machine {
         self.start_round(dirty)
     }
 
-    /// Gate 2. The pages are reckoned as expected: once the guest has stopped, going on
-    /// costs no more than the limit allows, for gate 3 and dom0's own deadline end it in
-    /// time, and giving up is right only if the move is more likely to fail.
+    /// Checks gate 2. It uses the expected time for the pages, not the upper bound: the
+    /// guest has already stopped, and gate 3 and dom0's own deadline end the pause within
+    /// the limit in any case. Giving up is right only if the move is more likely to fail
+    /// than to succeed.
     fn suspended(&mut self, since: Micros, wish: Wish, dirty: u64, took: Micros) -> Action {
         let elapsed = self.now.since(since);
         let spent = Downtime {
@@ -719,10 +721,10 @@ impl Machine {
         Action::CopyFinal { pages: dirty }
     }
 
-    /// Gate 3: even if the rest were sent this very moment, would it fit?
+    /// Checks gate 3: would the pause still fit if the rest were sent at this very moment?
     ///
-    /// dom0's own deadline is stricter and does not depend on this one; here it
-    /// keeps a simulated attempt as honest as a real one.
+    /// dom0's own deadline is stricter and does not depend on this gate, which keeps a
+    /// simulated attempt as strict as a real one.
     fn copy_final_on(&mut self, since: Micros, left: u64) -> Action {
         let spent = self.prediction.unwrap_or_default();
         let before = spent.suspend.saturating_add(spent.final_bitmap);
@@ -746,9 +748,9 @@ impl Machine {
         Action::Finish
     }
 
-    /// Gates 2 and 3 close: the pause would break its limit. The attempt goes on while its
-    /// timeout leaves time. An attempt without a timeout ends here: on a link that stands
-    /// still it would never end.
+    /// Gate 2 or 3 has failed: the pause would exceed its limit. The attempt continues
+    /// while its timeout leaves time. An attempt without a timeout ends here, because on a
+    /// stalled link it would never end.
     fn give_up_pause(&mut self, reason: Reason, left: u64, scanned: bool) -> Action {
         let needed = self.service.expected(left);
         let needed = needed.saturating_add(needed);
@@ -761,7 +763,7 @@ impl Machine {
         }
         let refusal = self.refusal(reason);
         self.given_up = self.given_up.saturating_add(1);
-        // Proved wrong.
+        // The prediction behind this figure was wrong.
         self.least_needed = None;
         self.phase = Phase::RunningOn {
             left,
@@ -771,8 +773,8 @@ impl Machine {
         Action::RunOn(refusal)
     }
 
-    /// The guest runs again: what was to be its final round is one more of those while
-    /// it runs.
+    /// The guest runs again. The round that was to be the final one becomes another live
+    /// round.
     fn run_on(&mut self, left: u64, scanned: bool, wish: Wish) -> Action {
         if wish == Wish::Stay {
             return self.refuse(Reason::Cancelled);
@@ -815,7 +817,7 @@ impl Machine {
             .map(|prediction| costs.at_worst(&prediction));
         let smallest_limit = match reason {
             Reason::FixedCosts { .. } => Some(costs.floor()),
-            // What was predicted before did not hold.
+            // The earlier prediction did not hold.
             Reason::DowntimeAfterSuspend | Reason::BehindSchedule => {
                 prediction.map(|prediction| prediction.total())
             }
@@ -845,8 +847,8 @@ impl Machine {
         }
     }
 
-    /// The outlook, with what is certain by now in place of what was feared:
-    /// a guest that has stopped dirties nothing.
+    /// The outlook, with bounds replaced by what is certain by now: a stopped guest dirties
+    /// nothing.
     fn hindsight(&self, reason: Reason) -> Outlook<'_> {
         let outlook = self.outlook();
         match (reason, self.prediction) {
@@ -863,8 +865,8 @@ impl Machine {
         }
     }
 
-    /// The costs given; a bitmap may take a quarter longer than it ever did,
-    /// if that is more than was thought.
+    /// The configured costs. The bitmap's bound is raised to the longest read seen so far
+    /// plus a quarter, if that is more.
     fn costs(&self) -> FixedCosts {
         let seen = self.longest_bitmap;
         let bitmap = seen.saturating_add(Micros(seen.0.div_ceil(4)));
@@ -888,9 +890,9 @@ impl Machine {
         }
     }
 
-    /// What the upper bound of the time for the last pages rests on: so many of those
-    /// remembered in a row took longest, but for the risk's share. `None` before the
-    /// first count, or while nothing was sent.
+    /// The measurement behind the upper bound of the time for the last pages: the slowest
+    /// remembered stretch of that many consecutive pages, apart from the risk's share.
+    /// `None` before the first count, or while nothing has been sent.
     pub fn rests_on(&self) -> Option<Stretch> {
         let pages = match self.heeds_wishes() {
             true => self.outlook().bound_rests_on(self.dirty_count?),
@@ -899,22 +901,22 @@ impl Machine {
         self.service.basis(pages, self.config.risk)
     }
 
-    /// Until the suspend request must be made for the guest to have stopped in
-    /// time; `None` without a timeout.
+    /// The time left to make the suspend request, if the guest is to be stopped in time;
+    /// `None` without a timeout.
     fn time_left(&self) -> Option<Micros> {
         let timeout = self.config.limits.timeout?.micros();
         let needed = self.now.saturating_add(self.config.costs.suspend);
         Some(timeout.since(needed))
     }
 
-    /// Whether the timeout is over.
+    /// Whether the timeout has expired.
     fn is_out_of_time(&self) -> bool {
         let timeout = self.config.limits.timeout;
         timeout.is_some_and(|timeout| self.now >= timeout.micros())
     }
 
-    /// Whether nobody has asked the guest to stop yet, and somebody may: until
-    /// then limits can be changed.
+    /// Whether the operator's requests still have an effect: the guest has not been asked
+    /// to stop, and still can be. Until then the limits can be changed.
     pub const fn heeds_wishes(&self) -> bool {
         matches!(
             self.phase,
@@ -922,12 +924,12 @@ impl Machine {
         )
     }
 
-    /// What it was started with, under the limits that hold now.
+    /// The initial configuration, with the limits that apply now.
     pub const fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Where it stands.
+    /// The current state.
     pub const fn state(&self) -> State {
         match self.phase {
             Phase::Waiting => State::Waiting,
@@ -944,73 +946,73 @@ impl Machine {
         }
     }
 
-    /// The round under way, or the last one; 0 is the full pass. The final
-    /// round has no number.
+    /// The number of the current or last round; 0 is the full pass. The final round has no
+    /// number.
     pub const fn round(&self) -> u32 {
         self.round
     }
 
-    /// Frames the round under way, or the last one, is about.
+    /// The number of frames in the current or last round.
     pub const fn round_pages(&self) -> u64 {
         self.round_pages
     }
 
-    /// Pages of that round that went to the stream so far.
+    /// The number of that round's pages that have gone to the stream.
     pub const fn round_sent(&self) -> u64 {
         self.round_sent
     }
 
-    /// Rounds that have ended; the final round is not among them.
+    /// The rounds that have ended, without the final round.
     pub const fn history(&self) -> &History {
         &self.history
     }
 
-    /// Populated pages that went to the stream, over all rounds and the final
-    /// one.
+    /// The number of populated pages that have gone to the stream, over all rounds and the
+    /// final one.
     pub const fn pages_sent(&self) -> u64 {
         self.pages_sent
     }
 
-    /// Pages dirty when last counted.
+    /// The number of dirty pages at the last count.
     pub const fn dirty_count(&self) -> Option<u64> {
         self.dirty_count
     }
 
-    /// What the path carries.
+    /// The service curve of the path to the destination.
     pub const fn service(&self) -> &ServiceCurve {
         &self.service
     }
 
-    /// How fast the path carries pages.
+    /// The bounds of the rate at which the path carries pages.
     pub fn transfer_rate(&self) -> Bounds<PageRate> {
         self.service.bounds()
     }
 
-    /// How the guest dirties pages.
+    /// The curve of how the guest dirties pages.
     pub const fn dirty(&self) -> &DirtyCurve {
         &self.dirty
     }
 
-    /// How fast the guest dirties pages.
+    /// The bounds of the rate at which the guest dirties pages.
     pub fn dirty_rate(&self) -> Bounds<PageRate> {
         self.dirty.bounds()
     }
 
-    /// Upper bound of the pause: if the guest were asked to stop at the last
-    /// count, or, once it has stopped, from what the final bitmap says. `None`
-    /// before the first count.
+    /// Upper bound of the pause. Before the suspend it assumes a request to stop at the
+    /// last count; afterwards it uses the final bitmap. `None` before the first count.
     pub const fn prediction(&self) -> Option<Downtime> {
         self.prediction
     }
 
-    /// The pause expected then. `None` before the first count.
+    /// The expected pause under the same assumptions. `None` before the first count.
     pub const fn expected(&self) -> Option<Downtime> {
         self.expected
     }
 }
 
-/// The pause at most, and as expected: never longer than that, though a risk may leave
-/// out what an average has in it.
+/// The upper bound of the pause and the expected pause. The expectation is capped at the
+/// bound, which may be lower because the risk leaves out stretches that the average
+/// includes.
 fn predict(outlook: &Outlook<'_>, dirty: u64) -> (Downtime, Downtime) {
     let worst = outlook.predict(dirty);
     let expected = outlook.expect(dirty);

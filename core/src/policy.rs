@@ -1,4 +1,4 @@
-//! Stop, go on, or give up: the decision at the end of every round.
+//! The decision at the end of every round: stop, continue or give up.
 
 use crate::{
     downtime::{Downtime, Fit, Outlook},
@@ -8,8 +8,8 @@ use crate::{
     units::Micros,
 };
 
-/// Which rule decides. Not a choice of its own: a limit asks for
-/// [`WithinLimit`], and without one there is nothing to keep to.
+/// The rule that decides. It is not a separate setting: a downtime limit selects
+/// [`WithinLimit`]; without one there is no limit to keep, and [`XenDefault`] applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum PolicyKind {
@@ -19,50 +19,49 @@ pub enum PolicyKind {
     XenDefault,
 }
 
-/// What is known at the end of a round.
+/// The state of the attempt at the end of a round.
 #[derive(Debug, Clone)]
 pub struct RoundView<'a> {
     /// The round that just ended; 0 is the full pass.
     pub round: u32,
-    /// Pages dirty now.
+    /// The number of pages dirty now.
     pub dirty_count: u64,
     /// Upper bound of the pause if the guest is asked to stop now.
     pub prediction: Downtime,
-    /// The pause then expected.
+    /// The pause expected if the guest is asked to stop now.
     pub expected: Downtime,
-    /// What they were made from.
+    /// The outlook from which both were computed.
     pub outlook: Outlook<'a>,
-    /// All rounds, the one that just ended last.
+    /// All rounds; the one that just ended comes last.
     pub history: &'a History,
-    /// Pages sent so far, over all rounds.
+    /// The number of pages sent so far, over all rounds.
     pub pages_sent: u64,
-    /// Rounds in a row, up to now, that brought less than half of what was expected of
-    /// them.
+    /// The number of consecutive rounds, up to now, that achieved less than half of what
+    /// was expected of them.
     pub disappointments: u32,
-    /// A round has gone the way that the last pages will go.
+    /// Whether a round has used the path that the last pages will use.
     pub path_known: bool,
-    /// The guest's memory has changed since the last bitmap was taken.
+    /// Whether the guest's memory size has changed since the last bitmap was taken.
     pub unsettled: bool,
-    /// Until the suspend request must be made; `None` without a timeout.
+    /// The time left to make the suspend request; `None` without a timeout.
     pub time_left: Option<Micros>,
 }
 
-/// What to do next.
+/// The decision at the end of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Verdict {
     /// Ask the guest to stop.
     Suspend,
-    /// Send what is dirty and look again.
+    /// Send the dirty pages, then decide again.
     AnotherRound,
-    /// No round will help.
+    /// Give up, because no further round will help.
     GiveUp(Hopeless),
 }
 
-/// A rule for when to stop a guest.
+/// A rule that decides when to stop a guest.
 pub trait StopPolicy {
-    /// Decides at the end of a round. Must not answer
-    /// [`Verdict::AnotherRound`] for ever.
+    /// Decides at the end of a round. Must not return [`Verdict::AnotherRound`] forever.
     fn decide(&self, view: &RoundView<'_>) -> Verdict;
 }
 
@@ -106,31 +105,30 @@ pub struct WithinLimit {
 }
 
 impl WithinLimit {
-    /// Rounds at most, the full pass among them.
+    /// The largest number of rounds, including the full pass.
     pub const MAX_ROUNDS: u32 = 30;
-    /// Times the guest's memory that may be sent for a shorter pause, once it may be
-    /// stopped.
+    /// The most traffic, in multiples of the guest's memory, that may be spent on a shorter
+    /// pause once the guest may be stopped.
     pub const TRAFFIC: u64 = 4;
-    /// Rounds in a row that may disappoint.
+    /// The number of consecutive rounds that may disappoint.
     pub const MAX_DISAPPOINTMENTS: u32 = 2;
-    /// Rounds in which the expectation must have fallen.
+    /// The number of rounds within which the expected pause must have fallen.
     pub const PATIENCE: usize = 3;
-    /// The same for a guest whose expectations go up and down.
+    /// The same for a guest whose expected pauses go up and down.
     pub const LONG_PATIENCE: usize = 8;
-    /// The same for a guest none of whose expectations came within
-    /// [`REACH`](Self::REACH) times the limit: no quiet moment of it would help.
+    /// The same for a guest whose expected pauses never came within [`REACH`](Self::REACH)
+    /// times the limit: no quiet moment of such a guest would help.
     pub const SHORT_PATIENCE: usize = 2;
     /// See [`SHORT_PATIENCE`](Self::SHORT_PATIENCE).
     pub const REACH: u64 = 4;
     /// A gain below this is not worth a round.
     const LEAST_GAIN: Micros = Micros::from_millis(1);
 
-    /// Criterion 1: whether the guest, which could be stopped now, had better
-    /// be stopped later.
+    /// Criterion 1: whether a guest that could be stopped now is better stopped later.
     fn worth_another(view: &RoundView<'_>) -> bool {
         let outlook = &view.outlook;
         let (length, then) = outlook.another_round(view.dirty_count);
-        // Twice, so that a round slower than expected costs no timeout.
+        // Twice, so that a round slower than expected does not run into the timeout.
         let needed = length.saturating_add(length);
         let in_time = view.time_left.is_none_or(|left| left >= needed);
         if !in_time || view.round >= Self::MAX_ROUNDS.saturating_sub(1) {
@@ -159,7 +157,7 @@ impl WithinLimit {
         view.history.len() >= 2 && outlook.dirty.bounds().lower.0 >= nearly
     }
 
-    /// Criterion 4: whether the expectations have stopped falling.
+    /// Criterion 4: whether the expected pauses have stopped falling.
     fn has_stalled(&self, history: &History) -> bool {
         let expected = || {
             history
@@ -210,21 +208,20 @@ impl StopPolicy for WithinLimit {
     }
 }
 
-/// Stock Xen's rule, for attempts without a downtime limit: stop below 50
-/// dirty pages or after 5 rounds (`simple_precopy_policy`,
-/// `SPP_TARGET_DIRTY_COUNT` and `SPP_MAX_ITERATIONS` in
-/// `tools/libs/guest/xg_sr_save.c`, 4.17).
+/// Stock Xen's rule, for attempts without a downtime limit: stop below 50 dirty pages or
+/// after 5 rounds (`simple_precopy_policy`, `SPP_TARGET_DIRTY_COUNT` and
+/// `SPP_MAX_ITERATIONS` in `tools/libs/guest/xg_sr_save.c`, 4.17).
 ///
-/// Xen sends the last few pages in one more live pass before it suspends; here
-/// they are part of the final round.
+/// Xen sends the last few pages in one more live pass before it suspends. Here they are
+/// part of the final round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct XenDefault;
 
 impl XenDefault {
-    /// Fewer dirty pages than this are left for the final round.
+    /// Fewer dirty pages than this are left to the final round.
     pub const TARGET_DIRTY_COUNT: u64 = 50;
-    /// Rounds at most, the full pass among them.
+    /// The largest number of rounds, including the full pass.
     pub const MAX_ROUNDS: u32 = 5;
 
     const fn stops(view: &RoundView<'_>) -> bool {

@@ -1,4 +1,4 @@
-//! Why an attempt was refused, with the numbers an operator needs to do better.
+//! Why an attempt was refused, with the figures an operator needs to adjust the limits.
 
 use crate::{
     downtime::{Downtime, FixedPart},
@@ -7,13 +7,13 @@ use crate::{
     units::{Bounds, ByteRate, Micros, PageRate},
 };
 
-/// A refusal: the guest goes on (or goes on again) at the source.
+/// A refusal: the guest keeps running, or runs again, at the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Refusal {
-    /// Why.
+    /// The reason for the refusal.
     pub reason: Reason,
-    /// What was known at that moment.
+    /// The figures at that moment.
     pub figures: Figures,
 }
 
@@ -21,26 +21,24 @@ pub struct Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Reason {
-    /// Gate 0: what every pause costs is more than the limit; nothing was
-    /// copied.
+    /// Gate 0: the fixed costs of any pause exceed the limit. Nothing was copied.
     FixedCosts {
-        /// The part that costs most.
+        /// The largest of the fixed parts.
         part: FixedPart,
     },
     /// Gate 1: no further round can bring the pause within the limit.
     Hopeless(Hopeless),
-    /// Gate 2: the guest had stopped, and the exact count of dirty pages did
-    /// not fit into what was left of the limit. No page of the final round
-    /// was sent.
+    /// Gate 2: the guest had stopped, and the exact number of dirty pages did not fit into
+    /// the rest of the limit. No page of the final round was sent.
     DowntimeAfterSuspend,
-    /// Gate 3: the guest had stopped, and sending took so long that the rest
-    /// would not fit into what was left of the limit.
+    /// Gate 3: the guest had stopped, and sending was so slow that the remaining pages
+    /// would not have fit into the rest of the limit.
     BehindSchedule,
-    /// The guest could not be suspended in the time the operator gave.
+    /// The guest could not be suspended within the operator's timeout.
     Timeout,
-    /// The operator asked.
+    /// The operator cancelled the attempt.
     Cancelled,
-    /// The guest would not stop.
+    /// The guest did not suspend itself.
     SuspendFailed,
 }
 
@@ -48,51 +46,49 @@ pub enum Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Hopeless {
-    /// The guest dirties at least as fast as the link carries at best.
+    /// The guest dirties pages at least as fast as the link carries them at best.
     Outpaced,
     /// The predicted downtime has stopped falling.
     NoProgress,
-    /// It still falls, but too slowly.
+    /// The predicted downtime still falls, but too slowly.
     TooManyRounds,
 }
 
-/// The numbers behind a refusal.
+/// The figures behind a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Figures {
-    /// The round that ran last; 0 is the full pass.
+    /// The last round that ran; 0 is the full pass.
     pub round: u32,
-    /// Since the attempt started.
+    /// Time since the attempt started.
     pub elapsed: Micros,
-    /// What the operator allowed.
+    /// The operator's limits.
     pub limits: Limits,
-    /// Pages dirty when last counted; `None` if they never were.
+    /// The number of dirty pages at the last count; `None` if there was no count.
     pub dirty_count: Option<u64>,
-    /// Upper bound of the pause, as last predicted, however it ends: its
-    /// landing is as long as a resume here would be, if that is longer. `None`
-    /// before the first count.
+    /// The last predicted upper bound of the pause, however it ends: its landing is the
+    /// longer of the landing and a resume at the source. `None` before the first count.
     pub predicted_downtime: Option<Downtime>,
-    /// The pause then expected. `None` before the first count.
+    /// The pause expected at that moment. `None` before the first count.
     pub expected_downtime: Option<Downtime>,
-    /// What the upper bound of its pages' time rests on; see
+    /// The measurement behind the upper bound of its pages' time; see
     /// [`ServiceCurve::basis`](crate::service::ServiceCurve::basis).
     pub rests_on: Option<Stretch>,
-    /// The smallest downtime limit under which this attempt would have
-    /// suspended the guest: the least of what was predicted at the end of each
-    /// round, [however it ends](crate::downtime::FixedCosts::at_worst), or the
-    /// fixed costs if they alone were too much. `None` before the end of the
-    /// first round.
+    /// The smallest downtime limit under which this attempt would have suspended the guest:
+    /// the lowest prediction at the end of any round, [however it
+    /// ends](crate::downtime::FixedCosts::at_worst), or the fixed costs if they alone
+    /// exceeded the limit. `None` before the end of the first round.
     pub smallest_limit: Option<Micros>,
-    /// Bandwidth that would have met the limit. `None` without a limit, before
-    /// the first count, or when no bandwidth would: the fixed costs alone leave
-    /// nothing of it.
+    /// The bandwidth that would have met the limit. `None` without a limit, before the
+    /// first count, or if no bandwidth would have been enough because the fixed costs alone
+    /// use up the limit.
     pub bandwidth_needed: Option<ByteRate>,
-    /// How fast the guest dirties pages.
+    /// The bounds of the rate at which the guest dirties pages.
     pub dirty_rate: Bounds<PageRate>,
-    /// How fast the link carries them, at least and at most.
+    /// The bounds of the rate at which the link carries pages.
     pub transfer_rate: Bounds<PageRate>,
-    /// And as of late.
+    /// The rate at which the link has carried pages recently.
     pub expected_rate: PageRate,
-    /// What more than which was not sent.
+    /// The bandwidth cap while the guest runs.
     pub cap: Option<PageRate>,
 }

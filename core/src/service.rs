@@ -1,10 +1,9 @@
-//! What the path to the destination carries: a service curve, from what was sent.
+//! What the path to the destination carries: a service curve, built from what was sent.
 //!
-//! A rate cannot tell a link that is slow from one that stalls now and then. So what
-//! was sent is remembered in windows, and the question is not "how fast?" but "how
-//! long do so many pages in a row take?". A stall costs those pages that it hits what
-//! it cost, once, and no others. (Service curves: Cruz 1991; Le Boudec and Thiran,
-//! Network Calculus, 2001.)
+//! A rate cannot tell a slow link from one that stalls now and then. Sent pages are
+//! therefore remembered in windows, and the question is not "how fast?" but "how long do so
+//! many consecutive pages take?". A stall delays the pages that it hits, once, and no
+//! others. (Service curves: Cruz 1991; Le Boudec and Thiran, Network Calculus, 2001.)
 
 use heapless::{Deque, Vec};
 
@@ -15,13 +14,13 @@ use crate::{
     units::{Bounds, Micros, PageRate},
 };
 
-/// Pages in a row, and the time they took.
+/// Consecutive pages, and the time they took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Stretch {
-    /// Pages.
+    /// The number of pages.
     pub pages: u64,
-    /// Time that the path was busy with them.
+    /// The time for which the path was busy with them.
     pub span: Micros,
     /// The round in which they began; 0 is the full pass.
     pub round: u32,
@@ -38,7 +37,7 @@ impl Stretch {
         other.pages == 0 || product(self, other) > product(other, self)
     }
 
-    /// How long `pages` take, as many of these in a row as are needed.
+    /// The time that `pages` take if this stretch repeats as often as needed.
     fn repeated(self, pages: u64) -> Micros {
         let whole = self.pages.max(1);
         let times = pages.checked_div(whole).unwrap_or(0);
@@ -46,8 +45,8 @@ impl Stretch {
         Micros(self.span.0.saturating_mul(times)).saturating_add(self.share(rest))
     }
 
-    /// What so many of its pages took, at its own average. A stretch of no pages has
-    /// taken its whole time for whatever comes.
+    /// The time for so many of its pages at its own average rate. A stretch without pages
+    /// counts with its whole time, whatever follows.
     fn share(self, pages: u64) -> Micros {
         if pages >= self.pages {
             return self.span;
@@ -59,52 +58,53 @@ impl Stretch {
     }
 }
 
-/// What the path carries, from batches as they are handed to it.
+/// The capacity of the path, from batches as they are handed to it.
 ///
-/// Only busy time counts: what lies between two rounds says nothing about the path.
-/// It is cut into windows of at least [`WINDOW_PAGES`](Self::WINDOW_PAGES) and
-/// [`WINDOW_SPAN`](Self::WINDOW_SPAN), because a pipe or socket buffer swallows a
-/// shorter burst at the speed of memory. The last [`WINDOWS`](Self::WINDOWS) are
-/// remembered, so that what an early stretch says fades.
+/// Only busy time counts: the time between two rounds says nothing about the path. It is
+/// cut into windows of at least [`WINDOW_PAGES`](Self::WINDOW_PAGES) and
+/// [`WINDOW_SPAN`](Self::WINDOW_SPAN), because a pipe or socket buffer absorbs a shorter
+/// burst at the speed of memory. The last [`WINDOWS`](Self::WINDOWS) are remembered, so an
+/// early stretch loses its influence.
 ///
-/// While the operator [caps](Self::cap_at) what is sent, a window in which sending
-/// was held back says neither that the path is as slow, nor, since buffers run empty
-/// meanwhile, how fast it is: only that it carries that much, and the cap at most.
-/// That stands for the path where nothing better was seen. A window that nothing held
-/// back is the path's own. Once the cap is gone, what the empty buffers swallow,
-/// [`UNSETTLED`](Self::UNSETTLED) windows, is left out.
+/// While the operator [caps](Self::cap_at) the bandwidth, a window in which sending was
+/// held back does not show how slow the path is. Nor does it show how fast the path is,
+/// because buffers drain meanwhile. It shows only that the path carries at least that rate,
+/// which is at most the cap. That figure is used where no better one was seen. A window in
+/// which nothing was held back measures the path itself. After the cap is removed,
+/// [`UNSETTLED`](Self::UNSETTLED) windows are left out, because the drained buffers absorb
+/// them.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceCurve {
     windows: Deque<Stretch, { ServiceCurve::WINDOWS }>,
     open: Stretch,
-    /// Of the open window's time, what has gone by since the last batch.
+    /// The part of the open window's time that has passed since the last batch.
     waiting: Micros,
     round: u32,
-    /// Up to when busy time is accounted for; `None` while nothing is sent.
+    /// The time up to which busy time is accounted for; `None` while nothing is sent.
     busy_until: Option<Micros>,
     cap: Option<PageRate>,
     /// Whether sending was held back in the open window.
     held: bool,
-    /// What it carried at least, by the last window that was held back.
+    /// A rate that the path carries at least, from the last window that was held back.
     at_least: PageRate,
-    /// Windows still to be left out.
+    /// The number of windows still to be left out.
     unsettled: u32,
 }
 
 impl ServiceCurve {
-    /// Pages of a window at least: a full batch, 4 MiB.
+    /// The fewest pages in a window: a full batch, 4 MiB.
     pub const WINDOW_PAGES: u64 = BATCH_PAGES as u64;
-    /// Busy time of a window at least.
+    /// The shortest busy time of a window.
     pub const WINDOW_SPAN: Micros = Micros::from_millis(20);
-    /// Windows remembered: 256 MiB at least.
+    /// The number of windows remembered: 256 MiB at least.
     pub const WINDOWS: usize = 64;
-    /// Of those, the newest so many are what is expected.
+    /// The number of newest windows from which the expectation is computed.
     pub const RECENT: usize = 16;
-    /// Windows left out once a cap is gone: 16 MiB, more than pipes, ssh and
-    /// sockets hold together.
+    /// The number of windows left out after a cap is removed: 16 MiB, more than pipes, ssh
+    /// and sockets hold together.
     pub const UNSETTLED: u32 = 4;
 
-    /// Nothing sent yet.
+    /// A curve from which nothing has been learned yet.
     pub const fn new() -> Self {
         Self {
             windows: Deque::new(),
@@ -123,7 +123,7 @@ impl ServiceCurve {
         }
     }
 
-    /// Not more than that is sent from now on; `None`: as much as goes.
+    /// Caps the sending rate from now on; `None` removes the cap.
     pub const fn cap_at(&mut self, cap: Option<PageRate>) {
         if self.cap.is_some() && cap.is_none() {
             self.unsettled = Self::UNSETTLED;
@@ -137,13 +137,13 @@ impl ServiceCurve {
         self.cap
     }
 
-    /// Sending was held back since the batch before.
+    /// Records that sending was held back since the previous batch.
     pub const fn held_back(&mut self) {
         self.held = true;
     }
 
-    /// From now on pages go another way. What the old one carried stands only until
-    /// the new one has carried a window of its own.
+    /// Pages use another path from now on. The figures of the old path apply only until the
+    /// new one has completed a window of its own.
     pub fn path_changed(&mut self) {
         let seen = self.expected_rate();
         self.windows.clear();
@@ -170,7 +170,7 @@ impl ServiceCurve {
         }
     }
 
-    /// It is `at` now; if something is being sent, it still is.
+    /// Advances the time to `at`. If pages were being sent, they still are.
     pub const fn advance(&mut self, at: Micros) {
         if let Some(until) = self.busy_until {
             let span = at.since(until);
@@ -180,7 +180,7 @@ impl ServiceCurve {
         }
     }
 
-    /// A batch of `pages` populated pages was taken by the path by `at`.
+    /// The path had taken a batch of `pages` populated pages by `at`.
     pub fn sent(&mut self, at: Micros, pages: u64) {
         self.advance(at);
         self.open.add(pages, Micros::ZERO);
@@ -199,16 +199,16 @@ impl ServiceCurve {
         }
     }
 
-    /// Everything was sent by `at`.
+    /// Everything had been sent by `at`.
     pub const fn stop(&mut self, at: Micros) {
         self.advance(at);
         self.busy_until = None;
     }
 
-    /// How long `pages` will take at most: as long as that many took in a row, but for
-    /// the `risk`'s share of the stretches remembered. What was sent last is never left out, so a path that
-    /// has become slow, or stalls at this moment, is seen. [`Micros::MAX`] while
-    /// nothing is known.
+    /// Upper bound of the time for `pages`: the longest time that so many consecutive pages
+    /// took, apart from the `risk`'s share of the stretches remembered. The most recent
+    /// stretch is never left out, so a path that has become slow, or is stalled at this
+    /// moment, is seen. [`Micros::MAX`] while nothing is known.
     pub fn worst(&self, pages: u64, risk: Risk) -> Micros {
         if pages == 0 {
             return Micros::ZERO;
@@ -220,9 +220,9 @@ impl ServiceCurve {
         )
     }
 
-    /// How long `pages` take if the path goes on exactly as it does at this moment: as
-    /// long as the last so many pages took. A path that has become slow, or stalls, is no
-    /// risk but a fact. Zero while nothing is remembered.
+    /// The time for `pages` if the path continues exactly as it is at this moment: the time
+    /// of the last so many pages. A path that is already slow or stalled is a fact, not a
+    /// risk. Zero while nothing is remembered.
     pub fn as_of_now(&self, pages: u64) -> Micros {
         let pages_known = pages.min(self.known().pages);
         match pages_known {
@@ -231,16 +231,16 @@ impl ServiceCurve {
         }
     }
 
-    /// What [`worst`](Self::worst) rests on: the stretch of that many pages, or of all
-    /// that is remembered if that is less. `None` while nothing is.
+    /// The stretch behind [`worst`](Self::worst): of that many pages, or of everything
+    /// remembered if that is less. `None` while nothing is remembered.
     pub fn basis(&self, pages: u64, risk: Risk) -> Option<Stretch> {
         let known = self.known();
         let pages = pages.min(known.pages);
         if pages == 0 {
             return None;
         }
-        // Two ends that move along the windows. `inside` has all whole windows between
-        // them: the last may be needed in part only.
+        // Two ends move along the windows. `inside` holds the whole windows between them;
+        // the last one may be needed only in part.
         let mut slowest = Slowest::of(risk.share_of(Self::WINDOWS as u64).saturating_add(1));
         let mut ends = self.stretches();
         let mut inside = Stretch::default();
@@ -273,7 +273,8 @@ impl ServiceCurve {
                 ..inside
             };
         }
-        // The stretch that ends now: the last to start in time may end a little before.
+        // The stretch that ends now. The last one to start in time may end a little
+        // earlier.
         let now = self.latest(pages);
         if now.span > latest.span {
             latest = now;
@@ -287,7 +288,7 @@ impl ServiceCurve {
         })
     }
 
-    /// The last `pages` pages sent, and how long the next has been waited for.
+    /// The last `pages` pages sent, including the time since the last batch.
     fn latest(&self, pages: u64) -> Stretch {
         let mut sum = Stretch {
             span: self.waiting,
@@ -310,14 +311,15 @@ impl ServiceCurve {
         sum
     }
 
-    /// All windows, oldest first, and what is sent since: of a stall, its time so far.
+    /// All windows, oldest first, and then the open one, which includes the duration of a
+    /// current stall.
     fn stretches(&self) -> impl DoubleEndedIterator<Item = Stretch> + '_ {
         let open = Some(self.open).filter(|open| self.counts(open));
         self.windows.iter().copied().chain(open)
     }
 
-    /// Whether a window that is not complete says something. A short one is swallowed
-    /// by buffers, and one that was held back says nothing.
+    /// Whether an incomplete window carries information. Buffers absorb a short one, and
+    /// one that was held back says nothing about the path.
     fn counts(&self, open: &Stretch) -> bool {
         let long_enough = open.span >= Self::WINDOW_SPAN || self.windows.is_empty();
         let free = !self.held && self.unsettled == 0 && self.cap.is_none();
@@ -333,13 +335,14 @@ impl ServiceCurve {
         sum
     }
 
-    /// How long `pages` will take if everything goes on as of late: at the average of the
-    /// newest windows, but for the slowest of them, which may be a stall.
+    /// The time for `pages` if the path continues as it has recently: at the average of the
+    /// newest windows without the slowest of them, which may be a stall.
     pub fn expected(&self, pages: u64) -> Micros {
         self.expected_rate().time_for(pages)
     }
 
-    /// The rate of that; of what little was sent, if there are no windows.
+    /// The rate behind [`expected`](Self::expected). Without any windows, the rate of what
+    /// little was sent.
     pub fn expected_rate(&self) -> PageRate {
         let mut recent = Stretch::default();
         let mut slowest = Stretch::default();
@@ -364,7 +367,7 @@ impl ServiceCurve {
         }
     }
 
-    /// The slowest and the fastest window remembered. A window under way counts as
+    /// The rates of the slowest and the fastest window remembered. An open window counts as
     /// soon as it is known to be slower.
     pub fn bounds(&self) -> Bounds<PageRate> {
         if self.windows.is_empty() {
@@ -387,12 +390,13 @@ impl ServiceCurve {
         }
     }
 
-    /// What the open window can still come to, once it is long enough to tell.
+    /// The highest rate that the open window can still reach, once it is long enough to
+    /// tell.
     fn open_at_most(&self) -> Option<PageRate> {
         if self.open.span < Self::WINDOW_SPAN || self.held {
             return None;
         }
-        // At best, the batch being written is complete this very moment.
+        // At best, the batch being written completes at this very moment.
         let under_way = match self.busy_until {
             Some(_) => Self::WINDOW_PAGES,
             None => 0,
@@ -402,10 +406,10 @@ impl ServiceCurve {
     }
 }
 
-/// The slowest stretches, the very slowest first.
+/// The slowest stretches, slowest first.
 struct Slowest {
     stretches: Vec<Stretch, { ServiceCurve::WINDOWS }>,
-    /// So many are of interest.
+    /// The number of stretches to keep.
     wanted: usize,
 }
 
@@ -425,7 +429,7 @@ impl Slowest {
             }
         }
         if self.stretches.len() < self.wanted {
-            // Full only where it would be the fastest of all that there are.
+            // The list is full only if this stretch would be the fastest of all.
             let _fastest = self.stretches.push(faster);
         }
     }

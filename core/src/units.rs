@@ -2,15 +2,14 @@
 
 use core::num::NonZeroU64;
 
-/// A point in time or a span, in microseconds, on the clock of whoever drives
-/// the state machine (in a migration: dom0's monotonic clock, zero when the
-/// attempt starts).
+/// A point in time or a span, in microseconds, on the clock of the state machine's driver
+/// (in a migration: dom0's monotonic clock, zero when the attempt starts).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Micros(pub u64);
 
 impl Micros {
-    /// No time at all.
+    /// A span of zero.
     pub const ZERO: Self = Self(0);
     /// Longer than any migration.
     pub const MAX: Self = Self(u64::MAX);
@@ -25,7 +24,7 @@ impl Micros {
         self.0.div_ceil(1_000)
     }
 
-    /// The sum; saturates.
+    /// The sum of two times; saturates.
     pub const fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
@@ -36,19 +35,19 @@ impl Micros {
     }
 }
 
-/// Pages a second.
+/// A rate in pages a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct PageRate(pub u64);
 
 impl PageRate {
-    /// Nothing moves.
+    /// A rate of zero.
     pub const ZERO: Self = Self(0);
-    /// Faster than anything.
+    /// The highest rate, above that of any link or guest.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// `pages` in `span`, rounded down: for lower bounds. A span of zero
-    /// counts as one microsecond, the finest the clock can tell.
+    /// `pages` in `span`, rounded down: for lower bounds. A span of zero counts as one
+    /// microsecond, the resolution of the clock.
     pub const fn floor(pages: u64, span: Micros) -> Self {
         match NonZeroU64::new(span.0) {
             Some(span) => Self(mul_div_floor(pages, MICROS_PER_SECOND, span)),
@@ -65,8 +64,8 @@ impl PageRate {
         }
     }
 
-    /// Time that `pages` take at this rate, rounded up. No pages take no
-    /// time; at a rate of zero any page takes [`Micros::MAX`].
+    /// The time that `pages` take at this rate, rounded up. Zero pages take no time; at a
+    /// rate of zero any page takes [`Micros::MAX`].
     pub const fn time_for(self, pages: u64) -> Micros {
         match (pages, NonZeroU64::new(self.0)) {
             (0, _) => Micros::ZERO,
@@ -94,18 +93,18 @@ impl PageRate {
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct ByteRate(pub u64);
 
-/// The least and the most a quantity may be.
+/// A lower and an upper bound of a quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Bounds<T> {
-    /// It is at least this.
+    /// The quantity is at least this.
     pub lower: T,
-    /// It is at most this.
+    /// The quantity is at most this.
     pub upper: T,
 }
 
 impl Bounds<PageRate> {
-    /// Nothing was measured yet: any rate is possible.
+    /// Nothing was measured yet, so any rate is possible.
     pub const UNKNOWN: Self = Self {
         lower: PageRate::ZERO,
         upper: PageRate::MAX,
@@ -114,9 +113,9 @@ impl Bounds<PageRate> {
 
 const MICROS_PER_SECOND: NonZeroU64 = NonZeroU64::new(1_000_000).unwrap();
 
-/// `a * b / c`, rounded down; saturates, also when the product overflows:
-/// every caller's safe side is then the largest value or one it cannot reach
-/// (2^64 µs are half a million years, 2^44 pages are 64 PiB).
+/// `a * b / c`, rounded down. Saturates, also when the product overflows: for every caller
+/// the safe result is then the largest value or one it cannot reach (2^64 µs are half a
+/// million years, 2^44 pages are 64 PiB).
 const fn mul_div_floor(a: u64, b: NonZeroU64, c: NonZeroU64) -> u64 {
     let Some(product) = a.checked_mul(b.get()) else {
         return u64::MAX;
@@ -127,7 +126,7 @@ const fn mul_div_floor(a: u64, b: NonZeroU64, c: NonZeroU64) -> u64 {
     }
 }
 
-/// `a * b / c`, rounded up; saturates like [`mul_div_floor`].
+/// `a * b / c`, rounded up. Saturates like [`mul_div_floor`].
 const fn mul_div_ceil(a: u64, b: NonZeroU64, c: NonZeroU64) -> u64 {
     match a.checked_mul(b.get()) {
         Some(product) => product.div_ceil(c.get()),
@@ -138,8 +137,8 @@ const fn mul_div_ceil(a: u64, b: NonZeroU64, c: NonZeroU64) -> u64 {
 /// Bytes of guest memory in a page (`XC_PAGE_SIZE`; x86).
 pub const PAGE_SIZE: u64 = 4096;
 
-/// The guest's own idea of a frame number: what the dirty bitmap is indexed by
-/// and what the stream carries. For a PVH guest it equals the gfn.
+/// The guest's own frame number: the index into the dirty bitmap and the number in the
+/// stream. For a PVH guest it equals the gfn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Pfn(pub u64);

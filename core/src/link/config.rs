@@ -1,4 +1,4 @@
-//! What dom0 tells the stub before it starts.
+//! The settings that dom0 writes for the stub before the stub starts.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,19 +27,19 @@ pub struct Settings {
     words: [AtomicU64; 18],
 }
 
-/// The settings as values.
+/// The settings as typed values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Startup {
-    /// Event channel port of the stub.
+    /// The event channel port of the stub.
     pub port: u32,
-    /// Bits of the bitmap: one more than the guest's highest pfn.
+    /// The number of bits in the bitmap: one more than the guest's highest pfn.
     pub guest_pfns: u64,
-    /// What the machine starts from.
+    /// The configuration of the state machine.
     pub config: Config,
 }
 
 impl Settings {
-    /// Puts the settings down; the magic goes last.
+    /// Writes the settings. The magic is written last.
     pub fn write(&self, startup: &Startup) {
         let Config {
             limits,
@@ -75,8 +75,7 @@ impl Settings {
         }
     }
 
-    /// Reads them; `None` when magic, version or a size is not what it should
-    /// be.
+    /// Reads the settings; `None` if the magic, the version or a size is wrong.
     pub fn read(&self) -> Option<Startup> {
         let [
             magic,

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of text a record keeps.
+/// The most bytes of text that a record holds.
 pub const TEXT_BYTES: usize = 512;
 
 /// What the stub leaves behind. All words are little-endian 64-bit:
@@ -25,33 +25,33 @@ pub struct CrashRecord {
 /// Why the stub died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrashKind {
-    /// Rust's panic.
+    /// A Rust panic.
     Panic,
     /// A processor exception.
     Fault,
-    /// dom0 sent something that cannot be.
+    /// dom0 sent a message that is not valid.
     Link,
 }
 
-/// What the processor said at a fault; zeroes otherwise.
+/// The processor state at a fault; zero otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Registers {
-    /// Exception vector.
+    /// The exception vector.
     pub vector: u64,
-    /// Its error code.
+    /// The error code of the exception.
     pub error: u64,
-    /// Instruction pointer.
+    /// The instruction pointer.
     pub rip: u64,
-    /// Stack pointer.
+    /// The stack pointer.
     pub rsp: u64,
-    /// Flags.
+    /// The flags register.
     pub rflags: u64,
     /// The address that faulted (`cr2` as Xen keeps it), for a page fault.
     pub address: u64,
 }
 
 impl CrashRecord {
-    /// Writes the record; text beyond 512 bytes is cut. The kind goes last.
+    /// Writes the record; text beyond 512 bytes is cut. The kind is written last.
     pub fn write(&self, kind: CrashKind, registers: Registers, text: &[u8]) {
         let r = registers;
         let values = [r.vector, r.error, r.rip, r.rsp, r.rflags, r.address];
@@ -75,8 +75,8 @@ impl CrashRecord {
         self.kind.store(kind, Ordering::Release);
     }
 
-    /// Reads the record into `text`: what it says and how many bytes of text
-    /// there are. `None` when there is none, or its kind is unknown.
+    /// Reads the record: its kind, the registers, and the number of bytes of text copied
+    /// into `text`. `None` if there is no record or its kind is unknown.
     pub fn read(&self, text: &mut [u8; TEXT_BYTES]) -> Option<(CrashKind, Registers, usize)> {
         let kind = match self.kind.load(Ordering::Acquire) {
             1 => CrashKind::Panic,

@@ -2,12 +2,12 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-/// Bytes the log holds; a power of two.
+/// The capacity of the log in bytes; a power of two.
 pub const LOG_BYTES: usize = 16 << 10;
 
 const MASK: u32 = LOG_BYTES as u32 - 1;
 
-/// The shared half.
+/// The half of the log that lies in shared memory.
 #[repr(C, align(64))]
 pub struct LogRing {
     produced: AtomicU32,
@@ -25,12 +25,12 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// The writing end of a log nobody has written to yet.
+    /// The writing end of a log that is still empty.
     pub const fn new() -> Self {
         Self { next: 0 }
     }
 
-    /// Appends what fits, counts the rest as lost.
+    /// Appends as many bytes as fit and counts the rest as lost.
     pub fn write(&mut self, log: &LogRing, bytes: &[u8]) {
         let consumed = log.consumed.load(Ordering::Acquire);
         for (done, byte) in (0_u32..).zip(bytes) {
@@ -53,21 +53,21 @@ impl Default for LogWriter {
     }
 }
 
-/// dom0's end.
+/// dom0's end of the log.
 pub struct LogReader<'a> {
     log: &'a LogRing,
     next: u32,
 }
 
 impl<'a> LogReader<'a> {
-    /// The reading end of a log nobody has read from yet.
+    /// The reading end of a log from which nothing has been read yet.
     pub fn new(log: &'a LogRing) -> Self {
         Self { log, next: 0 }
     }
 
-    /// Takes up to `buffer.len()` bytes; returns how many. A producer's index
-    /// that cannot be is taken for a full log: the bytes are garbage, and the
-    /// decoder of frames is made for that.
+    /// Takes up to `buffer.len()` bytes and returns their number. An impossible producer
+    /// index is treated as a full log: the bytes are then garbage, which the frame decoder
+    /// is built to handle.
     pub fn read(&mut self, buffer: &mut [u8]) -> usize {
         let produced = self.log.produced.load(Ordering::Acquire);
         let waiting = produced.wrapping_sub(self.next).min(LOG_BYTES as u32) as usize;
@@ -82,7 +82,7 @@ impl<'a> LogReader<'a> {
         count
     }
 
-    /// Bytes the stub could not write, so far.
+    /// The number of bytes that the stub could not write so far.
     pub fn lost(&self) -> u32 {
         self.log.lost.load(Ordering::Relaxed)
     }

@@ -1,9 +1,9 @@
-//! The messages, and how they lie in four words.
+//! The messages, and their encoding in four words.
 //!
-//! dom0 sends events, the stub answers with the actions its machine took and
-//! with the batches it wants. Numbers that dom0 can compute itself (a round's
-//! pages, a refusal's figures) do not travel: dom0 runs the same machine on the
-//! same events, and an action that differs ends the attempt.
+//! dom0 sends events. The stub answers with the actions of its machine and with the batches
+//! it wants. Numbers that dom0 can compute itself (a round's pages, a refusal's figures) do
+//! not travel: dom0 runs the same machine on the same events, and an action that differs
+//! ends the attempt.
 
 use crate::limits::{DowntimeLimit, Limits, Timeout};
 use crate::machine::{Action, Event};
@@ -12,50 +12,49 @@ use crate::units::{Micros, PageRate};
 use super::SLOTS;
 use super::ring::Words;
 
-/// From dom0 to the stub.
+/// A message from dom0 to the stub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToStub {
-    /// Something happened, at this time. [`Event::Sent`] travels as
-    /// [`ToStub::Sent`].
+    /// An event and its time. [`Event::Sent`] travels as [`ToStub::Sent`].
     Event(Micros, Event),
-    /// The slot's batch went to the stream; the slot is free.
+    /// The slot's batch went to the stream, and the slot is free.
     Sent {
-        /// When.
+        /// The time at which the batch was written.
         at: Micros,
-        /// Which slot.
+        /// The number of the slot.
         slot: u8,
-        /// Frames the stub had wanted.
+        /// The number of frames that the stub had requested.
         requested: u32,
-        /// Those that were populated and written.
+        /// The number of those frames that were populated and written.
         pages: u32,
     },
-    /// The slot's window holds this many of the frames wanted, from the front;
-    /// frames that do not exist are left out.
+    /// The slot's window maps this many of the requested frames, from its start. Frames
+    /// that do not exist are left out.
     Mapped {
-        /// Which slot.
+        /// The number of the slot.
         slot: u8,
-        /// How many pages to copy.
+        /// The number of pages to copy.
         pages: u32,
     },
 }
 
-/// From the stub to dom0.
+/// A message from the stub to dom0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToDom0 {
-    /// The stub runs.
+    /// The stub is running.
     Hello,
     /// The machine took this action.
     Did(ActionKind),
-    /// Please map the first `count` frames of the slot's wanted list.
+    /// Asks dom0 to map the first `count` frames of the slot's wanted list.
     Map {
-        /// Which slot.
+        /// The number of the slot.
         slot: u8,
-        /// How many, 1 to 1,024.
+        /// The number of frames, 1 to 1,024.
         count: u32,
     },
     /// The slot's payload is complete.
     Filled {
-        /// Which slot.
+        /// The number of the slot.
         slot: u8,
     },
     /// The round's bitmap has been scanned to its end.
@@ -119,7 +118,7 @@ impl ActionKind {
     }
 }
 
-/// Words that are no message.
+/// Four words that do not encode a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadMessage(pub Words);
 
@@ -131,7 +130,7 @@ impl core::fmt::Display for BadMessage {
 
 impl core::error::Error for BadMessage {}
 
-/// `Tick { dirty: None }`: no count is that high.
+/// Encodes `Tick { dirty: None }`: no count is that high.
 const NOT_COUNTED: u64 = u64::MAX;
 
 impl ToStub {
@@ -158,7 +157,7 @@ impl ToStub {
             Self::Event(at, event) => {
                 let (tag, a, b) = match event {
                     Event::Begin { pages, took_bitmap } => (1, pages, took_bitmap.0),
-                    // Without a slot it means nothing to the stub, which says so.
+                    // The stub reports a `Sent` without a slot as a bad message.
                     Event::Sent { .. } => (2, 0, 0),
                     Event::Tick { dirty } => (3, dirty.unwrap_or(NOT_COUNTED), 0),
                     Event::Counted { dirty } => (4, dirty, 0),
@@ -194,10 +193,10 @@ impl ToStub {
         }
     }
 
-    /// The message in these words.
+    /// Decodes a message.
     ///
     /// # Errors
-    /// [`BadMessage`] when there is none.
+    /// [`BadMessage`] if the words do not encode one.
     pub fn decode(words: Words) -> Result<Self, BadMessage> {
         let bad = BadMessage(words);
         let [tag, at, a, b] = words;
@@ -253,7 +252,7 @@ impl ToStub {
 }
 
 impl ToDom0 {
-    /// The message as words.
+    /// Encodes the message.
     pub fn encode(self) -> Words {
         match self {
             Self::Hello => [1, 0, 0, 0],
@@ -264,10 +263,10 @@ impl ToDom0 {
         }
     }
 
-    /// The message in these words: slots and counts are within bounds.
+    /// Decodes a message; slots and counts are checked against their bounds.
     ///
     /// # Errors
-    /// [`BadMessage`] when there is none.
+    /// [`BadMessage`] if the words do not encode one.
     pub fn decode(words: Words) -> Result<Self, BadMessage> {
         let bad = BadMessage(words);
         let [tag, a, b, _] = words;
@@ -287,14 +286,14 @@ impl ToDom0 {
     }
 }
 
-/// A slot's number, if it is one.
+/// The word as a slot number, if it is within bounds.
 fn slot(word: u64) -> Option<u8> {
     u8::try_from(word)
         .ok()
         .filter(|slot| usize::from(*slot) < SLOTS)
 }
 
-/// Pages of a batch, if there can be so many.
+/// The word as a number of pages, if a batch can hold that many.
 fn count(word: u64) -> Option<u32> {
     u32::try_from(word)
         .ok()

@@ -32,65 +32,65 @@ pub use ring::{Consumer, Corrupt, Full, Producer, RING_ENTRIES, Ring, Words};
 
 use crate::batch::BATCH_PAGES;
 
-/// Layout version, in the link's header and in the stub's ELF note: dom0 links
-/// with no other.
+/// The layout version, in the link's header and in the stub's ELF note. dom0 rejects a stub
+/// of any other version.
 pub const VERSION: u64 = 5;
 
 /// First word of the link: "lulllink", little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"lulllink");
 
-/// Batches under way at once, so that mapping, copying and writing overlap.
+/// The number of batches in flight, which lets mapping, copying and writing overlap.
 pub const SLOTS: usize = 4;
 
-/// Where the image starts (the linker script's base). The pages below are not
-/// mapped: a null pointer faults.
+/// The start of the image (the linker script's base). The pages below are not mapped, so a
+/// null pointer faults.
 pub const IMAGE_VA: u64 = 0x10_0000;
-/// Most bytes the image may take once loaded.
+/// The largest size of the loaded image, in bytes.
 pub const IMAGE_BYTES_MAX: u64 = 128 << 10;
-/// End of the boot stack; the page below the stack is not mapped.
+/// The end of the boot stack. The page below the stack is not mapped.
 pub const STACK_END_VA: u64 = 0x30_0000;
-/// Bytes of stack.
+/// The size of the stack in bytes.
 pub const STACK_BYTES: u64 = 32 << 10;
-/// Xen's shared_info page of the stub.
+/// The stub's shared_info page, provided by Xen.
 pub const SHARED_INFO_VA: u64 = 0x40_0000;
-/// The [`Link`].
+/// The address of the [`Link`].
 pub const LINK_VA: u64 = 0x50_0000;
 /// The dirty bitmap: bit n of 64-bit word w is pfn 64 w + n.
 pub const BITMAP_VA: u64 = 0x4000_0000;
-/// Most bytes of bitmap: 512 MiB are guests of 16 TiB.
+/// The largest size of the bitmap in bytes: 512 MiB cover a guest of 16 TiB.
 pub const BITMAP_BYTES_MAX: u64 = 512 << 20;
-/// Windows on the guest's frames, one slot after the other.
+/// The windows onto the guest's frames, one per slot, back to back.
 pub const WINDOW_VA: u64 = 0x8000_0000;
-/// Payload slots, one after the other.
+/// The payload slots, back to back.
 pub const PAYLOAD_VA: u64 = 0xc000_0000;
-/// Bytes of a window or payload slot: a batch of pages.
+/// The size of a window or payload slot in bytes: one batch of pages.
 pub const SLOT_BYTES: u64 = BATCH_PAGES as u64 * crate::units::PAGE_SIZE;
 
 /// The shared control pages, at [`LINK_VA`] in the stub.
 #[repr(C, align(4096))]
 pub struct Link {
-    /// Written by dom0 before the stub starts, then left alone.
+    /// Written by dom0 before the stub starts, and constant from then on.
     pub settings: Settings,
-    /// Events: dom0 produces.
+    /// Events, produced by dom0.
     pub to_stub: Ring,
-    /// Actions and batches: the stub produces.
+    /// Actions and batches, produced by the stub.
     pub to_dom0: Ring,
-    /// Written once by the stub, before it dies.
+    /// Written once by the stub before it dies.
     pub crash: CrashRecord,
-    /// defmt frames: the stub produces.
+    /// Frames of defmt, produced by the stub.
     pub log: LogRing,
     /// The pfns the stub wants in each slot's window.
     pub wanted: [WantedList; SLOTS],
 }
 
-/// The frames of one batch, as the stub wants them mapped.
+/// The frames of one batch that the stub wants mapped.
 #[repr(C, align(4096))]
 pub struct WantedList {
-    /// Pfns, strictly ascending through a round.
+    /// The pfns, strictly ascending through a round.
     pub pfns: [AtomicU64; BATCH_PAGES],
 }
 
-/// Pages of a [`Link`].
+/// The size of a [`Link`] in pages.
 pub const LINK_PAGES: u64 = size_of::<Link>() as u64 / crate::units::PAGE_SIZE;
 
 const _: () = assert!(size_of::<Link>().is_multiple_of(4096));

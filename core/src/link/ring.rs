@@ -2,54 +2,54 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Messages a ring holds; a power of two.
+/// The number of messages a ring holds; a power of two.
 pub const RING_ENTRIES: usize = 64;
 
 const MASK: u32 = RING_ENTRIES as u32 - 1;
 
-/// A message as it lies in a ring.
+/// A message as it is stored in a ring.
 pub type Words = [u64; 4];
 
-/// The shared half of a ring: indices run freely, entry `i & 63` holds message
-/// `i`.
+/// The half of a ring that lies in shared memory. The indices run freely; entry `i & 63`
+/// holds message `i`.
 #[repr(C, align(64))]
 pub struct Ring {
     produced: AtomicU32,
-    /// Keeps the two indices out of one cache line.
+    /// Keeps the two indices in different cache lines.
     _pad: [u32; 15],
     consumed: AtomicU32,
     _pad2: [u32; 15],
     entries: [[AtomicU64; 4]; RING_ENTRIES],
 }
 
-/// The ring has no room; the message comes back.
+/// The ring is full. Returns the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full(pub Words);
 
-/// The peer's index cannot be: the ring is not to be used any more.
+/// The peer's index is impossible. The ring must not be used any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Corrupt;
 
-/// The writing end. Its own index is private, so the peer cannot move it.
+/// The writing end. Its own index is private, so the peer cannot change it.
 pub struct Producer<'a> {
     ring: &'a Ring,
     next: u32,
 }
 
 impl<'a> Producer<'a> {
-    /// The writing end of a ring nobody has written to yet.
+    /// The writing end of a ring that is still empty.
     pub fn new(ring: &'a Ring) -> Self {
         Self { ring, next: 0 }
     }
 
-    /// Messages that fit now, as far as the peer has said.
+    /// The number of messages that fit now, going by the peer's index.
     pub fn room(&self) -> usize {
         let consumed = self.ring.consumed.load(Ordering::Acquire);
         RING_ENTRIES.saturating_sub(self.next.wrapping_sub(consumed) as usize)
     }
 
-    /// Appends a message and publishes it. A peer that claims to have consumed
-    /// more than was produced sees its ring full for good.
+    /// Appends a message and publishes it. If the peer claims to have consumed more than
+    /// was produced, the ring counts as full from then on.
     pub fn push(&mut self, words: Words) -> Result<(), Full> {
         let consumed = self.ring.consumed.load(Ordering::Acquire);
         if self.next.wrapping_sub(consumed) > MASK {
@@ -67,14 +67,14 @@ impl<'a> Producer<'a> {
     }
 }
 
-/// The reading end. Its own index is private, so the peer cannot move it.
+/// The reading end. Its own index is private, so the peer cannot change it.
 pub struct Consumer<'a> {
     ring: &'a Ring,
     next: u32,
 }
 
 impl<'a> Consumer<'a> {
-    /// The reading end of a ring nobody has read from yet.
+    /// The reading end of a ring from which nothing has been read yet.
     pub fn new(ring: &'a Ring) -> Self {
         Self { ring, next: 0 }
     }
@@ -106,7 +106,7 @@ impl<'a> Consumer<'a> {
         Ok(Some(words))
     }
 
-    /// Whether a message waits, without taking it.
+    /// Whether the ring is empty. A pending message is not taken.
     pub fn is_empty(&self) -> bool {
         self.ring.produced.load(Ordering::Acquire) == self.next
     }

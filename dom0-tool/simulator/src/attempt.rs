@@ -1,8 +1,8 @@
 //! The machine of `lull_core`, and dom0's own deadlines, in a [`World`].
 //!
 //! This module does what dom0's engine and relay do (`dom0-tool/src/engine`,
-//! `dom0-tool/src/migrate`): it tells the machine what happens, does what the
-//! machine says, and takes the guest back when time is up.
+//! `dom0-tool/src/migrate`): it reports events to the machine, performs the machine's
+//! actions, and takes the guest back when a deadline passes.
 
 use std::ops::ControlFlow;
 
@@ -15,29 +15,29 @@ use crate::link::Grain;
 use crate::scenario::{Mishap, Scenario};
 use crate::world::{Pieces, World};
 
-/// Between two ticks, µs.
+/// The interval between two ticks, in µs.
 const TICK: u64 = 100_000;
-/// Asking the hypervisor to count, µs.
+/// The time of a hypercall that counts dirty pages, in µs.
 const COUNT: u64 = 200;
-/// Pages' worth of CPU state and parameters.
+/// The size of CPU state and parameters, in pages.
 const STATE_PAGES: u64 = 16;
-/// libxl gives up on a guest that does not stop, µs.
+/// The time after which libxl gives up on a guest that does not stop, in µs.
 const NEVER_STOPPED: u64 = 60_000_000;
 
-/// How an attempt ended, and what it took.
+/// The result of an attempt, and its figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// How.
+    /// How the attempt ended.
     pub end: End,
-    /// The guest's pause, if it had one.
+    /// The guest's pause, if there was one.
     pub pause: Option<Pause>,
-    /// Rounds, the final one not among them.
+    /// The number of rounds, without the final one.
     pub rounds: u32,
-    /// Pages sent.
+    /// The number of pages sent.
     pub pages_sent: u64,
-    /// From the attempt's start to its end.
+    /// The time from the attempt's start to its end.
     pub took: Micros,
-    /// The longest of those pauses that were given up before, and how many there were.
+    /// The longest of the pauses given up earlier, and their number.
     pub given_up: (Micros, u32),
 }
 
@@ -50,46 +50,44 @@ pub struct Outcome {
 pub enum End {
     /// The guest runs at the destination.
     Moved,
-    /// The machine refused; whether the guest had been stopped, its pause says.
+    /// The machine refused. `pause` says whether the guest had been stopped.
     Refused(Refusal),
     /// dom0's deadline passed before the stream was complete.
     Deadline,
     /// The relay's deadline passed before the destination was ready.
     NotReady,
-    /// Longer than [`LONGEST`].
+    /// The attempt took longer than [`LONGEST`].
     Endless,
 }
 
-/// A pause, at the destination's end or back at the source.
+/// A pause that ended at the destination or back at the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pause {
-    /// Predicted at most when the guest was asked to stop.
+    /// The upper bound predicted when the guest was asked to stop.
     pub predicted: Downtime,
-    /// Expected then.
+    /// The pause expected at that moment.
     pub expected: Downtime,
-    /// What the last pages took; `None` where they were not all sent.
+    /// The time for the last pages; `None` if not all of them were sent.
     pub pages: Option<Micros>,
-    /// From the request until the guest ran again.
+    /// The time from the request until the guest ran again.
     pub since_request: Micros,
-    /// From its stop until it ran again.
+    /// The time from the guest's stop until it ran again.
     pub since_stop: Micros,
 }
 
-/// An attempt without a timeout is given up by the simulator after so long: a
-/// hundred days.
+/// The simulator ends an attempt without a timeout after this time: a hundred days.
 pub const LONGEST: Micros = Micros(100 * 24 * 3_600 * 1_000_000);
 
 /// Runs one attempt.
 ///
 /// # Panics
-/// When the simulator does not keep to the machine's protocol, which would be a
-/// mistake in it.
+/// If the simulator breaks the machine's protocol, which would be a bug in it.
 pub fn run(scenario: &Scenario) -> Outcome {
     run_watched(scenario, |_, _, _, _| {})
 }
 
-/// Runs one attempt and shows `watch` every step of the machine: when, what
-/// happened, what it said, and the machine itself.
+/// Runs one attempt and calls `watch` for every step of the machine with the time, the
+/// event, the action, and the machine itself.
 ///
 /// # Panics
 /// As [`run`].
@@ -113,7 +111,7 @@ pub fn run_watched(
     driver.run()
 }
 
-/// What the machine foresaw when it asked the guest to stop.
+/// The machine's predictions when it asked the guest to stop.
 struct Foreseen {
     predicted: Downtime,
     expected: Downtime,
@@ -125,10 +123,10 @@ struct Driver<'s, W> {
     machine: Machine,
     world: World<'s>,
     next_tick: u64,
-    /// When the operator gives up, if still to come.
+    /// The time at which the operator cancels, if still to come.
     cancel: Option<u64>,
     given_up: (Micros, u32),
-    /// Pages left of a round that was to be the final one.
+    /// The pages left of a round that was to be the final one.
     left: u64,
     watch: W,
 }
@@ -164,7 +162,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                     ControlFlow::Continue(action) => action,
                 },
                 Action::Refuse(refusal) => return self.outcome(End::Refused(refusal), None),
-                // Of a round that was to be the final one, the rest.
+                // Send the rest of a round that was to be the final one.
                 Action::None => match self.copy(self.left) {
                     Some(action) => action,
                     None => return self.outcome(End::Endless, None),
@@ -179,13 +177,14 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         }
     }
 
-    /// Tells what happens now, and before it whatever else has happened.
+    /// Reports an event at the current time, after everything else that has happened
+    /// before.
     fn tell(&mut self, event: Event) -> Action {
         let now = self.world.now();
         if let Some(at) = self.cancel.filter(|at| *at <= now) {
             self.cancel = None;
-            // A write that blocked was not interrupted: the machine's clock may
-            // stand later than the wish.
+            // A blocked write was not interrupted, so the machine's clock may be later than
+            // the request.
             let at = at.max(self.last_told());
             let action = self.step(at, Event::Cancel);
             if action != Action::None {
@@ -195,7 +194,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         self.step(now, event)
     }
 
-    /// Ticks may already have been told up to here.
+    /// The time up to which ticks may already have been reported.
     const fn last_told(&self) -> u64 {
         self.next_tick.saturating_sub(TICK)
     }
@@ -208,8 +207,8 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         action
     }
 
-    /// Ticks that come before `until`; what the machine says, if it says
-    /// anything. The guest still runs.
+    /// Reports the ticks before `until` and returns the machine's action, if there is one.
+    /// The guest still runs.
     fn tick_until(&mut self, until: u64) -> Option<Action> {
         self.next_tick = self.next_tick.max(self.world.now());
         while self.next_tick < until && self.next_tick <= LONGEST.0 {
@@ -225,12 +224,12 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         None
     }
 
-    /// Copies a live round; `None` when it takes for ever.
+    /// Copies a live round; `None` if it never ends.
     fn copy(&mut self, pages: u64) -> Option<Action> {
         for (pages, grain) in Pieces::of_round(pages, self.scenario.link.rate) {
             let written = self.world.write(pages, grain);
             if grain == Grain::Coarse {
-                // One tick, at its end.
+                // One tick, at the end of the write.
                 self.next_tick = self.next_tick.max(written.saturating_sub(1));
             }
             if let Some(action) = self.tick_until(written) {
@@ -252,8 +251,8 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         unreachable!("the machine counts the pages of a round")
     }
 
-    /// From the request on; what the machine says if the pause is given up and not the
-    /// attempt.
+    /// Runs the pause from the request on. Returns the machine's action if the pause is
+    /// given up but the attempt continues.
     fn pause(&mut self) -> ControlFlow<Outcome, Action> {
         let actual = &self.scenario.actual;
         let requested = self.world.now();
@@ -299,9 +298,9 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         ControlFlow::Break(self.paused(end, foreseen, pages, stopped, until))
     }
 
-    /// The final round and the CPU state. [`End::Moved`] when the stream is
-    /// complete, nothing when the pause is given up and not the attempt; and when the
-    /// last page was sent.
+    /// Sends the final round and the CPU state. Returns [`End::Moved`] if the stream is
+    /// complete, `None` if the pause is given up but the attempt continues, and the time at
+    /// which the last page was sent.
     fn send_final(&mut self, dirty: u64, requested: u64) -> (Option<End>, Option<u64>) {
         let last = requested.saturating_add(self.scenario.deadline());
         let deadline = requested.saturating_add(self.scenario.pages_deadline());
@@ -384,8 +383,8 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         None
     }
 
-    /// From the end of the stream: when the guest runs at the destination, or
-    /// when the relay takes it back.
+    /// Runs the landing from the end of the stream: `Ok` is the time at which the guest
+    /// runs at the destination, `Err` the time at which the relay takes it back.
     fn land(&mut self, requested: u64) -> Result<u64, u64> {
         let actual = &self.scenario.actual;
         let ready = self.world.flush().saturating_add(actual.until_ready);

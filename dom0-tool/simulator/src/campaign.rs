@@ -1,5 +1,5 @@
-//! Attempts by the million, on all processors; what comes of them does not
-//! depend on how many there are.
+//! Runs millions of attempts on all processors. The results do not depend on the number of
+//! processors.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -9,17 +9,17 @@ use std::thread;
 use crate::draw::{Draw, LinkKind, WriterKind};
 use crate::tally::Tally;
 
-/// What came of them, by models.
+/// The results of many attempts, by models.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Results {
     /// One tally for each pair of models that was drawn.
     pub by_models: BTreeMap<(WriterKind, LinkKind), Tally>,
 }
 
-/// Attempts a thread takes at a time.
+/// The number of attempts that a thread takes at a time.
 const SHARE: u64 = 256;
 
-/// Runs attempts number 0 to `attempts`.
+/// Runs the attempts with the numbers 0 to `attempts`.
 pub fn run(draw: &Draw, attempts: u64) -> Results {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let next = AtomicU64::new(0);
@@ -52,12 +52,12 @@ pub fn run(draw: &Draw, attempts: u64) -> Results {
 }
 
 impl Results {
-    /// All of it.
+    /// The tally of all attempts.
     pub fn total(&self) -> Tally {
         self.sum(|_, _| true)
     }
 
-    /// Those of one writer.
+    /// The tally of all attempts with this writer.
     pub fn of_writer(&self, kind: WriterKind) -> Tally {
         self.sum(|writer, _| writer == kind)
     }

@@ -1,4 +1,4 @@
-//! What a machine knew when it decided for the last time: its curves, as tables.
+//! The machine's curves at its last decision, as tables.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use lull_core::units::{Micros, PAGE_SIZE};
 use lull_simulator::attempt;
 use lull_simulator::scenario::Scenario;
 
-/// Runs the attempt and shows the curves at its last decision while the guest ran.
+/// Runs the attempt and formats the curves at its last decision while the guest ran.
 pub fn of(scenario: &Scenario) -> String {
     let mut last = None;
     let outcome = attempt::run_watched(scenario, |_, _, action, machine| {

@@ -1,9 +1,9 @@
-//! Scenarios by the million, from a seed and a number.
+//! Draws millions of scenarios, each from a seed and a number.
 //!
-//! What the planner knows is taken as it is; everything else is drawn, widely:
-//! guests from 128 MiB to 16 TiB, links from 100 Mbit/s to 100 Gbit/s, writers
-//! from a thousandth to twice of what the link carries, limits from 20 ms to a
-//! minute. Every octave of these is as likely as any other.
+//! Parameters that the user gives are taken as they are. Everything else is drawn from wide
+//! ranges: guests from 128 MiB to 16 TiB, links from 100 Mbit/s to 100 Gbit/s, writers from
+//! a thousandth to twice of what the link carries, limits from 20 ms to a minute. Every
+//! octave of these is equally likely.
 
 use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
@@ -17,19 +17,19 @@ use crate::scenario::{Actual, Mishap, Scenario};
 /// How a guest writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WriterKind {
-    /// Always at the same rate.
+    /// The rate is constant.
     Steady,
-    /// Calm, with bursts of 20 to 200 ms.
+    /// The guest is calm, with bursts of 20 to 200 ms.
     Bursty,
-    /// Seconds of writing, seconds of calm.
+    /// Seconds of writing alternate with seconds of calm.
     Oscillating,
-    /// One writer after the other, and sometimes another one the moment it is
-    /// asked to stop.
+    /// Several writers follow one another, and sometimes another one starts the moment the
+    /// guest is asked to stop.
     PhaseChanging,
 }
 
 impl WriterKind {
-    /// All of them.
+    /// All kinds of writers.
     pub const ALL: [Self; 4] = [
         Self::Steady,
         Self::Bursty,
@@ -38,26 +38,26 @@ impl WriterKind {
     ];
 }
 
-/// What a link does.
+/// How a link behaves over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LinkKind {
-    /// Always the same.
+    /// The rate is constant.
     Constant,
-    /// Within 5 to 60 % of its average.
+    /// The rate stays within 5 to 60 % of its average.
     Jittery,
-    /// Slow, jittery, and standing still for 1 to 30 s now and then, as the links of
-    /// real traces do.
+    /// The link is slow and jittery, and stalls for 1 to 30 s now and then, as in real
+    /// traces.
     Stalling,
-    /// Slow, with a processor or a wire shared with others: for a while more, for a while
-    /// less.
+    /// The link is slow and shares a processor or a wire with others, so it alternately
+    /// carries more and less.
     Shared,
-    /// Jittery, and at some time, or because of the request to stop, down to a
-    /// fraction, or nothing.
+    /// The link is jittery. At some time, or because of the request to stop, its rate falls
+    /// to a fraction or to zero.
     Collapsing,
 }
 
 impl LinkKind {
-    /// All of them.
+    /// All kinds of links.
     pub const ALL: [Self; 5] = [
         Self::Constant,
         Self::Jittery,
@@ -67,35 +67,35 @@ impl LinkKind {
     ];
 }
 
-/// Whether anything goes wrong besides guest and link.
+/// Whether anything goes wrong apart from guest and link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mishaps {
-    /// Every cost is as assumed or less; nobody cancels; the stub works.
+    /// Every cost is as assumed or less, no operator cancels, and the stub works.
     None,
-    /// In one attempt of nine something does.
+    /// Something goes wrong in one attempt of nine.
     Some,
 }
 
-/// What is known of the scenarios; `None` is drawn for each.
+/// The given parameters of the scenarios; `None` is drawn for each scenario.
 #[derive(Debug, Clone, Copy)]
 pub struct Draw {
-    /// Determines everything that is drawn.
+    /// The seed that determines everything that is drawn.
     pub seed: u64,
-    /// The guest's memory, pages.
+    /// The guest's memory in pages.
     pub guest_pages: Option<u64>,
-    /// Pages written a second, on average.
+    /// The average number of pages written a second.
     pub dirty_rate: Option<u64>,
-    /// Pages that the writes go to.
+    /// The number of distinct pages that are written.
     pub working_set: Option<u64>,
-    /// Pages the link carries a second.
+    /// The number of pages that the link carries a second.
     pub link_rate: Option<u64>,
     /// How the guest writes.
     pub writer: Option<WriterKind>,
-    /// What the link does.
+    /// How the link behaves.
     pub link: Option<LinkKind>,
-    /// The longest pause.
+    /// The longest pause allowed.
     pub max_suspend: Option<DowntimeLimit>,
-    /// The longest time to the suspend.
+    /// The longest time until the suspend.
     pub timeout: Option<Timeout>,
     /// Whether anything goes wrong.
     pub mishaps: Mishaps,
@@ -103,14 +103,14 @@ pub struct Draw {
     pub risk: Risk,
 }
 
-/// A scenario and which models it came from.
+/// A scenario, and the models from which it was drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drawn {
-    /// The writer's.
+    /// The kind of writer.
     pub writer: WriterKind,
-    /// The link's.
+    /// The kind of link.
     pub link: LinkKind,
-    /// All of it.
+    /// The scenario itself.
     pub scenario: Scenario,
 }
 
@@ -122,7 +122,7 @@ const fn pages(bytes: u64) -> u64 {
 }
 
 impl Draw {
-    /// Everything is drawn.
+    /// A draw without any given parameters.
     pub const fn anything(seed: u64) -> Self {
         Self {
             seed,
@@ -139,7 +139,7 @@ impl Draw {
         }
     }
 
-    /// The scenario of this number.
+    /// Draws the scenario of this number.
     pub fn scenario(&self, number: u64) -> Drawn {
         let random = &mut Random::of(self.seed, number);
         let writer = random.one_of(&WriterKind::ALL);
@@ -153,7 +153,7 @@ impl Draw {
         };
         let size = random.scaled(pages(128 << 20), largest);
         let size = self.guest_pages.unwrap_or(size);
-        // 1 to 100 MB/s, or 100 Mbit/s to 100 Gbit/s.
+        // From 1 to 100 MB/s, or from 100 Mbit/s to 100 Gbit/s.
         let (slowest, fastest) = match link {
             LinkKind::Stalling | LinkKind::Shared => (1_000_000, 100_000_000),
             _ => (12_500_000, 12_500_000_000),
@@ -184,9 +184,9 @@ impl Draw {
     }
 
     fn limits(&self, random: &mut Random, size: u64, rate: u64) -> Limits {
-        // An operator's wish knows nothing of what a pause costs.
+        // The operator's limit does not depend on the costs of a pause.
         let limit = random.scaled(20 * MS, 60 * SECOND);
-        // One in four has a timeout, from a part of the full pass to many.
+        // One attempt in four has a timeout, from a part of the full pass to many passes.
         let pass = size * SECOND / rate + SECOND;
         let timeout = random
             .happens(25)
@@ -247,7 +247,7 @@ impl Draw {
             _ => average * random.within(0, 500) / 1_000,
         };
         let busy_for = (period * busy_share / 1_000).max(1);
-        // So that the average comes out.
+        // Chosen so that the average is met.
         let busy = calm + (average - calm) * period / busy_for;
         let hot = random.scaled(16, 4_096).min(set);
         Writer {
@@ -277,8 +277,8 @@ fn draw_link(random: &mut Random, kind: LinkKind, rate: u64) -> Link {
     };
     let mut link = Link {
         slot: random.one_of(&[10 * MS, 30 * MS, 100 * MS]),
-        // Pipes and sockets; a socket's grows with what the link can hold, which
-        // is far less than 50 ms of it in a data centre.
+        // The buffers of pipes and sockets. A socket's buffer grows with what the link can
+        // hold, which is far less than 50 ms of it in a data centre.
         buffer: random.one_of(&[0, 16, 64, 256, 1_024]).min(rate / 20),
         ..Link::jittery(rate, jitter, random.any())
     };
@@ -297,7 +297,7 @@ fn draw_link(random: &mut Random, kind: LinkKind, rate: u64) -> Link {
         let left = random.one_of(&[0, 1, 10, 100, 300]);
         let lasts = random.scaled(20 * MS, 20 * SECOND);
         if random.happens(50) {
-            // The moment the guest is asked to stop, or a little later.
+            // At the moment the guest is asked to stop, or a little later.
             let from = random.below(500 * MS);
             let until = match random.happens(50) {
                 true => u64::MAX,
@@ -321,15 +321,15 @@ struct Costs {
 impl Costs {
     fn draw(random: &mut Random, size: u64) -> Self {
         let suspend = random.scaled(2 * MS, 200 * MS);
-        // A bit a page, at 4 GB/s, and the hypercalls.
+        // One bit per page at 4 GB/s, and the hypercalls.
         let bitmap = 200 + size / 8 / 4_000;
         let cpu_state = random.scaled(MS, 50 * MS);
         let landing = random.scaled(10 * MS, 3 * SECOND);
         let resume = random.scaled(MS, 50 * MS);
         let mut truly = |bound: u64| bound * random.within(65, 100) / 100;
         let landing_truly = truly(landing);
-        // GO is a message and a hypercall: quicker than taking a guest back,
-        // which is a message and more hypercalls.
+        // GO is one message and a hypercall, which is quicker than taking a guest back with
+        // a message and more hypercalls.
         let after_ready = (landing_truly / 10).min(resume);
         let actual = Actual {
             prepare: 300 * MS,
@@ -353,8 +353,8 @@ impl Costs {
 
 /// In one attempt of nine, something goes wrong or is worse than assumed.
 ///
-/// Taking a bitmap, reading the CPU state and resuming a guest never are: they
-/// are a few calls that nobody can cut short, and no rule could make up for them.
+/// This never affects taking a bitmap, reading the CPU state or resuming a guest: they are
+/// a few calls that cannot be cut short, and no rule could compensate for them.
 fn mishap(random: &mut Random, mut costs: Costs) -> (Mishap, Costs) {
     let worse = |cost: &mut u64, random: &mut Random| *cost = *cost * random.within(2, 20) + MS;
     let mishap = match random.below(54) {

@@ -1,70 +1,72 @@
 //! How a guest writes to its memory.
 
-/// What one phase of a guest's life does to its memory.
+/// How a guest writes to its memory during one phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Writer {
-    /// How the writes come over time.
+    /// The distribution of the writes over time.
     pub rhythm: Rhythm,
-    /// Where they go.
+    /// The distribution of the writes over pages.
     pub places: Places,
 }
 
-/// Page writes over time: busy and calm by turns.
+/// Page writes over time, alternately busy and calm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rhythm {
-    /// While busy, writes a second.
+    /// The number of writes a second while busy.
     pub busy: u64,
-    /// Else, writes a second.
+    /// The number of writes a second otherwise.
     pub calm: u64,
-    /// How long a period is busy, µs.
+    /// The busy part of a period, in µs.
     pub busy_for: u64,
-    /// Length of a period, µs. Never zero.
+    /// The length of a period, in µs. Never zero.
     pub period: u64,
-    /// How far into a period the guest is when the attempt starts, µs.
+    /// The position in a period at the start of the attempt, in µs.
     pub offset: u64,
 }
 
-/// A large set of pages swept over, and a small one that is written more often.
+/// A large set of pages that is swept over, and a small one that is written more often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Places {
-    /// Pages of the large set.
+    /// The number of pages in the large set.
     pub cold: u64,
-    /// Pages of the small set.
+    /// The number of pages in the small set.
     pub hot: u64,
-    /// Of a thousand writes, those that go to the small set.
+    /// The number of writes in a thousand that go to the small set.
     pub hot_share: u64,
 }
 
-/// A guest's life: writers one after the other.
+/// A guest: writers that follow one another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
-    /// Populated pages.
+    /// The number of populated pages.
     pub pages: u64,
-    /// Since when (µs) the guest writes how; the first from the start.
+    /// The start (µs) of each phase and its writer; the first phase starts at the
+    /// beginning.
     pub phases: Vec<(u64, Writer)>,
-    /// What it turns to so long (µs) after it was asked to stop: whoever
-    /// watched it until then knows nothing of it.
+    /// A writer that starts so long (µs) after the guest was asked to stop. Nothing
+    /// observed before shows it.
     pub after_request: Option<(u64, Writer)>,
-    /// Pages its kernel dirties in order to stop.
+    /// The number of pages that the guest's kernel dirties in order to stop.
     pub stop_pages: u64,
-    /// What a real guest was seen to do: then the phases count for nothing.
+    /// The samples of a real guest; if present, the phases are ignored.
     pub sampled: Option<Curve>,
 }
 
-/// Pages written at least once after so much time, as seen in a real guest:
-/// the longer, the more.
+/// The number of pages written at least once after a given time, as sampled from a real
+/// guest. It never decreases.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Curve {
-    /// Since the count began, µs, and pages; both ascending. At zero, none.
+    /// Times since the count began, in µs, and pages; both ascending. There are no pages at
+    /// time zero.
     points: Vec<(u64, u64)>,
-    /// From the last point on, pages a second.
+    /// The growth beyond the last point, in pages a second.
     beyond: u64,
 }
 
 impl Curve {
-    /// The upper envelope of several samples, each a count over time since it
-    /// began, µs. Beyond the last point it goes on as steeply as it rose over
-    /// the last quarter.
+    /// The upper envelope of several samples, each a series of counts over the time since
+    /// it began, in µs. Beyond the last point the curve continues with the slope of its
+    /// last quarter.
     pub fn envelope(samples: &[Vec<(u64, u64)>]) -> Self {
         let mut times: Vec<u64> = samples.iter().flatten().map(|(at, _)| *at).collect();
         times.sort_unstable();
@@ -86,12 +88,12 @@ impl Curve {
         curve
     }
 
-    /// Pages a second, beyond what was seen.
+    /// The growth beyond the last point, in pages a second.
     pub const fn beyond(&self) -> u64 {
         self.beyond
     }
 
-    /// Pages written at least once within `span`, µs.
+    /// The number of pages written at least once within `span`, in µs.
     pub fn pages(&self, span: u64) -> u64 {
         let next = self.points.partition_point(|(at, _)| *at < span);
         let before = match next.checked_sub(1) {
@@ -110,7 +112,7 @@ impl Curve {
     }
 }
 
-/// What a sample says of a time within it.
+/// The value of a sample at a time within it.
 fn seen_at(sample: &[(u64, u64)], at: u64) -> Option<u64> {
     let next = sample.partition_point(|(time, _)| *time < at);
     let after = sample.get(next)?;
@@ -118,7 +120,7 @@ fn seen_at(sample: &[(u64, u64)], at: u64) -> Option<u64> {
     Some(between(before, *after, at))
 }
 
-/// On the line from one point to the other.
+/// Interpolates on the line between two points.
 fn between(before: (u64, u64), after: (u64, u64), at: u64) -> u64 {
     let (span, gone) = (
         after.0 - before.0,
@@ -129,7 +131,7 @@ fn between(before: (u64, u64), after: (u64, u64), at: u64) -> u64 {
 }
 
 impl Writer {
-    /// Sweeps over `set` pages at `rate` writes a second.
+    /// A writer that sweeps over `set` pages at `rate` writes a second.
     pub const fn steady(set: u64, rate: u64) -> Self {
         Self {
             rhythm: Rhythm {
@@ -147,21 +149,21 @@ impl Writer {
         }
     }
 
-    /// Pages written at least once from `start` to `end`, µs.
+    /// The number of pages written at least once from `start` to `end`, in µs.
     pub fn dirtied(&self, start: u64, end: u64) -> u64 {
         self.places.touched(self.rhythm.writes(start, end))
     }
 }
 
 impl Rhythm {
-    /// Millionths of a write from `start` to `end`, µs.
+    /// The writes from `start` to `end` (µs), in millionths of a write.
     fn writes(&self, start: u64, end: u64) -> u128 {
         let busy = u128::from(self.busy_until(end) - self.busy_until(start));
         let calm = u128::from(end - start) - busy;
         busy * u128::from(self.busy) + calm * u128::from(self.calm)
     }
 
-    /// Busy time from the start of the first period to `at`.
+    /// The busy time from the start of the first period to `at`.
     fn busy_until(&self, at: u64) -> u64 {
         let at = at + self.offset;
         at / self.period * self.busy_for + (at % self.period).min(self.busy_for)
@@ -177,9 +179,9 @@ impl Places {
 }
 
 impl Guest {
-    /// Pages written at least once from `start` to `end`, µs, by a guest asked
-    /// to stop at `requested`. Writers that follow on one another are taken to
-    /// write elsewhere.
+    /// The number of pages written at least once from `start` to `end` (µs) by a guest that
+    /// was asked to stop at `requested`. Successive writers are assumed to write to
+    /// different pages.
     pub fn dirtied(&self, start: u64, end: u64, requested: Option<u64>) -> u64 {
         if let Some(curve) = &self.sampled {
             return curve.pages(end.saturating_sub(start)).min(self.pages);
@@ -230,7 +232,7 @@ mod tests {
             period: 1_000,
             offset: 50,
         };
-        // Busy until 50, then from 950 to 1,050.
+        // The writer is busy until 50, then from 950 to 1,050.
         assert_eq!(writer.dirtied(0, 50), 50);
         assert_eq!(writer.dirtied(50, 950), 0);
         assert_eq!(writer.dirtied(0, 1_000), 100);
@@ -257,7 +259,7 @@ mod tests {
         assert_eq!(curve.pages(0), 0);
         assert_eq!(curve.pages(100), 20);
         assert_eq!(curve.pages(250), 30);
-        // It does not fall where the higher sample ends.
+        // The curve does not fall where the higher sample ends.
         assert_eq!(curve.pages(400), 30);
         assert_eq!((curve.beyond(), curve.pages(SECOND)), (0, 30));
         let rising = Curve::envelope(&[vec![(100, 100), (200, 200), (400, 400)]]);

@@ -1,22 +1,21 @@
-//! Whole migrations without a host: modelled guests and links, and lull's own
-//! core deciding what to do with them.
+//! Whole migrations without a host: guests and links are modelled, and lull's own core
+//! decides.
 //!
-//! In the order in which an attempt comes about:
+//! In the order in which an attempt is made:
 //!
 //! 1. [`random`]: numbers that a seed determines;
-//! 2. [`guest`] and [`link`]: how the guest writes, what the link carries;
+//! 2. [`guest`] and [`link`]: how the guest writes, and what the link carries;
 //! 3. [`scenario`]: one guest, one link, one order and one mishap;
-//! 4. [`draw`]: scenarios by the million, from a seed and a number;
+//! 4. [`draw`]: millions of scenarios, each from a seed and a number;
 //! 5. [`world`]: a scenario in motion, in model time;
-//! 6. [`attempt`]: the machine of `lull_core` and dom0's deadlines in that
-//!    world;
-//! 7. [`oracle`]: whether somebody who knew the future would have moved it;
-//! 8. [`tally`]: what many attempts came to;
-//! 9. [`campaign`]: all of that a million times;
+//! 6. [`attempt`]: the machine of `lull_core` and dom0's deadlines in that world;
+//! 7. [`oracle`]: whether a decision that knows the future would have moved the guest;
+//! 8. [`tally`]: the sums of many attempts;
+//! 9. [`campaign`]: a million such attempts;
 //! 10. [`measures`]: how good the estimate is.
 //!
-//! There is no clock and no floating point in the model: a seed and a number
-//! always give the same attempt, on any machine.
+//! There is no clock and no floating point in the model: a seed and a number always give
+//! the same attempt, on any machine.
 #![forbid(unsafe_code)]
 
 pub mod attempt;

@@ -2,43 +2,43 @@
 
 use crate::random::at_place;
 
-/// Millionths of a page: what one page a second carries in a microsecond.
+/// One page, in millionths of a page: a rate of one page a second carries one millionth in
+/// a microsecond.
 pub const PAGE: u64 = 1_000_000;
 
-/// A link to the destination, with the sender's buffer before it.
+/// A link to the destination, with the sender's buffer in front of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Pages a second, on average.
+    /// The average rate in pages a second.
     pub rate: u64,
-    /// How far the rate strays from that, of a thousand.
+    /// The largest deviation from the average, per mille.
     pub jitter: u64,
-    /// How long it stays where it has strayed to, µs. Never zero.
+    /// The time for which a deviation lasts, in µs. Never zero.
     pub slot: u64,
-    /// Determines the jitter.
+    /// The seed of the jitter.
     pub seed: u64,
-    /// When it carries less.
+    /// The times at which the link carries less.
     pub dips: Vec<Dip>,
-    /// When it stands still, again and again.
+    /// The link's recurring stalls, if it has any.
     pub stalls: Option<Stalls>,
-    /// When it carries less because of the request to stop, as if somebody
-    /// meant it: times count from the request.
+    /// A dip caused by the request to stop, as a worst case; its times count from the
+    /// request.
     pub after_request: Option<Dip>,
-    /// Pages that pipes and sockets take in at once.
+    /// The number of pages that pipes and sockets absorb at once.
     pub buffer: u64,
 }
 
-/// A link that stands still once in every period, at some time and for some time that
-/// its seed determines.
+/// A link that stalls once in every period. The seed determines when and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stalls {
-    /// µs.
+    /// The length of a period in µs.
     pub period: u64,
-    /// At least and at most, µs; less than half a period.
+    /// The shortest and the longest stall in µs; less than half a period.
     pub lasts: (u64, u64),
 }
 
 impl Stalls {
-    /// The one of the period that `at` is in.
+    /// The stall in the period that contains `at`.
     fn at(self, at: u64, seed: u64) -> Dip {
         let period = at / self.period;
         let (least, most) = self.lasts;
@@ -55,25 +55,25 @@ impl Stalls {
 /// A time in which the link carries less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dip {
-    /// From here, µs.
+    /// The start in µs.
     pub from: u64,
-    /// To here, µs.
+    /// The end in µs.
     pub until: u64,
-    /// So much, of a thousand.
+    /// The remaining rate, per mille.
     pub left: u64,
 }
 
-/// How closely to look.
+/// The time resolution of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grain {
-    /// At every slot.
+    /// Every slot is simulated.
     Fine,
-    /// At averages: for the hours of a first pass that nobody will remember.
+    /// Only averages are used, for the hours of a first pass that the estimators forget.
     Coarse,
 }
 
 impl Link {
-    /// Always the same rate, nothing buffered.
+    /// A link with a constant rate and no buffer.
     pub const fn constant(rate: u64) -> Self {
         Self {
             rate,
@@ -87,7 +87,7 @@ impl Link {
         }
     }
 
-    /// Redrawn every 10 ms, within `jitter` of a thousand.
+    /// A link whose rate is redrawn every 10 ms, within `jitter` per mille of `rate`.
     pub fn jittery(rate: u64, jitter: u64, seed: u64) -> Self {
         Self {
             jitter,
@@ -96,15 +96,15 @@ impl Link {
         }
     }
 
-    /// Time in µs below which `pages` cannot arrive, whatever the jitter.
+    /// A time in µs within which `pages` cannot arrive, whatever the jitter.
     pub fn least_time(&self, pages: u64) -> u64 {
         let best = u128::from(self.rate) * u128::from(1_000 + self.jitter) / 1_000;
         let rest = u128::from(pages.saturating_sub(self.buffer));
         (rest * u128::from(PAGE) / best.max(1)) as u64
     }
 
-    /// The rate at `at`, and until when it stays. `requested`: when the guest
-    /// was asked to stop. In a dip there is no jitter.
+    /// The rate at `at`, and the time until which it holds. `requested` is the time at
+    /// which the guest was asked to stop. In a dip there is no jitter.
     pub fn at(&self, at: u64, requested: Option<u64>, grain: Grain) -> (u64, u64) {
         let (rate, mut until) = match (self.jitter, grain) {
             (0, _) | (_, Grain::Coarse) => (self.rate, u64::MAX),

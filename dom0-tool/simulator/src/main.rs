@@ -1,5 +1,5 @@
-//! `lull-simulate`: what would become of migrations, without a host. A tool for developers;
-//! the models are the library's, here are options and report.
+//! `lull-simulate`: simulates migrations without a host. It is a tool for developers; the
+//! models are in the library, the options and the report are here.
 
 mod curves;
 mod report;
@@ -120,7 +120,7 @@ enum Trouble {
     Some,
 }
 
-/// The promise did not hold.
+/// Exit code if a pause exceeded its limit.
 const BROKEN: u8 = 1;
 
 fn main() -> ExitCode {

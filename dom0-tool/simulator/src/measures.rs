@@ -1,4 +1,4 @@
-//! How good the estimate is, measured against somebody who knew the future.
+//! How good the estimate is, compared with a decision that knows the future.
 //!
 //! Only attempts without mishaps count: every cost is as assumed or less, no operator
 //! cancels, and the request to stop changes neither the link nor the guest.
@@ -17,47 +17,47 @@ use crate::oracle::{self, Foresight};
 use crate::scenario::Scenario;
 use crate::tally::Histogram;
 
-/// What was measured of one kind of link. Shares and ratios are per mille.
+/// The measurements for one kind of link. Shares and ratios are per mille.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Measures {
-    /// Attempts.
+    /// The number of attempts.
     pub attempts: u64,
-    /// Of those, such as somebody who knew the future would have moved, even with every
-    /// fixed cost at its bound.
+    /// The number of attempts in which a decision that knows the future would have moved
+    /// the guest, even with every fixed cost at its bound.
     pub winnable: u64,
-    /// Of those, refused before the guest was stopped.
+    /// The number of those that were refused before the guest was stopped.
     pub refused: u64,
-    /// Of those, such as a rule that cannot see the future could have moved at the
-    /// stated risk: [`oracle::could_be_known`].
+    /// The number of those in which a rule that cannot see the future could have moved the
+    /// guest at the stated risk: [`oracle::could_be_known`].
     pub refused_in_vain: u64,
-    /// Guests that were stopped.
+    /// The number of guests that were stopped.
     pub stopped: u64,
-    /// Of those, resumed at the source: a wrong guess.
+    /// The number of those that were resumed at the source after a wrong prediction.
     pub late: u64,
-    /// Of moved guests: the pause, as a share of the shortest that the same number of
-    /// rounds could have had.
+    /// For moved guests: the pause, relative to the shortest possible pause with the same
+    /// number of rounds.
     pub moment: Histogram,
-    /// Of moved guests: how far the time for the last pages was off from what was
-    /// expected, as a share of it.
+    /// For moved guests: the error of the expected time for the last pages, relative to
+    /// that time.
     pub error: Histogram,
-    /// Of stopped guests: the time for the last pages at most, as a share of what was
-    /// seen.
+    /// For stopped guests: the upper bound of the time for the last pages, relative to the
+    /// time observed.
     pub bound: Histogram,
-    /// Of those, how many took longer.
+    /// The number of those whose last pages took longer than the bound.
     pub beyond: u64,
-    /// Guests that moved under two limits.
+    /// The number of guests that moved under both limits.
     pub compared: u64,
-    /// Of those, such as had a pause more than a tenth longer under the larger.
+    /// The number of those whose pause was more than a tenth longer under the larger limit.
     pub longer: u64,
 }
 
-/// Attempts a thread takes at a time.
+/// The number of attempts that a thread takes at a time.
 const SHARE: u64 = 64;
 
-/// Below that, µs, the last pages take no time worth foreseeing.
+/// In µs. Below this the time for the last pages is too short to be worth predicting.
 const LEAST: u64 = 10_000;
 
-/// Runs attempts number 0 to `attempts` of steady and bursty guests over such links.
+/// Runs the attempts 0 to `attempts` with steady and bursty guests over such links.
 pub fn run(link: LinkKind, seed: u64, attempts: u64) -> Measures {
     let next = AtomicU64::new(0);
     let work = || {
@@ -134,7 +134,7 @@ impl Measures {
         }
     }
 
-    /// The same guest under a limit three times as large.
+    /// Runs the same guest under a limit three times as large.
     fn compare(&mut self, scenario: &Scenario, outcome: &Outcome) {
         let limits = lull_core::limits::Limits {
             max_suspend: DowntimeLimit::new(Micros(scenario.limit().saturating_mul(3))),

@@ -1,32 +1,31 @@
-//! Whether somebody who knew the future would have moved the guest.
+//! Whether a decision that knows the future would have moved the guest.
 //!
-//! The oracle runs the same rounds in the same world, and at the end of each
-//! knows what the pause would be if it stopped the guest there and then. It
-//! needs no bounds, keeps no reserve and never gives up: not before the timeout,
-//! if there is one, and else not before [`ROUNDS`] rounds. What it cannot do is
-//! stop a guest in the middle of a round, or let the link lie idle to wait for a
-//! quieter moment.
+//! The oracle runs the same rounds in the same world, and at the end of each round knows
+//! the pause that would follow if it stopped the guest then. It needs no bounds and keeps
+//! no reserve. It does not give up before the timeout, or, without a timeout, before
+//! [`ROUNDS`] rounds. It cannot stop a guest in the middle of a round, or leave the link
+//! idle to wait for a quieter moment.
 
 use crate::link::Grain;
 use crate::random::at_place;
 use crate::scenario::{Mishap, Scenario};
 use crate::world::World;
 
-/// Rounds the oracle tries: as many as the machine ever does.
+/// The number of rounds that the oracle tries: as many as the machine ever does.
 pub const ROUNDS: u32 = lull_core::policy::WithinLimit::MAX_ROUNDS;
 
-/// What the oracle says.
+/// The oracle's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foresight {
-    /// Stopped after this round (0 is the full pass), the guest would have
-    /// been paused so long, µs, which is within the limit.
+    /// If stopped after this round (0 is the full pass), the guest would have had a pause
+    /// of this length, which is within the limit.
     WouldHaveMoved {
-        /// Which round.
+        /// The number of the round.
         round: u32,
-        /// How long, µs.
+        /// The length of the pause in µs.
         pause: u64,
     },
-    /// Nobody could have moved it within the limit.
+    /// No decision could have moved the guest within the limit.
     NoWay,
 }
 
@@ -55,12 +54,13 @@ pub fn foresee(scenario: &Scenario) -> Foresight {
     Foresight::NoWay
 }
 
-/// Other courses that the same link could have taken, to tell luck from skill.
+/// The number of alternative courses of the same link, which tell luck from skill.
 pub const COURSES: u64 = 100;
 
-/// Whether a rule that cannot see the future could have moved the guest and kept the
-/// stated risk: after one round, the same in all of [`COURSES`] other courses of the
-/// same link, the pause is within the limit in all but the risk's share of them.
+/// Whether a rule that cannot see the future could have moved the guest at the stated risk.
+/// This holds if there is one round, the same in all of [`COURSES`] other courses of the
+/// same link, after which the pause is within the limit in all but the risk's share of
+/// them.
 pub fn could_be_known(scenario: &Scenario) -> bool {
     let timeout = scenario
         .limits
@@ -85,8 +85,8 @@ pub fn could_be_known(scenario: &Scenario) -> bool {
     fits.iter().any(|fits| fits + may_fail >= COURSES as usize)
 }
 
-/// The shortest pause that the first so many rounds could have had, µs. `None` where
-/// none could have kept the limit.
+/// The shortest possible pause after any of the first `rounds` rounds, in µs. `None` if no
+/// such pause is within the limit.
 pub fn best_of(scenario: &Scenario, rounds: u32) -> Option<u64> {
     let mut world = World::new(scenario);
     let mut pages = scenario.guest.pages;
@@ -100,8 +100,8 @@ pub fn best_of(scenario: &Scenario, rounds: u32) -> Option<u64> {
     best
 }
 
-/// The pause if the guest were asked to stop now; [`u64::MAX`] if it is far
-/// beyond the limit.
+/// The pause if the guest were asked to stop now; [`u64::MAX`] if it is far beyond the
+/// limit.
 fn pause_now(mut world: World<'_>) -> u64 {
     let actual = world.scenario().actual;
     let requested = world.now();

@@ -1,5 +1,5 @@
-//! Numbers that a seed determines, for ever: a crate's generator may change
-//! with its version.
+//! Reproducible numbers from a seed. A crate's generator may change with its version, so
+//! this one is written out.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): 64 bits of state, every seed good.
 #[derive(Debug, Clone)]
@@ -11,30 +11,30 @@ impl Random {
         Self(seed)
     }
 
-    /// The sequence of one of many attempts under a seed.
+    /// The sequence for one of many attempts under a seed.
     pub const fn of(seed: u64, number: u64) -> Self {
         Self(mix(seed.wrapping_add(mix(number.wrapping_add(GOLDEN)))))
     }
 
-    /// Any number.
+    /// Any 64-bit number.
     pub const fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(GOLDEN);
         mix(self.0)
     }
 
-    /// Below `end`, which is above zero. The bias of the remainder is below
+    /// A number below `end`, which must be above zero. The bias of the remainder is below
     /// one in 2^20 for every range used here.
     pub const fn below(&mut self, end: u64) -> u64 {
         self.any() % end
     }
 
-    /// From `least` to `most`, both possible, all alike.
+    /// A number from `least` to `most`, both included, uniformly distributed.
     pub const fn within(&mut self, least: u64, most: u64) -> u64 {
         least + self.below(most.saturating_sub(least).saturating_add(1))
     }
 
-    /// From `least` to `most`, every octave alike: small ones as often as large
-    /// ones. `least` is above zero.
+    /// A number from `least` to `most`, with every octave equally likely: small numbers are
+    /// as frequent as large ones. `least` must be above zero.
     pub const fn scaled(&mut self, least: u64, most: u64) -> u64 {
         let octave = self.within(least.ilog2() as u64, most.ilog2() as u64);
         let start = 1 << octave;
@@ -48,18 +48,18 @@ impl Random {
         }
     }
 
-    /// Whether something happens that does `percent` times in a hundred.
+    /// Whether an event with a probability of `percent` happens.
     pub const fn happens(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of them.
+    /// One of the choices.
     pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize]
     }
 }
 
-/// The number of place `place` in a field of random numbers.
+/// The number at position `place` in a field of random numbers.
 pub const fn at_place(seed: u64, place: u64) -> u64 {
     mix(seed ^ mix(place.wrapping_add(GOLDEN)))
 }

@@ -1,4 +1,4 @@
-//! What the attempts came to, as tables or as JSON.
+//! The results as tables or as JSON.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use lull_simulator::measures;
 use lull_simulator::tally::{Histogram, Tally};
 use serde::Serialize;
 
-/// Version of the JSON object; raised when the meaning of a field changes.
+/// The version of the JSON object; it is raised when the meaning of a field changes.
 const SCHEMA: u32 = 1;
 
 const fn writer_name(kind: WriterKind) -> &'static str {
@@ -33,7 +33,7 @@ const fn link_name(kind: LinkKind) -> &'static str {
     }
 }
 
-/// All rows, the sum last.
+/// All rows; the sum comes last.
 fn rows(results: &Results) -> Vec<(&'static str, &'static str, Tally)> {
     let mut rows: Vec<_> = results
         .by_models
@@ -46,7 +46,7 @@ fn rows(results: &Results) -> Vec<(&'static str, &'static str, Tally)> {
     rows
 }
 
-/// Tables and a last line.
+/// The results as tables and a final line.
 pub fn text(results: &Results, seed: u64) -> String {
     let rows = rows(results);
     let mut text = String::new();
@@ -81,7 +81,7 @@ pub fn text(results: &Results, seed: u64) -> String {
     text
 }
 
-/// All but the first two columns are figures.
+/// A table in which all but the first two columns are figures.
 fn figures(header: &[&str]) -> Table {
     table(header, 2..header.len())
 }
@@ -163,8 +163,8 @@ fn pauses(rows: &[(&str, &str, Tally)]) -> Table {
     table
 }
 
-/// How good the estimate is, by kind of link: of steady and bursty guests, so many
-/// attempts each.
+/// How good the estimate is, by kind of link, for steady and bursty guests with this number
+/// of attempts each.
 pub fn measures(seed: u64, attempts: u64) -> Table {
     let mut table = figures(&[
         "link",
@@ -209,13 +209,13 @@ pub fn measures(seed: u64, attempts: u64) -> Table {
     table
 }
 
-/// `1.23 %`.
+/// Formats a share as `1.23 %`.
 fn share(part: u64, whole: u64) -> String {
     let share = u128::from(part) * 10_000 / u128::from(whole.max(1));
     format!("{}.{:02} %", share / 100, share % 100)
 }
 
-/// One JSON object, on one line.
+/// The results as one JSON object on one line.
 pub fn json(results: &Results, seed: u64) -> String {
     let report = Report {
         kind: "simulation",
@@ -232,7 +232,7 @@ struct Report {
     kind: &'static str,
     schema: u32,
     seed: u64,
-    /// The sum of all last, if there is more than one.
+    /// One row for each pair of models; the sum comes last if there is more than one.
     models: Vec<Row>,
 }
 

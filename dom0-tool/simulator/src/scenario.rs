@@ -8,12 +8,13 @@ use lull_core::units::Micros;
 use crate::guest::Guest;
 use crate::link::Link;
 
-/// All there is to know of an attempt before it starts, and after.
+/// All facts about an attempt, both those known before it starts and those known only
+/// afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scenario {
-    /// Who is to be moved.
+    /// The guest to be moved.
     pub guest: Guest,
-    /// Over what.
+    /// The link to the destination.
     pub link: Link,
     /// What the operator allows.
     pub limits: Limits,
@@ -21,49 +22,49 @@ pub struct Scenario {
     pub risk: Risk,
     /// The bounds that lull assumes.
     pub assumed: FixedCosts,
-    /// What those parts take in truth.
+    /// The true durations of those parts.
     pub actual: Actual,
     /// What goes wrong, apart from guest and link.
     pub mishap: Mishap,
 }
 
-/// What the parts of a pause really take, µs.
+/// The true durations of the parts of a pause, in µs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Actual {
     /// From the attempt's start until copying begins.
     pub prepare: u64,
     /// From the request until the guest has stopped.
     pub suspend: u64,
-    /// Taking a bitmap, any.
+    /// Taking any of the bitmaps.
     pub bitmap: u64,
     /// Reading and writing the CPU state.
     pub cpu_state: u64,
-    /// At the destination, from the last byte to READY.
+    /// From the last byte to READY, at the destination.
     pub until_ready: u64,
-    /// From READY to the first instruction.
+    /// From READY to the guest's first instruction.
     pub after_ready: u64,
     /// From the decision to give up until the guest runs at the source.
     pub resume: u64,
 }
 
-/// What goes wrong, apart from guest and link. Costs that are worse than
-/// assumed are no mishap but simply [`Actual`].
+/// A mishap, apart from guest and link. Costs that are worse than assumed are not a mishap
+/// but part of [`Actual`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mishap {
-    /// Nothing.
+    /// Nothing goes wrong.
     None,
-    /// The operator gives up at this time, µs.
+    /// The operator cancels at this time, in µs.
     Cancelled(u64),
-    /// The operator gives up so long (µs) after the guest was asked to stop.
+    /// The operator cancels so long (µs) after the guest was asked to stop.
     CancelledAfterRequest(u64),
-    /// The guest does not stop at all; libxl says so after a minute.
+    /// The guest does not stop at all; libxl reports that after a minute.
     NeverStops,
-    /// The stub says nothing more after so many pages of the final round.
+    /// The stub stops responding after so many pages of the final round.
     StubHangs(u64),
 }
 
 impl Scenario {
-    /// What the machine is told.
+    /// The machine's configuration.
     pub const fn config(&self) -> Config {
         Config {
             limits: self.limits,
@@ -74,33 +75,33 @@ impl Scenario {
         }
     }
 
-    /// The limit on the pause, µs; a simulated attempt always has one.
+    /// The limit on the pause in µs; a simulated attempt always has one.
     pub fn limit(&self) -> u64 {
         self.limits
             .max_suspend
             .map_or(u64::MAX, |limit| limit.micros().0)
     }
 
-    /// When dom0 takes the guest back unless the stream is complete, µs after
-    /// the request (`Session::until_deadline` of the engine).
+    /// The time at which dom0 takes the guest back unless the stream is complete, in µs
+    /// after the request (`Session::until_deadline` of the engine).
     pub fn deadline(&self) -> u64 {
         Micros(self.limit()).since(self.assumed.reserve()).0
     }
 
-    /// The same while pages are still to be sent: reading the CPU state cannot
-    /// be cut short.
+    /// The same deadline while pages are still to be sent: reading the CPU state cannot be
+    /// cut short.
     pub fn pages_deadline(&self) -> u64 {
         self.deadline().saturating_sub(self.assumed.cpu_state.0)
     }
 
-    /// When the relay takes the guest back unless the destination is ready, µs
-    /// after the request: gate 4.
+    /// Gate 4: the time at which the relay takes the guest back unless the destination is
+    /// ready, in µs after the request.
     pub fn ready_by(&self) -> u64 {
         let after = self.assumed.resume.0.max(self.actual.after_ready);
         self.limit().saturating_sub(after)
     }
 
-    /// The same with every cost at its bound, if it is not beyond.
+    /// The same scenario with every cost at its bound, unless it already exceeds it.
     pub fn at_the_bounds(&self) -> Self {
         let (actual, assumed) = (self.actual, self.assumed);
         let until_ready = assumed.landing.0.saturating_sub(actual.after_ready);
@@ -117,8 +118,8 @@ impl Scenario {
         }
     }
 
-    /// Whether the guest stopped in the time assumed. If it did not, the limit
-    /// can only hold from its stop on: nobody can hurry it.
+    /// Whether the guest stopped within the assumed time. If not, the limit can only apply
+    /// from its stop on, because nothing can make it stop sooner.
     pub const fn stops_in_time(&self) -> bool {
         self.actual.suspend <= self.assumed.suspend.0
     }

@@ -1,4 +1,4 @@
-//! What many attempts came to.
+//! The sums of many attempts.
 
 use lull_core::refusal::Reason;
 use lull_core::units::Micros;
@@ -8,19 +8,19 @@ use crate::draw::Drawn;
 use crate::oracle::{self, Foresight};
 use crate::scenario::{Mishap, Scenario};
 
-/// Counts and extremes of any number of attempts; the same in whatever order
-/// they are added.
+/// Counts and extremes of any number of attempts. They do not depend on the order of the
+/// attempts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Attempts.
+    /// The number of attempts.
     pub attempts: u64,
     /// Guests that run at the destination.
     pub moved: u64,
-    /// Gate 0.
+    /// Gate 0: the fixed costs alone exceeded the limit.
     pub fixed_costs: u64,
     /// Gate 1: no round could have helped.
     pub hopeless: u64,
-    /// The timeout.
+    /// The timeout expired.
     pub timeout: u64,
     /// Gate 2: more dirty pages than predicted.
     pub after_suspend: u64,
@@ -28,46 +28,44 @@ pub struct Tally {
     pub behind_schedule: u64,
     /// Gate 4: the destination was not ready in time.
     pub not_ready: u64,
-    /// By the operator.
+    /// The operator cancelled.
     pub cancelled: u64,
     /// The guest did not stop.
     pub never_stopped: u64,
-    /// Given up by the simulator.
+    /// The simulator ended the attempt.
     pub endless: u64,
 
-    /// Refusals of an attempt that the oracle would have won.
+    /// Refused attempts that the oracle would have won.
     pub unnecessary: u64,
-    /// Those of them that it would have won even if every fixed cost had been
-    /// as high as the bound assumed. The rest no rule can win that keeps to
-    /// bounds.
+    /// The number of those that the oracle would have won even with every fixed cost at its
+    /// assumed bound. No rule that keeps to bounds can win the rest.
     pub avoidable: u64,
-    /// Attempts in which a guest was stopped for longer than the limit. Never.
+    /// Attempts in which a guest was stopped for longer than the limit. Must be zero.
     pub over_limit: u64,
-    /// Numbers of the first few of those.
+    /// The numbers of the first few of those attempts.
     pub over_limit_numbers: Vec<u64>,
-    /// Guests that took longer to stop than assumed: for them the limit counts
-    /// from the stop.
+    /// Guests that took longer to stop than assumed; for them the limit counts from the
+    /// stop.
     pub late_stops: u64,
-    /// Guests stopped in vain.
+    /// Guests that were stopped and then resumed at the source.
     pub resumed: u64,
-    /// Pauses given up before the attempt ended.
+    /// Pauses that were given up before the attempt ended.
     pub given_up: u64,
-    /// Moved guests whose pause was longer than predicted, though no cost was
-    /// beyond its bound.
+    /// Moved guests whose pause was longer than predicted although no cost exceeded its
+    /// bound.
     pub beyond_prediction: u64,
 
-    /// Pauses, whatever came of the attempt, by the thousandth of their limit.
+    /// All pauses, whatever the result of the attempt, in thousandths of their limit.
     pub pause_share: Histogram,
-    /// Pauses of moved guests.
+    /// The pauses of moved guests.
     pub pauses: Histogram,
-    /// Of moved guests: how far the prediction was off, of a thousand of the
-    /// pause.
+    /// For moved guests: the error of the prediction, in thousandths of the pause.
     pub prediction_error: Histogram,
-    /// Rounds of an attempt.
+    /// The number of rounds in an attempt.
     pub rounds: Histogram,
 }
 
-/// How many numbers of failures are kept.
+/// The most numbers of failed attempts that are kept.
 const KEPT: usize = 10;
 
 impl Tally {
@@ -89,7 +87,7 @@ impl Tally {
         *self.place(&outcome.end) += 1;
         self.rounds.add(u64::from(outcome.rounds));
         self.given_up += u64::from(outcome.given_up.1);
-        // Of a guest that stopped late the limit counts from its stop.
+        // For a guest that stopped late the limit counts from its stop.
         if scenario.stops_in_time() && outcome.given_up.0.0 > scenario.limit() {
             self.over_limit += 1;
             self.over_limit_numbers.push(number);
@@ -144,7 +142,7 @@ impl Tally {
         }
     }
 
-    /// Adds another tally.
+    /// Adds the counts of another tally.
     pub fn merge(&mut self, other: &Self) {
         let Self {
             attempts,
@@ -207,12 +205,12 @@ impl Tally {
         self.attempts - self.moved
     }
 
-    /// Attempts that somebody who knew the future would have won.
+    /// Attempts that a decision that knows the future would have won.
     pub const fn winnable(&self) -> u64 {
         self.moved + self.unnecessary
     }
 
-    /// Of a thousand winnable attempts, those refused.
+    /// The refused attempts among the winnable ones, per mille.
     pub const fn unnecessary_share(&self) -> u64 {
         match self.winnable() {
             0 => 0,
@@ -221,7 +219,7 @@ impl Tally {
     }
 }
 
-/// Whether it is the rule that refused, and not somebody's wish or a fault.
+/// Whether the rule refused the attempt, and not an operator or a fault.
 fn may_be_unnecessary(scenario: &Scenario, outcome: &Outcome) -> bool {
     let asked_for = match outcome.end {
         End::Moved => true,
@@ -255,7 +253,7 @@ const fn of_a_thousand(part: u64, whole: u64) -> u64 {
     (part as u128 * 1_000 / if whole == 0 { 1 } else { whole as u128 }) as u64
 }
 
-/// How often values of each size came, to within one in 32.
+/// The frequency of values, with a resolution of one in 32.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Histogram {
     counts: Vec<u64>,
@@ -264,10 +262,10 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Steps an octave is cut into.
+    /// The base-2 logarithm of the number of steps in an octave.
     const STEPS: u32 = 5;
 
-    /// Counts a value.
+    /// Counts one value.
     pub fn add(&mut self, value: u64) {
         let place = Self::place(value);
         if self.counts.len() <= place {
@@ -278,7 +276,7 @@ impl Histogram {
         self.most = self.most.max(value);
     }
 
-    /// Adds another's values.
+    /// Adds the values of another histogram.
     pub fn merge(&mut self, other: &Self) {
         if self.counts.len() < other.counts.len() {
             self.counts.resize(other.counts.len(), 0);
@@ -290,8 +288,8 @@ impl Histogram {
         self.most = self.most.max(other.most);
     }
 
-    /// The value that so many of a hundred are at most, rounded up to the end
-    /// of its step; `None` without values.
+    /// The value that `percent` % of all values do not exceed, rounded up to the end of its
+    /// step; `None` without values.
     pub fn percentile(&self, percent: u64) -> Option<u64> {
         let rank = (self.total * percent).div_ceil(100).max(1);
         let mut seen = 0;
@@ -301,7 +299,7 @@ impl Histogram {
         })
     }
 
-    /// The largest value, exact; `None` without values.
+    /// The exact largest value; `None` without values.
     pub const fn most(&self) -> Option<u64> {
         match self.total {
             0 => None,

@@ -3,26 +3,26 @@
 use crate::link::{Grain, PAGE};
 use crate::scenario::Scenario;
 
-/// Pages a second that the stub and dom0 copy, whatever the link can do: 8 GB/s.
+/// The rate at which stub and dom0 copy pages, whatever the link can do: 8 GB/s, in pages a
+/// second.
 const COPIED: u64 = 2_000_000;
 
-/// Where the guest and the link stand. All times in µs from the attempt's
-/// start.
+/// The state of the guest and the link. All times are in µs from the attempt's start.
 #[derive(Debug, Clone)]
 pub struct World<'s> {
     scenario: &'s Scenario,
     now: u64,
-    /// Since when dirty pages are counted.
+    /// The time from which dirty pages are counted.
     counted_from: u64,
     requested: Option<u64>,
     stopped: Option<u64>,
-    /// Millionths of a page in the buffer at `link_at`.
+    /// The content of the buffer at `link_at`, in millionths of a page.
     queued: u64,
     link_at: u64,
 }
 
 impl<'s> World<'s> {
-    /// At the moment copying begins.
+    /// The world at the moment copying begins.
     pub const fn new(scenario: &'s Scenario) -> Self {
         let now = scenario.actual.prepare;
         Self {
@@ -36,7 +36,7 @@ impl<'s> World<'s> {
         }
     }
 
-    /// The time.
+    /// The current time.
     pub const fn now(&self) -> u64 {
         self.now
     }
@@ -46,7 +46,7 @@ impl<'s> World<'s> {
         self.scenario
     }
 
-    /// Lets time pass until `at`.
+    /// Advances the time to `at`.
     pub const fn pass_until(&mut self, at: u64) {
         if at > self.now {
             self.now = at;
@@ -61,12 +61,12 @@ impl<'s> World<'s> {
         }
     }
 
-    /// Lets time pass.
+    /// Advances the time by `span`.
     pub const fn pass(&mut self, span: u64) {
         self.now = self.now.saturating_add(span);
     }
 
-    /// Pages dirty at `at`.
+    /// The number of pages dirty at `at`.
     pub fn dirty_at(&self, at: u64) -> u64 {
         let guest = &self.scenario.guest;
         let until = self.stopped.unwrap_or(at).min(at);
@@ -82,8 +82,8 @@ impl<'s> World<'s> {
         (written + stop).min(guest.pages)
     }
 
-    /// Takes the bitmap: time passes, counting starts again, and so many pages
-    /// are in it.
+    /// Takes the bitmap: time passes, counting starts again, and the number of pages in the
+    /// bitmap is returned.
     pub fn take_bitmap(&mut self) -> u64 {
         self.pass(self.scenario.actual.bitmap);
         let dirty = self.dirty_at(self.now);
@@ -101,8 +101,9 @@ impl<'s> World<'s> {
         self.stopped = Some(self.now);
     }
 
-    /// It runs again. What was counted while it stood still is nothing, and what is in
-    /// the link's buffer counts as carried: it may have been asked to wait for ever.
+    /// Lets the guest run again. Nothing was dirtied while it was stopped, and the content
+    /// of the link's buffer counts as carried, because it might otherwise have to be waited
+    /// for forever.
     pub const fn run_on(&mut self) {
         self.link_at = self.now;
         self.queued = 0;
@@ -111,9 +112,9 @@ impl<'s> World<'s> {
         self.stopped = None;
     }
 
-    /// Hands `pages` to the link, which takes no longer than a write that
-    /// blocks does, and says when it is done; [`u64::MAX`]: never. Time does not
-    /// pass yet.
+    /// Hands `pages` to the link, which takes as long as a blocking write would, and
+    /// returns the time at which the write is done; [`u64::MAX`] if never. The time does
+    /// not advance.
     pub fn write(&mut self, pages: u64, grain: Grain) -> u64 {
         self.drain_until(self.now, grain);
         let copied = self.now + (pages * PAGE).div_ceil(COPIED);
@@ -123,14 +124,14 @@ impl<'s> World<'s> {
         copied.max(written)
     }
 
-    /// When the last byte in the buffer is at the destination; [`u64::MAX`]:
+    /// The time at which the last byte in the buffer is at the destination; [`u64::MAX`] if
     /// never.
     pub fn flush(&mut self) -> u64 {
         self.drain_until(self.now, Grain::Fine);
         self.drain(self.queued, Grain::Fine)
     }
 
-    /// Takes `amount` out of the buffer, from where the link stands on.
+    /// Removes `amount` from the buffer, starting at the link's own time.
     fn drain(&mut self, mut amount: u64, grain: Grain) -> u64 {
         let link = &self.scenario.link;
         while amount > 0 && self.link_at < u64::MAX {
@@ -165,8 +166,8 @@ impl<'s> World<'s> {
     }
 }
 
-/// A round, cut into what is reported at a time: batches where they matter, and
-/// large pieces in the middle of a long round, which the estimators have
+/// Splits a round into the pieces that are reported one at a time: batches where they
+/// matter, and large pieces in the middle of a long round, which the estimators have
 /// forgotten by its end.
 #[derive(Debug, Clone)]
 pub struct Pieces {
@@ -178,18 +179,17 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Pages of a batch, as the stub makes them.
+    /// The number of pages in a batch, as the stub makes them.
     pub const BATCH: u64 = 1_024;
-    /// Looked at closely at the start of a round, µs, and at its end.
+    /// The part of a round that is simulated finely, in µs, at its start and at its end.
     const HEAD: u64 = 1_000_000;
     const TAIL: u64 = 3_000_000;
-    /// A piece at least, where looked at closely, µs: less than half of an
-    /// estimator's window.
+    /// The shortest finely simulated piece, in µs: less than half of an estimator's window.
     const FINE: u64 = 8_000;
-    /// Pieces of the middle.
+    /// The number of pieces in the middle of a round.
     const MIDDLE: u64 = 16;
 
-    /// Of a live round.
+    /// The pieces of a live round.
     pub fn of_round(pages: u64, rate: u64) -> Self {
         let pages_in = |span: u64| (u128::from(rate) * u128::from(span) / u128::from(PAGE)) as u64;
         let (head, tail) = (pages_in(Self::HEAD), pages_in(Self::TAIL));
@@ -203,7 +203,7 @@ impl Pieces {
         }
     }
 
-    /// Of the final round: real batches as long as they are not too many.
+    /// The pieces of the final round: real batches, unless there are too many of them.
     pub fn of_final_round(pages: u64) -> Self {
         Self {
             left: pages,

@@ -1,4 +1,4 @@
-//! Questions that end: after some time, whether or not there is an answer.
+//! Questions with a deadline, whether or not there is an answer.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use lull_base::text::printable_lines;
 
-/// How long anything on this host may take to answer.
+/// How long any question to this host may take.
 pub const HERE: Duration = Duration::from_secs(10);
 
-/// Of a longer answer, the start.
+/// The most bytes read of an answer; the rest is dropped.
 const LONGEST: u64 = 256 << 10;
 
-/// Between two looks.
+/// The interval between two checks.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Asks on a thread of its own; a question that hangs ends with the process.
+/// Asks on a separate thread; if the question hangs, the thread ends with the process.
 pub fn within<T: Send + 'static>(
     limit: Duration,
     question: impl FnOnce() -> T + Send + 'static,
@@ -31,10 +31,10 @@ fn in_background<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'stati
     answered
 }
 
-/// What a command said, and on success only.
+/// The output of a command, if it succeeds.
 ///
 /// # Errors
-/// Its last words, as a clause.
+/// The end of its error output, as a clause.
 pub fn command(mut command: Command, limit: Duration) -> Result<String, String> {
     let until = Instant::now() + limit;
     let late = || format!("no answer within {} s", limit.as_secs());
@@ -57,7 +57,7 @@ pub fn command(mut command: Command, limit: Duration) -> Result<String, String> 
             }
         }
     };
-    // Something that it started may hold them open.
+    // A child of the command may hold the pipes open.
     let rest = |out: Option<Receiver<String>>| {
         let left = until.saturating_duration_since(Instant::now());
         out.and_then(|out| out.recv_timeout(left).ok())
@@ -73,7 +73,7 @@ pub fn command(mut command: Command, limit: Duration) -> Result<String, String> 
     }
 }
 
-/// The text, without what a terminal might obey.
+/// The text without control characters that a terminal would obey.
 fn text(out: impl Read) -> String {
     let mut bytes = Vec::new();
     let _ = out.take(LONGEST).read_to_end(&mut bytes);

@@ -1,4 +1,4 @@
-//! lull's own files: the limits, and the records it keeps.
+//! lull's own files: the limits and the records.
 
 use std::io;
 use std::path::Path;
@@ -10,10 +10,10 @@ use super::ask;
 use super::finding::{Finding, Findings};
 use crate::{ledger, limits, runs, trace};
 
-/// With less than this free, records would soon be lost.
+/// With fewer free bytes than this, records would soon be lost.
 const ROOM: u64 = 64 << 20;
 
-/// Looks at them.
+/// Checks the limits file and the folders of records.
 pub fn check(findings: &mut Findings) {
     findings.add(limits());
     let ledger = Path::new(ledger::FILE).parent().unwrap_or(Path::new("/"));
@@ -40,11 +40,11 @@ fn limits() -> Finding {
 }
 
 /// # Errors
-/// Why nothing would be kept there. A migration never fails for it.
+/// Why no record could be kept there. A migration never fails because of it.
 fn records_in(folder: &Path) -> Result<(), Finding> {
     const CURE: &str = "Migrations go on without: no history, nothing to explain afterwards.";
     let warning = |found| Finding::warning("records", found, CURE);
-    // What is not there yet is made.
+    // A missing folder will be created, so check the nearest existing one above it.
     let there = folder.ancestors().find(|folder| folder.exists());
     let there = there.unwrap_or(Path::new("/")).to_owned();
     let asked = there.clone();
@@ -79,7 +79,7 @@ mod tests {
     fn a_folder_to_come_is_judged_by_what_is_there() {
         let root = tempfile::tempdir().unwrap();
         let found = records_in(&root.path().join("not/yet"));
-        // The disk under the tests may be full.
+        // The disk that runs the tests may be full.
         assert!(found.is_ok() || found.is_err_and(|why| why.found.contains("are free")));
         let file = root.path().join("file");
         std::fs::write(&file, "").unwrap();

@@ -1,4 +1,4 @@
-//! What was found, and how it is shown.
+//! The findings, and their output.
 
 use std::io::Write;
 
@@ -15,11 +15,11 @@ use crate::host::NotReady;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
+    /// Everything is as it should be.
     Ok,
-    /// Something will not work, or not as well.
+    /// Something will not work, or will work less well.
     Warning,
-    /// Nothing will.
+    /// No migration will work.
     Problem,
 }
 
@@ -42,21 +42,21 @@ impl Level {
     }
 }
 
-/// One finding.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at; a script goes by it.
+    /// The name of the check, for scripts.
     pub check: &'static str,
-    /// What it means.
+    /// The severity of the finding.
     pub level: Level,
-    /// A clause, without a full stop.
+    /// What was found: a clause, without a full stop.
     pub found: String,
-    /// What to do; empty when it is as it should be.
+    /// What to do; empty if everything is as it should be.
     pub cure: String,
 }
 
 impl Finding {
-    /// As it should be.
+    /// A finding of [`Level::Ok`].
     pub fn ok(check: &'static str, found: impl Into<String>) -> Self {
         Self {
             check,
@@ -66,7 +66,7 @@ impl Finding {
         }
     }
 
-    /// See [`Level::Warning`].
+    /// A finding of [`Level::Warning`].
     pub fn warning(check: &'static str, found: impl Into<String>, cure: impl Into<String>) -> Self {
         Self {
             level: Level::Warning,
@@ -75,7 +75,7 @@ impl Finding {
         }
     }
 
-    /// See [`Level::Problem`].
+    /// A finding of [`Level::Problem`].
     pub fn problem(check: &'static str, found: impl Into<String>, cure: impl Into<String>) -> Self {
         Self {
             level: Level::Problem,
@@ -83,13 +83,13 @@ impl Finding {
         }
     }
 
-    /// What would stop `lull migrate` from beginning.
+    /// A condition that would stop `lull migrate` from beginning.
     pub fn not_ready(check: &'static str, why: &NotReady) -> Self {
         let (found, cure) = why.found_and_cure();
         Self::problem(check, found, cure)
     }
 
-    /// Whether something keeps the limits beside `lull migrate`. It need not.
+    /// Whether the limits are also kept outside `lull migrate`. That is optional.
     pub fn in_force(check: &'static str, seen: enable::Finding) -> Self {
         match seen.in_force {
             true if seen.cure.is_empty() => Self::ok(check, seen.found),
@@ -109,19 +109,19 @@ impl Finding {
     }
 }
 
-/// All findings, shown as they come.
+/// All findings; each is printed as it is added.
 #[derive(Debug)]
 pub struct Findings {
     json: bool,
     host: Option<String>,
-    /// Of the host looked at.
+    /// The number of problems on the current host.
     problems: usize,
     warnings: usize,
     not_ready: Vec<String>,
 }
 
 impl Findings {
-    /// Those on this host come first.
+    /// The first findings belong to this host.
     pub fn new(json: bool) -> Self {
         let findings = Self {
             json,
@@ -134,14 +134,14 @@ impl Findings {
         findings
     }
 
-    /// What follows concerns the destination.
+    /// The following findings belong to the destination.
     pub fn begin(&mut self, host: &str) {
         self.host = Some(host.to_owned());
         (self.problems, self.warnings) = (0, 0);
         self.say(&format!("\n{host}:\n"));
     }
 
-    /// Adds one.
+    /// Adds and prints one finding.
     pub fn add(&mut self, finding: Finding) {
         match finding.level {
             Level::Ok => {}
@@ -158,7 +158,7 @@ impl Findings {
         }
     }
 
-    /// Ends a host's findings: whether it is ready.
+    /// Ends the findings of a host and returns whether it is ready.
     pub fn ends(&mut self, name: &str) -> bool {
         let ready = self.problems == 0;
         let not = match ready {
@@ -181,7 +181,7 @@ impl Findings {
         ready
     }
 
-    /// The last word, for scripts.
+    /// Prints the final line for scripts.
     pub fn close(&self) {
         if self.json {
             let ready = self.not_ready.is_empty();
@@ -189,7 +189,7 @@ impl Findings {
         }
     }
 
-    /// In colours where there are any, if anybody reads it.
+    /// Prints the text, in colours if the terminal has them.
     fn say(&self, text: &str) {
         if !self.json {
             let _ = anstream::stdout().lock().write_all(text.as_bytes());
@@ -204,7 +204,7 @@ impl Findings {
     }
 }
 
-/// A line of JSON.
+/// One line of JSON with the schema's version.
 #[derive(Debug, Serialize)]
 struct Versioned<'a> {
     schema: u32,
@@ -216,7 +216,7 @@ struct Versioned<'a> {
 #[serde(tag = "type", rename_all = "kebab-case")]
 enum Line<'a> {
     Finding {
-        /// The destination; `null` is this host.
+        /// The destination; `null` for this host.
         host: Option<&'a str>,
         #[serde(flatten)]
         finding: &'a Finding,

@@ -1,4 +1,4 @@
-//! The guests on this host: which of them could be moved.
+//! The guests on this host, and which of them could be moved.
 
 use std::io;
 
@@ -13,23 +13,23 @@ use crate::host::{self, Guest, NotReady};
 use crate::monitor::{self, Monitor};
 use crate::rehearse;
 
-/// More than that are not listed one by one.
+/// The most guests listed one by one.
 const MOST: usize = 64;
 
 /// A guest that could be moved.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// Its name.
+    /// The guest's name.
     pub name: String,
-    /// Its memory, bytes.
+    /// The guest's memory in bytes.
     pub memory: u64,
-    /// One more than its highest frame.
+    /// One more than the guest's highest frame number.
     pub frames: u64,
-    /// Whether it wants `vif-lull` wherever it goes.
+    /// Whether the guest needs `vif-lull` on every host.
     pub wants_vif_lull: bool,
 }
 
-/// Looks at each.
+/// Checks each guest.
 pub fn check(findings: &mut Findings) -> Vec<Seen> {
     let listed = ask::within(ask::HERE, || {
         Xenstore::open().and_then(|mut store| host::domains(&mut store))
@@ -61,7 +61,7 @@ pub fn check(findings: &mut Findings) -> Vec<Seen> {
                 }
                 seen.push(found);
             }
-            // The host is ready, though this one cannot be moved.
+            // The host is ready, although this guest cannot be moved.
             Some(Err(why)) => findings.add(Finding {
                 level: Level::Warning,
                 ..Finding::not_ready("guest", &why)
@@ -80,7 +80,7 @@ pub fn check(findings: &mut Findings) -> Vec<Seen> {
     seen
 }
 
-/// Whether somebody carries out its next reboot or shutdown.
+/// Whether a process handles the guest's next reboot or shutdown.
 fn monitored(guest: &Guest) -> Option<Finding> {
     let Guest { name, domid } = guest;
     if monitor::is_libvirts(name) {

@@ -1,4 +1,4 @@
-//! This host.
+//! The checks of this host.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,16 +15,16 @@ use crate::host::Host;
 use crate::stub::room::{self, Memory, Plan};
 use crate::{enable, helper};
 
-/// What the destination is compared with.
+/// The facts with which the destination is compared.
 #[derive(Debug, Default)]
 pub struct Here {
-    /// What xl says.
+    /// The output of `xl info`.
     pub info: XlInfo,
-    /// Those that could be moved.
+    /// The guests that could be moved.
     pub guests: Vec<Seen>,
 }
 
-/// Looks at everything that can be looked at.
+/// Runs all checks of this host.
 pub fn check(findings: &mut Findings) -> Here {
     let mut here = Here::default();
     if let Some(info) = basics(findings) {
@@ -63,8 +63,8 @@ pub fn check(findings: &mut Findings) -> Here {
     here
 }
 
-/// What `lull migrate` needs before it looks at a guest. In the order in which
-/// one makes no sense without the one before.
+/// The conditions of `lull migrate` that do not depend on the guest. Each check only makes
+/// sense if the one before succeeded.
 fn basics(findings: &mut Findings) -> Option<XlInfo> {
     let host = Host::default();
     if let Err(why) = Host::check_root() {
@@ -119,7 +119,7 @@ fn basics(findings: &mut Findings) -> Option<XlInfo> {
     }
 }
 
-/// Whether lull's tests run on this Xen.
+/// Whether lull's tests run on this version of Xen.
 fn known(version: Version) -> Finding {
     const CHECK: &str = "xen";
     match version.seen {
@@ -134,8 +134,8 @@ fn known(version: Version) -> Finding {
     }
 }
 
-/// Of which guests Xen can log what they write. Nested page tables do for those that
-/// have them, PVH and HVM; shadow page tables for all.
+/// The kinds of guests for which Xen can log dirty pages. Nested page tables work for the
+/// guests that have them, PVH and HVM; shadow page tables work for all.
 fn log_dirty(info: &XlInfo) -> Finding {
     const CHECK: &str = "log-dirty";
     let has = |way| info.ways.split_whitespace().any(|word| word == way);
@@ -161,7 +161,7 @@ fn log_dirty(info: &XlInfo) -> Finding {
     }
 }
 
-/// Who attaches network interfaces. It need not be lull.
+/// What attaches network interfaces. It need not be lull.
 fn attaching() -> Finding {
     const CHECK: &str = "enabled-vif";
     match ask::within(ask::HERE, enable::vif::in_force) {
@@ -175,7 +175,7 @@ fn attaching() -> Finding {
     }
 }
 
-/// What stands around the processes that read what a stub or another host says.
+/// The confinement of the processes that read input from a stub or another host.
 fn walls() -> Finding {
     const CHECK: &str = "walls";
     match confine::lacking()[..] {
@@ -217,7 +217,7 @@ fn dom0() -> Finding {
     }
 }
 
-/// Room for the stub that the largest guest needs.
+/// Whether there is room for the stub that the largest guest needs.
 fn stub_fits(here: &Here, findings: &mut Findings) {
     let largest = here.guests.iter().max_by_key(|guest| guest.frames);
     let (frames, whose) = match largest {

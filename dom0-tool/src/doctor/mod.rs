@@ -1,9 +1,9 @@
-//! `lull doctor`: is this host ready to move guests, and is the destination?
+//! `lull doctor`: whether this host and the destination are ready for a migration.
 //!
-//! Looks at everything and changes nothing. What is asked of this host is in
-//! [`here`], of its [`guests`] and its [`files`] apart; one command over ssh
-//! looks at the destination ([`there`]). Each [`finding`] has its cure, and no
-//! [question](ask) is waited for without end.
+//! The command checks everything and changes nothing. [`here`] checks this host; its
+//! [`guests`] and its [`files`] have modules of their own. One command over ssh checks the
+//! destination ([`there`]). Each [`finding`] says what to do, and every [question](ask) has
+//! a deadline.
 
 mod ask;
 mod files;

@@ -1,5 +1,5 @@
-//! The destination, by one command over ssh. What it answers is shown and
-//! compared, and nothing else.
+//! The checks of the destination, by one command over ssh. Its output is only shown and
+//! compared.
 
 use std::fs;
 use std::time::Duration;
@@ -17,21 +17,21 @@ use crate::destination::RULE;
 use crate::ledger::{self, Ledger};
 use crate::rehearse::{BATCH, Way};
 
-/// How long it may take, with a slow log-in.
+/// How long the command may take, including a slow login.
 const ANSWER: Duration = Duration::from_secs(45);
 
-/// Tells this boot of this machine from all others.
+/// A file that identifies the machine and its current boot.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
-/// What is asked. xl must be on the PATH that a command over ssh has: that is
-/// how it is called.
+/// The command. xl must be on the PATH of a command over ssh, because that is how it is
+/// called.
 const QUESTIONS: &str = "echo lull: there; echo boot: $(cat /proc/sys/kernel/random/boot_id)
 echo uid: $(id -u); echo xl: $(command -v xl)
 echo land: $(lull land </dev/null 2>/dev/null)
 test ! -x /etc/xen/scripts/vif-lull || echo vif-lull: there
 echo info:; xl info 2>&1; echo list:; xl list; exit 0";
 
-/// Looks at it.
+/// Checks the destination.
 pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings) {
     let ssh = ssh.unwrap_or("ssh");
     if ssh.is_empty() {
@@ -42,7 +42,7 @@ pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings
         ));
         return;
     }
-    // xl has no terminal to ask on.
+    // xl has no terminal on which ssh could ask.
     let way = Way::new(Some(ssh), host).without_a_terminal();
     let question = way.command(QUESTIONS);
     match ask::command(question, ANSWER) {
@@ -117,31 +117,31 @@ impl<'t> Answer<'t> {
     }
 }
 
-/// A name like it, if lull has been somewhere else before.
+/// A hint with a similar name, if lull knows another destination.
 fn slip(host: &str) -> String {
     did_you_mean(&Ledger::at(ledger::FILE).like(host))
 }
 
-/// What it said.
+/// The output of the command.
 #[derive(Debug, Default)]
 struct There {
     boot: String,
     is_root: bool,
     xl: String,
-    /// What `lull land` said.
+    /// The output of `lull land`.
     land: String,
     has_vif_lull: bool,
-    /// What `xl info` said.
+    /// The output of `xl info`.
     said: String,
     info: XlInfo,
-    /// The domains' names.
+    /// The names of the domains.
     names: Vec<String>,
 }
 
 impl There {
     fn parse(text: &str) -> Self {
         let (head, rest) = text.split_once("\ninfo:\n").unwrap_or((text, ""));
-        // Where xl fails there may be nothing before the list.
+        // If xl fails, there may be nothing before the list.
         let rest = format!("\n{rest}");
         let (info, list) = rest.split_once("\nlist:\n").unwrap_or((&rest, ""));
         let value = |name: &str| {
@@ -157,7 +157,7 @@ impl There {
             has_vif_lull: value("vif-lull:") == "there",
             said: info.trim().to_owned(),
             info: XlInfo::parse(info),
-            // Their columns are padded: a name ends where the spaces begin.
+            // The columns are padded: a name ends at the first space.
             names: names
                 .filter_map(|line| line.split_whitespace().next())
                 .map(str::to_owned)
@@ -293,7 +293,8 @@ impl There {
         }
     }
 
-    /// Whether those that want `vif-lull` find it there, if any does.
+    /// Whether the guests that need `vif-lull` find it at the destination, if any guest
+    /// does.
     fn interfaces(&self, host: &str, here: &Here) -> Option<Finding> {
         let wanting = here.guests.iter().filter(|guest| guest.wants_vif_lull);
         let names: Vec<&str> = wanting.map(|guest| guest.name.as_str()).collect();
@@ -431,7 +432,7 @@ mod tests {
         assert_eq!(there.xen((4, 18), "host2", &here()).level, Level::Ok);
     }
 
-    /// What it said may be anything.
+    /// The output of the destination may contain any bytes.
     #[test]
     fn any_bytes_are_an_answer() {
         let sample =

@@ -1,22 +1,22 @@
-//! What `xl info` says of a host.
+//! The output of `xl info` on one host.
 
-/// What of it matters to a migration. `None` is what it did not say.
+/// The part that matters to a migration. `None` is a value that was not printed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct XlInfo {
-    /// Major and minor.
+    /// The major and minor version of Xen.
     pub version: Option<(u32, u32)>,
-    /// Memory no domain has, bytes.
+    /// Memory in bytes that no domain uses.
     pub free: Option<u64>,
-    /// Kinds of guests that can run, as `hvm-3.0-x86_64`.
+    /// The kinds of guests that can run, such as `hvm-3.0-x86_64`.
     pub guests: String,
-    /// How Xen can run them, as `hap shadow`.
+    /// The ways in which Xen can run them, such as `hap shadow`.
     pub ways: String,
-    /// The processors' features, as words in hexadecimal.
+    /// The processor's features, as words in hexadecimal.
     pub processor: String,
 }
 
 impl XlInfo {
-    /// Reads its lines, each `name : value`.
+    /// Parses the lines, each `name : value`.
     pub fn parse(text: &str) -> Self {
         let value = |name: &str| {
             let mut lines = text.lines().filter_map(|line| line.split_once(':'));

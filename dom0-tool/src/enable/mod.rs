@@ -1,5 +1,5 @@
-//! `lull enable` and `lull disable`: that plain `xl migrate` and the like keep
-//! the limits too, that landings take less time, and whether they do.
+//! `lull enable` and `lull disable`: whether plain `xl migrate` and libvirt keep the limits
+//! too, whether lull attaches network interfaces, and the state of each.
 
 pub mod libvirt;
 pub mod vif;
@@ -69,14 +69,14 @@ enum What {
     Vif,
 }
 
-/// Whether something is in force; for `lull doctor` too.
+/// The state of one integration; also used by `lull doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Whether it does.
+    /// Whether it is in force.
     pub in_force: bool,
-    /// What was found, a sentence.
+    /// What was found, as a sentence.
     pub found: String,
-    /// What to do, if it does not; may be empty.
+    /// What to do if it is not in force; may be empty.
     pub cure: String,
 }
 
@@ -111,7 +111,7 @@ fn tell(done: anyhow::Result<String>) -> ExitCode {
     }
 }
 
-/// Puts a file there, with the folders above it.
+/// Writes a file and creates the folders above it.
 fn put(file: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     let place = || format!("{} cannot be written", file.display());
     let folder = file.parent().unwrap_or(Path::new("/"));
@@ -119,7 +119,7 @@ fn put(file: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     atomic_file::replace(file, content, mode).with_context(place)
 }
 
-/// Whether both are there, and the same.
+/// Whether both files exist and have the same content.
 fn same_content(one: &Path, other: &Path) -> bool {
     let sizes = (
         fs::metadata(one).map(|f| f.len()),

@@ -1,10 +1,10 @@
-//! Plain xl: a command of that name that comes first on PATH and starts the
-//! other with lull as its save helper.
+//! Plain xl: a command of that name comes first on PATH and starts the real xl with lull as
+//! its save helper.
 //!
-//! libxl finds its helper by its environment and nothing else, and Debian's xl
-//! reads no file before it. `/usr/local/sbin` is the administrator's own, so no
-//! package's file is touched, and it leads in every PATH that Debian sets for
-//! root; an environment set at login would not reach sudo's commands.
+//! libxl finds its helper only by its environment, and Debian's xl reads no file that could
+//! set it. `/usr/local/sbin` belongs to the administrator, so no package's file is touched,
+//! and it is first in every PATH that Debian sets for root. An environment set at login
+//! would not apply to sudo's commands.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,20 +21,20 @@ use crate::host::is_executable;
 
 use super::Finding;
 
-/// Root's PATH on Debian, as login, sshd, sudo and systemd set it.
+/// Root's PATH on Debian, as set by login, sshd, sudo and systemd.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// By this line a file is known for one of ours.
+/// The line that identifies a file of lull.
 const MARK: &str = "# Made by `lull enable xl`; `lull disable xl` takes it away.";
 
-/// A larger file is not ours.
+/// The largest file in bytes; a larger one is not lull's.
 const LARGEST: u64 = 64 << 10;
 
-/// Where things are; tests have folders of their own.
+/// The paths; tests use folders of their own.
 struct Places {
-    /// Where ours goes.
+    /// The path of lull's command.
     ours: PathBuf,
-    /// Where a command is looked up.
+    /// The PATH in which a command is looked up.
     path: OsString,
 }
 
@@ -47,7 +47,7 @@ impl Default for Places {
     }
 }
 
-/// What stands where ours goes.
+/// What exists at the path of lull's command.
 #[derive(Debug, PartialEq, Eq)]
 enum There {
     Nothing,
@@ -55,10 +55,10 @@ enum There {
     Foreign,
 }
 
-/// Makes plain xl keep the limits; says what was done.
+/// Makes plain xl keep the limits and returns a report.
 ///
 /// # Errors
-/// Why not; nothing has changed then.
+/// Why it failed; nothing has then changed.
 pub fn enable() -> anyhow::Result<String> {
     let done = Places::default().enable(&own_executable::path()?)?;
     let finding = in_force();
@@ -66,10 +66,10 @@ pub fn enable() -> anyhow::Result<String> {
     Ok(done)
 }
 
-/// Undoes it; says what was done.
+/// Reverts [`enable`] and returns a report.
 ///
 /// # Errors
-/// Why not; nothing has changed then.
+/// Why it failed; nothing has then changed.
 pub fn disable() -> anyhow::Result<String> {
     Places::default().disable()
 }
@@ -208,9 +208,9 @@ impl Places {
     }
 }
 
-/// What is put in xl's place. A helper that is set already stays: `lull
-/// migrate` sets its own. And one that has gone is not made up for: without it
-/// the migration fails, rather than go without its limits.
+/// The script installed in place of xl. It keeps a helper that is already set, because
+/// `lull migrate` sets its own. It does not check that the helper exists: without it the
+/// migration fails, which is better than a migration without its limits.
 fn script(stock: &Path, lull: &Path) -> Vec<u8> {
     let mut script = OsString::from(format!(
         "#!/bin/sh\n{MARK}\n[ -n \"$LIBXL_SAVE_HELPER\" ] ||\n{HELPER}"
@@ -222,10 +222,10 @@ fn script(stock: &Path, lull: &Path) -> Vec<u8> {
     script.into_vec()
 }
 
-/// Begins the line that names the helper.
+/// The start of the line that names the helper.
 const HELPER: &str = "LIBXL_SAVE_HELPER=";
 
-/// The lull that a script of ours names.
+/// The path of the lull that a script of ours names.
 fn helper_in(script: &[u8]) -> Option<PathBuf> {
     let mut lines = script.split(|byte| *byte == b'\n');
     let word = lines.find_map(|line| line.strip_prefix(HELPER.as_bytes()))?;
@@ -241,7 +241,7 @@ mod tests {
 
     use super::*;
 
-    /// An xl that says how it was called, a lull, and a folder for ours.
+    /// An xl that prints how it was called, a lull, and a folder for lull's command.
     fn host() -> (tempfile::TempDir, Places, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);

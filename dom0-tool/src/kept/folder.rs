@@ -1,4 +1,4 @@
-//! A folder of records: each whole or not at all, and never too many.
+//! A folder of records. Each record is complete or absent, and their number is bounded.
 
 use std::cmp::Reverse;
 use std::ffi::{OsStr, OsString};
@@ -10,27 +10,27 @@ use std::time::SystemTime;
 
 use lull_base::processes;
 
-/// How much a folder keeps.
+/// The bounds of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Most {
-    /// Files, the newest.
+    /// The number of newest files kept.
     pub files: usize,
-    /// Bytes, all together; the newest file is kept whatever its size.
+    /// The total size in bytes. The newest file is kept whatever its size.
     pub bytes: u64,
 }
 
-/// What a record's file name ends in.
+/// The extension of a record's file name.
 const SUFFIX: &str = "jsonl";
 
-/// And while it is being written.
+/// The extension while the record is being written.
 const UNFINISHED: &str = "unfinished";
 
-/// Makes a folder that nobody but its owner may look into, and those above it; one that
-/// is there becomes so. What lull remembers tells guests' names, where they go, and how
-/// busy they are.
+/// Creates a folder, and those above it, that only its owner can read. An existing folder
+/// gets the same mode. Records contain guests' names, their destinations and how busy they
+/// are.
 ///
 /// # Errors
-/// What the kernel says.
+/// The error of the kernel.
 pub fn make_private(folder: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -60,20 +60,19 @@ impl Folder {
         }
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes a record, named after the time and `whose` it is, and forgets
-    /// old ones.
+    /// Writes a record, named after the time and `whose` it is, and deletes old ones.
     ///
     /// # Errors
-    /// When it cannot be written; then nothing of it is left.
+    /// If it cannot be written; no part of it is then left behind.
     pub fn keep(&self, whose: &str, record: &[u8]) -> io::Result<PathBuf> {
         make_private(&self.path)?;
         self.forget_unfinished();
-        // Before as well as after: the disk may be full of them.
+        // Before as well as after: old records may have filled the disk.
         self.forget(record.len() as u64, self.most.files - 1);
         let fresh = self
             .path
@@ -95,8 +94,8 @@ impl Folder {
         Ok(path)
     }
 
-    /// `2026-11-23T15-34-44Z-7.jsonl`: by name is by time. A guest is not
-    /// migrated twice in a second, save by a test.
+    /// `2026-11-23T15-34-44Z-7.jsonl`: sorting by name sorts by time. A guest is not
+    /// migrated twice in a second, except by a test.
     fn free_name(&self, whose: &str) -> PathBuf {
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
         let stem = format!("{}-{whose}", now.to_string().replace(':', "-"));
@@ -107,7 +106,7 @@ impl Folder {
             .unwrap_or_else(|| self.path.join(SUFFIX))
     }
 
-    /// Removes what a process left half-written that was killed.
+    /// Removes partial files that a killed process left behind.
     fn forget_unfinished(&self) {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             let path = entry.path();
@@ -120,7 +119,7 @@ impl Folder {
         }
     }
 
-    /// Removes the oldest, until `room` bytes and a record more would fit.
+    /// Removes the oldest records until `room` bytes and one more record fit.
     fn forget(&self, room: u64, most: usize) {
         let mut total = room;
         for (index, (name, bytes)) in self.records().iter().enumerate() {
@@ -131,7 +130,7 @@ impl Folder {
         }
     }
 
-    /// Names and sizes of the records there are, newest first.
+    /// The names and sizes of the records, newest first.
     pub fn records(&self) -> Vec<(OsString, u64)> {
         let Ok(entries) = fs::read_dir(&self.path) else {
             return Vec::new();
@@ -146,15 +145,15 @@ impl Folder {
                     .then(|| (entry.file_name(), metadata.len()))
             })
             .collect();
-        // Without the suffix, before which `-2` would come.
+        // Without the extension, which would otherwise sort after `-2`.
         let stem = |name: &OsString| Path::new(name).with_extension("").into_os_string();
         records.sort_by_cached_key(|(name, _)| Reverse(stem(name)));
         records
     }
 }
 
-/// `whose`, as far as it can stand in a file's name: a guest may be called
-/// anything.
+/// `whose` with everything replaced that a file name cannot contain, because a guest may
+/// have any name.
 pub fn file_name(whose: &str) -> String {
     whose
         .chars()
@@ -208,7 +207,7 @@ mod tests {
         let folder = Folder::at(root.path(), MOST);
         for number in 0..3 {
             let name = root.path().join(format!("2020-01-0{number}-1.jsonl"));
-            // Holes: no disk is filled.
+            // The file is sparse and does not fill the disk.
             File::create(name)
                 .unwrap()
                 .set_len(MOST.bytes / 2 - 10)
@@ -223,7 +222,7 @@ mod tests {
     fn what_the_dead_left_half_written_is_forgotten() {
         let root = tempfile::tempdir().unwrap();
         let at = |pid: u32| root.path().join(format!("{pid}.{UNFINISHED}"));
-        // No process has a number above 2^22; and the first is no lull.
+        // No process has a number above 2^22, and process 1 is not lull.
         for pid in [1, 4_194_305] {
             fs::write(at(pid), b"half").unwrap();
         }

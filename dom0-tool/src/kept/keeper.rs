@@ -10,12 +10,12 @@ use lull_base::{confine, hygiene};
 
 use super::Folder;
 
-/// A disk that takes longer is not waited for: whoever reads what this process
-/// says waits for its end.
+/// How long the disk may take. Beyond that the process exits, because callers wait for the
+/// end of its output.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The keeper's life: standard input until its end, then a file of `folder`,
-/// which bears `name`; and `then`, with what was heard.
+/// Runs the keeper: reads standard input to its end, writes it to a file of `folder` named
+/// `name`, then calls `then` with what was read.
 pub fn keep(
     what: &'static str,
     folder: &Folder,

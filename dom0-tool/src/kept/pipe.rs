@@ -1,4 +1,4 @@
-//! The writer's end of a record.
+//! The writing end of a record.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -8,23 +8,23 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::fcntl_setpipe_size;
 use serde::Serialize;
 
-/// The pipe's size: what is left at the end must fit, so that nothing waits.
+/// The size of the pipe in bytes. The last lines must fit, so that nothing blocks.
 const PIPE: usize = 1 << 20;
 
-/// Collects lines and hands them to a keeper, without ever waiting for it.
+/// Collects lines and sends them to a keeper without ever blocking.
 #[derive(Debug)]
 pub struct Pipe<W = ChildStdin> {
     keeper: W,
     unsent: Vec<u8>,
-    /// Bytes collected so far.
+    /// The number of bytes collected so far.
     bytes: usize,
 }
 
 impl Pipe {
-    /// Starts a keeper: this binary, with these words.
+    /// Starts a keeper: this binary with these arguments.
     ///
     /// # Errors
-    /// When it cannot be started: then there is no record.
+    /// If the keeper cannot be started; there is then no record.
     pub fn start(words: &[&str]) -> io::Result<(Self, Child)> {
         let mut child = Command::new("/proc/self/exe")
             .args(words)
@@ -41,7 +41,7 @@ impl Pipe {
 }
 
 impl<W: Write> Pipe<W> {
-    /// Hands the lines to `keeper`.
+    /// Sends the lines to `keeper`.
     pub const fn to(keeper: W) -> Self {
         Self {
             keeper,
@@ -50,17 +50,17 @@ impl<W: Write> Pipe<W> {
         }
     }
 
-    /// Bytes added so far.
+    /// The number of bytes added so far.
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes not handed over yet.
+    /// The number of bytes not sent yet.
     pub const fn unsent(&self) -> usize {
         self.unsent.len()
     }
 
-    /// Adds a line.
+    /// Adds one line.
     pub fn add(&mut self, line: &impl Serialize) {
         let before = self.unsent.len();
         if serde_json::to_writer(&mut self.unsent, line).is_ok() {
@@ -71,7 +71,7 @@ impl<W: Write> Pipe<W> {
         self.bytes += self.unsent.len() - before;
     }
 
-    /// Hands over as much as the pipe has room for.
+    /// Writes as much as the pipe has room for.
     pub fn hand_over(&mut self) {
         let mut sent = 0;
         while sent < self.unsent.len() {

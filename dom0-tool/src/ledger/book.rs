@@ -1,4 +1,4 @@
-//! What stands in the file: entries by destination, and which of them are kept.
+//! The content of the ledger file: entries by destination, and which of them are kept.
 
 use std::collections::BTreeMap;
 
@@ -6,33 +6,32 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
 
-/// 1 had neither dates nor guests: its entries are read as a probe
-/// guest's, made when they are read.
+/// Schema 1 had neither dates nor guests: its entries are read as a probe guest's, dated
+/// when they are read.
 pub const SCHEMA: u32 = 2;
 
-/// Entries kept of one guest's pauses on the way to one destination, the
-/// newest.
+/// The number of entries kept per guest and destination; the newest are kept.
 pub const KEPT: usize = 16;
 
-/// Entries kept in all, the newest: what is written stays far below what is
-/// read.
+/// The number of entries kept in all; the newest are kept. A file of that many entries
+/// stays far below the size limit for reading.
 pub const KEPT_IN_ALL: usize = 4_096;
 
 /// The file's content.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Book {
     pub schema: u32,
-    /// Oldest first.
+    /// The entries of each destination, oldest first.
     pub destinations: BTreeMap<String, Vec<Entry>>,
 }
 
 impl Book {
-    /// Adds an entry and forgets what is old or too much.
+    /// Adds an entry, then drops expired and surplus entries.
     pub fn add(&mut self, destination: &str, mut entry: Entry, now: u64) {
         entry.at.get_or_insert(now);
         for entries in self.destinations.values_mut() {
             entries.retain(|entry| entry.counts(now));
-            // Of the first schema.
+            // Entries of schema 1 have no date.
             for undated in entries.iter_mut() {
                 undated.at.get_or_insert(now);
             }
@@ -55,7 +54,7 @@ impl Book {
     }
 }
 
-/// Of the guest whose entry came last.
+/// Drops the oldest surplus entries of the guest whose entry came last.
 fn forget_all_but_the_newest(entries: &mut Vec<Entry>) {
     let Some(guest) = entries.last().map(|newest| newest.guest.clone()) else {
         return;

@@ -9,20 +9,20 @@ use lull_wire::events::Landing;
 /// Upper bounds of the fixed parts of a pause, for the helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Costs {
-    /// From the request until the guest has stopped.
+    /// From the request to suspend until the guest has stopped.
     pub suspend: Duration,
     /// Reading the final dirty bitmap.
     pub final_bitmap: Duration,
-    /// CPU state, parameters, end of the stream.
+    /// Reading and writing the CPU state and parameters, and ending the stream.
     pub cpu_state: Duration,
-    /// From there until the guest runs at the destination.
+    /// From the end of the stream until the guest runs at the destination.
     pub landing: Duration,
-    /// Making it run on at the source, when the attempt is given up.
+    /// Resuming the guest at the source when the attempt is given up.
     pub resume: Duration,
 }
 
 impl Costs {
-    /// The greater of each part.
+    /// The greater of both values for each part.
     pub fn or_worse(self, other: Self) -> Self {
         Self {
             suspend: self.suspend.max(other.suspend),
@@ -33,12 +33,12 @@ impl Costs {
         }
     }
 
-    /// Assumed where nothing was seen yet. From the rig's measurements of
-    /// stock `xl migrate` under emulation, where everything is slow: the
-    /// suspend took 130 ms, and about as long the last pages and the CPU state
-    /// together; landing 2.7 s, of which 2.5 s was one network interface's
-    /// hotplug script, and the rest is ssh round trips. Reading a bitmap and
-    /// resuming are a few hypercalls.
+    /// The bounds assumed where nothing was measured yet. They come from the rig's
+    /// measurements of stock `xl migrate` under emulation, where everything is slow: the
+    /// suspend took 130 ms, and the last pages and the CPU state together took about as
+    /// long. The landing took 2.7 s: 2.5 s for the hotplug script of one network interface,
+    /// and ssh round trips for the rest. Reading a bitmap and resuming are a few
+    /// hypercalls.
     pub const ASSUMED: Self = Self {
         suspend: Duration::from_millis(200),
         final_bitmap: Duration::from_millis(10),
@@ -47,9 +47,9 @@ impl Costs {
         resume: Duration::from_millis(50),
     };
 
-    /// The same for a guest that lands in that order. Of the fast one, all that
-    /// follows the last byte: it is put into place, READY passed on, GO, and a
-    /// report. The naive trial of it took 0.3 s for that in the rig.
+    /// The assumed bounds for the given kind of landing. For the fast landing they cover
+    /// what follows the last byte: applying the final state, READY, GO and a report. The
+    /// first trial of it took 0.3 s for that in the rig.
     pub fn assumed(landing: Landing) -> Self {
         match landing {
             Landing::Classic => Self::ASSUMED,
@@ -60,7 +60,7 @@ impl Costs {
         }
     }
 
-    /// In the order of the fields.
+    /// The parts in the order of the fields.
     pub const fn parts(self) -> [Duration; 5] {
         [
             self.suspend,
@@ -72,7 +72,7 @@ impl Costs {
     }
 }
 
-/// For the machine that decides.
+/// Converts the bounds for the state machine.
 impl From<Costs> for FixedCosts {
     fn from(costs: Costs) -> Self {
         let micros = |part: Duration| Micros(u64::try_from(part.as_micros()).unwrap_or(u64::MAX));
@@ -86,20 +86,20 @@ impl From<Costs> for FixedCosts {
     }
 }
 
-/// Assumed of what follows READY where nothing is known: xl renames the guest,
-/// says GO, and the destination renames and unpauses its own. It took 140 ms in
-/// the rig, under emulation, over ssh.
+/// The time after READY that is assumed where nothing is known: xl renames the guest and
+/// says GO, and the destination renames and unpauses its own. This took 140 ms in the rig,
+/// under emulation, over ssh.
 pub const AFTER_READY: Duration = Duration::from_millis(200);
 
-/// So many figures must be known before they say how wide they are spread.
+/// The number of figures from which their spread can be judged.
 const ENOUGH: usize = 4;
 
-/// The bound that figures stand for, in milliseconds and perhaps rounded down:
-/// somewhat more than the worst. `None` without any.
+/// The upper bound for figures in milliseconds, which may have been rounded down: somewhat
+/// more than the worst of them. `None` without figures.
 ///
-/// While there are but few, a half more. Then as much more as the worst is above the
-/// median, since figures that are spread wide are likely to come wider still; at least
-/// an eighth, and never more than as much again.
+/// With few figures the margin is half of the worst. With enough of them it is the distance
+/// from the median to the worst, because widely spread figures are likely to spread wider
+/// still. It is at least an eighth of the worst, and never more than the worst itself.
 pub fn bound(seen: &[u64]) -> Option<Duration> {
     let mut ordered: Vec<u64> = seen.iter().map(|ms| ms.saturating_add(1)).collect();
     ordered.sort_unstable();
@@ -114,7 +114,7 @@ pub fn bound(seen: &[u64]) -> Option<Duration> {
     Some(worst.saturating_add(more))
 }
 
-/// Of values in order; of an even number, the greater of the two in the middle.
+/// The median of sorted values; the greater of the middle two for an even number.
 pub fn median(ordered: &[u64]) -> Option<u64> {
     ordered.get(ordered.len() / 2).copied()
 }
@@ -151,7 +151,7 @@ mod tests {
     fn figures_that_are_spread_wide_may_come_wider_still() {
         let ms = Duration::from_millis;
         assert_eq!(bound(&[199, 799, 199, 299]), Some(ms(1_300)));
-        // A landing on a slow host: 2.9 s mostly, once 5.8 s. The next took 8.5 s.
+        // A landing on a slow host: usually 2.9 s, once 5.8 s. The next took 8.5 s.
         assert_eq!(bound(&[2_899, 5_799, 2_899, 2_999]), Some(ms(8_600)));
     }
 

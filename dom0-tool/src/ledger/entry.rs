@@ -1,69 +1,71 @@
-//! What one pause was made of, and how long an entry about it counts.
+//! The parts of one pause, and how long an entry about it counts.
 
 use lull_wire::events::Landing;
 use serde::{Deserialize, Serialize};
 
-/// An older entry, in seconds, no longer counts: hosts, links and guests are
-/// rebuilt. By the wall clock, which serves for this and nothing else.
+/// The age in seconds beyond which an entry no longer counts, because hosts, links and
+/// guests are rebuilt. Ages use the wall clock, which is used for nothing else.
 pub const LASTS: u64 = 90 * DAY;
 
-/// An entry about a destination that was late counts for so long. It may have
-/// been a hitch; and where it keeps every later attempt from beginning, nothing
-/// newer is learned that would outweigh it.
+/// The age in seconds up to which an entry about a late destination counts. The delay may
+/// have been a one-off; and if it kept every later attempt from beginning, no newer
+/// measurement could ever outweigh it.
 pub const LATE_LASTS: u64 = DAY;
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// What one pause was made of: of a guest that moved, or that was resumed at
-/// the source. Absent: not known, or not come so far.
+/// The parts of one pause, of a guest that moved or that was resumed at the source. An
+/// absent part is unknown or was not reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Entry {
-    /// When, in seconds since 1970; the ledger dates what is added undated.
+    /// The time of the entry in seconds since 1970. The ledger dates undated entries when
+    /// they are added.
     pub at: Option<u64>,
-    /// Whose: by name, or of a probe guest of lull's own.
+    /// The name of the guest; absent for a probe guest of lull.
     pub guest: Option<String>,
-    /// The guest was not seen to run at the destination: it was resumed at the
-    /// source, if it did not die.
+    /// The guest was not seen to run at the destination: it was resumed at the source,
+    /// unless it died.
     pub resumed: bool,
-    /// From the request until the guest had stopped.
+    /// From the request to suspend until the guest had stopped, in milliseconds.
     pub suspend_ms: Option<u64>,
-    /// Reading the final bitmap.
+    /// Reading the final bitmap, in milliseconds.
     pub final_bitmap_ms: Option<u64>,
-    /// CPU state, parameters, end of the stream.
+    /// CPU state, parameters and end of the stream, in milliseconds.
     pub cpu_state_ms: Option<u64>,
-    /// In which order it landed.
+    /// The kind of landing.
     pub landing: Landing,
-    /// From there until the guest ran at the destination; of one that was not
-    /// ready in time, what it took at least.
+    /// From the end of the stream until the guest ran at the destination, in milliseconds.
+    /// For a destination that was not ready in time this is a lower bound.
     pub landing_ms: Option<u64>,
-    /// Part of the landing, from READY.
+    /// The part of the landing that follows READY, in milliseconds.
     pub after_ready_ms: Option<u64>,
-    /// From the decision to give up until the guest ran at the source.
+    /// From the decision to give up until the guest ran at the source, in milliseconds.
     pub resume_ms: Option<u64>,
-    /// The pause as it was expected when the guest was asked to stop.
+    /// The pause expected when the guest was asked to stop, in milliseconds.
     pub expected_ms: Option<u64>,
-    /// And at most.
+    /// The upper bound of the pause at that moment, in milliseconds.
     pub predicted_ms: Option<u64>,
-    /// What it was, at most, of a guest that moved; of a destination that was
-    /// not ready in time: what it would have been, at least.
+    /// The observed pause in milliseconds: an upper bound for a guest that moved. For a
+    /// destination that was not ready in time, a lower bound of what the pause would have
+    /// been.
     pub observed_ms: Option<u64>,
 }
 
 impl Entry {
-    /// Seconds since it was made; none for one from the future, which a clock
-    /// that was set back leaves behind.
+    /// The age of the entry in seconds; zero for an entry from the future, which remains
+    /// after a clock was set back.
     pub fn age(&self, now: u64) -> u64 {
         self.at.map_or(0, |at| now.saturating_sub(at))
     }
 
-    /// Whether it still counts.
+    /// Whether the entry still counts.
     pub fn counts(&self, now: u64) -> bool {
         let was_late = self.resumed && self.landing_ms.is_some();
         self.age(now) <= if was_late { LATE_LASTS } else { LASTS }
     }
 
-    /// Whether it teaches anything.
+    /// Whether the entry contains no figures.
     pub fn is_empty(&self) -> bool {
         [
             self.suspend_ms,
@@ -77,13 +79,13 @@ impl Entry {
         .all(Option::is_none)
     }
 
-    /// The bitmap, the CPU state and so on of a probe guest say nothing
-    /// of another's size, but are better than what is assumed everywhere.
+    /// Whether the entry is from a probe guest. Its bitmap, CPU state and so on say nothing
+    /// about a guest of another size, but are better than the general assumptions.
     pub fn is_rehearsal(&self) -> bool {
         self.guest.is_none()
     }
 
-    /// Whether it is `guest`'s.
+    /// Whether the entry belongs to `guest`.
     pub fn is_of(&self, guest: &str) -> bool {
         self.guest.as_deref() == Some(guest)
     }

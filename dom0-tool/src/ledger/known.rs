@@ -1,4 +1,4 @@
-//! What the entries say of a guest's next pause.
+//! What the entries predict for a guest's next pause.
 
 use std::time::Duration;
 
@@ -8,29 +8,29 @@ use super::book::Book;
 use super::costs::{AFTER_READY, Costs, bound, median};
 use super::entry::Entry;
 
-/// What is known of a guest's pause on the way to a destination.
+/// What is known about a guest's pause on the way to a destination.
 ///
-/// What happens at the source is learned from the guest itself, wherever it
-/// went: its devices and its kernel make its suspend, its size the bitmap, its
-/// vCPUs the state. What a guest does to its own figures it does to no other's.
-/// One that was never paused goes by the probe guests' figures. The
-/// landing is learned from the guest's own at this destination, or else from
-/// everybody's there, and only from landings in the same order.
+/// The parts at the source are learned from the guest itself, at all destinations: its
+/// devices and its kernel determine the suspend, its size the bitmap, and its vCPUs the CPU
+/// state. A guest's figures never influence those of another guest. A guest that was never
+/// paused uses the probe guests' figures. The landing is learned from the guest's own
+/// landings at this destination, or else from all guests' landings there, and only from
+/// landings of the same kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// Landings at the destination that the bounds rest on. None: it was never
-    /// moved to.
+    /// The number of landings at the destination behind the bounds. Zero: no guest was ever
+    /// moved there.
     pub landings: usize,
-    /// Upper bounds: somewhat more than the worst seen, or what is assumed.
+    /// Upper bounds: somewhat more than the worst seen, or the assumed values.
     pub bounds: Costs,
-    /// Upper bound of the landing's last part, from READY.
+    /// Upper bound of the last part of the landing, from READY on.
     pub after_ready: Duration,
-    /// The median of each part, where it was seen.
+    /// The median of each part for which there are figures.
     pub typical: PauseParts,
 }
 
 impl Known {
-    /// Each part as it mostly was; at its bound where it was never seen.
+    /// The usual length of each part; its bound where it was never seen.
     pub fn expected(&self) -> Costs {
         let usual = |seen: Option<u64>, bound: Duration| {
             seen.map_or(bound, |ms| Duration::from_millis(ms).min(bound))
@@ -50,11 +50,11 @@ impl Known {
     }
 }
 
-/// One part of a pause.
+/// Selects one part of a pause.
 type Part = fn(&Entry) -> Option<u64>;
 
 impl Book {
-    /// What is known of `guest`'s pause on the way to `destination`.
+    /// Looks up `guest`'s pause on the way to `destination`.
     pub(super) fn known(&self, destination: &str, guest: &str, order: Landing, now: u64) -> Known {
         let there = || {
             let entries = self.destinations.get(destination);
@@ -108,9 +108,8 @@ impl Book {
 }
 
 impl Book {
-    /// What is known of `guest`'s pause on the way to whichever destination:
-    /// the worst of those that are known, else what is assumed of one that is
-    /// not.
+    /// Bounds for `guest`'s pause when the destination is not known: the worst of all known
+    /// destinations, or the assumptions for an unknown one.
     pub(super) fn known_wherever(&self, guest: &str, now: u64) -> Known {
         let everywhere = self.destinations.keys();
         let known =
@@ -125,12 +124,13 @@ impl Book {
     }
 }
 
-/// A suspend that takes longer, ms, has waited for something: a disk that does not
+/// Milliseconds. A suspend longer than this was blocked by something: a disk that does not
 /// answer, a process that does not freeze.
 const ACCIDENT: u64 = 5_000;
 
-/// Without one suspend that took far longer than all others: once is bad luck, and would
-/// keep the guest from being moved for as long as it is remembered. A second one counts.
+/// Drops a single suspend that took far longer than all others. One such suspend is bad
+/// luck and would keep the guest from being moved for as long as it is remembered. A second
+/// one counts.
 fn without_accident(mut ordered: Vec<u64>) -> Vec<u64> {
     if let [others @ .., worst] = &ordered[..] {
         let next = others.last().copied().unwrap_or(0);
@@ -141,7 +141,7 @@ fn without_accident(mut ordered: Vec<u64>) -> Vec<u64> {
     ordered
 }
 
-/// What was seen of a part, in order of length.
+/// The figures of one part, in ascending order.
 fn seen<'e>(entries: impl Iterator<Item = &'e Entry>, part: Part) -> Vec<u64> {
     let mut seen: Vec<u64> = entries.filter_map(part).collect();
     seen.sort_unstable();
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(known(&[15_000]), Costs::ASSUMED.suspend);
         assert_eq!(known(&[100, 15_000, 110]), known(&[100, 110]));
         assert!(known(&[100, 15_000, 14_000]) > Duration::from_secs(15));
-        // That is how it is.
+        // A spread like this is normal and counts.
         assert!(known(&[1_900, 2_000, 6_000]) > Duration::from_secs(6));
     }
 
@@ -283,7 +283,8 @@ mod tests {
         let suspend = |to, guest| book.known(to, guest, Landing::Classic, NOW).bounds.suspend;
         assert_eq!(suspend("host2", "web1"), Duration::from_millis(1_200));
         assert_eq!(suspend("host4", "web1"), Duration::from_millis(1_200));
-        // Not slow1's: only a probe guest speaks for others.
+        // The bound does not come from slow1: only a probe guest's figures apply to other
+        // guests.
         assert_eq!(suspend("host2", "new1"), Duration::from_millis(60));
         assert_eq!(suspend("host3", "new1"), Costs::ASSUMED.suspend);
     }
@@ -360,8 +361,8 @@ mod tests {
     }
 
     proptest! {
-        /// However much was seen of whom: no part's bound is below any of this
-        /// guest's own figures that still count.
+        /// Whatever was seen of any guest, no bound of a part is below one of this guest's
+        /// own figures that still count.
         #[test]
         fn bounds_cover_all_that_was_seen_of_the_guest(
             seen in proptest::collection::vec(
@@ -398,7 +399,7 @@ mod tests {
                 if !entry.is_of("g1") {
                     continue;
                 }
-                // Longer ones are, unless it was but one.
+                // A longer suspend is covered too, unless it is the only one.
                 let suspend = entry.suspend_ms.filter(|ms| *ms <= ACCIDENT);
                 prop_assert!(covers(known.bounds.suspend, suspend));
                 prop_assert!(covers(known.bounds.final_bitmap, entry.final_bitmap_ms));

@@ -1,10 +1,10 @@
-//! What earlier pauses took: the bounds for the parts of a pause that do not
+//! What earlier pauses took. This gives the bounds for the parts of a pause that do not
 //! depend on the guest's pages.
 //!
-//! The helper cannot see the landing, which is most of a classic pause; only
-//! the front end, which hears the destination report, can. So it writes down
-//! what each pause was made of ([`entry`]), also of a guest that was resumed at
-//! the source, and the next attempt goes by the worst of that ([`known`]).
+//! The helper cannot see the landing, which is most of a classic pause; only the front end,
+//! which hears the destination report, can. The front end therefore records the parts of
+//! each pause ([`entry`]), also for a guest that was resumed at the source. The next
+//! attempt uses the worst of them ([`known`]).
 
 mod book;
 mod costs;
@@ -33,16 +33,17 @@ use crate::kept::folder::make_private;
 use book::{Book, SCHEMA};
 use summary::Summary;
 
-/// Where the ledger is kept.
+/// The path of the ledger.
 pub const FILE: &str = "/var/lib/lull/ledger.json";
 
-/// A larger file is not ours: an entry takes some four hundred bytes.
+/// The largest ledger in bytes; a larger file is not lull's. An entry takes some four
+/// hundred bytes.
 const LARGEST: u64 = 4 << 20;
 
-/// How long the lock is waited for: nobody holds it for longer than a write.
+/// How long to wait for the lock. It is never held for longer than one write.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Why the ledger could not be kept. A migration never fails for it.
+/// Why the ledger could not be updated. A migration never fails because of it.
 #[derive(Debug, Error)]
 #[error("{path}: {source}")]
 pub struct LedgerError {
@@ -50,18 +51,18 @@ pub struct LedgerError {
     source: io::Error,
 }
 
-/// One pause, foreseen and seen.
+/// One pause, predicted and observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreseen {
-    /// Whose; of a probe guest, none.
+    /// The name of the guest; absent for a probe guest.
     pub guest: Option<String>,
-    /// See [`Entry`].
+    /// See `predicted_ms` of [`Entry`].
     pub predicted_ms: u64,
-    /// See [`Entry`].
+    /// See `observed_ms` of [`Entry`].
     pub observed_ms: u64,
 }
 
-/// The file.
+/// The ledger file.
 #[derive(Debug)]
 pub struct Ledger {
     file: PathBuf,
@@ -73,9 +74,9 @@ impl Ledger {
         Self { file: file.into() }
     }
 
-    /// What is known of `guest`'s pause on the way to `destination`. Of a file that
-    /// cannot be read or understood `tell` is told; whoever next adds to it sets the
-    /// latter aside.
+    /// What is known about `guest`'s pause on the way to `destination`. An unreadable or
+    /// corrupt ledger is reported through `tell`; a corrupt one is moved aside on the next
+    /// change.
     pub fn known(
         &self,
         destination: &str,
@@ -87,16 +88,16 @@ impl Ledger {
             .known(destination, guest, landing, now())
     }
 
-    /// What is known of `guest`'s pause when nobody says where it goes: the
-    /// worst of all destinations. As for [`Self::known`], `tell` is told.
+    /// What is known about `guest`'s pause when the destination is unknown: the worst of
+    /// all destinations. Reports through `tell` as [`Self::known`] does.
     pub fn known_wherever(&self, guest: &str, tell: impl FnMut(&str)) -> Known {
         self.read_if_possible(tell).known_wherever(guest, now())
     }
 
-    /// Adds what a pause was made of.
+    /// Records the parts of a pause.
     ///
     /// # Errors
-    /// When the file cannot be locked, read or written; it is then as it was.
+    /// If the file cannot be locked, read or written; it is then unchanged.
     pub fn add(
         &self,
         destination: &str,
@@ -106,10 +107,11 @@ impl Ledger {
         self.change(tell, |book| book.add(destination, entry, now()))
     }
 
-    /// Forgets all that is known of `destination`: how many pauses that was.
+    /// Forgets all that is known about `destination` and returns the number of pauses
+    /// removed.
     ///
     /// # Errors
-    /// When the file cannot be locked, read or written; it is then as it was.
+    /// If the file cannot be locked, read or written; it is then unchanged.
     pub fn forget(&self, destination: &str, tell: impl FnOnce(&str)) -> Result<usize, LedgerError> {
         self.change(tell, |book| {
             let forgotten = book.destinations.remove(destination);
@@ -117,10 +119,11 @@ impl Ledger {
         })
     }
 
-    /// Forgets all pauses of `guest`, wherever it went: how many that were.
+    /// Forgets all pauses of `guest` at all destinations and returns the number of pauses
+    /// removed.
     ///
     /// # Errors
-    /// When the file cannot be locked, read or written; it is then as it was.
+    /// If the file cannot be locked, read or written; it is then unchanged.
     pub fn forget_guest(&self, guest: &str, tell: impl FnOnce(&str)) -> Result<usize, LedgerError> {
         self.change(tell, |book| {
             let mut forgotten = 0;
@@ -134,7 +137,7 @@ impl Ledger {
         })
     }
 
-    /// Destinations whose names are like that one; none if it is known itself.
+    /// Known destinations with a similar name; none if `destination` is known itself.
     pub fn like(&self, destination: &str) -> Vec<String> {
         let book = self.read_if_possible(|_| {});
         if book.destinations.contains_key(destination) {
@@ -143,12 +146,12 @@ impl Ledger {
         nearest(destination, book.destinations.keys().map(String::as_str))
     }
 
-    /// In figures: all of it, or what is known of one destination.
+    /// The figures of the whole ledger or of one destination.
     pub fn summary(&self, destination: Option<&str>, tell: impl FnMut(&str)) -> Summary {
         Summary::of(&self.read_if_possible(tell), destination, now())
     }
 
-    /// Every pause that was both predicted and observed, and still counts.
+    /// Every pause that still counts and was both predicted and observed.
     pub fn foreseen(&self, tell: impl FnMut(&str)) -> Vec<Foreseen> {
         let book = self.read_if_possible(tell);
         let now = now();
@@ -184,7 +187,7 @@ impl Ledger {
     ) -> io::Result<T> {
         let folder = self.file.parent().unwrap_or(Path::new("/"));
         make_private(folder)?;
-        // Two migrations may end together.
+        // Two migrations may end at the same time.
         let lock = file_lock::file(&self.file.with_extension("lock"))?;
         if !file_lock::lock(&lock, PATIENCE)? {
             return Err(io::Error::other("another lull holds the lock"));
@@ -201,9 +204,9 @@ impl Ledger {
         Ok(changed)
     }
 
-    /// To go by, never to be written back: a ledger that only cannot be read
-    /// at this moment is not to be replaced, nor is one that a newer lull wrote
-    /// moved by who only looks.
+    /// Reads for lookup only; the result must never be written back. A ledger that is
+    /// unreadable only at this moment must not be replaced, and a lookup must not move
+    /// aside a ledger that a newer lull wrote.
     fn read_if_possible(&self, mut tell: impl FnMut(&str)) -> Book {
         let why = match self.read() {
             Ok(Ok(book)) => return book,
@@ -217,7 +220,7 @@ impl Ledger {
         Book::default()
     }
 
-    /// Makes way for a new ledger.
+    /// Moves the file aside to make room for a new ledger.
     fn set_aside(&self, why: &io::Error, tell: impl FnOnce(&str)) -> Book {
         let aside = self.file.with_extension("unreadable");
         let moved = match fs::rename(&self.file, &aside) {
@@ -231,7 +234,7 @@ impl Ledger {
         Book::default()
     }
 
-    /// What is there, or why that is not understood.
+    /// Reads the file; the inner error says why its content is not valid.
     fn read(&self) -> io::Result<Result<Book, io::Error>> {
         use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
 
@@ -256,7 +259,7 @@ impl Ledger {
     }
 }
 
-/// Seconds since 1970, by the wall clock.
+/// Seconds since 1970, from the wall clock.
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())

@@ -40,7 +40,7 @@ pub struct Options {
     destination: Option<String>,
 }
 
-/// Wrong usage, or nothing done.
+/// Exit code for wrong usage, or if nothing was done.
 const NOTHING: u8 = 2;
 
 /// Runs the command.
@@ -97,7 +97,7 @@ fn unknown(ledger: &Ledger, destination: &str) -> ExitCode {
     NOTHING.into()
 }
 
-/// Two tables for each destination.
+/// Formats two tables for each destination.
 fn in_tables(rows: &[Row]) -> String {
     let of_one = |rows: &[Row]| {
         let destination = rows.first().map_or("", |row| row.destination.as_str());

@@ -1,5 +1,5 @@
-//! The ledger in figures: what the pauses of each guest on the way to each
-//! destination were made of, and how well they were foreseen.
+//! The ledger in figures: the parts of each guest's pauses on the way to each destination,
+//! and how well they were predicted.
 
 use lull_wire::events::Landing;
 use serde::Serialize;
@@ -8,47 +8,48 @@ use super::book::Book;
 use super::costs::{bound, median};
 use super::entry::Entry;
 
-/// Version of the object that `--json` prints.
+/// The version of the object that `--json` prints.
 const SCHEMA: u32 = 1;
 
-/// What `--json` prints.
+/// The object that `--json` prints.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     schema: u32,
     #[serde(rename = "type")]
     kind: &'static str,
-    /// By destination, then guest, then landing.
+    /// The rows, sorted by destination, guest and kind of landing.
     pub rows: Vec<Row>,
 }
 
 /// One guest's pauses on the way to one destination, with one kind of landing.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Row {
-    /// Where to.
+    /// The name of the destination.
     pub destination: String,
-    /// Which; absent: probe guests.
+    /// The name of the guest; absent for probe guests.
     pub guest: Option<String>,
-    /// In which order it landed, or was to.
+    /// The kind of landing, attempted or completed.
     pub landing: Landing,
-    /// How many, of which the guest moved.
+    /// The number of pauses, including those after which the guest was resumed at the
+    /// source.
     pub pauses: usize,
-    /// See `pauses`.
+    /// The number of pauses after which the guest ran at the destination.
     pub moves: usize,
-    /// Seconds since the newest.
+    /// The age of the newest pause in seconds.
     pub newest_age_s: u64,
-    /// Seconds since the oldest.
+    /// The age of the oldest pause in seconds.
     pub oldest_age_s: u64,
-    /// Upper bounds that they stand for.
+    /// The upper bounds that follow from these pauses.
     pub bounds: Bounds,
-    /// How they were foreseen.
+    /// How well these pauses were predicted.
     pub foresight: Foresight,
 }
 
-/// Milliseconds, rounded up. Absent: not seen.
+/// Upper bounds in milliseconds, rounded up. Absent if there are no figures.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[expect(clippy::struct_field_names, reason = "as everywhere in lull's JSON")]
 pub struct Bounds {
-    /// See [`Entry`], as for the others.
+    /// See `suspend_ms` of [`Entry`], and the fields of the same names for the others.
     pub suspend_ms: Option<u64>,
     pub final_bitmap_ms: Option<u64>,
     pub cpu_state_ms: Option<u64>,
@@ -57,24 +58,24 @@ pub struct Bounds {
     pub resume_ms: Option<u64>,
 }
 
-/// Expected, predicted at most, and observed.
+/// How the expected and predicted pauses compare with the observed ones.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Foresight {
-    /// Pauses whose length was expected, with history, and observed.
+    /// The number of observed pauses whose length was expected from history.
     pub expected: usize,
-    /// Median of |expected − observed| / observed.
+    /// The median of |expected − observed| / observed, in percent.
     pub median_error_percent: Option<f64>,
-    /// And its 90th percentile.
+    /// The 90th percentile of the same error, in percent.
     pub p90_error_percent: Option<f64>,
-    /// Pauses that were predicted to be so long at most, and observed.
+    /// The number of observed pauses that had a predicted upper bound.
     pub predicted: usize,
-    /// Of these: how many were longer, or would have been, had the destination
-    /// not been given up for being late.
+    /// The number of those that exceeded the bound, or would have exceeded it if the late
+    /// destination had not been given up.
     pub beyond: usize,
 }
 
 impl Summary {
-    /// Of what still counts; of one destination, or of all.
+    /// Summarises the entries that still count, of one destination or of all.
     pub(super) fn of(book: &Book, destination: Option<&str>, now: u64) -> Self {
         let mut rows = Vec::new();
         for (to, entries) in &book.destinations {
@@ -143,7 +144,7 @@ impl Foresight {
             .filter_map(|(expected, observed)| per_mille(expected.abs_diff(observed), observed))
             .collect();
         errors.sort_unstable();
-        // The least value that nine tenths do not exceed.
+        // The smallest value that nine tenths do not exceed.
         let ninetieth = (errors.len() * 9).div_ceil(10).checked_sub(1);
         let percent = |per_mille: u64| per_mille as f64 / 10.0;
         let predicted = || observed(|entry| entry.predicted_ms);
@@ -200,7 +201,7 @@ mod tests {
         assert_eq!((row.newest_age_s, row.oldest_age_s), (0, 60));
         assert_eq!(row.bounds.landing_ms, Some(227));
         assert_eq!(row.bounds.suspend_ms, None);
-        // 25, 0, 10, 150 and 75 %.
+        // The errors are 25, 0, 10, 150 and 75 %.
         assert_eq!(
             row.foresight,
             Foresight {

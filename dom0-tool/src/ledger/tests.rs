@@ -110,7 +110,7 @@ fn garbage_is_set_aside_and_said() {
         });
         assert!(!known.has_history());
         assert!(said.contains("is not understood"), "{garbage}: {said}");
-        // Who only looks moves nothing.
+        // A lookup moves nothing aside.
         assert_eq!(fs::read_to_string(&ledger.file).unwrap(), garbage);
         let entry = landed("web1", 1);
         let set_aside = |line: &str| assert!(line.contains("set aside"), "{garbage}: {line}");

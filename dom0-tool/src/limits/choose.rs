@@ -1,9 +1,9 @@
-//! Which of the rules holds for a guest.
+//! Which of the rules applies to a guest.
 //!
-//! Each key for itself: the section of the guest's UUID, then of its name, then
-//! of the patterns that fit it, then the default; the first that has the key.
-//! Of patterns the one that spells out more of the name goes first; of two that
-//! spell out as much, the one further up in the file.
+//! Each key is looked up separately: in the section of the guest's UUID, then of its name,
+//! then of the patterns that match its name, then in the default. The first section that
+//! has the key is used. Of two patterns, the one that spells out more characters of the
+//! name comes first; at the same number of characters, the one that is earlier in the file.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -18,41 +18,41 @@ use crate::landing::Trust;
 
 use super::rules::{Key, Limit, Rules, Section, Whom};
 
-/// A guest's limits.
+/// The limits that apply to a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effective {
-    /// On its pause; nothing where nobody says.
+    /// The limit on the pause; `None` if no section sets it.
     pub max_suspend_time: Option<Chosen>,
-    /// On the time until it is suspended.
+    /// The limit on the time until the guest is suspended.
     pub timeout: Option<Chosen>,
-    /// On what is sent until then.
+    /// The bandwidth cap until the guest is suspended.
     pub bandwidth: Option<Chosen<PageRate>>,
     /// The share of pauses that may be given up.
     pub risk: Option<Chosen<Risk>>,
-    /// What is said of its disks.
+    /// Whether the guest's disks are trusted.
     pub disks: Option<Chosen<Trust>>,
 }
 
-/// What holds of one key.
+/// The setting that applies for one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen<T = Span> {
-    /// Nothing where the file says that there is none.
+    /// The limit; `None` if the file explicitly sets none.
     pub limit: Option<T>,
-    /// Which section says so.
+    /// The section that sets it.
     pub section: String,
-    /// In which line of the file, from 1.
+    /// The line of the file, from 1.
     pub line: usize,
-    /// In which file.
+    /// The path of the file.
     pub file: PathBuf,
 }
 
 impl Effective {
-    /// What is said of its disks; nothing leaves them to the list.
+    /// The trust in the guest's disks; by default the list of known disks decides.
     pub fn trust(&self) -> Trust {
         Chosen::limit_of(self.disks.as_ref()).unwrap_or_default()
     }
 
-    /// What holds of each key.
+    /// The setting that applies for each key.
     pub fn each(&self) -> [(Key, Option<Chosen<Limit>>); Key::ALL.len()] {
         let span = |chosen: &Option<Chosen>| Some(chosen.as_ref()?.as_limit(Limit::Span));
         let rate = |PageRate(pages)| Limit::Rate(Rate { pages });
@@ -84,13 +84,13 @@ impl<T: Copy> Chosen<T> {
         }
     }
 
-    /// The limit of a choice, if there is one.
+    /// The limit of a setting, if there is one.
     pub fn limit_of(chosen: Option<&Self>) -> Option<T> {
         chosen.and_then(|chosen| chosen.limit)
     }
 }
 
-/// Where it comes from.
+/// Formats the place at which the limit is set.
 impl<T> fmt::Display for Chosen<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -103,7 +103,7 @@ impl<T> fmt::Display for Chosen<T> {
     }
 }
 
-/// Rules, and the file they stand in.
+/// Rules, and the file that contains them.
 #[derive(Debug, Clone)]
 pub struct Standing {
     pub rules: Rules,
@@ -111,7 +111,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// The limits of a guest of that name and UUID.
+    /// The limits of a guest with that name and UUID.
     pub fn for_guest(&self, name: &str, uuid: Option<&str>) -> Effective {
         let sections = self.rules.in_order(name, uuid);
         let span = |key| self.chosen(&sections, key, Limit::span);
@@ -131,7 +131,7 @@ impl Standing {
         }
     }
 
-    /// The first section that has the key.
+    /// Returns the setting of the first section that has the key.
     fn chosen<T>(
         &self,
         sections: &[&Section],
@@ -151,15 +151,14 @@ impl Standing {
 }
 
 impl Rules {
-    /// The sections that are about this guest, the one that is heard first in
-    /// front.
+    /// The sections that apply to this guest, in descending order of precedence.
     fn in_order(&self, name: &str, uuid: Option<&str>) -> Vec<&Section> {
         let mut sections: Vec<(Rank, &Section)> = self
             .sections
             .iter()
             .filter_map(|section| Some((rank(&section.whom, name, uuid)?, section)))
             .collect();
-        // Equals stay in the order of the file.
+        // The sort is stable, so equals stay in the order of the file.
         sections.sort_by_key(|(rank, _)| *rank);
         sections.into_iter().map(|(_, section)| section).collect()
     }
@@ -169,7 +168,7 @@ impl Rules {
 enum Rank {
     Uuid,
     Name,
-    /// By how many characters it spells out.
+    /// Ordered by the number of characters that the pattern spells out, most first.
     Glob(Reverse<usize>),
     Default,
 }
@@ -190,7 +189,7 @@ fn rank(whom: &Whom, name: &str, uuid: Option<&str>) -> Option<Rank> {
     fits.then_some(rank)
 }
 
-/// The characters that a pattern leaves no choice of.
+/// The number of characters in a pattern that match only themselves.
 fn spelt_out(pattern: &str) -> usize {
     let mut count = 0;
     let mut rest = pattern;
@@ -198,7 +197,7 @@ fn spelt_out(pattern: &str) -> usize {
         let mut next = first.len_utf8();
         match first {
             '*' | '?' => {}
-            // `]` may be its first member, and stands for itself then.
+            // `]` may be the first member of a class and then stands for itself.
             '[' => {
                 let members = rest[1..].strip_prefix('!').unwrap_or(&rest[1..]);
                 let skipped = rest.len() - members.len();
@@ -256,7 +255,7 @@ mod tests {
             (5, format!("5s, [guest.{UUID}]")),
         ] {
             assert_eq!(limit(&file(&all[..count]), "web-1"), expected);
-            // And wherever it stands.
+            // The result does not depend on the order in the file.
             let backwards: Vec<&str> = all[..count].iter().rev().copied().collect();
             let said = limit(&file(&backwards), "web-1");
             assert!(

@@ -225,15 +225,16 @@ fn broken(error: LimitsError) -> String {
     format!("{error}\nUntil that is put right no migration begins, with xl or without.")
 }
 
-/// Says so when the name is like a known one: it may be a guest's that runs
-/// elsewhere, or a slip.
+/// Prints a hint if the name is similar to a known one. It may still be the name of a guest
+/// that runs elsewhere.
 fn tell_of_a_slip(asked: &str, standing: &Standing) {
     if let Some(hint) = slip(asked, &control::names(), standing) {
         eprintln!("lull: {hint}");
     }
 }
 
-/// Of a name that neither a guest here nor a section has: which it is like.
+/// For a name that neither a guest of this host nor a section has: a hint with similar
+/// names.
 fn slip(asked: &str, here: &[Guest], standing: &Standing) -> Option<String> {
     let Ok(Whom::Name(asked)) = Whom::named(asked) else {
         return None;
@@ -256,7 +257,7 @@ fn slip(asked: &str, here: &[Guest], standing: &Standing) -> Option<String> {
     })
 }
 
-/// A guest of this host if there is one, else whoever is called that.
+/// The name and UUID of a guest on this host, or else the name as given.
 fn who(asked: &str) -> (String, Option<String>) {
     if let Ok(guest) = host::domain(asked) {
         let uuid = host::uuid(guest.domid).ok();
@@ -272,18 +273,18 @@ fn who(asked: &str) -> (String, Option<String>) {
     }
 }
 
-/// One of a guest's limits.
+/// One limit of a guest.
 #[derive(Debug, Serialize)]
 struct Row {
     whom: String,
     key: &'static str,
-    /// Absent: none.
+    /// The limit as text; absent if there is none.
     limit: Option<String>,
-    /// Of a limit on a time.
+    /// A limit on a time, in microseconds.
     limit_us: Option<u64>,
-    /// Of a limit on what is sent.
+    /// A bandwidth cap, in bytes a second.
     limit_bytes_per_sec: Option<u64>,
-    /// Absent: nobody says.
+    /// The section that sets it; absent if no section does.
     section: Option<String>,
     line: Option<usize>,
 }

@@ -1,8 +1,7 @@
-//! One limit changed in the file's text, and every other byte left alone.
+//! Changes one limit in the file's text and leaves every other byte as it is.
 //!
-//! A value is replaced where it stands, a line is added to its section or taken
-//! away. What comes out is read again: unless it says what it said before, but
-//! for this change, it is not used.
+//! A value is replaced in place; a line is added to its section or removed. The result is
+//! parsed again, and is used only if it says the same as before, apart from this change.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,16 +11,16 @@ use toml_edit::Value;
 
 use super::rules::{Key, Limit, Rules, Section, Whom, line_of};
 
-/// What is to change.
+/// The change to make.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// Whose limits.
+    /// The guests whose limits change.
     pub whom: Whom,
-    /// What each key is to be, nothing for none; others stay.
+    /// The new value of each key, `None` to remove it; other keys stay.
     pub keys: BTreeMap<Key, Option<Limit>>,
 }
 
-/// A file written in a way that cannot be changed line by line.
+/// The file is written in a way that cannot be edited line by line.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub struct CannotEdit {
     line: Option<usize>,
@@ -44,10 +43,10 @@ impl fmt::Display for CannotEdit {
 }
 
 impl Change {
-    /// The text with the change made.
+    /// Returns the text with the change made.
     ///
     /// # Errors
-    /// When it cannot be made without touching anything else.
+    /// If the change cannot be made without touching anything else.
     pub fn apply(&self, text: &str, rules: &Rules) -> Result<String, CannotEdit> {
         let mut changed = text.to_owned();
         let mut now = rules.clone();
@@ -88,7 +87,7 @@ impl Change {
         }
     }
 
-    /// The rules as they read now, if they are what they are to be.
+    /// Parses the new text and returns its rules, if they are the intended ones.
     fn checked(
         &self,
         text: &str,
@@ -120,7 +119,7 @@ impl Change {
     }
 }
 
-/// What the rules say, wherever it stands.
+/// The content of the rules, without their positions in the file.
 fn said(rules: &Rules) -> Vec<(Whom, BTreeMap<Key, Limit>)> {
     let settings = |section: &Section| {
         let settings = section.settings.iter();
@@ -142,7 +141,7 @@ fn line(key: Key, limit: Limit) -> String {
     format!("{} = {}", key.name(), quoted(limit))
 }
 
-/// The way lines end in this file.
+/// The line ending that this file uses.
 fn ending(text: &str) -> &'static str {
     match text.find('\n') {
         Some(at) if text[..at].ends_with('\r') => "\r\n",
@@ -150,7 +149,7 @@ fn ending(text: &str) -> &'static str {
     }
 }
 
-/// Below the section's last line, or its header.
+/// Adds the line below the section's last line, or below its header.
 fn add_line(text: &str, section: &Section, line: &str) -> Result<String, CannotEdit> {
     let Some(header) = &section.header else {
         return Err(cannot(text, section.line));
@@ -171,7 +170,7 @@ fn add_line(text: &str, section: &Section, line: &str) -> Result<String, CannotE
     })
 }
 
-/// At the end.
+/// Adds a section at the end of the file.
 fn add_section(text: &str, whom: &Whom, line: &str) -> String {
     let end = ending(text);
     let gap = match text {
@@ -182,7 +181,7 @@ fn add_section(text: &str, whom: &Whom, line: &str) -> String {
     format!("{text}{gap}{whom}{end}{line}{end}")
 }
 
-/// A line of its own, with its own comment, taken away.
+/// Removes the value's whole line, including a trailing comment.
 fn without_line(text: &str, value: std::ops::Range<usize>, key: Key) -> Result<String, CannotEdit> {
     let from = text[..value.start].rfind('\n').map_or(0, |at| at + 1);
     let to = text[value.end..]
@@ -198,8 +197,8 @@ fn without_line(text: &str, value: std::ops::Range<usize>, key: Key) -> Result<S
     Ok(format!("{}{}", &text[..from], &text[to..]))
 }
 
-/// The header of a section that has become empty, and the blank line above;
-/// it stays where a comment stands below.
+/// Removes the header of an empty section and the blank line above it. The header stays if
+/// a comment stands below it.
 fn without_header(text: &str, section: &Section) -> String {
     let Some(header) = &section.header else {
         return text.to_owned();
@@ -218,7 +217,8 @@ fn without_header(text: &str, section: &Section) -> String {
     let blank = above
         .strip_suffix(end)
         .filter(|above| above.ends_with('\n'));
-    // The blank line goes with it: above it, or, of the first, below.
+    // The blank line goes too: the one above the header, or, for the first section, the one
+    // below.
     match (blank, below.strip_prefix(end)) {
         (Some(above), _) => format!("{above}{below}"),
         (None, Some(below)) if above.is_empty() => below.to_owned(),

@@ -1,5 +1,5 @@
-//! The file: read as something that anybody may have left there, and replaced
-//! whole.
+//! The limits file. Its content is not trusted when it is read, and it is always replaced
+//! as a whole.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -16,17 +16,16 @@ use super::choose::Standing;
 use super::edit::{CannotEdit, Change};
 use super::rules::{Problem, Rules};
 
-/// A larger file is no list of limits.
+/// The largest file in bytes; a larger one is not a limits file.
 const LARGEST: u64 = 256 << 10;
 
-/// How long another `lull limits set` is waited for.
+/// How long to wait for another `lull limits set`.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many of a file's problems are told.
+/// The number of problems in a file that are reported.
 const TOLD: usize = 8;
 
-/// Why there is no telling what the limits are. What was done about it is the
-/// caller's to say.
+/// Why the limits cannot be determined. The caller reports what was done about it.
 #[derive(Debug, Error)]
 pub enum LimitsError {
     #[error("the limits in {path} cannot be read: {source}")]
@@ -73,39 +72,40 @@ fn told(path: &Path, problems: &[Problem]) -> String {
     lines.join("\n") + &more
 }
 
-/// The file with the limits, which need not exist.
+/// The limits file, which need not exist.
 #[derive(Debug)]
 pub struct LimitsFile {
     path: PathBuf,
 }
 
 impl LimitsFile {
-    /// The file at that path.
+    /// The limits file at that path.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// Its rules; none when there is no file.
+    /// Reads the rules; there are none if the file does not exist.
     ///
     /// # Errors
-    /// When it cannot be read or understood.
+    /// If the file cannot be read or parsed.
     pub fn rules(&self) -> Result<Standing, LimitsError> {
         let text = self.read()?.unwrap_or_default();
         self.understand(&text)
     }
 
-    /// Changes it as `change` says; tells whether anything changed.
+    /// Applies `change` and returns whether anything changed.
     ///
     /// # Errors
-    /// When it cannot be read, understood, or written; it is then as it was.
+    /// If the file cannot be read, parsed or written; it is then unchanged.
     pub fn change(&self, change: &Change) -> Result<bool, LimitsError> {
-        // Through links, which are to stay.
+        // Follow symbolic links, so that they stay in place.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let unwritten = |source| LimitsError::Unwritten {
             path: path.clone(),
             source,
         };
-        // The folder: the file's own lock would go with it when it is replaced.
+        // Lock the folder: a lock on the file itself would go away when the file is
+        // replaced.
         let folder = path.parent().unwrap_or(Path::new("/"));
         let folder = File::open(folder).map_err(unwritten)?;
         if !file_lock::lock(&folder, PATIENCE).map_err(unwritten)? {
@@ -138,13 +138,13 @@ impl LimitsFile {
         }
     }
 
-    /// Its text, or nothing when there is no file. Looks before it reads, and
-    /// at what it has opened.
+    /// The file's text; `None` if there is no file. Checks the opened file before reading
+    /// it.
     fn read(&self) -> Result<Option<String>, LimitsError> {
         let path = || self.path.clone();
         let opened = File::options()
             .read(true)
-            // Whatever it is, opening it must not wait.
+            // Opening must not block, whatever kind of file it is.
             .custom_flags(OFlags::NONBLOCK.bits() as i32)
             .open(&self.path);
         let file = match opened {
@@ -169,7 +169,7 @@ impl LimitsFile {
             };
             return Err(LimitsError::NotAFile { path: path(), what });
         }
-        // Root's, or of whoever asks without being root.
+        // The owner must be root, or the caller if it is not root.
         let owner = about.uid();
         if owner != 0 && owner != rustix::process::geteuid().as_raw() {
             return Err(LimitsError::Foreign {

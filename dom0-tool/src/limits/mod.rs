@@ -1,5 +1,4 @@
-//! The limits, configured once: what stands in `/etc/lull.toml`, and what of it
-//! concerns a guest.
+//! The limits configured in `/etc/lull.toml`, and those of them that apply to a guest.
 //!
 //! ```toml
 //! [default]
@@ -10,10 +9,10 @@
 //! bandwidth = "50MiB/s"
 //! ```
 //!
-//! The file is read [safely](mod@file), its [`rules`] are [chosen](choose) from for
-//! a guest, each key for itself, and [`edit`] changes a line of it and leaves
-//! all others. A file that cannot be understood is an error for whoever asks:
-//! never "no limit".
+//! The file is read without trusting it ([`mod@file`]) and parsed into [`rules`]. [`choose`]
+//! selects the rule for a guest, separately for each key. [`edit`] changes a line of the
+//! file and leaves all others as they are. A file that cannot be parsed is an error for the
+//! caller: never "no limit".
 
 mod choose;
 mod command;
@@ -33,21 +32,21 @@ use anyhow::Context;
 use crate::host::{self, Guest};
 use file::LimitsFile;
 
-/// Where the limits stand.
+/// The path of the limits file.
 pub const FILE: &str = "/etc/lull.toml";
 
-/// The limits of a guest of that name and UUID; none where there is no file.
+/// The limits of a guest with that name and UUID; none if there is no file.
 ///
 /// # Errors
-/// When the file cannot be read or understood.
+/// If the file cannot be read or parsed.
 pub fn effective(name: &str, uuid: Option<&str>) -> Result<Effective, LimitsError> {
     Ok(LimitsFile::at(FILE).rules()?.for_guest(name, uuid))
 }
 
-/// The limits of a guest with which nothing has been done yet.
+/// The limits of a guest for which nothing has been started yet.
 ///
 /// # Errors
-/// When they cannot be known; with what to do, for whoever asked.
+/// If they cannot be determined. The error includes what the caller should do.
 pub fn of_guest(guest: &Guest) -> anyhow::Result<Effective> {
     let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
     effective(&guest.name, Some(&uuid)).map_err(|error| {

@@ -1,4 +1,4 @@
-//! What stands in the file, understood; or what is wrong with it, by line.
+//! The parsed content of the file, or its errors by line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use lull_base::risk::Risk;
 use lull_base::suggest::nearest;
 use toml_edit::{Document, Item, Table, TableLike};
 
-/// What can be limited, or vouched for. Later keys go here.
+/// The settings of a section. New keys are added here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     MaxSuspendTime,
@@ -32,7 +32,7 @@ impl Key {
         Self::Disks,
     ];
 
-    /// As in the file and on the command line.
+    /// The key as written in the file and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::MaxSuspendTime => "max-suspend-time",
@@ -43,10 +43,10 @@ impl Key {
         }
     }
 
-    /// What it is set to by that text.
+    /// Parses the value of this key.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A description of what is wrong with the text.
     pub fn understand(self, text: &str) -> Result<Limit, String> {
         let quoted = |error| format!("`{}` {error}", shown(text));
         let limit = match self {
@@ -65,7 +65,7 @@ impl Key {
         Ok(limit.unwrap_or(Limit::None))
     }
 
-    /// What holds where it is not set; nothing limits where that is nothing.
+    /// The default of the key; `None` means that nothing is limited.
     pub fn unless_set(self) -> Option<Limit> {
         match self {
             Self::Risk => Some(Limit::Risk(Risk::default())),
@@ -73,7 +73,7 @@ impl Key {
         }
     }
 
-    /// What it wants to be set to, with an example.
+    /// The kind of value that the key expects, with an example.
     const fn wants(self) -> &'static str {
         match self {
             Self::MaxSuspendTime | Self::Timeout => "a duration in quotes: \"300ms\"",
@@ -84,19 +84,19 @@ impl Key {
     }
 }
 
-/// What a key may be set to: a limit, or the word that there is none.
+/// The value of a key: a limit, or the word for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     None,
     Span(Span),
     Rate(Rate),
     Risk(Risk),
-    /// Of the guest's disks: that two hosts may have them open at once.
+    /// Two hosts may have the guest's disks open at the same time.
     Trusted,
 }
 
 impl Limit {
-    /// Of a key that limits a time.
+    /// The value of a key that limits a time.
     pub const fn span(self) -> Option<Span> {
         match self {
             Self::Span(span) => Some(span),
@@ -104,7 +104,7 @@ impl Limit {
         }
     }
 
-    /// Of a key that limits what is sent.
+    /// The value of a key that limits the bandwidth.
     pub const fn rate(self) -> Option<Rate> {
         match self {
             Self::Rate(rate) => Some(rate),
@@ -117,7 +117,7 @@ impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str(NONE),
-            // Without the blanks of `1m 30s`, as it is mostly written.
+            // Without the blanks of `1m 30s`, as it is usually written.
             Self::Span(span) => f.write_str(&span.to_string().replace(' ', "")),
             Self::Rate(rate) => rate.fmt(f),
             Self::Risk(risk) => risk.fmt(f),
@@ -126,7 +126,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// See [`Limit::Trusted`].
+/// Parses [`Limit::Trusted`].
 struct Trusted;
 
 const TRUSTED: &str = "trusted";
@@ -142,24 +142,24 @@ impl FromStr for Trusted {
     }
 }
 
-/// Whom a section is about.
+/// The guests to which a section applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whom {
     Default,
-    /// In lower case.
+    /// The UUID in lower case.
     Uuid(String),
     Name(String),
     Glob(Pattern),
 }
 
-/// Longest name of a section, bytes: far longer than a guest's.
+/// The longest name of a section in bytes, far longer than that of any guest.
 const NAME_MAX: usize = 255;
 
 impl Whom {
     /// The guest or guests that `text` names.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A description of what is wrong with the text.
     pub fn named(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.len() > NAME_MAX || text.chars().any(char::is_control) {
             return Err(format!("`{}` is no guest's name", text.escape_debug()));
@@ -177,7 +177,7 @@ impl Whom {
     }
 }
 
-/// As it heads a section.
+/// Formats it as in the header of a section.
 impl fmt::Display for Whom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
@@ -197,30 +197,30 @@ fn is_uuid(text: &str) -> bool {
             .all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// A limit, and where it stands.
+/// A limit and its position in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
     pub limit: Limit,
-    /// From 1.
+    /// The line of the file, from 1.
     pub line: usize,
-    /// The value's place in the text.
+    /// The byte range of the value in the text.
     pub place: Range<usize>,
 }
 
-/// All that is set for one guest, or some.
+/// The settings for one guest or a group of guests.
 #[derive(Debug, Clone)]
 pub struct Section {
     pub whom: Whom,
     pub line: usize,
-    /// The place of its header, unless it is written without one.
+    /// The byte range of the header; `None` if the section has none.
     pub header: Option<Range<usize>>,
     pub settings: BTreeMap<Key, Setting>,
 }
 
-/// Something wrong with the file.
+/// An error in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// From 1.
+    /// The line of the file, from 1.
     pub line: usize,
     /// The line itself, or its beginning.
     pub text: String,
@@ -241,10 +241,10 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Understands the file's text.
+    /// Parses the file's text.
     ///
     /// # Errors
-    /// Everything that is wrong with it, by line; at least one.
+    /// All errors in the file, by line; at least one.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let mut reader = Reader {
             text,
@@ -256,7 +256,8 @@ impl Rules {
             Err(error) => reader.problem(error.span(), one_line(error.message())),
         }
         reader.problems.sort_by_key(|problem| problem.line);
-        // The parser hands out all guests together.
+        // The parser returns all guests' sections together, so restore the order of the
+        // file.
         let sections = &mut reader.rules.sections;
         sections.sort_by_key(|section| section.line);
         match reader.problems.is_empty() {
@@ -265,19 +266,19 @@ impl Rules {
         }
     }
 
-    /// The section about `whom`.
+    /// The section that applies to `whom`.
     pub fn section(&self, whom: &Whom) -> Option<&Section> {
         self.sections.iter().find(|section| section.whom == *whom)
     }
 }
 
-/// Enough to recognise a word by.
+/// The beginning of a word, long enough to recognise it.
 fn shown(word: &str) -> String {
     let word: String = word.chars().take(40).collect();
     word.escape_debug().to_string()
 }
 
-/// A parser may explain itself at length.
+/// Shortens a parser message, which may have several lines, to one.
 fn one_line(text: &str) -> String {
     text.lines().collect::<Vec<_>>().join(", ")
 }
@@ -408,7 +409,7 @@ impl Reader<'_> {
     }
 
     fn problem(&mut self, place: Option<Range<usize>>, what: String) {
-        // A clipboard's slip must not fill the terminal.
+        // An accidental paste must not fill the terminal.
         const SHOWN: usize = 100;
         let line = self.line(place.as_ref());
         let text = self.text.lines().nth(line - 1).unwrap_or_default();
@@ -421,7 +422,7 @@ impl Reader<'_> {
     }
 }
 
-/// Where a key stands; of a section, its header.
+/// The position of a key; for a section, that of its header.
 fn key_place(table: &dyn TableLike, word: &str, item: &Item) -> Option<Range<usize>> {
     let header = item.as_table().and_then(Table::span);
     let key = || table.get_key_value(word).and_then(|(key, _)| key.span());

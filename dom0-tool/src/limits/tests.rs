@@ -1,4 +1,4 @@
-//! Files good and bad, and that a change changes nothing else.
+//! Valid and invalid files; and a change to the file changes nothing else.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -92,7 +92,7 @@ fn all_that_is_wrong_is_shown() {
 fn the_example_limits_nothing_and_is_right_when_it_is_made_to() {
     let example = include_str!("../../package/debian/lull.toml");
     assert!(Rules::parse(example).unwrap().sections.is_empty());
-    // Prose stands behind `# `, and what may be switched on behind `#`.
+    // Prose starts with `# `; a setting that can be enabled starts with `#`.
     let switched_on: Vec<&str> = example
         .lines()
         .map(|line| match line.strip_prefix('#') {
@@ -153,7 +153,7 @@ fn no_file_is_no_limit_and_any_other_trouble_is_an_error() {
     fs::write(&path, GOOD).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
     assert!(folder.complaint().contains("chmod go-w"));
-    // No root is kept from reading, but by what no root can change.
+    // Permissions do not stop root from reading, but a path below a regular file does.
     let below = LimitsFile::at(path.join("lull.toml"));
     let said = below.rules().unwrap_err().to_string();
     assert!(said.contains("cannot be read"), "{said}");
@@ -324,7 +324,7 @@ fn a_broken_file_is_not_changed() {
     assert!(error.unwrap_err().to_string().contains("line 2: "));
 }
 
-/// A key, and something that it may be set to.
+/// A key and a valid value for it.
 fn setting() -> impl Strategy<Value = (Key, String)> {
     let key = proptest::sample::select(Key::ALL.to_vec());
     key.prop_flat_map(|key| {
@@ -335,7 +335,7 @@ fn setting() -> impl Strategy<Value = (Key, String)> {
             Key::Bandwidth => "[1-9][0-9]{0,2}(MB|MiB|Mbit)/s",
         };
         let none = match key {
-            // There is no estimate without one.
+            // The estimate always has a risk.
             Key::Risk => "5%",
             _ => "none",
         };
@@ -343,7 +343,7 @@ fn setting() -> impl Strategy<Value = (Key, String)> {
     })
 }
 
-/// Files as people write them: sections, comments, blank lines, odd spaces.
+/// Files as administrators write them: sections, comments, blank lines, odd spaces.
 fn files() -> impl Strategy<Value = String> {
     let line = (
         setting(),
@@ -372,7 +372,7 @@ fn files() -> impl Strategy<Value = String> {
     sections.prop_filter("a pattern that is none", |text| Rules::parse(text).is_ok())
 }
 
-/// Whom, how they are named in `files`, and what.
+/// A section, its name in `files`, and a setting.
 fn wishes() -> impl Strategy<Value = (String, Key, String)> {
     ("([a-z]{1,3}|[a-z*.]{1,4})?", setting())
         .prop_filter("a pattern that is none", |(whom, _)| {
@@ -406,8 +406,8 @@ proptest! {
         let after = changed(&text, &whom, key, Some(&limit)).unwrap();
         prop_assert_eq!(limit_in(&after, &whom, key), Some(key.understand(&limit).unwrap()));
         let was_there = limit_in(&text, &whom, key).is_some();
-        // Without the line that was changed or added, and a new section's
-        // header, it is what it was.
+        // Apart from the changed or added line and a new section's header, the text is the
+        // same.
         let (mut old, mut new) = (text.lines().peekable(), after.lines());
         let mut others = 0;
         for line in &mut new {

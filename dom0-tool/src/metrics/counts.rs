@@ -1,4 +1,4 @@
-//! What has been counted.
+//! The counters and histograms of this host.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::runs::Run;
 
-/// A larger file is not ours.
+/// The largest file in bytes; a larger one is not lull's.
 const LARGEST: u64 = 64 << 10;
 
 /// Upper bounds of the histograms' buckets, milliseconds.
@@ -17,8 +17,8 @@ pub const BUCKETS_MS: [u64; 12] = [
     50, 100, 200, 300, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 30_000, 60_000,
 ];
 
-/// Every outcome there is, so that each is there from the start, with zero:
-/// those of `--json`; the last three as in [`Run::outcome`].
+/// All outcomes, so that each exists from the start with the value zero: those of `--json`,
+/// and, as the last three, those of [`Run::outcome`].
 pub const OUTCOMES: [&str; 10] = [
     "moved",
     "refused-downtime",
@@ -32,26 +32,26 @@ pub const OUTCOMES: [&str; 10] = [
     "unfinished",
 ];
 
-/// Everything counted since the file was new. Sums saturate.
+/// Everything counted since the file was created. Sums saturate.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counts {
-    /// Attempts by outcome.
+    /// The number of attempts by outcome.
     pub outcomes: BTreeMap<String, u64>,
     pub rounds: u64,
     pub pages: u64,
     pub bytes: u64,
-    /// Pauses that were longer than their limit.
+    /// The number of pauses that were longer than their limit.
     pub over_limit: u64,
     pub predicted: Histogram,
     pub observed: Histogram,
 }
 
-/// Durations in [`BUCKETS_MS`].
+/// A histogram of durations with the buckets [`BUCKETS_MS`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Histogram {
-    /// Of each bucket alone; the last has no upper bound.
+    /// The count of each bucket alone, not cumulative; the last one has no upper bound.
     pub buckets: [u64; BUCKETS_MS.len() + 1],
     pub sum_ms: u64,
 }
@@ -60,7 +60,7 @@ impl Counts {
     /// Reads the file.
     ///
     /// # Errors
-    /// When there is none, or it is none of ours.
+    /// If there is no file, or it is not lull's.
     pub fn read(path: &Path) -> io::Result<Self> {
         let mut text = Vec::new();
         File::open(path)?.take(LARGEST).read_to_end(&mut text)?;

@@ -1,12 +1,12 @@
-//! The text, as the collector reads it (Prometheus text format 0.0.4; base
-//! units, `_total` for counters). Not OpenMetrics, in which libraries write
-//! counters under names that this reader takes for untyped ones.
+//! The text in the collector's format (Prometheus text format 0.0.4; base units, `_total`
+//! for counters). OpenMetrics is not used: its libraries write counters under names that
+//! this reader takes for untyped ones.
 
 use std::fmt::Write;
 
 use super::counts::{BUCKETS_MS, Counts, Histogram, OUTCOMES};
 
-/// Everything.
+/// Formats all metrics.
 pub fn of(counts: &Counts, running: u64) -> String {
     let mut text = String::new();
     head(

@@ -1,11 +1,11 @@
-//! Figures for hosts that are scraped: a text file for the node exporter's
-//! textfile collector.
+//! Metrics for hosts that are scraped: a text file for the node exporter's textfile
+//! collector.
 //!
-//! The process that keeps the record of an attempt ([`runs`](crate::runs))
-//! counts it, when it begins and when it is over; so nothing here can hold up
-//! or fail a migration. What has been counted ([`counts`]) outlives restarts in
-//! a file of lull's own; who runs ([`running`]) is never counted but looked
-//! for, since whoever is killed cannot count itself out.
+//! The process that keeps the record of an attempt ([`runs`](crate::runs)) counts it when
+//! it begins and when it is over, so metrics can neither delay nor fail a migration. The
+//! counters ([`counts`]) are kept in a file of lull and survive restarts. The number of
+//! running attempts ([`running`]) is not a counter but is determined each time, because a
+//! killed process could not decrement it.
 
 mod counts;
 mod exposition;
@@ -22,23 +22,23 @@ use lull_base::{atomic_file, file_lock};
 
 pub use running::Running;
 
-/// Where the node exporter looks, as Debian installs it.
+/// The folder that the node exporter reads, as Debian installs it.
 const COLLECTED: &str = "/var/lib/prometheus/node-exporter";
 
-/// How long the lock is waited for: nobody holds it for longer than a write.
+/// How long to wait for the lock. It is never held for longer than one write.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The files.
+/// The paths of the metrics files.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Counts and locks.
+    /// The folder with counters and locks.
     state: PathBuf,
-    /// Where the text goes, if it exists.
+    /// The folder of the collected text, if it exists.
     collected: PathBuf,
 }
 
 impl Metrics {
-    /// Of this host, with lull's own files in `state`.
+    /// The metrics of this host, with lull's own files in `state`.
     pub fn of(state: impl Into<PathBuf>) -> Self {
         Self {
             state: state.into(),
@@ -46,11 +46,11 @@ impl Metrics {
         }
     }
 
-    /// An attempt begins: it counts as running as long as this process lives
-    /// and holds what is returned.
+    /// Records that an attempt begins. It counts as running as long as this process lives
+    /// and holds the returned value.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// If a file cannot be written.
     pub fn begun(&self) -> io::Result<Running> {
         let _lock = self.lock()?;
         let running = Running::enter(&self.running())?;
@@ -58,10 +58,10 @@ impl Metrics {
         Ok(running)
     }
 
-    /// An attempt is over, and this was told of it.
+    /// Counts an attempt that is over, from its record.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// If a file cannot be written.
     pub fn over(&self, running: Option<Running>, run: &Run) -> io::Result<()> {
         let _lock = self.lock()?;
         let mut counts = self.counts();
@@ -79,7 +79,7 @@ impl Metrics {
         self.state.join("running")
     }
 
-    /// Two attempts may begin or end together.
+    /// Locks the files, because two attempts may begin or end at the same time.
     fn lock(&self) -> io::Result<File> {
         fs::create_dir_all(&self.state)?;
         let lock = file_lock::file(&self.state.join("metrics.lock"))?;
@@ -89,20 +89,20 @@ impl Metrics {
         }
     }
 
-    /// What was counted so far. Counters may start anew at any time, and what
-    /// reads them knows: a file that makes no sense counts as none.
+    /// Reads the counters. A corrupt file counts as empty: counters may restart at any
+    /// time, and Prometheus handles that.
     fn counts(&self) -> Counts {
         Counts::read(&self.counted()).unwrap_or_default()
     }
 
     fn write(&self, counts: &Counts) -> io::Result<()> {
-        // Also where nobody asks: it clears away what the dead left.
+        // Also if there is no collector, because this removes the files of dead processes.
         let running = running::count(&self.running());
         if !self.collected.is_dir() {
             return Ok(());
         }
         let text = exposition::of(counts, running);
-        // The collector reads nothing of another name.
+        // The collector reads only files with this extension.
         atomic_file::replace(&self.collected.join("lull.prom"), text.as_bytes(), 0o644)
     }
 }

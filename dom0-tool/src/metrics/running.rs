@@ -1,5 +1,5 @@
-//! Who runs: each has a file that it keeps locked, which ends with it whatever
-//! it dies of.
+//! The running attempts. Each holds a lock on a file of its own, and the kernel releases
+//! the lock when the process ends, for whatever reason.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use lull_base::file_lock;
 
-/// One that runs, as long as this lives.
+/// A running attempt; it counts until this value is dropped.
 #[derive(Debug)]
 pub struct Running {
     path: PathBuf,
-    /// Locked.
+    /// The locked file.
     _file: File,
 }
 
 impl Running {
-    /// This process, once.
+    /// Registers this process once.
     pub(super) fn enter(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let path = folder.join(std::process::id().to_string());
@@ -35,8 +35,8 @@ impl Drop for Running {
     }
 }
 
-/// How many there are. Files of the dead are removed; whoever asks holds the
-/// lock under which the living create theirs.
+/// The number of running attempts. Removes the files of dead processes; the caller holds
+/// the lock under which new files are created.
 pub fn count(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else {
         return 0;

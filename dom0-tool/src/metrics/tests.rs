@@ -1,4 +1,4 @@
-//! Counted from fixed records.
+//! Metrics from fixed records.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -22,7 +22,7 @@ fn run(record: &str) -> Run {
     Run::read("x", record.as_bytes()).unwrap()
 }
 
-/// Every sample of the text, whose form is checked line by line.
+/// Every sample of the text. The format is checked line by line.
 fn samples(metrics: &Metrics) -> BTreeMap<String, f64> {
     let file = metrics.collected.join("lull.prom");
     let mode = fs::metadata(&file).unwrap().permissions().mode();

@@ -1,7 +1,7 @@
-//! `lull predict`: what would become of a migration, without moving anything.
+//! `lull predict`: the expected result of a migration, without moving anything.
 //!
-//! [`sample`] watches how the guest writes, [`model`] has the core decide on
-//! that over a modelled link, [`told`] says what came of it.
+//! [`sample`] watches how the guest writes, [`model`] lets the core decide on that over a
+//! modelled link, and [`told`] reports the result.
 
 mod model;
 mod sample;
@@ -89,10 +89,10 @@ pub struct Options {
     plot: Option<PathBuf>,
 }
 
-/// A guest is not slowed down for longer.
+/// The longest time for which a guest is slowed down.
 const LONGEST: Span = Span::seconds(600);
 
-/// Assumed of a link nobody knows: 1 Gbit/s, pages a second.
+/// The rate assumed for an unknown link: 1 Gbit/s, in pages a second.
 const ASSUMED_RATE: u64 = 1_000_000_000 / 8 / PAGE_SIZE;
 
 /// Runs the command.
@@ -106,7 +106,7 @@ pub fn main(options: &Options) -> ExitCode {
     }
 }
 
-/// Errors here mean that nothing was begun.
+/// An error here means that nothing was started.
 fn predict(options: &Options) -> anyhow::Result<u8> {
     anyhow::ensure!(
         options.span <= LONGEST,
@@ -155,10 +155,10 @@ fn predict(options: &Options) -> anyhow::Result<u8> {
     Ok(prediction.code())
 }
 
-/// The limits on pause and time, what caps what is sent, and the risk.
+/// The limits on pause and time, the bandwidth cap, and the risk.
 type Asked = (Option<Span>, Option<Span>, Option<Chosen<PageRate>>, Risk);
 
-/// What the command line leaves open is as the file has it.
+/// The limits from the command line, completed from the limits file.
 fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<Asked> {
     let (limit, timeout) = (options.max_suspend_time, options.timeout);
     let given = |limit: TimeLimit| limit.0;
@@ -184,7 +184,7 @@ fn known(options: &Options, guest: &Guest) -> Known {
     let tell = |line: &str| to_stderr(&format!("lull: {line}"));
     match &options.to {
         Some(host) => {
-            // It would land as it did last, and fast if that was ever done.
+            // The guest would land as it did last: fast if it ever did so.
             let of = |landing| ledger.known(host, &guest.name, landing, tell);
             let known = match of(Landing::Fast) {
                 fast if fast.has_history() => fast,
@@ -200,15 +200,15 @@ fn known(options: &Options, guest: &Guest) -> Known {
             known
         }
         None => Known {
-            // A part that is usual on the way to one host is not on all.
+            // A part that is usual on the way to one host is not usual on all.
             typical: PauseParts::default(),
             ..ledger.known_wherever(&guest.name, tell)
         },
     }
 }
 
-/// Pages a second, and where that comes from. Of a link that is never used
-/// beyond a cap no migration learns what it carries.
+/// The rate in pages a second, and its source. If a link is always capped, no migration
+/// learns what it carries.
 fn link(options: &Options, cap: Option<&Chosen<PageRate>>) -> (u64, String) {
     if let Some(rate) = options.bandwidth {
         return (rate.pages, "as given".into());
@@ -229,9 +229,9 @@ fn link(options: &Options, cap: Option<&Chosen<PageRate>>) -> (u64, String) {
     }
 }
 
-/// Of the newest record of a move to `host`.
+/// The rate in the newest record of a move to `host`.
 fn seen_rate(host: &str) -> Option<(u64, String)> {
-    /// Records looked at.
+    /// The number of records examined.
     const MOST: usize = 64;
     let folder = Folder::at(runs::FOLDER, runs::MOST);
     let records = folder.records().into_iter().take(MOST);
@@ -248,7 +248,7 @@ fn seen_rate(host: &str) -> Option<(u64, String)> {
         })
 }
 
-/// Says so; the exit code.
+/// Reports why sampling failed and returns the exit code.
 fn not_sampled(guest: &Guest, why: &NotSampled) -> u8 {
     let name = &guest.name;
     let (code, left) = match why {
@@ -267,7 +267,7 @@ fn not_sampled(guest: &Guest, why: &NotSampled) -> u8 {
     code
 }
 
-/// The exit code of a migration that ends so.
+/// The exit code of a migration that ends this way.
 const fn code_of(how: How) -> u8 {
     match how {
         How::StreamComplete => Outcome::Moved.code(),

@@ -1,7 +1,7 @@
-//! What would become of a migration of a guest that writes as it was seen to.
+//! The expected result of a migration of a guest that keeps writing as sampled.
 //!
-//! The simulator's guest and link, and lull's own core that decides: what it
-//! would say of the real ones, as far as they stay as they were.
+//! The model uses the simulator's guest and link, and lull's own core decides. It predicts
+//! what the core would decide for the real ones, as long as they stay as they were.
 
 use std::time::Duration;
 
@@ -20,44 +20,44 @@ use super::sample::Sampled;
 use crate::engine::Verdict;
 use crate::ledger::Known;
 
-/// Building a stub and listing the guest's frames, µs: a guess on the safe
-/// side, only the timeout depends on it.
+/// The time to build a stub and list the guest's frames, in µs. It is a conservative guess;
+/// only the timeout depends on it.
 const PREPARE: u64 = 500_000;
 
-/// No limit above this is looked for, µs.
+/// The highest limit tried, in µs.
 const HIGHEST: u64 = 3_600_000_000;
 
-/// A guest, and what its pause is made of.
+/// A guest, and the parts of its pause.
 #[derive(Debug)]
 pub struct Model {
     guest: Guest,
     known: Known,
-    /// Reading the bitmap once, µs.
+    /// Reading the bitmap once, in µs.
     bitmap: u64,
-    /// On the time until the suspend.
+    /// The limit on the time until the suspend.
     timeout: Option<Timeout>,
     risk: Risk,
 }
 
-/// What would come of it.
+/// The expected result of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// `None`: it would move.
+    /// Why the migration would be refused; `None` if the guest would move.
     pub refused: Option<Verdict>,
-    /// From start to end.
+    /// The duration from start to end.
     pub took: Duration,
-    /// The pause that is expected, if it came so far.
+    /// The expected pause, if the guest would be asked to stop.
     pub pause: Option<Duration>,
-    /// The bound on which the guest would be asked to stop.
+    /// The upper bound of the pause on which the guest would be asked to stop.
     pub predicted: Option<Duration>,
-    /// Rounds, the final one not among them.
+    /// The number of rounds, without the final one.
     pub rounds: u32,
-    /// Bytes of pages over the link.
+    /// The traffic over the link in bytes of pages.
     pub traffic: u64,
 }
 
 impl Model {
-    /// Of a guest that was watched.
+    /// The model of a guest that was sampled.
     pub fn new(sampled: &Sampled, known: Known, timeout: Option<Span>, risk: Risk) -> Self {
         let timeout = timeout.and_then(|timeout| Timeout::new(Micros(timeout.as_micros())));
         Self {
@@ -75,7 +75,7 @@ impl Model {
         }
     }
 
-    /// Over a link of `rate` pages a second, under a limit on the pause, µs.
+    /// The result over a link of `rate` pages a second, with a limit on the pause in µs.
     pub fn expect(&self, rate: u64, limit: Option<u64>) -> Expected {
         let scenario = Scenario {
             guest: self.guest.clone(),
@@ -92,8 +92,8 @@ impl Model {
         Expected::of(&attempt::run(&scenario))
     }
 
-    /// The least limit under which it would move, µs, to a hundredth; `None`
-    /// when there is none up to an hour.
+    /// The smallest limit under which the guest would move, in µs, accurate to a hundredth;
+    /// `None` if there is none up to an hour.
     pub fn smallest_limit(&self, rate: u64) -> Option<u64> {
         let moves = |limit| self.expect(rate, Some(limit)).refused.is_none();
         let floor = lull_core::downtime::FixedCosts::from(self.known.bounds).floor();
@@ -114,12 +114,12 @@ impl Model {
         Some(high)
     }
 
-    /// Pages a second that the guest goes on to dirty.
+    /// The rate at which the guest keeps dirtying pages, in pages a second.
     pub fn dirty_rate(&self) -> u64 {
         self.guest.sampled.as_ref().map_or(0, Curve::beyond)
     }
 
-    /// Each part as it usually is, and at its bound where it was never seen.
+    /// The usual length of each part; its bound where it was never seen.
     fn actual(&self) -> Actual {
         let (bounds, typical) = (self.known.bounds, &self.known.typical);
         let usual = |seen: Option<u64>, bound: Duration| {
@@ -127,8 +127,7 @@ impl Model {
             seen.map_or(bound, |ms| ms.saturating_mul(1_000).min(bound))
         };
         let landing = usual(typical.landing_ms, bounds.landing);
-        // The relay takes the guest back as long before the limit as a resume
-        // may take.
+        // The relay takes the guest back so long before the limit that a resume still fits.
         let after = self.known.after_ready.max(bounds.resume);
         let after_ready = micros(after).min(landing);
         Actual {
@@ -179,7 +178,7 @@ mod tests {
     use super::*;
     use crate::ledger::Ledger;
 
-    /// A guest of 1 GiB that goes over `pages` at `rate` a second.
+    /// A guest of 1 GiB that sweeps over `pages` at `rate` pages a second.
     fn model(pages: u64, rate: u64, timeout: Option<&str>) -> Model {
         let sweep = |tenth: u64| (tenth * 100_000, (rate * tenth / 10).min(pages));
         let sampled = Sampled {

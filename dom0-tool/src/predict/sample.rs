@@ -1,8 +1,7 @@
-//! How a guest writes, seen from its dirty log.
+//! Samples how a guest writes from its dirty log.
 //!
-//! The log is switched on for as long as it takes, and off again whatever
-//! happens: by this process, or by its guard. A migration that begins meanwhile
-//! gets it.
+//! The log is switched on for the duration of the sampling and always off again afterwards,
+//! by this process or by its guard. If a migration starts meanwhile, it takes over the log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,29 +21,31 @@ use crate::control::folder::Folder;
 use crate::engine::log_dirty::{LogDirty, LogDirtyError};
 use crate::helper::guard::{Guard, Over, is_saved_by_another};
 
-/// Between two looks.
+/// The interval between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The log is cleared, to count from zero again, for each of these sixths of the
-/// time: the last shows whether the guest comes to an end of what it writes to.
+/// The sampling periods, in sixths of the time. The log is cleared before each, so that
+/// counting restarts at zero. The long last period shows whether the guest's working set
+/// stops growing.
 const SIXTHS: [u32; 3] = [1, 1, 4];
 
-/// What was seen, and what it cost.
+/// The samples, and what taking them cost.
 #[derive(Debug, Default)]
 pub struct Sampled {
-    /// Pages the guest has.
+    /// The number of the guest's pages.
     pub pages: u64,
-    /// Counts of dirty pages over time since the log was cleared, µs.
+    /// For each period: the time since the log was cleared in µs, and the number of dirty
+    /// pages.
     pub counts: Vec<Vec<(u64, u64)>>,
     /// How long the log was on.
     pub log_on: Duration,
-    /// Hypercalls that clear the log, and what they took in all, and at most.
+    /// The hypercalls that clear the log: their number, total and longest time.
     pub cleans: Calls,
-    /// And those that only count.
+    /// The hypercalls that only count.
     pub peeks: Calls,
 }
 
-/// Calls of one kind; Xen holds the guest up meanwhile.
+/// Hypercalls of one kind; Xen stops the guest during each.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Calls {
     pub number: u32,
@@ -60,19 +61,19 @@ impl Calls {
     }
 }
 
-/// Why there is nothing to go by.
+/// Why there are no samples.
 #[derive(Debug, Error)]
 pub enum NotSampled {
-    /// Nothing was switched on.
+    /// The log was not switched on.
     #[error("{0}")]
     NotBegun(String),
-    /// A signal.
+    /// A signal ended the sampling.
     #[error("the prediction was cancelled")]
     Cancelled,
     /// A migration of the guest began.
     #[error("a migration of it has begun, and has the dirty log now")]
     MadeWay,
-    /// Xen refused, or the guest has gone.
+    /// Xen refused, or the guest is gone.
     #[error("{doing}: {error}")]
     Failed {
         doing: &'static str,
@@ -84,10 +85,10 @@ fn failed(doing: &'static str) -> impl Fn(io::Error) -> NotSampled {
     move |error| NotSampled::Failed { doing, error }
 }
 
-/// Watches `guest` for `span` in all.
+/// Watches `guest` for a total of `span`.
 ///
 /// # Errors
-/// See [`NotSampled`]. The dirty log is off then, or another's.
+/// See [`NotSampled`]. The dirty log is then off, or belongs to another process.
 pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
     let not_begun = |what: &str, error: io::Error| NotSampled::NotBegun(format!("{what}: {error}"));
     let cancelled = Arc::new(AtomicBool::new(false));
@@ -133,7 +134,8 @@ pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
     let result = watch.run(span);
     let mut sampled = mem::take(&mut watch.sampled);
     sampled.log_on = on.elapsed();
-    // Whoever has taken it over without asking would lose what the guest writes.
+    // Another process may have taken over the log without asking; switching it off would
+    // lose the guest's writes.
     if is_saved_by_another(guest) {
         log.leave();
     } else {
@@ -143,7 +145,7 @@ pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
     result.map(|()| sampled)
 }
 
-/// From here on the log is ours, if anybody's.
+/// Takes the claim. From here on no other process of lull uses the log.
 fn guarded(guest: DomId) -> Result<Guard, NotSampled> {
     let not_begun = NotSampled::NotBegun;
     match Claim::ask(&Folder::default(), guest) {
@@ -160,7 +162,7 @@ fn guarded(guest: DomId) -> Result<Guard, NotSampled> {
     }
 }
 
-/// The guest under observation.
+/// The guest being sampled.
 struct Watch<'a> {
     xen: &'a Xen,
     guest: DomId,

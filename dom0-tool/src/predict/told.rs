@@ -13,49 +13,48 @@ use super::code_of;
 use super::model::{Expected, Model};
 use super::sample::{Calls, Sampled};
 
-/// Version of the JSON object; raised when the meaning of a field changes.
+/// The version of the JSON object; it is raised when the meaning of a field changes.
 const SCHEMA: u32 = 1;
 
-/// Limits in the table, µs, besides the one asked for.
+/// The limits in the table, in µs, besides the one asked for.
 const LIMITS: [u64; 5] = [300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000];
 
-/// Bandwidths in the table, of the link's own, in quarters.
+/// The bandwidths in the table, in quarters of the link's own.
 const QUARTERS: [u64; 5] = [1, 2, 4, 8, 16];
 
-/// All there is to say.
+/// All parts of the report.
 pub struct Prediction<'a> {
     pub guest: &'a str,
     pub to: Option<&'a str>,
-    /// Whether the ledger knows the way.
+    /// Whether the ledger knows the destination.
     pub has_history: bool,
-    /// On the pause, µs.
+    /// The limit on the pause, in µs.
     pub limit: Option<u64>,
     pub timeout: Option<Span>,
-    /// Pages a second.
+    /// The link's rate in pages a second.
     pub rate: u64,
     pub rate_from: &'a str,
     pub sampled: &'a Sampled,
     pub expected: Expected,
-    /// µs.
+    /// The smallest limit under which the guest would move, in µs.
     pub smallest: Option<u64>,
     pub model: &'a Model,
 }
 
 impl Prediction<'_> {
-    /// As of the migration itself.
+    /// The exit code that the migration itself would have.
     pub fn code(&self) -> u8 {
         let refused = self.expected.refused.as_ref();
         refused.map_or(0, |refused| code_of(refused.how))
     }
 
-    /// Whose, and whereto.
+    /// The title: the guest and the destination.
     pub fn title(&self) -> String {
         let to = self.to.map_or(String::new(), |to| format!(" to {to}"));
         format!("{}{to}, predicted", self.guest)
     }
 
-    /// The smallest limit, µs, over bandwidths around the link's own, pages a
-    /// second.
+    /// The smallest limit in µs over bandwidths around the link's own, in pages a second.
     pub fn curve(&self) -> Vec<(u64, u64)> {
         let rates = (2..=32).map(|eighth| self.rate * eighth / 8);
         let rates = rates.filter(|rate| *rate > 0);
@@ -64,7 +63,7 @@ impl Prediction<'_> {
             .collect()
     }
 
-    /// For people.
+    /// The report as text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         let guest = self.guest;
@@ -150,7 +149,7 @@ impl Prediction<'_> {
         }
     }
 
-    /// Pages a second.
+    /// The rates of the table in pages a second.
     fn rates(&self) -> impl Iterator<Item = u64> {
         let rate = self.rate;
         QUARTERS
@@ -158,7 +157,7 @@ impl Prediction<'_> {
             .map(move |quarters| (rate * quarters / 4).max(1))
     }
 
-    /// µs.
+    /// The limits of the table in µs.
     fn limits(&self) -> Vec<u64> {
         let mut limits: Vec<u64> = LIMITS.into_iter().chain(self.limit).collect();
         limits.sort_unstable();
@@ -192,7 +191,7 @@ impl Prediction<'_> {
         table.to_string()
     }
 
-    /// For scripts: one object.
+    /// The report as one JSON object.
     pub fn json(&self) -> String {
         let expected = |expected: &Expected| {
             json!({
@@ -262,7 +261,7 @@ impl Prediction<'_> {
     }
 }
 
-/// Milliseconds of a limit that is to suffice.
+/// The milliseconds of a limit, rounded up so that it suffices.
 const fn up(us: u64) -> u64 {
     us.div_ceil(1_000)
 }
@@ -271,7 +270,7 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Milliseconds, with one decimal.
+/// Milliseconds with one decimal.
 fn tenths(span: Duration) -> String {
     let tenths = span.as_micros() / 100;
     format!("{}.{}", tenths / 10, tenths % 10)

@@ -1,5 +1,5 @@
-//! A second process that clears the stage should the first die, by whatever
-//! signal: it holds the other end of a pipe, and hears the silence.
+//! A second process that removes the probe guest if the first one dies, by whatever signal.
+//! It holds the other end of a pipe and sees it close.
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -14,30 +14,30 @@ use crate::host::Host;
 /// The hidden subcommand that makes this binary a guard.
 pub const SUBCOMMAND: &str = "guard-rehearsal";
 
-/// What is said when there is nothing left to clear.
+/// The byte that says that there is nothing left to remove.
 const DONE: u8 = b'.';
 
-/// xl and lull's helper may be at work on the guest yet, and it may come back:
-/// so long nothing must have been seen of it.
+/// How long the guest must not have been seen. xl and lull's helper may still be working on
+/// it, so it may reappear.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// And so long it is waited for at most.
+/// The longest time for which the guard waits for that.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Between two looks.
+/// The interval between two checks.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The guard, as whoever is guarded sees it. Dropped, it begins its work.
+/// The guard, as its parent sees it. Dropping it makes the guard start its work.
 pub struct Guard {
     child: Child,
     line: ChildStdin,
 }
 
 impl Guard {
-    /// Starts it, deaf to the terminal.
+    /// Starts the guard, which ignores signals from the terminal.
     ///
     /// # Errors
-    /// When no process can be started.
+    /// If no process can be started.
     pub fn start(lull: &Path) -> io::Result<Self> {
         let mut child = Command::new(lull)
             .arg(SUBCOMMAND)
@@ -51,16 +51,16 @@ impl Guard {
         Ok(Self { child, line })
     }
 
-    /// Nothing is left to be cleared.
+    /// Ends the guard, because nothing is left to remove.
     pub fn dismiss(mut self) {
-        // One that is gone needs no telling.
+        // A guard that has exited needs no message.
         let _ = self.line.write_all(&[DONE]);
         drop(self.line);
         let _ = self.child.wait();
     }
 }
 
-/// The guard's life.
+/// Runs the guard.
 pub fn main() -> ExitCode {
     let mut heard = Vec::new();
     let _ = io::stdin().lock().take(1).read_to_end(&mut heard);
@@ -73,13 +73,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Until nothing is left, nor comes.
+/// Removes the guest until nothing is left and nothing reappears.
 fn clear(xl: &Path) -> ExitCode {
     let until = Instant::now() + PATIENCE;
     let mut quiet_since = Instant::now();
     while Instant::now() < until {
         match Stage::clear_left(xl) {
-            // Another rehearsal has taken the stage, and cleared it.
+            // Another rehearsal holds the stage and has cleared it.
             Ok(None) => return ExitCode::SUCCESS,
             Ok(Some(0)) if quiet_since.elapsed() >= QUIET => {
                 return match Stage::clear_left_there() {

@@ -1,16 +1,16 @@
-//! The network interfaces of the probe guest. Most of a landing is the
-//! destination's work on them, so they are as many, on the same bridges and by
-//! the same scripts, as those of the guest that is to follow.
+//! The network interfaces of the probe guest. Most of a landing is the destination's work
+//! on interfaces. The probe guest therefore has as many as the guest that is to follow, on
+//! the same bridges and with the same scripts.
 
 use std::io;
 
 use lull_xen::DomId;
 use lull_xen::xenstore::Xenstore;
 
-/// Interfaces copied from a guest; Linux has room for no more channels.
+/// The most interfaces copied from a guest; Linux has no room for more event channels.
 const MOST: usize = 64;
 
-/// An interface, as xl's configuration describes it; empty: by xl's defaults.
+/// An interface as in xl's configuration; an empty one has xl's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interface {
     bridge: Option<String>,
@@ -20,16 +20,15 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Those of a guest on this host.
+    /// The interfaces of a guest on this host.
     ///
-    /// Read where only the toolstack writes, libxl's own copy of what it told the
-    /// backend: in its own folder of xenstore the guest, or a driver domain, could name
+    /// They are read where only the toolstack writes, from libxl's own copy of what it told
+    /// the backend. In its own folder of xenstore the guest, or a driver domain, could name
     /// any bridge and any program.
     ///
     /// # Errors
-    /// When xenstore does not answer; or when something cannot be put into a
-    /// configuration. Nothing is left out: without its `backend=` a driver domain's script
-    /// would run in dom0.
+    /// If xenstore does not answer, or a value cannot be put into a configuration. No value
+    /// is left out: without its `backend=` a driver domain's script would run in dom0.
     pub fn of(guest: DomId) -> io::Result<Vec<Self>> {
         let mut store = Xenstore::open()?;
         let folder = format!("/libxl/{guest}/device/vif");
@@ -75,12 +74,12 @@ impl Interface {
         ]
     }
 
-    /// What libxl runs when it comes or goes.
+    /// The script that libxl runs when the interface is added or removed.
     pub fn script(&self) -> Option<&str> {
         self.script.as_deref()
     }
 
-    /// As an element of xl's `vif`.
+    /// The interface as an element of xl's `vif` list.
     pub fn to_config(&self) -> String {
         let parts = self.parts().into_iter();
         let parts: Vec<String> = parts
@@ -90,14 +89,14 @@ impl Interface {
     }
 }
 
-/// The domain that serves the device, unless dom0 does: from
+/// The domain that serves the device, unless it is dom0, from
 /// `/local/domain/BACKEND/backend/vif/GUEST/DEVICE`.
 fn driver_domain(path: &str) -> Option<DomId> {
     let domain = path.strip_prefix("/local/domain/")?.split('/').next()?;
     domain.parse().ok().filter(|domain| *domain != 0)
 }
 
-/// Nothing that would end a string or begin another option.
+/// Whether the value contains nothing that would end a string or begin another option.
 fn is_plain(value: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
     !value.is_empty() && value.chars().all(plain)

@@ -2,27 +2,27 @@
 
 use lull_xen::probe_guest::{self, LOAD, SIZE};
 
-/// `XEN_ELFNOTE_PHYS32_ENTRY` (`xen/include/public/elfnote.h`, 4.17): where a
-/// PVH guest is entered.
+/// `XEN_ELFNOTE_PHYS32_ENTRY` (`xen/include/public/elfnote.h`, 4.17): the entry point of a
+/// PVH guest.
 const PHYS32_ENTRY: u32 = 18;
 
 const HEADER: u32 = 52;
 const PROGRAM_HEADER: u32 = 32;
 const NOTE: u32 = 20;
 
-/// The file's bytes.
+/// Builds the file's bytes.
 pub fn file() -> Vec<u8> {
     let code = probe_guest::code();
     let length = code.len() as u32;
     let note_at = HEADER + 2 * PROGRAM_HEADER;
     let code_at = note_at + NOTE;
 
-    // 32 bits, little endian, ELF version 1, no particular system.
+    // ELF header: 32 bits, little endian, ELF version 1, no particular system.
     let mut bytes = b"\x7fELF\x01\x01\x01".to_vec();
     bytes.resize(16, 0);
-    // An executable for the 386.
+    // ELF header: an executable for the 386.
     halves(&mut bytes, &[2, 3]);
-    // Version, entry; program headers follow this one, no sections, no flags.
+    // ELF header: version, entry point; the program headers follow, no sections, no flags.
     words(&mut bytes, &[1, LOAD, HEADER, 0, 0]);
     let sizes = [HEADER, PROGRAM_HEADER, 2, 0, 0, 0];
     halves(&mut bytes, &sizes.map(|size| size as u16));
@@ -31,7 +31,7 @@ pub fn file() -> Vec<u8> {
     const PT_NOTE: u32 = 4;
     const READ_WRITE_EXECUTE: u32 = 7;
     const READ: u32 = 4;
-    // Type, offset, virtual and physical address, size in the file and in
+    // Program header: type, offset, virtual and physical address, size in the file and in
     // memory, flags, alignment.
     let load = [
         PT_LOAD,
@@ -46,7 +46,7 @@ pub fn file() -> Vec<u8> {
     words(&mut bytes, &load);
     words(&mut bytes, &[PT_NOTE, note_at, 0, 0, NOTE, NOTE, READ, 4]);
 
-    // The note: sizes of name and content, type, name, content.
+    // The note: size of the name, size of the content, type, name, content.
     words(&mut bytes, &[4, 4, PHYS32_ENTRY]);
     bytes.extend(b"Xen\0");
     words(&mut bytes, &[LOAD]);

@@ -1,22 +1,22 @@
-//! `lull rehearse`: a probe guest goes to a host, so that what a landing there
-//! takes is known before a guest that matters goes.
+//! `lull rehearse`: a probe guest moves to a host, so that the length of a landing there is
+//! known before an important guest moves.
 //!
-//! The [`stage`] is set with one guest, the [`scene`]: of a [`kernel`] of
-//! lull's own, with the [`interfaces`] of the guest that is to follow. It goes
-//! there as every guest does, by [`crate::migrate`]; is destroyed there, over the same
-//! [`way`]; and [`told`] says what came of it.
+//! The [`stage`] creates one guest, the [`scene`], with a [`kernel`] of lull's own and the
+//! [`interfaces`] of the guest that is to follow. It moves like any other guest, by
+//! [`crate::migrate`], and is destroyed at the destination over the same [`way`]. [`told`]
+//! reports the result.
 //!
-//! It does not come back: who receives a guest runs what the sender's configuration of
-//! it names, as root, and a destination is not trusted with that. The way from there to
-//! here is rehearsed there.
+//! The probe guest does not come back: the receiver of a guest runs, as root, what the
+//! sender's configuration names, and a destination is not trusted with that. The opposite
+//! direction is rehearsed from the other host.
 //!
 //! # When a part dies
 //! - This process: its [`mod@guard`] clears both hosts.
-//! - The guard too: the next rehearsal does, which finds the record.
-//! - This host, or the link: the guest's clock runs out. It lives for
-//!   [`scene::DESTROYS_ITSELF`] wherever it runs, and xl there destroys it.
-//! - The receiver, by SIGKILL, with a copy not yet started: the end of the
-//!   rehearsal finds that, as it looks for every name the guest may have.
+//! - The guard too: the next rehearsal finds the record and clears both hosts.
+//! - This host, or the link: the guest's own clock expires. It lives for
+//!   [`scene::DESTROYS_ITSELF`] on any host, and xl there destroys it.
+//! - The receiver, by SIGKILL, with a copy not yet started: the end of the rehearsal finds
+//!   the copy, because it looks for every name that the guest may have.
 
 mod guard;
 pub mod interfaces;
@@ -59,10 +59,12 @@ pub use scene::MARK;
 pub use told::Rehearsed;
 pub use way::{BATCH, Way, kept_alive};
 
-/// A destination that takes longer to land so little is not measured further.
+/// The longest pause measured. A destination that takes longer for so small a guest is not
+/// measured further.
 const LONGEST_PAUSE: Span = Span::seconds(60);
 
-/// A link that takes longer for so little is not either.
+/// The longest copy measured. A link that takes longer for so small a guest is not measured
+/// further.
 const LONGEST_COPY: Span = Span::seconds(120);
 
 /// The options of `lull rehearse`.
@@ -126,7 +128,7 @@ pub fn main(options: &Options) -> ExitCode {
     }
 }
 
-/// Errors mean that nothing was begun.
+/// An error means that nothing was started.
 fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
     let play = Play::new(options.ssh.as_ref(), &options.host, options.verbose);
     play.as_a_move("")
@@ -145,7 +147,7 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
     let play = Play { landing, ..play };
     let ledger = Ledger::at(ledger::FILE);
     let inbox = hearing_signals()?;
-    // A move that is to be rehearsed has asked already.
+    // A rehearsal as part of a move is already admitted.
     if let Err(error) = admit(&play.way, Heard::NotAsked, &Patience::new(&inbox, None)) {
         let enough = error.downcast::<Enough>()?;
         let mut rehearsed = Rehearsed::new(play.way.host(), play.way.takes_commands());
@@ -155,7 +157,7 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
     play.perform(&xl, &lull, &ledger, &interfaces, &inbox)
 }
 
-/// Rehearses a move that is about to begin. Errors mean that nothing was.
+/// Rehearses a move that is about to begin. An error means that nothing was started.
 pub fn before(
     options: &Migrate,
     guest: &Guest,
@@ -180,7 +182,7 @@ fn hearing_signals() -> anyhow::Result<Inbox> {
     Ok(inbox)
 }
 
-/// As that guest's disks have it, whatever is at the destination.
+/// The landing that this guest's disks allow, whatever the destination has.
 fn landing_like(guest: &Guest, wanted: Wanted) -> anyhow::Result<Wanted> {
     let trust = limits::of_guest(guest)?.trust();
     match devices_bear_it(guest, trust) {
@@ -198,7 +200,7 @@ fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
         .with_context(|| format!("the network interfaces of {} cannot be read", guest.name))
 }
 
-/// What is to be played.
+/// The parameters of one rehearsal.
 struct Play {
     way: Way,
     ssh: Option<String>,
@@ -273,14 +275,15 @@ impl Play {
         self.clear(stage, xl, &mut rehearsed);
         match rehearsed.left {
             Left::Nothing => guard.dismiss(),
-            // It tries again.
+            // The guard is dropped and tries again.
             Left::Here(_) | Left::There(_) => drop(guard),
         }
         watcher.finish();
         Ok(rehearsed)
     }
 
-    /// As any guest goes; what it took is written down.
+    /// Moves the probe guest there as any other guest and records the figures in the
+    /// ledger.
     fn there(
         &self,
         guest: &Guest,
@@ -323,7 +326,7 @@ impl Play {
             after_ready: known.after_ready,
             control: &Folder::default(),
             landing,
-            // Nobody else knows the probe guest.
+            // No other process knows the probe guest, so it needs no claim.
             claim: None,
         };
         let attempted = match attempt::run(&plan, call, inbox, watcher) {
@@ -359,29 +362,30 @@ impl Play {
         }
     }
 
-    /// There first: on one host with this it would find what is here.
+    /// Clears the destination first: if both hosts are the same, clearing it would
+    /// otherwise find the guest that is here.
     fn clear(&self, stage: Stage, xl: &Path, rehearsed: &mut Rehearsed) {
         let there = match rehearsed.was_heard_there {
             true => stage.scene().clear_there(),
             false => Ok(()),
         };
-        // Where no command can be given, the next rehearsal could do no more.
+        // If the destination takes no commands, the next rehearsal could not do more
+        // either.
         let done = there.is_ok() || !self.way.takes_commands();
         let here = stage.leave(xl, done);
         rehearsed.left = match (here, there) {
             (Err(error), _) => Left::Here(format!("{error:#}")),
             (Ok(_), Ok(())) => Left::Nothing,
-            // A command led to this very host.
+            // The command led back to this host.
             (Ok(1..), Err(_)) if !self.way.takes_commands() => Left::Nothing,
             (Ok(_), Err(error)) => Left::There(format!("{error:#}")),
         };
     }
 }
 
-/// What the probe guest's pause teaches of other guests'. The landing; but
-/// a kernel that has nothing to put to rest says nothing of a suspend, and of
-/// what grows with a guest's size so small a one shows only if more than is
-/// assumed anyway.
+/// The figures of the probe guest's pause that apply to other guests: those of the landing.
+/// A kernel that has nothing to put to rest says nothing about a suspend. Parts that grow
+/// with a guest's size count only if even this small guest exceeded the assumed bound.
 fn lesson(entry: Entry) -> Entry {
     let more_than =
         |assumed: Duration, ms: Option<u64>| ms.filter(|ms| u128::from(*ms) > assumed.as_millis());

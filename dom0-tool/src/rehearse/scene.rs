@@ -1,4 +1,4 @@
-//! What a rehearsal makes: one guest, and what is known of it wherever it is.
+//! The scene of a rehearsal: one guest, and what identifies it on any host.
 
 use std::fs;
 use std::io;
@@ -14,35 +14,35 @@ use super::interfaces::Interface;
 use super::way::Way;
 use crate::host::{self, Guest};
 
-/// Every probe guest's name begins so.
+/// The prefix of every probe guest's name.
 pub const MARK: &str = "lull-rehearsal-of-";
 
-/// What a guest is called on its way, after its name.
+/// The suffixes that xl appends to a guest's name during a migration.
 pub const SUFFIXES: [&str; 3] = ["", "--incoming", "--migratedaway"];
 
-/// Memory of the guest, in MiB: all that a landing does not depend on is left
+/// The memory of the guest, in MiB. Everything that a landing does not depend on is left
 /// out.
 pub const MEMORY_MIB: u32 = 8;
 
-/// The guest destroys itself after this long in one place (`probe_guest.s`).
+/// The time after which the guest destroys itself on any host (`probe_guest.s`).
 pub const DESTROYS_ITSELF: Duration = Duration::from_secs(300);
 
-/// What a rehearsal makes, and where it takes it.
+/// The guest of a rehearsal, and its destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scene {
-    /// The guest's name, unique to this host.
+    /// The guest's name, unique on this host.
     pub name: String,
-    /// Its UUID.
+    /// The guest's UUID.
     pub uuid: String,
-    /// Where to.
+    /// The way to the destination.
     pub way: Way,
 }
 
 impl Scene {
-    /// A new one.
+    /// Creates a new scene.
     ///
     /// # Errors
-    /// When the kernel has no UUID to give.
+    /// If the kernel does not provide a UUID.
     pub fn new(way: Way) -> io::Result<Self> {
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
         let host = rustix::system::uname();
@@ -53,7 +53,7 @@ impl Scene {
         })
     }
 
-    /// The guest's configuration.
+    /// The guest's xl configuration.
     pub fn config(&self, kernel: &Path, interfaces: &[Interface]) -> String {
         let vifs: Vec<String> = interfaces.iter().map(Interface::to_config).collect();
         let mut lines = vec![
@@ -71,7 +71,7 @@ impl Scene {
         lines.join("\n") + "\n"
     }
 
-    /// The guests of this scene on this host, under whichever of its names.
+    /// The guests of this scene on this host, under any of its names.
     fn guests_here(&self) -> io::Result<Vec<Guest>> {
         let mut store = Xenstore::open()?;
         let mut found = Vec::new();
@@ -88,24 +88,24 @@ impl Scene {
         Ok(found)
     }
 
-    /// The guest, if it is here as itself and not on its way.
+    /// The guest, if it is on this host under its own name and not in transit.
     ///
     /// # Errors
-    /// When xenstore does not answer.
+    /// If xenstore does not answer.
     pub fn guest_here(&self) -> io::Result<Option<Guest>> {
         let guests = self.guests_here()?;
         Ok(guests.into_iter().find(|guest| guest.name == self.name))
     }
 
-    /// Removes what is here of it, and says how much that was.
+    /// Removes the scene's guests on this host and returns their number.
     ///
     /// # Errors
-    /// When something stays.
+    /// If a guest could not be removed.
     pub fn clear_here(&self, xl: &Path) -> anyhow::Result<usize> {
         let guests = self.guests_here().context("xenstore does not answer")?;
         for guest in &guests {
             let domid = guest.domid.to_string();
-            // A failure shows in the look below: it may have gone by itself.
+            // A failure shows in the check below; the guest may have ended by itself.
             let _ = Command::new(xl)
                 .args(["destroy", &domid])
                 .stdin(Stdio::null())
@@ -119,15 +119,15 @@ impl Scene {
         Ok(guests.len())
     }
 
-    /// Removes what is at the destination of it.
+    /// Removes the scene's guests at the destination.
     ///
     /// # Errors
-    /// When it cannot be said that it is gone.
+    /// If they cannot be confirmed to be gone.
     pub fn clear_there(&self) -> anyhow::Result<()> {
         self.way.clear(&self.name, &self.uuid)
     }
 
-    /// xl and xenconsoled keep a log for each name they have seen.
+    /// Removes the logs that xl and xenconsoled keep for each name.
     fn clear_logs(&self) {
         for folder in ["/var/log/xen", "/var/log/xen/console"] {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -140,7 +140,7 @@ impl Scene {
     }
 }
 
-/// Whether a file in xl's log folder is about a guest of that name: `xl-NAME.log`,
+/// Whether a file in xl's log folder belongs to a guest of that name: `xl-NAME.log`,
 /// `guest-NAME--incoming.log.1`.
 fn is_log_of(file: &str, name: &str) -> bool {
     let rest = ["xl-", "guest-"]
@@ -154,7 +154,7 @@ fn is_log_of(file: &str, name: &str) -> bool {
     })
 }
 
-/// Whoever administers the destination should see whose it is.
+/// The name tells the administrator of the destination which host the guest is from.
 fn name_of_a_guest_of(host: &str) -> String {
     let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
     let host: String = host.chars().filter(plain).take(40).collect();

@@ -1,8 +1,8 @@
-//! Where a rehearsal takes place: one at a time on a host, under a record that
-//! outlives its process.
+//! The stage of a rehearsal. There is one rehearsal at a time on a host, under a record
+//! that outlives its process.
 //!
-//! The record says what to remove, and where, should the process die: its
-//! [`guard`](mod@super::guard) does it, and if that died too, the next rehearsal.
+//! The record lists what to remove, and where, if the process dies. Its
+//! [`guard`](mod@super::guard) then does so, or, if that died too, the next rehearsal.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -25,10 +25,10 @@ const FOLDER: &str = "/run/lull-rehearsal";
 const KERNEL: &str = "kernel";
 const CONFIG: &str = "config";
 
-/// How long another rehearsal is waited for.
+/// How long to wait for another rehearsal.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// The stage, held as long as the rehearsal lasts.
+/// The stage, held for the duration of a rehearsal.
 pub struct Stage {
     folder: PathBuf,
     record: File,
@@ -36,11 +36,11 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Takes the stage, and clears what an earlier rehearsal left on it.
+    /// Takes the stage and removes what an earlier rehearsal left on it.
     ///
     /// # Errors
-    /// When another rehearsal does not come to its end, or what an earlier one
-    /// left here does not go away.
+    /// If another rehearsal does not end in time, or what an earlier one left on this host
+    /// cannot be removed.
     pub fn take(xl: &Path, way: Way, note: &dyn Fn(&str)) -> anyhow::Result<Self> {
         Self::take_in(Path::new(FOLDER), xl, way, PATIENCE, note)
     }
@@ -73,20 +73,20 @@ impl Stage {
         Ok(stage)
     }
 
-    /// What is made on it.
+    /// The scene on this stage.
     pub const fn scene(&self) -> &Scene {
         &self.scene
     }
 
-    /// Makes the guest, with these interfaces.
+    /// Creates the guest with these interfaces.
     ///
     /// # Errors
-    /// When it cannot be made: what xl said.
+    /// If xl cannot create it; the error contains xl's message.
     pub fn create(&self, xl: &Path, interfaces: &[Interface]) -> anyhow::Result<Guest> {
         let kernel = self.folder.join(KERNEL);
         let config = self.folder.join(CONFIG);
         let made = self.create_from(xl, &kernel, &config, interfaces);
-        // xl has read them.
+        // xl has read the files by now.
         let _ = fs::remove_file(&kernel);
         let _ = fs::remove_file(&config);
         made
@@ -121,11 +121,11 @@ impl Stage {
         }
     }
 
-    /// Leaves an empty stage.
+    /// Clears the stage and leaves it.
     ///
     /// # Errors
-    /// What stays here. The record stays too, so that the next rehearsal tries
-    /// again.
+    /// What could not be removed on this host. The record stays too, so that the next
+    /// rehearsal tries again.
     pub fn leave(self, xl: &Path, done_there: bool) -> anyhow::Result<usize> {
         let cleared = self.scene.clear_here(xl)?;
         if done_there {
@@ -134,11 +134,11 @@ impl Stage {
         Ok(cleared)
     }
 
-    /// Removes what a rehearsal that died left on this host, and says how much
-    /// that was; nothing when none died: the stage is clear, or taken.
+    /// Removes what a dead rehearsal left on this host and returns the number of guests
+    /// removed; `None` if there is no such rehearsal: the stage is clear, or in use.
     ///
     /// # Errors
-    /// When something stays.
+    /// If something could not be removed.
     pub fn clear_left(xl: &Path) -> anyhow::Result<Option<usize>> {
         match Self::left()? {
             None => Ok(None),
@@ -146,10 +146,10 @@ impl Stage {
         }
     }
 
-    /// And what it left at the destination; then the stage is clear.
+    /// Removes what a dead rehearsal left at the destination; the stage is then clear.
     ///
     /// # Errors
-    /// When it cannot be said that it is gone.
+    /// If the guest cannot be confirmed to be gone.
     pub fn clear_left_there() -> anyhow::Result<()> {
         let Some((record, scene)) = Self::left()? else {
             return Ok(());
@@ -163,7 +163,7 @@ impl Stage {
         write(&record, None)
     }
 
-    /// The record of a rehearsal that died, locked.
+    /// The record of a dead rehearsal, locked.
     fn left() -> anyhow::Result<Option<(File, Scene)>> {
         let folder = Path::new(FOLDER);
         if !folder.exists() {
@@ -176,7 +176,7 @@ impl Stage {
         Ok(read(&record).map(|scene| (record, scene)))
     }
 
-    /// Removes what the record tells of.
+    /// Removes what the record lists.
     fn clear_earlier(&self, xl: &Path, note: &dyn Fn(&str)) -> anyhow::Result<()> {
         let Some(earlier) = read(&self.record) else {
             return Ok(());
@@ -187,7 +187,7 @@ impl Stage {
         }
         match earlier.clear_there() {
             Ok(()) => {}
-            // A command led to this very host.
+            // The command led back to this host.
             Err(_) if here > 0 && !earlier.way.takes_commands() => {}
             Err(error) => note(&format!(
                 "an earlier rehearsal may have left its guest at {}, and that cannot be looked at ({error:#}); it destroys itself within {} s",
@@ -199,7 +199,7 @@ impl Stage {
     }
 }
 
-/// A record that was not written whole tells of nothing that was begun.
+/// An incomplete record means that nothing had been started.
 fn read(mut record: &File) -> Option<Scene> {
     let mut text = String::new();
     record.rewind().ok()?;
@@ -216,7 +216,7 @@ fn write(mut record: &File, scene: Option<&Scene>) -> anyhow::Result<()> {
         .context("the record cannot be written")
 }
 
-/// For root alone.
+/// Opens the record, readable by root only.
 fn open_record(folder: &Path) -> io::Result<File> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),

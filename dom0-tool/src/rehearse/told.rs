@@ -1,4 +1,4 @@
-//! What came of a rehearsal, and how it is told.
+//! The result of a rehearsal, and its report.
 
 use std::time::Duration;
 
@@ -13,41 +13,40 @@ use crate::migrate::account::Account;
 use crate::migrate::outcome::{HelperSeen, Outcome};
 use crate::migrate::progress;
 
-/// What came of a rehearsal.
+/// The result of a rehearsal.
 #[derive(Debug)]
 pub struct Rehearsed {
     host: String,
-    /// How the way there ended; once it is [`Outcome::Moved`], the landing is
-    /// known.
+    /// How the migration there ended. With [`Outcome::Moved`] the landing is known.
     pub outcome: Outcome,
-    /// Why it ended otherwise.
+    /// Why it did not end with a move.
     why: String,
     there: Option<Duration>,
     parts: PauseParts,
     landing: Option<(u64, Option<u64>)>,
-    /// In which order it landed, or was to; `None` before that was chosen.
+    /// The kind of landing, completed or attempted; `None` before it was chosen.
     pub order: Option<Landing>,
-    /// A receiver was heard at the destination: it may have made something.
+    /// A receiver answered at the destination, so it may have created a guest.
     pub was_heard_there: bool,
-    /// Commands can be given there, so that what is left can be removed.
+    /// The destination takes commands, so what is left there can be removed.
     pub takes_commands: bool,
-    /// What is left of it.
+    /// What is left of the probe guest.
     pub left: Left,
 }
 
 /// What is left of a rehearsal.
 #[derive(Debug)]
 pub enum Left {
-    /// Nothing, on either host.
+    /// Nothing is left on either host.
     Nothing,
-    /// Why it could not be removed here.
+    /// Why it could not be removed on this host.
     Here(String),
-    /// And why not there.
+    /// Why it could not be removed at the destination.
     There(String),
 }
 
 impl Rehearsed {
-    /// Of which nothing is known yet.
+    /// The initial state, before anything is known.
     pub fn new(host: &str, takes_commands: bool) -> Self {
         Self {
             host: host.to_owned(),
@@ -63,17 +62,18 @@ impl Rehearsed {
         }
     }
 
-    /// It did not get there.
+    /// Records that the guest did not arrive.
     pub fn fail(&mut self, outcome: Outcome, why: impl Into<String>) {
         self.outcome = match outcome {
             Outcome::Cancelled | Outcome::SourceFailed => outcome,
-            // Too slow for so little, or lost on the way: nobody's guest.
+            // The link was too slow even for this guest, or the guest was lost in transit;
+            // it is nobody's guest.
             _ => Outcome::TargetFailed,
         };
         self.why = why.into();
     }
 
-    /// What was seen of the way there.
+    /// Records the figures of the migration there.
     pub fn there(&mut self, took: Duration, account: &Account) {
         self.there = Some(took);
         self.parts = account.observed_parts().unwrap_or_default();
@@ -81,22 +81,22 @@ impl Rehearsed {
         self.was_heard_there = account.helper == HelperSeen::Begun;
     }
 
-    /// Whether the way there is known now.
+    /// Whether the landing there is now known.
     pub fn is_learned(&self) -> bool {
         self.outcome == Outcome::Moved
     }
 
-    /// The exit code.
+    /// The exit code of the command.
     pub fn code(&self) -> u8 {
         match &self.left {
-            // Told before it began.
+            // The operator was told before the rehearsal began.
             Left::There(_) if !self.takes_commands => self.outcome.code(),
             Left::Here(_) | Left::There(_) => Outcome::Unknown.code(),
             Left::Nothing => self.outcome.code(),
         }
     }
 
-    /// The sentence that says why it failed; empty when it did not.
+    /// A sentence that says why it failed; empty if it did not fail.
     pub fn reason(&self) -> String {
         match self.is_learned() {
             true => String::new(),
@@ -104,7 +104,7 @@ impl Rehearsed {
         }
     }
 
-    /// What is left, as a sentence.
+    /// A sentence that says what is left.
     pub fn left(&self) -> String {
         let host = &self.host;
         let within = DESTROYS_ITSELF.as_secs();
@@ -119,7 +119,7 @@ impl Rehearsed {
         }
     }
 
-    /// Tables and verdict on standard output; with `--json` only the object.
+    /// Prints tables and verdict on standard output; with `--json` only the object.
     pub fn tell(&self, json: bool) {
         let say: fn(&str) = match json {
             true => terminal::to_stderr,
@@ -155,7 +155,7 @@ impl Rehearsed {
         }
     }
 
-    /// As told with `--json`.
+    /// The event that `--json` prints.
     pub fn event(&self) -> events::Rehearsed {
         let ms = |span: Duration| span.as_millis() as u64;
         events::Rehearsed {

@@ -1,5 +1,5 @@
-//! The way to the destination, which need not be able to reach this host: everything
-//! goes over the connection that is made from here.
+//! The way to the destination. The destination need not be able to reach this host:
+//! everything uses the connection made from here.
 
 use std::ffi::OsStr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,30 +13,30 @@ use serde::{Deserialize, Serialize};
 
 use super::scene::SUFFIXES;
 
-/// How long the destination may take to clear up.
+/// How long the destination may take to clean up.
 const CLEARING: Duration = Duration::from_secs(60);
 
-/// Between two looks.
+/// The interval between two checks.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What ssh is told besides where nobody is to be asked for a password.
+/// The extra options for ssh where it must not ask for a password.
 pub const BATCH: &str = "-o BatchMode=yes -o ConnectTimeout=15";
 
-/// And how a connection is kept that says nothing for minutes: a firewall forgets it, and
-/// one that is cut is silent.
+/// The extra options for a connection that is silent for minutes: a firewall would drop it,
+/// and a cut connection would go unnoticed.
 const ALIVE: &str = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4";
 
-/// How xl is told to go.
+/// How xl reaches the destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Way {
-    /// Shell text, as after xl's `-s`.
+    /// The shell text after xl's `-s`.
     ssh: String,
     /// The destination; without ssh, the command that leads there.
     host: String,
 }
 
 impl Way {
-    /// As `lull migrate` takes them.
+    /// Takes the arguments as `lull migrate` does.
     pub fn new(ssh: Option<&str>, host: &str) -> Self {
         Self {
             ssh: ssh.unwrap_or("ssh").to_owned(),
@@ -49,14 +49,13 @@ impl Way {
         &self.host
     }
 
-    /// Whether commands can be given there: a command that is only good for
-    /// `xl migrate-receive` leads nowhere else.
+    /// Whether the destination takes commands. A custom command that only works for
+    /// `xl migrate-receive` does not lead to a shell.
     pub fn takes_commands(&self) -> bool {
         !self.ssh.is_empty()
     }
 
-    /// The same way, on which ssh sends a sign of life now and then, where that is ssh
-    /// without more.
+    /// The same way with keep-alive messages from ssh, if the way is ssh without options.
     pub fn kept_alive(&self) -> Self {
         Self {
             ssh: kept_alive(&self.ssh),
@@ -64,7 +63,7 @@ impl Way {
         }
     }
 
-    /// The same way, on which ssh asks nobody for anything.
+    /// The same way with an ssh that never asks for input.
     pub fn without_a_terminal(&self) -> Self {
         let ssh = match self.ssh.split_whitespace().next() {
             Some("ssh") => format!("{} {BATCH}", self.ssh),
@@ -76,10 +75,11 @@ impl Way {
         }
     }
 
-    /// A shell's command line that runs `script` there. Neither signals of the
-    /// terminal nor another kind of login shell change what it does.
+    /// A shell's command line that runs `script` there. Neither signals of the terminal nor
+    /// another login shell change its effect.
     fn line(&self, script: &str) -> String {
-        // What stands behind the host's name runs programs, not a shell's own words.
+        // Whatever follows the host's name runs programs and does not know a shell's
+        // built-ins.
         let exec = match self.host.trim().contains(' ') {
             true => "",
             false => "exec ",
@@ -88,15 +88,15 @@ impl Way {
         format!("exec {} {} {}", self.ssh, self.host, word(&script))
     }
 
-    /// What runs `script` there.
+    /// The command that runs `script` there.
     pub fn command(&self, script: &str) -> Command {
         shell_ignoring_tty_signals(&self.line(script))
     }
 
-    /// Removes the guest there, whatever it is called by now.
+    /// Removes the guest there, under any of its names.
     ///
     /// # Errors
-    /// When it cannot be said that it is gone.
+    /// If the guest cannot be confirmed to be gone.
     pub fn clear(&self, name: &str, uuid: &str) -> anyhow::Result<()> {
         if !self.takes_commands() {
             anyhow::bail!("a command was given instead of a host");
@@ -117,8 +117,8 @@ impl Way {
     }
 }
 
-/// What is typed after xl's `-s`, with [`ALIVE`] where that is ssh without more: who gives
-/// options has thought of them.
+/// The text for xl's `-s`: with [`ALIVE`] if it is ssh without options. Options given by
+/// the operator are used as they are.
 pub fn kept_alive(ssh: &str) -> String {
     match ssh.trim() {
         "ssh" => format!("ssh {ALIVE}"),
@@ -126,8 +126,8 @@ pub fn kept_alive(ssh: &str) -> String {
     }
 }
 
-/// What runs there to remove it, and the logs that xl and xenconsoled keep for
-/// each name. Nobody else's guest, whatever that is called.
+/// The script that removes the guest there, and the logs that xl and xenconsoled keep for
+/// each name. No other guest is touched, whatever its name.
 fn clearing(name: &str, uuid: &str) -> String {
     let names = SUFFIXES.map(|end| format!("{name}{end}"));
     let ours = names.each_ref().map(|name| format!("{uuid}/{name}"));
@@ -179,7 +179,7 @@ mod tests {
         path
     }
 
-    /// An ssh that does here what it should do there.
+    /// An ssh that runs here what it would run there.
     fn way(folder: &Path) -> Way {
         let there = format!(
             "#!/bin/sh\nhost=$1; shift; PATH={}:$PATH; [ $host = host2 ] && exec sh -c \"$*\"\n",

@@ -1,10 +1,9 @@
-//! `lull replay`: a trace once more through the same core.
+//! `lull replay`: runs a trace through the same core again.
 //!
-//! With the limits it was recorded under, every decision must come out the
-//! same, to the last figure. Under other limits, or where the trace is of the first
-//! edition of the estimate, it says what would have been
-//! decided instead, as far as the trace can tell: events after a different
-//! decision would have been different ones.
+//! Under the recorded limits every decision must be the same, to the last figure. Under
+//! other limits, or for a trace from the first edition of the estimate, the command reports
+//! what would have been decided instead, as far as the trace allows: after a different
+//! decision, the events would have been different too.
 
 mod reader;
 mod rerun;
@@ -49,9 +48,9 @@ pub struct Options {
     trace: PathBuf,
 }
 
-/// A decision differs.
+/// Exit code if a decision differs.
 const DIFFERENT: u8 = 1;
-/// No trace.
+/// Exit code if the file is not a readable trace.
 const UNREADABLE: u8 = 2;
 
 /// Replays a trace.

@@ -1,4 +1,4 @@
-//! A trace, line by line, and nothing else.
+//! Reads a trace line by line, without interpreting it.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -9,41 +9,41 @@ use thiserror::Error;
 
 use crate::trace::{LARGEST, LONGEST_LINE};
 
-/// Why a file is no trace that can be replayed.
+/// Why a file is not a trace that can be replayed.
 #[derive(Debug, Error)]
 pub enum NoTrace {
     /// The file cannot be read.
     #[error("{0}")]
     Unreadable(#[from] io::Error),
-    /// No file lull wrote is as large.
+    /// The file is larger than any that lull writes.
     #[error("it is larger than any trace ({} MiB)", LARGEST >> 20)]
     TooLarge,
-    /// No line lull wrote is as long.
+    /// The line is longer than any that lull writes.
     #[error("line {0} is longer than any of a trace")]
     LongLine(u64),
-    /// Not a line of a trace.
+    /// The line is not a line of a trace.
     #[error("line {line} is not one of a trace: {why}")]
     Garbage {
-        /// Which.
+        /// The number of the line, from 1.
         line: u64,
-        /// What the parser says.
+        /// The parser's message.
         why: String,
     },
-    /// Written by another version.
+    /// The trace was written by another version.
     #[error("it is of schema {0}, and this lull reads schema {SCHEMA}")]
     OtherSchema(u64),
     /// The last line is missing.
     #[error("it ends after line {0}, before its end: it is truncated")]
     Truncated(u64),
-    /// A line where it cannot be.
+    /// The line is not allowed at this position.
     #[error("line {0} cannot come where it is")]
     OutOfPlace(u64),
-    /// What it says happened cannot have.
+    /// The event on this line cannot have happened.
     #[error("line {line}: the events cannot have come like this: {why}")]
     Impossible {
-        /// Which.
+        /// The number of the line, from 1.
         line: u64,
-        /// What the machine says.
+        /// The machine's message.
         why: String,
     },
 }
@@ -60,7 +60,7 @@ impl Reader {
     /// Opens a file.
     ///
     /// # Errors
-    /// When it cannot be opened, is no file or too large.
+    /// If it cannot be opened, is not a regular file, or is too large.
     pub fn open(path: &Path) -> Result<Self, NoTrace> {
         let metadata = std::fs::metadata(path)?;
         if !metadata.is_file() {
@@ -74,7 +74,7 @@ impl Reader {
 }
 
 impl<R: BufRead> Reader<R> {
-    /// Reads from `input`.
+    /// Reads a trace from `input`.
     pub const fn of(input: R) -> Self {
         Self {
             input,
@@ -83,20 +83,20 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// Number of the line read last, from 1.
+    /// The number of the last line read, from 1.
     pub const fn line(&self) -> u64 {
         self.line
     }
 
-    /// The first line.
+    /// Reads the first line.
     ///
     /// # Errors
-    /// When it is not the header of a trace of this schema.
+    /// If it is not the header of a trace of this schema.
     pub fn header(&mut self) -> Result<Header, NoTrace> {
         let Some(text) = self.next_text()? else {
             return Err(NoTrace::Truncated(0));
         };
-        // Of another schema nothing but the number can be relied upon.
+        // In another schema only the version number can be relied on.
         let schema = serde_json::from_slice::<serde_json::Value>(&text)
             .ok()
             .filter(|value| value["type"] == "header")
@@ -112,10 +112,10 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    /// The next line; `None` at the end of the file.
+    /// Reads the next line; `None` at the end of the file.
     ///
     /// # Errors
-    /// When it is no line of a trace.
+    /// If it is not a line of a trace.
     pub fn next(&mut self) -> Result<Option<Line>, NoTrace> {
         match self.next_text()? {
             Some(text) => self.parse(&text).map(Some),

@@ -1,5 +1,5 @@
-//! The events of a trace through a machine, and its decisions beside those
-//! recorded.
+//! Runs the events of a trace through a machine and compares its decisions with the
+//! recorded ones.
 
 use std::fmt;
 use std::io::BufRead;
@@ -13,70 +13,70 @@ use lull_wire::trace::{Decision, End, Header, Line, Told};
 
 use super::reader::{NoTrace, Reader};
 
-/// A trace about to be replayed.
+/// A trace that is ready to be replayed.
 pub struct Rerun<R> {
     reader: Reader<R>,
     header: Header,
     machine: Machine,
-    /// Those asked for, whatever the trace says.
+    /// The limits given by the operator, which override those of the trace.
     wanted: Limits,
     limits: Compared,
 }
 
-/// Under what the trace is replayed.
+/// The limits and the estimate under which the trace is replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compared {
-    /// As recorded: everything must be the same.
+    /// As recorded: every decision must be the same.
     Same,
-    /// Under other limits, or by another estimate: figures may differ.
+    /// Under other limits or another estimate: the figures may differ.
     Others,
 }
 
-/// What came of it.
+/// The result of a replay.
 #[derive(Debug)]
 pub enum Outcome {
-    /// All decisions came out as recorded.
+    /// All decisions are the same as recorded.
     Same {
         /// The trace's first line.
         header: Header,
-        /// Decisions compared.
+        /// The number of decisions compared.
         decisions: u64,
         /// The trace's last line.
         end: End,
     },
-    /// One did not, under the limits recorded.
+    /// A decision differs under the recorded limits.
     Different {
-        /// Line of the trace.
+        /// The line of the trace.
         line: u64,
-        /// The decision recorded there, if any.
+        /// The recorded decision, if any.
         recorded: Option<Box<Decision>>,
-        /// The one that comes out, if any.
+        /// The replayed decision, if any.
         replayed: Option<Box<Decision>>,
     },
-    /// Other limits would have changed nothing.
+    /// Other limits would have made no difference.
     NoMatter {
-        /// The limits.
+        /// The limits of the replay.
         limits: Limits,
         /// The trace's last line.
         end: End,
     },
-    /// Other limits would have led to another decision: here the trace ends to
-    /// tell anything.
+    /// Other limits would have led to another decision. From there on the trace says
+    /// nothing about what would have followed.
     Instead {
-        /// The limits.
+        /// The limits of the replay.
         limits: Limits,
-        /// The decision recorded, if any was.
+        /// The recorded decision, if any.
         recorded: Option<Box<Decision>>,
-        /// The one that would have been taken, if any.
+        /// The decision under the other limits, if any.
         instead: Option<Box<Decision>>,
     },
 }
 
 impl<R: BufRead> Rerun<R> {
-    /// Reads the header. What is `None` in `wanted` stays as recorded.
+    /// Reads the header. A `None` in `wanted` keeps the recorded limit.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is no valid header.
     pub fn new(mut reader: Reader<R>, wanted: Limits, risk: Option<Risk>) -> Result<Self, NoTrace> {
         let header = reader.header()?;
         let recorded = Config::from(header.config);
@@ -103,7 +103,7 @@ impl<R: BufRead> Rerun<R> {
     /// Replays to the end, or to the first difference.
     ///
     /// # Errors
-    /// When what follows the header is no trace.
+    /// If the lines after the header are not a trace.
     pub fn run(mut self) -> Result<Outcome, NoTrace> {
         let mut decisions = 0;
         let mut events = 0;
@@ -191,7 +191,7 @@ impl<R: BufRead> Rerun<R> {
     }
 }
 
-/// The limits wanted, and for the rest those recorded.
+/// The wanted limits, completed from the recorded ones.
 fn instead(wanted: Limits, recorded: Limits) -> Limits {
     Limits {
         max_suspend: wanted.max_suspend.or(recorded.max_suspend),
@@ -199,7 +199,7 @@ fn instead(wanted: Limits, recorded: Limits) -> Limits {
     }
 }
 
-/// A limit or a timeout in words.
+/// A limit or a timeout as text.
 fn millis(time: Option<Micros>) -> String {
     or_dash(time.map(|time| Millis(time.as_millis_ceil())))
 }
@@ -319,7 +319,7 @@ fn ending(f: &mut fmt::Formatter<'_>, end: &End) -> fmt::Result {
     let outcome = outcome.as_str().unwrap_or("unknown").to_owned();
     match end.reason.as_str() {
         "" => writeln!(f, "it ended: {outcome}"),
-        // Written by who knows whom.
+        // The reason may come from an untrusted file, so it is escaped.
         reason => writeln!(f, "it ended: {outcome}: {}", reason.escape_debug()),
     }
 }

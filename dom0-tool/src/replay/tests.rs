@@ -1,4 +1,4 @@
-//! Traces of simulated attempts, replayed, altered and spoilt.
+//! Traces of simulated attempts: replayed, altered and corrupted.
 
 use lull_base::fuzz::any_bytes;
 use lull_core::limits::{DowntimeLimit, Limits};
@@ -200,18 +200,18 @@ fn a_full_trace_says_so_and_still_replays() {
     );
 }
 
-/// Traces of real attempts under the first edition of the estimate: two hosts, Xen
-/// 4.17, over ssh, on a busy machine. Which limit they were under makes no difference.
+/// Traces of real attempts under the first edition of the estimate: two hosts, Xen 4.17,
+/// over ssh, on a busy machine. The result does not depend on the limit.
 #[test]
 fn of_real_attempts_the_best_moment_is_taken_whatever_the_limit() {
     for (trace, expected) in [
         (
-            // Stopped with 8,382 pages left, it was paused for 10.7 s.
+            // This guest was stopped with 8,382 pages left and paused for 10.7 s.
             include_str!("traces/two-hosts-limit-20s-moved.jsonl"),
             "another round after round 0",
         ),
         (
-            // Refused after twelve rounds, with 152 pages left.
+            // This attempt was refused after twelve rounds, with 152 pages left.
             include_str!("traces/two-hosts-limit-3s-refused.jsonl"),
             "suspend after round 5",
         ),

@@ -9,7 +9,7 @@ use lull_wire::events::{
     Begun, Ended, Outcome, PauseParts, Progress, RanOn, Round, Started, Suspended,
 };
 
-/// Version of these objects.
+/// The version of these objects.
 pub const SCHEMA: u32 = 1;
 
 #[derive(Debug, Serialize)]
@@ -36,7 +36,7 @@ struct Report<'a> {
     lines_not_understood: u64,
 }
 
-/// How well this guest's pauses on the way to a destination were foreseen.
+/// How well this guest's pauses on the way to a destination were predicted.
 #[derive(Debug, Serialize)]
 struct Foreseen<'a> {
     destination: &'a str,
@@ -44,7 +44,7 @@ struct Foreseen<'a> {
     foresight: &'a Foresight,
 }
 
-/// The object.
+/// Formats the record as one JSON object.
 pub fn of(run: &Run, rows: &[Row]) -> String {
     let account = &run.account;
     let report = Report {

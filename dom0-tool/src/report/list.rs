@@ -1,4 +1,4 @@
-//! What records there are.
+//! The list of records.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::runs::Run;
 
 use super::json::SCHEMA;
 
-/// Records, newest first; of one that cannot be read, why.
+/// All records, newest first, or why one cannot be read.
 pub fn all(folder: &Folder) -> Vec<(String, Result<Run, String>)> {
     let records = folder.records().into_iter();
     let read = records.map(|(name, _)| {
@@ -23,7 +23,7 @@ pub fn all(folder: &Folder) -> Vec<(String, Result<Run, String>)> {
     read.collect()
 }
 
-/// What records there are, newest first.
+/// The names of all records, newest first.
 pub fn names(folder: &Folder) -> Vec<String> {
     let stem = |name: &OsString| {
         let stem = Path::new(name).file_stem().unwrap_or_default();
@@ -36,7 +36,7 @@ pub fn names(folder: &Folder) -> Vec<String> {
         .collect()
 }
 
-/// As a table.
+/// Formats the records as a table.
 pub fn text(runs: &[(String, Result<Run, String>)], folder: &Folder) -> String {
     if runs.is_empty() {
         return format!(
@@ -87,7 +87,7 @@ struct Listed<'a> {
     error: Option<&'a str>,
 }
 
-/// As one object.
+/// Formats the records as one JSON object.
 pub fn json(runs: &[(String, Result<Run, String>)]) -> String {
     let listed: Vec<_> = runs
         .iter()

@@ -1,8 +1,7 @@
-//! `lull report`: what became of an attempt, and why.
+//! `lull report`: the result of an attempt, and the reason for it.
 //!
-//! One record ([`runs`]) in four forms: [`text`], [`json`], Markdown, which is
-//! [`text`] with other tables, and [`plot`]. [`list`] shows what records there
-//! are.
+//! One record ([`runs`]) in four forms: [`text`], [`json`], Markdown, which is [`text`]
+//! with other tables, and [`plot`]. [`list`] shows the records that exist.
 
 mod json;
 mod list;
@@ -62,7 +61,7 @@ pub struct Options {
     folder: PathBuf,
 }
 
-/// Wrong usage, or nothing to show.
+/// Exit code for wrong usage, or if there is nothing to show.
 const NOTHING: u8 = 2;
 
 /// Runs the command.
@@ -132,7 +131,7 @@ fn wanted(options: &Options, folder: &Folder) -> Result<Run, String> {
     })
 }
 
-/// What the ledger says of this guest's other pauses, on this way or on all.
+/// What the ledger contains about this guest's other pauses, to this destination or to all.
 fn foresight(run: &Run, ledger: &Ledger) -> Vec<Row> {
     let summary = ledger.summary(run.destination(), |line| eprintln!("lull: {line}"));
     let guest = run.guest();

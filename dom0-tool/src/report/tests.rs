@@ -1,4 +1,4 @@
-//! Fixed records, in every form.
+//! Reports of fixed records in every form.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A record in words and tables.
+//! A record as text and tables.
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use lull_base::fmt::{Millis, or_dash};
@@ -7,7 +7,7 @@ use crate::ledger::Row;
 use crate::migrate::tables::Tables;
 use crate::runs::Run;
 
-/// For a terminal.
+/// The report for a terminal.
 pub fn plain(run: &Run, rows: &[Row]) -> String {
     let tables = tables(run).to_string();
     let parts = [
@@ -19,7 +19,7 @@ pub fn plain(run: &Run, rows: &[Row]) -> String {
     joined(parts.into_iter())
 }
 
-/// For a ticket or a page.
+/// The report for a ticket or a web page.
 pub fn markdown(run: &Run, rows: &[Row]) -> String {
     let tables = tables(run);
     let both = [("Rounds", tables.rounds()), ("The pause", tables.pause())];
@@ -64,14 +64,14 @@ fn tables(run: &Run) -> Tables<'_> {
     }
 }
 
-/// Whose attempt, where to, when, and who made it.
+/// The heading: guest, destination, time, and the lull that made the attempt.
 fn heading(run: &Run) -> String {
     let lull = run.begun.as_ref().map(|begun| &begun.lull);
     let lull = lull.map(|lull| format!(", lull {lull}"));
     format!("{}{}", whose(run), lull.unwrap_or_default())
 }
 
-/// The same, without lull's version.
+/// The same without lull's version.
 pub fn whose(run: &Run) -> String {
     let Some(begun) = &run.begun else {
         return format!("{}: it does not say whose attempt it was", run.name);
@@ -87,7 +87,7 @@ pub fn whose(run: &Run) -> String {
     )
 }
 
-/// How it ended, against what was allowed.
+/// How the attempt ended, compared with its limits.
 pub fn outcome(run: &Run) -> String {
     let mut text = match run.outcome() {
         "sent" => "Sent: the stream was complete; how the guest arrived, only xl or libvirt was told.".to_owned(),
@@ -115,7 +115,7 @@ pub fn outcome(run: &Run) -> String {
     text
 }
 
-/// The same, and why.
+/// How the attempt ended, and why.
 fn verdict(run: &Run) -> String {
     let mut text = outcome(run);
     let reason = run.reason();
@@ -132,7 +132,7 @@ fn verdict(run: &Run) -> String {
     text
 }
 
-/// How well the pauses of this guest were foreseen so far.
+/// How well the pauses of this guest were predicted so far.
 fn in_the_ledger(rows: &[Row]) -> Vec<String> {
     let line = |row: &Row| {
         let seen = &row.foresight;

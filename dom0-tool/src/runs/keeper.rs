@@ -1,4 +1,4 @@
-//! `lull keep-run`, which whoever records an attempt starts.
+//! `lull keep-run`, the process that `runs::Recorder` starts for each attempt.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub struct Options {
     folder: PathBuf,
 }
 
-/// Keeps one run, and counts it.
+/// Keeps one run and counts it in the metrics.
 pub fn main(options: &Options) -> ExitCode {
     let folder = Folder::at(&options.folder, MOST);
     let metrics = options.folder.parent().map(Metrics::of);

@@ -1,10 +1,10 @@
-//! What was told of each attempt, one file for each: the lines of `--json`
-//! after one that says whose it is. For `lull report`, and counted in the
-//! [`metrics`](crate::metrics).
+//! The record of each attempt, one file per attempt: the lines of `--json`, after one that
+//! names the guest. `lull report` reads the records, and the [`metrics`](crate::metrics)
+//! count them.
 //!
-//! `lull migrate` keeps it, or the helper where xl or libvirt were called
-//! without it: then how the guest arrived is not in it. It is written by a
-//! process of its own ([`kept`](crate::kept)) when the attempt is over.
+//! `lull migrate` keeps the record. If xl or libvirt were called without it, the helper
+//! does, and the record then lacks how the guest arrived. A process of its own
+//! ([`kept`](crate::kept)) writes it when the attempt is over.
 
 pub mod keeper;
 pub mod recorder;
@@ -15,14 +15,14 @@ pub use run::Run;
 
 use crate::kept::folder::Most;
 
-/// Where they are kept.
+/// The folder in which runs are kept.
 pub const FOLDER: &str = "/var/lib/lull/runs";
 
-/// And how many.
+/// The most runs that the folder keeps.
 pub const MOST: Most = Most {
     files: 256,
     bytes: 64 << 20,
 };
 
-/// Bytes of one at most; what comes after is left out, but not the end.
+/// The largest record in bytes. Lines beyond that are left out, but never the last ones.
 pub const LARGEST: usize = 4 << 20;

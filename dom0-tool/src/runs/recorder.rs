@@ -1,4 +1,4 @@
-//! The recording end.
+//! The recording end of a run's record.
 
 use std::io::{self, Write};
 use std::process::{Child, ChildStdin};
@@ -11,44 +11,45 @@ use lull_xen::DomId;
 use super::{LARGEST, keeper};
 use crate::kept::Pipe;
 
-/// Room that stays for the last lines.
+/// Bytes reserved for the last lines of a record.
 const LAST_LINES: usize = 64 << 10;
 
-/// Between two lines of progress at least, milliseconds; and as a part of the
-/// time gone by, so that an attempt of hours has no more than thousands.
+/// The shortest time between two lines of progress: in milliseconds, and as a part of the
+/// time elapsed. An attempt of hours therefore has no more than thousands of them.
 const PROGRESS_MS: u64 = 200;
 const PROGRESS_PART: u64 = 500;
 
-/// Lines of an attempt, on their way to a keeper.
+/// Sends the lines of an attempt to a keeper.
 #[derive(Debug)]
 pub struct Recorder<W = ChildStdin> {
     pipe: Pipe<W>,
-    /// When the next progress is of interest.
+    /// The time from which the next line of progress is recorded, in milliseconds.
     progress_from_ms: u64,
 }
 
-/// Who records, in [`Begun::through`].
+/// The process that records, for [`Begun::through`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Through {
-    /// `lull migrate`.
+    /// The record is made by `lull migrate`.
     LullMigrate,
-    /// The helper alone, for whoever had libxl start it.
+    /// The record is made by the helper alone, because xl or libvirt was started without
+    /// `lull migrate`.
     Libxl,
 }
 
 impl Recorder {
-    /// Starts a keeper for an attempt to move `guest`. Who waits for the
-    /// returned process after dropping the recorder finds the file written.
+    /// Starts a keeper for an attempt to move `guest`. After dropping the recorder, a
+    /// caller that waits for the returned process finds the file written.
     ///
     /// # Errors
-    /// When it cannot be started: then there is no record.
+    /// If the keeper cannot be started; there is then no record.
     pub fn start(
         guest: &str,
         domid: DomId,
         destination: Option<&str>,
         through: Through,
     ) -> io::Result<(Self, Child)> {
-        // After `--`: a guest may be called anything.
+        // After `--`, because a guest may have any name.
         let (pipe, child) = Pipe::start(&[keeper::SUBCOMMAND, "--", guest])?;
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
         let begun = Begun {
@@ -68,7 +69,7 @@ impl Recorder {
 }
 
 impl<W: Write> Recorder<W> {
-    /// Hands the lines to `pipe`.
+    /// Sends the lines to `pipe`.
     pub fn to(pipe: Pipe<W>, begun: Begun) -> Self {
         let mut recorder = Self {
             pipe,
@@ -78,7 +79,7 @@ impl<W: Write> Recorder<W> {
         recorder
     }
 
-    /// Takes down what happened. Never waits.
+    /// Records an event. Never blocks.
     pub fn tell(&mut self, event: &Event) {
         let room = LARGEST.saturating_sub(self.pipe.bytes());
         let wanted = match event {
@@ -106,8 +107,8 @@ impl<W: Write> Recorder<W> {
     }
 }
 
-/// Waits for a keeper whose recorder was dropped, so that the record is there
-/// when the command has ended; not for long, should its disk not answer.
+/// Waits for a keeper whose recorder was dropped, so that the record exists when the
+/// command ends. The wait is short, in case the disk does not answer.
 pub fn wait(mut keeper: Child) {
     const PATIENCE: Duration = Duration::from_secs(3);
     let until = Instant::now() + PATIENCE;

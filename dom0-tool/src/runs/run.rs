@@ -1,4 +1,4 @@
-//! A record, read back. Whatever stands in the file, something can be said.
+//! Reads a record back. Whatever the file contains, the result can be shown.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,26 +16,26 @@ use crate::migrate::report::what_would_do;
 
 use super::LARGEST;
 
-/// What was told of an attempt.
+/// The record of one attempt.
 #[derive(Debug, Default)]
 pub struct Run {
-    /// The file's name, without its ending.
+    /// The file's name without its extension.
     pub name: String,
-    /// Whose it was.
+    /// The first line, which names the guest.
     pub begun: Option<Begun>,
-    /// What was seen of it.
+    /// The account of the attempt.
     pub account: Account,
-    /// All its rounds.
+    /// All rounds of the attempt.
     pub rounds: Vec<Round>,
-    /// How it went on.
+    /// All lines of progress.
     pub progress: Vec<Progress>,
-    /// The last error told.
+    /// The last error reported.
     pub error: Option<String>,
-    /// Why it was left to Xen's own helper, if it was.
+    /// Why the attempt was left to Xen's own helper, if it was.
     pub left_to_stock: Option<String>,
-    /// `lull migrate`'s last word.
+    /// The final result of `lull migrate`.
     pub result: Option<Outcome>,
-    /// Lines that make no sense, or are another version's.
+    /// The number of lines that are malformed or from another version.
     pub not_understood: u64,
 }
 
@@ -43,7 +43,7 @@ impl Run {
     /// Reads a file.
     ///
     /// # Errors
-    /// When it cannot be read, is no file, or larger than any record.
+    /// If it cannot be read, is not a regular file, or is larger than any record.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
@@ -57,10 +57,10 @@ impl Run {
         Self::read(&name, file.take(2 * LARGEST as u64))
     }
 
-    /// Reads lines.
+    /// Reads the lines of a record.
     ///
     /// # Errors
-    /// What reading says.
+    /// The error of the reader.
     pub fn read(name: &str, from: impl Read) -> io::Result<Self> {
         let mut run = Self {
             name: name.to_owned(),
@@ -95,7 +95,7 @@ impl Run {
         }
     }
 
-    /// When the destination reported, only the result tells.
+    /// The time of the destination's report appears only in the result.
     fn note_arrival(&mut self) {
         let observed = self.result.as_ref().and_then(|result| {
             let pause = result.observed_downtime_ms;
@@ -113,13 +113,13 @@ impl Run {
         self.begun.as_ref().map_or("?", |begun| &begun.guest)
     }
 
-    /// The destination, where it is known.
+    /// The destination, if it is known.
     pub fn destination(&self) -> Option<&str> {
         self.begun.as_ref()?.destination.as_deref()
     }
 
-    /// How it ended: as in [`Outcome`], or, as far as the helper can tell,
-    /// `sent`, or `left-to-stock`; `unfinished` when nobody said.
+    /// How the attempt ended: as in [`Outcome`], or, as far as the helper can tell, `sent`
+    /// or `left-to-stock`; `unfinished` if no end was recorded.
     pub fn outcome(&self) -> &str {
         let how = self.account.ended.as_ref().map(|ended| ended.how);
         match (&self.result, how) {
@@ -136,24 +136,24 @@ impl Run {
         }
     }
 
-    /// Whether the guest was asked to suspend itself, and did not.
+    /// Whether the guest was asked to suspend itself and did not.
     pub fn did_not_suspend(&self) -> bool {
         let ended = self.account.ended.as_ref();
         ended.is_some_and(|ended| ended.reason == DID_NOT_SUSPEND)
     }
 
-    /// The limit on the pause.
+    /// The limit on the pause, in milliseconds.
     pub fn limit_ms(&self) -> Option<u64> {
         let asked = self.result.as_ref().and_then(|result| result.limit_ms);
         asked.or(self.account.limit_ms())
     }
 
-    /// The pause, predicted.
+    /// The predicted upper bound of the pause, in milliseconds.
     pub fn predicted_ms(&self) -> Option<u64> {
         self.account.predicted_downtime_ms()
     }
 
-    /// And observed.
+    /// The observed pause, in milliseconds.
     pub fn observed_ms(&self) -> Option<u64> {
         let told = self
             .result
@@ -162,7 +162,7 @@ impl Run {
         told.unwrap_or_else(|| self.account.refused_pause_ms())
     }
 
-    /// Why it ended otherwise than with a move, and what to do; may be empty.
+    /// Why the attempt did not move the guest, and what to do; may be empty.
     pub fn reason(&self) -> String {
         let parts = match (&self.result, &self.account.ended, &self.error) {
             (Some(result), _, _) => vec![result.reason.clone(), result.advice.clone()],
@@ -182,13 +182,13 @@ impl Run {
     }
 }
 
-/// Records that are opened at most to find one guest's newest.
+/// The most records opened to find a guest's newest one.
 const LOOKED_AT: usize = 8;
 
-/// A guest's newest record.
+/// Finds a guest's newest record.
 pub fn newest_of(folder: &Folder, guest: &str) -> Option<Run> {
     let named = file_name(guest);
-    // `2026-11-23T15-34-44Z-web1`, or with a number behind where there are several.
+    // `2026-11-23T15-34-44Z-web1`, or with a number appended if there are several.
     let is_its = |path: &PathBuf| {
         let stem = path.file_stem().and_then(OsStr::to_str);
         let whose = stem.and_then(|stem| stem.split_once("Z-"));
@@ -211,7 +211,7 @@ pub fn newest_of(folder: &Folder, guest: &str) -> Option<Run> {
         .find(|run| run.guest() == guest)
 }
 
-/// Where the run is that an operator means: by its name, or a file.
+/// The path of a run that the operator named or gave as a file.
 pub fn find(folder: &Folder, run: &str) -> PathBuf {
     match run.contains('/') {
         true => PathBuf::from(run),

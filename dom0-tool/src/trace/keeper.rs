@@ -1,4 +1,4 @@
-//! `lull keep-trace`, which the helper starts.
+//! `lull keep-trace`, the process that the helper starts for each trace.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,10 +1,10 @@
-//! The trace of an attempt: everything dom0's machine was told and everything
-//! it decided, one JSON object per line ([`trace`](lull_wire::trace)).
+//! The trace of an attempt: every event that dom0's machine received and every decision it
+//! took, one JSON object per line ([`trace`](lull_wire::trace)).
 //!
-//! The helper hands the lines ([`Recorder`]) to a process that keeps them until
-//! it is gone ([`kept`](crate::kept)).
+//! The helper sends the lines ([`Recorder`]) to a process that keeps them until the helper
+//! has exited ([`kept`](crate::kept)).
 //!
-//! `lull replay` reads it back.
+//! `lull replay` reads the trace back.
 
 pub mod keeper;
 mod recorder;
@@ -13,18 +13,18 @@ use crate::kept::folder::Most;
 
 pub use recorder::{Recorder, Unrecorded};
 
-/// Where traces are kept.
+/// The folder in which traces are kept.
 pub const FOLDER: &str = "/var/lib/lull/traces";
 
-/// And how many.
+/// The most traces that the folder keeps.
 pub const MOST: Most = Most {
     files: 64,
     bytes: 256 << 20,
 };
 
-/// Bytes of a trace at most; what comes after is left out, and the last line
-/// says how much that was. About a million batches: 4 TiB of guest memory.
+/// The largest trace in bytes. Lines beyond that are left out, and the last line gives
+/// their number. This is about a million batches: 4 TiB of guest memory.
 pub const LARGEST: usize = 64 << 20;
 
-/// Bytes of a line at most.
+/// The longest line in bytes.
 pub const LONGEST_LINE: usize = 4 << 10;

@@ -15,13 +15,13 @@ use super::{LARGEST, LONGEST_LINE};
 use crate::engine;
 use crate::kept::Pipe;
 
-/// Lines are handed over when there are so many bytes of them.
+/// The number of collected bytes at which the lines are sent.
 const PORTION: usize = 32 << 10;
 
-/// And kept at most, should the keeper not take them.
+/// The most bytes kept unsent if the keeper does not take them.
 const UNSENT_MAX: usize = 4 << 20;
 
-/// Where no trace is kept.
+/// A recorder that keeps no trace.
 #[derive(Debug)]
 pub struct Unrecorded;
 
@@ -29,12 +29,11 @@ impl engine::Recorder for Unrecorded {
     fn record(&mut self, _: Micros, _: Event, _: &Action, _: &Machine) {}
 }
 
-/// Collects the lines of a trace and hands them to the keeper, without ever
-/// waiting for it.
+/// Collects the lines of a trace and sends them to the keeper without ever blocking.
 #[derive(Debug)]
 pub struct Recorder<W = ChildStdin> {
     pipe: Pipe<W>,
-    /// Bytes to collect at most.
+    /// The most bytes to collect.
     largest: usize,
     events: u64,
     left_out: u64,
@@ -44,7 +43,7 @@ impl Recorder {
     /// Starts a keeper for an attempt on `domain`.
     ///
     /// # Errors
-    /// When it cannot be started: then there is no trace.
+    /// If the keeper cannot be started; there is then no trace.
     pub fn start(domain: DomId, config: Config) -> io::Result<Self> {
         let (pipe, _) = Pipe::start(&[keeper::SUBCOMMAND, &domain.to_string()])?;
         Ok(Self::within(LARGEST, pipe, domain, config))
@@ -52,7 +51,7 @@ impl Recorder {
 }
 
 impl<W: Write> Recorder<W> {
-    /// Hands the lines to `pipe`, not more than `largest` bytes of them.
+    /// Sends the lines to `pipe`, at most `largest` bytes of them.
     pub fn within(largest: usize, pipe: Pipe<W>, domain: DomId, config: Config) -> Self {
         let mut recorder = Self {
             pipe,
@@ -71,9 +70,9 @@ impl<W: Write> Recorder<W> {
         recorder
     }
 
-    /// The attempt is over, and so is the pause.
+    /// Records the end of the attempt, when the pause is over too.
     pub fn end(mut self, outcome: How, reason: &str) {
-        // A line has to stay within its bound, whatever failed.
+        // A line must stay within its bound, whatever failed.
         let reason = reason.chars().take(500).collect();
         self.pipe.add(&Line::End(End {
             events: self.events,
@@ -87,8 +86,8 @@ impl<W: Write> Recorder<W> {
 
 impl<W: Write> engine::Recorder for Recorder<W> {
     fn record(&mut self, at: Micros, event: Event, action: &Action, machine: &Machine) {
-        // Some room stays for the last line. Nothing may be left out but the
-        // end, or the rest would not follow on it.
+        // Some room is reserved for the last line. Only the end of a trace may be left out,
+        // because the lines after a gap would not follow from those before it.
         let full = self.pipe.bytes() + 4 * LONGEST_LINE > self.largest;
         if full || self.left_out > 0 || self.pipe.unsent() > UNSENT_MAX {
             self.left_out += 1;

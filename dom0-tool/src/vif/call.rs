@@ -1,37 +1,37 @@
-//! How libxl calls the script (`libxl_linux.c`, Xen 4.17): a word for what to
-//! do, `type_if=`, and the device in the environment.
+//! How libxl calls the script (`libxl_linux.c`, Xen 4.17): with a word for the action, with
+//! `type_if=`, and with the device in the environment.
 
 use std::ffi::{OsStr, OsString};
 
 use lull_xen::DomId;
 
-/// What is to become of the interface.
+/// What to do with the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It has come, for a guest that waits for it.
+    /// The interface was created, and the guest waits for it.
     Online,
-    /// It goes.
+    /// The interface is being removed.
     Offline,
 }
 
-/// A call that is not `vif-bridge`'s from the start.
+/// A call that this script can handle itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     pub action: Action,
-    /// The interface, as the backend has named it.
+    /// The name that the backend gave to the interface.
     pub vif: String,
-    /// The guest it is for.
+    /// The guest to which the interface belongs.
     pub guest: DomId,
-    /// Which of the guest's.
+    /// The number of the interface in the guest.
     pub device: u32,
     path: String,
 }
 
 impl Call {
-    /// Reads it from the words after the script's name, and the environment.
+    /// Parses the arguments after the script's name, and the environment.
     ///
     /// # Errors
-    /// Why it is not one that is understood.
+    /// Why the call is not supported.
     pub fn read(
         words: &[OsString],
         environment: impl Fn(&str) -> Option<String>,
@@ -43,7 +43,7 @@ impl Call {
         let action = match words.as_slice() {
             ["online"] | ["online", "type_if=vif"] => Action::Online,
             ["offline"] | ["offline", "type_if=vif"] => Action::Offline,
-            // An emulated interface's own (`add`, `remove`), or unheard of.
+            // An emulated interface's own action (`add`, `remove`), or an unknown one.
             other => return Err(format!("called with {other:?}")),
         };
         let value = |name: &str| match environment(name) {
@@ -62,14 +62,14 @@ impl Call {
         })
     }
 
-    /// The backend's folder in xenstore. A relative one is below the folder of
-    /// the domain that this runs in, for xenstored as well.
+    /// The backend's folder in xenstore. A relative path is below the folder of the domain
+    /// in which this runs; xenstored resolves it in the same way.
     pub fn path(&self) -> &str {
         &self.path
     }
 }
 
-/// Guest and device from `…backend/vif/GUEST/DEVICE`.
+/// The guest and device from `…backend/vif/GUEST/DEVICE`.
 fn device_of(path: &str) -> Option<(DomId, u32)> {
     let mut parts = path.rsplit('/');
     let device = parts.next()?.parse().ok()?;

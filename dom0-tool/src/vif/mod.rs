@@ -1,14 +1,12 @@
-//! `vif-lull`: the script that libxl runs when a guest gets a network interface
-//! or loses one, in place of Xen's `vif-bridge`. A landing waits for it while
-//! the guest is stopped, and a shell script that starts a dozen programs takes
-//! most of that time.
+//! `vif-lull`: the script that libxl runs when a guest gets or loses a network interface,
+//! in place of Xen's `vif-bridge`. A landing waits for it while the guest is stopped, and a
+//! shell script that starts a dozen programs takes most of that time.
 //!
-//! In the order things happen: [`call`] reads what libxl asks for, [`plan`]
-//! decides what is to be done, and [`net_link`](lull_base::net_link) asks the kernel for it.
-//! What is not the plain case (an interface of its own backend, added to a
-//! Linux bridge) is `vif-bridge`'s, which then takes this process over before
-//! anything is changed. What both do leaves the same behind, in the kernel and
-//! in xenstore (Xen 4.17, `tools/hotplug/Linux/vif-bridge`).
+//! In the order of execution: [`call`] parses libxl's call, [`plan`] decides what to do,
+//! and [`net_link`](lull_base::net_link) makes the requests to the kernel. The plain case
+//! is an interface with its own backend, added to a Linux bridge. For any other case this
+//! process executes `vif-bridge` before it has changed anything. Both leave the same state
+//! in the kernel and in xenstore (Xen 4.17, `tools/hotplug/Linux/vif-bridge`).
 
 mod call;
 mod plan;
@@ -27,24 +25,24 @@ use lull_xen::xenstore::Xenstore;
 pub use plan::Host;
 use plan::{Attach, Detach, Keys, Work};
 
-/// What the script is called, and how it knows itself.
+/// The script's name, by which the binary recognises its role.
 pub const NAME: &str = "vif-lull";
 
-/// Xen's own script.
+/// The name of Xen's own script.
 pub const STOCK: &str = "vif-bridge";
 
-/// Where libxl looks for both (`XEN_SCRIPT_DIR`).
+/// The folder in which libxl looks for both (`XEN_SCRIPT_DIR`).
 pub const FOLDER: &str = "/etc/xen/scripts";
 
-/// How long this may take, whatever hangs. libxl waits twice as long
+/// The longest time this may take, whatever hangs. libxl waits twice as long
 /// (`LIBXL_HOTPLUG_TIMEOUT`, 40 s, libxl_internal.h, 4.17).
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// The MAC of a backend's end: the largest that is no broadcast, so that no
-/// bridge ever takes it for its own.
+/// The MAC address of the backend's end: the largest that is not a broadcast address, so
+/// that no bridge ever adopts it.
 const MAC: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
 
-/// Runs as the script.
+/// Runs the binary as the script.
 pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     let mut words = words;
     let script = PathBuf::from(words.next().unwrap_or_default());
@@ -65,10 +63,10 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Finds out what is to be done; changes nothing.
+/// Determines what to do, without changing anything.
 ///
 /// # Errors
-/// Why it is `vif-bridge`'s to do.
+/// Why `vif-bridge` must handle the call.
 fn prepare(script: &Path, words: &[OsString]) -> Result<(Xenstore, Call, Work), String> {
     let call = Call::read(words, |name| std::env::var(name).ok())?;
     let unread = |error: io::Error| format!("xenstore: {error}");
@@ -100,7 +98,7 @@ fn attach_port(attach: &Attach, store: &mut Xenstore) -> Result<(), String> {
     }
     let down = links.set_up(name, false);
     down.map_err(|error| failed("bring it down", error))?;
-    // Neither stops vif-bridge: the guest has a network without.
+    // Neither failure stops vif-bridge: the guest has a network without it.
     if let Err(error) = links.set_mac(name, MAC) {
         eprintln!("{NAME}: {}", failed("set its MAC", error));
     }
@@ -117,7 +115,8 @@ fn attach_port(attach: &Attach, store: &mut Xenstore) -> Result<(), String> {
     up.map_err(|error| failed("bring it up", error))
 }
 
-/// An interface may go at any time, with its backend: that is no error here.
+/// Detaches the port. An interface may vanish at any time with its backend, which is not an
+/// error here.
 fn detach_port(detach: &Detach) -> Result<(), String> {
     let Some(port) = &detach.port else {
         return Ok(());
@@ -130,21 +129,21 @@ fn detach_port(detach: &Detach) -> Result<(), String> {
     Ok(())
 }
 
-/// Where libxl reads why a device could not be attached.
+/// Writes the error to where libxl reads why a device could not be attached.
 fn report(store: &mut Xenstore, call: &Call, why: &str) {
     for (key, value) in [("hotplug-error", why), ("hotplug-status", "error")] {
-        // It is told on standard error too, and the exit code is what counts.
+        // The error also goes to standard error, and only the exit code counts.
         let _ = store.write(&format!("{}/{key}", call.path()), value);
     }
 }
 
-/// Becomes `vif-bridge`; comes back only with why not.
+/// Executes `vif-bridge`; returns only the reason if that fails.
 fn hand_over(stock: &Path, words: &[OsString]) -> String {
     let error = Command::new(stock).args(words).exec();
     format!("{NAME}: {} cannot be started: {error}", stock.display())
 }
 
-/// libxl calls a script by its whole path.
+/// The script's folder; libxl calls a script by its full path.
 fn folder_of(script: &Path) -> PathBuf {
     match script.parent().filter(|folder| folder.is_absolute()) {
         Some(folder) => folder.to_owned(),
@@ -156,8 +155,7 @@ fn stock_beside(script: &Path) -> PathBuf {
     folder_of(script).join(STOCK)
 }
 
-/// Ends this process if it hangs; `vif-bridge`, should it take over, is libxl's
-/// to end.
+/// Ends this process if it hangs. If `vif-bridge` takes over, libxl ends it.
 fn end_in_time() {
     thread::spawn(|| {
         thread::sleep(LONGEST);

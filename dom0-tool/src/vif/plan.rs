@@ -1,6 +1,5 @@
-//! What is to be done, from the backend's keys and from what the host looks
-//! like. Anything but the plain case is an `Err` with the reason: it is
-//! `vif-bridge`'s.
+//! Decides what to do from the backend's keys and the state of the host. Anything but the
+//! plain case is an `Err` with the reason and is left to `vif-bridge`.
 
 use std::fs;
 use std::io;
@@ -13,7 +12,7 @@ use lull_xen::xenstore::Xenstore;
 use super::call::{Action, Call};
 use crate::host::is_executable;
 
-/// Where `vif-bridge` finds its programs, iptables among them.
+/// The folders in which `vif-bridge` finds its programs, iptables among them.
 const PROGRAMS: [&str; 6] = [
     "usr/local/sbin",
     "usr/local/bin",
@@ -23,8 +22,8 @@ const PROGRAMS: [&str; 6] = [
     "bin",
 ];
 
-/// The backend's keys that matter (`libxl_nic.c`, Xen 4.17 to 4.22); an empty
-/// one is none.
+/// The backend's keys that matter (`libxl_nic.c`, Xen 4.17 to 4.22). An empty key counts as
+/// absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keys {
     pub bridge: Option<String>,
@@ -34,10 +33,10 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Reads them from the backend's folder.
+    /// Reads the keys from the backend's folder.
     ///
     /// # Errors
-    /// When xenstore does not answer.
+    /// If xenstore does not answer.
     pub fn read(store: &mut Xenstore, path: &str) -> io::Result<Self> {
         let mut value = |key: &str| -> io::Result<Option<String>> {
             let value = store.read(&format!("{path}/{key}"))?;
@@ -52,7 +51,7 @@ impl Keys {
     }
 }
 
-/// What is to be done.
+/// The change to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
     Attach(Attach),
@@ -62,35 +61,35 @@ pub enum Work {
 /// An interface that becomes a port of a bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attach {
-    /// As the backend has named it.
+    /// The name that the backend gave to the interface.
     pub device: String,
-    /// What the guest's configuration calls it.
+    /// The name in the guest's configuration.
     pub rename: Option<String>,
     pub bridge: String,
-    /// Bytes; `None` leaves it as it is.
+    /// The MTU in bytes; `None` leaves it unchanged.
     pub mtu: Option<u32>,
-    /// Where the guest reads it. `vif-bridge` makes this of the interface's
-    /// name, and of a renamed one a node that nobody reads.
+    /// The node in which the guest reads the MTU. `vif-bridge` derives its path from the
+    /// interface's name, and for a renamed interface writes a node that nothing reads.
     pub frontend_mtu: String,
 }
 
 impl Attach {
-    /// Its name in the end.
+    /// The interface's final name.
     pub fn name(&self) -> &str {
         self.rename.as_deref().unwrap_or(&self.device)
     }
 }
 
-/// An interface that is to go.
+/// An interface to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detach {
-    /// It may be gone already.
+    /// The name of the port; it may already be gone.
     pub port: Option<String>,
     pub bridge: String,
     pub is_on_bridge: bool,
 }
 
-/// Where to look; tests have a root of their own.
+/// The folders of the host; tests use a root of their own.
 #[derive(Debug)]
 pub struct Host {
     root: PathBuf,
@@ -98,7 +97,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// The host below `root`, whose hotplug scripts are in that folder.
+    /// The host below `root`, with its hotplug scripts in `scripts`.
     pub fn new(root: &Path, scripts: &Path) -> Self {
         Self {
             root: root.to_owned(),
@@ -106,7 +105,8 @@ impl Host {
         }
     }
 
-    /// Why every interface here is `vif-bridge`'s, if it is: a clause.
+    /// Why every interface on this host must be left to `vif-bridge`, as a clause; `None`
+    /// if it need not.
     pub fn wants_stock(&self) -> Option<&'static str> {
         if self.has_iptables() {
             return Some("iptables is installed");
@@ -122,14 +122,14 @@ impl Host {
         self.device(bridge).join("brif").join(name).exists()
     }
 
-    /// Its rules are `vif-bridge`'s to set and to take away: whether it works
-    /// at all only a call of it shows.
+    /// `vif-bridge` sets and removes the rules of iptables. Only a call of iptables would
+    /// show whether it works at all.
     fn has_iptables(&self) -> bool {
         let mut folders = PROGRAMS.iter().map(|folder| self.root.join(folder));
         folders.any(|folder| is_executable(&folder.join("iptables")))
     }
 
-    /// Shell text that `vif-bridge` runs last, as its own.
+    /// Whether there are hooks: shell text that `vif-bridge` runs last, in its own shell.
     fn has_hooks(&self) -> bool {
         let Ok(found) = fs::read_dir(self.scripts.join("vif-post.d")) else {
             return false;
@@ -138,17 +138,17 @@ impl Host {
         hooks.any(|hook| hook.file_name().as_bytes().ends_with(b".hook"))
     }
 
-    /// What a file below an interface's folder holds.
+    /// The content of a file below an interface's folder.
     fn attribute(&self, name: &str, file: &str) -> Option<String> {
         let text = fs::read_to_string(self.device(name).join(file)).ok()?;
         Some(text.trim().to_owned())
     }
 }
 
-/// Decides; changes nothing.
+/// Decides what to do, without changing anything.
 ///
 /// # Errors
-/// Why it is `vif-bridge`'s to do.
+/// Why `vif-bridge` must handle the call.
 pub fn plan(call: &Call, keys: &Keys, host: &Host) -> Result<Work, String> {
     if let Some(why) = host.wants_stock() {
         return Err(why.to_owned());
@@ -156,8 +156,8 @@ pub fn plan(call: &Call, keys: &Keys, host: &Host) -> Result<Work, String> {
     if let Some(vlan) = &keys.vlan {
         return Err(format!("it belongs to VLAN {vlan}"));
     }
-    // Without one, and for a bridge of an older name, it has rules of its own;
-    // one of Open vSwitch is none to the kernel.
+    // Without a bridge name, and for an old-style name, `vif-bridge` has rules of its own.
+    // A bridge of Open vSwitch is not one to the kernel.
     let bridge = keys.bridge.clone().ok_or("no bridge is named")?;
     let names = [&bridge, &call.vif].into_iter().chain(&keys.vifname);
     if let Some(odd) = names.into_iter().find(|name| !is_name(name)) {
@@ -176,8 +176,7 @@ fn attach(call: &Call, keys: &Keys, bridge: String, host: &Host) -> Result<Attac
     let device = call.vif.clone();
     let flags = host.attribute(&device, "flags");
     let flags = flags.ok_or_else(|| format!("there is no {device}"))?;
-    // Fresh from the backend it is down, and so without an address that would
-    // have to be taken away.
+    // An interface fresh from the backend is down, so it has no address to remove.
     let up = u32::from_str_radix(flags.trim_start_matches("0x"), 16).map(|flags| flags & 1 != 0);
     if up != Ok(false) {
         return Err(format!("{device} is up already"));
@@ -213,7 +212,7 @@ fn detach(call: &Call, keys: &Keys, bridge: String, host: &Host) -> Detach {
     }
 }
 
-/// As the kernel takes it (`dev_valid_name`), and no pattern of one.
+/// Whether the kernel accepts the name (`dev_valid_name`), and it is not a pattern.
 fn is_name(name: &str) -> bool {
     let is_plain = |c: char| !(c.is_whitespace() || c.is_control() || "/:%".contains(c));
     !matches!(name, "" | "." | "..") && name.len() < NAME_ROOM && name.chars().all(is_plain)

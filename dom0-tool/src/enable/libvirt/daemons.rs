@@ -1,5 +1,5 @@
-//! libvirt's daemons as they run: which of them start lull, and whether they are
-//! at work.
+//! libvirt's running daemons: which of them start lull, and whether they are moving a
+//! guest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,16 @@ use lull_base::processes;
 
 use super::{HELPER, Places, UNITS, VARIABLE};
 
-/// A daemon of libvirt's.
+/// A daemon of libvirt.
 pub(super) struct Daemon {
-    /// Its name, as of its unit.
+    /// The daemon's name, which is also that of its unit.
     pub(super) name: &'static str,
-    /// Whether it starts lull.
+    /// Whether its environment names lull as the save helper.
     pub(super) names_lull: bool,
 }
 
 impl Places {
-    /// libvirt's daemons that run.
+    /// libvirt's running daemons.
     pub(super) fn daemons(&self) -> Vec<Daemon> {
         let named = |process: &Path| {
             let comm = fs::read_to_string(process.join("comm")).ok()?;
@@ -42,7 +42,7 @@ impl Places {
         found
     }
 
-    /// Whether a save helper runs, Xen's own or lull.
+    /// Whether a save helper is running, either Xen's own or lull.
     pub(super) fn is_moving_a_guest(&self) -> bool {
         self.processes().any(|process| {
             let line = fs::read(process.join("cmdline")).unwrap_or_default();

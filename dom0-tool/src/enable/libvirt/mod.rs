@@ -1,12 +1,11 @@
 //! libvirt: its daemon starts lull as libxl's save helper.
 //!
-//! The daemon hands its environment on to the helper, and systemd sets it by a
-//! drop-in. The helper is a copy of lull, since AppArmor looks at where a file
-//! really is, and its profile of the daemon lets it start
-//! `/usr/lib/xen-*/bin/libxl-save-helper` but nothing under `/usr/local`.
+//! The daemon passes its environment on to the helper, and a systemd drop-in sets it. The
+//! helper is a copy of lull: AppArmor checks the real path of a file, and the daemon's
+//! profile allows `/usr/lib/xen-*/bin/libxl-save-helper` but nothing under `/usr/local`.
 //!
-//! A daemon that names a helper which is not there can neither save nor restore
-//! a guest: so the copy comes first, and goes last.
+//! A daemon that names a missing helper can neither save nor restore a guest. The copy is
+//! therefore installed first and removed last.
 
 mod daemons;
 
@@ -21,21 +20,22 @@ use lull_base::own_executable;
 
 use super::{Finding, put, same_content};
 
-/// Where the copy goes.
+/// The path of the copy.
 const HELPER: &str = "/usr/lib/xen-lull/bin/libxl-save-helper";
 
-/// What starts libvirt's Xen driver: one daemon for all drivers, as in Debian
-/// 12, or one for each.
+/// The units that start libvirt's Xen driver: one daemon for all drivers, as in Debian 12,
+/// or one for each.
 const UNITS: [&str; 2] = ["libvirtd.service", "virtxend.service"];
 
-/// Where units are installed (`systemd.unit(5)`).
+/// The folders in which units are installed (`systemd.unit(5)`).
 const UNIT_FOLDERS: [&str; 3] = [
     "etc/systemd/system",
     "usr/lib/systemd/system",
     "lib/systemd/system",
 ];
 
-/// libvirt's Xen driver, a package of its own, and where distributions put it.
+/// libvirt's Xen driver, which is a package of its own, and the folders in which
+/// distributions install it.
 const DRIVER: &str = "libvirt_driver_libxl.so";
 const DRIVER_FOLDERS: [&str; 3] = [
     "usr/lib/x86_64-linux-gnu/libvirt/connection-driver",
@@ -43,12 +43,12 @@ const DRIVER_FOLDERS: [&str; 3] = [
     "usr/lib/libvirt/connection-driver",
 ];
 
-/// By this line a drop-in is known for one of ours.
+/// The line that identifies a drop-in of lull.
 const MARK: &str = "# Made by `lull enable libvirt`; `lull disable libvirt` takes it away.";
 
 const VARIABLE: &str = "LIBXL_SAVE_HELPER";
 
-/// Where things are; tests have a root of their own.
+/// The paths; tests use a root of their own.
 struct Places {
     root: PathBuf,
 }
@@ -59,24 +59,23 @@ impl Default for Places {
     }
 }
 
-/// Makes `virsh migrate` keep the limits; says what was done.
+/// Makes `virsh migrate` keep the limits and returns a report.
 ///
 /// # Errors
-/// Why not; no daemon's environment has changed then.
+/// Why it failed; no daemon's environment has then changed.
 pub fn enable() -> anyhow::Result<String> {
     Places::default().enable(&own_executable::path()?)
 }
 
-/// Undoes it; says what was done.
+/// Reverts [`enable`] and returns a report.
 ///
 /// # Errors
-/// What could not be undone.
+/// What could not be reverted.
 pub fn disable() -> anyhow::Result<String> {
     Places::default().disable()
 }
 
-/// Whether `virsh migrate` keeps the limits; nothing where libvirt cannot move
-/// a Xen guest.
+/// Whether `virsh migrate` keeps the limits; `None` if libvirt cannot move a Xen guest.
 pub fn in_force() -> Option<Finding> {
     match own_executable::path() {
         Ok(lull) => Places::default().in_force(&lull),
@@ -143,7 +142,7 @@ impl Places {
                 found = true;
                 atomic_file::remove(&drop_in)
                     .with_context(|| format!("{} cannot be removed", drop_in.display()))?;
-                // Unless the administrator has drop-ins of his own.
+                // This fails if the administrator has other drop-ins there, and may.
                 let _ = drop_in.parent().map(fs::remove_dir);
             }
         }
@@ -164,14 +163,14 @@ impl Places {
                 .with_context(|| format!("{} cannot be removed", helper.display()))?;
         }
         for folder in helper.ancestors().skip(1).take(2) {
-            // Unless something else has been put there.
+            // This fails if the folder contains something else, and may.
             let _ = fs::remove_dir(folder);
         }
         Ok(said)
     }
 
-    /// Whether `virsh migrate` keeps the limits; nothing where libvirt, or its
-    /// Xen driver, is not installed.
+    /// Whether `virsh migrate` keeps the limits; `None` if libvirt or its Xen driver is not
+    /// installed.
     fn in_force(&self, lull: &Path) -> Option<Finding> {
         let units = self.units();
         if units.is_empty() || !self.has_xen_driver() {
@@ -227,7 +226,7 @@ impl Places {
         finding(true, found, String::new())
     }
 
-    /// Has the daemons take up what has changed, or says what is left to do.
+    /// Makes the daemons pick up the change, or returns what is left to do.
     fn settle(&self, enabled: bool) -> String {
         if !self.root.join("run/systemd/system").is_dir() {
             return match self.outdated(enabled) {
@@ -256,7 +255,7 @@ impl Places {
         }
     }
 
-    /// A daemon that was not started with what holds now.
+    /// A daemon that still runs with the old configuration.
     fn outdated(&self, enabled: bool) -> Option<&'static str> {
         let mut daemons = self.daemons().into_iter();
         let outdated = daemons.find(|daemon| daemon.names_lull != enabled);
@@ -271,7 +270,7 @@ impl Places {
         UNITS.into_iter().filter(is_there).collect()
     }
 
-    /// Whether a daemon can do something with Xen at all.
+    /// Whether one of libvirt's daemons has the Xen driver.
     fn has_xen_driver(&self) -> bool {
         let mut folders = DRIVER_FOLDERS.iter();
         folders.any(|folder| self.root.join(folder).join(DRIVER).exists())
@@ -286,7 +285,7 @@ impl Places {
         folder.join(format!("{unit}.d/lull.conf"))
     }
 
-    /// Whether a drop-in is lull's; nothing where there is none.
+    /// Whether a drop-in is lull's; `None` if there is no drop-in.
     fn is_ours(&self, drop_in: &Path) -> anyhow::Result<Option<bool>> {
         match fs::read(drop_in) {
             Ok(text) => Ok(Some(text.starts_with(MARK.as_bytes()))),

@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-/// A host with these units, and a lull.
+/// A host with these units and a lull.
 fn host(units: &[&str]) -> (tempfile::TempDir, Places, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("lib/systemd/system");
@@ -20,7 +20,7 @@ fn host(units: &[&str]) -> (tempfile::TempDir, Places, PathBuf) {
     (root, places, lull)
 }
 
-/// A process of that name, and what was set when it started.
+/// A process of that name with this initial environment.
 fn process(places: &Places, number: u32, name: &str, environment: &str) {
     let folder = places.root.join(format!("proc/{number}"));
     fs::create_dir_all(&folder).unwrap();

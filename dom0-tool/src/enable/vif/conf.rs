@@ -1,40 +1,39 @@
-//! `/etc/xen/xl.conf`: which script xl names for an interface that names none.
+//! `/etc/xen/xl.conf`: the script that xl uses for an interface that names none.
 //!
-//! Where a name is assigned twice, the last one holds: so lull adds two lines at
-//! the end, changes none, and what stood there before comes back to the byte when
-//! they go.
+//! If a name is assigned twice, the last assignment applies. lull therefore adds two lines
+//! at the end and changes no other line; removing them restores the file exactly.
 
 use std::path::Path;
 
 use crate::{vif, xl_conf};
 
-/// By this line lull's two are known.
+/// The line that identifies lull's two lines.
 pub const MARK: &str =
     "# Made by `lull enable vif`; `lull disable vif` takes these two lines away.";
 
-/// The name, and the one it had before 4.2, which it beats.
+/// The name of the setting, and the name it had before 4.2, which the new one overrides.
 const NAMES: [&str; 2] = ["vif.default.script", "vifscript"];
 
-/// What xl does with an interface that names no script.
+/// What xl uses for an interface that names no script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Setting {
-    /// libxl's own choice: `vif-bridge`.
+    /// The setting is absent: libxl's own choice, `vif-bridge`.
     Unset,
-    /// `vif-bridge` by name.
+    /// The setting names `vif-bridge`.
     Stock,
-    /// `vif-lull`.
+    /// The setting names `vif-lull`.
     Lull,
-    /// Another, or what is no name; and the line that says so.
+    /// The setting names another script or is not valid.
     Other {
-        /// As it stands there.
+        /// The value as written in the file.
         value: String,
-        /// From 1.
+        /// The line of the file, from 1.
         line: usize,
     },
 }
 
 impl Setting {
-    /// Reads it as xl does.
+    /// Parses the file as xl does.
     pub fn of(text: &str) -> Self {
         let assigned = |name| xl_conf::assigned(text, name);
         let Some((line, value)) = NAMES.into_iter().find_map(assigned) else {
@@ -52,8 +51,8 @@ impl Setting {
     }
 }
 
-/// Whether libxl takes `script` for the one of that name: a relative one is
-/// looked for in its folder.
+/// Whether libxl resolves `script` to the script `name`: a relative path is looked up in
+/// the scripts' folder.
 fn is_script(script: &str, name: &str) -> bool {
     Path::new(vif::FOLDER).join(script) == Path::new(vif::FOLDER).join(name)
 }
@@ -62,23 +61,23 @@ fn block() -> String {
     format!("{MARK}\n{}=\"{}\"\n", NAMES[0], vif::NAME)
 }
 
-/// The file with lull's lines at its end; `None` is no file.
+/// The file with lull's lines at its end; `None` if there was no file.
 pub fn with_ours(text: Option<&str>) -> String {
     match text {
         None => block(),
-        // A line of its own, whether or not the last one was ended.
+        // The lines start on a new line, even if the last line has no newline.
         Some(text) => format!("{text}\n{}", block()),
     }
 }
 
-/// The file as it was before lull's lines: nothing where there are none, and
-/// `None` where there was no file.
+/// The file without lull's lines: `None` if it has none, and `Some(None)` if there was no
+/// file before.
 pub fn without_ours(text: &str) -> Option<Option<String>> {
     let block = block();
     if text == block {
         return Some(None);
     }
-    // Lines may have come after them, or before.
+    // Other lines may have been added before or after them.
     let (at, length) = match text.find(&format!("\n{block}")) {
         Some(at) => (at, block.len() + 1),
         None if text.starts_with(&block) => (0, block.len()),
@@ -166,7 +165,7 @@ mod tests {
         assert_eq!(without_ours(&later), Some(Some("a=1\n".to_owned())));
         let both = with_ours(Some("a=1\n")) + "b=2\n";
         assert_eq!(without_ours(&both), Some(Some("a=1\nb=2\n".to_owned())));
-        // Not to be known for lull's any more: the administrator's.
+        // An edited block is no longer lull's but the administrator's.
         let edited = with_ours(Some("")).replace("vif-lull", "vif-route");
         assert_eq!(without_ours(&edited), None);
     }

@@ -1,11 +1,11 @@
-//! Guests' network interfaces: xl names `vif-lull` for them
-//! ([`crate::vif`]), of which a copy lies beside Xen's own scripts.
+//! Guests' network interfaces: xl uses `vif-lull` for them ([`crate::vif`]), a copy of
+//! which is installed beside Xen's own scripts.
 //!
-//! xl writes that name into a guest's configuration when the guest is started,
-//! and the guest takes it along: the configuration says at the destination
-//! which script is run, and xl.conf there says nothing (`save_domain_core_begin`
-//! and `set_default_nic_values`, xl 4.17). So a script that guests here were
-//! started with stays, and it is a copy, which outlives lull.
+//! xl writes the script's name into a guest's configuration when the guest is started, and
+//! the guest takes it along. At the destination that configuration determines the script,
+//! and xl.conf there has no effect (`save_domain_core_begin` and `set_default_nic_values`,
+//! xl 4.17). A script with which guests were started must therefore stay. It is a copy, so
+//! that it outlives lull.
 
 mod conf;
 
@@ -28,10 +28,10 @@ use crate::xl_conf;
 use super::Finding;
 use conf::{MARK, Setting};
 
-/// How long another lull may take to change the same file.
+/// How long to wait for another lull that changes the same file.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where things are; tests have a root of their own.
+/// The paths; tests use a root of their own.
 struct Places {
     root: PathBuf,
 }
@@ -42,23 +42,23 @@ impl Default for Places {
     }
 }
 
-/// Has lull attach the interfaces of guests to come; says what was done.
+/// Makes lull attach the interfaces of guests started from now on and returns a report.
 ///
 /// # Errors
-/// Why not; xl's configuration is as it was.
+/// Why it failed; xl's configuration is then unchanged.
 pub fn enable() -> anyhow::Result<String> {
     Places::default().enable(&own_executable::path()?)
 }
 
-/// Undoes it; says what was done.
+/// Reverts [`enable`] and returns a report.
 ///
 /// # Errors
-/// What could not be undone.
+/// What could not be reverted.
 pub fn disable() -> anyhow::Result<String> {
     Places::default().disable(users())
 }
 
-/// Whether lull does; without a cure where it is as it should be.
+/// Whether lull attaches interfaces; the cure is empty if everything is as it should be.
 pub fn in_force() -> Finding {
     match own_executable::path() {
         Ok(lull) => Places::default().in_force(&lull),
@@ -73,7 +73,7 @@ pub fn in_force() -> Finding {
 /// Whether a guest's configuration names the script.
 ///
 /// # Errors
-/// When xenstore does not answer.
+/// If xenstore does not answer.
 pub fn is_used_by(guest: DomId) -> io::Result<bool> {
     let is_ours = |interface: &Interface| {
         let script = interface.script().map(Path::new);
@@ -87,7 +87,7 @@ pub fn is_used_by(guest: DomId) -> io::Result<bool> {
 /// The guests on this host whose configuration names the script.
 fn users() -> io::Result<Vec<String>> {
     let mut store = match Xenstore::open() {
-        // Not booted with Xen.
+        // The host was not booted with Xen.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         opened => opened?,
     };
@@ -134,7 +134,7 @@ impl Places {
             super::put(&script, &fs::read(lull)?, 0o755).context("nothing was done")?;
         }
         if setting != Setting::Lull {
-            // There, but without effect, if another line came after them.
+            // lull's lines may be there without effect, if another assignment follows them.
             let before = match text.as_deref().and_then(conf::without_ours) {
                 Some(before) => before,
                 None => text,
@@ -267,8 +267,8 @@ impl Places {
         fs::read_to_string(&file).map(Some).with_context(place)
     }
 
-    /// Until it is dropped no other lull changes xl's configuration. Its
-    /// folder: the file's own lock would go with it when it is replaced.
+    /// Locks xl's configuration against any other lull until the file is dropped. It locks
+    /// the folder: a lock on the file itself would go away when the file is replaced.
     fn hold(&self) -> anyhow::Result<File> {
         let folder = self.conf_folder();
         let place = || format!("{}", folder.display());
@@ -293,13 +293,13 @@ impl Places {
     }
 
     fn conf(&self) -> PathBuf {
-        // Through a link, which is to stay.
+        // Follow a symbolic link, so that it stays in place.
         let file = self.conf_folder().join("xl.conf");
         fs::canonicalize(&file).unwrap_or(file)
     }
 }
 
-/// Every lull has the mark in it.
+/// Whether the script is a lull: every lull's binary contains the mark.
 fn is_ours(script: &Path) -> anyhow::Result<bool> {
     let content = fs::read(script).with_context(|| format!("{}", script.display()))?;
     let mark = MARK.as_bytes();

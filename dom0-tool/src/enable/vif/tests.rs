@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-/// A host with Xen's own script, and a lull.
+/// A host with Xen's own script and a lull.
 fn host() -> (tempfile::TempDir, Places, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     let places = Places {

@@ -1,14 +1,15 @@
-//! Figures on axes.
+//! The scales, ticks and units of the axes.
 
 use lull_base::fmt::Millis;
 
-/// Above the largest value, so that it does not touch the frame; never zero.
+/// The end of an axis: above the largest value, so that it does not touch the frame; never
+/// zero.
 pub fn room(largest: f64) -> f64 {
     (largest * 1.12).max(1.0)
 }
 
-/// The limit, where it can be drawn without pressing everything else into a
-/// corner; and what the legend says of it.
+/// The limit, if it can be drawn without squeezing everything else into a corner, and its
+/// entry in the legend.
 pub fn limit(limit_ms: Option<u64>, highest_ms: f64) -> (Option<f64>, String) {
     let far = |limit: f64| limit > 3.0 * highest_ms;
     match limit_ms {
@@ -18,8 +19,8 @@ pub fn limit(limit_ms: Option<u64>, highest_ms: f64) -> (Option<f64>, String) {
     }
 }
 
-/// Seconds where milliseconds would have too many digits: the divisor and the
-/// unit's name.
+/// The unit of an axis, seconds if milliseconds would have too many digits: the divisor and
+/// the unit's name.
 pub fn unit(largest_ms: f64) -> (f64, &'static str) {
     match largest_ms {
         ..5_000.0 => (1.0, "ms"),
@@ -27,13 +28,13 @@ pub fn unit(largest_ms: f64) -> (f64, &'static str) {
     }
 }
 
-/// A tick, without zeros that say nothing.
+/// The label of a tick, without trailing zeros.
 pub fn tick(value: &f64) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A tick of a count: `12k`, `3M`.
+/// The label of a tick of a count: `12k`, `3M`.
 pub fn count(value: &f64) -> String {
     match value.round() as u64 {
         pages @ 0..1_000 => pages.to_string(),

@@ -1,25 +1,25 @@
-//! The palette, by day and by night.
+//! The palette for light and for dark backgrounds.
 
 use plotters::style::RGBColor;
 
-/// The background.
+/// The background of the drawing.
 pub const CARD: RGBColor = RGBColor(0xFF, 0xFF, 0xFE);
-/// Letters and axes.
+/// The colour of text and axes.
 pub const TEXT: RGBColor = RGBColor(0x24, 0x29, 0x2F);
-/// Grid and frames.
+/// The colour of grid and frames.
 pub const FAINT: RGBColor = RGBColor(0xD8, 0xDE, 0xE4);
-/// What was predicted, or sent.
+/// The colour of what was predicted or sent.
 pub const FIRST: RGBColor = RGBColor(0x1F, 0x6F, 0xC4);
-/// Paler, for what lies behind.
+/// A paler shade of [`FIRST`], for what lies behind.
 pub const BEHIND: RGBColor = RGBColor(0xB6, 0xD3, 0xF2);
-/// What the guest did.
+/// The colour of what the guest did.
 pub const SECOND: RGBColor = RGBColor(0xD9, 0x7A, 0x06);
-/// What was observed.
+/// The colour of what was observed.
 pub const OBSERVED: RGBColor = RGBColor(0x1B, 0x87, 0x4B);
-/// What is not to be exceeded.
+/// The colour of what must not be exceeded.
 pub const LIMIT: RGBColor = RGBColor(0xC9, 0x2A, 0x2A);
 
-/// The same on a dark card, in the same order.
+/// The colours for a dark background, in the same order.
 const PAIRS: [(RGBColor, &str); 8] = [
     (CARD, "#16191D"),
     (TEXT, "#E3E7EB"),
@@ -31,7 +31,7 @@ const PAIRS: [(RGBColor, &str); 8] = [
     (LIMIT, "#FF7470"),
 ];
 
-/// The drawing, with its colours exchanged where dark ones are preferred.
+/// The drawing with a style that exchanges the colours where the viewer prefers dark ones.
 pub fn with_dark(svg: &str) -> String {
     let mut rules = String::new();
     for (RGBColor(red, green, blue), dark) in PAIRS {

@@ -1,4 +1,4 @@
-//! Predicted against observed, over all pauses that the ledger knows.
+//! Predicted against observed pauses, over all pauses in the ledger.
 
 use plotters::prelude::*;
 

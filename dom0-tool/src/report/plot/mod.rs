@@ -1,7 +1,7 @@
 //! A record as one SVG file of four panels.
 //!
-//! Drawn on a card of its own, with a legend above each panel; where the viewer
-//! prefers dark colours, a style in the file exchanges them ([`colours`]).
+//! The panels are drawn on a background of their own, each with a legend above it. A style
+//! in the file exchanges the colours where the viewer prefers dark ones ([`colours`]).
 
 mod axis;
 mod colours;
@@ -22,28 +22,28 @@ use crate::ledger::Foreseen;
 use crate::runs::Run;
 use colours::{CARD, FAINT, TEXT, with_dark};
 
-/// Pixels.
+/// The width and height of the file in pixels.
 const SIZE: (u32, u32) = (1_280, 960);
 const FONT: &str = "sans-serif";
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn Error>>;
 
-/// The file's content.
+/// Draws the file.
 ///
 /// # Errors
-/// When the library cannot draw it.
+/// If the library cannot draw it.
 pub fn of(run: &Run, ledger: &[Foreseen]) -> Result<String, String> {
     let mut svg = String::new();
     draw(&mut svg, run, ledger).map_err(|error| format!("the plot cannot be drawn: {error}"))?;
     Ok(with_dark(&svg))
 }
 
-/// A drawing of the smallest limit that fits, µs, over the bandwidth, pages a
-/// second; with the link's own bandwidth, and the limit asked for.
+/// Draws the smallest limit that fits, in µs, over the bandwidth, in pages a second, with
+/// the link's own bandwidth and the limit asked for.
 ///
 /// # Errors
-/// When the library cannot draw it.
+/// If the library cannot draw it.
 pub fn smallest_limits(
     title: &str,
     curve: &[(u64, u64)],
@@ -77,7 +77,7 @@ fn draw(svg: &mut String, run: &Run, ledger: &[Foreseen]) -> Drawn {
     Ok(())
 }
 
-/// A panel's title, and what its colours mean.
+/// Draws a panel's title and the legend of its colours.
 fn caption(panel: &Area<'_>, title: &str, legend: &[(RGBColor, &str)]) -> Drawn {
     let words = |size| (FONT, size).into_font().color(&TEXT);
     panel.draw_text(title, &words(18), (12, 6))?;
@@ -88,13 +88,13 @@ fn caption(panel: &Area<'_>, title: &str, legend: &[(RGBColor, &str)]) -> Drawn 
             colour.filled(),
         ))?;
         panel.draw_text(label, &words(13), (left + 18, 33))?;
-        // No font is at hand to measure it with: wide enough for any.
+        // No font is available to measure the text: the width is enough for any.
         left += 42 + label.len() as i32 * 7;
     }
     Ok(())
 }
 
-/// A panel that has nothing to show says why.
+/// Draws an empty panel that says why there is nothing to show.
 fn empty(panel: &Area<'_>, title: &str, why: &str) -> Drawn {
     caption(panel, title, &[])?;
     let (width, height) = panel.dim_in_pixel();
@@ -116,8 +116,8 @@ fn empty(panel: &Area<'_>, title: &str, why: &str) -> Drawn {
     Ok(())
 }
 
-/// A chart below the title, with its axes and their units; a macro, since its
-/// type names that of every axis.
+/// Creates a chart below the title, with its axes and their units. This is a macro because
+/// the chart's type names that of every axis.
 macro_rules! chart {
     ($panel:expr, $title:expr, $legend:expr, $left:expr, $x:expr, $y:expr) => {{
         crate::report::plot::caption($panel, $title, $legend)?;
@@ -132,7 +132,7 @@ macro_rules! chart {
     }};
 }
 
-/// Grid, ticks and names of the axes.
+/// Draws grid, ticks and names of the axes.
 macro_rules! axes {
     ($chart:expr, $x:expr, $y:expr $(, $more:ident($($value:expr)?))*) => {
         $chart

@@ -1,4 +1,4 @@
-//! The pause as a waterfall of its parts, observed upon predicted.
+//! The pause as a waterfall chart of its parts, observed on top of predicted.
 
 use plotters::coord::ranged1d::SegmentValue;
 use plotters::prelude::*;
@@ -11,7 +11,7 @@ use crate::runs::Run;
 
 const TITLE: &str = "The pause, part after part";
 
-/// A part: its name, and from when to when it was predicted and observed.
+/// One part: its name, and its predicted and observed start and end.
 struct Part {
     name: &'static str,
     predicted: Option<(f64, f64)>,
@@ -87,7 +87,7 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
     Ok(())
 }
 
-/// Each begins where the one before has ended.
+/// The parts; each begins where the previous one ended.
 fn parts(run: &Run) -> Vec<Part> {
     let Some(suspended) = &run.account.suspended else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! The pause as it was predicted while the guest ran, against the limit.
+//! The pause predicted while the guest ran, against the limit.
 
 use std::cmp::Ordering;
 
@@ -11,7 +11,7 @@ use crate::runs::Run;
 
 const TITLE: &str = "Predicted pause over time";
 
-/// So many limits fit on the axis; early predictions may be far beyond.
+/// The height of the axis in multiples of the limit; early predictions may be far above.
 const LIMITS: f64 = 10.0;
 
 pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
@@ -48,7 +48,7 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
     .into_iter()
     .flatten()
     .collect();
-    // What is beyond is shown at the edge.
+    // Points beyond the axis are shown at its edge.
     let place = |(at, ms): (f64, f64)| (at, (ms / scale).min(top));
     let span = 0.0..(last * 1.12).max(0.1);
     let end = span.end;
@@ -82,7 +82,7 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
     Ok(())
 }
 
-/// Seconds and milliseconds of what was told.
+/// The recorded points as seconds and milliseconds.
 fn points(told: impl Iterator<Item = (u64, Option<u64>)>) -> Vec<(f64, f64)> {
     told.filter_map(|(at, ms)| Some((at as f64 / 1e3, ms? as f64)))
         .collect()

@@ -1,4 +1,4 @@
-//! Pages sent and dirtied, round by round.
+//! Pages sent and dirtied in each round.
 
 use plotters::prelude::*;
 
@@ -19,7 +19,7 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
         .iter()
         .map(|round| round.pages_sent.max(round.pages_dirtied))
         .fold(10, u64::max) as f64;
-    // Rounds shrink by factors: only a logarithm shows the last as well.
+    // Rounds shrink by factors, so only a logarithmic scale also shows the last ones.
     let pages = (1.0..most * 1.6).log_scale();
     let numbers = -0.5..rounds.len() as f64 - 0.5;
     let mut chart = chart!(panel, TITLE, &LEGEND, 62, numbers, pages);

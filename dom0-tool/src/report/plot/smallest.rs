@@ -1,5 +1,5 @@
-//! The smallest limit that fits, over the bandwidth: for a guest that was
-//! watched and not moved.
+//! The smallest limit that fits, over the bandwidth, for a guest that was sampled and not
+//! moved.
 
 use lull_base::duration::Span;
 use lull_core::units::PAGE_SIZE;
@@ -9,7 +9,7 @@ use super::axis::{self, room, tick, unit};
 use super::colours::{CARD, FAINT, FIRST, LIMIT, OBSERVED, TEXT};
 use super::{Drawn, FONT, axes, chart, empty};
 
-/// Pixels.
+/// The width and height of the file in pixels.
 const SIZE: (u32, u32) = (960, 560);
 
 pub fn draw(
