@@ -1,5 +1,5 @@
-//! Builds the stub domain's image, which the tool carries inside itself, and
-//! finds out which commit all this is.
+//! Builds the stub domain's image, which the tool contains, and determines the commit of
+//! the sources.
 
 use std::env;
 use std::fs;
@@ -17,7 +17,7 @@ fn main() {
     build_stub(root, &out);
 }
 
-/// All that the tool is built from.
+/// All files and folders from which the tool is built.
 const INPUTS: [&str; 16] = [
     "core/src",
     "core/Cargo.toml",
@@ -37,10 +37,11 @@ const INPUTS: [&str; 16] = [
     "Cargo.lock",
 ];
 
-/// What git calls the commit, with `+changes` if this is not quite it; `unknown`
-/// outside of git.
+/// Returns git's name of the commit, with `+changes` if the sources differ from it;
+/// `unknown` outside of git.
 fn commit(root: &Path) -> String {
-    // Named, for sources unpacked within another repository.
+    // The git directory is given by name, because the sources may be unpacked within
+    // another repository.
     let git = |words: &[&str]| {
         let mut git = Command::new("git");
         git.arg("--git-dir").arg(root.join(".git"));
@@ -52,7 +53,7 @@ fn commit(root: &Path) -> String {
     let Some(name) = git(&["describe", "--always", "--tags", "--abbrev=12"]) else {
         return "unknown".to_owned();
     };
-    // The log of HEAD grows with each commit, and with each that is checked out.
+    // The log of HEAD grows with each commit and with each checkout.
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"])
         && root.join(&log).exists()
     {
@@ -66,8 +67,8 @@ fn commit(root: &Path) -> String {
     }
 }
 
-/// Runs cargo in a target folder of its own, free of this build's flags and
-/// wrappers: the image's are all in `.cargo/stubdom.toml`.
+/// Runs cargo in a separate target folder, without this build's flags and wrappers; all
+/// flags of the image are in `.cargo/stubdom.toml`.
 fn build_stub(root: &Path, out: &Path) {
     let target_dir = out.join("stub");
     let status = Command::new(env::var_os("CARGO").expect("cargo sets it"))
@@ -99,8 +100,8 @@ fn build_stub(root: &Path, out: &Path) {
     println!("cargo::rustc-env=LULL_STUB_IMAGE={}", image.display());
 }
 
-/// Flags that keep the place of other crates' sources out of the image: the
-/// same sources are the same image on every machine.
+/// Returns flags that keep the paths of other crates' sources out of the image, so that the
+/// same sources give the same image on every machine.
 fn unnamed_places() -> Vec<String> {
     let cargo = env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo = cargo.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));

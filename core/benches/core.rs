@@ -1,6 +1,6 @@
-//! What a round costs besides moving pages: the scan against a plain read of
-//! the same bytes (it must reach 80 % of its speed on a quiet guest's bitmap),
-//! and one decision (it must stay below two microseconds).
+//! Measures the cost of a round besides moving pages: the scan against a plain read of the
+//! same bytes (it must reach 80 % of its speed on a quiet guest's bitmap), and one decision
+//! (it must stay below two microseconds).
 
 use std::hint::black_box;
 
@@ -29,19 +29,20 @@ fn scan_all(words: &[u64], batch: &mut Batch) -> u64 {
 }
 
 fn scan(c: &mut Criterion) {
-    // Guests of 16 GiB (fits the cache) and 1 TiB (does not).
+    // The guests have 16 GiB (the bitmap fits into the cache) and 1 TiB (it does not).
     for (name, guest_pages) in [("16GiB", 1_u64 << 22), ("1TiB", 1 << 28)] {
         let length = (guest_pages / 64) as usize;
         let mut group = c.benchmark_group(format!("scan/{name}"));
         group.throughput(Throughput::Bytes(length as u64 * 8));
         let mut batch = Batch::new();
-        // Written, so that it is not the kernel's one zero page all over.
+        // The words are written, because otherwise all of them would be the kernel's one
+        // zero page.
         let mut words = vec![1_u64; length];
         words.fill(0);
         group.bench_function("clean", |b| {
             b.iter(|| scan_all(black_box(&words), &mut batch));
         });
-        // One dirty page in 10,000: the last rounds of a quiet guest.
+        // One page in 10,000 is dirty, as in the last rounds of a quiet guest.
         for pfn in (0..guest_pages).step_by(10_007) {
             words[(pfn / 64) as usize] |= 1 << (pfn % 64);
         }
@@ -68,7 +69,7 @@ fn scan(c: &mut Criterion) {
     }
 }
 
-/// A machine whose histories are full, about to decide.
+/// Returns a machine whose histories are full and which is about to decide.
 fn late_machine() -> (Machine, u64) {
     let mut machine = Machine::new(Config {
         limits: Limits {
@@ -80,7 +81,7 @@ fn late_machine() -> (Machine, u64) {
         risk: Risk::DEFAULT,
         guest_pages: 1 << 22,
     });
-    // Whole batches only: each takes as long as any other.
+    // Only whole batches are sent, and each takes the same time.
     let mut batches = 390_u64;
     let mut dirty = batches * 10_240;
     let mut at = 0;

@@ -1,5 +1,5 @@
-//! The curves bound what they were made from: no generated stream of samples escapes
-//! them.
+//! The curves bound the samples that they were made from: no generated stream of samples
+//! exceeds them.
 
 use lull_core::{
     dirty::DirtyCurve,
@@ -13,7 +13,7 @@ const BATCH: u64 = 1_024;
 
 const NO_RISK: Risk = Risk::per_mille(0).unwrap();
 
-/// Sends `batches`, each of 1,024 pages in so many µs, back to back.
+/// Sends `batches` back to back, each of 1,024 pages in that many µs.
 fn send(rate: &mut ServiceCurve, start: u64, batches: &[u64]) -> u64 {
     let mut at = start;
     rate.start(Micros(at), 0);
@@ -26,8 +26,8 @@ fn send(rate: &mut ServiceCurve, start: u64, batches: &[u64]) -> u64 {
 }
 
 proptest! {
-    /// On a link of constant speed both bounds are that speed, but for the
-    /// margin and rounding.
+    /// On a link of constant speed both bounds are that speed, except for the margin and
+    /// rounding.
     #[test]
     fn constant_link_is_bounded_closely(took in 100..1_000_000_u64) {
         let mut rate = ServiceCurve::new();
@@ -39,8 +39,8 @@ proptest! {
         prop_assert!(upper.0 <= truth + 1, "{upper:?} {truth}");
     }
 
-    /// Jitter: the mean of what is remembered lies within, and so does the
-    /// whole stream's when all of it is.
+    /// With jitter the mean of the remembered samples lies within the bounds, and so does
+    /// the mean of the whole stream if all of it is remembered.
     #[test]
     fn jittery_link_is_bounded(batches in vec(20_000..60_000_u64, 1..=ServiceCurve::WINDOWS)) {
         let mut rate = ServiceCurve::new();
@@ -53,12 +53,13 @@ proptest! {
         for took in &batches {
             prop_assert!(rate.worst(BATCH, NO_RISK) >= Micros(*took));
         }
-        // Nor all of them together.
+        // The same holds for all batches together.
         prop_assert!(rate.worst(pages, NO_RISK) >= Micros(end));
     }
 
-    /// However many pages in a row: none took longer than the bound without a risk,
-    /// beyond what is remembered neither; and at a risk, only that share of them did.
+    /// This holds for any number of pages in a row. No row took longer than the bound
+    /// without a risk, including rows longer than what is remembered; with a risk, at most
+    /// that share of them took longer.
     #[test]
     fn so_many_in_a_row_never_took_longer(
         batches in vec(prop_oneof![20_000..60_000_u64, 500_000..5_000_000_u64], 1..=ServiceCurve::WINDOWS),
@@ -80,8 +81,8 @@ proptest! {
         prop_assert!(rate.worst(pages + 1, NO_RISK) >= worst);
     }
 
-    /// A buffer that swallows the first pages of every round at once does not
-    /// raise the lower bound above what the link sustains.
+    /// A buffer that takes the first pages of every round at once does not raise the lower
+    /// bound above the sustained rate of the link.
     #[test]
     fn buffered_bursts_do_not_raise_the_lower_bound(took in 2_000..50_000_u64, rounds in 1..10_u64) {
         let mut rate = ServiceCurve::new();
@@ -92,24 +93,24 @@ proptest! {
         prop_assert!(rate.bounds().lower.0 <= BATCH * 1_000_000 / took);
     }
 
-    /// However long the stall has lasted, the bound already knows.
+    /// The bound accounts for a stall while the stall lasts, however long it is.
     #[test]
     fn stall_lowers_the_bound_while_it_lasts(took in 2_000..20_000_u64, stall in 100_000..60_000_000_u64) {
         let mut rate = ServiceCurve::new();
         let at = send(&mut rate, 0, &[took; 100]);
         rate.start(Micros(at), 0);
         rate.advance(Micros(at + stall));
-        // At best the batch in flight lands now, after some that came before.
+        // At best the batch in flight arrives now, after some that arrived before.
         prop_assert!(rate.bounds().lower.0 <= 20 * BATCH * 1_000_000 / stall);
         let before = rate.bounds().lower;
         rate.advance(Micros(at + 2 * stall));
         prop_assert!(rate.bounds().lower < before);
-        // At whatever risk.
+        // This holds at any risk.
         let most = Risk::per_mille(Risk::MOST).unwrap();
         prop_assert!(rate.worst(1, most) >= Micros(2 * stall));
     }
 
-    /// What lies between rounds says nothing about the link.
+    /// The time between rounds does not affect the estimate of the link.
     #[test]
     fn idle_time_does_not_count(took in 2_000..50_000_u64, idle in 0..100_000_000_u64) {
         let mut busy = ServiceCurve::new();
@@ -142,8 +143,8 @@ proptest! {
         }
     }
 
-    /// A writer of constant rate over a working set: the upper bound is at
-    /// least that rate although the rounds saturate, the lower at most.
+    /// For a writer of constant rate over a working set, the upper bound is at least that
+    /// rate although the rounds saturate, and the lower bound is at most that rate.
     #[test]
     fn steady_writer_is_bounded(
         per_ms in 1..500_u64,
@@ -169,8 +170,8 @@ proptest! {
         prop_assert!(upper.0 <= per_ms * 1_000 + 1, "{upper:?}");
     }
 
-    /// Jittery writer: every remembered window's rate is at most the upper
-    /// bound, every remembered round's average at least the lower.
+    /// For a jittery writer, every remembered window's rate is at most the upper bound, and
+    /// every remembered round's average is at least the lower bound.
     #[test]
     fn jittery_writer_is_bounded(rounds in vec(vec(0..5_000_u64, 1..20), 1..=DirtyCurve::ROUNDS)) {
         let mut rate = DirtyCurve::new();
@@ -201,7 +202,7 @@ proptest! {
         }
     }
 
-    /// Units round towards the safe side.
+    /// Conversions of units round towards the safe side.
     #[test]
     fn rates_round_outwards(pages in 0..1_u64 << 40, span in 1..1_u64 << 40) {
         let exact = u128::from(pages) * 1_000_000;
@@ -226,8 +227,8 @@ fn short_rounds_share_a_window() {
     let mut rate = DirtyCurve::new();
     rate.restart(Micros::ZERO);
     rate.round_ended(Micros::from_millis(1_000), 100_000);
-    // Rounds of 5 ms with one page each: after four windows' worth of them the
-    // busy past is forgotten.
+    // These are rounds of 5 ms with one page each. After four windows' worth of them the
+    // earlier busy round is forgotten.
     for round in 0..60 {
         let start = 1_000 + round * 5;
         rate.restart(Micros::from_millis(start));
@@ -236,7 +237,7 @@ fn short_rounds_share_a_window() {
     assert_eq!(rate.bounds().upper, PageRate(200));
 }
 
-/// Sends as [`send`] does, every batch held back.
+/// Sends as [`send`] does, and reports every batch as held back.
 fn send_held(rate: &mut ServiceCurve, start: u64, batches: &[u64]) -> u64 {
     let mut at = start;
     rate.start(Micros(at), 0);
@@ -250,8 +251,8 @@ fn send_held(rate: &mut ServiceCurve, start: u64, batches: &[u64]) -> u64 {
 }
 
 proptest! {
-    /// What is sent under a cap never leads to a claim above it, however the
-    /// buffers make it come; nor, if it was held back, below it.
+    /// Samples under a cap never lead to an estimate above the cap, however the buffers
+    /// shape them; nor below it, if they were held back.
     #[test]
     fn a_cap_is_no_proof_of_more(cap in 1_000..100_000_u64, batches in vec((1..60_000_u64, any::<bool>()), 1..50)) {
         let mut rate = ServiceCurve::new();
@@ -267,13 +268,13 @@ proptest! {
             prop_assert!(rate.bounds().lower.0 <= cap);
         }
         rate.cap_at(None);
-        // What had run empty fills up at the speed of memory.
+        // Buffers that had run empty fill up at the speed of memory.
         let fills = [20_000; ServiceCurve::UNSETTLED as usize];
         send(&mut rate, at, &fills);
         prop_assert!(rate.bounds().lower.0 <= cap);
     }
 
-    /// What was known of the link stays known, however little is sent.
+    /// The estimate of the link is kept, however little is sent under a cap.
     #[test]
     fn a_cap_does_not_make_the_link_slow(took in 20_000..50_000_u64, slower in 2..50_u64) {
         let mut rate = ServiceCurve::new();
@@ -287,7 +288,7 @@ proptest! {
         prop_assert_eq!(rate.bounds(), before);
     }
 
-    /// A link that is slower than the cap is seen as it is.
+    /// A link that is slower than the cap is estimated correctly.
     #[test]
     fn a_link_below_the_cap_is_seen(took in 20_000..50_000_u64) {
         let truth = BATCH * 1_000_000 / took;
@@ -302,23 +303,23 @@ proptest! {
 #[test]
 fn a_round_saturated_at_its_end_does_not_hide_what_the_next_begins_with() {
     let mut rate = DirtyCurve::new();
-    // Longer ago than is remembered.
+    // These rounds fill more than the curve remembers.
     let mut at = 0;
     for _ in 0..=DirtyCurve::ROUNDS {
         rate.restart(Micros::from_millis(at));
         rate.counted(Micros::from_millis(at + 100), 100);
-        // A window's last part, in which nothing new is seen.
+        // In the last part of a window no new pages become dirty.
         rate.counted(Micros::from_millis(at + 200), 100);
         rate.round_ended(Micros::from_millis(at + 249), 100);
-        // The bitmap is taken.
+        // This count comes while the bitmap is taken.
         rate.counted(Micros::from_millis(at + 270), 100);
         at += 270;
     }
     assert_eq!(rate.bounds().upper, PageRate(1_000));
 }
 
-/// What ten pages in ten thousand do not stand for: one stall of ten seconds used to
-/// be the price of every window.
+/// One stall of ten seconds must not raise the price of every window. Earlier it did,
+/// although ten pages do not represent ten thousand.
 #[test]
 fn a_stall_costs_what_it_cost_once() {
     let mut rate = ServiceCurve::new();
@@ -328,7 +329,7 @@ fn a_stall_costs_what_it_cost_once() {
     let seconds = |windows: u64, risk| rate.worst(windows * BATCH, risk).0 / 1_000_000;
     assert_eq!(seconds(1, NO_RISK), 10);
     assert_eq!(seconds(8, NO_RISK), 13);
-    // One in forty is within the risk, eight in forty are not.
+    // One window in forty is within the risk, eight in forty are not.
     assert_eq!(seconds(1, Risk::DEFAULT), 0);
     assert_eq!(seconds(8, Risk::DEFAULT), 13);
     let basis = rate.basis(8 * BATCH, Risk::DEFAULT).unwrap();
@@ -349,7 +350,7 @@ fn a_new_path_is_priced_by_itself() {
     let mut rate = ServiceCurve::new();
     let at = send(&mut rate, 0, &[50_000; 40]);
     rate.path_changed();
-    // Until it has carried something, as the old one was expected to.
+    // Until the new path has carried data, the expectation is that of the old one.
     assert_eq!(rate.expected(BATCH), Micros(50_000));
     send(&mut rate, at, &[400_000]);
     assert_eq!(rate.expected(BATCH), Micros(400_000));
@@ -378,7 +379,7 @@ fn a_working_set_bends_the_curve() {
         4_000
     );
     assert_eq!(curve.expected_more(second), 0);
-    // Two windows of 6.4 s saw 4,000 each; a rate would say 30,000.
+    // Two windows of 6.4 s saw 4,000 pages each; a rate would give 30,000.
     assert!(curve.at_most(second) <= 5_000);
     assert!(curve.at_most(Micros::from_millis(6_000)) <= 8_100);
 }

@@ -1,5 +1,5 @@
-//! Whatever happens, in whatever order: the limit holds, every exit leaves one
-//! running guest, and the attempt ends.
+//! Checks that for any events in any order the limit holds, every exit leaves one running
+//! guest, and the attempt ends.
 
 use lull_core::{
     downtime::{FixedCosts, FixedPart},
@@ -47,7 +47,7 @@ fn config(max_suspend_ms: Option<u64>, timeout_ms: Option<u64>) -> Config {
     }
 }
 
-/// Taking a bitmap was too quick to notice.
+/// Returns the start of a pass whose bitmap took no measurable time.
 fn begin(pages: u64) -> Event {
     Event::Begin {
         pages,
@@ -55,8 +55,8 @@ fn begin(pages: u64) -> Event {
     }
 }
 
-/// Two machines in lockstep, and what must hold of every action, worked out
-/// from the events alone and in wider integers.
+/// Two machines in lockstep, and the conditions that every action must meet. The conditions
+/// are computed from the events alone, in wider integers.
 struct Checked {
     machine: Machine,
     twin: Machine,
@@ -105,7 +105,7 @@ impl Checked {
         limit.map_or(u128::MAX, |limit| limit.micros().0.into())
     }
 
-    /// Time for `pages` at most, by the machine's own curve.
+    /// Returns the upper bound of the time for `pages`, by the machine's own curve.
     fn at_most(&self, pages: u64) -> u128 {
         let risk = self.config.risk;
         self.machine.service().worst(pages, risk).0.into()
@@ -113,7 +113,7 @@ impl Checked {
 
     fn after_pages(&self) -> u128 {
         let costs = self.config.costs;
-        // The landing, or a resume in its place.
+        // The landing counts, or a resume in its place.
         u128::from(costs.cpu_state.0) + u128::from(costs.landing.0.max(costs.resume.0))
     }
 
@@ -191,7 +191,8 @@ impl Checked {
                 let usual = Micros(usual.suspend.0 + usual.final_bitmap.0);
                 let likely = self.machine.dirty().expected_more(usual);
                 let likely = dirty.saturating_add(likely).min(most);
-                // Either the link is slow or the pages are many; without a risk, both.
+                // Either the link is slow or the pages are many; without a risk, both must
+                // hold.
                 let expected = self.machine.service().expected_rate();
                 let pages = match self.config.risk.get() {
                     0 => self.at_most(most),
@@ -297,8 +298,8 @@ fn any_limits() -> impl Strategy<Value = Limits> {
         .prop_map(|(limit, timeout)| limits(limit, timeout))
 }
 
-/// How a driver answers: pages dirty at a round's end as a share of those it
-/// began with, and how long each batch and each answer takes.
+/// The answers of a driver: the pages that are dirty at a round's end as a share of those
+/// that it began with, and the time that each batch and each answer takes.
 #[derive(Debug, Clone, Copy)]
 struct Answer {
     dirty_percent: u64,
@@ -327,7 +328,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         )
 }
 
-/// Drives a whole attempt by the protocol. Mishaps are drawn from `answers`.
+/// Drives a whole attempt according to the protocol. Mishaps are drawn from `answers`.
 fn drive(config: Config, pages: u64, answers: &[Answer]) -> Checked {
     let mut checked = Checked::new(config);
     let mut answers = answers.iter().cycle().copied();
@@ -335,7 +336,7 @@ fn drive(config: Config, pages: u64, answers: &[Answer]) -> Checked {
     let mut dirty = pages;
     let mut at = 0;
     let mut ticked = false;
-    // 30 rounds of at most 64 batches, with a tick and three answers each.
+    // There are 30 rounds of at most 64 batches, with a tick and three answers each.
     for _ in 0..10_000 {
         let action = checked
             .step(at, event)
@@ -416,7 +417,7 @@ proptest! {
         }
     }
 
-    /// Mostly by the protocol, so that random events hit every state.
+    /// Most events follow the protocol, so that random events reach every state.
     #[test]
     fn a_stray_event_breaks_nothing(
         config in any_config(),
@@ -482,8 +483,8 @@ proptest! {
         }
     }
 
-    /// Stock Xen's rule against stock Xen's loop: `dirty[r]` pages are dirty
-    /// at the end of round r.
+    /// Compares stock Xen's rule with stock Xen's loop: `dirty[r]` pages are dirty at the
+    /// end of round r.
     #[test]
     fn without_a_limit_xen_s_rule_decides(dirty in vec(0..120_u64, 6)) {
         let mut checked = Checked::new(config(None, None));
@@ -507,15 +508,14 @@ proptest! {
             };
             action = checked.step(at, event).unwrap();
         }
-        // SPP_TARGET_DIRTY_COUNT 50, SPP_MAX_ITERATIONS 5.
+        // The constants are SPP_TARGET_DIRTY_COUNT 50 and SPP_MAX_ITERATIONS 5.
         let expected = (1..5).find(|round| dirty[round - 1] < 50).unwrap_or(5);
         prop_assert_eq!(rounds, expected);
         prop_assert_eq!((XenDefault::TARGET_DIRTY_COUNT, XenDefault::MAX_ROUNDS), (50, 5));
     }
 }
 
-/// Sends a full pass at 1,024 pages a millisecond and a half and reports
-/// `dirty` pages at its end.
+/// Sends a full pass at 1,024 pages in 1.5 ms, and reports `dirty` pages at its end.
 fn first_round(checked: &mut Checked, pages: u64, dirty: u64) -> (u64, Action) {
     let mut at = 0;
     let mut action = checked.step(at, begin(pages)).unwrap();
@@ -551,7 +551,8 @@ fn met_limit_succeeds() {
     assert_eq!(checked.machine.pages_sent(), 100_012);
 }
 
-/// Memory that is being given or taken: not before a round with its pages in it.
+/// While the guest's memory grows or shrinks, it is not suspended before a round that
+/// contains the changed pages.
 #[test]
 fn an_unsettled_guest_is_sent_another_round() {
     let mut checked = Checked::new(config(Some(100), None));
@@ -636,16 +637,17 @@ fn a_guest_gets_the_shortest_pause_it_can_have_however_long_it_lands() {
         },
         ..config(Some(10_000), None)
     };
-    // 7 ms to send now, within a limit of 10 s; after a round of 7 ms, 0.4 ms.
+    // The pages take 7 ms to send now, within a limit of 10 s; after a round of 7 ms they
+    // would take 0.4 ms.
     let (_, action) = first_round(&mut Checked::new(far), 100_000, 5_000);
     assert_eq!(action, Action::TakeBitmap);
-    // Xen's own rule would not stop it either.
+    // Xen's own rule would not stop the guest either.
     let (_, action) = first_round(&mut Checked::new(far), 100_000, 600);
     assert_eq!(action, Action::TakeBitmap);
     let (_, action) = first_round(&mut Checked::new(far), 100_000, 40);
     assert_eq!(action, Action::Suspend);
-    // Nor when there is no time for it: the pass took 147 ms, and a suspend
-    // may take 5.
+    // The guest is stopped if there is no time for another round: the pass took 147 ms, and
+    // a suspend may take 5 ms.
     let hurried = Config {
         limits: limits(Some(10_000_000), Some(165_000)),
         ..far
@@ -665,7 +667,7 @@ fn a_suspended_attempt_always_has_room_to_resume() {
     };
     let mut probe = Checked::new(slow);
     first_round(&mut probe, 100_000, 40);
-    // The landing, 20 ms, is over before a resume would be.
+    // The landing, 20 ms, would be over before a resume.
     let needed = probe.machine.prediction().unwrap().total().0 + 40_000;
     for (limit, suspends) in [(needed, true), (needed - 1, false)] {
         let config = Config {
@@ -700,7 +702,7 @@ fn a_bitmap_that_was_slow_when_tried_is_expected_to_be_slow() {
         pages: 100,
         took_bitmap: ms(80),
     };
-    // 100 ms for it, 28 ms for the rest.
+    // The final bitmap counts as 100 ms, everything else as 28 ms.
     for (limit, begins) in [(128, true), (127, false)] {
         let mut checked = Checked::new(config(Some(limit), None));
         match checked.step(0, slow).unwrap() {
@@ -769,18 +771,18 @@ fn collapsing_link_in_the_final_round_resumes_the_guest() {
 
 #[test]
 fn cancel_keeps_the_guest_in_every_state() {
-    // Before anything.
+    // The cancel comes before anything else.
     let mut checked = Checked::new(config(Some(100), None));
     assert!(
         matches!(checked.step(0, Event::Cancel), Ok(Action::Refuse(r)) if r.reason == Reason::Cancelled)
     );
-    // While copying.
+    // The cancel comes while pages are copied.
     let mut checked = Checked::new(config(Some(100), None));
     checked.step(0, begin(9)).unwrap();
     assert!(
         matches!(checked.step(1, Event::Cancel), Ok(Action::Refuse(r)) if r.reason == Reason::Cancelled)
     );
-    // While the guest is stopping: remembered until it has.
+    // The cancel comes while the guest is stopping, and is remembered until it has stopped.
     let mut checked = Checked::new(config(Some(100), None));
     let (at, _) = first_round(&mut checked, 100_000, 10);
     assert_eq!(checked.step(at, Event::Cancel), Ok(Action::None));
@@ -791,14 +793,14 @@ fn cancel_keeps_the_guest_in_every_state() {
     assert!(
         matches!(checked.step(at, suspended), Ok(Action::Resume(r)) if r.reason == Reason::Cancelled)
     );
-    // Or did not.
+    // The same holds if the guest does not stop.
     let mut checked = Checked::new(config(Some(100), None));
     let (at, _) = first_round(&mut checked, 100_000, 10);
     assert_eq!(checked.step(at, Event::Cancel), Ok(Action::None));
     assert!(
         matches!(checked.step(at, Event::SuspendFailed), Ok(Action::Refuse(r)) if r.reason == Reason::Cancelled)
     );
-    // In the final round.
+    // The cancel comes in the final round.
     let mut checked = Checked::new(config(Some(100), None));
     let (at, _) = first_round(&mut checked, 100_000, 10);
     assert_eq!(
@@ -808,7 +810,7 @@ fn cancel_keeps_the_guest_in_every_state() {
     assert!(
         matches!(checked.step(at + 1_000, Event::Cancel), Ok(Action::Resume(r)) if r.reason == Reason::Cancelled)
     );
-    // Too late.
+    // The cancel comes too late.
     let mut checked = Checked::new(config(Some(100), None));
     let (at, _) = first_round(&mut checked, 100_000, 10);
     let suspended = Event::Suspended {
@@ -842,7 +844,7 @@ fn guest_that_has_not_stopped_by_the_timeout_is_refused_for_it() {
 
 #[test]
 fn timeout_refuses_and_never_suspends() {
-    // The first pass takes 147 ms; suspending takes up to 5.
+    // The first pass takes 147 ms; suspending takes up to 5 ms.
     for (timeout, suspends) in [(160, true), (150, false), (100, false)] {
         let mut checked = Checked::new(config(None, Some(timeout)));
         checked.step(0, begin(100_000)).unwrap();
@@ -976,7 +978,7 @@ fn hopeless_names_what_would_have_helped() {
     assert!(figures.smallest_limit.unwrap() > ms(100));
     let needed = figures.bandwidth_needed.unwrap().0;
     assert!(needed > figures.transfer_rate.lower.bytes().0);
-    // 150,000 pages in the 70 ms that the fixed costs leave, at most.
+    // At most 150,000 pages must fit into the 70 ms that the fixed costs leave.
     assert!(
         needed <= (150_000 + 20_000) * 4_096 * 1_000 / 70,
         "{needed}"
@@ -988,7 +990,7 @@ fn limits_change_until_the_guest_is_asked_to_stop_and_not_after() {
     let mut checked = Checked::new(config(Some(31), None));
     let (at, action) = first_round(&mut checked, 20_000, 20_000);
     assert_eq!(action, Action::TakeBitmap, "too much for 31 ms");
-    // What does not fit under the first limit fits under the second.
+    // The pages that do not fit under the first limit fit under the second.
     let wide = Event::Limits(limits(Some(5_000_000), None));
     assert_eq!(checked.step(at, wide), Ok(Action::None));
     let bitmap = Event::Bitmap {
@@ -1027,7 +1029,7 @@ fn a_timeout_that_is_over_refuses_at_once() {
 
 #[test]
 fn a_wish_to_switch_spares_a_round_but_no_gate() {
-    // Without a limit: the next decision.
+    // Without a limit the request takes effect at the next decision.
     let mut checked = Checked::new(config(None, None));
     checked.step(0, begin(1_024)).unwrap();
     checked.step(1, Event::SwitchNow).unwrap();
@@ -1038,7 +1040,8 @@ fn a_wish_to_switch_spares_a_round_but_no_gate() {
     assert_eq!(checked.step(1_500, sent), Ok(Action::Count));
     let counted = Event::Counted { dirty: 900 };
     assert_eq!(checked.step(1_501, counted), Ok(Action::Suspend));
-    // Under one that it does not fit: another round, and the wish is spent.
+    // Under a limit that the pages do not fit, there is another round, and the request is
+    // used up.
     let mut checked = Checked::new(config(Some(36), None));
     checked.step(0, begin(1_024)).unwrap();
     checked.step(1, Event::SwitchNow).unwrap();
@@ -1054,8 +1057,8 @@ fn a_guest_that_outpaces_the_bandwidth_allowed_is_refused_though_the_link_would_
         let mut at = 1_000;
         checked.step(0, begin(8_192)).unwrap();
         for round in 0..6 {
-            // As fast as the cap allows, once there is one, or 100,000 pages a
-            // second.
+            // Pages are sent at the rate of the cap once there is one, and at 100,000 pages
+            // a second before.
             let cap = cap.filter(|_| round > 0);
             let took = 1_024 * 1_000_000 / cap.unwrap_or(100_000);
             for _ in 0..8 {
@@ -1069,7 +1072,7 @@ fn a_guest_that_outpaces_the_bandwidth_allowed_is_refused_though_the_link_would_
                 };
                 checked.step(at, sent).unwrap();
             }
-            // It dirties 20,000 pages a second, of 8,192 at most.
+            // The guest dirties 20,000 pages a second, of 8,192 at most.
             at += 1_000;
             let dirty = match round {
                 0 => 8_192,
@@ -1090,7 +1093,7 @@ fn a_guest_that_outpaces_the_bandwidth_allowed_is_refused_though_the_link_would_
     assert_eq!(refused(None), None);
     let refusal = refused(Some(10_000)).expect("too fast for it");
     assert_eq!(refusal.reason, Reason::Hopeless(Hopeless::Outpaced));
-    // What is known of the link is not lost.
+    // The estimate of the link is kept.
     assert!(refusal.figures.transfer_rate.lower > PageRate(80_000));
     assert_eq!(refusal.figures.cap, Some(PageRate(10_000)));
 }
@@ -1104,7 +1107,7 @@ fn a_pause_given_up_is_tried_again_while_there_is_time_and_twice_at_most() {
         loop {
             assert_eq!(action, Action::Suspend);
             at += 4_000;
-            // It dirties far more on its way to the stop than was to be expected.
+            // The guest dirties far more than expected on its way to the stop.
             let dirty = 60_000;
             let took_bitmap = ms(1);
             let suspended = Event::Suspended { dirty, took_bitmap };
@@ -1117,7 +1120,7 @@ fn a_pause_given_up_is_tried_again_while_there_is_time_and_twice_at_most() {
                 other => panic!("{other:?}"),
             }
             at += 4_000;
-            // What the final bitmap names is the next round's.
+            // The pages in the final bitmap belong to the next round.
             let next = checked.step(at, Event::RunsOn).unwrap();
             assert!(
                 matches!(next, Action::Copy { pages: 60_000, .. }),

@@ -1,8 +1,8 @@
-//! No panic is reachable from lull-core: a linked release binary that calls
-//! all of it holds nothing that panicking needs.
+//! Checks that no panic is reachable from lull-core: a linked release binary that calls all
+//! of it contains nothing that a panic needs.
 //!
-//! The lints refuse what may panic in the source; this looks at what is left
-//! in the machine code, dependencies included.
+//! The lints reject what may panic in the source. This test checks what remains in the
+//! machine code, dependencies included.
 
 use std::{
     env,
@@ -12,7 +12,7 @@ use std::{
 
 use object::{Object, ObjectSymbol};
 
-/// Runs a command that must succeed and gives its standard output.
+/// Runs a command that must succeed, and returns its standard output.
 fn output(command: &mut Command) -> String {
     let output = command.output().expect("the command starts");
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -20,7 +20,7 @@ fn output(command: &mut Command) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// lull-core as the stub gets it, in a target directory of its own: the one in
+/// Builds lull-core as the stub uses it, in a separate target directory, because the one in
 /// use is locked by the cargo that runs this test.
 fn release_library(target: &Path) -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
@@ -37,8 +37,8 @@ fn release_library(target: &Path) -> PathBuf {
             .arg(manifest)
             .arg("--target-dir")
             .arg(target)
-            // Coverage and the like of the outer build would add what is
-            // looked for here.
+            // Coverage and similar flags of the outer build would add the symbols that this
+            // test looks for.
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS"),
     );
@@ -48,7 +48,7 @@ fn release_library(target: &Path) -> PathBuf {
     PathBuf::from(rlib.expect("cargo names the library it built"))
 }
 
-/// Names of the symbols of the probe that only a panic needs.
+/// Returns the names of the symbols of the probe that only a panic needs.
 fn panics_of_probe(target: &Path, library: &Path, cfg: &str) -> Vec<String> {
     let probe = target.join(format!("probe-{cfg}"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/no_panic/probe.rs");
@@ -100,6 +100,6 @@ fn no_panic_is_reachable() {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no_panic");
     let library = release_library(&target);
     assert_eq!(panics_of_probe(&target, &library, "probe"), [""; 0]);
-    // The check itself works: an index out of bounds is seen.
+    // This checks the test itself: it detects an index out of bounds.
     assert_ne!(panics_of_probe(&target, &library, "canary"), [""; 0]);
 }

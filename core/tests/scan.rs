@@ -1,4 +1,4 @@
-//! The scan hands out what bitvec's iterator does, in batches.
+//! The scan returns the same pages as bitvec's iterator, in batches.
 
 use bitvec::{order::Lsb0, view::BitView};
 use lull_core::{
@@ -8,7 +8,7 @@ use lull_core::{
 };
 use proptest::{collection::vec, prelude::*};
 
-/// Every batch of a whole scan; all but the last are full.
+/// Returns every batch of a whole scan; all but the last are full.
 fn batches(bitmap: &Bitmap<'_>) -> Vec<Vec<u64>> {
     let mut scan = Scan::new();
     let mut batches = Vec::new();
@@ -28,7 +28,7 @@ fn oracle(words: &[u64], nr_pfns: usize) -> Vec<u64> {
     bits.iter_ones().map(|pfn| pfn as u64).collect()
 }
 
-/// Clean runs, sparse words and full ones, as real bitmaps have them.
+/// Generates clean runs, sparse words and full ones, as real bitmaps have them.
 fn words() -> impl Strategy<Value = Vec<u64>> {
     let run = (
         prop_oneof![
@@ -68,7 +68,8 @@ proptest! {
         prop_assert_eq!(pfns, oracle(&words, nr_pfns));
     }
 
-    /// A batch may hold pfns already: the scan resumes wherever it filled up.
+    /// A batch may hold pfns already; the scan resumes at the place where the batch was
+    /// full.
     #[test]
     fn scan_resumes_at_any_bit((words, nr_pfns) in bitmap(), taken in 0..=BATCH_PAGES) {
         let bitmap = Bitmap::new(&words, nr_pfns as u64).unwrap();

@@ -1,5 +1,5 @@
-//! What lull says about itself, word for word: each command's help, and what a
-//! slip brings. After a change that is meant:
+//! Compares lull's description of itself word for word: each command's help, and the
+//! messages after a mistyped command. After an intended change:
 //!
 //! ```console
 //! $ INSTA_UPDATE=always cargo test -p lull --test cli
@@ -25,7 +25,7 @@ fn compare(name: &str, text: &str) {
     settings.bind(|| assert_snapshot!(name, text));
 }
 
-/// The commands that a help names below `Commands:`.
+/// Returns the commands that a help lists below `Commands:`.
 fn commands(help: &str) -> Vec<&str> {
     let below = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     below
@@ -70,8 +70,8 @@ fn usual_slips() {
     compare("slips", &said);
 }
 
-/// What is said first depends on who asks, and not even root moves guests where
-/// there is no Xen.
+/// The first message depends on the user, and even root cannot move guests where there is
+/// no Xen.
 #[test]
 fn a_move_where_none_can_be() {
     let line = "migrate -p --max-suspend-time 2 web1 host2";
@@ -104,7 +104,8 @@ fn the_version_names_commit_and_stub() {
     assert!(stub.is_some_and(is_hex), "{said}");
 }
 
-/// On a terminal of its own, which `script` makes; `None` where there is none.
+/// Runs lull on a terminal of its own, which `script` makes; `None` where there is no
+/// `script`.
 fn on_a_terminal(variables: &[(&str, &str)]) -> Option<String> {
     let lull = env!("CARGO_BIN_EXE_lull");
     let output = Command::new("script")

@@ -1,4 +1,4 @@
-//! The command as an operator meets it on a host where it cannot work.
+//! The command on a host where it cannot work.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -29,7 +29,7 @@ fn a_bad_limit_is_usage_and_shows_a_good_one() {
     }
 }
 
-/// One command for every way in which a file with limits can be bad.
+/// Runs one command for every way in which a file with limits can be invalid.
 #[test]
 fn a_bad_file_of_limits_is_told_what_is_wrong_with_it() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -80,7 +80,7 @@ fn a_host_that_is_not_ready_is_told_why_and_that_nothing_was_done() {
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
     let said = said(&output);
-    // Not root, or no Xen, as the case may be.
+    // The message says either that the user is not root, or that there is no Xen.
     assert!(said.starts_with("lull: this "), "{said}");
     assert!(said.contains("Nothing was done."), "{said}");
 }

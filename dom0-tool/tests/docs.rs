@@ -1,5 +1,5 @@
-//! What the book and README say is so: commands exist, messages are the program's, links
-//! lead somewhere.
+//! Checks the statements of the book and README: commands exist, messages are the
+//! program's, and links have a target.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// All pages, by name.
+/// Returns all pages with their names.
 fn pages() -> Vec<(String, String)> {
     let root = workspace();
     let mut paths = vec![
@@ -34,7 +34,7 @@ fn pages() -> Vec<(String, String)> {
         .collect()
 }
 
-/// The help of a subcommand, as its snapshot has it.
+/// Returns the help of a subcommand from its snapshot.
 fn help(words: &[&str]) -> Option<String> {
     let name = format!("lull-{}.snap", words.join("-"));
     fs::read_to_string(workspace().join("dom0-tool/tests/cli").join(name)).ok()
@@ -66,7 +66,7 @@ fn commands_in_the_book_exist_with_their_options() {
     assert!(seen > 30, "only {seen} commands found");
 }
 
-/// Source texts, with string literals over several lines joined.
+/// Collects source texts; string literals over several lines are joined.
 fn source(folder: &Path, into: &mut String) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -101,7 +101,7 @@ fn messages_in_troubleshooting_are_the_programs() {
     }
 }
 
-/// The name that a heading's link has (as forges and mdbook make it).
+/// Returns the name of a heading's link, as forges and mdbook make it.
 fn anchor(heading: &str) -> String {
     heading
         .trim_start_matches(['#', ' '])

@@ -1,4 +1,4 @@
-//! Which crate may use which: arrows point downwards, so that neither the core nor the
+//! Checks which crate uses which: dependencies point downwards, so neither the core nor the
 //! hypervisor's crate can name a command.
 
 use std::collections::BTreeSet;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use toml_edit::DocumentMut;
 
-/// Each crate's folder, and those of ours that it may use.
+/// Each crate's folder, and those of our crates that it may use.
 const LAYERS: [(&str, &[&str]); 8] = [
     ("core", &[]),
     ("stubdom", &["lull-core"]),
@@ -50,7 +50,7 @@ fn arrows_point_downwards() {
     }
 }
 
-/// Unsafe code is where an ABI needs it, and nowhere else.
+/// Unsafe code is only where an ABI needs it.
 #[test]
 fn the_tool_forbids_unsafe_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,5 +1,5 @@
-//! Processes that nobody types, by what the kernel says of them: confined, and a guard that
-//! outlives signals.
+//! Checks processes that nobody starts by hand, by their state in the kernel: they are
+//! confined, and a guard outlives signals.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getpgid, getsid, kill_process};
 
-/// On any machine.
+/// The longest time that a condition may take to hold, on any machine.
 const LONGEST: Duration = Duration::from_secs(20);
 
 fn start(words: &[&str]) -> Child {
@@ -21,7 +21,7 @@ fn start(words: &[&str]) -> Child {
         .unwrap()
 }
 
-/// What `/proc/PID/status` says of that.
+/// Returns a field of `/proc/PID/status`.
 fn status(child: &Child, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
@@ -36,13 +36,14 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Filtered by seccomp, which sets that no program it starts gains rights.
+/// Waits until seccomp filters the process; with a filter no program that it starts can
+/// gain rights.
 fn until_confined(child: &Child, what: &str) {
     until(what, || status(child, "Seccomp").as_deref() == Some("2"));
     assert_eq!(status(child, "NoNewPrivs").as_deref(), Some("1"), "{what}");
 }
 
-/// Closes its input, at whose end it ends.
+/// Closes the process's input, and waits for the process to end because of it.
 fn end(mut child: Child) {
     drop(child.stdin.take());
     until("it ends", || child.try_wait().unwrap().is_some());
@@ -64,7 +65,8 @@ fn what_reads_foreign_words_is_confined() {
     }
 }
 
-/// Nothing that ends the others ends it, and it is in a session of its own.
+/// No signal that ends the other processes ends a guard, and a guard is in a session of its
+/// own.
 #[test]
 fn a_guard_outlives_signals() {
     let guard = start(&["guard", "sampling", "7", "1"]);
@@ -82,7 +84,7 @@ fn a_guard_outlives_signals() {
     ] {
         kill_process(pid, signal).unwrap();
     }
-    // They are delivered before it reads again.
+    // The signals are delivered before the guard reads again.
     thread::sleep(Duration::from_millis(50));
     assert!(!status(&guard, "State").unwrap().starts_with('Z'));
     end(guard);

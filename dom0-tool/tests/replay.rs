@@ -1,4 +1,4 @@
-//! Traces kept and replayed by the command itself.
+//! Traces that the command itself writes and replays.
 
 use std::io::Write;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn keep(folder: &Path, trace: &[u8]) -> Output {
     keeper.wait_with_output().expect("it ends")
 }
 
-/// Refused at gate 0, before a byte was copied.
+/// The trace of an attempt that gate 0 refused before a byte was copied.
 const TRACE: &str = concat!(
     r#"{"type":"header","schema":1,"lull":"0.1.0","domain":7,"started":"2026-11-23T15:34:44Z","config":{"max_suspend_us":100000,"timeout_us":null,"costs_us":{"suspend":200000,"final_bitmap":10000,"cpu_state":50000,"landing":3000000,"resume":50000},"expected_costs_us":{"suspend":100000,"final_bitmap":10000,"cpu_state":50000,"landing":2000000,"resume":50000},"risk_per_mille":50,"guest_pages":49152}}"#,
     "\n",

@@ -1,5 +1,5 @@
-//! The stub's image as built into this tool: its shape, and what its code may
-//! not do.
+//! Checks the stub's image as built into this tool: its layout, and the instructions that
+//! its code must not contain.
 
 use std::collections::BTreeSet;
 
@@ -104,7 +104,7 @@ fn no_code_uses_memory_below_the_stack_pointer() {
 
 #[test]
 fn the_code_needs_no_more_of_the_processor_than_sse2() {
-    // What Xen gives a fresh PV vCPU; anything wider must be switched on first.
+    // A fresh PV vCPU from Xen supports these; anything wider must be switched on first.
     let mut used = BTreeSet::new();
     // `tzcnt` is `bsf` with a prefix that older processors pass over; the
     // compiler emits it only where both agree.

@@ -1,5 +1,5 @@
-//! `lull transport` as xl starts it, with scripts in the destination's place.
-//! There is no guest to resume here: that is tested inside, and on Xen.
+//! Runs `lull transport` as xl starts it, with scripts in place of the destination. There
+//! is no guest to resume here; that is tested inside the transport, and on Xen.
 
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsRawFd;
@@ -52,7 +52,7 @@ impl Transport {
         writeln!(&self.front_end, "{order}{ns}}}").unwrap();
     }
 
-    /// What xl reads to the end, and the exit code.
+    /// Returns the bytes that xl reads to the end, and the exit code.
     fn end(mut self) -> (Vec<u8>, Option<i32>) {
         let mut heard = Vec::new();
         let mut stdout = self.process.stdout.take().unwrap();
@@ -138,7 +138,7 @@ fn a_cancel_ends_an_ssh_that_still_knocks() {
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
-/// A stock receiver: destroys its copy only if its report can be written.
+/// Returns a stock receiver, which destroys its copy only if its report can be written.
 fn receiver(marker: &Path, ready_after: &str) -> String {
     let marker = marker.display();
     format!(
@@ -219,7 +219,7 @@ fn a_timely_receiver_gets_its_go() {
     assert_eq!(std::fs::read_to_string(&marker).unwrap(), "started\n");
 }
 
-/// xl then reads an end, and resumes the guest itself.
+/// xl then reads the end of the stream, and resumes the guest itself.
 #[test]
 fn a_relay_that_is_killed_is_an_end_to_both() {
     let mut world = transport(&["--shell", "--", "cat >/dev/null; exit 0"]);

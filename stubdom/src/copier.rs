@@ -1,4 +1,4 @@
-//! A round under way: scan, want, copy.
+//! A round under way: it scans, requests frames, and copies pages.
 
 use lull_core::batch::{BATCH_PAGES, Batch};
 use lull_core::bitmap::{Bitmap, Progress, Scan};
@@ -7,17 +7,17 @@ use lull_core::link::{CrashKind, Link, SLOTS, ToDom0};
 use crate::abi::memory;
 use crate::crash::die;
 
-/// What a slot is doing.
+/// The state of a slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Slot {
     Free,
-    /// dom0 is mapping the frames wanted.
+    /// dom0 is mapping the frames that were requested.
     Wanted,
     /// dom0 is writing the payload to the stream.
     Filled,
 }
 
-/// Walks the bitmap of the round and keeps every slot busy.
+/// Scans the bitmap of the round and keeps every slot busy.
 pub struct Copier {
     slots: [Slot; SLOTS],
     bitmap_words: usize,
@@ -28,7 +28,7 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// A copier with nothing to do.
+    /// Returns a copier without a bitmap.
     pub fn new(guest_pfns: u64) -> Self {
         Self {
             slots: [Slot::Free; SLOTS],
@@ -39,7 +39,7 @@ impl Copier {
         }
     }
 
-    /// Starts on the bitmap dom0 has put in place.
+    /// Starts on the bitmap that dom0 has put in place.
     pub fn start(&mut self) {
         self.scan = Some(Scan::new());
     }
@@ -74,7 +74,7 @@ impl Copier {
         }
     }
 
-    /// Copies what dom0 has mapped.
+    /// Copies the pages that dom0 has mapped.
     pub fn copy(&mut self, slot: u8, pages: u32) -> ToDom0 {
         self.expect(slot, Slot::Wanted);
         memory::copy_slot(usize::from(slot), (pages as usize).min(BATCH_PAGES));
@@ -82,7 +82,7 @@ impl Copier {
         ToDom0::Filled { slot }
     }
 
-    /// The slot's payload has been written.
+    /// Frees a slot whose payload has been written.
     pub fn free(&mut self, slot: u8) {
         self.expect(slot, Slot::Filled);
         self.slots[usize::from(slot)] = Slot::Free;

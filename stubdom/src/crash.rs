@@ -1,4 +1,4 @@
-//! What the stub does when it cannot go on.
+//! The end of a stub that cannot go on.
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
@@ -7,7 +7,7 @@ use lull_core::link::{CrashKind, Registers};
 
 use crate::abi::{hypercall, memory};
 
-/// Text of a crash, cut where the record ends.
+/// The text of a crash, cut where the record ends.
 struct Text {
     bytes: [u8; 512],
     len: usize,
@@ -24,13 +24,13 @@ impl Write for Text {
     }
 }
 
-/// Leaves a record and ends the domain.
+/// Writes a crash record and ends the domain.
 pub fn die(kind: CrashKind, why: fmt::Arguments<'_>) -> ! {
     let mut text = Text {
         bytes: [0; 512],
         len: 0,
     };
-    // Never fails: what does not fit is cut.
+    // This never fails, because text that does not fit is cut.
     let _ = text.write_fmt(why);
     let written = text.bytes.get(..text.len).unwrap_or_default();
     memory::link()

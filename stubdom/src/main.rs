@@ -1,17 +1,16 @@
-//! The stub domain: scan, estimate, decide; copy what dom0 has mapped.
+//! The stub domain: it scans, estimates, decides, and copies what dom0 has mapped.
 //!
-//! A freestanding 64-bit PV kernel with one vCPU, no heap, no interrupts and
-//! five hypercalls. It boots on the layout of [`lull_core::link`], says hello,
-//! and from then on does nothing but answer dom0's messages:
+//! The stub is a freestanding 64-bit PV kernel with one vCPU, no heap, no interrupts and
+//! five hypercalls. It boots on the layout of [`lull_core::link`], says hello, and from
+//! then on only answers dom0's messages:
 //!
-//! - events go to the [`Machine`], and the action it takes goes back;
-//! - a round's bitmap is scanned, and the frames found are asked for
-//!   ([`copier`]);
+//! - events go to the [`Machine`], and its action is sent back;
+//! - a round's bitmap is scanned, and the frames found are requested ([`copier`]);
 //! - frames that dom0 has mapped are copied to the payload.
 //!
-//! It edits no page table, reads no clock and knows neither network nor disk.
-//! What it cannot handle ends it, with a crash record that dom0 prints; dom0
-//! then ends the attempt, and the guest runs on.
+//! It edits no page table, reads no clock and has neither network nor disk. Anything that
+//! it cannot handle ends it with a crash record, which dom0 prints. dom0 then ends the
+//! attempt, and the guest runs on.
 #![no_std]
 #![no_main]
 
@@ -28,7 +27,7 @@ use abi::{hypercall, logger, memory, traps};
 use copier::Copier;
 use crash::die;
 
-/// Entered from `_start`.
+/// The first Rust function, entered from `_start`.
 extern "C" fn main() -> ! {
     traps::install();
     let mut stub = Stub::boot(memory::link());
@@ -45,7 +44,7 @@ extern "C" fn main() -> ! {
     }
 }
 
-/// Everything there is.
+/// The complete state of the stub.
 struct Stub {
     link: &'static Link,
     channel: Channel,
@@ -73,7 +72,7 @@ impl Stub {
         }
     }
 
-    /// Handles every message there is.
+    /// Handles every message in the ring.
     fn answer(&mut self) {
         loop {
             let message = match self.events.pop() {
@@ -96,7 +95,7 @@ impl Stub {
                     hypercall::flush_tlb();
                     let filled = self.copier.copy(slot, pages);
                     self.send(filled);
-                    // dom0 can write while the next slot is copied.
+                    // This lets dom0 write while the next slot is copied.
                     self.channel.notify();
                 }
                 Err(bad) => die(CrashKind::Link, format_args!("{bad}")),
@@ -128,8 +127,8 @@ impl Stub {
     }
 }
 
-/// Puts a message into the ring. It cannot be full while dom0 keeps to the
-/// protocol: no more is under way than a few messages a slot.
+/// Puts a message into the ring. The ring cannot be full while dom0 follows the protocol,
+/// because only a few messages per slot are under way.
 fn push(answers: &mut Producer<'_>, message: ToDom0) {
     if answers.push(message.encode()).is_err() {
         die(

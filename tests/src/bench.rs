@@ -1,5 +1,5 @@
-//! lull's sender beside stock's, without lull's transport and with it: the same
-//! guest, the same sink, turn by turn.
+//! Compares lull's sender with stock's, without and with lull's transport. The guest and
+//! the sink are the same, and the senders take turns.
 
 use std::time::Duration;
 
@@ -8,29 +8,29 @@ use comfy_table::{CellAlignment, Table};
 
 use crate::{Guest, GuestSpec, Host, HostConfig};
 
-/// Turns of each sender; the first of each is a warm-up.
+/// The number of turns of each sender; the first of each is a warm-up.
 const TURNS: usize = 4;
 
-/// Where the sink writes what it saw, in dom0.
+/// The file in dom0 to which the sink writes its measurements.
 const SINK: &str = "/run/rig/sink";
 
 /// Bytes of a page.
 const PAGE: f64 = 4096.0;
 
-/// A sender.
+/// One of the senders that are compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Stock,
-    /// lull as libxl's helper.
+    /// lull runs as libxl's helper.
     Helper,
-    /// `lull migrate`: the helper, and the transport behind it.
+    /// `lull migrate` runs the helper with the transport behind it.
     Whole,
 }
 
 impl Sender {
     const ALL: [Self; 3] = [Self::Stock, Self::Helper, Self::Whole];
 
-    /// What it is started with; the guest and the destination follow.
+    /// Returns the start of the command line; the guest and the destination follow.
     const fn command(self) -> &'static str {
         match self {
             Self::Stock => "xl migrate -s ''",
@@ -40,10 +40,10 @@ impl Sender {
     }
 }
 
-/// What one turn came to.
+/// The measurements of one turn.
 struct Turn {
     pages_per_sec: f64,
-    /// CPU seconds of dom0, everything that runs there, per GiB sent.
+    /// CPU seconds of dom0, including everything that runs there, per GiB sent.
     cpu_per_gib: f64,
 }
 
@@ -66,7 +66,7 @@ pub fn run() -> Result<()> {
 }
 
 fn measure(host: &Host, guest: &Guest, sender: Sender) -> Result<Turn> {
-    // user, nice, system, irq and softirq, in hundredths of a second
+    // The fields are user, nice, system, irq and softirq, in hundredths of a second.
     let cpu = "awk '/^cpu /{print $2+$3+$4+$7+$8}' /proc/stat";
     let before: f64 = host.run(cpu)?.checked()?.trim().parse()?;
     let name = guest.name();

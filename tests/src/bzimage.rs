@@ -1,5 +1,5 @@
-//! Takes the kernel proper out of a bzImage, whose header Linux's
-//! Documentation/arch/x86/boot.rst describes.
+//! Extracts the kernel proper from a bzImage; Linux's Documentation/arch/x86/boot.rst
+//! describes the header.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -14,17 +14,17 @@ const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 const SECTOR: usize = 512;
 
-/// What a packed kernel begins with, and what unpacks it: Debian 12 takes xz,
+/// The first bytes of a packed kernel, and the program that unpacks it: Debian 12 uses xz,
 /// Debian 13 zstd.
 const PACKERS: [(&[u8], &str); 2] = [(b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd")];
 
-/// The kernel's build appends the unpacked size.
+/// The number of bytes of the unpacked size, which the kernel's build appends.
 const SIZE: usize = 4;
 
-/// The uncompressed kernel, an ELF file.
+/// Returns the uncompressed kernel, an ELF file.
 ///
 /// # Errors
-/// When the image is not what the boot protocol says, or packed otherwise.
+/// When the image does not follow the boot protocol, or is packed in another format.
 pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
     let payload = payload_of(image).context("the kernel's header is damaged")?;
     let (_, packer) = PACKERS

@@ -1,6 +1,5 @@
-//! What is dear to build is kept in the user's cache folder, keyed by a hash of
-//! everything that went into it and checked by the hash of its content each
-//! time it is used.
+//! Keeps what is expensive to build in the user's cache folder. An entry's key is a hash of
+//! everything that it was built from, and the hash of its content is checked at each use.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,18 +8,19 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-/// Lists each file of an entry with its hash, as `sha256sum` prints it.
+/// The file that lists each file of an entry with its hash, as `sha256sum` prints it.
 const MANIFEST: &str = "SHA256SUMS";
 
-/// How many entries of a kind are kept: some branches side by side.
+/// The number of entries of a kind that are kept; that suffices for some branches side by
+/// side.
 const KEPT: usize = 4;
 
-/// Builds up the key of an entry.
+/// Builds the key of an entry.
 #[derive(Default)]
 pub struct Key(Sha256);
 
 impl Key {
-    /// Adds one input. The label keeps neighbours from running into each other.
+    /// Adds one input. The label separates it from its neighbours.
     #[must_use]
     pub fn with(mut self, label: &str, content: &[u8]) -> Self {
         self.0
@@ -29,7 +29,7 @@ impl Key {
         self
     }
 
-    /// The key: sixteen hexadecimal digits.
+    /// Returns the key: sixteen hexadecimal digits.
     pub fn finish(self) -> String {
         let mut hex = String::new();
         for byte in self.0.finalize().iter().take(8) {
@@ -39,7 +39,7 @@ impl Key {
     }
 }
 
-/// The rig's cache folder.
+/// Returns the rig's cache folder.
 ///
 /// # Errors
 /// When neither `XDG_CACHE_HOME` nor `HOME` is set.
@@ -52,11 +52,11 @@ pub fn folder() -> Result<PathBuf> {
     Ok(base.join("lull-rig"))
 }
 
-/// The entry of that name if it is there and whole, else `build` makes it in
-/// an empty folder, which then takes its place in one step.
+/// Returns the entry of that name if it exists and is intact. Otherwise `build` makes it in
+/// an empty folder, which is then moved into place in one step.
 ///
 /// # Errors
-/// What `build` reports, or a cache folder that cannot be written.
+/// Any error of `build`, or a cache folder that cannot be written.
 pub fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     entry_in(&folder()?, name, build)
 }
@@ -83,14 +83,14 @@ fn entry_in(folder: &Path, name: &str, build: impl FnOnce(&Path) -> Result<()>) 
             drop_old(folder, name);
             Ok(place)
         }
-        // Another rig was quicker; what it made has the same inputs.
+        // Another rig was faster; its entry has the same inputs.
         Err(_) if is_whole(&place) => Ok(place),
         Err(error) => Err(error).with_context(|| format!("cannot fill {}", place.display())),
     }
 }
 
-/// Drops all but the newest entries of a kind (what stands before the last dash
-/// of their names). Whoever still uses one has it open, or builds it anew.
+/// Deletes all but the newest entries of a kind (the part of their names before the last
+/// dash). A rig that still uses a deleted entry has it open, or builds it anew.
 fn drop_old(folder: &Path, name: &str) {
     let kind = name.rsplit_once('-').map_or(name, |(kind, _)| kind);
     let Ok(entries) = fs::read_dir(folder) else {
@@ -106,7 +106,7 @@ fn drop_old(folder: &Path, name: &str) {
         .collect();
     entries.sort();
     for (_, path) in entries.iter().rev().skip(KEPT) {
-        // An entry that cannot be removed costs space, no more.
+        // An entry that cannot be removed only costs space.
         let _ = fs::remove_dir_all(path);
     }
 }

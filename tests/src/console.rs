@@ -1,5 +1,5 @@
-//! What the hypervisor and dom0 print on the serial line, and what in it means
-//! that the rig, not the product, is at fault.
+//! The output of the hypervisor and dom0 on the serial line, and the messages in it that
+//! mean that the rig, not the product, is at fault.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Signs that the emulated machine or its set-up went wrong.
+/// Messages that mean that the emulated machine or its set-up failed.
 const FAULT_SIGNS: &[(&str, FaultKind)] = &[
     ("Triple fault", FaultKind::TripleFault),
     ("lull-rig: FAULT", FaultKind::Setup),
@@ -22,26 +22,26 @@ const FAULT_SIGNS: &[(&str, FaultKind)] = &[
     ("Assertion '", FaultKind::Hypervisor),
 ];
 
-/// What kind of rig fault it was.
+/// The kind of a rig fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
-    /// A guest's processor gave up. Seen about once in twenty guest lifetimes
-    /// after a stock migration, without any part of lull involved.
+    /// A guest's processor had a triple fault. It occurs about once in twenty guest
+    /// lifetimes after a stock migration, without any part of lull involved.
     TripleFault,
     /// dom0's kernel reported an error of its own.
     Dom0Kernel,
-    /// The hypervisor stopped.
+    /// The hypervisor crashed.
     Hypervisor,
-    /// dom0's start-up did not get through.
+    /// dom0's start-up did not complete.
     Setup,
 }
 
-/// One line of the log that means a rig fault.
+/// One line of the log that indicates a rig fault.
 #[derive(Debug, Clone)]
 pub struct Fault {
-    /// What it means.
+    /// The kind of fault that the line indicates.
     pub kind: FaultKind,
-    /// The line itself.
+    /// The text of the line.
     pub line: String,
 }
 
@@ -51,35 +51,35 @@ pub struct Console {
     log: PathBuf,
 }
 
-/// A place in the log.
+/// A position in the log.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Mark(usize);
 
 impl Console {
-    /// Reads from the file that QEMU writes to.
+    /// Opens the log file that QEMU writes to.
     pub fn new(log: &Path) -> Self {
         Self {
             log: log.to_owned(),
         }
     }
 
-    /// Everything printed so far.
+    /// Returns everything printed so far.
     pub fn text(&self) -> String {
         self.since(Mark::default())
     }
 
-    /// Everything printed since a mark.
+    /// Returns everything printed since a mark.
     pub fn since(&self, mark: Mark) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(bytes.get(mark.0..).unwrap_or_default()).into_owned()
     }
 
-    /// The end of the log as it is now.
+    /// Returns a mark at the present end of the log.
     pub fn mark(&self) -> Mark {
         Mark(fs::metadata(&self.log).map_or(0, |m| usize::try_from(m.len()).unwrap_or(usize::MAX)))
     }
 
-    /// The lines since a mark that mean a rig fault.
+    /// Returns the lines since a mark that indicate a rig fault.
     pub fn faults_since(&self, mark: Mark) -> Vec<Fault> {
         let text = self.since(mark);
         text.lines()
@@ -95,11 +95,11 @@ impl Console {
             .collect()
     }
 
-    /// Waits until `text` appears. `alive` is asked in between, and its word
-    /// that the machine is gone ends the wait.
+    /// Waits until `text` appears. `alive` is called in between, and the wait ends when it
+    /// reports that the machine is gone.
     ///
     /// # Errors
-    /// With the end of the log, when it does not appear.
+    /// With the end of the log, when the text does not appear.
     pub fn wait_for(
         &self,
         text: &str,

@@ -1,6 +1,6 @@
 //! Writes initramfs archives ("newc" cpio), the format that Linux's
-//! Documentation/driver-api/early-userspace/buffer-format.rst defines. Every
-//! entry belongs to root, whoever builds the image.
+//! Documentation/driver-api/early-userspace/buffer-format.rst defines. Every entry belongs
+//! to root, regardless of the user who builds the image.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -13,10 +13,10 @@ const DIRECTORY: u32 = 0o040_000;
 const SYMLINK: u32 = 0o120_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 
-/// What an archive holds: the paths of its entries.
+/// Returns the paths of an archive's entries.
 ///
 /// # Errors
-/// When it cannot be read, or is none of ours.
+/// When the archive cannot be read, or was not written by this module.
 pub fn names(archive: &Path) -> io::Result<Vec<String>> {
     let mut archive = BufReader::new(File::open(archive)?);
     let mut names = Vec::new();
@@ -31,17 +31,17 @@ pub fn names(archive: &Path) -> io::Result<Vec<String>> {
             return Ok(names);
         }
         names.push(String::from_utf8(name).map_err(io::Error::other)?);
-        // All padding is to multiples of four from the archive's start.
+        // All padding is to multiples of four, counted from the archive's start.
         let content = archive.stream_position()?.next_multiple_of(4);
         let next = (content + size).next_multiple_of(4);
         archive.seek(SeekFrom::Start(next))?;
     }
 }
 
-/// A magic number and thirteen fields.
+/// The length of a header in bytes: a magic number and thirteen fields.
 const HEADER: usize = 6 + 13 * 8;
 
-/// Which of the fields.
+/// The position of a field among the thirteen.
 const CONTENT_SIZE: usize = 6;
 const NAME_SIZE: usize = 11;
 
@@ -53,7 +53,7 @@ fn field(header: &[u8; HEADER], number: usize) -> io::Result<u64> {
     u64::from_str_radix(digits, 16).map_err(io::Error::other)
 }
 
-/// An archive being written.
+/// An archive that is being written.
 pub struct Archive<W: Write> {
     out: W,
     next_inode: u32,
@@ -70,7 +70,7 @@ impl<W: Write> Archive<W> {
         }
     }
 
-    /// Adds a regular file. Its folders must have been added before.
+    /// Adds a regular file. Its folders must have been added before it.
     pub fn file(&mut self, path: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
         self.entry(path.as_bytes(), REGULAR | permissions, (0, 0), content)
     }
@@ -95,8 +95,8 @@ impl<W: Write> Archive<W> {
         )
     }
 
-    /// Adds everything under `root`, by its path below it. Sockets and device
-    /// files are left out.
+    /// Adds everything under `root`, by its path below it, except for sockets and device
+    /// files.
     pub fn tree(&mut self, root: &Path) -> io::Result<()> {
         let mut entries: Vec<_> = fs::read_dir(root)?.collect::<Result<_, _>>()?;
         entries.sort_by_key(fs::DirEntry::file_name);
@@ -106,7 +106,7 @@ impl<W: Write> Archive<W> {
         Ok(())
     }
 
-    /// Ends the archive and hands the writer back.
+    /// Ends the archive and returns the writer.
     pub fn finish(mut self) -> io::Result<W> {
         self.entry(TRAILER, 0, (0, 0), &[])?;
         self.out.flush()?;
@@ -149,8 +149,8 @@ impl<W: Write> Archive<W> {
         let inode = self.next_inode;
         self.next_inode += 1;
         let (major, minor) = device;
-        // Fields: inode, mode, uid, gid, links, mtime, size, device of the
-        // file system, device of the node, name size, checksum (unused).
+        // The fields are inode, mode, uid, gid, links, mtime, size, device of the file
+        // system, device of the node, name size, and checksum (unused).
         let fields = [
             inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name_size, 0,
         ];
@@ -172,7 +172,7 @@ impl<W: Write> Archive<W> {
         Ok(())
     }
 
-    /// Headers and contents start at multiples of four.
+    /// Adds padding, because headers and contents start at multiples of four.
     fn pad(&mut self) -> io::Result<()> {
         let over = (self.written % 4) as usize;
         if over == 0 {

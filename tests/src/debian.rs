@@ -1,6 +1,5 @@
-//! Debian packages: which ones dom0 is made of, their versions, and their
-//! files without their maintainer scripts (which would take ten times as long
-//! as the unpacking).
+//! Debian packages: the ones that make up dom0, their versions, and their files without
+//! their maintainer scripts (which would take ten times as long as the unpacking).
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell_out::output_of;
 
-/// A Debian release, and with it a release of Xen.
+/// A Debian release, which also determines a release of Xen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Release {
     /// Debian 12 with Xen 4.17.
@@ -21,7 +20,7 @@ pub enum Release {
 }
 
 impl Release {
-    /// What Debian's archives call it.
+    /// Returns the name of the release in Debian's archives.
     pub const fn suite(self) -> &'static str {
         match self {
             Self::Bookworm => "bookworm",
@@ -29,7 +28,7 @@ impl Release {
         }
     }
 
-    /// The release of Xen that it has.
+    /// Returns the release of Xen that it contains.
     pub const fn xen(self) -> &'static str {
         match self {
             Self::Bookworm => "4.17",
@@ -37,21 +36,21 @@ impl Release {
         }
     }
 
-    /// The package with the hypervisor.
+    /// Returns the name of the package with the hypervisor.
     fn hypervisor(self) -> String {
         format!("xen-hypervisor-{}-amd64", self.xen())
     }
 
-    /// The package with `xl`.
+    /// Returns the name of the package with `xl`.
     fn tools(self) -> String {
         format!("xen-utils-{}", self.xen())
     }
 }
 
-/// The release that the rig's own machine has, whose apt knows the archives.
+/// The release of the machine that runs the rig, whose apt knows the archives.
 const HERE: Release = Release::Bookworm;
 
-/// Packages of dom0 beside Xen's; what they depend on comes with them.
+/// Packages of dom0 beside Xen's; their dependencies are added automatically.
 const DOM0_PACKAGES: &[&str] = &[
     "bash",
     "bsdutils",
@@ -78,15 +77,15 @@ const DOM0_PACKAGES: &[&str] = &[
     "xenstore-utils",
 ];
 
-/// Packages of libvirt with its Xen driver; what they depend on comes with them.
+/// Packages of libvirt with its Xen driver; their dependencies are added automatically.
 const LIBVIRT_PACKAGES: &[&str] = &[
     "libvirt-clients",
     "libvirt-daemon-driver-xen",
     "libvirt-daemon-system",
 ];
 
-/// Left out of dom0: nobody reads them there, and each megabyte is unpacked
-/// under emulation.
+/// Paths that are left out of dom0. They are not needed there, and each megabyte would be
+/// unpacked under emulation.
 const LEFT_OUT: &[&str] = &[
     "./dev/*",
     "./usr/share/doc*",
@@ -124,19 +123,19 @@ const LEFT_OUT: &[&str] = &[
     "./var/cache",
 ];
 
-/// Which archives to take a package from.
+/// The archives from which a package is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Archive {
     /// The release as it was published.
     Main,
-    /// With its security updates.
+    /// The release with its security updates.
     Security,
 }
 
 impl Archive {
-    /// Lines for mmdebstrap, from where this machine's own apt takes its own
-    /// release; `LULL_RIG_MIRROR` names another mirror. A machine without
-    /// security updates does without them here too.
+    /// Returns lines for mmdebstrap with the mirror from which this machine's own apt takes
+    /// its release; `LULL_RIG_MIRROR` names another mirror. If this machine has no security
+    /// updates, they are not used here either.
     fn sources(self, release: Release) -> Result<Vec<String>> {
         let known = known_sources()?;
         let wanted: &[&str] = match self {
@@ -146,7 +145,7 @@ impl Archive {
         let mut sources = Vec::new();
         for archive in wanted {
             let ends = |release: Release| format!(" {}{archive} main", release.suite());
-            // The same mirror has all releases.
+            // The same mirror holds all releases.
             let addresses = known
                 .iter()
                 .filter_map(|line| line.strip_suffix(&ends(HERE)));
@@ -183,11 +182,11 @@ fn known_sources() -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// The versions that apt knows of the packages that decide how dom0 behaves:
-/// one line each. Part of the image's cache key.
+/// Returns the versions that apt knows of the packages that decide how dom0 behaves, one
+/// line each. They are part of the image's cache key.
 ///
-/// Empty when this machine's apt does not know them, as for any release but its
-/// own: the image is then kept until the rig itself changes.
+/// The result is empty when this machine's apt does not know them, as for any release but
+/// its own. The image is then kept until the rig itself changes.
 pub fn versions(release: Release) -> String {
     let Ok(output) = Command::new("apt-cache")
         .args(["policy", "linux-image-amd64"])
@@ -204,7 +203,7 @@ pub fn versions(release: Release) -> String {
         .join("\n")
 }
 
-/// What the recipe for dom0 consists of, for the cache key.
+/// Returns the recipe for dom0, for the cache key.
 pub fn recipe(release: Release) -> String {
     format!("{release:?} {DOM0_PACKAGES:?} {LEFT_OUT:?}")
 }
@@ -217,12 +216,12 @@ pub fn unpack_dom0(root: &Path, release: Release) -> Result<()> {
     unpack(root, &packages, release, Archive::Security, LEFT_OUT)
 }
 
-/// What the recipe for libvirt consists of, for the cache key.
+/// Returns the recipe for libvirt, for the cache key.
 pub fn libvirt_recipe() -> String {
     format!("{HERE:?} {LIBVIRT_PACKAGES:?}")
 }
 
-/// Unpacks libvirt's packages, and all that they depend on, into `root`.
+/// Unpacks libvirt's packages and all their dependencies into `root`.
 pub fn unpack_libvirt(root: &Path) -> Result<()> {
     unpack(
         root,
@@ -233,15 +232,15 @@ pub fn unpack_libvirt(root: &Path) -> Result<()> {
     )
 }
 
-/// Unpacks the hypervisor that has shadow paging into `root`: the one of
-/// Debian 12's main archive. No PV guest can be migrated live without it, and
-/// the security update dropped it.
+/// Unpacks the hypervisor that has shadow paging into `root`: the one of Debian 12's main
+/// archive. A PV guest cannot be migrated live without shadow paging, and the security
+/// update removed it.
 pub fn unpack_shadow_hypervisor(root: &Path) -> Result<()> {
     unpack(root, &[&HERE.hypervisor()], HERE, Archive::Main, &[])
 }
 
-/// Makes `bundle`, a tar file with a Debian of its own that dpkg and a manual
-/// work in, all of it configured.
+/// Makes `bundle`, a tar file with a separate, configured Debian in which dpkg and the
+/// manual work.
 pub fn bundle_small_debian(bundle: &Path) -> Result<()> {
     mmdebstrap("essential", &["man-db"], HERE, Archive::Security, bundle)
 }
@@ -257,8 +256,8 @@ fn unpack(
     let parent = root.parent().context("a root needs a parent")?;
     let scratch = tempfile::tempdir_in(parent)?;
     let bundle = scratch.path().join("root.tar");
-    // By way of a tar file, because only that works for everyone: as another
-    // user mmdebstrap works in a user namespace, whose owners we cannot keep.
+    // mmdebstrap writes a tar file, because only that works for every user: as a user other
+    // than root it works in a user namespace, whose file owners cannot be kept here.
     mmdebstrap("extract", packages, release, archive, &bundle)?;
     output_of(
         Command::new("tar")
@@ -295,11 +294,11 @@ fn mmdebstrap(
     Ok(())
 }
 
-/// The only file of `folder` whose name starts with `prefix` and ends with
+/// Returns the only file of `folder` whose name starts with `prefix` and ends with
 /// `suffix`.
 ///
 /// # Errors
-/// When there is none, or more than one.
+/// When there is no such file, or more than one.
 pub fn only_file(folder: &Path, prefix: &str, suffix: &str) -> Result<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {

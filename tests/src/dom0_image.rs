@@ -1,5 +1,5 @@
-//! dom0's image: one initramfs, so that dom0 needs no disk and every boot
-//! starts from the same state.
+//! dom0's image: one initramfs, because then dom0 needs no disk and every boot starts from
+//! the same state.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -16,10 +16,10 @@ use crate::kernel_modules::Modules;
 use crate::shell_out::output_of;
 use crate::timeline::Timeline;
 
-/// Raise when the code below changes what it builds.
+/// The version of the recipe; raise it when the code below changes what it builds.
 const RECIPE_VERSION: &str = "5";
 
-/// The server's configuration that Debian's package writes, without comments.
+/// The server configuration that Debian's package writes, without comments.
 const DEBIAN_SSHD_CONFIG: &str = "\
 Include /etc/ssh/sshd_config.d/*.conf
 KbdInteractiveAuthentication no
@@ -30,7 +30,7 @@ AcceptEnv LANG LC_*
 Subsystem sftp /usr/lib/openssh/sftp-server
 ";
 
-/// Hosts that know each other by name, `host1` and up.
+/// The number of hosts that know each other by name, `host1` and up.
 pub const MOST_HOSTS: u8 = 4;
 
 const MODULES: &[&str] = &[
@@ -60,20 +60,21 @@ const MODULES: &[&str] = &[
     "xenfs",
 ];
 
-/// Which hypervisor to boot, in dom0 the tools and the kernel of its release.
+/// The hypervisor to boot; dom0 has the tools and the kernel of its release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Hypervisor {
-    /// 4.17.7 of Debian 12's security archive: migrates PVH and HVM guests.
+    /// 4.17.7 of Debian 12's security archive, which migrates PVH and HVM guests.
     #[default]
     Xen417,
-    /// 4.17.5 of Debian 12's main archive, with shadow paging: PV guests too.
+    /// 4.17.5 of Debian 12's main archive, with shadow paging, which migrates PV guests
+    /// too.
     Xen417Shadow,
     /// 4.20 of Debian 13.
     Xen420,
 }
 
 impl Hypervisor {
-    /// The release it is of.
+    /// Returns the Debian release that contains this hypervisor.
     pub const fn release(self) -> Release {
         match self {
             Self::Xen417 | Self::Xen417Shadow => Release::Bookworm,
@@ -88,7 +89,7 @@ pub struct Dom0Image {
 }
 
 impl Dom0Image {
-    /// Takes the image from the cache, or builds it.
+    /// Returns the image from the cache, or builds it.
     ///
     /// # Errors
     /// When its packages cannot be fetched or unpacked.
@@ -105,7 +106,7 @@ impl Dom0Image {
         Ok(Self { folder })
     }
 
-    /// The hypervisor, uncompressed as QEMU's multiboot loader wants it.
+    /// Returns the hypervisor, uncompressed as QEMU's multiboot loader requires.
     pub fn hypervisor(&self, which: Hypervisor) -> PathBuf {
         self.folder.join(match which {
             Hypervisor::Xen417 | Hypervisor::Xen420 => "xen",
@@ -113,24 +114,24 @@ impl Dom0Image {
         })
     }
 
-    /// The Linux kernel of dom0, and of the guests on every host that of Debian
-    /// 12: an ELF file. Debian's is compressed with xz, which takes seconds to
-    /// undo under emulation.
+    /// Returns the Linux kernel of dom0, an ELF file. Guests on every host use that of
+    /// Debian 12. Debian's kernel is compressed with xz, which takes seconds to unpack
+    /// under emulation.
     pub fn kernel(&self) -> PathBuf {
         self.folder.join("vmlinux")
     }
 
-    /// dom0's initramfs without what belongs to one boot.
+    /// Returns dom0's initramfs without the files that belong to one boot.
     pub fn initramfs(&self) -> PathBuf {
         self.folder.join("dom0.cpio")
     }
 
-    /// busybox, for the guest's initramfs.
+    /// Returns busybox, for the guest's initramfs.
     pub fn busybox(&self) -> PathBuf {
         self.folder.join("busybox")
     }
 
-    /// The modules a guest loads, in that order.
+    /// Returns the modules that a guest loads, in the order of loading.
     pub fn guest_modules(&self) -> Result<Vec<PathBuf>> {
         let list = fs::read_to_string(self.folder.join("guest-modules"))?;
         Ok(list.lines().map(|name| self.folder.join(name)).collect())
@@ -169,7 +170,7 @@ fn build(place: &Path, release: Release, timeline: &Timeline) -> Result<()> {
         gunzip(&hypervisor_in(&shadow)?, &place.join("xen-shadow"))?;
     }
     modules.keep_only(MODULES)?;
-    // Again, so that modprobe's tables name only what is left.
+    // The index is made again, so that modprobe's tables name only the remaining modules.
     Modules::index(&root, &kernel_release)?;
 
     gunzip(&hypervisor_in(&root)?, &place.join("xen"))?;
@@ -198,7 +199,7 @@ fn gunzip(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the packages' scripts would have made, and the rig's own.
+/// Writes the files that the packages' scripts would have made, and the rig's own.
 fn write_own_files(root: &Path, release: Release) -> Result<()> {
     let accounts = "root:x:0:0:root:/root:/bin/bash\n\
                     sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n\
@@ -209,7 +210,7 @@ fn write_own_files(root: &Path, release: Release) -> Result<()> {
     }
     let python = format!("/usr/lib/xen-{}/lib/python\n", release.xen());
     let known = [
-        // Debian's maintainer scripts make these.
+        // Debian's maintainer scripts make these files.
         ("etc/ssh/sshd_config", DEBIAN_SSHD_CONFIG, 0o644),
         (
             "etc/pam.d/common-auth",
@@ -272,7 +273,7 @@ fn write_own_files(root: &Path, release: Release) -> Result<()> {
     link(root, "usr/bin/awk", "mawk")?;
     link(root, "var/run", "/run")?;
     link(root, "var/lock", "/run/lock")?;
-    // Small programs that no package above brings.
+    // Some small programs are in no package above.
     for applet in [
         "which", "less", "vi", "nc", "mount", "umount", "time", "wget", "xxd", "od", "top",
         "clear", "logger", "poweroff",

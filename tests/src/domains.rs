@@ -1,69 +1,69 @@
-//! The host's domains, as `xl list` tells of them.
+//! The host's domains, as `xl list` reports them.
 
 use anyhow::{Context, Result};
 
 use crate::console::Mark;
 use crate::host::Host;
 
-/// One domain.
+/// One domain of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {
-    /// Its name; `(null)` while a domain is being built or torn down.
+    /// The name; `(null)` while a domain is being built or torn down.
     pub name: String,
-    /// Its number.
+    /// The domid.
     pub id: u32,
-    /// Its memory.
+    /// The memory in MiB.
     pub memory_mib: u64,
-    /// Its state.
+    /// The state of the domain.
     pub state: State,
 }
 
-/// What a domain does. Several may hold at once.
+/// The state flags of a domain. Several may be set at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct State {
-    /// On a processor right now.
+    /// The domain runs on a processor right now.
     pub running: bool,
-    /// Waiting for something.
+    /// The domain waits for an event.
     pub blocked: bool,
-    /// Held by the toolstack.
+    /// The toolstack has paused the domain.
     pub paused: bool,
-    /// Shut down: powered off, rebooting, or suspended.
+    /// The domain has shut down: powered off, rebooting, or suspended.
     pub shutdown: bool,
-    /// Its kernel crashed.
+    /// The domain's kernel has crashed.
     pub crashed: bool,
-    /// On its way out.
+    /// The domain is being torn down.
     pub dying: bool,
 }
 
 impl State {
-    /// Whether the guest's code runs, or would if it had anything to do.
+    /// Checks whether the guest's code runs, or would run if it had work.
     pub fn is_alive(self) -> bool {
         !(self.paused || self.shutdown || self.crashed || self.dying)
     }
 }
 
 impl Host {
-    /// The host's domains, dom0 first.
+    /// Returns the host's domains, dom0 first.
     pub fn domains(&self) -> Result<Vec<Domain>> {
         parse_list(&self.run("xl list")?.checked()?)
     }
 
-    /// The domain of that name, if there is one.
+    /// Returns the domain of that name, if it exists.
     pub fn domain(&self, name: &str) -> Result<Option<Domain>> {
         Ok(self.domains()?.into_iter().find(|d| d.name == name))
     }
 
-    /// Whether the hypervisor logs which pages of a domain get dirty.
+    /// Checks whether the hypervisor logs the dirty pages of a domain.
     ///
-    /// Asks for the hypervisor's dump of all domains and reads it back from
-    /// its log; `None` when the domain is not in it.
+    /// This requests the hypervisor's dump of all domains and reads it back from its log;
+    /// `None` when the domain is not in the dump.
     pub fn log_dirty_state(&self, id: u32) -> Result<Option<bool>> {
         let mark = self.console().mark();
         self.run("xl debug-keys q")?.checked()?;
         Ok(log_dirty_in(&self.dump_since(mark), id))
     }
 
-    /// The dump that `xl debug-keys q` has made since the mark.
+    /// Returns the dump that `xl debug-keys q` has made since the mark.
     pub(crate) fn dump_since(&self, mark: Mark) -> String {
         // The dump is written before the key's hypercall returns, but QEMU's
         // serial line may lag behind it.
@@ -79,7 +79,8 @@ impl Host {
     }
 }
 
-/// Whether a dump says so of a domain; `None` when it is not in it.
+/// Checks whether a dump reports log-dirty mode for a domain; `None` when the domain is not
+/// in it.
 pub(crate) fn log_dirty_in(dump: &str, id: u32) -> Option<bool> {
     let start = dump.find(&format!("General information for domain {id}:"))?;
     let rest = &dump[start..];
@@ -93,14 +94,14 @@ pub(crate) fn log_dirty_in(dump: &str, id: u32) -> Option<bool> {
     )
 }
 
-/// What `xl list` prints.
+/// Parses the output of `xl list`.
 pub(crate) fn parse_list(text: &str) -> Result<Vec<Domain>> {
     text.lines().skip(1).map(parse).collect()
 }
 
 fn parse(line: &str) -> Result<Domain> {
-    // Name, id, memory, processors, state, time: only the name may hold
-    // blanks, so the rest is taken from the end.
+    // The fields are name, id, memory, processors, state and time. Only the name may
+    // contain blanks, so the other fields are taken from the end.
     let mut words = line.split_whitespace().rev();
     let mut next = || words.next().with_context(|| format!("xl list: {line:?}"));
     let _time = next()?;

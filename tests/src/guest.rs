@@ -1,4 +1,4 @@
-//! Guests: made by `xl`, spoken to over their network.
+//! Guests that are made by `xl` and controlled over their network.
 
 use std::time::Duration;
 
@@ -8,47 +8,47 @@ use lull_guest::protocol::{Answer, Load, PORT, Request, Status};
 use crate::host::Host;
 use crate::ssh::quote;
 
-/// What kind of domain a guest is.
+/// The type of a guest's domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GuestType {
-    /// Hardware-assisted, without an emulated machine.
+    /// A hardware-assisted guest without an emulated machine.
     #[default]
     Pvh,
-    /// Paravirtual; migrates only under [`crate::Hypervisor::Xen417Shadow`].
+    /// A paravirtual guest, which migrates only under [`crate::Hypervisor::Xen417Shadow`].
     Pv,
 }
 
-/// A guest to make.
+/// The description of a guest to make.
 #[derive(Debug, Clone)]
 pub struct GuestSpec {
-    /// Its name; unique on the host.
+    /// The guest's name, unique on the host.
     pub name: String,
-    /// Its memory.
+    /// The memory in MiB.
     pub memory_mib: u32,
-    /// Its processors.
+    /// The number of vCPUs.
     pub vcpus: u32,
-    /// Whether it has a network. Without one it cannot be spoken to.
+    /// Whether the guest has a network interface; without one it cannot be controlled.
     pub vif: bool,
-    /// Its kind.
+    /// The type of the guest's domain.
     pub kind: GuestType,
-    /// Pages it sets aside for its load: the upper bound of a working set.
+    /// Pages that the guest reserves for its load, the upper bound of a working set.
     pub reserve_pages: u64,
-    /// A disk of the host's that it writes to: what xl is to make of it.
+    /// A disk of the host's that the guest writes to, in xl's syntax.
     pub disk: Option<String>,
-    /// What the host calls its interface.
+    /// The name of the guest's interface on the host.
     pub vifname: Option<String>,
-    /// Whether it has a second interface, which nobody uses.
+    /// Whether the guest has a second interface, which stays unused.
     pub second_vif: bool,
-    /// Whether a PV guest runs in a PVH domain with Xen's own shim. A guest of
-    /// kind [`GuestType::Pvh`].
+    /// Whether a PV guest runs in a PVH domain with Xen's own shim. The guest's kind is
+    /// then [`GuestType::Pvh`].
     pub pvshim: bool,
-    /// Whether it never so much as looks at a request to suspend.
+    /// Whether the guest ignores a request to suspend.
     pub ignores_suspend: bool,
 }
 
 impl GuestSpec {
-    /// A PVH guest of 192 MiB with one processor and a network, 100 MiB of
-    /// which can be dirtied.
+    /// Describes a PVH guest of 192 MiB with one processor and a network, of which 100 MiB
+    /// can be dirtied.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -83,8 +83,8 @@ impl GuestSpec {
             disk = format!("disk = [\"{words}\"]\n");
         }
         if self.ignores_suspend {
-            // This call sets the watch on control/shutdown: without it the
-            // kernel neither acknowledges a request nor acts on it.
+            // This call sets the watch on control/shutdown. Without the watch the kernel
+            // neither acknowledges a request nor acts on it.
             extra.push_str(" initcall_blacklist=xen_setup_shutdown_event");
         }
         let vif = if self.vif {
@@ -99,10 +99,10 @@ impl GuestSpec {
             String::new()
         };
         let shim = if self.pvshim { "pvshim = 1\n" } else { "" };
-        // Never on dom0's processor: QEMU's emulation loses guests that go to
-        // and fro between processors while dirty logging is on (a triple fault,
-        // with the hypervisor's own registers in the guest's place): about one
-        // in three minutes; of those that stayed, none in eight.
+        // The guest never runs on dom0's processor. QEMU's emulation loses guests that move
+        // between processors while dirty logging is on (a triple fault, with the
+        // hypervisor's own registers in the guest's place): about one in three minutes. Of
+        // those that stayed on one processor, none was lost in eight.
         format!(
             "name = \"{}\"\ntype = \"{kind}\"\nmemory = {}\nvcpus = {}\n\
              kernel = \"/boot/vmlinux\"\nramdisk = \"/boot/guest.cpio\"\nextra = \"{extra}\"\n\
@@ -113,8 +113,7 @@ impl GuestSpec {
     }
 }
 
-/// A guest that was made. It stays when this handle goes: see
-/// [`Guest::destroy`].
+/// A guest that was made. It stays when this handle is dropped; see [`Guest::destroy`].
 #[derive(Clone)]
 pub struct Guest {
     host: Host,
@@ -128,8 +127,8 @@ impl Guest {
         Self::create_by(host, spec, |file| format!("xl create -q {file}"))
     }
 
-    /// Makes a guest, by a shell command that is given the name of its
-    /// configuration, written for xl.
+    /// Makes a guest with a shell command, which gets the name of the configuration file
+    /// for xl.
     pub fn create_by(
         host: &Host,
         spec: &GuestSpec,
@@ -157,7 +156,7 @@ impl Guest {
         Ok(guest)
     }
 
-    /// The same guest, now that it is called otherwise.
+    /// Returns the same guest under its new name.
     pub fn renamed(&self, name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -165,7 +164,7 @@ impl Guest {
         }
     }
 
-    /// The same guest, now that it runs on that host.
+    /// Returns the same guest after its move to that host.
     pub fn on(&self, host: &Host) -> Self {
         Self {
             host: host.clone(),
@@ -173,27 +172,27 @@ impl Guest {
         }
     }
 
-    /// Its name.
+    /// Returns the guest's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The host it is on.
+    /// Returns the host that the guest is on.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// The address of its network card.
+    /// Returns the MAC address of the guest's network card.
     pub fn mac(&self) -> &str {
         &self.mac
     }
 
-    /// Its address on dom0's bridge.
+    /// Returns the guest's IP address on dom0's bridge.
     pub fn ip(&self) -> &str {
         &self.address
     }
 
-    /// Its present domain id. It changes with every migration.
+    /// Returns the present domid, which changes with every migration.
     pub fn domid(&self) -> Result<u32> {
         let text = self
             .host
@@ -202,24 +201,24 @@ impl Guest {
         text.trim().parse().context("xl domid printed no number")
     }
 
-    /// Changes the load.
+    /// Changes the guest's load.
     pub fn set_load(&self, load: Load) -> Result<Status> {
         self.ask(Request::SetLoad(load))
     }
 
-    /// What the guest counted so far.
+    /// Returns the guest's counters.
     pub fn status(&self) -> Result<Status> {
         self.ask(Request::Status)
     }
 
-    /// Has the guest check every page of its reserve once.
+    /// Makes the guest check every page of its reserve once.
     pub fn verify_all(&self) -> Result<Status> {
         self.ask(Request::VerifyAll)
     }
 
-    /// Crashes the guest's kernel. The domain stays, as crashed.
+    /// Crashes the guest's kernel. The domain stays, in the state crashed.
     pub fn crash(&self) -> Result<()> {
-        // There is no answer to come.
+        // A crash sends no answer.
         self.exchange(Request::Crash, 1)?;
         Ok(())
     }
@@ -244,7 +243,7 @@ impl Guest {
         }
     }
 
-    /// What the guest answers; an error if it says nothing for so many seconds.
+    /// Returns the guest's answer; an error if none comes within that many seconds.
     fn answer(&self, request: Request, seconds: u64) -> Result<String> {
         self.exchange(request, seconds)?.checked().with_context(|| {
             format!(
@@ -255,7 +254,7 @@ impl Guest {
         })
     }
 
-    /// What is left to see of a guest that does not answer.
+    /// Collects the remaining evidence about a guest that does not answer.
     fn last_signs(&self) -> String {
         let name = quote(&self.name);
         let signs = self

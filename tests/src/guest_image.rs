@@ -1,5 +1,5 @@
-//! The guest's initramfs: the guest model as PID 1, busybox for the odd look
-//! inside, and the modules of its network.
+//! The guest's initramfs: the guest model as PID 1, busybox for an occasional look inside,
+//! and the modules of its network.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -11,13 +11,13 @@ use crate::cache::{self, Key};
 use crate::cpio::Archive;
 use crate::dom0_image::Dom0Image;
 
-/// A built guest image.
+/// A guest image that has been built.
 pub struct GuestImage {
     folder: PathBuf,
 }
 
 impl GuestImage {
-    /// Takes the image from the cache, or builds it around `model`.
+    /// Returns the image from the cache, or builds it around `model`.
     pub fn ready(dom0: &Dom0Image, model: &Path) -> Result<Self> {
         let model = fs::read(model)?;
         let busybox = fs::read(dom0.busybox())?;
@@ -39,7 +39,8 @@ impl GuestImage {
             archive.file("bin/busybox", 0o755, &busybox)?;
             archive.symlink("bin/sh", "busybox")?;
             for (position, module) in modules.iter().enumerate() {
-                // Numbered: the model loads them in the order of their names.
+                // The names are numbered, because the model loads the modules in the order
+                // of their names.
                 let stem = module.file_name().unwrap_or_default().to_string_lossy();
                 let name = format!("modules/{position:02}-{stem}");
                 archive.file(&name, 0o644, &fs::read(module)?)?;
@@ -50,7 +51,7 @@ impl GuestImage {
         Ok(Self { folder })
     }
 
-    /// The initramfs.
+    /// Returns the path of the initramfs.
     pub fn initramfs(&self) -> PathBuf {
         self.folder.join("guest.cpio")
     }

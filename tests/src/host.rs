@@ -25,39 +25,41 @@ use crate::static_programs;
 use crate::timeline::Timeline;
 use crate::workplace;
 
-/// How long a command in dom0 may take unless its caller says otherwise.
+/// The longest time that a command in dom0 may take unless its caller sets another.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
-/// QEMU's start to the last line of dom0's init; 15 s on a quiet machine.
+/// The longest time from QEMU's start to the last line of dom0's init; 15 s on a quiet
+/// machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
-/// The host's own disk, `/dev/nvme0n1` to dom0: as much as the guest model uses.
+/// The size in bytes of the host's own disk, `/dev/nvme0n1` in dom0. The guest model uses
+/// that much.
 const DISK_BYTES: u64 = 1 << 20;
 
-/// How many guests are made on a host at most.
+/// The largest number of guests that are made on a host.
 const ADDRESSES: u8 = 60;
 
-/// What to boot.
+/// The description of a host to boot.
 #[derive(Clone)]
 pub struct HostConfig {
-    /// The hypervisor.
+    /// The hypervisor to boot.
     pub hypervisor: Hypervisor,
-    /// Memory of the whole machine.
+    /// The memory of the whole machine in MiB.
     pub memory_mib: u32,
-    /// Of which dom0 gets this much; without it, all that is there.
+    /// The part of it that dom0 gets, in MiB; `None` stands for all memory.
     pub dom0_memory_mib: Option<u32>,
-    /// dom0's processors.
+    /// The number of dom0's processors.
     pub dom0_processors: u32,
-    /// Physical processors.
+    /// The number of physical processors.
     pub processors: u32,
-    /// Whether ssh, sshd and xl are configured as Debian installs them, and not
-    /// so that they cost less under emulation.
+    /// Whether ssh, sshd and xl are configured as Debian installs them. Otherwise they are
+    /// configured to cost less under emulation.
     pub as_installed: bool,
-    /// Its number: it is called `host2`, and has the address 10.77.0.2.
+    /// The host's number: number 2 has the name `host2` and the address 10.77.0.2.
     pub number: u8,
-    /// By how many seconds its clock is ahead.
+    /// The number of seconds by which the host's clock is ahead.
     pub clock_ahead: i64,
-    /// The wire to other hosts.
+    /// The link to other hosts.
     pub link: Option<Link>,
 }
 
@@ -65,8 +67,8 @@ impl Default for HostConfig {
     fn default() -> Self {
         Self {
             hypervisor: Hypervisor::default(),
-            // Room for two guests of 1.5 GiB, source and copy. What is not used
-            // is not taken from the machine that runs this.
+            // This leaves room for two guests of 1.5 GiB, source and copy. Memory that is
+            // not used is not taken from the machine that runs the rig.
             memory_mib: 5120,
             dom0_memory_mib: Some(1024),
             dom0_processors: 1,
@@ -80,8 +82,8 @@ impl Default for HostConfig {
 }
 
 impl HostConfig {
-    /// A host as somebody has it who installed Debian and its Xen, and changed
-    /// nothing: dom0 has all memory, and all processors.
+    /// Describes a host as it is after an installation of Debian and its Xen without
+    /// changes: dom0 has all memory and all processors.
     pub fn as_installed(hypervisor: Hypervisor, number: u8) -> Self {
         Self {
             hypervisor,
@@ -101,14 +103,13 @@ impl HostConfig {
     }
 }
 
-/// A running Xen host. Its machine ends with the last handle to it, and with
-/// this process.
+/// A running Xen host. Its machine ends with the last handle to it, and with this process.
 #[derive(Clone)]
 pub struct Host {
     inner: Arc<Inner>,
 }
 
-// The order of the fields is the order in which they are dropped.
+// Fields are dropped in the order in which they are declared.
 struct Inner {
     connection: Connection,
     qemu: Qemu,
@@ -122,14 +123,14 @@ impl Host {
     /// Boots a host and prints a line for each phase.
     ///
     /// # Errors
-    /// Says which program, package or phase it failed on: always the rig's
-    /// fault, never the product's.
+    /// With the program, package or phase that failed. That is always the rig's fault,
+    /// never the product's.
     pub fn boot(config: &HostConfig) -> Result<Self> {
         let timeline = Timeline::start();
         programs::ensure(&timeline)?;
         let image = Dom0Image::ready(config.hypervisor.release(), &timeline)?;
         let programs = static_programs::build(&timeline)?;
-        // Guests are the same on every host, and go from one to the other.
+        // Guests are the same on every host, and move from one to another.
         let guests = Dom0Image::ready(Release::default(), &timeline)?;
         let guest = GuestImage::ready(&guests, &programs.guest)?;
 
@@ -197,7 +198,7 @@ impl Host {
         connection.open(Duration::from_secs(60))?;
         timeline.phase("ssh connected");
 
-        // QEMU read it when it started.
+        // QEMU read the file when it started.
         std::fs::remove_file(&initramfs)?;
 
         let host = Self {
@@ -207,7 +208,7 @@ impl Host {
                 console,
                 folder,
                 config: config.clone(),
-                // Guests of other hosts may be here too.
+                // Guests of other hosts may be on this host too.
                 next_address: AtomicU8::new(config.number * ADDRESSES - ADDRESSES + 10),
             }),
         };
@@ -217,10 +218,10 @@ impl Host {
         Ok(host)
     }
 
-    /// Fetches and builds all that [`boot`](Self::boot) needs.
+    /// Fetches and builds everything that [`boot`](Self::boot) needs.
     ///
     /// # Errors
-    /// Says what cannot be had.
+    /// With the part that is not available.
     pub fn prepare() -> Result<()> {
         let timeline = Timeline::start();
         programs::ensure(&timeline)?;
@@ -235,12 +236,12 @@ impl Host {
         Guest::create(self, spec)
     }
 
-    /// Runs a shell command in dom0; it may take two minutes.
+    /// Runs a shell command in dom0, with a limit of two minutes.
     pub fn run(&self, command: &str) -> Result<Output> {
         self.run_for(command, COMMAND_LIMIT)
     }
 
-    /// Runs a shell command in dom0 that may take as long as `limit`.
+    /// Runs a shell command in dom0, with the limit `limit`.
     pub fn run_for(&self, command: &str, limit: Duration) -> Result<Output> {
         self.inner.connection.run(command, limit)
     }
@@ -270,42 +271,42 @@ impl Host {
         self.inner.connection.get(remote, local)
     }
 
-    /// What the hypervisor and dom0 printed.
+    /// Returns the output of the hypervisor and dom0.
     pub fn console(&self) -> &Console {
         &self.inner.console
     }
 
-    /// Everything since the boot that means the rig is at fault.
+    /// Returns all messages since the boot that mean that the rig is at fault.
     pub fn rig_faults(&self) -> Vec<Fault> {
         self.rig_faults_since(Mark::default())
     }
 
-    /// Everything since a mark that means the rig is at fault.
+    /// Returns all messages since a mark that mean that the rig is at fault.
     pub fn rig_faults_since(&self, mark: Mark) -> Vec<Fault> {
         self.inner.console.faults_since(mark)
     }
 
-    /// Whether QEMU still runs.
+    /// Checks whether QEMU still runs.
     pub fn is_running(&self) -> bool {
         self.inner.qemu.ended().is_none()
     }
 
-    /// The folder with this boot's logs and keys. Gone when the host is.
+    /// Returns the folder with this boot's logs and keys, which is removed with the host.
     pub fn folder(&self) -> PathBuf {
         self.inner.folder.path().to_owned()
     }
 
-    /// The command line with which a person gets into dom0.
+    /// Returns the command line with which a person logs in to dom0.
     pub fn ssh_command(&self) -> String {
         self.inner.connection.for_people()
     }
 
-    /// How it was booted.
+    /// Returns the configuration with which the host was booted.
     pub fn config(&self) -> &HostConfig {
         &self.inner.config
     }
 
-    /// What other hosts call it.
+    /// Returns the name that other hosts use for this host.
     pub fn name(&self) -> String {
         format!("host{}", self.inner.config.number)
     }

@@ -1,5 +1,4 @@
-//! Kernel modules: keeps the ones that are needed, uncompressed, and drops the
-//! other 390 MB.
+//! Keeps the kernel modules that are needed, uncompressed, and removes the other 390 MB.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,19 +9,19 @@ use anyhow::{Context, Result};
 
 use crate::shell_out::output_of;
 
-/// How the file of a compressed module ends (Debian 13).
+/// The suffix of the file of a compressed module (Debian 13).
 const COMPRESSED: &str = ".xz";
 
 /// The modules of one kernel in an unpacked tree.
 pub struct Modules {
     folder: PathBuf,
-    /// Module file → the files it needs, both below `folder`.
+    /// Maps a module file to the files that it needs, all below `folder`.
     needs: BTreeMap<String, Vec<String>>,
 }
 
 impl Modules {
-    /// Reads the dependencies of the modules under `root`, whose `depmod` is
-    /// run by its own loader: this machine may have none.
+    /// Reads the dependencies of the modules under `root`. The `depmod` of that tree runs
+    /// with the tree's own loader, because this machine may have no `depmod`.
     pub fn index(root: &Path, release: &str) -> Result<Self> {
         let libraries = format!(
             "{0}/lib/x86_64-linux-gnu:{0}/usr/lib/x86_64-linux-gnu",
@@ -34,7 +33,7 @@ impl Modules {
                 .arg(root.join("bin/kmod"))
                 .arg("--version"),
         )?;
-        // kmod is one program under many names, and looks at its own.
+        // kmod is one program under many names, and acts according to the name.
         output_of(
             Command::new(root.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"))
                 .args(["--argv0", "depmod", "--library-path", &libraries])
@@ -56,7 +55,7 @@ impl Modules {
         Ok(Self { folder, needs })
     }
 
-    /// The file of a module and of all it needs, in the order to load them.
+    /// Returns the files of a module and of all that it needs, in the order to load them.
     ///
     /// # Errors
     /// When there is no such module.
@@ -71,14 +70,14 @@ impl Modules {
             .iter()
             .find(|(file, _)| is_it(file))
             .with_context(|| format!("the kernel has no module {module}"))?;
-        // modules.dep lists the nearest need first.
+        // modules.dep lists the nearest dependency first.
         let mut order: Vec<PathBuf> = needs.iter().rev().map(|f| self.folder.join(f)).collect();
         order.push(self.folder.join(file));
         Ok(order)
     }
 
-    /// Removes every module that none of `wanted` needs. Uncompresses the rest:
-    /// under emulation that takes seconds. The index no longer fits then.
+    /// Removes every module that none of `wanted` needs, and uncompresses the rest, because
+    /// that takes seconds under emulation. The index is out of date afterwards.
     pub fn keep_only(&self, wanted: &[&str]) -> Result<()> {
         let mut kept = BTreeSet::new();
         for module in wanted {

@@ -1,6 +1,6 @@
-//! The outage of a guest that moves, seen from outside: with stock xl, with lull
-//! landing the classic way, with lull's network script, and landing fast. One
-//! host, the same guest, turn by turn.
+//! Measures the outage of a guest that moves, seen from outside: with stock xl, with lull's
+//! classic landing, with lull's network script, and with the fast landing. All run on one
+//! host with the same guest, in turn.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use serde_json::Value;
 use crate::ssh::quote;
 use crate::{Guest, GuestSpec, Host, HostConfig, Load};
 
-/// Rounds in which every way has its turn.
+/// The number of rounds in which every way has its turn.
 const ROUNDS: usize = 5;
 
-/// Rounds of one guest: its network driver loses memory at each (see the tests'
-/// world).
+/// The number of rounds for one guest: its network driver loses memory at each move (see
+/// the tests' world).
 const ROUNDS_OF_A_GUEST: usize = 2;
 
 const NAME: &str = "bench";
 
-/// What a guest does that is not quiet.
+/// The load of a guest that is not quiet.
 const BUSY: Load = Load::steady(2_000, 4_096);
 
-/// No move takes that long.
+/// The longest time that a move may take; none takes that long.
 const LONGEST: Duration = Duration::from_secs(240);
 
-/// How it is moved.
+/// The way in which the guest is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Stock,
@@ -43,8 +43,8 @@ impl Way {
         Self::ClassicWithVifLull,
     ];
 
-    /// The network script is the default of the moment when the guest's
-    /// configuration is read, which all but the fast one have xl do once more.
+    /// Returns the command of the move. The network script is the default at the time when
+    /// the guest's configuration is read; in all ways but the fast one xl reads it again.
     fn command(self, guest: &Guest) -> String {
         let again = format!("-C /run/rig/{NAME}.cfg");
         let guest = quote(guest.name());
@@ -76,17 +76,16 @@ impl fmt::Display for Way {
     }
 }
 
-/// What one move took, milliseconds.
+/// The times of one move, in milliseconds.
 #[derive(Debug, Clone, Default)]
 struct Move {
-    /// Without an answer to a ping.
+    /// The time without an answer to a ping.
     outage: f64,
-    /// Where the pause went, by lull's clock; nothing of stock's.
+    /// The parts of the pause by lull's clock; empty for stock.
     parts: Vec<(&'static str, f64)>,
 }
 
-/// Boots a host, moves guests, and prints each move, then medians, spread and
-/// ratio.
+/// Boots a host, moves guests, and prints each move, followed by medians, spread and ratio.
 ///
 /// # Errors
 /// When the host does not boot, or a guest does not move.
@@ -164,7 +163,7 @@ fn parts(events: &[Value]) -> Result<Vec<(&'static str, f64)>> {
     ])
 }
 
-/// Of an even count the mean of the two in the middle.
+/// Returns the median; for an even count it is the mean of the two middle values.
 fn median(figures: impl Iterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.collect();
     figures.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! What a migration left behind that it should not have.
+//! Finds what a migration left behind by mistake.
 
 use anyhow::{Result, bail};
 
@@ -6,12 +6,12 @@ use crate::domains::{Domain, log_dirty_in, parse_list};
 use crate::guest::Guest;
 use crate::host::Host;
 
-/// Programs of which none may run between two migrations.
+/// Programs that must not run between two migrations.
 const PASSING: &[&str] = &[
     "libxl-save-helper",
     "xl migrate ",
     "lull ",
-    // A guard, or what keeps a trace.
+    // This is a guard or a spooler.
     "/proc/self/exe ",
     "rig-agent hold-at",
     "rig-agent hold-land",
@@ -21,33 +21,33 @@ const PASSING: &[&str] = &[
     "rig-agent tee-stream",
 ];
 
-/// How xl was started that now looks after a guest.
+/// The command lines of an xl that may now look after a guest.
 const CARETAKERS: &[&str] = &["xl create", "xl restore", "xl migrate-receive"];
 
-/// What is left behind.
+/// Everything that was left behind.
 #[derive(Debug, Clone, Default)]
 pub struct Leaks {
-    /// Domains other than dom0 and the guests named, among them nameless ones.
+    /// Domains other than dom0 and the named guests, including domains without a name.
     pub domains: Vec<Domain>,
-    /// Domains that are dying and do not get to their end: something still
-    /// holds their pages.
+    /// Domains that are dying and do not disappear, because something still holds their
+    /// pages.
     pub zombies: Vec<Domain>,
     /// Named guests that exist but do not run.
     pub stopped: Vec<Domain>,
-    /// Processes of a migration.
+    /// Processes that belong to a migration.
     pub processes: Vec<String>,
-    /// Domains that have dirty logging on.
+    /// Domains in log-dirty mode.
     pub log_dirty: Vec<u32>,
-    /// Folders in xenstore of domains that are not there.
+    /// Directories in xenstore of domains that do not exist.
     pub xenstore: Vec<String>,
-    /// Files half written, files somebody still has locked, and control sockets.
+    /// Partly written files, files that are still locked, and control sockets.
     pub files: Vec<String>,
-    /// The kernel's words on processes that seccomp has ended since it booted.
+    /// The kernel's messages about processes that seccomp has killed since the boot.
     pub walled: Vec<String>,
 }
 
-/// Has everything printed that is looked at, in parts: one command, since each
-/// costs a moment under emulation, and this is done after every attempt.
+/// A command that prints everything that is checked, in parts. It is one command because
+/// each costs time under emulation, and the check follows every attempt.
 const LOOK: &str = "\
     xl debug-keys q; \
     xl list; \
@@ -71,7 +71,7 @@ const LOOK: &str = "\
     ps -eo pid=,args=";
 
 impl Leaks {
-    /// Whether nothing is left behind.
+    /// Checks whether nothing is left behind.
     pub fn is_empty(&self) -> bool {
         self.domains.is_empty()
             && self.zombies.is_empty()
@@ -85,7 +85,7 @@ impl Leaks {
 }
 
 impl Host {
-    /// What is on the host besides dom0 and these guests.
+    /// Returns what is on the host besides dom0 and these guests.
     pub fn leaks(&self, guests: &[&Guest]) -> Result<Leaks> {
         let mark = self.console().mark();
         let text = self.run(LOOK)?.checked()?;
@@ -120,8 +120,8 @@ impl Host {
     }
 }
 
-/// Processes of a migration. The xl that made a guest stays, under the name it
-/// was started with, to look after it: one such process per guest is no leak.
+/// Returns processes of a migration. The xl that made a guest stays to look after it, under
+/// the command line that it was started with; one such process per guest is no leak.
 fn surplus(processes: &str, guests: usize) -> Vec<String> {
     let mut caretakers = guests;
     let mut surplus = Vec::new();
@@ -136,7 +136,7 @@ fn surplus(processes: &str, guests: usize) -> Vec<String> {
     surplus
 }
 
-/// Folders of domains that are not there.
+/// Returns the directories of domains that do not exist.
 fn abandoned(folders: &str, domains: &[Domain]) -> Vec<String> {
     let is_gone = |folder: &&str| {
         let id = folder.rsplit('/').next().and_then(|id| id.parse().ok());

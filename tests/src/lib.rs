@@ -1,15 +1,15 @@
 //! A real Xen host under QEMU, and guests whose load can be set.
 //!
-//! In the order things happen: [`programs`] makes sure of the tools,
-//! [`cache`] keeps what was built; [`debian`], [`kernel_modules`], [`bzimage`], [`cpio`] and
-//! [`dom0_image`] make dom0, [`static_programs`] and [`guest_image`] the
-//! guests, [`overlay`] adds what belongs to one boot; [`qemu`] runs the
-//! machine, [`link`] joins it to others, [`console`] reads what it prints, [`ssh`] reaches into it; on top
-//! stands [`host`], with [`guest`], [`observer`], [`shaping`], [`domains`] and
-//! [`leaks`], and [`libvirt`] for who asks for it; [`demo`] shows what it is all
-//! for, [`mod@bench`] and [`landing`] measure. [`plan`] says what of
-//! all tests a run has time for. [`small_debian`] is no Xen host,
-//! but a Debian to install lull's package in.
+//! The modules, in the order in which they are used: [`programs`] checks for the tools, and
+//! [`cache`] keeps what was built. [`debian`], [`kernel_modules`], [`bzimage`], [`cpio`]
+//! and [`dom0_image`] make dom0, [`static_programs`] and [`guest_image`] make the guests,
+//! and [`overlay`] adds the files of one boot. [`qemu`] runs the machine, [`link`] connects
+//! it to others, [`console`] reads its output, and [`ssh`] runs commands in it. [`host`] is
+//! built on these, with [`guest`], [`observer`], [`shaping`], [`domains`] and [`leaks`],
+//! and with [`libvirt`] for the scenario that needs it. [`demo`] is the demonstration;
+//! [`mod@bench`] and [`landing`] measure. [`plan`] selects the tests that a run has time
+//! for. [`small_debian`] is not a Xen host, but a Debian in which to install lull's
+//! package.
 
 pub mod bench;
 pub mod bzimage;

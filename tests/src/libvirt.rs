@@ -1,10 +1,9 @@
-//! libvirt with its Xen driver in dom0, as Debian packages it: put in when it is
-//! asked for, since one scenario needs it and every boot would pay for it.
+//! libvirt with its Xen driver in dom0, as Debian packages it. It is installed on request,
+//! because one scenario needs it and every boot would take longer.
 //!
-//! Each of two hosts has a daemon; or one host stands for two: a second daemon has
-//! folders, a UUID and an sshd of its own, and takes guests for another host
-//! ([`THERE`]). What a guest is called must differ then, since both daemons share one
-//! xenstore.
+//! Each of two hosts has a daemon, or one host stands for two. In that case a second daemon
+//! with its own folders, UUID and sshd accepts guests for another host ([`THERE`]). The
+//! name of a guest must differ then, because both daemons share one xenstore.
 
 use std::collections::HashSet;
 use std::fs;
@@ -22,16 +21,16 @@ use crate::shell_out::output_of;
 use crate::ssh::quote;
 use crate::timeline::Timeline;
 
-/// The second daemon, for `virsh`.
+/// The URI of the second daemon, for `virsh`.
 pub const THERE: &str = "xen+ssh://there/system";
 
-/// The first daemon, as the second reaches it.
+/// The URI of the first daemon, as the second reaches it.
 pub const BACK: &str = "xen+unix:///system?socket=/run/rig/here/libvirt-sock";
 
-/// Raise when the code below changes what it builds.
+/// The version of the recipe; raise it when the code below changes what it builds.
 const RECIPE_VERSION: &str = "1";
 
-/// What of the packages is put in, beside libraries: the beginnings of paths.
+/// The prefixes of the paths that are taken from the packages, beside libraries.
 const WANTED: &[&str] = &[
     "lib/systemd/system/libvirtd.service",
     "usr/bin/virsh",
@@ -44,14 +43,14 @@ const WANTED: &[&str] = &[
 
 const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 
-/// The model of a processor that all others build upon.
+/// The processor model on which all others build.
 const OLDEST_MODEL: &str = "usr/share/libvirt/cpu_map/x86_486.xml";
 
 impl Host {
-    /// Puts libvirt into dom0. Nothing is started.
+    /// Installs libvirt in dom0, and starts nothing.
     ///
     /// # Errors
-    /// When it cannot be had or put there: the rig's fault.
+    /// When libvirt cannot be fetched or installed, which is the rig's fault.
     pub fn install_libvirt(&self) -> Result<()> {
         let timeline = Timeline::start();
         let layer = layer(&Dom0Image::ready(Release::default(), &timeline)?)?;
@@ -64,18 +63,18 @@ impl Host {
         Ok(())
     }
 
-    /// Starts the daemon, with what its drop-ins set.
+    /// Starts the daemon with the settings of its drop-ins.
     ///
     /// # Errors
-    /// When it does not answer, with what it logged.
+    /// With the daemon's log, when it does not answer.
     pub fn start_libvirt(&self) -> Result<Libvirt<'_>> {
         self.start_daemons("")
     }
 
-    /// Starts a second one beside it.
+    /// Starts the daemon and a second one beside it.
     ///
     /// # Errors
-    /// When they do not answer, with what they logged.
+    /// With the logs of the daemons, when they do not answer.
     pub fn start_libvirt_twice(&self) -> Result<Libvirt<'_>> {
         self.start_daemons(START_ANOTHER)
     }
@@ -92,7 +91,7 @@ impl Host {
     }
 }
 
-/// Daemons that run; they end when this is dropped.
+/// Running daemons; they end when this is dropped.
 pub struct Libvirt<'a> {
     host: &'a Host,
 }
@@ -103,8 +102,8 @@ impl Drop for Libvirt<'_> {
     }
 }
 
-/// `number` is the host's. No systemd runs here: what the drop-ins say is read from
-/// them. Neither has dom0 a DMI table to take a UUID from.
+/// Starts the daemon; `number` is that of the host. No systemd runs here, so the settings
+/// are read from the drop-ins. dom0 has no DMI table either from which to take a UUID.
 const START: &str = r#"
 configure() {
     printf '%s\n' 'unix_sock_group = "root"' 'auth_unix_ro = "none"' 'auth_unix_rw = "none"' \
@@ -122,7 +121,7 @@ libvirtd --daemon --pid-file /run/rig/libvirtd-$number.pid
 answers $number
 "#;
 
-/// The second has number 9: it is no host's.
+/// Starts the second daemon with number 9, which no host has.
 const START_ANOTHER: &str = r#"
 printf '%s\n' 'Host there' 'HostName 127.0.0.1' 'Port 2222' 'HostKeyAlias dest' >/root/.ssh/config
 (
@@ -147,7 +146,7 @@ done
 while pgrep -x libvirtd >/dev/null; do sleep 0.2; done
 rm -f /root/.ssh/config";
 
-/// A tar file with what libvirt needs and dom0 does not have.
+/// Returns a tar file with everything that libvirt needs and dom0 does not have.
 fn layer(dom0: &Dom0Image) -> Result<std::path::PathBuf> {
     let key = cache::Key::default()
         .with("recipe", RECIPE_VERSION.as_bytes())
@@ -164,8 +163,8 @@ fn build(place: &Path, dom0: &Path) -> Result<()> {
     let scratch = tempfile::tempdir_in(place.parent().unwrap_or(place))?;
     let root = scratch.path().join("root");
     debian::unpack_libvirt(&root)?;
-    // QEMU emulates no virtual-8086 extensions, without which no model fits;
-    // and a daemon that knows no model of its processor has no Xen driver.
+    // QEMU does not emulate the virtual-8086 extensions, without which no model fits; and a
+    // daemon that finds no model of its processor has no Xen driver.
     let model = root.join(OLDEST_MODEL);
     let text = fs::read_to_string(&model)?;
     let lines = text.lines().filter(|line| !line.contains("'vme'"));
@@ -189,7 +188,7 @@ fn build(place: &Path, dom0: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every file below `folder` in `root`, by its path there.
+/// Lists every file below `folder` in `root`, by its path there.
 fn list(root: &Path, folder: &str, files: &mut Vec<String>) -> Result<()> {
     for entry in fs::read_dir(root.join(folder))? {
         let entry = entry?;

@@ -1,6 +1,6 @@
-//! The wire between hosts. QEMU sends each Ethernet frame of a network card over
-//! a TCP connection, behind its length (four bytes, big endian); this switch
-//! passes it on to all other hosts. It can be slowed down, and cut.
+//! The link between hosts. QEMU sends each Ethernet frame of a network card over a TCP
+//! connection, preceded by its length (four bytes, big endian); this switch passes it on to
+//! all other hosts. The link can be slowed down, and cut.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// Longest frame a card may send: QEMU's own bound.
+/// The longest frame in bytes that a card may send, which is QEMU's own bound.
 const FRAME_MAX: usize = 68 << 10;
 
-/// A switch that hosts are plugged into. It ends with the process.
+/// A switch that hosts are connected to. It ends with the process.
 #[derive(Clone)]
 pub struct Link {
-    /// The port of the loopback that QEMU connects to.
+    /// The loopback port that QEMU connects to.
     pub port: u16,
     state: Arc<State>,
 }
@@ -25,17 +25,17 @@ pub struct Link {
 #[derive(Default)]
 struct State {
     is_cut: AtomicBool,
-    /// Bytes a second in each direction; 0 for all it can.
+    /// Bytes a second in each direction; 0 for no limit.
     rate: AtomicU64,
     next: AtomicU64,
     hosts: Mutex<Vec<(u64, TcpStream)>>,
 }
 
 impl Link {
-    /// A switch that nothing is plugged into yet.
+    /// Returns a switch without any connections.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// When no port is available.
     pub fn new() -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port for a link")?;
         let port = listener.local_addr()?.port();
@@ -49,14 +49,13 @@ impl Link {
         Ok(Self { port, state })
     }
 
-    /// Drops every frame from now on, as a cable that is pulled out does, or
-    /// carries them again.
+    /// Drops every frame from now on, like a cable that is pulled out, or carries frames
+    /// again.
     pub fn cut(&self, is_cut: bool) {
         self.state.is_cut.store(is_cut, Ordering::Relaxed);
     }
 
-    /// Carries no more than so many bytes a second in each direction, or all it
-    /// can.
+    /// Limits each direction to that many bytes a second, or removes the limit.
     pub fn shape(&self, bytes_per_sec: Option<u64>) {
         let rate = bytes_per_sec.unwrap_or(0);
         self.state.rate.store(rate, Ordering::Relaxed);
@@ -65,7 +64,7 @@ impl Link {
 
 fn plug_in(host: TcpStream, state: &Arc<State>) {
     let number = state.next.fetch_add(1, Ordering::Relaxed);
-    // A frame is whole: there is nothing to wait for.
+    // Frames are written whole, so a delay to collect more data has no use.
     let Ok(out) = host.set_nodelay(true).and_then(|()| host.try_clone()) else {
         return;
     };
@@ -74,7 +73,7 @@ fn plug_in(host: TcpStream, state: &Arc<State>) {
     }
     let state = Arc::clone(state);
     thread::spawn(move || {
-        // Ends when its QEMU does.
+        // The thread ends when its QEMU does.
         let _ = carry(host, number, &state);
         if let Ok(mut hosts) = state.hosts.lock() {
             hosts.retain(|(other, _)| *other != number);
@@ -106,7 +105,7 @@ fn carry(mut from: TcpStream, number: u64, state: &State) -> io::Result<()> {
             return Ok(());
         };
         for (_, host) in hosts.iter_mut().filter(|(other, _)| *other != number) {
-            // A host that is gone is found out by its own thread.
+            // The host's own thread detects that the host is gone.
             if host.write_all(packet).is_err() {
                 let _ = host.shutdown(Shutdown::Both);
             }

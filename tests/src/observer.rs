@@ -1,5 +1,5 @@
-//! Watches a guest from outside. Its own clock stands still while it is
-//! suspended, so only the answers that fail to come tell how long it was gone.
+//! Observes a guest from outside. The guest's own clock stands still while it is suspended,
+//! so only missing answers show how long it was gone.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::guest::Guest;
 use crate::host::Host;
 use crate::ssh::Spawned;
 
-/// From one ping to the next.
+/// The time in milliseconds from one ping to the next.
 const INTERVAL_MS: u64 = 20;
 
-/// Gaps from this length on are listed.
+/// The shortest gap, in milliseconds, that is listed.
 const LISTED_MS: f64 = 60.0;
 
 /// Pings a guest from dom0 every 20 ms until it is stopped.
@@ -26,29 +26,29 @@ pub struct Observer<'a> {
 /// One gap between two successive replies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outage {
-    /// When it began: milliseconds after the observation did.
+    /// The start of the gap, in milliseconds after the start of the observation.
     pub start_ms: f64,
-    /// How long no reply came, less the interval between two pings.
+    /// The time without a reply, less the interval between two pings, in milliseconds.
     pub length_ms: f64,
 }
 
-/// What an observer saw.
+/// The result of an observation.
 #[derive(Debug, Clone, Default)]
 pub struct Outages {
-    /// The longest time without a reply, less the interval. Contains whatever
-    /// dom0 itself slept: see `dom0_stall_ms`.
+    /// The longest time without a reply, less the interval, in milliseconds. It includes
+    /// the time that dom0 itself was stalled; see `dom0_stall_ms`.
     pub longest_ms: f64,
-    /// Pings without a reply.
+    /// The number of pings without a reply.
     pub lost: u64,
-    /// Replies.
+    /// The number of replies.
     pub answered: u64,
     /// Every gap of 60 ms or more.
     pub list: Vec<Outage>,
-    /// The longest time by which dom0 was late to send a ping: the slack of
-    /// this measurement. An outage shorter than this proves nothing.
+    /// The longest time by which dom0 was late to send a ping, in milliseconds. This is the
+    /// uncertainty of the measurement: an outage shorter than this proves nothing.
     pub dom0_stall_ms: f64,
-    /// When the pings were sent, dom0's CLOCK_MONOTONIC, in nanoseconds: the
-    /// first and the last.
+    /// The times at which the first and the last ping were sent, by dom0's CLOCK_MONOTONIC,
+    /// in nanoseconds.
     pub span_ns: (u64, u64),
 }
 
@@ -59,7 +59,7 @@ struct Ping {
 }
 
 impl Host {
-    /// Watches a guest from now on. Comes back once pings go out.
+    /// Observes a guest from now on. Returns once pings are being sent.
     pub fn observe(&self, guest: &Guest) -> Result<Observer<'_>> {
         let observer = self.observe_soon(guest)?;
         // ssh and the agent need that long to start.
@@ -67,7 +67,7 @@ impl Host {
         Ok(observer)
     }
 
-    /// Watches a guest from about a second from now on.
+    /// Observes a guest, starting about a second from now.
     pub fn observe_soon(&self, guest: &Guest) -> Result<Observer<'_>> {
         let stop_file = format!("/run/rig/stop-ping-{}", guest.ip());
         let running = self.spawn(&format!(
@@ -83,7 +83,7 @@ impl Host {
 }
 
 impl Observer<'_> {
-    /// Ends the watch and says what was seen.
+    /// Ends the observation and returns the result.
     pub fn stop(mut self) -> Result<Outages> {
         self.host
             .run(&format!("touch {}", self.stop_file))?
@@ -118,7 +118,7 @@ fn evaluate(pings: &[Ping]) -> Outages {
     replies.sort_unstable();
     outages.answered = replies.len() as u64;
     outages.lost = pings.len() as u64 - outages.answered;
-    // A guest that never comes back is out until the end of the watch.
+    // A guest that never comes back counts as out until the end of the observation.
     if outages.lost > 0 {
         replies.push(last.sent_ns.max(replies.last().copied().unwrap_or(0)));
     }

@@ -1,6 +1,6 @@
-//! What belongs to one boot: keys made for it, and the programs of the working
-//! tree. Linux unpacks concatenated archives one over the other, so the cached
-//! image stays as it is.
+//! The files of one boot: keys that are made for it, and the programs of the working tree.
+//! Linux unpacks concatenated archives one over the other, so the cached image stays
+//! unchanged.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -15,21 +15,21 @@ use crate::cpio::Archive;
 use crate::dom0_image::MOST_HOSTS;
 use crate::shell_out::output_of;
 
-/// A file to lay over dom0's image.
+/// A file that is laid over dom0's image.
 pub struct Extra {
-    /// Where dom0 finds it, without the leading slash. The folder exists.
+    /// The path in dom0, without the leading slash. The folder must exist.
     pub path: &'static str,
-    /// Its permissions.
+    /// The file's permissions.
     pub mode: u32,
-    /// Where it comes from.
+    /// The path of the file on this machine.
     pub source: PathBuf,
 }
 
-/// The rig's own files in dom0. They are not part of the image: that takes minutes
-/// to make.
+/// The rig's own files in dom0. They are not part of the image, because the image takes
+/// minutes to make.
 const OWN: [(&str, u32, &str); 4] = [
     ("init", 0o755, include_str!("../dom0/init")),
-    // What a host has that is not as Debian installs it: see `init`.
+    // These files configure a host that is not as Debian installs it; see `init`.
     (
         "usr/local/etc/sshd_config",
         0o644,
@@ -43,15 +43,15 @@ const OWN: [(&str, u32, &str); 4] = [
     ("usr/local/etc/xl.conf", 0o644, "autoballoon=\"0\"\n"),
 ];
 
-/// Where the keys of one host are.
+/// The files with the keys of one host.
 pub struct Keys {
     /// The private key with which the rig, and each host, logs in to dom0.
     pub private: PathBuf,
-    /// A file that names dom0's host key for all its names.
+    /// A known_hosts file that lists dom0's host key under all its names.
     pub known_hosts: PathBuf,
 }
 
-/// The keys of all hosts of this process, which log in to each other. Made once.
+/// The keys of all hosts of this process, which log in to each other. They are made once.
 struct KeyPairs {
     login: Vec<u8>,
     login_public: Vec<u8>,
@@ -94,7 +94,7 @@ impl KeyPairs {
     }
 }
 
-/// Writes dom0's initramfs for one boot to `target`, and the keys beside it.
+/// Writes dom0's initramfs for one boot to `target`, and the keys into the same folder.
 pub fn write(base: &Path, extras: &[Extra], target: &Path) -> Result<Keys> {
     let folder = target.parent().unwrap_or(Path::new("."));
     let pairs = KeyPairs::of_this_process()?;

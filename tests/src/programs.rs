@@ -1,6 +1,6 @@
-//! Programs of the machine that runs the rig: what is needed, and how it gets
-//! here. Missing ones are installed through apt-get when that can work;
-//! otherwise the error lists every one of them with its package.
+//! The programs that the machine that runs the rig needs, and how they get there. Missing
+//! ones are installed through apt-get if possible; otherwise the error lists every one of
+//! them with its package.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,15 +9,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::timeline::Timeline;
 
-/// A program, or another file by its path, and the Debian package that holds it.
+/// A program, or another file by its path, and the Debian package that contains it.
 struct Program {
     name: &'static str,
-    /// As apt-get wants it, with the version where it matters.
+    /// The package in apt-get's syntax, with the version where it matters.
     package: &'static str,
 }
 
-/// QEMU 10 (bookworm-backports) boots Xen, but PVH guests shut down at once:
-/// the version is part of the request.
+/// The programs that are needed. QEMU 10 (bookworm-backports) boots Xen, but PVH guests
+/// shut down at once, so the version is part of the request.
 const PROGRAMS: [Program; 9] = [
     Program {
         name: "qemu-system-x86_64",
@@ -51,17 +51,17 @@ const PROGRAMS: [Program; 9] = [
         name: "tar",
         package: "tar",
     },
-    // With it the packages of Debian 13 are checked.
+    // The packages of Debian 13 are verified with this keyring.
     Program {
         name: "/usr/share/keyrings/debian-archive-trixie-stable.gpg",
         package: "debian-archive-keyring",
     },
 ];
 
-/// Makes sure that every program is here.
+/// Ensures that every program is installed.
 ///
 /// # Errors
-/// Lists what is missing when it cannot be installed.
+/// With the list of missing programs, when they cannot be installed.
 pub fn ensure(timeline: &Timeline) -> Result<()> {
     let missing: Vec<&Program> = PROGRAMS.iter().filter(|p| find(p.name).is_none()).collect();
     if !missing.is_empty() {
@@ -70,7 +70,7 @@ pub fn ensure(timeline: &Timeline) -> Result<()> {
     check_qemu_version()
 }
 
-/// The path of a program, if it is installed.
+/// Returns the path of a program, if it is installed.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -121,7 +121,7 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Whether apt has been told of any package yet.
+/// Checks whether apt has package lists yet.
 fn package_lists_present() -> bool {
     let Ok(entries) = Path::new("/var/lib/apt/lists").read_dir() else {
         return false;

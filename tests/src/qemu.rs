@@ -1,4 +1,4 @@
-//! The QEMU process: starts it, watches it, and never leaves it behind.
+//! The QEMU process: starts it, watches it, and ensures that it never outlives the rig.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -10,44 +10,44 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// What to boot.
+/// The description of the machine to boot.
 pub struct Machine<'a> {
-    /// The hypervisor, loaded as a multiboot kernel.
+    /// The path of the hypervisor, loaded as a multiboot kernel.
     pub hypervisor: &'a Path,
-    /// dom0's kernel.
+    /// The path of dom0's kernel.
     pub kernel: &'a Path,
-    /// dom0's initramfs.
+    /// The path of dom0's initramfs.
     pub initramfs: &'a Path,
-    /// Memory of the machine.
+    /// The memory of the machine in MiB.
     pub memory_mib: u32,
-    /// Of which dom0 gets this much; without it, all that is there.
+    /// The part of it that dom0 gets, in MiB; `None` stands for all memory.
     pub dom0_memory_mib: Option<u32>,
-    /// dom0's processors.
+    /// The number of dom0's processors.
     pub dom0_processors: u32,
-    /// Physical processors.
+    /// The number of physical processors.
     pub processors: u32,
-    /// What its disk holds. Guests may have it: dom0 needs none.
+    /// The file with the content of the machine's disk. Guests may use it, because dom0
+    /// needs none.
     pub disk: &'a Path,
-    /// Words for dom0's init.
+    /// Arguments for dom0's init.
     pub words: &'a str,
-    /// What its clock shows when it starts: UTC, as QEMU reads it.
+    /// The time that the clock shows at the start: UTC, in QEMU's syntax.
     pub clock: &'a str,
-    /// The port of its [`link`](crate::link) to other hosts, and its own number
-    /// there.
+    /// The port of the [`link`](crate::link) to other hosts, and the host's number there.
     pub link: Option<(u16, u8)>,
 }
 
-/// A running QEMU. Dropping it kills it; so does the death of this process.
+/// A running QEMU. It is killed when this is dropped or when this process dies.
 pub struct Qemu {
     child: Arc<Mutex<Child>>,
-    /// The port of the loopback that leads to dom0's sshd.
+    /// The loopback port that is forwarded to dom0's sshd.
     pub ssh_port: u16,
-    /// What the hypervisor and dom0 print.
+    /// The file with the output of the hypervisor and dom0.
     pub serial_log: PathBuf,
 }
 
 impl Qemu {
-    /// Starts the machine; its files go into `folder`.
+    /// Starts the machine, with its files in `folder`.
     pub fn start(machine: &Machine, folder: &Path) -> Result<Self> {
         let ssh_port = free_port()?;
         let serial_log = folder.join("serial.log");
@@ -63,7 +63,7 @@ impl Qemu {
         })
     }
 
-    /// How QEMU ended, if it did.
+    /// Returns the exit status of QEMU, if it has ended.
     pub fn ended(&self) -> Option<ExitStatus> {
         let mut child = self.child.lock().ok()?;
         child.try_wait().ok().flatten()
@@ -73,7 +73,7 @@ impl Qemu {
 impl Drop for Qemu {
     fn drop(&mut self) {
         if let Ok(mut child) = self.child.lock() {
-            // Both fail only when it is gone already.
+            // Both calls fail only if QEMU has already ended.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -81,15 +81,15 @@ impl Drop for Qemu {
 }
 
 fn command_line(machine: &Machine, ssh_port: u16, serial_log: &Path) -> Command {
-    // The kernel kills QEMU when the thread that started it goes away.
+    // The kernel kills QEMU when the thread that started it ends.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
     command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
     command.args(["-accel", "tcg,thread=multi"]);
     command.args(["-machine", "q35"]);
-    // SVM with nested paging is what lets Xen run PVH guests; rdrand spares
-    // dom0 the search for entropy. No more than that: with SSSE3 or AES ssh
-    // takes code paths that cost nearly twice as much under emulation.
+    // SVM with nested paging lets Xen run PVH guests; rdrand spares dom0 the search for
+    // entropy. Other features are left out: with SSSE3 or AES ssh takes code paths that
+    // cost nearly twice as much under emulation.
     command.args(["-cpu", "qemu64,+svm,+npt,+rdrand"]);
     command.args(["-smp", &machine.processors.to_string()]);
     command.args(["-m", &machine.memory_mib.to_string()]);
@@ -140,8 +140,8 @@ fn command_line(machine: &Machine, ssh_port: u16, serial_log: &Path) -> Command 
     command
 }
 
-/// Starts the process from a thread that lives as long as the process does:
-/// the death signal is tied to the thread, not to the program.
+/// Starts QEMU from a thread that lives as long as QEMU does, because the death signal is
+/// tied to the thread, not to the program.
 fn spawn_kept(mut command: Command) -> Result<Arc<Mutex<Child>>> {
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new()
@@ -169,8 +169,8 @@ fn spawn_kept(mut command: Command) -> Result<Arc<Mutex<Child>>> {
         .context("cannot start QEMU")
 }
 
-/// A port nobody listens on. Another process may take it before QEMU does;
-/// QEMU then ends at once and says so.
+/// Returns a port on which nothing listens. Another process may take it before QEMU does;
+/// QEMU then exits at once with a message.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -1,17 +1,17 @@
-//! A slow link for the migration. Its traffic goes from dom0 to dom0 over the
-//! loopback device, and nothing else of weight does: guests are on the bridge,
-//! and the rig comes in by eth0.
+//! A slow link for the migration. Its traffic goes from dom0 to dom0 over the loopback
+//! device, which carries no other significant traffic: guests are on the bridge, and the
+//! rig connects through eth0.
 
 use anyhow::Result;
 
 use crate::host::Host;
 
-/// Room for what a burst may hold: more than the largest packet of the
-/// loopback (64 KiB), which would otherwise never pass.
+/// The size of a burst in bytes: more than the largest packet of the loopback (64 KiB),
+/// which would otherwise never pass.
 const BURST_BYTES: u64 = 128 << 10;
 
 impl Host {
-    /// Limits the loopback to a rate, or lifts the limit.
+    /// Limits the loopback device to a rate, or removes the limit.
     pub fn shape(&self, bytes_per_sec: Option<u64>) -> Result<()> {
         let command = match bytes_per_sec {
             None => String::from("tc qdisc del dev lo root 2>/dev/null; true"),

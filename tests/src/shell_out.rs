@@ -4,10 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Runs the command and hands back its standard output.
+/// Runs the command and returns its standard output.
 ///
 /// # Errors
-/// With the command's own words when it does not start or does not succeed.
+/// With the command's own messages, when it does not start or does not succeed.
 pub fn output_of(command: &mut Command) -> Result<Vec<u8>> {
     let output = command
         .output()

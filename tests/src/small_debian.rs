@@ -1,6 +1,6 @@
-//! A fresh Debian in a folder, to install a package in. Each command runs in
-//! namespaces of its own, with this folder as their root: no mount and no
-//! process outlives it, however it ends.
+//! A fresh Debian in a folder, in which a package can be installed. Each command runs in
+//! its own namespaces with this folder as their root, so no mount and no process outlives
+//! the command, however it ends.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,19 +15,19 @@ use crate::shell_out::output_of;
 use crate::timeline::Timeline;
 use crate::{debian, programs, workplace};
 
-/// Root's PATH on Debian.
+/// The PATH of root on Debian.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The folder; gone when this is.
+/// The folder, which is removed when this is dropped.
 pub struct SmallDebian {
     folder: TempDir,
 }
 
 impl SmallDebian {
-    /// Unpacks a fresh one, from the cache if it is there.
+    /// Unpacks a fresh Debian, from the cache if it is there.
     ///
     /// # Errors
-    /// When it cannot be had: no root, no network.
+    /// When it cannot be made, for example without root or without a network.
     pub fn fresh() -> Result<Self> {
         let timeline = Timeline::start();
         ensure!(
@@ -51,25 +51,25 @@ impl SmallDebian {
                 .arg("--directory")
                 .arg(small.root()),
         )?;
-        // No device: this machine may not allow one here.
+        // This is a plain file, because this machine may not allow a device here.
         fs::write(small.root().join("dev/null"), "")?;
         timeline.phase("a small Debian unpacked");
         Ok(small)
     }
 
-    /// Where its `/` is.
+    /// Returns the folder that is its `/`.
     pub fn root(&self) -> PathBuf {
         self.folder.path().join("root")
     }
 
-    /// Runs a shell command in it: its standard output, when it succeeds.
+    /// Runs a shell command in it, and returns its standard output if the command succeeds.
     ///
     /// # Errors
-    /// With the command's own words when it does not.
+    /// With the command's own messages, when it fails.
     pub fn run(&self, command: &str) -> Result<String> {
         let mut unshare = Command::new("unshare");
         if !is_mounted(Path::new("/")) {
-            // There is nothing to make private.
+            // The root is no mount point, so its propagation cannot be made private.
             unshare.args(["--propagation", "unchanged"]);
         }
         let text = output_of(
@@ -82,7 +82,7 @@ impl SmallDebian {
                 .env("LC_ALL", "C.UTF-8")
                 .env("DEBIAN_FRONTEND", "noninteractive"),
         );
-        // Where nothing was private its /proc is seen here too.
+        // If the mounts were not made private, the command's /proc is visible here too.
         let proc = self.root().join("proc");
         if is_mounted(&proc) {
             output_of(Command::new("umount").arg(&proc))?;
@@ -90,11 +90,11 @@ impl SmallDebian {
         Ok(String::from_utf8(text?)?)
     }
 
-    /// Every file in it, a line each: mode, owner, and what changes when the
-    /// file does. Without what dpkg and the manual's index keep about packages.
+    /// Returns a line for every file: mode, owner, and values that change when the file
+    /// does. The records of dpkg and of the manual's index about packages are left out.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When a file cannot be read.
     pub fn files(&self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         list(&self.root(), Path::new("/"), &mut lines)?;
@@ -103,8 +103,8 @@ impl SmallDebian {
     }
 }
 
-/// Whether something is mounted there. Nothing is at `/` in a folder that somebody has
-/// changed root to.
+/// Checks whether something is mounted at that place. After a change of root to a plain
+/// folder nothing is mounted at `/`.
 fn is_mounted(place: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let place = place.to_string_lossy();
@@ -113,7 +113,8 @@ fn is_mounted(place: &Path) -> bool {
         .any(|mount| mount.split(' ').nth(4) == Some(&place))
 }
 
-/// Logs and indexes, which remember; and a file that stands for a device.
+/// Logs and indexes, whose content depends on the past, and a file that stands for a
+/// device.
 const REMEMBERED: [&str; 4] = ["/var/lib/dpkg", "/var/log", "/var/cache/man", "/dev"];
 
 fn list(root: &Path, below: &Path, lines: &mut Vec<String>) -> Result<()> {

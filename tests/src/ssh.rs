@@ -1,5 +1,5 @@
-//! Commands in dom0, over one ssh connection that all of them share: a new one
-//! costs a key exchange under emulation each time.
+//! Runs commands in dom0 over one shared ssh connection, because each new connection costs
+//! a key exchange under emulation.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,27 +11,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// What a command left behind.
+/// The result of a command.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// The exit status; 255 is also what ssh says when the connection breaks.
+    /// The exit status; ssh also uses 255 when the connection breaks.
     pub status: i32,
-    /// Its standard output.
+    /// The standard output of the command.
     pub stdout: String,
-    /// Its standard error.
+    /// The standard error of the command.
     pub stderr: String,
 }
 
 impl Output {
-    /// Whether it exited with zero.
+    /// Checks whether the command exited with zero.
     pub fn success(&self) -> bool {
         self.status == 0
     }
 
-    /// Its standard output, if it succeeded.
+    /// Returns the standard output if the command succeeded.
     ///
     /// # Errors
-    /// With what it wrote, if it did not.
+    /// With the output of the command, if it failed.
     pub fn checked(self) -> Result<String> {
         if self.success() {
             Ok(self.stdout)
@@ -46,7 +46,7 @@ impl Output {
     }
 }
 
-/// The way into dom0.
+/// The ssh connection to dom0.
 pub struct Connection {
     port: u16,
     key: PathBuf,
@@ -57,8 +57,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that is not open yet. `folder` takes its control socket;
-    /// its path must be short (a socket's path is limited to 108 bytes).
+    /// Returns a connection that is not open yet. `folder` takes its control socket; its
+    /// path must be short (a socket's path is limited to 108 bytes).
     pub fn new(port: u16, key: &Path, known_hosts: &Path, folder: &Path) -> Self {
         Self {
             port,
@@ -99,7 +99,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The command line with which a person gets in.
+    /// Returns the command line with which a person logs in.
     pub fn for_people(&self) -> String {
         format!(
             "ssh -p {} -i {} -o UserKnownHostsFile={} -o HostKeyAlias=rig root@127.0.0.1",
@@ -112,9 +112,9 @@ impl Connection {
     /// Runs a shell command to its end.
     ///
     /// # Errors
-    /// When it takes longer than `limit` (it is then killed in dom0, with all
-    /// it started) or ssh cannot be started. A failing command is no error
-    /// here: see [`Output::checked`].
+    /// When it takes longer than `limit` (it is then killed in dom0, with all processes
+    /// that it started) or ssh cannot be started. A command that fails is not an error
+    /// here; see [`Output::checked`].
     pub fn run(&self, command: &str, limit: Duration) -> Result<Output> {
         let mut running = self.spawn(command)?;
         match running.wait(limit)? {
@@ -134,7 +134,8 @@ impl Connection {
     pub fn spawn(&self, command: &str) -> Result<Spawned<'_>> {
         let number = self.spawned.fetch_add(1, Ordering::Relaxed);
         let pid_file = format!("/run/rig/job-{number}");
-        // A session of its own, so that killing it reaches all it started.
+        // The command gets its own session, so that a kill reaches all processes that it
+        // started.
         let wrapped = format!(
             "setsid -w sh -c {}; s=$?; rm -f {pid_file}; exit $s",
             quote(&format!("echo $$ >{pid_file}; {command}"))
@@ -233,7 +234,7 @@ impl Drop for Connection {
     }
 }
 
-/// A command running in dom0. Dropping it kills it there.
+/// A command that runs in dom0. It is killed there when this is dropped.
 pub struct Spawned<'a> {
     connection: &'a Connection,
     pid_file: String,
@@ -243,7 +244,7 @@ pub struct Spawned<'a> {
 }
 
 impl Spawned<'_> {
-    /// Waits for its end; `None` when it still runs after `limit`.
+    /// Waits for the end of the command; `None` when it still runs after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Result<Option<Output>> {
         let deadline = Instant::now() + limit;
         loop {
@@ -261,27 +262,27 @@ impl Spawned<'_> {
         }
     }
 
-    /// What it has written to its standard output so far.
+    /// Returns what the command has written to its standard output so far.
     pub fn stdout_so_far(&self) -> String {
         self.stdout.so_far()
     }
 
-    /// What it has written to its standard error so far.
+    /// Returns what the command has written to its standard error so far.
     pub fn stderr_so_far(&self) -> String {
         self.stderr.so_far()
     }
 
-    /// Asks it, and all it started, to end.
+    /// Asks the command, and all processes that it started, to end.
     pub fn terminate(&self) {
         self.signal("TERM");
     }
 
-    /// Kills it and all it started.
+    /// Kills the command and all processes that it started.
     pub fn kill(&self) {
         self.signal("KILL");
     }
 
-    /// Sends a signal to it and all it started.
+    /// Sends a signal to the command and all processes that it started.
     pub fn signal(&self, name: &str) {
         let pid_file = &self.pid_file;
         let _ = self
@@ -313,7 +314,7 @@ pub fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Reads a pipe to its end aside, so that a talkative command never blocks.
+/// Reads a pipe to its end in a thread, so that a command with much output never blocks.
 struct Drain {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: Option<thread::JoinHandle<()>>,
@@ -345,7 +346,7 @@ impl Drain {
 
     fn read_to_end(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
-            // It ends with the pipe, and has nothing to say itself.
+            // The thread ends with the pipe, and its result holds no information.
             let _ = reader.join();
         }
         self.so_far()

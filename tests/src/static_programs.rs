@@ -1,6 +1,6 @@
-//! The programs that run elsewhere: the product and the rig's agent in dom0,
-//! the guest model in guests. The workspace's settings link them statically,
-//! since none of these places has this machine's libraries.
+//! The programs that run elsewhere: the product and the rig's agent in dom0, and the guest
+//! model in guests. The workspace's settings link them statically, because these places do
+//! not have this machine's libraries.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,11 +12,11 @@ use crate::timeline::Timeline;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Where the built programs are.
+/// The paths of the built programs.
 pub struct StaticPrograms {
-    /// The agent, for dom0.
+    /// The path of the agent, for dom0.
     pub agent: PathBuf,
-    /// The guest model, PID 1 of a guest.
+    /// The path of the guest model, PID 1 of a guest.
     pub guest: PathBuf,
 }
 
@@ -46,18 +46,18 @@ pub fn build_lull(timeline: &Timeline) -> Result<PathBuf> {
     Ok(folder.join("lull"))
 }
 
-/// Builds the Debian package as README says; hands back where it is.
+/// Builds the Debian package as README describes; returns its path.
 ///
 /// # Errors
-/// When there is none.
+/// When the build leaves no package.
 pub fn build_package(timeline: &Timeline) -> Result<PathBuf> {
     let said = output_of(cargo().arg("debian"))?;
     timeline.phase("the Debian package built");
     Ok(String::from_utf8(said)?.trim_end().into())
 }
 
-/// Copies a program without what only a debugger reads: it goes over an
-/// emulated link. The copy is the program itself where there is no `strip`.
+/// Copies a program without what only a debugger reads, because it goes over an emulated
+/// link. Without `strip` on this machine the program itself is used.
 pub fn strip(program: &Path, into: &Path) -> Result<PathBuf> {
     let stripped = into.join(program.file_name().context("a program has a name")?);
     let done = Command::new("strip")
@@ -76,12 +76,12 @@ pub fn workspace() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
-/// The workspace's own cargo, in the target folder this program was built in, so
-/// that nothing is built twice.
+/// Returns a command for the workspace's own cargo, with the target folder in which this
+/// program was built, so that nothing is built twice.
 fn cargo() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // What the outer cargo tells a program about itself is not for the inner.
+    // The variables that the outer cargo sets for a program must not reach the inner one.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -94,7 +94,7 @@ fn cargo() -> Command {
     command
 }
 
-/// Builds programs; hands back where they are.
+/// Builds programs; returns the folder that contains them.
 fn build_packages(selection: &[&str]) -> Result<PathBuf> {
     let target = target_folder();
     output_of(
@@ -106,8 +106,8 @@ fn build_packages(selection: &[&str]) -> Result<PathBuf> {
     Ok(target.join(TARGET).join("release"))
 }
 
-/// The folder that cargo has marked as its own, above this program; the usual
-/// one if the program was moved. Cargo marks the target's folder in it too.
+/// Returns the folder above this program that cargo has marked as its own, or the usual one
+/// if the program was moved. Cargo marks the folder of the target in it too.
 fn target_folder() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let marked =

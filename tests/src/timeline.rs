@@ -1,17 +1,17 @@
-//! Progress, one line a phase, with the seconds since the start: a rig that
-//! takes half a minute to boot must show that it is alive.
+//! Prints progress, one line a phase, with the seconds since the start: a rig that takes
+//! half a minute to boot must show that it is alive.
 
 use std::fmt::Display;
 use std::time::Instant;
 
-/// Prints phases against one starting point.
+/// Prints phases relative to one starting point.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeline {
     start: Instant,
 }
 
 impl Timeline {
-    /// A timeline that starts now.
+    /// Returns a timeline that starts now.
     pub fn start() -> Self {
         Self {
             start: Instant::now(),
@@ -23,7 +23,7 @@ impl Timeline {
         eprintln!("[{:7.1} s] {what}", self.seconds());
     }
 
-    /// Seconds since the start.
+    /// Returns the seconds since the start.
     pub fn seconds(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
     }

@@ -1,5 +1,5 @@
-//! The folder of one boot: logs, keys, the control socket. A process that is
-//! killed leaves it behind; the next boot takes it away.
+//! The folder of one boot, with logs, keys and the control socket. A process that is killed
+//! leaves the folder behind; the next boot removes it.
 
 use std::fs;
 use std::path::Path;
@@ -7,17 +7,17 @@ use std::path::Path;
 use anyhow::Result;
 use tempfile::TempDir;
 
-/// Followed by the number of the process that uses the folder.
+/// The prefix of the folder's name; the id of the process that uses the folder follows.
 const PREFIX: &str = "lull-rig-";
 
-/// A folder for this boot.
+/// Creates a folder for this boot.
 pub fn create() -> Result<TempDir> {
     sweep(&std::env::temp_dir());
     let prefix = format!("{PREFIX}{}-", std::process::id());
     Ok(tempfile::Builder::new().prefix(&prefix).tempdir()?)
 }
 
-/// Removes the folders whose process is gone.
+/// Removes the folders whose process has ended.
 fn sweep(temporary: &Path) {
     let Ok(entries) = fs::read_dir(temporary) else {
         return;

@@ -1,4 +1,4 @@
-//! lull's Debian package in a Debian of its own: installed, used, upgraded,
+//! Tests lull's Debian package in a separate Debian: it is installed, used, upgraded,
 //! removed and purged.
 
 use std::collections::BTreeSet;
@@ -67,8 +67,8 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
     Ok(())
 }
 
-/// An xl that says how it was called, its script for interfaces, and what looks
-/// like libvirt.
+/// Installs stand-ins: an xl that prints how it was called, xl's script for interfaces, and
+/// a file that looks like libvirt.
 fn stand_ins(root: &Path) -> Result<()> {
     let scripts = root.join("etc/xen/scripts");
     fs::create_dir_all(&scripts)?;
@@ -84,12 +84,14 @@ fn stand_ins(root: &Path) -> Result<()> {
     Ok(fs::write(drivers.join("libvirt_driver_libxl.so"), "")?)
 }
 
-/// It runs, and manual, completions and example are where they are looked for.
+/// Checks that the binary runs, and that manual, completions and example are in the usual
+/// places.
 fn works(debian: &SmallDebian, lull: &Path) -> Result<()> {
     let here = Command::new(lull).arg("--version").output()?.stdout;
     let there = debian.run("lull --version")?;
     ensure!(there.as_bytes() == here, "{there}");
-    // Says so of one that is to be put anywhere, and of one that is not.
+    // ldd has one message for a position-independent static binary, and another for a fixed
+    // one.
     debian.run("ldd /usr/sbin/lull 2>&1 | grep -e 'statically linked' -e 'not a dynamic'")?;
     for page in ["lull", "lull-migrate", "lull-limits-set"] {
         let found = debian.run(&format!("man --where {page}"))?;
@@ -109,7 +111,8 @@ fn works(debian: &SmallDebian, lull: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Root's, writable by nobody else, and as the package's own sums say.
+/// Checks that all files belong to root, that only root can write them, and that they match
+/// the sums of the package.
 fn is_well_kept(debian: &SmallDebian) -> Result<()> {
     let wrong = debian.run("dpkg --verify lull")?;
     ensure!(wrong.is_empty(), "{wrong}");
@@ -127,7 +130,7 @@ fn is_well_kept(debian: &SmallDebian) -> Result<()> {
     Ok(())
 }
 
-/// An xl that starts a lull from elsewhere is none of the package's business.
+/// The package leaves an xl alone that starts a lull from another path.
 fn knows_its_own(debian: &SmallDebian) -> Result<()> {
     let said = debian.run(
         "cp /usr/sbin/lull /usr/local/bin/ && /usr/local/bin/lull enable xl >/dev/null
@@ -141,8 +144,9 @@ fn knows_its_own(debian: &SmallDebian) -> Result<()> {
     Ok(())
 }
 
-/// It is known by its socket, and by the process that has it, which is called lull: here
-/// one that sleeps.
+/// Checks that the package stays while a guest is moved. A move is recognised by its
+/// control socket and by the process that holds it, whose name is lull; here that is a
+/// process that sleeps.
 fn stays_while_a_guest_is_moved(debian: &SmallDebian) -> Result<()> {
     debian.run("mkdir /run/lull /run/sleeps && cp /bin/sleep /run/sleeps/lull")?;
     let refused = debian.run("/run/sleeps/lull 60 & touch /run/lull/7.$!.sock; dpkg --remove lull");
@@ -150,9 +154,10 @@ fn stays_while_a_guest_is_moved(debian: &SmallDebian) -> Result<()> {
     ensure!(said.contains("a guest is being moved"), "{said}");
     let said = debian.run("xl migrate web1 host2")?;
     ensure!(said.starts_with("/usr/sbin/lull: "), "{said:?}");
-    // Of a process that is gone.
+    // A socket whose process is gone does not count.
     debian.run("mv /run/lull/7.*.sock /run/lull/7.4194305.sock; rm -r /run/sleeps")?;
-    // Nor of another's: here the shell that runs this.
+    // A socket of a process with another name does not count either; here it is the shell
+    // that runs this command.
     debian.run("touch /run/lull/7.1.sock")?;
     Ok(())
 }

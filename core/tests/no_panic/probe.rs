@@ -1,6 +1,6 @@
-//! Calls every entry point of lull-core that runs in the stub or in lockstep
-//! with it, on inputs the compiler knows nothing of. `tests/no_panic.rs` links
-//! it without the standard library and looks for what a panic would need.
+//! Calls every entry point of lull-core that runs in the stub or in lockstep with it, on
+//! inputs that the compiler cannot know. `tests/no_panic.rs` links it without the standard
+//! library and looks for symbols that a panic would need.
 #![no_std]
 #![no_main]
 
@@ -181,13 +181,13 @@ extern "C" fn _start() -> ! {
         step(&mut machine, micros, opaque(Event::OutOfTime));
         step(&mut machine, micros, opaque(Event::RunsOn));
         step(&mut machine, micros, opaque(Event::Cancel));
-        // For the test to see that symbols are found at all.
+        // This lets the test check that it finds symbols at all.
         #[cfg(canary)]
         opaque(WORDS[n as usize]);
     }
 }
 
-/// What the code generator may call. Never run, like everything else here.
+/// Functions that the code generator may call. They never run, like the rest of this file.
 mod runtime {
     macro_rules! symbols {
         ($($name:ident)*) => {$(

@@ -1,4 +1,4 @@
-//! What dpkg is told: the package's description, sums, and scripts.
+//! The files for dpkg: the package's description, sums, and scripts.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::source::Source;
 use crate::{put, run};
 
-/// Adds `DEBIAN/` to a `root` that has everything else.
+/// Adds `DEBIAN/` to a `root` that contains everything else.
 pub fn fill(root: &Path, source: &Source) -> Result<()> {
     let mut files = Vec::new();
     list(root, Path::new(""), &mut files)?;
@@ -34,8 +34,9 @@ pub fn fill(root: &Path, source: &Source) -> Result<()> {
     Ok(())
 }
 
-/// Nothing to depend on: the binary is static, and asks for what it needs by
-/// itself. A host without Xen's tools may still replay and simulate.
+/// Returns the description of the package. It has no dependencies: the binary is static,
+/// and reports itself what it needs. A host without Xen's tools may still replay and
+/// simulate.
 fn control(source: &Source, kib: u64) -> String {
     let (version, maintainer) = (&source.version, &source.maintainer);
     format!(

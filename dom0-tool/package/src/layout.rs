@@ -1,4 +1,4 @@
-//! Where each file goes.
+//! The place of each file in the package.
 
 use std::fs;
 use std::path::Path;
@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use crate::source::Source;
 use crate::{folder, put, run, workspace};
 
-/// Fills `root` with what is installed.
+/// Fills `root` with the files that are installed.
 pub fn fill(root: &Path, lull: &Path, source: &Source) -> Result<()> {
     let share = root.join("usr/share");
-    // Beside `xl`: nobody but root has a use for it.
+    // The binary is put beside `xl`, because only root has a use for it.
     put(&root.join("usr/sbin/lull"), stripped(lull)?, 0o755)?;
     manual(lull, &share.join("man/man8"))?;
     completions(lull, &share)?;
@@ -28,13 +28,13 @@ pub fn fill(root: &Path, lull: &Path, source: &Source) -> Result<()> {
     book(&doc.join("docs"))?;
     put(&doc.join("copyright"), copyright()?, 0o644)?;
     put(&doc.join("changelog.gz"), changelog(source)?, 0o644)?;
-    // An example and no /etc/lull.toml: without that file nothing is limited,
-    // and what is in it is the administrator's.
+    // The package contains an example and no /etc/lull.toml. Without that file nothing is
+    // limited, and its content is the administrator's.
     let example = include_bytes!("../debian/lull.toml");
     put(&doc.join("examples/lull.toml"), example, 0o644)
 }
 
-/// The pages, as they are read in a terminal.
+/// Installs the pages of the book, as they are read in a terminal.
 fn book(into: &Path) -> Result<()> {
     folder(into)?;
     for page in fs::read_dir(workspace().join("docs"))? {
@@ -53,8 +53,8 @@ fn of_workspace(name: &str) -> Result<Vec<u8>> {
     fs::read(workspace().join(name)).context(name.to_owned())
 }
 
-/// Without what only a debugger reads. A machine that builds it has a linker,
-/// and `strip` comes with that.
+/// Returns the binary without what only a debugger reads. A machine that builds it has a
+/// linker, and `strip` is part of the same package.
 fn stripped(lull: &Path) -> Result<Vec<u8>> {
     let scratch = tempfile::tempdir()?;
     let small = scratch.path().join("lull");
@@ -93,14 +93,14 @@ fn completions(lull: &Path, share: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What lull writes about itself.
+/// Runs `lull generate`, and returns the folder with its output.
 fn generated(lull: &Path, what: &str) -> Result<tempfile::TempDir> {
     let made = tempfile::tempdir()?;
     run(Command::new(lull).args(["generate", what]).arg(made.path()))?;
     Ok(made)
 }
 
-/// Without name and time, which would differ.
+/// Compresses a file without name and time, which would differ between builds.
 fn gzipped(file: &Path) -> Result<Vec<u8>> {
     run(Command::new("gzip").args(["-9nc"]).arg(file))
 }
@@ -119,7 +119,7 @@ fn changelog(source: &Source) -> Result<Vec<u8>> {
     gzipped(&file)
 }
 
-/// lull's own licences, and those of what is linked into it.
+/// Returns lull's own licences, and those of the crates that are linked into it.
 fn copyright() -> Result<String> {
     let mit = String::from_utf8(of_workspace("LICENSE-MIT")?)?;
     let mut text = String::from(
@@ -141,7 +141,7 @@ fn copyright() -> Result<String> {
     Ok(text)
 }
 
-/// `anyhow v1.0.1: MIT OR Apache-2.0`, each crate once.
+/// Returns lines such as `anyhow v1.0.1: MIT OR Apache-2.0`, each crate once.
 fn linked() -> Result<Vec<String>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let tree = Command::new(cargo)
@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    /// What is linked into lull has licences that `deny.toml` allows.
+    /// The crates that are linked into lull have licences that `deny.toml` allows.
     #[test]
     fn licences() {
         let deny = String::from_utf8(of_workspace("deny.toml").unwrap()).unwrap();
@@ -198,7 +198,7 @@ mod tests {
         for line in linked {
             let (name, licence) = line.rsplit_once(": ").unwrap();
             let also = excepted(name.split(' ').next().unwrap());
-            // As old manifests write it.
+            // Old manifests separate licences with a slash.
             let licence = Expression::parse(&licence.replace('/', " OR ")).unwrap();
             assert!(
                 licence.evaluate(|one| {

@@ -1,9 +1,9 @@
 //! lull's Debian package.
 //!
-//! What goes where is `layout`; what dpkg is told is in `control` and the
-//! scripts beside it, in `debian/`. The archive itself is made by `dpkg-deb`,
-//! which every Debian has. The same commit and the same binary are the same
-//! package, byte for byte.
+//! `layout` determines where each file goes. `control` and the scripts beside it, in
+//! `debian/`, hold the files for dpkg. The archive itself is made by `dpkg-deb`, which
+//! every Debian has. The same commit and the same binary give the same package, byte for
+//! byte.
 
 mod control;
 mod layout;
@@ -18,13 +18,13 @@ use anyhow::{Context, Result, ensure};
 
 use source::Source;
 
-/// The workspace this was built in.
+/// Returns the workspace in which this was built.
 pub fn workspace() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here)
 }
 
-/// Makes a package of the binary `lull`, in `folder`; hands back its path.
+/// Makes a package of the binary `lull` in `folder`; returns its path.
 ///
 /// # Errors
 /// When a program that every Debian has is missing or fails, or `folder` cannot
@@ -45,7 +45,7 @@ pub fn build(lull: &Path, folder: &Path) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// Puts a file into the stage, whatever this user's umask.
+/// Writes a file into the stage, independent of this user's umask.
 fn put(file: &Path, content: impl AsRef<[u8]>, mode: u32) -> Result<()> {
     let place = || format!("{}", file.display());
     folder(file.parent().unwrap_or(Path::new("/")))?;
@@ -53,7 +53,7 @@ fn put(file: &Path, content: impl AsRef<[u8]>, mode: u32) -> Result<()> {
     fs::set_permissions(file, Permissions::from_mode(mode)).with_context(place)
 }
 
-/// A folder of the stage, and those above it that are not there yet.
+/// Creates a folder of the stage, and the folders above it that do not exist yet.
 fn folder(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -63,7 +63,7 @@ fn folder(path: &Path) -> Result<()> {
     Ok(fs::set_permissions(path, Permissions::from_mode(0o755))?)
 }
 
-/// Runs a program to its end: its standard output.
+/// Runs a program to its end, and returns its standard output.
 fn run(command: &mut Command) -> Result<Vec<u8>> {
     let output = command
         .output()

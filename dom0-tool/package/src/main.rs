@@ -1,4 +1,4 @@
-//! `cargo debian`: builds lull as its users do, and a package around it.
+//! `cargo debian`: builds lull as its users do, and makes a package of it.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -21,12 +21,12 @@ fn main() -> ExitCode {
 
 fn package() -> Result<PathBuf> {
     let lull = build()?;
-    // Above `x86_64-unknown-linux-gnu/release/lull`.
+    // The folder is three levels above `x86_64-unknown-linux-gnu/release/lull`.
     let folder = lull.ancestors().nth(3).context("cargo's own folder")?;
     lull_package::build(&lull, &folder.join("debian"))
 }
 
-/// Builds the binary; cargo says where it went.
+/// Builds the binary; returns the path that cargo reports.
 fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)

@@ -1,25 +1,27 @@
-//! What the sources say of themselves: which version, when, whose.
+//! The metadata of the sources: version, time and maintainer.
 
 use std::path::Path;
 use std::process::Command;
 
-/// See the fields.
+/// The metadata of the sources that the package contains.
 pub struct Source {
-    /// As Debian writes it: of two commits the later one has the higher.
+    /// The version in Debian's syntax: of two commits the later one has the higher version.
     pub version: String,
-    /// Seconds since 1970 that everything in the package is dated by:
-    /// `SOURCE_DATE_EPOCH`, else the commit's time.
+    /// The time of everything in the package, in seconds since 1970: `SOURCE_DATE_EPOCH`,
+    /// or else the commit's time.
     pub epoch: u64,
-    /// `Name <address>`: `DEBFULLNAME` and `DEBEMAIL`, else the committer.
+    /// The maintainer as `Name <address>`: `DEBFULLNAME` and `DEBEMAIL`, or else the
+    /// committer.
     pub maintainer: String,
 }
 
 impl Source {
-    /// Asks git; outside of git only the release is known.
+    /// Reads the metadata from git; outside of git only the release is known.
     pub fn look(workspace: &Path) -> Self {
         let git = |words: &[&str]| {
             let mut git = Command::new("git");
-            // Named, for sources unpacked within another repository.
+            // The git directory is given by name, because the sources may be unpacked
+            // within another repository.
             git.arg("--git-dir").arg(workspace.join(".git"));
             git.arg("--work-tree").arg(workspace).args(words);
             let output = git.env("TZ", "UTC").output().ok()?;
@@ -45,7 +47,7 @@ impl Source {
         }
     }
 
-    /// The time as `date` writes it.
+    /// Returns the time in a format of `date`.
     pub fn date(&self, how: &str) -> anyhow::Result<String> {
         let mut date = Command::new("date");
         date.args(["--utc", how, "--date", &format!("@{}", self.epoch)]);

@@ -1,8 +1,8 @@
 //! The image's ELF notes and its first instructions.
 //!
-//! dom0's domain builder enters `_start` on an empty stack, event upcalls
-//! masked, every page of the link's layout mapped. Nothing is passed in
-//! registers: the places are constants of [`lull_core::link`].
+//! dom0's domain builder enters `_start` on an empty stack, with event upcalls masked and
+//! every page of the link's layout mapped. Registers carry no arguments: the addresses are
+//! constants of [`lull_core::link`].
 
 use core::arch::global_asm;
 
@@ -12,9 +12,9 @@ use xen_sys::{
     XEN_ELFNOTE_VIRT_BASE, XEN_ELFNOTE_XEN_VERSION,
 };
 
-// A note is: name size, description size, type, name, description, the last
-// two padded to four bytes (`xen/include/public/elfnote.h`, 4.17). GUEST_OS
-// carries the name and the link's version, which dom0 checks.
+// A note consists of name size, description size, type, name and description; the last two
+// are padded to four bytes (`xen/include/public/elfnote.h`, 4.17). GUEST_OS carries the
+// name and the link's version, which dom0 checks.
 global_asm!(
     ".macro xen_note_text type, text",
     "    .long 4, 2f - 1f, \\type",

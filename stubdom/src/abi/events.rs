@@ -1,4 +1,4 @@
-//! The one event channel.
+//! The event channel between the stub and dom0.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,37 +7,37 @@ use xen_sys::shared_info;
 
 use super::hypercall::{self, Port};
 
-/// The stub's end of the channel to dom0. Upcalls stay masked: a pending bit
-/// is all there is to an event.
+/// The stub's end of the channel to dom0. Upcalls stay masked, so an event shows only as a
+/// pending bit.
 pub struct Channel {
     port: Port,
 }
 
 impl Channel {
-    /// The channel on `port`, which dom0 has set up.
+    /// Returns the channel on `port`, which dom0 has set up.
     pub fn new(port: Port) -> Self {
         Self { port }
     }
 
-    /// Tells dom0 that there is something to read.
+    /// Notifies dom0 that there are messages to read.
     pub fn notify(&self) {
         hypercall::notify(self.port);
     }
 
-    /// Sleeps until dom0 signals; a signal since the last [`Self::clear`]
-    /// counts.
+    /// Sleeps until dom0 signals; returns at once if dom0 has signalled since the last
+    /// [`Self::clear`].
     pub fn wait(&self) {
         hypercall::poll(self.port);
     }
 
-    /// Forgets a signal. To be called before looking for what it announced.
+    /// Clears a signal. It must be called before the stub looks for messages.
     pub fn clear(&self) {
         let bit = 1 << (self.port % 64);
         pending(self.port).fetch_and(!bit, Ordering::AcqRel);
     }
 }
 
-/// The word of `evtchn_pending` with the bit of `port`.
+/// Returns the word of `evtchn_pending` with the bit of `port`.
 fn pending(port: Port) -> &'static AtomicU64 {
     let info = SHARED_INFO_VA as *const shared_info;
     // SAFETY: the builder maps the page; the address of a field is taken, no
@@ -49,7 +49,7 @@ fn pending(port: Port) -> &'static AtomicU64 {
     unsafe { &*words.wrapping_add(word) }
 }
 
-/// The address of the last page fault, as Xen keeps it for vCPU 0.
+/// Returns the address of the last page fault, which Xen stores for vCPU 0.
 pub fn fault_address() -> u64 {
     let info = SHARED_INFO_VA as *const shared_info;
     // SAFETY: as in `pending`: the address of a field.

@@ -1,8 +1,8 @@
 //! The five hypercalls the stub makes.
 //!
-//! Arguments go in rdi, rsi, rdx, r10, r8; the number in rax; `syscall`
-//! clobbers rcx and r11 (`xen/include/public/arch-x86/xen-x86_64.h`, 4.17;
-//! Xen's own hypercall page does the same, so none is needed).
+//! Arguments are passed in rdi, rsi, rdx, r10 and r8, the number in rax; `syscall` clobbers
+//! rcx and r11 (`xen/include/public/arch-x86/xen-x86_64.h`, 4.17). Xen's own hypercall page
+//! does the same, so none is needed.
 
 use core::arch::asm;
 
@@ -12,24 +12,24 @@ use xen_sys::{
     SCHEDOP_shutdown, SHUTDOWN_crash, evtchn_send, sched_shutdown, trap_info,
 };
 
-/// `DOMID_SELF` (`xen/include/public/xen.h`, 4.17).
+/// The value of `DOMID_SELF` (`xen/include/public/xen.h`, 4.17).
 const DOMID_SELF: u64 = 0x7ff0;
 
-/// Event channels are port numbers (`evtchn_port_t`).
+/// The number of an event channel (`evtchn_port_t`).
 pub type Port = u32;
 
-/// `struct sched_poll` (`xen/include/public/sched.h`, 4.17).
+/// The argument of SCHEDOP_poll: `struct sched_poll` (`xen/include/public/sched.h`, 4.17).
 #[repr(C)]
 struct SchedPoll {
     ports: *const Port,
     count: u32,
-    /// Absolute system time in nanoseconds; 0 waits for ever.
+    /// Absolute system time in nanoseconds; 0 stands for no timeout.
     timeout: u64,
 }
 
 const _: () = assert!(size_of::<SchedPoll>() == 24);
 
-/// `struct mmuext_op`; both arguments unused by the flush.
+/// An operation for mmuext_op: `struct mmuext_op`. The flush uses neither of its arguments.
 #[repr(C)]
 struct MmuextOp {
     cmd: u32,
@@ -39,12 +39,13 @@ struct MmuextOp {
 const _: () = assert!(size_of::<MmuextOp>() == 24);
 
 /// # Safety
-/// The arguments are those of hypercall `number`, its pointers valid.
+/// The arguments must be those of hypercall `number`, and their pointers must be valid.
 unsafe fn hypercall(number: u32, args: [u64; 4]) -> i64 {
     let result;
-    // Not `nostack`: Xen pushes nothing here, but an option that promises more
-    // than is needed has bitten others.
-    // SAFETY: the caller's promise; registers the call clobbers are named.
+    // `nostack` is left out. Xen pushes nothing here, but an option that promises more than
+    // is needed is a known source of errors.
+    // SAFETY: the caller guarantees valid arguments; the registers that the call clobbers
+    // are named.
     unsafe {
         asm!(
             "syscall",
@@ -61,7 +62,7 @@ unsafe fn hypercall(number: u32, args: [u64; 4]) -> i64 {
     result
 }
 
-/// Installs exception handlers; the table ends with an entry of zeroes.
+/// Installs exception handlers; the table must end with an entry of zeroes.
 pub fn set_trap_table(table: &[trap_info]) {
     assert!(table.last().is_some_and(|last| last.address == 0));
     let args = [table.as_ptr() as u64, 0, 0, 0];
@@ -70,7 +71,7 @@ pub fn set_trap_table(table: &[trap_info]) {
     assert!(result == 0, "set_trap_table: {}", result);
 }
 
-/// Forgets every cached translation, so that new window entries are seen.
+/// Flushes the TLB, so that new window entries are seen.
 pub fn flush_tlb() {
     let op = MmuextOp {
         cmd: MMUEXT_TLB_FLUSH_LOCAL,
@@ -86,7 +87,7 @@ pub fn flush_tlb() {
 pub fn notify(port: Port) {
     let send = evtchn_send { port };
     let args = [u64::from(EVTCHNOP_send), &raw const send as u64, 0, 0];
-    // A port whose other end has gone gives an error, and nobody to tell.
+    // A port whose other end is closed gives an error, and nothing could handle it.
     // SAFETY: the op takes this structure.
     let _ = unsafe { hypercall(__HYPERVISOR_event_channel_op, args) };
 }
@@ -104,7 +105,7 @@ pub fn poll(port: Port) {
     assert!(result == 0, "poll: {}", result);
 }
 
-/// Ends the domain; dom0 finds the crash record.
+/// Ends the domain as crashed; dom0 then reads the crash record.
 pub fn crash() -> ! {
     let shutdown = sched_shutdown {
         reason: SHUTDOWN_crash,

@@ -1,4 +1,4 @@
-//! defmt's way out: frames go to the link's log, dom0 decodes them.
+//! The output of defmt: frames go to the link's log, and dom0 decodes them.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,8 +7,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use super::memory;
 
-/// The clock of the log: when, on dom0's clock, the event being handled
-/// happened.
+/// The clock of the log: the time, on dom0's clock, of the event that is being handled.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
 defmt::timestamp!("{=u64:us}", NOW.load(Ordering::Relaxed));
@@ -31,10 +30,10 @@ static STATE: SpinMutex<State> = SpinMutex::new(State {
 #[defmt::global_logger]
 struct Logger;
 
-/// Runs `frame` on a state that the caller has locked by `acquire`.
+/// Runs `frame` on the state that the caller has locked by `acquire`.
 ///
 /// # Safety
-/// Between `acquire` and `release` only.
+/// It may be called only between `acquire` and `release`.
 unsafe fn with_locked(frame: impl FnOnce(&mut defmt::Encoder, &mut dyn FnMut(&[u8]))) {
     // SAFETY: the lock is held, by the `acquire` whose guard was forgotten.
     let state = unsafe { &mut *STATE.as_mut_ptr() };
@@ -42,12 +41,12 @@ unsafe fn with_locked(frame: impl FnOnce(&mut defmt::Encoder, &mut dyn FnMut(&[u
     frame(encoder, &mut |bytes| log.write(&memory::link().log, bytes));
 }
 
-// SAFETY: `acquire` takes a lock that `release` gives back; there is one CPU
-// and no interrupt, so nothing comes between.
+// SAFETY: `acquire` takes a lock that `release` gives back; there is one CPU and no
+// interrupt, so nothing runs in between.
 unsafe impl defmt::Logger for Logger {
     fn acquire() {
         SpinMutexGuard::leak(STATE.lock());
-        // SAFETY: locked just now.
+        // SAFETY: `acquire` has just taken the lock.
         unsafe { with_locked(|encoder, write| encoder.start_frame(write)) };
     }
 
@@ -56,7 +55,7 @@ unsafe impl defmt::Logger for Logger {
     unsafe fn release() {
         // SAFETY: defmt calls this after `acquire`.
         unsafe { with_locked(|encoder, write| encoder.end_frame(write)) };
-        // SAFETY: locked by `acquire`, and the reference is gone.
+        // SAFETY: `acquire` took the lock, and the reference is gone.
         unsafe { STATE.force_unlock() };
     }
 

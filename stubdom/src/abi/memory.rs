@@ -1,4 +1,4 @@
-//! The places dom0 has mapped, and the routines libcore expects to be there.
+//! The memory that dom0 has mapped, and the routines that libcore requires.
 
 use core::arch::asm;
 use core::slice;
@@ -8,36 +8,36 @@ use lull_core::link::{
 };
 use lull_core::units::PAGE_SIZE;
 
-/// The link.
+/// Returns the link between dom0 and the stub.
 pub fn link() -> &'static Link {
-    // SAFETY: the builder maps these pages, zeroed, for as long as the domain
-    // lives; all of it is atomics, so dom0's writes are no data race.
+    // SAFETY: the builder maps these pages, zeroed, for as long as the domain lives; all of
+    // it is atomics, so dom0's writes are no data race.
     unsafe { &*(LINK_VA as *const Link) }
 }
 
-/// The bitmap of the round: `words` words of it. The reference is to be
-/// dropped before dom0 is asked for the next bitmap, as it writes there.
+/// Returns the bitmap of the round, which has `words` words. The reference must be dropped
+/// before dom0 is asked for the next bitmap, because dom0 writes there.
 pub fn bitmap<'round>(words: usize) -> &'round [u64] {
     assert!(words as u64 <= BITMAP_BYTES_MAX / 8, "bitmap too long");
-    // SAFETY: the builder maps as many pages as the settings' guest_pfns need,
-    // and `words` comes from there; dom0 writes them only between a request
-    // for a bitmap and its answer, when nobody holds the slice.
+    // SAFETY: the builder maps as many pages as the settings' guest_pfns need, and `words`
+    // is computed from it; dom0 writes them only between a request for a bitmap and its
+    // answer, when nothing holds the slice.
     unsafe { slice::from_raw_parts(BITMAP_VA as *const u64, words) }
 }
 
 /// Copies the first `pages` pages of a slot's window to its payload.
 ///
-/// The guest may write the window's pages meanwhile: the copy is by
-/// instructions the compiler knows nothing about, and a page that changes is
-/// dirty again and will be sent again.
+/// The guest may write the window's pages during the copy. The copy uses instructions that
+/// the compiler does not interpret, and a page that changes is dirty again and will be sent
+/// again.
 pub fn copy_slot(slot: usize, pages: usize) {
     assert!(slot < SLOTS, "no such slot");
     let bytes = pages as u64 * PAGE_SIZE;
     assert!(bytes <= SLOT_BYTES, "more pages than a slot has");
     let from = WINDOW_VA + slot as u64 * SLOT_BYTES;
     let to = PAYLOAD_VA + slot as u64 * SLOT_BYTES;
-    // SAFETY: dom0 has mapped this many pages at `from` and said so; `to` is
-    // the stub's own memory, which only dom0 reads.
+    // SAFETY: dom0 has mapped this many pages at `from` and sent a message about it; `to`
+    // is the stub's own memory, which only dom0 reads.
     unsafe {
         asm!(
             "rep movsq",
@@ -50,10 +50,10 @@ pub fn copy_slot(slot: usize, pages: usize) {
 }
 
 /// # Safety
-/// As C's `memcpy`.
+/// The conditions are those of C's `memcpy`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees the conditions of `memcpy`.
     unsafe {
         asm!(
             "rep movsb",
@@ -67,15 +67,15 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut 
 }
 
 /// # Safety
-/// As C's `memmove`.
+/// The conditions are those of C's `memmove`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     if (to as usize).wrapping_sub(from as usize) >= count {
-        // SAFETY: `to` does not lie within the source, so forward is right.
+        // SAFETY: `to` does not lie within the source, so a forward copy is right.
         return unsafe { memcpy(to, from, count) };
     }
-    // SAFETY: the caller's promise; backwards, since `to` overlaps the
-    // source's end. The direction flag is put back.
+    // SAFETY: the caller guarantees the conditions of `memmove`. The copy runs backwards,
+    // because `to` overlaps the source's end. The direction flag is restored.
     unsafe {
         asm!(
             "std",
@@ -91,10 +91,10 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut
 }
 
 /// # Safety
-/// As C's `memset`.
+/// The conditions are those of C's `memset`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees the conditions of `memset`.
     unsafe {
         asm!(
             "rep stosb",
@@ -108,12 +108,13 @@ unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
 }
 
 /// # Safety
-/// As C's `memcmp`.
+/// The conditions are those of C's `memcmp`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
     for i in 0..count {
-        // Volatile, or the compiler makes this loop a call of memcmp.
-        // SAFETY: the caller's promise.
+        // The reads are volatile, because the compiler would otherwise make this loop a
+        // call of memcmp.
+        // SAFETY: the caller guarantees the conditions of `memcmp`.
         let x = unsafe { a.wrapping_add(i).read_volatile() };
         // SAFETY: as above.
         let y = unsafe { b.wrapping_add(i).read_volatile() };
@@ -125,9 +126,9 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
 }
 
 /// # Safety
-/// As C's `bcmp`.
+/// The conditions are those of C's `bcmp`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees the conditions of `bcmp`, which are those of `memcmp`.
     unsafe { memcmp(a, b, count) }
 }

@@ -1,5 +1,5 @@
-//! Where the stub touches the machine: entry and traps, hypercalls, the places
-//! dom0 has mapped. All of the stub's `unsafe` is below here.
+//! The stub's access to the machine: entry and traps, hypercalls, and the memory that dom0
+//! has mapped. All of the stub's `unsafe` is in the submodules.
 
 pub mod entry;
 pub mod events;

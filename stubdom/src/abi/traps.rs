@@ -56,7 +56,7 @@ macro_rules! trap_table {
         // SAFETY: the labels defined above; only their addresses are used.
         unsafe extern "C" { $(fn $handler();)* }
 
-        /// Points every exception at its handler.
+        /// Installs the handler of every exception.
         pub fn install() {
             hypercall::set_trap_table(&[
                 $(trap_info {
@@ -76,7 +76,7 @@ trap_table! {
     12 trap_12, 13 trap_13, 14 trap_14, 16 trap_16, 17 trap_17, 19 trap_19,
 }
 
-/// What lies above the error code.
+/// The part of the frame above the error code.
 #[repr(C)]
 struct Frame {
     rip: u64,
@@ -87,9 +87,9 @@ struct Frame {
 }
 
 /// # Safety
-/// `frame` points to the frame of the exception.
+/// `frame` must point to the frame of the exception.
 unsafe extern "C" fn fault(frame: *const Frame, error: u64, vector: u64) -> ! {
-    // SAFETY: the entry code's promise.
+    // SAFETY: the entry code guarantees it.
     let frame = unsafe { &*frame };
     let registers = Registers {
         vector,

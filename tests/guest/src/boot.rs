@@ -1,5 +1,5 @@
-//! What PID 1 must do before the model can run: file systems, the modules of its
-//! devices, an address.
+//! The tasks of PID 1 before the model can run: file systems, the modules of its devices,
+//! and an address.
 
 use std::ffi::CStr;
 use std::fs;
@@ -10,20 +10,20 @@ use rustix::mount::{MountFlags, mount};
 
 use crate::disk::DEVICE;
 
-/// What the kernel's command line asks for.
+/// The settings from the kernel's command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The address of eth0, without its prefix; none means no network.
+    /// The address of eth0, without its prefix; `None` means no network.
     pub address: Option<String>,
-    /// Pages to set aside.
+    /// The number of pages to reserve.
     pub reserve_pages: u64,
-    /// Whether it has a disk, which is to be used.
+    /// Whether the guest has a disk that is to be used.
     pub disk: bool,
 }
 
 impl Settings {
-    /// Reads the settings out of a kernel command line:
-    /// `lull.ip=10.77.0.10 lull.reserve=8192 lull.disk=1`.
+    /// Parses the settings from a kernel command line: `lull.ip=10.77.0.10
+    /// lull.reserve=8192 lull.disk=1`.
     pub fn parse(command_line: &str) -> Self {
         let value = |name: &str| {
             command_line
@@ -40,7 +40,7 @@ impl Settings {
     }
 }
 
-/// Makes the guest ready and says what it was asked to be.
+/// Sets the guest up and returns its settings.
 ///
 /// # Errors
 /// With the step that failed.
@@ -78,7 +78,8 @@ fn bring_up_network(address: &str) -> Result<()> {
     busybox(&["ip", "link", "set", "eth0", "up"])
 }
 
-/// Until it is there, or for so long that whoever uses it may say that it is not.
+/// Waits until the path exists. After 10 s it returns in any case, and the user of the path
+/// reports the error.
 fn wait_for(path: &str) -> Result<()> {
     for _ in 0..500 {
         if fs::exists(path)? {
@@ -91,7 +92,7 @@ fn wait_for(path: &str) -> Result<()> {
 
 fn mount_at(kind: &CStr, target: &CStr) -> Result<()> {
     match mount(kind, target, kind, MountFlags::empty(), None) {
-        // The kernel mounts /dev by itself when it is configured to.
+        // The kernel mounts /dev by itself if it is configured to do so.
         Ok(()) | Err(rustix::io::Errno::BUSY) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot mount {target:?}")),
     }

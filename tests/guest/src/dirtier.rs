@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 use crate::protocol::{Load, Pattern};
 use crate::working_set::WorkingSet;
 
-/// From one look at the clock to the next. Short, so that writes come evenly; but
-/// each wakes the guest, which under emulation costs a millisecond of the processor
-/// that the stub copies with.
+/// The interval between two reads of the clock. It is short, so that writes are evenly
+/// spread; but each one wakes the guest, which under emulation costs a millisecond of the
+/// processor on which the stub copies.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Writes that could not be made in time are made up for, up to this much
-/// time; what is older is dropped, or a stalled guest would come back with a
-/// burst nobody asked for.
+/// The longest delay for which missed writes are made later. Older ones are dropped,
+/// because otherwise a stalled guest would resume with an unwanted burst.
 const CATCH_UP: Duration = Duration::from_millis(500);
 
 /// The writer of pages.
@@ -26,7 +25,7 @@ pub struct Dirtier {
 }
 
 impl Dirtier {
-    /// A writer with nothing to do yet.
+    /// Returns a writer without a load.
     pub fn new(set: Arc<WorkingSet>) -> Self {
         Self {
             set,
@@ -35,7 +34,7 @@ impl Dirtier {
         }
     }
 
-    /// The present load.
+    /// Returns the present load.
     pub fn load(&self) -> Load {
         self.load.lock().map_or(Load::QUIET, |load| *load)
     }
@@ -47,12 +46,12 @@ impl Dirtier {
         }
     }
 
-    /// Pages written so far.
+    /// Returns the number of pages written so far.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Writes for ever.
+    /// Writes for as long as the guest lives.
     pub fn run(&self) -> ! {
         let mut load = self.load();
         let mut budget = Budget::new(load, Instant::now());
@@ -74,11 +73,11 @@ impl Dirtier {
     }
 }
 
-/// How many writes are due.
+/// The computation of how many writes are due.
 struct Budget {
     load: Load,
     last: Instant,
-    /// Page-nanoseconds per second not yet worth a page.
+    /// Page-nanoseconds per second that do not yet make up a page.
     remainder: u128,
     next_burst: Instant,
 }

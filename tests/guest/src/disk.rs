@@ -1,6 +1,6 @@
-//! A disk that is written and read back for as long as the guest lives. What was
-//! last written to each block is kept in memory, so a write that got lost, or one
-//! that came twice and late, shows.
+//! A disk that is written and read back for as long as the guest lives. The version last
+//! written to each block is kept in memory, so a lost write, or one that is repeated late,
+//! is detected.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,16 +18,16 @@ use crate::protocol::DiskStatus;
 /// The first disk of a Xen guest.
 pub const DEVICE: &str = "/dev/xvda";
 
-/// Blocks that are used, from the start of the disk.
+/// The number of blocks that are used, from the start of the disk.
 const BLOCKS: u64 = 256;
 
-/// From one write to the next.
+/// The interval from one write to the next.
 const NAP: Duration = Duration::from_millis(5);
 
-/// The disk.
+/// The disk under test and its counters.
 pub struct Disk {
     file: File,
-    /// By block: what was last written to it, if anything was.
+    /// The version last written to each block; 0 if there is none.
     versions: Mutex<Vec<u64>>,
     written: AtomicU64,
     checked: AtomicU64,
@@ -38,7 +38,7 @@ impl Disk {
     /// Opens the disk, past the guest's own page cache.
     ///
     /// # Errors
-    /// When there is none.
+    /// When the guest has no disk.
     pub fn open() -> io::Result<Self> {
         let flags = OFlags::DIRECT.bits().cast_signed();
         let file = OpenOptions::new()
@@ -55,7 +55,7 @@ impl Disk {
         })
     }
 
-    /// What was counted so far.
+    /// Returns the counters so far.
     pub fn status(&self) -> DiskStatus {
         DiskStatus {
             written: self.written.load(Ordering::Relaxed),
@@ -64,12 +64,12 @@ impl Disk {
         }
     }
 
-    /// Writes one block after the other and checks another each time, for ever.
+    /// Writes one block after the other, and checks another block each time.
     pub fn run(&self) -> ! {
         loop {
             for index in 0..BLOCKS {
                 self.note(index, self.write(index));
-                // Any other; the step is odd, so that each has its turn.
+                // The step is odd, so that each block has its turn.
                 let other = (index * 89 + 1) % BLOCKS;
                 self.note(other, self.check(other));
                 thread::sleep(NAP);
@@ -85,7 +85,8 @@ impl Disk {
     }
 
     fn write(&self, index: u64) -> io::Result<()> {
-        // Held until the disk has it: nobody checks a block that is being written.
+        // The lock is held until the write completes, so that no block is checked while it
+        // is being written.
         let mut versions = self.versions.lock().map_err(|_| io::ErrorKind::Other)?;
         let version = &mut versions[index as usize];
         *version += 1;

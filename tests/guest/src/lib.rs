@@ -1,9 +1,9 @@
-//! The guest model: what runs in a test guest instead of a distribution.
+//! The guest model, which runs in a test guest instead of a distribution.
 //!
-//! [`protocol`] is what the tests say to it; [`page`] is one page that can
-//! prove itself, [`working_set`] all of them; [`dirtier`] writes them at a set
-//! rate, [`verifier`] checks them; [`disk`] does both to a disk, if there is one;
-//! [`boot`] is the little that PID 1 must do, and [`server`] answers the tests.
+//! [`protocol`] defines the requests of the tests. [`page`] is one page that can be
+//! verified, and [`working_set`] is all of them. [`dirtier`] writes them at a set rate, and
+//! [`verifier`] checks them; [`disk`] does both on a disk, if there is one. [`boot`] does
+//! the few tasks of PID 1, and [`server`] answers the tests.
 
 pub mod boot;
 pub mod dirtier;

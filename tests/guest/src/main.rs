@@ -1,4 +1,4 @@
-//! PID 1 of a test guest.
+//! The program that runs as PID 1 of a test guest.
 
 use anyhow::Result;
 use lull_guest::{boot, disk::Disk, server::Model};
@@ -7,7 +7,7 @@ fn main() {
     if let Err(error) = start() {
         eprintln!("lull-guest: {error:#}");
     }
-    // PID 1 must not end: that would look like a crash of the product.
+    // PID 1 must not exit, because that would look like a crash of the product.
     loop {
         std::thread::park();
     }

@@ -1,44 +1,46 @@
-//! One page that can prove what it is: its index and version are in it, every
-//! other word follows from them, and a checksum closes it.
+//! One page that can be verified: it contains its index and its version, every other word
+//! is computed from them, and a checksum is at the end.
 
-/// 64-bit words in a page.
+/// The number of 64-bit words in a page.
 const WORDS: usize = 512;
 
-/// Word 0 holds the index, word 1 the version, the last the checksum.
+/// The positions of the index (word 0), the version (word 1) and the checksum (the last
+/// word).
 const INDEX: usize = 0;
 const VERSION: usize = 1;
 const CHECKSUM: usize = WORDS - 1;
 
-/// Every so many words one follows the version; a write touches these only, so
-/// that a high rate costs little processor time.
+/// The distance between words that depend on the version. A write touches only these words,
+/// so that a high rate costs little processor time.
 const STRIDE: usize = 32;
 
-/// What is wrong with a page.
+/// The kind of damage of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damage {
-    /// It is another page, or no page at all.
+    /// The page has another index, or is no page at all.
     Index,
-    /// It is whole, but not as last written: a write was lost.
+    /// The page is intact, but has another version than the last one written: a write was
+    /// lost.
     Version,
-    /// Its words do not belong together.
+    /// The words of the page do not match each other.
     Content,
 }
 
-/// Bytes in a page.
+/// The number of bytes in a page.
 pub const BYTES: usize = WORDS * size_of::<u64>();
 
-/// A page's bytes, where a device reads or writes them past the page cache.
+/// The bytes of a page, aligned for a device that bypasses the page cache.
 #[repr(C, align(4096))]
 #[derive(Clone)]
 pub struct Block(pub [u8; BYTES]);
 
-/// One page.
+/// One page of the model.
 #[repr(C, align(4096))]
 #[derive(Clone)]
 pub struct Page([u64; WORDS]);
 
 impl Page {
-    /// The page of that index as it is before the first write.
+    /// Returns the page with that index as it is before the first write.
     pub fn new(index: u64) -> Self {
         let mut page = Self([0; WORDS]);
         for (position, word) in page.0.iter_mut().enumerate() {
@@ -49,7 +51,7 @@ impl Page {
         page
     }
 
-    /// As it stands in that block, whatever that is.
+    /// Reads a page from a block, whatever its content.
     pub fn from_block(block: &Block) -> Self {
         let mut page = Self([0; WORDS]);
         let (words, _) = block.0.as_chunks();
@@ -59,7 +61,7 @@ impl Page {
         page
     }
 
-    /// As it is written to a disk.
+    /// Returns the page as it is written to a disk.
     pub fn to_block(&self) -> Block {
         let mut block = Block([0; BYTES]);
         let (words, _) = block.0.as_chunks_mut();
@@ -69,7 +71,7 @@ impl Page {
         block
     }
 
-    /// Gives the page a version.
+    /// Writes a version into the page.
     pub fn write(&mut self, version: u64) {
         let index = self.0[INDEX];
         self.0[VERSION] = version;
@@ -85,7 +87,7 @@ impl Page {
     /// Checks every word of the page.
     ///
     /// # Errors
-    /// Says what is wrong.
+    /// With the kind of damage.
     pub fn check(&self, index: u64, version: u64) -> Result<(), Damage> {
         if self.0[INDEX] != index {
             return Err(Damage::Index);

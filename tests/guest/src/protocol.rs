@@ -1,31 +1,32 @@
-//! One JSON object a line, in both directions, over TCP.
+//! The protocol between tests and model: one JSON object a line, in both directions, over
+//! TCP.
 
 use serde::{Deserialize, Serialize};
 
-/// Where the model listens.
+/// The TCP port on which the model listens.
 pub const PORT: u16 = 7000;
 
-/// What to write.
+/// The load that the model writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
-    /// Pages written each second, in the steady pattern.
+    /// The number of pages written each second, in the steady pattern.
     pub pages_per_sec: u64,
-    /// How many different pages are written, round and round.
+    /// The number of different pages, which are written in a cycle.
     pub working_set_pages: u64,
-    /// How the writes spread over time.
+    /// The distribution of the writes over time.
     #[serde(default)]
     pub pattern: Pattern,
 }
 
 impl Load {
-    /// Nothing is written.
+    /// A load without writes.
     pub const QUIET: Self = Self {
         pages_per_sec: 0,
         working_set_pages: 1,
         pattern: Pattern::Steady,
     };
 
-    /// An even load.
+    /// Returns an even load.
     pub const fn steady(pages_per_sec: u64, working_set_pages: u64) -> Self {
         Self {
             pages_per_sec,
@@ -35,24 +36,24 @@ impl Load {
     }
 }
 
-/// How writes spread over time.
+/// The distribution of writes over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pattern {
-    /// Evenly, at `pages_per_sec`.
+    /// Writes are even, at `pages_per_sec`.
     #[default]
     Steady,
-    /// Evenly at `pages_per_sec`, and in addition this many pages at once at
-    /// the start of each period.
+    /// Writes are even at `pages_per_sec`, and in addition this many pages are written at
+    /// once at the start of each period.
     Burst {
-        /// Milliseconds from one burst to the next.
+        /// The time in milliseconds from one burst to the next.
         period_ms: u64,
-        /// Pages in one burst.
+        /// The number of pages in one burst.
         pages: u64,
     },
 }
 
-/// A request.
+/// A request from a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case")]
 pub enum Request {
@@ -69,48 +70,49 @@ pub enum Request {
     PowerOff,
 }
 
-/// An answer.
+/// An answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// The request was understood; this holds after it.
+    /// The request was understood; this is the status after it.
     Status(Box<Status>),
-    /// It was not understood, or cannot be met.
+    /// The request was not understood, or cannot be met.
     Error(String),
 }
 
 /// What the model counted since the guest started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Pages written.
+    /// The number of pages written.
     pub pages_written: u64,
-    /// Pages checked.
+    /// The number of pages checked.
     pub verified: u64,
-    /// Pages that did not hold what was last written to them. Anything but
-    /// zero means that memory was lost or mixed up.
+    /// The number of pages whose content was not what was last written to them. A value
+    /// other than zero means that memory was lost or mixed up.
     pub hash_errors: u64,
-    /// The first pages that failed, by index, at most eight.
+    /// The indexes of the first pages that failed, at most eight.
     pub bad_pages: [Option<u64>; 8],
-    /// By the guest's own clock, which stands still while it is suspended.
+    /// The uptime in milliseconds by the guest's own clock, which stands still while it is
+    /// suspended.
     pub uptime_ms: u64,
-    /// What its wall clock shows, since 1970.
+    /// The guest's wall clock in milliseconds since 1970.
     pub wall_ms: u64,
-    /// Pages set aside at the start: the upper bound of a working set.
+    /// The number of pages reserved at the start, the upper bound of a working set.
     pub reserve_pages: u64,
     /// The present load.
     pub load: Load,
-    /// What was counted of its disk, if it was given one.
+    /// The counters of the disk, if the guest has one.
     pub disk: Option<DiskStatus>,
 }
 
-/// What the model counted of its disk since the guest started.
+/// The counters of the disk since the guest started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
-    /// Blocks written.
+    /// The number of blocks written.
     pub written: u64,
-    /// Blocks read back.
+    /// The number of blocks read back.
     pub checked: u64,
-    /// Blocks that could not be written or read, or did not hold what was last
-    /// written to them.
+    /// The number of blocks that could not be written or read, or whose content was not
+    /// what was last written to them.
     pub errors: u64,
 }

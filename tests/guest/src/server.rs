@@ -1,4 +1,4 @@
-//! Answers the tests.
+//! The server that answers the tests.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use crate::protocol::{Answer, Load, PORT, Request, Status};
 use crate::verifier::Verifier;
 use crate::working_set::WorkingSet;
 
-/// All of the model.
+/// The complete guest model.
 pub struct Model {
     set: Arc<WorkingSet>,
     dirtier: Dirtier,
@@ -24,7 +24,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Sets the reserve aside.
+    /// Reserves the pages of the model.
     pub fn new(reserve_pages: u64, disk: Option<Disk>) -> Self {
         let set = Arc::new(WorkingSet::new(reserve_pages.max(1)));
         Self {
@@ -36,10 +36,10 @@ impl Model {
         }
     }
 
-    /// Writes, checks and answers for ever.
+    /// Writes, checks and answers for as long as the guest lives.
     ///
     /// # Errors
-    /// When the port cannot be had.
+    /// When the port is not available.
     pub fn run(self) -> Result<()> {
         let model = Arc::new(self);
         let other = Arc::clone(&model);
@@ -120,9 +120,9 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Asks the kernel itself, whatever state user space is in.
+/// Sends a key to the kernel's sysrq, which works in any state of user space.
 fn sysrq(key: &str) {
-    // If even this is refused, the asker notices that the guest lives on.
+    // If the kernel refuses this, the caller detects that the guest still lives.
     let _ = std::fs::write("/proc/sys/kernel/sysrq", "1");
     let _ = std::fs::write("/proc/sysrq-trigger", key);
 }

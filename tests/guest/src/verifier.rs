@@ -1,4 +1,4 @@
-//! Checks pages, round and round, for as long as the guest lives.
+//! Checks pages in a cycle for as long as the guest lives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::working_set::WorkingSet;
 
-/// Pages checked between two naps: some 1,500 a second. More would take the
-/// emulated processors from the migration that is being measured.
+/// The number of pages checked between two naps, which gives some 1,500 a second. More
+/// would take processor time from the migration that is being measured.
 const TURN: u64 = 64;
 const NAP: Duration = Duration::from_millis(40);
 
-/// How many failed pages are named.
+/// The number of failed pages whose indexes are kept.
 pub const NAMED: usize = 8;
 
 /// The checker of pages.
@@ -24,7 +24,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// A checker that has checked nothing yet.
+    /// Returns a checker with zero counters.
     pub fn new(set: Arc<WorkingSet>) -> Self {
         Self {
             set,
@@ -34,17 +34,17 @@ impl Verifier {
         }
     }
 
-    /// Pages checked so far.
+    /// Returns the number of pages checked so far.
     pub fn verified(&self) -> u64 {
         self.verified.load(Ordering::Relaxed)
     }
 
-    /// Checks that failed so far.
+    /// Returns the number of checks that failed so far.
     pub fn errors(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
     }
 
-    /// The first pages that failed.
+    /// Returns the indexes of the first pages that failed.
     pub fn bad_pages(&self) -> [Option<u64>; NAMED] {
         let mut named = [None; NAMED];
         if let Ok(bad) = self.bad.lock() {
@@ -62,7 +62,7 @@ impl Verifier {
         }
     }
 
-    /// Checks for ever.
+    /// Checks for as long as the guest lives.
     pub fn run(&self) -> ! {
         loop {
             for index in 0..self.set.reserve() {

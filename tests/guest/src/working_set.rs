@@ -1,11 +1,11 @@
-//! All pages of the model, and beside them what was last written to each: a
-//! page alone cannot tell that its last write was lost.
+//! All pages of the model, with the version last written to each: a page alone does not
+//! show that its last write was lost.
 
 use std::sync::Mutex;
 
 use crate::page::{Damage, Page};
 
-/// How many pages are written or checked before others get their turn.
+/// The number of pages that are written or checked before other threads get their turn.
 const TURN: u64 = 64;
 
 /// The pages, shared by the dirtier and the verifier.
@@ -20,7 +20,7 @@ struct Pages {
 }
 
 impl WorkingSet {
-    /// Sets the reserve aside and touches every page of it.
+    /// Reserves the pages and touches every one.
     pub fn new(reserve: u64) -> Self {
         let pages = (0..reserve).map(Page::new).collect();
         let versions = (0..reserve).map(|_| 0).collect();
@@ -30,13 +30,13 @@ impl WorkingSet {
         }
     }
 
-    /// How many pages there are.
+    /// Returns the number of pages.
     pub fn reserve(&self) -> u64 {
         self.reserve
     }
 
-    /// Writes `count` pages from `first` on, round and round within the first
-    /// `span`; hands back the page to go on with.
+    /// Writes `count` pages from `first` on, in a cycle within the first `span`; returns
+    /// the page to go on with.
     pub fn write(&self, first: u64, count: u64, span: u64) -> u64 {
         let span = span.clamp(1, self.reserve);
         let mut next = first % span;
@@ -60,7 +60,7 @@ impl WorkingSet {
     /// Checks one page.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// With the kind of damage.
     pub fn check(&self, index: u64) -> Result<(), Damage> {
         let guard = self.pages.lock().map_err(|_| Damage::Content)?;
         let slot = index as usize;

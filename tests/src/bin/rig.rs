@@ -1,4 +1,4 @@
-//! The rig by hand: `cargo run -p lull-tests --bin rig -- shell`.
+//! Starts the rig by hand: `cargo run -p lull-tests --bin rig -- shell`.
 
 use std::process::ExitCode;
 use std::time::Duration;

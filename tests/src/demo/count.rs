@@ -1,8 +1,8 @@
-//! Counts that can be read: `5,554,370`.
+//! Counts with grouped digits: `5,554,370`.
 
 use std::fmt;
 
-/// A count with its thousands grouped.
+/// A count that is displayed with its thousands grouped.
 pub struct Count(pub u64);
 
 impl fmt::Display for Count {

@@ -1,7 +1,7 @@
 //! `cargo demo`: three migrations on a real hypervisor.
 //!
-//! `show` runs a command with its output passing through, `told` picks the
-//! figures out of what lull said, `summary` is the table at the end.
+//! `show` runs a command with its output passing through, `told` extracts the figures from
+//! lull's output, and `summary` is the table at the end.
 
 mod count;
 mod show;
@@ -25,28 +25,30 @@ use told::Told;
 
 const NAME: &str = "web1";
 
-/// For the quiet guest. Far more than it needs, unless the machine has much
-/// else to do.
+/// The limit for the quiet guest. It is far more than the guest needs, unless the machine
+/// is busy with other work.
 const LIMIT: &str = "12s";
 
-/// Half a MiB of pages, each written about once a second.
+/// A load on half a MiB of pages, each written about once a second.
 const QUIET: Load = Load::steady(100, 128);
 
-/// 64 MiB of pages, each written more than once a second.
+/// A load on 64 MiB of pages, each written more than once a second.
 const BUSY: Load = Load::steady(20_000, RESERVE_PAGES);
 
-/// Small, so that the emulated processors are done in minutes.
+/// The guest's memory in MiB; it is small, so that the emulated processors are done in
+/// minutes.
 const MEMORY_MIB: u32 = 160;
 
 const RESERVE_PAGES: u64 = 16_384;
 
-/// Long enough for a machine four times slower than two quiet cores.
+/// The longest time of a command, enough for a machine four times slower than two quiet
+/// cores.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// Runs it.
+/// Runs the demonstration.
 ///
 /// # Errors
-/// What failed, be it the rig or lull.
+/// The failure, of the rig or of lull.
 pub fn run() -> Result<()> {
     println!(
         "lull moves Xen guests that are never paused longer than you allow.\n\
@@ -63,7 +65,7 @@ pub fn run() -> Result<()> {
 
     let mut demo = Demo { host, guest };
     let (quiet, pause_ms) = demo.step(Demo::quiet)?;
-    // As fast as this machine is at present; stock will need far longer.
+    // The limit matches the present speed of this machine; stock will need far longer.
     let limit = format!("{}s", (pause_ms * 3 / 2).div_ceil(1_000));
     let busy = demo.step(|demo| demo.busy(&limit))?;
     let stock = demo.step(Demo::stock)?;
@@ -86,7 +88,7 @@ struct Demo {
     guest: Guest,
 }
 
-/// What is known of a command that was shown.
+/// The result of a command that was shown.
 struct Seen {
     status: i32,
     text: String,
@@ -95,8 +97,7 @@ struct Seen {
 }
 
 impl Demo {
-    /// One migration; once more, with a new guest, when it was the emulated
-    /// machine that failed.
+    /// Runs one migration, and repeats it with a new guest if the emulated machine failed.
     fn step<T>(&mut self, migration: impl Fn(&Self) -> Result<T>) -> Result<T> {
         let mark = self.host.console().mark();
         let outcome = migration(self);
@@ -108,7 +109,8 @@ impl Demo {
             fault.line
         );
         for domain in self.host.domains()?.iter().filter(|domain| domain.id != 0) {
-            // Whatever is left of the old one; it may go by itself.
+            // This destroys what is left of the old guest, which may also disappear by
+            // itself.
             let _ = self.host.run(&format!("xl destroy {}", domain.id));
         }
         self.guest = self.host.create_guest(&spec())?;

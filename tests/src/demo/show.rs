@@ -1,5 +1,5 @@
-//! Runs a command in dom0 so that whoever watches sees what it writes when it
-//! writes it: with its live line on a terminal, line by line elsewhere.
+//! Runs a command in dom0 so that a viewer sees its output as it is written: with its live
+//! line on a terminal, line by line elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -9,16 +9,16 @@ use anyhow::{Result, bail};
 use crate::host::Host;
 use crate::ssh::quote;
 
-/// What of a command's output is shown.
+/// The part of a command's output that is shown.
 #[derive(Debug, Clone, Copy)]
 pub enum Manner {
-    /// All of it, as on a terminal of its own where this is one.
+    /// All output is shown. If standard output is a terminal, the command gets one too.
     AsItIs,
-    /// The lines that start so, whether in capitals or not.
+    /// The lines that start with this text are shown, in upper or lower case.
     LinesWith(&'static str),
 }
 
-/// Runs it; hands back its exit status and all that it wrote.
+/// Runs the command; returns its exit status and its complete output.
 pub fn run(host: &Host, command: &str, manner: Manner, longest: Duration) -> Result<(i32, String)> {
     let live = matches!(manner, Manner::AsItIs) && std::io::stdout().is_terminal();
     let wrapped = if live {
@@ -35,7 +35,7 @@ pub fn run(host: &Host, command: &str, manner: Manner, longest: Duration) -> Res
         let fresh = &text[shown..];
         shown += match manner {
             Manner::AsItIs => print(fresh)?,
-            // A line that is still being written waits for its end.
+            // A line that is still being written is shown when it is complete.
             Manner::LinesWith(start) => {
                 let whole = fresh.rfind('\n').map_or(0, |end| end + 1);
                 print_lines(&fresh[..whole], start)?
@@ -50,8 +50,8 @@ pub fn run(host: &Host, command: &str, manner: Manner, longest: Duration) -> Res
     }
 }
 
-/// A terminal has a size and a name, and ssh has none of ours. util-linux makes
-/// the terminal; the command's exit status is its own.
+/// Returns a command that runs on a terminal. A terminal has a size and a name, and ssh has
+/// none of ours. util-linux makes the terminal; the exit status is that of the command.
 fn on_a_terminal(command: &str) -> String {
     let (columns, rows) = match rustix::termios::tcgetwinsize(std::io::stdout()) {
         Ok(size) if size.ws_col > 0 => (size.ws_col, size.ws_row.max(1)),
@@ -64,7 +64,7 @@ fn on_a_terminal(command: &str) -> String {
     )
 }
 
-/// Prints all of it; hands back how much that was.
+/// Prints the whole text; returns its length.
 fn print(text: &str) -> Result<usize> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes())?;

@@ -1,4 +1,4 @@
-//! The table at the end.
+//! The table of all migrations at the end.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::count::Count;
 use super::told::Told;
 
-/// One migration.
+/// The row of one migration.
 pub struct Row([String; 8]);
 
 impl Row {
-    /// Of lull.
+    /// Returns the row of a migration by lull.
     pub fn of_lull(what: &str, outcome: &str, limit: &str, told: &Told) -> Self {
         let dash = |figure: &Option<String>| figure.clone().unwrap_or_else(|| "–".to_owned());
         Self([
@@ -26,7 +26,7 @@ impl Row {
         ])
     }
 
-    /// Of stock xl, which tells nothing.
+    /// Returns the row of a migration by stock xl, which reports no figures.
     pub fn of_stock(what: &str, told: &Told) -> Self {
         let none = || "–".to_owned();
         Self([
@@ -42,7 +42,7 @@ impl Row {
     }
 }
 
-/// All migrations.
+/// The table of all migrations.
 pub struct Summary<'a>(pub &'a [Row]);
 
 impl fmt::Display for Summary<'_> {

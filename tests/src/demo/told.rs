@@ -1,25 +1,25 @@
-//! The figures in what lull shows: it is run as a user runs it, so they are
-//! read as a user reads them.
+//! Extracts the figures from lull's output for people: the demonstration runs lull as a
+//! user does, so it reads the same text.
 
 use crate::observer::Outages;
 
-/// What one migration came to, in words fit for a table.
+/// The result of one migration, in text for a table.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Told {
-    /// The pause as predicted.
+    /// The predicted pause.
     pub predicted: Option<String>,
-    /// The pause as lull saw it.
+    /// The pause that lull observed.
     pub observed: Option<String>,
-    /// Rounds of copying.
+    /// The number of rounds of copying.
     pub rounds: usize,
-    /// The longest time the ping had no answer.
+    /// The longest time, in milliseconds, during which the ping had no answer.
     pub outage_ms: f64,
-    /// From start to end.
+    /// The time from start to end, in seconds.
     pub seconds: f64,
 }
 
 impl Told {
-    /// The pause as lull saw it: `3,467 ms` or `12.3 s`.
+    /// Returns the observed pause in milliseconds, from text like `3,467 ms` or `12.3 s`.
     pub fn observed_ms(&self) -> Option<u64> {
         let (figure, unit) = self.observed.as_deref()?.split_once(' ')?;
         let figure: f64 = figure.replace(',', "").parse().ok()?;
@@ -30,7 +30,7 @@ impl Told {
         }
     }
 
-    /// Reads what was shown.
+    /// Extracts the figures from the output.
     pub fn new(text: &str, outages: &Outages, seconds: f64) -> Self {
         let text = plain(text);
         let pause = text.lines().find_map(|line| {
@@ -52,15 +52,16 @@ impl Told {
     }
 }
 
-/// `lull: round 3: 371 pages sent`; without the colon it is under way.
+/// Recognises the end of a round: `lull: round 3: 371 pages sent`. Without the second colon
+/// the round is still under way.
 fn ends_a_round(line: &str) -> bool {
     let rest = line.strip_prefix("lull: round ").unwrap_or_default();
     rest.trim_start_matches(|c: char| c.is_ascii_digit())
         .starts_with(": ")
 }
 
-/// Out of a refusal: `the pause would be 3,200 ms expected, 12.3 s at most, and the limit
-/// is 8,000 ms`.
+/// Extracts the bound from a refusal: `the pause would be 3,200 ms expected, 12.3 s at
+/// most, and the limit is 8,000 ms`.
 fn refused(text: &str) -> Option<String> {
     let (_, rest) = text.rsplit_once("the pause would be ")?;
     let (figures, _) = rest.split_once(" at most")?;
@@ -68,13 +69,13 @@ fn refused(text: &str) -> Option<String> {
     Some(figure.map_or(figures, |(_, figure)| figure).to_owned())
 }
 
-/// Without what moves a terminal's cursor.
+/// Removes the sequences that move a terminal's cursor.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text.chars();
     while let Some(c) = rest.next() {
         if c == '\u{1b}' {
-            // CSI: everything up to a letter.
+            // A CSI sequence ends with a letter.
             rest.by_ref().find(char::is_ascii_alphabetic);
         } else {
             plain.push(c);

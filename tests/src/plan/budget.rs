@@ -1,28 +1,28 @@
-//! Whether there is time for one more.
+//! Decides whether there is time for one more scenario.
 
 use std::fmt;
 
 use anyhow::{Context, Result};
 
-/// So much is taken to have gone as expected before anything has: one slow
-/// scenario says little about a machine.
+/// The number of seconds that are assumed to have gone as expected at the start of a run,
+/// because one slow scenario says little about a machine.
 const FIRST_GUESS: f64 = 60.0;
 
-/// A run's time, and how far what has been done got with it.
+/// The time of a run, and the ratio of the time taken so far to the expected time.
 #[derive(Debug, Clone)]
 pub struct Budget {
-    /// Seconds; none if it may take as long as it takes.
+    /// The budget in seconds; `None` for no limit.
     seconds: Option<f64>,
-    /// What all that is done was expected to take, and did.
+    /// The expected and the actual time of everything that is done, in seconds.
     expected: f64,
     taken: f64,
 }
 
 impl Budget {
-    /// `wanted` seconds, or `usual` ones if nobody has said.
+    /// Returns a budget of `wanted` seconds, or of `usual` ones if `wanted` is not given.
     ///
     /// # Errors
-    /// When `wanted` is no number of seconds.
+    /// When `wanted` is not a number of seconds.
     pub fn new(wanted: Option<&str>, usual: u32) -> Result<Self> {
         let seconds = match wanted {
             Some(wanted) => wanted
@@ -36,7 +36,7 @@ impl Budget {
         })
     }
 
-    /// All the time there is.
+    /// Returns a budget without a limit.
     pub const fn unlimited() -> Self {
         Self {
             seconds: None,
@@ -45,22 +45,22 @@ impl Budget {
         }
     }
 
-    /// Takes note of what something took that was expected to take `expected` seconds.
+    /// Records that a scenario took `taken` seconds, and was expected to take `expected`.
     pub fn done(&mut self, expected: u32, taken: f64) {
         self.expected += f64::from(expected);
         self.taken += taken;
     }
 
-    /// How many times longer than expected things take here.
+    /// Returns the ratio of actual to expected times on this machine.
     pub fn slowness(&self) -> f64 {
         (self.taken + FIRST_GUESS) / (self.expected + FIRST_GUESS)
     }
 
-    /// Whether something is over in time that is expected to take `expected`
-    /// seconds, `used` seconds after the start; else why not.
+    /// Checks whether a scenario that is expected to take `expected` seconds ends within
+    /// the budget if it starts `used` seconds after the start of the run.
     ///
     /// # Errors
-    /// Says why not.
+    /// With the reason, when it does not.
     pub fn has_room(&self, used: f64, expected: u32) -> Result<(), Beyond> {
         let takes = f64::from(expected) * self.slowness();
         match self.seconds {
@@ -74,7 +74,7 @@ impl Budget {
     }
 }
 
-/// Why there is no time for something.
+/// The reason why there is no time for a scenario.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Beyond {
     takes: f64,
@@ -119,7 +119,7 @@ mod tests {
             beyond.to_string(),
             "takes some 600 s, and 599 s are left of 1000"
         );
-        // What is short still fits.
+        // A short scenario still fits.
         assert!(budget.has_room(401.0, 10).is_ok());
     }
 

@@ -1,5 +1,5 @@
-//! What a run of the scenarios tries of all there is: a sample that a seed
-//! repeats, as far as a budget of time goes.
+//! Selects which scenarios a run tries: a sample that can be repeated by its seed, within a
+//! budget of time.
 
 pub mod budget;
 pub mod sample;

@@ -1,21 +1,21 @@
-//! A sample that its seed repeats.
+//! A sample that can be repeated by its seed.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::{Context, Result};
 
-/// Digits of a seed, and so of the commit that are taken for one.
+/// The number of hexadecimal digits of a seed, and of the part of a commit used as one.
 const DIGITS: usize = 16;
 
-/// What a sample is drawn from.
+/// The seed from which a sample is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seed {
     value: u64,
     origin: Origin,
 }
 
-/// Who chose a seed.
+/// The origin of a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
     Person,
@@ -24,11 +24,12 @@ enum Origin {
 }
 
 impl Seed {
-    /// The one that was asked for; else the first digits of the commit, so that
-    /// each commit tries other things and each run of it the same; else 0.
+    /// Returns the seed that was requested. Without one it is the first digits of the
+    /// commit, so that each commit tries other scenarios and every run of it the same ones;
+    /// and 0 without a commit.
     ///
     /// # Errors
-    /// When what was asked for is no number.
+    /// When the requested seed is not a number.
     pub fn new(wanted: Option<&str>, commit: Option<&str>) -> Result<Self> {
         if let Some(wanted) = wanted {
             let value = match wanted.strip_prefix("0x") {
@@ -51,9 +52,9 @@ impl Seed {
         })
     }
 
-    /// Draws for one purpose, whatever else is drawn from the same seed.
+    /// Starts a draw for one purpose, independent of other draws from the same seed.
     pub fn draw(self, purpose: &str) -> Draw {
-        // Fowler, Noll and Vo's hash: another start for each purpose.
+        // The hash by Fowler, Noll and Vo gives each purpose another start.
         let start = purpose.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
@@ -61,7 +62,7 @@ impl Seed {
     }
 }
 
-/// As it is to be given, and where it is from.
+/// Displays the seed in the form in which it is given, and its origin.
 impl fmt::Display for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let origin = match self.origin {
@@ -73,7 +74,7 @@ impl fmt::Display for Seed {
     }
 }
 
-/// Numbers that look random: SplitMix64 (Steele, Lea and Flood 2014).
+/// A generator of pseudorandom numbers: SplitMix64 (Steele, Lea and Flood 2014).
 #[derive(Debug, Clone)]
 pub struct Draw(u64);
 
@@ -85,9 +86,9 @@ impl Draw {
         mixed ^ (mixed >> 31)
     }
 
-    /// One of the first `count` numbers; 0 if there is none.
+    /// Returns one of the first `count` numbers; 0 if `count` is 0.
     pub fn below(&mut self, count: usize) -> usize {
-        // The upper half of a product: as even as 64 bits allow.
+        // The upper half of a product is as uniform as 64 bits allow.
         ((u128::from(self.next()) * count as u128) >> 64) as usize
     }
 
@@ -98,8 +99,8 @@ impl Draw {
     }
 }
 
-/// Draws `count` things, each as likely as any other, and spread over groups of
-/// these sizes; hands back their numbers, counted through all groups.
+/// Draws `count` items, each with the same probability, spread over groups of these sizes.
+/// Returns their numbers, counted through all groups.
 pub fn sample(sizes: &[usize], count: usize, draw: &mut Draw) -> BTreeSet<usize> {
     let total: usize = sizes.iter().sum();
     let count = count.min(total);
@@ -110,7 +111,8 @@ pub fn sample(sizes: &[usize], count: usize, draw: &mut Draw) -> BTreeSet<usize>
         draw.shuffle(group);
         rest = others;
     }
-    // Every so many from a random start on, within each group in random order.
+    // Items are taken at equal distances from a random start, in random order within each
+    // group.
     let start = draw.below(total);
     (0..count)
         .map(|number| order[(start + number * total / count) % total])
@@ -184,7 +186,7 @@ mod tests {
             let mut first = 0;
             for size in SIZES {
                 let from_it = drawn.range(first..first + size).count();
-                // A quarter of each, and at most one more or less for its ends.
+                // The sample holds a quarter of each group, plus or minus one for its ends.
                 assert!(from_it.abs_diff(size / 4) <= 1, "{value}: {drawn:?}");
                 first += size;
             }

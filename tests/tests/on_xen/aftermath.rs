@@ -1,4 +1,4 @@
-//! What must hold after every attempt, whatever became of it.
+//! The conditions that must hold after every attempt, whatever its outcome.
 
 use std::time::Duration;
 
@@ -10,11 +10,12 @@ use lull_tests::{Guest, Host, Status};
 use crate::attempt::Ended;
 use crate::world::World;
 
-/// How long what was begun may take to be undone after the last word: domains
-/// die page by page, and the machine may be busy.
+/// The longest time that the cleanup may take after the last event: domains die page by
+/// page, and the machine may be busy.
 const SETTLING: Duration = Duration::from_secs(30);
 
-/// One guest runs where the attempt said, whole, and nothing is left behind.
+/// Checks that one guest runs where the attempt reported it, that it is intact, and that
+/// nothing is left behind.
 pub fn check(host: &Host, guest: &Guest, ended: &Ended) -> Result<()> {
     let timeline = Timeline::start();
     let moved = ended.code() == 0;
@@ -30,19 +31,19 @@ pub fn check(host: &Host, guest: &Guest, ended: &Ended) -> Result<()> {
     Ok(())
 }
 
-/// The same, where no attempt got so far as to say anything.
+/// Does the same where no attempt got far enough to report anything.
 pub fn check_whole(host: &Host, guest: &Guest) -> Result<()> {
     runs_whole(guest)?;
     no_leaks(host, &[guest])
 }
 
-/// Seen to run: what it counts goes up, and every page and every block of its disk
-/// is as last written.
+/// Checks that the guest runs: its counters increase, and every page and every block of its
+/// disk is as last written.
 pub fn runs_whole(guest: &Guest) -> Result<()> {
     runs_whole_since(guest, &guest.status()?)
 }
 
-/// The same, since it said this of itself.
+/// Does the same with the status that the guest reported earlier.
 pub fn runs_whole_since(guest: &Guest, before: &Status) -> Result<()> {
     let after = guest.verify_all()?;
     ensure!(
@@ -61,8 +62,8 @@ pub fn runs_whole_since(guest: &Guest, before: &Status) -> Result<()> {
     Ok(())
 }
 
-/// The guest's own reboot is carried out: its configuration has it destroyed then. Takes
-/// the guest away.
+/// Checks that the guest's own reboot is carried out; its configuration has the domain
+/// destroyed on reboot. The guest is gone afterwards.
 pub fn somebody_carries_out_its_reboot(world: &mut World, guest: &Guest) -> Result<()> {
     let domain = guest.domid()?;
     world.host.run(&format!("xl reboot {domain}"))?.checked()?;
@@ -83,7 +84,7 @@ pub fn somebody_carries_out_its_reboot(world: &mut World, guest: &Guest) -> Resu
     world.bury_guest()
 }
 
-/// Nothing is left behind, or it goes away by itself.
+/// Checks that nothing is left behind, or that it disappears by itself.
 pub fn no_leaks(host: &Host, guests: &[&Guest]) -> Result<()> {
     let timeline = Timeline::start();
     loop {

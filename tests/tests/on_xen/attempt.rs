@@ -1,4 +1,4 @@
-//! One `lull migrate --json`, from its start to its last word.
+//! One `lull migrate --json`, from its start to its last event.
 
 use std::time::Duration;
 
@@ -10,21 +10,22 @@ use serde_json::Value;
 
 use crate::predictions;
 
-/// What earlier moves took. Gone before each attempt, so that what it assumes
-/// does not hang on the scenarios before.
+/// The ledger with the times of earlier moves. It is deleted before each attempt, so that
+/// the assumptions of an attempt do not depend on earlier scenarios.
 pub const LEDGER: &str = "/var/lib/lull/ledger.json";
 
-/// No attempt in these tests takes that long by itself.
+/// The longest time that an attempt may take; none in these tests takes that long by
+/// itself.
 const LONGEST: Duration = Duration::from_secs(240);
 
-/// A shell command that waits until that guest is being copied, whoever moves
-/// it, and prints how it stands.
+/// Returns a shell command that waits until that guest is being copied, by `lull migrate`
+/// or by another toolstack, and prints the state of the migration.
 pub fn until_copying(guest: &str) -> String {
     let copies = "grep '\"phase\":\"copying\"'";
     format!("until lull status --json {guest} | {copies}; do sleep 0.2; done")
 }
 
-/// An attempt to be made.
+/// The options of an attempt that is still to be made.
 #[derive(Debug, Clone)]
 pub struct Plan {
     options: Vec<String>,
@@ -33,12 +34,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Over ssh to the host itself, as a user would.
+    /// Moves the guest over ssh to the host itself, as a user would.
     pub fn over_ssh() -> Self {
         Self::to_host("localhost")
     }
 
-    /// Over ssh to a host of that name.
+    /// Moves the guest over ssh to the host of that name.
     pub fn to_host(name: &str) -> Self {
         Self {
             options: Vec::new(),
@@ -47,12 +48,12 @@ impl Plan {
         }
     }
 
-    /// Over the rig's own way to that host, in place of ssh.
+    /// Moves the guest to that host over the rig's own connection, in place of ssh.
     pub fn called(host: &Host) -> Self {
         Self::with_ssh("rig-agent call", host)
     }
 
-    /// To that host by a command in place of ssh.
+    /// Moves the guest to that host with a command in place of ssh.
     pub fn with_ssh(command: &str, host: &Host) -> Self {
         Self {
             options: vec!["-s".into(), command.into()],
@@ -60,12 +61,13 @@ impl Plan {
         }
     }
 
-    /// Without ssh, which costs ten times as much under emulation as all else.
+    /// Moves the guest without ssh, which costs ten times as much under emulation as
+    /// everything else.
     pub fn direct() -> Self {
         Self::by("")
     }
 
-    /// Without ssh, through the agent's transports: `throttle 4000000 --`.
+    /// Moves the guest without ssh, through the agent's transports: `throttle 4000000 --`.
     pub fn by(transport: &str) -> Self {
         let agent = match transport {
             "" => String::new(),
@@ -74,7 +76,7 @@ impl Plan {
         Self::by_command(&format!("{agent}xl migrate-receive"))
     }
 
-    /// Without ssh, to whatever a shell makes of `command`.
+    /// Moves the guest without ssh; a shell runs `command` as the transport.
     pub fn by_command(command: &str) -> Self {
         Self {
             options: vec!["-s".into(), String::new()],
@@ -82,25 +84,25 @@ impl Plan {
         }
     }
 
-    /// Over a link of that many bytes a second.
+    /// Moves the guest over a link of that many bytes a second.
     pub fn throttled(bytes_per_sec: u64) -> Self {
         Self::by(&format!("throttle {bytes_per_sec} --"))
     }
 
-    /// In that order of landing.
+    /// Sets the order of landing.
     pub fn landing(mut self, order: &str) -> Self {
         self.options.extend(["--landing".into(), order.into()]);
         self
     }
 
-    /// Reaching `lull land` by this command.
+    /// Sets the command that connects to `lull land`.
     pub fn land(mut self, command: &str) -> Self {
         self.options
             .extend(["--receiver-command".into(), command.into()]);
         self
     }
 
-    /// Landing fast, without ssh, through the agent's transports.
+    /// Selects the fast landing, without ssh, through the agent's transports.
     pub fn fast_by(self, transport: &str) -> Self {
         let agent = match transport {
             "" => String::new(),
@@ -109,13 +111,13 @@ impl Plan {
         self.landing("fast").land(&format!("exec {agent}lull land"))
     }
 
-    /// Comparing every page once more.
+    /// Adds `--debug`, which compares every page once more.
     pub fn debug(mut self) -> Self {
         self.options.push("--debug".into());
         self
     }
 
-    /// Under a limit on the pause.
+    /// Sets a limit on the pause.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = Some(limit);
         let text = format!("{}ms", limit.as_millis());
@@ -123,32 +125,32 @@ impl Plan {
         self
     }
 
-    /// With the configuration in that file instead of the guest's own.
+    /// Uses the configuration in that file instead of the guest's own.
     pub fn configured(mut self, file: &str) -> Self {
         self.options.extend(["-C".into(), file.into()]);
         self
     }
 
-    /// After a rehearsal.
+    /// Adds a rehearsal before the move.
     pub fn rehearsed(mut self) -> Self {
         self.options.push("--rehearse".into());
         self
     }
 
-    /// Under a timeout.
+    /// Sets a timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         let text = format!("{}ms", timeout.as_millis());
         self.options.extend(["--timeout".into(), text]);
         self
     }
 
-    /// Sending no more than that.
+    /// Sets a bandwidth cap.
     pub fn capped(mut self, rate: &str) -> Self {
         self.options.extend(["--bandwidth".into(), rate.into()]);
         self
     }
 
-    /// The command line, with more options in front.
+    /// Returns the command line, with more options in front.
     pub fn command(&self, more: &str, guest: &str) -> String {
         let words: Vec<String> = self
             .options
@@ -160,13 +162,13 @@ impl Plan {
         format!("lull migrate {more} {}", words.join(" "))
     }
 
-    /// Starts it.
+    /// Deletes the ledger and starts the attempt.
     pub fn start<'a>(&self, host: &'a Host, guest: &'a Guest) -> Result<Running<'a>> {
         host.run(&format!("rm -f {LEDGER}"))?.checked()?;
         self.start_as_it_is(host, guest)
     }
 
-    /// Starts it with whatever history there is.
+    /// Starts the attempt with the ledger as it is.
     pub fn start_as_it_is<'a>(&self, host: &'a Host, guest: &'a Guest) -> Result<Running<'a>> {
         let source = guest.domid()?;
         let command = self.command("--json", guest.name());
@@ -179,15 +181,15 @@ impl Plan {
         })
     }
 
-    /// Makes it.
+    /// Runs the attempt to its end.
     pub fn run(&self, host: &Host, guest: &Guest) -> Result<Ended> {
         self.start(host, guest)?.finish()
     }
 }
 
-/// An attempt under way.
+/// An attempt that is under way.
 pub struct Running<'a> {
-    /// Where.
+    /// The host on which the attempt was started.
     pub host: &'a Host,
     guest: &'a Guest,
     plan: Plan,
@@ -196,7 +198,7 @@ pub struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// Waits for an event; hands it back.
+    /// Waits for the first event that matches, and returns it.
     pub fn wait_for(&mut self, what: impl Fn(&Value) -> bool) -> Result<Value> {
         let start = Timeline::start();
         while start.seconds() < LONGEST.as_secs_f64() {
@@ -210,13 +212,13 @@ impl Running<'_> {
         bail!("it did not come: {}", self.spawned.stdout_so_far())
     }
 
-    /// Waits until pages are on their way; hands back what it started with.
+    /// Waits until pages are being sent, and returns the event of the start.
     pub fn wait_until_copying(&mut self) -> Result<Value> {
         self.wait_for(|event| is(event, "progress") && event["pages_sent"].as_u64() > Some(0))?;
         self.wait_for(|event| is(event, "started"))
     }
 
-    /// Sets the limit on the pause while it runs, as an operator would.
+    /// Sets the limit on the pause while the attempt runs, as an operator would.
     pub fn limit(&mut self, limit: Duration) -> Result<()> {
         let guest = self.guest.name();
         let limit_ms = limit.as_millis();
@@ -225,13 +227,13 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Runs a shell command beside it.
+    /// Runs a shell command on the same host while the attempt runs.
     pub fn beside(&self, command: &str) -> Result<()> {
         self.host.run(command)?.checked()?;
         Ok(())
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the attempt.
     pub fn finish(mut self) -> Result<Ended> {
         let output = self
             .spawned
@@ -252,47 +254,47 @@ impl Running<'_> {
 /// An attempt that is over.
 #[derive(Debug)]
 pub struct Ended {
-    /// All it said.
+    /// All events that the attempt printed.
     pub events: Vec<Value>,
-    /// Exit code, and what it wrote.
+    /// Exit code, standard output and standard error.
     pub output: Output,
-    /// The guest's number before.
+    /// The guest's domid at the source, before the move.
     pub source: u32,
     plan: Plan,
     guest: String,
 }
 
 impl Ended {
-    /// Its exit code.
+    /// Returns the exit code.
     pub fn code(&self) -> i32 {
         self.output.status
     }
 
-    /// The last object.
+    /// Returns the last object, which is the result.
     pub fn result(&self) -> Result<&Value> {
         let last = self.events.last();
         last.filter(|event| is(event, "result"))
             .with_context(|| format!("no result at the end: {:?}", self.output))
     }
 
-    /// Whether its advice has that in it.
+    /// Checks whether the advice contains these words.
     pub fn advises(&self, words: &str) -> bool {
         let advice = self.result().ok().and_then(|r| r["advice"].as_str());
         advice.is_some_and(|advice| advice.contains(words))
     }
 
-    /// The one event of that type, if there was one.
+    /// Returns the first event of that type, if there is one.
     pub fn event(&self, kind: &str) -> Option<&Value> {
         self.events.iter().find(|event| is(event, kind))
     }
 
-    /// All rounds.
+    /// Returns the events of all rounds.
     pub fn rounds(&self) -> impl Iterator<Item = &Value> {
         self.events.iter().filter(|event| is(event, "round"))
     }
 
-    /// That it ended with this exit code, the outcome that belongs to it, and
-    /// a result that agrees with what came before.
+    /// Checks that the attempt ended with this exit code, with the matching outcome, and
+    /// with a result that agrees with the earlier events.
     pub fn expect(&self, code: i32) -> Result<&Value> {
         let (outcome, running_on) = match code {
             0 => ("moved", "destination"),
@@ -350,7 +352,7 @@ impl Ended {
         Ok(result)
     }
 
-    /// That the guest was never asked to stop.
+    /// Checks that the guest was never asked to suspend.
     pub fn expect_never_suspended(&self) -> Result<()> {
         let stopped = self.event("suspended").is_some();
         let asked = self.rounds().any(|round| round["decision"] == "suspend");
@@ -358,7 +360,7 @@ impl Ended {
         Ok(())
     }
 
-    /// All but the progress and what only a debugger reads.
+    /// Returns the events without progress and without what only a debugger reads.
     pub fn in_short(&self) -> String {
         let telling = |event: &&Value| !is(event, "progress") && event["level"] != "debug";
         let events = self.events.iter().filter(telling);
@@ -367,12 +369,12 @@ impl Ended {
     }
 }
 
-/// Whether an event is of that type.
+/// Checks whether an event is of that type.
 pub fn is(event: &Value, kind: &str) -> bool {
     event["type"] == kind
 }
 
-/// The whole lines of what was written; the last may still be coming.
+/// Parses the complete lines of the output; the last line may still be incomplete.
 fn parse(text: &str) -> Vec<Value> {
     text.lines()
         .filter_map(|line| serde_json::from_str(line).ok())

@@ -1,4 +1,4 @@
-//! What cannot be done is said, and nothing happens.
+//! Requests that cannot be met are refused with a message, and nothing else happens.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::aftermath;
 use crate::attempt::Plan;
 use crate::world::{World, spec};
 
-/// What costs nothing to refuse.
+/// Requests whose refusal costs nothing.
 pub fn wrong_words(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let before = guest.domid()?;
@@ -66,7 +66,7 @@ pub fn wrong_words(world: &mut World) -> Result<()> {
     aftermath::check_whole(host, &guest)
 }
 
-/// Exit code 2, one clear message, and nothing of libxl's.
+/// Checks for exit code 2, one clear message, and no message of libxl's.
 fn refused(host: &Host, command: &str, words: &str) -> Result<()> {
     let output = host.run(command)?;
     ensure!(
@@ -80,13 +80,14 @@ fn refused(host: &Host, command: &str, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// The same on a host that looks different to this one command.
+/// Does the same in a mount namespace of its own, where `change` makes the host look
+/// different to this one command.
 fn in_another_view(host: &Host, change: &str, words: &str) -> Result<()> {
     let inner = format!("{change} && exec lull migrate busy localhost");
     refused(host, &format!("unshare -m sh -c {}", quote(&inner)), words)
 }
 
-/// ssh cannot get there.
+/// ssh cannot reach the destination.
 pub fn unreachable_host(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let ended = Plan::to_host("nowhere.invalid").run(&world.host, &guest)?;
@@ -102,7 +103,7 @@ pub fn unreachable_host(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// The destination has no room: another guest has it all but some.
+/// The destination has too little memory: another guest occupies nearly all of it.
 pub fn no_memory(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = &world.host;
@@ -112,9 +113,9 @@ pub fn no_memory(world: &mut World) -> Result<()> {
         .trim()
         .parse()
         .context("xl info free_memory")?;
-    // What stays free is enough for a stub and no more than two thirds of the
-    // guest, also once Xen has taken a hundredth more for the page tables. It
-    // never runs.
+    // The memory that stays free is enough for a stub and for at most two thirds of the
+    // guest, even after Xen has taken another hundredth for the page tables. The guest that
+    // occupies the memory never runs.
     let hog = (free - 50) * 98 / 100;
     host.run(&format!(
         "printf 'name=\"hog\"\ntype=\"pvh\"\nkernel=\"/boot/vmlinux\"\nmemory={hog}\n' \
@@ -130,7 +131,7 @@ pub fn no_memory(world: &mut World) -> Result<()> {
     aftermath::check(host, &guest, &ended)
 }
 
-/// On a hypervisor that cannot track what a PV guest writes.
+/// The hypervisor cannot track what a PV guest writes.
 pub fn pv_guest(world: &mut World) -> Result<()> {
     let host = &world.host;
     let guest = host.create_guest(&GuestSpec {
@@ -149,7 +150,7 @@ pub fn pv_guest(world: &mut World) -> Result<()> {
     guest.destroy()
 }
 
-/// A guest that never so much as looks at the request to suspend.
+/// The guest ignores the request to suspend.
 pub fn deaf_guest(world: &mut World) -> Result<()> {
     let host = &world.host;
     let guest = host.create_guest(&GuestSpec {

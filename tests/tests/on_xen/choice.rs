@@ -1,8 +1,8 @@
-//! What this run tries, and what it leaves out: never without saying so.
+//! Selects what this run tries. What is left out is always reported.
 //!
-//! Without `LULL_EVERYTHING` a run tries a [sample] of what seldom fails by
-//! itself, and stops where its [budget](Budget) ends. Both lists are told, the
-//! sample's at the start and both at the end.
+//! Without `LULL_EVERYTHING` a run tries a [sample] of the scenarios that rarely fail on
+//! their own, and stops when its [budget](Budget) is used up. The scenarios outside the
+//! sample are reported at the start and at the end, those beyond the budget at the end.
 
 use std::fmt::Write;
 use std::process::Command;
@@ -16,22 +16,22 @@ use lull_tests::static_programs::workspace;
 
 use crate::world::Scenario;
 
-/// Set to anything: all there is, however long it takes.
+/// If set to any value, a run tries everything, however long that takes.
 const EVERYTHING: &str = "LULL_EVERYTHING";
 
-/// Draws the same sample again.
+/// The seed that repeats an earlier sample.
 const SEED: &str = "LULL_SEED";
 
-/// Seconds after which nothing new is begun.
+/// The number of seconds after which no new scenario is begun.
 const BUDGET: &str = "LULL_BUDGET";
 
 const USUAL_BUDGET: u32 = 40 * 60;
 
-/// Scenarios that take longer, in seconds on a quiet machine, are not drawn: one
-/// of them would be worth a dozen others.
+/// Scenarios that take longer than this, in seconds on a quiet machine, are not drawn; one
+/// of them would take the time of a dozen others.
 const LONGEST_DRAWN: u32 = 90;
 
-/// How far this run has got.
+/// The progress of this run.
 static PROGRESS: LazyLock<Mutex<Progress>> = LazyLock::new(|| {
     Mutex::new(Progress {
         start: Instant::now(),
@@ -50,19 +50,19 @@ struct Progress {
     no_time: Vec<String>,
 }
 
-/// What decides on the sample.
+/// Determines which scenarios are tried.
 pub enum Choice {
-    /// There is none: all is tried.
+    /// All scenarios are tried.
     Everything,
-    /// It is drawn from this.
+    /// A sample is drawn with this seed.
     Sample(Seed),
 }
 
 impl Choice {
-    /// As the environment has it; the budget's time starts now.
+    /// Reads the choice from the environment; the time of the budget starts now.
     ///
     /// # Errors
-    /// When what it says cannot be read.
+    /// When a variable cannot be parsed.
     pub fn made() -> Result<Self> {
         let variable = |name| std::env::var(name).ok();
         if std::env::var_os(EVERYTHING).is_some() {
@@ -74,8 +74,7 @@ impl Choice {
         Ok(Self::Sample(seed))
     }
 
-    /// Draws `count` of them, spread over the groups. The others are shown as
-    /// ignored.
+    /// Draws `count` scenarios, spread over the groups. The others are shown as ignored.
     pub fn draw(&self, what: &str, groups: Vec<Vec<Scenario>>, count: usize) -> Vec<Scenario> {
         let Self::Sample(seed) = self else {
             return groups.into_iter().flatten().collect();
@@ -102,7 +101,7 @@ impl Choice {
             .collect()
     }
 
-    /// Those that come first, then the others. Scenarios on the same hosts stay
+    /// Orders the trials: `first`, then `others`. Scenarios on the same hosts stay
     /// together, since each change of hosts is a boot.
     pub fn in_order(first: Vec<Scenario>, others: Vec<Scenario>) -> Vec<Trial> {
         let trials = |scenarios: Vec<Scenario>| scenarios.into_iter().map(|one| one.trial);
@@ -111,7 +110,7 @@ impl Choice {
         trials(first).chain(tried).chain(shown).collect()
     }
 
-    /// Tells what is drawn from, and what was not drawn.
+    /// Prints the seed and the scenarios that were not drawn.
     pub fn tell(&self, trials: &[Trial]) {
         let Self::Sample(seed) = self else {
             return;
@@ -127,7 +126,8 @@ impl Choice {
     }
 }
 
-/// Whether there is time for a scenario; else why not, which is told at the end.
+/// Returns why there is no time for a scenario, and records it for the report at the end;
+/// `None` if there is time.
 pub fn beyond_budget(name: &str, seconds: u32) -> Option<String> {
     with_progress(|progress| {
         let used = progress.start.elapsed().as_secs_f64();
@@ -137,13 +137,13 @@ pub fn beyond_budget(name: &str, seconds: u32) -> Option<String> {
     })
 }
 
-/// Takes note of what a scenario took.
+/// Records the time that a scenario took.
 pub fn done(seconds: u32, taken: f64) {
     with_progress(|progress| progress.budget.done(seconds, taken));
 }
 
-/// Tells what was left out, and how fast this machine was; whether there was time
-/// for all that comes first. A run without that shows nothing.
+/// Prints what was left out and how fast this machine was. Returns whether there was time
+/// for all essential scenarios; a run without that proves nothing.
 pub fn tell_left_out() -> bool {
     with_progress(|progress| {
         eprintln!(
@@ -176,12 +176,12 @@ fn list(why: &str, names: &[String]) -> String {
 }
 
 fn with_progress<T>(run: impl FnOnce(&mut Progress) -> T) -> T {
-    // One that panicked has left nothing half done.
+    // A scenario that panicked leaves no half-made change here.
     let progress = PROGRESS.lock();
     run(&mut progress.unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
-/// The commit these tests are of, if git knows.
+/// Returns the commit that these tests belong to, if git knows it.
 fn commit() -> Option<String> {
     let mut git = Command::new("git");
     git.args(["rev-parse", "HEAD"]).current_dir(workspace());

@@ -1,4 +1,4 @@
-//! A stub that goes astray, or stands still, while pages are being copied.
+//! A stub that crashes, or that stops running, while pages are being copied.
 
 use anyhow::{Result, ensure};
 
@@ -6,10 +6,11 @@ use crate::aftermath;
 use crate::attempt::Plan;
 use crate::world::World;
 
-/// Slow enough that it happens in the middle of the first round.
+/// A link rate, bytes a second, at which the fault falls into the middle of the first
+/// round.
 const LINK: u64 = 4_000_000;
 
-/// It runs into nowhere: dom0 shows the record its handler leaves.
+/// The stub jumps to an invalid address; dom0 prints the record that its handler leaves.
 pub fn stub_astray(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let mut running = Plan::throttled(LINK).start(&world.host, &guest)?;
@@ -26,7 +27,7 @@ pub fn stub_astray(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// It never comes to the cancel: dom0's own machine does.
+/// The stub never processes the cancel; dom0's own machine does.
 pub fn stub_stands_still(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let mut running = Plan::throttled(LINK).start(&world.host, &guest)?;
@@ -34,7 +35,7 @@ pub fn stub_stands_still(world: &mut World) -> Result<()> {
     running.beside(&format!("xl pause {}", started["stub_domid"]))?;
     running.beside("lull cancel busy")?;
     let ended = running.finish()?;
-    // Not 7, for a stub that has been silent for too long.
+    // The exit code is not 7, which stands for a stub that has been silent for too long.
     ended.expect(5)?;
     ended.expect_never_suspended()?;
     aftermath::check(&world.host, &guest, &ended)

@@ -9,7 +9,7 @@ use crate::world::{World, small};
 
 const FILE: &str = "/etc/lull.toml";
 
-/// A disk of the host's is on the list: its guest lands fast by itself.
+/// A disk of the host's that is on the list lets its guest land fast without an option.
 pub fn listed(world: &mut World) -> Result<()> {
     let host = world.host.clone();
     host.run("modprobe -a nvme xen-blkback")?.checked()?;
@@ -17,11 +17,11 @@ pub fn listed(world: &mut World) -> Result<()> {
     moves(&host, &guest, "fast", "")
 }
 
-/// A loop device reads through the host's page cache, and lands the classic way
-/// until somebody vouches for it.
+/// A loop device reads through the host's page cache. Its guest lands the classic way until
+/// the operator vouches for the device.
 pub fn vouched_for(world: &mut World) -> Result<()> {
     let vouched = vouched(world);
-    // Whatever became of it, the scenarios to come have no such thing.
+    // This runs whatever the result was, so that later scenarios have no loop device.
     let buried = world.bury_guest();
     let cleared = world.host.run(&format!(
         "rm -f {FILE}; busybox losetup -d /dev/loop0; rm -f {IMAGE}"
@@ -58,8 +58,8 @@ fn with_disk(world: &mut World, name: &str, device: &str) -> Result<Guest> {
     Ok(guest)
 }
 
-/// Moves, lands in that order for that reason, and every block is as the guest
-/// wrote it last: before, in between, and since.
+/// Moves the guest, and checks the order of landing, the reason for it, and that every
+/// block is as the guest last wrote it: before, during and after the move.
 fn moves(host: &Host, guest: &Guest, landing: &str, why: &str) -> Result<()> {
     let ended = Plan::direct().land("exec lull land").run(host, guest)?;
     let result = ended.expect(0)?;

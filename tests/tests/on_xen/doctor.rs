@@ -5,7 +5,8 @@ use lull_tests::ssh::quote;
 
 use crate::world::World;
 
-/// Healthy, with itself as the destination; then with something broken.
+/// Checks a healthy host with itself as the destination, and then the same host with a
+/// defect.
 pub fn finds_what_is_wrong(world: &mut World) -> Result<()> {
     world.guest()?;
     let host = &world.host;

@@ -1,5 +1,5 @@
-//! What is left to read of attempts: records, drawings, metrics; and what is
-//! foretold of them.
+//! The output that remains of attempts: records, drawings and metrics; and the predictions
+//! for a guest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub fn afterwards(world: &mut World) -> Result<()> {
     ))?
     .checked()?;
     let name = guest.name();
-    // Before there is anything.
+    // No attempt has been made yet.
     let none = host.run("lull report")?;
     ensure!(none.status == 2, "an empty folder: {}", none.stderr);
 
@@ -77,7 +77,7 @@ pub fn afterwards(world: &mut World) -> Result<()> {
         "{first:?}"
     );
 
-    // The helper alone.
+    // This move is by plain xl: only the helper is lull's.
     host.run_for(
         &format!(
             "LIBXL_SAVE_HELPER=/usr/local/bin/lull xl migrate -s '' {name} 'xl migrate-receive'"
@@ -111,7 +111,7 @@ pub fn afterwards(world: &mut World) -> Result<()> {
         let run = run["run"].as_str().context("it has no name")?;
         ensure!(table.contains(run), "no {run}: {table}");
     }
-    // The older of the two.
+    // This is the older of the two runs.
     let run = runs[1]["run"].as_str().unwrap_or_default();
     let older = host.run(&format!("lull report {run}"))?.checked()?;
     ensure!(
@@ -124,7 +124,7 @@ pub fn afterwards(world: &mut World) -> Result<()> {
     without_a_guest(host)
 }
 
-/// What the ledger has of the move, and that it forgets when told to.
+/// Checks what the ledger holds of the move, and that `lull ledger` forgets it on request.
 fn learned(host: &Host, name: &str) -> Result<()> {
     let ledger = json(host, "lull ledger --json")?;
     let row = &ledger["rows"][0];
@@ -152,7 +152,7 @@ fn learned(host: &Host, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Commands that need none.
+/// Runs the commands that need no guest.
 fn without_a_guest(host: &Host) -> Result<()> {
     let newest = "ls -t /var/lib/lull/traces/*.jsonl | head -1";
     let again = host.run(&format!("lull replay $({newest})"))?.checked()?;
@@ -174,8 +174,8 @@ fn without_a_guest(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Nothing moves, and nothing is left on: foretold of a quiet guest and of a
-/// busy one, killed in the middle, and beside a migration.
+/// Checks that a prediction moves nothing and leaves nothing switched on: for a quiet
+/// guest, for a busy one, after a kill in the middle, and beside a migration.
 pub fn predicted(world: &mut World) -> Result<()> {
     const LINK: &str = "--for 2s --bandwidth 100MiB/s --json";
     let guest = world.guest()?;
@@ -230,7 +230,7 @@ pub fn predicted(world: &mut World) -> Result<()> {
     ensure!(stopped.status == 5, "not cancelled: {stopped:?}");
     aftermath::no_leaks(host, &[&guest])?;
 
-    // A migration has the right of way.
+    // A migration has precedence over a prediction.
     guest.set_load(MODERATE)?;
     let mut first = long_prediction(host, &guest)?;
     let mut running = Plan::throttled(20_000_000)
@@ -252,14 +252,14 @@ pub fn predicted(world: &mut World) -> Result<()> {
     aftermath::check(host, &guest, &ended)
 }
 
-/// What a prediction that ended so said.
+/// Runs a prediction, checks that it ended with this exit code, and returns its output.
 fn foretold(host: &Host, code: i32, command: &str) -> Result<Value> {
     let output = host.run(command)?;
     ensure!(output.status == code, "{command}: not {code}: {output:?}");
     serde_json::from_str(&output.stdout).with_context(|| format!("{command}: {output:?}"))
 }
 
-/// One that has the dirty log on.
+/// Starts a prediction that keeps the dirty log on.
 fn long_prediction<'a>(host: &'a Host, guest: &Guest) -> Result<Spawned<'a>> {
     let spawned = host.spawn(&format!("exec lull predict {} --for 10min", guest.name()))?;
     let start = Timeline::start();
@@ -274,7 +274,7 @@ fn json(host: &Host, command: &str) -> Result<Value> {
     serde_json::from_str(&said).with_context(|| format!("{command} said {said}"))
 }
 
-/// Every sample.
+/// Returns every sample of the metrics.
 fn metrics(host: &Host) -> Result<BTreeMap<String, f64>> {
     let text = host.run(&format!("cat {COLLECTED}/lull.prom"))?.checked()?;
     let lines = text.lines().filter(|line| !line.starts_with('#'));

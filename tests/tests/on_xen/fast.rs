@@ -1,4 +1,4 @@
-//! The fast landing: the destination stands ready before the guest stops.
+//! The fast landing: the destination attaches all devices before the guest stops.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::attempt::{Ended, Plan, is};
 use crate::moves::{check_compared, compare, say_nothing_unasked};
 use crate::world::{World, small};
 
-/// As a user would, over ssh; seen from outside. A quiet guest: on a slow machine
-/// the emulated ssh carries one megabyte a second.
+/// Moves a guest over ssh as a user would, observed from outside. The guest is quiet,
+/// because on a slow machine the emulated ssh carries one megabyte a second.
 pub fn within_a_limit(world: &mut World) -> Result<()> {
     let limit = world.pace.scaled(Duration::from_secs(30));
     let timeline = Timeline::start();
@@ -39,14 +39,14 @@ pub fn within_a_limit(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// Both domains are looked at while neither runs, just before GO: by lull itself
-/// (`--debug`), and by somebody who has nothing to do with it.
+/// Both domains are compared while neither runs, just before GO: by lull itself
+/// (`--debug`), and by the rig's own agent.
 pub fn frames_agree(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     agree(world, &guest)
 }
 
-/// The same with two processors, whose state is set anew too.
+/// Does the same with two vCPUs, whose state is set anew too.
 pub fn two_processors(world: &mut World) -> Result<()> {
     world.forget_guest();
     let guest = world.guest_like(&GuestSpec {
@@ -73,18 +73,18 @@ fn agree(world: &World, guest: &Guest) -> Result<()> {
     aftermath::check(&world.host, guest, &ended)
 }
 
-/// The guest gets memory again while its pages are copied.
+/// The guest's memory grows while its pages are copied.
 pub fn growing(world: &mut World) -> Result<()> {
     ballooning(world, 120, 128)
 }
 
-/// The guest gives memory back meanwhile.
+/// The guest's memory shrinks while its pages are copied.
 pub fn shrinking(world: &mut World) -> Result<()> {
     ballooning(world, 128, 120)
 }
 
-/// Behind the first pass, when the first batch of a later round is under way. In
-/// MiB.
+/// Changes the guest's memory after the first pass, when the first batch of a later round
+/// is under way. Both sizes are in MiB.
 fn ballooning(world: &mut World, before: u64, meanwhile: u64) -> Result<()> {
     let timeline = Timeline::start();
     let guest = world.spacious_guest()?;
@@ -95,7 +95,7 @@ fn ballooning(world: &mut World, before: u64, meanwhile: u64) -> Result<()> {
         .checked()?;
     has_memory(world, name, before)?;
     let change = format!("xl mem-set {name} {meanwhile}; sleep 3");
-    // The destination sets out to give it what it had when it left.
+    // The destination plans to give the guest the memory that it had when it left.
     let look =
         format!("for d in {name} {name}--incoming; do xl list $d | tail -n 1; done >{SIZES}");
     let way =
@@ -134,7 +134,7 @@ fn has_memory(world: &World, name: &str, mib: u64) -> Result<()> {
     }
 }
 
-/// A way to `lull land` that runs a command at that place.
+/// Returns a command that connects to `lull land` and runs `command` at that place.
 fn held(place: &str, guest: &Guest, command: &str) -> Result<String> {
     let source = guest.domid()?;
     Ok(format!(
@@ -143,10 +143,10 @@ fn held(place: &str, guest: &Guest, command: &str) -> Result<String> {
     ))
 }
 
-/// To and fro on one host, which is both ends.
+/// Moves a guest ten times on one host, which is source and destination.
 pub fn ten_times(world: &mut World) -> Result<()> {
     const MOVES: u32 = 10;
-    // Its network driver loses memory at each move.
+    // The guest's network driver loses memory at each move.
     let guest = world.spacious_guest()?;
     guest.set_load(Load::steady(200, 512))?;
     let mut pauses = Vec::new();
@@ -159,7 +159,8 @@ pub fn ten_times(world: &mut World) -> Result<()> {
     aftermath::check_whole(&world.host, &guest)
 }
 
-/// Where there is no lull to answer, it lands as ever, and is told why.
+/// Without a lull that answers at the destination, the guest lands the classic way, and the
+/// operator is told why.
 pub fn falls_back(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let before = world.host.run("ls /var/lib/lull/runs | wc -l")?.checked()?;
@@ -189,7 +190,7 @@ pub fn falls_back(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// That it moved, and in that order.
+/// Checks that the guest moved and that it landed fast.
 pub fn landed_fast(ended: &Ended) -> Result<&serde_json::Value> {
     let result = ended.expect(0)?;
     ensure!(result["landing"] == "fast", "{result}");

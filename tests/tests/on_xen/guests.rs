@@ -1,4 +1,4 @@
-//! Guests as people have them: larger, with several processors, several devices,
+//! Guests as they occur in practice: larger, with several processors, several devices,
 //! ballooned down, with odd names, or paravirtual behind Xen's shim.
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::aftermath;
 use crate::attempt::Plan;
 use crate::world::{Scenario, World, scenario, small};
 
-/// Each moves fast and classic, within a limit that leaves room.
+/// Moves each guest fast and classic, within a limit that leaves room.
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         scenario("guest-of-1536-mib-2-vcpus", 90, |world| large(world, 2)),
@@ -22,7 +22,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// What has not been seen to hold yet. Xen's shim does not start on the processor that
+/// Scenarios that have not succeeded yet. Xen's shim does not start on the processor that
 /// QEMU emulates: it faults while it identifies an AMD one (4.17, `init_amd`).
 pub fn unseen() -> Vec<Scenario> {
     vec![scenario("guest-behind-a-shim", 60, shim)]
@@ -48,7 +48,7 @@ fn devices(world: &mut World) -> Result<()> {
     both_ways(world, &spec, Load::steady(500, 512), "true")
 }
 
-/// It has given memory back, and takes some of it again after the move.
+/// The guest has given memory back, and takes some of it again after the move.
 fn ballooned(world: &mut World) -> Result<()> {
     let spec = GuestSpec {
         memory_mib: 160,
@@ -85,7 +85,7 @@ fn named(name: &str) -> GuestSpec {
     }
 }
 
-/// Makes it, runs a command in dom0, and moves it twice.
+/// Creates the guest, runs a command in dom0, and moves the guest twice.
 fn both_ways(world: &mut World, spec: &GuestSpec, load: Load, command: &str) -> Result<()> {
     let guest = world.guest_like(spec)?;
     guest.set_load(load)?;
@@ -101,7 +101,7 @@ fn both_ways(world: &mut World, spec: &GuestSpec, load: Load, command: &str) -> 
         ensure!(result["landing"] == landing, "{result}");
         aftermath::check(&world.host, &guest, &ended)
             .with_context(|| format!("{} landing", quote(landing)))?;
-        // Its load catches up before the next.
+        // The load catches up before the next move.
         std::thread::sleep(Duration::from_secs(1));
     }
     Ok(())

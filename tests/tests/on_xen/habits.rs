@@ -1,5 +1,5 @@
-//! What hands and hosts do while a guest is moved: begin a second move, change its
-//! memory, shut everything down, greet whoever logs in.
+//! Actions of operators and hosts while a guest is moved: a second move begins, the guest's
+//! memory changes, all guests are shut down, or a login shell greets.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::aftermath;
 use crate::attempt::{Plan, is};
 use crate::world::{World, small};
 
-/// No command here takes that long by itself.
+/// The longest time that a command may take; none here takes that long by itself.
 const LONGEST: Duration = Duration::from_secs(200);
 
-/// What slows an attempt down, so that there is time for something else.
+/// A bandwidth cap that slows an attempt down, so that there is time for another action.
 const CAP: &str = "1MiB/s";
 
-/// A second move of a guest is not begun, however it is asked for, and does nothing to
+/// A second move of a guest is refused, whichever command asks for it, and does not affect
 /// the first.
 pub fn second_move(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
@@ -47,13 +47,13 @@ pub fn second_move(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// Somebody else's hand on the dirty log ends the attempt: what the guest wrote before is
-/// not known.
+/// The attempt ends when another program resets the dirty log, because the record of
+/// earlier writes is lost.
 pub fn log_reset(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let mut running = Plan::direct().capped(CAP).start(&world.host, &guest)?;
     running.wait_until_copying()?;
-    // All that it writes to is dirty by now.
+    // By now all pages that the guest writes to are dirty.
     running
         .wait_for(|event| is(event, "progress") && event["dirty_pages"].as_u64() > Some(1_800))?;
     running.beside(&format!("rig-agent reset-log {}", guest.domid()?))?;
@@ -68,9 +68,9 @@ pub fn log_reset(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// A balloon that never rests, once the destination has the first pass: moved within its
-/// limit, or refused with advice, and never called a failure. (Before that xl itself may
-/// build the copy too small.)
+/// The balloon changes all the time once the destination has the first pass. The guest
+/// moves within its limit or is refused with advice; it is never reported as a failure.
+/// (Before the first pass is complete, xl itself may build the copy too small.)
 pub fn balloon_in_motion(world: &mut World) -> Result<()> {
     let spec = GuestSpec {
         name: "balloon".to_owned(),
@@ -105,14 +105,15 @@ pub fn balloon_in_motion(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// `xl shutdown -a -w`: the stub holds nobody up, and the guest that is moved goes down
-/// with the others.
+/// `xl shutdown -a -w` runs during a move: the stub does not delay it, and the guest that
+/// is being moved shuts down with the others.
 pub fn host_goes_down(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let mut running = Plan::direct().capped(CAP).start(&world.host, &guest)?;
     running.wait_until_copying()?;
     let stub = format!("lull-stub-{}", guest.domid()?);
-    // As `xl shutdown -a` does, of the stub alone: the rig's guests know no way down.
+    // The command asks only the stub, as `xl shutdown -a` does, because the rig's guests do
+    // not support a shutdown.
     let asked = world.host.run_for(
         &format!("timeout 30 xl shutdown {stub} && echo asked"),
         LONGEST,
@@ -126,8 +127,8 @@ pub fn host_goes_down(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// A login shell says something before the receiver's banner, which xl itself takes for
-/// a broken receiver.
+/// A login shell prints something before the receiver's banner; xl itself takes that for a
+/// broken receiver.
 pub fn greeting(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let plan = Plan::by_command("echo welcome to $(uname -n); exec xl migrate-receive");
@@ -137,10 +138,10 @@ pub fn greeting(world: &mut World) -> Result<()> {
 }
 
 /// Pauses a guest's processors the moment it has acknowledged a request to suspend, prints
-/// how it stands, runs a command, and lets the guest go on.
+/// the state of the domain, runs a command, and lets the guest go on.
 fn once_acknowledged(domain: u32, command: &str) -> String {
     let command = format!("xl list {domain} | tail -n 1; {command}");
-    // As it is, the request, and the guest's answer.
+    // The watch reports the initial value, the request, and the guest's answer.
     format!(
         "xenstore-watch -n 3 /local/domain/{domain}/control/shutdown | rig-agent pause-after 3 \
          {domain} {}",
@@ -148,8 +149,9 @@ fn once_acknowledged(domain: u32, command: &str) -> String {
     )
 }
 
-/// Cancelled after the guest has acknowledged the request, and before it stops: the attempt
-/// ends at once, and the guest, which follows the request much later, runs on here.
+/// The attempt is cancelled after the guest has acknowledged the request and before it
+/// stops. The attempt ends at once; the guest, which follows the request much later, keeps
+/// running here.
 pub fn cancelled_while_it_stops(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let source = guest.domid()?;
@@ -160,7 +162,7 @@ pub fn cancelled_while_it_stops(world: &mut World) -> Result<()> {
     );
     let mut hand = world.host.spawn(&once_acknowledged(source, &command))?;
     let ended = Plan::direct().fast_by("").run(&world.host, &guest)?;
-    // The rig's own pause: lull sees no guest that runs, and says so.
+    // Because of the rig's own pause lull sees no guest that runs, and reports that.
     let how = ended.event("ended").map(|event| event["how"].clone());
     ensure!(
         ended.code() == 8
@@ -177,9 +179,9 @@ pub fn cancelled_while_it_stops(world: &mut World) -> Result<()> {
     aftermath::check_whole(&world.host, &guest)
 }
 
-/// Linux acknowledges a request to suspend at once, and may need long to follow it. The
-/// engine dies meanwhile: the guard stays, and makes the guest run once it has stopped.
-/// That it is slow is a pause of its processors, which nobody else notices.
+/// Linux acknowledges a request to suspend at once, and may need a long time to follow it.
+/// The engine dies in between; the guard stays, and resumes the guest once it has stopped.
+/// The delay is made by a pause of the guest's processors, which nothing else notices.
 pub fn slow_to_stop(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let source = guest.domid()?;
@@ -195,9 +197,11 @@ pub fn slow_to_stop(world: &mut World) -> Result<()> {
     aftermath::check_whole(&world.host, &guest)
 }
 
-/// A kernel that says that it does not suspend itself is believed before anything is copied.
+/// A kernel that announces that it does not suspend itself is refused before anything is
+/// copied.
 pub fn cannot_suspend(world: &mut World) -> Result<()> {
-    // One that has not moved: Linux says it once, and a copy's xenstore is made anew.
+    // This takes a guest that has not moved: Linux makes the announcement once, and a copy
+    // starts with a new xenstore directory.
     world.forget_guest();
     let guest = world.guest_like(&small())?;
     let feature = format!("/local/domain/{}/control/feature-suspend", guest.domid()?);

@@ -1,4 +1,4 @@
-//! A guest's network interface, attached by lull in place of Xen's script.
+//! A guest's network interface that is attached by lull in place of Xen's script.
 
 use anyhow::{Result, ensure};
 use lull_tests::{Guest, Host};
@@ -10,22 +10,23 @@ use crate::world::World;
 const CONF: &str = "/etc/xen/xl.conf";
 const SCRIPT: &str = "/etc/xen/scripts/vif-lull";
 
-/// What the rig made the shared guest with.
+/// The configuration from which the rig made the shared guest.
 const GUEST_CONFIG: &str = "/run/rig/busy.cfg";
 
-/// Xen's own scripts open it before anything else (4.17,
-/// xen-hotplug-common.sh): where it is not, none has run.
+/// The log that Xen's own scripts open before anything else (4.17, xen-hotplug-common.sh).
+/// If it does not exist, none has run.
 const STOCK_LOG: &str = "/var/log/xen/xen-hotplug.log";
 
-/// A shell script that Xen's own runs last, and that only it can.
+/// The directory of hooks that Xen's own script runs last; lull cannot run them.
 const HOOKS: &str = "/etc/xen/scripts/vif-post.d";
 
-/// Enabled, moved twice, moved with what only Xen's script can do, and undone.
+/// lull's script is enabled, the guest moves twice, moves once with a setting that only
+/// Xen's script supports, and the script is disabled.
 pub fn attached_by_lull(world: &mut World) -> Result<()> {
     let conf = world.host.run(&format!("cat {CONF}"))?.checked()?;
     let done = attached(world);
-    // Whatever became of it, the guests to come are the usual ones. The script
-    // stays as long as a guest has it.
+    // This runs whatever the result was, so that later guests are the usual ones. The
+    // script stays as long as a guest uses it.
     let gone = world.bury_guest();
     let undone = world.host.run(&format!(
         "rm -rf {HOOKS}; lull disable vif; test ! -e {SCRIPT}"
@@ -48,7 +49,7 @@ fn attached(world: &mut World) -> Result<()> {
         ensure!(said.contains(words), "{said}");
     }
 
-    // It takes the new default from here, and then has it.
+    // The first move gives the guest the new default script; the second finds it in place.
     let plans = [Plan::direct().configured(GUEST_CONFIG), Plan::direct()];
     for plan in plans {
         stock_has_run(host)?;
@@ -58,7 +59,7 @@ fn attached(world: &mut World) -> Result<()> {
             "Xen's: {stock:?}, lull's: {ours:?}"
         );
     }
-    // The first time it took away what it had attached.
+    // After the first move lull detached the interface that it had attached.
     ensure!(!stock_has_run(host)?, "it was left to Xen's script");
     let said = host.run("lull doctor localhost")?.stdout;
     for words in ["of guests started here", "localhost has the vif-lull"] {
@@ -90,8 +91,8 @@ fn attached(world: &mut World) -> Result<()> {
     aftermath::no_leaks(host, &[])
 }
 
-/// Moves it, and looks at its interface. Only what happens at the destination
-/// is waited for: the source's, whichever script it had, has gone by then.
+/// Moves the guest and inspects its interface. The test waits only for the destination's
+/// interface: the source's is gone by then, whichever script it had.
 fn moved(host: &Host, guest: &Guest, plan: &Plan) -> Result<Port> {
     let ended = plan.run(host, guest)?;
     ended.expect(0)?;
@@ -99,18 +100,18 @@ fn moved(host: &Host, guest: &Guest, plan: &Plan) -> Result<Port> {
     Port::of(host, guest)
 }
 
-/// Since this was last asked.
+/// Checks whether Xen's script has run since the last check.
 fn stock_has_run(host: &Host) -> Result<bool> {
     let asked = host.run(&format!("test ! -e {STOCK_LOG} || rm -v {STOCK_LOG}"))?;
     Ok(!asked.checked()?.is_empty())
 }
 
-/// A guest's end of the bridge.
+/// The guest's port on the bridge.
 #[derive(Debug)]
 struct Port {
-    /// What attached it.
+    /// The script that attached the port.
     script: String,
-    /// All that a script can have a hand in.
+    /// All state that a script can set.
     state: String,
 }
 
@@ -119,7 +120,8 @@ impl Port {
         let id = guest.domid()?;
         let backend = format!("/local/domain/0/backend/vif/{id}/0");
         let script = host.run(&format!("xenstore-read {backend}/script"))?;
-        // As ip shows it: bridge, MAC, MTU, flags, addresses. Without what counts.
+        // The state as ip prints it: bridge, MAC, MTU, flags and addresses, without the
+        // counters.
         let state = host.run(&format!(
             "cd /sys/class/net/vif{id}.0 && basename $(readlink master) && \
              cat address mtu flags brport/state && \

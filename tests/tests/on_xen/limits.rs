@@ -1,4 +1,4 @@
-//! Limits that stand in `/etc/lull.toml`, kept by plain `xl migrate` as well.
+//! Limits in `/etc/lull.toml`, which plain `xl migrate` keeps as well.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use crate::world::{HEAVY, MODERATE, World};
 
 const FILE: &str = "/etc/lull.toml";
 
-/// No plain migration in here takes that long.
+/// The longest time that a plain migration may take; none in here takes that long.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// Refused, refused for a broken file, moved; and Xen's own again.
+/// A migration is refused because of its limit, another because the file is broken, and one
+/// succeeds; at the end the host has Xen's own xl again.
 pub fn kept_by_plain_xl(world: &mut World) -> Result<()> {
     let kept = keep(world);
-    // Whatever became of it, the scenarios to come have no limits.
+    // This runs whatever the result was, so that later scenarios have no limits.
     let cleared = world.host.run(&format!("lull disable xl; rm -f {FILE}"));
     kept?;
     cleared?.checked()?;
@@ -83,7 +84,7 @@ fn keep(world: &mut World) -> Result<()> {
         "lull limits unset busy && lull limits show --json busy",
         "\"limit_us\":4000000",
     )?;
-    // Plain xl alone cannot tell why.
+    // Plain xl alone cannot report the reason.
     says(host, "lull limits unset 'b*'", "changed")?;
     let mut slow = host.spawn(slow)?;
     std::thread::sleep(Duration::from_secs(2));
@@ -98,7 +99,7 @@ fn keep(world: &mut World) -> Result<()> {
     world.bury_guest()
 }
 
-/// Plain xl's migration is looked at, steered and called off like any other.
+/// A migration by plain xl can be observed, steered and cancelled like any other.
 fn steered(host: &Host, guest: &Guest, command: &str) -> Result<()> {
     let before = guest.domid()?;
     let mut running = host.spawn(command)?;
@@ -132,7 +133,8 @@ fn migrate(host: &Host, command: &str) -> Result<Output> {
     host.run_for(command, LONGEST)
 }
 
-/// It is refused, in words for who typed it, and runs on.
+/// Checks that the migration is refused with these words for the operator, and that the
+/// guest keeps running at the source.
 fn stays(host: &Host, guest: &Guest, command: &str, words: &[&str]) -> Result<()> {
     let before = guest.domid()?;
     let output = migrate(host, command)?;

@@ -3,20 +3,21 @@
 //! A test ends as a success, a *failure* (the product did wrong) or an *error*
 //! (the rig did); the message says which.
 //!
-//! [`sites`] are the hosts, and [`world`] is what scenarios share on one of them:
-//! as long as it stays healthy, one guest. [`pace`] is how fast it is. [`attempt`]
-//! starts `lull migrate` and follows it; [`aftermath`] is what must hold after
-//! every one. [`choice`] leaves out what there is no time
-//! for. Then the scenarios: [`rig`] tests the rig
-//! itself, [`moves`], [`fast`], [`disks`], [`rehearsal`], [`refusals`] and [`limits`] the
-//! product at its work, [`table`] what happens when something goes wrong between any two of its
-//! steps, [`deaths`] when its stub goes astray, [`steering`] when an operator
-//! looks and has wishes, [`together`] when two guests move at once, [`virsh`] when
-//! libvirt moves one, [`two_hosts`] what only two hosts show, [`noise`] what
-//! becomes of the estimate where dom0 has other work, [`newer`] what is
-//! tried on Xen 4.20 too, [`guests`] guests as people have them, [`habits`] what
-//! hands and hosts do meanwhile, [`explaining`] what is left to read, [`bad_input`] and
-//! [`stock`] the rest; last, [`predictions`] of all that moved.
+//! [`sites`] are the hosts, and [`world`] is what scenarios share on one of them, including
+//! one guest for as long as it stays healthy. [`pace`] measures how fast the host is.
+//! [`attempt`] starts `lull migrate` and follows it; [`aftermath`] is what must hold after
+//! every attempt. [`choice`] leaves out what there is no time for.
+//!
+//! The scenarios follow. [`rig`] tests the rig itself. [`moves`], [`fast`], [`disks`],
+//! [`rehearsal`], [`refusals`] and [`limits`] test the product at its usual work. [`table`]
+//! injects faults between any two steps of a migration, and [`deaths`] makes the stub
+//! crash. [`steering`] observes and steers attempts, [`together`] moves two guests at once,
+//! and in [`virsh`] libvirt moves one. [`two_hosts`] tests what only two hosts show, and
+//! [`noise`] tests the estimate where dom0 has other work. [`newer`] holds what is tried on
+//! Xen 4.20 too. [`guests`] are guests as they occur in practice, and [`habits`] are
+//! actions of operators and hosts during a move. [`explaining`] tests the output that
+//! remains of attempts; [`bad_input`] and [`stock`] test the rest. Last, [`predictions`]
+//! evaluates all moves of the run.
 
 mod aftermath;
 mod attempt;
@@ -55,8 +56,8 @@ use libtest_mimic::{Arguments, Trial};
 use choice::Choice;
 use world::{Scenario, rig_scenario, scenario};
 
-/// How many of each kind a run tries beside the essential ones. In all they take
-/// some 18 minutes on a quiet machine.
+/// The number of scenarios of each kind that a run tries beside the essential ones. All
+/// together take some 18 minutes on a quiet machine.
 const USUAL_DRAWN: usize = 8;
 const SELDOM_DRAWN: usize = 1;
 const GUESTS_DRAWN: usize = 1;
@@ -91,7 +92,8 @@ fn main() -> ExitCode {
         choice.tell(&trials);
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    // The hosts die here rather than with the process: their folders go too.
+    // The hosts are ended here rather than with the process, so that their folders are
+    // removed too.
     world::end();
     if runs && !choice::tell_left_out() {
         return ExitCode::FAILURE;
@@ -99,8 +101,8 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// What comes first: that there is a host, that guests move within their limits
-/// and whole, and that they survive the worst moments for something to go wrong.
+/// Returns the scenarios that come first: a host boots, guests move intact and within their
+/// limits, and they survive faults at the worst moments.
 fn essential() -> Vec<Scenario> {
     let mut scenarios = vec![
         rig_scenario("host-boots-and-xl-lists-dom0", 2, rig::host_boots),
@@ -124,7 +126,7 @@ fn essential() -> Vec<Scenario> {
     scenarios
 }
 
-/// The product at its daily work: some of it is drawn.
+/// Returns the scenarios of the product's daily work; a part of them is drawn.
 fn usual() -> Vec<Scenario> {
     vec![
         scenario("no-fast-landing-without-lull", 30, fast::falls_back),
@@ -178,12 +180,12 @@ fn usual() -> Vec<Scenario> {
     ]
 }
 
-/// What is written and has not been seen to hold yet: with everything only.
+/// Returns scenarios that have not succeeded yet; they run only with everything.
 fn unseen() -> Vec<Scenario> {
     guests::unseen()
 }
 
-/// What takes long or seldom fails by itself: some of it is drawn.
+/// Returns scenarios that take long or rarely fail on their own; a part of them is drawn.
 fn seldom() -> Vec<Scenario> {
     vec![
         scenario("fast-landing-while-it-grows", 30, fast::growing),
@@ -205,7 +207,7 @@ fn seldom() -> Vec<Scenario> {
         ),
         scenario("steered-to-a-lower-limit", 30, steering::limit_lowered),
         scenario("steered-under-a-cap", 40, steering::capped),
-        // libxl waits a minute for it.
+        // libxl waits a minute for the guest.
         scenario("guest-ignores-the-suspend", 80, bad_input::deaf_guest),
         scenario("clock-jumps-meanwhile", 30, moves::while_the_clock_jumps),
         scenario("stock-save-and-restore", 25, stock::save_and_restore),

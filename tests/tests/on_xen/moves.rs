@@ -1,4 +1,4 @@
-//! Guests that move.
+//! Migrations that succeed.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::aftermath;
 use crate::attempt::{LEDGER, Plan};
 use crate::world::World;
 
-/// As a user would, over ssh; the pause is kept, by lull's clock and by that
-/// of an observer outside. Few pages, often: on a slow machine the emulated ssh
-/// carries one megabyte a second.
+/// Moves a guest over ssh as a user would. The pause stays within the limit, by lull's
+/// clock and by that of an observer outside. The guest writes few pages, but often, because
+/// on a slow machine the emulated ssh carries one megabyte a second.
 pub fn within_a_limit(world: &mut World) -> Result<()> {
     let limit = world.pace.scaled(Duration::from_secs(30));
     let timeline = Timeline::start();
@@ -53,13 +53,13 @@ pub fn within_a_limit(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// The wall clock jumps ahead while pages are copied, and back while the guest
-/// is paused: no figure of lull's comes from it.
+/// The wall clock jumps ahead while pages are copied, and back while the guest is paused.
+/// None of lull's figures depends on it.
 ///
-/// It jumps back while the stream is held, when libxl at the destination waits
-/// for nothing but bytes: libxl counts its own time limits by the wall clock,
-/// and one that it sets just before a jump back runs out at once (4.17,
-/// `libxl_event.c`: a pass of its loop compares with the time it began at).
+/// The clock jumps back while the stream is held, when libxl at the destination waits for
+/// nothing but bytes. libxl measures its own timeouts by the wall clock, and a timeout that
+/// it sets just before a jump back expires at once (4.17, `libxl_event.c`: a pass of its
+/// loop compares with the time it began at).
 pub fn while_the_clock_jumps(world: &mut World) -> Result<()> {
     const JUMP: Duration = Duration::from_secs(10);
     let limit = world.pace.scaled(Duration::from_secs(12));
@@ -82,7 +82,7 @@ pub fn while_the_clock_jumps(world: &mut World) -> Result<()> {
     let observed = result["observed_downtime_ms"]
         .as_u64()
         .context("no observation")? as f64;
-    // ping counts from the guest's last answer to its next.
+    // ping measures from the guest's last answer to its next.
     let apart = (observed - outages.longest_ms).abs();
     ensure!(
         apart < JUMP.as_millis() as f64 / 2.0 && outages.longest_ms > 0.0,
@@ -91,7 +91,7 @@ pub fn while_the_clock_jumps(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// What the agent prints.
+/// The output of the agent's comparison.
 #[derive(Debug, Deserialize)]
 struct Comparison {
     compared: u64,
@@ -105,14 +105,14 @@ struct Comparison {
     differences: Vec<serde_json::Value>,
 }
 
-/// The frames that libxl makes anew at the destination: from here up to 4 GiB
-/// (Xen 4.17, xg_dom_x86.c: the special pages of an HVM or PVH guest).
+/// The frames that libxl makes anew at the destination, from here up to 4 GiB (Xen 4.17,
+/// xg_dom_x86.c: the special pages of an HVM or PVH guest).
 const SPECIAL_GFNS: std::ops::Range<u64> = 0xfeff8..0xff000;
 
-/// One frame of Xen's for each guest.
+/// The number of frames for each guest that belong to Xen.
 const SHARED_INFO: u64 = 1;
 
-/// A command of dom0's that compares the guest with its copy.
+/// Returns a command for dom0 that compares the guest with its copy.
 pub fn compare(guest: &Guest) -> String {
     let name = guest.name();
     format!(
@@ -123,8 +123,8 @@ pub fn compare(guest: &Guest) -> String {
 
 const STREAM: &str = "/run/rig/stream";
 
-/// Nobody's word is taken for it: the frames of source and destination are
-/// compared while neither runs, and Xen's own checker reads the stream.
+/// Checks independently of lull: the frames of source and destination are compared while
+/// neither runs, and Xen's own checker reads the stream.
 pub fn frames_agree(world: &mut World) -> Result<()> {
     let timeline = Timeline::start();
     let guest = world.small_guest()?;
@@ -133,7 +133,7 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
         "tee-stream {STREAM} -- rig-agent hold-ready {} --",
         quote(&compare(&guest))
     );
-    // The comparison takes its time, and lull counts it as landing.
+    // The comparison takes long, and lull counts it as landing.
     let plan = Plan::by(&transport).limit(Duration::from_secs(120));
     let ended = plan.run(&world.host, &guest)?;
     ended.expect(0)?;
@@ -153,15 +153,15 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// dom0 would greet the destination's new interface over the bridge, and the
-/// source's backend would still put the packet into its guest's memory.
+/// Without this, dom0 would greet the destination's new interface over the bridge, and the
+/// source's backend would still put the packet into the memory of its guest.
 pub fn say_nothing_unasked(host: &Host) -> Result<()> {
     let command = "for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >$f; done";
     host.run(command)?.checked()?;
     Ok(())
 }
 
-/// Reads what [`compare`] found.
+/// Reads the result of [`compare`].
 pub fn check_compared(host: &Host, timeline: &Timeline) -> Result<()> {
     let text = host
         .run("cat /run/rig/compare.err >&2; cat /run/rig/compare.json; rm /run/rig/compare.json")?
@@ -192,8 +192,8 @@ fn check_comparison(comparison: &Comparison) -> Result<()> {
         "ordinary frames differ: {comparison:x?}, {:?}",
         comparison.differences
     );
-    // The guest's shared info and its grant table are Xen's memory, mapped into
-    // the guest; after its resume it maps them anew.
+    // The guest's shared info and its grant table are Xen's memory, mapped into the guest.
+    // The guest maps them anew after its resume.
     ensure!(
         comparison.only_first <= SHARED_INFO + comparison.first_grant_frames
             && comparison.only_second == 0,
@@ -202,7 +202,8 @@ fn check_comparison(comparison: &Comparison) -> Result<()> {
     Ok(())
 }
 
-/// As it looks to a user: tables, and last where the guest runs.
+/// Checks the output that a user sees: tables, and at the end the host where the guest
+/// runs.
 pub fn without_limits(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let before = guest.domid()?;
@@ -238,7 +239,7 @@ pub fn without_limits(world: &mut World) -> Result<()> {
     aftermath::check_whole(&world.host, &guest)
 }
 
-/// Neither a ledger that is not one nor a full disk is a reason not to move.
+/// Neither a corrupt ledger nor a full disk prevents a move.
 pub fn with_a_broken_ledger(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = &world.host;

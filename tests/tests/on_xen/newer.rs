@@ -1,5 +1,5 @@
-//! What is tried on Xen 4.20 as Debian 13 installs it: one host, source and
-//! destination at once. Moves there from Xen 4.17 are in [`crate::two_hosts`].
+//! Scenarios for Xen 4.20 as Debian 13 installs it: one host is source and destination.
+//! Moves there from Xen 4.17 are in [`crate::two_hosts`].
 
 use anyhow::Result;
 
@@ -8,7 +8,8 @@ use crate::table::{self, Fault, Phase};
 use crate::world::{Scenario, World, scenario_at};
 use crate::{fast, moves, refusals, steering};
 
-/// Both landings, the gates, an operator who cancels, parts that die.
+/// Returns scenarios with both landings, the gates, an operator who cancels, and parts that
+/// die.
 pub fn scenarios() -> Vec<Scenario> {
     let mut scenarios = vec![
         newer("fast-landing-agrees", 60, fast::frames_agree),

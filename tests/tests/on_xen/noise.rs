@@ -1,6 +1,6 @@
-//! Moves between two hosts whose dom0 has other work to do: a process of each runs
-//! without a pause, as beside a backup or a build. What the estimate makes of a link
-//! and of a guest that stand still now and then.
+//! Moves between two hosts whose dom0 has other work: on each a process runs without a
+//! pause, as beside a backup or a build. The scenarios test the estimate for a link and a
+//! guest that are delayed now and then.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::sites::{Pair, Site};
 use crate::two_hosts::{self, Before, LONGEST};
 use crate::world::{MODERATE, Scenario, World, scenario_with, spec};
 
-/// lull's pause may be that much longer than stock's.
+/// The largest ratio of lull's pause to stock's.
 const BESIDE_STOCK: f64 = 1.1;
 
-/// Between two hosts.
+/// Returns the scenarios between two hosts.
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         scenario_with(
@@ -37,7 +37,7 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Other work in dom0, until it is dropped.
+/// Other work in dom0; it runs until this is dropped.
 struct Noise<'a>(&'a Host);
 
 impl<'a> Noise<'a> {
@@ -54,8 +54,8 @@ impl Drop for Noise<'_> {
     }
 }
 
-/// 500 pages a second over 32 MiB: stock xl moves the guest there and back, then lull
-/// does, landing classic under a limit that leaves room.
+/// The guest writes 500 pages a second over 32 MiB. Stock xl moves it there and back, then
+/// lull does, with the classic landing under a limit that leaves room.
 fn beside_stock(pair: &mut Pair<'_>) -> Result<()> {
     let guest = pair.here.guest_like(&spec("busy"))?;
     guest.set_load(Load::steady(MODERATE.pages_per_sec, 8_192))?;
@@ -90,7 +90,7 @@ fn beside_stock(pair: &mut Pair<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Stock xl moves it there.
+/// Moves the guest to the other host with stock xl.
 fn stock(guest: &Guest, there: &Host) -> Result<(Guest, Outages)> {
     let here = guest.host();
     let before = Before::of(guest)?;
@@ -106,8 +106,8 @@ fn stock(guest: &Guest, there: &Host) -> Result<(Guest, Outages)> {
     Ok((two_hosts::arrived(guest, &before, here, there)?, outages))
 }
 
-/// 3,000 pages a second over 64 MiB: it moves within its limit; or it stays, and none
-/// of its rounds could have been the last within that limit.
+/// The guest writes 3,000 pages a second over 64 MiB. It moves within its limit; or it
+/// stays, and then none of its rounds could have been the last within that limit.
 fn as_the_oracle(pair: &mut Pair<'_>) -> Result<()> {
     let guest = pair.here.guest_like(&GuestSpec {
         memory_mib: 168,
@@ -135,8 +135,8 @@ fn as_the_oracle(pair: &mut Pair<'_>) -> Result<()> {
     aftermath::runs_whole_since(&guest, &before.status)
 }
 
-/// What the shortest pause would have been: the pages that are left when a round ends
-/// are those of the next, which tells how long they took; all else as it was assumed.
+/// Returns the shortest possible pause. The pages that are left when a round ends are those
+/// of the next round, which shows how long they took; everything else is as it was assumed.
 fn best_pause(ended: &Ended) -> Result<Duration> {
     let started = ended.event("started").context("not started")?;
     let fixed: u64 = [
@@ -157,8 +157,8 @@ fn best_pause(ended: &Ended) -> Result<Duration> {
     Ok(Duration::from_millis(fixed + shortest))
 }
 
-/// The same guest under ever larger limits: never stopped more than a round earlier
-/// than under a smaller one.
+/// Moves the same guest under ever larger limits. It never stops more than one round
+/// earlier than under a smaller limit.
 pub fn larger_limits(world: &mut World) -> Result<()> {
     let guest = world.guest_like(&spec("busy"))?;
     guest.set_load(Load::steady(MODERATE.pages_per_sec, 8_192))?;
@@ -167,7 +167,7 @@ pub fn larger_limits(world: &mut World) -> Result<()> {
         let limit = world.pace.scaled(Duration::from_secs(seconds));
         let plan = Plan::direct().landing("classic").limit(limit);
         let ended = plan.run(&world.host, &guest)?;
-        // The smallest may be too small for what a pause costs here.
+        // The smallest limit may be below what a pause costs here.
         if ended.code() != 0 {
             ensure!(seconds == 3, "{}", ended.in_short());
             ended.expect(ended.code())?;

@@ -1,6 +1,5 @@
-//! How fast the machine is that everything here runs on. Machines differ by a
-//! factor of three and more, so limits that leave room are derived from what one
-//! stock move took.
+//! The speed of the machine that runs all of this. Machines differ by a factor of three and
+//! more, so limits that leave room are derived from the time of one stock move.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,10 +11,10 @@ use lull_tests::timeline::Timeline;
 
 use crate::world::small;
 
-/// The outage of that move on the machine that most limits were tried on.
+/// The outage of that move on the machine on which most limits were chosen.
 const USUAL: Duration = Duration::from_millis(3_500);
 
-/// How fast it is.
+/// The speed of this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// The outage of a stock move of a small, quiet guest.
@@ -23,10 +22,10 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Measures it on the first host that there is; all are on the same machine.
+    /// Measures the speed on the first host; all hosts are on the same machine.
     ///
     /// # Errors
-    /// When Xen's own tools do not move a guest: the rig's fault.
+    /// When Xen's own tools do not move a guest, which is the rig's fault.
     pub fn of(host: &Host) -> Result<Self> {
         static MEASURED: Mutex<Option<Pace>> = Mutex::new(None);
         let mut measured = MEASURED
@@ -38,7 +37,7 @@ impl Pace {
         }
     }
 
-    /// Xen's own tools move a guest to the host itself.
+    /// Measures a move of a guest by Xen's own tools, to the same host.
     fn measure(host: &Host) -> Result<Self> {
         let timeline = Timeline::start();
         let guest = host.create_guest(&small())?;
@@ -61,12 +60,13 @@ impl Pace {
         Ok(Self { stock_outage })
     }
 
-    /// A limit that leaves room here as `limit` does on the usual machine.
+    /// Scales a limit, so that it leaves as much room here as `limit` does on the usual
+    /// machine.
     pub fn scaled(self, limit: Duration) -> Duration {
         limit.mul_f64(self.stock_outage.div_duration_f64(USUAL).max(1.0))
     }
 
-    /// A limit that a quiet guest's pause keeps with room to spare.
+    /// Returns a limit that the pause of a quiet guest keeps with room to spare.
     pub fn ample(self) -> Duration {
         self.scaled(Duration::from_secs(20))
     }

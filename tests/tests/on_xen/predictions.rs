@@ -1,4 +1,4 @@
-//! How well the pauses of all moves in this run were foreseen.
+//! Evaluates how well the pauses of all moves in this run were predicted.
 
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -12,19 +12,19 @@ use crate::aftermath;
 use crate::attempt::{Plan, is};
 use crate::world::{MODERATE, World, small};
 
-/// A pause of a guest that moved, milliseconds.
+/// The pause of a guest that moved, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Pause {
-    /// Usual for such a move; without history nothing is.
+    /// The usual value for such a move; `None` without history.
     expected: Option<u64>,
-    /// At most.
+    /// The predicted upper bound.
     predicted: u64,
     observed: u64,
-    /// The part that the last pages took; absent where it was too short to tell.
+    /// The part that the last pages took; `None` where it was too short to measure.
     pages: Option<Pages>,
 }
 
-/// How long the last pages took, milliseconds.
+/// The time that the last pages took, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Pages {
     expected: u64,
@@ -33,7 +33,7 @@ struct Pages {
 }
 
 impl Pages {
-    /// Below that a millisecond more or less is a tenth.
+    /// Below this a difference of one millisecond is a tenth of the value.
     const LEAST_MS: u64 = 10;
 
     fn of(events: &[Value]) -> Option<Self> {
@@ -50,7 +50,7 @@ impl Pages {
 
 static PAUSES: Mutex<Vec<Pause>> = Mutex::new(Vec::new());
 
-/// Takes note of what an attempt said.
+/// Records the events of an attempt.
 pub fn note(events: &[Value]) {
     let Some(result) = events.last() else {
         return;
@@ -73,12 +73,12 @@ pub fn note(events: &[Value]) {
     }
 }
 
-/// Moves in a row, since only those behind the first have a history.
+/// The number of moves in a row; only those after the first have a history.
 const MOVES: usize = 3;
 
-/// Moves a guest to and fro, and learns from it.
+/// Moves a guest to and fro, so that later moves use the history of earlier ones.
 pub fn with_history(world: &mut World) -> Result<()> {
-    // So many moves take a guest of their own: see the world's.
+    // So many moves need a separate guest; see `MOST_MOVED` in the world.
     world.forget_guest();
     let guest = world.guest_like(&small())?;
     guest.set_load(MODERATE)?;
@@ -95,7 +95,7 @@ pub fn with_history(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Tells of all of them.
+/// Prints the statistics of all moves.
 pub fn tell() -> Result<(), Failed> {
     let pauses = PAUSES.lock().map(|pauses| pauses.clone());
     eprint!("{}", in_words(&pauses.unwrap_or_default()));
@@ -167,7 +167,7 @@ fn of_pages(pauses: &[Pause]) -> String {
     )
 }
 
-/// The smallest value that so many percent do not exceed.
+/// Returns the smallest value that this percentage of the values does not exceed.
 fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
     let place = (sorted.len() * percent).div_ceil(100).checked_sub(1)?;
     sorted.get(place).copied()

@@ -1,4 +1,4 @@
-//! Guests that stay, because a limit or the operator says so.
+//! Guests that stay at the source because of a limit or because the operator cancels.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::aftermath;
 use crate::attempt::{Plan, Running, is};
 use crate::world::{HEAVY, MODERATE, World};
 
-/// Gate 0.
+/// Gate 0 refuses: the fixed costs alone exceed the limit.
 pub fn fixed_costs(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let limit = Duration::from_secs(1);
@@ -24,8 +24,8 @@ pub fn fixed_costs(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// A guest that writes faster than its link carries is refused soon and with
-/// figures; once it is quieter, it moves.
+/// A guest that writes faster than its link can send is refused soon and with figures. Once
+/// it is quieter, it moves.
 pub fn hopeless_then_moved(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     guest.set_load(HEAVY)?;
@@ -71,8 +71,8 @@ fn names_what_would_fit(advice: Option<&str>, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The limit under which a burst is too much, and the link, bytes a second, that makes
-/// it so. On a slow machine, where a guest takes longer to stop, more and less.
+/// The limit that a burst exceeds, and the link rate, bytes a second, at which it does. A
+/// slow machine, where a guest takes longer to stop, uses a larger limit and a lower rate.
 const LIMIT: Duration = Duration::from_secs(8);
 const LINK: u64 = 4_000_000;
 
@@ -84,9 +84,9 @@ fn over_a_slow_link(world: &World) -> Plan {
     Plan::throttled((LINK as f64 / burst_limit(world).div_duration_f64(LIMIT)) as u64)
 }
 
-/// Gate 2: between the decision to stop the guest and its stop it dirties all
-/// it can. xl is held meanwhile, so that there is time for it: it has no part
-/// in the copying, but it is through xl that the guest is asked to stop.
+/// Gate 2: the guest dirties as much as it can between the decision to stop it and its
+/// stop. xl is held during that time, so that the guest has time to do so. xl takes no part
+/// in the copying, but the request to suspend goes through xl.
 fn with_a_burst<'a>(world: &'a World, guest: &'a Guest, plan: Plan) -> Result<Running<'a>> {
     let plan = plan.limit(burst_limit(world));
     let mut running = plan.start(&world.host, guest)?;
@@ -124,7 +124,7 @@ pub fn tried_again(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// Without one it is refused.
+/// Without a timeout the attempt is refused.
 pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let running = with_a_burst(world, &guest, over_a_slow_link(world))?;
@@ -162,7 +162,7 @@ pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     aftermath::somebody_carries_out_its_reboot(world, &guest)
 }
 
-/// The timeout never forces a suspend.
+/// A timeout never forces a suspend.
 pub fn timeout(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let ended = Plan::throttled(4_000_000)

@@ -1,4 +1,4 @@
-//! A probe guest goes first.
+//! Rehearsals, which move a probe guest.
 
 use std::time::Duration;
 
@@ -11,24 +11,26 @@ use crate::aftermath;
 use crate::attempt::{LEDGER, Plan, is};
 use crate::world::World;
 
-/// Several connections over an emulated ssh, one after the other.
+/// The longest time that a rehearsal may take: it makes several connections over an
+/// emulated ssh, one after the other.
 const LONGEST: Duration = Duration::from_secs(400);
 
-/// Where the record of a rehearsal stands.
+/// The path of the record of a rehearsal.
 const RECORD: &str = "/run/lull-rehearsal/record";
 
-/// As a user would, to a host with lull.
+/// Rehearses a move to a host with lull, as a user would.
 pub fn there(world: &mut World) -> Result<()> {
     rehearse(world, "", "fast")
 }
 
-/// For those whom xl and virsh will move.
+/// Rehearses the classic landing, for guests that xl and virsh will move.
 pub fn there_classic(world: &mut World) -> Result<()> {
     rehearse(world, "--landing classic", "classic")
 }
 
-/// There, landing so, over ssh; nobody receives anything here for it. The costs are in the ledger, and nothing
-/// of it is left on the host, which here is both.
+/// Rehearses over ssh with that order of landing; nothing receives guests here outside of
+/// ssh. The costs are in the ledger afterwards, and nothing of the rehearsal is left on the
+/// host, which is source and destination.
 fn rehearse(world: &mut World, options: &str, order: &str) -> Result<()> {
     let guest = world.guest()?;
     let host = &world.host;
@@ -64,7 +66,7 @@ fn rehearse(world: &mut World, options: &str, order: &str) -> Result<()> {
     nothing_is_left(host, &guest)
 }
 
-/// Killed in the middle, it leaves nothing either: its guard sees to that.
+/// A rehearsal that is killed in the middle leaves nothing either; its guard cleans up.
 pub fn killed(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = &world.host;
@@ -77,8 +79,8 @@ pub fn killed(world: &mut World) -> Result<()> {
     nothing_is_left(host, &guest)
 }
 
-/// Killed with its guard, it leaves its guest until the next one comes. That is
-/// asked for by a move, and made once.
+/// A rehearsal that is killed together with its guard leaves its guest until the next
+/// rehearsal. That one is requested by a move, and made once.
 pub fn killed_then_before_a_move(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = &world.host;
@@ -127,7 +129,7 @@ pub fn killed_then_before_a_move(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Starts one and, once its guest is there, kills the processes of that name.
+/// Starts a rehearsal and kills the processes of that name once its guest is there.
 fn kill_one(host: &Host, name: &str) -> Result<()> {
     let timeline = Timeline::start();
     let _spawned = host.spawn("lull rehearse -s '' 'xl migrate-receive'")?;
@@ -157,7 +159,7 @@ fn ledger(host: &Host, destination: &str) -> Result<Vec<Value>> {
         .with_context(|| format!("no entries: {text}"))
 }
 
-/// No domain, no process, no log, no file but the record, which is empty.
+/// Checks that no domain, process, log or file is left except the record, which is empty.
 fn nothing_is_left(host: &Host, guest: &Guest) -> Result<()> {
     aftermath::no_leaks(host, &[guest])?;
     let files = host

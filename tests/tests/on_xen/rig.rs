@@ -1,4 +1,4 @@
-//! The rig itself.
+//! Tests of the rig itself.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub fn host_boots(world: &mut World) -> Result<()> {
 pub fn link_is_shaped(world: &mut World) -> Result<()> {
     let host = &world.host;
     let timeline = Timeline::start();
-    // A busy machine can only make this slower, so the bound holds on any.
+    // A busy machine can only make this slower, so the bound holds on any machine.
     host.shape(Some(512 << 10))?;
     let start = timeline.seconds();
     host.run("dd if=/dev/zero bs=64k count=32 2>/dev/null | ssh dest 'cat >/dev/null'")?

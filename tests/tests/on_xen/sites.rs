@@ -1,11 +1,12 @@
-//! The hosts that scenarios run on, each booted when the first of them needs it.
+//! The hosts that scenarios run on. Each boots when the first scenario needs it.
 
 use anyhow::{Context, Result};
 use lull_tests::{HostConfig, Hypervisor, Link};
 
 use crate::world::World;
 
-/// How far the clock of every other host is ahead of the first one's, seconds.
+/// The number of seconds by which the clock of every other host is ahead of the first
+/// one's.
 const AHEAD: i64 = 3600;
 
 /// One of the hosts.
@@ -37,17 +38,17 @@ impl Site {
     }
 }
 
-/// Two hosts, and the link between them.
+/// The two hosts of a scenario, and the link between them.
 pub struct Pair<'a> {
-    /// Where guests are made.
+    /// The host on which guests are made.
     pub here: &'a mut World,
-    /// Where they go.
+    /// The host to which guests move.
     pub there: &'a mut World,
-    /// Between them.
+    /// The link between the two hosts.
     pub link: &'a Link,
 }
 
-/// All hosts that were needed so far.
+/// All hosts that have been needed so far.
 #[derive(Default)]
 pub struct Sites {
     link: Option<Link>,
@@ -55,7 +56,7 @@ pub struct Sites {
 }
 
 impl Sites {
-    /// Nothing is booted yet.
+    /// Returns a set in which nothing is booted yet.
     pub const fn new() -> Self {
         Self {
             link: None,
@@ -63,11 +64,11 @@ impl Sites {
         }
     }
 
-    /// Boots those of the hosts that are not there yet. Others but the first are
-    /// ended: even an idle one takes part of this machine.
+    /// Boots those of the hosts that do not run yet. All others except the first are ended,
+    /// because even an idle host takes processor time of this machine.
     ///
     /// # Errors
-    /// When one cannot be booted.
+    /// When a host cannot be booted.
     pub fn need(&mut self, sites: &[Site]) -> Result<()> {
         for other in [Site::Installed, Site::Newer] {
             if !sites.contains(&other) {
@@ -87,20 +88,20 @@ impl Sites {
         Ok(())
     }
 
-    /// One that was booted.
+    /// Returns a host that was booted.
     ///
     /// # Errors
-    /// When it was not.
+    /// When the host was not booted.
     pub fn at(&mut self, site: Site) -> Result<&mut World> {
         self.worlds[site as usize]
             .as_mut()
             .with_context(|| format!("{site:?} was not booted"))
     }
 
-    /// The first and another.
+    /// Returns the first host and another.
     ///
     /// # Errors
-    /// When one of them was not booted.
+    /// When one of the two was not booted.
     pub fn pair(&mut self, other: Site) -> Result<Pair<'_>> {
         let [first, others @ ..] = &mut self.worlds;
         let there = others.get_mut((other as usize).wrapping_sub(1));

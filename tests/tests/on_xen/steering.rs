@@ -1,4 +1,4 @@
-//! Migrations that are looked at, and steered, while they run.
+//! Migrations that are observed and steered while they run.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::aftermath;
 use crate::attempt::{Plan, Running};
 use crate::world::World;
 
-/// Slow enough to be looked at.
+/// A link rate, bytes a second, that leaves time to observe the attempt.
 const SLOW: u64 = 4_000_000;
 
-/// An operator looks at it, asks for another guest, and cancels. Meanwhile
-/// clients that nobody wants do what they can.
+/// An operator looks at the attempt, asks for another guest, and cancels. Meanwhile the
+/// agent's hostile clients disturb the control socket.
 pub fn looked_at_and_cancelled(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = world.host.clone();
@@ -61,7 +61,7 @@ pub fn looked_at_and_cancelled(world: &mut World) -> Result<()> {
     aftermath::check(&host, &guest, &ended)
 }
 
-/// Who watched saw it go on, and how it ended.
+/// Checks that the watching client saw the progress and the outcome.
 fn check_watch(watched: &Output) -> Result<()> {
     let lines = said(watched, 5)?;
     let lines: Vec<Value> = lines
@@ -77,7 +77,7 @@ fn check_watch(watched: &Output) -> Result<()> {
     Ok(())
 }
 
-/// Who watched on a terminal saw it drawn, and has the terminal back.
+/// Checks that a watch on a terminal drew the progress, and restored the terminal.
 fn check_screen(drawn: &Output) -> Result<()> {
     const DRAWN_ON: &str = "\x1b[?1049h";
     const LEFT: &str = "\x1b[?1049l";
@@ -92,26 +92,26 @@ fn check_screen(drawn: &Output) -> Result<()> {
     Ok(())
 }
 
-/// How the one migration stands.
+/// Returns the status of the one migration.
 fn status(running: &Running<'_>) -> Result<Value> {
     let text = said(&running.host.run("lull status --json busy")?, 0)?;
     serde_json::from_str(&text).with_context(|| format!("no status: {text:?}"))
 }
 
-/// What a command that ended so wrote on standard output.
+/// Checks that a command ended with this exit code, and returns its standard output.
 fn said(output: &Output, code: i32) -> Result<String> {
     ensure!(output.status == code, "not {code}: {output:?}");
     Ok(output.stdout.clone())
 }
 
-/// And on standard error.
+/// Does the same, and returns the standard error.
 fn told(output: &Output, code: i32) -> Result<String> {
     ensure!(output.status == code, "not {code}: {output:?}");
     Ok(output.stderr.clone())
 }
 
-/// Both limits are set though there was none at first, and the guest is stopped
-/// after the first round because the operator would rather not wait for another.
+/// Both limits are set although there was none at first. The guest is stopped after the
+/// first round, because the operator does not want to wait for another.
 pub fn steered(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = world.host.clone();
@@ -128,13 +128,13 @@ pub fn steered(world: &mut World) -> Result<()> {
     ensure!(stopped.contains("was asked to stop"), "{stopped}");
     let ended = running.finish()?;
     ended.expect(0)?;
-    // The full pass, and the final round.
+    // The rounds are the full pass and the final round.
     ensure!(ended.rounds().count() == 2, "{}", ended.in_short());
     aftermath::check(&host, &guest, &ended)
 }
 
-/// READY is kept until it is too late for the limit that was set last, though
-/// not for the first one.
+/// READY is held until it is too late for the limit that was set last, though not for the
+/// first one.
 pub fn limit_lowered(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = world.host.clone();
@@ -156,8 +156,8 @@ pub fn limit_lowered(world: &mut World) -> Result<()> {
     aftermath::check(&host, &guest, &ended)
 }
 
-/// The helper has gone, the destination is ready and nobody here knows it yet:
-/// whoever asks now is heard by `lull migrate`.
+/// The helper has exited, and the destination is ready, which nothing at the source knows
+/// yet. `lull migrate` still handles a cancel at this moment.
 pub fn cancelled_while_landing(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let host = world.host.clone();
@@ -181,9 +181,9 @@ pub fn cancelled_while_landing(world: &mut World) -> Result<()> {
     aftermath::check(&host, &guest, &ended)
 }
 
-/// Less is sent than the link carries, on the operator's wish, and it is as fast
-/// as ever once he takes it back; what is known of the link is not what was
-/// sent, and the last pages are not held back.
+/// With a cap by the operator the attempt sends less than the link carries, and it runs at
+/// full speed again once the cap is lifted. The estimate of the link does not follow the
+/// capped rate, and the last pages are not held back.
 pub fn capped(world: &mut World) -> Result<()> {
     const CAP: u64 = 2 << 20;
     let guest = world.guest()?;
@@ -204,7 +204,7 @@ pub fn capped(world: &mut World) -> Result<()> {
     let of = |status: &Value, what: &str| status["progress"][what].as_u64().unwrap_or(0);
     let bytes = (of(&after, "pages_sent") - of(&before, "pages_sent")) * 4_096;
     let ms = of(&after, "at_ms") - of(&before, "at_ms");
-    // The slots that were full when the cap came count when they are empty.
+    // The slots that were full when the cap was set count when they are empty.
     let most = CAP * ms / 1_000 + (12 << 20);
     ensure!(bytes > 0 && bytes <= most, "{bytes} in {ms} ms");
     let rate = of(&after, "transfer_rate");
@@ -219,7 +219,7 @@ pub fn capped(world: &mut World) -> Result<()> {
     let newest = "ls -t /var/lib/lull/traces/*.jsonl | head -1";
     said(&host.run(&format!("lull replay $({newest})"))?, 0)?;
     aftermath::check(&host, &guest, &ended)?;
-    // From the start, and kept to the suspend.
+    // The cap is set from the start, and applies until the suspend.
     let mut running = Plan::throttled(4 * SLOW)
         .capped("8MiB/s")
         .start(&host, &guest)?;

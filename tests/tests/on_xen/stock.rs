@@ -1,4 +1,4 @@
-//! What lull must leave alone, and stock Xen by itself.
+//! Operations that lull must leave alone, and stock Xen by itself.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::world::World;
 
 const LIMIT: Duration = Duration::from_secs(200);
 
-/// As the save helper lull hands plain saves and restores to the stock one.
+/// As the save helper lull hands plain saves and restores over to the stock helper.
 pub fn save_and_restore(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
     let before = guest.domid()?;
@@ -27,7 +27,7 @@ pub fn save_and_restore(world: &mut World) -> Result<()> {
     aftermath::check_whole(&world.host, &guest)
 }
 
-/// Without lull: what is measured and checked here is the rig.
+/// Runs without lull: this measures and checks the rig.
 pub fn migration(world: &mut World) -> Result<()> {
     let timeline = Timeline::start();
     let guest = world.guest()?;

@@ -1,4 +1,4 @@
-//! Two guests of one host, moved at the same time.
+//! Two guests of one host that are moved at the same time.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use crate::aftermath;
 use crate::attempt::{Ended, Plan};
 use crate::world::{MODERATE, World, spec};
 
-/// What the landings of two at once may take under emulation.
+/// The longest time that two simultaneous landings may take under emulation.
 const LIMIT: Duration = Duration::from_secs(25);
 
-/// What each may send before its suspend.
+/// The bandwidth cap of each attempt before its suspend.
 const CAP: &str = "512KiB/s";
 
-/// The second destination.
+/// The command that receives at the second destination.
 const SECOND: &str = "unshare -m sh -c 'mount -t tmpfs none /run/lock && exec xl migrate-receive'";
 
-/// Where the node exporter would look.
+/// The folder that the node exporter would read.
 const COLLECTED: &str = "/var/lib/prometheus/node-exporter";
 
-/// Both are seen, one is cancelled and the other does not notice; then both
-/// move, and each leaves a record and what it taught.
+/// Both attempts are visible. One is cancelled and the other is not affected; then both
+/// guests move, and each attempt leaves a record and an entry in the ledger.
 ///
-/// So that one host can stand for two destinations, the second has xl's lock to
-/// itself. With one lock between them stock xl's second receiver was seen to give
-/// up ("Domain creation failed"); why was not found.
+/// One host stands for two destinations, so the second has xl's lock in a mount of its own.
+/// With one lock between them stock xl's second receiver was seen to give up ("Domain
+/// creation failed"); the cause was not found.
 pub fn two_at_once(world: &mut World) -> Result<()> {
     let busy = world.guest()?;
     let host = world.host.clone();
@@ -43,7 +43,7 @@ fn both(host: &Host, busy: &Guest, other: &Guest) -> Result<()> {
     host.run(&format!("mkdir -p {COLLECTED}"))?.checked()?;
     let records = number(host, "ls /var/lib/lull/runs 2>/dev/null | wc -l")?;
 
-    // Capped, each takes minutes: neither ends while they are looked at.
+    // With the cap each attempt takes minutes, so neither ends while they are inspected.
     let mut first = Plan::direct().limit(LIMIT).capped(CAP).start(host, busy)?;
     first.wait_until_copying()?;
     let mut second = Plan::by_command(SECOND)
@@ -104,8 +104,8 @@ fn both(host: &Host, busy: &Guest, other: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// Within its limit, or not at all: which, depends on how much of the one
-/// emulated processor the other left.
+/// Checks that the guest moved within its limit or not at all. The result depends on how
+/// much of the one emulated processor the other attempt left.
 fn moved_or_refused(ended: &Ended) -> Result<()> {
     match ended.code() {
         code @ (0 | 3 | 4) => ended.expect(code).map(drop),

@@ -1,6 +1,5 @@
-//! What only two hosts show. Guests go from the first to another and back; both
-//! are on one link, with clocks an hour apart, and the other has been up for a
-//! shorter time.
+//! Scenarios that only two hosts can show. Guests move from the first to another and back.
+//! Both are on one link, with clocks an hour apart, and the other has a shorter uptime.
 
 use std::time::Duration;
 
@@ -16,16 +15,16 @@ use crate::sites::{Pair, Site};
 use crate::virsh;
 use crate::world::{HEAVY, Scenario, scenario_with, small};
 
-/// No command here takes that long by itself.
+/// The longest time that a command may take; none here takes that long by itself.
 pub const LONGEST: Duration = Duration::from_secs(400);
 
-/// By less than that, clocks that are an hour apart are told apart.
+/// The tolerance, in milliseconds, with which clocks that are an hour apart are told apart.
 const HALF_AN_HOUR: u64 = 30 * 60 * 1000;
 
-/// What a guest does: little, so that a slow link catches up with it.
+/// The guest's load; it is small, so that a slow link catches up with it.
 const LOAD: Load = Load::steady(300, 512);
 
-/// With a host of the same release.
+/// Returns the scenarios with a host of the same release.
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         installed(
@@ -63,8 +62,8 @@ fn installed(name: &str, seconds: u32, run: fn(&mut Pair<'_>) -> Result<()>) -> 
     scenario_with(Site::Installed, format!("two-hosts-{name}"), seconds, run)
 }
 
-/// Under a limit: there over ssh and landing fast, back without ssh and landing
-/// classic.
+/// Moves a guest under a limit: there over ssh with the fast landing, back without ssh with
+/// the classic one.
 fn there_fast_and_back_classic(pair: &mut Pair<'_>) -> Result<()> {
     let guest = guest(pair)?;
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
@@ -80,7 +79,7 @@ fn there_fast_and_back_classic(pair: &mut Pair<'_>) -> Result<()> {
     looks_native(&back, &there)
 }
 
-/// There landing classic, back landing fast; without a limit.
+/// Moves a guest without a limit: there with the classic landing, back with the fast one.
 fn there_classic_and_back_fast(pair: &mut Pair<'_>) -> Result<()> {
     let guest = guest(pair)?;
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
@@ -91,8 +90,8 @@ fn there_classic_and_back_fast(pair: &mut Pair<'_>) -> Result<()> {
     looks_native(&back, &there)
 }
 
-/// It writes faster than the link carries, and stays; nothing of it is left
-/// there.
+/// The guest writes faster than the link carries, and stays. Nothing of it is left at the
+/// destination.
 fn refused_and_runs_on(pair: &mut Pair<'_>) -> Result<()> {
     let guest = guest(pair)?;
     let before = guest.set_load(Load::steady(HEAVY.pages_per_sec, 2_000))?;
@@ -109,7 +108,7 @@ fn refused_and_runs_on(pair: &mut Pair<'_>) -> Result<()> {
     stayed(pair, &guest, &before)
 }
 
-/// The file's limits hold for plain xl: one that cannot be kept, and one that can.
+/// The limits of the file apply to plain xl: one that cannot be kept, and one that can.
 fn plain_xl(pair: &mut Pair<'_>) -> Result<()> {
     let guest = guest(pair)?;
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
@@ -145,9 +144,9 @@ fn plain_xl(pair: &mut Pair<'_>) -> Result<()> {
     arrived(&guest, &before, &here, &there).map(drop)
 }
 
-/// A rehearsal over ssh: what it learned, and that nothing is left on either.
+/// Rehearses over ssh: the costs are in the ledger, and nothing is left on either host.
 fn rehearsed(pair: &mut Pair<'_>) -> Result<()> {
-    // One that the scenarios before have shared would count as left behind.
+    // A guest that earlier scenarios have shared would count as left behind.
     pair.here.forget_guest();
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
     here.run(&format!("rm -f {LEDGER}"))?.checked()?;
@@ -164,7 +163,7 @@ fn rehearsed(pair: &mut Pair<'_>) -> Result<()> {
     no_leaks(&there, &[])
 }
 
-/// Both are ready; a name that is taken there is found.
+/// Both hosts are ready; the doctor finds a name that is already taken at the destination.
 fn doctor(pair: &mut Pair<'_>) -> Result<()> {
     let guest = guest(pair)?;
     let (here, there) = (&pair.here.host, &pair.there.host);
@@ -190,7 +189,7 @@ fn doctor(pair: &mut Pair<'_>) -> Result<()> {
         told.stdout.contains("has a guest of that name already"),
         "{told:?}"
     );
-    // The destination refuses it only once all is there.
+    // The destination refuses the guest only after everything has been sent.
     let before = guest.status()?;
     let ended = Plan::called(there).run(here, &guest)?;
     ended.expect(6)?;
@@ -198,8 +197,8 @@ fn doctor(pair: &mut Pair<'_>) -> Result<()> {
     stayed(pair, &guest, &before)
 }
 
-/// The destination lacks what the guest's configuration names: its own words are
-/// told, and the guest runs on.
+/// The destination lacks something that the guest's configuration names. lull reports the
+/// destination's own message, and the guest keeps running.
 fn lacking_there(pair: &mut Pair<'_>) -> Result<()> {
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
     let guest = guest(pair)?;
@@ -207,7 +206,8 @@ fn lacking_there(pair: &mut Pair<'_>) -> Result<()> {
         .run("ip link set xenbr0 down && ip link set xenbr0 name elsewhere")?
         .checked()?;
     let before = guest.status()?;
-    // The way to that host is over the bridge: the rig's own way in is used.
+    // The connection to that host goes over the bridge, so the rig's own connection is
+    // used.
     let outcome = ["fast", "classic"].map(|landing| {
         there.run("ip link set elsewhere up")?.checked()?;
         Plan::called(&there).landing(landing).run(&here, &guest)
@@ -222,7 +222,7 @@ fn lacking_there(pair: &mut Pair<'_>) -> Result<()> {
     }
     stayed(pair, &guest, &before)?;
 
-    // There, its driver is not loaded.
+    // The driver is not loaded at the destination.
     here.run("modprobe -a nvme xen-blkback")?.checked()?;
     there
         .run("rmmod nvme 2>/dev/null; ! ls /dev/nvme0n1")?
@@ -239,7 +239,8 @@ fn lacking_there(pair: &mut Pair<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The destination failed, and what it lacks is in the last lines and in the report.
+/// Checks that the destination failed, and that the last lines and the report name what it
+/// lacks.
 fn names_the_cause(ended: &Ended, what: &str) -> Result<()> {
     let result = ended.expect(6)?;
     let reason = result["reason"].as_str().unwrap_or_default();
@@ -251,7 +252,7 @@ fn names_the_cause(ended: &Ended, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// An interface that its configuration names is called so at both ends.
+/// An interface that the configuration names has the same name at both ends.
 fn named_interface(pair: &mut Pair<'_>) -> Result<()> {
     let guest = pair.here.guest_like(&GuestSpec {
         vifname: Some("web1.0".to_owned()),
@@ -267,8 +268,8 @@ fn named_interface(pair: &mut Pair<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The link is cut when the destination is told to go: nobody knows whether it
-/// heard that. Nothing is destroyed, and a person decides.
+/// The link is cut when GO is sent, so nobody knows whether the destination received it.
+/// Nothing is destroyed, and a person decides.
 fn cut_at_go(pair: &mut Pair<'_>) -> Result<()> {
     let guest = guest(pair)?;
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
@@ -296,8 +297,8 @@ fn cut_at_go(pair: &mut Pair<'_>) -> Result<()> {
         waits.is_some_and(|domain| !domain.state.is_alive()),
         "the source: {waits:?}"
     );
-    // As its last words advise: the destination is looked at, and what waits
-    // there is destroyed, for it never ran.
+    // The last message advises this: the destination is inspected, and the waiting copy
+    // there is destroyed, because it never ran.
     let copy = format!("{}--incoming", guest.name());
     if let Some(copy) = there.domain(&copy)? {
         ensure!(!copy.state.is_alive(), "two run: {copy:?}");
@@ -308,8 +309,8 @@ fn cut_at_go(pair: &mut Pair<'_>) -> Result<()> {
     stayed(pair, &guest, &before)
 }
 
-/// From Xen 4.17 to 4.20, in both orders of landing. The way back is refused
-/// before anything is copied: Xen does not take guests from a newer release.
+/// Moves guests from Xen 4.17 to 4.20, with both orders of landing. The way back is refused
+/// before anything is copied, because Xen does not accept guests from a newer release.
 fn to_a_newer_release(pair: &mut Pair<'_>) -> Result<()> {
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
     for landing in ["fast", "classic"] {
@@ -343,7 +344,7 @@ fn to_a_newer_release(pair: &mut Pair<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A small guest at the first host, under a light load.
+/// Returns a small guest at the first host, under a light load.
 fn guest(pair: &mut Pair<'_>) -> Result<Guest> {
     let guest = pair.here.guest_like(&named("small"))?;
     let status = guest.set_load(LOAD)?;
@@ -358,15 +359,15 @@ fn named(name: &str) -> GuestSpec {
     }
 }
 
-/// What a guest said, and its host's wall clock, seconds.
+/// A guest's status, and its host's wall clock in seconds.
 pub struct Before {
-    /// The guest's answer.
+    /// The status that the guest reported.
     pub status: Status,
     hosts_clock: u64,
 }
 
 impl Before {
-    /// What it says now.
+    /// Reads the status and the host's wall clock now.
     pub fn of(guest: &Guest) -> Result<Self> {
         Ok(Self {
             status: guest.status()?,
@@ -379,12 +380,13 @@ fn wall_clock(host: &Host) -> Result<u64> {
     Ok(host.run("date +%s")?.checked()?.trim().parse()?)
 }
 
-/// It moves there, whole, and nothing is left at either end.
+/// Moves the guest, and checks that it arrives intact and that nothing is left at either
+/// end.
 fn moves(plan: &Plan, guest: &Guest, there: &Host) -> Result<Guest> {
     observed(plan, guest, there).map(|(arrived, _, _)| arrived)
 }
 
-/// The same, with what was seen from outside, and what lull said.
+/// Does the same, and returns the outages seen from outside and the result of the attempt.
 pub fn observed(plan: &Plan, guest: &Guest, there: &Host) -> Result<(Guest, Outages, Ended)> {
     let here = guest.host().clone();
     let before = Before::of(guest)?;
@@ -407,7 +409,8 @@ pub fn observed(plan: &Plan, guest: &Guest, there: &Host) -> Result<(Guest, Outa
     Ok((arrived, outages, ended))
 }
 
-/// The guest runs there since `before` here; and its clocks are right.
+/// Checks that the guest runs at the other host, intact since `before` was taken here, and
+/// that its clocks are right.
 pub fn arrived(guest: &Guest, before: &Before, here: &Host, there: &Host) -> Result<Guest> {
     let guest = guest.on(there);
     let status = &before.status;
@@ -416,10 +419,10 @@ pub fn arrived(guest: &Guest, before: &Before, here: &Host, there: &Host) -> Res
         after.uptime_ms > status.uptime_ms && after.uptime_ms - status.uptime_ms < HALF_AN_HOUR,
         "its monotonic clock does not go on: {status:?}, {after:?}"
     );
-    // Its sleepers wake up again: the load goes on.
+    // The guest's sleeping processes wake up again: the load goes on.
     runs_whole_since(&guest, status)?;
-    // Linux takes what the new host's clock is ahead for time that it slept, and sets
-    // its own forward by that; never back (timekeeping_resume,
+    // Linux takes the amount by which the new host's clock is ahead for time that it slept,
+    // and sets its own clock forward by that, never back (timekeeping_resume,
     // kernel/time/timekeeping.c, 6.1).
     let ahead = wall_clock(there)?.saturating_sub(before.hosts_clock);
     let expected = status.wall_ms + ahead * 1000;
@@ -435,15 +438,15 @@ pub fn arrived(guest: &Guest, before: &Before, here: &Host, there: &Host) -> Res
     Ok(guest)
 }
 
-/// It has never left.
+/// Checks that the guest has never left the source.
 pub fn stayed(pair: &Pair<'_>, guest: &Guest, before: &Status) -> Result<()> {
     runs_whole_since(guest, before)?;
     no_leaks(&pair.here.host, &[guest])?;
     no_leaks(&pair.there.host, &[])
 }
 
-/// It is called as it was, also in xenstore; the bridge it came from has learned
-/// where it is; and its clock goes at the host's rate.
+/// Checks that the guest has its old name, also in xenstore, that the bridge of the source
+/// has learned where it is, and that its clock runs at the host's rate.
 fn looks_native(guest: &Guest, from: &Host) -> Result<()> {
     let host = guest.host();
     let paths = host

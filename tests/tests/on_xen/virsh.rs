@@ -15,34 +15,35 @@ use crate::world::World;
 
 const FILE: &str = "/etc/lull.toml";
 
-/// All that virsh has to say of a refusal.
+/// The complete message that virsh prints for a refusal.
 const SENTENCE: &str = "internal error: Failed to send migration data to destination host";
 
-/// Where libvirt keeps what libxl says.
+/// The file in which libvirt logs libxl's messages.
 const LOG: &str = "/var/log/libvirt/libxl/libxl-driver.log";
 
-/// No migration in here takes that long.
+/// The longest time that a migration may take; none in here takes that long.
 const LONGEST: Duration = Duration::from_secs(420);
 
-/// What the guest can dirty, pages; small, since a tunnel is slow.
+/// The number of pages that the guest can dirty; it is small, because a tunnel is slow.
 const RESERVE: u64 = 4_096;
 
 /// A load that a migration catches up with.
 const LIGHT: Load = Load::steady(100, 256);
 
-/// A load that leaves more than goes into what [`TIGHT`] leaves of a pause.
+/// A load that leaves more pages than fit into the part of a pause that [`TIGHT`] leaves.
 const HEAVY: Load = Load::steady(20_000, RESERVE);
 
-/// A little more than what is assumed of a landing and the like.
+/// A limit slightly above the assumed costs of a landing and the other fixed costs.
 const TIGHT: &str = "3300ms";
 
-/// Refused, cancelled, moved directly, and back through a tunnel.
+/// A migration is refused, one is cancelled, one moves directly, and one moves back through
+/// a tunnel.
 pub fn keeps_limits(world: &mut World) -> Result<()> {
     world.forget_guest();
     let host = world.host.clone();
     let kept = keep(&host);
-    // Whatever became of it, the scenarios to come have no limits. Its daemons
-    // have ended, and need no helper any more.
+    // This runs whatever the result was, so that later scenarios have no limits. The
+    // daemons have ended, and need no helper any more.
     let cleared = host.run(&format!("rm -f {FILE} {LEDGER}; lull disable libvirt"));
     kept?;
     let said = cleared?.checked()?;
@@ -53,7 +54,8 @@ pub fn keeps_limits(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Between the daemons of two hosts: refused, then moved within its limit.
+/// Between the daemons of two hosts a migration is refused, and then moves within its
+/// limit.
 pub fn keeps_limits_between_hosts(pair: &mut Pair<'_>) -> Result<()> {
     pair.here.forget_guest();
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
@@ -126,14 +128,15 @@ fn keep(host: &Host) -> Result<()> {
     back.destroy()
 }
 
-/// A guest of libvirt's.
+/// Creates a guest that belongs to libvirt.
 fn create(host: &Host) -> Result<Guest> {
     let spec = GuestSpec {
         memory_mib: 112,
         reserve_pages: RESERVE,
         ..GuestSpec::new("virt")
     };
-    // libvirt knows no "all but one" processor; of two, this one is meant.
+    // libvirt has no syntax for "all but one" processor; with two processors, this is the
+    // one meant.
     Guest::create_by(host, &spec, |file| {
         format!(
             "sed -i 's/all,^0/1/' {file} && virsh domxml-from-native xen-xl {file} >{file}.xml \
@@ -142,7 +145,7 @@ fn create(host: &Host) -> Result<Guest> {
     })
 }
 
-/// It writes faster than its last pages could be sent in what its limit leaves.
+/// The guest writes so fast that its last pages do not fit into the limit.
 fn refused(host: &Host, guest: &Guest) -> Result<()> {
     guest.set_load(HEAVY)?;
     limit(host, &format!("--max-suspend-time {TIGHT}"))?;
@@ -153,8 +156,8 @@ fn refused(host: &Host, guest: &Guest) -> Result<()> {
     stays(host, guest, before, &output, "would have fitted")
 }
 
-/// Without `--live` libvirt has the guest suspended for all of the copy: not under a
-/// limit. A save into a file is nobody's business but stock's.
+/// Without `--live` libvirt suspends the guest for the whole copy, which is refused under a
+/// limit. A save into a file goes to the stock helper.
 fn not_live(host: &Host, guest: &Guest) -> Result<()> {
     guest.set_load(LIGHT)?;
     limit(host, &format!("--max-suspend-time {TIGHT}"))?;
@@ -168,7 +171,7 @@ fn not_live(host: &Host, guest: &Guest) -> Result<()> {
     aftermath::check_whole(host, guest)
 }
 
-/// An operator calls it off, while a cap of the file's leaves the time to.
+/// An operator cancels while a cap in the file leaves enough time.
 fn cancelled(host: &Host, guest: &Guest) -> Result<()> {
     guest.set_load(LIGHT)?;
     limit(host, "--max-suspend-time 1min --bandwidth 2MiB/s")?;
@@ -191,8 +194,8 @@ fn cancelled(host: &Host, guest: &Guest) -> Result<()> {
     stays(host, guest, before, &output, "ancelled")
 }
 
-/// It fails when the guest was asked to stop, as an operator wished, and which it does.
-/// libvirt never resumes it.
+/// The attempt fails after the guest was asked to stop, at the operator's request, and the
+/// guest does stop. libvirt never resumes it.
 fn stopped_and_resumed(host: &Host, guest: &Guest) -> Result<()> {
     guest.set_load(HEAVY)?;
     limit(host, "--max-suspend-time 1min --bandwidth none")?;
@@ -216,8 +219,8 @@ fn stopped_and_resumed(host: &Host, guest: &Guest) -> Result<()> {
     stays(host, guest, before, &output, "the stub domain")
 }
 
-/// The helper dies when its stream is complete and libxl has not heard of it. To
-/// libvirt that is a failure after which it resumes nobody.
+/// The helper dies when its stream is complete and libxl has not been told. libvirt takes
+/// that for a failure after which it resumes nothing.
 fn dies_when_all_is_sent(host: &Host, guest: &Guest) -> Result<()> {
     guest.set_load(HEAVY)?;
     limit(host, "--max-suspend-time 1min --bandwidth none")?;
@@ -225,8 +228,8 @@ fn dies_when_all_is_sent(host: &Host, guest: &Guest) -> Result<()> {
     let timeline = Timeline::start();
     let mut running = host.spawn(&migrate(""))?;
     host.run(&until_copying("virt"))?.checked()?;
-    // The last pages take seconds: time to stop libvirt once it has answered that
-    // the guest is suspended.
+    // The last pages take seconds, which leaves time to stop libvirt once it has answered
+    // that the guest is suspended.
     host.shape(Some(2 << 20))?;
     let fail = "lull switch-now virt && until xl list | grep -q -e '-ss-'; do sleep 0.2; done; \
         sleep 1; kill -STOP $(cat /run/rig/libvirtd-1.pid); sleep 10; \
@@ -245,8 +248,8 @@ fn dies_when_all_is_sent(host: &Host, guest: &Guest) -> Result<()> {
     aftermath::check_whole(host, guest)
 }
 
-/// Straight to the other daemon. virsh's own timeout, which would have libvirt
-/// pause the guest and go on, changes nothing.
+/// Moves the guest directly to the other daemon. virsh's own timeout, which would have
+/// libvirt pause the guest and go on, changes nothing.
 fn moved(host: &Host, guest: &Guest) -> Result<Guest> {
     limit(host, "--bandwidth none")?;
     let arrived = arrives(host, guest, &migrate("--timeout 3"), "virt-2")?;
@@ -255,7 +258,7 @@ fn moved(host: &Host, guest: &Guest) -> Result<Guest> {
     Ok(arrived)
 }
 
-/// From daemon to daemon, through their own connection.
+/// Moves the guest from daemon to daemon through their own connection.
 fn moved_back(host: &Host, guest: &Guest) -> Result<Guest> {
     let command =
         format!("virsh -c {THERE} migrate --live --p2p --tunnelled --dname virt virt-2 '{BACK}'");
@@ -265,20 +268,22 @@ fn moved_back(host: &Host, guest: &Guest) -> Result<Guest> {
     Ok(arrived)
 }
 
-/// As an operator would, but for the name that one xenstore asks for.
+/// Returns the command that an operator would use, except for the new name, which the
+/// shared xenstore requires.
 fn migrate(options: &str) -> String {
     format!("virsh migrate --live {options} --dname virt-2 virt {THERE}")
 }
 
-/// Sets limits, by a pattern that covers both names.
+/// Sets limits with a pattern that covers both names.
 fn limit(host: &Host, limits: &str) -> Result<()> {
-    // What was learned before is not for this scenario.
+    // The history of earlier scenarios must not affect this one.
     let set = format!("rm -f {LEDGER}; lull limits set 'virt*' {limits}");
     host.run(&set)?.checked()?;
     Ok(())
 }
 
-/// It is not moved, and who looks where the README says finds out why.
+/// Checks that the guest is not moved, and that the place that the README names gives the
+/// reason.
 fn stays(host: &Host, guest: &Guest, before: u32, output: &Output, why: &str) -> Result<()> {
     ensure!(
         output.status == 1 && output.stderr.contains(SENTENCE),
@@ -301,7 +306,7 @@ fn stays(host: &Host, guest: &Guest, before: u32, output: &Output, why: &str) ->
     aftermath::check_whole(host, guest)
 }
 
-/// It is moved, whole, under its new name, by lull.
+/// Checks that lull moves the guest, intact and under its new name.
 fn arrives(host: &Host, guest: &Guest, command: &str, name: &str) -> Result<Guest> {
     let before = guest.domid()?;
     let timeline = Timeline::start();

@@ -1,4 +1,4 @@
-//! What all scenarios share, and how their results are told apart.
+//! The state that all scenarios share, and the classification of their results.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -16,35 +16,35 @@ use crate::sites::{Pair, Site, Sites};
 /// A load that a migration catches up with.
 pub const MODERATE: Load = Load::steady(500, 2_048);
 
-/// A load that nothing here catches up with: all of the reserve, faster than
+/// A load that no attempt here catches up with: it writes all of the reserve, faster than
 /// any link in these tests.
 pub const HEAVY: Load = Load::steady(20_000, RESERVE);
 
 const RESERVE: u64 = 8_192;
 
-/// The host, with lull installed, and the guest most scenarios use.
+/// A host with lull installed, and the guest that most scenarios use.
 pub struct World {
-    /// The host.
+    /// The host that scenarios run on.
     pub host: Host,
-    /// How fast it is.
+    /// The speed of the machine.
     pub pace: Pace,
     guest: Option<Guest>,
-    /// Its domain when it was last handed on, and in how many scenarios that
-    /// had changed.
+    /// The guest's domid when it was last handed on, and the number of scenarios in which
+    /// it had changed.
     domid: u32,
     moved: u32,
 }
 
-/// Scenarios, of two moves at most, after which a guest is replaced: its network
-/// driver (xen-netfront, Linux 6.1) keeps some two megabytes at each resume, and
-/// at its tenth the guest has no memory left to live on, whoever moves it.
+/// The number of scenarios, with at most two moves each, after which a guest is replaced.
+/// Its network driver (xen-netfront, Linux 6.1) keeps some two megabytes at each resume,
+/// and at the tenth the guest runs out of memory, whichever program moves it.
 const MOST_MOVED: u32 = 4;
 
-/// A mutex, so that scenarios come one by one.
+/// The hosts; the mutex makes scenarios run one by one.
 static SITES: Mutex<Sites> = Mutex::new(Sites::new());
 
 impl World {
-    /// Boots it, and puts lull there.
+    /// Boots the host and installs lull.
     pub fn boot(config: &HostConfig) -> Result<Self> {
         let host = Host::boot(config)?;
         host.install_lull()?;
@@ -58,17 +58,17 @@ impl World {
         })
     }
 
-    /// The guest that scenarios hand on to each other, under a moderate load.
+    /// Returns the guest that scenarios hand on to each other, under a moderate load.
     pub fn guest(&mut self) -> Result<Guest> {
         self.under_load(&spec("busy"))
     }
 
-    /// The same with a [`small`] one.
+    /// Does the same with a [`small`] guest.
     pub fn small_guest(&mut self) -> Result<Guest> {
         self.under_load(&small())
     }
 
-    /// A new one, with memory to spare.
+    /// Returns a new guest with memory to spare.
     pub fn spacious_guest(&mut self) -> Result<Guest> {
         self.forget_guest();
         self.under_load(&GuestSpec {
@@ -85,8 +85,8 @@ impl World {
         Ok(guest)
     }
 
-    /// The guest of that kind that scenarios hand on to each other, in place of
-    /// any other.
+    /// Returns the guest of that kind that scenarios hand on to each other, in place of any
+    /// other.
     pub fn guest_like(&mut self, spec: &GuestSpec) -> Result<Guest> {
         if let Some(guest) = self.guest.clone() {
             let domid = guest.domid()?;
@@ -103,34 +103,33 @@ impl World {
         Ok(self.guest.insert(guest).clone())
     }
 
-    /// Takes away the guest, and whatever a failed attempt left of it.
+    /// Removes the guest, and everything that a failed attempt left of it.
     pub fn forget_guest(&mut self) {
         self.guest = None;
         self.tidy(true);
     }
 
-    /// Takes away a guest that has died, and makes sure that nothing else is
-    /// left.
+    /// Removes a guest that has died, and checks that nothing else is left.
     pub fn bury_guest(&mut self) -> Result<()> {
         if let Some(guest) = self.guest.take() {
-            // What has died by itself may be gone.
+            // A guest that has died by itself may be gone.
             let _ = guest.destroy();
         }
         no_leaks(&self.host, &[])
     }
 
-    /// Takes away what a scenario left, so that the next starts clean. The
-    /// shared guest stays, unless the scenario failed.
+    /// Removes what a scenario left, so that the next starts clean. The shared guest stays,
+    /// unless the scenario failed.
     fn tidy(&mut self, failed: bool) {
         if failed {
             self.guest = None;
-            // Stopped processes would keep what they hold.
+            // Stopped processes would keep their resources.
             let _ = self
                 .host
                 .run("pkill -CONT rig-agent; pkill -CONT xl; pkill -KILL rig-agent; rm -f /run/rig/at-go");
         }
         let domains = self.host.domains().unwrap_or_default();
-        // It may have gone to another host.
+        // The guest may have moved to another host.
         let is_here = |guest: &Guest| domains.iter().any(|d| d.name == guest.name());
         self.guest = self.guest.take().filter(is_here);
         let kept = self.guest.as_ref().map(Guest::name);
@@ -143,7 +142,7 @@ impl World {
     }
 }
 
-/// A guest of 120 MiB, 32 of which can be dirtied.
+/// Returns a guest of 120 MiB, of which 32 MiB can be dirtied.
 pub fn spec(name: &str) -> GuestSpec {
     GuestSpec {
         memory_mib: 120,
@@ -152,7 +151,7 @@ pub fn spec(name: &str) -> GuestSpec {
     }
 }
 
-/// A guest whose memory is soon copied, and with it an attempt soon over.
+/// Returns a guest with so little memory that an attempt is over soon.
 pub fn small() -> GuestSpec {
     GuestSpec {
         memory_mib: 104,
@@ -161,16 +160,16 @@ pub fn small() -> GuestSpec {
     }
 }
 
-/// A trial, and the seconds it takes on a quiet machine with two processors.
+/// A trial, and its duration on a quiet machine with two processors.
 pub struct Scenario {
-    /// What is run.
+    /// The trial that runs.
     pub trial: Trial,
-    /// Roughly.
+    /// The approximate duration, in seconds.
     pub seconds: u32,
 }
 
 impl Scenario {
-    /// One that is only shown.
+    /// Returns the scenario as one that is only listed.
     pub fn left_out(self) -> Self {
         Self {
             trial: self.trial.with_ignored_flag(true),
@@ -179,9 +178,9 @@ impl Scenario {
     }
 }
 
-/// A scenario on the first host. A failure with a rig fault on the console
-/// is the rig's error, and a success with one is an error as well; then the
-/// scenario gets a second chance, with a new guest.
+/// Returns a scenario on the first host. A failure with a rig fault on the console is the
+/// rig's error, and a success with one is an error as well; the scenario then gets a second
+/// chance, with a new guest.
 pub fn scenario(
     name: impl Into<String>,
     seconds: u32,
@@ -190,7 +189,7 @@ pub fn scenario(
     scenario_at(Site::First, name, seconds, run)
 }
 
-/// A scenario on one of the hosts.
+/// Returns a scenario on one of the hosts.
 pub fn scenario_at(
     site: Site,
     name: impl Into<String>,
@@ -206,7 +205,7 @@ pub fn scenario_at(
     )
 }
 
-/// A scenario between the first host and another.
+/// Returns a scenario between the first host and another.
 pub fn scenario_with(
     other: Site,
     name: impl Into<String>,
@@ -219,8 +218,7 @@ pub fn scenario_with(
     })
 }
 
-/// A scenario without any part of lull in it: whatever fails in it is the
-/// rig's error.
+/// Returns a scenario that does not involve lull; any failure is the rig's error.
 pub fn rig_scenario(
     name: impl Into<String>,
     seconds: u32,
@@ -232,7 +230,7 @@ pub fn rig_scenario(
     })
 }
 
-/// What a scenario puts to the test.
+/// The subject of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Product,
@@ -261,8 +259,8 @@ fn trial(
         let timeline = Timeline::start();
         let report = match attempt(&mut sites, &at, &name, subject, &run) {
             Err(Verdict::Error(message)) if all_run(&mut sites, &at) => {
-                // Told, and told apart: the emulation's own faults come about
-                // once in twenty guests, and say nothing about the product.
+                // This is reported separately: the emulation's own faults occur once in
+                // twenty guests, and prove nothing about the product.
                 eprintln!("--- {name}, once more: {message}");
                 attempt(&mut sites, &at, &name, subject, &run)
             }
@@ -301,7 +299,7 @@ fn attempt(
             world.tidy(report.is_err());
         }
     }
-    // All messages come at the end once more; a long run should tell now.
+    // All messages appear again at the end; a long run should report them now.
     match &report {
         Ok(()) => timeline.phase(format_args!("{name}: holds")),
         Err(verdict) => timeline.phase(format_args!("{name}: {verdict}")),
@@ -316,11 +314,11 @@ pub fn end() {
     }
 }
 
-/// Why a scenario does not count as a success.
+/// The reason why a scenario does not count as a success.
 enum Verdict {
-    /// The product did wrong.
+    /// The product is at fault.
     Failure(String),
-    /// The rig did.
+    /// The rig is at fault.
     Error(String),
 }
 

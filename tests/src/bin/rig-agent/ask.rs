@@ -1,4 +1,4 @@
-//! One line to a guest, one line back.
+//! Sends one line to a guest and reads one line back.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// Sends the line and prints the answer; keeps trying to connect for that many
-/// seconds.
+/// Sends the line and prints the answer. Keeps trying to connect for that many seconds.
 pub fn run(address: &str, line: &str, seconds: u64) -> Result<()> {
     let address: SocketAddr = address.parse()?;
     let deadline = Instant::now() + Duration::from_secs(seconds);

@@ -1,49 +1,48 @@
-//! Compares two domains frame by frame, as the source and the destination of a
-//! migration must agree before the destination runs. Neither may run
-//! meanwhile, and both must be HVM or PVH: a PV guest's page tables name
-//! machine frames.
+//! Compares two domains frame by frame, as the source and the destination of a migration
+//! must agree before the destination runs. Neither domain may run during the comparison,
+//! and both must be HVM or PVH, because a PV guest's page tables name machine frames.
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::memory::Privcmd;
 
-/// Frames mapped at a time.
+/// The number of frames mapped at a time.
 const BATCH: u64 = 512;
 
-/// How many frames of each kind are named.
+/// The number of frames of each kind whose numbers are listed.
 const NAMED: usize = 64;
 
-/// Of how many the bytes are shown.
+/// The number of differing frames whose bytes are shown.
 const SHOWN: usize = 12;
 
 #[derive(Default, Serialize)]
 struct Report {
-    /// Frames both have.
+    /// Frames that both domains have.
     compared: u64,
     /// Frames that differ.
     differing: u64,
-    /// Frames only one of them has.
+    /// Frames that only one of the domains has.
     only_first: u64,
     only_second: u64,
-    /// The first of each kind, by guest frame number, in ranges.
+    /// The first frames of each kind, by guest frame number, in ranges.
     differing_gfns: Vec<u64>,
     only_first_gfns: Vec<u64>,
     only_second_gfns: Vec<u64>,
-    /// Frames of the first one's grant table, which it may have mapped.
+    /// Frames of the first domain's grant table, which the domain may have mapped.
     first_grant_frames: u64,
-    /// Of the first frames that differ: which bytes.
+    /// The differing bytes of the first frames that differ.
     differences: Vec<Difference>,
 }
 
 #[derive(Serialize)]
 struct Difference {
     gfn: u64,
-    /// The first byte that differs, the last, and how many do.
+    /// The first byte that differs, the last, and the number of bytes that differ.
     first: usize,
     last: usize,
     count: usize,
-    /// Sixteen bytes of each, from the first that differs on, rounded down.
+    /// Sixteen bytes of each domain, from the first difference on, rounded down.
     one: String,
     other: String,
 }

@@ -1,10 +1,10 @@
-//! ICMP echo over IPv4 (RFC 792): the two messages a ping needs.
+//! ICMP echo over IPv4 (RFC 792), limited to the two messages that a ping needs.
 
 const REQUEST: u8 = 8;
 const REPLY: u8 = 0;
 const HEADER: usize = 8;
 
-/// A request with that identifier and sequence number.
+/// Returns a request with that identifier and sequence number.
 pub fn request(identifier: u16, sequence: u16) -> [u8; 16] {
     let mut message = [0; 16];
     message[0] = REQUEST;
@@ -15,8 +15,8 @@ pub fn request(identifier: u16, sequence: u16) -> [u8; 16] {
     message
 }
 
-/// The sequence number of a reply to `identifier`, if the packet (with its IP
-/// header, as a raw socket delivers it) is one.
+/// Returns the sequence number if the packet (with its IP header, as a raw socket delivers
+/// it) is a reply to `identifier`.
 pub fn reply_to(identifier: u16, packet: &[u8]) -> Option<u16> {
     let ip_header = usize::from(packet.first()? & 0x0f) * 4;
     let message = packet.get(ip_header..)?;

@@ -1,5 +1,5 @@
-//! A transport for `xl migrate -s` that stands still in a chosen phase of the
-//! migration until a command has been run: the fault to be injected there.
+//! A transport for `xl migrate -s` that holds the connection in a chosen phase of the
+//! migration until a command has run. The command injects the fault.
 
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Command, Stdio};
@@ -13,20 +13,20 @@ use crate::relay::Matcher;
 use crate::stream_points::{Point, Reader};
 use crate::streams::{Throttled, Transport};
 
-/// Bytes read at a time.
+/// The number of bytes read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// What the command prints.
+/// The file that takes the output of the command.
 const LOG: &str = "/run/rig/fault.log";
 
-/// Where to stand still.
+/// The place at which the connection is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// The destination's first words are on their way to xl.
+    /// The destination's banner is on its way to xl.
     Banner,
-    /// In the stream.
+    /// The stream has reached this point.
     At(Point),
-    /// The source has stopped; what is sent now is not there yet.
+    /// The source has stopped; the bytes sent from now on have not arrived yet.
     Stopped,
     /// READY is on its way to xl.
     Ready,
@@ -53,27 +53,27 @@ impl Place {
     }
 }
 
-/// What is to be done.
+/// The place of the fault, the command, and the rate afterwards.
 #[derive(Clone)]
 struct Order {
     place: Place,
     held: Held,
-    /// From there on, bytes a second; 0 for as many as go.
+    /// The rate from that place on, bytes a second; 0 for no limit.
     rate: u64,
     source: u16,
 }
 
-/// What is run while everything stands still.
+/// The command that runs while the connection is held.
 #[derive(Clone)]
 pub struct Held {
-    /// A shell's.
+    /// The command, for a shell.
     pub command: String,
-    /// The transport's process.
+    /// The process id of the transport.
     pub child: u32,
 }
 
-/// Relays; at the place runs `command` through a shell, with this process as
-/// `$AGENT` and the transport's as `$CHILD`, and then goes on.
+/// Relays both directions. At the place it runs `command` through a shell, with this
+/// process as `$AGENT` and the transport's as `$CHILD`, and then goes on.
 pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
     let [place, rate, source, command] = words;
     let mut transport = Transport::start(transport)?;
@@ -113,7 +113,7 @@ fn forward(order: &Order, ready: &AtomicBool, mut to: impl Write) -> Result<()> 
         }
         let bytes = &chunk[..length];
         let reached = match order.place {
-            // With the guest suspended, the round after the first is the last.
+            // If the guest is suspended, the round after the first is the last.
             Place::At(Point::LaterRound) if privcmd.has_suspended(order.source)? => None,
             Place::At(point) => reader.find(point, bytes),
             Place::Stopped => privcmd.has_suspended(order.source)?.then_some(0),
@@ -164,8 +164,8 @@ fn backward(order: &Order, ready: &AtomicBool, mut from: impl Read) -> Result<()
     }
 }
 
-/// As ssh does, the destination is read from to its end, whether or not
-/// anybody here still listens.
+/// Passes bytes on, and ignores a closed output: ssh too reads from the destination to its
+/// end, even if nothing reads its output any more.
 pub fn pass_on(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -175,7 +175,7 @@ pub fn pass_on(bytes: &[u8]) -> Result<()> {
 }
 
 impl Held {
-    /// Runs it to its end.
+    /// Runs the command to its end.
     pub fn hold(&self) -> Result<()> {
         let log = std::fs::File::options()
             .create(true)

@@ -1,5 +1,4 @@
-//! A way to `lull land` that stands still at a chosen message until a command has
-//! been run.
+//! A connection to `lull land` that is held at a chosen message until a command has run.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::thread;
@@ -10,7 +9,7 @@ use crate::hold::{Held, pass_on};
 use crate::memory::Privcmd;
 use crate::streams::{Throttled, Transport};
 
-/// Kinds of messages on that channel.
+/// The kinds of messages on that channel.
 mod kind {
     pub const ATTACH: u32 = 1;
     pub const PAGES: u32 = 2;
@@ -18,16 +17,16 @@ mod kind {
     pub const LANDED: u32 = 0x84;
 }
 
-/// Where to stand still.
+/// The message at which the connection is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// The first message after the greeting: the destination is ready.
+    /// The first message after the greeting, with which the destination is ready.
     Attach,
-    /// The first batch while the guest runs, or once it has stopped.
+    /// The first batch while the guest runs, or the first after it has stopped.
     Batch { stopped: bool },
-    /// The final state.
+    /// The message with the final state.
     State,
-    /// All is in place there, and the source does not know it yet.
+    /// Everything is in place at the destination, and the source does not know it yet.
     Landed,
 }
 
@@ -54,9 +53,9 @@ impl Place {
     }
 }
 
-/// Relays; at the place runs `command` through a shell, with this process as
-/// `$AGENT` and the transport's as `$CHILD`, and then goes on at `rate` bytes a
-/// second, or 0 for as many as go.
+/// Relays both directions. At the place it runs `command` through a shell, with this
+/// process as `$AGENT` and the transport's as `$CHILD`. Then it goes on at `rate` bytes a
+/// second; 0 stands for no limit.
 pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
     let [place, rate, source, command] = words;
     let place = Place::parse(place)?;
@@ -77,12 +76,12 @@ pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
         }
     });
     let back = carry(from_child, io::stdout(), place, 0, source, &held);
-    // Whoever read this may have been killed: that is the fault.
+    // The fault may have killed the process that reads this output.
     back.or_else(|error| pass_on(&[]).and(Err(error)))?;
     transport.finish()
 }
 
-/// One direction: a line, then messages.
+/// Relays one direction: a line, then messages.
 fn carry(
     from: impl Read,
     mut to: impl Write,

@@ -1,4 +1,4 @@
-//! The rig's hands inside dom0: what a shell there cannot do, or not quickly.
+//! The rig's agent inside dom0, for what a shell there cannot do, or not quickly.
 
 mod ask;
 mod compare;

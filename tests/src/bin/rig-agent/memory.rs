@@ -1,6 +1,6 @@
-//! Frames of other domains, by way of /dev/xen/privcmd. The only unsafe code of
-//! the rig; layouts from Xen's public headers (4.17: memory.h, grant_table.h) and Linux's
-//! include/uapi/xen/privcmd.h.
+//! Access to frames of other domains through /dev/xen/privcmd. This is the only unsafe code
+//! of the rig. Layouts are from Xen's public headers (4.17: memory.h, grant_table.h) and
+//! Linux's include/uapi/xen/privcmd.h.
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -11,17 +11,17 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// Size of a frame.
+/// The size of a frame in bytes.
 pub const FRAME: usize = 4096;
 
 const MEMORY_OP: u64 = 12;
 const MAXIMUM_GPFN: u64 = 14;
 
-/// `__HYPERVISOR_grant_table_op` (grant_table.h).
+/// The hypercall number `__HYPERVISOR_grant_table_op` (grant_table.h).
 const GRANT_TABLE_OP: u64 = 20;
 const QUERY_SIZE: u64 = 6;
 
-/// `gnttab_query_size`.
+/// The argument of the hypercall: `gnttab_query_size`.
 #[repr(C)]
 struct GrantTableSize {
     domain: u16,
@@ -30,8 +30,8 @@ struct GrantTableSize {
     status: i16,
 }
 
-/// `__HYPERVISOR_domctl`, some of its commands, and the place of `user_regs.rip`
-/// in `struct vcpu_guest_context`.
+/// The hypercall number `__HYPERVISOR_domctl`, some of its commands, and the offset of
+/// `user_regs.rip` in `struct vcpu_guest_context`.
 const DOMCTL: u64 = 36;
 const SHADOW_OP: u64 = 10;
 const PAUSE: u64 = 3;
@@ -42,7 +42,8 @@ const SETVCPUCONTEXT: u64 = 12;
 const GETVCPUCONTEXT: u64 = 13;
 const RIP: usize = 648;
 
-/// `XEN_DOMCTL_INTERFACE_VERSION` of the releases that the rig boots.
+/// Returns the `XEN_DOMCTL_INTERFACE_VERSION` of the release that runs; the rig boots
+/// several.
 fn domctl_version() -> Result<u64> {
     let minor = std::fs::read_to_string("/sys/hypervisor/version/minor")?;
     match minor.trim() {
@@ -52,20 +53,20 @@ fn domctl_version() -> Result<u64> {
     }
 }
 
-/// `struct xen_domctl_getdomaininfo`, from byte 16 of the request: the flags,
-/// with the reason of a shutdown above them; `XEN_DOMINF_shutdown`,
+/// The flags of `struct xen_domctl_getdomaininfo`, which starts at byte 16 of the request,
+/// with the reason of a shutdown in the bits above them: `XEN_DOMINF_shutdown`,
 /// `SHUTDOWN_suspend`.
 const SHUTDOWN: u32 = 1 << 2;
 const SUSPENDED: u32 = 2;
 
-/// `privcmd_hypercall`.
+/// The argument of the ioctl: `privcmd_hypercall`.
 #[repr(C)]
 struct Hypercall {
     op: u64,
     arguments: [u64; 5],
 }
 
-/// `privcmd_mmapbatch_v2`.
+/// The argument of the ioctl: `privcmd_mmapbatch_v2`.
 #[repr(C)]
 struct MapBatch {
     count: u32,
@@ -76,15 +77,15 @@ struct MapBatch {
     errors: *mut i32,
 }
 
-/// The way to other domains' memory.
+/// Access to other domains' memory.
 pub struct Privcmd {
     file: File,
-    /// A page that stays where it is while the hypervisor reads it.
+    /// A page that stays at its address while the hypervisor reads it.
     buffer: Mapping,
 }
 
 impl Privcmd {
-    /// Opens the devices; only root in dom0 may.
+    /// Opens the devices, which only root in dom0 may do.
     pub fn open() -> Result<Self> {
         let file = open("/dev/xen/privcmd")?;
         let buffer = Mapping::new(&open("/dev/xen/hypercall")?, FRAME)?;
@@ -92,20 +93,20 @@ impl Privcmd {
     }
 
     /// # Safety
-    /// Whatever the arguments point to must be there to be read and written.
+    /// The memory that the arguments point to must be valid to read and write.
     unsafe fn hypercall(&self, op: u64, arguments: [u64; 5]) -> rustix::io::Result<i32> {
         let mut call = Hypercall { op, arguments };
         let request = Request::<{ opcode::none(b'P', 0).wrapping_add(48 << 16) }, _>(&mut call);
-        // SAFETY: the number stands for privcmd's hypercall ioctl, whose
-        // argument is this structure; for what it points to the caller answers.
+        // SAFETY: the number stands for privcmd's hypercall ioctl, whose argument is this
+        // structure; the caller guarantees that its pointers are valid.
         unsafe { ioctl(&self.file, request) }
     }
 
-    /// The highest guest frame number in use.
+    /// Returns the highest guest frame number in use.
     pub fn maximum_gpfn(&self, domain: u16) -> Result<u64> {
         let place = self.buffer.start.as_ptr().cast::<u16>();
-        // SAFETY: the buffer is one page of this process that nobody else
-        // uses, and aligned for any integer.
+        // SAFETY: the buffer is one page of this process that nothing else uses, and it is
+        // aligned for any integer.
         unsafe { place.write(domain) };
         let arguments = [MAXIMUM_GPFN, place as u64, 0, 0, 0];
         // SAFETY: the hypervisor reads two bytes of the buffer and writes
@@ -115,7 +116,7 @@ impl Privcmd {
         u64::try_from(highest).context("maximum_gpfn is negative")
     }
 
-    /// Frames of a domain's grant table.
+    /// Returns the number of frames of a domain's grant table.
     pub fn grant_frames(&self, domain: u16) -> Result<u32> {
         let place = self.buffer.start.as_ptr().cast::<GrantTableSize>();
         let asked = GrantTableSize {
@@ -130,7 +131,8 @@ impl Privcmd {
         // SAFETY: the hypervisor writes no more than the one structure.
         unsafe { self.hypercall(GRANT_TABLE_OP, arguments) }
             .with_context(|| format!("domain {domain}: grant table"))?;
-        // SAFETY: written above, and by the hypervisor, which is done with it.
+        // SAFETY: the structure was written above, and by the hypervisor, which is done
+        // with it.
         let answer = unsafe { place.read() };
         ensure!(
             answer.status == 0,
@@ -140,37 +142,37 @@ impl Privcmd {
         Ok(answer.frames)
     }
 
-    /// Points the first vCPU of a PV domain at `address`, wherever it was.
+    /// Sets the instruction pointer of the first vCPU of a PV domain to `address`.
     pub fn set_instruction_pointer(&self, domain: u16, address: u64) -> Result<()> {
         let pages = Mapping::new(&open("/dev/xen/hypercall")?, 3 * FRAME)?;
         let request = pages.start.as_ptr().cast::<u64>();
         let context = request.wrapping_add(FRAME / size_of::<u64>());
         for command in [GETVCPUCONTEXT, SETVCPUCONTEXT] {
-            // The vCPU's number and the address of its context, 5,168 bytes,
+            // The words are the vCPU's number and the address of its context, 5,168 bytes,
             // which lies in the other two pages.
             self.domctl(&pages, command, domain, [0, context as u64])?;
-            // SAFETY: user_regs.rip, within the context.
+            // SAFETY: user_regs.rip lies within the context.
             unsafe { context.wrapping_add(RIP / size_of::<u64>()).write(address) };
         }
         Ok(())
     }
 
-    /// Whether the domain has suspended itself.
+    /// Checks whether the domain has suspended itself.
     pub fn has_suspended(&self, domain: u16) -> Result<bool> {
         self.domctl(&self.buffer, GETDOMAININFO, domain, [0, 0])?;
         let words = self.buffer.start.as_ptr().cast::<u32>();
-        // SAFETY: the flags, the sixth word of the request.
+        // SAFETY: the flags are the sixth word of the request.
         let flags = unsafe { words.wrapping_add(5).read() };
         Ok(flags & SHUTDOWN != 0 && flags >> 16 == SUSPENDED)
     }
 
-    /// Lets the domain have no page more than it has: at most 1 KiB.
+    /// Limits the domain to the memory that it has, plus at most 1 KiB.
     pub fn squeeze(&self, domain: u16) -> Result<()> {
         self.domctl(&self.buffer, MAX_MEM, domain, [1, 0])
     }
 
-    /// Switches the domain's dirty log off and on, as a stock sender does when it
-    /// begins (`XEN_DOMCTL_SHADOW_OP_OFF`, `_ENABLE_LOGDIRTY`).
+    /// Switches the domain's dirty log off and on, as a stock sender does when it begins
+    /// (`XEN_DOMCTL_SHADOW_OP_OFF`, `_ENABLE_LOGDIRTY`).
     pub fn reset_log(&self, domain: u16) -> Result<()> {
         for operation in [0, 2] {
             self.domctl(&self.buffer, SHADOW_OP, domain, [operation, 0])?;
@@ -178,24 +180,25 @@ impl Privcmd {
         Ok(())
     }
 
-    /// Its processors stand still until [`unpause`](Self::unpause).
+    /// Pauses the domain's processors until [`unpause`](Self::unpause).
     pub fn pause(&self, domain: u16) -> Result<()> {
         self.domctl(&self.buffer, PAUSE, domain, [0, 0])
     }
 
-    /// Lets them go on.
+    /// Lets the domain's processors run again.
     pub fn unpause(&self, domain: u16) -> Result<()> {
         self.domctl(&self.buffer, UNPAUSE, domain, [0, 0])
     }
 
-    /// One domctl on a domain, whose own part of the request begins with
-    /// `words`; the answer stands in `pages`.
+    /// Runs one domctl on a domain. The command's own part of the request begins with
+    /// `words`; the answer is in `pages`.
     fn domctl(&self, pages: &Mapping, command: u64, domain: u16, words: [u64; 2]) -> Result<()> {
         let request = pages.start.as_ptr().cast::<u64>();
-        // struct xen_domctl: command and version, domain, then the command's.
+        // The request is a struct xen_domctl: command and version, domain, then the
+        // command's part.
         let head = [domctl_version()? << 32 | command, u64::from(domain)];
         for (place, word) in head.into_iter().chain(words).enumerate() {
-            // SAFETY: within the first page, which nobody else uses.
+            // SAFETY: the word lies within the first page, which nothing else uses.
             unsafe { request.wrapping_add(place).write(word) };
         }
         // SAFETY: the hypervisor reads and writes the request, less than a
@@ -205,8 +208,8 @@ impl Privcmd {
         Ok(())
     }
 
-    /// Maps frames of a domain, to read. A frame the domain does not have is
-    /// an error of its own, and no error of the call.
+    /// Maps frames of a domain for reading. A frame that the domain does not have gives an
+    /// error for this frame, and not for the call.
     pub fn map(&self, domain: u16, frames: &[u64]) -> Result<Frames> {
         let mapping = Mapping::new(&self.file, frames.len() * FRAME)?;
         let mut errors = vec![0_i32; frames.len()];
@@ -223,7 +226,7 @@ impl Privcmd {
         // is this structure; both arrays hold `count` entries and the mapping
         // is as many frames long.
         match unsafe { ioctl(&self.file, request) } {
-            // ENOENT says no more than that some entry of `errors` is ENOENT.
+            // ENOENT only means that at least one entry of `errors` is ENOENT.
             Ok(_) | Err(rustix::io::Errno::NOENT) => {}
             Err(error) => bail!("domain {domain}: cannot map frames: {error}"),
         }
@@ -231,16 +234,16 @@ impl Privcmd {
     }
 }
 
-/// Mapped frames, in the order they were asked for.
+/// Mapped frames, in the order in which they were requested.
 pub struct Frames {
     mapping: Mapping,
     errors: Vec<i32>,
 }
 
 impl Frames {
-    /// The bytes of one frame; `None` if the domain does not have it.
+    /// Returns the bytes of one frame; `None` if the domain does not have it.
     ///
-    /// The domain must not run while they are looked at.
+    /// The domain must not run while the bytes are read.
     pub fn get(&self, position: usize) -> Option<&[u8]> {
         if *self.errors.get(position)? != 0 {
             return None;
@@ -269,7 +272,7 @@ struct Mapping {
 impl Mapping {
     fn new(file: &File, length: usize) -> Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: the kernel chooses the place; nothing is mapped over.
+        // SAFETY: the kernel chooses the address; no existing mapping is replaced.
         let start = unsafe {
             mmap(
                 std::ptr::null_mut(),
@@ -302,11 +305,11 @@ fn open(path: &str) -> Result<File> {
         .with_context(|| format!("cannot open {path}"))
 }
 
-/// An ioctl of privcmd, whose result is the return value.
+/// An ioctl of privcmd, which returns the result of the call.
 struct Request<'a, const NUMBER: Opcode, T>(&'a mut T);
 
-// SAFETY: every use pairs the number with the structure it stands for, and
-// privcmd's result is the system call's.
+// SAFETY: every use pairs the number with the structure that belongs to it, and privcmd's
+// result is that of the system call.
 unsafe impl<const NUMBER: Opcode, T> Ioctl for Request<'_, NUMBER, T> {
     type Output = i32;
 

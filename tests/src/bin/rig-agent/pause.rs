@@ -1,4 +1,4 @@
-//! Pauses a domain at a moment that a shell would be too slow for.
+//! Pauses a domain at a moment for which a shell would be too slow.
 
 use std::io;
 use std::process::Command;
@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 
 use super::memory::Privcmd;
 
-/// Waits for so many lines of its input, and runs a shell command while the domain is
-/// paused.
+/// Waits until its input has delivered that many lines, and runs a shell command while the
+/// domain is paused.
 pub fn run(lines: usize, domain: u16, command: &str) -> Result<()> {
     let xen = Privcmd::open()?;
     let read = io::stdin()

@@ -1,5 +1,5 @@
-//! Clients of a control socket as nobody wants them: garbage, silence, and
-//! watchers that never read.
+//! Hostile clients of a control socket: they send garbage, stay silent, or watch and never
+//! read.
 
 use std::fs;
 use std::io::Write;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-/// Between two pieces of garbage.
+/// The interval between two pieces of garbage.
 const PAUSE: Duration = Duration::from_millis(5);
 
 const WATCH: &[u8] = b"{\"schema\":1,\"command\":\"watch\"}\n";
@@ -23,7 +23,7 @@ const GARBAGE: [&[u8]; 4] = [
     &[b'x'; 9_000],
 ];
 
-/// Annoys until the socket has gone; prints how often.
+/// Sends garbage until the socket is gone, and prints the number of connections.
 pub fn run(folder: &Path) -> Result<()> {
     let mut kept = Vec::new();
     let mut told = 0_u64;
@@ -32,7 +32,7 @@ pub fn run(folder: &Path) -> Result<()> {
         if let Ok(mut client) = UnixStream::connect(&socket) {
             client.set_nonblocking(true)?;
             if told < 4 {
-                // Silent, or a watcher; neither ever reads.
+                // These clients are silent or watch; neither ever reads.
                 let _ = client.write(if told < 2 { b"" } else { WATCH });
                 kept.push(client);
             } else {
@@ -46,7 +46,7 @@ pub fn run(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// There are also files that are none.
+/// Returns the path of a socket in the folder, which also holds other files.
 fn socket_in(folder: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(folder).ok()?.flatten();
     let is_socket = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_socket());

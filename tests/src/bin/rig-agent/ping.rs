@@ -1,5 +1,5 @@
-//! Pings at an even interval and notes when each reply came. The kernel of the
-//! guest answers, so this sees the guest's processor, not its programs.
+//! Pings at an even interval and records when each reply came. The kernel of the guest
+//! answers, so this shows whether the guest's processor runs, not its programs.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -16,8 +16,8 @@ use crate::echo_request;
 
 /// Pings until the file `stop` exists.
 ///
-/// Prints one object per ping, oldest first, when it ends. Sequence numbers
-/// are 16 bits: an observation ends after 65,536 pings (21 minutes).
+/// Prints one object per ping, oldest first, when it ends. Sequence numbers have 16 bits,
+/// so an observation ends after 65,536 pings (21 minutes).
 pub fn run(address: Ipv4Addr, interval_ms: u64, stop: &Path) -> Result<()> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))
         .context("cannot open a raw socket")?;
@@ -30,7 +30,7 @@ pub fn run(address: Ipv4Addr, interval_ms: u64, stop: &Path) -> Result<()> {
     let start = now_ns();
     while sent.len() < 1 << 16 && !stop.exists() {
         let now = now_ns();
-        // After a stall the missed pings are not made up for: the grid stays.
+        // Pings missed during a stall are not sent later; the grid of times stays.
         let due = match sent.last() {
             None => start,
             Some(last) => start + ((last - start) / interval + 1) * interval,
@@ -39,7 +39,8 @@ pub fn run(address: Ipv4Addr, interval_ms: u64, stop: &Path) -> Result<()> {
             let sequence = u16::try_from(sent.len()).unwrap_or(u16::MAX);
             sent.push(now);
             replies.push(None);
-            // While the guest has no interface there is no route: a lost ping.
+            // While the guest has no interface there is no route, which counts as a lost
+            // ping.
             let request = echo_request::request(identifier, sequence);
             let _ = rustix::net::sendto(&socket, &request, SendFlags::empty(), &target);
             continue;
@@ -48,7 +49,7 @@ pub fn run(address: Ipv4Addr, interval_ms: u64, stop: &Path) -> Result<()> {
             receive(&socket, identifier, &mut replies);
         }
     }
-    // What is still under way gets a moment.
+    // Replies that are still under way get 200 ms.
     let end = now_ns() + 200_000_000;
     while now_ns() < end {
         if wait_for_packet(&socket, 50_000_000)? {

@@ -1,6 +1,6 @@
-//! A transport for `xl migrate -s` that stops the migration at its most
-//! telling moment: the source is suspended, the destination built and paused,
-//! and its READY is about to be passed on.
+//! A transport for `xl migrate -s` that stops the migration at its most revealing moment:
+//! the source is suspended, the destination is built and paused, and its READY is about to
+//! be passed on.
 
 use std::io::{Read, Write};
 use std::process::Command;
@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 
 use crate::streams::{Transport, pump};
 
-/// What `xl migrate-receive` says when its domain is built and waits to be
+/// The message that `xl migrate-receive` sends when its domain is built and waits to be
 /// started; its closing NUL is sent too (Xen 4.17, tools/xl/xl.h).
 const READY: &[u8] = b"domain received, ready to unpause\0";
 
-/// Relays, and runs `command` through a shell before READY is passed on. The
-/// command's output goes to standard error, or wherever it sends it.
+/// Relays, and runs `command` through a shell before READY is passed on. The command's
+/// output goes to standard error unless the command redirects it.
 pub fn run(command: &str, transport: &[&str]) -> Result<()> {
     let mut transport = Transport::start(transport)?;
     let to_child = transport.take_stdin()?;
@@ -55,22 +55,22 @@ fn hold(command: &str) -> Result<()> {
     Ok(())
 }
 
-/// Looks for READY in a stream and holds back what may be its beginning.
+/// Searches a stream for READY and holds back what may be its beginning.
 #[derive(Default)]
 pub struct Matcher {
-    /// What is held back.
+    /// The bytes that are held back.
     pub held: Vec<u8>,
 }
 
 impl Matcher {
-    /// Takes a byte; true when it completes READY.
+    /// Takes a byte, and returns true if it completes READY.
     pub fn push(&mut self, byte: u8) -> bool {
         self.held.push(byte);
         self.held == READY
     }
 
-    /// What can be passed on: all of a completed READY, or what can no longer
-    /// be the beginning of one.
+    /// Returns the bytes that can be passed on: all of a completed READY, or bytes that can
+    /// no longer be the beginning of one.
     pub fn take_settled(&mut self) -> Vec<u8> {
         if self.held == READY {
             return std::mem::take(&mut self.held);

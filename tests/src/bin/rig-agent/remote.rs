@@ -1,9 +1,9 @@
-//! Commands on another host as ssh runs them, without ssh: under emulation its
+//! Runs commands on another host as ssh does, but without ssh, because under emulation its
 //! encryption takes ten times as long as everything else.
 //!
-//! The caller sends a line with the command, and then its standard input. Back
-//! come frames: a byte for their kind, four for their length (little endian),
-//! and their content.
+//! The caller sends a line with the command, followed by its standard input. The answer
+//! consists of frames: one byte for the kind, four for the length (little endian), and the
+//! content.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -15,27 +15,28 @@ use anyhow::{Context, Result, bail};
 
 use crate::streams::pump;
 
-/// Where commands are taken.
+/// The TCP port on which commands are accepted.
 const PORT: u16 = 7514;
 
-/// Bytes read at a time.
+/// The number of bytes read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// Kinds of frames.
+/// The kinds of frames.
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const EXIT: u8 = 3;
 
-/// What ssh exits with when its connection breaks.
+/// The exit code of ssh when its connection breaks.
 const BROKEN: u8 = 255;
 
-/// Runs a shell command at the host, and ends as it does.
+/// Runs a shell command at the host, and exits as that does.
 pub fn call(host: &str, words: &[&str]) -> Result<ExitCode> {
     let mut to = TcpStream::connect((host, PORT)).with_context(|| format!("no way to {host}"))?;
     to.write_all(format!("{}\n", words.join(" ")).as_bytes())?;
     let mut from = to.try_clone()?;
     thread::spawn(move || {
-        // Its end is passed on; so is that of a host which listens no more.
+        // The end of the input is passed on; a host that no longer listens ends the copy
+        // too.
         let _ = pump(io::stdin(), &mut to);
         let _ = to.shutdown(Shutdown::Write);
     });
@@ -65,7 +66,7 @@ pub fn call(host: &str, words: &[&str]) -> Result<ExitCode> {
     }
 }
 
-/// Runs what callers ask for, until it is killed.
+/// Serves the commands of callers until it is killed.
 pub fn answer() -> Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", PORT))?;
     for caller in listener.incoming().flatten() {
@@ -90,8 +91,8 @@ fn run(caller: TcpStream) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     let stdin = child.stdin.take().context("no standard input")?;
-    // Not by `io::copy`, which splices a socket into a pipe: while that waits for
-    // the socket nobody can read from the pipe.
+    // `io::copy` is not used here. It splices a socket into a pipe, and while it waits for
+    // the socket, nothing can read from the pipe.
     thread::spawn(move || pump(from, stdin));
     let stdout = child.stdout.take().context("no standard output")?;
     let stderr = child.stderr.take().context("no standard error")?;
@@ -110,7 +111,8 @@ fn run(caller: TcpStream) -> Result<()> {
 fn pass_on(kind: u8, mut from: impl Read, to: &Mutex<TcpStream>) {
     let mut chunk = vec![0; CHUNK];
     while let Ok(length @ 1..) = from.read(&mut chunk) {
-        // Read to its end all the same: a command does not die of its caller.
+        // The output is read to its end in any case, so that a command does not die with
+        // its caller.
         let _ = frame(kind, &chunk[..length], to);
     }
 }

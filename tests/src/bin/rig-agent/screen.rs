@@ -1,4 +1,4 @@
-//! A terminal that nobody looks at, for what draws on one.
+//! A terminal without a viewer, for commands that draw on one.
 
 use std::fs::File;
 use std::io::{Write, copy, stdout};
@@ -16,8 +16,8 @@ const SIZE: Winsize = Winsize {
     ws_ypixel: 0,
 };
 
-/// Runs a shell command on a terminal; all it draws goes to standard output, and
-/// its exit code is this one's.
+/// Runs a shell command on a terminal. All that it draws goes to standard output, and its
+/// exit code becomes that of the agent.
 pub fn run(command: &str) -> Result<()> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let ours = openpt(flags).context("no terminal")?;
@@ -38,7 +38,7 @@ pub fn run(command: &str) -> Result<()> {
     std::process::exit(status.code().unwrap_or(1))
 }
 
-/// Until nobody has the terminal open any more, which reads as an error.
+/// Copies the output until no process has the terminal open, which shows as a read error.
 fn show(terminal: OwnedFd) {
     let mut out = stdout();
     let _ = copy(&mut File::from(terminal), &mut out);

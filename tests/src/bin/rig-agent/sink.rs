@@ -1,5 +1,5 @@
-//! A receiver for `xl migrate -s ''` that takes the stream and keeps nothing,
-//! to time a sender without any destination.
+//! A receiver for `xl migrate -s ''` that reads the stream and discards it, to time a
+//! sender without a destination.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -9,21 +9,21 @@ use std::time::Instant;
 use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// What `xl migrate-receive` greets the sender with (Xen 4.17, tools/xl/xl.h).
+/// The banner of `xl migrate-receive` (Xen 4.17, tools/xl/xl.h).
 const BANNER: &[u8] = b"xl migration receiver ready, send binary domain data.\n";
 
-/// A stream that pauses for so long is complete: the sender waits for an
-/// answer, which it does not get.
+/// A stream that pauses for this long is complete; the sender then waits for an answer,
+/// which it does not get.
 const SILENCE: Timespec = Timespec {
     tv_sec: 3,
     tv_nsec: 0,
 };
 
-/// What comes before the pages: headers, and then whatever a sender does before
-/// it sends the first of them. Neither counts.
+/// The number of bytes before the measurement: headers, and the time that a sender needs
+/// before it sends the first pages. Neither counts.
 const BEFORE: u64 = 1 << 20;
 
-/// Appends a line to `file`: bytes received after the first MiB, and
+/// Appends a line to `file` with the bytes received after the first MiB, and the
 /// milliseconds from there to the last of them.
 pub fn run(file: &str) -> Result<()> {
     let mut out = std::io::stdout();

@@ -1,45 +1,46 @@
-//! Where in xl's migration stream one is: just enough of its formats to find a
-//! phase of the migration (Xen 4.17: tools/xl/xl.h,
+//! Finds the present position in xl's migration stream. It parses just enough of the
+//! formats to recognise a phase of the migration (Xen 4.17: tools/xl/xl.h,
 //! docs/specs/libxl-migration-stream.pandoc, libxc-migration-stream.pandoc).
 
-/// A place in the stream, recognised by what has just gone by.
+/// A place in the stream, recognised by the part that has just passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// libxl is about to start the helper: its context record.
+    /// libxl's context record, after which libxl starts the helper.
     Helper,
-    /// Pages of the first round.
+    /// The pages of the first round.
     FirstRound,
-    /// Pages of a later round.
+    /// The pages of a later round.
     LaterRound,
-    /// What follows the last page: the clock and the CPUs.
+    /// The records after the last page: the clock and the CPUs.
     CpuState,
 }
 
-/// `REC_TYPE_*` of libxl's and of libxc's stream.
+/// The `REC_TYPE_*` values of libxl's and of libxc's stream.
 const LIBXC_CONTEXT: u32 = 1;
 const END: u32 = 0;
 const PAGE_DATA: u32 = 1;
 const TSC_INFO: u32 = 8;
 
-/// The frame number in an entry of a page record; above it stands its type.
+/// The bits of an entry of a page record that hold the frame number; the type is above
+/// them.
 const PFN: u64 = (1 << 52) - 1;
 
-/// So many page records are by when the first round is well under way.
+/// The number of page records after which the first round counts as well under way.
 const UNDER_WAY: u32 = 3;
 
-/// What comes next.
+/// The part that comes next in the stream.
 #[derive(Debug, Clone, Copy)]
 enum Part {
-    /// xl's header, whose last word is the length of what belongs to it.
+    /// xl's header; its last word is the length of the data that belongs to it.
     XlHeader,
     LibxlHeader,
     LibxlRecord,
     /// libxc's image header and domain header.
     LibxcHeaders,
     Record,
-    /// Count and first frame of a page record with a body of this length.
+    /// The count and the first frame of a page record with a body of this length.
     Pages(u64),
-    /// Of no interest.
+    /// Bytes that need no parsing.
     Rest,
 }
 
@@ -55,7 +56,7 @@ impl Part {
     }
 }
 
-/// Reads along.
+/// Parses the stream as it passes.
 pub struct Reader {
     part: Part,
     held: Vec<u8>,
@@ -66,7 +67,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// At the stream's beginning.
+    /// Returns a reader at the beginning of a stream.
     pub const fn new() -> Self {
         Self {
             part: Part::XlHeader,
@@ -78,8 +79,8 @@ impl Reader {
         }
     }
 
-    /// Reads on; how many of `bytes` have gone by when `point` is reached, if
-    /// it is. The rest is not read then.
+    /// Parses further. If `point` is reached, it returns how many of `bytes` have passed by
+    /// then, and does not parse the rest.
     pub fn find(&mut self, point: Point, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -104,7 +105,7 @@ impl Reader {
         None
     }
 
-    /// A part is complete.
+    /// Processes a part that is complete.
     fn step(&mut self) -> Option<Point> {
         let held = std::mem::take(&mut self.held);
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| held[at + byte]));
@@ -145,7 +146,7 @@ impl Reader {
         reached
     }
 
-    /// Within a round frames ascend.
+    /// Detects a new round, because within a round frame numbers ascend.
     fn pages_from(&mut self, first: u64) -> Option<Point> {
         self.page_records += 1;
         if self.page_records > 1 && first <= self.last {
@@ -175,7 +176,7 @@ mod tests {
         record(PAGE_DATA, &body)
     }
 
-    /// A stream, and where its parts end.
+    /// Returns a stream and the positions at which its parts end.
     fn stream() -> (Vec<u8>, Vec<(Point, usize)>) {
         let mut stream = vec![0; 44];
         stream.extend(5_u32.to_le_bytes());

@@ -1,4 +1,4 @@
-//! Transports that pass a migration on: what they share, and the plain ones.
+//! Transports that pass a migration on: their common part, and the plain transports.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// Large enough that a system call's cost does not count.
+/// The number of bytes read at a time, so large that the cost of a system call is
+/// negligible.
 const CHUNK: usize = 64 << 10;
 
-/// The command that really leads to the destination.
+/// The command that really connects to the destination.
 pub struct Transport {
     child: Child,
 }
 
 impl Transport {
-    /// Starts it with pipes to its input and from its output.
+    /// Starts the command with pipes to its input and from its output.
     pub fn start(words: &[&str]) -> Result<Self> {
         let (program, arguments) = words.split_first().context("no transport named")?;
         let child = Command::new(program)
@@ -29,29 +30,29 @@ impl Transport {
         Ok(Self { child })
     }
 
-    /// Its input, once.
+    /// Returns the command's input; it can be taken once.
     pub fn take_stdin(&mut self) -> Result<ChildStdin> {
         self.child.stdin.take().context("no input")
     }
 
-    /// Its output, once.
+    /// Returns the command's output; it can be taken once.
     pub fn take_stdout(&mut self) -> Result<ChildStdout> {
         self.child.stdout.take().context("no output")
     }
 
-    /// Its process.
+    /// Returns the command's process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for its end and ends as it did.
+    /// Waits for the end of the command, and fails if the command failed.
     pub fn finish(mut self) -> Result<()> {
         let status = self.child.wait()?;
         std::process::exit(status.code().unwrap_or(1));
     }
 }
 
-/// Passes everything on; the end of the input closes the output.
+/// Copies everything; the end of the input closes the output.
 pub fn pump(mut from: impl Read, mut to: impl Write) -> std::io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -64,7 +65,7 @@ pub fn pump(mut from: impl Read, mut to: impl Write) -> std::io::Result<()> {
     }
 }
 
-/// Relays, and keeps what the sender sent in a file.
+/// Relays, and writes a copy of the sender's bytes to a file.
 pub fn tee(file: &str, transport: &[&str]) -> Result<()> {
     let copy = File::create(file).with_context(|| format!("cannot write {file}"))?;
     relay(transport, move |to_child| {
@@ -72,7 +73,7 @@ pub fn tee(file: &str, transport: &[&str]) -> Result<()> {
     })
 }
 
-/// Relays no faster than a rate.
+/// Relays at no more than a given rate.
 pub fn throttle(bytes_per_sec: u64, transport: &[&str]) -> Result<()> {
     relay(transport, move |to_child| {
         pump(std::io::stdin(), Throttled::new(to_child, bytes_per_sec))
@@ -106,7 +107,7 @@ impl<A: Write, B: Write> Write for Both<A, B> {
     }
 }
 
-/// Writes no faster than a rate.
+/// A writer that is limited to a rate.
 pub struct Throttled<W> {
     to: W,
     bytes_per_sec: u64,
@@ -115,7 +116,7 @@ pub struct Throttled<W> {
 }
 
 impl<W> Throttled<W> {
-    /// To `to`, from now on.
+    /// Limits writes to `to` from now on.
     pub fn new(to: W, bytes_per_sec: u64) -> Self {
         Self {
             to,
@@ -128,8 +129,8 @@ impl<W> Throttled<W> {
 
 impl<W: Write> Write for Throttled<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        // A credit of at most one second: a pause of the sender is no licence
-        // for a burst after it.
+        // The credit is at most one second, so that a pause of the sender does not permit a
+        // burst after it.
         let elapsed = self.start.elapsed();
         let allowed = elapsed.as_micros() as u64 * self.bytes_per_sec / 1_000_000;
         if allowed > self.sent + self.bytes_per_sec {

@@ -1,4 +1,4 @@
-//! What goes wrong.
+//! The faults that are injected.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use lull_tests::Guest;
 
 use super::phases::HELPER;
 
-/// What goes wrong.
+/// A fault to be injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// lull's save helper is killed.
@@ -18,11 +18,11 @@ pub enum Fault {
     Xl,
     /// lull's relay is killed.
     Relay,
-    /// What leads to the destination is killed, as an ssh may be.
+    /// The process that connects to the destination is killed, as an ssh may be.
     Ssh,
-    /// What reads the stream at the destination is killed.
+    /// The process that reads the stream at the destination is killed.
     Receiver,
-    /// Of a fast landing: the engine is killed.
+    /// The engine of a fast landing is killed.
     Engine,
     /// `lull land` is killed.
     Land,
@@ -32,7 +32,7 @@ pub enum Fault {
     FrontEnd,
     /// The operator types ^C.
     Cancel,
-    /// Nothing goes over the link any more.
+    /// The link carries nothing any more.
     Stall,
     /// The link carries next to nothing any more.
     Collapse,
@@ -44,7 +44,7 @@ pub enum Fault {
     LateSuspend,
     /// The guest's kernel crashes.
     Crash,
-    /// Somebody destroys the guest.
+    /// Another program destroys the guest.
     Destroy,
 }
 
@@ -73,23 +73,25 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What a link that has collapsed carries, bytes a second: a guest's last pages, the
-/// few hundred that it dirties in order to stop, take more than the pause's limit.
+/// The rate of a link that has collapsed, bytes a second. At this rate the guest's last
+/// pages, the few hundred that it dirties in order to stop, take more than the pause's
+/// limit.
 const COLLAPSED: u64 = 50_000;
 
-/// Kills what is found so. It dies when the processor is free, and until then nobody
-/// sees its end.
+/// Returns a command that kills the processes that `found` prints. A process dies when the
+/// processor is free, and its end is visible only then.
 fn kill(found: &str) -> String {
     format!("kill -KILL $({found}); sleep 1")
 }
 
 impl Fault {
-    /// The shell command that does it, in dom0, as a child of the agent.
+    /// Returns the shell command that injects the fault, run in dom0 as a child of the
+    /// agent.
     pub fn command(self, guest: &Guest, source: u32, too_late: Duration) -> String {
         let name = guest.name();
         match self {
             Self::Helper => kill(HELPER),
-            // It may not have its name yet.
+            // The stub may not have its name yet.
             Self::Stub => format!("until xl destroy lull-stub-{source}; do :; done"),
             Self::Xl => kill("pgrep -f '^[^ ]*xl migrate '"),
             Self::Relay => kill("pgrep -o -f '^/usr/local/bin/lull transport '"),
@@ -97,7 +99,7 @@ impl Fault {
             Self::Engine => kill("pgrep -f '^/usr/local/bin/lull engine '"),
             Self::Land => "kill -KILL $CHILD".into(),
             Self::Incoming => "pkill -KILL -f '^[^ ]*xl migrate-receive'".into(),
-            // Its name's first 15 letters.
+            // pkill matches the first 15 letters of the name.
             Self::Receiver => "pkill -KILL -x libxl-save-help".into(),
             Self::FrontEnd => kill("pgrep -o -f '^lull migrate '"),
             Self::Cancel => "kill -INT $(pgrep -o -f '^lull migrate '); sleep 1".into(),
@@ -114,7 +116,7 @@ impl Fault {
         }
     }
 
-    /// What the link carries from then on, bytes a second; 0 for all it can.
+    /// Returns the link rate from then on, bytes a second; 0 for no limit.
     pub const fn rate(self) -> u64 {
         match self {
             Self::Collapse => COLLAPSED,
@@ -122,7 +124,7 @@ impl Fault {
         }
     }
 
-    /// Before the attempt.
+    /// Returns the command that prepares the fault before the attempt.
     pub const fn prepared_by(self) -> Option<&'static str> {
         match self {
             Self::FullDisk => Some(
@@ -132,7 +134,7 @@ impl Fault {
         }
     }
 
-    /// After it has ended.
+    /// Returns the command that repairs the host after the attempt.
     pub const fn repaired_by(self) -> Option<&'static str> {
         match self {
             Self::FullDisk => Some("busybox umount /var/lib/lull"),

@@ -1,4 +1,4 @@
-//! Whether what must become of an attempt did.
+//! Checks whether an attempt ended as it must.
 
 use anyhow::{Context, Result, ensure};
 use lull_tests::{Guest, Status};
@@ -8,7 +8,7 @@ use crate::aftermath::{no_leaks, runs_whole_since};
 use crate::attempt::Ended;
 use crate::world::World;
 
-/// Looks at the host after the attempt.
+/// Inspects the host after the attempt.
 pub fn judge(
     world: &mut World,
     guest: &Guest,
@@ -64,7 +64,7 @@ pub fn judge(
     }
 }
 
-/// What lull itself said: nothing, if it was killed.
+/// Checks lull's own report: there is none if lull was killed.
 fn said(ended: &Ended, code: i32) -> Result<()> {
     if code < 128 {
         return ended.expect(code).map(drop);
@@ -76,19 +76,19 @@ fn said(ended: &Ended, code: i32) -> Result<()> {
     Ok(())
 }
 
-/// As a person would at the destination, which the rig's host is too: a
-/// receiver whose connection broke may leave a copy that was never started.
+/// Destroys the copy as an operator would at the destination, which is the same host here.
+/// A receiver whose connection broke may leave a copy that was never started.
 fn destroy_copy(world: &World, guest: &Guest) -> Result<()> {
     let copy = format!("{}--incoming", guest.name());
     if let Some(copy) = world.host.domain(&copy)? {
         ensure!(!copy.state.is_alive(), "two run: {copy:?}");
-        // It may just be on its way out.
+        // The copy may be about to disappear by itself.
         world.host.run(&format!("xl destroy {}", copy.id))?;
     }
     Ok(())
 }
 
-/// The guest's own domain at the source is still there and stands still.
+/// Checks that the guest's own domain at the source still exists and does not run.
 fn waits(world: &World, source: u32) -> Result<()> {
     let domains = world.host.domains()?;
     let copy = domains.iter().find(|domain| domain.id == source);

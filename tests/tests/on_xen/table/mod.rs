@@ -1,7 +1,7 @@
-//! Every [fault](faults) between every two [steps](phases) of a migration, and
-//! what must [become](cells) of it: one guest runs, whole, where lull says;
-//! nothing is left behind; the exit code is that of the README's table; and
-//! seen from outside the guest was not paused beyond its limit.
+//! Injects every [fault](faults) between every two [steps](phases) of a migration, and
+//! checks the [outcome](cells): one guest runs, intact, where lull reports it; nothing is
+//! left behind; the exit code is that of the README's table; and seen from outside the
+//! guest was not paused beyond its limit.
 
 mod cells;
 mod faults;
@@ -27,31 +27,32 @@ pub use phases::Phase;
 use cells::{ALWAYS, CELLS, Then};
 use tally::Row;
 
-/// Where nothing else would ever end the attempt.
+/// The timeout for cells in which nothing else would ever end the attempt.
 const TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Enough for another round, and for pages that are left for the last.
+/// A load that leads to another round and leaves pages for the last one.
 const LOAD: Load = Load::steady(1_500, 2_000);
 
-/// What a cell takes on a quiet machine; with some faults lull waits for their end.
+/// The time that a cell takes on a quiet machine, in seconds; with some faults lull waits
+/// for an end.
 const SECONDS: u32 = 10;
 
-/// Seconds more.
+/// The additional time of a cell in which lull waits, in seconds.
 const WAITING: u32 = 6;
 
-/// The cells that every run tries.
+/// Returns the cells that every run tries.
 pub fn essential() -> Vec<Scenario> {
     let cells: Vec<_> = grouped(is_essential).into_iter().flatten().collect();
     assert_eq!(cells.len(), ALWAYS.len(), "one of them is not in the table");
     cells
 }
 
-/// All others, phase by phase.
+/// Returns all other cells, phase by phase.
 pub fn others() -> Vec<Vec<Scenario>> {
     grouped(|phase, fault| !is_essential(phase, fault))
 }
 
-/// Some cells, tried on Xen 4.20.
+/// Returns some cells that are tried on Xen 4.20.
 pub fn on_newer(some: &[(Phase, Fault)]) -> Vec<Scenario> {
     let wanted = |phase: Phase, fault: Fault| some.contains(&(phase, fault));
     CELLS
@@ -100,7 +101,7 @@ const fn seconds(fault: Fault) -> u32 {
     }
 }
 
-/// Tells of all that were tried.
+/// Prints the results of all cells that were tried.
 pub fn tell() -> Result<(), Failed> {
     if let Some(table) = tally::table() {
         eprintln!("{table}");
@@ -126,28 +127,28 @@ fn tried(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result<()
     tried.map(drop)
 }
 
-/// The guest that cells hand on to each other. Xen's own script is in all other
-/// scenarios; here it would be half of the time.
+/// Returns the guest that cells hand on to each other. It uses lull's network script: Xen's
+/// own script runs in all other scenarios, and would take half of the time here.
 fn guest(world: &mut World) -> Result<Guest> {
     world.host.run("lull enable vif")?.checked()?;
     let guest = world.guest_like(&GuestSpec {
         name: "tried".into(),
         ..small()
     });
-    // The guest keeps it; those to come do not get it.
+    // This guest keeps the script; later guests do not get it.
     world.host.run("lull disable vif")?.checked()?;
     guest
 }
 
-/// What was seen of an attempt.
+/// The observations of an attempt.
 #[derive(Debug, Clone)]
 struct Seen {
     code: i32,
-    /// The pause as lull observed it.
+    /// The pause as lull observed it, in milliseconds.
     pause_ms: Option<u64>,
-    /// Seconds until lull had ended.
+    /// The time until lull had ended, in seconds.
     attempt_took: f64,
-    /// As the observer outside did, if that proves anything.
+    /// The outages as the observer outside saw them, if they prove anything.
     outage: Option<Outages>,
 }
 
@@ -161,7 +162,8 @@ fn try_cell(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result
     }
     let observer = host.observe_soon(&guest)?;
     let tried = attempt(&host, &guest, phase, fault);
-    // Whatever came of it, or the next would find it so.
+    // This runs whatever the result was, because the next cell would find the fault in
+    // place.
     if let Some(command) = fault.repaired_by() {
         host.run(command)?.checked()?;
     }
@@ -169,7 +171,7 @@ fn try_cell(world: &mut World, phase: Phase, fault: Fault, then: Then) -> Result
     let attempt_took = timeline.seconds();
     judge::judge(world, &guest, &before, &ended, then)
         .with_context(|| format!("after: {}", ended.in_short()))?;
-    // Of a guest that is gone, or that the rig itself held, it says nothing.
+    // If the guest is gone, or if the rig itself held it, the outage proves nothing.
     let outage = observer.stop()?;
     let telling = matches!(then, Then::Stays(_) | Then::Moves(0))
         && !matches!(phase, Phase::Suspending | Phase::ChannelSuspending)
@@ -200,10 +202,11 @@ fn attempt(host: &Host, guest: &Guest, phase: Phase, fault: Fault) -> Result<End
         (Fault::Stall | Fault::Collapse, phase) if phase < Phase::Suspending => {
             plan.timeout(TIMEOUT)
         }
-        // From its start, and the first pass and the landing are in it.
+        // The timeout counts from the start of the attempt, and includes the first pass and
+        // the landing.
         (Fault::Stall, Phase::ChannelRound) => plan.timeout(5 * TIMEOUT),
         _ => plan,
     };
-    // The rig's own hand is in these pauses: no attempt learns from another.
+    // The rig itself prolongs these pauses, so no attempt uses the history of another.
     plan.start(host, guest)?.finish()
 }

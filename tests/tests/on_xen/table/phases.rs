@@ -1,4 +1,4 @@
-//! The steps of a migration, and how an attempt is held between two of them.
+//! The steps of a migration, and the means to hold an attempt between two of them.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,40 +7,40 @@ use lull_tests::ssh::quote;
 
 use crate::attempt::Plan;
 
-/// What is going on when the fault comes.
+/// The step during which the fault is injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// The destination's receiver has answered; nothing is sent yet.
+    /// The destination's receiver has answered; nothing has been sent yet.
     Connecting,
     /// The helper runs and sets up its stub and the dirty log.
     Preparing,
     /// All pages are being sent.
     FirstRound,
-    /// Those are being sent again that were dirtied meanwhile.
+    /// The pages that were dirtied in the meantime are being sent again.
     LaterRound,
-    /// The guest has been asked to suspend itself and has not.
+    /// The guest has been asked to suspend itself and has not done so.
     Suspending,
-    /// It has stopped; its last pages are being sent.
+    /// The guest has stopped; its last pages are being sent.
     FinalRound,
-    /// The stream is complete; the destination has not got its end.
+    /// The stream is complete; the destination has not received its end.
     Landing,
     /// The destination is ready; lull does not know it yet.
     Ready,
-    /// Of a fast landing: the destination builds the guest.
+    /// In a fast landing the destination builds the guest.
     Building,
-    /// It is ready; `lull land` looks for the guest.
+    /// The destination is ready; `lull land` looks for the guest.
     Attaching,
-    /// Those are sent over the channel that were dirtied meanwhile.
+    /// The pages that were dirtied in the meantime are sent over the channel.
     ChannelRound,
-    /// The guest has been asked to suspend itself and has not.
+    /// The guest has been asked to suspend itself and has not done so.
     ChannelSuspending,
-    /// It has stopped; its last pages are sent over the channel.
+    /// The guest has stopped; its last pages are sent over the channel.
     ChannelFinal,
-    /// They are in place; the final state is on its way.
+    /// The last pages are in place; the final state is on its way.
     ChannelState,
-    /// All is in place; the source does not know it yet.
+    /// Everything is in place; the source does not know it yet.
     Landed,
-    /// GO is said; the destination does not know it yet.
+    /// GO has been sent; the destination has not received it yet.
     Go,
     /// The guest runs at the destination; xl does not know it yet.
     Reporting,
@@ -70,16 +70,16 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The helper's process, once it is there.
+/// A command that prints the helper's process id once it runs.
 pub const HELPER: &str = "pgrep -f '^/usr/local/bin/lull --save-domain '";
 
 impl Phase {
-    /// Where the agent holds the connection.
+    /// Returns the place at which the agent holds the connection.
     const fn place(self) -> &'static str {
         match self {
             Self::Connecting => "banner",
             Self::Preparing => "helper",
-            // From there on it is the guest that is held.
+            // From this phase on the rig holds the guest instead of the connection.
             Self::FirstRound | Self::Suspending => "first-round",
             Self::LaterRound => "later-round",
             Self::FinalRound => "stopped",
@@ -95,12 +95,12 @@ impl Phase {
         }
     }
 
-    /// Whether the guest is to land fast.
+    /// Checks whether the guest is to land fast.
     const fn is_fast(self) -> bool {
         self.is_on_channel() || matches!(self, Self::Building)
     }
 
-    /// Whether it is the way to `lull land` that is held.
+    /// Checks whether the agent holds the connection to `lull land`.
     const fn is_on_channel(self) -> bool {
         matches!(
             self,
@@ -113,8 +113,9 @@ impl Phase {
         )
     }
 
-    /// The pause's limit: so near to what is assumed of the landing where
-    /// nothing is known that another round is needed, or with time for every fault.
+    /// Returns the limit on the pause. It is either so near to the costs that are assumed
+    /// for an unknown landing that another round is needed, or it leaves time for every
+    /// fault.
     pub const fn limit(self) -> Duration {
         match self {
             Self::LaterRound => Duration::from_millis(3_400),
@@ -123,14 +124,14 @@ impl Phase {
         }
     }
 
-    /// How long after the request a guest stops too late: what is left of the limit
-    /// is less than the landing is assumed to take, and enough to resume it.
+    /// Returns the time after the request at which a guest stops too late: the rest of the
+    /// limit is less than the assumed landing, and enough to resume the guest.
     pub const fn too_late(self) -> Duration {
         let left = if self.is_fast() { 1 } else { 3 };
         self.limit().saturating_sub(Duration::from_secs(left))
     }
 
-    /// An attempt that runs `fault`, a shell command, in this phase of the
+    /// Returns an attempt that runs the shell command `fault` in this phase of the
     /// migration of the domain `source`, and goes on at `rate`.
     pub fn plan(self, fault: &str, source: u32, rate: u64) -> Plan {
         let held = self.held(fault, source, rate);
@@ -147,9 +148,9 @@ impl Phase {
     fn held(self, fault: &str, source: u32, rate: u64) -> String {
         let command = match self {
             Self::Preparing => format!("until {HELPER}; do sleep 0.02; done; {fault}"),
-            // A guest that gets no processor finds the request only later, and
-            // in the meantime whoever made it is gone. A watch tells at once that
-            // it is set, and then of the request; to poll would take all of dom0.
+            // A guest that gets no processor finds the request only later, and by then the
+            // process that made the request is gone. A watch reports at once that it is
+            // set, and then reports the request; polling would take all of dom0.
             Self::Suspending | Self::ChannelSuspending => format!(
                 "xl pause {source}; \
                  {{ timeout 120 xenstore-watch -n 2 /local/domain/{source}/control/shutdown \

@@ -1,4 +1,4 @@
-//! What came of all attempts.
+//! The results of all attempts.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -10,23 +10,23 @@ use super::cells::Then;
 use super::faults::Fault;
 use super::phases::Phase;
 
-/// A cell that was tried.
+/// A cell that was tried, and its result.
 pub struct Row {
-    /// When.
+    /// The step during which the fault was injected.
     pub phase: Phase,
-    /// What.
+    /// The fault that was injected.
     pub fault: Fault,
-    /// What was to become of it.
+    /// The outcome that was required.
     pub then: Then,
-    /// How long all of it took.
+    /// The time that the cell took, in seconds.
     pub seconds: f64,
-    /// What did, or why that is wrong.
+    /// The outcome that was seen, or the reason why it is wrong.
     pub tried: Result<Seen, String>,
 }
 
 static ROWS: Mutex<Vec<Row>> = Mutex::new(Vec::new());
 
-/// Adds a row. The last try counts.
+/// Adds a row. If a cell is tried again, the last try counts.
 pub fn enter(row: Row) {
     if let Ok(mut rows) = ROWS.lock() {
         rows.retain(|old| (old.phase, old.fault) != (row.phase, row.fault));
@@ -34,7 +34,7 @@ pub fn enter(row: Row) {
     }
 }
 
-/// All rows.
+/// Returns the table of all rows.
 pub fn table() -> Option<Table> {
     let rows = ROWS.lock().ok()?;
     if rows.is_empty() {
