@@ -19,7 +19,7 @@
 
 use crate::{
     dirty::DirtyCurve,
-    downtime::{Downtime, Fit, FixedCosts, Outlook},
+    downtime::{Downtime, Fit, FixedCosts, Outlook, SuspendPages},
     history::{History, RoundRecord},
     limits::{DowntimeLimit, Limits, Risk},
     policy::{PolicyKind, RoundView, StopPolicy, Verdict, WithinLimit, XenDefault},
@@ -38,6 +38,8 @@ pub struct Config {
     pub costs: FixedCosts,
     /// The usual length of the same parts.
     pub expected_costs: FixedCosts,
+    /// The pages that the guest's kernel dirties in order to stop.
+    pub suspend_pages: SuspendPages,
     /// The share of pauses that may exceed their predicted upper bound and may therefore be
     /// given up.
     pub risk: Risk,
@@ -880,6 +882,7 @@ impl Machine {
         Outlook {
             costs: self.costs(),
             expected_costs: self.config.expected_costs,
+            suspend_pages: self.config.suspend_pages,
             guest_pages: self.config.guest_pages,
             risk: self.config.risk,
             dirty: &self.dirty,

@@ -2,7 +2,7 @@
 //! guest, and the attempt ends.
 
 use lull_core::{
-    downtime::{FixedCosts, FixedPart},
+    downtime::{Downtime, FixedCosts, FixedPart, Outlook, SuspendPages},
     limits::{DowntimeLimit, Limits, Risk, Timeout},
     machine::{Action, Config, Event, Machine, ProtocolError, State},
     policy::{WithinLimit, XenDefault},
@@ -42,6 +42,7 @@ fn config(max_suspend_ms: Option<u64>, timeout_ms: Option<u64>) -> Config {
         ),
         costs: costs(),
         expected_costs: costs(),
+        suspend_pages: SuspendPages::DEFAULT,
         risk: Risk::DEFAULT,
         guest_pages: GUEST_PAGES,
     }
@@ -184,13 +185,17 @@ impl Checked {
                 };
                 let window = u128::from(costs.suspend.0) + u128::from(costs.final_bitmap.0);
                 let span = Micros(costs.suspend.0 + costs.final_bitmap.0);
-                let grown = u128::from(self.machine.dirty().at_most(span)) + u128::from(dirty);
+                let stop = self.config.suspend_pages;
+                let grown = u128::from(self.machine.dirty().at_most(span))
+                    + u128::from(dirty)
+                    + u128::from(stop.most);
                 let most = u128::from(self.config.guest_pages.max(dirty));
                 let most = grown.min(most) as u64;
                 let usual = self.config.expected_costs;
                 let usual = Micros(usual.suspend.0 + usual.final_bitmap.0);
                 let likely = self.machine.dirty().expected_more(usual);
-                let likely = dirty.saturating_add(likely).min(most);
+                let likely = dirty.saturating_add(stop.expected).saturating_add(likely);
+                let likely = likely.min(most);
                 // Either the link is slow or the pages are many; without a risk, both must
                 // hold.
                 let expected = self.machine.service().expected_rate();
@@ -250,10 +255,11 @@ fn any_config() -> impl Strategy<Value = Config> {
         proptest::option::of(1..400_000_u64),
         proptest::option::of(1..20_000_000_u64),
         (micros(), micros(), micros(), micros(), micros()),
+        (1..2_000_u64, 1..2_000_u64),
         1..GUEST_PAGES,
         prop_oneof![Just(0), Just(50)],
     )
-        .prop_map(|(limit, timeout, costs, guest_pages, risk)| Config {
+        .prop_map(|(limit, timeout, costs, stop, guest_pages, risk)| Config {
             limits: limits(limit, timeout),
             costs: FixedCosts {
                 suspend: costs.0,
@@ -263,6 +269,10 @@ fn any_config() -> impl Strategy<Value = Config> {
                 resume: costs.4,
             },
             expected_costs: FixedCosts::default(),
+            suspend_pages: SuspendPages {
+                expected: stop.0,
+                most: stop.1,
+            },
             risk: Risk::per_mille(risk).unwrap(),
             guest_pages,
         })
@@ -446,7 +456,7 @@ proptest! {
 
     #[test]
     fn extreme_numbers_break_nothing(
-        numbers in vec(prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()], 12),
+        numbers in vec(prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()], 14),
         at in prop_oneof![Just(0), Just(u64::MAX), any::<u64>()],
     ) {
         let n = |i: usize| numbers[i];
@@ -457,6 +467,7 @@ proptest! {
                 landing: Micros(n(5)), resume: Micros(n(6)),
             },
             expected_costs: FixedCosts { suspend: Micros(n(8)), ..FixedCosts::default() },
+            suspend_pages: SuspendPages { expected: n(12), most: n(13) },
             risk: Risk::DEFAULT,
             guest_pages: n(7),
         };
@@ -580,6 +591,62 @@ fn an_unsettled_guest_is_sent_another_round() {
     };
     assert_eq!(checked.step(at + 2_000, sent).unwrap(), Action::Count);
     assert_eq!(checked.step(at + 2_000, counted).unwrap(), Action::Suspend);
+}
+
+/// What the guest's own kernel dirties in order to stop is added to the pages, expected to
+/// expected and most to most.
+#[test]
+fn the_last_pages_are_more_by_what_this_guest_dirties_to_stop() {
+    let mut checked = Checked::new(config(Some(100), None));
+    first_round(&mut checked, 100_000, 10);
+    let (dirty, service) = (checked.machine.dirty(), checked.machine.service());
+    let pages = |suspend_pages, stopped| {
+        let outlook = Outlook {
+            costs: costs(),
+            expected_costs: costs(),
+            suspend_pages,
+            guest_pages: GUEST_PAGES,
+            risk: Risk::DEFAULT,
+            dirty,
+            service,
+            expected_rate: service.expected_rate(),
+            cap: None,
+            stopped,
+        };
+        (outlook.likely_pages(10), outlook.final_pages(10))
+    };
+    let none = SuspendPages {
+        expected: 0,
+        most: 0,
+    };
+    let many = SuspendPages {
+        expected: 3_000,
+        most: 5_000,
+    };
+    let (likely, most) = pages(none, false);
+    assert_eq!(pages(many, false), (likely + 3_000, most + 5_000));
+    // It has done so by then.
+    assert_eq!(pages(many, true), (10, 10));
+}
+
+/// Both of them reach the prediction of a machine.
+#[test]
+fn a_guest_that_dirties_more_to_stop_is_expected_to_pause_longer() {
+    let pause = |expected, most| {
+        let mut checked = Checked::new(Config {
+            suspend_pages: SuspendPages { expected, most },
+            ..config(Some(1_000), None)
+        });
+        first_round(&mut checked, 100_000, 10);
+        let machine = checked.machine;
+        let pages = |pause: Option<Downtime>| pause.unwrap().pages;
+        (pages(machine.expected()), pages(machine.prediction()))
+    };
+    let (expected, predicted) = pause(350, 450);
+    let (more_expected, _) = pause(3_500, 4_500);
+    let (as_expected, more_predicted) = pause(350, 4_500);
+    assert!(more_expected > expected && as_expected == expected);
+    assert!(more_predicted > predicted);
 }
 
 #[test]

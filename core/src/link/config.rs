@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::downtime::FixedCosts;
+use crate::downtime::{FixedCosts, SuspendPages};
 use crate::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use crate::machine::Config;
 use crate::units::Micros;
@@ -22,9 +22,10 @@ use super::{BITMAP_BYTES_MAX, MAGIC, VERSION};
 /// | 7 | risk, per mille |
 /// | 8..=12 | costs at most: suspend, final bitmap, CPU state, landing, resume |
 /// | 13..=17 | the same as expected |
+/// | 18, 19 | pages that the guest's kernel dirties in order to stop: expected, at most |
 #[repr(C, align(4096))]
 pub struct Settings {
-    words: [AtomicU64; 18],
+    words: [AtomicU64; 20],
 }
 
 /// The settings as typed values.
@@ -45,6 +46,7 @@ impl Settings {
             limits,
             costs,
             expected_costs,
+            suspend_pages,
             risk,
             guest_pages,
         } = startup.config;
@@ -66,6 +68,8 @@ impl Settings {
             expected_costs.cpu_state.0,
             expected_costs.landing.0,
             expected_costs.resume.0,
+            suspend_pages.expected,
+            suspend_pages.most,
         ];
         for (word, value) in self.words.iter().skip(1).zip(values) {
             word.store(value, Ordering::Relaxed);
@@ -87,6 +91,8 @@ impl Settings {
             timeout,
             risk,
             costs @ ..,
+            suspend_pages_expected,
+            suspend_pages_most,
         ] = &self.words;
         let [worst @ .., _, _, _, _, _] = costs;
         let [_, _, _, _, _, expected @ ..] = costs;
@@ -117,9 +123,60 @@ impl Settings {
                 },
                 costs: costs(worst),
                 expected_costs: costs(expected),
+                suspend_pages: SuspendPages {
+                    expected: value(suspend_pages_expected),
+                    most: value(suspend_pages_most),
+                },
                 risk: Risk::per_mille(u16::try_from(value(risk)).ok()?)?,
                 guest_pages: value(guest_pages),
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each value is another one, so that none can be taken for its neighbour.
+    #[test]
+    fn what_was_written_is_read_word_by_word() {
+        let costs = |first: u64| FixedCosts {
+            suspend: Micros(first),
+            final_bitmap: Micros(first + 1),
+            cpu_state: Micros(first + 2),
+            landing: Micros(first + 3),
+            resume: Micros(first + 4),
+        };
+        let startup = Startup {
+            port: 2,
+            guest_pfns: 3,
+            config: Config {
+                limits: Limits {
+                    max_suspend: DowntimeLimit::new(Micros(5)),
+                    timeout: Timeout::new(Micros(6)),
+                },
+                costs: costs(8),
+                expected_costs: costs(13),
+                suspend_pages: SuspendPages {
+                    expected: 18,
+                    most: 19,
+                },
+                risk: Risk::per_mille(7).unwrap(),
+                guest_pages: 4,
+            },
+        };
+        let settings = Settings {
+            words: [const { AtomicU64::new(0) }; 20],
+        };
+        assert_eq!(settings.read(), None);
+        settings.write(&startup);
+        assert_eq!(settings.read(), Some(startup));
+        let word = |at: usize| settings.words[at].load(Ordering::Relaxed);
+        for at in 2..settings.words.len() {
+            assert_eq!(word(at), at as u64);
+        }
+        settings.words[1].store(VERSION - 1, Ordering::Relaxed);
+        assert_eq!(settings.read(), None);
     }
 }

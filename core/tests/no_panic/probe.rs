@@ -10,7 +10,7 @@ use lull_core::{
     batch::Batch,
     bitmap::{Bitmap, Scan},
     dirty::DirtyCurve,
-    downtime::{FixedCosts, Outlook},
+    downtime::{FixedCosts, Outlook, SuspendPages},
     history::{History, RoundRecord},
     limits::{DowntimeLimit, Limits, Risk, Timeout},
     machine::{Config, Event, Machine},
@@ -136,6 +136,7 @@ extern "C" fn _start() -> ! {
         let n: u64 = opaque(0);
         let micros = opaque(Micros(n));
         let costs: FixedCosts = opaque(FixedCosts::default());
+        let suspend_pages = opaque(SuspendPages::DEFAULT);
         let limits = opaque(Limits {
             max_suspend: DowntimeLimit::new(micros),
             timeout: Timeout::new(micros),
@@ -147,6 +148,7 @@ extern "C" fn _start() -> ! {
         let outlook = opaque(Outlook {
             costs,
             expected_costs: costs,
+            suspend_pages,
             guest_pages: n,
             risk: Risk::DEFAULT,
             dirty: &dirty,
@@ -170,6 +172,7 @@ extern "C" fn _start() -> ! {
             limits,
             costs,
             expected_costs: costs,
+            suspend_pages,
             risk: Risk::DEFAULT,
             guest_pages: n,
         })));

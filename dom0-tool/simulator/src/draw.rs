@@ -5,7 +5,7 @@
 //! a thousandth to twice of what the link carries, limits from 20 ms to a minute. Every
 //! octave of these is equally likely.
 
-use lull_core::downtime::FixedCosts;
+use lull_core::downtime::{FixedCosts, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use lull_core::units::{Micros, PAGE_SIZE};
 
@@ -177,6 +177,7 @@ impl Draw {
                 limits,
                 risk: self.risk,
                 assumed: costs.assumed,
+                suspend_pages: SuspendPages::DEFAULT,
                 actual: costs.actual,
                 mishap,
             },

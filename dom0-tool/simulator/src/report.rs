@@ -176,7 +176,10 @@ pub fn measures(seed: u64, attempts: u64) -> Table {
         "95 %",
         "pages expected off by, median",
         "90 %",
+        "of a guest seen to stop before, median",
+        "90 %",
         "bound to observed, median",
+        "of a guest seen before, median",
         "beyond the bound",
         "longer under a larger limit",
     ]);
@@ -187,8 +190,8 @@ pub fn measures(seed: u64, attempts: u64) -> Table {
             let at = histogram.percentile(percent);
             or_dash(at.map(|at| format!("{}.{:02}", at / 1_000, at % 1_000 / 10)))
         };
-        let off = |percent| {
-            let at = measured.error.percentile(percent);
+        let off = |error: &Histogram, percent| {
+            let at = error.percentile(percent);
             or_dash(at.map(|at| format!("{}.{} %", at / 10, at % 10)))
         };
         table.add_row([
@@ -199,9 +202,12 @@ pub fn measures(seed: u64, attempts: u64) -> Table {
             share(measured.late, measured.stopped),
             ratio(&measured.moment, 50),
             ratio(&measured.moment, 95),
-            off(50),
-            off(90),
+            off(&measured.error, 50),
+            off(&measured.error, 90),
+            off(&measured.error_known, 50),
+            off(&measured.error_known, 90),
             ratio(&measured.bound, 50),
+            ratio(&measured.bound_known, 50),
             share(measured.beyond, measured.stopped),
             share(measured.longer, measured.compared),
         ]);

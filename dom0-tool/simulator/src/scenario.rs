@@ -1,6 +1,6 @@
 //! One guest, one link, one order and one mishap.
 
-use lull_core::downtime::FixedCosts;
+use lull_core::downtime::{FixedCosts, SuspendPages};
 use lull_core::limits::{Limits, Risk};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
@@ -22,6 +22,9 @@ pub struct Scenario {
     pub risk: Risk,
     /// The bounds that lull assumes.
     pub assumed: FixedCosts,
+    /// What lull knows of the pages that the guest's kernel dirties in order to stop. The
+    /// true number is [`Guest::stop_pages`].
+    pub suspend_pages: SuspendPages,
     /// The true durations of those parts.
     pub actual: Actual,
     /// What goes wrong, apart from guest and link.
@@ -70,6 +73,7 @@ impl Scenario {
             limits: self.limits,
             costs: self.assumed,
             expected_costs: self.assumed,
+            suspend_pages: self.suspend_pages,
             risk: self.risk,
             guest_pages: self.guest.pages,
         }

@@ -16,8 +16,9 @@ fn show(kind: LinkKind, m: &Measures) {
         "{kind:?}: refused though the future allowed it {:.2} % of {}, though it could be known \
          {:.2} %; given up after the stop {:.2} % of {}; pause to \
          the best of its rounds {:.2} (median) {:.2} (95 %); expected off by {:.1} % (median) \
-         {:.1} % (90 %); bound to observed {:.2} (median), beyond it {:.2} %; longer under a \
-         larger limit {:.2} % of {}",
+         {:.1} % (90 %), of a guest seen to stop before by {:.1} % (median) {:.1} % (90 %); \
+         bound to observed {:.2} (median), of a guest seen before {:.2}, beyond it {:.2} %; \
+         longer under a larger limit {:.2} % of {}",
         percent(m.refused, m.winnable),
         m.winnable,
         percent(m.refused_in_vain, m.winnable),
@@ -27,7 +28,10 @@ fn show(kind: LinkKind, m: &Measures) {
         at(&m.moment, 95),
         100.0 * at(&m.error, 50),
         100.0 * at(&m.error, 90),
+        100.0 * at(&m.error_known, 50),
+        100.0 * at(&m.error_known, 90),
         at(&m.bound, 50),
+        at(&m.bound_known, 50),
         percent(m.beyond, m.stopped),
         percent(m.longer, m.compared),
         m.compared,
@@ -52,6 +56,10 @@ fn the_estimate_is_as_good_as_it_is_said_to_be() {
         assert!(m.moment.percentile(50) <= Some(1_250));
         assert!(m.moment.percentile(95) <= Some(2_000));
         assert!(m.beyond * 1_000 <= m.stopped * 60);
+        // What is known of a guest's stops makes the estimate better.
+        assert!(m.error_known.percentile(50) < m.error.percentile(50));
+        assert!(m.bound_known.percentile(50) <= m.bound.percentile(50));
+        assert!(m.bound_known.percentile(6) >= Some(1_000));
         assert!(m.longer * 1_000 <= m.compared * 15);
     }
 }

@@ -3,7 +3,7 @@
 //! less than allowed, and a hopeless one is refused early.
 
 use lull_core::{
-    downtime::FixedCosts,
+    downtime::{FixedCosts, SuspendPages},
     limits::{DowntimeLimit, Limits, Risk},
     refusal::{Hopeless, Reason, Refusal},
     units::Micros,
@@ -106,6 +106,7 @@ fn migrate(limit_ms: u64, writer: Writer, link: Link) -> Outcome {
         },
         risk: Risk::DEFAULT,
         assumed: COSTS,
+        suspend_pages: SuspendPages::DEFAULT,
         actual: ACTUAL,
         mishap: Mishap::None,
     });

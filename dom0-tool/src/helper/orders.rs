@@ -10,14 +10,14 @@ use lull_base::bandwidth::Bandwidth;
 use lull_base::inherited_fd;
 use lull_base::monotonic::now_ns;
 use lull_base::risk::Risk;
-use lull_core::downtime::FixedCosts;
+use lull_core::downtime::{FixedCosts, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
 use lull_xen::DomId;
 use lull_xen::xenstore::Xenstore;
 
 use crate::host;
-use crate::ledger::{self, Costs, Ledger};
+use crate::ledger::{self, Costs, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 
 /// Microseconds, decimal: the limit on the pause.
@@ -25,7 +25,8 @@ pub const MAX_SUSPEND_TIME: &str = "LULL_MAX_SUSPEND_TIME_US";
 /// Microseconds, decimal: the limit on the time until the suspend.
 pub const TIMEOUT: &str = "LULL_TIMEOUT_US";
 /// Microseconds, decimal, separated by commas: upper bounds of suspend, final bitmap, CPU
-/// state, landing and resume; then the expected value of each.
+/// state, landing and resume; then the expected value of each. Two numbers of pages follow:
+/// what the guest's kernel dirties in order to stop, expected and at most.
 pub const COSTS: &str = "LULL_COSTS_US";
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, decimal: when the operator's command
@@ -187,37 +188,70 @@ fn variable<T>(
     }
 }
 
-/// The value for [`COSTS`], in whole microseconds.
-pub fn costs_variable(at_most: Costs, expected: Costs) -> String {
+/// What the pause of a guest is assumed to cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Assumed {
+    /// Upper bounds.
+    pub at_most: FixedCosts,
+    /// Expected values.
+    pub expected: FixedCosts,
+    /// What the guest's kernel dirties in order to stop.
+    pub suspend_pages: SuspendPages,
+}
+
+impl From<Known> for Assumed {
+    fn from(known: Known) -> Self {
+        Self {
+            at_most: known.bounds.into(),
+            expected: known.expected().into(),
+            suspend_pages: known.suspend_pages,
+        }
+    }
+}
+
+/// The value for [`COSTS`], in whole microseconds and in pages.
+pub fn costs_variable(at_most: Costs, expected: Costs, suspend_pages: SuspendPages) -> String {
     let parts = [at_most.parts(), expected.parts()];
-    let numbers = parts.as_flattened().iter();
-    let numbers: Vec<String> = numbers.map(|part| part.as_micros().to_string()).collect();
+    let micros = parts.as_flattened().iter().map(Duration::as_micros);
+    let SuspendPages { expected, most } = suspend_pages;
+    let numbers = micros.chain([expected.into(), most.into()]);
+    let numbers: Vec<String> = numbers.map(|number| number.to_string()).collect();
     numbers.join(",")
 }
 
-/// The costs to assume for the guest of that name: upper bounds and expected values. If
-/// [`COSTS`] is not set, the destination is unknown too, and the worst costs known of any
-/// destination are used.
+/// The costs to assume for the guest of that name. If [`COSTS`] is not set, the destination
+/// is unknown too, and the worst costs known of any destination are used.
 ///
 /// # Errors
-/// When the variable is set and does not hold ten numbers.
-pub fn costs(name: &str) -> Result<(FixedCosts, FixedCosts), BadOrder> {
-    let Some(value) = env::var_os(COSTS) else {
+/// When the variable is set and cannot be parsed.
+pub fn costs(name: &str) -> Result<Assumed, BadOrder> {
+    let from_ledger = || {
         let ledger = Ledger::at(ledger::FILE);
         let known = ledger.known_wherever(name, |line| eprintln!("lull: {line}"));
-        return Ok((known.bounds.into(), known.expected().into()));
+        known.into()
     };
-    let value = value.to_string_lossy();
+    let wanted = "ten numbers of microseconds and two of pages, separated by commas";
+    Ok(variable(COSTS, wanted, assumed)?.unwrap_or_else(from_ledger))
+}
+
+/// What the value of [`COSTS`] says. An older `lull migrate`, which runs until its attempt
+/// is over, gives the ten times only.
+fn assumed(value: &str) -> Option<Assumed> {
     let numbers: Result<Vec<u64>, _> = value.split(',').map(str::parse).collect();
-    let numbers = numbers.unwrap_or_default();
-    match numbers.as_chunks() {
-        ([at_most, expected], []) => Ok((costs_of(at_most), costs_of(expected))),
-        _ => Err(BadOrder {
-            variable: COSTS,
-            value: value.into_owned(),
-            wanted: "ten numbers of microseconds separated by commas",
-        }),
-    }
+    let numbers = numbers.ok()?;
+    let ([at_most, expected], pages) = numbers.as_chunks() else {
+        return None;
+    };
+    let suspend_pages = match *pages {
+        [] => SuspendPages::DEFAULT,
+        [expected, most] => SuspendPages { expected, most },
+        _ => return None,
+    };
+    Some(Assumed {
+        at_most: costs_of(at_most),
+        expected: costs_of(expected),
+        suspend_pages,
+    })
 }
 
 fn costs_of([suspend, final_bitmap, cpu_state, landing, resume]: &[u64; 5]) -> FixedCosts {
@@ -227,5 +261,43 @@ fn costs_of([suspend, final_bitmap, cpu_state, landing, resume]: &[u64; 5]) -> F
         cpu_state: Micros(*cpu_state),
         landing: Micros(*landing),
         resume: Micros(*resume),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_arrive_as_they_were_sent() {
+        let expected = Costs {
+            suspend: Duration::from_millis(100),
+            ..Costs::ASSUMED
+        };
+        let suspend_pages = SuspendPages {
+            expected: 420,
+            most: 530,
+        };
+        let sent = costs_variable(Costs::ASSUMED, expected, suspend_pages);
+        let arrived = Assumed {
+            at_most: Costs::ASSUMED.into(),
+            expected: expected.into(),
+            suspend_pages,
+        };
+        assert_eq!(assumed(&sent), Some(arrived));
+    }
+
+    #[test]
+    fn the_ten_numbers_of_an_older_lull_are_understood_and_others_are_not() {
+        let ten = "200000,10000,50000,3000000,50000,100000,10000,50000,3000000,50000";
+        let understood = assumed(ten).expect("ten numbers");
+        assert_eq!(understood.suspend_pages, SuspendPages::DEFAULT);
+        assert_eq!(understood.expected.suspend, Micros(100_000));
+        let others = [",1", ",1,2,3", ",1,x", ",,", ",1,2,3,4,5"];
+        for other in others.map(|more| format!("{ten}{more}")) {
+            assert_eq!(assumed(&other), None, "{other}");
+        }
+        assert_eq!(assumed(&ten[7..]), None);
+        assert_eq!(assumed(""), None);
     }
 }

@@ -15,7 +15,6 @@ use lull_base::fmt::Millis;
 use lull_base::hygiene;
 use lull_base::inherited_fd;
 use lull_base::text::printable;
-use lull_core::downtime::FixedCosts;
 use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
@@ -31,7 +30,7 @@ use super::front_end::FrontEnd;
 use super::guard::{self, Guard, Over};
 use super::handed::{self, Handed};
 use super::libxl::Libxl;
-use super::orders::Ordered;
+use super::orders::{Assumed, Ordered};
 use super::toolstack::Toolstack;
 use super::{orders, stock};
 use crate::control::claim::{CLAIM_FD, Claim, Taken};
@@ -404,7 +403,7 @@ impl<'t> Helper<'t> {
         task: Task,
         start: Instant,
         ordered: Ordered,
-        (costs, expected_costs): (FixedCosts, FixedCosts),
+        costs: Assumed,
         claim: Option<Claim>,
     ) -> anyhow::Result<Result<Verdict, NotBegun>> {
         use anyhow::Context;
@@ -460,8 +459,9 @@ impl<'t> Helper<'t> {
             bandwidth,
             config: Config {
                 limits,
-                costs,
-                expected_costs,
+                costs: costs.at_most,
+                expected_costs: costs.expected,
+                suspend_pages: costs.suspend_pages,
                 risk: risk.0,
                 guest_pages: info.tot_pages,
             },

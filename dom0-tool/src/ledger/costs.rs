@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lull_core::downtime::FixedCosts;
+use lull_core::downtime::{FixedCosts, SuspendPages};
 use lull_core::units::Micros;
 use lull_wire::events::Landing;
 
@@ -94,24 +94,51 @@ pub const AFTER_READY: Duration = Duration::from_millis(200);
 /// The number of figures from which their spread can be judged.
 const ENOUGH: usize = 4;
 
-/// The upper bound for figures in milliseconds, which may have been rounded down: somewhat
-/// more than the worst of them. `None` without figures.
+/// The upper bound for figures in milliseconds, which may have been rounded down: more than
+/// the worst of them, as [`more_than_the_worst`] says. `None` without figures.
+pub fn bound(seen: &[u64]) -> Option<Duration> {
+    let mut ordered: Vec<u64> = seen.iter().map(|ms| ms.saturating_add(1)).collect();
+    ordered.sort_unstable();
+    let micros = more_than_the_worst(&ordered)?;
+    let whole = Duration::from_millis(u64::try_from(micros / 1_000).unwrap_or(u64::MAX));
+    Some(whole + Duration::from_micros((micros % 1_000) as u64))
+}
+
+/// The pages of a guest's next stop, from those of its earlier stops in ascending order.
+///
+/// With few stops the upper bound is at least the one assumed of every guest: a stop that
+/// was seen is no reason to expect more than before.
+pub fn suspend_pages(ordered: &[u64]) -> SuspendPages {
+    let Some((median, thousandths)) = median(ordered).zip(more_than_the_worst(ordered)) else {
+        return SuspendPages::DEFAULT;
+    };
+    let worst = ordered.last().copied().unwrap_or_default();
+    let most = match ordered.len() >= ENOUGH {
+        true => u64::try_from(thousandths.div_ceil(1_000)).unwrap_or(u64::MAX),
+        false => worst
+            .saturating_add(worst / 8)
+            .max(SuspendPages::DEFAULT.most),
+    };
+    // No guest stops without writing anything down.
+    SuspendPages {
+        expected: median.max(1),
+        most: most.max(1),
+    }
+}
+
+/// More than the worst of figures in ascending order, in thousandths of their unit.
 ///
 /// With few figures the margin is half of the worst. With enough of them it is the distance
 /// from the median to the worst, because widely spread figures are likely to spread wider
 /// still. It is at least an eighth of the worst, and never more than the worst itself.
-pub fn bound(seen: &[u64]) -> Option<Duration> {
-    let mut ordered: Vec<u64> = seen.iter().map(|ms| ms.saturating_add(1)).collect();
-    ordered.sort_unstable();
-    let worst = Duration::from_millis(*ordered.last()?);
-    let more = match median(&ordered).filter(|_| ordered.len() >= ENOUGH) {
+fn more_than_the_worst(ordered: &[u64]) -> Option<u128> {
+    let thousandths = |figure: u64| u128::from(figure) * 1_000;
+    let worst = thousandths(*ordered.last()?);
+    let more = match median(ordered).filter(|_| ordered.len() >= ENOUGH) {
         None => worst / 2,
-        Some(median) => {
-            let spread = worst.saturating_sub(Duration::from_millis(median));
-            spread.max(worst / 8)
-        }
+        Some(median) => (worst - thousandths(median)).max(worst / 8),
     };
-    Some(worst.saturating_add(more))
+    Some(worst + more)
 }
 
 /// The median of sorted values; the greater of the middle two for an even number.
@@ -133,8 +160,8 @@ mod tests {
             ..Costs::ASSUMED
         };
         assert_eq!(
-            costs_variable(Costs::ASSUMED, expected),
-            "200000,10000,50000,3000000,50000,100000,10000,50000,3000000,50000"
+            costs_variable(Costs::ASSUMED, expected, SuspendPages::DEFAULT),
+            "200000,10000,50000,3000000,50000,100000,10000,50000,3000000,50000,350,450"
         );
     }
 
@@ -155,7 +182,33 @@ mod tests {
         assert_eq!(bound(&[2_899, 5_799, 2_899, 2_999]), Some(ms(8_600)));
     }
 
+    #[test]
+    fn a_guest_stops_as_it_mostly_did_and_at_most_somewhat_worse() {
+        let pages = |ordered: &[u64]| {
+            let SuspendPages { expected, most } = suspend_pages(ordered);
+            (expected, most)
+        };
+        assert_eq!(suspend_pages(&[]), SuspendPages::DEFAULT);
+        assert_eq!(pages(&[301]), (301, 450));
+        assert_eq!(pages(&[300, 320, 480]), (320, 540));
+        assert_eq!(pages(&[300, 310, 320, 330]), (320, 372));
+        assert_eq!(pages(&[300, 310, 320, 520]), (320, 720));
+        assert_eq!(pages(&[0]), (1, 450));
+        assert_eq!(pages(&[0, 0, 0, 0]), (1, 1));
+    }
+
     proptest! {
+        #[test]
+        fn no_stop_seen_is_beyond_what_is_known(
+            mut seen in proptest::collection::vec(any::<u64>(), 1..20),
+        ) {
+            seen.sort_unstable();
+            let SuspendPages { expected, most } = suspend_pages(&seen);
+            prop_assert!(most >= seen[seen.len() - 1]);
+            prop_assert!((1..=most).contains(&expected));
+            prop_assert!(expected == 1 || seen.contains(&expected));
+        }
+
         #[test]
         fn a_bound_is_never_below_what_was_seen(seen in proptest::collection::vec(any::<u64>(), 0..20)) {
             let Some(bound) = bound(&seen) else {

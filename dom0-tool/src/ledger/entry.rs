@@ -29,6 +29,10 @@ pub struct Entry {
     pub resumed: bool,
     /// From the request to suspend until the guest had stopped, in milliseconds.
     pub suspend_ms: Option<u64>,
+    /// The pages that the guest's kernel dirtied in order to stop, without the estimated
+    /// share of its load. `None` where the load made up most of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspend_pages: Option<u64>,
     /// Reading the final bitmap, in milliseconds.
     pub final_bitmap_ms: Option<u64>,
     /// CPU state, parameters and end of the stream, in milliseconds.
@@ -69,6 +73,7 @@ impl Entry {
     pub fn is_empty(&self) -> bool {
         [
             self.suspend_ms,
+            self.suspend_pages,
             self.final_bitmap_ms,
             self.cpu_state_ms,
             self.landing_ms,

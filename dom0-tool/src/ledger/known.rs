@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use lull_core::downtime::SuspendPages;
 use lull_wire::events::{Landing, PauseParts};
 
 use super::book::Book;
-use super::costs::{AFTER_READY, Costs, bound, median};
+use super::costs::{AFTER_READY, Costs, bound, median, suspend_pages};
 use super::entry::Entry;
 
 /// What is known about a guest's pause on the way to a destination.
@@ -25,6 +26,9 @@ pub struct Known {
     pub bounds: Costs,
     /// Upper bound of the last part of the landing, from READY on.
     pub after_ready: Duration,
+    /// The pages that the guest's kernel dirties in order to stop, from its own pauses to
+    /// any destination. Probe guests have another kernel and do not count.
+    pub suspend_pages: SuspendPages,
     /// The median of each part for which there are figures.
     pub typical: PauseParts,
 }
@@ -65,8 +69,9 @@ impl Book {
             let entries = self.destinations.values().flatten();
             entries.filter(|entry| entry.counts(now))
         };
+        let own_anywhere = |part: Part| seen(everywhere().filter(|entry| entry.is_of(guest)), part);
         let at_source = |part: Part| {
-            let own = seen(everywhere().filter(|entry| entry.is_of(guest)), part);
+            let own = own_anywhere(part);
             match own.is_empty() {
                 true => seen(there().filter(|entry| entry.is_rehearsal()), part),
                 false => own,
@@ -96,6 +101,7 @@ impl Book {
                 resume: bound(&resume).unwrap_or(Costs::ASSUMED.resume),
             },
             after_ready: bound(&after_ready).unwrap_or(AFTER_READY),
+            suspend_pages: suspend_pages(&own_anywhere(|entry| entry.suspend_pages)),
             typical: PauseParts {
                 suspend_ms: median(&suspend),
                 final_bitmap_ms: median(&final_bitmap),
@@ -287,6 +293,36 @@ mod tests {
         // guests.
         assert_eq!(suspend("host2", "new1"), Duration::from_millis(60));
         assert_eq!(suspend("host3", "new1"), Costs::ASSUMED.suspend);
+    }
+
+    #[test]
+    fn what_a_guest_dirties_to_stop_is_its_own_wherever_it_went() {
+        let stopped = |pages: u64| Entry {
+            suspend_pages: Some(pages),
+            ..Entry::default()
+        };
+        let book = book(&[
+            ("host2", of("web1", stopped(300))),
+            ("host3", of("web1", stopped(320))),
+            ("host2", of("web1", stopped(400))),
+            ("host2", of("db1", stopped(9_000))),
+            ("host2", stopped(20)),
+        ]);
+        let known = |to, guest| {
+            let known = book.known(to, guest, Landing::Classic, NOW);
+            known.suspend_pages
+        };
+        let web1 = SuspendPages {
+            expected: 320,
+            most: 450,
+        };
+        assert_eq!(known("host2", "web1"), web1);
+        assert_eq!(known("host4", "web1"), web1);
+        assert_eq!(book.known_wherever("web1", NOW).suspend_pages, web1);
+        // Neither db1 nor a probe guest speaks for others.
+        assert_eq!(known("host2", "new1"), SuspendPages::DEFAULT);
+        let old = book.known("host2", "web1", Landing::Classic, NOW + LASTS + 1);
+        assert_eq!(old.suspend_pages, SuspendPages::DEFAULT);
     }
 
     #[test]

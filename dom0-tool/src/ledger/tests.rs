@@ -1,5 +1,6 @@
 use super::book::{KEPT, KEPT_IN_ALL};
 use super::*;
+use lull_core::downtime::SuspendPages;
 
 fn ledger() -> (tempfile::TempDir, Ledger) {
     let folder = tempfile::tempdir().unwrap();
@@ -90,6 +91,31 @@ fn the_first_schema_is_read_and_dated() {
     let book = ledger.try_read().unwrap();
     assert_eq!(book.schema, SCHEMA);
     assert!(book.destinations["host2"][0].at.is_some());
+}
+
+/// What is not known is not written: an entry without the pages is the same as ever.
+#[test]
+fn pages_of_a_stop_are_kept_and_absent_from_older_entries() {
+    let old = r#"{"schema":2,"destinations":{"host2":[{"guest":"web1","landing_ms":799}]}}"#;
+    let (_folder, ledger) = holding(old);
+    let pages = || ledger.known_wherever("web1", silent).suspend_pages;
+    assert_eq!(pages(), SuspendPages::DEFAULT);
+    ledger.add("host2", landed("web1", 799), silent).unwrap();
+    let text = || fs::read_to_string(&ledger.file).unwrap();
+    assert!(!text().contains("suspend_pages"));
+    let stopped = Entry {
+        guest: Some("web1".to_owned()),
+        suspend_pages: Some(200),
+        ..Entry::default()
+    };
+    assert!(!stopped.is_empty());
+    ledger.add("host2", stopped, silent).unwrap();
+    assert!(text().contains("\"suspend_pages\": 200"));
+    let seen = SuspendPages {
+        expected: 200,
+        most: 450,
+    };
+    assert_eq!(pages(), seen);
 }
 
 #[test]

@@ -60,6 +60,12 @@ impl Rounds {
         self.last.iter()
     }
 
+    /// The last round that ended with this decision, as far as it is kept.
+    pub(super) fn last_with(&self, decision: &str) -> Option<&Round> {
+        let mut newest_first = self.last.iter().rev().chain(self.first.iter().rev());
+        newest_first.find(|round| round.decision == decision)
+    }
+
     pub(super) fn latest(&self) -> Option<&Round> {
         self.last.back().or(self.first.last())
     }

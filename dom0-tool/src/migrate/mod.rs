@@ -220,6 +220,7 @@ fn move_guest(
         options,
         costs: known.bounds,
         expected_costs: known.expected(),
+        suspend_pages: known.suspend_pages,
         after_ready: known.after_ready,
         control: &Folder::default(),
         landing,

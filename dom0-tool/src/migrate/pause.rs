@@ -155,6 +155,19 @@ impl Account {
         }
     }
 
+    /// The pages that the guest's kernel dirtied in order to stop: those that came between
+    /// the count on which it was asked and the final bitmap, without the load's share, at
+    /// the rate of the last round. `None` where the load made up more than half of them, or
+    /// where a count is not known.
+    fn suspend_pages(&self, parts: &PauseParts) -> Option<u64> {
+        let last = self.rounds.last_with("suspend")?;
+        let in_the_end = self.suspended.as_ref()?.dirty_pages;
+        let came = in_the_end.saturating_sub(last.pages_dirtied);
+        let window_ms = parts.suspend_ms? + parts.final_bitmap_ms.unwrap_or(0);
+        let loads = last.pages_dirtied.saturating_mul(window_ms) / last.duration_ms.max(1);
+        (loads <= came / 2).then(|| came - loads)
+    }
+
     /// The ledger entry of this attempt. A pause that ended in a move yields all parts. A
     /// pause that ended at the source yields the parts it reached, and the time it took to
     /// end it. A destination that was too slow would have taken at least as long as it was
@@ -180,6 +193,7 @@ impl Account {
             guest: Some(guest.to_owned()),
             resumed: !moved,
             suspend_ms: parts.suspend_ms,
+            suspend_pages: self.suspend_pages(&parts),
             final_bitmap_ms: parts.final_bitmap_ms,
             cpu_state_ms: parts.cpu_state_ms,
             landing: self.landing,
@@ -281,6 +295,58 @@ mod tests {
         assert_eq!(account.observed_downtime_estimate_ms(), Some(5_009));
         account.suspended = None;
         assert_eq!(account.entry("web1", &known), None);
+    }
+
+    /// A pause that was given up and tried again counts by its last try. The final round,
+    /// which is reported too, counts nothing.
+    #[test]
+    fn what_the_guest_dirtied_to_stop_is_counted_from_the_last_decision() {
+        let round = |decision: &str, pages_dirtied| {
+            let line = format!(
+                r#"{{"type":"round","at_ms":1,"round":1,"pages_sent":1,"pages_dirtied":{pages_dirtied},"duration_ms":1000,"decision":"{decision}"}}"#
+            );
+            serde_json::from_str::<Event>(&line).expect("an event")
+        };
+        let account = |rounds: &[(&str, u64)], dirty_pages| {
+            let at = 1_000_000_000;
+            let mut account = moved(Stamps {
+                requested: at,
+                complete: at,
+                ready: at,
+                go: at,
+                answer: at,
+                heard: at,
+            });
+            account.suspended.as_mut().unwrap().dirty_pages = dirty_pages;
+            account.ended.as_mut().unwrap().observed.suspend_ms = Some(10);
+            for (decision, pages_dirtied) in rounds {
+                account.helper_said(round(decision, *pages_dirtied));
+            }
+            account
+        };
+        let known =
+            Ledger::at("/nonexistent/ledger").known("host2", "web1", Landing::Classic, |_| {});
+        let learned = |rounds: &[(&str, u64)], dirty_pages| {
+            let entry = account(rounds, dirty_pages).entry("web1", &known).unwrap();
+            entry.suspend_pages
+        };
+        let tries = [
+            ("another-round", 9_000),
+            ("suspend", 100),
+            ("another-round", 8_000),
+            ("suspend", 60),
+            ("finish", 0),
+        ];
+        assert_eq!(learned(&tries, 420), Some(360));
+        assert_eq!(learned(&tries, 50), Some(0));
+        assert_eq!(learned(&tries[..1], 420), None);
+        // Without the load's share, and not at all where the load is most of it.
+        assert_eq!(learned(&[("suspend", 5_000)], 5_420), Some(370));
+        assert_eq!(learned(&[("suspend", 50_000)], 50_420), None);
+        // Of many rounds too, of which not all are kept.
+        let mut many = vec![("another-round", 5); 100];
+        many.extend([("suspend", 20), ("finish", 0)]);
+        assert_eq!(learned(&many, 420), Some(400));
     }
 
     proptest! {

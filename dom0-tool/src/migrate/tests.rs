@@ -83,6 +83,7 @@ fn attempt_with(
         options: &options,
         costs: known.bounds,
         expected_costs: known.expected(),
+        suspend_pages: known.suspend_pages,
         after_ready: known.after_ready,
         control: &Folder::at(folder.path().join("control")),
         landing: Landing::Classic,
@@ -503,7 +504,7 @@ fn xl_gets_its_own_options_and_the_helper_its_limits() {
         |_| {},
     );
     let expected = "migrate -s '/nonexistent/lull' transport … rsh -C web.cfg -e --debug 7 host2 \
-                    | 500000 60000000 200000,10000,50000,3000000,50000,200000,10000,50000,3000000,50000 \
+                    | 500000 60000000 200000,10000,50000,3000000,50000,200000,10000,50000,3000000,50000,350,450 \
                     /nonexistent/lull";
     assert!(run.paragraph.contains(expected), "{}", run.paragraph);
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lull_base::monotonic::now_ns;
 use lull_base::spawn::ignoring_tty_signals;
+use lull_core::downtime::SuspendPages;
 use lull_wire::events::{FRONT_END_FD, Landing};
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -41,6 +42,8 @@ pub struct Plan<'a> {
     pub costs: Costs,
     /// Expected costs, for the helper.
     pub expected_costs: Costs,
+    /// What the guest's kernel dirties in order to stop, for the helper.
+    pub suspend_pages: SuspendPages,
     /// Upper bound of the time after READY, for the transport.
     pub after_ready: Duration,
     /// The folder of the control sockets.
@@ -198,7 +201,11 @@ impl Plan<'_> {
             (orders::STARTED, Some(now_ns().to_string())),
             (
                 orders::COSTS,
-                Some(orders::costs_variable(self.costs, self.expected_costs)),
+                Some(orders::costs_variable(
+                    self.costs,
+                    self.expected_costs,
+                    self.suspend_pages,
+                )),
             ),
             (
                 orders::RISK,

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use lull_base::duration::Span;
 use lull_base::risk::Risk;
-use lull_core::downtime::SUSPEND_PAGES;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::{Micros, PAGE_SIZE};
 use lull_simulator::attempt::{self, End, Outcome};
@@ -65,7 +64,7 @@ impl Model {
                 pages: sampled.pages,
                 phases: Vec::new(),
                 after_request: None,
-                stop_pages: SUSPEND_PAGES,
+                stop_pages: known.suspend_pages.expected,
                 sampled: Some(Curve::envelope(&sampled.counts)),
             },
             known,
@@ -86,6 +85,7 @@ impl Model {
             },
             risk: self.risk.0,
             assumed: self.known.bounds.into(),
+            suspend_pages: self.known.suspend_pages,
             actual: self.actual(),
             mishap: Mishap::None,
         };
@@ -175,26 +175,30 @@ fn micros(span: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use lull_core::downtime::SuspendPages;
+
     use super::*;
     use crate::ledger::Ledger;
 
     /// A guest of 1 GiB that sweeps over `pages` at `rate` pages a second.
-    fn model(pages: u64, rate: u64, timeout: Option<&str>) -> Model {
+    fn sampled(pages: u64, rate: u64) -> Sampled {
         let sweep = |tenth: u64| (tenth * 100_000, (rate * tenth / 10).min(pages));
-        let sampled = Sampled {
+        Sampled {
             pages: 262_144,
             counts: vec![(0..=20).map(sweep).collect()],
             ..Sampled::default()
-        };
-        let known = Ledger::at("/nonexistent/ledger").known(
-            "host2",
-            "web1",
-            lull_wire::events::Landing::Classic,
-            |_| {},
-        );
+        }
+    }
+
+    fn nothing_known() -> Known {
+        let landing = lull_wire::events::Landing::Classic;
+        Ledger::at("/nonexistent/ledger").known("host2", "web1", landing, |_| {})
+    }
+
+    fn model(pages: u64, rate: u64, timeout: Option<&str>) -> Model {
         Model::new(
-            &sampled,
-            known,
+            &sampled(pages, rate),
+            nothing_known(),
             timeout.map(|text| text.parse().unwrap()),
             Risk::default(),
         )
@@ -212,6 +216,23 @@ mod tests {
         assert!(moved.traffic >= 1 << 30);
         let less = model.expect(GBIT, Some(smallest * 9 / 10));
         assert_eq!(less.refused.unwrap().how, How::RefusedDowntime);
+    }
+
+    #[test]
+    fn a_guest_that_dirties_much_to_stop_pauses_longer_and_needs_a_larger_limit() {
+        let usual = model(100, 50, None);
+        let known = Known {
+            suspend_pages: SuspendPages {
+                expected: 30_000,
+                most: 40_000,
+            },
+            ..nothing_known()
+        };
+        let much = Model::new(&sampled(100, 50), known, None, Risk::default());
+        let pause = |model: &Model| model.expect(GBIT, None).pause.unwrap();
+        assert!(pause(&much) > pause(&usual) + Duration::from_millis(800));
+        let limit = |model: &Model| model.smallest_limit(GBIT).unwrap();
+        assert!(limit(&much) > limit(&usual) + 1_000_000);
     }
 
     #[test]

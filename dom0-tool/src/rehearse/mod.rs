@@ -323,6 +323,7 @@ impl Play {
             options: &options,
             costs: known.bounds,
             expected_costs: known.expected(),
+            suspend_pages: known.suspend_pages,
             after_ready: known.after_ready,
             control: &Folder::default(),
             landing,

@@ -1,6 +1,7 @@
 //! Traces of simulated attempts: replayed, altered and corrupted.
 
 use lull_base::fuzz::any_bytes;
+use lull_core::downtime::SuspendPages;
 use lull_core::limits::{DowntimeLimit, Limits};
 use lull_core::machine::{Action, Event, Machine};
 use lull_core::units::Micros;
@@ -64,6 +65,23 @@ fn what_was_decided_is_decided_again() {
         assert_eq!(end.left_out, 0);
         assert!(replayed.to_string().contains("the same"), "{replayed}");
     }
+}
+
+#[test]
+fn what_was_known_of_the_guests_stops_is_replayed_too() {
+    let scenario = Scenario {
+        suspend_pages: SuspendPages {
+            expected: 420,
+            most: 530,
+        },
+        ..one_that_moves()
+    };
+    let (trace, _) = trace(&scenario);
+    let replayed = replay(&trace, Limits::default()).unwrap();
+    assert!(matches!(replayed, Outcome::Same { .. }), "{replayed}");
+    let forgotten = trace.replacen("\"suspend_pages\"", "\"of_another_lull\"", 1);
+    let replayed = replay(&forgotten, Limits::default()).unwrap();
+    assert!(matches!(replayed, Outcome::Different { .. }), "{replayed}");
 }
 
 #[test]

@@ -12,7 +12,7 @@
 //! A decision follows the event that led to it. The first line is the header; the last
 //! is the end.
 
-use lull_core::downtime::{Downtime, FixedCosts, FixedPart};
+use lull_core::downtime::{Downtime, FixedCosts, FixedPart, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use lull_core::machine::{Action, Config, Event, Machine};
 use lull_core::refusal::{Hopeless, Reason, Refusal};
@@ -70,6 +70,10 @@ pub struct Given {
     /// cent.
     #[serde(default)]
     pub risk_per_mille: Option<u16>,
+    /// The pages that the guest's kernel dirties in order to stop; absent where the same
+    /// was assumed of every guest.
+    #[serde(default)]
+    pub suspend_pages: Option<StopPages>,
     /// The largest number of pages the guest can have.
     pub guest_pages: u64,
 }
@@ -87,6 +91,15 @@ pub struct CostsUs {
     pub landing: u64,
     /// See [`FixedCosts::resume`], µs.
     pub resume: u64,
+}
+
+/// See [`SuspendPages`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopPages {
+    /// See [`SuspendPages::expected`].
+    pub expected: u64,
+    /// See [`SuspendPages::most`].
+    pub most: u64,
 }
 
 /// See [`Line::Event`].
@@ -249,6 +262,10 @@ impl From<Config> for Given {
             costs_us: config.costs.into(),
             expected_costs_us: Some(config.expected_costs.into()),
             risk_per_mille: Some(config.risk.get()),
+            suspend_pages: Some(StopPages {
+                expected: config.suspend_pages.expected,
+                most: config.suspend_pages.most,
+            }),
             guest_pages: config.guest_pages,
         }
     }
@@ -262,6 +279,12 @@ impl From<Given> for Config {
             limits: limits(given.max_suspend_us, given.timeout_us),
             costs: given.costs_us.into(),
             expected_costs: given.expected_costs_us.unwrap_or(given.costs_us).into(),
+            suspend_pages: given.suspend_pages.map_or(SuspendPages::DEFAULT, |pages| {
+                SuspendPages {
+                    expected: pages.expected,
+                    most: pages.most,
+                }
+            }),
             risk: risk.unwrap_or_default(),
             guest_pages: given.guest_pages,
         }
@@ -476,5 +499,36 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Timeout => "timeout",
         Reason::Cancelled => "cancelled",
         Reason::SuspendFailed => "suspend-failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_read_as_it_was_written_and_an_older_one_by_what_was_assumed() {
+        let config = Config {
+            limits: limits(Some(100_000), None),
+            costs: FixedCosts::default(),
+            expected_costs: FixedCosts::default(),
+            suspend_pages: SuspendPages {
+                expected: 420,
+                most: 530,
+            },
+            risk: Risk::DEFAULT,
+            guest_pages: 49_152,
+        };
+        let mut written = serde_json::to_value(Given::from(config)).unwrap();
+        let read = |written: &serde_json::Value| {
+            Config::from(serde_json::from_value::<Given>(written.clone()).unwrap())
+        };
+        assert_eq!(read(&written), config);
+        written.as_object_mut().unwrap().remove("suspend_pages");
+        let older = Config {
+            suspend_pages: SuspendPages::DEFAULT,
+            ..config
+        };
+        assert_eq!(read(&written), older);
     }
 }
