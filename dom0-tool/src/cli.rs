@@ -10,9 +10,24 @@ use lull_base::risk::Risk;
 
 use crate::landing::Wanted;
 use crate::{
-    control, doctor, enable, generate, helper, ledger, limits, predict, rehearse, replay, report,
-    resume, runs, trace, transport,
+    control, doctor, enable, helper, ledger, limits, predict, rehearse, replay, report, resume,
+    runs, trace, transport,
 };
+
+/// A part of a help text: with the feature `terminal` the first, without it the second.
+#[cfg(feature = "terminal")]
+macro_rules! if_terminal {
+    ($with:literal, $without:literal) => {
+        $with
+    };
+}
+#[cfg(not(feature = "terminal"))]
+macro_rules! if_terminal {
+    ($with:literal, $without:literal) => {
+        $without
+    };
+}
+pub(crate) use if_terminal;
 
 /// Live-migrates a Xen guest that is never paused longer than you allow.
 #[derive(Debug, Parser)]
@@ -145,7 +160,7 @@ pub enum Command {
     /// from four on, plus what the worst is above the median.
     Ledger(ledger::Options),
 
-    /// Explain an attempt afterwards, with tables or plots
+    /// Explain an attempt afterwards
     ///
     /// Covers every attempt on this host, also those that xl or virsh began with
     /// lull as their helper.
@@ -161,8 +176,9 @@ pub enum Command {
     Doctor(doctor::Options),
 
     /// Write man pages and shell completions, as the package has them
+    #[cfg(feature = "terminal")]
     #[command(hide = true)]
-    Generate(generate::Options),
+    Generate(crate::generate::Options),
 
     /// Show, set or check the limits of /etc/lull.toml
     ///

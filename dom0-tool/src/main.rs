@@ -27,6 +27,7 @@ mod destination;
 mod doctor;
 mod enable;
 mod engine;
+#[cfg(feature = "terminal")]
 mod generate;
 mod helper;
 mod host;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         cli::Command::Report(options) => report::main(&options),
         cli::Command::KeepRun(options) => runs::keeper::main(&options),
         cli::Command::Doctor(options) => doctor::main(&options),
+        #[cfg(feature = "terminal")]
         cli::Command::Generate(options) => generate::main(&options),
         cli::Command::Limits(options) => limits::main(&options),
         cli::Command::Enable(options) => enable::enable(&options),

@@ -47,7 +47,31 @@ fn compare_help(words: &[&str]) {
 
 #[test]
 fn every_help() {
-    compare_help(&[]);
+    // The snapshots are those of the binary as most have it.
+    if cfg!(feature = "terminal") {
+        compare_help(&[]);
+    }
+}
+
+#[cfg(not(feature = "terminal"))]
+#[test]
+fn what_is_left_out_is_refused_and_not_in_any_help() {
+    for words in [
+        ["generate", "man", "."],
+        ["report", "--plot", "x.svg"],
+        ["predict", "web1", "--plot=x.svg"],
+    ] {
+        assert_eq!(lull(&words).status.code(), Some(2), "{words:?}");
+    }
+    for command in ["report", "predict", "status"] {
+        let output = lull(&[command, "--help"]);
+        let help = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && help.contains("Exit codes: "),
+            "{help}"
+        );
+        assert!(!help.contains("plot") && !help.contains("q, Esc"), "{help}");
+    }
 }
 
 #[test]

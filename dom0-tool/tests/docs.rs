@@ -1,8 +1,11 @@
 //! Checks the statements of the book and README: commands exist, messages are the
 //! program's, and links have a target.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use toml_edit::DocumentMut;
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -138,6 +141,36 @@ fn links_lead_somewhere() {
             }
         }
     }
+}
+
+/// The names in a page's tables, of crates: `a`, or `a`, `b`.
+fn crates_named(page: &str) -> BTreeSet<&str> {
+    let cells = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let cells = cells.filter_map(|line| line.split_once("` |"));
+    cells.flat_map(|(cell, _)| cell.split("`, `")).collect()
+}
+
+#[test]
+fn every_dependency_of_the_binary_is_explained() {
+    let page = fs::read_to_string(workspace().join("docs/dependencies.md")).unwrap();
+    let mut used = BTreeSet::new();
+    for folder in [
+        "core",
+        "stubdom",
+        "dom0-tool",
+        "dom0-tool/base",
+        "dom0-tool/xen",
+        "dom0-tool/wire",
+        "dom0-tool/simulator",
+    ] {
+        let manifest = workspace().join(folder).join("Cargo.toml");
+        let manifest: DocumentMut = fs::read_to_string(manifest).unwrap().parse().unwrap();
+        let dependencies = manifest["dependencies"].as_table().unwrap();
+        used.extend(dependencies.iter().map(|(name, _)| name.to_owned()));
+    }
+    used.retain(|name| !name.starts_with("lull-"));
+    let used: BTreeSet<&str> = used.iter().map(String::as_str).collect();
+    assert_eq!(crates_named(&page), used);
 }
 
 #[test]

@@ -59,3 +59,28 @@ fn the_tool_forbids_unsafe_code() {
         assert!(text.contains("#![forbid(unsafe_code)]"), "{file}");
     }
 }
+
+/// What a binary for machines only leaves out is all that may be left out.
+#[test]
+fn the_terminal_feature_is_all_that_is_optional() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let manifest: DocumentMut = fs::read_to_string(manifest).unwrap().parse().unwrap();
+    let dependencies = manifest["dependencies"].as_table().unwrap();
+    let is_optional = |of: &toml_edit::Item| {
+        let optional = of.get("optional").and_then(toml_edit::Item::as_bool);
+        optional == Some(true)
+    };
+    let optional: BTreeSet<String> = dependencies
+        .iter()
+        .filter(|(_, of)| is_optional(of))
+        .map(|(name, _)| format!("dep:{name}"))
+        .collect();
+    let feature = |name: &str| -> BTreeSet<String> {
+        let enables = manifest["features"][name].as_array().unwrap();
+        let enables = enables.iter().map(|each| each.as_str().unwrap().to_owned());
+        enables.collect()
+    };
+    assert!(!optional.is_empty());
+    assert_eq!(optional, feature("terminal"));
+    assert_eq!(feature("default"), BTreeSet::from(["terminal".to_owned()]));
+}

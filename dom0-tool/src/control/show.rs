@@ -11,11 +11,12 @@ use lull_xen as xen;
 
 use super::client::{self, Connection};
 use super::{DONE, NOT_DONE, watch};
+use crate::cli::if_terminal;
 use crate::host::{self, Guest};
 
 /// The options of `lull status`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(after_help = concat!("Examples:
   lull status
   lull status --json web1
   lull status --watch web1
@@ -24,15 +25,15 @@ It shows every migration that lull takes part in, also those that plain xl or
 virsh started. For those, once the last page has been sent, it can only tell
 that the guest is suspended.
 
-With --watch, q, Esc and ^C leave, and the migration goes on. If standard output
-is not a terminal, it prints a line per change.
+", if_terminal!("With --watch, q, Esc and ^C leave, and the migration goes on. If standard output
+is not a terminal, it prints a line per change.", "With --watch, it prints a line per change. ^C leaves, and the migration goes on."), "
 
 Exit codes: 0 shown, or nothing to show; 2 wrong usage, or no
   such domain. With --watch: 0 moved, or you left; 2 also nothing to watch; how
   it ended otherwise as `lull migrate`: 3 refused, the pause would be too long;
   4 refused, out of time or not converging; 5 cancelled; 6 destination failed; 7
   source failed; after 3 to 7 the guest runs here; 8 unknown, look at both
-  hosts. Of several migrations, the highest.")]
+  hosts. Of several migrations, the highest."))]
 pub struct Options {
     /// Print one JSON object per line on standard output, one for each
     /// migration

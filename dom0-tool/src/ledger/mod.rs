@@ -52,6 +52,7 @@ pub struct LedgerError {
 }
 
 /// One pause, predicted and observed.
+#[cfg(feature = "terminal")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreseen {
     /// The name of the guest; absent for a probe guest.
@@ -152,6 +153,7 @@ impl Ledger {
     }
 
     /// Every pause that still counts and was both predicted and observed.
+    #[cfg(feature = "terminal")]
     pub fn foreseen(&self, tell: impl FnMut(&str)) -> Vec<Foreseen> {
         let book = self.read_if_possible(tell);
         let now = now();

@@ -7,6 +7,7 @@ mod model;
 mod sample;
 mod told;
 
+#[cfg(feature = "terminal")]
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,11 +21,13 @@ use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::{PAGE_SIZE, PageRate};
 use lull_wire::events::{How, Landing, PauseParts};
 
+use crate::cli::if_terminal;
 use crate::host::{self, Guest, Host};
 use crate::kept::Folder;
 use crate::ledger::{self, Known, Ledger};
 use crate::limits::{self, Chosen};
 use crate::migrate::outcome::Outcome;
+#[cfg(feature = "terminal")]
 use crate::report::plot;
 use crate::runs::{self, Run};
 use model::Model;
@@ -34,17 +37,20 @@ use told::Prediction;
 /// The options of `lull predict`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The guest runs on, a little slower while it is watched. Limits that are not
+    after_help = concat!(
+        "The guest runs on, a little slower while it is watched. Limits that are not
 given come from /etc/lull.toml, as for `lull migrate`.
 
 Examples:
   lull predict web1 --to host2
   lull predict --max-suspend-time 300ms --bandwidth 10Gbit/s web1
-  lull predict web1 --to host2 --plot web1.svg
-
+",
+        if_terminal!("  lull predict web1 --to host2 --plot web1.svg\n", ""),
+        "
 Exit codes, as of the migration itself: 0 it would move; 3 refused: the pause
   would not fit; 4 refused: timeout, or it can never fit; 2 usage, the host is
   not ready, or a migration of the guest runs; 5 cancelled; 7 Xen failed."
+    )
 )]
 pub struct Options {
     /// The guest's name or number
@@ -85,6 +91,7 @@ pub struct Options {
     json: bool,
 
     /// Draw the smallest limit over the bandwidth, too
+    #[cfg(feature = "terminal")]
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
 }
@@ -141,6 +148,7 @@ fn predict(options: &Options) -> anyhow::Result<u8> {
         true => prediction.json(),
         false => prediction.text(),
     });
+    #[cfg(feature = "terminal")]
     if let Some(file) = &options.plot {
         let drawn = plot::smallest_limits(&prediction.title(), &prediction.curve(), rate, limit);
         let written = drawn.and_then(|svg| {

@@ -49,12 +49,14 @@ impl Prediction<'_> {
     }
 
     /// The title: the guest and the destination.
+    #[cfg(feature = "terminal")]
     pub fn title(&self) -> String {
         let to = self.to.map_or(String::new(), |to| format!(" to {to}"));
         format!("{}{to}, predicted", self.guest)
     }
 
     /// The smallest limit in µs over bandwidths around the link's own, in pages a second.
+    #[cfg(feature = "terminal")]
     pub fn curve(&self) -> Vec<(u64, u64)> {
         let rates = (2..=32).map(|eighth| self.rate * eighth / 8);
         let rates = rates.filter(|rate| *rate > 0);

@@ -5,6 +5,7 @@
 
 mod json;
 mod list;
+#[cfg(feature = "terminal")]
 pub mod plot;
 #[cfg(test)]
 mod tests;
@@ -18,19 +19,19 @@ use clap::Args;
 use lull_base::suggest::{did_you_mean, nearest};
 use lull_base::terminal::to_stdout;
 
+use crate::cli::if_terminal;
 use crate::kept::Folder;
 use crate::ledger::{self, Ledger, Row};
 use crate::runs::{self, MOST, Run, run};
 
 /// The options of `lull report`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(after_help = concat!("Examples:
   lull report                      # the newest attempt
   lull report --list
   lull report 2026-11-23T15-34-44Z-web1 --markdown
-  lull report --last --plot web1.svg
-
-Exit codes: 0 shown; 2 wrong usage, no such record, or it cannot be read.")]
+", if_terminal!("  lull report --last --plot web1.svg\n", ""), "
+Exit codes: 0 shown; 2 wrong usage, no such record, or it cannot be read."))]
 pub struct Options {
     /// Which attempt, as `--list` names it, or a file; without it, the newest
     #[arg(conflicts_with_all = ["last", "list"])]
@@ -53,6 +54,7 @@ pub struct Options {
     markdown: bool,
 
     /// Draw it, too: an SVG file of four plots
+    #[cfg(feature = "terminal")]
     #[arg(long, value_name = "FILE.svg", conflicts_with = "list")]
     plot: Option<PathBuf>,
 
@@ -87,6 +89,7 @@ pub fn main(options: &Options) -> ExitCode {
 
 fn explain(options: &Options, folder: &Folder, ledger: &Ledger) -> Result<(), String> {
     let run = wanted(options, folder)?;
+    #[cfg(feature = "terminal")]
     if let Some(file) = &options.plot {
         let foreseen = ledger.foreseen(|line| eprintln!("lull: {line}"));
         let drawn = plot::of(&run, &foreseen)?;

@@ -147,6 +147,7 @@ fn what_is_recorded_is_read_back_and_stays_within_its_bound() {
     );
 }
 
+#[cfg(feature = "terminal")]
 #[test]
 fn every_record_can_be_drawn_with_a_night_side() {
     let unlimited = MOVED.replace("\"limit_ms\":800", "\"limit_ms\":null");

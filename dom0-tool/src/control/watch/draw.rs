@@ -1,6 +1,6 @@
 //! Draws the live view: a panel for each migration, one below the other.
 
-use lull_base::fmt::{Bytes, Millis, Seconds, or_dash};
+use lull_base::fmt::{Bytes, or_dash};
 use lull_core::units::PAGE_SIZE;
 use lull_wire::control::Status;
 use ratatui::Frame;
@@ -11,6 +11,7 @@ use ratatui::widgets::{LineGauge, Paragraph, Wrap};
 
 use super::View;
 use super::rounds;
+use super::words::{decided, is_over, pause, predicted_pause, time};
 use crate::control::show::{cap_in_words, doing};
 
 /// The rows of a panel without its rounds.
@@ -90,8 +91,9 @@ fn panel(frame: &mut Frame<'_>, area: Rect, view: &View<'_>, colours: Colours) {
         .last
         .map_or_else(|| doing(status), |_| "over".to_owned());
     frame.render_widget(heading(view, &doing, colours), title);
-    gauge(frame, pause_row, "pause", &pause(status), colours);
-    gauge(frame, time_row, "time", &time(status, view.at_ms), colours);
+    gauge(frame, pause_row, "pause", &pause_measure(status), colours);
+    let time = time_measure(status, view.at_ms);
+    gauge(frame, time_row, "time", &time, colours);
     gauge(frame, round_row, "round", &round(status), colours);
     if let Some(last) = view.last {
         // The outcome may need several lines, and the figures of the copying no longer
@@ -125,45 +127,31 @@ fn row(what: &str, how: String) -> Line<'static> {
     Line::from(format!("{what:<6} {how}"))
 }
 
-/// A value, its limit, and both in words.
-pub struct Measure {
+/// A value against its limit.
+struct Measure {
     ratio: Option<f64>,
     over: bool,
     /// The value and its limit in words.
-    pub words: String,
+    words: String,
 }
 
 impl Measure {
     fn of(value: Option<u64>, most: Option<u64>, words: String) -> Self {
-        let both = value.zip(most);
-        let over = both.is_some_and(|(value, most)| value > most);
+        let ratio = |(value, most): (u64, u64)| (value as f64 / most.max(1) as f64).min(1.0);
         Self {
-            ratio: both.map(|(value, most)| (value as f64 / most.max(1) as f64).min(1.0)),
-            over,
-            words: if over { words + ", over" } else { words },
+            ratio: value.zip(most).map(ratio),
+            over: is_over(value, most),
+            words,
         }
     }
 }
 
-/// The predicted pause against its limit.
-pub fn pause(status: &Status) -> Measure {
-    let progress = status.progress.as_ref();
-    let value = progress.and_then(|progress| progress.predicted_downtime_ms);
-    let words = or_dash(value.map(Millis));
-    let words = match status.limit_ms {
-        Some(limit) => format!("{words} of {}", Millis(limit)),
-        None => format!("{words} predicted, no limit"),
-    };
-    Measure::of(value, status.limit_ms, words)
+fn pause_measure(status: &Status) -> Measure {
+    Measure::of(predicted_pause(status), status.limit_ms, pause(status))
 }
 
-/// The time since the start against the timeout.
-pub fn time(status: &Status, at_ms: u64) -> Measure {
-    let words = match status.timeout_ms {
-        Some(timeout) => format!("{} of {}", Seconds(at_ms), Millis(timeout)),
-        None => format!("{}, no timeout", Seconds(at_ms)),
-    };
-    Measure::of(Some(at_ms), status.timeout_ms, words)
+fn time_measure(status: &Status, at_ms: u64) -> Measure {
+    Measure::of(Some(at_ms), status.timeout_ms, time(status, at_ms))
 }
 
 fn round(status: &Status) -> Measure {
@@ -175,17 +163,6 @@ fn round(status: &Status) -> Measure {
         }
         None => Measure::of(None, None, or_dash::<u64>(None)),
     }
-}
-
-/// The last decision, and the prediction behind it.
-pub fn decided(status: &Status) -> Option<String> {
-    let round = status.rounds.back()?;
-    let decision = round.decision.replace('-', " ");
-    let mut words = format!("round {}: {decision}", round.round);
-    if let Some(predicted) = round.predicted_downtime_ms {
-        words.push_str(&format!(", pause {}", Millis(predicted)));
-    }
-    Some(words)
 }
 
 fn sent_words(status: &Status) -> String {

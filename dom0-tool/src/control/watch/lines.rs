@@ -10,8 +10,8 @@ use lull_wire::control::{Phase, SCHEMA, Status};
 use serde::Serialize;
 
 use super::View;
-use super::draw;
 use super::outcome::Last;
+use super::words;
 use crate::control::folder::Place;
 use crate::control::show::{as_json, doing};
 
@@ -134,14 +134,13 @@ fn in_words(view: &View<'_>, status: &Status) -> String {
             Bytes(progress.pages_sent.saturating_mul(PAGE_SIZE)),
             or_dash(progress.dirty_pages.map(Count))
         ));
-        add(format!("pause {}", draw::pause(status).words));
+        add(format!("pause {}", words::pause(status)));
     }
-    let timeout = draw::time(status, view.at_ms);
     match status.timeout_ms {
-        Some(_) => add(format!("time {}", timeout.words)),
+        Some(_) => add(format!("time {}", words::time(status, view.at_ms))),
         None => add(Seconds(view.at_ms).to_string()),
     }
-    if let Some(decided) = draw::decided(status) {
+    if let Some(decided) = words::decided(status) {
         add(decided);
     }
     line

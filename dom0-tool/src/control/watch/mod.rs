@@ -5,27 +5,30 @@
 //! [`rounds`]), or reported line by line ([`lines`]). All this is one loop whose waits are
 //! short; watching cannot hold a migration up.
 
+#[cfg(feature = "terminal")]
 mod draw;
 mod lines;
 mod outcome;
+#[cfg(feature = "terminal")]
 mod rounds;
+#[cfg(feature = "terminal")]
 mod screen;
 mod session;
 #[cfg(test)]
 mod tests;
+mod words;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lull_base::terminal::{to_stderr, to_stdout};
+use lull_base::terminal::to_stderr;
 
 use self::lines::Lines;
 use self::outcome::Last;
-use self::screen::{Screen, Turn};
 use self::session::{Session, ThisHost};
 use super::folder::Place;
-use super::show::{Options, doing};
+use super::show::Options;
 use super::{DONE, NOT_DONE};
 use crate::host;
 
@@ -57,51 +60,13 @@ fn watch(options: &Options) -> anyhow::Result<u8> {
         });
         return Ok(NOT_DONE);
     }
-    if !options.json && io::stdout().is_terminal() && !is_dumb() {
-        match Screen::open() {
-            Ok(screen) => return on_screen(screen, session),
-            Err(error) => to_stderr(&format!(
-                "lull: the terminal cannot be drawn on ({error}); telling it in lines"
-            )),
-        }
+    #[cfg(feature = "terminal")]
+    if !options.json
+        && let Some(screen) = screen::Screen::if_possible()
+    {
+        return screen::watch(screen, session);
     }
     in_lines(Lines::new(io::stdout(), options.json), session)
-}
-
-/// Whether the terminal can only show plain text.
-fn is_dumb() -> bool {
-    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
-}
-
-fn on_screen(mut screen: Screen, mut session: Session<ThisHost>) -> anyhow::Result<u8> {
-    let turn = loop {
-        session.turn(&mut |_| ())?;
-        if session.is_over() {
-            break Turn::Go;
-        }
-        match screen.turn(&session.views(), session.left_out(), TICK)? {
-            Turn::Go => {}
-            left => break left,
-        }
-    };
-    screen.close();
-    for view in session.views() {
-        match (view.last, view.status) {
-            (Some(last), _) => to_stdout(&last.said),
-            (None, Some(status)) => {
-                to_stdout(&format!("{}: {}. It goes on.", view.title, doing(status)));
-            }
-            (None, None) => to_stdout(&format!("{}: It goes on.", view.title)),
-        }
-    }
-    match turn {
-        Turn::Go => Ok(session.code()),
-        Turn::Leave => Ok(DONE),
-        Turn::Signalled(signal) => {
-            signal_hook::low_level::emulate_default_handler(signal)?;
-            Ok(DONE)
-        }
-    }
 }
 
 fn in_lines(mut lines: Lines<io::Stdout>, mut session: Session<ThisHost>) -> anyhow::Result<u8> {
@@ -132,6 +97,7 @@ struct View<'a> {
     /// stop.
     at_ms: u64,
     /// Time since the helper last sent anything.
+    #[cfg(feature = "terminal")]
     silent: Duration,
     /// The outcome, once it is known.
     last: Option<&'a Last>,

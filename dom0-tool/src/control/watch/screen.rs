@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use lull_base::terminal::{to_stderr, to_stdout};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
@@ -22,8 +23,11 @@ use ratatui::crossterm::terminal::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::View;
 use super::draw::{self, Colours};
+use super::session::{Session, ThisHost};
+use super::{TICK, View};
+use crate::control::DONE;
+use crate::control::show::doing;
 
 /// The terminal while it shows the live view.
 pub struct Screen {
@@ -39,7 +43,7 @@ struct GivenBack(Arc<AtomicBool>);
 
 /// What the loop does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+enum Turn {
     /// The loop continues with another turn.
     Go,
     /// The operator leaves, or the terminal has gone.
@@ -54,7 +58,7 @@ impl Screen {
     /// # Errors
     /// When the terminal cannot be drawn on, or there is no keyboard. The terminal is then
     /// in its original state.
-    pub fn open() -> io::Result<Self> {
+    fn open() -> io::Result<Self> {
         // crossterm uses the same descriptor for the keyboard.
         let keys = match io::stdin() {
             stdin if stdin.is_terminal() => stdin.as_fd().try_clone_to_owned()?,
@@ -84,16 +88,25 @@ impl Screen {
         })
     }
 
+    /// Takes over standard output's terminal, if it is one that can be drawn on.
+    pub fn if_possible() -> Option<Self> {
+        if !io::stdout().is_terminal() || is_dumb() {
+            return None;
+        }
+        let opened = Self::open();
+        if let Err(error) = &opened {
+            to_stderr(&format!(
+                "lull: the terminal cannot be drawn on ({error}); telling it in lines"
+            ));
+        }
+        opened.ok()
+    }
+
     /// Draws the view, and waits up to that long for a key.
     ///
     /// # Errors
     /// When the terminal can no longer be drawn on.
-    pub fn turn(
-        &mut self,
-        views: &[View<'_>],
-        left_out: usize,
-        wait: Duration,
-    ) -> io::Result<Turn> {
+    fn turn(&mut self, views: &[View<'_>], left_out: usize, wait: Duration) -> io::Result<Turn> {
         let colours = self.colours;
         let drawn = self
             .terminal
@@ -136,8 +149,43 @@ impl Screen {
     }
 
     /// Restores the terminal.
-    pub fn close(&self) {
+    fn close(&self) {
         self.given_back.now();
+    }
+}
+
+/// Shows the session until it is over or the operator leaves; the exit code.
+///
+/// # Errors
+/// When the terminal can no longer be drawn on, or this process has no root rights.
+pub fn watch(mut screen: Screen, mut session: Session<ThisHost>) -> anyhow::Result<u8> {
+    let turn = loop {
+        session.turn(&mut |_| ())?;
+        if session.is_over() {
+            break Turn::Go;
+        }
+        match screen.turn(&session.views(), session.left_out(), TICK)? {
+            Turn::Go => {}
+            left => break left,
+        }
+    };
+    screen.close();
+    for view in session.views() {
+        match (view.last, view.status) {
+            (Some(last), _) => to_stdout(&last.said),
+            (None, Some(status)) => {
+                to_stdout(&format!("{}: {}. It goes on.", view.title, doing(status)));
+            }
+            (None, None) => to_stdout(&format!("{}: It goes on.", view.title)),
+        }
+    }
+    match turn {
+        Turn::Go => Ok(session.code()),
+        Turn::Leave => Ok(DONE),
+        Turn::Signalled(signal) => {
+            signal_hook::low_level::emulate_default_handler(signal)?;
+            Ok(DONE)
+        }
     }
 }
 
@@ -153,6 +201,11 @@ impl Drop for GivenBack {
     fn drop(&mut self) {
         self.now();
     }
+}
+
+/// Whether the terminal can only show plain text.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 fn give_back() {

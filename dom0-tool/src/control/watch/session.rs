@@ -164,11 +164,13 @@ impl<H: Host> Session<H> {
     }
 
     /// The number of migrations beyond the most that can be watched.
+    #[cfg(any(feature = "terminal", test))]
     pub const fn left_out(&self) -> usize {
         self.left_out
     }
 
     /// Views of all migrations, with those under way first.
+    #[cfg(any(feature = "terminal", test))]
     pub fn views(&self) -> Vec<View<'_>> {
         let mut views: Vec<_> = self.all.iter().map(Watched::view).collect();
         views.sort_by_key(|view| view.last.is_some());
@@ -300,6 +302,7 @@ impl Watched {
             title: &self.title,
             status: self.status.as_ref(),
             at_ms: (self.status.as_ref()).map_or(0, |status| status.at_ms.saturating_add(since)),
+            #[cfg(feature = "terminal")]
             silent: match self.stage {
                 Stage::Live(_) => silent,
                 _ => Duration::ZERO,
