@@ -171,7 +171,7 @@ impl SuspendPages {
 
 /// What is known when a pause is predicted.
 #[derive(Debug, Clone)]
-pub struct Outlook<'a> {
+pub struct DowntimeModel<'a> {
     /// Upper bounds; see [`FixedCosts`].
     pub costs: FixedCosts,
     /// The same as they mostly are.
@@ -194,7 +194,7 @@ pub struct Outlook<'a> {
     pub stopped: bool,
 }
 
-impl Outlook<'_> {
+impl DowntimeModel<'_> {
     /// Two ticks: pages dirtied again within one are not seen to be.
     const MOMENT: Micros = Micros::from_millis(200);
 

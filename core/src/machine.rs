@@ -19,11 +19,11 @@
 
 use crate::{
     dirty::DirtyCurve,
-    downtime::{Downtime, Fit, FixedCosts, Outlook, SuspendPages},
+    downtime::{Downtime, DowntimeModel, Fit, FixedCosts, SuspendPages},
     history::{History, RoundRecord},
     limits::{DowntimeLimit, Limits, Risk},
     policy::{PolicyKind, RoundView, StopPolicy, Verdict, WithinLimit, XenDefault},
-    refusal::{Figures, Hopeless, Reason, Refusal},
+    refusal::{Figures, NotConverging, Reason, Refusal},
     service::{ServiceCurve, Stretch},
     units::{Bounds, Micros, PageRate},
 };
@@ -456,25 +456,25 @@ impl Machine {
             (Phase::CopyingFinal { .. }, Event::Cancel) => self.resume(Reason::Cancelled),
             (Phase::Failed, _) => return Err(ProtocolError::Unexpected(State::Failed)),
             (_, Event::Cancel) => self.refuse(Reason::Cancelled),
-            (_, Event::Limits(limits)) if self.heeds_wishes() => self.limit(limits),
-            (_, Event::SwitchNow) if self.heeds_wishes() => {
+            (_, Event::Limits(limits)) if self.accepts_changes() => self.limit(limits),
+            (_, Event::SwitchNow) if self.accepts_changes() => {
                 self.switch_now = true;
                 Action::None
             }
-            (_, Event::Bandwidth(cap)) if self.heeds_wishes() => {
+            (_, Event::Bandwidth(cap)) if self.accepts_changes() => {
                 self.service.cap_at(cap);
                 Action::None
             }
-            (_, Event::HeldBack) if self.heeds_wishes() => {
+            (_, Event::HeldBack) if self.accepts_changes() => {
                 self.service.held_back();
                 Action::None
             }
-            (_, Event::PathChanged) if self.heeds_wishes() => {
+            (_, Event::PathChanged) if self.accepts_changes() => {
                 self.service.path_changed();
                 self.path_known = false;
                 Action::None
             }
-            (_, Event::Unsettled) if self.heeds_wishes() => {
+            (_, Event::Unsettled) if self.accepts_changes() => {
                 self.unsettled = true;
                 Action::None
             }
@@ -490,7 +490,7 @@ impl Machine {
             (_, Event::Tick { .. }) => Action::None,
             _ => return Err(ProtocolError::Unexpected(self.state())),
         };
-        if self.heeds_wishes() && self.time_left() == Some(Micros::ZERO) {
+        if self.accepts_changes() && self.time_left() == Some(Micros::ZERO) {
             return Ok(self.refuse(Reason::Timeout));
         }
         Ok(action)
@@ -574,7 +574,7 @@ impl Machine {
     fn count(&mut self, dirty: u64) {
         self.dirty.counted(self.now, dirty);
         self.dirty_count = Some(dirty);
-        let (prediction, expected) = predict(&self.outlook(), dirty);
+        let (prediction, expected) = predict(&self.model(), dirty);
         self.prediction = Some(prediction);
         self.expected = Some(expected);
     }
@@ -583,9 +583,9 @@ impl Machine {
     fn round_ended(&mut self, dirty: u64) -> Action {
         self.dirty.round_ended(self.now, dirty);
         self.dirty_count = Some(dirty);
-        let outlook = self.outlook();
-        let (prediction, expected) = predict(&outlook, dirty);
-        let needed = outlook.costs.at_worst(&prediction).total();
+        let model = self.model();
+        let (prediction, expected) = predict(&model, dirty);
+        let needed = model.costs.at_worst(&prediction).total();
         self.prediction = Some(prediction);
         self.expected = Some(expected);
         self.least_needed = Some(self.least_needed.unwrap_or(needed).min(needed));
@@ -615,7 +615,7 @@ impl Machine {
             dirty_count: dirty,
             prediction,
             expected,
-            outlook: self.outlook(),
+            model: self.model(),
             history: &self.history,
             pages_sent: self.pages_sent,
             disappointments: self.disappointments,
@@ -628,9 +628,9 @@ impl Machine {
             None => XenDefault.decide(&view),
         };
         let fits =
-            limit.is_none_or(|limit| view.outlook.costs.fit(&prediction, limit) == Fit::Within);
+            limit.is_none_or(|limit| view.model.costs.fit(&prediction, limit) == Fit::Within);
         let then = match verdict {
-            Verdict::AnotherRound => view.outlook.another_round(dirty).1.total(),
+            Verdict::AnotherRound => view.model.another_round(dirty).1.total(),
             _ => Micros::ZERO,
         };
         let may_stop = fits && !unsettled;
@@ -643,7 +643,7 @@ impl Machine {
                 self.phase = Phase::TakingBitmap;
                 Action::TakeBitmap
             }
-            Verdict::GiveUp(hopeless) => self.refuse(Reason::Hopeless(hopeless)),
+            Verdict::GiveUp(hopeless) => self.refuse(Reason::NotConverging(hopeless)),
         }
     }
 
@@ -673,7 +673,7 @@ impl Machine {
 
     fn bitmap(&mut self, dirty: u64, took: Micros) -> Action {
         let Some(round) = self.round.checked_add(1) else {
-            return self.refuse(Reason::Hopeless(Hopeless::TooManyRounds));
+            return self.refuse(Reason::NotConverging(NotConverging::TooManyRounds));
         };
         self.round = round;
         self.dirty.counted(self.now, dirty);
@@ -827,7 +827,8 @@ impl Machine {
         };
         let needed = |limit: DowntimeLimit| {
             let dirty_count = self.dirty_count?;
-            self.hindsight(reason).bandwidth_for(dirty_count, limit)
+            self.measured_model(reason)
+                .bandwidth_for(dirty_count, limit)
         };
         Refusal {
             reason,
@@ -849,21 +850,21 @@ impl Machine {
         }
     }
 
-    /// The outlook, with bounds replaced by what is certain by now: a stopped guest dirties
+    /// The model, with bounds replaced by what is certain by now: a stopped guest dirties
     /// nothing.
-    fn hindsight(&self, reason: Reason) -> Outlook<'_> {
-        let outlook = self.outlook();
+    fn measured_model(&self, reason: Reason) -> DowntimeModel<'_> {
+        let model = self.model();
         match (reason, self.prediction) {
-            (Reason::DowntimeAfterSuspend | Reason::BehindSchedule, Some(spent)) => Outlook {
+            (Reason::DowntimeAfterSuspend | Reason::BehindSchedule, Some(spent)) => DowntimeModel {
                 costs: FixedCosts {
                     suspend: spent.suspend,
                     final_bitmap: spent.final_bitmap,
-                    ..outlook.costs
+                    ..model.costs
                 },
                 stopped: true,
-                ..outlook
+                ..model
             },
-            _ => outlook,
+            _ => model,
         }
     }
 
@@ -878,8 +879,8 @@ impl Machine {
         }
     }
 
-    fn outlook(&self) -> Outlook<'_> {
-        Outlook {
+    fn model(&self) -> DowntimeModel<'_> {
+        DowntimeModel {
             costs: self.costs(),
             expected_costs: self.config.expected_costs,
             suspend_pages: self.config.suspend_pages,
@@ -897,8 +898,8 @@ impl Machine {
     /// remembered stretch of that many consecutive pages, apart from the risk's share.
     /// `None` before the first count, or while nothing has been sent.
     pub fn rests_on(&self) -> Option<Stretch> {
-        let pages = match self.heeds_wishes() {
-            true => self.outlook().bound_rests_on(self.dirty_count?),
+        let pages = match self.accepts_changes() {
+            true => self.model().bound_rests_on(self.dirty_count?),
             false => self.dirty_count?,
         };
         self.service.basis(pages, self.config.risk)
@@ -920,7 +921,7 @@ impl Machine {
 
     /// Whether the operator's requests still have an effect: the guest has not been asked
     /// to stop, and still can be. Until then the limits can be changed.
-    pub const fn heeds_wishes(&self) -> bool {
+    pub const fn accepts_changes(&self) -> bool {
         matches!(
             self.phase,
             Phase::Waiting | Phase::Copying { .. } | Phase::Counting | Phase::TakingBitmap
@@ -1016,9 +1017,9 @@ impl Machine {
 /// The upper bound of the pause and the expected pause. The expectation is capped at the
 /// bound, which may be lower because the risk leaves out stretches that the average
 /// includes.
-fn predict(outlook: &Outlook<'_>, dirty: u64) -> (Downtime, Downtime) {
-    let worst = outlook.predict(dirty);
-    let expected = outlook.expect(dirty);
+fn predict(model: &DowntimeModel<'_>, dirty: u64) -> (Downtime, Downtime) {
+    let worst = model.predict(dirty);
+    let expected = model.expect(dirty);
     let pages = expected.pages.min(worst.pages);
     (worst, Downtime { pages, ..expected })
 }

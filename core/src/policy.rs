@@ -1,10 +1,10 @@
 //! The decision at the end of every round: stop, continue or give up.
 
 use crate::{
-    downtime::{Downtime, Fit, Outlook},
+    downtime::{Downtime, DowntimeModel, Fit},
     history::History,
     limits::DowntimeLimit,
-    refusal::Hopeless,
+    refusal::NotConverging,
     units::Micros,
 };
 
@@ -30,8 +30,8 @@ pub struct RoundView<'a> {
     pub prediction: Downtime,
     /// The pause expected if the guest is asked to stop now.
     pub expected: Downtime,
-    /// The outlook from which both were computed.
-    pub outlook: Outlook<'a>,
+    /// The model from which both were computed.
+    pub model: DowntimeModel<'a>,
     /// All rounds; the one that just ended comes last.
     pub history: &'a History,
     /// The number of pages sent so far, over all rounds.
@@ -56,7 +56,7 @@ pub enum Verdict {
     /// Send the dirty pages, then decide again.
     AnotherRound,
     /// Give up, because no further round will help.
-    GiveUp(Hopeless),
+    GiveUp(NotConverging),
 }
 
 /// A rule that decides when to stop a guest.
@@ -86,13 +86,13 @@ pub trait StopPolicy {
 ///    or within a twentieth of it.
 /// 3. Give up after [`MAX_ROUNDS`](Self::MAX_ROUNDS).
 /// 4. Give up if the least expectation of the last
-///    [`PATIENCE`](Self::PATIENCE) rounds is not a twentieth below the least of
+///    [`STALL_WINDOW`](Self::STALL_WINDOW) rounds is not a twentieth below the least of
 ///    all before. Minima, so that an oscillating writer is judged by its quiet
 ///    moments; and if those expectations differ by half or more, so that it is
 ///    one, or if one of them kept the limit, so that only the bound is in the way,
-///    which may fade, the last [`LONG_PATIENCE`](Self::LONG_PATIENCE) rounds are judged.
+///    which may fade, the last [`OSCILLATING_WINDOW`](Self::OSCILLATING_WINDOW) rounds are judged.
 ///    A guest that never came near the limit is judged by the last
-///    [`SHORT_PATIENCE`](Self::SHORT_PATIENCE).
+///    [`OUT_OF_REACH_WINDOW`](Self::OUT_OF_REACH_WINDOW).
 /// 5. Else another round.
 ///
 /// Left out: how long the guest's quiet moments last. One is used only if a
@@ -113,21 +113,21 @@ impl WithinLimit {
     /// The number of consecutive rounds that may disappoint.
     pub const MAX_DISAPPOINTMENTS: u32 = 2;
     /// The number of rounds within which the expected pause must have fallen.
-    pub const PATIENCE: usize = 3;
+    pub const STALL_WINDOW: usize = 3;
     /// The same for a guest whose expected pauses go up and down.
-    pub const LONG_PATIENCE: usize = 8;
+    pub const OSCILLATING_WINDOW: usize = 8;
     /// The same for a guest whose expected pauses never came within [`REACH`](Self::REACH)
     /// times the limit: no quiet moment of such a guest would help.
-    pub const SHORT_PATIENCE: usize = 2;
-    /// See [`SHORT_PATIENCE`](Self::SHORT_PATIENCE).
+    pub const OUT_OF_REACH_WINDOW: usize = 2;
+    /// See [`OUT_OF_REACH_WINDOW`](Self::OUT_OF_REACH_WINDOW).
     pub const REACH: u64 = 4;
     /// A gain below this is not worth a round.
     const LEAST_GAIN: Micros = Micros::from_millis(1);
 
     /// Criterion 1: whether a guest that could be stopped now is better stopped later.
     fn worth_another(view: &RoundView<'_>) -> bool {
-        let outlook = &view.outlook;
-        let (length, then) = outlook.another_round(view.dirty_count);
+        let model = &view.model;
+        let (length, then) = model.another_round(view.dirty_count);
         // Twice, so that a round slower than expected does not run into the timeout.
         let needed = length.saturating_add(length);
         let in_time = view.time_left.is_none_or(|left| left >= needed);
@@ -137,7 +137,7 @@ impl WithinLimit {
         if !view.path_known || view.unsettled {
             return true;
         }
-        let most = outlook.guest_pages.saturating_mul(Self::TRAFFIC);
+        let most = model.guest_pages.saturating_mul(Self::TRAFFIC);
         if view.pages_sent.saturating_add(view.dirty_count) > most {
             return false;
         }
@@ -150,11 +150,11 @@ impl WithinLimit {
 
     /// Criterion 2: whether the guest dirties pages as fast as they are sent.
     fn is_outpaced(view: &RoundView<'_>) -> bool {
-        let outlook = &view.outlook;
-        let carried = outlook.service.bounds().upper;
-        let carried = outlook.cap.map_or(carried, |cap| carried.min(cap)).0;
+        let model = &view.model;
+        let carried = model.service.bounds().upper;
+        let carried = model.cap.map_or(carried, |cap| carried.min(cap)).0;
         let nearly = carried.saturating_sub(carried / 20);
-        view.history.len() >= 2 && outlook.dirty.bounds().lower.0 >= nearly
+        view.history.len() >= 2 && model.dirty.bounds().lower.0 >= nearly
     }
 
     /// Criterion 4: whether the expected pauses have stopped falling.
@@ -165,18 +165,18 @@ impl WithinLimit {
                 .rev()
                 .map(|record| record.expected_downtime.0)
         };
-        let recent = || expected().take(Self::PATIENCE);
+        let recent = || expected().take(Self::STALL_WINDOW);
         let (Some(least), Some(most)) = (recent().min(), recent().max()) else {
             return false;
         };
         let limit = self.limit.micros().0;
         let within_reach = limit.saturating_mul(Self::REACH);
         let patience = if expected().all(|expected| expected > within_reach) {
-            Self::SHORT_PATIENCE
+            Self::OUT_OF_REACH_WINDOW
         } else if most.saturating_sub(least) >= least / 2 || least <= limit {
-            Self::LONG_PATIENCE
+            Self::OSCILLATING_WINDOW
         } else {
-            Self::PATIENCE
+            Self::STALL_WINDOW
         };
         let recent = expected().take(patience).min();
         let before = expected().skip(patience).min();
@@ -189,20 +189,20 @@ impl WithinLimit {
 
 impl StopPolicy for WithinLimit {
     fn decide(&self, view: &RoundView<'_>) -> Verdict {
-        if view.outlook.costs.fit(&view.prediction, self.limit) == Fit::Within {
+        if view.model.costs.fit(&view.prediction, self.limit) == Fit::Within {
             return match Self::worth_another(view) {
                 true => Verdict::AnotherRound,
                 false => Verdict::Suspend,
             };
         }
         if Self::is_outpaced(view) {
-            return Verdict::GiveUp(Hopeless::Outpaced);
+            return Verdict::GiveUp(NotConverging::DirtyRateTooHigh);
         }
         if view.round >= Self::MAX_ROUNDS - 1 {
-            return Verdict::GiveUp(Hopeless::TooManyRounds);
+            return Verdict::GiveUp(NotConverging::TooManyRounds);
         }
         if self.has_stalled(view.history) {
-            return Verdict::GiveUp(Hopeless::NoProgress);
+            return Verdict::GiveUp(NotConverging::Stalled);
         }
         Verdict::AnotherRound
     }

@@ -27,7 +27,7 @@ pub enum Reason {
         part: FixedPart,
     },
     /// Gate 1: no further round can bring the pause within the limit.
-    Hopeless(Hopeless),
+    NotConverging(NotConverging),
     /// Gate 2: the guest had stopped, and the exact number of dirty pages did not fit into
     /// the rest of the limit. No page of the final round was sent.
     DowntimeAfterSuspend,
@@ -45,11 +45,11 @@ pub enum Reason {
 /// Why no further round can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub enum Hopeless {
+pub enum NotConverging {
     /// The guest dirties pages at least as fast as the link carries them at best.
-    Outpaced,
+    DirtyRateTooHigh,
     /// The predicted downtime has stopped falling.
-    NoProgress,
+    Stalled,
     /// The predicted downtime still falls, but too slowly.
     TooManyRounds,
 }

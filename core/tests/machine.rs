@@ -2,11 +2,11 @@
 //! guest, and the attempt ends.
 
 use lull_core::{
-    downtime::{Downtime, FixedCosts, FixedPart, Outlook, SuspendPages},
+    downtime::{Downtime, DowntimeModel, FixedCosts, FixedPart, SuspendPages},
     limits::{DowntimeLimit, Limits, Risk, Timeout},
     machine::{Action, Config, Event, Machine, ProtocolError, State},
     policy::{WithinLimit, XenDefault},
-    refusal::{Hopeless, Reason},
+    refusal::{NotConverging, Reason},
     units::{Micros, PageRate},
 };
 use proptest::{collection::vec, prelude::*};
@@ -601,7 +601,7 @@ fn the_last_pages_are_more_by_what_this_guest_dirties_to_stop() {
     first_round(&mut checked, 100_000, 10);
     let (dirty, service) = (checked.machine.dirty(), checked.machine.service());
     let pages = |suspend_pages, stopped| {
-        let outlook = Outlook {
+        let model = DowntimeModel {
             costs: costs(),
             expected_costs: costs(),
             suspend_pages,
@@ -613,7 +613,7 @@ fn the_last_pages_are_more_by_what_this_guest_dirties_to_stop() {
             cap: None,
             stopped,
         };
-        (outlook.likely_pages(10), outlook.final_pages(10))
+        (model.likely_pages(10), model.final_pages(10))
     };
     let none = SuspendPages {
         expected: 0,
@@ -1038,7 +1038,7 @@ fn hopeless_names_what_would_have_helped() {
     };
     assert!(matches!(
         refusal.reason,
-        Reason::Hopeless(Hopeless::NoProgress | Hopeless::Outpaced)
+        Reason::NotConverging(NotConverging::Stalled | NotConverging::DirtyRateTooHigh)
     ));
     let figures = refusal.figures;
     assert!(figures.round < 5, "{figures:?}");
@@ -1159,7 +1159,10 @@ fn a_guest_that_outpaces_the_bandwidth_allowed_is_refused_though_the_link_would_
     };
     assert_eq!(refused(None), None);
     let refusal = refused(Some(10_000)).expect("too fast for it");
-    assert_eq!(refusal.reason, Reason::Hopeless(Hopeless::Outpaced));
+    assert_eq!(
+        refusal.reason,
+        Reason::NotConverging(NotConverging::DirtyRateTooHigh)
+    );
     // The estimate of the link is kept.
     assert!(refusal.figures.transfer_rate.lower > PageRate(80_000));
     assert_eq!(refusal.figures.cap, Some(PageRate(10_000)));

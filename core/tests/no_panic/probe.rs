@@ -10,7 +10,7 @@ use lull_core::{
     batch::Batch,
     bitmap::{Bitmap, Scan},
     dirty::DirtyCurve,
-    downtime::{FixedCosts, Outlook, SuspendPages},
+    downtime::{FixedCosts, DowntimeModel, SuspendPages},
     history::{History, RoundRecord},
     limits::{DowntimeLimit, Limits, Risk, Timeout},
     machine::{Config, Event, Machine},
@@ -75,7 +75,7 @@ fn rates(a: u64, b: u64) {
 }
 
 #[inline(never)]
-fn decide(outlook: &Outlook<'_>, limits: Limits, record: RoundRecord, n: u64) {
+fn decide(model: &DowntimeModel<'_>, limits: Limits, record: RoundRecord, n: u64) {
     let mut history: History = opaque(History::new());
     history.push(record);
     let mut history = opaque(history);
@@ -87,9 +87,9 @@ fn decide(outlook: &Outlook<'_>, limits: Limits, record: RoundRecord, n: u64) {
     let view = opaque(RoundView {
         round: n as u32,
         dirty_count: n,
-        prediction: outlook.predict(n),
-        expected: outlook.expect(n),
-        outlook: outlook.clone(),
+        prediction: model.predict(n),
+        expected: model.expect(n),
+        model: model.clone(),
         history: &history,
         pages_sent: n,
         disappointments: n as u32,
@@ -98,11 +98,11 @@ fn decide(outlook: &Outlook<'_>, limits: Limits, record: RoundRecord, n: u64) {
         time_left: Some(Micros(n)),
     });
     opaque(XenDefault.decide(&view));
-    opaque((outlook.costs.floor(), outlook.costs.slowest()));
+    opaque((model.costs.floor(), model.costs.slowest()));
     if let Some(limit) = limits.max_suspend {
         opaque(WithinLimit { limit }.decide(&view));
-        opaque(outlook.bandwidth_for(n, limit));
-        opaque(outlook.costs.fit(&view.prediction, limit));
+        opaque(model.bandwidth_for(n, limit));
+        opaque(model.costs.fit(&view.prediction, limit));
     }
 }
 
@@ -145,7 +145,7 @@ extern "C" fn _start() -> ! {
         units(n, opaque(0));
         rates(n, opaque(0));
         let (dirty, service) = opaque((DirtyCurve::new(), ServiceCurve::new()));
-        let outlook = opaque(Outlook {
+        let model = opaque(DowntimeModel {
             costs,
             expected_costs: costs,
             suspend_pages,
@@ -167,7 +167,7 @@ extern "C" fn _start() -> ! {
             predicted_downtime: micros,
             expected_downtime: micros,
         });
-        decide(&outlook, limits, record, n);
+        decide(&model, limits, record, n);
         let mut machine: Machine = opaque(Machine::new(opaque(Config {
             limits,
             costs,

@@ -132,7 +132,7 @@ impl Tally {
             End::Endless => &mut self.endless,
             End::Refused(refusal) => match refusal.reason {
                 Reason::FixedCosts { .. } => &mut self.fixed_costs,
-                Reason::Hopeless(_) => &mut self.hopeless,
+                Reason::NotConverging(_) => &mut self.hopeless,
                 Reason::DowntimeAfterSuspend => &mut self.after_suspend,
                 Reason::BehindSchedule => &mut self.behind_schedule,
                 Reason::Timeout => &mut self.timeout,

@@ -5,7 +5,7 @@
 use lull_core::{
     downtime::{FixedCosts, SuspendPages},
     limits::{DowntimeLimit, Limits, Risk},
-    refusal::{Hopeless, Reason, Refusal},
+    refusal::{NotConverging, Reason, Refusal},
     units::Micros,
 };
 use lull_simulator::{
@@ -230,7 +230,10 @@ fn hopeless_guest_is_refused_within_a_few_rounds() {
             let End::Refused(refusal) = &outcome.end else {
                 panic!("{writer:?}: {outcome:?}");
             };
-            assert!(matches!(refusal.reason, Reason::Hopeless(_)), "{refusal:?}");
+            assert!(
+                matches!(refusal.reason, Reason::NotConverging(_)),
+                "{refusal:?}"
+            );
             assert!(outcome.rounds <= 6, "{writer:?}: {outcome:?}");
             // What it says would help, helps.
             let figures = refusal.figures;
@@ -266,7 +269,10 @@ fn outpaced_guest_is_refused_sooner_than_by_lack_of_progress() {
     let End::Refused(refusal) = &outcome.end else {
         panic!("{outcome:?}");
     };
-    assert_eq!(refusal.reason, Reason::Hopeless(Hopeless::Outpaced));
+    assert_eq!(
+        refusal.reason,
+        Reason::NotConverging(NotConverging::DirtyRateTooHigh)
+    );
     assert!(outcome.rounds <= 2, "{outcome:?}");
 }
 

@@ -71,7 +71,7 @@ const STUB_PROMPTNESS: Micros = Micros::from_millis(1_000);
 
 impl Session<'_> {
     /// Checks the deadline each time, and does the rest once every [`TICK`].
-    pub(super) fn look_at_the_clock(&mut self) -> Result<(), Failure> {
+    pub(super) fn check_timers(&mut self) -> Result<(), Failure> {
         self.keep_deadline()?;
         if self.ticked.elapsed() < TICK {
             return Ok(());
@@ -156,7 +156,7 @@ impl Session<'_> {
         }
         let withdrawn = match pause.binding {
             true => Ok(false),
-            false => self.host.withdraw_suspend(),
+            false => self.host.cancel_suspend_request(),
         };
         let withdrawn = withdrawn.doing("the request to suspend cannot be taken back")?;
         pause.answered = withdrawn;

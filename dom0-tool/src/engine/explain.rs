@@ -3,7 +3,7 @@
 use lull_base::bandwidth::Bandwidth;
 use lull_base::fmt::{Bytes, Count, Millis, or_dash};
 use lull_core::downtime::FixedPart;
-use lull_core::refusal::{Hopeless, Reason, Refusal};
+use lull_core::refusal::{NotConverging, Reason, Refusal};
 use lull_core::service::Stretch;
 use lull_core::units::{Micros, PAGE_SIZE};
 use lull_wire::events::How;
@@ -75,7 +75,7 @@ impl From<&Refusal> for Verdict {
         let smallest = figures.smallest_limit.filter(|_| suits);
         let needed = figures.bandwidth_needed.filter(|_| suits);
         let advice = match refusal.reason {
-            Reason::Hopeless(_) | Reason::Timeout if figures.cap.is_some() => {
+            Reason::NotConverging(_) | Reason::Timeout if figures.cap.is_some() => {
                 "No more was sent than `bandwidth` allows: allow more (`lull set --bandwidth`, `lull \
                  limits show`)."
             }
@@ -135,9 +135,9 @@ fn sentence(refusal: &Refusal) -> (How, String) {
             );
             (How::RefusedDowntime, text)
         }
-        Reason::Hopeless(why) => {
+        Reason::NotConverging(why) => {
             let why = match why {
-                Hopeless::Outpaced => match figures.cap {
+                NotConverging::DirtyRateTooHigh => match figures.cap {
                     Some(cap) => format!(
                         "the guest writes faster ({dirty_rate}/s) than the bandwidth that is \
                          allowed ({})",
@@ -147,11 +147,11 @@ fn sentence(refusal: &Refusal) -> (How, String) {
                         "the guest writes faster ({dirty_rate}/s) than the link carries ({rate}/s)"
                     ),
                 },
-                Hopeless::NoProgress => format!(
+                NotConverging::Stalled => format!(
                     "the predicted pause has stopped falling, with {dirty} pages dirty at \
                      {dirty_rate}/s over a link of {rate}/s"
                 ),
-                Hopeless::TooManyRounds => format!(
+                NotConverging::TooManyRounds => format!(
                     "after {} rounds the predicted pause still falls too slowly",
                     figures.round + 1
                 ),

@@ -7,7 +7,7 @@ use lull_wire::events::{How, Refused};
 
 use super::explain::Verdict;
 use super::log_dirty::{LogDirtyError, LogReset, Unread};
-use super::peer::{Lie, Unheard};
+use super::peer::{ProtocolViolation, Unheard};
 use crate::stub::StubError;
 use crate::stub::room::NoRoom;
 
@@ -17,7 +17,7 @@ pub enum Failure {
     #[error("the stream cannot be written: {0}")]
     Stream(io::Error),
     #[error("the stub domain is not to be trusted: {0}")]
-    Lie(#[from] Lie),
+    ProtocolViolation(#[from] ProtocolViolation),
     #[error("the stub domain died: {0}")]
     StubDied(String),
     #[error("the stub domain has not done its part for {} s", super::clock::STUB_SILENCE.as_secs())]
@@ -95,7 +95,7 @@ impl Failure {
 impl From<Unheard> for Failure {
     fn from(unheard: Unheard) -> Self {
         match unheard {
-            Unheard::Lie(lie) => Self::Lie(lie),
+            Unheard::ProtocolViolation(lie) => Self::ProtocolViolation(lie),
             Unheard::Ours(error) => Self::Bug(error.to_string()),
         }
     }
@@ -166,7 +166,10 @@ impl From<&Failure> for Verdict {
                 )
             }
             Failure::HungUp(_) | Failure::NoRoom(NoRoom::Cancelled) => (How::Cancelled, ""),
-            Failure::StubDied(_) | Failure::StubSilent | Failure::StubSlow | Failure::Lie(_) => (
+            Failure::StubDied(_)
+            | Failure::StubSilent
+            | Failure::StubSlow
+            | Failure::ProtocolViolation(_) => (
                 How::SourceFailed,
                 "Try again; if it happens again, report it with this line.",
             ),

@@ -83,7 +83,7 @@ impl Session<'_> {
     }
 
     /// Checks whether the guest has stopped, and whether the attempt has been cancelled.
-    pub(super) fn look_after_the_guest(&mut self) -> Result<(), Failure> {
+    pub(super) fn poll_guest(&mut self) -> Result<(), Failure> {
         let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
         if let Some(why) = self.host.has_hung_up() {
             return Err(Failure::HungUp(why));
@@ -190,7 +190,7 @@ impl Session<'_> {
         if self.resumed.is_some() {
             return;
         }
-        match domain::outlive_suspend(self.xen, self.order.guest, domain::FIRST_STEPS) {
+        match domain::wait_out_suspend(self.xen, self.order.guest, domain::FIRST_STEPS) {
             Ok(domain::Outlived::Resumed { at }) => self.note_resume(at, None),
             Ok(domain::Outlived::Over) => {}
             Ok(domain::Outlived::MayStillStop) => {
@@ -213,7 +213,7 @@ impl Session<'_> {
 
     /// Resumes the guest if it is stopped. Otherwise waits for the answer to the suspend
     /// request that is still to come, and resumes the guest then.
-    pub(super) fn make_sure_it_runs(&mut self, mut verdict: Verdict) -> Verdict {
+    pub(super) fn ensure_running(&mut self, mut verdict: Verdict) -> Verdict {
         // A guest stopped by any other cause is not this attempt's to resume.
         if self.pause.is_none() {
             return verdict;

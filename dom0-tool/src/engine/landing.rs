@@ -170,7 +170,7 @@ impl Session<'_> {
     }
 
     /// Takes the next step of the landing if the event that it waits for has come.
-    pub(super) fn go_on_landing(&mut self) -> Result<(), Failure> {
+    pub(super) fn advance_landing(&mut self) -> Result<(), Failure> {
         let Some(fast) = self.fast.as_mut() else {
             return Ok(());
         };
@@ -294,7 +294,11 @@ impl Session<'_> {
 
     /// Runs before a batch is mapped. Leaves out the frames that no longer have a page, or
     /// never had one of the guest's own. The destination is told of them.
-    pub(super) fn leave_out_gone(&mut self, slot: u8, pfns: &mut Vec<u64>) -> Result<(), Failure> {
+    pub(super) fn drop_depopulated(
+        &mut self,
+        slot: u8,
+        pfns: &mut Vec<u64>,
+    ) -> Result<(), Failure> {
         let Some(fast) = self.fast.as_mut().filter(|fast| fast.is_open()) else {
             return Ok(());
         };

@@ -62,7 +62,7 @@ pub trait Host {
     ///
     /// # Errors
     /// When the state of the request cannot be read.
-    fn withdraw_suspend(&mut self) -> io::Result<bool>;
+    fn cancel_suspend_request(&mut self) -> io::Result<bool>;
 
     /// Whether the attempt is cancelled. Once true, it stays true.
     ///

@@ -15,7 +15,7 @@ use super::Recorder;
 
 /// The ways in which a stub breaks the protocol.
 #[derive(Debug, thiserror::Error)]
-pub enum Lie {
+pub enum ProtocolViolation {
     /// The words do not decode to a message.
     #[error("it sent a message that is none: {0}")]
     Message(#[from] BadMessage),
@@ -52,7 +52,7 @@ pub enum Lie {
     Turn,
 }
 
-impl From<Corrupt> for Lie {
+impl From<Corrupt> for ProtocolViolation {
     fn from(_: Corrupt) -> Self {
         Self::Ring
     }
@@ -203,7 +203,7 @@ impl<'l> Peer<'l> {
 
     fn push(&mut self, message: ToStub) -> Result<(), Unheard> {
         let pushed = self.events.push(message.encode());
-        pushed.map_err(|_| Unheard::Lie(Lie::Deaf))
+        pushed.map_err(|_| Unheard::ProtocolViolation(ProtocolViolation::Deaf))
     }
 
     fn step(&mut self, at: Micros, event: Event) -> Result<(), Unheard> {
@@ -219,7 +219,7 @@ impl<'l> Peer<'l> {
     ///
     /// # Errors
     /// When the stub breaks the protocol.
-    pub fn hear(&mut self) -> Result<Option<Said>, Lie> {
+    pub fn hear(&mut self) -> Result<Option<Said>, ProtocolViolation> {
         let Some(words) = self.answers.pop()? else {
             return Ok(None);
         };
@@ -233,7 +233,7 @@ impl<'l> Peer<'l> {
                 let right = expected.as_ref().and_then(ActionKind::of);
                 match expected {
                     Some(action) if right == Some(said) => Said::Did(Box::new(action)),
-                    _ => return Err(Lie::Action { said, right }),
+                    _ => return Err(ProtocolViolation::Action { said, right }),
                 }
             }
         }))
@@ -244,7 +244,7 @@ impl<'l> Peer<'l> {
 #[derive(Debug)]
 pub enum Unheard {
     /// The stub is at fault.
-    Lie(Lie),
+    ProtocolViolation(ProtocolViolation),
     /// dom0 is at fault: the event cannot follow on the ones before.
     Ours(ProtocolError),
 }

@@ -25,7 +25,7 @@ use super::guest::RunningOn;
 use super::landing::Fast;
 use super::log_dirty::Cleaned;
 use super::pause::Pause;
-use super::peer::{Lie, Peer, Said};
+use super::peer::{Peer, ProtocolViolation, Said};
 use super::prepare::Prepared;
 use super::saved::{self, Saved};
 use super::slots::Slots;
@@ -161,7 +161,7 @@ impl<'s> Session<'s> {
         };
         let verdict = match verdict.how {
             How::StreamComplete => verdict,
-            _ => self.make_sure_it_runs(verdict),
+            _ => self.ensure_running(verdict),
         };
         // Once a guest waits to land, nothing that the stub may still say is read.
         if verdict.how != How::StreamComplete {
@@ -197,10 +197,10 @@ impl<'s> Session<'s> {
                 return Ok(end);
             }
             self.write()?;
-            self.go_on_landing()?;
-            self.look_after_the_guest()?;
+            self.advance_landing()?;
+            self.poll_guest()?;
             self.heed_wishes()?;
-            self.look_at_the_clock()?;
+            self.check_timers()?;
             if self.is_complete() {
                 return match self.is_suspended()? {
                     true => Ok(End::Complete),
@@ -296,7 +296,7 @@ impl<'s> Session<'s> {
             };
             heard = true;
             match said {
-                Said::Hello if self.begun => return Err(Lie::Turn.into()),
+                Said::Hello if self.begun => return Err(ProtocolViolation::Turn.into()),
                 Said::Hello => {
                     self.begun = true;
                     let pages = self.prepared.pages;
@@ -337,7 +337,7 @@ impl<'s> Session<'s> {
     fn map(&mut self, slot: u8, count: u32) -> Result<(), Failure> {
         let list = &self.stub.link().wanted[usize::from(slot)];
         let mut pfns = self.slots.want(slot, count, list)?;
-        self.leave_out_gone(slot, &mut pfns)?;
+        self.drop_depopulated(slot, &mut pfns)?;
         let left_out = self.map_window(slot, &mut pfns)?;
         // A page of the guest must not be missing at the destination because it could not
         // be mapped.

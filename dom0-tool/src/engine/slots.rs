@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use lull_core::link::{SLOTS, WantedList};
 
-use super::peer::Lie;
+use super::peer::ProtocolViolation;
 
 /// The state of a slot's batch.
 #[derive(Debug, Default)]
@@ -66,9 +66,14 @@ impl Slots {
     /// Copies the list of frames that the stub wants out of shared memory, and checks it.
     /// The frames must lie within the guest and ascend strictly through the round. There
     /// must be no more of them than were counted.
-    pub fn want(&mut self, slot: u8, count: u32, list: &WantedList) -> Result<Vec<u64>, Lie> {
+    pub fn want(
+        &mut self,
+        slot: u8,
+        count: u32,
+        list: &WantedList,
+    ) -> Result<Vec<u64>, ProtocolViolation> {
         if !matches!(self.slots[usize::from(slot)], Slot::Free) {
-            return Err(Lie::Slot(slot));
+            return Err(ProtocolViolation::Slot(slot));
         }
         let pfns: Vec<u64> = list
             .pfns
@@ -78,7 +83,7 @@ impl Slots {
             .collect();
         for pfn in &pfns {
             if *pfn < self.next_pfn || *pfn >= self.guest_pfns {
-                return Err(Lie::Frame(*pfn));
+                return Err(ProtocolViolation::Frame(*pfn));
             }
             self.next_pfn = pfn + 1;
         }
@@ -95,7 +100,7 @@ impl Slots {
     }
 
     /// Records that the stub has copied the slot's frames, and returns the frames.
-    pub fn filled(&mut self, slot: u8) -> Result<Vec<u64>, Lie> {
+    pub fn filled(&mut self, slot: u8) -> Result<Vec<u64>, ProtocolViolation> {
         let state = &mut self.slots[usize::from(slot)];
         match std::mem::take(state) {
             Slot::Mapped { requested, pfns } => {
@@ -106,7 +111,7 @@ impl Slots {
             }
             other => {
                 *state = other;
-                Err(Lie::Slot(slot))
+                Err(ProtocolViolation::Slot(slot))
             }
         }
     }
@@ -126,7 +131,7 @@ impl Slots {
     }
 
     /// Records that the stub has scanned the bitmap to its end.
-    pub fn scanned(&mut self) -> Result<(), Lie> {
+    pub fn scanned(&mut self) -> Result<(), ProtocolViolation> {
         if !self.scanning || self.requested != self.round_pages {
             return Err(self.count_is_off());
         }
@@ -134,8 +139,8 @@ impl Slots {
         Ok(())
     }
 
-    fn count_is_off(&self) -> Lie {
-        Lie::Count {
+    fn count_is_off(&self) -> ProtocolViolation {
+        ProtocolViolation::Count {
             asked: self.requested,
             counted: self.round_pages,
         }
@@ -189,30 +194,33 @@ mod tests {
         };
         assert!(matches!(
             fresh().want(0, 2, &list(&[7, 7])),
-            Err(Lie::Frame(7))
+            Err(ProtocolViolation::Frame(7))
         ));
         assert!(matches!(
             fresh().want(0, 2, &list(&[7, 6])),
-            Err(Lie::Frame(6))
+            Err(ProtocolViolation::Frame(6))
         ));
         assert!(matches!(
             fresh().want(0, 1, &list(&[100])),
-            Err(Lie::Frame(100))
+            Err(ProtocolViolation::Frame(100))
         ));
         assert!(matches!(
             fresh().want(0, 1, &list(&[u64::MAX])),
-            Err(Lie::Frame(_))
+            Err(ProtocolViolation::Frame(_))
         ));
         assert!(matches!(
             fresh().want(0, 3, &list(&[1, 2, 3])),
-            Err(Lie::Count { .. })
+            Err(ProtocolViolation::Count { .. })
         ));
         let mut slots = fresh();
         slots.want(0, 1, &list(&[7])).unwrap();
-        assert!(matches!(slots.want(1, 1, &list(&[7])), Err(Lie::Frame(7))));
+        assert!(matches!(
+            slots.want(1, 1, &list(&[7])),
+            Err(ProtocolViolation::Frame(7))
+        ));
         assert!(matches!(
             slots.scanned(),
-            Err(Lie::Count {
+            Err(ProtocolViolation::Count {
                 asked: 1,
                 counted: 2
             })
@@ -225,7 +233,10 @@ mod tests {
         slots.start_round(10);
         slots.want(0, 1, &list(&[1])).unwrap();
         slots.mapped(0, 1, vec![1]);
-        assert!(matches!(slots.want(0, 1, &list(&[2])), Err(Lie::Slot(0))));
-        assert!(matches!(slots.filled(1), Err(Lie::Slot(1))));
+        assert!(matches!(
+            slots.want(0, 1, &list(&[2])),
+            Err(ProtocolViolation::Slot(0))
+        ));
+        assert!(matches!(slots.filled(1), Err(ProtocolViolation::Slot(1))));
     }
 }

@@ -50,7 +50,7 @@ impl Session<'_> {
 
     fn heed(&mut self, wish: Wish) -> Result<Reply, Failure> {
         let machine = self.peer.machine();
-        if !machine.heeds_wishes() {
+        if !machine.accepts_changes() {
             return Ok(Err(
                 "too late: the guest was asked to stop, or the attempt is over".into(),
             ));
@@ -75,7 +75,8 @@ impl Session<'_> {
                     };
                     self.peer.tell(self.now(), Event::Limits(limits))?;
                 }
-                if let Some(bandwidth) = bandwidth.filter(|_| self.peer.machine().heeds_wishes()) {
+                if let Some(bandwidth) = bandwidth.filter(|_| self.peer.machine().accepts_changes())
+                {
                     self.hold_to(bandwidth)?;
                 }
                 self.tell_limits().map(Ok)
@@ -124,7 +125,7 @@ impl Session<'_> {
             millis(limit),
             millis(timeout),
         );
-        if !self.peer.machine().heeds_wishes() {
+        if !self.peer.machine().accepts_changes() {
             text.push_str("; that cannot be kept, so the migration ends");
         }
         Ok(text)

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use lull_base::{confine, hygiene, processes};
-use lull_xen::domain::{LAST_STEPS, Resumed, outlive_suspend};
+use lull_xen::domain::{LAST_STEPS, Resumed, wait_out_suspend};
 use lull_xen::domctl::ShadowOp;
 use lull_xen::{DomId, Xen};
 use rustix::stdio::dup2_stdout;
@@ -247,7 +247,9 @@ fn take_over(guest: DomId, helper: u32, lands: bool, asked: bool) -> io::Result<
     };
     let cleaning = thread::spawn(move || clean_up(guest, helper));
     let resumed = match resumed {
-        Ok(Resumed::WasNotSuspended) if asked => outlive_suspend(&xen, guest, LAST_STEPS).map(drop),
+        Ok(Resumed::WasNotSuspended) if asked => {
+            wait_out_suspend(&xen, guest, LAST_STEPS).map(drop)
+        }
         resumed => resumed.map(drop),
     };
     let cleaned = cleaning.join();

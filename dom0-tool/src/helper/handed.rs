@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use lull_base::inherited_fd;
 use lull_wire::events::How;
-use lull_xen::domain::{ask_to_suspend, withdraw_suspend};
+use lull_xen::domain::{ask_to_suspend, cancel_suspend_request};
 use lull_xen::{DomId, Xen};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
@@ -225,7 +225,7 @@ impl Toolstack for OnItsOwn {
             Some(SuspendAnswer::Stopped)
         } else if state.is_none()
             || asked.elapsed() > 2 * ACKNOWLEDGING
-            || (asked.elapsed() > ACKNOWLEDGING && withdraw_suspend(self.guest)?)
+            || (asked.elapsed() > ACKNOWLEDGING && cancel_suspend_request(self.guest)?)
         {
             Some(SuspendAnswer::Failed)
         } else {
@@ -238,7 +238,7 @@ impl Toolstack for OnItsOwn {
     }
 
     fn withdraw(&mut self) -> io::Result<bool> {
-        let withdrawn = withdraw_suspend(self.guest)?;
+        let withdrawn = cancel_suspend_request(self.guest)?;
         if withdrawn {
             self.asked = None;
         }

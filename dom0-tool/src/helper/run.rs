@@ -692,7 +692,7 @@ impl Host for Helper<'_> {
         self.toolstack.suspend_answer()
     }
 
-    fn withdraw_suspend(&mut self) -> io::Result<bool> {
+    fn cancel_suspend_request(&mut self) -> io::Result<bool> {
         self.toolstack.withdraw()
     }
 

@@ -196,7 +196,7 @@ impl Account {
 
     /// Whether it can no longer be prevented that the destination starts the guest. xl may
     /// not have reported GO yet, but nothing keeps it from sending GO.
-    pub fn is_past_return(&self) -> bool {
+    pub fn is_past_point_of_no_return(&self) -> bool {
         self.past_permission() || self.ready.is_some()
     }
 

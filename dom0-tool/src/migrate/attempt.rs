@@ -199,7 +199,7 @@ impl Attempt<'_> {
             Message::XlSilent => self.xl_silent = true,
             Message::XlEnded(end) => {
                 self.account.xl = Some(end);
-                if !self.account.is_past_return() {
+                if !self.account.is_past_point_of_no_return() {
                     self.tell_engine(Refused::XlGone);
                 }
                 self.ended_at = Some(Instant::now());
@@ -226,7 +226,7 @@ impl Attempt<'_> {
     }
 
     fn stop(&mut self) -> Stopped {
-        if self.account.is_past_return() {
+        if self.account.is_past_point_of_no_return() {
             return Stopped::TooLate;
         }
         if self.wish == Wish::Cancel {
@@ -262,7 +262,7 @@ impl Attempt<'_> {
         let silent = self.account.helper == HelperSeen::Never;
         if silent && self.out_of_time_at.is_some_and(|at| at <= Instant::now()) {
             self.out_of_time_at = None;
-            if self.wish == Wish::Move && !self.account.is_past_return() {
+            if self.wish == Wish::Move && !self.account.is_past_point_of_no_return() {
                 self.wish = Wish::OutOfTime;
                 self.orders.give(Order::HangUp);
             }

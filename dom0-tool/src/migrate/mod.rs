@@ -498,14 +498,18 @@ fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Se
         _ => Rescue::Allowed,
     };
     let seen = source::watch(source, rescue);
-    let judgement = as_seen(judgement, &seen, attempted.account.is_past_return());
+    let judgement = as_seen(
+        judgement,
+        &seen,
+        attempted.account.is_past_point_of_no_return(),
+    );
     (judgement, Some(seen))
 }
 
 /// An outcome with the guest running at the source stands only if the guest was seen to
 /// run.
-fn as_seen(judgement: Judgement, seen: &Seen, is_past_return: bool) -> Judgement {
-    let unknown = judgement.outcome == Outcome::Unknown || is_past_return;
+fn as_seen(judgement: Judgement, seen: &Seen, is_past_point_of_no_return: bool) -> Judgement {
+    let unknown = judgement.outcome == Outcome::Unknown || is_past_point_of_no_return;
     match seen {
         Seen::Running | Seen::Rescued => judgement,
         Seen::Dead(_) if !unknown => Judgement {

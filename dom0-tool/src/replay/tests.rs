@@ -126,7 +126,7 @@ fn a_larger_limit_would_have_moved_a_refused_guest() {
             simulated.pause.is_none()
                 && simulated.rounds > 2
                 && refusal.figures.smallest_limit.is_some()
-                && matches!(refusal.reason, lull_core::refusal::Reason::Hopeless(_))
+                && matches!(refusal.reason, lull_core::refusal::Reason::NotConverging(_))
         }
         _ => false,
     });

@@ -15,7 +15,7 @@
 use lull_core::downtime::{Downtime, FixedCosts, FixedPart, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use lull_core::machine::{Action, Config, Event, Machine};
-use lull_core::refusal::{Hopeless, Reason, Refusal};
+use lull_core::refusal::{NotConverging, Reason, Refusal};
 use lull_core::units::{Bounds, Micros, PageRate};
 use serde::{Deserialize, Serialize};
 
@@ -491,9 +491,9 @@ fn reason(reason: Reason) -> &'static str {
             FixedPart::Landing => "fixed-costs-landing",
             FixedPart::Resume => "fixed-costs-resume",
         },
-        Reason::Hopeless(Hopeless::Outpaced) => "outpaced",
-        Reason::Hopeless(Hopeless::NoProgress) => "no-progress",
-        Reason::Hopeless(Hopeless::TooManyRounds) => "too-many-rounds",
+        Reason::NotConverging(NotConverging::DirtyRateTooHigh) => "outpaced",
+        Reason::NotConverging(NotConverging::Stalled) => "no-progress",
+        Reason::NotConverging(NotConverging::TooManyRounds) => "too-many-rounds",
         Reason::DowntimeAfterSuspend => "downtime-after-suspend",
         Reason::BehindSchedule => "behind-schedule",
         Reason::Timeout => "timeout",

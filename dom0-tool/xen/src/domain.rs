@@ -295,7 +295,7 @@ pub enum Outlived {
 ///
 /// # Errors
 /// Returns an error if Xen or xenstore cannot be queried.
-pub fn outlive_suspend(xen: &Xen, domain: DomId, longest: Duration) -> io::Result<Outlived> {
+pub fn wait_out_suspend(xen: &Xen, domain: DomId, longest: Duration) -> io::Result<Outlived> {
     let begun = Instant::now();
     loop {
         if let Resumed::Yes { at } = xen.resume_suspended(domain)? {
@@ -303,7 +303,7 @@ pub fn outlive_suspend(xen: &Xen, domain: DomId, longest: Duration) -> io::Resul
         }
         // The request may still be on its way to xenstore, so finding none proves
         // nothing.
-        if withdraw_suspend(domain)? {
+        if cancel_suspend_request(domain)? {
             return Ok(Outlived::Over);
         }
         if xen.domain_state(domain)?.is_none_or(|state| state.dying) {
@@ -333,7 +333,7 @@ pub fn ask_to_suspend(domain: DomId) -> io::Result<()> {
 ///
 /// # Errors
 /// Returns an error if xenstore does not answer.
-pub fn withdraw_suspend(domain: DomId) -> io::Result<bool> {
+pub fn cancel_suspend_request(domain: DomId) -> io::Result<bool> {
     Xenstore::open()?.replace(&shutdown_request(domain), "suspend", "")
 }
 
