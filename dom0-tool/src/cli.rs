@@ -168,7 +168,7 @@ pub enum Command {
 
     /// Hold what is told of an attempt until it is over; lull starts it
     #[command(hide = true)]
-    KeepRun(runs::keeper::Options),
+    KeepRun(runs::spooler::Options),
 
     /// Check whether this host, and optionally a destination, is ready
     ///
@@ -195,7 +195,7 @@ pub enum Command {
 
     /// Hold an attempt's trace until it is over; the helper starts it
     #[command(hide = true)]
-    KeepTrace(trace::keeper::Options),
+    KeepTrace(trace::spooler::Options),
 
     /// Clear up after a rehearsal that died; it starts it itself
     #[command(hide = true)]

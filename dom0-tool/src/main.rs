@@ -31,7 +31,6 @@ mod engine;
 mod generate;
 mod helper;
 mod host;
-mod kept;
 mod land;
 mod landing;
 mod ledger;
@@ -45,6 +44,7 @@ mod replay;
 mod report;
 mod resume;
 mod runs;
+mod spool;
 mod stream;
 mod stub;
 mod trace;
@@ -76,14 +76,14 @@ fn main() -> ExitCode {
         cli::Command::Replay(options) => replay::main(&options),
         cli::Command::Ledger(options) => ledger::main(&options),
         cli::Command::Report(options) => report::main(&options),
-        cli::Command::KeepRun(options) => runs::keeper::main(&options),
+        cli::Command::KeepRun(options) => runs::spooler::main(&options),
         cli::Command::Doctor(options) => doctor::main(&options),
         #[cfg(feature = "terminal")]
         cli::Command::Generate(options) => generate::main(&options),
         cli::Command::Limits(options) => limits::main(&options),
         cli::Command::Enable(options) => enable::enable(&options),
         cli::Command::Disable(options) => enable::disable(&options),
-        cli::Command::KeepTrace(options) => trace::keeper::main(&options),
+        cli::Command::KeepTrace(options) => trace::spooler::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
         cli::Command::Engine(options) => helper::engine(&options),
         cli::Command::Land => land::main(),

@@ -29,7 +29,7 @@ pub use known::Known;
 pub use show::{Options, main};
 pub use summary::{Foresight, Row};
 
-use crate::kept::folder::make_private;
+use crate::spool::folder::make_private;
 use book::{Book, SCHEMA};
 use summary::Summary;
 

@@ -11,10 +11,10 @@ use rustix::io::ioctl_fionread;
 use crate::land::caller::Call;
 use crate::transport::orders::Orders;
 
-use super::account::Account;
 use super::attended::Attended;
 use super::inbox::{Inbox, Message};
 use super::judged;
+use super::observed::ObservedAttempt;
 use super::outcome::{HelperSeen, Wish};
 use super::progress::Watcher;
 use super::xl::Plan;
@@ -46,7 +46,7 @@ const HELPER_FIRST: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Attempted {
     /// What was observed of the attempt.
-    pub account: Account,
+    pub account: ObservedAttempt,
     /// What the operator wanted in the end.
     pub wish: Wish,
 }
@@ -67,7 +67,7 @@ pub fn run(
     let mut attempt = Attempt {
         orders: started.orders.clone(),
         helper: started.helper.try_clone()?,
-        account: Account::default(),
+        account: ObservedAttempt::default(),
         attended: Attended::of(plan.guest.domid, plan.control),
         wish: Wish::Move,
         order: plan.landing,
@@ -115,7 +115,7 @@ pub fn run(
 struct Attempt<'a> {
     helper: UnixStream,
     orders: Orders,
-    account: Account,
+    account: ObservedAttempt,
     attended: Attended<'a>,
     wish: Wish,
     /// The landing that the guest is to use.

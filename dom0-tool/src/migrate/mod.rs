@@ -3,16 +3,16 @@
 //!
 //! [`xl`] starts the processes, through a [`transport`] of lull's own. [`inbox`] receives
 //! their messages, and [`attempt`] follows them; [`attended`] serves operators while the
-//! guest lands. [`account`] records what was observed, [`mod@pause`] measures the pause,
+//! guest lands. [`observed`] records what was observed, [`mod@pause`] measures the pause,
 //! and [`outcome`] judges. [`source`] verifies where the guest runs. [`report`] and
 //! [`tables`] produce the output.
 
-pub mod account;
 pub mod attempt;
 mod attended;
 mod engine;
 pub mod inbox;
 pub mod lines;
+pub mod observed;
 pub mod outcome;
 mod pause;
 pub mod progress;
@@ -46,18 +46,18 @@ use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::destination::{Enough, Patience, admit};
 use crate::host::{self, Guest, Host, NotReady};
-use crate::kept;
 use crate::landing::{self, Choice, Trust, choose};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monitor;
 use crate::rehearse::{self, Rehearsed, Way};
 use crate::runs;
+use crate::spool;
 use crate::stub::room::{self, NoRoom};
 
-use account::Account;
 use attempt::Attempted;
 use inbox::Inbox;
+use observed::ObservedAttempt;
 use outcome::{Evidence, Judgement, Outcome, Wish, XlEnd, judge};
 use progress::Watcher;
 use report::Report;
@@ -386,7 +386,7 @@ fn not_tried(
     let report = Report {
         guest,
         options,
-        account: &Account::default(),
+        account: &ObservedAttempt::default(),
         outcome,
         why: &why,
         seen: Some(&seen),
@@ -424,7 +424,7 @@ fn say_what_is_asked(options: &Migrate, limits: &Effective, guest: &Guest, watch
 /// The warning for a guest that did not suspend itself the last time, as the copy may be in
 /// vain again.
 fn last_stayed(guest: &Guest) -> Option<String> {
-    let runs = kept::Folder::at(runs::FOLDER, runs::MOST);
+    let runs = spool::Folder::at(runs::FOLDER, runs::RETENTION);
     let last = runs::run::newest_of(&runs, &guest.name)?;
     let when = last.begun.as_ref().map_or("", |begun| &begun.started);
     last.did_not_suspend().then(|| {
@@ -528,7 +528,7 @@ fn as_seen(judgement: Judgement, seen: &Seen, is_past_point_of_no_return: bool) 
 fn remember(
     options: &Migrate,
     guest: &Guest,
-    account: &Account,
+    account: &ObservedAttempt,
     known: &Known,
     ledger: &Ledger,
     watcher: &Watcher,

@@ -5,9 +5,9 @@ use lull_wire::events::{How, Landing, PauseParts, Refused};
 
 use crate::ledger::{Entry, Known};
 
-use super::account::Account;
+use super::observed::ObservedAttempt;
 
-impl Account {
+impl ObservedAttempt {
     /// The pause of an attempt that was given up after the suspend, in milliseconds, as
     /// measured by the process that ended it.
     pub fn refused_pause_ms(&self) -> Option<u64> {
@@ -231,9 +231,9 @@ mod tests {
         heard: u64,
     }
 
-    fn moved(at: Stamps) -> Account {
+    fn moved(at: Stamps) -> ObservedAttempt {
         let line = |line: &str| serde_json::from_str(line).expect("an event");
-        let mut account = Account::default();
+        let mut account = ObservedAttempt::default();
         let requested = at.requested;
         account.helper_said(line(&format!(
             r#"{{"type":"suspended","requested_at_ms":1,"stopped_at_ms":2,"dirty_pages":3,"predicted":{{}},"requested_monotonic_ns":{requested}}}"#

@@ -8,7 +8,7 @@ use crate::cli::Migrate;
 use crate::host::Guest;
 use crate::ledger::Known;
 
-use super::account::Account;
+use super::observed::ObservedAttempt;
 use super::outcome::{HelperSeen, Outcome, RunningOn};
 use super::source::Seen;
 use super::tables::Tables;
@@ -21,7 +21,7 @@ pub struct Report<'a> {
     /// The options of the command.
     pub options: &'a Migrate,
     /// What was observed.
-    pub account: &'a Account,
+    pub account: &'a ObservedAttempt,
     /// How the attempt ended.
     pub outcome: Outcome,
     /// The sentence that explains it, without a full stop; may be empty.

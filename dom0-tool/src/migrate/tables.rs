@@ -8,13 +8,13 @@ use lull_base::table::table;
 use lull_core::units::PAGE_SIZE;
 use lull_wire::events::{Ended, Landing, PauseParts, Round};
 
-use super::account::Account;
+use super::observed::ObservedAttempt;
 
 /// The data that the tables show.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables<'a> {
     /// What was observed.
-    pub account: &'a Account,
+    pub account: &'a ObservedAttempt,
     /// Whether the guest runs at the destination.
     pub moved: bool,
     /// The expected pause in milliseconds, with history.

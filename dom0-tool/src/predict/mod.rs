@@ -23,13 +23,13 @@ use lull_wire::events::{How, Landing, PauseParts};
 
 use crate::cli::if_terminal;
 use crate::host::{self, Guest, Host};
-use crate::kept::Folder;
 use crate::ledger::{self, Known, Ledger};
 use crate::limits::{self, Chosen};
 use crate::migrate::outcome::Outcome;
 #[cfg(feature = "terminal")]
 use crate::report::plot;
 use crate::runs::{self, Run};
+use crate::spool::Folder;
 use model::Model;
 use sample::NotSampled;
 use told::Prediction;
@@ -241,7 +241,7 @@ fn link(options: &Options, cap: Option<&Chosen<PageRate>>) -> (u64, String) {
 fn seen_rate(host: &str) -> Option<(u64, String)> {
     /// The number of records examined.
     const MOST: usize = 64;
-    let folder = Folder::at(runs::FOLDER, runs::MOST);
+    let folder = Folder::at(runs::FOLDER, runs::RETENTION);
     let records = folder.records().into_iter().take(MOST);
     let runs = records.filter_map(|(name, _)| Run::open(&folder.path().join(name)).ok());
     runs.filter(|run| run.destination() == Some(host))

@@ -9,7 +9,7 @@ use lull_base::terminal;
 use lull_wire::events::{self, Event, Landing, PauseParts};
 
 use super::scene::DESTROYS_ITSELF;
-use crate::migrate::account::Account;
+use crate::migrate::observed::ObservedAttempt;
 use crate::migrate::outcome::{HelperSeen, Outcome};
 use crate::migrate::progress;
 
@@ -74,7 +74,7 @@ impl Rehearsed {
     }
 
     /// Records the figures of the migration there.
-    pub fn there(&mut self, took: Duration, account: &Account) {
+    pub fn there(&mut self, took: Duration, account: &ObservedAttempt) {
         self.there = Some(took);
         self.parts = account.observed_parts().unwrap_or_default();
         self.landing = account.landing_split();

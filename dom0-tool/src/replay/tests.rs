@@ -13,7 +13,7 @@ use lull_wire::events::How;
 use super::reader::{NoTrace, Reader};
 use super::rerun::{Outcome, Rerun};
 use crate::engine::Recorder as _;
-use crate::kept::Pipe;
+use crate::spool::Pipe;
 use crate::trace::{LARGEST, Recorder};
 
 /// The trace of a simulated attempt.

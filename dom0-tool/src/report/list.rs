@@ -7,8 +7,8 @@ use lull_base::fmt::{Millis, Short, or_dash};
 use lull_base::table::table;
 use serde::Serialize;
 
-use crate::kept::Folder;
 use crate::runs::Run;
+use crate::spool::Folder;
 
 use super::json::SCHEMA;
 

@@ -20,9 +20,9 @@ use lull_base::suggest::{did_you_mean, nearest};
 use lull_base::terminal::to_stdout;
 
 use crate::cli::if_terminal;
-use crate::kept::Folder;
 use crate::ledger::{self, Ledger, Row};
-use crate::runs::{self, MOST, Run, run};
+use crate::runs::{self, RETENTION, Run, run};
+use crate::spool::Folder;
 
 /// The options of `lull report`.
 #[derive(Debug, Args)]
@@ -68,7 +68,7 @@ const NOTHING: u8 = 2;
 
 /// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
-    let folder = Folder::at(&options.folder, MOST);
+    let folder = Folder::at(&options.folder, RETENTION);
     if options.list {
         let runs = list::all(&folder);
         to_stdout(&match options.json {

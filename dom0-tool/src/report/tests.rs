@@ -105,7 +105,7 @@ fn a_guest_left_to_xens_own_helper_is_shown_with_the_reason() {
 #[test]
 fn a_huge_or_strange_file_is_an_error_and_the_list_goes_on() {
     let root = tempfile::tempdir().unwrap();
-    let folder = Folder::at(root.path(), MOST);
+    let folder = Folder::at(root.path(), RETENTION);
     folder.keep("web1", MOVED.as_bytes()).unwrap();
     let huge = root.path().join("2020-01-01T00-00-00Z-huge.jsonl");
     let file = std::fs::File::create(&huge).unwrap();
@@ -123,7 +123,7 @@ fn a_huge_or_strange_file_is_an_error_and_the_list_goes_on() {
 fn what_is_recorded_is_read_back_and_stays_within_its_bound() {
     let mut bytes = Vec::new();
     let mut recorder = runs::Recorder::to(
-        crate::kept::Pipe::to(&mut bytes),
+        crate::spool::Pipe::to(&mut bytes),
         run(MOVED).begun.expect("it has one"),
     );
     let progress = &run(MOVED).progress[3];

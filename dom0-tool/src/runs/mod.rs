@@ -4,22 +4,22 @@
 //!
 //! `lull migrate` keeps the record. If xl or libvirt were called without it, the helper
 //! does, and the record then lacks how the guest arrived. A process of its own
-//! ([`kept`](crate::kept)) writes it when the attempt is over.
+//! ([`spool`](crate::spool)) writes it when the attempt is over.
 
-pub mod keeper;
 pub mod recorder;
 pub mod run;
+pub mod spooler;
 
 pub use recorder::Recorder;
 pub use run::Run;
 
-use crate::kept::folder::Most;
+use crate::spool::folder::Retention;
 
 /// The folder in which runs are kept.
 pub const FOLDER: &str = "/var/lib/lull/runs";
 
 /// The most runs that the folder keeps.
-pub const MOST: Most = Most {
+pub const RETENTION: Retention = Retention {
     files: 256,
     bytes: 64 << 20,
 };

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use lull_wire::events::{Begun, Event, Line, SCHEMA};
 use lull_xen::DomId;
 
-use super::{LARGEST, keeper};
-use crate::kept::Pipe;
+use super::{LARGEST, spooler};
+use crate::spool::Pipe;
 
 /// Bytes reserved for the last lines of a record.
 const LAST_LINES: usize = 64 << 10;
@@ -50,7 +50,7 @@ impl Recorder {
         through: Through,
     ) -> io::Result<(Self, Child)> {
         // After `--`, because a guest may have any name.
-        let (pipe, child) = Pipe::start(&[keeper::SUBCOMMAND, "--", guest])?;
+        let (pipe, child) = Pipe::start(&[spooler::SUBCOMMAND, "--", guest])?;
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
         let begun = Begun {
             lull: crate::version().to_owned(),

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use lull_wire::events::{Begun, Event, How, Line, Outcome, Progress, Round, SCHEMA};
 
 use crate::engine::DID_NOT_SUSPEND;
-use crate::kept::Folder;
-use crate::kept::folder::file_name;
-use crate::migrate::account::Account;
 use crate::migrate::lines::each_line;
+use crate::migrate::observed::ObservedAttempt;
 use crate::migrate::report::what_would_do;
+use crate::spool::Folder;
+use crate::spool::folder::file_name;
 
 use super::LARGEST;
 
@@ -24,7 +24,7 @@ pub struct Run {
     /// The first line, which names the guest.
     pub begun: Option<Begun>,
     /// The account of the attempt.
-    pub account: Account,
+    pub account: ObservedAttempt,
     /// All rounds of the attempt.
     pub rounds: Vec<Round>,
     /// All lines of progress.
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_guest_that_did_not_suspend_is_remembered_until_it_did() {
         let root = tempfile::tempdir().unwrap();
-        let folder = Folder::at(root.path(), super::super::MOST);
+        let folder = Folder::at(root.path(), super::super::RETENTION);
         assert!(newest_of(&folder, "web1").is_none());
         let moved = include_str!("../report/samples/moved.jsonl");
         let mut ended = Ended::so(How::SourceFailed);

@@ -2,14 +2,14 @@
 //! took, one JSON object per line ([`trace`](lull_wire::trace)).
 //!
 //! The helper sends the lines ([`Recorder`]) to a process that keeps them until the helper
-//! has exited ([`kept`](crate::kept)).
+//! has exited ([`spool`](crate::spool)).
 //!
 //! `lull replay` reads the trace back.
 
-pub mod keeper;
 mod recorder;
+pub mod spooler;
 
-use crate::kept::folder::Most;
+use crate::spool::folder::Retention;
 
 pub use recorder::{Recorder, Unrecorded};
 
@@ -17,7 +17,7 @@ pub use recorder::{Recorder, Unrecorded};
 pub const FOLDER: &str = "/var/lib/lull/traces";
 
 /// The most traces that the folder keeps.
-pub const MOST: Most = Most {
+pub const RETENTION: Retention = Retention {
     files: 64,
     bytes: 256 << 20,
 };

@@ -10,10 +10,10 @@ use lull_wire::events::How;
 use lull_wire::trace::{Decision, End, Header, Line, SCHEMA, Told};
 use lull_xen::DomId;
 
-use super::keeper;
+use super::spooler;
 use super::{LARGEST, LONGEST_LINE};
 use crate::engine;
-use crate::kept::Pipe;
+use crate::spool::Pipe;
 
 /// The number of collected bytes at which the lines are sent.
 const PORTION: usize = 32 << 10;
@@ -45,7 +45,7 @@ impl Recorder {
     /// # Errors
     /// If the keeper cannot be started; there is then no trace.
     pub fn start(domain: DomId, config: Config) -> io::Result<Self> {
-        let (pipe, _) = Pipe::start(&[keeper::SUBCOMMAND, &domain.to_string()])?;
+        let (pipe, _) = Pipe::start(&[spooler::SUBCOMMAND, &domain.to_string()])?;
         Ok(Self::within(LARGEST, pipe, domain, config))
     }
 }

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{FOLDER, LARGEST, MOST, Run};
-use crate::kept::{Folder, keeper};
+use super::{FOLDER, LARGEST, RETENTION, Run};
 use crate::metrics::Metrics;
+use crate::spool::{Folder, spooler};
 
 /// The hidden subcommand that makes this binary a keeper.
 pub const SUBCOMMAND: &str = "keep-run";
@@ -26,11 +26,11 @@ pub struct Options {
 
 /// Keeps one run and counts it in the metrics.
 pub fn main(options: &Options) -> ExitCode {
-    let folder = Folder::at(&options.folder, MOST);
+    let folder = Folder::at(&options.folder, RETENTION);
     let metrics = options.folder.parent().map(Metrics::of);
     let begun = metrics.as_ref().map(Metrics::begun);
     let running = begun.and_then(|begun| begun.map_err(|error| not_counted(&error)).ok());
-    keeper::keep("record", &folder, &options.guest, LARGEST, |record| {
+    spooler::keep("record", &folder, &options.guest, LARGEST, |record| {
         let counted = Run::read(&options.guest, record)
             .and_then(|run| metrics.map_or(Ok(()), |metrics| metrics.over(running, &run)));
         if let Err(error) = counted {

@@ -73,7 +73,7 @@ impl Rounds {
 
 /// What was observed of an attempt.
 #[derive(Debug, Default)]
-pub struct Account {
+pub struct ObservedAttempt {
     /// Set when copying began.
     pub started: Option<Started>,
     /// The limits that were set since then.
@@ -111,7 +111,7 @@ pub struct Account {
     pub xl: Option<XlEnd>,
 }
 
-impl Account {
+impl ObservedAttempt {
     /// Records an event of the helper.
     pub fn helper_said(&mut self, event: Event) {
         self.helper = HelperSeen::Begun;
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn of_many_rounds_the_ends_are_kept() {
-        let mut account = Account::default();
+        let mut account = ObservedAttempt::default();
         for number in 0..10_000 {
             account.helper_said(Event::Round(round(number)));
         }

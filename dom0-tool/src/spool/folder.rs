@@ -12,7 +12,7 @@ use lull_base::processes;
 
 /// The bounds of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Most {
+pub struct Retention {
     /// The number of newest files kept.
     pub files: usize,
     /// The total size in bytes. The newest file is kept whatever its size.
@@ -48,12 +48,12 @@ pub fn make_private(folder: &Path) -> io::Result<()> {
 #[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
-    most: Most,
+    most: Retention,
 }
 
 impl Folder {
     /// The folder at `path`, which need not exist.
-    pub fn at(path: impl Into<PathBuf>, most: Most) -> Self {
+    pub fn at(path: impl Into<PathBuf>, most: Retention) -> Self {
         Self {
             path: path.into(),
             most,
@@ -169,7 +169,7 @@ pub fn file_name(whose: &str) -> String {
 mod tests {
     use super::*;
 
-    const MOST: Most = Most {
+    const RETENTION: Retention = Retention {
         files: 8,
         bytes: 1 << 20,
     };
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_record_is_there_whole_under_a_name_of_its_own() {
         let root = tempfile::tempdir().unwrap();
-        let folder = Folder::at(root.path().join("deep/traces"), MOST);
+        let folder = Folder::at(root.path().join("deep/traces"), RETENTION);
         let first = folder.keep("7", b"one\n").unwrap();
         let second = folder.keep("7", b"two\n").unwrap();
         assert_ne!(first, second);
@@ -189,14 +189,14 @@ mod tests {
     #[test]
     fn old_records_are_forgotten_by_count() {
         let root = tempfile::tempdir().unwrap();
-        let folder = Folder::at(root.path(), MOST);
-        for number in 0..MOST.files + 5 {
+        let folder = Folder::at(root.path(), RETENTION);
+        for number in 0..RETENTION.files + 5 {
             let name = format!("2020-01-01T00-00-{number:03}Z-1.jsonl");
             fs::write(root.path().join(name), b"old").unwrap();
         }
         fs::write(root.path().join("notes.txt"), b"not ours").unwrap();
         let kept = folder.keep("7", b"new").unwrap();
-        assert_eq!(folder.records().len(), MOST.files);
+        assert_eq!(folder.records().len(), RETENTION.files);
         assert!(kept.exists() && root.path().join("notes.txt").exists());
         assert!(!root.path().join("2020-01-01T00-00-000Z-1.jsonl").exists());
     }
@@ -204,13 +204,13 @@ mod tests {
     #[test]
     fn old_records_are_forgotten_by_size() {
         let root = tempfile::tempdir().unwrap();
-        let folder = Folder::at(root.path(), MOST);
+        let folder = Folder::at(root.path(), RETENTION);
         for number in 0..3 {
             let name = root.path().join(format!("2020-01-0{number}-1.jsonl"));
             // The file is sparse and does not fill the disk.
             File::create(name)
                 .unwrap()
-                .set_len(MOST.bytes / 2 - 10)
+                .set_len(RETENTION.bytes / 2 - 10)
                 .unwrap();
         }
         folder.keep("7", b"new").unwrap();
@@ -226,7 +226,9 @@ mod tests {
         for pid in [1, 4_194_305] {
             fs::write(at(pid), b"half").unwrap();
         }
-        Folder::at(root.path(), MOST).keep("7", b"new").unwrap();
+        Folder::at(root.path(), RETENTION)
+            .keep("7", b"new")
+            .unwrap();
         assert!(!at(1).exists() && !at(4_194_305).exists());
     }
 
@@ -236,7 +238,7 @@ mod tests {
         let file = root.path().join("file");
         fs::write(&file, b"").unwrap();
         assert!(
-            Folder::at(file.join("traces"), MOST)
+            Folder::at(file.join("traces"), RETENTION)
                 .keep("7", b"new")
                 .is_err()
         );
@@ -247,7 +249,7 @@ mod tests {
         assert_eq!(file_name("web1.lan"), "web1.lan");
         assert_eq!(file_name("../é b"), "..___b");
         let root = tempfile::tempdir().unwrap();
-        let folder = Folder::at(root.path(), MOST);
+        let folder = Folder::at(root.path(), RETENTION);
         let kept = folder.keep("../../x", b"new").unwrap();
         assert_eq!(kept.parent(), Some(root.path()));
     }

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use lull_xen::DomId;
 
-use super::{FOLDER, LARGEST, MOST};
-use crate::kept::{Folder, keeper};
+use super::{FOLDER, LARGEST, RETENTION};
+use crate::spool::{Folder, spooler};
 
 /// The hidden subcommand that makes this binary a keeper.
 pub const SUBCOMMAND: &str = "keep-trace";
@@ -25,7 +25,7 @@ pub struct Options {
 
 /// Keeps one trace.
 pub fn main(options: &Options) -> ExitCode {
-    let folder = Folder::at(&options.folder, MOST);
+    let folder = Folder::at(&options.folder, RETENTION);
     let name = options.domain.to_string();
-    keeper::keep("trace", &folder, &name, LARGEST, |_| {})
+    spooler::keep("trace", &folder, &name, LARGEST, |_| {})
 }
