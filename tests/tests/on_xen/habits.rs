@@ -176,6 +176,13 @@ pub fn cancelled_while_it_stops(world: &mut World) -> Result<()> {
         stood.stdout.contains("--p---") && stood.stdout.contains("ended first"),
         "{stood:?}"
     );
+    // Paused for long, Linux may give up freezing its tasks, and the guard cannot know: it
+    // waits for as long as a guest may take.
+    world.host.run_for(
+        "n=0; while pgrep -f '^/proc/self/exe guard ' >/dev/null && [ $n -lt 180 ]; do \
+         n=$((n + 1)); sleep 1; done",
+        LONGEST,
+    )?;
     aftermath::check_whole(&world.host, &guest)
 }
 
