@@ -224,10 +224,10 @@ impl ServiceCurve {
     /// of the last so many pages. A path that is already slow or stalled is a fact, not a
     /// risk. Zero while nothing is remembered.
     pub fn as_of_now(&self, pages: u64) -> Micros {
-        let pages_known = pages.min(self.known().pages);
-        match pages_known {
+        let latest = self.latest(pages);
+        match latest.pages {
             0 => Micros::ZERO,
-            known => self.latest(known).repeated(pages),
+            _ => latest.repeated(pages),
         }
     }
 
