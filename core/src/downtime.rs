@@ -188,6 +188,9 @@ pub struct DowntimeModel<'a> {
     pub service: &'a ServiceCurve,
     /// And as of late: [`ServiceCurve::expected_rate`], which is asked for often.
     pub expected_rate: PageRate,
+    /// Upper bound of the pages that the guest dirties from the request to suspend until
+    /// the final bitmap, [`DirtyCurve::at_most`], which is asked for often too.
+    pub dirtied_at_most: u64,
     /// What more than which is not sent while the guest runs.
     pub cap: Option<PageRate>,
     /// The guest has stopped, and dirties nothing more.
@@ -207,10 +210,9 @@ impl DowntimeModel<'_> {
         if self.stopped {
             return dirty_count;
         }
-        let window = self.costs.suspend.saturating_add(self.costs.final_bitmap);
         dirty_count
             .saturating_add(self.suspend_pages.most)
-            .saturating_add(self.dirty.at_most(window))
+            .saturating_add(self.dirtied_at_most)
             .min(self.guest_pages.max(dirty_count))
     }
 

@@ -880,8 +880,10 @@ impl Machine {
     }
 
     fn model(&self) -> DowntimeModel<'_> {
+        let costs = self.costs();
+        let window = costs.suspend.saturating_add(costs.final_bitmap);
         DowntimeModel {
-            costs: self.costs(),
+            costs,
             expected_costs: self.config.expected_costs,
             suspend_pages: self.config.suspend_pages,
             guest_pages: self.config.guest_pages,
@@ -889,6 +891,7 @@ impl Machine {
             dirty: &self.dirty,
             service: &self.service,
             expected_rate: self.service.expected_rate(),
+            dirtied_at_most: self.dirty.at_most(window),
             cap: self.service.cap(),
             stopped: false,
         }

@@ -610,6 +610,7 @@ fn the_last_pages_are_more_by_what_this_guest_dirties_to_stop() {
             dirty,
             service,
             expected_rate: service.expected_rate(),
+            dirtied_at_most: dirty.at_most(costs().suspend.saturating_add(costs().final_bitmap)),
             cap: None,
             stopped,
         };

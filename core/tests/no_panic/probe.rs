@@ -154,6 +154,7 @@ extern "C" fn _start() -> ! {
             dirty: &dirty,
             service: &service,
             expected_rate: opaque(PageRate(n)),
+            dirtied_at_most: opaque(n),
             cap: opaque(None),
             stopped: opaque(false),
         });
