@@ -244,12 +244,13 @@ impl DowntimeModel<'_> {
         let pages = if self.risk.get() == 0 {
             self.service.worst(most, self.risk).max(expected)
         } else {
-            let slower = self.service.worst(likely, self.risk).since(expected);
+            let (worst, now) = self.service.worst_and_now(likely, most, self.risk);
+            let slower = worst.since(expected);
             let more = self.expected_rate.time_for(most).since(expected);
             expected
                 .saturating_add(slower.max(more))
                 .saturating_add(Micros(slower.min(more).0 / 2))
-                .max(self.service.as_of_now(most))
+                .max(now)
         };
         Downtime {
             pages,

@@ -220,20 +220,25 @@ impl ServiceCurve {
         )
     }
 
-    /// The time for `pages` if the path continues exactly as it is at this moment: the time
-    /// of the last so many pages. A path that is already slow or stalled is a fact, not a
-    /// risk. Zero while nothing is remembered.
-    pub fn as_of_now(&self, pages: u64) -> Micros {
-        let latest = self.latest(pages);
-        match latest.pages {
-            0 => Micros::ZERO,
-            _ => latest.repeated(pages),
+    /// [`worst`](Self::worst) of `likely` pages; and how long `most` take if the path goes
+    /// on exactly as it does at this moment, as over the last `likely` pages. A path that
+    /// has become slow, or stalls, is no risk but a fact.
+    pub fn worst_and_now(&self, likely: u64, most: u64, risk: Risk) -> (Micros, Micros) {
+        match self.basis_and_latest(likely, risk) {
+            Some((basis, latest)) => (basis.repeated(likely), latest.repeated(most)),
+            None => (self.at_least.time_for(likely), Micros::ZERO),
         }
     }
 
     /// The stretch behind [`worst`](Self::worst): of that many pages, or of everything
     /// remembered if that is less. `None` while nothing is remembered.
     pub fn basis(&self, pages: u64, risk: Risk) -> Option<Stretch> {
+        let both = self.basis_and_latest(pages, risk);
+        both.map(|(basis, _)| basis)
+    }
+
+    /// [`basis`](Self::basis), and the latest stretch of that many pages.
+    fn basis_and_latest(&self, pages: u64, risk: Risk) -> Option<(Stretch, Stretch)> {
         let known = self.known();
         let pages = pages.min(known.pages);
         if pages == 0 {
@@ -281,11 +286,11 @@ impl ServiceCurve {
         }
         let left_out = usize::try_from(risk.share_of(count)).unwrap_or(0);
         let at_risk = slowest.stretches.get(left_out).copied().unwrap_or(latest);
-        Some(if latest.span > at_risk.span {
-            latest
-        } else {
-            at_risk
-        })
+        let basis = match latest.span > at_risk.span {
+            true => latest,
+            false => at_risk,
+        };
+        Some((basis, now))
     }
 
     /// The last `pages` pages sent, including the time since the last batch.

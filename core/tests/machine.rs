@@ -203,8 +203,10 @@ impl Checked {
                     0 => self.at_most(most),
                     _ => {
                         let service = self.machine.service();
-                        let now = service.as_of_now(most).max(expected.time_for(most));
-                        self.at_most(likely).max(now.0.into())
+                        let risk = self.config.risk;
+                        let (_, now) = service.worst_and_now(likely, most, risk);
+                        let more = now.max(expected.time_for(most));
+                        self.at_most(likely).max(more.0.into())
                     }
                 };
                 let pause = window + pages + self.after_pages();
