@@ -1,6 +1,5 @@
 //! Reads a record back. Whatever the file contains, the result can be shown.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -12,7 +11,6 @@ use crate::migrate::lines::each_line;
 use crate::migrate::observed::ObservedAttempt;
 use crate::migrate::report::what_would_do;
 use crate::spool::Folder;
-use crate::spool::folder::file_name;
 
 use super::LARGEST;
 
@@ -187,25 +185,8 @@ const LOOKED_AT: usize = 8;
 
 /// Finds a guest's newest record.
 pub fn newest_of(folder: &Folder, guest: &str) -> Option<Run> {
-    let named = file_name(guest);
-    // `2026-11-23T15-34-44Z-web1`, or with a number appended if there are several.
-    let is_its = |path: &PathBuf| {
-        let stem = path.file_stem().and_then(OsStr::to_str);
-        let whose = stem.and_then(|stem| stem.split_once("Z-"));
-        whose.is_some_and(|(_, whose)| {
-            let rest = whose.strip_prefix(&named);
-            rest.is_some_and(|rest| {
-                let number = rest.strip_prefix('-');
-                rest.is_empty()
-                    || number.is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
-            })
-        })
-    };
     folder
-        .records()
-        .into_iter()
-        .map(|(name, _)| folder.path().join(name))
-        .filter(is_its)
+        .records_of(guest)
         .take(LOOKED_AT)
         .filter_map(|path| Run::open(&path).ok())
         .find(|run| run.guest() == guest)

@@ -106,6 +106,25 @@ impl Folder {
             .unwrap_or_else(|| self.path.join(SUFFIX))
     }
 
+    /// The paths of one owner's records, newest first, by the names that
+    /// [`keep`](Self::keep) gives them.
+    pub fn records_of(&self, whose: &str) -> impl Iterator<Item = PathBuf> {
+        let name = file_name(whose);
+        let is_its = move |path: &PathBuf| {
+            let stem = path.file_stem().and_then(OsStr::to_str);
+            let rest = stem
+                .and_then(|stem| stem.split_once("Z-"))
+                .and_then(|(_, whose)| whose.strip_prefix(&name));
+            rest.is_some_and(|rest| {
+                let number = rest.strip_prefix('-');
+                rest.is_empty()
+                    || number.is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
+            })
+        };
+        let records = self.records().into_iter();
+        records.map(|(name, _)| self.path.join(name)).filter(is_its)
+    }
+
     /// Removes partial files that a killed process left behind.
     fn forget_unfinished(&self) {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
@@ -154,7 +173,7 @@ impl Folder {
 
 /// `whose` with everything replaced that a file name cannot contain, because a guest may
 /// have any name.
-pub fn file_name(whose: &str) -> String {
+fn file_name(whose: &str) -> String {
     whose
         .chars()
         .take(64)
