@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use comfy_table::{CellAlignment, Table};
+use lull_base::table::{Table, table};
 
 use crate::{Guest, GuestSpec, Host, HostConfig};
 
@@ -61,7 +61,7 @@ pub fn run() -> Result<()> {
             }
         }
     }
-    println!("{}", table(&all));
+    println!("{}", compared(&all));
     Ok(())
 }
 
@@ -93,16 +93,16 @@ fn measure(host: &Host, guest: &Guest, sender: Sender) -> Result<Turn> {
     })
 }
 
-fn table(all: &[Vec<Turn>; 3]) -> Table {
-    let mut table = Table::new();
-    table.set_header([
+fn compared(all: &[Vec<Turn>; 3]) -> Table {
+    let header = [
         "median of three turns",
         "stock xl",
         "lull's helper",
         "lull migrate",
         "helper / stock",
         "migrate / helper",
-    ]);
+    ];
+    let mut table = table(&header, 1..header.len());
     for (name, figure) in [
         (
             "pages a second",
@@ -119,9 +119,6 @@ fn table(all: &[Vec<Turn>; 3]) -> Table {
             format!("{:.2}", helper / stock),
             format!("{:.2}", whole / helper),
         ]);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
     }
     table
 }

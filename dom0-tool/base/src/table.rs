@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+pub use comfy_table::Table;
+use comfy_table::{CellAlignment, LineStyle, TableStyle};
 
 /// A rule below the header and no other line.
 const STYLE: TableStyle =

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use comfy_table::{CellAlignment, Table, presets};
+use lull_base::table::table;
 
 use super::count::Count;
 use super::told::Told;
@@ -47,9 +47,7 @@ pub struct Summary<'a>(pub &'a [Row]);
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header([
+        let header = [
             "guest, mover",
             "outcome",
             "limit",
@@ -58,12 +56,10 @@ impl fmt::Display for Summary<'_> {
             "outage\nseen by ping",
             "rounds",
             "took",
-        ]);
+        ];
+        let mut table = table(&header, 2..header.len());
         for row in self.0 {
             table.add_row(&row.0);
-        }
-        for column in table.column_iter_mut().skip(2) {
-            column.set_cell_alignment(CellAlignment::Right);
         }
         write!(f, "{table}")
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Mutex;
 
-use comfy_table::{Table, presets};
+use lull_base::table::{Table, table};
 
 use super::Seen;
 use super::cells::Then;
@@ -35,14 +35,12 @@ pub fn enter(row: Row) {
 }
 
 /// Returns the table of all rows.
-pub fn table() -> Option<Table> {
+pub fn all() -> Option<Table> {
     let rows = ROWS.lock().ok()?;
     if rows.is_empty() {
         return None;
     }
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header([
+    let header = [
         "phase",
         "fault",
         "the guest",
@@ -53,7 +51,8 @@ pub fn table() -> Option<Table> {
         "lull took",
         "in all",
         "",
-    ]);
+    ];
+    let mut table = table(&header, 4..9);
     for row in rows.iter() {
         table.add_row(row.words());
     }
