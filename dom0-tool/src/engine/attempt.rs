@@ -9,8 +9,9 @@ use lull_core::machine::Config;
 use lull_wire::events::{self, How, PauseParts};
 use lull_xen::{DomId, Xen};
 
-use super::channel::Channel;
 use super::explain::Verdict;
+use super::failure::Doing;
+use super::landing::{self, Channel};
 use super::prepare::prepare;
 use super::session::Session;
 use super::telling::millis;
@@ -93,8 +94,13 @@ impl<'a> Attempt<'a> {
         } = self;
         // A host that can no longer be asked counts as a cancellation.
         let mut is_over = || host.is_cancelled().unwrap_or(true);
-        let prepared = match prepare(xen, &order, &mut is_over) {
-            Ok(prepared) => prepared,
+        let pages = order.config.guest_pages;
+        let ready = prepare(xen, &order, &mut is_over).and_then(|prepared| {
+            let landing = landing::choose(channel, prepared.guest_pfns, pages);
+            Ok((prepared, landing.doing("no memory for hypercalls")?))
+        });
+        let (prepared, landing) = match ready {
+            Ok(ready) => ready,
             Err(failure) => return Err(NotBegun(Verdict::from(&failure))),
         };
         // From here on the engine reads what the stub says, and the guest may have taken
@@ -102,8 +108,8 @@ impl<'a> Attempt<'a> {
         // helper.
         confine::to_no_program();
         host.tell(prepared.in_words());
-        let mut session = Session::new(xen, &order, host, sink, log, &prepared, recorder);
-        let (verdict, told) = session.run_and_undo(channel);
+        let mut session = Session::new(&order, host, sink, landing, log, &prepared, recorder);
+        let (verdict, told) = session.run_and_undo();
         if verdict.how == How::StreamComplete {
             // Dropping these takes time, which counts as pause. It would also end
             // `lull land` and its connection, which takes time too.

@@ -10,7 +10,6 @@ use lull_xen::domain;
 
 use super::failure::{Doing, Failure};
 use super::guest::RunningOn;
-use super::landing::Fast;
 use super::pause::Pause;
 use super::session::Session;
 use crate::stub::Crash;
@@ -31,10 +30,6 @@ const SHUTDOWN_LOOK: Duration = Duration::from_secs(1);
 
 /// The interval between two progress events.
 const PROGRESS: Duration = Duration::from_millis(250);
-
-/// The time from the destination's message that all is in place until the transport knows
-/// of it. The transport keeps the deadline from then on.
-const HANDOVER: Micros = Micros::from_millis(10);
 
 /// A stub that owes an answer for this long has hung. The value is far above the time that
 /// a batch takes, so a slow stub on a loaded host is not taken for a hung one.
@@ -89,10 +84,10 @@ impl Session<'_> {
             self.living()?;
         }
         let state = self.peer.machine().state();
-        let building = self.fast.as_ref().is_some_and(Fast::is_building);
-        let copying = state == State::Copying || (state == State::Counting && building);
+        let resting = state == State::Counting && self.landing.is_resting();
+        let copying = state == State::Copying || resting;
         if self.begun && (copying || state == State::CopyingFinal) {
-            self.count_balloon()?;
+            self.look_at_memory()?;
             let dirty = if copying { Some(self.count()?) } else { None };
             self.peer.tick(self.now(), dirty)?;
             self.notify()?;
@@ -150,7 +145,7 @@ impl Session<'_> {
         let is_too_late = self
             .limit_in_force()
             .is_some_and(|limit| asked_for >= Duration::from_micros(limit.since(after).0));
-        let is_unwanted = self.fast.is_some() && (self.cancel_told || self.is_out_of_time());
+        let is_unwanted = self.landing.hands_over() && (self.cancel_told || self.is_out_of_time());
         if !is_unwanted && (!is_too_late || pause.binding) {
             return Ok(());
         }
@@ -211,10 +206,8 @@ impl Session<'_> {
         let config = self.peer.machine().config();
         let limit = self.limit_in_force()?;
         let pause = self.pause.filter(|pause| pause.stopped.is_some())?;
-        let mut after = config.costs.reserve();
-        if self.fast.is_some() {
-            after = after.saturating_add(HANDOVER);
-        }
+        let after = config.costs.reserve();
+        let after = after.saturating_add(self.landing.reserve());
         let after = if self.finishing {
             after
         } else {

@@ -77,11 +77,6 @@ impl Session<'_> {
         Ok(())
     }
 
-    pub(super) fn count(&self) -> Result<u64, Failure> {
-        let counted = self.prepared.log_dirty.count();
-        counted.map_err(|why| Failure::unread("the dirty pages cannot be counted", why))
-    }
-
     /// Checks whether the guest has stopped, and whether the attempt has been cancelled.
     pub(super) fn poll_guest(&mut self) -> Result<(), Failure> {
         let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
@@ -89,7 +84,7 @@ impl Session<'_> {
             return Err(Failure::HungUp(why));
         }
         // The machine has reached its end, but the stream is not committed yet.
-        if cancelled && self.fast.is_some() && self.finishing {
+        if cancelled && self.landing.hands_over() && self.finishing {
             return Err(Failure::HungUp(Refused::Cancelled));
         }
         if cancelled && !self.cancel_told && self.begun {
@@ -222,9 +217,8 @@ impl Session<'_> {
         let Some(pause) = self.pause.filter(|pause| !pause.answered) else {
             return verdict;
         };
-        if self.fast.is_some() {
-            // In a fast landing the request is the engine's own, so the engine may take it
-            // back.
+        if self.landing.hands_over() {
+            // The request is the engine's own, so the engine may take it back.
             self.outlive_request(&mut verdict);
             return verdict;
         }

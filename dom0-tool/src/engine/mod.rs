@@ -2,20 +2,18 @@
 //! and undo what was done.
 //!
 //! An [`attempt`] is [prepared](prepare) and runs as a [`session`]. That is a loop that
-//! answers the stub ([`peer`], [`slots`]), injects windows ([`windows`]), writes the stream
-//! ([`saved`], [`stream`](crate::stream)) and watches the [`guest`] and the [`clock`]. It
-//! leaves one running guest whatever happens. In a fast [`landing`] only the first pass
-//! goes into the stream, and the [`balloon`] is watched. The engine does not know which
-//! process hosts it: xl's helper, or `lull migrate` ([`Host`]).
+//! answers the stub ([`peer`], [`slots`]), injects windows ([`windows`]), sends batches
+//! ([`sending`], [`stream`](crate::stream)) and watches the [`guest`] and the [`clock`]. It
+//! leaves one running guest whatever happens. How the guest lands, classic or fast, is
+//! known to the [`landing`] alone. The engine does not know which process hosts it: xl's
+//! helper, or `lull migrate` ([`Host`]).
 
 mod attempt;
-mod balloon;
-mod channel;
 mod clock;
+mod dirty;
 mod explain;
 mod failure;
 mod frames;
-mod going;
 mod guest;
 mod landing;
 pub mod log_dirty;
@@ -24,11 +22,13 @@ mod peer;
 mod prepare;
 mod process;
 mod saved;
+mod sending;
 mod session;
 mod slots;
 mod steering;
 mod telling;
 mod throttle;
+mod verify;
 mod windows;
 
 use std::io;
@@ -39,8 +39,8 @@ use lull_core::units::Micros;
 use lull_wire::events::{Event, Refused};
 
 pub use attempt::{Attempt, NotBegun, Order, Verify, never_begun};
-pub use channel::Channel;
 pub use explain::{DID_NOT_SUSPEND, Verdict};
+pub use landing::Channel;
 pub use steering::{Reply, Wish};
 
 /// The process that hosts the engine.

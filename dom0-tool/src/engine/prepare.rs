@@ -17,6 +17,8 @@ use crate::stub::room::{self, NoRoom, Taken};
 
 /// What an attempt needs. The fields are in the order in which they are torn down.
 pub struct Prepared<'x> {
+    /// The hypervisor.
+    pub xen: &'x Xen,
     /// The stub domain of this attempt.
     pub stub: Stub<'x>,
     /// The guest's dirty log, which is switched on.
@@ -105,6 +107,7 @@ pub fn prepare<'x>(
         .map_err(|why| Failure::unread("the dirty bitmap cannot be read", why))?;
     stub.write_bitmap(&populated);
     Ok(Prepared {
+        xen,
         stub,
         log_dirty,
         _taken: taken,

@@ -3,26 +3,21 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use lull_core::batch::BATCH_PAGES;
 use lull_core::link::LogReader;
 use lull_core::machine::{Action, Event};
 use lull_core::refusal::Refusal;
 use lull_core::units::{Micros, PageRate};
-use lull_wire::events::{How, Refused};
-use lull_wire::stream::records::{self, Record};
+use lull_wire::events::How;
 use lull_xen::Xen;
 use lull_xen::domctl::Clean;
-use lull_xen::foreign::ForeignPages;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::attempt::{Order, Told, Verify};
-use super::channel::Channel;
 use super::clock::{Owed, SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
 use super::explain::Verdict;
 use super::failure::{Doing, Failure};
-use super::frames;
 use super::guest::RunningOn;
-use super::landing::Fast;
+use super::landing::{Landing, Means};
 use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::peer::{Peer, ProtocolViolation, Said};
@@ -70,8 +65,7 @@ pub(super) struct Session<'s> {
     pub(super) slots: Slots,
     pub(super) windows: Option<Windows>,
     pub(super) queue: Queue,
-    /// The state of a fast landing; `None` in a classic one.
-    pub(super) fast: Option<Fast>,
+    pub(super) landing: Box<dyn Landing>,
     /// The bandwidth cap while the guest runs. It ends with the request to suspend, so that
     /// it lengthens no pause.
     pub(super) throttle: Option<Throttle>,
@@ -103,10 +97,10 @@ pub(super) struct Session<'s> {
 
 impl<'s> Session<'s> {
     pub fn new(
-        xen: &'s Xen,
         order: &'s Order,
         host: &'s mut dyn Host,
         sink: Sink,
+        landing: Box<dyn Landing>,
         log: &'s StubLog,
         prepared: &'s Prepared<'s>,
         recorder: &'s mut dyn Recorder,
@@ -114,10 +108,11 @@ impl<'s> Session<'s> {
         let now = Instant::now();
         let stub = &prepared.stub;
         Self {
-            xen,
+            xen: prepared.xen,
             order,
             host,
             sink,
+            landing,
             log,
             stub,
             prepared,
@@ -127,7 +122,6 @@ impl<'s> Session<'s> {
             slots: Slots::new(prepared.guest_pfns),
             windows: None,
             queue: Queue::default(),
-            fast: None,
             throttle: None,
             held_back: false,
             pause: None,
@@ -149,8 +143,8 @@ impl<'s> Session<'s> {
 
     /// Runs the loop. Whatever its outcome, the guest is left stopped only if the stream is
     /// complete.
-    pub fn run_and_undo(&mut self, channel: Option<Channel>) -> (Verdict, Told) {
-        let end = self.run(channel);
+    pub fn run_and_undo(&mut self) -> (Verdict, Told) {
+        let end = self.run();
         let verdict = match &end {
             Ok(End::Complete) => {
                 self.host.commit();
@@ -180,12 +174,7 @@ impl<'s> Session<'s> {
         (verdict, told)
     }
 
-    fn run(&mut self, channel: Option<Channel>) -> Result<End, Failure> {
-        if let Some(channel) = channel {
-            let pages = self.order.config.guest_pages;
-            let fast = Fast::new(channel, self.prepared.guest_pfns, pages);
-            self.fast = Some(fast.doing("no memory for hypercalls")?);
-        }
+    fn run(&mut self) -> Result<End, Failure> {
         self.windows = Some(Windows::new().doing("no memory for hypercalls")?);
         let headers = saved::headers(self.xen, self.order.guest)
             .doing("the guest's CPU policy cannot be read")?;
@@ -227,14 +216,24 @@ impl<'s> Session<'s> {
         let Some(pause) = self.pause.as_mut().filter(|_| self.finishing) else {
             return false;
         };
-        if !self.queue.is_empty() {
-            return false;
-        }
-        if self.fast.as_ref().is_some_and(|fast| !fast.has_landed()) {
+        if !self.queue.is_empty() || !self.landing.is_complete() {
             return false;
         }
         pause.state_sent.get_or_insert_with(Instant::now);
         pause.answered
+    }
+
+    /// The landing, and what it works with.
+    pub(super) fn landing(&mut self) -> (&mut dyn Landing, Means<'_>) {
+        let means = Means {
+            xen: self.xen,
+            guest: self.order.guest,
+            guest_pfns: self.prepared.guest_pfns,
+            queue: &mut self.queue,
+            sink: &mut self.sink,
+            host: self.host,
+        };
+        (&mut *self.landing, means)
     }
 
     pub(super) fn now(&self) -> Micros {
@@ -263,7 +262,7 @@ impl<'s> Session<'s> {
             }
         }
         let mut wake = self.host.wake_on();
-        wake.extend(self.fast.as_ref().and_then(Fast::wake_on));
+        wake.extend(self.landing.wake_on());
         fds.extend(
             wake.iter()
                 .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
@@ -334,91 +333,6 @@ impl<'s> Session<'s> {
             .doing("the stub cannot be signalled")
     }
 
-    fn map(&mut self, slot: u8, count: u32) -> Result<(), Failure> {
-        let list = &self.stub.link().wanted[usize::from(slot)];
-        let mut pfns = self.slots.want(slot, count, list)?;
-        self.drop_depopulated(slot, &mut pfns)?;
-        let left_out = self.map_window(slot, &mut pfns)?;
-        // A page of the guest must not be missing at the destination because it could not
-        // be mapped.
-        if self.has_pages(&left_out)? {
-            pfns.extend(left_out);
-            pfns.sort_unstable();
-            let left_out = self.map_window(slot, &mut pfns)?;
-            if self.has_pages(&left_out)? {
-                return Err(Failure::Unmappable(left_out.first().copied().unwrap_or(0)));
-            }
-        }
-        let pages = pfns.len() as u32;
-        self.slots.mapped(slot, count, pfns);
-        Ok(self.peer.mapped(slot, pages)?)
-    }
-
-    fn map_window(&mut self, slot: u8, pfns: &mut Vec<u64>) -> Result<Vec<u64>, Failure> {
-        let Some(windows) = &mut self.windows else {
-            return Ok(Vec::new());
-        };
-        let guest = self.order.guest;
-        let mapped = windows.map(self.xen, self.stub, guest, usize::from(slot), pfns);
-        mapped.doing("the guest's frames cannot be mapped")
-    }
-
-    /// Whether Xen has a page of the guest behind one of these frames. The query is rare:
-    /// it is made only for frames that could not be mapped.
-    fn has_pages(&self, pfns: &[u64]) -> Result<bool, Failure> {
-        if pfns.is_empty() {
-            return Ok(false);
-        }
-        let asked = frames::any_populated(self.xen, self.order.guest, pfns);
-        asked.doing("the guest's frames cannot be listed")
-    }
-
-    fn filled(&mut self, slot: u8) -> Result<(), Failure> {
-        let pfns = self.slots.filled(slot)?;
-        self.send_batch(slot, pfns)
-    }
-
-    pub(super) fn send_in_stream(&mut self, slot: usize, pfns: &[u64]) -> Result<(), Failure> {
-        if pfns.is_empty() {
-            return self.sent(slot);
-        }
-        self.queue.push(records::page_data_header(pfns));
-        self.queue.push_payload(slot, pfns.len());
-        Ok(())
-    }
-
-    pub(super) fn sent(&mut self, slot: usize) -> Result<(), Failure> {
-        let (requested, pages) = self.slots.written(slot);
-        if std::mem::take(&mut self.held_back) && self.peer.has_room() {
-            self.peer.tell(self.now(), Event::HeldBack)?;
-        }
-        Ok(self.peer.sent(self.now(), slot, requested, pages)?)
-    }
-
-    pub(super) fn write(&mut self) -> Result<(), Failure> {
-        if self.queue.is_empty() {
-            return Ok(());
-        }
-        let allowed = match &mut self.throttle {
-            Some(throttle) => throttle.allowed(Instant::now()),
-            None => usize::MAX,
-        };
-        if allowed == 0 {
-            self.held_back = true;
-            return Ok(());
-        }
-        let stub = self.stub;
-        let before = self.queue.written();
-        let written = self.queue.write(&mut self.sink, allowed, |slot, pages| {
-            stub.payload(slot, pages)
-        });
-        if let Some(throttle) = &mut self.throttle {
-            throttle.sent(self.queue.written() - before);
-        }
-        let slots = written.map_err(Failure::Stream)?.slots;
-        self.written(slots)
-    }
-
     /// Carries out the machine's decision.
     fn act(&mut self, action: Action) -> Result<Option<End>, Failure> {
         let guest = self.order.guest;
@@ -427,13 +341,13 @@ impl<'s> Session<'s> {
             Action::Copy { pages, .. } | Action::CopyFinal { pages } => {
                 self.slots.start_round(pages);
             }
-            // The count is answered once the destination is ready.
-            Action::Count if self.ends_first_pass()? => {}
             Action::Count => {
-                self.tell_if_unsettled()?;
-                let dirty = self.count()?;
-                self.peer.tell(self.now(), Event::Counted { dirty })?;
-                self.tell_progress();
+                let (landing, mut means) = self.landing();
+                // If it waits, the count is answered once the destination is ready.
+                if !landing.end_first_pass(&mut means)? {
+                    self.tell_if_unsettled()?;
+                    self.answer_count()?;
+                }
             }
             Action::TakeBitmap => {
                 self.tell_round("another-round");
@@ -464,10 +378,8 @@ impl<'s> Session<'s> {
                     .doing("the guest cannot be asked to suspend")?;
             }
             Action::Finish => {
-                match (self.order.verify, &self.fast) {
-                    (Verify::No, _) => {}
-                    (Verify::Yes, None) => self.send_all_pages_again()?,
-                    (Verify::Yes, Some(_)) => self.compare_all_pages()?,
+                if self.order.verify == Verify::Yes {
+                    self.verify_all_pages()?;
                 }
                 // The time of the comparison counts as the pages' time, from which nothing
                 // is learned.
@@ -479,9 +391,7 @@ impl<'s> Session<'s> {
                 self.check_deadline()?;
                 let state =
                     Saved::read(self.xen, guest).doing("the guest's state cannot be read")?;
-                if !self.send_final_state(&state)? {
-                    self.queue.push(saved::records(&state));
-                }
+                self.landing.send_final_state(&mut self.queue, &state)?;
                 self.finishing = true;
             }
             Action::Refuse(refusal) => {
@@ -495,36 +405,5 @@ impl<'s> Session<'s> {
             Action::RunOn(refusal) => self.give_up_pause(refusal)?,
         }
         Ok(None)
-    }
-
-    /// For `xl migrate --debug`: sends every page once more, and the destination compares
-    /// it with its copy. The guest waits meanwhile. dom0 reads the pages itself.
-    fn send_all_pages_again(&mut self) -> Result<(), Failure> {
-        self.queue.push(records::record(Record::Verify, &[]));
-        for pfns in self.prepared.populated_frames().chunks(BATCH_PAGES) {
-            let pages = ForeignPages::map(self.xen, self.order.guest, pfns)
-                .doing("the guest's frames cannot be mapped")?;
-            self.queue.push(records::page_data_header(pfns));
-            self.queue.push(pages.to_vec());
-            while !self.queue.is_empty() {
-                self.write()?;
-                self.wait(TICK).doing("waiting failed")?;
-                self.attend_while_comparing()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Handles cancellation and the operator's requests while all memory is compared, which
-    /// takes long.
-    pub(super) fn attend_while_comparing(&mut self) -> Result<(), Failure> {
-        let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
-        if let Some(why) = self.host.has_hung_up() {
-            return Err(Failure::HungUp(why));
-        }
-        if cancelled {
-            return Err(Failure::HungUp(Refused::Cancelled));
-        }
-        self.heed_wishes()
     }
 }

@@ -8,6 +8,7 @@ use lull_core::service::Stretch;
 use lull_core::units::{ByteRate, Micros, PAGE_SIZE};
 use lull_wire::events::{self, PauseParts};
 
+use super::Host;
 use super::pause::Pause;
 use super::session::Session;
 
@@ -24,10 +25,7 @@ impl Session<'_> {
             domid: self.order.guest,
             helper_pid: std::process::id(),
             guest_pages: self.prepared.pages,
-            landing: match self.fast {
-                Some(_) => events::Landing::Fast,
-                None => events::Landing::Classic,
-            },
+            landing: self.landing.name(),
             limit_ms: limits
                 .max_suspend
                 .map(|limit| limit.micros().as_millis_ceil()),
@@ -136,11 +134,7 @@ impl Session<'_> {
     }
 
     pub(super) fn say(&mut self, level: &str, text: String) {
-        self.host.tell(events::Event::Log(events::Log {
-            level: level.into(),
-            from: "helper".into(),
-            text,
-        }));
+        say(self.host, level, text);
     }
 
     /// Reports that the guest has stopped, with `dirty` pages left to send.
@@ -170,6 +164,15 @@ impl Session<'_> {
         self.pause
             .map_or_else(PauseParts::default, |pause| pause.parts())
     }
+}
+
+/// Reports a line for the log.
+pub fn say(host: &mut dyn Host, level: &str, text: impl Into<String>) {
+    host.tell(events::Event::Log(events::Log {
+        level: level.into(),
+        from: "helper".into(),
+        text: text.into(),
+    }));
 }
 
 fn known(rate: ByteRate) -> Option<u64> {

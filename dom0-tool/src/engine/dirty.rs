@@ -1,0 +1,107 @@
+//! What the guest has dirtied: Xen's log, and what the log does not show.
+
+use lull_core::link::SLOTS;
+use lull_core::machine::Event;
+use lull_xen::domctl::Clean;
+
+use super::failure::{Doing, Failure};
+use super::frames;
+use super::log_dirty::Cleaned;
+use super::session::Session;
+
+impl Session<'_> {
+    /// How many pages are dirty now.
+    pub(super) fn count(&self) -> Result<u64, Failure> {
+        let counted = self.prepared.log_dirty.count();
+        counted.map_err(|why| Failure::unread("the dirty pages cannot be counted", why))
+    }
+
+    /// Counts the dirty pages for the machine, which has asked for it.
+    pub(super) fn answer_count(&mut self) -> Result<(), Failure> {
+        let dirty = self.count()?;
+        self.peer.tell(self.now(), Event::Counted { dirty })?;
+        self.tell_progress();
+        Ok(())
+    }
+
+    /// Does a CLEAN, and adds what the dirty log does not show: frames that were added to
+    /// the guest. If the guest's number of pages was seen to change, its frames are listed
+    /// before the CLEAN, and Xen logs any later write to a listed frame. If pages both went
+    /// and came, all pages are sent again.
+    pub(super) fn take_bitmap(&mut self, clean: Clean) -> Result<Cleaned, Failure> {
+        let prepared = self.prepared;
+        let gained = self.list_if_ballooning(clean)?;
+        let cleaned = prepared
+            .log_dirty
+            .clean(self.stub, prepared.guest_pfns, clean)
+            .map_err(|why| Failure::unread("the dirty bitmap cannot be read", why))?;
+        let added = gained.map_or(0, |gained| self.stub.add_to_bitmap(&gained));
+        Ok(Cleaned {
+            dirty: cleaned.dirty + added,
+            ..cleaned
+        })
+    }
+
+    /// The frames to send if new ones may have appeared.
+    fn list_if_ballooning(&mut self, clean: Clean) -> Result<Option<Vec<u64>>, Failure> {
+        if !self.is_ballooning()? {
+            return Ok(None);
+        }
+        // Listing a large guest takes seconds, which no prediction includes.
+        if clean == Clean::Final && self.limit_in_force().is_some() {
+            return Err(Failure::Ballooning);
+        }
+        let (now, _) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)
+            .doing("the guest's frames cannot be listed")?;
+        Ok(Some(self.landing.list(&now)))
+    }
+
+    /// Tells the stub if a limit is in force and memory was given to the guest, or taken
+    /// from it, since the last bitmap. The guest must not be stopped then: listing the
+    /// frames of a large guest takes seconds, which no prediction includes.
+    pub(super) fn tell_if_unsettled(&mut self) -> Result<(), Failure> {
+        if self.limit_in_force().is_some() && self.is_ballooning()? {
+            self.peer.tell(self.now(), Event::Unsettled)?;
+        }
+        Ok(())
+    }
+
+    /// Whether memory was given to the guest, or taken from it, since its frames were
+    /// listed, and the destination must be told.
+    pub(super) fn is_ballooning(&mut self) -> Result<bool, Failure> {
+        self.look_at_memory()?;
+        Ok(self.landing.is_ballooning())
+    }
+
+    /// Reads how many pages the guest has, if the landing has to know.
+    pub(super) fn look_at_memory(&mut self) -> Result<(), Failure> {
+        if !self.landing.follows_memory() {
+            return Ok(());
+        }
+        let info = self.xen.domain_info(self.order.guest);
+        if let Some(info) = info.doing("the guest's state cannot be read")? {
+            self.landing.see_pages(info.tot_pages);
+        }
+        Ok(())
+    }
+
+    /// A page mapped in a window still belongs to the guest, and is counted, after the
+    /// guest has given its frame back. If that count matters, this clears the windows from
+    /// which nothing is being copied. It counts the pages first, so that a page which came
+    /// in the place of another is noticed.
+    pub(super) fn clear_windows(&mut self) -> Result<(), Failure> {
+        self.look_at_memory()?;
+        if !self.landing.follows_memory() {
+            return Ok(());
+        }
+        let Some(windows) = &mut self.windows else {
+            return Ok(());
+        };
+        for slot in (0..SLOTS).filter(|slot| self.slots.is_free(*slot)) {
+            windows
+                .clear(self.xen, self.stub, slot)
+                .doing("the guest's frames cannot be unmapped")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,406 @@
+//! The engine's part of the fast landing: what is sent where, and when.
+//!
+//! Round 0 goes into the stream that libxl began, as usual. A state of the running guest
+//! follows it, so the stream is complete. The destination builds the guest and its devices
+//! from that stream and sends READY, which the transport holds back. From then on
+//! everything goes over a second channel to `lull land` ([`land`](crate::land)). The
+//! machine sees only that its first count is answered late.
+//!
+//! A batch counts as sent once the destination has put it into place. The learned rate is
+//! therefore that of the whole path, and no page waits unseen in a pipe when the guest
+//! stops.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use lull_core::batch::BATCH_PAGES;
+use lull_core::link::SLOTS;
+use lull_core::units::Micros;
+use lull_wire::channel::{self, Attach, FromLand, Pages, Purpose};
+use lull_wire::events;
+use lull_xen::buffer::HypercallBuffer;
+use lull_xen::domctl::is_populated;
+
+use super::balloon::{Balloon, Change};
+use super::channel::{Answers, Channel};
+use super::classic::send_in_stream;
+use super::going::Going;
+use super::{Heard, Landing, Means, ToVerify};
+use crate::engine::failure::{Doing, Failure};
+use crate::engine::frames;
+use crate::engine::saved::{self, Saved};
+use crate::engine::telling::say;
+use crate::stream::queue::Queue;
+use crate::stream::sink::Sink;
+
+/// The time from the destination's message that all is in place until the transport knows
+/// of it. The transport keeps the deadline from then on.
+const HANDOVER: Micros = Micros::from_millis(10);
+
+/// The most messages about gone frames that may be unanswered at a time. No more of them
+/// wait in the queue.
+const GOING_MAX: usize = 16;
+
+/// The stages of a fast landing, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Round 0 is being written to the stream.
+    FirstPass,
+    /// The provisional state is being written to the stream.
+    Ending,
+    /// The destination builds the guest from the stream.
+    Building,
+    /// `lull land` looks for the guest's copy.
+    Attaching,
+    /// Batches go over the channel.
+    Open,
+    /// The final state goes over the channel.
+    Finishing,
+    /// All pages and the final state are in place at the destination.
+    Landed,
+}
+
+/// The message for which an answer is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The batch of this slot.
+    Slot(usize),
+    /// A list of frames that have gone.
+    Gone,
+    /// A batch to compare.
+    Comparison,
+}
+
+/// What the destination has found in the comparison for `--debug`.
+#[derive(Debug, Default)]
+struct Comparison {
+    /// The number of pages to compare.
+    pages: usize,
+    /// The number of frames that differ.
+    differing: u64,
+    /// The first of them.
+    first: u64,
+}
+
+/// The state of a fast landing under way.
+pub struct Fast {
+    stage: Stage,
+    /// The sending end of the channel. It is kept here until the stream is complete.
+    to: Option<Sink>,
+    from: Answers,
+    attach: Attach,
+    /// Messages that are sent and not answered, oldest first.
+    asked: VecDeque<Asked>,
+    /// Bitmap of the frames that have a page at the destination.
+    there: Vec<u64>,
+    /// For each slot, the frames of its batch that no longer have a page.
+    gone: [Vec<u64>; SLOTS],
+    /// Other frames that have gone, of which the destination is not told yet. A guest may
+    /// give back all its memory at once, so they are sent a few at a time.
+    going: Going,
+    balloon: Balloon,
+    /// The state from which the destination builds the guest.
+    provisional: Option<Saved>,
+    types: HypercallBuffer<u64>,
+    comparison: Comparison,
+}
+
+impl Fast {
+    /// Prepares a fast landing and sends nothing yet.
+    ///
+    /// # Errors
+    /// When the hypercall buffer cannot be allocated.
+    pub fn new(channel: Channel, guest_pfns: u64, tot_pages: u64) -> io::Result<Self> {
+        Ok(Self {
+            stage: Stage::FirstPass,
+            to: Some(channel.to),
+            from: channel.from,
+            attach: Attach {
+                uuid: channel.uuid,
+                frames: guest_pfns,
+                name: channel.name,
+            },
+            asked: VecDeque::new(),
+            there: vec![0; guest_pfns.div_ceil(64) as usize],
+            gone: Default::default(),
+            going: Going::none(guest_pfns),
+            balloon: Balloon::listed(tot_pages),
+            provisional: None,
+            types: HypercallBuffer::new(BATCH_PAGES)?,
+            comparison: Comparison::default(),
+        })
+    }
+
+    /// Whether batches go over the channel.
+    fn is_open(&self) -> bool {
+        self.stage >= Stage::Open
+    }
+
+    fn mark(&mut self, frames: &[u64], present: bool) {
+        for gfn in frames {
+            // The frame lies within the guest: that was checked when the stub asked for it.
+            if let Some(word) = self.there.get_mut((gfn / 64) as usize) {
+                let bit = 1 << (gfn % 64);
+                *word = if present { *word | bit } else { *word & !bit };
+            }
+            if present {
+                self.going.came_back(*gfn);
+            }
+        }
+    }
+}
+
+impl Landing for Fast {
+    fn name(&self) -> events::Landing {
+        events::Landing::Fast
+    }
+
+    fn hands_over(&self) -> bool {
+        true
+    }
+
+    fn reserve(&self) -> Micros {
+        HANDOVER
+    }
+
+    /// Ends the stream with a state of the running guest.
+    fn end_first_pass(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
+        if self.stage != Stage::FirstPass {
+            return Ok(false);
+        }
+        let state = Saved::read(with.xen, with.guest).doing("the guest's state cannot be read")?;
+        with.queue.push(saved::records(&state));
+        self.provisional = Some(state);
+        self.stage = Stage::Ending;
+        Ok(true)
+    }
+
+    fn is_resting(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Ending | Stage::Building | Stage::Attaching
+        )
+    }
+
+    fn advance(&mut self, with: &mut Means<'_>) -> Result<(), Failure> {
+        match self.stage {
+            Stage::Ending if with.queue.is_empty() => {
+                if let Some(to) = self.to.take() {
+                    // libxl writes the end of the stream itself.
+                    *with.sink = to;
+                }
+                self.stage = Stage::Building;
+                let done = with.host.first_pass_done();
+                done.doing("libxl has gone")?;
+                say(
+                    with.host,
+                    "info",
+                    "the destination has the first pass, and sets the guest up while it runs here",
+                );
+            }
+            Stage::Building if with.host.is_target_ready() => {
+                self.stage = Stage::Attaching;
+                with.queue.push(channel::attach(&self.attach));
+            }
+            Stage::Open => drop(self.tell_gone(with.queue)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Result<Option<Heard>, Failure> {
+        let Some(answer) = self.from.next()? else {
+            return Ok(None);
+        };
+        let asked = match (&answer, self.stage) {
+            (FromLand::Failed(why), _) => return Err(Failure::Land(why.clone())),
+            (FromLand::Attached, Stage::Attaching) => {
+                self.stage = Stage::Open;
+                return Ok(Some(Heard::Open));
+            }
+            (FromLand::Landed, Stage::Finishing) if self.is_answered() => {
+                self.stage = Stage::Landed;
+                return Ok(Some(Heard::Landed));
+            }
+            (_, Stage::Open | Stage::Finishing) => self.asked.pop_front(),
+            _ => None,
+        };
+        match (answer, asked) {
+            (FromLand::Applied, Some(Asked::Slot(slot))) => Ok(Some(Heard::Sent(slot))),
+            (FromLand::Applied, Some(Asked::Gone)) => Ok(Some(Heard::Noted)),
+            (FromLand::Compared { differing, first }, Some(Asked::Comparison)) => {
+                let found = &mut self.comparison;
+                if differing > 0 && found.differing == 0 {
+                    found.first = first;
+                }
+                found.differing += u64::from(differing);
+                Ok(Some(Heard::Noted))
+            }
+            _ => Err(out_of_turn()),
+        }
+    }
+
+    fn wake_on(&self) -> Option<BorrowedFd<'_>> {
+        let awaited = Stage::Building..Stage::Landed;
+        awaited.contains(&self.stage).then(|| self.from.as_fd())
+    }
+
+    /// Notes the frames that no longer have a page, or never had one of the guest's own.
+    fn before_map(
+        &mut self,
+        with: &mut Means<'_>,
+        slot: u8,
+        pfns: &mut Vec<u64>,
+    ) -> Result<(), Failure> {
+        if !self.is_open() {
+            return Ok(());
+        }
+        self.types[..pfns.len()].copy_from_slice(pfns);
+        let asked = with.xen.page_types(with.guest, &mut self.types, pfns.len());
+        asked.doing("the guest's frames cannot be listed")?;
+        let mut types = self.types.iter();
+        let gone = &mut self.gone[usize::from(slot)];
+        gone.clear();
+        pfns.retain(|pfn| {
+            let populated = types.next().is_some_and(|kind| is_populated(*kind));
+            if !populated {
+                gone.push(*pfn);
+            }
+            populated
+        });
+        Ok(())
+    }
+
+    /// Sends the batch into the stream or, once that has ended, over the channel.
+    fn send(&mut self, queue: &mut Queue, slot: usize, pfns: Vec<u64>) -> bool {
+        self.mark(&pfns, true);
+        if !self.is_open() {
+            return send_in_stream(queue, slot, &pfns);
+        }
+        let gone = std::mem::take(&mut self.gone[slot]);
+        if pfns.is_empty() && gone.is_empty() {
+            return false;
+        }
+        self.mark(&gone, false);
+        let pages = pfns.len();
+        queue.push(channel::pages_header(&Pages {
+            purpose: Purpose::Write,
+            present: pfns,
+            gone,
+        }));
+        queue.push_payload(slot, pages);
+        self.asked.push_back(Asked::Slot(slot));
+        true
+    }
+
+    /// On the channel the destination answers each batch.
+    fn is_sent_when_written(&self) -> bool {
+        !self.is_open()
+    }
+
+    fn follows_memory(&self) -> bool {
+        true
+    }
+
+    fn see_pages(&mut self, pages: u64) {
+        self.balloon.see(pages);
+    }
+
+    fn is_ballooning(&self) -> bool {
+        self.is_open() && self.balloon.change() != Change::None
+    }
+
+    fn list(&mut self, now: &[u64]) -> Vec<u64> {
+        let gained = match self.balloon.change() {
+            // Any frame may hold another page by now.
+            Change::BothWays => now.to_vec(),
+            _ => self.going.gained(now, &self.there),
+        };
+        self.balloon.list();
+        self.going.list(now, &self.there);
+        gained
+    }
+
+    fn tell_gone(&mut self, queue: &mut Queue) -> bool {
+        let is_gone = |asked: &&Asked| **asked == Asked::Gone;
+        while self.asked.iter().filter(is_gone).count() < GOING_MAX {
+            let gone = self.going.take(BATCH_PAGES);
+            if gone.is_empty() {
+                return false;
+            }
+            self.mark(&gone, false);
+            queue.push(channel::pages_header(&Pages {
+                purpose: Purpose::Write,
+                present: Vec::new(),
+                gone,
+            }));
+            self.asked.push_back(Asked::Gone);
+        }
+        true
+    }
+
+    /// Every page of the guest is compared, and every frame without one, while neither copy
+    /// runs. The frames are listed again, because the comparison must judge what was sent.
+    fn begin_verify(&mut self, with: &mut Means<'_>, _: Vec<u64>) -> Result<ToVerify, Failure> {
+        let (now, _) = frames::populated(with.xen, with.guest, with.guest_pfns)
+            .doing("the guest's frames cannot be listed")?;
+        let present = frames::listed(now.iter().copied());
+        let mut absent = frames::listed(now.iter().map(|word| !word));
+        absent.retain(|gfn| *gfn < with.guest_pfns);
+        self.comparison.pages = present.len();
+        Ok(ToVerify { present, absent })
+    }
+
+    fn verify(&mut self, queue: &mut Queue, pfns: &[u64], pages: Option<Vec<u8>>) {
+        let (present, gone) = match pages {
+            Some(_) => (pfns.to_vec(), Vec::new()),
+            None => (Vec::new(), pfns.to_vec()),
+        };
+        queue.push(channel::pages_header(&Pages {
+            purpose: Purpose::Compare,
+            present,
+            gone,
+        }));
+        queue.push(pages.unwrap_or_default());
+        self.asked.push_back(Asked::Comparison);
+    }
+
+    fn is_answered(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    fn verified(&self) -> Result<Option<String>, Failure> {
+        let Comparison {
+            pages,
+            differing,
+            first,
+        } = self.comparison;
+        match differing {
+            0 => Ok(Some(format!(
+                "{pages} pages compared with the destination's: all are equal, and no frame \
+                 without a page has one there"
+            ))),
+            differing => Err(Failure::Differ { differing, first }),
+        }
+    }
+
+    /// Sends the state that replaces the one with which the stream ended.
+    fn send_final_state(&mut self, queue: &mut Queue, state: &Saved) -> Result<(), Failure> {
+        let Some(provisional) = &self.provisional else {
+            return Err(out_of_turn());
+        };
+        let state = state.replacing(provisional)?;
+        self.stage = Stage::Finishing;
+        queue.push(channel::state(&state));
+        Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.stage == Stage::Landed
+    }
+}
+
+fn out_of_turn() -> Failure {
+    Failure::Land("it spoke out of turn".into())
+}

@@ -1,0 +1,192 @@
+//! The two ways in which a guest lands, seen from the source.
+//!
+//! In a [`classic`] landing everything goes into the stream that libxl began. In a
+//! [`fast`] one only the first pass does; the rest goes over a second channel to `lull
+//! land` ([`land`](crate::land)) while the guest's copy waits there, already built. The
+//! session asks the one [`Landing`] of its attempt, and a landing knows nothing of the
+//! session: it is handed what it works with ([`Means`]), and answers.
+
+mod balloon;
+mod channel;
+mod classic;
+mod fast;
+mod going;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use lull_core::units::Micros;
+use lull_wire::events;
+use lull_xen::{DomId, Xen};
+
+use super::Host;
+use super::failure::Failure;
+use super::saved::Saved;
+use crate::stream::queue::Queue;
+use crate::stream::sink::Sink;
+pub use channel::Channel;
+use classic::Classic;
+use fast::Fast;
+
+/// What a landing works with.
+pub struct Means<'a> {
+    /// The hypervisor.
+    pub xen: &'a Xen,
+    /// The guest's domain number.
+    pub guest: DomId,
+    /// The number of the guest's highest frame, plus one.
+    pub guest_pfns: u64,
+    /// What waits to be written.
+    pub queue: &'a mut Queue,
+    /// Where it is written.
+    pub sink: &'a mut Sink,
+    /// The process that hosts the engine.
+    pub host: &'a mut dyn Host,
+}
+
+/// An answer of the destination that the session has to act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// The destination is ready, and the count that waited for it is due.
+    Open,
+    /// The batch of this slot is in place.
+    Sent(usize),
+    /// All pages and the final state are in place. Nothing more is expected.
+    Landed,
+    /// Something that concerns the landing alone.
+    Noted,
+}
+
+/// The frames to compare at the end, each in ascending order.
+pub struct ToVerify {
+    /// Frames whose pages must be equal at the destination.
+    pub present: Vec<u64>,
+    /// Frames that must have no page there.
+    pub absent: Vec<u64>,
+}
+
+/// A way to land the guest. All methods return at once.
+pub trait Landing {
+    /// Its name in events.
+    fn name(&self) -> events::Landing;
+
+    /// Whether the engine itself asks the guest to suspend and hands it over. If not,
+    /// libxl does both, and the engine can take neither back.
+    fn hands_over(&self) -> bool;
+
+    /// The part of the pause that is set aside, besides the costs of the order, for the
+    /// time after the last byte.
+    fn reserve(&self) -> Micros;
+
+    /// The machine asks for the first count: the first pass is in the stream. Returns
+    /// whether the count has to wait until the destination is ready ([`Heard::Open`]).
+    ///
+    /// # Errors
+    /// When the guest's state cannot be read.
+    fn end_first_pass(&mut self, with: &mut Means<'_>) -> Result<bool, Failure>;
+
+    /// Whether copying rests until the destination is ready.
+    fn is_resting(&self) -> bool;
+
+    /// Takes the next step if the event that it waits for has come.
+    ///
+    /// # Errors
+    /// When the process that should go on has gone.
+    fn advance(&mut self, with: &mut Means<'_>) -> Result<(), Failure>;
+
+    /// The destination's next answer, if one has arrived.
+    ///
+    /// # Errors
+    /// When the destination has failed, has gone, or is not to be trusted.
+    fn hear(&mut self) -> Result<Option<Heard>, Failure>;
+
+    /// The descriptor on which answers arrive, while any is due.
+    fn wake_on(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Runs before a batch is mapped. Removes the frames from `pfns` that have no page any
+    /// more, if the destination has to be told so.
+    ///
+    /// # Errors
+    /// When Xen refuses to list the frames.
+    fn before_map(
+        &mut self,
+        with: &mut Means<'_>,
+        slot: u8,
+        pfns: &mut Vec<u64>,
+    ) -> Result<(), Failure>;
+
+    /// Puts a batch that the stub has copied into the queue. Returns whether there was
+    /// anything to send; if not, the batch counts as sent.
+    fn send(&mut self, queue: &mut Queue, slot: usize, pfns: Vec<u64>) -> bool;
+
+    /// Whether a batch counts as sent once it is written. If not, the destination's answer
+    /// decides ([`Heard::Sent`]).
+    fn is_sent_when_written(&self) -> bool;
+
+    /// Whether the engine has to know when memory is given to the guest or taken from it.
+    fn follows_memory(&self) -> bool;
+
+    /// Records that the guest has `pages` pages now.
+    fn see_pages(&mut self, pages: u64);
+
+    /// Whether memory was given to the guest, or taken from it, since its frames were
+    /// listed, and the destination must be told.
+    fn is_ballooning(&self) -> bool;
+
+    /// Records a new list of the frames that have a page, as a bitmap. Returns the frames
+    /// to send whatever the dirty log says of them.
+    fn list(&mut self, now: &[u64]) -> Vec<u64>;
+
+    /// Puts messages about frames that have gone into the queue. Returns whether more are
+    /// left, for which there is no room yet.
+    fn tell_gone(&mut self, queue: &mut Queue) -> bool;
+
+    /// Starts the comparison of all memory for `--debug`. `first_pass` are the frames of
+    /// round 0.
+    ///
+    /// # Errors
+    /// When Xen refuses to list the frames.
+    fn begin_verify(
+        &mut self,
+        with: &mut Means<'_>,
+        first_pass: Vec<u64>,
+    ) -> Result<ToVerify, Failure>;
+
+    /// Puts a batch to compare into the queue, with the contents of its pages; `None` if
+    /// the frames must have no page.
+    fn verify(&mut self, queue: &mut Queue, pfns: &[u64], pages: Option<Vec<u8>>);
+
+    /// Whether the destination has answered all it was sent, if it answers.
+    fn is_answered(&self) -> bool;
+
+    /// The result of the comparison as a line for the log, if it is known here.
+    ///
+    /// # Errors
+    /// When the destination's copy differs.
+    fn verified(&self) -> Result<Option<String>, Failure>;
+
+    /// Puts the stopped guest's state into the queue. All pages are in place.
+    ///
+    /// # Errors
+    /// When the state cannot replace what the destination has been told before.
+    fn send_final_state(&mut self, queue: &mut Queue, state: &Saved) -> Result<(), Failure>;
+
+    /// Whether nothing is missing once the queue is empty.
+    fn is_complete(&self) -> bool;
+}
+
+/// The landing to use: a fast one if there is a channel to `lull land`. `pages` is the
+/// guest's number of pages. Sends nothing yet.
+///
+/// # Errors
+/// When the hypercall buffer cannot be allocated.
+pub fn choose(
+    channel: Option<Channel>,
+    guest_pfns: u64,
+    pages: u64,
+) -> io::Result<Box<dyn Landing>> {
+    Ok(match channel {
+        Some(channel) => Box::new(Fast::new(channel, guest_pfns, pages)?),
+        None => Box::new(Classic),
+    })
+}

@@ -1,0 +1,146 @@
+//! Batches, from the stub's list of frames to the destination.
+
+use std::time::Instant;
+
+use lull_core::machine::Event;
+
+use super::clock::TICK;
+use super::failure::{Doing, Failure};
+use super::frames;
+use super::landing::Heard;
+use super::session::Session;
+
+impl Session<'_> {
+    /// Maps the frames that the stub asks for.
+    pub(super) fn map(&mut self, slot: u8, count: u32) -> Result<(), Failure> {
+        let list = &self.stub.link().wanted[usize::from(slot)];
+        let mut pfns = self.slots.want(slot, count, list)?;
+        let (landing, mut means) = self.landing();
+        landing.before_map(&mut means, slot, &mut pfns)?;
+        let left_out = self.map_window(slot, &mut pfns)?;
+        // A page of the guest must not be missing at the destination because it could not
+        // be mapped.
+        if self.has_pages(&left_out)? {
+            pfns.extend(left_out);
+            pfns.sort_unstable();
+            let left_out = self.map_window(slot, &mut pfns)?;
+            if self.has_pages(&left_out)? {
+                return Err(Failure::Unmappable(left_out.first().copied().unwrap_or(0)));
+            }
+        }
+        let pages = pfns.len() as u32;
+        self.slots.mapped(slot, count, pfns);
+        Ok(self.peer.mapped(slot, pages)?)
+    }
+
+    fn map_window(&mut self, slot: u8, pfns: &mut Vec<u64>) -> Result<Vec<u64>, Failure> {
+        let Some(windows) = &mut self.windows else {
+            return Ok(Vec::new());
+        };
+        let guest = self.order.guest;
+        let mapped = windows.map(self.xen, self.stub, guest, usize::from(slot), pfns);
+        mapped.doing("the guest's frames cannot be mapped")
+    }
+
+    /// Whether Xen has a page of the guest behind one of these frames. The query is rare:
+    /// it is made only for frames that could not be mapped.
+    fn has_pages(&self, pfns: &[u64]) -> Result<bool, Failure> {
+        if pfns.is_empty() {
+            return Ok(false);
+        }
+        let asked = frames::any_populated(self.xen, self.order.guest, pfns);
+        asked.doing("the guest's frames cannot be listed")
+    }
+
+    /// Queues a batch that the stub has copied.
+    pub(super) fn filled(&mut self, slot: u8) -> Result<(), Failure> {
+        let pfns = self.slots.filled(slot)?;
+        let slot = usize::from(slot);
+        match self.landing.send(&mut self.queue, slot, pfns) {
+            true => Ok(()),
+            false => self.sent(slot),
+        }
+    }
+
+    /// Tells the stub that a slot's batch counts as sent.
+    fn sent(&mut self, slot: usize) -> Result<(), Failure> {
+        let (requested, pages) = self.slots.written(slot);
+        if std::mem::take(&mut self.held_back) && self.peer.has_room() {
+            self.peer.tell(self.now(), Event::HeldBack)?;
+        }
+        Ok(self.peer.sent(self.now(), slot, requested, pages)?)
+    }
+
+    /// Writes what the destination and the bandwidth cap allow now.
+    pub(super) fn write(&mut self) -> Result<(), Failure> {
+        if self.queue.is_empty() {
+            return Ok(());
+        }
+        let allowed = match &mut self.throttle {
+            Some(throttle) => throttle.allowed(Instant::now()),
+            None => usize::MAX,
+        };
+        if allowed == 0 {
+            self.held_back = true;
+            return Ok(());
+        }
+        let stub = self.stub;
+        let before = self.queue.written();
+        let written = self.queue.write(&mut self.sink, allowed, |slot, pages| {
+            stub.payload(slot, pages)
+        });
+        if let Some(throttle) = &mut self.throttle {
+            throttle.sent(self.queue.written() - before);
+        }
+        let slots = written.map_err(Failure::Stream)?.slots;
+        if slots.is_empty() || !self.landing.is_sent_when_written() {
+            return Ok(());
+        }
+        for slot in slots {
+            self.sent(slot)?;
+        }
+        self.notify()
+    }
+
+    /// Takes the landing's next step, and handles the destination's answers.
+    pub(super) fn advance_landing(&mut self) -> Result<(), Failure> {
+        let (landing, mut means) = self.landing();
+        landing.advance(&mut means)?;
+        self.hear_landing()
+    }
+
+    /// Handles all answers of the destination that have arrived.
+    pub(super) fn hear_landing(&mut self) -> Result<(), Failure> {
+        let mut heard = false;
+        while let Some(answer) = self.landing.hear()? {
+            heard = true;
+            match answer {
+                Heard::Open => {
+                    // From here on the data takes a connection that has carried none yet.
+                    self.peer.tell(self.now(), Event::PathChanged)?;
+                    self.answer_count()?;
+                }
+                Heard::Sent(slot) => self.sent(slot)?,
+                Heard::Noted => {}
+                Heard::Landed => break,
+            }
+        }
+        match heard {
+            true => self.notify(),
+            false => Ok(()),
+        }
+    }
+
+    /// Tells the destination of all frames that have gone. The guest waits meanwhile, so a
+    /// cancellation is still heard.
+    pub(super) fn tell_all_gone(&mut self) -> Result<(), Failure> {
+        while self.landing.tell_gone(&mut self.queue) {
+            self.write()?;
+            self.hear_landing()?;
+            self.wait(TICK).doing("waiting failed")?;
+            self.attend_while_comparing()?;
+            self.check_deadline()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! For `xl migrate --debug`: compares all of the guest's memory with the destination's.
+
+use lull_core::batch::BATCH_PAGES;
+use lull_wire::events::Refused;
+use lull_xen::foreign::ForeignPages;
+
+use super::clock::TICK;
+use super::failure::{Doing, Failure};
+use super::session::Session;
+
+impl Session<'_> {
+    /// Sends what is to be compared, while the guest is stopped. dom0 reads the pages
+    /// itself: the comparison must not rest on the stub.
+    pub(super) fn verify_all_pages(&mut self) -> Result<(), Failure> {
+        let first_pass = self.prepared.populated_frames();
+        let (landing, mut means) = self.landing();
+        let frames = landing.begin_verify(&mut means, first_pass)?;
+        let present = frames.present.chunks(BATCH_PAGES).map(|pfns| (pfns, true));
+        let absent = frames.absent.chunks(BATCH_PAGES).map(|pfns| (pfns, false));
+        for (pfns, populated) in present.chain(absent) {
+            let pages = match populated {
+                true => Some(self.read_pages(pfns)?),
+                false => None,
+            };
+            self.landing.verify(&mut self.queue, pfns, pages);
+            loop {
+                self.write()?;
+                self.hear_landing()?;
+                self.attend_while_comparing()?;
+                if self.queue.is_empty() && self.landing.is_answered() {
+                    break;
+                }
+                self.wait(TICK).doing("waiting failed")?;
+            }
+        }
+        if let Some(text) = self.landing.verified()? {
+            self.say("info", text);
+        }
+        Ok(())
+    }
+
+    fn read_pages(&self, pfns: &[u64]) -> Result<Vec<u8>, Failure> {
+        let pages = ForeignPages::map(self.xen, self.order.guest, pfns);
+        let pages = pages.doing("the guest's frames cannot be mapped")?;
+        Ok(pages.to_vec())
+    }
+
+    /// Handles cancellation and the operator's requests while all memory is compared, which
+    /// takes long.
+    pub(super) fn attend_while_comparing(&mut self) -> Result<(), Failure> {
+        let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
+        if let Some(why) = self.host.has_hung_up() {
+            return Err(Failure::HungUp(why));
+        }
+        if cancelled {
+            return Err(Failure::HungUp(Refused::Cancelled));
+        }
+        self.heed_wishes()
+    }
+}
