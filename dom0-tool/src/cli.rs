@@ -241,6 +241,9 @@ pub struct Migrate {
     pub max_suspend_time: Option<TimeLimit>,
 
     /// Give up if the guest could not be suspended within this time
+    ///
+    /// It counts from the start of the command: waiting for the destination, and a
+    /// rehearsal, are part of it.
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub timeout: Option<TimeLimit>,
 

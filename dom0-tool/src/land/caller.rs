@@ -190,6 +190,22 @@ mod tests {
         assert_eq!(call("exit 127").xen, None);
     }
 
+    /// The packets go nowhere, or sshd accepts the connection and says nothing.
+    #[test]
+    fn a_destination_that_swallows_is_waited_for_until_the_timeout() {
+        let begun = Instant::now();
+        let inbox = Inbox::new();
+        let until = Some(Instant::now() + Duration::from_millis(200));
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec sleep 300", "x"]);
+        let called = Call::make(command, &Patience::new(&inbox, until));
+        assert!(
+            matches!(called.land, Err(NoLand::Enough(Enough::OutOfTime))),
+            "{called:?}"
+        );
+        assert!(begun.elapsed() < GREETING);
+    }
+
     #[test]
     fn a_log_in_that_only_receives_is_known_at_once() {
         let banner = BANNER.trim_ascii_end();

@@ -4,6 +4,7 @@ use std::io::{self, PipeReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use lull_base::monotonic::now_ns;
 use lull_wire::control::Answer;
 use lull_wire::events::{Command, Event, HungUp, Landing, Order, Refused};
 use rustix::io::ioctl_fionread;
@@ -80,7 +81,8 @@ pub fn run(
         cancelled_at: None,
         out_of_time_at: plan.options.time_limit().and_then(|timeout| {
             let patience = Duration::from_micros(timeout.as_micros()) + HELPER_FIRST;
-            Instant::now().checked_add(patience)
+            let waited = Duration::from_nanos(now_ns().saturating_sub(plan.begun));
+            Instant::now().checked_add(patience.saturating_sub(waited))
         }),
     };
     // A helper that does not read must not block a later Cancel.

@@ -186,7 +186,7 @@ fn move_guest(
     };
     let mut known = look_up(landing, &watcher);
     let rehearsed = match options.rehearse && !known.has_history() {
-        true => Some(rehearse(options, limits, guest, landing, place)?),
+        true => Some(rehearse(options, limits, guest, landing, place, until)?),
         false => None,
     };
     // Recording starts here: a refusal above needs no explanation afterwards.
@@ -204,6 +204,10 @@ fn move_guest(
             if !word.is_empty() {
                 watcher.note(&word);
             }
+        }
+        if let Err(enough) = patience.check() {
+            let end = (outcome_of(enough), enough.to_string());
+            return Ok(stays(&known, end, &mut watcher));
         }
         known = look_up(landing, &watcher);
     }
@@ -225,6 +229,7 @@ fn move_guest(
         control: &Folder::default(),
         landing,
         claim: held.claim.as_ref(),
+        begun,
     };
     let attempted =
         attempt::run(&plan, call, &inbox, &mut watcher).context("xl could not be started")?;
@@ -354,9 +359,10 @@ fn rehearse(
     guest: &Guest,
     landing: Landing,
     place: &Place<'_>,
+    until: Option<Instant>,
 ) -> anyhow::Result<Rehearsed> {
     let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
-    let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger))?;
+    let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger), until)?;
     // Another disk may have been attached meanwhile.
     if landing == Landing::Fast {
         landing::devices_bear_it(guest, limits.trust()).map_err(|why| {

@@ -55,6 +55,17 @@ fn attempt_with(
     states: &[Option<DomainState>],
     meanwhile: impl FnOnce(&Inbox),
 ) -> Run {
+    attempt_since(now_ns(), script, extra, states, meanwhile)
+}
+
+/// An attempt of a command that started at `begun`, in nanoseconds of `CLOCK_MONOTONIC`.
+fn attempt_since(
+    begun: u64,
+    script: &str,
+    extra: &str,
+    states: &[Option<DomainState>],
+    meanwhile: impl FnOnce(&Inbox),
+) -> Run {
     let folder = tempfile::tempdir().unwrap();
     let xl = folder.path().join("xl");
     fs::write(&xl, format!("{PRELUDE}{script}")).unwrap();
@@ -88,6 +99,7 @@ fn attempt_with(
         control: &Folder::at(folder.path().join("control")),
         landing: Landing::Classic,
         claim: None,
+        begun,
     };
     let attempted = attempt::run(&plan, None, &inbox, &mut watcher).unwrap();
     let (judgement, seen) = conclude(&attempted, &source);
@@ -394,6 +406,22 @@ exit 1"#,
         "{}",
         run.paragraph
     );
+}
+
+/// The destination took most of the time to answer the questions that come before xl.
+#[test]
+fn the_timeout_counts_from_the_start_of_the_command() {
+    let begun = now_ns().saturating_sub(59 * 60 * 1_000_000_000);
+    let script = format!(
+        r#"
+[ "$LULL_STARTED_NS" = {begun} ] || exit 0
+order hang-up && carry "$(hung_up cancelled null null left-alone)"
+exit 1"#
+    );
+    let over = now_ns() - begun + 100_000_000;
+    let timeout = format!("--timeout {}ms", over / 1_000_000);
+    let run = attempt_since(begun, &script, &timeout, &ALIVE(), |_| {});
+    assert_eq!(run.outcome, Outcome::RefusedTimeout);
 }
 
 #[test]

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lull_base::monotonic::now_ns;
 use lull_base::spawn::ignoring_tty_signals;
 use lull_core::downtime::SuspendPages;
 use lull_wire::events::{FRONT_END_FD, Landing};
@@ -52,6 +51,9 @@ pub struct Plan<'a> {
     pub landing: Landing,
     /// The claim that prevents another attempt on this guest.
     pub claim: Option<&'a Claim>,
+    /// When the operator's command started, in nanoseconds of `CLOCK_MONOTONIC`. The timeout
+    /// counts from here: the questions to the destination take a part of it.
+    pub begun: u64,
 }
 
 /// A started xl, and the connections to its helper and transport.
@@ -198,7 +200,7 @@ impl Plan<'_> {
                 orders::LEFT_PAUSED,
                 options.leave_paused.then(|| "1".to_owned()),
             ),
-            (orders::STARTED, Some(now_ns().to_string())),
+            (orders::STARTED, Some(self.begun.to_string())),
             (
                 orders::COSTS,
                 Some(orders::costs_variable(

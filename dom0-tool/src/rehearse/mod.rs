@@ -34,6 +34,7 @@ use anyhow::Context;
 use clap::Args;
 use lull_base::duration::{Span, TimeLimit};
 use lull_base::exit::NOT_BEGUN;
+use lull_base::monotonic::now_ns;
 use lull_base::{own_executable, terminal};
 use lull_wire::events::Landing;
 
@@ -63,9 +64,9 @@ pub use way::{BATCH, Way, kept_alive};
 /// measured further.
 const LONGEST_PAUSE: Span = Span::seconds(60);
 
-/// The longest copy measured. A link that takes longer for so small a guest is not measured
+/// The longest copy measured, in seconds. A link that takes longer for so small a guest is not measured
 /// further.
-const LONGEST_COPY: Span = Span::seconds(120);
+const LONGEST_COPY: u16 = 120;
 
 /// The options of `lull rehearse`.
 #[derive(Debug, Args)]
@@ -157,14 +158,17 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
     play.perform(&xl, &lull, &ledger, &interfaces, &inbox)
 }
 
-/// Rehearses a move that is about to begin. An error means that nothing was started.
+/// Rehearses a move that is about to begin, whose timeout is over at `until`. An error means
+/// that nothing was started.
 pub fn before(
     options: &Migrate,
     guest: &Guest,
     landing: Landing,
     (xl, lull, ledger): (&Path, &Path, &Ledger),
+    until: Option<Instant>,
 ) -> anyhow::Result<Rehearsed> {
     let play = Play {
+        until,
         landing: match landing {
             Landing::Classic => Wanted::Classic,
             Landing::Fast => Wanted::Fast,
@@ -207,6 +211,8 @@ struct Play {
     landing: Wanted,
     receiver_command: Option<String>,
     verbose: u8,
+    /// When the timeout of the move that follows is over.
+    until: Option<Instant>,
 }
 
 impl Play {
@@ -217,13 +223,23 @@ impl Play {
             landing: Wanted::Auto,
             receiver_command: None,
             verbose,
+            until: None,
         }
+    }
+
+    /// [`LONGEST_COPY`], or what the timeout of the move that follows leaves of it.
+    fn longest_copy(&self) -> Span {
+        let left = self.until.map(|until| {
+            let left = until.saturating_duration_since(Instant::now()).as_secs();
+            u16::try_from(left).unwrap_or(LONGEST_COPY)
+        });
+        Span::seconds(left.map_or(LONGEST_COPY, |left| left.clamp(1, LONGEST_COPY)))
     }
 
     fn as_a_move(&self, guest: &str) -> Migrate {
         Migrate {
             max_suspend_time: Some(TimeLimit(Some(LONGEST_PAUSE))),
-            timeout: Some(TimeLimit(Some(LONGEST_COPY))),
+            timeout: Some(TimeLimit(Some(self.longest_copy()))),
             bandwidth: None,
             risk: None,
             rehearse: false,
@@ -298,15 +314,17 @@ impl Play {
         }
         watcher.note(&format!("moving it to {}", self.way.host()));
         let begun = Instant::now();
+        let begun_ns = now_ns();
         let options = self.as_a_move(&guest.name);
-        let patience = Patience::new(inbox, None);
+        let patience = Patience::new(inbox, self.until);
         let (landing, call) = match choose(&options, guest, Trust::List, &patience) {
             Ok((Choice::Fast(call), _)) => (Landing::Fast, Some(call)),
             Ok((Choice::Classic(_), _)) => (Landing::Classic, None),
             Err(error) => {
-                let outcome = match error.is::<Enough>() {
-                    true => Outcome::Cancelled,
-                    false => Outcome::TargetFailed,
+                let outcome = match error.downcast_ref::<Enough>() {
+                    Some(Enough::Stopped) => Outcome::Cancelled,
+                    Some(Enough::OutOfTime) => Outcome::RefusedTimeout,
+                    None => Outcome::TargetFailed,
                 };
                 rehearsed.fail(outcome, format!("{error:#}"));
                 return;
@@ -329,6 +347,7 @@ impl Play {
             landing,
             // No other process knows the probe guest, so it needs no claim.
             claim: None,
+            begun: begun_ns,
         };
         let attempted = match attempt::run(&plan, call, inbox, watcher) {
             Ok(attempted) => attempted,
