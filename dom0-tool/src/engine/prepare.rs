@@ -57,8 +57,9 @@ impl Prepared<'_> {
             level: "debug".into(),
             from: "helper".into(),
             text: format!(
-                "stub built after {stub} ms, dirty log on after {log_dirty} ms, {} of {} frames \
+                "stub built after {stub} ms, {}; dirty log on after {log_dirty} ms, {} of {} frames \
                  found populated after {frames} ms; reading the bitmap took {} µs",
+                self.stub.share(),
                 self.pages,
                 self.guest_pfns,
                 self.took_bitmap.as_micros()

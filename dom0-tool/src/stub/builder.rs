@@ -14,7 +14,7 @@ use lull_core::link::{
 };
 use lull_core::machine::Config;
 use lull_xen::buffer::HypercallBuffer;
-use lull_xen::domctl::{dominf, vcpu_context};
+use lull_xen::domctl::{DomainInfo, dominf, vcpu_context};
 use lull_xen::evtchn::EventChannel;
 use lull_xen::foreign::ForeignPages;
 use lull_xen::xenstore::Xenstore;
@@ -33,6 +33,9 @@ const FLAT_KERNEL_SS: u64 = 0xe02b;
 
 /// The interrupt flag. A PV kernel must run with interrupts enabled.
 const RFLAGS_IF: u64 = 1 << 9;
+
+/// The domain that this program runs in.
+const DOM0: DomId = 0;
 
 /// Why the stub could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +75,7 @@ pub struct Stub<'x> {
     /// Machine addresses of the window's page-table entries.
     entries: Vec<u64>,
     memory_bytes: u64,
+    weight: io::Result<Option<u16>>,
 }
 
 /// A domain that is destroyed unless the build is completed.
@@ -148,6 +152,9 @@ impl<'x> Stub<'x> {
         xen.set_vcpu_context(domid, 0, &context)
             .during("prepared")?;
         name(domid, guest);
+        // A cap would be safer against a stub that spins, but it would also hold up the
+        // copying during the pause. A weight matters only where the processor is scarce.
+        let weight = xen.set_half_the_weight_of(domid, DOM0);
         xen.unpause_domain(domid).during("started")?;
 
         std::mem::forget(unfinished);
@@ -162,6 +169,7 @@ impl<'x> Stub<'x> {
                 .map(|offset| space.entry_address(WINDOW_VA + offset, &mfns))
                 .collect(),
             memory_bytes: space.pages() as u64 * PAGE as u64,
+            weight,
         })
     }
 
@@ -173,6 +181,17 @@ impl<'x> Stub<'x> {
     /// The stub's memory, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_bytes
+    }
+
+    /// The stub's share of a processor, for the log.
+    pub fn share(&self) -> String {
+        match &self.weight {
+            Ok(Some(weight)) => format!("its weight is {weight}, half of dom0's"),
+            Ok(None) => {
+                "the scheduler has no weights, so it has as much of a processor as dom0".into()
+            }
+            Err(error) => format!("its weight cannot be set: {error}"),
+        }
     }
 
     /// The control pages, which the stub and dom0 share.
@@ -304,13 +323,55 @@ fn name(domid: DomId, guest: DomId) {
 pub fn orphans(xen: &Xen, process: Option<u32>) -> io::Result<Vec<DomId>> {
     let mut found = Vec::new();
     for info in xen.domains()? {
-        let owner = u32::from_le_bytes(info.handle[12..].try_into().expect("four bytes"));
-        let is_pv = info.flags & dominf::HVM_GUEST == 0;
-        let is_a_stub = is_pv && info.handle.starts_with(MARK);
-        if is_a_stub && (process == Some(owner) || !processes::is_lulls(owner)) {
+        if is_orphan(&info, process, processes::is_lulls) {
             destroy(xen, info.domain);
             found.push(info.domain);
         }
     }
     Ok(found)
+}
+
+/// Whether the domain is a stub that belongs to `process`, or to a process that is no live
+/// lull. The UUID alone does not make a domain a stub, because a guest's owner may be free
+/// to choose it.
+fn is_orphan(info: &DomainInfo, process: Option<u32>, is_lulls: impl Fn(u32) -> bool) -> bool {
+    let owner = u32::from_le_bytes(info.handle[12..].try_into().expect("four bytes"));
+    let is_pv = info.flags & dominf::HVM_GUEST == 0;
+    let is_a_stub = is_pv && info.handle.starts_with(MARK);
+    is_a_stub && (process == Some(owner) || !is_lulls(owner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stub_of_a_dead_process_is_an_orphan() {
+        const DEAD: u32 = 41;
+        const ALIVE: u32 = 42;
+        let is_lulls = |process| process == ALIVE;
+        let stub = |owner: u32| {
+            let mut handle = handle(7);
+            handle[12..].copy_from_slice(&owner.to_le_bytes());
+            DomainInfo {
+                domain: 9,
+                handle,
+                ..DomainInfo::default()
+            }
+        };
+        assert!(is_orphan(&stub(DEAD), None, is_lulls));
+        assert!(!is_orphan(&stub(ALIVE), None, is_lulls));
+        assert!(is_orphan(&stub(ALIVE), Some(ALIVE), is_lulls));
+        // A guest whose owner has chosen such a UUID.
+        let guest = DomainInfo {
+            flags: dominf::HVM_GUEST,
+            ..stub(DEAD)
+        };
+        assert!(!is_orphan(&guest, None, is_lulls));
+        let other = DomainInfo {
+            handle: [7; 16],
+            ..stub(DEAD)
+        };
+        assert!(!is_orphan(&other, None, is_lulls));
+    }
 }

@@ -34,7 +34,7 @@ mod cmd {
 type Request = [u64; 18];
 
 /// A command's own structure, in the layout of the request.
-type Payload = [u64; 16];
+pub(super) type Payload = [u64; 16];
 
 /// Builds the request as Xen reads it, except for the memory that the payload points
 /// to.
@@ -164,7 +164,12 @@ pub enum Clean {
 }
 
 impl Xen {
-    fn domctl(&self, cmd: u32, domain: DomId, payload: &mut Payload) -> io::Result<DomId> {
+    pub(super) fn domctl(
+        &self,
+        cmd: u32,
+        domain: DomId,
+        payload: &mut Payload,
+    ) -> io::Result<DomId> {
         let mut request = request(self.version, cmd, domain, payload);
         // SAFETY: a domctl takes one structure; addresses in the payload are those of
         // hypercall buffers, which every caller below sizes for its command.

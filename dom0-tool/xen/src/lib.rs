@@ -16,6 +16,7 @@ pub mod maxmem;
 pub mod mmu;
 pub mod privcmd;
 pub mod probe_guest;
+mod scheduler;
 mod sysctl;
 pub mod version;
 pub mod xenstore;
