@@ -1,11 +1,17 @@
 //! Checks processes that nobody starts by hand, by their state in the kernel: they are
-//! confined, and a guard outlives signals.
+//! confined, they keep nothing that they were not given, and a guard outlives signals. The
+//! save helper is also run without a Xen, to see what it says then.
 
 use std::fs;
+use std::io::{PipeReader, PipeWriter, Read, pipe};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpgid, getsid, kill_process};
 
 /// The longest time that a condition may take to hold, on any machine.
@@ -19,6 +25,31 @@ fn start(words: &[&str]) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// Returns a pipe whose writing end every program that is started inherits.
+fn inherited_pipe() -> (PipeReader, PipeWriter) {
+    let (read, write) = pipe().unwrap();
+    fcntl_setfd(&write, FdFlags::empty()).unwrap();
+    (read, write)
+}
+
+/// Whether the last writing end of the pipe is closed.
+fn has_ended(pipe: &PipeReader) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(pipe, PollFlags::IN)];
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+}
+
+/// Returns the two values of a line of `/proc/PID/limits`.
+fn limit(child: &Child, name: &str) -> Option<[String; 2]> {
+    let text = fs::read_to_string(format!("/proc/{}/limits", child.id())).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    let mut values = line.strip_prefix(name)?.split_whitespace();
+    Some([values.next()?.to_owned(), values.next()?.to_owned()])
 }
 
 /// Returns a field of `/proc/PID/status`.
@@ -88,4 +119,158 @@ fn a_guard_outlives_signals() {
     thread::sleep(Duration::from_millis(50));
     assert!(!status(&guard, "State").unwrap().starts_with('Z'));
     end(guard);
+}
+
+/// A process that outlives the operator's command, or holds a guest's memory, keeps no
+/// descriptor of the operator's shell and leaves no memory behind in a file.
+#[test]
+fn what_was_inherited_by_accident_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    for words in [
+        &["keep-run", "--folder", folder, "web1"][..],
+        &["keep-trace", "--folder", folder, "7"],
+        &["guard", "sampling", "7", "1"],
+        &["see-off"],
+    ] {
+        let what = words[0];
+        let (read, write) = inherited_pipe();
+        let child = start(words);
+        drop(write);
+        until(what, || has_ended(&read));
+        let is = |name: &str, value: &str| {
+            until(&format!("{what}: {name}"), || {
+                limit(&child, name) == Some([value.to_owned(), value.to_owned()])
+            });
+        };
+        is("Max core file size", "0");
+        is("Max open files", "256");
+        until(what, || {
+            status(&child, "NoNewPrivs").as_deref() == Some("1")
+        });
+        end(child);
+    }
+}
+
+/// Like the processes above; its own descriptors stay open.
+#[test]
+fn an_engine_keeps_only_what_it_was_given() {
+    let given = [(); 4].map(|()| UnixStream::pair().unwrap());
+    let numbers = given.each_ref().map(|(_, theirs)| {
+        fcntl_setfd(theirs, FdFlags::empty()).unwrap();
+        theirs.as_raw_fd().to_string()
+    });
+    let [helper, transport, to, from] = &numbers;
+    let (read, write) = inherited_pipe();
+    let engine = start(&[
+        "engine",
+        "--helper",
+        helper,
+        "--transport",
+        transport,
+        "--to-land",
+        to,
+        "--from-land",
+        from,
+    ]);
+    drop(write);
+    until("engine", || has_ended(&read));
+    until("engine", || {
+        limit(&engine, "Max core file size") == Some(["0".to_owned(), "0".to_owned()])
+    });
+    assert_eq!(status(&engine, "NoNewPrivs").as_deref(), Some("1"));
+    let ours = given.map(|(ours, theirs)| {
+        drop(theirs);
+        ours
+    });
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    for socket in &ours {
+        let mut fds = [PollFd::new(socket, PollFlags::RDHUP)];
+        assert_eq!(
+            poll(&mut fds, Some(&now)).unwrap(),
+            0,
+            "a socket was closed"
+        );
+    }
+    // An engine to which no stream is handed ends.
+    drop(ours);
+    let mut engine = engine;
+    until("it ends", || engine.try_wait().unwrap().is_some());
+}
+
+/// A transport gives them up once the program that connects to the destination has them,
+/// which may read a password from one.
+#[test]
+fn a_transport_passes_on_what_the_shell_had_open() {
+    let close =
+        "for n in /proc/self/fd/*; do n=${n##*/}; [ $n -gt 2 ] && eval \"exec $n>&-\"; done";
+    let (mut read, write) = inherited_pipe();
+    let number = write.as_raw_fd();
+    let line = format!("echo here >&{number}; {close}; exec cat");
+    let transport = start(&["transport", "--domain", "7", "--", "bash", "-c", &line]);
+    drop(write);
+    until("transport", || has_ended(&read));
+    let mut said = String::new();
+    read.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "here\n");
+    assert!(status(&transport, "State").is_some_and(|state| !state.starts_with('Z')));
+    end(transport);
+}
+
+/// Runs the save helper as libxl does, for a domain that does not exist. Returns what it
+/// tells libxl and what it tells a front end.
+fn helped(limit: Option<&str>, has_front_end: bool) -> (String, String) {
+    let (front_end, theirs) = UnixStream::pair().unwrap();
+    let (_stream, to) = pipe().unwrap();
+    fcntl_setfd(&to, FdFlags::empty()).unwrap();
+    let number = to.as_raw_fd().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lull"));
+    command
+        .args(["--save-domain", &number, &number, "32000", "1", "0", "0"])
+        .env("LULL_STARTED_NS", "1")
+        .env("LULL_STOCK_HELPER", "/nonexistent")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    if let Some(limit) = limit {
+        command.env("LULL_MAX_SUSPEND_TIME_US", limit);
+    }
+    if has_front_end {
+        fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
+        command.env("LULL_FRONT_END_FD", theirs.as_raw_fd().to_string());
+    }
+    let mut helper = command.spawn().unwrap();
+    drop((theirs, to));
+    // libxl's answer to the end.
+    let mut answers = helper.stdin.take().unwrap();
+    std::io::Write::write_all(&mut answers, &0_i32.to_ne_bytes()).unwrap();
+    let output = helper.wait_with_output().unwrap();
+    let mut told = String::new();
+    let mut front_end = front_end;
+    front_end.read_to_string(&mut told).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    (said, told)
+}
+
+/// Without that word, the front end would judge by xl's output, which blames the
+/// destination.
+#[test]
+fn a_helper_that_cannot_begin_tells_the_front_end_that_the_source_failed() {
+    let (_, told) = helped(Some("300000"), true);
+    let ended = told.lines().find(|line| line.contains(r#""type":"ended""#));
+    let ended = ended.unwrap_or_else(|| panic!("{told}"));
+    assert!(ended.contains(r#""how":"source-failed""#), "{ended}");
+}
+
+/// A shell below `lull migrate` may have inherited them, and starts a plain `xl migrate`.
+#[test]
+fn variables_without_a_front_end_set_no_limit() {
+    // Whether a limit is understood shows whether it is read.
+    let (said, _) = helped(Some("soon"), false);
+    assert!(!said.contains("LULL_MAX_SUSPEND_TIME_US"), "{said}");
+    let (_, told) = helped(Some("soon"), true);
+    assert!(told.contains("LULL_MAX_SUSPEND_TIME_US"), "{told}");
 }

@@ -23,12 +23,22 @@ pub fn leave_no_dump() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-/// Does the same as [`leave_no_dump`], and prevents programs it starts from gaining
-/// rights through set-user-ID files. Processes that start the operator's ssh must not
-/// call this, because ssh may be wrapped in sudo.
+/// The most descriptors that a process may have open. None has more than some dozens; one
+/// that opens them without end fails by itself, before it harms its host.
+const DESCRIPTORS: u64 = 256;
+
+/// Does the same as [`leave_no_dump`], prevents programs it starts from gaining rights
+/// through set-user-ID files, and limits its descriptors. Processes that start the
+/// operator's ssh must not call this, because ssh may be wrapped in sudo.
 pub fn settle() {
     leave_no_dump();
     let _ = set_no_new_privs(true);
+    let few = Rlimit {
+        current: Some(DESCRIPTORS),
+        maximum: Some(DESCRIPTORS),
+    };
+    // This fails only if the limit is lower already.
+    let _ = setrlimit(Resource::Nofile, few);
 }
 
 /// For processes that clean up after others: starts a new session, and survives every

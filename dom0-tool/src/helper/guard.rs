@@ -14,7 +14,7 @@ use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use lull_base::{confine, hygiene, processes};
+use lull_base::{confine, hygiene, inherited_fd, processes};
 use lull_xen::domain::{LAST_STEPS, Resumed, wait_out_suspend};
 use lull_xen::domctl::ShadowOp;
 use lull_xen::{DomId, Xen};
@@ -152,6 +152,7 @@ impl Guard {
 
 /// The guard's main function: waits for the helper to end, then cleans up.
 pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
+    drop(inherited_fd::foreign(&[]));
     hygiene::outlive_signals();
     hygiene::settle();
     hygiene::be_spared();

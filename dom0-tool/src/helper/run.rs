@@ -19,7 +19,7 @@ use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
 use lull_wire::control::{Answer, Phase, Request};
-use lull_wire::events::{Event, How, Landing, LeftToStock, Log, Refused};
+use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log, Refused};
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{self as xen, DomId, DomainState, Xen, version};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -45,7 +45,7 @@ use crate::runs;
 use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
 use crate::trace::{Recorder, Unrecorded};
-use crate::transport::{self, orders::Orders};
+use crate::transport::orders::Orders;
 
 /// Exit status that libxl takes for a helper that broke down.
 const BROKEN: u8 = 255;
@@ -64,9 +64,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         None => return hand_over(&args),
     };
-    for variable in transport::INHERITED {
-        drop(inherited_fd::named(variable));
-    }
+    // Among the others are those of the transport: a copy held here would hide the
+    // transport's end from the processes at their other ends.
+    let named = [FRONT_END_FD, handed::ENGINE_FD, CLAIM_FD].map(inherited_fd::number);
+    let given = [Some(save.io_fd), Some(save.recv_fd)];
+    let kept: Vec<RawFd> = named.into_iter().chain(given).flatten().collect();
+    drop(inherited_fd::foreign(&kept));
     let orders = orders::limits(save.domain);
     // Without limits, a guest that lull cannot move goes to the stock helper. With limits
     // it is refused, because the stock helper does not know them.
@@ -186,8 +189,17 @@ pub struct EngineOptions {
     from_land: RawFd,
 }
 
+impl EngineOptions {
+    const fn all(&self) -> [RawFd; 4] {
+        [self.helper, self.transport, self.to_land, self.from_land]
+    }
+}
+
 /// Runs as the engine of a fast landing.
 pub fn engine(options: &EngineOptions) -> ExitCode {
+    let named = [FRONT_END_FD, CLAIM_FD].map(inherited_fd::number);
+    let kept: Vec<RawFd> = named.into_iter().flatten().chain(options.all()).collect();
+    drop(inherited_fd::foreign(&kept));
     hygiene::settle();
     let start = orders::start();
     engine_until_the_end(options, start).unwrap_or_else(|error| {

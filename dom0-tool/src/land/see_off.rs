@@ -10,7 +10,7 @@ use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lull_base::hygiene;
+use lull_base::{hygiene, inherited_fd};
 use lull_xen::Xen;
 
 use super::waiting::Identity;
@@ -74,6 +74,7 @@ impl SeeOff {
 
 /// The guard's main function: waits until `lull land` ends, and cleans up after it.
 pub fn main() -> ExitCode {
+    drop(inherited_fd::foreign(&[]));
     hygiene::outlive_signals();
     hygiene::settle();
     hygiene::be_spared();

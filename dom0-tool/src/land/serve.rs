@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use lull_base::{confine, hygiene};
+use lull_base::{confine, hygiene, inherited_fd};
 use lull_xen::REQUESTS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
@@ -49,6 +49,7 @@ enum End {
 
 /// Runs until the guest has landed or cannot land.
 pub fn main() -> ExitCode {
+    drop(inherited_fd::foreign(&[]));
     hygiene::settle();
     // This precedes the greeting: if it fails, the source uses a classic landing.
     let (tools, mut see_off) = match Tools::open().and_then(|tools| Ok((tools, SeeOff::start()?))) {

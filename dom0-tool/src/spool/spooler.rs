@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use lull_base::{confine, hygiene};
+use lull_base::{confine, hygiene, inherited_fd};
 
 use super::Folder;
 
@@ -23,6 +23,7 @@ pub fn keep(
     largest: usize,
     then: impl FnOnce(&[u8]),
 ) -> ExitCode {
+    drop(inherited_fd::foreign(&[]));
     hygiene::settle();
     confine::to_no_program();
     let mut record = Vec::new();

@@ -64,18 +64,20 @@ mod resume;
 mod tests;
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
 use lull_base::{confine, hygiene, inherited_fd};
+use lull_wire::events;
 use lull_xen::DomId;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
 use crate::control::claim::CLAIM_FD;
 use crate::control::folder::Folder;
+use crate::helper::handed;
 use front_end::FrontEnd;
 use gate::{Gate, Landing, Terms};
 use process::Transport;
@@ -96,9 +98,11 @@ pub const ENGINE_FD: &str = "LULL_TRANSPORT_ENGINE_FD";
 /// far xl has come, use another pipe.
 pub const WORDS_FD: &str = "LULL_WORDS_FD";
 
-/// All three variables. libxl's helper closes these descriptors: a copy held there would
-/// hide the transport's end from the processes at their other ends.
-pub const INHERITED: [&str; 3] = [FRONT_END_FD, ENGINE_FD, WORDS_FD];
+/// All three variables.
+const INHERITED: [&str; 3] = [FRONT_END_FD, ENGINE_FD, WORDS_FD];
+
+/// The variables of descriptors that xl's other children are to inherit.
+const OTHERS: [&str; 3] = [CLAIM_FD, events::FRONT_END_FD, handed::ENGINE_FD];
 
 /// The options of `lull transport`. They come from `lull migrate`.
 #[derive(Debug, Args)]
@@ -164,13 +168,21 @@ pub fn main(options: &Options) -> ExitCode {
 }
 
 fn carry(options: &Options) -> anyhow::Result<ExitCode> {
+    // The program that connects to the destination may need what the operator's shell has
+    // open, such as a password for sshpass.
+    let kept = INHERITED.into_iter().chain(OTHERS);
+    let kept: Vec<RawFd> = kept.filter_map(inherited_fd::number).collect();
+    let foreign = inherited_fd::foreign(&kept);
     let front_end = FrontEnd::connect();
     let (from_xl, to_xl) = take_over_stdio().context("its own input and output")?;
     let words = inherited_fd::named(WORDS_FD);
-    // The program that connects to the destination may outlive the attempt, so it does not
-    // inherit the claim.
-    drop(inherited_fd::named(CLAIM_FD));
+    // The program that connects to the destination may outlive the attempt. It does not
+    // inherit the claim, nor what would hide the helper's end from `lull migrate`.
+    for variable in OTHERS {
+        drop(inherited_fd::named(variable));
+    }
     let mut transport = Transport::start(options.shell, &options.command, words)?;
+    drop(foreign);
     let ends = Ends {
         from_xl,
         to_xl,

@@ -7,13 +7,11 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lull_wire::events;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::read;
 
-use super::INHERITED;
 use super::relay::Parting;
-use crate::helper::handed::ENGINE_FD;
+use super::{INHERITED, OTHERS};
 
 /// Time that a refused destination has to clear up. Its output is read all the while,
 /// because a receiver that cannot write leaves its copy behind. A receiver that hangs may
@@ -57,12 +55,10 @@ impl Transport {
             _ => anyhow::bail!("one command for the shell, or a program and its arguments"),
         };
         let name = command.get_program().to_string_lossy().into_owned();
-        for variable in INHERITED {
+        for variable in INHERITED.into_iter().chain(OTHERS) {
             command.env_remove(variable);
         }
         let child = command
-            .env_remove(events::FRONT_END_FD)
-            .env_remove(ENGINE_FD)
             .stderr(words.map_or_else(Stdio::inherit, Stdio::from))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
