@@ -93,14 +93,19 @@ const LIBVIRTS: &str = "/run/libvirt/libxl";
 /// no longer be carried out. `None` if it will be.
 pub fn lost(name: &str, domain: DomId) -> Option<String> {
     let stays = version::detect().is_ok_and(|xen| !Monitor::leaves_at_a_suspend(xen));
-    if is_libvirts(name) {
+    let waits = || stays || Monitor::of(domain).is_some();
+    warning(name, is_libvirts(name), waits)
+}
+
+fn warning(name: &str, is_libvirts: bool, waits: impl FnOnce() -> bool) -> Option<String> {
+    if is_libvirts {
         // libxl's `shutdown_reported` permits one report for each watch on the domain.
         return Some(format!(
             "libvirt has taken {name}'s pause for its end, and will not carry out its next \
              reboot or shutdown: `systemctl restart libvirtd` makes it look again."
         ));
     }
-    (!stays && Monitor::of(domain).is_none()).then(|| {
+    (!waits()).then(|| {
         format!(
             "No xl waits for {name}'s end any more: after its next reboot or shutdown `xl \
              destroy {name}` and `xl create` are yours to do."
@@ -168,6 +173,16 @@ mod tests {
         ] {
             assert_eq!(waits_for(other, 1234), None, "{other}");
         }
+    }
+
+    #[test]
+    fn who_lost_its_monitor_is_told_what_is_left_to_do() {
+        assert_eq!(warning("web1", false, || true), None);
+        let lost = warning("web1", false, || false).unwrap();
+        assert!(lost.contains("`xl destroy web1`"), "{lost}");
+        // libvirt's daemon stays, and has spent its one report all the same.
+        let lost = warning("web1", true, || true).unwrap();
+        assert!(lost.contains("`systemctl restart libvirtd`"), "{lost}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use lull_core::batch::BATCH_PAGES;
+use lull_core::downtime::FixedCosts;
 use lull_core::machine::{Event, State};
 use lull_core::units::Micros;
 use lull_xen::domain;
@@ -63,6 +64,14 @@ impl Owed {
 /// A stub that has to give up gets only this long. The guest may be stopped by then, and
 /// the operator wants the attempt to end.
 const STUB_PROMPTNESS: Micros = Micros::from_millis(1_000);
+
+/// The time after the request to suspend by which the guest must have stopped, if the pause
+/// is to stay within the limit. What follows the stop takes the rest.
+fn last_stop(limit: Micros, costs: FixedCosts) -> Duration {
+    let after = costs.reserve().saturating_add(costs.cpu_state);
+    let after = after.saturating_add(costs.final_bitmap);
+    Duration::from_micros(limit.since(after).0)
+}
 
 impl Session<'_> {
     /// Checks the deadline each time, and does the rest once every [`TICK`].
@@ -139,12 +148,9 @@ impl Session<'_> {
             return Ok(());
         }
         let costs = machine.config().costs;
-        let after = costs.reserve().saturating_add(costs.cpu_state);
-        let after = after.saturating_add(costs.final_bitmap);
         let asked_for = pause.requested.elapsed();
-        let is_too_late = self
-            .limit_in_force()
-            .is_some_and(|limit| asked_for >= Duration::from_micros(limit.since(after).0));
+        let limit = self.limit_in_force();
+        let is_too_late = limit.is_some_and(|limit| asked_for >= last_stop(limit, costs));
         let is_unwanted = self.landing.hands_over() && (self.cancel_told || self.is_out_of_time());
         if !is_unwanted && (!is_too_late || pause.binding) {
             return Ok(());
@@ -255,6 +261,24 @@ impl Session<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_taken_back_while_the_rest_of_the_pause_still_fits() {
+        let costs = FixedCosts {
+            suspend: Micros::from_millis(200),
+            final_bitmap: Micros::from_millis(10),
+            cpu_state: Micros::from_millis(50),
+            landing: Micros::from_millis(300),
+            resume: Micros::from_millis(40),
+        };
+        let limit = Micros::from_millis(2_000);
+        let last = last_stop(limit, costs);
+        let rest = Duration::from_millis(10 + 50 + 300);
+        assert!(last + rest <= Duration::from_millis(2_000), "{last:?}");
+        assert!(last > Duration::from_millis(200), "{last:?}");
+        // Nothing fits into so small a limit: it is taken back at once.
+        assert_eq!(last_stop(Micros::from_millis(100), costs), Duration::ZERO);
+    }
 
     #[test]
     fn a_stub_that_does_little_at_a_time_is_found_out() {

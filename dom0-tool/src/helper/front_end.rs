@@ -149,3 +149,70 @@ impl FrontEnd {
         (!self.gone).then(|| self.out.as_fd())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::time::Instant;
+
+    use lull_wire::events::{How, Log, PauseParts, Suspended};
+
+    use super::*;
+    use crate::engine::{Verdict, never_begun};
+
+    fn pair() -> (FrontEnd, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let front_end = FrontEnd {
+            commands: BufReader::new(ours.try_clone().unwrap()),
+            out: ours,
+            transport: None,
+            line: Vec::new(),
+            cancelled: false,
+            gone: false,
+            target_ready: false,
+            hung_up: None,
+            unsent: Vec::new(),
+        };
+        (front_end, theirs)
+    }
+
+    /// A stub that logs without end, and a front end that does not read.
+    #[test]
+    fn what_the_report_needs_is_kept_however_much_a_stub_logs() {
+        let (mut front_end, mut theirs) = pair();
+        let begun = Instant::now();
+        for _ in 0..2 * UNSENT_MAX / 1_000 {
+            front_end.tell(Event::Log(Log {
+                level: "info".into(),
+                from: "stub".into(),
+                text: "x".repeat(1_000),
+            }));
+        }
+        assert!(front_end.unsent.len() >= UNSENT_MAX / 2, "nothing is lost");
+        front_end.tell(Event::Suspended(Suspended {
+            requested_at_ms: 1,
+            stopped_at_ms: 2,
+            dirty_pages: 3,
+            requested_monotonic_ns: 4,
+            limit_us: None,
+            predicted: PauseParts::default(),
+            predicted_downtime_ms: None,
+            likely_pages_ms: None,
+        }));
+        let verdict = Verdict::plain(How::RefusedDowntime, "too slow", "");
+        front_end.tell(never_begun(begun, &verdict));
+
+        let reader = std::thread::spawn(move || {
+            let mut told = String::new();
+            theirs.read_to_string(&mut told).unwrap();
+            told
+        });
+        front_end.flush(Duration::from_secs(60));
+        drop(front_end);
+        let told = reader.join().unwrap();
+        let last: Vec<&str> = told.lines().rev().take(2).collect();
+        assert!(last[1].contains(r#""type":"suspended""#), "{}", last[1]);
+        assert!(last[0].contains(r#""type":"ended""#), "{}", last[0]);
+    }
+}

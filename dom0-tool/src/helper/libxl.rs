@@ -47,7 +47,6 @@ impl Libxl {
     ///
     /// # Errors
     /// When libxl has closed its end.
-    /// libxl has sent the request, and would take one that vanished for acknowledged.
     pub fn warn(&mut self, text: &str) -> io::Result<()> {
         self.log(LEVEL_WARN, text)
     }
@@ -114,7 +113,7 @@ impl Toolstack for Libxl {
     }
 
     fn withdraw(&mut self) -> io::Result<bool> {
-        // libxl has asked: it would take a request that is gone for acknowledged.
+        // libxl has sent the request, and would take one that vanished for acknowledged.
         Ok(false)
     }
 

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lull_base::file_lock;
@@ -211,16 +212,13 @@ impl Xen {
             let state = self.domain_state(domain)?;
             Ok(state.is_some_and(|state| state.is_suspended()))
         };
-        if !is_suspended()? {
-            return Ok(Resumed::WasNotSuspended);
-        }
-        // Reading the registers, writing them and resuming are separate calls. A second
-        // process that resumes the guest must not write the registers of a guest that
-        // already runs.
-        let _alone = alone();
-        if !is_suspended()? {
-            return Ok(Resumed::WasNotSuspended);
-        }
+        one_at_a_time(Path::new(RESUMING), ANOTHERS_RESUME, is_suspended, || {
+            self.rewrite_and_resume(domain)
+        })
+        .map(|resumed| resumed.unwrap_or(Resumed::WasNotSuspended))
+    }
+
+    fn rewrite_and_resume(&self, domain: DomId) -> io::Result<Resumed> {
         // Without a callback, no PV driver reads the result.
         if self.hvm_param(domain, HVM_PARAM_CALLBACK_IRQ)? != 0 {
             const CANCELLED: u64 = 1;
@@ -251,14 +249,32 @@ const RESUMING: &str = "/run/lull";
 /// that hangs in the middle of one delays others no longer than this.
 const ANOTHERS_RESUME: Duration = Duration::from_millis(100);
 
-/// Takes the resume lock and returns it; it is held until dropped. `None` if the folder
+/// Runs `resume` if the guest is suspended, while no other process does the same. Reading
+/// the registers, writing them and resuming are separate calls: a second process must not
+/// write the registers of a guest that already runs. `None` if the guest was not suspended.
+fn one_at_a_time<T>(
+    folder: &Path,
+    patience: Duration,
+    is_suspended: impl Fn() -> io::Result<bool>,
+    resume: impl FnOnce() -> io::Result<T>,
+) -> io::Result<Option<T>> {
+    if !is_suspended()? {
+        return Ok(None);
+    }
+    let _alone = alone(folder, patience);
+    // Another process may have resumed the guest while this one waited for the lock.
+    if !is_suspended()? {
+        return Ok(None);
+    }
+    resume().map(Some)
+}
+
+/// Locks the folder and returns the lock; it is held until dropped. `None` if the folder
 /// does not exist (then no other lull process can hold the lock either), or if another
 /// process holds the lock for too long.
-fn alone() -> Option<File> {
-    let file = File::open(RESUMING).ok()?;
-    file_lock::lock(&file, ANOTHERS_RESUME)
-        .ok()?
-        .then_some(file)
+fn alone(folder: &Path, patience: Duration) -> Option<File> {
+    let file = File::open(folder).ok()?;
+    file_lock::lock(&file, patience).ok()?.then_some(file)
 }
 
 /// How long a guest may take from acknowledging a suspend request until it has stopped
@@ -365,4 +381,60 @@ pub enum Resumed {
     },
     /// The guest was not suspended.
     WasNotSuspended,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    /// Engine, transport, guard and front end may all find the guest suspended at the same
+    /// moment.
+    #[test]
+    fn of_several_that_resume_a_guest_one_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let suspended = AtomicBool::new(true);
+        let (looking, rewritten) = (AtomicU32::new(0), AtomicU32::new(0));
+        let resume = || {
+            one_at_a_time(
+                folder.path(),
+                Duration::from_secs(60),
+                || {
+                    looking.fetch_add(1, Ordering::SeqCst);
+                    Ok(suspended.load(Ordering::SeqCst))
+                },
+                || {
+                    // All of them have seen the suspended guest by now.
+                    while looking.load(Ordering::SeqCst) < 4 {
+                        thread::yield_now();
+                    }
+                    rewritten.fetch_add(1, Ordering::SeqCst);
+                    suspended.store(false, Ordering::SeqCst);
+                    Ok(())
+                },
+            )
+        };
+        let resumed = thread::scope(|scope| {
+            let all = [(); 3].map(|()| scope.spawn(resume));
+            all.map(|one| one.join().unwrap().unwrap())
+        });
+        assert_eq!(rewritten.into_inner(), 1);
+        assert_eq!(resumed.iter().flatten().count(), 1);
+    }
+
+    /// A process that hangs in the middle of its resume must not keep the guest stopped.
+    #[test]
+    fn a_resume_that_hangs_holds_up_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let hung = alone(folder.path(), Duration::ZERO);
+        assert!(hung.is_some());
+        let brief = Duration::from_millis(10);
+        let resumed = one_at_a_time(folder.path(), brief, || Ok(true), || Ok(()));
+        assert!(resumed.unwrap().is_some());
+        let nowhere = folder.path().join("nowhere");
+        let resumed = one_at_a_time(&nowhere, brief, || Ok(true), || Ok(()));
+        assert!(resumed.unwrap().is_some());
+    }
 }
