@@ -7,7 +7,7 @@ use lull_tests::ssh::quote;
 use lull_tests::{GuestSpec, GuestType, Host};
 
 use crate::aftermath;
-use crate::attempt::Plan;
+use crate::attempt::{Ended, Plan};
 use crate::world::{World, spec};
 
 /// Requests whose refusal costs nothing.
@@ -103,6 +103,79 @@ pub fn unreachable_host(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
+/// The destination accepts the connection and says nothing, at once or once xl has called.
+/// The timeout is over all the same; a wait of lull's own would be a minute.
+pub fn swallowing_host(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = &world.host;
+    host.run(
+        "printf '%s\\n' '#!/bin/sh' 'shift' \
+         'case \"$*\" in *migrate-receive*) exec sleep 300;; *) exec sh -c \"$*\";; esac' \
+         >/run/rig/swallow && chmod +x /run/rig/swallow",
+    )?
+    .checked()?;
+    for way in [
+        "-s 'sh -c \"sleep 300\" x'",
+        "-s 'sh -c \"sleep 300\" x' --landing classic",
+        "-s '' --receiver-command 'exec sleep 300'",
+        "-s /run/rig/swallow --landing classic",
+    ] {
+        let command = format!("timeout 50 lull migrate --timeout 8s {way} busy nowhere");
+        let ended = host.run_for(&command, Duration::from_secs(120))?;
+        ensure!(
+            ended.status == 4
+                && ended
+                    .stdout
+                    .ends_with("busy runs at the source (this host).\n"),
+            "{way}: {ended:?}"
+        );
+        aftermath::check_whole(host, &guest)?;
+    }
+    Ok(())
+}
+
+/// Xen has too little free memory for a stub, and xl is set to take none from dom0. That is
+/// said before anything is begun, with the cure that doctor knows.
+pub fn no_room_for_the_stub(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let host = &world.host;
+    // The second takes what the first, whose page tables cost some memory too, has left.
+    let filler = |name: &str, mib: &str| {
+        format!(
+            "printf 'name=\"{name}\"\ntype=\"pvh\"\nkernel=\"/boot/vmlinux\"\nmemory=%s\n' \
+             $(( {mib} )) >/run/rig/{name}.cfg && xl create -q -p /run/rig/{name}.cfg"
+        )
+    };
+    let free = "$(xl info free_memory)";
+    let filled = host.run_for(
+        &format!(
+            "{} && {} && xl info free_memory",
+            filler("filler-one", &format!("{free} - 300")),
+            filler("filler-two", &format!("{free} - 14")),
+        ),
+        Duration::from_secs(120),
+    );
+    let asked = filled.and_then(|filled| {
+        let left = filled.checked()?;
+        let moved = host.run("lull migrate -s '' busy 'xl migrate-receive'")?;
+        let doctor = host.run_for("lull doctor", Duration::from_secs(120))?;
+        Ok((left, moved, doctor))
+    });
+    host.run("xl destroy filler-two; xl destroy filler-one")?;
+    let (left, moved, doctor) = asked?;
+    let left: u32 = left.trim().parse().context("xl info free_memory")?;
+    ensure!(left < 16, "the rig left {left} MiB");
+    let cure = "Take it from dom0: `xl mem-set 0 ";
+    ensure!(
+        moved.status == 2
+            && moved.stderr.contains("Nothing was done.")
+            && moved.stderr.contains(cure),
+        "{moved:?}"
+    );
+    ensure!(doctor.stdout.contains(cure), "{}", doctor.stdout);
+    aftermath::check_whole(host, &guest)
+}
+
 /// The destination has too little memory: another guest occupies nearly all of it.
 pub fn no_memory(world: &mut World) -> Result<()> {
     let guest = world.guest()?;
@@ -150,14 +223,30 @@ pub fn pv_guest(world: &mut World) -> Result<()> {
     guest.destroy()
 }
 
-/// The guest ignores the request to suspend.
+/// The guest ignores the request to suspend. libxl takes the request back after a minute.
 pub fn deaf_guest(world: &mut World) -> Result<()> {
+    ignoring(world, Plan::direct()).map(drop)
+}
+
+/// Likewise, in the fast landing: there the request is lull's own, and is taken back before
+/// a pause could exceed its limit.
+pub fn deaf_guest_fast(world: &mut World) -> Result<()> {
+    let ended = ignoring(world, Plan::direct().fast_by(""))?;
+    let at = |event: Option<&serde_json::Value>| event.and_then(|event| event["at_ms"].as_u64());
+    let asked = at(ended.rounds().last()).context("no round")?;
+    let over = at(ended.event("ended")).context("no end")?;
+    let limit = ended.result()?["limit_ms"].as_u64().context("no limit")?;
+    ensure!(over - asked <= limit, "{} ms of {limit}", over - asked);
+    Ok(())
+}
+
+fn ignoring(world: &mut World, plan: Plan) -> Result<Ended> {
     let host = &world.host;
     let guest = host.create_guest(&GuestSpec {
         ignores_suspend: true,
         ..spec("deaf")
     })?;
-    let plan = Plan::direct().limit(world.pace.scaled(Duration::from_secs(12)));
+    let plan = plan.limit(world.pace.scaled(Duration::from_secs(12)));
     let ended = plan.run(host, &guest)?;
     let result = ended.expect(7)?;
     ensure!(
@@ -172,5 +261,6 @@ pub fn deaf_guest(world: &mut World) -> Result<()> {
     aftermath::runs_whole(&guest)?;
     ensure!(guest.domid()? == ended.source, "it moved");
     aftermath::no_leaks(host, &[&guest, &kept])?;
-    guest.destroy()
+    guest.destroy()?;
+    Ok(ended)
 }

@@ -204,6 +204,51 @@ pub fn slow_to_stop(world: &mut World) -> Result<()> {
     aftermath::check_whole(&world.host, &guest)
 }
 
+/// Somebody else suspends the guest while it is copied. The attempt neither moves it nor
+/// resumes it. After `lull resume` the guest runs, and doctor tells that xl's monitor has
+/// taken the suspend for the guest's end, as those before Xen 4.20 do.
+pub fn suspended_by_another(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let name = guest.name();
+    let domain = guest.domid()?;
+    let host = &world.host;
+    let mut running = Plan::direct().capped(CAP).start(host, &guest)?;
+    running.wait_until_copying()?;
+    let suspend = format!(
+        "xenstore-write /local/domain/{domain}/control/shutdown suspend; \
+         n=0; until xl list {domain} | tail -n 1 | grep -q -- '---s--'; do n=$((n + 1)); \
+         [ $n -lt 300 ] || exit 1; sleep 0.1; done; lull set --bandwidth none {name}"
+    );
+    running.beside(&suspend)?;
+    let ended = running.finish()?;
+    let result = ended.expect(8)?;
+    let reason = result["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("suspended already"), "{result}");
+    let resumed = host.run_for(&format!("lull resume {name}"), LONGEST)?;
+    ensure!(resumed.success(), "{resumed:?}");
+    aftermath::check_whole(host, &guest)?;
+    let doctor = host.run_for("lull doctor", LONGEST)?;
+    let found = format!("no xl waits for {name}'s end");
+    ensure!(doctor.stdout.contains(&found), "{}", doctor.stdout);
+    world.forget_guest();
+    Ok(())
+}
+
+/// Somebody else resumes the guest while its last pages are on the way. It goes on running
+/// here, and the destination is not told to start its copy.
+pub fn resumed_by_another(world: &mut World) -> Result<()> {
+    let guest = world.guest()?;
+    let domain = guest.domid()?;
+    let command = lull_tests::ssh::quote(&format!("rig-agent resume {domain}"));
+    // At this rate the last pages take seconds.
+    let plan = Plan::by(&format!("hold-at stopped 200000 {domain} {command} --"));
+    let ended = plan.run(&world.host, &guest)?;
+    let result = ended.expect(7)?;
+    let reason = result["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("somebody has resumed"), "{result}");
+    aftermath::check(&world.host, &guest, &ended)
+}
+
 /// A kernel that announces that it does not suspend itself is refused before anything is
 /// copied.
 pub fn cannot_suspend(world: &mut World) -> Result<()> {

@@ -156,6 +156,7 @@ fn usual() -> Vec<Scenario> {
         scenario("limits-kept-by-virsh", 90, virsh::keeps_limits),
         scenario("stub-astray", 15, deaths::stub_astray),
         scenario("stub-stands-still", 30, deaths::stub_stands_still),
+        scenario("stub-burns", 60, deaths::stub_burns),
         scenario("wrong-words", 10, bad_input::wrong_words),
         scenario(
             "doctor-finds-what-is-wrong",
@@ -163,9 +164,13 @@ fn usual() -> Vec<Scenario> {
             doctor::finds_what_is_wrong,
         ),
         scenario("unreachable-host", 10, bad_input::unreachable_host),
+        scenario("swallowing-host", 45, bad_input::swallowing_host),
+        scenario("no-room-for-the-stub", 15, bad_input::no_room_for_the_stub),
         scenario("destination-without-memory", 20, bad_input::no_memory),
         scenario("pv-guest", 20, bad_input::pv_guest),
         scenario("moved-twice-at-once", 30, habits::second_move),
+        scenario("suspended-by-another", 30, habits::suspended_by_another),
+        scenario("resumed-by-another", 30, habits::resumed_by_another),
         scenario("dirty-log-reset", 20, habits::log_reset),
         scenario("balloon-in-motion", 45, habits::balloon_in_motion),
         scenario("host-goes-down", 25, habits::host_goes_down),
@@ -209,6 +214,11 @@ fn seldom() -> Vec<Scenario> {
         scenario("steered-under-a-cap", 40, steering::capped),
         // libxl waits a minute for the guest.
         scenario("guest-ignores-the-suspend", 80, bad_input::deaf_guest),
+        scenario(
+            "guest-ignores-the-suspend-fast",
+            40,
+            bad_input::deaf_guest_fast,
+        ),
         scenario("clock-jumps-meanwhile", 30, moves::while_the_clock_jumps),
         scenario("stock-save-and-restore", 25, stock::save_and_restore),
         rig_scenario("stock-migration-keeps-every-page", 30, stock::migration),

@@ -1,6 +1,7 @@
 //! The rig's agent inside dom0, for what a shell there cannot do, or not quickly.
 
 mod ask;
+mod burn;
 mod compare;
 mod echo_request;
 mod hold;
@@ -25,6 +26,8 @@ const USAGE: &str = "usage:
   rig-agent call HOST COMMAND…                 runs COMMAND there, as ssh does
   rig-agent ask ADDRESS:PORT LINE SECONDS      sends a line, prints the answer
   rig-agent ping ADDRESS INTERVAL_MS STOP       until the file STOP exists; a JSON object a ping
+  rig-agent burn DOMID                         a PV domain's vCPU spins, and signals its first
+                                               event channel without end
   rig-agent compare DOMID DOMID                frames that differ, as JSON
   rig-agent derail DOMID                       sends a PV domain's vCPU astray
   rig-agent hold-at PLACE RATE DOMID COMMAND -- TRANSPORT…
@@ -44,6 +47,7 @@ const USAGE: &str = "usage:
   rig-agent pester FOLDER                      annoys a socket there until it goes
   rig-agent screen COMMAND                     runs COMMAND on a terminal, prints what it draws
   rig-agent sink FILE                          a receiver that keeps nothing
+  rig-agent resume DOMID                       a suspended PVH guest runs on
   rig-agent reset-log DOMID                    its dirty log is switched off and on
   rig-agent squeeze DOMID                      the domain gets no more memory
   rig-agent tee-stream FILE -- TRANSPORT…      a transport that keeps what was sent
@@ -66,6 +70,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["ping", address, interval, stop] => {
             ping::run(address.parse()?, interval.parse()?, stop.as_ref())
         }
+        ["burn", domain] => burn::run(domain.parse()?),
         ["derail", domain] => memory::Privcmd::open()?.set_instruction_pointer(domain.parse()?, 8),
         ["compare", one, other] => compare::run(one.parse()?, other.parse()?),
         [
@@ -93,6 +98,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["pester", folder] => pester::run(folder.as_ref()),
         ["screen", command] => screen::run(command),
         ["sink", file] => sink::run(file),
+        ["resume", domain] => memory::Privcmd::open()?.resume(domain.parse()?),
         ["reset-log", domain] => memory::Privcmd::open()?.reset_log(domain.parse()?),
         ["squeeze", domain] => memory::Privcmd::open()?.squeeze(domain.parse()?),
         ["tee-stream", file, "--", transport @ ..] => streams::tee(file, transport),

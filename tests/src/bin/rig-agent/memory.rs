@@ -30,8 +30,7 @@ struct GrantTableSize {
     status: i16,
 }
 
-/// The hypercall number `__HYPERVISOR_domctl`, some of its commands, and the offset of
-/// `user_regs.rip` in `struct vcpu_guest_context`.
+/// The hypercall number `__HYPERVISOR_domctl`, and some of its commands.
 const DOMCTL: u64 = 36;
 const SHADOW_OP: u64 = 10;
 const PAUSE: u64 = 3;
@@ -40,7 +39,17 @@ const GETDOMAININFO: u64 = 5;
 const MAX_MEM: u64 = 11;
 const SETVCPUCONTEXT: u64 = 12;
 const GETVCPUCONTEXT: u64 = 13;
-const RIP: usize = 648;
+const RESUMEDOMAIN: u64 = 27;
+
+/// The offset of a register in `struct vcpu_guest_context`: a member of `user_regs`, or
+/// `ctrlreg[3]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Register {
+    Rax = 600,
+    Rip = 648,
+    Cr3 = 5008,
+}
 
 /// Returns the `XEN_DOMCTL_INTERFACE_VERSION` of the release that runs; the rig boots
 /// several.
@@ -144,17 +153,35 @@ impl Privcmd {
 
     /// Sets the instruction pointer of the first vCPU of a PV domain to `address`.
     pub fn set_instruction_pointer(&self, domain: u16, address: u64) -> Result<()> {
+        self.exchange(domain, Register::Rip, Some(address))
+            .map(drop)
+    }
+
+    /// Resumes a PVH guest that has suspended itself, as a toolstack does: its suspend call
+    /// returns 1.
+    pub fn resume(&self, domain: u16) -> Result<()> {
+        self.exchange(domain, Register::Rax, Some(1))?;
+        self.domctl(&self.buffer, RESUMEDOMAIN, domain, [0, 0])
+    }
+
+    /// Returns a register of the domain's first vCPU, and sets it to `new` if that is given.
+    pub fn exchange(&self, domain: u16, register: Register, new: Option<u64>) -> Result<u64> {
         let pages = Mapping::new(&open("/dev/xen/hypercall")?, 3 * FRAME)?;
         let request = pages.start.as_ptr().cast::<u64>();
         let context = request.wrapping_add(FRAME / size_of::<u64>());
-        for command in [GETVCPUCONTEXT, SETVCPUCONTEXT] {
-            // The words are the vCPU's number and the address of its context, 5,168 bytes,
-            // which lies in the other two pages.
-            self.domctl(&pages, command, domain, [0, context as u64])?;
-            // SAFETY: user_regs.rip lies within the context.
-            unsafe { context.wrapping_add(RIP / size_of::<u64>()).write(address) };
+        // The words are the vCPU's number and the address of its context, 5,168 bytes, which
+        // lies in the other two pages.
+        let words = [0, context as u64];
+        self.domctl(&pages, GETVCPUCONTEXT, domain, words)?;
+        let place = context.wrapping_add(register as usize / size_of::<u64>());
+        // SAFETY: the register lies within the context, which nothing else uses.
+        let old = unsafe { place.read() };
+        if let Some(new) = new {
+            // SAFETY: as above.
+            unsafe { place.write(new) };
+            self.domctl(&pages, SETVCPUCONTEXT, domain, words)?;
         }
-        Ok(())
+        Ok(old)
     }
 
     /// Checks whether the domain has suspended itself.
@@ -211,7 +238,22 @@ impl Privcmd {
     /// Maps frames of a domain for reading. A frame that the domain does not have gives an
     /// error for this frame, and not for the call.
     pub fn map(&self, domain: u16, frames: &[u64]) -> Result<Frames> {
-        let mapping = Mapping::new(&self.file, frames.len() * FRAME)?;
+        self.map_for(ProtFlags::READ, domain, frames)
+    }
+
+    /// Replaces the beginning of a frame, which must be neither a page table nor missing.
+    pub fn overwrite(&self, domain: u16, frame: u64, bytes: &[u8]) -> Result<()> {
+        ensure!(bytes.len() <= FRAME, "more than a frame");
+        let frames = self.map_for(ProtFlags::READ | ProtFlags::WRITE, domain, &[frame])?;
+        ensure!(frames.get(0).is_some(), "domain {domain} has no {frame:#x}");
+        let start = frames.mapping.start.as_ptr().cast::<u8>();
+        // SAFETY: the frame is mapped for writing, and the bytes fit.
+        unsafe { start.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn map_for(&self, protection: ProtFlags, domain: u16, frames: &[u64]) -> Result<Frames> {
+        let mapping = Mapping::with(protection, &self.file, frames.len() * FRAME)?;
         let mut errors = vec![0_i32; frames.len()];
         let mut batch = MapBatch {
             count: u32::try_from(frames.len())?,
@@ -271,7 +313,10 @@ struct Mapping {
 
 impl Mapping {
     fn new(file: &File, length: usize) -> Result<Self> {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        Self::with(ProtFlags::READ | ProtFlags::WRITE, file, length)
+    }
+
+    fn with(protection: ProtFlags, file: &File, length: usize) -> Result<Self> {
         // SAFETY: the kernel chooses the address; no existing mapping is replaced.
         let start = unsafe {
             mmap(
