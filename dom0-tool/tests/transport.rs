@@ -16,17 +16,22 @@ const BANNER: &str = "xl migration receiver ready, send binary domain data.\n";
 struct Transport {
     process: Child,
     front_end: UnixStream,
+    engine: UnixStream,
     said: PipeReader,
 }
 
 fn transport(words: &[&str]) -> Transport {
     let (front_end, theirs) = UnixStream::pair().unwrap();
-    fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
+    let (engine, engines) = UnixStream::pair().unwrap();
+    for inherited in [&theirs, &engines] {
+        fcntl_setfd(inherited, FdFlags::empty()).unwrap();
+    }
     let (said, stderr) = io::pipe().unwrap();
     let process = Command::new(env!("CARGO_BIN_EXE_lull"))
         .args(["transport", "--domain", "7"])
         .args(words)
         .env("LULL_TRANSPORT_FD", theirs.as_raw_fd().to_string())
+        .env("LULL_TRANSPORT_ENGINE_FD", engines.as_raw_fd().to_string())
         .env("NUMBER", theirs.as_raw_fd().to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -36,20 +41,29 @@ fn transport(words: &[&str]) -> Transport {
     Transport {
         process,
         front_end,
+        engine,
         said,
     }
 }
 
 impl Transport {
-    fn order(&self, order: &str) {
-        writeln!(&self.front_end, "{{\"order\":\"{order}\"}}").unwrap();
+    fn cancel(&self) {
+        writeln!(&self.front_end, r#"{{"schema":1,"message":"cancel"}}"#).unwrap();
     }
 
-    fn suspended_now(&self) {
+    /// Reports a guest that has just stopped, and that all of it is sent.
+    fn stream_complete(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let ns = now.tv_sec * 1_000_000_000 + now.tv_nsec;
-        let order = r#"{"order":"suspended","requested_monotonic_ns":"#;
-        writeln!(&self.front_end, "{order}{ns}}}").unwrap();
+        let suspended =
+            format!(r#""message":"suspended","requested_monotonic_ns":{ns},"limit_us":null"#);
+        for message in [
+            r#""message":"begun""#,
+            &suspended,
+            r#""message":"committed""#,
+        ] {
+            writeln!(&self.engine, r#"{{"schema":1,{message}}}"#).unwrap();
+        }
     }
 
     /// Returns the bytes that xl reads to the end, and the exit code.
@@ -132,7 +146,7 @@ fn a_large_stream_goes_through_two_processes() {
 #[test]
 fn a_cancel_ends_an_ssh_that_still_knocks() {
     let world = transport(&["--", "sleep", "600"]);
-    world.order("cancel");
+    world.cancel();
     let begun = Instant::now();
     world.end();
     assert!(begun.elapsed() < Duration::from_secs(10));
@@ -167,9 +181,7 @@ fn a_late_receiver_is_refused_in_time_and_destroys_its_copy() {
     assert_eq!(banner, BANNER.as_bytes());
 
     let begun = Instant::now();
-    world.order("helper-begun");
-    world.suspended_now();
-    world.order("committed");
+    world.stream_complete();
     let mut rest = Vec::new();
     world
         .process
@@ -203,8 +215,7 @@ fn a_timely_receiver_gets_its_go() {
         .chain(["--shell", "--", &script])
         .collect();
     let mut world = transport(&words);
-    world.suspended_now();
-    world.order("committed");
+    world.stream_complete();
     let mut heard = vec![0; BANNER.len() + 34];
     let stdout = world.process.stdout.as_mut().unwrap();
     stdout.read_exact(&mut heard).unwrap();

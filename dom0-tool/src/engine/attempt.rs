@@ -93,7 +93,7 @@ impl<'a> Attempt<'a> {
             recorder,
         } = self;
         // A host that can no longer be asked counts as a cancellation.
-        let mut is_over = || host.is_cancelled().unwrap_or(true);
+        let mut is_over = || host.poll().map_or(true, |news| news.cancelled);
         let pages = order.config.guest_pages;
         let ready = prepare(xen, &order, &mut is_over).and_then(|prepared| {
             let landing = landing::choose(channel, prepared.guest_pfns, pages);

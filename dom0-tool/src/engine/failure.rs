@@ -57,6 +57,9 @@ pub enum Failure {
     /// The transport of a fast landing has hung up, for this reason.
     #[error("{}", hung_up(*.0))]
     HungUp(Refused),
+    /// READY came before the destination had the first pass.
+    #[error("the destination says that it is ready before it has the guest")]
+    EarlyReady,
     /// The timeout passed before the guest was asked to stop.
     #[error("the timeout was over before the guest could be asked to stop")]
     OutOfTime,
@@ -138,7 +141,10 @@ impl From<&Failure> for Verdict {
                 "Look at the link and at the destination; `--landing classic` does without this \
                  connection.",
             ),
-            Failure::Stream(_) | Failure::Differ { .. } | Failure::HungUp(Refused::PeerGone) => (
+            Failure::Stream(_)
+            | Failure::Differ { .. }
+            | Failure::EarlyReady
+            | Failure::HungUp(Refused::PeerGone) => (
                 How::TargetFailed,
                 "Look at the link and at the destination.",
             ),

@@ -79,10 +79,7 @@ impl Session<'_> {
 
     /// Checks whether the guest has stopped, and whether the attempt has been cancelled.
     pub(super) fn poll_guest(&mut self) -> Result<(), Failure> {
-        let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
-        if let Some(why) = self.host.has_hung_up() {
-            return Err(Failure::HungUp(why));
-        }
+        let cancelled = self.news.cancelled;
         // The machine has reached its end, but the stream is not committed yet.
         if cancelled && self.landing.hands_over() && self.finishing {
             return Err(Failure::HungUp(Refused::Cancelled));

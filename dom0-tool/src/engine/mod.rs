@@ -64,14 +64,12 @@ pub trait Host {
     /// When the state of the request cannot be read.
     fn cancel_suspend_request(&mut self) -> io::Result<bool>;
 
-    /// Whether the attempt is cancelled. Once true, it stays true.
+    /// Reads what has arrived, without blocking.
     ///
     /// # Errors
-    /// When the process that ordered the attempt has gone.
-    fn is_cancelled(&mut self) -> io::Result<bool>;
-
-    /// In a fast landing: the reason, if the transport has hung up.
-    fn has_hung_up(&self) -> Option<Refused>;
+    /// When the process that ordered the attempt has gone, or one of them sends what it may
+    /// not send now.
+    fn poll(&mut self) -> io::Result<News>;
 
     /// The operator's next request for a change, if there is one. Each gets one
     /// [`Self::reply`], unless the attempt ends first.
@@ -80,7 +78,8 @@ pub trait Host {
     /// Reports the outcome of the last request.
     fn reply(&mut self, reply: Reply);
 
-    /// The descriptors that become readable when one of the answers above may have changed.
+    /// The descriptors that become readable when [`Self::poll`] may have news, or an answer to
+    /// the request to suspend may have come.
     fn wake_on(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Reports an event.
@@ -92,10 +91,6 @@ pub trait Host {
     /// When the process that should end it has gone.
     fn first_pass_done(&mut self) -> io::Result<()>;
 
-    /// In a fast landing: whether the destination has set the guest up and waits for
-    /// permission to start it.
-    fn is_target_ready(&mut self) -> bool;
-
     /// The guest has acknowledged a request to suspend that is no longer wanted. It may
     /// still follow the request after this attempt is over, so the guard must stay.
     fn leave_request(&mut self);
@@ -103,6 +98,18 @@ pub trait Host {
     /// The stream is complete. From here on the guest may run elsewhere, so no process on
     /// this host may resume it.
     fn commit(&mut self);
+}
+
+/// All that has arrived so far. Nothing in it is taken back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct News {
+    /// The attempt is cancelled.
+    pub cancelled: bool,
+    /// In a fast landing: the destination has set the guest up and waits for permission to
+    /// start it.
+    pub target_ready: bool,
+    /// In a fast landing: the transport has hung up, for this reason.
+    pub hung_up: Option<Refused>,
 }
 
 /// A record of dom0's machine: its input events and its actions.

@@ -26,7 +26,7 @@ use super::saved::{self, Saved};
 use super::slots::Slots;
 use super::throttle::Throttle;
 use super::windows::Windows;
-use super::{Host, Recorder};
+use super::{Host, News, Recorder};
 use crate::stream::queue::Queue;
 use crate::stream::sink::Sink;
 use crate::stub::{LogDecoder, Stub, StubLog};
@@ -72,6 +72,8 @@ pub(super) struct Session<'s> {
     /// Whether the throttle has held bytes back since the last batch.
     pub(super) held_back: bool,
     pub(super) pause: Option<Pause>,
+    /// What the other processes have said so far.
+    pub(super) news: News,
     pub(super) cancel_told: bool,
     pub(super) begun: bool,
     /// All pages are sent and the rest of the stream is in the queue.
@@ -125,6 +127,7 @@ impl<'s> Session<'s> {
             throttle: None,
             held_back: false,
             pause: None,
+            news: News::default(),
             cancel_told: false,
             begun: false,
             finishing: false,
@@ -186,6 +189,7 @@ impl<'s> Session<'s> {
                 return Ok(end);
             }
             self.write()?;
+            self.hear_others()?;
             self.advance_landing()?;
             self.poll_guest()?;
             self.heed_wishes()?;
@@ -232,6 +236,7 @@ impl<'s> Session<'s> {
             queue: &mut self.queue,
             sink: &mut self.sink,
             host: self.host,
+            news: self.news,
         };
         (&mut *self.landing, means)
     }
@@ -324,6 +329,20 @@ impl<'s> Session<'s> {
             self.notify()?;
         }
         Ok(None)
+    }
+
+    /// Hears the processes that take part in the attempt. READY has its turn: a destination
+    /// that does not have the first pass yet cannot be ready.
+    pub(super) fn hear_others(&mut self) -> Result<(), Failure> {
+        self.news = self.host.poll().doing("the attempt cannot go on")?;
+        if let Some(why) = self.news.hung_up {
+            return Err(Failure::HungUp(why));
+        }
+        let has_first_pass = self.landing.has_first_pass();
+        match self.news.target_ready && !has_first_pass {
+            true => Err(Failure::EarlyReady),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn notify(&self) -> Result<(), Failure> {

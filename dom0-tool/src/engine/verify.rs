@@ -48,11 +48,8 @@ impl Session<'_> {
     /// Handles cancellation and the operator's requests while all memory is compared, which
     /// takes long.
     pub(super) fn attend_while_comparing(&mut self) -> Result<(), Failure> {
-        let cancelled = self.host.is_cancelled().doing("libxl has gone")?;
-        if let Some(why) = self.host.has_hung_up() {
-            return Err(Failure::HungUp(why));
-        }
-        if cancelled {
+        self.hear_others()?;
+        if self.news.cancelled {
             return Err(Failure::HungUp(Refused::Cancelled));
         }
         self.heed_wishes()

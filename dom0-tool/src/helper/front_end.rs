@@ -6,9 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use lull_base::inherited_fd;
-use lull_wire::events::{Command, Event, FRONT_END_FD, Line, Refused, SCHEMA};
-
-use crate::transport::orders::Orders;
+use lull_wire::events::{Command, Event, FRONT_END_FD, Line, SCHEMA};
 
 /// Longest line of a command, in bytes.
 const LINE_MAX: usize = 4096;
@@ -22,13 +20,9 @@ const UNSENT_MAX: usize = 1 << 20;
 pub struct FrontEnd {
     out: UnixStream,
     commands: BufReader<UnixStream>,
-    /// The transport, which is told first about the events that a landing depends on.
-    transport: Option<Orders>,
     line: Vec<u8>,
     cancelled: bool,
     gone: bool,
-    target_ready: bool,
-    hung_up: Option<Refused>,
     /// Events that the socket has had no room for yet.
     unsent: Vec<u8>,
 }
@@ -47,30 +41,16 @@ impl FrontEnd {
         Some(Self {
             out,
             commands,
-            transport: None,
             line: Vec::new(),
             cancelled: false,
             gone: false,
-            target_ready: false,
-            hung_up: None,
             unsent: Vec::new(),
         })
-    }
-
-    /// Reports the gate's events to the transport first, before the front end.
-    pub fn after(self, transport: Orders) -> Self {
-        Self {
-            transport: Some(transport),
-            ..self
-        }
     }
 
     /// Sends an event without ever blocking, because the guest may be stopped. A front end
     /// that does not read loses the events beyond [`UNSENT_MAX`] bytes.
     pub fn tell(&mut self, event: Event) {
-        if let Some(transport) = &self.transport {
-            transport.pass_on(&event);
-        }
         let room = match &event {
             Event::Log(_) | Event::Progress(_) => UNSENT_MAX / 2,
             _ => UNSENT_MAX,
@@ -103,18 +83,15 @@ impl FrontEnd {
         self.unsent.clear();
     }
 
-    /// Reads the commands that have arrived. Returns whether the front end has cancelled or
-    /// is gone.
-    pub fn is_cancelled(&mut self) -> bool {
+    /// Reads the commands that have arrived, without blocking. Returns whether the front end
+    /// has cancelled or is gone; once true, it stays true.
+    pub fn poll(&mut self) -> bool {
         while !self.gone {
             match self.commands.read_until(b'\n', &mut self.line) {
                 Ok(0) => self.gone = true,
                 Ok(_) if self.line.ends_with(b"\n") => {
-                    match serde_json::from_slice(&self.line) {
-                        Ok(Command::Cancel) => self.cancelled = true,
-                        Ok(Command::TargetReady) => self.target_ready = true,
-                        Ok(Command::HungUp { why }) => self.hung_up = Some(why),
-                        Err(_) => {}
+                    if let Ok(Command::Cancel) = serde_json::from_slice(&self.line) {
+                        self.cancelled = true;
                     }
                     self.line.clear();
                 }
@@ -128,20 +105,6 @@ impl FrontEnd {
             }
         }
         self.cancelled || self.gone
-    }
-}
-
-impl FrontEnd {
-    /// Whether the destination waits for permission; as of the last
-    /// [`is_cancelled`](Self::is_cancelled).
-    pub fn is_target_ready(&self) -> bool {
-        self.target_ready
-    }
-
-    /// Whether the transport has hung up, and why, as of the last
-    /// [`is_cancelled`](Self::is_cancelled).
-    pub fn has_hung_up(&self) -> Option<Refused> {
-        self.hung_up
     }
 
     /// The descriptor to poll for commands; `None` once the front end is gone.
@@ -166,12 +129,9 @@ mod tests {
         let front_end = FrontEnd {
             commands: BufReader::new(ours.try_clone().unwrap()),
             out: ours,
-            transport: None,
             line: Vec::new(),
             cancelled: false,
             gone: false,
-            target_ready: false,
-            hung_up: None,
             unsent: Vec::new(),
         };
         (front_end, theirs)

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::args::LiveSave;
 use super::libxl::Libxl;
 use super::toolstack::Toolstack;
+use super::transport::has_ended;
 use crate::engine::{SuspendAnswer, Verify};
 
 /// Environment variable with the number of an inherited socket that leads to the engine.
@@ -246,17 +247,9 @@ impl Toolstack for OnItsOwn {
     }
 
     fn look(&self) -> io::Result<()> {
-        let Some(helper) = &self.helper else {
-            return Ok(());
-        };
-        let mut fds = [PollFd::new(helper, PollFlags::RDHUP)];
-        let now = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        match poll(&mut fds, Some(&now)) {
-            Ok(1..) => Err(io::Error::other("its helper has ended")),
-            _ => Ok(()),
+        match self.helper.as_ref().is_some_and(has_ended) {
+            true => Err(io::Error::other("its helper has ended")),
+            false => Ok(()),
         }
     }
 

@@ -17,6 +17,7 @@ pub mod orders;
 mod run;
 mod stock;
 mod toolstack;
+mod transport;
 
 pub use run::{EngineOptions, engine, main};
 pub use stock::find as stock;

@@ -19,7 +19,7 @@ use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
 use lull_wire::control::{Answer, Phase, Request};
-use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log, Refused};
+use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log};
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{self as xen, DomId, DomainState, Xen, version};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -32,12 +32,14 @@ use super::handed::{self, Handed};
 use super::libxl::Libxl;
 use super::orders::{Assumed, Ordered};
 use super::toolstack::Toolstack;
+use super::transport::{Transport, has_ended};
 use super::{orders, stock};
 use crate::control::claim::{CLAIM_FD, Claim, Taken};
 use crate::control::folder::Folder;
 use crate::control::server::Server;
 use crate::engine::{
-    self, Attempt, Channel, Host, NotBegun, Order, Reply, SuspendAnswer, Verdict, Verify, Wish,
+    self, Attempt, Channel, Host, News, NotBegun, Order, Reply, SuspendAnswer, Verdict, Verify,
+    Wish,
 };
 use crate::limits::Effective;
 use crate::monitor::{self, Monitor};
@@ -45,7 +47,7 @@ use crate::runs;
 use crate::stream::sink::Sink;
 use crate::stub::{StubLog, orphans};
 use crate::trace::{Recorder, Unrecorded};
-use crate::transport::orders::Orders;
+use crate::transport::GATE_FD;
 
 /// Exit status that libxl takes for a helper that broke down.
 const BROKEN: u8 = 255;
@@ -66,7 +68,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     // Among the others are those of the transport: a copy held here would hide the
     // transport's end from the processes at their other ends.
-    let named = [FRONT_END_FD, handed::ENGINE_FD, CLAIM_FD].map(inherited_fd::number);
+    let named = [FRONT_END_FD, handed::ENGINE_FD, GATE_FD, CLAIM_FD].map(inherited_fd::number);
     let given = [Some(save.io_fd), Some(save.recv_fd)];
     let kept: Vec<RawFd> = named.into_iter().chain(given).flatten().collect();
     drop(inherited_fd::foreign(&kept));
@@ -147,6 +149,7 @@ fn move_guest(
     hygiene::settle();
     let mut libxl = Libxl::new();
     let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect())?;
+    helper.transport = Transport::connect();
     let verdict = match helper.attempt(task, start, orders) {
         Tried::Ended(verdict) => verdict,
         Tried::LeftToStock(reason) => {
@@ -215,8 +218,9 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
         inherited_fd::adopt(options.from_land)?,
     );
     let transport = inherited_fd::adopt(options.transport)?.into();
-    let transport = Orders::new(transport, Landing::Fast)?;
-    let front_end = FrontEnd::connect().map(|front_end| front_end.after(transport.clone()));
+    let transport = Transport::new(transport, Landing::Fast)?;
+    let its_end = transport.try_clone()?;
+    let front_end = FrontEnd::connect();
     let watched = front_end.as_ref().and_then(FrontEnd::wake_on);
     let Some(handed) = Handed::wait(&from_helper, watched)? else {
         return Ok(ExitCode::SUCCESS);
@@ -225,6 +229,7 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
     let (mut toolstack, stream) = handed.into_toolstack()?;
     let orders = orders::limits(guest);
     let mut helper = Helper::new(&mut toolstack, guest, front_end)?;
+    helper.transport = Some(transport);
     let task = Task {
         guest,
         verify,
@@ -243,7 +248,7 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
         // the connection to `lull land`. That takes dom0 time on both hosts, which would
         // lengthen the guest's pause.
         if let Ok(xen) = Xen::open_here() {
-            guard::wait_while_it_lands(&xen, guest, || transport.is_gone());
+            guard::wait_while_it_lands(&xen, guest, || has_ended(&its_end));
         }
     }
     Ok(code)
@@ -279,6 +284,8 @@ fn guest_type(domain: DomId) -> io::Result<GuestType> {
 struct Helper<'t> {
     toolstack: &'t mut dyn Toolstack,
     front_end: Option<FrontEnd>,
+    /// The transport, which is told first about the events that a landing depends on.
+    transport: Option<Transport>,
     signalled: Arc<AtomicBool>,
     wake: UnixStream,
     guard: Option<Guard>,
@@ -335,6 +342,7 @@ impl<'t> Helper<'t> {
         Ok(Self {
             toolstack,
             front_end,
+            transport: None,
             signalled,
             wake,
             guard: None,
@@ -708,16 +716,16 @@ impl Host for Helper<'_> {
         self.toolstack.withdraw()
     }
 
-    fn is_cancelled(&mut self) -> io::Result<bool> {
+    fn poll(&mut self) -> io::Result<News> {
         self.toolstack.look()?;
         self.attend();
-        let front_end = self.front_end.as_mut();
         let asked = self.cancelled || self.signalled.load(Ordering::Relaxed);
-        Ok(asked || front_end.is_some_and(FrontEnd::is_cancelled))
-    }
-
-    fn has_hung_up(&self) -> Option<Refused> {
-        self.front_end.as_ref().and_then(FrontEnd::has_hung_up)
+        let given_up = self.front_end.as_mut().is_some_and(FrontEnd::poll);
+        let told = self.transport.as_mut().map(Transport::poll).transpose()?;
+        Ok(News {
+            cancelled: asked || given_up,
+            ..told.unwrap_or_default()
+        })
     }
 
     fn wish(&mut self) -> Option<Wish> {
@@ -739,6 +747,7 @@ impl Host for Helper<'_> {
             fds.push(self.wake.as_fd());
         }
         fds.extend(self.front_end.as_ref().and_then(FrontEnd::wake_on));
+        fds.extend(self.transport.as_ref().and_then(Transport::wake_on));
         fds.extend(self.control.iter().flat_map(Server::wake_on));
         fds
     }
@@ -746,6 +755,9 @@ impl Host for Helper<'_> {
     fn tell(&mut self, event: Event) {
         if let (Event::RanOn(_), Some(guard)) = (&event, &mut self.guard) {
             guard.ran_on();
+        }
+        if let Some(transport) = &self.transport {
+            transport.tell(&event);
         }
         if let Some(record) = &mut self.record {
             record.tell(&event);
@@ -760,12 +772,6 @@ impl Host for Helper<'_> {
 
     fn first_pass_done(&mut self) -> io::Result<()> {
         self.toolstack.first_pass_done()
-    }
-
-    fn is_target_ready(&mut self) -> bool {
-        self.front_end
-            .as_ref()
-            .is_some_and(FrontEnd::is_target_ready)
     }
 
     fn leave_request(&mut self) {

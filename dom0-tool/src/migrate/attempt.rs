@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use lull_base::monotonic::now_ns;
 use lull_wire::control::Answer;
-use lull_wire::events::{Command, Event, HungUp, Landing, Order, Refused};
+use lull_wire::events::{Command, Event};
+use lull_wire::gate::Order;
 use rustix::io::ioctl_fionread;
 
 use crate::land::caller::Call;
@@ -66,12 +67,11 @@ pub fn run(
     let started = plan.start(call)?;
     let words = [started.words.try_clone()?, started.words_there.try_clone()?];
     let mut attempt = Attempt {
-        orders: started.orders.clone(),
+        orders: started.orders,
         helper: started.helper.try_clone()?,
         account: ObservedAttempt::default(),
         attended: Attended::of(plan.guest.domid, plan.control),
         wish: Wish::Move,
-        order: plan.landing,
         words,
         helper_gone: false,
         xl_silent: false,
@@ -87,8 +87,7 @@ pub fn run(
     };
     // A helper that does not read must not block a later Cancel.
     attempt.helper.set_write_timeout(Some(TICK))?;
-    let passes_on = started.engine.is_none().then_some(started.orders);
-    inbox.hear_helper(started.helper, passes_on);
+    inbox.hear_helper(started.helper);
     inbox.hear_transport(started.transport);
     inbox.hear_xl(started.words);
     inbox.hear_there(started.words_there);
@@ -120,8 +119,6 @@ struct Attempt<'a> {
     account: ObservedAttempt,
     attended: Attended<'a>,
     wish: Wish,
-    /// The landing that the guest is to use.
-    order: Landing,
     /// The pipes of xl and of the destination, in this order.
     words: [PipeReader; 2],
     helper_gone: bool,
@@ -175,15 +172,8 @@ impl Attempt<'_> {
             }
             Message::Transport(event) => {
                 watcher.event(&event);
-                match *event {
-                    Event::TargetReady(_) => self.tell_helper(Command::TargetReady),
-                    Event::HungUp(HungUp { why, .. }) => self.tell_engine(why),
-                    _ => {}
-                }
                 self.account.transport_said(*event);
             }
-            // Its engine is told when xl has ended: two resumes at the same moment would
-            // crash the guest.
             Message::TransportGone => self.account.transport_gone = true,
             Message::HelperGone => self.helper_gone = true,
             Message::Xl(line) => {
@@ -201,9 +191,6 @@ impl Attempt<'_> {
             Message::XlSilent => self.xl_silent = true,
             Message::XlEnded(end) => {
                 self.account.xl = Some(end);
-                if !self.account.is_past_point_of_no_return() {
-                    self.tell_engine(Refused::XlGone);
-                }
                 self.ended_at = Some(Instant::now());
             }
             Message::Stop => watcher.note(self.stop().words()),
@@ -240,14 +227,6 @@ impl Attempt<'_> {
         self.orders.give(Order::Cancel);
         self.cancelled_at = Some(Instant::now());
         Stopped::Now
-    }
-
-    /// Tells a fast landing's engine that the connection has ended. A classic landing's
-    /// helper learns it from the end of its stream.
-    fn tell_engine(&mut self, why: Refused) {
-        if self.order == Landing::Fast {
-            self.tell_helper(Command::HungUp { why });
-        }
     }
 
     /// Sends a command to the helper. If this fails the helper is gone; a helper that has

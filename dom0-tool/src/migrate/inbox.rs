@@ -21,7 +21,6 @@ use signal_hook::iterator::Signals;
 
 use super::lines::each_line;
 use super::outcome::XlEnd;
-use crate::transport::orders::Orders;
 
 /// Number of waiting messages beyond which displayed-only messages are dropped.
 const LONG: usize = 1024;
@@ -134,9 +133,8 @@ impl Inbox {
         Ok(())
     }
 
-    /// Receives the helper's events, and forwards them to the transport first, which
-    /// decides by them while the guest is paused. An engine tells the transport itself.
-    pub fn hear_helper(&self, from: impl io::Read + Send + 'static, transport: Option<Orders>) {
+    /// Receives the helper's events.
+    pub fn hear_helper(&self, from: impl io::Read + Send + 'static) {
         let post = self.post.clone();
         thread::spawn(move || {
             // A read error counts as the end.
@@ -145,12 +143,7 @@ impl Inbox {
                     event: event @ (Event::Progress(_) | Event::Log(_)),
                     ..
                 }) => post.send_for_show(Message::Helper(Box::new(event))),
-                Ok(line) => {
-                    if let Some(transport) = &transport {
-                        transport.pass_on(&line.event);
-                    }
-                    post.send(Message::Helper(Box::new(line.event)));
-                }
+                Ok(line) => post.send(Message::Helper(Box::new(line.event))),
                 Err(_) => post.send_for_show(Message::Garbled(line.to_owned())),
             });
             post.send(Message::HelperGone);

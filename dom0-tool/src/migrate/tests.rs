@@ -583,11 +583,12 @@ for signal in INT HUP TERM QUIT TSTP; do kill -$signal $$; done
 }
 
 #[test]
-fn the_transport_hears_the_helpers_news() {
+fn the_helper_and_the_transport_share_a_socket() {
     let run = attempt_and_go(
         r#"
 say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
-order helper-begun && order suspended && order committed && sleep 0.05 && carry "$(ready)"
+echo committed >&"$LULL_GATE_FD"
+read -r told <&"$LULL_TRANSPORT_ENGINE_FD"; [ "$told" = committed ] && sleep 0.05 && carry "$(ready)"
 xl "Giving target permission to start."
 go=$(now); sleep 0.05; carry "$(answered $go)"
 xl "Target reports successful startup."

@@ -91,7 +91,10 @@ impl Plan<'_> {
             vec![(transport::FRONT_END_FD, for_transport.into())];
         let engine = match call {
             None => {
+                let (to_transport, for_transport) = UnixStream::pair()?;
                 handed_down.push((FRONT_END_FD, for_helper.into()));
+                handed_down.push((transport::GATE_FD, to_transport.into()));
+                handed_down.push((transport::ENGINE_FD, for_transport.into()));
                 None
             }
             Some(call) => {
@@ -125,7 +128,7 @@ impl Plan<'_> {
             words,
             words_there,
             helper,
-            orders: Orders::new(transport.try_clone()?, self.landing)?,
+            orders: Orders::new(transport.try_clone()?)?,
             transport,
             engine,
         })

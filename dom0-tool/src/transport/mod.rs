@@ -4,7 +4,7 @@
 //! ([`process`]) and relays: guest data one way, untouched and unread ([`forward`]), xl's
 //! few words of handshake the other way ([`backward`],
 //! [`markers`](lull_wire::xl::markers)). The destination's READY it keeps until the
-//! [`gate`] has decided; [`front_end`] tells the gate what it goes by, and [`relay`] does
+//! [`gate`] has decided; [`sockets`] tells the gate what it goes by, and [`relay`] does
 //! what it decides.
 //!
 //! # What is undone, and when
@@ -53,12 +53,12 @@
 
 mod backward;
 mod forward;
-mod front_end;
 mod gate;
 pub mod orders;
 mod process;
 mod relay;
 mod resume;
+mod sockets;
 
 #[cfg(test)]
 mod tests;
@@ -78,31 +78,36 @@ use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 use crate::control::claim::CLAIM_FD;
 use crate::control::folder::Folder;
 use crate::helper::handed;
-use front_end::FrontEnd;
 use gate::{Gate, Landing, Terms};
 use process::Transport;
 use relay::{Ends, Relay};
 use resume::OnXen;
+use sockets::Sockets;
 
 /// Environment variable with the number of an inherited socket. The transport reads
-/// [`lull_wire::events::Order`] lines from it and writes [`lull_wire::events::Event`] lines
+/// [`lull_wire::gate::Order`] lines from it and writes [`lull_wire::events::Event`] lines
 /// to it.
 pub const FRONT_END_FD: &str = "LULL_TRANSPORT_FD";
 
-/// Environment variable with the number of an inherited socket. The transport reads the
-/// [`lull_wire::events::Order`] lines of a fast landing's engine from it.
+/// Environment variable with the number of an inherited socket. The transport reads
+/// [`lull_wire::gate::FromEngine`] lines from it, and writes [`lull_wire::gate::ToEngine`]
+/// lines to it.
 pub const ENGINE_FD: &str = "LULL_TRANSPORT_ENGINE_FD";
+
+/// Environment variable with the number of the other end of that socket, for libxl's save
+/// helper in a classic landing.
+pub const GATE_FD: &str = "LULL_GATE_FD";
 
 /// Environment variable with the number of an inherited pipe. It carries what the
 /// destination and the program that connects to it print. xl's own messages, which show how
 /// far xl has come, use another pipe.
 pub const WORDS_FD: &str = "LULL_WORDS_FD";
 
-/// All three variables.
+/// The variables of the transport's own descriptors.
 const INHERITED: [&str; 3] = [FRONT_END_FD, ENGINE_FD, WORDS_FD];
 
 /// The variables of descriptors that xl's other children are to inherit.
-const OTHERS: [&str; 3] = [CLAIM_FD, events::FRONT_END_FD, handed::ENGINE_FD];
+const OTHERS: [&str; 4] = [CLAIM_FD, events::FRONT_END_FD, handed::ENGINE_FD, GATE_FD];
 
 /// The options of `lull transport`. They come from `lull migrate`.
 #[derive(Debug, Args)]
@@ -142,10 +147,14 @@ impl Options {
             limit_ns: self.limit_us.map(nanos),
             after_ready_ns: nanos(self.after_ready_us),
             resume_ns: nanos(self.resume_us),
-            landing: match self.fast {
-                true => Landing::Fast,
-                false => Landing::Classic,
-            },
+            landing: self.landing(),
+        }
+    }
+
+    const fn landing(&self) -> Landing {
+        match self.fast {
+            true => Landing::Fast,
+            false => Landing::Classic,
         }
     }
 }
@@ -173,11 +182,11 @@ fn carry(options: &Options) -> anyhow::Result<ExitCode> {
     let kept = INHERITED.into_iter().chain(OTHERS);
     let kept: Vec<RawFd> = kept.filter_map(inherited_fd::number).collect();
     let foreign = inherited_fd::foreign(&kept);
-    let front_end = FrontEnd::connect();
+    let sockets = Sockets::connect(options.landing());
     let (from_xl, to_xl) = take_over_stdio().context("its own input and output")?;
     let words = inherited_fd::named(WORDS_FD);
     // The program that connects to the destination may outlive the attempt. It does not
-    // inherit the claim, nor what would hide the helper's end from `lull migrate`.
+    // inherit the claim. A copy of the other ends would hide the end of their processes.
     for variable in OTHERS {
         drop(inherited_fd::named(variable));
     }
@@ -193,7 +202,7 @@ fn carry(options: &Options) -> anyhow::Result<ExitCode> {
     // The program that connects to the destination is running; nothing else is started.
     confine::to_no_program();
     let gate = Gate::new(options.terms());
-    let parting = Relay::new(ends, gate, front_end, &mut guest)?.run()?;
+    let parting = Relay::new(ends, gate, sockets, &mut guest)?.run()?;
     let code = transport.end(parting);
     // A front end that was killed leaves its socket behind. If the socket cannot be removed
     // here, the next migration removes it.

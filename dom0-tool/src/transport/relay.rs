@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use lull_base::monotonic::{now_ns, span_ms};
 use lull_wire::events::{self, Answered, GuestThen, HungUp, Ready, TargetReady};
+use lull_wire::gate::ToEngine;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::backward::{Backward, Heard};
 use super::forward::{Forward, Progress};
-use super::front_end::FrontEnd;
 use super::gate::{Decision, Event, Gate, Guest, Landing, Refused};
 use super::resume::Source;
+use super::sockets::Sockets;
 
 /// Time that a fast landing's engine has to resume the guest after it is told of a refusal.
 /// xl takes as long.
@@ -55,7 +56,7 @@ pub struct Relay<'a> {
     forward: Forward,
     backward: Backward,
     gate: Gate,
-    front_end: FrontEnd,
+    sockets: Sockets,
     source: &'a mut dyn Source,
     ready_ns: Option<u64>,
     /// READY was passed on. xl may have sent GO at any moment since, so no further decision
@@ -70,7 +71,7 @@ pub struct Relay<'a> {
 /// The descriptor that a poll entry stands for.
 #[derive(Clone, Copy)]
 enum Wake {
-    FrontEnd,
+    Sockets,
     Forward,
     Read,
     Write,
@@ -84,14 +85,14 @@ impl<'a> Relay<'a> {
     pub fn new(
         ends: Ends,
         gate: Gate,
-        front_end: FrontEnd,
+        sockets: Sockets,
         source: &'a mut dyn Source,
     ) -> rustix::io::Result<Self> {
         Ok(Self {
             forward: Forward::new(ends.from_xl, ends.to_peer)?,
             backward: Backward::new(ends.from_peer, ends.to_xl),
             gate,
-            front_end,
+            sockets,
             source,
             ready_ns: None,
             passed: false,
@@ -142,9 +143,9 @@ impl<'a> Relay<'a> {
         // Orders are read first, so that READY is judged with the latest state.
         for wake in woken {
             match wake {
-                Wake::FrontEnd => {
+                Wake::Sockets => {
                     let gate = &mut self.gate;
-                    self.front_end.hear(|event| gate.note(event));
+                    self.sockets.hear(|event| gate.note(event));
                 }
                 Wake::Forward => {
                     if self.passed {
@@ -167,11 +168,13 @@ impl<'a> Relay<'a> {
                         self.gate.note(Event::Ready);
                         if self.gate.landing() == Landing::Fast {
                             let ready = TargetReady { came_monotonic_ns };
-                            self.front_end.tell(events::Event::TargetReady(ready));
+                            self.sockets.tell_engine(ToEngine::TargetReady);
+                            self.sockets
+                                .tell_front_end(events::Event::TargetReady(ready));
                         }
                         // An order may have arrived at the same moment.
                         let gate = &mut self.gate;
-                        self.front_end.hear(|event| gate.note(event));
+                        self.sockets.hear(|event| gate.note(event));
                     }
                     Heard::Answer => self.answered(),
                     Heard::End => self.gate.note(Event::PeerGone),
@@ -183,10 +186,10 @@ impl<'a> Relay<'a> {
     }
 
     fn poll(&self, until: Option<u64>) -> rustix::io::Result<Vec<Wake>> {
-        let [front_end, engine] = self.front_end.wake_on();
+        let [front_end, engine] = self.sockets.wake_on();
         let (names, mut fds): (Vec<Wake>, Vec<PollFd<'_>>) = [
-            (Wake::FrontEnd, front_end),
-            (Wake::FrontEnd, engine),
+            (Wake::Sockets, front_end),
+            (Wake::Sockets, engine),
             (Wake::Forward, self.forward.wake_on()),
             (Wake::Read, self.backward.readable()),
             (Wake::Write, self.backward.writable()),
@@ -220,7 +223,7 @@ impl<'a> Relay<'a> {
         let Some(came_ns) = self.ready_ns else {
             return;
         };
-        self.front_end.tell(events::Event::Ready(Ready {
+        self.sockets.tell_front_end(events::Event::Ready(Ready {
             came_monotonic_ns: came_ns,
             passed_monotonic_ns: now_ns(),
         }));
@@ -242,14 +245,15 @@ impl<'a> Relay<'a> {
             return;
         };
         self.answered = true;
-        self.front_end.tell(events::Event::Answered(Answered {
-            go_monotonic_ns: go_ns,
-            answer_monotonic_ns: now,
-        }));
+        self.sockets
+            .tell_front_end(events::Event::Answered(Answered {
+                go_monotonic_ns: go_ns,
+                answer_monotonic_ns: now,
+            }));
     }
 
-    /// Handles a refusal: the guest is resumed first, then the front end is told, and the
-    /// connection is closed last.
+    /// Handles a refusal: the guest is resumed first, then the engine and the front end are
+    /// told, and the connection is closed last.
     fn refuse(mut self, why: Refused, guest: Guest) -> Parting {
         let decided_ns = now_ns();
         let (guest, error) = match guest {
@@ -260,9 +264,12 @@ impl<'a> Relay<'a> {
             },
         };
         let done_ns = now_ns();
+        if self.gate.landing() == Landing::Fast {
+            self.sockets.tell_engine(ToEngine::HungUp { why });
+        }
         let since = self.gate.paused_since();
         let pause = since.filter(|_| guest == GuestThen::Resumed);
-        self.front_end.tell(events::Event::HungUp(HungUp {
+        self.sockets.tell_front_end(events::Event::HungUp(HungUp {
             why,
             ready_monotonic_ns: self.ready_ns,
             decided_monotonic_ns: decided_ns,
@@ -292,7 +299,7 @@ impl<'a> Relay<'a> {
         let until = Instant::now() + RESUMING;
         while Instant::now() < until && self.gate.is_the_engines() {
             let gate = &mut self.gate;
-            self.front_end.hear(|event| gate.note(event));
+            self.sockets.hear(|event| gate.note(event));
             if gate.has_given_up() && matches!(self.source.is_suspended(), Ok(false)) {
                 return;
             }

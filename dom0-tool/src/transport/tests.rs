@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lull_base::monotonic::now_ns;
-use lull_wire::events::{Answered, Event, GuestThen, HungUp, Line, Order, Ready};
+use lull_wire::events::{Answered, Event, GuestThen, HungUp, Line, Ready};
+use lull_wire::gate::{FromEngine, Incoming, Order, ToEngine, encode};
 use lull_wire::xl::markers::{BANNER, READY};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -81,6 +82,9 @@ fn world(terms: Terms) -> World {
     ours.set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
     let (engine, engines) = UnixStream::pair().unwrap();
+    engine
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     let mut guest = Counted::default();
     let seen = guest.clone();
     let ends = Ends {
@@ -90,8 +94,8 @@ fn world(terms: Terms) -> World {
         from_peer: from_peer.into(),
     };
     let relay = std::thread::spawn(move || {
-        let front_end = FrontEnd::new(Some(theirs), Some(engines));
-        let relay = Relay::new(ends, Gate::new(terms), front_end, &mut guest);
+        let sockets = Sockets::new(Some(theirs), Some(engines), terms.landing);
+        let relay = Relay::new(ends, Gate::new(terms), sockets, &mut guest);
         relay.unwrap().run().unwrap()
     });
     World {
@@ -109,12 +113,33 @@ fn world(terms: Terms) -> World {
 
 impl World {
     fn order(&mut self, order: Order) {
-        say(self.front_end.as_ref().unwrap(), order);
+        self.front_end
+            .as_mut()
+            .unwrap()
+            .write_all(&encode(order))
+            .unwrap();
     }
 
-    /// Sends an order as a fast landing's engine.
-    fn engine(&mut self, order: Order) {
-        say(self.engine.as_ref().unwrap(), order);
+    /// Sends a message as the engine.
+    fn engine(&mut self, message: FromEngine) {
+        self.engine
+            .as_mut()
+            .unwrap()
+            .write_all(&encode(message))
+            .unwrap();
+    }
+
+    /// The next message to a fast landing's engine.
+    fn engine_hears(&mut self) -> ToEngine {
+        let mut incoming = Incoming::default();
+        let mut heard = None;
+        while heard.is_none() {
+            let mut byte = [0];
+            let engine = self.engine.as_mut().unwrap();
+            engine.read_exact(&mut byte).unwrap();
+            incoming.take(&byte, |message| heard = message.ok());
+        }
+        heard.unwrap()
     }
 
     /// Reports a guest that suspended `ago` before now, and a complete stream.
@@ -127,12 +152,12 @@ impl World {
         self.peer_says(BANNER);
         assert_eq!(self.xl_hears(BANNER.len()), BANNER);
         let ago = u64::try_from(ago.as_nanos()).unwrap();
-        self.order(Order::HelperBegun);
-        self.order(Order::Suspended {
+        self.engine(FromEngine::Begun);
+        self.engine(FromEngine::Suspended {
             requested_monotonic_ns: now_ns() - ago,
             limit_us,
         });
-        self.order(Order::Committed);
+        self.engine(FromEngine::Committed);
     }
 
     fn peer_says(&mut self, bytes: &[u8]) {
@@ -199,11 +224,6 @@ impl World {
     }
 }
 
-fn say(mut socket: &UnixStream, order: Order) {
-    let line = serde_json::to_string(&order).unwrap();
-    writeln!(socket, "{line}").unwrap();
-}
-
 /// A fast landing: READY has arrived, and the guest was just asked to suspend.
 fn fast() -> World {
     let mut world = world(Terms {
@@ -213,9 +233,10 @@ fn fast() -> World {
     world.peer_says(BANNER);
     assert_eq!(world.xl_hears(BANNER.len()), BANNER);
     world.peer_says(READY);
+    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
     assert!(matches!(world.event(), Event::TargetReady(_)));
-    world.engine(Order::HelperBegun);
-    world.engine(Order::Suspended {
+    world.engine(FromEngine::Begun);
+    world.engine(FromEngine::Suspended {
         requested_monotonic_ns: now_ns(),
         limit_us: None,
     });
@@ -225,12 +246,22 @@ fn fast() -> World {
 #[test]
 fn a_front_end_that_stands_still_keeps_no_fast_landing_up() {
     let mut world = fast();
-    world.engine(Order::Committed);
+    world.engine(FromEngine::Committed);
     drop(world.engine.take());
     assert_eq!(world.xl_hears(READY.len()), READY);
     world.ready();
     drop((world.xl_out.take(), world.peer_out.take()));
     assert!(matches!(world.ends(0), Parting::Ended));
+}
+
+/// An engine that sends what is no message counts as one that died.
+#[test]
+fn nonsense_on_the_engines_socket_ends_a_fast_landing() {
+    let mut world = fast();
+    world.engine.as_mut().unwrap().write_all(b"}{\n").unwrap();
+    assert_eq!(world.hung_up().why, Refused::GivenUp);
+    drop(world.peer_out.take());
+    world.ends(0);
 }
 
 #[test]
@@ -241,7 +272,7 @@ fn nor_does_it_make_a_pause_longer_than_its_limit() {
         (hung_up.why, hung_up.guest),
         (Refused::NotReady, GuestThen::LeftAlone)
     );
-    world.engine(Order::GivenUp);
+    world.engine(FromEngine::GivenUp);
     drop(world.peer_out.take());
     world.ends(0);
 }
@@ -259,9 +290,11 @@ fn an_engine_that_dies_in_the_pause_has_given_up() {
 fn xl_hears_of_a_broken_connection_only_when_the_engine_has_resumed_the_guest() {
     let mut world = fast();
     drop(world.peer_out.take());
-    assert_eq!(world.hung_up().why, Refused::PeerGone);
+    let why = Refused::PeerGone;
+    assert_eq!(world.engine_hears(), ToEngine::HungUp { why });
+    assert_eq!(world.hung_up().why, why);
     world.xl_waits(Duration::from_millis(100));
-    world.engine(Order::GivenUp);
+    world.engine(FromEngine::GivenUp);
     world.ends(0);
 }
 
@@ -290,7 +323,7 @@ fn so_does_one_that_had_all_in_place_in_the_same_moment() {
     let mut world = fast();
     drop(world.peer_out.take());
     assert_eq!(world.hung_up().why, Refused::PeerGone);
-    world.engine(Order::Committed);
+    world.engine(FromEngine::Committed);
     world.ends(1);
 }
 
@@ -370,8 +403,8 @@ fn a_ready_past_the_deadline_never_reaches_xl() {
     world.peer_says(BANNER);
     assert_eq!(world.xl_hears(BANNER.len()), BANNER);
     // The order that closes the gate comes last: nothing after it is read.
-    world.order(Order::Committed);
-    world.order(Order::Suspended {
+    world.engine(FromEngine::Committed);
+    world.engine(FromEngine::Suspended {
         requested_monotonic_ns: now_ns() - 1_200 * MS,
         limit_us: None,
     });
@@ -453,7 +486,7 @@ fn a_cancel_while_the_helper_copies_is_the_helpers() {
     let mut world = world(UNLIMITED);
     world.peer_says(BANNER);
     assert_eq!(world.xl_hears(BANNER.len()), BANNER);
-    world.order(Order::HelperBegun);
+    world.engine(FromEngine::Begun);
     world.order(Order::Cancel);
     // The receiver gives up, and so does xl.
     std::thread::sleep(Duration::from_millis(50));
@@ -565,7 +598,7 @@ fn nonsense_on_the_front_ends_socket_is_passed_over() {
     let mut world = world(TERMS);
     let mut socket = world.front_end.as_ref().unwrap();
     socket
-        .write_all(b"}{\n\n{\"order\":\"explode\"}\n")
+        .write_all(b"}{\n\n{\"schema\":1,\"message\":\"explode\"}\n")
         .unwrap();
     socket.write_all(&[b'x'; 100_000]).unwrap();
     socket.write_all(b"\n").unwrap();

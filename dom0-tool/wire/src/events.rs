@@ -537,39 +537,4 @@ pub struct Outcome {
 pub enum Command {
     /// Give up safely. A closed socket means the same.
     Cancel,
-    /// Fast landing: the destination has sent READY and waits.
-    TargetReady,
-    /// Fast landing: the transport has hung up.
-    HungUp {
-        /// Why the transport hung up.
-        why: Refused,
-    },
-}
-
-/// Orders from the front end to the transport: news from the helper, and requests from
-/// the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "order", rename_all = "kebab-case")]
-pub enum Order {
-    /// The helper has begun and has been heard from.
-    HelperBegun,
-    /// The guest is suspended.
-    Suspended {
-        /// See [`Suspended::requested_monotonic_ns`].
-        requested_monotonic_ns: u64,
-        /// See [`Suspended::limit_us`].
-        #[serde(default)]
-        limit_us: Option<u64>,
-    },
-    /// The guest runs on at the source, and copying continues.
-    RanOn,
-    /// The helper's stream is complete, and the helper is no longer responsible for the
-    /// guest.
-    Committed,
-    /// Give up safely. A closed socket means the same.
-    Cancel,
-    /// Give up although no helper has been heard from.
-    HangUp,
-    /// Fast landing: the engine has given up, and is itself responsible for the guest.
-    GivenUp,
 }

@@ -7,6 +7,7 @@
 pub mod channel;
 pub mod control;
 pub mod events;
+pub mod gate;
 pub mod stream;
 pub mod trace;
 pub mod xl;

@@ -47,6 +47,39 @@ pub fn second_move(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
+/// `lull migrate` stands still from the first pass on, as one does whose host swaps. It
+/// holds nothing up: READY and all that the landing waits for pass it by.
+pub fn front_end_stands_still(world: &mut World) -> Result<()> {
+    for plan in [Plan::direct().fast_by(""), Plan::direct()] {
+        let guest = world.small_guest()?;
+        let limit = world.pace.scaled(Duration::from_secs(20));
+        let mut running = plan.capped(CAP).limit(limit).start(&world.host, &guest)?;
+        running.wait_until_copying()?;
+        let source = guest.domid()?;
+        // Nothing that `lull migrate` prints is seen until it is continued.
+        let moved = world.host.run_for(
+            &format!(
+                "migrate=$(pgrep -o -f '^lull migrate ') && kill -STOP $migrate && \
+                 lull set --bandwidth none {}; n=0; \
+                 while xl list {source} >/dev/null 2>&1 && [ $n -lt 150 ]; do n=$((n + 1)); sleep 1; done; \
+                 xl list {source} >/dev/null 2>&1 || echo moved; \
+                 grep '^State' /proc/$migrate/status; kill -CONT $migrate",
+                guest.name()
+            ),
+            LONGEST,
+        )?;
+        let ended = running.finish()?;
+        ensure!(
+            moved.stdout.contains("moved") && moved.stdout.contains("T (stopped)"),
+            "it was waited for: {moved:?}; {}",
+            ended.in_short()
+        );
+        ended.expect(0)?;
+        aftermath::check(&world.host, &guest, &ended)?;
+    }
+    Ok(())
+}
+
 /// The attempt ends when another program resets the dirty log, because the record of
 /// earlier writes is lost.
 pub fn log_reset(world: &mut World) -> Result<()> {

@@ -171,6 +171,7 @@ fn usual() -> Vec<Scenario> {
         scenario("moved-twice-at-once", 30, habits::second_move),
         scenario("suspended-by-another", 30, habits::suspended_by_another),
         scenario("resumed-by-another", 30, habits::resumed_by_another),
+        scenario("front-end-stands-still", 70, habits::front_end_stands_still),
         scenario("dirty-log-reset", 20, habits::log_reset),
         scenario("balloon-in-motion", 45, habits::balloon_in_motion),
         scenario("host-goes-down", 25, habits::host_goes_down),

@@ -35,6 +35,10 @@ impl Landing for Classic {
         Ok(false)
     }
 
+    fn has_first_pass(&self) -> bool {
+        false
+    }
+
     fn is_resting(&self) -> bool {
         false
     }

@@ -176,6 +176,10 @@ impl Landing for Fast {
         Ok(true)
     }
 
+    fn has_first_pass(&self) -> bool {
+        self.stage >= Stage::Building
+    }
+
     fn is_resting(&self) -> bool {
         matches!(
             self.stage,
@@ -199,7 +203,7 @@ impl Landing for Fast {
                     "the destination has the first pass, and sets the guest up while it runs here",
                 );
             }
-            Stage::Building if with.host.is_target_ready() => {
+            Stage::Building if with.news.target_ready => {
                 self.stage = Stage::Attaching;
                 with.queue.push(channel::attach(&self.attach));
             }

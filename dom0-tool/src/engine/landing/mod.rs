@@ -19,9 +19,9 @@ use lull_core::units::Micros;
 use lull_wire::events;
 use lull_xen::{DomId, Xen};
 
-use super::Host;
 use super::failure::Failure;
 use super::saved::Saved;
+use super::{Host, News};
 use crate::stream::queue::Queue;
 use crate::stream::sink::Sink;
 pub use channel::Channel;
@@ -42,6 +42,8 @@ pub struct Means<'a> {
     pub sink: &'a mut Sink,
     /// The process that hosts the engine.
     pub host: &'a mut dyn Host,
+    /// What the other processes have said so far.
+    pub news: News,
 }
 
 /// An answer of the destination that the session has to act on.
@@ -84,6 +86,9 @@ pub trait Landing {
     /// # Errors
     /// When the guest's state cannot be read.
     fn end_first_pass(&mut self, with: &mut Means<'_>) -> Result<bool, Failure>;
+
+    /// Whether the destination has the whole stream, so that it can be ready.
+    fn has_first_pass(&self) -> bool;
 
     /// Whether copying rests until the destination is ready.
     fn is_resting(&self) -> bool;
