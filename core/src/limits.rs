@@ -22,6 +22,11 @@ impl DowntimeLimit {
     pub const fn micros(self) -> Micros {
         self.0
     }
+
+    /// The limit in milliseconds; see [`Micros::as_limit_millis`].
+    pub const fn as_millis(self) -> u64 {
+        self.0.as_limit_millis()
+    }
 }
 
 /// The longest time from the start of the attempt (zero on the machine's
@@ -42,6 +47,11 @@ impl Timeout {
     /// The timeout in microseconds.
     pub const fn micros(self) -> Micros {
         self.0
+    }
+
+    /// The timeout in milliseconds; see [`Micros::as_limit_millis`].
+    pub const fn as_millis(self) -> u64 {
+        self.0.as_limit_millis()
     }
 }
 

@@ -24,6 +24,11 @@ impl Micros {
         self.0.div_ceil(1_000)
     }
 
+    /// A limit in whole milliseconds, rounded down: it is never shown longer than it is.
+    pub const fn as_limit_millis(self) -> u64 {
+        self.0 / 1_000
+    }
+
     /// The sum of two times; saturates.
     pub const fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lull_wire::spec::{MigrationSpec, VARIABLE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpgid, getsid, kill_process};
@@ -20,6 +21,7 @@ const LONGEST: Duration = Duration::from_secs(20);
 fn start(words: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_lull"))
         .args(words)
+        .env(VARIABLE, MigrationSpec::unlimited(7).encode())
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -87,7 +89,7 @@ fn what_reads_foreign_words_is_confined() {
     for words in [
         &["keep-run", "--folder", folder, "web1"][..],
         &["keep-trace", "--folder", folder, "7"],
-        &["transport", "--domain", "7", "--", "cat"],
+        &["transport", "--", "cat"],
         &["guard", "sampling", "7", "1"],
     ] {
         let child = start(words);

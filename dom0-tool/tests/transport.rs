@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lull_core::limits::DowntimeLimit;
+use lull_core::units::Micros;
+use lull_wire::spec::{MigrationSpec, VARIABLE};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -20,7 +23,21 @@ struct Transport {
     said: PipeReader,
 }
 
+/// A limit in microseconds, if there is one, and what may follow READY.
+fn spec(max_suspend_us: Option<u64>, after_ready: Micros) -> String {
+    let mut spec = MigrationSpec::unlimited(7);
+    spec.limits.max_suspend = max_suspend_us.and_then(|us| DowntimeLimit::new(Micros(us)));
+    spec.costs.at_most.landing = after_ready;
+    spec.costs.at_most.resume = Micros(50_000);
+    spec.after_ready = after_ready;
+    spec.encode()
+}
+
 fn transport(words: &[&str]) -> Transport {
+    asked(&spec(None, Micros::ZERO), words)
+}
+
+fn asked(spec: &str, words: &[&str]) -> Transport {
     let (front_end, theirs) = UnixStream::pair().unwrap();
     let (engine, engines) = UnixStream::pair().unwrap();
     for inherited in [&theirs, &engines] {
@@ -28,8 +45,9 @@ fn transport(words: &[&str]) -> Transport {
     }
     let (said, stderr) = io::pipe().unwrap();
     let process = Command::new(env!("CARGO_BIN_EXE_lull"))
-        .args(["transport", "--domain", "7"])
+        .arg("transport")
         .args(words)
+        .env(VARIABLE, spec)
         .env("LULL_TRANSPORT_FD", theirs.as_raw_fd().to_string())
         .env("LULL_TRANSPORT_ENGINE_FD", engines.as_raw_fd().to_string())
         .env("NUMBER", theirs.as_raw_fd().to_string())
@@ -88,6 +106,27 @@ fn words_go_to_the_program_as_they_are_and_a_line_to_a_shell() {
 fn the_child_does_not_find_the_socket() {
     let line = "[ ! -e /proc/self/fd/$NUMBER ] && echo \"closed$LULL_TRANSPORT_FD\"";
     assert_eq!(transport(&["--shell", "--", line]).end().0, b"closed\n");
+}
+
+#[test]
+fn another_releases_specification_is_refused() {
+    for (spec, words) in [
+        (
+            spec(None, Micros::ZERO).replace("\"schema\":1", "\"schema\":2"),
+            "schema 2",
+        ),
+        ("{}".to_owned(), "cannot be understood"),
+    ] {
+        let mut world = asked(&spec, &["--", "echo", "reached"]);
+        assert_eq!(world.process.wait().unwrap().code(), Some(1));
+        let mut said = String::new();
+        world.said.read_to_string(&mut said).unwrap();
+        assert!(
+            said.starts_with("lull transport: LULL_MIGRATION") && said.contains(words),
+            "{said}"
+        );
+        assert_eq!(world.end().0, b"");
+    }
 }
 
 #[test]
@@ -169,12 +208,8 @@ fn a_late_receiver_is_refused_in_time_and_destroys_its_copy() {
     let folder = tempfile::tempdir().unwrap();
     let marker = folder.path().join("marker");
     let script = receiver(&marker, "3");
-    let limits = "--limit-us=1600000 --after-ready-us=800000 --resume-us=50000";
-    let words: Vec<&str> = limits
-        .split(' ')
-        .chain(["--shell", "--", &script])
-        .collect();
-    let mut world = transport(&words);
+    let spec = spec(Some(1600000), Micros(800000));
+    let mut world = asked(&spec, &["--shell", "--", &script]);
     let mut banner = vec![0; BANNER.len()];
     let stdout = world.process.stdout.as_mut().unwrap();
     stdout.read_exact(&mut banner).unwrap();
@@ -209,12 +244,8 @@ fn a_timely_receiver_gets_its_go() {
     let folder = tempfile::tempdir().unwrap();
     let marker = folder.path().join("marker");
     let script = receiver(&marker, "0.1");
-    let limits = "--limit-us=60000000 --after-ready-us=100000 --resume-us=50000";
-    let words: Vec<&str> = limits
-        .split(' ')
-        .chain(["--shell", "--", &script])
-        .collect();
-    let mut world = transport(&words);
+    let spec = spec(Some(60000000), Micros(100000));
+    let mut world = asked(&spec, &["--shell", "--", &script]);
     world.stream_complete();
     let mut heard = vec![0; BANNER.len() + 34];
     let stdout = world.process.stdout.as_mut().unwrap();

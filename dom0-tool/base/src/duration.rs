@@ -10,6 +10,7 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
+use lull_core::units::Micros;
 use thiserror::Error;
 
 use crate::fmt::Short;
@@ -31,10 +32,9 @@ impl Span {
         self.micros.get()
     }
 
-    /// The span in milliseconds, rounded down: a limit is never shown longer than it
-    /// is.
+    /// The span in milliseconds; see [`Micros::as_limit_millis`].
     pub const fn as_millis(self) -> u64 {
-        self.micros.get() / 1_000
+        Micros(self.micros.get()).as_limit_millis()
     }
 
     /// The span as a standard library [`Duration`].

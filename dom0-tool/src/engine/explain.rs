@@ -120,7 +120,7 @@ fn sentence(refusal: &Refusal) -> (How, String) {
         figures
             .limits
             .max_suspend
-            .map(|limit| millis(limit.micros())),
+            .map(|limit| Millis(limit.as_millis())),
     );
     let dirty = or_dash(figures.dirty_count.map(Count));
     let dirty_rate = Bytes(figures.dirty_rate.upper.0.saturating_mul(PAGE_SIZE));

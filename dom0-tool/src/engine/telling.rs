@@ -11,6 +11,7 @@ use lull_wire::events::{self, PauseParts};
 use super::Host;
 use super::pause::Pause;
 use super::session::Session;
+use super::steering::in_force;
 
 /// Milliseconds, rounded up: a report never shows less than the time that passed.
 pub fn millis(time: Duration) -> u64 {
@@ -20,19 +21,15 @@ pub fn millis(time: Duration) -> u64 {
 impl Session<'_> {
     pub(super) fn tell_started(&mut self) {
         let config = &self.order.config;
-        let limits = config.limits;
+        let limits = in_force(0, config.limits, self.order.bandwidth);
         self.host.tell(events::Event::Started(events::Started {
             domid: self.order.guest,
             helper_pid: std::process::id(),
             guest_pages: self.prepared.pages,
             landing: self.landing.name(),
-            limit_ms: limits
-                .max_suspend
-                .map(|limit| limit.micros().as_millis_ceil()),
-            timeout_ms: limits
-                .timeout
-                .map(|timeout| timeout.micros().as_millis_ceil()),
-            bandwidth: Some(self.order.bandwidth.bytes()).filter(|bytes| *bytes > 0),
+            limit_ms: limits.limit_ms,
+            timeout_ms: limits.timeout_ms,
+            bandwidth: limits.bandwidth,
             risk_per_mille: Some(config.risk.get()),
             stub_domid: self.stub.domid(),
             stub_memory_bytes: self.stub.memory_bytes(),

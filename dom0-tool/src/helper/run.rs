@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use lull_base::bandwidth::Bandwidth;
-use lull_base::fmt::Millis;
+use lull_base::fmt::{Millis, or_dash};
 use lull_base::hygiene;
 use lull_base::inherited_fd;
 use lull_base::text::printable;
@@ -20,6 +20,7 @@ use lull_core::machine::Config;
 use lull_core::units::Micros;
 use lull_wire::control::{Answer, Phase, Request};
 use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log};
+use lull_wire::spec::{BadSpec, MigrationSpec};
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{self as xen, DomId, DomainState, Xen, version};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -30,7 +31,7 @@ use super::front_end::FrontEnd;
 use super::guard::{self, Guard, Over};
 use super::handed::{self, Handed};
 use super::libxl::Libxl;
-use super::orders::{Assumed, Ordered};
+use super::orders::Ordered;
 use super::toolstack::Toolstack;
 use super::transport::{Transport, has_ended};
 use super::{orders, stock};
@@ -54,7 +55,8 @@ const BROKEN: u8 = 255;
 
 /// Runs as libxl's save helper.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let start = orders::start();
+    let spec = orders::spec();
+    let start = orders::start(&spec);
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some((over, guest, helper)) = guard::orders(&args) {
         return guard::main(over, guest, helper);
@@ -62,7 +64,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let save = match Save::parse(&args) {
         Some(Save::Live(save)) => save,
         Some(Save::Paused(save)) => {
-            return refuse_paused(&save, start).unwrap_or_else(|| hand_over(&args));
+            return refuse_paused(&save, start, spec).unwrap_or_else(|| hand_over(&args));
         }
         None => return hand_over(&args),
     };
@@ -72,7 +74,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let given = [Some(save.io_fd), Some(save.recv_fd)];
     let kept: Vec<RawFd> = named.into_iter().chain(given).flatten().collect();
     drop(inherited_fd::foreign(&kept));
-    let orders = orders::limits(save.domain);
+    let orders = orders::limits(save.domain, spec);
     // Without limits, a guest that lull cannot move goes to the stock helper. With limits
     // it is refused, because the stock helper does not know them.
     if orders.as_ref().is_ok_and(|orders| !orders.is_limited())
@@ -97,9 +99,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Refuses a save that is not live and goes to another host if the guest has a downtime
 /// limit: the guest would be paused for the whole copy. A save into a file is no migration,
 /// and its pause is not limited.
-fn refuse_paused(save: &PausedSave, start: Instant) -> Option<ExitCode> {
+fn refuse_paused(
+    save: &PausedSave,
+    start: Instant,
+    spec: Result<Option<MigrationSpec>, BadSpec>,
+) -> Option<ExitCode> {
     let leaves = inherited_fd::is_socket_or_pipe(save.io_fd);
-    let orders = leaves.then(|| orders::limits(save.domain))?;
+    let orders = leaves.then(|| orders::limits(save.domain, spec))?;
     let limit = match &orders {
         Ok(ordered) => Some(ordered.limits.max_suspend?),
         // A limit that cannot be read may be any limit.
@@ -112,13 +118,12 @@ fn refuse_paused(save: &PausedSave, start: Instant) -> Option<ExitCode> {
         (Err(error), _) => Verdict::plain(How::SourceFailed, format!("{error:#}"), ""),
         (Ok(ordered), limit) => {
             helper.limits_from = ordered.from;
-            let limit = limit.map_or(0, |limit| limit.micros().0.div_ceil(1_000));
+            let limit = or_dash(limit.map(|limit| Millis(limit.as_millis())));
             Verdict::plain(
                 How::RefusedDowntime,
                 format!(
                     "a migration that is not live pauses the guest for all of the copy, and its \
-                     limit is {}",
-                    Millis(limit)
+                     limit is {limit}"
                 ),
                 "Migrate it live: `virsh migrate --live`.",
             )
@@ -204,14 +209,18 @@ pub fn engine(options: &EngineOptions) -> ExitCode {
     let kept: Vec<RawFd> = named.into_iter().flatten().chain(options.all()).collect();
     drop(inherited_fd::foreign(&kept));
     hygiene::settle();
-    let start = orders::start();
-    engine_until_the_end(options, start).unwrap_or_else(|error| {
+    let spec = orders::spec();
+    engine_until_the_end(options, spec).unwrap_or_else(|error| {
         eprintln!("lull engine: {error:#}");
         ExitCode::FAILURE
     })
 }
 
-fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Result<ExitCode> {
+fn engine_until_the_end(
+    options: &EngineOptions,
+    spec: Result<Option<MigrationSpec>, BadSpec>,
+) -> anyhow::Result<ExitCode> {
+    let start = orders::start(&spec);
     let from_helper = inherited_fd::adopt(options.helper)?;
     let channel = (
         inherited_fd::adopt(options.to_land)?,
@@ -227,7 +236,7 @@ fn engine_until_the_end(options: &EngineOptions, start: Instant) -> anyhow::Resu
     };
     let (guest, verify) = (handed.domain, handed.verify);
     let (mut toolstack, stream) = handed.into_toolstack()?;
-    let orders = orders::limits(guest);
+    let orders = orders::limits(guest, spec);
     let mut helper = Helper::new(&mut toolstack, guest, front_end)?;
     helper.transport = Some(transport);
     let task = Task {
@@ -295,6 +304,8 @@ struct Helper<'t> {
     /// Limits taken from the file rather than from the command line; named in the messages
     /// to users of plain xl.
     limits_from: Effective,
+    /// The guest is to be left paused, so no limit bounds its pause.
+    left_paused: bool,
     guest: DomId,
     /// The guest's name, for messages.
     name: String,
@@ -349,6 +360,7 @@ impl<'t> Helper<'t> {
             trace: None,
             record: None,
             limits_from: Effective::default(),
+            left_paused: false,
             guest,
             name: orders::name(guest).unwrap_or_else(|_| format!("domain {guest}")),
             control: None,
@@ -365,17 +377,14 @@ impl<'t> Helper<'t> {
             self.record = record(&self.name, task.guest).ok();
         }
         // An error here would stop the stock helper too.
-        let allowed = orders.and_then(|ordered| {
-            let costs = orders::costs(&self.name)?;
-            Ok((ordered, costs, self.claim(task.guest)?))
-        });
-        let (ordered, costs, claim) = match allowed {
+        let allowed = orders.and_then(|ordered| Ok((ordered, self.claim(task.guest)?)));
+        let (ordered, claim) = match allowed {
             Ok(allowed) => allowed,
             Err(error) => return Tried::Ended(self.broken(start, &error)),
         };
         let is_watched = self.front_end.is_some() || task.channel.is_some();
         let stock_may = stock_may(&ordered, is_watched) && stock::find().is_ok();
-        let tried = self.try_attempt(task, start, ordered, costs, claim);
+        let tried = self.try_attempt(task, start, ordered, claim);
         // A signal to this process is a request to stop the migration.
         let stock_may = stock_may && !self.signalled.load(Ordering::Relaxed);
         match tried {
@@ -423,7 +432,6 @@ impl<'t> Helper<'t> {
         task: Task,
         start: Instant,
         ordered: Ordered,
-        costs: Assumed,
         claim: Option<Claim>,
     ) -> anyhow::Result<Result<Verdict, NotBegun>> {
         use anyhow::Context;
@@ -433,9 +441,13 @@ impl<'t> Helper<'t> {
             limits,
             bandwidth,
             risk,
+            left_paused,
+            costs,
             from,
         } = ordered;
         self.limits_from = from;
+        self.left_paused = left_paused;
+        let costs = costs.unwrap_or_else(|| orders::costs_wherever(&self.name));
         let kind = guest_type(guest).context("the guest's type cannot be read")?;
         if kind != GuestType::Pvh {
             anyhow::bail!("lull moves PVH guests only so far, and this is {kind:?}");
@@ -552,7 +564,7 @@ impl<'t> Helper<'t> {
             Request::Set {
                 max_suspend_us: Some(_),
                 ..
-            } if orders::is_left_paused() => Answer::Refused {
+            } if self.left_paused => Answer::Refused {
                 why: "a guest that is left paused (`lull migrate -p`) keeps no limit on its pause"
                     .into(),
             },

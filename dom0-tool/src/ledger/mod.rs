@@ -23,7 +23,7 @@ use lull_base::{atomic_file, file_lock};
 use lull_wire::events::Landing;
 use thiserror::Error;
 
-pub use costs::Costs;
+pub use costs::{Costs, saturating_micros};
 pub use entry::Entry;
 pub use known::Known;
 pub use show::{Options, main};

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lull_wire::events::FRONT_END_FD;
+use lull_wire::spec::VARIABLE;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::xl::Plan;
@@ -40,13 +41,14 @@ pub struct Inherited {
 }
 
 impl Engine {
-    /// Starts the engine. `front_end` is its connection to this process; errors go to
+    /// Starts the engine, which reads `spec`. `front_end` is its connection to this process; errors go to
     /// `words`.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(
         plan: &Plan<'_>,
+        spec: &str,
         call: Call,
         front_end: UnixStream,
         words: PipeWriter,
@@ -78,6 +80,7 @@ impl Engine {
             .args(["--to-land", &number(&to)])
             .args(["--from-land", &number(&from)])
             .env(FRONT_END_FD, number(&front_end))
+            .env(VARIABLE, spec)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(words)
@@ -86,7 +89,6 @@ impl Engine {
         if let Some(claim) = &claim {
             command.env(CLAIM_FD, number(claim));
         }
-        plan.instruct(&mut command);
         let process = command.spawn()?;
         Ok((Self { process, land }, Inherited { helper, transport }))
     }

@@ -92,10 +92,7 @@ fn attempt_since(
         lull: Path::new("/nonexistent/lull"),
         guest: &guest,
         options: &options,
-        costs: known.bounds,
-        expected_costs: known.expected(),
-        suspend_pages: known.suspend_pages,
-        after_ready: known.after_ready,
+        known: &known,
         control: &Folder::at(folder.path().join("control")),
         landing: Landing::Classic,
         claim: None,
@@ -526,14 +523,14 @@ exit 1"#,
 #[test]
 fn xl_gets_its_own_options_and_the_helper_its_limits() {
     let run = attempt_with(
-        r#"echo "$(echo "$*" | sed 's/transport --domain.*-- rsh/transport … rsh/') | $LULL_MAX_SUSPEND_TIME_US $LULL_TIMEOUT_US $LULL_COSTS_US $LIBXL_SAVE_HELPER" >&2; exit 1"#,
+        r#"
+spec=$(echo "$LULL_MIGRATION" | sed 's/.*\("max_.*\),"band.*"costs_us":\([^}]*}\).*\("suspend_pages[^}]*}\).*/\1 \2 \3/')
+echo "$* | $spec $LIBXL_SAVE_HELPER" >&2; exit 1"#,
         "--timeout 1m -s rsh -C web.cfg -e --debug",
         &ALIVE(),
         |_| {},
     );
-    let expected = "migrate -s '/nonexistent/lull' transport … rsh -C web.cfg -e --debug 7 host2 \
-                    | 500000 60000000 200000,10000,50000,3000000,50000,200000,10000,50000,3000000,50000,350,450 \
-                    /nonexistent/lull";
+    let expected = r#"migrate -s '/nonexistent/lull' transport -- rsh -C web.cfg -e --debug 7 host2 | "max_suspend_us":500000,"timeout_us":60000000 {"suspend":200000,"final_bitmap":10000,"cpu_state":50000,"landing":3000000,"resume":50000} "suspend_pages":{"expected":350,"most":450} /nonexistent/lull"#;
     assert!(run.paragraph.contains(expected), "{}", run.paragraph);
 }
 

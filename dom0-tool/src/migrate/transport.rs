@@ -2,14 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::time::Duration;
 
 use lull_base::shell::quoted;
-use lull_wire::events::Landing;
-use lull_xen::DomId;
 
 use crate::cli::Migrate;
-use crate::ledger::Costs;
 use crate::rehearse::kept_alive;
 
 /// xl's transport arguments: the value of `-s`, and the argument in HOST's place.
@@ -26,29 +22,9 @@ pub struct Arguments {
 /// xl has a shell run `exec SSH HOST xl migrate-receive …`, with SSH unquoted. SSH is
 /// therefore shell text, and stays shell text after lull's own words. An empty SSH makes
 /// HOST the whole command; it becomes one word, which lull passes to a shell of its own.
-pub fn arguments(
-    lull: &Path,
-    domain: DomId,
-    options: &Migrate,
-    costs: Costs,
-    after_ready: Duration,
-    landing: Landing,
-) -> Arguments {
+pub fn arguments(lull: &Path, options: &Migrate) -> Arguments {
     let mut words = quoted(lull.as_os_str());
-    words.push(format!(" transport --domain {domain}"));
-    if let Some(limit) = options.pause_limit() {
-        words.push(format!(" --limit-us {}", limit.as_micros()));
-    }
-    // A limit may also be set while the transport runs.
-    words.push(format!(
-        " --after-ready-us {} --resume-us {}",
-        // The landing includes both.
-        after_ready.min(costs.landing).as_micros(),
-        costs.resume.as_micros()
-    ));
-    if landing == Landing::Fast {
-        words.push(" --fast");
-    }
+    words.push(" transport");
     let host = OsString::from(&options.host);
     match options.ssh.as_deref() {
         Some("") => {
@@ -83,43 +59,18 @@ mod tests {
         let cli::Command::Migrate(options) = Cli::parse_from(words).command else {
             panic!("lull migrate");
         };
-        let after_ready = Duration::from_millis(200);
-        arguments(
-            lull,
-            7,
-            &options,
-            Costs::ASSUMED,
-            after_ready,
-            Landing::Classic,
-        )
+        arguments(lull, &options)
     }
 
     #[test]
     fn what_stood_behind_s_stands_behind_lull() {
         let lull = Path::new("/opt/it's/lull");
         let given = wrapped(lull, &["-s", "ssh -p '2 2'", "web1", "host2"]);
-        assert_eq!(
-            given.ssh,
-            r"'/opt/it'\''s/lull' transport --domain 7 --after-ready-us 200000 --resume-us 50000 -- ssh -p '2 2'"
-        );
+        assert_eq!(given.ssh, r"'/opt/it'\''s/lull' transport -- ssh -p '2 2'");
         assert_eq!(given.host, "host2");
         let given = wrapped(lull, &["web1", "host2"]);
         let ssh = format!(" -- {}", kept_alive("ssh"));
         assert!(given.ssh.to_string_lossy().ends_with(&ssh));
-    }
-
-    #[test]
-    fn the_limit_goes_along_with_its_bounds() {
-        let lull = Path::new("/lull");
-        let given = wrapped(lull, &["--max-suspend-time", "8s", "web1", "host2"]);
-        assert_eq!(
-            given.ssh,
-            format!(
-                "'/lull' transport --domain 7 --limit-us 8000000 --after-ready-us 200000 --resume-us 50000 -- {}",
-                kept_alive("ssh")
-            )
-            .as_str()
-        );
     }
 
     /// Runs the command as xl does, with a lull that prints its arguments.
@@ -149,15 +100,13 @@ mod tests {
         let given = wrapped(&fake, &["-s", "ssh -o 'A b' $((40+2))", "web1", "host2"]);
         assert_eq!(
             as_xl_would(&given, &fake),
-            "[transport][--domain][7][--after-ready-us][200000][--resume-us][50000][--][ssh][-o][A b][42][host2][xl][migrate-receive]"
+            "[transport][--][ssh][-o][A b][42][host2][xl][migrate-receive]"
         );
         let line = "cd '/x y'; xl migrate-receive | cat";
         let given = wrapped(&fake, &["-s", "", "web1", line]);
         assert_eq!(
             as_xl_would(&given, &fake),
-            format!(
-                "[transport][--domain][7][--after-ready-us][200000][--resume-us][50000][--shell][--][{line}]"
-            )
+            format!("[transport][--shell][--][{line}]")
         );
     }
 }

@@ -5,22 +5,23 @@ use std::io::{self, PipeReader};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Stdio};
 
+use lull_base::duration::Span;
 use lull_base::spawn::ignoring_tty_signals;
-use lull_core::downtime::SuspendPages;
+use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+use lull_core::units::Micros;
 use lull_wire::events::{FRONT_END_FD, Landing};
+use lull_wire::spec::{MigrationSpec, VARIABLE};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::cli::Migrate;
 use crate::control::claim::{CLAIM_FD, Claim};
 use crate::control::folder::Folder;
 use crate::helper::handed::ENGINE_FD;
-use crate::helper::orders;
 use crate::host::Guest;
 use crate::land::caller::Call;
-use crate::ledger::Costs;
+use crate::ledger::{Known, saturating_micros};
 use crate::transport::{self, orders::Orders};
 
 use super::engine::Engine;
@@ -37,14 +38,8 @@ pub struct Plan<'a> {
     pub guest: &'a Guest,
     /// The options, including the destination.
     pub options: &'a Migrate,
-    /// Upper bounds of the costs, for the helper.
-    pub costs: Costs,
-    /// Expected costs, for the helper.
-    pub expected_costs: Costs,
-    /// What the guest's kernel dirties in order to stop, for the helper.
-    pub suspend_pages: SuspendPages,
-    /// Upper bound of the time after READY, for the transport.
-    pub after_ready: Duration,
+    /// What is known of pauses on the way there.
+    pub known: &'a Known,
     /// The folder of the control sockets.
     pub control: &'a Folder,
     /// The landing that the guest uses.
@@ -89,6 +84,7 @@ impl Plan<'_> {
         // The descriptors that helper and transport inherit through sh, xl and libxl.
         let mut handed_down: Vec<(&str, OwnedFd)> =
             vec![(transport::FRONT_END_FD, for_transport.into())];
+        let spec = self.spec().encode();
         let engine = match call {
             None => {
                 let (to_transport, for_transport) = UnixStream::pair()?;
@@ -99,7 +95,7 @@ impl Plan<'_> {
             }
             Some(call) => {
                 let words = write_end_there.try_clone()?;
-                let (engine, inherited) = Engine::start(self, call, for_helper, words)?;
+                let (engine, inherited) = Engine::start(self, &spec, call, for_helper, words)?;
                 handed_down.push((ENGINE_FD, inherited.helper.into()));
                 handed_down.push((transport::ENGINE_FD, inherited.transport.into()));
                 Some(engine)
@@ -117,7 +113,7 @@ impl Plan<'_> {
             fcntl_setfd(socket, FdFlags::empty())?;
             command.env(variable, socket.as_raw_fd().to_string());
         }
-        self.instruct(&mut command);
+        command.env(VARIABLE, spec);
         // ssh reads passwords from the terminal, not from standard input.
         command.stdin(Stdio::null());
         command.stdout(write_end.try_clone()?);
@@ -134,26 +130,32 @@ impl Plan<'_> {
         })
     }
 
-    /// Puts the helper's limits and costs into the environment of `command`.
-    pub fn instruct(&self, command: &mut Command) {
-        for (variable, value) in self.variables() {
-            match value {
-                Some(value) => command.env(variable, value),
-                None => command.env_remove(variable),
-            };
+    /// What the helper, the engine and the transport are to do.
+    fn spec(&self) -> MigrationSpec {
+        let options = self.options;
+        let micros = |limit: Span| Micros(limit.as_micros());
+        MigrationSpec {
+            domain: self.guest.domid,
+            started_monotonic_ns: self.begun,
+            landing: self.landing,
+            left_paused: options.leave_paused,
+            limits: Limits {
+                max_suspend: options
+                    .pause_limit()
+                    .map(micros)
+                    .and_then(DowntimeLimit::new),
+                timeout: options.time_limit().map(micros).and_then(Timeout::new),
+            },
+            bandwidth: options.bandwidth.unwrap_or_default(),
+            risk: options.risk.unwrap_or_default(),
+            costs: self.known.into(),
+            after_ready: saturating_micros(self.known.after_ready),
         }
     }
 
     fn arguments(&self) -> Vec<OsString> {
         let options = self.options;
-        let way = arguments(
-            self.lull,
-            self.guest.domid,
-            options,
-            self.costs,
-            self.after_ready,
-            self.landing,
-        );
+        let way = arguments(self.lull, options);
         let mut list = vec![OsString::from("migrate")];
         let mut push = |argument: &OsStr| list.push(argument.to_owned());
         push("-s".as_ref());
@@ -181,41 +183,5 @@ impl Plan<'_> {
         push(self.guest.domid.to_string().as_ref());
         push(&way.host);
         list
-    }
-
-    /// The environment of the helper. Variables of limits that are not set are removed: one
-    /// left over in the operator's environment is not part of this command.
-    fn variables(&self) -> [(&'static str, Option<String>); 7] {
-        let options = self.options;
-        let micros =
-            |span: Option<lull_base::duration::Span>| span.map(|s| s.as_micros().to_string());
-        [
-            (orders::MAX_SUSPEND_TIME, micros(options.pause_limit())),
-            (orders::TIMEOUT, micros(options.time_limit())),
-            (
-                orders::BANDWIDTH,
-                options
-                    .bandwidth
-                    .filter(|bandwidth| bandwidth.0.is_some())
-                    .map(|bandwidth| bandwidth.bytes().to_string()),
-            ),
-            (
-                orders::LEFT_PAUSED,
-                options.leave_paused.then(|| "1".to_owned()),
-            ),
-            (orders::STARTED, Some(self.begun.to_string())),
-            (
-                orders::COSTS,
-                Some(orders::costs_variable(
-                    self.costs,
-                    self.expected_costs,
-                    self.suspend_pages,
-                )),
-            ),
-            (
-                orders::RISK,
-                options.risk.map(|risk| risk.0.get().to_string()),
-            ),
-        ]
     }
 }

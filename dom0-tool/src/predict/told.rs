@@ -6,7 +6,7 @@ use std::time::Duration;
 use lull_base::duration::Span;
 use lull_base::fmt::{Bytes, Millis};
 use lull_base::table::table;
-use lull_core::units::PAGE_SIZE;
+use lull_core::units::{Micros, PAGE_SIZE};
 use serde_json::{Value, json};
 
 use super::code_of;
@@ -103,7 +103,7 @@ impl Prediction<'_> {
         let expected = &self.expected;
         let guest = self.guest;
         let mut asked = match self.limit {
-            Some(us) => format!("a limit of {}", Millis(us / 1_000)),
+            Some(us) => format!("a limit of {}", Millis(limit_millis(us))),
             None => "no limit on its pause".to_owned(),
         };
         if let Some(timeout) = self.timeout {
@@ -173,7 +173,7 @@ impl Prediction<'_> {
         header.extend(
             limits
                 .iter()
-                .map(|us| format!("within {}", Millis(us / 1_000))),
+                .map(|us| format!("within {}", Millis(limit_millis(*us)))),
         );
         let words: Vec<&str> = header.iter().map(String::as_str).collect();
         let mut table = table(&words, 0..words.len());
@@ -219,7 +219,7 @@ impl Prediction<'_> {
                     .into_iter()
                     .map(|limit| {
                         let mut cell = expected(&self.model.expect(rate, Some(limit)));
-                        cell["limit_ms"] = json!(limit / 1_000);
+                        cell["limit_ms"] = json!(limit_millis(limit));
                         cell
                     })
                     .collect();
@@ -242,7 +242,7 @@ impl Prediction<'_> {
             "schema": SCHEMA,
             "guest": self.guest,
             "destination": self.to,
-            "limit_ms": self.limit.map(|us| us / 1_000),
+            "limit_ms": self.limit.map(limit_millis),
             "timeout_ms": self.timeout.map(Span::as_millis),
             "bandwidth": self.rate.saturating_mul(PAGE_SIZE),
             "bandwidth_from": self.rate_from,
@@ -261,6 +261,11 @@ impl Prediction<'_> {
         })
         .to_string()
     }
+}
+
+/// The milliseconds of a limit that was asked for.
+const fn limit_millis(us: u64) -> u64 {
+    Micros(us).as_limit_millis()
 }
 
 /// The milliseconds of a limit, rounded up so that it suffices.

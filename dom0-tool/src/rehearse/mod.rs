@@ -339,10 +339,7 @@ impl Play {
             lull,
             guest,
             options: &options,
-            costs: known.bounds,
-            expected_costs: known.expected(),
-            suspend_pages: known.suspend_pages,
-            after_ready: known.after_ready,
+            known: &known,
             control: &Folder::default(),
             landing,
             // No other process knows the probe guest, so it needs no claim.

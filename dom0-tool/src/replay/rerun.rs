@@ -199,16 +199,11 @@ fn instead(wanted: Limits, recorded: Limits) -> Limits {
     }
 }
 
-/// A limit or a timeout as text.
-fn millis(time: Option<Micros>) -> String {
-    or_dash(time.map(|time| Millis(time.as_millis_ceil())))
-}
-
 fn in_words(limits: &Limits) -> String {
     format!(
         "limit {}, timeout {}",
-        millis(limits.max_suspend.map(|limit| limit.micros())),
-        millis(limits.timeout.map(|timeout| timeout.micros()))
+        or_dash(limits.max_suspend.map(|limit| Millis(limit.as_millis()))),
+        or_dash(limits.timeout.map(|timeout| Millis(timeout.as_millis())))
     )
 }
 

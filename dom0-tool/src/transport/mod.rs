@@ -65,20 +65,21 @@ mod tests;
 
 use std::ffi::OsString;
 use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
 use lull_base::{confine, hygiene, inherited_fd};
 use lull_wire::events;
-use lull_xen::DomId;
+use lull_wire::spec::{MigrationSpec, VARIABLE};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
 use crate::control::claim::CLAIM_FD;
 use crate::control::folder::Folder;
 use crate::helper::handed;
-use gate::{Gate, Landing, Terms};
+use gate::{Gate, Terms};
 use process::Transport;
 use relay::{Ends, Relay};
 use resume::OnXen;
@@ -109,29 +110,10 @@ const INHERITED: [&str; 3] = [FRONT_END_FD, ENGINE_FD, WORDS_FD];
 /// The variables of descriptors that xl's other children are to inherit.
 const OTHERS: [&str; 4] = [CLAIM_FD, events::FRONT_END_FD, handed::ENGINE_FD, GATE_FD];
 
-/// The options of `lull transport`. They come from `lull migrate`.
+/// The options of `lull transport`. They come from `lull migrate`, which says the rest in a
+/// [`MigrationSpec`].
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The guest, to be resumed if the destination is not ready in time
-    #[arg(long)]
-    pub domain: DomId,
-
-    /// The limit on the pause, in microseconds; another may follow while it runs
-    #[arg(long)]
-    pub limit_us: Option<u64>,
-
-    /// Upper bound of what follows READY, in microseconds
-    #[arg(long, default_value_t = 0)]
-    pub after_ready_us: u64,
-
-    /// Upper bound of a resume, in microseconds
-    #[arg(long, default_value_t = 0)]
-    pub resume_us: u64,
-
-    /// READY comes before the guest stops, and is kept until all is in place
-    #[arg(long)]
-    pub fast: bool,
-
     /// The words are one command for a shell
     #[arg(long)]
     pub shell: bool,
@@ -141,21 +123,17 @@ pub struct Options {
     pub command: Vec<OsString>,
 }
 
-impl Options {
-    fn terms(&self) -> Terms {
-        Terms {
-            limit_ns: self.limit_us.map(nanos),
-            after_ready_ns: nanos(self.after_ready_us),
-            resume_ns: nanos(self.resume_us),
-            landing: self.landing(),
-        }
-    }
-
-    const fn landing(&self) -> Landing {
-        match self.fast {
-            true => Landing::Fast,
-            false => Landing::Classic,
-        }
+/// What the gate goes by.
+fn terms(spec: &MigrationSpec) -> Terms {
+    let limit = spec.limits.max_suspend;
+    let resume = spec.costs.at_most.resume;
+    // The landing includes both.
+    let after_ready = spec.after_ready.min(spec.costs.at_most.landing);
+    Terms {
+        limit_ns: limit.map(|limit| nanos(limit.micros().0)),
+        after_ready_ns: nanos(after_ready.0),
+        resume_ns: nanos(resume.0),
+        landing: spec.landing,
     }
 }
 
@@ -177,12 +155,14 @@ pub fn main(options: &Options) -> ExitCode {
 }
 
 fn carry(options: &Options) -> anyhow::Result<ExitCode> {
+    let spec = std::env::var_os(VARIABLE).context("only `lull migrate` starts it, through xl")?;
+    let spec = MigrationSpec::decode(spec.as_bytes())?;
     // The program that connects to the destination may need what the operator's shell has
     // open, such as a password for sshpass.
     let kept = INHERITED.into_iter().chain(OTHERS);
     let kept: Vec<RawFd> = kept.filter_map(inherited_fd::number).collect();
     let foreign = inherited_fd::foreign(&kept);
-    let sockets = Sockets::connect(options.landing());
+    let sockets = Sockets::connect(spec.landing);
     let (from_xl, to_xl) = take_over_stdio().context("its own input and output")?;
     let words = inherited_fd::named(WORDS_FD);
     // The program that connects to the destination may outlive the attempt. It does not
@@ -198,10 +178,10 @@ fn carry(options: &Options) -> anyhow::Result<ExitCode> {
         to_peer: transport.input()?,
         from_peer: transport.output()?,
     };
-    let mut guest = OnXen::new(options.domain);
+    let mut guest = OnXen::new(spec.domain);
     // The program that connects to the destination is running; nothing else is started.
     confine::to_no_program();
-    let gate = Gate::new(options.terms());
+    let gate = Gate::new(terms(&spec));
     let parting = Relay::new(ends, gate, sockets, &mut guest)?.run()?;
     let code = transport.end(parting);
     // A front end that was killed leaves its socket behind. If the socket cannot be removed

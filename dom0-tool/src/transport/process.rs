@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use lull_wire::spec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::read;
 
@@ -59,6 +60,7 @@ impl Transport {
             command.env_remove(variable);
         }
         let child = command
+            .env_remove(spec::VARIABLE)
             .stderr(words.map_or_else(Stdio::inherit, Stdio::from))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

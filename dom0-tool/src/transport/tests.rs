@@ -16,7 +16,7 @@ use lull_wire::xl::markers::{BANNER, READY};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::forward::{Forward, Progress};
-use super::gate::Refused;
+use super::gate::{Landing, Refused};
 use super::resume::Source;
 use super::*;
 use relay::Parting;

@@ -130,7 +130,7 @@ pub struct Started {
     /// The order in which the guest is to land.
     #[serde(default)]
     pub landing: Landing,
-    /// The limit on the pause in milliseconds, if there is one.
+    /// The limit on the pause in milliseconds, rounded down, if there is one.
     pub limit_ms: Option<u64>,
     /// The limit on the time until the suspend in milliseconds, if there is one.
     pub timeout_ms: Option<u64>,
@@ -277,7 +277,7 @@ pub struct RanOn {
 pub struct InForce {
     /// When the limits came into force.
     pub at_ms: u64,
-    /// The limit on the pause in milliseconds, if there is one.
+    /// The limit on the pause in milliseconds, rounded down, if there is one.
     pub limit_ms: Option<u64>,
     /// The limit on the time until the suspend in milliseconds, if there is one.
     pub timeout_ms: Option<u64>,
@@ -492,7 +492,7 @@ pub struct Outcome {
     /// Where the guest runs: `source`, `destination`, `unknown`, or `nowhere` if the
     /// guest has died.
     pub running_on: String,
-    /// The limit on the pause in milliseconds, if there is one.
+    /// The limit on the pause in milliseconds, rounded down, if there is one.
     pub limit_ms: Option<u64>,
     /// The predicted pause when the guest was suspended, or at the refusal.
     pub predicted_downtime_ms: Option<u64>,

@@ -80,6 +80,7 @@ pub struct Given {
 
 /// See [`FixedCosts`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CostsUs {
     /// See [`Downtime::suspend`], µs.
     pub suspend: u64,
@@ -95,6 +96,7 @@ pub struct CostsUs {
 
 /// See [`SuspendPages`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StopPages {
     /// See [`SuspendPages::expected`].
     pub expected: u64,
@@ -262,10 +264,7 @@ impl From<Config> for Given {
             costs_us: config.costs.into(),
             expected_costs_us: Some(config.expected_costs.into()),
             risk_per_mille: Some(config.risk.get()),
-            suspend_pages: Some(StopPages {
-                expected: config.suspend_pages.expected,
-                most: config.suspend_pages.most,
-            }),
+            suspend_pages: Some(config.suspend_pages.into()),
             guest_pages: config.guest_pages,
         }
     }
@@ -279,15 +278,24 @@ impl From<Given> for Config {
             limits: limits(given.max_suspend_us, given.timeout_us),
             costs: given.costs_us.into(),
             expected_costs: given.expected_costs_us.unwrap_or(given.costs_us).into(),
-            suspend_pages: given.suspend_pages.map_or(SuspendPages::DEFAULT, |pages| {
-                SuspendPages {
-                    expected: pages.expected,
-                    most: pages.most,
-                }
-            }),
+            suspend_pages: given
+                .suspend_pages
+                .map_or(SuspendPages::DEFAULT, SuspendPages::from),
             risk: risk.unwrap_or_default(),
             guest_pages: given.guest_pages,
         }
+    }
+}
+
+impl From<SuspendPages> for StopPages {
+    fn from(SuspendPages { expected, most }: SuspendPages) -> Self {
+        Self { expected, most }
+    }
+}
+
+impl From<StopPages> for SuspendPages {
+    fn from(StopPages { expected, most }: StopPages) -> Self {
+        Self { expected, most }
     }
 }
 
