@@ -411,7 +411,10 @@ fn the_timeout_counts_from_the_start_of_the_command() {
     let begun = now_ns().saturating_sub(59 * 60 * 1_000_000_000);
     let script = format!(
         r#"
-[ "$LULL_STARTED_NS" = {begun} ] || exit 0
+case "$LULL_MIGRATION" in
+    *'"started_monotonic_ns":{begun},'*) ;;
+    *) exit 0 ;;
+esac
 order hang-up && carry "$(hung_up cancelled null null left-alone)"
 exit 1"#
     );
