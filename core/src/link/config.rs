@@ -40,6 +40,14 @@ pub struct Startup {
 }
 
 impl Settings {
+    /// Settings that are not written yet, in ordinary memory.
+    #[cfg(any(test, feature = "test-support"))]
+    pub const fn empty() -> Self {
+        Self {
+            words: [const { AtomicU64::new(0) }; 20],
+        }
+    }
+
     /// Writes the settings. The magic is written last.
     pub fn write(&self, startup: &Startup) {
         let Config {
@@ -166,9 +174,7 @@ mod tests {
                 guest_pages: 4,
             },
         };
-        let settings = Settings {
-            words: [const { AtomicU64::new(0) }; 20],
-        };
+        let settings = Settings::empty();
         assert_eq!(settings.read(), None);
         settings.write(&startup);
         assert_eq!(settings.read(), Some(startup));

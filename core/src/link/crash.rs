@@ -22,6 +22,19 @@ pub struct CrashRecord {
     text: [AtomicU64; TEXT_BYTES / 8],
 }
 
+#[cfg(any(test, feature = "test-support"))]
+impl CrashRecord {
+    /// The record of a stub that lives, in ordinary memory.
+    pub const fn empty() -> Self {
+        Self {
+            kind: AtomicU64::new(0),
+            registers: [const { AtomicU64::new(0) }; 6],
+            text_len: AtomicU64::new(0),
+            text: [const { AtomicU64::new(0) }; TEXT_BYTES / 8],
+        }
+    }
+}
+
 /// Why the stub died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrashKind {

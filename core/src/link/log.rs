@@ -18,6 +18,21 @@ pub struct LogRing {
     bytes: [AtomicU8; LOG_BYTES],
 }
 
+#[cfg(any(test, feature = "test-support"))]
+impl LogRing {
+    /// An empty log in ordinary memory.
+    pub const fn empty() -> Self {
+        Self {
+            produced: AtomicU32::new(0),
+            lost: AtomicU32::new(0),
+            _pad: [0; 14],
+            consumed: AtomicU32::new(0),
+            _pad2: [0; 15],
+            bytes: [const { AtomicU8::new(0) }; LOG_BYTES],
+        }
+    }
+}
+
 /// The stub's end. A log that is not drained loses bytes and counts them; it
 /// never makes the stub wait.
 pub struct LogWriter {

@@ -90,6 +90,25 @@ pub struct WantedList {
     pub pfns: [AtomicU64; BATCH_PAGES],
 }
 
+#[cfg(any(test, feature = "test-support"))]
+impl Link {
+    /// An unused link in ordinary memory.
+    pub const fn empty() -> Self {
+        Self {
+            settings: Settings::empty(),
+            to_stub: Ring::empty(),
+            to_dom0: Ring::empty(),
+            crash: CrashRecord::empty(),
+            log: LogRing::empty(),
+            wanted: [const {
+                WantedList {
+                    pfns: [const { AtomicU64::new(0) }; BATCH_PAGES],
+                }
+            }; SLOTS],
+        }
+    }
+}
+
 /// The size of a [`Link`] in pages.
 pub const LINK_PAGES: u64 = size_of::<Link>() as u64 / crate::units::PAGE_SIZE;
 

@@ -22,6 +22,20 @@ pub struct Ring {
     entries: [[AtomicU64; 4]; RING_ENTRIES],
 }
 
+#[cfg(any(test, feature = "test-support"))]
+impl Ring {
+    /// A ring in ordinary memory, from which nothing has been read.
+    pub const fn empty() -> Self {
+        Self {
+            produced: AtomicU32::new(0),
+            _pad: [0; 15],
+            consumed: AtomicU32::new(0),
+            _pad2: [0; 15],
+            entries: [const { [const { AtomicU64::new(0) }; 4] }; RING_ENTRIES],
+        }
+    }
+}
+
 /// The ring is full. Returns the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full(pub Words);
@@ -116,19 +130,9 @@ impl<'a> Consumer<'a> {
 mod tests {
     use super::*;
 
-    fn ring() -> Ring {
-        Ring {
-            produced: AtomicU32::new(0),
-            _pad: [0; 15],
-            consumed: AtomicU32::new(0),
-            _pad2: [0; 15],
-            entries: [const { [const { AtomicU64::new(0) }; 4] }; RING_ENTRIES],
-        }
-    }
-
     #[test]
     fn messages_come_out_in_order_and_a_full_ring_gives_the_message_back() {
-        let ring = ring();
+        let ring = Ring::empty();
         let (mut tx, mut rx) = (Producer::new(&ring), Consumer::new(&ring));
         for lap in 0..5_u64 {
             for i in 0..RING_ENTRIES as u64 {
@@ -144,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_lying_producer_is_noticed() {
-        let ring = ring();
+        let ring = Ring::empty();
         let mut rx = Consumer::new(&ring);
         ring.produced.store(65, Ordering::Relaxed);
         assert_eq!(rx.pop(), Err(Corrupt));
@@ -152,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_lying_consumer_gains_no_room() {
-        let ring = ring();
+        let ring = Ring::empty();
         let mut tx = Producer::new(&ring);
         ring.consumed.store(1, Ordering::Relaxed);
         assert_eq!(tx.push([1; 4]), Err(Full([1; 4])));

@@ -9,10 +9,10 @@ use lull_core::machine::Config;
 use lull_wire::events::{self, How, PauseParts};
 use lull_xen::{DomId, Xen};
 
+use super::domains::Domains;
 use super::explain::Verdict;
-use super::failure::Doing;
-use super::landing::{self, Channel};
-use super::prepare::prepare;
+use super::landing::{self, Channel, Landing};
+use super::prepare::{Prepared, prepare};
 use super::session::Session;
 use super::telling::millis;
 use super::{Host, Recorder, process};
@@ -94,34 +94,45 @@ impl<'a> Attempt<'a> {
         } = self;
         // A host that can no longer be asked counts as a cancellation.
         let mut is_over = || host.poll().map_or(true, |news| news.cancelled);
-        let pages = order.config.guest_pages;
-        let ready = prepare(xen, &order, &mut is_over).and_then(|prepared| {
-            let landing = landing::choose(channel, prepared.guest_pfns, pages);
-            Ok((prepared, landing.doing("no memory for hypercalls")?))
-        });
-        let (prepared, landing) = match ready {
-            Ok(ready) => ready,
+        let prepared = match prepare(xen, &order, &mut is_over) {
+            Ok(prepared) => prepared,
             Err(failure) => return Err(NotBegun(Verdict::from(&failure))),
         };
+        let listed = &prepared.listed;
+        let landing = landing::choose(channel, listed.guest_pfns, order.config.guest_pages);
         // From here on the engine reads what the stub says, and the guest may have taken
         // over its stub. Before this point the attempt could still be handed to Xen's own
         // helper.
         confine::to_no_program();
-        host.tell(prepared.in_words());
-        let mut session = Session::new(&order, host, sink, landing, log, &prepared, recorder);
-        let (verdict, told) = session.run_and_undo();
-        if verdict.how == How::StreamComplete {
-            // Dropping these takes time, which counts as pause. It would also end
-            // `lull land` and its connection, which takes time too.
-            std::mem::forget(session);
-            std::mem::forget(prepared);
-        } else {
-            drop(session);
-            drop(prepared);
-        }
-        host.tell(told.ended(order.start, &verdict));
+        host.tell(listed.in_words(&prepared.domains.stub_share()));
+        let verdict = carry_out(prepared, &order, host, sink, landing, log, recorder);
         Ok(verdict)
     }
+}
+
+/// Carries out an attempt that is prepared, undoes it if it fails, and reports its end.
+pub(super) fn carry_out<D: Domains>(
+    prepared: Prepared<D>,
+    order: &Order,
+    host: &mut dyn Host,
+    sink: Sink,
+    landing: Box<dyn Landing>,
+    log: &StubLog,
+    recorder: &mut dyn Recorder,
+) -> Verdict {
+    let mut session = Session::new(order, host, sink, landing, log, &prepared, recorder);
+    let (verdict, told) = session.run_and_undo();
+    if verdict.how == How::StreamComplete {
+        // Dropping these takes time, which counts as pause. It would also end `lull land`
+        // and its connection, which takes time too.
+        std::mem::forget(session);
+        std::mem::forget(prepared);
+    } else {
+        drop(session);
+        drop(prepared);
+    }
+    host.tell(told.ended(order.start, &verdict));
+    verdict
 }
 
 /// An attempt that could not begin, with the reason. If no other sender moves the guest,

@@ -7,7 +7,6 @@ use lull_core::batch::BATCH_PAGES;
 use lull_core::downtime::FixedCosts;
 use lull_core::machine::{Event, State};
 use lull_core::units::Micros;
-use lull_xen::domain;
 
 use super::failure::{Doing, Failure};
 use super::guest::RunningOn;
@@ -116,7 +115,7 @@ impl Session<'_> {
         }
         self.asked_at = Instant::now();
         // An error of xenstore's own is no reason to give up here.
-        if !domain::acknowledge_shutdown(self.stub.domid()).unwrap_or(false) {
+        if !self.domains.acknowledge_shutdown().unwrap_or(false) {
             return Ok(());
         }
         self.say(
@@ -224,12 +223,12 @@ impl Session<'_> {
     }
 
     fn look_after_the_stub(&mut self) -> Result<(), Failure> {
-        let state = self.xen.domain_state(self.stub.domid());
+        let state = self.domains.stub();
         let alive = state
             .doing("the stub's state cannot be read")?
             .is_some_and(|state| state.shutdown.is_none() && !state.dying);
         if !alive {
-            let crash = Crash::read(&self.stub.link().crash);
+            let crash = Crash::read(&self.domains.link().crash);
             let text = crash.map_or_else(|| "it left no record".into(), |crash| crash.to_string());
             return Err(Failure::StubDied(text));
         }
@@ -239,16 +238,17 @@ impl Session<'_> {
             return Err(Failure::Refused(Box::new(refusal)));
         }
         // An overdue action counts even if the stub sends other messages meanwhile.
-        let silence = Micros(STUB_SILENCE.as_micros() as u64);
+        let silence = self.domains.stub_silence();
+        let longest = Micros(silence.as_micros() as u64);
         let awaited = self.peer.awaited_since();
-        if awaited.is_some_and(|since| self.now().since(since) > silence) {
-            return Err(Failure::StubSilent);
+        if awaited.is_some_and(|since| self.now().since(since) > longest) {
+            return Err(Failure::StubSilent(silence));
         }
         let owes = !self.begun || self.slots.stub_is_busy();
         if !owes {
             self.heard = Instant::now();
-        } else if self.heard.elapsed() > STUB_SILENCE {
-            return Err(Failure::StubSilent);
+        } else if self.heard.elapsed() > silence {
+            return Err(Failure::StubSilent(silence));
         }
         self.owed.look(owes, self.slots.filled_in_all());
         match self.owed.is_too_slow() {

@@ -12,7 +12,7 @@ use super::session::Session;
 impl Session<'_> {
     /// How many pages are dirty now.
     pub(super) fn count(&self) -> Result<u64, Failure> {
-        let counted = self.prepared.log_dirty.count();
+        let counted = self.domains.count();
         counted.map_err(|why| Failure::unread("the dirty pages cannot be counted", why))
     }
 
@@ -29,13 +29,12 @@ impl Session<'_> {
     /// before the CLEAN, and Xen logs any later write to a listed frame. If pages both went
     /// and came, all pages are sent again.
     pub(super) fn take_bitmap(&mut self, clean: Clean) -> Result<Cleaned, Failure> {
-        let prepared = self.prepared;
         let gained = self.list_if_ballooning(clean)?;
-        let cleaned = prepared
-            .log_dirty
-            .clean(self.stub, prepared.guest_pfns, clean)
+        let cleaned = self
+            .domains
+            .clean(clean)
             .map_err(|why| Failure::unread("the dirty bitmap cannot be read", why))?;
-        let added = gained.map_or(0, |gained| self.stub.add_to_bitmap(&gained));
+        let added = gained.map_or(0, |gained| self.domains.add_to_bitmap(&gained));
         Ok(Cleaned {
             dirty: cleaned.dirty + added,
             ..cleaned
@@ -51,7 +50,7 @@ impl Session<'_> {
         if clean == Clean::Final && self.limit_in_force().is_some() {
             return Err(Failure::Ballooning);
         }
-        let (now, _) = frames::populated(self.xen, self.order.guest, self.prepared.guest_pfns)
+        let (now, _) = frames::populated(self.domains, self.listed.guest_pfns)
             .doing("the guest's frames cannot be listed")?;
         Ok(Some(self.landing.list(&now)))
     }
@@ -78,9 +77,9 @@ impl Session<'_> {
         if !self.landing.follows_memory() {
             return Ok(());
         }
-        let info = self.xen.domain_info(self.order.guest);
-        if let Some(info) = info.doing("the guest's state cannot be read")? {
-            self.landing.see_pages(info.tot_pages);
+        let pages = self.domains.guest_pages();
+        if let Some(pages) = pages.doing("the guest's state cannot be read")? {
+            self.landing.see_pages(pages);
         }
         Ok(())
     }
@@ -94,13 +93,9 @@ impl Session<'_> {
         if !self.landing.follows_memory() {
             return Ok(());
         }
-        let Some(windows) = &mut self.windows else {
-            return Ok(());
-        };
         for slot in (0..SLOTS).filter(|slot| self.slots.is_free(*slot)) {
-            windows
-                .clear(self.xen, self.stub, slot)
-                .doing("the guest's frames cannot be unmapped")?;
+            let unmapped = self.domains.unmap(slot);
+            unmapped.doing("the guest's frames cannot be unmapped")?;
         }
         Ok(())
     }

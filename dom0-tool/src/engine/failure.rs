@@ -1,6 +1,7 @@
 //! The reasons for which an attempt ends without a decision of the machine.
 
 use std::io;
+use std::time::Duration;
 
 use lull_core::refusal::Refusal;
 use lull_wire::events::{How, Refused};
@@ -20,8 +21,8 @@ pub enum Failure {
     ProtocolViolation(#[from] ProtocolViolation),
     #[error("the stub domain died: {0}")]
     StubDied(String),
-    #[error("the stub domain has not done its part for {} s", super::clock::STUB_SILENCE.as_secs())]
-    StubSilent,
+    #[error("the stub domain has not done its part for {} s", .0.as_secs())]
+    StubSilent(Duration),
     #[error("the stub domain does next to nothing: less than 16 MiB in a minute")]
     StubSlow,
     #[error(transparent)]
@@ -173,7 +174,7 @@ impl From<&Failure> for Verdict {
             }
             Failure::HungUp(_) | Failure::NoRoom(NoRoom::Cancelled) => (How::Cancelled, ""),
             Failure::StubDied(_)
-            | Failure::StubSilent
+            | Failure::StubSilent(_)
             | Failure::StubSlow
             | Failure::ProtocolViolation(_) => (
                 How::SourceFailed,

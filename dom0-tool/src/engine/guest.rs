@@ -127,7 +127,7 @@ impl Session<'_> {
     /// The guest's state; an error if the guest will never run again. A dead guest must not
     /// be asked to stop, because libxl would wait a minute for the answer.
     pub(super) fn living(&self) -> Result<DomainState, Failure> {
-        let state = self.xen.domain_state(self.order.guest);
+        let state = self.domains.guest();
         let state = state.doing("the guest's state cannot be read")?;
         let state = state.ok_or_else(|| Failure::Died("is gone".to_owned()))?;
         match state.death() {
@@ -141,10 +141,10 @@ impl Session<'_> {
         let stopped = Instant::now();
         pause.stopped = Some(stopped);
         let highest = self
-            .xen
-            .maximum_gpfn(self.order.guest)
+            .domains
+            .highest_frame()
             .doing("the guest's size cannot be read")?;
-        if highest >= self.prepared.guest_pfns {
+        if highest >= self.listed.guest_pfns {
             return Err(Failure::Grown);
         }
         let Cleaned { dirty, took } = self.take_bitmap(Clean::Final)?;
@@ -160,7 +160,7 @@ impl Session<'_> {
 
     pub(super) fn resume(&mut self) {
         let decided = Instant::now();
-        match self.xen.resume_suspended(self.order.guest) {
+        match self.domains.resume() {
             Ok(domain::Resumed::Yes { at }) => {
                 self.note_resume(at, Some(at.duration_since(decided)));
             }
@@ -182,7 +182,7 @@ impl Session<'_> {
         if self.resumed.is_some() {
             return;
         }
-        match domain::wait_out_suspend(self.xen, self.order.guest, domain::FIRST_STEPS) {
+        match self.domains.outlive_request() {
             Ok(domain::Outlived::Resumed { at }) => self.note_resume(at, None),
             Ok(domain::Outlived::Over) => {}
             Ok(domain::Outlived::MayStillStop) => {

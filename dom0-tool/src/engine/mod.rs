@@ -5,18 +5,20 @@
 //! answers the stub ([`peer`], [`slots`]), injects windows ([`windows`]), sends batches
 //! ([`sending`], [`stream`](crate::stream)) and watches the [`guest`] and the [`clock`]. It
 //! leaves one running guest whatever happens. How the guest lands, classic or fast, is
-//! known to the [`landing`] alone. The engine does not know which process hosts it: xl's
+//! known to the [`landing`] alone, and what is asked of Xen goes through [`domains`]. The engine does not know which process hosts it: xl's
 //! helper, or `lull migrate` ([`Host`]).
 
 mod attempt;
 mod clock;
 mod dirty;
+mod domains;
 mod explain;
 mod failure;
 mod frames;
 mod guest;
 mod landing;
 pub mod log_dirty;
+mod on_xen;
 mod pause;
 mod peer;
 mod prepare;
@@ -27,6 +29,8 @@ mod session;
 mod slots;
 mod steering;
 mod telling;
+#[cfg(test)]
+mod tests;
 mod throttle;
 mod verify;
 mod windows;

@@ -8,24 +8,28 @@ use lull_xen::domctl::Clean;
 use lull_xen::maxmem::guest_frames;
 
 use super::attempt::Order;
+use super::domains::Domains;
 use super::failure::{Doing, Failure};
 use super::frames;
 use super::log_dirty::{Cleaned, LogDirty};
+use super::on_xen::OnXen;
 use super::telling::millis;
 use crate::stub::Stub;
 use crate::stub::room::{self, NoRoom, Taken};
 
 /// What an attempt needs. The fields are in the order in which they are torn down.
-pub struct Prepared<'x> {
-    /// The hypervisor.
-    pub xen: &'x Xen,
-    /// The stub domain of this attempt.
-    pub stub: Stub<'x>,
-    /// The guest's dirty log, which is switched on.
-    pub log_dirty: LogDirty<'x>,
+pub struct Prepared<D> {
+    /// The guest, with its dirty log on, and its stub.
+    pub domains: D,
     /// The memory that dom0 gave up for the stub. dom0 gets it back after the stub has
     /// gone.
-    _taken: Option<Taken>,
+    pub _taken: Option<Taken>,
+    /// What was found.
+    pub listed: Listed,
+}
+
+/// What the preparations have found, and when.
+pub struct Listed {
     /// The number of the guest's highest frame, plus one.
     pub guest_pfns: u64,
     /// The number of pages in round 0.
@@ -33,13 +37,13 @@ pub struct Prepared<'x> {
     /// How long a CLEAN takes.
     pub took_bitmap: Duration,
     /// The bitmap of round 0.
-    populated: Vec<u64>,
+    pub populated: Vec<u64>,
     /// When the stub was built, when the log was switched on, and when the frames were
     /// listed.
-    done_at: [Duration; 3],
+    pub done_at: [Duration; 3],
 }
 
-impl Prepared<'_> {
+impl Listed {
     /// The frames of round 0, in ascending order.
     pub fn populated_frames(&self) -> Vec<u64> {
         frames::listed(self.populated.iter().copied())
@@ -50,16 +54,16 @@ impl Prepared<'_> {
         self.done_at[0]
     }
 
-    /// How long each part took, as an event for the log.
-    pub fn in_words(&self) -> events::Event {
+    /// How long each part took, as an event for the log. `share` is the stub's share of a
+    /// processor, in words.
+    pub fn in_words(&self, share: &str) -> events::Event {
         let [stub, log_dirty, frames] = self.done_at.map(millis);
         events::Event::Log(events::Log {
             level: "debug".into(),
             from: "helper".into(),
             text: format!(
-                "stub built after {stub} ms, {}; dirty log on after {log_dirty} ms, {} of {} frames \
+                "stub built after {stub} ms, {share}; dirty log on after {log_dirty} ms, {} of {} frames \
                  found populated after {frames} ms; reading the bitmap took {} µs",
-                self.stub.share(),
                 self.pages,
                 self.guest_pfns,
                 self.took_bitmap.as_micros()
@@ -76,7 +80,7 @@ pub fn prepare<'x>(
     xen: &'x Xen,
     order: &Order,
     is_over: &mut dyn FnMut() -> bool,
-) -> Result<Prepared<'x>, Failure> {
+) -> Result<Prepared<OnXen<'x>>, Failure> {
     let guest = order.guest;
     let guest_pfns = guest_frames(xen, guest).doing("the guest's size")?;
     let room = room::make(xen, guest_pfns, is_over);
@@ -94,8 +98,10 @@ pub fn prepare<'x>(
     let built = order.start.elapsed();
     let log_dirty = LogDirty::enable(xen, guest)?;
     let logging = order.start.elapsed();
+    let domains = OnXen::new(xen, guest, guest_pfns, stub, log_dirty);
+    let domains = domains.doing("no memory for hypercalls")?;
     let (populated, pages) =
-        frames::populated(xen, guest, guest_pfns).doing("the guest's frames cannot be listed")?;
+        frames::populated(&domains, guest_pfns).doing("the guest's frames cannot be listed")?;
     // If an earlier attempt was given up, Xen goes on counting from where that one stopped:
     // its counter starts from zero only at a CLEAN. This CLEAN also shows how long the
     // final one will take, for this guest on this host. And Xen logs the writes to a frame
@@ -103,19 +109,19 @@ pub fn prepare<'x>(
     // listing.
     let Cleaned {
         took: took_bitmap, ..
-    } = log_dirty
-        .clean(&stub, guest_pfns, Clean::Live)
+    } = domains
+        .clean(Clean::Live)
         .map_err(|why| Failure::unread("the dirty bitmap cannot be read", why))?;
-    stub.write_bitmap(&populated);
+    domains.write_bitmap(&populated);
     Ok(Prepared {
-        xen,
-        stub,
-        log_dirty,
+        domains,
         _taken: taken,
-        guest_pfns,
-        pages,
-        took_bitmap,
-        populated,
-        done_at: [built, logging, order.start.elapsed()],
+        listed: Listed {
+            guest_pfns,
+            pages,
+            took_bitmap,
+            populated,
+            done_at: [built, logging, order.start.elapsed()],
+        },
     })
 }

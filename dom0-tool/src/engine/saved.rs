@@ -26,10 +26,10 @@ pub fn headers(xen: &Xen, guest: DomId) -> io::Result<Vec<u8>> {
 
 /// The state read from the guest once its pages are sent: clock, CPUs, parameters.
 pub struct Saved {
-    tsc: TscInfo,
-    context: Vec<u8>,
+    pub(super) tsc: TscInfo,
+    pub(super) context: Vec<u8>,
     /// Number and value of each HVM parameter.
-    params: Vec<(u32, u64)>,
+    pub(super) params: Vec<(u32, u64)>,
 }
 
 impl Saved {

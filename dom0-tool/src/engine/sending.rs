@@ -6,14 +6,13 @@ use lull_core::machine::Event;
 
 use super::clock::TICK;
 use super::failure::{Doing, Failure};
-use super::frames;
 use super::landing::Heard;
 use super::session::Session;
 
 impl Session<'_> {
     /// Maps the frames that the stub asks for.
     pub(super) fn map(&mut self, slot: u8, count: u32) -> Result<(), Failure> {
-        let list = &self.stub.link().wanted[usize::from(slot)];
+        let list = &self.domains.link().wanted[usize::from(slot)];
         let mut pfns = self.slots.want(slot, count, list)?;
         let (landing, mut means) = self.landing();
         landing.before_map(&mut means, slot, &mut pfns)?;
@@ -33,12 +32,8 @@ impl Session<'_> {
         Ok(self.peer.mapped(slot, pages)?)
     }
 
-    fn map_window(&mut self, slot: u8, pfns: &mut Vec<u64>) -> Result<Vec<u64>, Failure> {
-        let Some(windows) = &mut self.windows else {
-            return Ok(Vec::new());
-        };
-        let guest = self.order.guest;
-        let mapped = windows.map(self.xen, self.stub, guest, usize::from(slot), pfns);
+    fn map_window(&self, slot: u8, pfns: &mut Vec<u64>) -> Result<Vec<u64>, Failure> {
+        let mapped = self.domains.map(usize::from(slot), pfns);
         mapped.doing("the guest's frames cannot be mapped")
     }
 
@@ -48,8 +43,9 @@ impl Session<'_> {
         if pfns.is_empty() {
             return Ok(false);
         }
-        let asked = frames::any_populated(self.xen, self.order.guest, pfns);
-        asked.doing("the guest's frames cannot be listed")
+        let populated = self.domains.populated(pfns);
+        let populated = populated.doing("the guest's frames cannot be listed")?;
+        Ok(populated.contains(&true))
     }
 
     /// Queues a batch that the stub has copied.
@@ -84,10 +80,10 @@ impl Session<'_> {
             self.held_back = true;
             return Ok(());
         }
-        let stub = self.stub;
+        let domains = self.domains;
         let before = self.queue.written();
         let written = self.queue.write(&mut self.sink, allowed, |slot, pages| {
-            stub.payload(slot, pages)
+            domains.payload(slot, pages)
         });
         if let Some(throttle) = &mut self.throttle {
             throttle.sent(self.queue.written() - before);

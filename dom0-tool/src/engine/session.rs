@@ -8,12 +8,12 @@ use lull_core::machine::{Action, Event};
 use lull_core::refusal::Refusal;
 use lull_core::units::{Micros, PageRate};
 use lull_wire::events::How;
-use lull_xen::Xen;
 use lull_xen::domctl::Clean;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::attempt::{Order, Told, Verify};
 use super::clock::{Owed, SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
+use super::domains::Domains;
 use super::explain::Verdict;
 use super::failure::{Doing, Failure};
 use super::guest::RunningOn;
@@ -21,15 +21,13 @@ use super::landing::{Landing, Means};
 use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::peer::{Peer, ProtocolViolation, Said};
-use super::prepare::Prepared;
-use super::saved::{self, Saved};
+use super::prepare::{Listed, Prepared};
 use super::slots::Slots;
 use super::throttle::Throttle;
-use super::windows::Windows;
 use super::{Host, News, Recorder};
 use crate::stream::queue::Queue;
 use crate::stream::sink::Sink;
-use crate::stub::{LogDecoder, Stub, StubLog};
+use crate::stub::{LogDecoder, StubLog};
 
 /// The most signals without a message that a stub may send in a tick, 100 ms. A signal may
 /// come late, for a message that was read already.
@@ -52,18 +50,16 @@ pub(super) struct Resumed {
 
 /// The state of the loop.
 pub(super) struct Session<'s> {
-    pub(super) xen: &'s Xen,
+    pub(super) domains: &'s dyn Domains,
+    pub(super) listed: &'s Listed,
     pub(super) order: &'s Order,
     pub(super) host: &'s mut dyn Host,
     pub(super) sink: Sink,
     pub(super) log: &'s StubLog,
-    pub(super) stub: &'s Stub<'s>,
-    pub(super) prepared: &'s Prepared<'s>,
     pub(super) stub_log: LogReader<'s>,
     pub(super) decoder: LogDecoder<'s>,
     pub(super) peer: Peer<'s>,
     pub(super) slots: Slots,
-    pub(super) windows: Option<Windows>,
     pub(super) queue: Queue,
     pub(super) landing: Box<dyn Landing>,
     /// The bandwidth cap while the guest runs. It ends with the request to suspend, so that
@@ -98,31 +94,32 @@ pub(super) struct Session<'s> {
 }
 
 impl<'s> Session<'s> {
-    pub fn new(
+    pub fn new<D: Domains>(
         order: &'s Order,
         host: &'s mut dyn Host,
         sink: Sink,
         landing: Box<dyn Landing>,
         log: &'s StubLog,
-        prepared: &'s Prepared<'s>,
+        prepared: &'s Prepared<D>,
         recorder: &'s mut dyn Recorder,
     ) -> Self {
         let now = Instant::now();
-        let stub = &prepared.stub;
+        let Prepared {
+            domains, listed, ..
+        } = prepared;
+        let link = domains.link();
         Self {
-            xen: prepared.xen,
+            domains,
+            listed,
             order,
             host,
             sink,
             landing,
             log,
-            stub,
-            prepared,
-            stub_log: LogReader::new(&stub.link().log),
+            stub_log: LogReader::new(&link.log),
             decoder: log.decoder(),
-            peer: Peer::new(stub.link(), order.config, recorder),
-            slots: Slots::new(prepared.guest_pfns),
-            windows: None,
+            peer: Peer::new(link, order.config, recorder),
+            slots: Slots::new(listed.guest_pfns),
             queue: Queue::default(),
             throttle: None,
             held_back: false,
@@ -164,7 +161,7 @@ impl<'s> Session<'s> {
         if verdict.how != How::StreamComplete {
             self.drain_log();
         }
-        let stub_cpu = self.xen.domain_state(self.stub.domid()).ok().flatten();
+        let stub_cpu = self.domains.stub().ok().flatten();
         let told = Told {
             observed: self.observed(),
             refused_pause: self.resumed.map(|resumed| resumed.pause),
@@ -178,10 +175,9 @@ impl<'s> Session<'s> {
     }
 
     fn run(&mut self) -> Result<End, Failure> {
-        self.windows = Some(Windows::new().doing("no memory for hypercalls")?);
-        let headers = saved::headers(self.xen, self.order.guest)
-            .doing("the guest's CPU policy cannot be read")?;
-        self.queue.push(headers);
+        let headers = self.domains.headers();
+        self.queue
+            .push(headers.doing("the guest's CPU policy cannot be read")?);
         self.tell_started();
         loop {
             let turn = Instant::now();
@@ -230,9 +226,8 @@ impl<'s> Session<'s> {
     /// The landing, and what it works with.
     pub(super) fn landing(&mut self) -> (&mut dyn Landing, Means<'_>) {
         let means = Means {
-            xen: self.xen,
-            guest: self.order.guest,
-            guest_pfns: self.prepared.guest_pfns,
+            domains: self.domains,
+            guest_pfns: self.listed.guest_pfns,
             queue: &mut self.queue,
             sink: &mut self.sink,
             host: self.host,
@@ -253,7 +248,7 @@ impl<'s> Session<'s> {
             true => PollFlags::IN,
             false => PollFlags::empty(),
         };
-        let mut fds = vec![PollFd::new(&self.stub.channel, signals)];
+        let mut fds = vec![PollFd::from_borrowed_fd(self.domains.signal(), signals)];
         let mut longest = longest;
         if !self.queue.is_empty() {
             let now = Instant::now();
@@ -283,7 +278,7 @@ impl<'s> Session<'s> {
         self.signalled = fds[0].revents().contains(PollFlags::IN);
         match signals.is_empty() {
             true => Ok(()),
-            false => self.stub.channel.take(),
+            false => self.domains.take_signal(),
         }
     }
 
@@ -303,8 +298,8 @@ impl<'s> Session<'s> {
                 Said::Hello if self.begun => return Err(ProtocolViolation::Turn.into()),
                 Said::Hello => {
                     self.begun = true;
-                    let pages = self.prepared.pages;
-                    let took_bitmap = Micros(self.prepared.took_bitmap.as_micros() as u64);
+                    let pages = self.listed.pages;
+                    let took_bitmap = Micros(self.listed.took_bitmap.as_micros() as u64);
                     let begin = Event::Begin { pages, took_bitmap };
                     self.peer.tell(self.now(), begin)?;
                     if self.order.bandwidth.0.is_some() {
@@ -346,15 +341,11 @@ impl<'s> Session<'s> {
     }
 
     pub(super) fn notify(&self) -> Result<(), Failure> {
-        self.stub
-            .channel
-            .notify()
-            .doing("the stub cannot be signalled")
+        self.domains.notify().doing("the stub cannot be signalled")
     }
 
     /// Carries out the machine's decision.
     fn act(&mut self, action: Action) -> Result<Option<End>, Failure> {
-        let guest = self.order.guest;
         match action {
             Action::None => {}
             Action::Copy { pages, .. } | Action::CopyFinal { pages } => {
@@ -408,8 +399,8 @@ impl<'s> Session<'s> {
                 self.tell_final_round();
                 self.tell_all_gone()?;
                 self.check_deadline()?;
-                let state =
-                    Saved::read(self.xen, guest).doing("the guest's state cannot be read")?;
+                let state = self.domains.saved();
+                let state = state.doing("the guest's state cannot be read")?;
                 self.landing.send_final_state(&mut self.queue, &state)?;
                 self.finishing = true;
             }

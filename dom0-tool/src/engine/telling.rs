@@ -25,15 +25,15 @@ impl Session<'_> {
         self.host.tell(events::Event::Started(events::Started {
             domid: self.order.guest,
             helper_pid: std::process::id(),
-            guest_pages: self.prepared.pages,
+            guest_pages: self.listed.pages,
             landing: self.landing.name(),
             limit_ms: limits.limit_ms,
             timeout_ms: limits.timeout_ms,
             bandwidth: limits.bandwidth,
             risk_per_mille: Some(config.risk.get()),
-            stub_domid: self.stub.domid(),
-            stub_memory_bytes: self.stub.memory_bytes(),
-            stub_boot_ms: millis(self.prepared.stub_built_after()),
+            stub_domid: self.domains.stub_domid(),
+            stub_memory_bytes: self.domains.stub_memory(),
+            stub_boot_ms: millis(self.listed.stub_built_after()),
             fixed_costs: PauseParts {
                 pages_ms: None,
                 ..parts(config.costs.downtime())

@@ -2,7 +2,6 @@
 
 use lull_core::batch::BATCH_PAGES;
 use lull_wire::events::Refused;
-use lull_xen::foreign::ForeignPages;
 
 use super::clock::TICK;
 use super::failure::{Doing, Failure};
@@ -12,7 +11,7 @@ impl Session<'_> {
     /// Sends what is to be compared, while the guest is stopped. dom0 reads the pages
     /// itself: the comparison must not rest on the stub.
     pub(super) fn verify_all_pages(&mut self) -> Result<(), Failure> {
-        let first_pass = self.prepared.populated_frames();
+        let first_pass = self.listed.populated_frames();
         let (landing, mut means) = self.landing();
         let frames = landing.begin_verify(&mut means, first_pass)?;
         let present = frames.present.chunks(BATCH_PAGES).map(|pfns| (pfns, true));
@@ -40,9 +39,8 @@ impl Session<'_> {
     }
 
     fn read_pages(&self, pfns: &[u64]) -> Result<Vec<u8>, Failure> {
-        let pages = ForeignPages::map(self.xen, self.order.guest, pfns);
-        let pages = pages.doing("the guest's frames cannot be mapped")?;
-        Ok(pages.to_vec())
+        let pages = self.domains.read(pfns);
+        pages.doing("the guest's frames cannot be mapped")
     }
 
     /// Handles cancellation and the operator's requests while all memory is compared, which

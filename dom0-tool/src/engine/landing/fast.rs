@@ -11,7 +11,6 @@
 //! stops.
 
 use std::collections::VecDeque;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use lull_core::batch::BATCH_PAGES;
@@ -19,8 +18,6 @@ use lull_core::link::SLOTS;
 use lull_core::units::Micros;
 use lull_wire::channel::{self, Attach, FromLand, Pages, Purpose};
 use lull_wire::events;
-use lull_xen::buffer::HypercallBuffer;
-use lull_xen::domctl::is_populated;
 
 use super::balloon::{Balloon, Change};
 use super::channel::{Answers, Channel};
@@ -102,17 +99,13 @@ pub struct Fast {
     balloon: Balloon,
     /// The state from which the destination builds the guest.
     provisional: Option<Saved>,
-    types: HypercallBuffer<u64>,
     comparison: Comparison,
 }
 
 impl Fast {
     /// Prepares a fast landing and sends nothing yet.
-    ///
-    /// # Errors
-    /// When the hypercall buffer cannot be allocated.
-    pub fn new(channel: Channel, guest_pfns: u64, tot_pages: u64) -> io::Result<Self> {
-        Ok(Self {
+    pub fn new(channel: Channel, guest_pfns: u64, tot_pages: u64) -> Self {
+        Self {
             stage: Stage::FirstPass,
             to: Some(channel.to),
             from: channel.from,
@@ -127,9 +120,8 @@ impl Fast {
             going: Going::none(guest_pfns),
             balloon: Balloon::listed(tot_pages),
             provisional: None,
-            types: HypercallBuffer::new(BATCH_PAGES)?,
             comparison: Comparison::default(),
-        })
+        }
     }
 
     /// Whether batches go over the channel.
@@ -169,7 +161,10 @@ impl Landing for Fast {
         if self.stage != Stage::FirstPass {
             return Ok(false);
         }
-        let state = Saved::read(with.xen, with.guest).doing("the guest's state cannot be read")?;
+        let state = with
+            .domains
+            .saved()
+            .doing("the guest's state cannot be read")?;
         with.queue.push(saved::records(&state));
         self.provisional = Some(state);
         self.stage = Stage::Ending;
@@ -260,14 +255,13 @@ impl Landing for Fast {
         if !self.is_open() {
             return Ok(());
         }
-        self.types[..pfns.len()].copy_from_slice(pfns);
-        let asked = with.xen.page_types(with.guest, &mut self.types, pfns.len());
-        asked.doing("the guest's frames cannot be listed")?;
-        let mut types = self.types.iter();
+        let populated = with.domains.populated(pfns);
+        let populated = populated.doing("the guest's frames cannot be listed")?;
+        let mut populated = populated.into_iter();
         let gone = &mut self.gone[usize::from(slot)];
         gone.clear();
         pfns.retain(|pfn| {
-            let populated = types.next().is_some_and(|kind| is_populated(*kind));
+            let populated = populated.next().unwrap_or(false);
             if !populated {
                 gone.push(*pfn);
             }
@@ -347,7 +341,7 @@ impl Landing for Fast {
     /// Every page of the guest is compared, and every frame without one, while neither copy
     /// runs. The frames are listed again, because the comparison must judge what was sent.
     fn begin_verify(&mut self, with: &mut Means<'_>, _: Vec<u64>) -> Result<ToVerify, Failure> {
-        let (now, _) = frames::populated(with.xen, with.guest, with.guest_pfns)
+        let (now, _) = frames::populated(with.domains, with.guest_pfns)
             .doing("the guest's frames cannot be listed")?;
         let present = frames::listed(now.iter().copied());
         let mut absent = frames::listed(now.iter().map(|word| !word));

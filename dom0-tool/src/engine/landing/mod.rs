@@ -12,13 +12,12 @@ mod classic;
 mod fast;
 mod going;
 
-use std::io;
 use std::os::fd::BorrowedFd;
 
 use lull_core::units::Micros;
 use lull_wire::events;
-use lull_xen::{DomId, Xen};
 
+use super::domains::Domains;
 use super::failure::Failure;
 use super::saved::Saved;
 use super::{Host, News};
@@ -30,10 +29,8 @@ use fast::Fast;
 
 /// What a landing works with.
 pub struct Means<'a> {
-    /// The hypervisor.
-    pub xen: &'a Xen,
-    /// The guest's domain number.
-    pub guest: DomId,
+    /// The guest and the stub.
+    pub domains: &'a dyn Domains,
     /// The number of the guest's highest frame, plus one.
     pub guest_pfns: u64,
     /// What waits to be written.
@@ -182,16 +179,9 @@ pub trait Landing {
 
 /// The landing to use: a fast one if there is a channel to `lull land`. `pages` is the
 /// guest's number of pages. Sends nothing yet.
-///
-/// # Errors
-/// When the hypercall buffer cannot be allocated.
-pub fn choose(
-    channel: Option<Channel>,
-    guest_pfns: u64,
-    pages: u64,
-) -> io::Result<Box<dyn Landing>> {
-    Ok(match channel {
-        Some(channel) => Box::new(Fast::new(channel, guest_pfns, pages)?),
+pub fn choose(channel: Option<Channel>, guest_pfns: u64, pages: u64) -> Box<dyn Landing> {
+    match channel {
+        Some(channel) => Box::new(Fast::new(channel, guest_pfns, pages)),
         None => Box::new(Classic),
-    })
+    }
 }

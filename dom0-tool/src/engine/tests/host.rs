@@ -1,0 +1,115 @@
+//! The process that hosts the engine in the model, and libxl behind it.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use lull_core::machine::{self, Action, Machine};
+use lull_core::units::Micros;
+use lull_wire::events::Event;
+
+use super::destination::Destination;
+use super::world::{Guest, World};
+use crate::engine::{Host, News, Recorder, Reply, SuspendAnswer, Wish};
+
+/// How long libxl waits for a guest to follow.
+const LIBXL_WAITS: Duration = Duration::from_millis(200);
+
+pub struct FakeHost<'w> {
+    world: &'w World,
+    pub destination: RefCell<Destination<'w>>,
+    asked: Option<Instant>,
+    first_pass_done: bool,
+    /// What was reported.
+    pub told: Vec<Event>,
+}
+
+impl<'w> FakeHost<'w> {
+    pub fn new(world: &'w World, destination: Destination<'w>) -> Self {
+        Self {
+            world,
+            destination: RefCell::new(destination),
+            asked: None,
+            first_pass_done: false,
+            told: Vec::new(),
+        }
+    }
+}
+
+impl Host for FakeHost<'_> {
+    fn ask_to_suspend(&mut self) -> io::Result<()> {
+        assert_eq!(self.world.guest.get(), Guest::Running);
+        self.asked = Some(Instant::now());
+        self.world.guest.set(Guest::Stopping);
+        Ok(())
+    }
+
+    fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
+        let Some(asked) = self.asked else {
+            return Ok(None);
+        };
+        let answer = match self.world.guest.get() {
+            Guest::Stopping if asked.elapsed() < LIBXL_WAITS => return Ok(None),
+            // Too late: the request is withdrawn.
+            Guest::Stopping => {
+                self.world.guest.set(Guest::Running);
+                SuspendAnswer::Failed
+            }
+            _ => SuspendAnswer::Stopped,
+        };
+        self.asked = None;
+        Ok(Some(answer))
+    }
+
+    fn cancel_suspend_request(&mut self) -> io::Result<bool> {
+        let unheard = self.world.guest.get() == Guest::Stopping;
+        if unheard {
+            self.asked = None;
+            self.world.guest.set(Guest::Running);
+        }
+        Ok(unheard)
+    }
+
+    fn poll(&mut self) -> io::Result<News> {
+        Ok(News {
+            cancelled: self.world.cancelled.get(),
+            target_ready: self.first_pass_done && self.destination.borrow().ended,
+            hung_up: None,
+        })
+    }
+
+    fn wish(&mut self) -> Option<Wish> {
+        None
+    }
+
+    fn reply(&mut self, _: Reply) {}
+
+    /// The engine is about to wait, so the destination may work.
+    fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
+        self.destination.borrow_mut().go_on();
+        Vec::new()
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.told.push(event);
+    }
+
+    fn first_pass_done(&mut self) -> io::Result<()> {
+        self.first_pass_done = true;
+        Ok(())
+    }
+
+    fn leave_request(&mut self) {}
+
+    fn commit(&mut self) {
+        self.world.commits.set(self.world.commits.get() + 1);
+    }
+}
+
+/// Keeps no record.
+pub struct Unrecorded;
+
+impl Recorder for Unrecorded {
+    fn record(&mut self, _: Micros, _: machine::Event, _: &Action, _: &Machine) {}
+}

@@ -1,0 +1,423 @@
+//! Each phase of an attempt meets each fault, without a hypervisor.
+//!
+//! The engine is the real one, and the stub decides with the real core. Modelled are the
+//! guest, Xen's part ([`Domains`](super::domains::Domains)), libxl and the destination. The
+//! same table on a real hypervisor is in `tests/tests/on_xen/table`; it also has the faults
+//! of processes that are not modelled here.
+
+mod destination;
+mod host;
+mod model;
+mod stub;
+mod world;
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lull_base::bandwidth::Bandwidth;
+use lull_core::downtime::{FixedCosts, SuspendPages};
+use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
+use lull_core::link::{Link, Startup};
+use lull_core::machine::Config;
+use lull_core::units::Micros;
+use lull_wire::events::{Event, How, Landing};
+
+use super::attempt::{self, Order, Verify};
+use super::explain::DID_NOT_SUSPEND;
+use super::landing;
+use super::prepare::{Listed, Prepared};
+use crate::stub::StubLog;
+use destination::Destination;
+use host::{FakeHost, Unrecorded};
+use model::Model;
+use world::Fault::{self, *};
+use world::Phase::{self, *};
+use world::{FRAMES, Guest, World, words};
+
+/// The guest's domain number.
+const GUEST: u16 = 7;
+
+/// Longer than any attempt of the model takes, on the slowest host.
+const AGES: Micros = Micros::from_millis(60_000);
+
+/// What an attempt is ordered to do.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    landing: Landing,
+    strike: Option<(Phase, Fault)>,
+    limit: Option<Micros>,
+    timeout: Micros,
+    verify: Verify,
+}
+
+impl Plan {
+    const fn of(landing: Landing) -> Self {
+        Self {
+            landing,
+            strike: None,
+            limit: None,
+            timeout: AGES,
+            verify: Verify::No,
+        }
+    }
+
+    const fn struck(landing: Landing, phase: Phase, fault: Fault) -> Self {
+        Self {
+            strike: Some((phase, fault)),
+            ..Self::of(landing)
+        }
+    }
+}
+
+/// What became of it.
+struct Outcome {
+    how: How,
+    reason: String,
+    world: World,
+    copy: BTreeMap<u64, u64>,
+    /// Whether the final state of a fast landing is in place.
+    landed: bool,
+    told: Vec<Event>,
+}
+
+fn migrate(plan: Plan, log: &StubLog) -> Outcome {
+    let world = World::new(plan.landing, plan.strike);
+    let (how, reason, destination, told) = {
+        let (destination, connections) = Destination::new(&world);
+        let mut host = FakeHost::new(&world, destination);
+        let costs = FixedCosts {
+            landing: Micros::from_millis(100),
+            resume: Micros::from_millis(100),
+            ..FixedCosts::default()
+        };
+        let config = Config {
+            limits: Limits {
+                max_suspend: plan.limit.and_then(DowntimeLimit::new),
+                timeout: Timeout::new(plan.timeout),
+            },
+            costs,
+            expected_costs: costs,
+            suspend_pages: SuspendPages {
+                expected: 80,
+                most: 100,
+            },
+            risk: Risk::DEFAULT,
+            guest_pages: world.pages(),
+        };
+        let link = Link::empty();
+        link.settings.write(&Startup {
+            port: 1,
+            guest_pfns: FRAMES,
+            config,
+        });
+        let mut populated = vec![0; words()];
+        for pfn in (0..FRAMES).filter(|pfn| world.has_page(*pfn)) {
+            populated[(pfn / 64) as usize] |= 1 << (pfn % 64);
+        }
+        let domains = Model::new(&world, &link, &populated);
+        let order = Order {
+            guest: GUEST,
+            config,
+            bandwidth: Bandwidth(None),
+            verify: plan.verify,
+            start: Instant::now(),
+        };
+        let landing = landing::choose(connections.channel, FRAMES, world.pages());
+        let prepared = Prepared {
+            domains,
+            _taken: None,
+            listed: Listed {
+                guest_pfns: FRAMES,
+                pages: world.pages(),
+                took_bitmap: Duration::ZERO,
+                populated,
+                done_at: [Duration::ZERO; 3],
+            },
+        };
+        let sink = connections.stream;
+        let mut recorder = Unrecorded;
+        let verdict = attempt::carry_out(
+            prepared,
+            &order,
+            &mut host,
+            sink,
+            landing,
+            log,
+            &mut recorder,
+        );
+        // What the engine wrote last may still be on its way.
+        host.destination.borrow_mut().go_on();
+        let destination = host.destination.into_inner();
+        (
+            verdict.how,
+            verdict.reason,
+            (destination.copy, destination.landed),
+            host.told,
+        )
+    };
+    let (copy, landed) = destination;
+    Outcome {
+        how,
+        reason,
+        world,
+        copy,
+        landed,
+        told,
+    }
+}
+
+impl Outcome {
+    /// What must hold whatever happened: one running guest, and nothing left behind.
+    fn judge(&self, plan: Plan) {
+        let Self { world, .. } = self;
+        let ended = self
+            .told
+            .iter()
+            .filter(|event| matches!(event, Event::Ended(_)));
+        assert_eq!(ended.count(), 1, "{plan:?}: ends reported");
+        let said = match self.told.last() {
+            Some(Event::Ended(ended)) => ended.how,
+            other => panic!("{plan:?}: the last event is {other:?}"),
+        };
+        assert_eq!(said, self.how, "{plan:?}");
+        assert_eq!(
+            world.struck.get(),
+            plan.strike.is_some(),
+            "{plan:?}: struck"
+        );
+        if self.how == How::StreamComplete {
+            assert_eq!(world.guest.get(), Guest::Suspended, "{plan:?}");
+            assert_eq!(world.commits.get(), 1, "{plan:?}: commits");
+            assert!(
+                world.prepared.get(),
+                "{plan:?}: torn down while the guest waits"
+            );
+            assert_eq!(self.landed, plan.landing == Landing::Fast, "{plan:?}");
+            let mut copy = self.copy.clone();
+            if plan.landing == Landing::Classic {
+                // Memory that the guest gave back is not taken from its copy.
+                copy.retain(|pfn, _| world.has_page(*pfn));
+            }
+            assert!(copy == world.memory(), "{plan:?}: the copies differ");
+            return;
+        }
+        assert_eq!(world.commits.get(), 0, "{plan:?}: commits");
+        assert!(
+            !world.prepared.get(),
+            "{plan:?}: the log is on, or the stub is left"
+        );
+        let left = match plan.strike {
+            Some((_, Destroyed)) => Guest::Gone,
+            // It is not this attempt's to resume.
+            Some((_, SuspendedByAnother)) => Guest::Suspended,
+            _ => Guest::Running,
+        };
+        assert_eq!(world.guest.get(), left, "{plan:?}: {}", self.reason);
+        assert!(!self.reason.is_empty(), "{plan:?}: no reason");
+    }
+}
+
+/// A phase, and what each fault at its beginning leads to.
+type Row = (Phase, &'static [(Fault, How, How)]);
+
+/// How an attempt ends that meets this fault at the beginning of this phase, in a classic
+/// landing and in a fast one.
+const TABLE: &[Row] = &[
+    (
+        Start,
+        &[
+            (StubDies, How::SourceFailed, How::SourceFailed),
+            (StubSilent, How::SourceFailed, How::SourceFailed),
+            (Closes, How::TargetFailed, How::TargetFailed),
+            (Cancel, How::Cancelled, How::Cancelled),
+            (Destroyed, How::SourceFailed, How::SourceFailed),
+        ],
+    ),
+    (
+        FirstPass,
+        &[
+            (StubDies, How::SourceFailed, How::SourceFailed),
+            (StubSilent, How::SourceFailed, How::SourceFailed),
+            (StubLies, How::SourceFailed, How::SourceFailed),
+            (Closes, How::TargetFailed, How::TargetFailed),
+            (Stalls, How::RefusedTimeout, How::RefusedTimeout),
+            (Cancel, How::Cancelled, How::Cancelled),
+            (Destroyed, How::SourceFailed, How::SourceFailed),
+        ],
+    ),
+    (
+        Rounds,
+        &[
+            (StubDies, How::SourceFailed, How::SourceFailed),
+            (StubSilent, How::SourceFailed, How::SourceFailed),
+            (StubLies, How::SourceFailed, How::SourceFailed),
+            (Closes, How::TargetFailed, How::TargetFailed),
+            (Stalls, How::RefusedTimeout, How::RefusedTimeout),
+            (Cancel, How::Cancelled, How::Cancelled),
+            (SuspendedByAnother, How::SourceFailed, How::SourceFailed),
+            (Destroyed, How::SourceFailed, How::SourceFailed),
+            (Shrinks, How::StreamComplete, How::StreamComplete),
+        ],
+    ),
+    (
+        Suspending,
+        &[
+            (StubDies, How::SourceFailed, How::SourceFailed),
+            (StubSilent, How::SourceFailed, How::SourceFailed),
+            (StubLies, How::SourceFailed, How::SourceFailed),
+            (Closes, How::TargetFailed, How::TargetFailed),
+            (Cancel, How::Cancelled, How::Cancelled),
+            (NeverSuspends, How::SourceFailed, How::SourceFailed),
+            (SuspendedByAnother, How::SourceFailed, How::SourceFailed),
+            (Destroyed, How::SourceFailed, How::SourceFailed),
+            (Grows, How::RefusedDowntime, How::RefusedDowntime),
+        ],
+    ),
+    (
+        LastPages,
+        &[
+            (StubDies, How::SourceFailed, How::SourceFailed),
+            (StubSilent, How::SourceFailed, How::SourceFailed),
+            (StubLies, How::SourceFailed, How::SourceFailed),
+            (Closes, How::TargetFailed, How::TargetFailed),
+            (Cancel, How::Cancelled, How::Cancelled),
+            (ResumedByAnother, How::SourceFailed, How::SourceFailed),
+            (Destroyed, How::SourceFailed, How::SourceFailed),
+        ],
+    ),
+    (
+        Finishing,
+        &[
+            (StubDies, How::SourceFailed, How::SourceFailed),
+            (StubSilent, How::SourceFailed, How::SourceFailed),
+            (StubLies, How::SourceFailed, How::SourceFailed),
+            (Closes, How::TargetFailed, How::TargetFailed),
+            // The end of a classic stream cannot be taken back here: the transport's gate
+            // does it.
+            (Cancel, How::StreamComplete, How::Cancelled),
+            (ResumedByAnother, How::SourceFailed, How::SourceFailed),
+            (Destroyed, How::SourceFailed, How::SourceFailed),
+        ],
+    ),
+];
+
+#[test]
+fn each_fault_in_each_phase_leaves_one_guest() {
+    // Most attempts wait for a clock, so the phases are tried side by side.
+    let wrong = thread::scope(|scope| {
+        let phases = TABLE.iter().map(|row| scope.spawn(|| try_row(row)));
+        let phases: Vec<_> = phases.collect();
+        let wrong = phases.into_iter().flat_map(|row| row.join().unwrap());
+        wrong.collect::<Vec<_>>()
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Returns the cells that ended otherwise than they must.
+fn try_row((phase, faults): &Row) -> Vec<String> {
+    let log = StubLog::new().unwrap();
+    let mut wrong = Vec::new();
+    for (fault, classic, fast) in *faults {
+        for (landing, expected) in [(Landing::Classic, classic), (Landing::Fast, fast)] {
+            let mut plan = Plan::struck(landing, *phase, *fault);
+            if *fault == Stalls {
+                plan.timeout = Micros::from_millis(1_000);
+            }
+            let outcome = migrate(plan, &log);
+            outcome.judge(plan);
+            let (how, reason) = (outcome.how, outcome.reason);
+            let is_named = how == How::StreamComplete || names(&reason, *fault);
+            if how != *expected || !is_named {
+                wrong.push(format!(
+                    "{landing:?} {phase:?} {fault:?}: {how:?}, {reason}"
+                ));
+            }
+        }
+    }
+    wrong
+}
+
+/// Whether a reason names this fault.
+fn names(reason: &str, fault: Fault) -> bool {
+    let phrases: &[&str] = match fault {
+        StubDies => &["the stub domain died"],
+        StubSilent => &["the stub domain has not done its part"],
+        StubLies => &["not to be trusted: it decided"],
+        Closes => &["the stream cannot be written", "the connection to it broke"],
+        Stalls => &["the timeout of"],
+        Cancel => &["cancelled", "the attempt was given up"],
+        NeverSuspends => &[DID_NOT_SUSPEND],
+        SuspendedByAnother => &["the guest is suspended already"],
+        ResumedByAnother => &["somebody has resumed the guest"],
+        // Xen's answer to any call for a guest that is gone.
+        Destroyed => &["is gone", "No such process"],
+        Grows => &["the guest has more memory"],
+        Shrinks => &[],
+    };
+    phrases.iter().any(|phrase| reason.contains(phrase))
+}
+
+#[test]
+fn an_undisturbed_guest_moves_whole() {
+    let log = StubLog::new().unwrap();
+    for landing in [Landing::Classic, Landing::Fast] {
+        for (limit, verify) in [
+            (None, Verify::No),
+            (None, Verify::Yes),
+            (Some(AGES), Verify::No),
+        ] {
+            let plan = Plan {
+                limit,
+                verify,
+                ..Plan::of(landing)
+            };
+            let outcome = migrate(plan, &log);
+            outcome.judge(plan);
+            assert_eq!(
+                outcome.how,
+                How::StreamComplete,
+                "{plan:?}: {}",
+                outcome.reason
+            );
+            assert_eq!(outcome.world.resumes.get(), 0, "{plan:?}");
+        }
+    }
+}
+
+/// With a limit, dom0's own clock ends the pause, whatever the stub and the destination do.
+#[test]
+fn a_pause_that_does_not_end_is_given_up_within_the_limit() {
+    let limit = Micros::from_millis(1_000);
+    thread::scope(|scope| {
+        for landing in [Landing::Classic, Landing::Fast] {
+            for (fault, how) in [
+                (StubSilent, How::SourceFailed),
+                (Stalls, How::RefusedTimeout),
+            ] {
+                let plan = Plan {
+                    limit: Some(limit),
+                    timeout: Micros::from_millis(3_000),
+                    ..Plan::struck(landing, LastPages, fault)
+                };
+                scope.spawn(move || {
+                    let outcome = migrate(plan, &StubLog::new().unwrap());
+                    outcome.judge(plan);
+                    assert_eq!(outcome.how, how, "{plan:?}: {}", outcome.reason);
+                    assert!(outcome.world.resumes.get() >= 1, "{plan:?}");
+                    let pauses = outcome.told.iter().filter_map(|event| match event {
+                        Event::RanOn(ran_on) => Some(ran_on.pause_ms),
+                        Event::Ended(ended) => ended.refused_pause_ms,
+                        _ => None,
+                    });
+                    let pauses: Vec<u64> = pauses.collect();
+                    let within = |pause: &u64| *pause <= limit.as_millis_ceil();
+                    assert!(
+                        !pauses.is_empty() && pauses.iter().all(within),
+                        "{plan:?}: {pauses:?}"
+                    );
+                });
+            }
+        }
+    });
+}

@@ -1,0 +1,224 @@
+//! What the parts of the model share: the guest, and the fault that strikes it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use lull_wire::events;
+use lull_xen::PAGE;
+
+/// The number of frames of the guest. Every eighth has no page.
+pub const FRAMES: u64 = 400;
+
+/// How many pages the guest writes between two looks at its dirty log. More than stock's
+/// rule leaves to the last round, so there are further rounds.
+const WRITTEN: u64 = 80;
+
+/// The phases of an attempt, in order. Each but the first begins with a decision of the
+/// stub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The stub boots.
+    Start,
+    /// Round 0.
+    FirstPass,
+    /// Any later round while the guest runs.
+    Rounds,
+    /// The guest is asked to stop.
+    Suspending,
+    /// The guest has stopped, and its last pages are sent.
+    LastPages,
+    /// The state is sent.
+    Finishing,
+}
+
+/// What goes wrong at the beginning of a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The stub is gone.
+    StubDies,
+    /// The stub says nothing any more.
+    StubSilent,
+    /// The stub reports another decision than the right one.
+    StubLies,
+    /// The destination closes its connections.
+    Closes,
+    /// The destination takes nothing more, and answers nothing.
+    Stalls,
+    /// The attempt is cancelled.
+    Cancel,
+    /// The guest does not follow the request to suspend.
+    NeverSuspends,
+    /// Another program suspends the guest.
+    SuspendedByAnother,
+    /// Another program resumes the guest.
+    ResumedByAnother,
+    /// The guest is destroyed.
+    Destroyed,
+    /// The guest has more frames than before.
+    Grows,
+    /// The guest gives memory back. This is no fault, but the destination has to follow.
+    Shrinks,
+}
+
+/// The guest's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    Running,
+    /// It has been asked to suspend, and follows when it is looked at next.
+    Stopping,
+    Suspended,
+    Gone,
+}
+
+/// The stub's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stub {
+    Alive,
+    Silent,
+    Dead,
+}
+
+pub struct World {
+    pub landing: events::Landing,
+    strike: Option<(Phase, Fault)>,
+    pub struck: Cell<bool>,
+    pub guest: Cell<Guest>,
+    pub stub: Cell<Stub>,
+    pub cancelled: Cell<bool>,
+    pub closed: Cell<bool>,
+    pub stalled: Cell<bool>,
+    pub grown: Cell<bool>,
+    /// How often each of these happened.
+    pub resumes: Cell<u32>,
+    pub commits: Cell<u32>,
+    /// Whether the dirty log is on and the stub's domain exists.
+    pub prepared: Cell<bool>,
+    /// Each frame that has a page, with the number of the last write to it.
+    memory: RefCell<BTreeMap<u64, u64>>,
+    dirty: RefCell<Vec<u64>>,
+    writes: Cell<u64>,
+}
+
+impl World {
+    pub fn new(landing: events::Landing, strike: Option<(Phase, Fault)>) -> Self {
+        let frames = (0..FRAMES).filter(|pfn| pfn % 8 != 7);
+        Self {
+            landing,
+            strike,
+            struck: Cell::new(false),
+            guest: Cell::new(Guest::Running),
+            stub: Cell::new(Stub::Alive),
+            cancelled: Cell::new(false),
+            closed: Cell::new(false),
+            stalled: Cell::new(false),
+            grown: Cell::new(false),
+            resumes: Cell::new(0),
+            commits: Cell::new(0),
+            prepared: Cell::new(true),
+            memory: RefCell::new(frames.map(|pfn| (pfn, pfn + 1)).collect()),
+            dirty: RefCell::new(vec![0; words()]),
+            writes: Cell::new(FRAMES),
+        }
+    }
+
+    /// A phase begins. Returns the fault that strikes now.
+    pub fn enter(&self, phase: Phase) -> Option<Fault> {
+        let (_, fault) = self.strike.filter(|(at, _)| *at == phase)?;
+        if self.struck.replace(true) {
+            return None;
+        }
+        match fault {
+            Fault::StubDies => self.stub.set(Stub::Dead),
+            Fault::StubSilent => self.stub.set(Stub::Silent),
+            Fault::Closes => self.closed.set(true),
+            Fault::Stalls => self.stalled.set(true),
+            Fault::Cancel => self.cancelled.set(true),
+            Fault::SuspendedByAnother => self.guest.set(Guest::Suspended),
+            Fault::ResumedByAnother => self.guest.set(Guest::Running),
+            Fault::Destroyed => self.guest.set(Guest::Gone),
+            Fault::Grows => self.grown.set(true),
+            Fault::Shrinks => self.give_back(),
+            Fault::StubLies | Fault::NeverSuspends => {}
+        }
+        Some(fault)
+    }
+
+    pub fn never_suspends(&self) -> bool {
+        matches!(self.strike, Some((_, Fault::NeverSuspends)))
+    }
+
+    /// A running guest writes to some of its pages.
+    pub fn run(&self) {
+        if !matches!(self.guest.get(), Guest::Running | Guest::Stopping) {
+            return;
+        }
+        let mut memory = self.memory.borrow_mut();
+        let mut dirty = self.dirty.borrow_mut();
+        for _ in 0..WRITTEN {
+            let write = self.writes.get() + 1;
+            self.writes.set(write);
+            let pfn = write * 7 % FRAMES;
+            if let Some(page) = memory.get_mut(&pfn) {
+                *page = write;
+                dirty[(pfn / 64) as usize] |= 1 << (pfn % 64);
+            }
+        }
+    }
+
+    /// The guest is looked at: it follows a request to suspend.
+    pub fn look(&self) -> Guest {
+        if self.guest.get() == Guest::Stopping && !self.never_suspends() {
+            self.run();
+            self.guest.set(Guest::Suspended);
+        }
+        self.guest.get()
+    }
+
+    fn give_back(&self) {
+        self.memory.borrow_mut().retain(|pfn, _| pfn % 16 != 3);
+    }
+
+    pub fn dirty_count(&self) -> u64 {
+        self.run();
+        count(&self.dirty.borrow())
+    }
+
+    /// The dirty log, which is cleared.
+    pub fn take_dirty(&self) -> Vec<u64> {
+        self.run();
+        self.dirty.replace(vec![0; words()])
+    }
+
+    pub fn has_page(&self, pfn: u64) -> bool {
+        self.memory.borrow().contains_key(&pfn)
+    }
+
+    pub fn pages(&self) -> u64 {
+        self.memory.borrow().len() as u64
+    }
+
+    /// The contents of these frames. Each page begins with the number of its last write.
+    pub fn contents(&self, pfns: &[u64]) -> Vec<u8> {
+        let memory = self.memory.borrow();
+        let mut contents = vec![0; pfns.len() * PAGE];
+        for (page, pfn) in contents.chunks_mut(PAGE).zip(pfns) {
+            let write = memory.get(pfn).copied().unwrap_or(0);
+            page[..8].copy_from_slice(&write.to_le_bytes());
+        }
+        contents
+    }
+
+    pub fn memory(&self) -> BTreeMap<u64, u64> {
+        self.memory.borrow().clone()
+    }
+}
+
+/// The words of a bitmap of all frames.
+pub fn words() -> usize {
+    FRAMES.div_ceil(64) as usize
+}
+
+/// The number of bits set.
+pub fn count(words: &[u64]) -> u64 {
+    words.iter().map(|word| u64::from(word.count_ones())).sum()
+}
