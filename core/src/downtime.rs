@@ -169,6 +169,17 @@ impl SuspendPages {
     };
 }
 
+/// What is foreseen of a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Forecast {
+    /// Upper bound, at the risk stated.
+    pub at_most: Downtime,
+    /// The pause to expect. Its pages take no longer than the bound's, which may be lower
+    /// than the average: the risk leaves out stretches that the average includes.
+    pub expected: Downtime,
+}
+
 /// What is known when a pause is predicted.
 #[derive(Debug, Clone)]
 pub struct DowntimeModel<'a> {
@@ -218,6 +229,10 @@ impl DowntimeModel<'_> {
 
     /// The pages left to send then, as they mostly are.
     pub fn likely_pages(&self, dirty_count: u64) -> u64 {
+        self.likely_of(dirty_count, self.final_pages(dirty_count))
+    }
+
+    fn likely_of(&self, dirty_count: u64, most: u64) -> u64 {
         if self.stopped {
             return dirty_count;
         }
@@ -226,22 +241,22 @@ impl DowntimeModel<'_> {
         dirty_count
             .saturating_add(self.suspend_pages.expected)
             .saturating_add(self.dirty.expected_more(window))
-            .min(self.final_pages(dirty_count))
+            .min(most)
     }
 
-    /// Upper bound of the pause, at the risk stated, if the guest is asked to stop with
-    /// `dirty_count` pages dirty.
+    /// What is foreseen of the pause if the guest is asked to stop with `dirty_count` pages
+    /// dirty.
     ///
     /// The pages may take longer than expected for two reasons: the link is slow, or
     /// they are more. The reasons are independent, so the time lost to both is seldom
     /// the sum of what each costs at most. It is taken as the root of the sum of their
     /// squares, rounded up: the greater and half of the lesser. Without any risk it is
     /// the sum. A link that is slow at this moment is no risk: all pages are priced at it.
-    pub fn predict(&self, dirty_count: u64) -> Downtime {
-        let likely = self.likely_pages(dirty_count);
+    pub fn forecast(&self, dirty_count: u64) -> Forecast {
         let most = self.final_pages(dirty_count);
+        let likely = self.likely_of(dirty_count, most);
         let expected = self.expected_rate.time_for(likely);
-        let pages = if self.risk.get() == 0 {
+        let worst = if self.risk.get() == 0 {
             self.service.worst(most, self.risk).max(expected)
         } else {
             let (worst, now) = self.service.worst_and_now(likely, most, self.risk);
@@ -252,27 +267,24 @@ impl DowntimeModel<'_> {
                 .saturating_add(Micros(slower.min(more).0 / 2))
                 .max(now)
         };
-        Downtime {
-            pages,
-            ..self.costs.downtime()
+        Forecast {
+            at_most: Downtime {
+                pages: worst,
+                ..self.costs.downtime()
+            },
+            expected: Downtime {
+                pages: expected.min(worst),
+                ..self.expected_costs.downtime()
+            },
         }
     }
 
     /// Pages of the stretch that the bound's slow link is about: see
-    /// [`predict`](Self::predict).
+    /// [`forecast`](Self::forecast).
     pub fn bound_rests_on(&self, dirty_count: u64) -> u64 {
         match self.risk.get() {
             0 => self.final_pages(dirty_count),
             _ => self.likely_pages(dirty_count),
-        }
-    }
-
-    /// The pause to expect then.
-    pub fn expect(&self, dirty_count: u64) -> Downtime {
-        let pages = self.likely_pages(dirty_count);
-        Downtime {
-            pages: self.expected_rate.time_for(pages),
-            ..self.expected_costs.downtime()
         }
     }
 
@@ -288,7 +300,12 @@ impl DowntimeModel<'_> {
             .dirty
             .expected_after_bitmap(length)
             .min(self.guest_pages);
-        (length, self.expect(dirty_then))
+        let pages = self.expected_rate.time_for(self.likely_pages(dirty_then));
+        let pause = Downtime {
+            pages,
+            ..self.expected_costs.downtime()
+        };
+        (length, pause)
     }
 
     /// Bandwidth at which this guest would have met `limit`, with as many pages left as

@@ -19,7 +19,7 @@
 
 use crate::{
     dirty::DirtyCurve,
-    downtime::{Downtime, DowntimeModel, Fit, FixedCosts, SuspendPages},
+    downtime::{Downtime, DowntimeModel, Fit, FixedCosts, Forecast, SuspendPages},
     history::{History, RoundRecord},
     limits::{DowntimeLimit, Limits, Risk},
     policy::{PolicyKind, RoundView, StopPolicy, Verdict, WithinLimit, XenDefault},
@@ -257,6 +257,14 @@ enum Phase {
     Refused,
     Resumed,
     Failed,
+}
+
+/// See [`DowntimeModel`].
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    costs: FixedCosts,
+    expected_rate: PageRate,
+    dirtied_at_most: u64,
 }
 
 /// One migration; see the module documentation.
@@ -574,19 +582,22 @@ impl Machine {
     fn count(&mut self, dirty: u64) {
         self.dirty.counted(self.now, dirty);
         self.dirty_count = Some(dirty);
-        let (prediction, expected) = predict(&self.model(), dirty);
-        self.prediction = Some(prediction);
-        self.expected = Some(expected);
+        let forecast = self.model().forecast(dirty);
+        self.prediction = Some(forecast.at_most);
+        self.expected = Some(forecast.expected);
     }
 
     /// Checks gate 1.
     fn round_ended(&mut self, dirty: u64) -> Action {
         self.dirty.round_ended(self.now, dirty);
         self.dirty_count = Some(dirty);
-        let model = self.model();
-        let (prediction, expected) = predict(&model, dirty);
-        let needed = model.costs.at_worst(&prediction).total();
-        self.prediction = Some(prediction);
+        let seen = self.seen();
+        let model = self.model_of(seen);
+        let forecast = model.forecast(dirty);
+        let Forecast { at_most, expected } = forecast;
+        let needed = model.costs.at_worst(&at_most).total();
+        let another_round = model.another_round(dirty);
+        self.prediction = Some(at_most);
         self.expected = Some(expected);
         self.least_needed = Some(self.least_needed.unwrap_or(needed).min(needed));
         self.path_known |= self.round_sent > 0;
@@ -602,7 +613,7 @@ impl Machine {
                 0 => None,
                 sent => Some(PageRate::floor(sent, copying)),
             },
-            predicted_downtime: prediction.total(),
+            predicted_downtime: at_most.total(),
             expected_downtime: expected.total(),
         });
         if self.time_left() == Some(Micros::ZERO) {
@@ -613,9 +624,9 @@ impl Machine {
         let view = RoundView {
             round: self.round,
             dirty_count: dirty,
-            prediction,
-            expected,
-            model: self.model(),
+            forecast,
+            another_round,
+            model: self.model_of(seen),
             history: &self.history,
             pages_sent: self.pages_sent,
             disappointments: self.disappointments,
@@ -628,22 +639,18 @@ impl Machine {
             None => XenDefault.decide(&view),
         };
         let fits =
-            limit.is_none_or(|limit| view.model.costs.fit(&prediction, limit) == Fit::Within);
-        let then = match verdict {
-            Verdict::AnotherRound => view.model.another_round(dirty).1.total(),
-            _ => Micros::ZERO,
-        };
+            limit.is_none_or(|limit| view.model.costs.fit(&at_most, limit) == Fit::Within);
         let may_stop = fits && !unsettled;
         let switch_now = core::mem::take(&mut self.switch_now) && may_stop;
         match verdict {
             Verdict::AnotherRound if switch_now => self.suspend(),
             Verdict::Suspend => self.suspend(),
             Verdict::AnotherRound => {
-                self.promise = Some((expected.total(), then));
+                self.promise = Some((expected.total(), another_round.1.total()));
                 self.phase = Phase::TakingBitmap;
                 Action::TakeBitmap
             }
-            Verdict::GiveUp(hopeless) => self.refuse(Reason::NotConverging(hopeless)),
+            Verdict::GiveUp(why) => self.refuse(Reason::NotConverging(why)),
         }
     }
 
@@ -880,18 +887,31 @@ impl Machine {
     }
 
     fn model(&self) -> DowntimeModel<'_> {
+        self.model_of(self.seen())
+    }
+
+    /// The figures of the [`model`](Self::model) that take long to compute.
+    fn seen(&self) -> Seen {
         let costs = self.costs();
         let window = costs.suspend.saturating_add(costs.final_bitmap);
-        DowntimeModel {
+        Seen {
             costs,
+            expected_rate: self.service.expected_rate(),
+            dirtied_at_most: self.dirty.at_most(window),
+        }
+    }
+
+    const fn model_of(&self, seen: Seen) -> DowntimeModel<'_> {
+        DowntimeModel {
+            costs: seen.costs,
             expected_costs: self.config.expected_costs,
             suspend_pages: self.config.suspend_pages,
             guest_pages: self.config.guest_pages,
             risk: self.config.risk,
             dirty: &self.dirty,
             service: &self.service,
-            expected_rate: self.service.expected_rate(),
-            dirtied_at_most: self.dirty.at_most(window),
+            expected_rate: seen.expected_rate,
+            dirtied_at_most: seen.dirtied_at_most,
             cap: self.service.cap(),
             stopped: false,
         }
@@ -1015,14 +1035,4 @@ impl Machine {
     pub const fn expected(&self) -> Option<Downtime> {
         self.expected
     }
-}
-
-/// The upper bound of the pause and the expected pause. The expectation is capped at the
-/// bound, which may be lower because the risk leaves out stretches that the average
-/// includes.
-fn predict(model: &DowntimeModel<'_>, dirty: u64) -> (Downtime, Downtime) {
-    let worst = model.predict(dirty);
-    let expected = model.expect(dirty);
-    let pages = expected.pages.min(worst.pages);
-    (worst, Downtime { pages, ..expected })
 }

@@ -1,7 +1,7 @@
 //! The decision at the end of every round: stop, continue or give up.
 
 use crate::{
-    downtime::{Downtime, DowntimeModel, Fit},
+    downtime::{Downtime, DowntimeModel, Fit, Forecast},
     history::History,
     limits::DowntimeLimit,
     refusal::NotConverging,
@@ -26,11 +26,11 @@ pub struct RoundView<'a> {
     pub round: u32,
     /// The number of pages dirty now.
     pub dirty_count: u64,
-    /// Upper bound of the pause if the guest is asked to stop now.
-    pub prediction: Downtime,
-    /// The pause expected if the guest is asked to stop now.
-    pub expected: Downtime,
-    /// The model from which both were computed.
+    /// The pause if the guest is asked to stop now.
+    pub forecast: Forecast,
+    /// The expected length of another round, and the pause expected after it.
+    pub another_round: (Micros, Downtime),
+    /// The model from which all of these were computed.
     pub model: DowntimeModel<'a>,
     /// All rounds; the one that just ended comes last.
     pub history: &'a History,
@@ -127,7 +127,7 @@ impl WithinLimit {
     /// Criterion 1: whether a guest that could be stopped now is better stopped later.
     fn worth_another(view: &RoundView<'_>) -> bool {
         let model = &view.model;
-        let (length, then) = model.another_round(view.dirty_count);
+        let (length, then) = view.another_round;
         // Twice, so that a round slower than expected does not run into the timeout.
         let needed = length.saturating_add(length);
         let in_time = view.time_left.is_none_or(|left| left >= needed);
@@ -141,7 +141,7 @@ impl WithinLimit {
         if view.pages_sent.saturating_add(view.dirty_count) > most {
             return false;
         }
-        let (now, then) = (view.expected.total(), then.total());
+        let (now, then) = (view.forecast.expected.total(), then.total());
         let gain = now.since(then);
         let by_xens_rule = !XenDefault::stops(view) && then <= now;
         let keeps_promises = view.disappointments < Self::MAX_DISAPPOINTMENTS;
@@ -149,7 +149,7 @@ impl WithinLimit {
     }
 
     /// Criterion 2: whether the guest dirties pages as fast as they are sent.
-    fn is_outpaced(view: &RoundView<'_>) -> bool {
+    fn is_dirty_rate_too_high(view: &RoundView<'_>) -> bool {
         let model = &view.model;
         let carried = model.service.bounds().upper;
         let carried = model.cap.map_or(carried, |cap| carried.min(cap)).0;
@@ -189,13 +189,13 @@ impl WithinLimit {
 
 impl StopPolicy for WithinLimit {
     fn decide(&self, view: &RoundView<'_>) -> Verdict {
-        if view.model.costs.fit(&view.prediction, self.limit) == Fit::Within {
+        if view.model.costs.fit(&view.forecast.at_most, self.limit) == Fit::Within {
             return match Self::worth_another(view) {
                 true => Verdict::AnotherRound,
                 false => Verdict::Suspend,
             };
         }
-        if Self::is_outpaced(view) {
+        if Self::is_dirty_rate_too_high(view) {
             return Verdict::GiveUp(NotConverging::DirtyRateTooHigh);
         }
         if view.round >= Self::MAX_ROUNDS - 1 {

@@ -382,16 +382,28 @@ impl ServiceCurve {
                 upper: PageRate::MAX,
             };
         }
-        let rates = || self.windows.iter();
-        let slowest = rates().map(|w| PageRate::floor(w.pages, w.span)).min();
-        let fastest = rates().map(|w| PageRate::ceil(w.pages, w.span)).max();
-        let slowest = slowest.unwrap_or_default();
+        // The windows are compared before the two rates are computed: a division takes long.
+        let mut windows = self.windows.iter().copied();
+        let first = windows.next().unwrap_or_default();
+        let (slowest, fastest) =
+            windows.fold((first, first), |(slowest, fastest), window| {
+                match (
+                    window.is_slower_than(slowest),
+                    fastest.is_slower_than(window),
+                ) {
+                    (true, _) => (window, fastest),
+                    (_, true) => (slowest, window),
+                    _ => (slowest, fastest),
+                }
+            });
+        let slowest = PageRate::floor(slowest.pages, slowest.span);
         let lower = self
             .open_at_most()
             .map_or(slowest, |open| open.min(slowest));
+        let fastest = PageRate::ceil(fastest.pages, fastest.span);
         Bounds {
             lower,
-            upper: fastest.unwrap_or(PageRate::MAX).max(lower),
+            upper: fastest.max(lower),
         }
     }
 

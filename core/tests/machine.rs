@@ -1012,7 +1012,7 @@ fn driver_s_mistakes_are_named() {
 }
 
 #[test]
-fn hopeless_names_what_would_have_helped() {
+fn a_refusal_names_what_would_have_helped() {
     let mut checked = Checked::new(config(Some(100), None));
     let (mut at, mut action) = first_round(&mut checked, 200_000, 150_000);
     let refusal = loop {

@@ -87,8 +87,8 @@ fn decide(model: &DowntimeModel<'_>, limits: Limits, record: RoundRecord, n: u64
     let view = opaque(RoundView {
         round: n as u32,
         dirty_count: n,
-        prediction: model.predict(n),
-        expected: model.expect(n),
+        forecast: model.forecast(n),
+        another_round: model.another_round(n),
         model: model.clone(),
         history: &history,
         pages_sent: n,
@@ -102,7 +102,7 @@ fn decide(model: &DowntimeModel<'_>, limits: Limits, record: RoundRecord, n: u64
     if let Some(limit) = limits.max_suspend {
         opaque(WithinLimit { limit }.decide(&view));
         opaque(model.bandwidth_for(n, limit));
-        opaque(model.costs.fit(&view.prediction, limit));
+        opaque(model.costs.fit(&view.forecast.at_most, limit));
     }
 }
 
