@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lull_core::{
     batch::Batch,
     bitmap::{Bitmap, Progress, Scan},
-    downtime::{FixedCosts, SuspendPages},
+    downtime::{FixedCosts, LastPages, SuspendPages},
     limits::{DowntimeLimit, Limits, Risk},
     machine::{Action, Config, Event, Machine},
     units::Micros,
@@ -79,6 +79,7 @@ fn late_machine() -> (Machine, u64) {
         costs: FixedCosts::default(),
         expected_costs: FixedCosts::default(),
         suspend_pages: SuspendPages::DEFAULT,
+        last_pages: LastPages::DEFAULT,
         risk: Risk::DEFAULT,
         guest_pages: 1 << 22,
     });

@@ -169,6 +169,49 @@ impl SuspendPages {
     };
 }
 
+/// How long the last pages of earlier pauses took, beside what the path's curve said of
+/// them.
+///
+/// The curve is measured while the guest runs. Once it has stopped, dom0 has its processor
+/// to itself, and pipes and sockets take in much of what little is left. The same pages then
+/// take another time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct LastPages {
+    /// As it mostly is, per mille of the curve's time.
+    pub usual: u64,
+    /// Upper bound, per mille of the curve's time.
+    pub most: u64,
+    /// How many pages such a pause sent. Of more pages the curve alone tells.
+    pub pages: u64,
+}
+
+impl LastPages {
+    /// Of a path on which no pause was seen.
+    pub const DEFAULT: Self = Self {
+        usual: 1_000,
+        most: 1_000,
+        pages: 0,
+    };
+
+    /// The usual time of pages that take `whole` by the curve, the known number of them
+    /// `known`.
+    pub const fn usually(&self, whole: Micros, known: Micros) -> Micros {
+        match known.0.checked_mul(self.usual) {
+            Some(product) => whole.since(known).saturating_add(Micros(product / 1_000)),
+            None => whole,
+        }
+    }
+
+    /// What they take less than that at least.
+    pub const fn saves(&self, known: Micros) -> Micros {
+        match known.0.checked_mul(self.most) {
+            Some(product) => known.since(Micros(product.div_ceil(1_000))),
+            None => Micros::ZERO,
+        }
+    }
+}
+
 /// What is foreseen of a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -189,6 +232,8 @@ pub struct DowntimeModel<'a> {
     pub expected_costs: FixedCosts,
     /// What the guest's kernel dirties in order to stop.
     pub suspend_pages: SuspendPages,
+    /// How long the last pages of earlier pauses took.
+    pub last_pages: LastPages,
     /// Pages the guest has at most.
     pub guest_pages: u64,
     /// The share of pauses that may be longer than their upper bound.
@@ -252,20 +297,29 @@ impl DowntimeModel<'_> {
     /// the sum of what each costs at most. It is taken as the root of the sum of their
     /// squares, rounded up: the greater and half of the lesser. Without any risk it is
     /// the sum. A link that is slow at this moment is no risk: all pages are priced at it.
+    ///
+    /// If the last pages of earlier pauses took another time than their curve said, that is
+    /// expected again. What even the slowest of those pauses saved, the bound saves too; the
+    /// time lost to a slow link it keeps in full. A bound without risk knows nothing of it.
     pub fn forecast(&self, dirty_count: u64) -> Forecast {
         let most = self.final_pages(dirty_count);
         let likely = self.likely_of(dirty_count, most);
         let expected = self.expected_rate.time_for(likely);
+        let known = self.known_of(likely, expected);
         let worst = if self.risk.get() == 0 {
             self.service.worst(most, self.risk).max(expected)
         } else {
             let (worst, now) = self.service.worst_and_now(likely, most, self.risk);
             let slower = worst.since(expected);
-            let more = self.expected_rate.time_for(most).since(expected);
-            expected
+            let of_most = self.expected_rate.time_for(most);
+            let saved = self.last_pages.saves(known);
+            let saved_of_most = self.last_pages.saves(self.known_of(most, of_most));
+            let least = expected.since(saved);
+            let more = of_most.since(saved_of_most).since(least);
+            least
                 .saturating_add(slower.max(more))
                 .saturating_add(Micros(slower.min(more).0 / 2))
-                .max(now)
+                .max(now.since(saved_of_most))
         };
         Forecast {
             at_most: Downtime {
@@ -273,9 +327,19 @@ impl DowntimeModel<'_> {
                 ..self.costs.downtime()
             },
             expected: Downtime {
-                pages: expected.min(worst),
+                pages: self.last_pages.usually(expected, known).min(worst),
                 ..self.expected_costs.downtime()
             },
+        }
+    }
+
+    /// Of `pages` that take `time` by the curve: the time of those of which earlier pauses
+    /// tell.
+    const fn known_of(&self, pages: u64, time: Micros) -> Micros {
+        match self.last_pages.pages {
+            0 => Micros::ZERO,
+            known if known >= pages => time,
+            known => self.expected_rate.time_for(known),
         }
     }
 
@@ -300,9 +364,11 @@ impl DowntimeModel<'_> {
             .dirty
             .expected_after_bitmap(length)
             .min(self.guest_pages);
-        let pages = self.expected_rate.time_for(self.likely_pages(dirty_then));
+        let likely = self.likely_pages(dirty_then);
+        let by_curve = self.expected_rate.time_for(likely);
+        let known = self.known_of(likely, by_curve);
         let pause = Downtime {
-            pages,
+            pages: self.last_pages.usually(by_curve, known),
             ..self.expected_costs.downtime()
         };
         (length, pause)

@@ -19,7 +19,7 @@
 
 use crate::{
     dirty::DirtyCurve,
-    downtime::{Downtime, DowntimeModel, Fit, FixedCosts, Forecast, SuspendPages},
+    downtime::{Downtime, DowntimeModel, Fit, FixedCosts, Forecast, LastPages, SuspendPages},
     history::{History, RoundRecord},
     limits::{DowntimeLimit, Limits, Risk},
     policy::{PolicyKind, RoundView, StopPolicy, Verdict, WithinLimit, XenDefault},
@@ -40,6 +40,8 @@ pub struct Config {
     pub expected_costs: FixedCosts,
     /// The pages that the guest's kernel dirties in order to stop.
     pub suspend_pages: SuspendPages,
+    /// How long the last pages of earlier pauses took, beside what the path's curve said.
+    pub last_pages: LastPages,
     /// The share of pauses that may exceed their predicted upper bound and may therefore be
     /// given up.
     pub risk: Risk,
@@ -303,6 +305,7 @@ pub struct Machine {
     dirty_count: Option<u64>,
     prediction: Option<Downtime>,
     expected: Option<Downtime>,
+    last_pages_by_curve: Option<Micros>,
     /// The smallest limit that the prediction at the end of any round needed.
     least_needed: Option<Micros>,
     /// The longest time that taking a bitmap took. It is the one fixed cost that can be
@@ -342,6 +345,7 @@ impl Machine {
             dirty_count: None,
             prediction: None,
             expected: None,
+            last_pages_by_curve: None,
             least_needed: None,
             longest_bitmap: Micros::ZERO,
         }
@@ -638,8 +642,7 @@ impl Machine {
             Some(limit) => WithinLimit { limit }.decide(&view),
             None => XenDefault.decide(&view),
         };
-        let fits =
-            limit.is_none_or(|limit| view.model.costs.fit(&at_most, limit) == Fit::Within);
+        let fits = limit.is_none_or(|limit| view.model.costs.fit(&at_most, limit) == Fit::Within);
         let may_stop = fits && !unsettled;
         let switch_now = core::mem::take(&mut self.switch_now) && may_stop;
         match verdict {
@@ -699,10 +702,14 @@ impl Machine {
             final_bitmap: took.min(elapsed),
             ..self.config.costs.downtime()
         };
+        // The curve's own word, if earlier pauses took longer: gate 1 did not know better.
+        let by_curve = self.service.expected(dirty);
+        let usual = self.usual_time(dirty, by_curve);
         let left = Downtime {
-            pages: self.service.expected(dirty),
+            pages: usual.min(by_curve),
             ..spent
         };
+        self.last_pages_by_curve = Some(by_curve).filter(|_| self.cap.is_none());
         self.dirty_count = Some(dirty);
         self.prediction = Some(Downtime {
             pages: self.service.worst(dirty, self.config.risk),
@@ -711,7 +718,8 @@ impl Machine {
         self.expected = Some(Downtime {
             cpu_state: self.config.expected_costs.cpu_state,
             landing: self.config.expected_costs.landing,
-            ..left
+            pages: usual,
+            ..spent
         });
         if wish == Wish::Stay {
             return self.resume(Reason::Cancelled);
@@ -728,6 +736,13 @@ impl Machine {
         self.service.start(self.now, self.round);
         self.phase = Phase::CopyingFinal { since, left: dirty };
         Action::CopyFinal { pages: dirty }
+    }
+
+    /// The time to expect for `pages`, the last ones, that take `by_curve` by the curve.
+    fn usual_time(&self, pages: u64, by_curve: Micros) -> Micros {
+        let last_pages = &self.config.last_pages;
+        let known = self.service.expected(pages.min(last_pages.pages));
+        last_pages.usually(by_curve, known)
     }
 
     /// Checks gate 3: would the pause still fit if the rest were sent at this very moment?
@@ -906,6 +921,7 @@ impl Machine {
             costs: seen.costs,
             expected_costs: self.config.expected_costs,
             suspend_pages: self.config.suspend_pages,
+            last_pages: self.config.last_pages,
             guest_pages: self.config.guest_pages,
             risk: self.config.risk,
             dirty: &self.dirty,
@@ -1034,5 +1050,12 @@ impl Machine {
     /// The expected pause under the same assumptions. `None` before the first count.
     pub const fn expected(&self) -> Option<Downtime> {
         self.expected
+    }
+
+    /// The time for the final bitmap's pages by the path's curve, as it was when the guest
+    /// had stopped: what [`LastPages`] is relative to. `None` before that, and for a path
+    /// that was known under a cap only, which does not apply to these pages.
+    pub const fn last_pages_by_curve(&self) -> Option<Micros> {
+        self.last_pages_by_curve
     }
 }

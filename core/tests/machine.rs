@@ -2,7 +2,7 @@
 //! guest, and the attempt ends.
 
 use lull_core::{
-    downtime::{Downtime, DowntimeModel, FixedCosts, FixedPart, SuspendPages},
+    downtime::{Downtime, DowntimeModel, FixedCosts, FixedPart, LastPages, SuspendPages},
     limits::{DowntimeLimit, Limits, Risk, Timeout},
     machine::{Action, Config, Event, Machine, ProtocolError, State},
     policy::{WithinLimit, XenDefault},
@@ -43,6 +43,7 @@ fn config(max_suspend_ms: Option<u64>, timeout_ms: Option<u64>) -> Config {
         costs: costs(),
         expected_costs: costs(),
         suspend_pages: SuspendPages::DEFAULT,
+        last_pages: LastPages::DEFAULT,
         risk: Risk::DEFAULT,
         guest_pages: GUEST_PAGES,
     }
@@ -110,6 +111,13 @@ impl Checked {
     fn at_most(&self, pages: u64) -> u128 {
         let risk = self.config.risk;
         self.machine.service().worst(pages, risk).0.into()
+    }
+
+    /// Returns what `pages` take less at `per_mille` of the curve's time, rounded up.
+    fn saved(&self, pages: u64, per_mille: u64) -> u128 {
+        let service = self.machine.service();
+        let known = service.expected(pages.min(self.config.last_pages.pages));
+        (u128::from(known.0) * u128::from(1_000_u64.saturating_sub(per_mille))).div_ceil(1_000)
     }
 
     fn after_pages(&self) -> u128 {
@@ -206,7 +214,10 @@ impl Checked {
                         let risk = self.config.risk;
                         let (_, now) = service.worst_and_now(likely, most, risk);
                         let more = now.max(expected.time_for(most));
-                        self.at_most(likely).max(more.0.into())
+                        // Earlier pauses say what is saved of that.
+                        let saved = |pages| self.saved(pages, self.config.last_pages.most);
+                        let slower = self.at_most(likely).saturating_sub(saved(likely));
+                        slower.max(u128::from(more.0).saturating_sub(saved(most)))
                     }
                 };
                 let pause = window + pages + self.after_pages();
@@ -222,7 +233,8 @@ impl Checked {
                 assert_eq!(self.guest, Guest::Stopped);
                 let elapsed = u128::from(self.now - self.suspend_asked.unwrap());
                 let expected = self.machine.service().expected(pages);
-                let pause = elapsed + u128::from(expected.0) + self.after_pages();
+                let saved = self.saved(pages, self.config.last_pages.usual);
+                let pause = elapsed + u128::from(expected.0) - saved + self.after_pages();
                 assert!(pause <= self.limit(), "gate 2: {pause}");
                 self.left = pages;
             }
@@ -257,27 +269,37 @@ fn any_config() -> impl Strategy<Value = Config> {
         proptest::option::of(1..400_000_u64),
         proptest::option::of(1..20_000_000_u64),
         (micros(), micros(), micros(), micros(), micros()),
-        (1..2_000_u64, 1..2_000_u64),
+        (
+            (1..2_000_u64, 1..2_000_u64),
+            (0..3_000_u64, 0..3_000_u64, 0..2_000_u64),
+        ),
         1..GUEST_PAGES,
         prop_oneof![Just(0), Just(50)],
     )
-        .prop_map(|(limit, timeout, costs, stop, guest_pages, risk)| Config {
-            limits: limits(limit, timeout),
-            costs: FixedCosts {
-                suspend: costs.0,
-                final_bitmap: costs.1,
-                cpu_state: costs.2,
-                landing: costs.3,
-                resume: costs.4,
+        .prop_map(
+            |(limit, timeout, costs, (stop, last), guest_pages, risk)| Config {
+                limits: limits(limit, timeout),
+                costs: FixedCosts {
+                    suspend: costs.0,
+                    final_bitmap: costs.1,
+                    cpu_state: costs.2,
+                    landing: costs.3,
+                    resume: costs.4,
+                },
+                expected_costs: FixedCosts::default(),
+                suspend_pages: SuspendPages {
+                    expected: stop.0,
+                    most: stop.1,
+                },
+                last_pages: LastPages {
+                    usual: last.0,
+                    most: last.1,
+                    pages: last.2,
+                },
+                risk: Risk::per_mille(risk).unwrap(),
+                guest_pages,
             },
-            expected_costs: FixedCosts::default(),
-            suspend_pages: SuspendPages {
-                expected: stop.0,
-                most: stop.1,
-            },
-            risk: Risk::per_mille(risk).unwrap(),
-            guest_pages,
-        })
+        )
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -397,6 +419,7 @@ fn drive(config: Config, pages: u64, answers: &[Answer]) -> Checked {
                     took_bitmap: Micros(answer.answer_us / 2),
                 },
             },
+            Action::RunOn(_) => Event::RunsOn,
             other => panic!("nothing to answer to {other:?}"),
         };
     }
@@ -458,7 +481,7 @@ proptest! {
 
     #[test]
     fn extreme_numbers_break_nothing(
-        numbers in vec(prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()], 14),
+        numbers in vec(prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()], 17),
         at in prop_oneof![Just(0), Just(u64::MAX), any::<u64>()],
     ) {
         let n = |i: usize| numbers[i];
@@ -470,6 +493,7 @@ proptest! {
             },
             expected_costs: FixedCosts { suspend: Micros(n(8)), ..FixedCosts::default() },
             suspend_pages: SuspendPages { expected: n(12), most: n(13) },
+            last_pages: LastPages { usual: n(14), most: n(15), pages: n(16) },
             risk: Risk::DEFAULT,
             guest_pages: n(7),
         };
@@ -607,6 +631,7 @@ fn the_last_pages_are_more_by_what_this_guest_dirties_to_stop() {
             costs: costs(),
             expected_costs: costs(),
             suspend_pages,
+            last_pages: LastPages::DEFAULT,
             guest_pages: GUEST_PAGES,
             risk: Risk::DEFAULT,
             dirty,
@@ -650,6 +675,81 @@ fn a_guest_that_dirties_more_to_stop_is_expected_to_pause_longer() {
     let (as_expected, more_predicted) = pause(350, 4_500);
     assert!(more_expected > expected && as_expected == expected);
     assert!(more_predicted > predicted);
+}
+
+/// Of the same 10 dirty pages: the time of the last pages, expected and at most, by the
+/// machine.
+fn last_pages_foreseen(last_pages: LastPages, risk: Risk) -> (Micros, Micros) {
+    let mut checked = Checked::new(Config {
+        last_pages,
+        risk,
+        ..config(Some(1_000), None)
+    });
+    first_round(&mut checked, 100_000, 10);
+    let pages = |pause: Option<Downtime>| pause.unwrap().pages;
+    (
+        pages(checked.machine.expected()),
+        pages(checked.machine.prediction()),
+    )
+}
+
+#[test]
+fn last_pages_are_expected_as_they_were_and_the_bound_falls_by_what_the_slowest_saved() {
+    let foreseen = |usual, most, pages| {
+        let last_pages = LastPages { usual, most, pages };
+        last_pages_foreseen(last_pages, Risk::DEFAULT)
+    };
+    let (expected, at_most) = last_pages_foreseen(LastPages::DEFAULT, Risk::DEFAULT);
+    // As many as were seen: a quarter of the time, and of the bound what the slowest saved.
+    let all = u64::MAX;
+    assert_eq!(foreseen(250, 1_000, all), (Micros(expected.0 / 4), at_most));
+    let (quarter, less) = foreseen(250, 400, all);
+    assert_eq!(quarter, Micros(expected.0 / 4));
+    assert!(at_most.0 - less.0 >= expected.0 * 3 / 5 && less.0 >= at_most.0 * 2 / 5);
+    // Of pages beyond those, the curve alone tells.
+    let (some, most_of_some) = foreseen(250, 400, 100);
+    assert!(quarter < some && some < expected);
+    assert!(less < most_of_some && most_of_some < at_most);
+    assert_eq!(foreseen(250, 400, 0), (expected, at_most));
+    // What took longer is expected to, and no bound is above one without history.
+    let (longer, unchanged) = foreseen(1_100, 5_000, all);
+    assert_eq!(unchanged, at_most);
+    assert!(longer > expected && longer <= at_most);
+    assert_eq!(foreseen(1_000_000, 5_000, all), (at_most, at_most));
+    // A bound without risk knows nothing of it.
+    let known = LastPages {
+        usual: 250,
+        most: 400,
+        pages: all,
+    };
+    let no_risk = Risk::per_mille(0).unwrap();
+    let (_, without) = last_pages_foreseen(LastPages::DEFAULT, no_risk);
+    assert_eq!(last_pages_foreseen(known, no_risk), (quarter, without));
+}
+
+/// The curve's time is what a ledger compares with. A cap, which the curve may know instead
+/// of the path, does not apply to the last pages.
+#[test]
+fn the_curve_s_word_for_the_last_pages_is_kept_unless_it_was_capped() {
+    let by_curve = |cap| {
+        let mut checked = Checked::new(config(Some(1_000), None));
+        checked.step(0, Event::Bandwidth(cap)).unwrap();
+        let (at, action) = first_round(&mut checked, 100_000, 10);
+        assert_eq!(action, Action::Suspend);
+        assert_eq!(checked.machine.last_pages_by_curve(), None);
+        let stopped = Event::Suspended {
+            dirty: 400,
+            took_bitmap: ms(1),
+        };
+        checked.step(at + 1_000, stopped).unwrap();
+        let expected = checked.machine.service().expected(400);
+        checked
+            .machine
+            .last_pages_by_curve()
+            .map(|time| time == expected)
+    };
+    assert_eq!(by_curve(None), Some(true));
+    assert_eq!(by_curve(Some(PageRate(1_000_000))), None);
 }
 
 #[test]

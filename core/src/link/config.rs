@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::downtime::{FixedCosts, SuspendPages};
+use crate::downtime::{FixedCosts, LastPages, SuspendPages};
 use crate::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use crate::machine::Config;
 use crate::units::Micros;
@@ -23,9 +23,10 @@ use super::{BITMAP_BYTES_MAX, MAGIC, VERSION};
 /// | 8..=12 | costs at most: suspend, final bitmap, CPU state, landing, resume |
 /// | 13..=17 | the same as expected |
 /// | 18, 19 | pages that the guest's kernel dirties in order to stop: expected, at most |
+/// | 20..=22 | time of the last pages, per mille of the curve's: usual, at most; of how many pages |
 #[repr(C, align(4096))]
 pub struct Settings {
-    words: [AtomicU64; 20],
+    words: [AtomicU64; 23],
 }
 
 /// The settings as typed values.
@@ -44,7 +45,7 @@ impl Settings {
     #[cfg(any(test, feature = "test-support"))]
     pub const fn empty() -> Self {
         Self {
-            words: [const { AtomicU64::new(0) }; 20],
+            words: [const { AtomicU64::new(0) }; 23],
         }
     }
 
@@ -55,6 +56,7 @@ impl Settings {
             costs,
             expected_costs,
             suspend_pages,
+            last_pages,
             risk,
             guest_pages,
         } = startup.config;
@@ -78,6 +80,9 @@ impl Settings {
             expected_costs.resume.0,
             suspend_pages.expected,
             suspend_pages.most,
+            last_pages.usual,
+            last_pages.most,
+            last_pages.pages,
         ];
         for (word, value) in self.words.iter().skip(1).zip(values) {
             word.store(value, Ordering::Relaxed);
@@ -101,6 +106,9 @@ impl Settings {
             costs @ ..,
             suspend_pages_expected,
             suspend_pages_most,
+            last_pages_usual,
+            last_pages_most,
+            last_pages_number,
         ] = &self.words;
         let [worst @ .., _, _, _, _, _] = costs;
         let [_, _, _, _, _, expected @ ..] = costs;
@@ -134,6 +142,11 @@ impl Settings {
                 suspend_pages: SuspendPages {
                     expected: value(suspend_pages_expected),
                     most: value(suspend_pages_most),
+                },
+                last_pages: LastPages {
+                    usual: value(last_pages_usual),
+                    most: value(last_pages_most),
+                    pages: value(last_pages_number),
                 },
                 risk: Risk::per_mille(u16::try_from(value(risk)).ok()?)?,
                 guest_pages: value(guest_pages),
@@ -169,6 +182,11 @@ mod tests {
                 suspend_pages: SuspendPages {
                     expected: 18,
                     most: 19,
+                },
+                last_pages: LastPages {
+                    usual: 20,
+                    most: 21,
+                    pages: 22,
                 },
                 risk: Risk::per_mille(7).unwrap(),
                 guest_pages: 4,

@@ -10,7 +10,7 @@ use lull_core::{
     batch::Batch,
     bitmap::{Bitmap, Scan},
     dirty::DirtyCurve,
-    downtime::{FixedCosts, DowntimeModel, SuspendPages},
+    downtime::{FixedCosts, DowntimeModel, LastPages, SuspendPages},
     history::{History, RoundRecord},
     limits::{DowntimeLimit, Limits, Risk, Timeout},
     machine::{Config, Event, Machine},
@@ -121,6 +121,7 @@ fn step(machine: &mut Machine, at: Micros, event: Event) {
         machine.prediction(),
         machine.expected(),
         machine.rests_on(),
+        machine.last_pages_by_curve(),
     ));
     opaque((
         machine.transfer_rate(),
@@ -137,6 +138,7 @@ extern "C" fn _start() -> ! {
         let micros = opaque(Micros(n));
         let costs: FixedCosts = opaque(FixedCosts::default());
         let suspend_pages = opaque(SuspendPages::DEFAULT);
+        let last_pages = opaque(LastPages::DEFAULT);
         let limits = opaque(Limits {
             max_suspend: DowntimeLimit::new(micros),
             timeout: Timeout::new(micros),
@@ -149,6 +151,7 @@ extern "C" fn _start() -> ! {
             costs,
             expected_costs: costs,
             suspend_pages,
+            last_pages,
             guest_pages: n,
             risk: Risk::DEFAULT,
             dirty: &dirty,
@@ -174,6 +177,7 @@ extern "C" fn _start() -> ! {
             costs,
             expected_costs: costs,
             suspend_pages,
+            last_pages,
             risk: Risk::DEFAULT,
             guest_pages: n,
         })));

@@ -5,12 +5,12 @@
 //! a thousandth to twice of what the link carries, limits from 20 ms to a minute. Every
 //! octave of these is equally likely.
 
-use lull_core::downtime::{FixedCosts, SuspendPages};
+use lull_core::downtime::{FixedCosts, LastPages, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use lull_core::units::{Micros, PAGE_SIZE};
 
 use crate::guest::{Guest, Places, Rhythm, Writer};
-use crate::link::{Dip, Link, Stalls};
+use crate::link::{Dip, Link, Stalls, WithinPause};
 use crate::random::Random;
 use crate::scenario::{Actual, Mishap, Scenario};
 
@@ -70,9 +70,11 @@ impl LinkKind {
 /// Whether anything goes wrong apart from guest and link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mishaps {
-    /// Every cost is as assumed or less, no operator cancels, and the stub works.
+    /// Every cost is as assumed or less, no operator cancels, the stub works, and the path
+    /// is the same within the pause.
     None,
-    /// Something goes wrong in one attempt of nine.
+    /// Something goes wrong in one attempt of nine; in half of them the path is faster or
+    /// slower within the pause.
     Some,
 }
 
@@ -166,8 +168,12 @@ impl Draw {
             Mishaps::None => (Mishap::None, costs),
             Mishaps::Some => mishap(random, costs),
         };
-        let link_model = draw_link(random, link, rate);
+        let mut link_model = draw_link(random, link, rate);
         let limits = self.limits(random, size, rate);
+        let mut last_pages = LastPages::DEFAULT;
+        if self.mishaps == Mishaps::Some {
+            (link_model.within_pause, last_pages) = within_pause(random);
+        }
         Drawn {
             writer,
             link,
@@ -178,6 +184,7 @@ impl Draw {
                 risk: self.risk,
                 assumed: costs.assumed,
                 suspend_pages: SuspendPages::DEFAULT,
+                last_pages,
                 actual: costs.actual,
                 mishap,
             },
@@ -312,6 +319,35 @@ fn draw_link(random: &mut Random, kind: LinkKind, rate: u64) -> Link {
         }
     }
     link
+}
+
+/// What the path does within the pause, and what earlier pauses said of it. In half of the
+/// attempts, nothing and nothing. In the others the path is up to ten times faster or three
+/// times slower; in one of four of these the earlier pauses were of another kind.
+fn within_pause(random: &mut Random) -> (WithinPause, LastPages) {
+    if random.happens(50) {
+        return (WithinPause::NONE, LastPages::DEFAULT);
+    }
+    let truly = WithinPause {
+        per_mille: random.scaled(100, 3_000),
+        pages: u64::MAX,
+    };
+    let seen = match random.happens(75) {
+        true => truly.per_mille,
+        false => random.scaled(100, 3_000),
+    };
+    (truly, seen_last_pages(random, seen))
+}
+
+/// What a few pauses say whose last pages took `per_mille` of the curve's time.
+pub fn seen_last_pages(random: &mut Random, per_mille: u64) -> LastPages {
+    let usual = per_mille * random.within(90, 110) / 100;
+    LastPages {
+        usual,
+        // As the ledger does with an eighth to the double of what was seen.
+        most: usual * random.within(113, 200) / 100,
+        pages: random.scaled(256, 65_536),
+    }
 }
 
 struct Costs {

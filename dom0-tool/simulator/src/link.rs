@@ -24,8 +24,32 @@ pub struct Link {
     /// A dip caused by the request to stop, as a worst case; its times count from the
     /// request.
     pub after_request: Option<Dip>,
+    /// What the path does once the guest has stopped: dom0 has its processor to itself.
+    pub within_pause: WithinPause,
     /// The number of pages that pipes and sockets absorb at once.
     pub buffer: u64,
+}
+
+/// How the path differs within the pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WithinPause {
+    /// The time that a page takes, per mille of what it takes before. Never zero.
+    pub per_mille: u64,
+    /// The number of pages for which that holds.
+    pub pages: u64,
+}
+
+impl WithinPause {
+    /// No difference.
+    pub const NONE: Self = Self {
+        per_mille: 1_000,
+        pages: 0,
+    };
+
+    /// The rate at which the first of the pages go.
+    pub const fn rate(self, before: u64) -> u64 {
+        before.saturating_mul(1_000) / self.per_mille
+    }
 }
 
 /// A link that stalls once in every period. The seed determines when and for how long.
@@ -83,6 +107,7 @@ impl Link {
             dips: Vec::new(),
             stalls: None,
             after_request: None,
+            within_pause: WithinPause::NONE,
             buffer: 0,
         }
     }
@@ -96,9 +121,14 @@ impl Link {
         }
     }
 
-    /// A time in µs within which `pages` cannot arrive, whatever the jitter.
+    /// A time in µs within which `pages` cannot arrive after the guest has stopped, whatever
+    /// the jitter.
     pub fn least_time(&self, pages: u64) -> u64 {
-        let best = u128::from(self.rate) * u128::from(1_000 + self.jitter) / 1_000;
+        let rate = match self.within_pause.pages {
+            0 => self.rate,
+            _ => self.rate.max(self.within_pause.rate(self.rate)),
+        };
+        let best = u128::from(rate) * u128::from(1_000 + self.jitter) / 1_000;
         let rest = u128::from(pages.saturating_sub(self.buffer));
         (rest * u128::from(PAGE) / best.max(1)) as u64
     }

@@ -131,7 +131,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if options.measures {
-        to_stdout(&report::measures(options.seed, attempts).to_string());
+        to_stdout(&report::measures(options.seed, attempts));
         return ExitCode::SUCCESS;
     }
     let results = campaign::run(&options.draw(), attempts);

@@ -7,13 +7,14 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use lull_core::downtime::SuspendPages;
+use lull_core::downtime::{LastPages, SuspendPages};
 use lull_core::limits::DowntimeLimit;
 use lull_core::refusal::Reason;
 use lull_core::units::Micros;
 
 use crate::attempt::{self, End, Outcome, Pause};
-use crate::draw::{Draw, LinkKind, Mishaps, WriterKind};
+use crate::draw::{Draw, LinkKind, Mishaps, WriterKind, seen_last_pages};
+use crate::link::{Link, WithinPause};
 use crate::oracle::{self, Foresight};
 use crate::random::Random;
 use crate::scenario::Scenario;
@@ -51,10 +52,71 @@ pub struct Measures {
     pub error_known: Histogram,
     /// Like `bound`, had lull seen the guest stop before.
     pub bound_known: Histogram,
+    /// Of every other guest over a path that is two to five times faster within the pause.
+    pub faster: Lesson,
+    /// Of the others over one that is up to a half slower.
+    pub slower: Lesson,
     /// The number of guests that moved under both limits.
     pub compared: u64,
     /// The number of those whose pause was more than a tenth longer under the larger limit.
     pub longer: u64,
+}
+
+/// How the last pages were foreseen on a path that is another within the pause.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lesson {
+    /// With nothing known of that.
+    pub before: LastPagesForeseen,
+    /// Had lull seen such pauses before.
+    pub after: LastPagesForeseen,
+}
+
+impl Lesson {
+    fn merge(&mut self, other: &Self) {
+        self.before.merge(&other.before);
+        self.after.merge(&other.after);
+    }
+}
+
+/// How the last pages were foreseen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LastPagesForeseen {
+    /// See [`Measures::stopped`].
+    pub stopped: u64,
+    /// See [`Measures::late`].
+    pub late: u64,
+    /// See [`Measures::error`].
+    pub error: Histogram,
+    /// See [`Measures::bound`].
+    pub bound: Histogram,
+    /// See [`Measures::beyond`].
+    pub beyond: u64,
+}
+
+impl LastPagesForeseen {
+    fn add(&mut self, outcome: &Outcome) {
+        let Some(pause) = &outcome.pause else {
+            return;
+        };
+        let moved = outcome.end == End::Moved;
+        self.stopped += 1 + u64::from(outcome.given_up.1);
+        self.late += u64::from(!moved) + u64::from(outcome.given_up.1);
+        if let Some(foreseen) = Foreseen::of(pause) {
+            self.error.add(foreseen.error);
+            self.bound.add(foreseen.bound);
+            self.beyond += u64::from(foreseen.is_beyond);
+        } else if !moved {
+            self.beyond += 1;
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.stopped += other.stopped;
+        self.late += other.late;
+        self.error.merge(&other.error);
+        self.bound.merge(&other.bound);
+        self.beyond += other.beyond;
+    }
 }
 
 /// The number of attempts that a thread takes at a time.
@@ -109,6 +171,13 @@ impl Measures {
             self.error_known.add(foreseen.error);
             self.bound_known.add(foreseen.bound);
         }
+        let (before, after) = another_path_within_the_pause(&scenario, seed, number);
+        let lesson = match is_slower(number) {
+            false => &mut self.faster,
+            true => &mut self.slower,
+        };
+        lesson.before.add(&attempt::run(&before));
+        lesson.after.add(&attempt::run(&after));
     }
 
     fn count(&mut self, scenario: &Scenario, outcome: &Outcome) {
@@ -175,6 +244,8 @@ impl Measures {
             beyond,
             error_known,
             bound_known,
+            faster,
+            slower,
             compared,
             longer,
         } = other;
@@ -196,6 +267,8 @@ impl Measures {
         self.bound.merge(bound);
         self.error_known.merge(error_known);
         self.bound_known.merge(bound_known);
+        self.faster.merge(faster);
+        self.slower.merge(slower);
     }
 }
 
@@ -235,6 +308,44 @@ fn seen_to_stop(scenario: &Scenario, seed: u64, number: u64) -> Scenario {
         },
         ..scenario.clone()
     }
+}
+
+/// The same guest, seen to stop before, over a path that is another within the pause:
+/// without and with the knowledge of it.
+fn another_path_within_the_pause(
+    scenario: &Scenario,
+    seed: u64,
+    number: u64,
+) -> (Scenario, Scenario) {
+    let mut random = Random::of(!seed, !number);
+    let per_mille = match is_slower(number) {
+        false => random.within(200, 500),
+        true => random.within(1_000, 1_500),
+    };
+    let before = Scenario {
+        link: Link {
+            within_pause: WithinPause {
+                per_mille,
+                pages: u64::MAX,
+            },
+            ..scenario.link.clone()
+        },
+        last_pages: LastPages::DEFAULT,
+        ..seen_to_stop(scenario, seed, number)
+    };
+    let after = Scenario {
+        last_pages: LastPages {
+            pages: u64::MAX,
+            ..seen_last_pages(&mut random, per_mille)
+        },
+        ..before.clone()
+    };
+    (before, after)
+}
+
+/// Steady and bursty guests take turns, so pairs of them do here.
+const fn is_slower(number: u64) -> bool {
+    number / 2 % 2 == 1
 }
 
 const fn per_mille(part: u64, whole: u64) -> u64 {

@@ -7,7 +7,7 @@ use lull_base::fmt::{Count, Millis, or_dash};
 use lull_base::table::table;
 use lull_simulator::campaign::Results;
 use lull_simulator::draw::{LinkKind, WriterKind};
-use lull_simulator::measures;
+use lull_simulator::measures::{self, Measures};
 use lull_simulator::tally::{Histogram, Tally};
 use serde::Serialize;
 
@@ -165,7 +165,16 @@ fn pauses(rows: &[(&str, &str, Tally)]) -> Table {
 
 /// How good the estimate is, by kind of link, for steady and bursty guests with this number
 /// of attempts each.
-pub fn measures(seed: u64, attempts: u64) -> Table {
+pub fn measures(seed: u64, attempts: u64) -> String {
+    let kinds = LinkKind::ALL.into_iter();
+    let kinds = kinds.filter(|kind| *kind != LinkKind::Collapsing);
+    let measured: Vec<_> = kinds
+        .map(|kind| (kind, measures::run(kind, seed, attempts)))
+        .collect();
+    format!("{}\n{}", estimate(&measured), last_pages(&measured))
+}
+
+fn estimate(measured: &[(LinkKind, Measures)]) -> Table {
     let mut table = figures(&[
         "link",
         "attempts",
@@ -183,19 +192,9 @@ pub fn measures(seed: u64, attempts: u64) -> Table {
         "beyond the bound",
         "longer under a larger limit",
     ]);
-    let kinds = LinkKind::ALL.into_iter();
-    for kind in kinds.filter(|kind| *kind != LinkKind::Collapsing) {
-        let measured = measures::run(kind, seed, attempts);
-        let ratio = |histogram: &Histogram, percent| {
-            let at = histogram.percentile(percent);
-            or_dash(at.map(|at| format!("{}.{:02}", at / 1_000, at % 1_000 / 10)))
-        };
-        let off = |error: &Histogram, percent| {
-            let at = error.percentile(percent);
-            or_dash(at.map(|at| format!("{}.{} %", at / 10, at % 10)))
-        };
+    for (kind, measured) in measured {
         table.add_row([
-            link_name(kind).to_owned(),
+            link_name(*kind).to_owned(),
             Count(measured.attempts).to_string(),
             share(measured.refused, measured.winnable),
             share(measured.refused_in_vain, measured.winnable),
@@ -213,6 +212,48 @@ pub fn measures(seed: u64, attempts: u64) -> Table {
         ]);
     }
     table
+}
+
+/// How the last pages are foreseen over a path that is another within the pause.
+pub fn last_pages(measured: &[(LinkKind, Measures)]) -> Table {
+    let mut table = figures(&[
+        "link",
+        "path within the pause",
+        "given up after the stop",
+        "pages expected off by, median",
+        "90 %",
+        "bound to observed, median",
+        "beyond the bound",
+    ]);
+    for (kind, measured) in measured {
+        for (known, of) in [
+            ("faster, not known", &measured.faster.before),
+            ("faster, known", &measured.faster.after),
+            ("slower, not known", &measured.slower.before),
+            ("slower, known", &measured.slower.after),
+        ] {
+            table.add_row([
+                link_name(*kind).to_owned(),
+                known.to_owned(),
+                share(of.late, of.stopped),
+                off(&of.error, 50),
+                off(&of.error, 90),
+                ratio(&of.bound, 50),
+                share(of.beyond, of.stopped),
+            ]);
+        }
+    }
+    table
+}
+
+fn ratio(histogram: &Histogram, percent: u64) -> String {
+    let at = histogram.percentile(percent);
+    or_dash(at.map(|at| format!("{}.{:02}", at / 1_000, at % 1_000 / 10)))
+}
+
+fn off(error: &Histogram, percent: u64) -> String {
+    let at = error.percentile(percent);
+    or_dash(at.map(|at| format!("{}.{} %", at / 10, at % 10)))
 }
 
 /// Formats a share as `1.23 %`.

@@ -1,6 +1,6 @@
 //! One guest, one link, one order and one mishap.
 
-use lull_core::downtime::{FixedCosts, SuspendPages};
+use lull_core::downtime::{FixedCosts, LastPages, SuspendPages};
 use lull_core::limits::{Limits, Risk};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
@@ -25,6 +25,9 @@ pub struct Scenario {
     /// What lull knows of the pages that the guest's kernel dirties in order to stop. The
     /// true number is [`Guest::stop_pages`].
     pub suspend_pages: SuspendPages,
+    /// What lull knows of the time that the last pages take. The truth is
+    /// [`Link::within_pause`].
+    pub last_pages: LastPages,
     /// The true durations of those parts.
     pub actual: Actual,
     /// What goes wrong, apart from guest and link.
@@ -74,6 +77,7 @@ impl Scenario {
             costs: self.assumed,
             expected_costs: self.assumed,
             suspend_pages: self.suspend_pages,
+            last_pages: self.last_pages,
             risk: self.risk,
             guest_pages: self.guest.pages,
         }

@@ -19,6 +19,8 @@ pub struct World<'s> {
     /// The content of the buffer at `link_at`, in millionths of a page.
     queued: u64,
     link_at: u64,
+    /// How much the path still carries as it does within the pause, in millionths of a page.
+    differs_for: u64,
 }
 
 impl<'s> World<'s> {
@@ -33,6 +35,7 @@ impl<'s> World<'s> {
             stopped: None,
             queued: 0,
             link_at: now,
+            differs_for: 0,
         }
     }
 
@@ -99,6 +102,7 @@ impl<'s> World<'s> {
     /// The guest stops now.
     pub const fn stop(&mut self) {
         self.stopped = Some(self.now);
+        self.differs_for = self.scenario.link.within_pause.pages.saturating_mul(PAGE);
     }
 
     /// Lets the guest run again. Nothing was dirtied while it was stopped, and the content
@@ -110,6 +114,7 @@ impl<'s> World<'s> {
         self.counted_from = self.now;
         self.requested = None;
         self.stopped = None;
+        self.differs_for = 0;
     }
 
     /// Hands `pages` to the link, which takes as long as a blocking write would, and
@@ -133,34 +138,53 @@ impl<'s> World<'s> {
 
     /// Removes `amount` from the buffer, starting at the link's own time.
     fn drain(&mut self, mut amount: u64, grain: Grain) -> u64 {
-        let link = &self.scenario.link;
         while amount > 0 && self.link_at < u64::MAX {
-            let (rate, until) = link.at(self.link_at, self.requested, grain);
+            let (rate, until, piece) = self.rate(amount, grain);
             let carried = rate.saturating_mul(until - self.link_at);
-            if carried >= amount {
-                self.queued -= amount;
-                self.link_at += amount.div_ceil(rate);
-                break;
+            if carried >= piece {
+                amount -= piece;
+                self.carried(piece);
+                self.link_at += piece.div_ceil(rate);
+                continue;
             }
             if until == u64::MAX {
                 self.link_at = u64::MAX;
                 break;
             }
             amount -= carried;
-            self.queued -= carried;
+            self.carried(carried);
             self.link_at = until;
         }
         self.link_at
     }
 
-    fn drain_until(&mut self, at: u64, grain: Grain) {
+    /// The link's rate, the time until which it holds, and how much of `amount` it holds for.
+    fn rate(&self, amount: u64, grain: Grain) -> (u64, u64, u64) {
         let link = &self.scenario.link;
+        let (rate, until) = link.at(self.link_at, self.requested, grain);
+        match self.differs_for {
+            0 => (rate, until, amount),
+            left => (link.within_pause.rate(rate), until, amount.min(left)),
+        }
+    }
+
+    const fn carried(&mut self, amount: u64) {
+        self.queued = self.queued.saturating_sub(amount);
+        self.differs_for = self.differs_for.saturating_sub(amount);
+    }
+
+    fn drain_until(&mut self, at: u64, grain: Grain) {
         while self.link_at < at && self.queued > 0 {
-            let (rate, until) = link.at(self.link_at, self.requested, grain);
+            let (rate, until, piece) = self.rate(self.queued, grain);
             let until = until.min(at);
             let carried = rate.saturating_mul(until - self.link_at);
-            self.queued = self.queued.saturating_sub(carried);
-            self.link_at = until;
+            if carried > piece {
+                self.carried(piece);
+                self.link_at += piece.div_ceil(rate);
+            } else {
+                self.carried(carried);
+                self.link_at = until;
+            }
         }
         self.link_at = self.link_at.max(at);
     }
@@ -237,6 +261,32 @@ impl Iterator for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::draw::{Draw, LinkKind, Mishaps};
+    use crate::link::WithinPause;
+
+    /// Half a second at a thousand pages a second, at a quarter of the time for the first
+    /// hundred pages.
+    #[test]
+    fn the_first_pages_of_a_pause_take_another_time() {
+        let mut draw = Draw::anything(1);
+        (draw.link_rate, draw.link) = (Some(1_000), Some(LinkKind::Constant));
+        draw.mishaps = Mishaps::None;
+        let mut scenario = draw.scenario(0).scenario;
+        scenario.link.buffer = 0;
+        scenario.link.within_pause = WithinPause {
+            per_mille: 250,
+            pages: 100,
+        };
+        let sent = |stop: bool| {
+            let mut world = World::new(&scenario);
+            if stop {
+                world.stop();
+            }
+            world.write(500, Grain::Fine) - world.now()
+        };
+        assert_eq!(sent(false), 500_000);
+        assert_eq!(sent(true), 425_000);
+    }
 
     #[test]
     fn pieces_add_up_and_are_few() {

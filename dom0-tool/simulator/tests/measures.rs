@@ -36,6 +36,24 @@ fn show(kind: LinkKind, m: &Measures) {
         percent(m.longer, m.compared),
         m.compared,
     );
+    for (known, of) in [
+        ("faster, not known", &m.faster.before),
+        ("faster, known", &m.faster.after),
+        ("slower, not known", &m.slower.before),
+        ("slower, known", &m.slower.after),
+    ] {
+        println!(
+            "  within the pause the path is {known}: given up after the stop {:.2} % of {}; \
+             expected off by {:.1} % (median) {:.1} % (90 %); bound to observed {:.2} (median), \
+             beyond it {:.2} %",
+            percent(of.late, of.stopped),
+            of.stopped,
+            100.0 * at(&of.error, 50),
+            100.0 * at(&of.error, 90),
+            at(&of.bound, 50),
+            percent(of.beyond, of.stopped),
+        );
+    }
 }
 
 #[test]
@@ -60,6 +78,15 @@ fn the_estimate_is_as_good_as_it_is_said_to_be() {
         assert!(m.error_known.percentile(50) < m.error.percentile(50));
         assert!(m.bound_known.percentile(50) <= m.bound.percentile(50));
         assert!(m.bound_known.percentile(6) >= Some(1_000));
+        // Likewise, what is known of the path within the pause, and no promise is broken.
+        let (before, after) = (&m.faster.before, &m.faster.after);
+        assert!(after.error.percentile(50) < before.error.percentile(50));
+        assert!(after.error.percentile(90) < before.error.percentile(90));
+        assert!(after.bound.percentile(50) < before.bound.percentile(50));
+        for after in [after, &m.slower.after] {
+            assert!(after.late * 1_000 <= after.stopped * 60);
+        }
+        assert!(after.beyond * 1_000 <= after.stopped * 60);
         assert!(m.longer * 1_000 <= m.compared * 15);
     }
 }

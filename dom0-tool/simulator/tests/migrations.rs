@@ -3,7 +3,7 @@
 //! less than allowed, and a hopeless one is refused early.
 
 use lull_core::{
-    downtime::{FixedCosts, SuspendPages},
+    downtime::{FixedCosts, LastPages, SuspendPages},
     limits::{DowntimeLimit, Limits, Risk},
     refusal::{NotConverging, Reason, Refusal},
     units::Micros,
@@ -107,6 +107,7 @@ fn migrate(limit_ms: u64, writer: Writer, link: Link) -> Outcome {
         risk: Risk::DEFAULT,
         assumed: COSTS,
         suspend_pages: SuspendPages::DEFAULT,
+        last_pages: LastPages::DEFAULT,
         actual: ACTUAL,
         mishap: Mishap::None,
     });

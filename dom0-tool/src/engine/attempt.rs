@@ -149,6 +149,8 @@ pub fn never_begun(start: Instant, verdict: &Verdict) -> events::Event {
 pub struct Told {
     /// The parts of the pause, as observed.
     pub observed: PauseParts,
+    /// The time for the last pages, per mille of what the path's curve said of them.
+    pub last_pages_per_mille: Option<u64>,
     /// The pause, if the guest was stopped and then resumed here.
     pub refused_pause: Option<Duration>,
     /// The time that resuming it took.
@@ -176,6 +178,7 @@ impl Told {
             refused_pause_ms: self.refused_pause.map(millis),
             resume_ms: self.resume.map(millis),
             observed: self.observed,
+            last_pages_per_mille: self.last_pages_per_mille,
             pages_sent: self.pages_sent,
             bytes_sent: self.bytes_sent,
             monotonic_ns: now_ns().saturating_sub(ended_ago.as_nanos() as u64),

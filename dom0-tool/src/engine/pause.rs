@@ -53,7 +53,7 @@ impl Pause {
     pub fn parts(&self) -> PauseParts {
         let between =
             |from: Option<Instant>, to: Option<Instant>| Some(millis(to?.duration_since(from?)));
-        let bitmap_done = self.stopped.zip(self.bitmap).map(|(at, took)| at + took);
+        let bitmap_done = self.bitmap_done();
         PauseParts {
             suspend_ms: between(Some(self.requested), self.stopped),
             final_bitmap_ms: self.bitmap.map(millis),
@@ -62,10 +62,50 @@ impl Pause {
             landing_ms: None,
         }
     }
+
+    fn bitmap_done(&self) -> Option<Instant> {
+        self.stopped.zip(self.bitmap).map(|(at, took)| at + took)
+    }
+
+    /// The time that the last pages took, per mille of `by_curve`. `None` if they were not
+    /// all sent, or if the curve gave them no time.
+    pub fn pages_per_mille_of(&self, by_curve: Micros) -> Option<u64> {
+        let took = self.pages_sent?.duration_since(self.bitmap_done()?);
+        let share = (took.as_micros() * 1_000).checked_div(by_curve.0.into())?;
+        u64::try_from(share).ok()
+    }
 }
 
 /// The machine's expectation for the last pages. `None` while the link's rate is unknown.
 fn likely_pages(machine: &Machine) -> Option<Micros> {
     let known = machine.service().expected_rate() > PageRate::ZERO;
     known.then_some(machine.expected()?.pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_pages_are_timed_from_their_bitmap_and_only_when_all_are_sent() {
+        let stopped = Instant::now();
+        let ms = Duration::from_millis;
+        let mut pause = Pause {
+            requested: stopped,
+            predicted: None,
+            likely_pages: None,
+            stopped: Some(stopped),
+            bitmap: Some(ms(3)),
+            pages_sent: None,
+            state_sent: None,
+            answered: true,
+            binding: true,
+        };
+        let by_curve = Micros(40_000);
+        assert_eq!(pause.pages_per_mille_of(by_curve), None);
+        pause.pages_sent = Some(stopped + ms(13));
+        assert_eq!(pause.pages_per_mille_of(by_curve), Some(250));
+        assert_eq!(pause.parts().pages_ms, Some(10));
+        assert_eq!(pause.pages_per_mille_of(Micros::ZERO), None);
+    }
 }

@@ -164,6 +164,7 @@ impl<'s> Session<'s> {
         let stub_cpu = self.domains.stub().ok().flatten();
         let told = Told {
             observed: self.observed(),
+            last_pages_per_mille: self.last_pages_per_mille(),
             refused_pause: self.resumed.map(|resumed| resumed.pause),
             resume: self.resumed.and_then(|resumed| resumed.took),
             complete_at: self.pause.and_then(|pause| pause.state_sent),
@@ -391,8 +392,7 @@ impl<'s> Session<'s> {
                 if self.order.verify == Verify::Yes {
                     self.verify_all_pages()?;
                 }
-                // The time of the comparison counts as the pages' time, from which nothing
-                // is learned.
+                // The time of the comparison counts as the pages' time.
                 if let Some(pause) = &mut self.pause {
                     pause.pages_sent = Some(Instant::now());
                 }

@@ -9,6 +9,7 @@ use lull_core::units::{ByteRate, Micros, PAGE_SIZE};
 use lull_wire::events::{self, PauseParts};
 
 use super::Host;
+use super::attempt::Verify;
 use super::pause::Pause;
 use super::session::Session;
 use super::steering::in_force;
@@ -154,6 +155,16 @@ impl Session<'_> {
     pub(super) fn limit_in_force(&self) -> Option<Micros> {
         let limits = self.peer.machine().config().limits;
         limits.max_suspend.map(|limit| limit.micros())
+    }
+
+    /// The time that the last pages took, per mille of what the path's curve said of them.
+    /// The time of a comparison says nothing about the path.
+    pub(super) fn last_pages_per_mille(&self) -> Option<u64> {
+        let by_curve = self.peer.machine().last_pages_by_curve()?;
+        match self.order.verify {
+            Verify::No => self.pause?.pages_per_mille_of(by_curve),
+            Verify::Yes => None,
+        }
     }
 
     /// The parts of the pause observed so far.

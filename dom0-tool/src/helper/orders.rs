@@ -149,6 +149,7 @@ impl From<&Known> for PauseCosts {
             at_most: known.bounds.into(),
             expected: known.expected().into(),
             suspend_pages: known.suspend_pages,
+            last_pages: known.last_pages,
         }
     }
 }

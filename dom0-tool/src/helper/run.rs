@@ -494,6 +494,7 @@ impl<'t> Helper<'t> {
                 costs: costs.at_most,
                 expected_costs: costs.expected,
                 suspend_pages: costs.suspend_pages,
+                last_pages: costs.last_pages,
                 risk: risk.0,
                 guest_pages: info.tot_pages,
             },

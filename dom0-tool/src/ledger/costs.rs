@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use lull_core::downtime::{FixedCosts, SuspendPages};
+use lull_core::downtime::{FixedCosts, LastPages, SuspendPages};
 use lull_core::units::Micros;
 use lull_wire::events::Landing;
+
+use super::entry::Took;
 
 /// Upper bounds of the fixed parts of a pause, for the helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +133,33 @@ pub fn suspend_pages(ordered: &[u64]) -> SuspendPages {
     }
 }
 
+/// The number of pauses that tell how long the last pages take. A path changes sooner than
+/// a guest or a host does.
+const LATEST: usize = 8;
+
+/// The time of the next pause's last pages, from those of earlier pauses, the oldest first.
+pub fn last_pages(seen: &[Took]) -> LastPages {
+    let latest = seen.get(seen.len().saturating_sub(LATEST)..);
+    let ordered = |figure: fn(&Took) -> u64| {
+        let mut figures: Vec<u64> = latest.unwrap_or_default().iter().map(figure).collect();
+        figures.sort_unstable();
+        figures
+    };
+    let took = ordered(|took| took.per_mille);
+    let pages = ordered(|took| took.pages);
+    let Some(((usual, thousandths), pages)) = median(&took)
+        .zip(more_than_the_worst(&took))
+        .zip(median(&pages))
+    else {
+        return LastPages::DEFAULT;
+    };
+    LastPages {
+        usual,
+        most: u64::try_from(thousandths.div_ceil(1_000)).unwrap_or(u64::MAX),
+        pages,
+    }
+}
+
 /// More than the worst of figures in ascending order, in thousandths of their unit.
 ///
 /// With few figures the margin is half of the worst. With enough of them it is the distance
@@ -187,6 +216,29 @@ mod tests {
         assert_eq!(pages(&[300, 310, 320, 520]), (320, 720));
         assert_eq!(pages(&[0]), (1, 450));
         assert_eq!(pages(&[0, 0, 0, 0]), (1, 1));
+    }
+
+    #[test]
+    fn last_pages_take_what_they_mostly_took_of_late() {
+        let took = |per_mille| Took {
+            pages: per_mille * 2,
+            per_mille,
+        };
+        let known = |seen: &[u64]| {
+            let seen: Vec<Took> = seen.iter().copied().map(took).collect();
+            let LastPages { usual, most, pages } = last_pages(&seen);
+            (usual, most, pages)
+        };
+        assert_eq!(last_pages(&[]), LastPages::DEFAULT);
+        // Of a few, somewhat more than the worst; of enough, as far as they spread.
+        assert_eq!(known(&[400]), (400, 600, 800));
+        assert_eq!(known(&[300, 500, 400]), (400, 750, 800));
+        assert_eq!(known(&[410, 400, 390, 400]), (400, 462, 800));
+        assert_eq!(known(&[200, 300, 250, 700]), (300, 1_100, 600));
+        // What lies longer back than eight pauses says nothing any more.
+        let mut many = vec![5_000; 4];
+        many.extend([400; 8]);
+        assert_eq!(known(&many), (400, 450, 800));
     }
 
     proptest! {

@@ -14,6 +14,15 @@ pub const LATE_LASTS: u64 = DAY;
 
 const DAY: u64 = 24 * 60 * 60;
 
+/// How long the last pages of a pause took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Took {
+    /// The number of pages.
+    pub pages: u64,
+    /// The time, per mille of what the path's curve said of them when the guest had stopped.
+    pub per_mille: u64,
+}
+
 /// The parts of one pause, of a guest that moved or that was resumed at the source. An
 /// absent part is unknown or was not reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +42,9 @@ pub struct Entry {
     /// share of its load. `None` where the load made up most of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspend_pages: Option<u64>,
+    /// How long the last pages took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_pages: Option<Took>,
     /// Reading the final bitmap, in milliseconds.
     pub final_bitmap_ms: Option<u64>,
     /// CPU state, parameters and end of the stream, in milliseconds.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use lull_core::downtime::SuspendPages;
+use lull_core::downtime::{LastPages, SuspendPages};
 use lull_wire::events::{Landing, PauseParts};
 
 use super::book::Book;
-use super::costs::{AFTER_READY, Costs, bound, median, suspend_pages};
-use super::entry::Entry;
+use super::costs::{AFTER_READY, Costs, bound, last_pages, median, suspend_pages};
+use super::entry::{Entry, Took};
 
 /// What is known about a guest's pause on the way to a destination.
 ///
@@ -29,6 +29,10 @@ pub struct Known {
     /// The pages that the guest's kernel dirties in order to stop, from its own pauses to
     /// any destination. Probe guests have another kernel and do not count.
     pub suspend_pages: SuspendPages,
+    /// How long the last pages take, beside what the path's curve says of them: from the
+    /// guest's own pauses on the way to this destination, or else from all guests' there,
+    /// and only from landings of the same kind.
+    pub last_pages: LastPages,
     /// The median of each part for which there are figures.
     pub typical: PauseParts,
 }
@@ -85,6 +89,16 @@ impl Book {
                 false => own,
             }
         };
+        let took = |of_guest: Option<&str>| -> Vec<Took> {
+            let likewise = there().filter(|entry| entry.landing == order);
+            let entries = likewise.filter(|entry| of_guest.is_none_or(|guest| entry.is_of(guest)));
+            entries.filter_map(|entry| entry.last_pages).collect()
+        };
+        let own = took(Some(guest));
+        let took = match own.is_empty() {
+            true => took(None),
+            false => own,
+        };
         let suspend = without_accident(at_source(|entry| entry.suspend_ms));
         let final_bitmap = at_source(|entry| entry.final_bitmap_ms);
         let cpu_state = at_source(|entry| entry.cpu_state_ms);
@@ -102,6 +116,7 @@ impl Book {
             },
             after_ready: bound(&after_ready).unwrap_or(AFTER_READY),
             suspend_pages: suspend_pages(&own_anywhere(|entry| entry.suspend_pages)),
+            last_pages: last_pages(&took),
             typical: PauseParts {
                 suspend_ms: median(&suspend),
                 final_bitmap_ms: median(&final_bitmap),
@@ -115,7 +130,7 @@ impl Book {
 
 impl Book {
     /// Bounds for `guest`'s pause when the destination is not known: the worst of all known
-    /// destinations, or the assumptions for an unknown one.
+    /// destinations, or the assumptions for an unknown one. Nothing is known of the path.
     pub(super) fn known_wherever(&self, guest: &str, now: u64) -> Known {
         let everywhere = self.destinations.keys();
         let known =
@@ -126,7 +141,10 @@ impl Book {
             after_ready: one.after_ready.max(other.after_ready),
             ..one
         });
-        worst.unwrap_or_else(|| self.known("", guest, Landing::Classic, now))
+        Known {
+            last_pages: LastPages::DEFAULT,
+            ..worst.unwrap_or_else(|| self.known("", guest, Landing::Classic, now))
+        }
     }
 }
 
@@ -323,6 +341,37 @@ mod tests {
         assert_eq!(known("host2", "new1"), SuspendPages::DEFAULT);
         let old = book.known("host2", "web1", Landing::Classic, NOW + LASTS + 1);
         assert_eq!(old.suspend_pages, SuspendPages::DEFAULT);
+    }
+
+    #[test]
+    fn last_pages_are_those_of_the_path_and_of_the_landing() {
+        let took = |landing: Landing, per_mille: u64| Entry {
+            landing,
+            last_pages: Some(Took {
+                pages: 400,
+                per_mille,
+            }),
+            ..Entry::default()
+        };
+        let book = book(&[
+            ("host2", of("web1", took(Landing::Classic, 300))),
+            ("host2", of("web1", took(Landing::Fast, 800))),
+            ("host3", of("web1", took(Landing::Classic, 900))),
+            ("host2", of("db1", took(Landing::Classic, 500))),
+            ("host2", of("web1", landed(799))),
+        ]);
+        let usual = |to, guest, landing| book.known(to, guest, landing, NOW).last_pages.usual;
+        assert_eq!(usual("host2", "web1", Landing::Classic), 300);
+        assert_eq!(usual("host2", "web1", Landing::Fast), 800);
+        assert_eq!(usual("host3", "web1", Landing::Classic), 900);
+        // All guests' there, if its own are not known.
+        assert_eq!(usual("host2", "new1", Landing::Classic), 500);
+        let nothing = LastPages::DEFAULT;
+        let known = book.known("host3", "web1", Landing::Fast, NOW);
+        assert_eq!(known.last_pages, nothing);
+        assert_eq!(book.known_wherever("web1", NOW).last_pages, nothing);
+        let old = book.known("host2", "web1", Landing::Classic, NOW + LASTS + 1);
+        assert_eq!(old.last_pages, nothing);
     }
 
     #[test]

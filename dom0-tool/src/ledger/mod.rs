@@ -24,7 +24,7 @@ use lull_wire::events::Landing;
 use thiserror::Error;
 
 pub use costs::{Costs, saturating_micros};
-pub use entry::Entry;
+pub use entry::{Entry, Took};
 pub use known::Known;
 pub use show::{Options, main};
 pub use summary::{Foresight, Row};

@@ -3,7 +3,7 @@
 use lull_base::monotonic::span_ms;
 use lull_wire::events::{How, Landing, PauseParts, Refused};
 
-use crate::ledger::{Entry, Known};
+use crate::ledger::{Entry, Known, Took};
 
 use super::observed::ObservedAttempt;
 
@@ -194,6 +194,10 @@ impl ObservedAttempt {
             resumed: !moved,
             suspend_ms: parts.suspend_ms,
             suspend_pages: self.suspend_pages(&parts),
+            last_pages: ended.last_pages_per_mille.map(|per_mille| Took {
+                pages: self.suspended.as_ref().map_or(0, |stop| stop.dirty_pages),
+                per_mille,
+            }),
             final_bitmap_ms: parts.final_bitmap_ms,
             cpu_state_ms: parts.cpu_state_ms,
             landing: self.landing,
@@ -347,6 +351,30 @@ mod tests {
         let mut many = vec![("another-round", 5); 100];
         many.extend([("suspend", 20), ("finish", 0)]);
         assert_eq!(learned(&many, 420), Some(400));
+    }
+
+    /// Only of all of them, and only where the engine could compare.
+    #[test]
+    fn the_time_of_the_last_pages_is_kept_with_their_number() {
+        let mut account = moved(Stamps {
+            requested: 1,
+            complete: 2,
+            ready: 3,
+            go: 4,
+            answer: 5,
+            heard: 6,
+        });
+        let known =
+            Ledger::at("/nonexistent/ledger").known("host2", "web1", Landing::Classic, |_| {});
+        let kept = |account: &ObservedAttempt| account.entry("web1", &known).unwrap().last_pages;
+        assert_eq!(kept(&account), None);
+        account.suspended.as_mut().unwrap().dirty_pages = 420;
+        account.ended.as_mut().unwrap().last_pages_per_mille = Some(310);
+        let took = Took {
+            pages: 420,
+            per_mille: 310,
+        };
+        assert_eq!(kept(&account), Some(took));
     }
 
     proptest! {

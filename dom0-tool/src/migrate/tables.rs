@@ -137,6 +137,12 @@ impl Tables<'_> {
                 Bytes(ended.helper_peak_bytes),
             ),
         ];
+        if let Some(per_mille) = ended.last_pages_per_mille {
+            lines.push(format!(
+                "pause     the last pages took {} % of the time that the link's rate before it meant",
+                per_mille.div_ceil(10)
+            ));
+        }
         if let Some(started) = &self.account.started {
             lines.push(format!(
                 "stub      {} of CPU, {} of memory, there after {}",

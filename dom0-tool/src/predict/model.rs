@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use lull_base::duration::Span;
 use lull_base::risk::Risk;
+use lull_core::downtime::LastPages;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::{Micros, PAGE_SIZE};
 use lull_simulator::attempt::{self, End, Outcome};
 use lull_simulator::guest::{Curve, Guest};
-use lull_simulator::link::Link;
+use lull_simulator::link::{Link, WithinPause};
 use lull_simulator::scenario::{Actual, Mishap, Scenario};
 use lull_wire::events::How;
 
@@ -78,7 +79,13 @@ impl Model {
     pub fn expect(&self, rate: u64, limit: Option<u64>) -> Expected {
         let scenario = Scenario {
             guest: self.guest.clone(),
-            link: Link::constant(rate.max(1)),
+            link: Link {
+                within_pause: WithinPause {
+                    per_mille: self.known.last_pages.usual.max(1),
+                    pages: self.known.last_pages.pages,
+                },
+                ..Link::constant(rate.max(1))
+            },
             limits: Limits {
                 max_suspend: limit.and_then(|limit| DowntimeLimit::new(Micros(limit))),
                 timeout: self.timeout,
@@ -86,6 +93,7 @@ impl Model {
             risk: self.risk.0,
             assumed: self.known.bounds.into(),
             suspend_pages: self.known.suspend_pages,
+            last_pages: self.known.last_pages,
             actual: self.actual(),
             mishap: Mishap::None,
         };
@@ -117,6 +125,11 @@ impl Model {
     /// The rate at which the guest keeps dirtying pages, in pages a second.
     pub fn dirty_rate(&self) -> u64 {
         self.guest.sampled.as_ref().map_or(0, Curve::beyond)
+    }
+
+    /// How long the last pages of earlier pauses took.
+    pub const fn last_pages(&self) -> LastPages {
+        self.known.last_pages
     }
 
     /// The usual length of each part; its bound where it was never seen.
@@ -233,6 +246,34 @@ mod tests {
         assert!(pause(&much) > pause(&usual) + Duration::from_millis(800));
         let limit = |model: &Model| model.smallest_limit(GBIT).unwrap();
         assert!(limit(&much) > limit(&usual) + 1_000_000);
+    }
+
+    /// As many pages as were seen take a quarter of the time, and no more than them.
+    #[test]
+    fn a_path_that_is_faster_within_the_pause_makes_it_shorter() {
+        let usual = model(100, 50, None);
+        let with = |pages| {
+            let known = Known {
+                last_pages: LastPages {
+                    usual: 250,
+                    most: 300,
+                    pages,
+                },
+                ..nothing_known()
+            };
+            Model::new(&sampled(100, 50), known, None, Risk::default())
+        };
+        // Slow, so that the last pages are most of the pause.
+        let pause = |model: &Model| model.expect(100, None).pause.unwrap();
+        let limit = |model: &Model| model.smallest_limit(100).unwrap();
+        let (some, all) = (with(100), with(1_000));
+        assert!(pause(&all) < pause(&some) && pause(&some) < pause(&usual));
+        assert!(limit(&all) < limit(&some) && limit(&some) < limit(&usual));
+        for model in [some, all] {
+            let expected = model.expect(100, Some(limit(&model)));
+            assert_eq!(expected.refused, None);
+            assert!(expected.pause <= expected.predicted);
+        }
     }
 
     #[test]

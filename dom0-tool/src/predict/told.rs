@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use lull_base::duration::Span;
-use lull_base::fmt::{Bytes, Millis};
+use lull_base::fmt::{Bytes, Count, Millis};
 use lull_base::table::table;
 use lull_core::units::{Micros, PAGE_SIZE};
 use serde_json::{Value, json};
@@ -83,6 +83,9 @@ impl Prediction<'_> {
             self.rate_from
         );
         let _ = writeln!(text, "{}", self.costs_from());
+        if let Some(line) = self.last_pages() {
+            let _ = writeln!(text, "{line}");
+        }
         let _ = writeln!(text, "\n{}\n", self.table());
         let sampled = self.sampled;
         let _ = write!(
@@ -149,6 +152,18 @@ impl Prediction<'_> {
                 "The ledger knows nothing yet: the rest of the pause is assumed.".to_owned()
             }
         }
+    }
+
+    fn last_pages(&self) -> Option<String> {
+        let known = self.model.last_pages();
+        (known.pages > 0).then(|| {
+            format!(
+                "In earlier pauses there the last pages, some {}, took {} % of the time that the \
+                 link's rate means; so it is expected again.",
+                Count(known.pages),
+                known.usual.div_ceil(10)
+            )
+        })
     }
 
     /// The rates of the table in pages a second.
@@ -286,8 +301,9 @@ fn tenths(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Ledger;
+    use crate::ledger::{Known, Ledger};
     use lull_base::risk::Risk;
+    use lull_core::downtime::LastPages;
 
     #[test]
     fn a_prediction_says_verdict_limit_and_cost() {
@@ -302,7 +318,7 @@ mod tests {
             lull_wire::events::Landing::Classic,
             |_| {},
         );
-        let model = Model::new(&sampled, known, None, Risk::default());
+        let model = Model::new(&sampled, known.clone(), None, Risk::default());
         let (rate, limit) = (30_517, Some(5_000_000));
         let prediction = Prediction {
             guest: "web1",
@@ -327,8 +343,24 @@ mod tests {
             assert!(text.contains(words), "{words}: {text}");
         }
         assert_eq!(prediction.code(), 0);
+        assert!(!text.contains("earlier pauses"), "{text}");
         let json: Value = serde_json::from_str(&prediction.json()).unwrap();
         assert_eq!(json["expected"]["outcome"], "moved");
         assert_eq!(json["table"].as_array().unwrap().len(), 5);
+        let known = Known {
+            last_pages: LastPages {
+                usual: 312,
+                most: 468,
+                pages: 1_400,
+            },
+            ..known
+        };
+        let model = Model::new(&sampled, known, None, Risk::default());
+        let text = Prediction {
+            model: &model,
+            ..prediction
+        }
+        .text();
+        assert!(text.contains("some 1,400, took 32 % of"), "{text}");
     }
 }

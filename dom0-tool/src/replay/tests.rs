@@ -1,7 +1,7 @@
 //! Traces of simulated attempts: replayed, altered and corrupted.
 
 use lull_base::fuzz::any_bytes;
-use lull_core::downtime::SuspendPages;
+use lull_core::downtime::{LastPages, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits};
 use lull_core::machine::{Action, Event, Machine};
 use lull_core::units::Micros;
@@ -68,8 +68,13 @@ fn what_was_decided_is_decided_again() {
 }
 
 #[test]
-fn what_was_known_of_the_guests_stops_is_replayed_too() {
+fn what_earlier_pauses_said_is_replayed_too() {
     let scenario = Scenario {
+        last_pages: LastPages {
+            usual: 300,
+            most: 450,
+            pages: 300,
+        },
         suspend_pages: SuspendPages {
             expected: 420,
             most: 530,
@@ -79,9 +84,11 @@ fn what_was_known_of_the_guests_stops_is_replayed_too() {
     let (trace, _) = trace(&scenario);
     let replayed = replay(&trace, Limits::default()).unwrap();
     assert!(matches!(replayed, Outcome::Same { .. }), "{replayed}");
-    let forgotten = trace.replacen("\"suspend_pages\"", "\"of_another_lull\"", 1);
-    let replayed = replay(&forgotten, Limits::default()).unwrap();
-    assert!(matches!(replayed, Outcome::Different { .. }), "{replayed}");
+    for known in ["\"suspend_pages\"", "\"last_pages\""] {
+        let forgotten = trace.replacen(known, "\"of_another_lull\"", 1);
+        let replayed = replay(&forgotten, Limits::default()).unwrap();
+        assert!(matches!(replayed, Outcome::Different { .. }), "{replayed}");
+    }
 }
 
 #[test]

@@ -308,6 +308,11 @@ pub struct Ended {
     pub resume_ms: Option<u64>,
     /// The observed parts of the pause that belong to the helper.
     pub observed: PauseParts,
+    /// Observed time for the pages of the final round, per mille of what the path's curve
+    /// said of them once the guest had stopped. `None` if not all of them were sent, or if
+    /// the curve knew the path under a cap only.
+    #[serde(default)]
+    pub last_pages_per_mille: Option<u64>,
     /// Number of guest pages sent.
     pub pages_sent: u64,
     /// Number of bytes written to the stream.
@@ -337,6 +342,7 @@ impl Ended {
             refused_pause_ms: None,
             resume_ms: None,
             observed: PauseParts::default(),
+            last_pages_per_mille: None,
             pages_sent: 0,
             bytes_sent: 0,
             monotonic_ns: 0,

@@ -10,14 +10,14 @@ use std::num::NonZeroU64;
 
 use lull_base::bandwidth::Bandwidth;
 use lull_base::risk::Risk;
-use lull_core::downtime::{FixedCosts, SuspendPages};
+use lull_core::downtime::{FixedCosts, LastPages, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
 use lull_xen::DomId;
 use serde::{Deserialize, Serialize};
 
 use crate::events::Landing;
-use crate::trace::{CostsUs, StopPages};
+use crate::trace::{CostsUs, LastPagesTook, StopPages};
 
 /// The environment variable that holds the specification.
 pub const VARIABLE: &str = "LULL_MIGRATION";
@@ -62,6 +62,8 @@ pub struct PauseCosts {
     pub expected: FixedCosts,
     /// What the guest's kernel dirties in order to stop.
     pub suspend_pages: SuspendPages,
+    /// How long the last pages of earlier pauses took.
+    pub last_pages: LastPages,
 }
 
 /// The specification as it is written.
@@ -80,6 +82,7 @@ struct Written {
     costs_us: CostsUs,
     expected_costs_us: CostsUs,
     suspend_pages: StopPages,
+    last_pages: LastPagesTook,
     after_ready_us: u64,
 }
 
@@ -118,6 +121,7 @@ impl MigrationSpec {
             costs_us: self.costs.at_most.into(),
             expected_costs_us: self.costs.expected.into(),
             suspend_pages: self.costs.suspend_pages.into(),
+            last_pages: self.costs.last_pages.into(),
             after_ready_us: self.after_ready.0,
         };
         serde_json::to_string(&written).expect("numbers and names only")
@@ -162,6 +166,7 @@ impl MigrationSpec {
                 at_most: given.costs_us.into(),
                 expected: given.expected_costs_us.into(),
                 suspend_pages: given.suspend_pages.into(),
+                last_pages: given.last_pages.into(),
             },
             after_ready: Micros(given.after_ready_us),
         })
@@ -184,6 +189,7 @@ impl MigrationSpec {
                 at_most: FixedCosts::default(),
                 expected: FixedCosts::default(),
                 suspend_pages: SuspendPages::DEFAULT,
+                last_pages: LastPages::DEFAULT,
             },
             after_ready: Micros::ZERO,
         }
@@ -225,6 +231,11 @@ mod tests {
                 suspend_pages: SuspendPages {
                     expected: 420,
                     most: 530,
+                },
+                last_pages: LastPages {
+                    usual: 310,
+                    most: 470,
+                    pages: 440,
                 },
             },
             after_ready: Micros(200_000),

@@ -12,7 +12,7 @@
 //! A decision follows the event that led to it. The first line is the header; the last
 //! is the end.
 
-use lull_core::downtime::{Downtime, FixedCosts, FixedPart, SuspendPages};
+use lull_core::downtime::{Downtime, FixedCosts, FixedPart, LastPages, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use lull_core::machine::{Action, Config, Event, Machine};
 use lull_core::refusal::{NotConverging, Reason, Refusal};
@@ -74,6 +74,10 @@ pub struct Given {
     /// was assumed of every guest.
     #[serde(default)]
     pub suspend_pages: Option<StopPages>,
+    /// How long the last pages of earlier pauses took; absent where the path's curve alone
+    /// was asked.
+    #[serde(default)]
+    pub last_pages: Option<LastPagesTook>,
     /// The largest number of pages the guest can have.
     pub guest_pages: u64,
 }
@@ -102,6 +106,17 @@ pub struct StopPages {
     pub expected: u64,
     /// See [`SuspendPages::most`].
     pub most: u64,
+}
+
+/// See [`LastPages`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastPagesTook {
+    /// See [`LastPages::usual`].
+    pub usual_per_mille: u64,
+    /// See [`LastPages::most`].
+    pub most_per_mille: u64,
+    /// See [`LastPages::pages`].
+    pub pages: u64,
 }
 
 /// See [`Line::Event`].
@@ -265,6 +280,7 @@ impl From<Config> for Given {
             expected_costs_us: Some(config.expected_costs.into()),
             risk_per_mille: Some(config.risk.get()),
             suspend_pages: Some(config.suspend_pages.into()),
+            last_pages: Some(config.last_pages.into()),
             guest_pages: config.guest_pages,
         }
     }
@@ -281,6 +297,7 @@ impl From<Given> for Config {
             suspend_pages: given
                 .suspend_pages
                 .map_or(SuspendPages::DEFAULT, SuspendPages::from),
+            last_pages: given.last_pages.map_or(LastPages::DEFAULT, LastPages::from),
             risk: risk.unwrap_or_default(),
             guest_pages: given.guest_pages,
         }
@@ -296,6 +313,26 @@ impl From<SuspendPages> for StopPages {
 impl From<StopPages> for SuspendPages {
     fn from(StopPages { expected, most }: StopPages) -> Self {
         Self { expected, most }
+    }
+}
+
+impl From<LastPages> for LastPagesTook {
+    fn from(LastPages { usual, most, pages }: LastPages) -> Self {
+        Self {
+            usual_per_mille: usual,
+            most_per_mille: most,
+            pages,
+        }
+    }
+}
+
+impl From<LastPagesTook> for LastPages {
+    fn from(took: LastPagesTook) -> Self {
+        Self {
+            usual: took.usual_per_mille,
+            most: took.most_per_mille,
+            pages: took.pages,
+        }
     }
 }
 
@@ -524,6 +561,11 @@ mod tests {
                 expected: 420,
                 most: 530,
             },
+            last_pages: LastPages {
+                usual: 300,
+                most: 450,
+                pages: 400,
+            },
             risk: Risk::DEFAULT,
             guest_pages: 49_152,
         };
@@ -532,9 +574,12 @@ mod tests {
             Config::from(serde_json::from_value::<Given>(written.clone()).unwrap())
         };
         assert_eq!(read(&written), config);
-        written.as_object_mut().unwrap().remove("suspend_pages");
+        for absent in ["suspend_pages", "last_pages"] {
+            written.as_object_mut().unwrap().remove(absent);
+        }
         let older = Config {
             suspend_pages: SuspendPages::DEFAULT,
+            last_pages: LastPages::DEFAULT,
             ..config
         };
         assert_eq!(read(&written), older);

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lull_base::bandwidth::Bandwidth;
-use lull_core::downtime::{FixedCosts, SuspendPages};
+use lull_core::downtime::{FixedCosts, LastPages, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use lull_core::link::{Link, Startup};
 use lull_core::machine::Config;
@@ -102,6 +102,7 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
                 expected: 80,
                 most: 100,
             },
+            last_pages: LastPages::DEFAULT,
             risk: Risk::DEFAULT,
             guest_pages: world.pages(),
         };
