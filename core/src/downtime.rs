@@ -295,8 +295,7 @@ impl DowntimeModel<'_> {
     /// The pages may take longer than expected for two reasons: the link is slow, or
     /// they are more. The reasons are independent, so the time lost to both is seldom
     /// the sum of what each costs at most. It is taken as the root of the sum of their
-    /// squares, rounded up: the greater and half of the lesser. Without any risk it is
-    /// the sum. A link that is slow at this moment is no risk: all pages are priced at it.
+    /// squares. Without any risk it is the sum. A link that is slow at this moment is no risk: all pages are priced at it.
     ///
     /// If the last pages of earlier pauses took another time than their curve said, that is
     /// expected again. What even the slowest of those pauses saved, the bound saves too; the
@@ -317,8 +316,7 @@ impl DowntimeModel<'_> {
             let least = expected.since(saved);
             let more = of_most.since(saved_of_most).since(least);
             least
-                .saturating_add(slower.max(more))
-                .saturating_add(Micros(slower.min(more).0 / 2))
+                .saturating_add(root_of_squares(slower, more))
                 .max(now.since(saved_of_most))
         };
         Forecast {
@@ -400,4 +398,16 @@ impl DowntimeModel<'_> {
         };
         Some(needed.bytes())
     }
+}
+
+/// The root of the sum of both squares, or up to a sixteenth more: the greater, and the
+/// lesser's square divided by twice the greater.
+fn root_of_squares(one: Micros, other: Micros) -> Micros {
+    let (greater, lesser) = (one.max(other), one.min(other).0);
+    let twice = greater.saturating_add(greater).0.max(1);
+    let more = match lesser.checked_mul(lesser) {
+        Some(square) => square.div_ceil(twice),
+        None => lesser / 2,
+    };
+    greater.saturating_add(Micros(more))
 }

@@ -92,9 +92,9 @@ impl Risk {
         self.0
     }
 
-    /// The number of `count` items that may be wrong, rounded down.
+    /// The number of `count` items that may be wrong, to the nearest whole.
     pub const fn share_of(self, count: u64) -> u64 {
-        count.saturating_mul(self.0 as u64) / 1_000
+        count.saturating_mul(self.0 as u64).saturating_add(500) / 1_000
     }
 }
 
