@@ -3,6 +3,7 @@
 //! their file and the costs from the ledger.
 
 use std::env;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -21,19 +22,24 @@ use crate::host;
 use crate::ledger::{self, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 
-/// What `lull migrate` asks for; `None` under another toolstack. A shell may have inherited
-/// the variable alone, and that must not replace the limits in the file: `lull migrate`
-/// also holds the other end of a socket.
+/// What `lull migrate` asks for; `None` under another toolstack.
 ///
 /// # Errors
-/// When the variable cannot be understood.
+/// When the variable is missing or cannot be understood.
 pub fn spec() -> Result<Option<MigrationSpec>, BadSpec> {
     let sockets = [lull_wire::events::FRONT_END_FD, super::handed::ENGINE_FD];
-    match env::var_os(VARIABLE) {
-        Some(text) if sockets.into_iter().any(inherited_fd::is_named_socket) => {
-            MigrationSpec::decode(text.as_bytes()).map(Some)
-        }
-        _ => Ok(None),
+    let is_watched = sockets.into_iter().any(inherited_fd::is_named_socket);
+    read(is_watched, env::var_os(VARIABLE).as_deref())
+}
+
+/// A shell may have inherited the variable alone, and that must not replace the limits in
+/// the file: `lull migrate` also holds the other end of a socket. Where it does, limits that
+/// are not understood are not replaced by those in the file either.
+fn read(is_watched: bool, variable: Option<&OsStr>) -> Result<Option<MigrationSpec>, BadSpec> {
+    match (is_watched, variable) {
+        (false, _) => Ok(None),
+        (true, None) => Err(BadSpec::Missing),
+        (true, Some(text)) => MigrationSpec::decode(text.as_bytes()).map(Some),
     }
 }
 
@@ -151,5 +157,32 @@ impl From<&Known> for PauseCosts {
             suspend_pages: known.suspend_pages,
             last_pages: known.last_pages,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_front_end_asks_by_the_variable_and_nothing_else_does() {
+        let asked = MigrationSpec::unlimited(7);
+        let text = asked.encode();
+        assert_eq!(read(true, Some(text.as_ref())), Ok(Some(asked)));
+        assert_eq!(read(false, Some(text.as_ref())), Ok(None));
+        assert_eq!(read(false, Some("}{".as_ref())), Ok(None));
+        assert_eq!(read(true, None), Err(BadSpec::Missing));
+        assert!(read(true, Some("}{".as_ref())).is_err());
+    }
+
+    #[test]
+    fn one_guests_limits_are_not_anothers() {
+        let asked = || Ok(Some(MigrationSpec::unlimited(7)));
+        assert!(limits(7, asked()).is_ok());
+        let error = limits(8, asked()).unwrap_err().to_string();
+        assert!(
+            error.contains("domain 7") && error.contains("domain 8"),
+            "{error}"
+        );
     }
 }

@@ -72,7 +72,7 @@ use anyhow::Context;
 use clap::Args;
 use lull_base::{confine, hygiene, inherited_fd};
 use lull_wire::events;
-use lull_wire::spec::{MigrationSpec, VARIABLE};
+use lull_wire::spec::{BadSpec, MigrationSpec, VARIABLE};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
@@ -155,7 +155,7 @@ pub fn main(options: &Options) -> ExitCode {
 }
 
 fn carry(options: &Options) -> anyhow::Result<ExitCode> {
-    let spec = std::env::var_os(VARIABLE).context("only `lull migrate` starts it, through xl")?;
+    let spec = std::env::var_os(VARIABLE).ok_or(BadSpec::Missing)?;
     let spec = MigrationSpec::decode(spec.as_bytes())?;
     // The program that connects to the destination may need what the operator's shell has
     // open, such as a password for sshpass.

@@ -95,6 +95,12 @@ pub enum BadSpec {
          was installed while `lull migrate` ran, so run it again"
     )]
     Schema(u32),
+    /// There is none, although a `lull migrate` is there.
+    #[error(
+        "`lull migrate` set no {VARIABLE}: another release was installed while it ran, so run it \
+         again"
+    )]
+    Missing,
     /// It is no specification.
     #[error("{VARIABLE} cannot be understood ({0}): run `lull migrate` again")]
     Invalid(String),
