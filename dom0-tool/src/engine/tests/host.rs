@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use lull_core::limits::Timeout;
 use lull_core::machine::{self, Action, Machine};
 use lull_core::units::Micros;
 use lull_wire::events::Event;
@@ -13,13 +14,19 @@ use super::destination::Destination;
 use super::world::{Guest, World};
 use crate::engine::{Host, News, Recorder, Reply, SuspendAnswer, Wish};
 
+/// How long the operator waits for a destination that stalls.
+const PATIENCE: Duration = Duration::from_millis(300);
+
 /// How long libxl waits for a guest to follow.
 const LIBXL_WAITS: Duration = Duration::from_millis(200);
 
 pub struct FakeHost<'w> {
     world: &'w World,
     pub destination: RefCell<Destination<'w>>,
+    started: Instant,
     asked: Option<Instant>,
+    /// Whether the operator has set a timeout.
+    timed: bool,
     first_pass_done: bool,
     /// What was reported.
     pub told: Vec<Event>,
@@ -30,7 +37,9 @@ impl<'w> FakeHost<'w> {
         Self {
             world,
             destination: RefCell::new(destination),
+            started: Instant::now(),
             asked: None,
+            timed: false,
             first_pass_done: false,
             told: Vec::new(),
         }
@@ -79,11 +88,23 @@ impl Host for FakeHost<'_> {
         })
     }
 
+    /// Once the destination stalls, the operator sets a timeout that is soon over. A timeout
+    /// from the start could be over before the phase of the fault, on a slow host.
     fn wish(&mut self) -> Option<Wish> {
-        None
+        if !self.world.stalled.get() || self.timed {
+            return None;
+        }
+        let timeout = self.started.elapsed() + PATIENCE;
+        Some(Wish::Limits {
+            max_suspend: None,
+            timeout: Timeout::new(Micros(timeout.as_micros() as u64)),
+            bandwidth: None,
+        })
     }
 
-    fn reply(&mut self, _: Reply) {}
+    fn reply(&mut self, reply: Reply) {
+        self.timed = reply.is_ok();
+    }
 
     /// The engine is about to wait, so the destination may work.
     fn wake_on(&self) -> Vec<BorrowedFd<'_>> {

@@ -196,7 +196,7 @@ impl Domains for Model<'_> {
     }
 
     fn stub_silence(&self) -> Duration {
-        Duration::from_millis(300)
+        Duration::from_millis(800)
     }
 
     fn acknowledge_shutdown(&self) -> io::Result<bool> {
