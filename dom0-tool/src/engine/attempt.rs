@@ -163,6 +163,8 @@ pub struct Told {
     pub bytes_sent: u64,
     /// CPU time of the stub, in milliseconds.
     pub stub_cpu_ms: Option<u64>,
+    /// The connection to `lull land` was lost.
+    pub land_lost: bool,
 }
 
 impl Told {
@@ -185,6 +187,7 @@ impl Told {
             helper_cpu_ms: process::cpu_ms(),
             helper_peak_bytes: process::peak_bytes(),
             stub_cpu_ms: self.stub_cpu_ms,
+            land_lost: self.land_lost,
         })
     }
 }

@@ -48,6 +48,9 @@ pub enum Failure {
     /// `lull land` reports that it cannot apply what it was sent.
     #[error("the destination cannot bring its copy up to date: {0}")]
     Land(String),
+    /// The connection to `lull land` has ended, or is silent.
+    #[error("the connection to `lull land` was lost: {0}")]
+    LandLost(String),
     /// The guest's state no longer matches the provisional state that a fast landing sent,
     /// in a part that cannot be replaced.
     #[error("the guest has changed since its first pass: {0}")]
@@ -137,7 +140,7 @@ impl From<&Failure> for Verdict {
             return Self::plain(How::SourceFailed, short.to_string(), short.cure());
         }
         let (how, advice) = match failure {
-            Failure::Land(_) => (
+            Failure::Land(_) | Failure::LandLost(_) => (
                 How::TargetFailed,
                 "Look at the link and at the destination; `--landing classic` does without this \
                  connection.",

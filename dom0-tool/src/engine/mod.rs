@@ -27,6 +27,7 @@ mod saved;
 mod sending;
 mod session;
 mod slots;
+mod standstill;
 mod steering;
 mod telling;
 #[cfg(test)]

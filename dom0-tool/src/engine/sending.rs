@@ -70,7 +70,7 @@ impl Session<'_> {
     /// Writes what the destination and the bandwidth cap allow now.
     pub(super) fn write(&mut self) -> Result<(), Failure> {
         if self.queue.is_empty() {
-            return Ok(());
+            return self.look_at_the_stream();
         }
         let allowed = match &mut self.throttle {
             Some(throttle) => throttle.allowed(Instant::now()),
@@ -78,7 +78,7 @@ impl Session<'_> {
         };
         if allowed == 0 {
             self.held_back = true;
-            return Ok(());
+            return self.look_at_the_stream();
         }
         let domains = self.domains;
         let before = self.queue.written();
@@ -89,6 +89,8 @@ impl Session<'_> {
             throttle.sent(self.queue.written() - before);
         }
         let slots = written.map_err(Failure::Stream)?.slots;
+        // This precedes the batches that the destination took after a wait of its own.
+        self.look_at_the_stream()?;
         if slots.is_empty() || !self.landing.is_sent_when_written() {
             return Ok(());
         }

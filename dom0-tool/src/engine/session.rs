@@ -23,6 +23,7 @@ use super::pause::Pause;
 use super::peer::{Peer, ProtocolViolation, Said};
 use super::prepare::{Listed, Prepared};
 use super::slots::Slots;
+use super::standstill::Standstill;
 use super::throttle::Throttle;
 use super::{Host, News, Recorder};
 use crate::stream::queue::Queue;
@@ -67,6 +68,7 @@ pub(super) struct Session<'s> {
     pub(super) throttle: Option<Throttle>,
     /// Whether the throttle has held bytes back since the last batch.
     pub(super) held_back: bool,
+    pub(super) standstill: Standstill,
     pub(super) pause: Option<Pause>,
     /// What the other processes have said so far.
     pub(super) news: News,
@@ -123,6 +125,7 @@ impl<'s> Session<'s> {
             queue: Queue::default(),
             throttle: None,
             held_back: false,
+            standstill: Standstill::new(now),
             pause: None,
             news: News::default(),
             cancel_told: false,
@@ -155,7 +158,11 @@ impl<'s> Session<'s> {
         };
         let verdict = match verdict.how {
             How::StreamComplete => verdict,
-            _ => self.ensure_running(verdict),
+            _ => {
+                let mut verdict = self.ensure_running(verdict);
+                self.tell_standstill(&mut verdict);
+                verdict
+            }
         };
         // Once a guest waits to land, nothing that the stub may still say is read.
         if verdict.how != How::StreamComplete {
@@ -171,6 +178,7 @@ impl<'s> Session<'s> {
             pages_sent: self.peer.machine().pages_sent(),
             bytes_sent: self.queue.written(),
             stub_cpu_ms: stub_cpu.map(|state| state.cpu_time_ns / 1_000_000),
+            land_lost: matches!(end, Err(Failure::LandLost(_))),
         };
         (verdict, told)
     }

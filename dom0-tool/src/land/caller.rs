@@ -161,7 +161,7 @@ mod tests {
         let (_, from, mut child) = call(script).land.unwrap().into_parts();
         let mut said = String::new();
         std::fs::File::from(from).read_to_string(&mut said).unwrap();
-        assert_eq!(said, "{\"land\":1}\n");
+        assert_eq!(said, "{\"land\":2}\n");
         assert!(child.wait().unwrap().success());
     }
 
@@ -170,7 +170,7 @@ mod tests {
         let said = |script| call(script).land.unwrap_err().to_string();
         assert!(said("exit 127").starts_with("no lull answers"));
         assert!(said("yes").starts_with("no lull answers"));
-        assert!(said(r#"echo '{"land":[2,3],"lull":"9.9"}'"#).contains("9.9"));
+        assert!(said(r#"echo '{"land":[3,4],"lull":"9.9"}'"#).contains("9.9"));
     }
 
     #[test]

@@ -98,14 +98,18 @@ fn serve<W: Write>(
     }
     // Nothing on this host is touched before the source names the copy. That may be hours
     // later, because the source's first pass comes before it.
-    let (mut waiting, mut see_off) = match source.frame(|| Ok(()))? {
-        ToLand::Attach(whose) => attach(&whose)?,
-        _ => return Err(End::OutOfTurn),
+    let (mut waiting, mut see_off) = loop {
+        match source.frame(|| Ok(()))? {
+            ToLand::Attach(whose) => break attach(&whose)?,
+            ToLand::Ping => source.say(&FromLand::Pong.encode())?,
+            _ => return Err(End::OutOfTurn),
+        }
     };
     source.say(&FromLand::Attached.encode())?;
     loop {
         let answer = match source.frame(|| waiting.check())? {
             ToLand::Attach(_) => return Err(End::OutOfTurn),
+            ToLand::Ping => FromLand::Pong,
             ToLand::Pages(pages, bytes) => match pages.purpose {
                 Purpose::Write => {
                     waiting.write(&pages, &bytes)?;
@@ -233,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    const CHOSEN: &[u8] = b"{\"land\":1}\n";
+    const CHOSEN: &[u8] = b"{\"land\":2}\n";
 
     /// Serves a source that sends `words` and closes; returns the end, and what was sent to
     /// the source.
@@ -273,7 +277,7 @@ mod tests {
 
     #[test]
     fn another_version_or_none_is_no_beginning() {
-        for chosen in [&b"{\"land\":2}\n"[..], b"hello\n", b"\n"] {
+        for chosen in [&b"{\"land\":1}\n"[..], b"hello\n", b"\n"] {
             let (end, _) = served(&[chosen]);
             assert!(matches!(end, End::NoVersion), "{end}");
         }
@@ -294,6 +298,14 @@ mod tests {
         assert!(matches!(end, End::Bad(_)), "{end}");
         let (end, _) = served(&[CHOSEN, &frame(2, u32::MAX)]);
         assert!(matches!(end, End::TooLong(_)), "{end}");
+    }
+
+    #[test]
+    fn a_source_that_asks_is_answered_before_it_names_a_copy() {
+        let (end, said) = served(&[CHOSEN, &channel::ping(), &channel::ping()]);
+        assert!(matches!(end, End::Gone), "{end}");
+        let pong = FromLand::Pong.encode();
+        assert!(said.ends_with(&[&pong[..], &pong].concat()), "{said:?}");
     }
 
     /// A silent source is waited for, and the guest is checked meanwhile.

@@ -46,7 +46,7 @@ use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::destination::{Enough, Patience, admit};
 use crate::host::{self, Guest, Host, NotReady};
-use crate::landing::{self, Choice, Trust, choose};
+use crate::landing::{self, Choice, Trust, Wanted, choose};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monitor;
@@ -180,7 +180,7 @@ fn move_guest(
             return Ok(stays(&known, end, &mut watcher));
         }
     };
-    let (landing, call, why_classic) = match choice {
+    let (mut landing, mut call, mut why_classic) = match choice {
         Choice::Fast(call) => (Landing::Fast, Some(call), String::new()),
         Choice::Classic(why) => (Landing::Classic, None, why),
     };
@@ -217,19 +217,54 @@ fn move_guest(
     if let Some(last) = last_stayed(guest) {
         watcher.note(&last);
     }
-    let plan = xl::Plan {
-        xl: place.xl,
-        lull: place.lull,
-        guest,
-        options,
-        known: &known,
-        control: &Folder::default(),
-        landing,
-        claim: held.claim.as_ref(),
-        begun,
+    let again = Inbox::new();
+    let mut heard = &inbox;
+    let attempted = loop {
+        let plan = xl::Plan {
+            xl: place.xl,
+            lull: place.lull,
+            guest,
+            options,
+            known: &known,
+            control: &Folder::default(),
+            landing,
+            claim: held.claim.as_ref(),
+            begun,
+        };
+        let attempted = attempt::run(&plan, call.take(), heard, &mut watcher);
+        let attempted = attempted.context("xl could not be started")?;
+        let Some(why) = classic_instead(options, landing, &attempted) else {
+            break attempted;
+        };
+        let (judgement, seen) = conclude(&attempted, place.source);
+        if !matches!(seen, Some(Seen::Running)) {
+            break attempted;
+        }
+        watcher.note(&format!("{why}: it lands the classic way instead"));
+        let first = Report {
+            guest,
+            options,
+            account: &attempted.account,
+            outcome: judgement.outcome,
+            why: judgement.why,
+            seen: seen.as_ref(),
+            monitor_lost: None,
+            known: &known,
+            why_classic: "",
+            duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
+        };
+        // What is tried next is an attempt of its own, with a record of its own. Messages of
+        // the first that are late must not be taken for the second's.
+        watcher.conclude(Event::Result(Box::new(first.result())));
+        watcher.finish();
+        watcher = Watcher::new(options);
+        watcher.record(guest, &options.host);
+        again.hear_signals().context("signals cannot be caught")?;
+        heard = &again;
+        landing = Landing::Classic;
+        known = look_up(landing, &watcher);
+        why_classic = why;
     };
-    let attempted =
-        attempt::run(&plan, call, &inbox, &mut watcher).context("xl could not be started")?;
     let (judgement, seen) = conclude(&attempted, place.source);
     let runs = matches!(seen, Some(Seen::Running | Seen::Rescued));
     let monitor_lost = (runs && attempted.account.asked_to_suspend())
@@ -476,6 +511,17 @@ pub fn judged(attempted: &Attempted) -> Judgement {
         xl: account.xl.unwrap_or(XlEnd::Killed(0)),
         wish: attempted.wish,
     })
+}
+
+/// Why the guest is to land the classic way after an attempt to land it fast: the connection
+/// to `lull land` was lost while the guest still ran. `None` if this is not the case, or if
+/// the operator wants it otherwise.
+fn classic_instead(options: &Migrate, landing: Landing, attempted: &Attempted) -> Option<String> {
+    let Attempted { account, wish } = attempted;
+    let may = options.landing == Wanted::Auto && landing == Landing::Fast;
+    let is_early = *wish == Wish::Move && !account.asked_to_suspend();
+    let ended = account.ended.as_ref()?;
+    (may && is_early && ended.land_lost).then(|| ended.reason.clone())
 }
 
 /// Judges the attempt, and checks the guest at the source. A guest that moved must not run

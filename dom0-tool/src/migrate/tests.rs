@@ -779,3 +779,44 @@ exit 1"#,
         run.paragraph
     );
 }
+
+#[test]
+fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost() {
+    use lull_wire::events::{Ended, How};
+
+    let options = |extra: &str| {
+        let line = format!("lull migrate {extra} web1 host2");
+        match Cli::parse_from(line.split_whitespace()).command {
+            Command::Migrate(options) => options,
+            _ => panic!("lull migrate"),
+        }
+    };
+    let attempted = |land_lost: bool, wish: Wish| {
+        let mut account = ObservedAttempt::default();
+        account.helper_said(Event::Ended(Ended {
+            reason: "the connection to `lull land` was lost: it broke".to_owned(),
+            land_lost,
+            ..Ended::so(How::TargetFailed)
+        }));
+        Attempted { account, wish }
+    };
+    let lost = || attempted(true, Wish::Move);
+    let why = classic_instead(&options(""), Landing::Fast, &lost()).unwrap();
+    assert!(why.contains("`lull land` was lost"), "{why}");
+    let suspended = r#"{"type":"suspended","requested_at_ms":1,"stopped_at_ms":2,"dirty_pages":3,
+        "requested_monotonic_ns":4,"predicted":{},"predicted_downtime_ms":null}"#;
+    let mut stopped = lost();
+    stopped
+        .account
+        .helper_said(serde_json::from_str(suspended).unwrap());
+    for (extra, landing, attempted) in [
+        ("--landing fast", Landing::Fast, lost()),
+        ("", Landing::Classic, lost()),
+        ("", Landing::Fast, attempted(false, Wish::Move)),
+        ("", Landing::Fast, attempted(true, Wish::Cancel)),
+        ("", Landing::Fast, stopped),
+    ] {
+        let why = classic_instead(&options(extra), landing, &attempted);
+        assert_eq!(why, None, "{extra} {landing:?}");
+    }
+}

@@ -4,6 +4,8 @@
 //! A reader checks a frame completely before it uses anything in it, because the other
 //! end is another host.
 
+use std::time::Duration;
+
 use lull_base::text::printable;
 use lull_xen::PAGE;
 use lull_xen::domctl::TscInfo;
@@ -11,8 +13,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::stream::records;
 
-/// The protocol version implemented here, so far the only one.
-pub const VERSION: u32 = 1;
+/// The protocol version implemented here, so far the only one. (Version 1, without pings,
+/// was never released.)
+pub const VERSION: u32 = 2;
+
+/// How often the source asks whether the destination is still there, while nothing else is
+/// due. A firewall forgets a connection that is silent for minutes.
+pub const PING: Duration = Duration::from_secs(5);
+
+/// How long an answer may take. The connection is taken for dead then, as ssh's keep-alive
+/// does where it is on.
+pub const SILENCE: Duration = Duration::from_secs(60);
 
 /// The longest line of JSON, in bytes.
 pub const LINE_MAX: usize = 4096;
@@ -68,11 +79,13 @@ mod kind {
     pub const PAGES: u32 = 2;
     pub const COMPARE: u32 = 3;
     pub const STATE: u32 = 4;
+    pub const PING: u32 = 5;
     pub const ATTACHED: u32 = 0x81;
     pub const APPLIED: u32 = 0x82;
     pub const COMPARED: u32 = 0x83;
     pub const LANDED: u32 = 0x84;
     pub const FAILED: u32 = 0x85;
+    pub const PONG: u32 = 0x86;
 }
 
 /// A frame that is not valid.
@@ -129,6 +142,8 @@ pub enum ToLand {
     Pages(Pages, Vec<u8>),
     /// See [`State`].
     State(State),
+    /// The source asks for a [`FromLand::Pong`].
+    Ping,
 }
 
 /// A frame from the destination.
@@ -149,6 +164,8 @@ pub enum FromLand {
     Landed,
     /// The destination gives up, for this reason.
     Failed(String),
+    /// The destination is there.
+    Pong,
 }
 
 /// Reads a frame's header: its kind and the length of its body in bytes.
@@ -204,6 +221,11 @@ pub fn pages_header(pages: &Pages) -> Vec<u8> {
     bytes
 }
 
+/// Encodes a [`ToLand::Ping`] as a frame.
+pub fn ping() -> Vec<u8> {
+    frame(kind::PING, 0)
+}
+
 /// Encodes a [`State`] as a frame.
 pub fn state(state: &State) -> Vec<u8> {
     let mut bytes = frame(kind::STATE, TSC + state.context.len());
@@ -223,6 +245,7 @@ impl ToLand {
             kind::PAGES => decode_pages(body, Purpose::Write),
             kind::COMPARE => decode_pages(body, Purpose::Compare),
             kind::STATE => decode_state(body).map(Self::State),
+            kind::PING if body.is_empty() => Ok(Self::Ping),
             _ => Err(BadFrame("an unknown kind")),
         }
     }
@@ -305,6 +328,7 @@ impl FromLand {
                 bytes
             }
             Self::Landed => frame(kind::LANDED, 0),
+            Self::Pong => frame(kind::PONG, 0),
             Self::Failed(text) => {
                 let mut end = text.len().min(TEXT_MAX);
                 while !text.is_char_boundary(end) {
@@ -333,6 +357,7 @@ impl FromLand {
                     .map_err(|_| BadFrame("a comparison that is cut off"))?,
             }),
             (kind::LANDED, []) => Ok(Self::Landed),
+            (kind::PONG, []) => Ok(Self::Pong),
             (kind::FAILED, text) => Ok(Self::Failed(printable(&String::from_utf8_lossy(text)))),
             _ => Err(BadFrame("an unknown kind")),
         }
@@ -365,10 +390,11 @@ mod tests {
             land,
             lull: "0.1.0".into(),
         };
-        assert_eq!(greeting((1, 1)).common(), Some(1));
-        assert_eq!(greeting((1, 9)).common(), Some(1));
-        assert_eq!(greeting((2, 9)).common(), None);
-        assert_eq!(greeting((0, 0)).common(), None);
+        let ours = Some(VERSION);
+        assert_eq!(greeting((VERSION, VERSION)).common(), ours);
+        assert_eq!(greeting((1, 9)).common(), ours);
+        assert_eq!(greeting((VERSION + 1, 9)).common(), None);
+        assert_eq!(greeting((1, 1)).common(), None);
     }
 
     proptest! {
@@ -394,6 +420,10 @@ mod tests {
             let sent = attach(&whose);
             let (kind, body) = split(&sent);
             prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::Attach(whose));
+
+            let sent = ping();
+            let (kind, body) = split(&sent);
+            prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::Ping);
 
             let given = State { tsc: TSC_INFO, context };
             let sent = state(&given);
@@ -422,6 +452,7 @@ mod tests {
                 FromLand::Applied,
                 FromLand::Compared { differing, first },
                 FromLand::Landed,
+                FromLand::Pong,
                 FromLand::Failed(text.clone()),
             ] {
                 let sent = answer.encode();

@@ -326,6 +326,9 @@ pub struct Ended {
     pub helper_peak_bytes: u64,
     /// CPU time of the stub domain, in milliseconds.
     pub stub_cpu_ms: Option<u64>,
+    /// The connection to `lull land` was lost, which a classic landing does without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub land_lost: bool,
 }
 
 #[cfg(feature = "test-support")]
@@ -349,6 +352,7 @@ impl Ended {
             helper_cpu_ms: 0,
             helper_peak_bytes: 0,
             stub_cpu_ms: None,
+            land_lost: false,
         }
     }
 }

@@ -8,7 +8,7 @@ use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, GuestSpec, Load};
 
 use crate::aftermath;
-use crate::attempt::{Ended, Plan, is};
+use crate::attempt::{Ended, Plan, Running, is};
 use crate::moves::{check_compared, compare, say_nothing_unasked};
 use crate::world::{World, small};
 
@@ -195,4 +195,48 @@ pub fn landed_fast(ended: &Ended) -> Result<&serde_json::Value> {
     let result = ended.expect(0)?;
     ensure!(result["landing"] == "fast", "{result}");
     Ok(result)
+}
+
+/// The connection to `lull land` ends during the first pass: the guest lands the classic way.
+pub fn lull_land_lost(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let plan = Plan::direct().capped("4MiB/s");
+    let plan = plan.land("exec timeout 8 lull land");
+    let mut running = plan.start(&world.host, &guest)?;
+    running.wait_for(|event| is(event, "ended"))?;
+    landed_after_all(world, &guest, running)
+}
+
+/// It is silent, as where a firewall has forgotten it: that is noticed, though nothing of
+/// ssh's asks.
+pub fn lull_land_silent(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let plan = Plan::direct().capped("1MiB/s");
+    let plan = plan.land("exec rig-agent throttle 100000000 -- lull land");
+    let mut running = plan.start(&world.host, &guest)?;
+    running.wait_until_copying()?;
+    running.beside("pkill -STOP -f '^rig-agent throttle 100000000 '")?;
+    let ended = running.wait_for(|event| is(event, "ended"))?;
+    let reason = ended["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("was not heard for"), "{ended}");
+    landed_after_all(world, &guest, running)
+}
+
+fn landed_after_all(world: &World, guest: &Guest, mut running: Running<'_>) -> Result<()> {
+    let copies_again =
+        |event: &serde_json::Value| is(event, "started") && event["landing"] == "classic";
+    running.wait_for(copies_again)?;
+    running.beside(&format!("lull set --bandwidth none {}", guest.name()))?;
+    let ended = running.finish()?;
+    ensure!(ended.code() == 0, "{}", ended.in_short());
+    let result = ended.result()?;
+    ensure!(
+        result["outcome"] == "moved"
+            && result["landing"] == "classic"
+            && result["landing_reason"]
+                .as_str()
+                .is_some_and(|why| why.contains("`lull land` was lost")),
+        "{result}"
+    );
+    aftermath::check(&world.host, guest, &ended)
 }

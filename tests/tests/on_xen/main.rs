@@ -147,6 +147,7 @@ fn usual() -> Vec<Scenario> {
         ),
         scenario("steered-while-it-runs", 30, steering::steered),
         scenario("two-at-once", 50, together::two_at_once),
+        scenario("two-behind-xls-lock", 90, together::two_behind_xls_lock),
         scenario("limits-kept-by-plain-xl", 50, limits::kept_by_plain_xl),
         scenario(
             "interface-attached-by-lull",
@@ -198,6 +199,8 @@ fn seldom() -> Vec<Scenario> {
         scenario("fast-landing-while-it-shrinks", 30, fast::shrinking),
         scenario("disk-vouched-for", 30, disks::vouched_for),
         scenario("fast-landing-ten-times", 150, fast::ten_times),
+        scenario("fast-landing-loses-lull-land", 60, fast::lull_land_lost),
+        scenario("fast-landing-hears-nothing", 140, fast::lull_land_silent),
         scenario("fast-landing-of-two-processors", 30, fast::two_processors),
         scenario("rehearsal-there-classic", 25, rehearsal::there_classic),
         scenario("rehearsal-killed", 30, rehearsal::killed),

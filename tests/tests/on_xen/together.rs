@@ -119,3 +119,47 @@ fn number(host: &Host, command: &str) -> Result<u32> {
     text.parse()
         .with_context(|| format!("{command}: {output:?}"))
 }
+
+/// xl takes one guest at a time where it makes room for guests (`autoballoon`). The second
+/// receiver waits until the first guest has been received, and its source's stream stands
+/// still. That is said, is not taken for the link's rate, and outlasts no timeout; then both
+/// guests move.
+pub fn two_behind_xls_lock(world: &mut World) -> Result<()> {
+    let busy = world.guest()?;
+    let host = world.host.clone();
+    let other = host.create_guest(&spec("other"))?;
+    host.run("cp /etc/xen/xl.conf /run/rig/ && echo 'autoballoon=\"on\"' >>/etc/xen/xl.conf")?
+        .checked()?;
+    let moved = one_by_one(&host, &busy, &other);
+    host.run("cp /run/rig/xl.conf /etc/xen/")?.checked()?;
+    moved?;
+    other.destroy()
+}
+
+fn one_by_one(host: &Host, busy: &Guest, other: &Guest) -> Result<()> {
+    let waits = |event: &serde_json::Value| {
+        let text = event["text"].as_str().unwrap_or_default();
+        text.contains("the destination reads nothing yet")
+    };
+    let classic = Plan::direct().landing("classic").limit(LIMIT);
+    let mut first = classic.clone().capped(CAP).start(host, busy)?;
+    first.wait_until_copying()?;
+
+    let hurried = classic.clone().timeout(Duration::from_secs(40));
+    let hurried = hurried.start_as_it_is(host, other)?.finish()?;
+    hurried.expect(4)?;
+    hurried.expect_never_suspended()?;
+    ensure!(hurried.advises("another guest"), "{}", hurried.in_short());
+
+    let mut second = classic.start_as_it_is(host, other)?;
+    second.wait_for(waits)?;
+    host.run("lull set --bandwidth none busy")?.checked()?;
+    let first = first.finish()?;
+    let second = second.finish()?;
+    first.expect(0)?;
+    second.expect(0)?;
+    for guest in [busy, other] {
+        aftermath::runs_whole(guest)?;
+    }
+    aftermath::no_leaks(host, &[busy, other])
+}

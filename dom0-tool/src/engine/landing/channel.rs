@@ -69,7 +69,7 @@ impl Answers {
             }
             let mut chunk = [0; 4096];
             match self.from.read(&mut chunk) {
-                Ok(0) => return Err(Failure::Land("the connection to it broke".into())),
+                Ok(0) => return Err(Failure::LandLost("it broke".into())),
                 Ok(count) => self.read.extend(&chunk[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -128,7 +128,7 @@ mod tests {
         land.write_all(&FromLand::Applied.encode()[..5]).unwrap();
         assert_eq!(at_end.next().unwrap(), None);
         drop(land);
-        assert!(why(&mut at_end).contains("the connection to it broke"));
+        assert!(why(&mut at_end).contains("the connection to `lull land` was lost"));
 
         let (mut endless, mut land) = answers();
         land.write_all(&[0x85, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])

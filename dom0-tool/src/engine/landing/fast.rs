@@ -11,18 +11,21 @@
 //! stops.
 
 use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use lull_core::batch::BATCH_PAGES;
 use lull_core::link::SLOTS;
 use lull_core::units::Micros;
-use lull_wire::channel::{self, Attach, FromLand, Pages, Purpose};
+use lull_wire::channel::{self, Attach, FromLand, Pages, Purpose, SILENCE};
 use lull_wire::events;
 
 use super::balloon::{Balloon, Change};
 use super::channel::{Answers, Channel};
 use super::classic::send_in_stream;
 use super::going::Going;
+use super::pulse::{Beat, Pulse};
 use super::{Heard, Landing, Means, ToVerify};
 use crate::engine::failure::{Doing, Failure};
 use crate::engine::frames;
@@ -100,6 +103,9 @@ pub struct Fast {
     /// The state from which the destination builds the guest.
     provisional: Option<Saved>,
     comparison: Comparison,
+    pulse: Pulse,
+    /// Whether a ping is unanswered.
+    pinged: bool,
 }
 
 impl Fast {
@@ -121,6 +127,8 @@ impl Fast {
             balloon: Balloon::listed(tot_pages),
             provisional: None,
             comparison: Comparison::default(),
+            pulse: Pulse::new(Instant::now()),
+            pinged: false,
         }
     }
 
@@ -139,6 +147,43 @@ impl Fast {
             if present {
                 self.going.came_back(*gfn);
             }
+        }
+    }
+}
+
+impl Fast {
+    /// Asks `lull land` whether it is there, every few seconds while nothing else is due.
+    /// Its connection is silent during the first pass: a firewall might forget it, and its
+    /// end might go unnoticed.
+    fn feel_pulse(&mut self, queue: &mut Queue) -> Result<(), Failure> {
+        if self.is_complete() {
+            return Ok(());
+        }
+        let is_due = self.stage == Stage::Attaching || self.stage == Stage::Finishing;
+        match self
+            .pulse
+            .look(Instant::now(), is_due || !self.asked.is_empty())
+        {
+            Beat::Fine => return Ok(()),
+            Beat::Dead => {
+                let silence = SILENCE.as_secs();
+                return Err(Failure::LandLost(format!(
+                    "it was not heard for {silence} s"
+                )));
+            }
+            Beat::Ask => {}
+        }
+        self.pinged = true;
+        let Some(to) = &mut self.to else {
+            queue.push(channel::ping());
+            return Ok(());
+        };
+        // A pipe with room for these few bytes takes all of them, and one without room is
+        // not read at its other end.
+        match to.write(&[IoSlice::new(&channel::ping())]) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(Failure::LandLost(error.to_string())),
         }
     }
 }
@@ -205,15 +250,20 @@ impl Landing for Fast {
             Stage::Open => drop(self.tell_gone(with.queue)),
             _ => {}
         }
-        Ok(())
+        self.feel_pulse(with.queue)
     }
 
     fn hear(&mut self) -> Result<Option<Heard>, Failure> {
         let Some(answer) = self.from.next()? else {
             return Ok(None);
         };
+        self.pulse.felt(Instant::now());
         let asked = match (&answer, self.stage) {
             (FromLand::Failed(why), _) => return Err(Failure::Land(why.clone())),
+            (FromLand::Pong, _) if std::mem::take(&mut self.pinged) => {
+                return Ok(Some(Heard::Noted));
+            }
+            (FromLand::Pong, _) => return Err(out_of_turn()),
             (FromLand::Attached, Stage::Attaching) => {
                 self.stage = Stage::Open;
                 return Ok(Some(Heard::Open));

@@ -11,6 +11,7 @@ mod channel;
 mod classic;
 mod fast;
 mod going;
+mod pulse;
 
 use std::os::fd::BorrowedFd;
 
