@@ -212,7 +212,7 @@ fn a_transport_passes_on_what_the_shell_had_open() {
     let (mut read, write) = inherited_pipe();
     let number = write.as_raw_fd();
     let line = format!("echo here >&{number}; {close}; exec cat");
-    let transport = start(&["transport", "--domain", "7", "--", "bash", "-c", &line]);
+    let transport = start(&["transport", "--", "bash", "-c", &line]);
     drop(write);
     until("transport", || has_ended(&read));
     let mut said = String::new();
@@ -224,7 +224,7 @@ fn a_transport_passes_on_what_the_shell_had_open() {
 
 /// Runs the save helper as libxl does, for a domain that does not exist. Returns what it
 /// tells libxl and what it tells a front end.
-fn helped(limit: Option<&str>, has_front_end: bool) -> (String, String) {
+fn helped(spec: &str, has_front_end: bool) -> (String, String) {
     let (front_end, theirs) = UnixStream::pair().unwrap();
     let (_stream, to) = pipe().unwrap();
     fcntl_setfd(&to, FdFlags::empty()).unwrap();
@@ -232,14 +232,11 @@ fn helped(limit: Option<&str>, has_front_end: bool) -> (String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lull"));
     command
         .args(["--save-domain", &number, &number, "32000", "1", "0", "0"])
-        .env("LULL_STARTED_NS", "1")
+        .env(VARIABLE, spec)
         .env("LULL_STOCK_HELPER", "/nonexistent")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
-    if let Some(limit) = limit {
-        command.env("LULL_MAX_SUSPEND_TIME_US", limit);
-    }
     if has_front_end {
         fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
         command.env("LULL_FRONT_END_FD", theirs.as_raw_fd().to_string());
@@ -261,18 +258,18 @@ fn helped(limit: Option<&str>, has_front_end: bool) -> (String, String) {
 /// destination.
 #[test]
 fn a_helper_that_cannot_begin_tells_the_front_end_that_the_source_failed() {
-    let (_, told) = helped(Some("300000"), true);
+    let (_, told) = helped(&MigrationSpec::unlimited(32_000).encode(), true);
     let ended = told.lines().find(|line| line.contains(r#""type":"ended""#));
     let ended = ended.unwrap_or_else(|| panic!("{told}"));
     assert!(ended.contains(r#""how":"source-failed""#), "{ended}");
 }
 
-/// A shell below `lull migrate` may have inherited them, and starts a plain `xl migrate`.
+/// A shell below `lull migrate` may have inherited it, and starts a plain `xl migrate`.
 #[test]
-fn variables_without_a_front_end_set_no_limit() {
-    // Whether a limit is understood shows whether it is read.
-    let (said, _) = helped(Some("soon"), false);
-    assert!(!said.contains("LULL_MAX_SUSPEND_TIME_US"), "{said}");
-    let (_, told) = helped(Some("soon"), true);
-    assert!(told.contains("LULL_MAX_SUSPEND_TIME_US"), "{told}");
+fn a_specification_without_a_front_end_sets_no_limit() {
+    // Whether it is understood shows whether it is read.
+    let (said, _) = helped("soon", false);
+    assert!(!said.contains(VARIABLE), "{said}");
+    let (_, told) = helped("soon", true);
+    assert!(told.contains(VARIABLE), "{told}");
 }

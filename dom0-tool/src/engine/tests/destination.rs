@@ -174,6 +174,7 @@ impl<'w> Destination<'w> {
                 self.landed = true;
                 FromLand::Landed
             }
+            ToLand::Ping => FromLand::Pong,
         })
     }
 }

@@ -340,7 +340,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         StubDies => &["the stub domain died"],
         StubSilent => &["the stub domain has not done its part"],
         StubLies => &["not to be trusted: it decided"],
-        Closes => &["the stream cannot be written", "the connection to it broke"],
+        Closes => &["the stream cannot be written", "was lost: it broke"],
         Stalls => &["the timeout of"],
         Cancel => &["cancelled", "the attempt was given up"],
         NeverSuspends => &[DID_NOT_SUSPEND],
