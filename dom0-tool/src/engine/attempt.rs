@@ -163,7 +163,7 @@ pub struct Told {
     pub bytes_sent: u64,
     /// CPU time of the stub, in milliseconds.
     pub stub_cpu_ms: Option<u64>,
-    /// The connection to `lull land` was lost.
+    /// The connection to lull land was lost.
     pub land_lost: bool,
 }
 

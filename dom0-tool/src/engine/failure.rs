@@ -49,7 +49,7 @@ pub enum Failure {
     #[error("the destination cannot bring its copy up to date: {0}")]
     Land(String),
     /// The connection to `lull land` has ended, or is silent.
-    #[error("the connection to `lull land` was lost: {0}")]
+    #[error("the connection to lull land was lost: {0}")]
     LandLost(String),
     /// The guest's state no longer matches the provisional state that a fast landing sent,
     /// in a part that cannot be replaced.

@@ -514,7 +514,7 @@ pub fn judged(attempted: &Attempted) -> Judgement {
 }
 
 /// Why the guest is to land the classic way after an attempt to land it fast: the connection
-/// to `lull land` was lost while the guest still ran. `None` if this is not the case, or if
+/// to lull land was lost while the guest still ran. `None` if this is not the case, or if
 /// the operator wants it otherwise.
 fn classic_instead(options: &Migrate, landing: Landing, attempted: &Attempted) -> Option<String> {
     let Attempted { account, wish } = attempted;

@@ -794,7 +794,7 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
     let attempted = |land_lost: bool, wish: Wish| {
         let mut account = ObservedAttempt::default();
         account.helper_said(Event::Ended(Ended {
-            reason: "the connection to `lull land` was lost: it broke".to_owned(),
+            reason: "the connection to lull land was lost: it broke".to_owned(),
             land_lost,
             ..Ended::so(How::TargetFailed)
         }));
@@ -802,7 +802,7 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
     };
     let lost = || attempted(true, Wish::Move);
     let why = classic_instead(&options(""), Landing::Fast, &lost()).unwrap();
-    assert!(why.contains("`lull land` was lost"), "{why}");
+    assert!(why.contains("lull land was lost"), "{why}");
     let suspended = r#"{"type":"suspended","requested_at_ms":1,"stopped_at_ms":2,"dirty_pages":3,
         "requested_monotonic_ns":4,"predicted":{},"predicted_downtime_ms":null}"#;
     let mut stopped = lost();

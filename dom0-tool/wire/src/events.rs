@@ -326,7 +326,7 @@ pub struct Ended {
     pub helper_peak_bytes: u64,
     /// CPU time of the stub domain, in milliseconds.
     pub stub_cpu_ms: Option<u64>,
-    /// The connection to `lull land` was lost, which a classic landing does without.
+    /// The connection to lull land was lost, which a classic landing does without.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub land_lost: bool,
 }

@@ -235,7 +235,7 @@ fn landed_after_all(world: &World, guest: &Guest, mut running: Running<'_>) -> R
             && result["landing"] == "classic"
             && result["landing_reason"]
                 .as_str()
-                .is_some_and(|why| why.contains("`lull land` was lost")),
+                .is_some_and(|why| why.contains("lull land was lost")),
         "{result}"
     );
     aftermath::check(&world.host, guest, &ended)

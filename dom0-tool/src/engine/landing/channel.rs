@@ -128,7 +128,7 @@ mod tests {
         land.write_all(&FromLand::Applied.encode()[..5]).unwrap();
         assert_eq!(at_end.next().unwrap(), None);
         drop(land);
-        assert!(why(&mut at_end).contains("the connection to `lull land` was lost"));
+        assert!(why(&mut at_end).contains("the connection to lull land was lost"));
 
         let (mut endless, mut land) = answers();
         land.write_all(&[0x85, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])

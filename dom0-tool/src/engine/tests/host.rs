@@ -18,7 +18,7 @@ use crate::engine::{Host, News, Recorder, Reply, SuspendAnswer, Wish};
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// How long libxl waits for a guest to follow.
-const LIBXL_WAITS: Duration = Duration::from_millis(200);
+const LIBXL_WAITS: Duration = Duration::from_millis(2_000);
 
 pub struct FakeHost<'w> {
     world: &'w World,
