@@ -38,7 +38,7 @@ pub enum Outcome {
     /// All decisions are the same as recorded.
     Same {
         /// The trace's first line.
-        header: Header,
+        header: Box<Header>,
         /// The number of decisions compared.
         decisions: u64,
         /// The trace's last line.
@@ -179,7 +179,7 @@ impl<R: BufRead> Rerun<R> {
         }
         Ok(match self.limits {
             Compared::Same => Outcome::Same {
-                header: self.header,
+                header: Box::new(self.header),
                 decisions,
                 end,
             },
