@@ -10,8 +10,8 @@ use lull_base::risk::Risk;
 
 use crate::landing::Wanted;
 use crate::{
-    control, doctor, enable, helper, ledger, limits, predict, rehearse, replay, report, resume,
-    runs, trace, transport,
+    control, doctor, enable, helper, ledger, limits, plain_xl, predict, rehearse, replay, report,
+    resume, runs, trace, transport,
 };
 
 /// A part of a help text: with the feature `terminal` the first, without it the second.
@@ -66,7 +66,7 @@ pub fn parse() -> Cli {
 
 /// HOST as scripts for xl have it: empty, and the host named behind `-s`; or an address
 /// in brackets, which ssh does not take.
-fn as_hands_write(ssh: &mut Option<String>, host: &mut String) {
+pub fn as_hands_write(ssh: &mut Option<String>, host: &mut String) {
     if host.is_empty()
         && let Some((command, named)) = ssh.as_ref().and_then(|ssh| ssh.trim().rsplit_once(' '))
     {
@@ -192,6 +192,10 @@ pub enum Command {
 
     /// Undo `lull enable`
     Disable(enable::Disable),
+
+    /// Move a guest as plain `xl migrate` asks for; the xl of `lull enable xl` starts it
+    #[command(hide = true)]
+    PlainXl(plain_xl::Options),
 
     /// Hold an attempt's trace until it is over; the helper starts it
     #[command(hide = true)]

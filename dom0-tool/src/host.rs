@@ -9,7 +9,7 @@ use lull_base::suggest::{did_you_mean, nearest};
 use lull_xen::{self as xen, DomId, DomainState, version, xenstore::Xenstore};
 use thiserror::Error;
 
-use crate::rehearse;
+use crate::{enable, rehearse};
 
 /// A guest found on this host; [`guest`] also checks that it is PVH and runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -273,13 +273,14 @@ impl Host {
     }
 
     /// Looks for `xl` on PATH, then where distributions install it: a shell of `su` may
-    /// lack `/usr/sbin`.
+    /// lack `/usr/sbin`. The command that `lull enable xl` makes is passed over: lull
+    /// starts Xen's own xl.
     fn find_xl(&self, path: &OsStr) -> Option<PathBuf> {
         std::env::split_paths(path)
             .filter(|folder| folder.is_absolute())
             .chain([self.root.join("usr/sbin"), self.root.join("usr/local/sbin")])
             .map(|folder| folder.join("xl"))
-            .find(|candidate| is_executable(candidate))
+            .find(|xl| is_executable(xl) && !enable::xl::is_ours(xl))
     }
 }
 
@@ -544,6 +545,22 @@ mod tests {
         let runnable = folder.path().join("usr/sbin/xl");
         fs::set_permissions(&runnable, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(host.find_xl(bin.as_os_str()), Some(runnable));
+    }
+
+    /// It would start lull again.
+    #[test]
+    fn the_xl_of_lull_enable_is_passed_over() {
+        let wrapper = "#!/bin/sh\n# Made by `lull enable xl`; `lull disable xl` takes it away.\n";
+        let (folder, host) = host(&[("usr/local/sbin/xl", wrapper), ("usr/sbin/xl", "")]);
+        let [ours, stock] = ["usr/local/sbin/xl", "usr/sbin/xl"].map(|xl| folder.path().join(xl));
+        for xl in [&ours, &stock] {
+            fs::set_permissions(xl, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let path =
+            std::env::join_paths([ours.parent(), stock.parent()].map(Option::unwrap)).unwrap();
+        assert_eq!(host.find_xl(&path), Some(stock.clone()));
+        fs::remove_file(&stock).unwrap();
+        assert_eq!(host.find_xl(&path), None);
     }
 
     #[test]

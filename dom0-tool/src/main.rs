@@ -13,7 +13,8 @@
 //! stays ([`predict`]); what its pause took is remembered ([`ledger`]); how it
 //! went ([`runs`]) is explained ([`report`]) and counted ([`metrics`]). While it
 //! runs it can be looked at and steered ([`control`]). Limits stand in a file
-//! ([`limits`]), and plain `xl migrate` can be made to keep them ([`enable`]).
+//! ([`limits`]), and plain `xl migrate` can be made to keep them ([`enable`]) and to land
+//! as fast ([`plain_xl`]).
 //! Under the name `vif-lull` it attaches guests' network interfaces ([`vif`]).
 //! Whoever carries out the guest's next reboot is kept ([`monitor`]).
 //! What only a person may decide is `lull resume` ([`resume`]). Is a host ready?
@@ -38,6 +39,7 @@ mod limits;
 mod metrics;
 mod migrate;
 mod monitor;
+mod plain_xl;
 mod predict;
 mod rehearse;
 mod replay;
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         cli::Command::Limits(options) => limits::main(&options),
         cli::Command::Enable(options) => enable::enable(&options),
         cli::Command::Disable(options) => enable::disable(&options),
+        cli::Command::PlainXl(options) => plain_xl::main(&options),
         cli::Command::KeepTrace(options) => trace::spooler::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
         cli::Command::Engine(options) => helper::engine(&options),

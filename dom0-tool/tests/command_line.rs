@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn lull(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lull"))
@@ -83,4 +83,35 @@ fn a_host_that_is_not_ready_is_told_why_and_that_nothing_was_done() {
     // The message says either that the user is not root, or that there is no Xen.
     assert!(said.starts_with("lull: this "), "{said}");
     assert!(said.contains("Nothing was done."), "{said}");
+}
+
+/// On a host without Xen no migration is lull's: Xen's own xl replaces it, with the same
+/// words, environment, output and exit code.
+#[test]
+fn what_lull_cannot_move_becomes_xens_own_xl() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let xl = folder.path().join("xl");
+    let script =
+        "#!/bin/sh\nprintf '%s|' $$ \"$LIBXL_SAVE_HELPER\" \"$@\"\necho asked >&2\nexit 7\n";
+    fs::write(&xl, script).expect("a script");
+    fs::set_permissions(&xl, fs::Permissions::from_mode(0o755)).expect("a mode");
+    for words in [
+        &["migrate", "--live", "web1", "host2"][..],
+        &["migrate", "-s", "ssh -p 2222", "-C", "a b", "web1", "host2"],
+        &["migrate", "-p", "--", "-x", "$y"],
+        &["migrate"],
+        &["-vf", "list", "", "--"],
+    ] {
+        let mut lull = Command::new(env!("CARGO_BIN_EXE_lull"));
+        lull.args(["plain-xl", "--"]).arg(&xl).args(words);
+        lull.env("LIBXL_SAVE_HELPER", "/helper");
+        lull.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let lull = lull.spawn().expect("lull can be started");
+        let process = lull.id();
+        let output = lull.wait_with_output().expect("its output");
+        let expected = format!("{process}|/helper|{}|", words.join("|"));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+        assert_eq!(said(&output), "asked\n");
+        assert_eq!(output.status.code(), Some(7));
+    }
 }

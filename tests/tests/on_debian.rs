@@ -41,7 +41,13 @@ fn it_comes_and_goes_without_a_trace() -> Result<()> {
     ensure!(said == "/usr/sbin/lull: migrate web1 host2\n", "{said:?}");
     debian.run("lull limits set --default --timeout 10min && mkdir -p /var/lib/lull/runs")?;
     debian.run(&format!("echo old >/{COPY}; echo older >>/{SCRIPT}"))?;
+    debian.run(&format!(
+        "cp /{WRAPPER} /run/made; echo '# older' >>/{WRAPPER}"
+    ))?;
     debian.run("dpkg --install /tmp/lull.deb")?;
+    debian
+        .run(&format!("cmp /run/made /{WRAPPER} && rm /run/made"))
+        .context("xl's script is not the new lull's")?;
     for kept in [WRAPPER, DROP_IN, SCRIPT] {
         ensure!(root.join(kept).exists(), "{kept} did not stay");
     }

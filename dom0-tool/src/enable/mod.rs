@@ -18,13 +18,14 @@ use lull_base::terminal::to_stdout;
 /// The options of `lull enable`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lull enable xl        # from now on `xl migrate` keeps the limits of /etc/lull.toml
+  lull enable xl        # from now on `xl migrate` is a `lull migrate`
   lull enable libvirt   # and `virsh migrate --live`
   lull enable vif       # landings take less time: no shell for network interfaces
 
-xl: installs a wrapper, /usr/local/sbin/xl, that starts the installed xl with
-  lull as its save helper (LIBXL_SAVE_HELPER). It works wherever `xl` is looked
-  up on Debian's PATH: root's shells, `ssh HOST xl`, `sudo xl`, systemd's
+xl: installs a script, /usr/local/sbin/xl, that makes a `lull migrate` of an
+  `xl migrate` whose words lull understands, and starts the installed xl for
+  everything else: with lull as its save helper (LIBXL_SAVE_HELPER) if it is a
+  migration. It works wherever `xl` is looked up on Debian's PATH: root's shells, `ssh HOST xl`, `sudo xl`, systemd's
   services, and crontabs that set PATH as /etc/crontab does. It has no effect on
   callers of /usr/sbin/xl. In a shell that has already run xl, type `hash -r`.
 libvirt: makes systemd start libvirt's daemon with a copy of lull as its save

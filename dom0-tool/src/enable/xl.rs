@@ -1,12 +1,16 @@
-//! Plain xl: a command of that name comes first on PATH and starts the real xl with lull as
-//! its save helper.
+//! Plain xl: a command of that name comes first on PATH. It has lull move what lull can
+//! ([`plain_xl`](crate::plain_xl)), starts the real xl for anything else, and for other
+//! migrations sets lull as its save helper.
+//!
+//! The command is a shell script and not lull itself, so that xl works as ever on a host
+//! whose lull is missing or broken.
 //!
 //! libxl finds its helper only by its environment, and Debian's xl reads no file that could
 //! set it. `/usr/local/sbin` belongs to the administrator, so no package's file is touched,
 //! and it is first in every PATH that Debian sets for root. An environment set at login
 //! would not apply to sudo's commands.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -36,6 +40,8 @@ struct Places {
     ours: PathBuf,
     /// The PATH in which a command is looked up.
     path: OsString,
+    /// The path of the limits.
+    limits: PathBuf,
 }
 
 impl Default for Places {
@@ -43,6 +49,7 @@ impl Default for Places {
         Self {
             ours: "/usr/local/sbin/xl".into(),
             path: PATH.into(),
+            limits: crate::limits::FILE.into(),
         }
     }
 }
@@ -79,6 +86,11 @@ pub fn in_force() -> Finding {
     Places::default().in_force()
 }
 
+/// Whether the file is a command that [`enable`] made, of this lull or another.
+pub fn is_ours(xl: &Path) -> bool {
+    matches!(there(xl), Ok(There::Ours(_)))
+}
+
 impl Places {
     fn enable(&self, lull: &Path) -> anyhow::Result<String> {
         let ours = self.ours.display();
@@ -93,7 +105,7 @@ impl Places {
             "`xl` was not found in /usr/sbin, nor where else root's PATH leads.\nNothing was \
              done. Install Xen's tools first (Debian: xen-utils).",
         )?;
-        let script = script(&stock, lull);
+        let script = self.script(&stock, lull);
         if there == There::Ours(script.clone()) {
             return Ok(format!(
                 "It is in force already: {ours} starts {}.",
@@ -106,9 +118,10 @@ impl Places {
         atomic_file::replace(&self.ours, &script, 0o755)
             .with_context(|| format!("{ours} cannot be written, and nothing was done"))?;
         Ok(format!(
-            "`xl migrate` keeps the limits of {} from now on: {ours} starts {} with lull as its \
-             save helper. A shell that has called xl before wants `hash -r`.",
-            crate::limits::FILE,
+            "`xl migrate` keeps the limits of {} from now on, and lands as `lull migrate` does: \
+             {ours} starts lull for it, and {} for all else. A shell that has called xl before \
+             wants `hash -r`.",
+            self.limits.display(),
             stock.display()
         ))
     }
@@ -169,10 +182,20 @@ impl Places {
         }
         let Some(lull) = helper_in(&script).filter(|lull| is_executable(lull)) else {
             return not(
-                format!("{ours} names a lull that is not there: `xl migrate` fails"),
-                "`lull enable xl` names this one.",
+                format!(
+                    "{ours} names a lull that is not there: no guest moves while there is {}",
+                    self.limits.display()
+                ),
+                "`lull enable xl` names this one, and `lull disable xl` undoes it.",
             );
         };
+        let stock = self.stock().unwrap_or_default();
+        if self.script(&stock, &lull) != script {
+            return not(
+                format!("{ours} was made by another release of lull, or for another xl"),
+                "`lull enable xl` makes it anew.",
+            );
+        }
         Finding {
             in_force: true,
             found: format!(
@@ -184,18 +207,7 @@ impl Places {
     }
 
     fn there(&self) -> io::Result<There> {
-        match fs::symlink_metadata(&self.ours) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(There::Nothing),
-            Err(error) => return Err(error),
-            Ok(file) if !file.is_file() || file.len() > LARGEST => return Ok(There::Foreign),
-            Ok(_) => {}
-        }
-        let content = fs::read(&self.ours)?;
-        let is_ours = content.split(|byte| *byte == b'\n').nth(1) == Some(MARK.as_bytes());
-        Ok(match is_ours {
-            true => There::Ours(content),
-            false => There::Foreign,
-        })
+        there(&self.ours)
     }
 
     fn candidates(&self) -> impl Iterator<Item = PathBuf> {
@@ -206,20 +218,61 @@ impl Places {
         self.candidates()
             .find(|xl| *xl != self.ours && is_executable(xl))
     }
+
+    /// The script installed in place of xl.
+    fn script(&self, stock: &Path, lull: &Path) -> Vec<u8> {
+        let mut script = OsString::from(format!("#!/bin/sh\n{MARK}\n"));
+        for part in [
+            OsStr::new("lull_xl="),
+            &quoted(stock.as_os_str()),
+            OsStr::new("\nlull_limits="),
+            &quoted(self.limits.as_os_str()),
+            OsStr::new(OTHERS),
+            OsStr::new(HELPER),
+            &quoted(lull.as_os_str()),
+            OsStr::new(MIGRATION),
+        ] {
+            script.push(part);
+        }
+        script.into_vec()
+    }
 }
 
-/// The script installed in place of xl. It keeps a helper that is already set, because
-/// `lull migrate` sets its own. It does not check that the helper exists: without it the
-/// migration fails, which is better than a migration without its limits.
-fn script(stock: &Path, lull: &Path) -> Vec<u8> {
-    let mut script = OsString::from(format!(
-        "#!/bin/sh\n{MARK}\n[ -n \"$LIBXL_SAVE_HELPER\" ] ||\n{HELPER}"
-    ));
-    script.push(quoted(lull.as_os_str()));
-    script.push("\nexport LIBXL_SAVE_HELPER\nexec ");
-    script.push(quoted(stock.as_os_str()));
-    script.push(" \"$@\"\n");
-    script.into_vec()
+/// What is no migration is none of lull's business. An xl whose helper is set already was
+/// started by lull itself, or has a helper of its operator's.
+const OTHERS: &str = r#"
+case "$LIBXL_SAVE_HELPER: $* " in
+:*' migrate '*) ;;
+*) exec "$lull_xl" "$@" ;;
+esac
+"#;
+
+/// Without lull and without limits xl is as ever; with limits no guest moves without them.
+/// Any other command with the word `migrate` in it, such as one for a guest of that name,
+/// only gets a helper that it does not use.
+const MIGRATION: &str = r#"
+if ! [ -x "$LIBXL_SAVE_HELPER" ] && ! [ -e "$lull_limits" ]; then
+    unset LIBXL_SAVE_HELPER
+    exec "$lull_xl" "$@"
+fi
+export LIBXL_SAVE_HELPER
+[ "$1" != migrate ] || exec "$LIBXL_SAVE_HELPER" plain-xl -- "$lull_xl" "$@"
+exec "$lull_xl" "$@"
+"#;
+
+fn there(xl: &Path) -> io::Result<There> {
+    match fs::symlink_metadata(xl) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(There::Nothing),
+        Err(error) => return Err(error),
+        Ok(file) if !file.is_file() || file.len() > LARGEST => return Ok(There::Foreign),
+        Ok(_) => {}
+    }
+    let content = fs::read(xl)?;
+    let is_ours = content.split(|byte| *byte == b'\n').nth(1) == Some(MARK.as_bytes());
+    Ok(match is_ours {
+        true => There::Ours(content),
+        false => There::Foreign,
+    })
 }
 
 /// The start of the line that names the helper.
@@ -231,7 +284,7 @@ fn helper_in(script: &[u8]) -> Option<PathBuf> {
     let word = lines.find_map(|line| line.strip_prefix(HELPER.as_bytes()))?;
     let word = word.strip_prefix(b"'").unwrap_or(word);
     let word = word.strip_suffix(b"'").unwrap_or(word);
-    Some(Path::new(std::ffi::OsStr::from_bytes(word)).to_owned())
+    Some(Path::new(OsStr::from_bytes(word)).to_owned())
 }
 
 #[cfg(test)]
@@ -241,20 +294,34 @@ mod tests {
 
     use super::*;
 
-    /// An xl that prints how it was called, a lull, and a folder for lull's command.
+    /// An xl and a lull that print how they were called, and a folder for lull's command.
     fn host() -> (tempfile::TempDir, Places, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         fs::create_dir(at("sbin")).unwrap();
-        let stock = "#!/bin/sh\necho \"$LIBXL_SAVE_HELPER: $0 $*\"\n";
-        for (file, text) in [("sbin/xl", stock), ("lull", "")] {
-            fs::write(at(file), text).unwrap();
+        let command = "#!/bin/sh\nprintf '%s|' \"${0##*/}\" \"$LIBXL_SAVE_HELPER\" \"$@\"\n";
+        for file in ["sbin/xl", "lull"] {
+            fs::write(at(file), command).unwrap();
             fs::set_permissions(at(file), fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let path = std::env::join_paths([at("local"), at("sbin")]).unwrap();
-        let ours = at("local/xl");
+        let places = Places {
+            ours: at("local/xl"),
+            path: std::env::join_paths([at("local"), at("sbin")]).unwrap(),
+            limits: at("lull.toml"),
+        };
         let lull = at("lull");
-        (root, Places { ours, path }, lull)
+        (root, places, lull)
+    }
+
+    /// What the command starts, with which helper and which words; and its exit code.
+    fn called(places: &Places, helper: &str, words: &[&str]) -> (String, Option<i32>) {
+        let mut xl = Command::new(&places.ours);
+        let output = xl.args(words).env("LIBXL_SAVE_HELPER", helper);
+        let output = output.output().unwrap();
+        (
+            String::from_utf8(output.stdout).unwrap(),
+            output.status.code(),
+        )
     }
 
     #[test]
@@ -263,6 +330,7 @@ mod tests {
         assert!(!places.in_force().in_force);
         places.enable(&lull).unwrap();
         assert!(places.in_force().in_force, "{:?}", places.in_force());
+        assert!(is_ours(&places.ours));
         let again = places.enable(&lull).unwrap();
         assert!(again.contains("already"), "{again}");
         places.disable().unwrap();
@@ -271,23 +339,39 @@ mod tests {
     }
 
     #[test]
-    fn xl_is_called_with_its_own_words_and_lull_as_its_helper() {
+    fn a_migration_is_lulls_and_all_else_xls_word_for_word() {
         let (root, places, lull) = host();
         places.enable(&lull).unwrap();
-        let said = |helper: &str| {
-            let mut xl = Command::new(&places.ours);
-            let xl = xl.args(["migrate", "a b", "host2"]);
-            let output = xl.env("LIBXL_SAVE_HELPER", helper).output().unwrap();
-            String::from_utf8(output.stdout).unwrap()
-        };
-        let stock = root.path().join("sbin/xl");
-        let expected = format!(
-            "{}: {} migrate a b host2\n",
-            lull.display(),
-            stock.display()
+        let lull = lull.display().to_string();
+        let stock = root.path().join("sbin/xl").display().to_string();
+        let words = ["migrate", "-s", "", "a b", "host2", "$x", "*"];
+        let (said, _) = called(&places, "", &words);
+        assert_eq!(
+            said,
+            format!("lull|{lull}|plain-xl|--|{stock}|migrate|-s||a b|host2|$x|*|")
         );
-        assert_eq!(said(""), expected);
-        assert!(said("/other").starts_with("/other: "), "it was set already");
+        let own = ["list", "--long"];
+        assert_eq!(called(&places, "", &own).0, "xl||list|--long|");
+        let receives = ["-t", "migrate-receive", "-e"];
+        assert_eq!(
+            called(&places, "", &receives).0,
+            "xl||-t|migrate-receive|-e|"
+        );
+        assert_eq!(called(&places, "", &[]).0, "xl||");
+        // Options that come first are for xl; its helper is lull.
+        let loud = ["-v", "migrate", "web1", "host2"];
+        let expected = format!("xl|{lull}|-v|migrate|web1|host2|");
+        assert_eq!(called(&places, "", &loud).0, expected);
+    }
+
+    /// So lull finds Xen's own xl wherever it calls it from.
+    #[test]
+    fn an_xl_that_has_its_helper_is_xens_own() {
+        let (_root, places, lull) = host();
+        places.enable(&lull).unwrap();
+        let words = ["migrate", "web1", "host2"];
+        let (said, _) = called(&places, "/other", &words);
+        assert_eq!(said, "xl|/other|migrate|web1|host2|");
     }
 
     #[test]
@@ -298,14 +382,34 @@ mod tests {
         assert!(places.enable(&lull).is_err());
         places.disable().unwrap();
         assert_eq!(fs::read(&places.ours).unwrap(), b"#!/bin/sh\n");
-        assert!(!places.in_force().in_force);
+        assert!(!places.in_force().in_force && !is_ours(&places.ours));
     }
 
     #[test]
-    fn a_lull_that_has_gone_is_not_in_force() {
+    fn one_of_another_release_is_made_anew() {
+        let (_root, places, lull) = host();
+        places.enable(&lull).unwrap();
+        let made = fs::read(&places.ours).unwrap();
+        let mut older = made.clone();
+        older.extend(b"# more\n");
+        fs::write(&places.ours, older).unwrap();
+        assert!(places.in_force().found.contains("another release"));
+        places.enable(&lull).unwrap();
+        assert_eq!(fs::read(&places.ours).unwrap(), made);
+    }
+
+    #[test]
+    fn without_lull_xl_is_as_ever_but_moves_no_guest_without_its_limits() {
         let (_root, places, lull) = host();
         places.enable(&lull).unwrap();
         fs::remove_file(&lull).unwrap();
         assert!(places.in_force().found.contains("not there"));
+        let words = ["migrate", "web1", "host2"];
+        let as_ever = ("xl||migrate|web1|host2|".to_owned(), Some(0));
+        assert_eq!(called(&places, "", &words), as_ever);
+        fs::write(&places.limits, "").unwrap();
+        let (said, code) = called(&places, "", &words);
+        assert!(said.is_empty() && code != Some(0), "{said}");
+        assert_eq!(called(&places, "", &["list"]).0, "xl||list|");
     }
 }

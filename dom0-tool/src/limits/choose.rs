@@ -52,6 +52,15 @@ impl Effective {
         Chosen::limit_of(self.disks.as_ref()).unwrap_or_default()
     }
 
+    /// Whether a limit or a bandwidth cap applies: a migration that lull cannot begin must
+    /// not be done without it.
+    pub fn is_limited(&self) -> bool {
+        let span = |chosen: &Option<Chosen>| Chosen::limit_of(chosen.as_ref()).is_some();
+        span(&self.max_suspend_time)
+            || span(&self.timeout)
+            || Chosen::limit_of(self.bandwidth.as_ref()).is_some()
+    }
+
     /// The setting that applies for each key.
     pub fn each(&self) -> [(Key, Option<Chosen<Limit>>); Key::ALL.len()] {
         let span = |chosen: &Option<Chosen>| Some(chosen.as_ref()?.as_limit(Limit::Span));

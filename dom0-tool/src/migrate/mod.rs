@@ -74,8 +74,11 @@ pub fn main(options: &Migrate) -> ExitCode {
     }
 }
 
-/// An error here means that nothing was begun.
-fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
+/// Moves the guest and prints the report.
+///
+/// # Errors
+/// Why nothing was begun.
+pub fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
     options.check_host().map_err(anyhow::Error::msg)?;
     let (xl, guest) = ready(options)?;
     let (options, limits) = &with_limits(options, &guest)?;

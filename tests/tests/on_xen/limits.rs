@@ -1,4 +1,6 @@
-//! Limits in `/etc/lull.toml`, which plain `xl migrate` keeps as well.
+//! Limits in `/etc/lull.toml`, which xl keeps as well with lull as its save helper only: an
+//! option that comes before `migrate` makes Xen's own xl do it (see [`crate::plain_xl`] for
+//! the other way).
 
 use std::time::Duration;
 
@@ -43,7 +45,7 @@ fn keep(world: &mut World) -> Result<()> {
         "/etc/lull.toml line 2, [guest.\"b*\"]",
     )?;
     says(host, "lull limits show bsuy 2>&1", "did you mean `busy`?")?;
-    let slow = "xl migrate -s '' busy 'rig-agent throttle 4000000 -- xl migrate-receive'";
+    let slow = "xl -T migrate -s '' busy 'rig-agent throttle 4000000 -- xl migrate-receive'";
     stays(
         host,
         &guest,
@@ -52,7 +54,7 @@ fn keep(world: &mut World) -> Result<()> {
     )?;
 
     guest.set_load(MODERATE)?;
-    let fast = "xl migrate -s '' busy 'xl migrate-receive'";
+    let fast = "xl -T migrate -s '' busy 'xl migrate-receive'";
     for (spoil, word) in [
         (
             "sed -i s/max-suspend-time/max-suspnd-time/",

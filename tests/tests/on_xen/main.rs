@@ -36,6 +36,7 @@ mod moves;
 mod newer;
 mod noise;
 mod pace;
+mod plain_xl;
 mod predictions;
 mod refusals;
 mod rehearsal;
@@ -149,6 +150,7 @@ fn usual() -> Vec<Scenario> {
         scenario("two-at-once", 50, together::two_at_once),
         scenario("two-behind-xls-lock", 90, together::two_behind_xls_lock),
         scenario("limits-kept-by-plain-xl", 50, limits::kept_by_plain_xl),
+        scenario("plain-xl-lands-fast", 60, plain_xl::lands_fast),
         scenario(
             "interface-attached-by-lull",
             50,

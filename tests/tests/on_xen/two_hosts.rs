@@ -137,10 +137,14 @@ fn plain_xl(pair: &mut Pair<'_>) -> Result<()> {
     allowed?;
     stays?;
     ensure!(
-        refused.status != 0 && refused.stderr.contains("small was not moved"),
+        refused.status == 1 && refused.stderr.contains("Refused to move small"),
         "not refused: {refused:?}"
     );
-    moved?.checked()?;
+    let moved = moved?;
+    ensure!(
+        moved.success() && moved.stderr.contains("landing   fast"),
+        "it did not land fast: {moved:?}"
+    );
     arrived(&guest, &before, &here, &there).map(drop)
 }
 
