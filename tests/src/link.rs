@@ -1,6 +1,7 @@
 //! The link between hosts. QEMU sends each Ethernet frame of a network card over a TCP
 //! connection, preceded by its length (four bytes, big endian); this switch passes it on to
-//! all other hosts. The link can be slowed down, and cut.
+//! all other hosts. The link can be slowed down, and cut, and it can note which frames one
+//! station sends.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -13,6 +14,30 @@ use anyhow::{Context, Result};
 
 /// The longest frame in bytes that a card may send, which is QEMU's own bound.
 const FRAME_MAX: usize = 68 << 10;
+
+/// The longest list of noted frames.
+const NOTED_MAX: usize = 100_000;
+
+/// `ETH_P_RARP`.
+const RARP: u16 = 0x8035;
+
+/// A frame of the station that is watched.
+#[derive(Debug, Clone, Copy)]
+pub struct Noted {
+    /// When the switch had it.
+    pub at: Instant,
+    /// The number of the host that it came from, in the order of connection.
+    pub host: u64,
+    /// Its EtherType.
+    kind: u16,
+}
+
+impl Noted {
+    /// Whether it is a RARP request, which announces a station.
+    pub fn is_announcement(&self) -> bool {
+        self.kind == RARP
+    }
+}
 
 /// A switch that hosts are connected to. It ends with the process.
 #[derive(Clone)]
@@ -29,6 +54,30 @@ struct State {
     rate: AtomicU64,
     next: AtomicU64,
     hosts: Mutex<Vec<(u64, TcpStream)>>,
+    watched: Mutex<Option<Watched>>,
+}
+
+struct Watched {
+    station: [u8; 6],
+    noted: Vec<Noted>,
+}
+
+impl State {
+    fn note(&self, frame: &[u8], host: u64) {
+        let Ok(mut watched) = self.watched.lock() else {
+            return;
+        };
+        let (Some(watched), Some(&[high, low])) = (&mut *watched, frame.get(12..14)) else {
+            return;
+        };
+        if frame[6..12] == watched.station && watched.noted.len() < NOTED_MAX {
+            watched.noted.push(Noted {
+                at: Instant::now(),
+                host,
+                kind: u16::from_be_bytes([high, low]),
+            });
+        }
+    }
 }
 
 impl Link {
@@ -53,6 +102,23 @@ impl Link {
     /// again.
     pub fn cut(&self, is_cut: bool) {
         self.state.is_cut.store(is_cut, Ordering::Relaxed);
+    }
+
+    /// Notes the frames of the station with that MAC address from now on.
+    pub fn watch(&self, station: [u8; 6]) {
+        if let Ok(mut watched) = self.state.watched.lock() {
+            *watched = Some(Watched {
+                station,
+                noted: Vec::new(),
+            });
+        }
+    }
+
+    /// Returns the frames noted since then, and notes no more.
+    pub fn watched(&self) -> Vec<Noted> {
+        let watched = self.state.watched.lock().ok();
+        let watched = watched.and_then(|mut watched| watched.take());
+        watched.map(|watched| watched.noted).unwrap_or_default()
     }
 
     /// Limits each direction to that many bytes a second, or removes the limit.
@@ -92,6 +158,7 @@ fn carry(mut from: TcpStream, number: u64, state: &State) -> io::Result<()> {
         }
         let packet = &mut packet[..4 + length];
         from.read_exact(&mut packet[4..])?;
+        state.note(&packet[4..], number);
         if state.is_cut.load(Ordering::Relaxed) {
             continue;
         }
@@ -140,6 +207,33 @@ mod tests {
         assert_eq!(got, FRAME);
         one.set_read_timeout(Some(Duration::from_millis(50)))?;
         assert!(one.read(&mut got).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn frames_of_one_station_are_noted() -> Result<()> {
+        let link = Link::new()?;
+        let [mut one, mut other] = hosts(&link)?;
+        link.watch([7; 6]);
+        let frame = |from: u8, kind: u16| {
+            let kind = kind.to_be_bytes();
+            [&[0, 0, 0, 14][..], &[9; 6], &[from; 6], &kind].concat()
+        };
+        for sent in [
+            frame(6, RARP),
+            frame(7, RARP),
+            frame(7, 0x800),
+            FRAME.into(),
+        ] {
+            one.write_all(&sent)?;
+        }
+        let mut got = vec![0; 3 * 18 + FRAME.len()];
+        other.read_exact(&mut got)?;
+        let noted = link.watched();
+        let announced: Vec<bool> = noted.iter().map(Noted::is_announcement).collect();
+        assert_eq!(announced, [true, false]);
+        assert!(noted.iter().all(|frame| frame.host == noted[0].host));
+        assert!(link.watched().is_empty());
         Ok(())
     }
 

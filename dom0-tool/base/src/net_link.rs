@@ -1,13 +1,16 @@
 //! Network interfaces and bridges, controlled by ioctl
 //! (`linux/include/uapi/linux/if.h`, `sockios.h`). These ioctls are as old as what `ip`
-//! and `brctl` use, and have the same effect.
+//! and `brctl` use, and have the same effect. And a socket that sends Ethernet frames.
 
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
+use rustix::net::{
+    AddressFamily, SendFlags, SocketFlags, SocketType, netdevice, sendto, socket_with,
+};
 
 /// Size of an interface name in bytes, including the terminating NUL (`IFNAMSIZ`).
 pub const NAME_ROOM: usize = 16;
@@ -140,6 +143,73 @@ impl Links {
         // SAFETY: opcode and structure belong together; names end in NUL.
         let answer = unsafe { ioctl::ioctl(&self.socket, Asked(request, asked)) }?;
         Ok(answer)
+    }
+}
+
+/// `struct sockaddr_ll` (`linux/include/uapi/linux/if_packet.h`).
+#[repr(C)]
+struct LinkAddress {
+    family: u16,
+    protocol: u16,
+    interface: i32,
+    hardware: u16,
+    packet: u8,
+    length: u8,
+    address: [u8; 8],
+}
+
+const _: () = assert!(size_of::<LinkAddress>() == 20);
+
+// SAFETY: the pointer is to the whole structure, which is a valid address of AF_PACKET.
+unsafe impl SocketAddrArg for LinkAddress {
+    unsafe fn with_sockaddr<R>(
+        &self,
+        f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R,
+    ) -> R {
+        f(
+            (&raw const *self).cast(),
+            size_of::<Self>() as SocketAddrLen,
+        )
+    }
+}
+
+/// A socket that sends whole Ethernet frames, and receives none.
+pub struct Frames {
+    socket: OwnedFd,
+}
+
+impl Frames {
+    /// # Errors
+    /// Returns the kernel's error; this needs CAP_NET_RAW.
+    pub fn open() -> io::Result<Self> {
+        // Protocol 0 receives nothing.
+        let socket = socket_with(
+            AddressFamily::PACKET,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok(Self { socket })
+    }
+
+    /// Sends a frame through an interface; through a bridge it goes to all its ports.
+    ///
+    /// # Errors
+    /// Returns the kernel's error.
+    pub fn send(&self, interface: &str, frame: &[u8]) -> io::Result<()> {
+        check(interface)?;
+        let index = netdevice::name_to_index(&self.socket, interface)?;
+        let address = LinkAddress {
+            family: AddressFamily::PACKET.as_raw(),
+            protocol: 0,
+            interface: i32::try_from(index).map_err(io::Error::other)?,
+            hardware: 0,
+            packet: 0,
+            length: 0,
+            address: [0; 8],
+        };
+        sendto(&self.socket, frame, SendFlags::DONTWAIT, &address)?;
+        Ok(())
     }
 }
 

@@ -27,8 +27,9 @@
 //! ends, or when the guest no longer waits.
 //!
 //! [`caller`] is the source's end of the channel. [`serve`] is the destination's end, and
-//! writes into the [`waiting`] guest; [`see_off`] cleans up after it.
+//! writes into the [`waiting`] guest; [`see_off`] cleans up after it, or [`announce`]s it.
 
+mod announce;
 pub mod caller;
 pub mod see_off;
 mod serve;

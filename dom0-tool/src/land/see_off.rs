@@ -3,16 +3,20 @@
 //! `lull land` reads what another host sends, and is confined so that it can start nothing.
 //! A second process therefore makes sure that a copy which will not be started does not
 //! stay, even if `lull land` is killed. This guard reads two words from `lull land`, and
-//! nothing from the source.
+//! nothing from the source. It announces a copy that lands, too, because it may open a
+//! socket.
 
 use std::io::{self, Read, Write};
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
-use std::thread;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use lull_base::{hygiene, inherited_fd};
 use lull_xen::Xen;
+use rustix::stdio::{dup2_stderr, stdout};
 
+use super::announce::announce;
 use super::waiting::Identity;
 use crate::host::Host;
 
@@ -78,10 +82,40 @@ pub fn main() -> ExitCode {
     hygiene::outlive_signals();
     hygiene::settle();
     hygiene::be_spared();
-    let mut heard = Vec::new();
-    let longest = Identity::BYTES as u64 + 2;
-    let _ = io::stdin().take(longest).read_to_end(&mut heard);
-    match left_behind(&heard).map_or(Ok(()), see_off) {
+    let mut copy = [0; Identity::BYTES];
+    let mut land = io::stdin().lock();
+    if land.read_exact(&mut copy).is_err() {
+        return ExitCode::SUCCESS;
+    }
+    let Some(copy) = Identity::from_bytes(copy) else {
+        return ExitCode::FAILURE;
+    };
+    let (landed, lands) = mpsc::channel();
+    let announcer = thread::Builder::new().spawn(move || {
+        if let Err(error) = announce(copy, &lands) {
+            eprintln!(
+                "lull land: domain {} is not announced: {error}",
+                copy.domain
+            );
+        }
+    });
+    let mut words = Vec::new();
+    for word in land.take(2).bytes().map_while(Result::ok) {
+        words.push(word);
+        if word == LANDED {
+            // It has ended if there is nothing to announce.
+            let _ = landed.send(());
+        }
+    }
+    drop(landed);
+    if !is_left_behind(&words) {
+        // sshd's session, and with it the source's ssh, lasts as long as an output is open.
+        let _ = dup2_stderr(stdout());
+        // A thread that could not be started costs the announcement only.
+        let _ = announcer.map(JoinHandle::join);
+        return ExitCode::SUCCESS;
+    }
+    match see_off(copy) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lull land: {error}");
@@ -90,13 +124,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The copy that did not land, according to the bytes received.
-fn left_behind(heard: &[u8]) -> Option<Identity> {
-    let (copy, words) = heard.split_first_chunk()?;
-    match words {
-        [] | [LANDED, UNTOLD] => Identity::from_bytes(*copy),
-        _ => None,
-    }
+/// Whether the copy did not land, according to what `lull land` said of it.
+const fn is_left_behind(words: &[u8]) -> bool {
+    matches!(words, [] | [LANDED, UNTOLD])
 }
 
 /// Destroys the copy if its receiver does not. Without Landed the source never gives
@@ -138,16 +168,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_copy_that_was_named_and_did_not_land_is_seen_off() {
-        let copy = Identity::from_bytes([7; Identity::BYTES]).unwrap();
-        let mut heard = copy.to_bytes().to_vec();
-        assert_eq!(left_behind(&heard), Some(copy));
-        heard.push(LANDED);
-        assert_eq!(left_behind(&heard), None);
-        heard.push(UNTOLD);
-        assert_eq!(left_behind(&heard), Some(copy));
-        for short in [0, 1, Identity::BYTES - 1] {
-            assert_eq!(left_behind(&heard[..short]), None);
+    fn only_a_copy_that_did_not_land_is_left_behind() {
+        assert!(is_left_behind(&[]));
+        assert!(is_left_behind(&[LANDED, UNTOLD]));
+        for words in [&[LANDED][..], &[UNTOLD], &[LANDED, LANDED], b"x"] {
+            assert!(!is_left_behind(words), "{words:?}");
         }
     }
 }

@@ -13,7 +13,7 @@ use lull_xen::{DomId, DomainState, PAGE, Xen};
 
 /// Suffix that stock `xl migrate-receive` appends to a guest's name until it has permission
 /// to start it (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
-const SUFFIX: &str = "--incoming";
+pub const SUFFIX: &str = "--incoming";
 
 /// HVM parameters that name a page shared with another party: the rings of xenstore, the
 /// console, a device model and a monitoring domain (`HVM_PARAM_STORE_PFN`, `CONSOLE_PFN`,
@@ -335,6 +335,15 @@ impl Identity {
         let info = xen.domain_info(self.domain)?;
         Ok(info.is_some_and(|info| waits(&info, self.uuid)))
     }
+
+    /// Whether the copy has been started.
+    ///
+    /// # Errors
+    /// When the hypercall fails.
+    pub fn runs(self, xen: &Xen) -> io::Result<bool> {
+        let info = xen.domain_info(self.domain)?;
+        Ok(info.is_some_and(|info| runs(&info, self.uuid)))
+    }
 }
 
 /// Whether this is the guest with that UUID, complete and paused, and has never run.
@@ -342,6 +351,13 @@ fn waits(info: &DomainInfo, uuid: [u8; 16]) -> bool {
     let state = DomainState::from(*info);
     let fresh = state.cpu_time_ns == 0 && state.shutdown.is_none() && !state.dying;
     info.handle == uuid && state.hvm && state.paused && fresh
+}
+
+/// Whether this is the guest with that UUID, and runs.
+fn runs(info: &DomainInfo, uuid: [u8; 16]) -> bool {
+    let state = DomainState::from(*info);
+    let stopped = state.paused || state.shutdown.is_some() || state.dying;
+    info.handle == uuid && state.hvm && !stopped
 }
 
 /// Adds the operation that failed to an error from Xen.
@@ -372,6 +388,16 @@ mod tests {
             cpu_time,
             max_vcpu_id: 0,
             handle: UUID,
+        }
+    }
+
+    #[test]
+    fn a_guest_that_is_paused_dying_or_another_does_not_run() {
+        assert!(runs(&info(dominf::HVM_GUEST, 0), UUID));
+        assert!(runs(&info(dominf::HVM_GUEST, 1), UUID));
+        assert!(!runs(&info(dominf::HVM_GUEST, 1), [8; 16]));
+        for flag in [dominf::PAUSED, dominf::DYING, dominf::SHUTDOWN] {
+            assert!(!runs(&info(dominf::HVM_GUEST | flag, 1), UUID));
         }
     }
 

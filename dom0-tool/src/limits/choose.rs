@@ -31,6 +31,8 @@ pub struct Effective {
     pub risk: Option<Chosen<Risk>>,
     /// Whether the guest's disks are trusted.
     pub disks: Option<Chosen<Trust>>,
+    /// Whether the guest is announced when it has landed here; without a limit it is not.
+    pub announce: Option<Chosen<()>>,
 }
 
 /// The setting that applies for one key.
@@ -50,6 +52,13 @@ impl Effective {
     /// The trust in the guest's disks; by default the list of known disks decides.
     pub fn trust(&self) -> Trust {
         Chosen::limit_of(self.disks.as_ref()).unwrap_or_default()
+    }
+
+    /// Whether a guest that has landed on this host is announced.
+    pub fn is_announced(&self) -> bool {
+        self.announce
+            .as_ref()
+            .is_none_or(|chosen| chosen.limit.is_some())
     }
 
     /// Whether a limit or a bandwidth cap applies: a migration that lull cannot begin must
@@ -78,6 +87,12 @@ impl Effective {
             (
                 Key::Disks,
                 disks.map(|chosen| chosen.as_limit(|_| Limit::Trusted)),
+            ),
+            (
+                Key::Announce,
+                self.announce
+                    .as_ref()
+                    .map(|chosen| chosen.as_limit(|()| Limit::Rarp)),
             ),
         ]
     }
@@ -136,6 +151,9 @@ impl Standing {
             }),
             disks: self.chosen(&sections, Key::Disks, |limit| {
                 (limit == Limit::Trusted).then_some(Trust::Vouched)
+            }),
+            announce: self.chosen(&sections, Key::Announce, |limit| {
+                (limit == Limit::Rarp).then_some(())
             }),
         }
     }

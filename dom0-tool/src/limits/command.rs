@@ -42,6 +42,7 @@ restarted:
   bandwidth = \"50MiB/s\"        # sent at most until the pause
   risk = \"1%\"                  # pauses that may be given up, of all
   disks = \"trusted\"            # may be open on two hosts at once
+  announce = \"none\"            # no RARP when it has landed on this host
 
 For each key the first that has it is heard: the command line, the guest's
 UUID, its name, the pattern that spells out most of it (of equals the upper
@@ -110,7 +111,7 @@ pub struct Set {
         value_name = "DURATION",
         allow_hyphen_values = true,
         value_parser = |text: &str| Key::MaxSuspendTime.understand(text),
-        required_unless_present_any = ["timeout", "bandwidth", "risk", "disks"]
+        required_unless_present_any = ["timeout", "bandwidth", "risk", "disks", "announce"]
     )]
     max_suspend_time: Option<Limit>,
 
@@ -137,6 +138,12 @@ pub struct Set {
     /// Then it lands fast whatever its disks are.
     #[arg(long, value_name = "WORD", value_parser = |text: &str| Key::Disks.understand(text))]
     disks: Option<Limit>,
+
+    /// `rarp`: announce it when it has landed fast on this host; or `none`
+    ///
+    /// A RARP request for each network interface tells switches where it is.
+    #[arg(long, value_name = "WORD", value_parser = |text: &str| Key::Announce.understand(text))]
+    announce: Option<Limit>,
 }
 
 /// The options of `lull limits unset`.
@@ -169,6 +176,10 @@ pub struct Unset {
     /// Only this
     #[arg(long)]
     disks: bool,
+
+    /// Only this
+    #[arg(long)]
+    announce: bool,
 }
 
 /// The options of `lull limits check`.
@@ -384,6 +395,7 @@ fn set(options: &Set) -> Result<String, String> {
         (Key::Bandwidth, options.bandwidth),
         (Key::Risk, options.risk),
         (Key::Disks, options.disks),
+        (Key::Announce, options.announce),
     ];
     let keys = keys.into_iter().filter(|(_, limit)| limit.is_some());
     change(options.target.whom()?, keys.collect())
@@ -394,13 +406,15 @@ fn unset(options: &Unset) -> Result<String, String> {
         || options.timeout
         || options.bandwidth
         || options.risk
-        || options.disks);
+        || options.disks
+        || options.announce);
     let keys = [
         (Key::MaxSuspendTime, all || options.max_suspend_time),
         (Key::Timeout, all || options.timeout),
         (Key::Bandwidth, all || options.bandwidth),
         (Key::Risk, all || options.risk),
         (Key::Disks, all || options.disks),
+        (Key::Announce, all || options.announce),
     ];
     let keys = keys.into_iter().filter(|(_, chosen)| *chosen);
     change(

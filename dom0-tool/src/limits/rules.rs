@@ -21,15 +21,17 @@ pub enum Key {
     Bandwidth,
     Risk,
     Disks,
+    Announce,
 }
 
 impl Key {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::MaxSuspendTime,
         Self::Timeout,
         Self::Bandwidth,
         Self::Risk,
         Self::Disks,
+        Self::Announce,
     ];
 
     /// The key as written in the file and on the command line.
@@ -40,6 +42,7 @@ impl Key {
             Self::Bandwidth => "bandwidth",
             Self::Risk => "risk",
             Self::Disks => "disks",
+            Self::Announce => "announce",
         }
     }
 
@@ -61,6 +64,9 @@ impl Key {
             Self::Disks => optional::parse(text)
                 .map_err(quoted)?
                 .map(|Trusted| Limit::Trusted),
+            Self::Announce => optional::parse(text)
+                .map_err(quoted)?
+                .map(|Rarp| Limit::Rarp),
         };
         Ok(limit.unwrap_or(Limit::None))
     }
@@ -69,6 +75,7 @@ impl Key {
     pub fn unless_set(self) -> Option<Limit> {
         match self {
             Self::Risk => Some(Limit::Risk(Risk::default())),
+            Self::Announce => Some(Limit::Rarp),
             Self::MaxSuspendTime | Self::Timeout | Self::Bandwidth | Self::Disks => None,
         }
     }
@@ -80,6 +87,7 @@ impl Key {
             Self::Bandwidth => "a rate in quotes: \"50MiB/s\"",
             Self::Risk => "a share in quotes: \"5%\"",
             Self::Disks => "a word in quotes: \"trusted\"",
+            Self::Announce => "a word in quotes: \"none\"",
         }
     }
 }
@@ -93,6 +101,8 @@ pub enum Limit {
     Risk(Risk),
     /// Two hosts may have the guest's disks open at the same time.
     Trusted,
+    /// A RARP request announces the guest at the host that receives it.
+    Rarp,
 }
 
 impl Limit {
@@ -100,7 +110,7 @@ impl Limit {
     pub const fn span(self) -> Option<Span> {
         match self {
             Self::Span(span) => Some(span),
-            Self::None | Self::Rate(_) | Self::Risk(_) | Self::Trusted => None,
+            Self::None | Self::Rate(_) | Self::Risk(_) | Self::Trusted | Self::Rarp => None,
         }
     }
 
@@ -108,7 +118,7 @@ impl Limit {
     pub const fn rate(self) -> Option<Rate> {
         match self {
             Self::Rate(rate) => Some(rate),
-            Self::None | Self::Span(_) | Self::Risk(_) | Self::Trusted => None,
+            Self::None | Self::Span(_) | Self::Risk(_) | Self::Trusted | Self::Rarp => None,
         }
     }
 }
@@ -122,6 +132,7 @@ impl fmt::Display for Limit {
             Self::Rate(rate) => rate.fmt(f),
             Self::Risk(risk) => risk.fmt(f),
             Self::Trusted => f.write_str(TRUSTED),
+            Self::Rarp => f.write_str(RARP),
         }
     }
 }
@@ -138,6 +149,22 @@ impl FromStr for Trusted {
         match text {
             TRUSTED => Ok(Self),
             _ => Err(format!("is not `{TRUSTED}`")),
+        }
+    }
+}
+
+/// Parses [`Limit::Rarp`].
+struct Rarp;
+
+const RARP: &str = "rarp";
+
+impl FromStr for Rarp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            RARP => Ok(Self),
+            _ => Err(format!("is neither `{RARP}` nor `{NONE}`")),
         }
     }
 }

@@ -331,6 +331,7 @@ fn setting() -> impl Strategy<Value = (Key, String)> {
         let limit = match key {
             Key::MaxSuspendTime | Key::Timeout => "[1-9][0-9]{0,2}(ms|s|min)",
             Key::Disks => "trusted",
+            Key::Announce => "rarp",
             Key::Risk => "[1-9](\\.[1-9])?%",
             Key::Bandwidth => "[1-9][0-9]{0,2}(MB|MiB|Mbit)/s",
         };

@@ -20,6 +20,7 @@
 //! evaluates all moves of the run.
 
 mod aftermath;
+mod announced;
 mod attempt;
 mod bad_input;
 mod choice;
@@ -80,7 +81,11 @@ fn main() -> ExitCode {
     others.extend(choice.draw("seldom", vec![seldom()], SELDOM_DRAWN));
     others.extend(choice.draw("guests", vec![guests::scenarios()], GUESTS_DRAWN));
     others.extend(choice.draw("cells", table::others(), CELLS_DRAWN));
-    let pair = vec![two_hosts::scenarios(), noise::scenarios()];
+    let pair = vec![
+        two_hosts::scenarios(),
+        announced::scenarios(),
+        noise::scenarios(),
+    ];
     others.extend(choice.draw("two-hosts", pair, PAIR_DRAWN));
     others.extend(choice.draw("newer", vec![newer::scenarios()], NEWER_DRAWN));
     others.extend(choice.draw("unseen", vec![unseen()], 0));

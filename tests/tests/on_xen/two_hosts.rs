@@ -349,7 +349,7 @@ fn to_a_newer_release(pair: &mut Pair<'_>) -> Result<()> {
 }
 
 /// Returns a small guest at the first host, under a light load.
-fn guest(pair: &mut Pair<'_>) -> Result<Guest> {
+pub fn guest(pair: &mut Pair<'_>) -> Result<Guest> {
     let guest = pair.here.guest_like(&named("small"))?;
     let status = guest.set_load(LOAD)?;
     ensure!(status.hash_errors == 0, "damaged before: {status:?}");
