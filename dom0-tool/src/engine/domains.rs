@@ -2,7 +2,7 @@
 //!
 //! [`OnXen`](super::on_xen::OnXen) asks a real hypervisor. The engine's tests have a model
 //! in its place, in which each phase of an attempt can meet each fault
-//! ([`tests`](super::tests)).
+//! (`tests`).
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
