@@ -31,7 +31,7 @@ fn payload(scheduler: u32, operation: u32, weight: u16) -> Payload {
 
 impl Xen {
     /// Gives `domain` half the weight of `other`: where both want a processor, `domain`
-    /// gets a third of it at most. Where nobody else wants it, `domain` gets all of it.
+    /// gets a third of it at most. If no other domain wants it, `domain` gets all of it.
     /// Returns the weight; `None` with a scheduler that has no weights.
     ///
     /// # Errors
