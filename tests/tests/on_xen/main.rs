@@ -195,7 +195,6 @@ fn unseen() -> Vec<Scenario> {
     scenarios.extend([
         scenario("stub-burns", 60, deaths::stub_burns),
         scenario("suspended-by-another", 30, habits::suspended_by_another),
-        scenario("fast-landing-hears-nothing", 140, fast::lull_land_silent),
         scenario(
             "guest-ignores-the-suspend-fast",
             40,
@@ -213,6 +212,7 @@ fn seldom() -> Vec<Scenario> {
         scenario("disk-vouched-for", 30, disks::vouched_for),
         scenario("fast-landing-ten-times", 150, fast::ten_times),
         scenario("fast-landing-loses-lull-land", 60, fast::lull_land_lost),
+        scenario("fast-landing-hears-nothing", 140, fast::lull_land_silent),
         scenario("fast-landing-of-two-processors", 30, fast::two_processors),
         scenario("rehearsal-there-classic", 25, rehearsal::there_classic),
         scenario("rehearsal-killed", 30, rehearsal::killed),
