@@ -159,12 +159,16 @@ impl<'l> Peer<'l> {
         self.events.room() > ROOM_FOR_OTHERS
     }
 
-    /// Tells the stub the time, unless it is behind with its messages.
+    /// Tells the stub the time, unless it is behind with its messages. The tick at which the
+    /// timeout is over gets through: a stub that does not listen cannot hold the timeout up.
     ///
     /// # Errors
     /// See [`Unheard`].
     pub fn tick(&mut self, at: Micros, dirty: Option<u64>) -> Result<(), Unheard> {
-        if !self.has_room() {
+        // While pages are being copied this tick ends the attempt, so it is the last one.
+        let timeout = self.machine.config().limits.timeout;
+        let ends = dirty.is_some() && timeout.is_some_and(|timeout| at >= timeout.micros());
+        if !self.has_room() && !ends {
             return Ok(());
         }
         self.tell(at, Event::Tick { dirty })
