@@ -171,8 +171,7 @@ impl Session<'_> {
 
     /// Whether the operator's timeout has passed.
     pub(super) fn is_out_of_time(&self) -> bool {
-        let timeout = self.peer.machine().config().limits.timeout;
-        timeout.is_some_and(|timeout| self.now() >= timeout.micros())
+        self.peer.is_out_of_time(self.now())
     }
 
     /// Gate 3, by dom0's own clock: the guest runs again before the limit is over, whatever

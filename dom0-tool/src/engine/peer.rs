@@ -159,6 +159,12 @@ impl<'l> Peer<'l> {
         self.events.room() > ROOM_FOR_OTHERS
     }
 
+    /// Whether the operator's timeout has passed.
+    pub fn is_out_of_time(&self, at: Micros) -> bool {
+        let timeout = self.machine.config().limits.timeout;
+        timeout.is_some_and(|timeout| at >= timeout.micros())
+    }
+
     /// Tells the stub the time, unless it is behind with its messages. The tick at which the
     /// timeout is over gets through: a stub that does not listen cannot hold the timeout up.
     ///
@@ -166,8 +172,7 @@ impl<'l> Peer<'l> {
     /// See [`Unheard`].
     pub fn tick(&mut self, at: Micros, dirty: Option<u64>) -> Result<(), Unheard> {
         // While pages are being copied this tick ends the attempt, so it is the last one.
-        let timeout = self.machine.config().limits.timeout;
-        let ends = dirty.is_some() && timeout.is_some_and(|timeout| at >= timeout.micros());
+        let ends = dirty.is_some() && self.is_out_of_time(at);
         if !self.has_room() && !ends {
             return Ok(());
         }
