@@ -183,6 +183,17 @@ pub fn give_up(held: &impl AsFd, folder: &Folder, guest: DomId) {
     }
 }
 
+/// Removes the claim at `path` if no process holds it: one whose owners were killed. A
+/// process that waits for the lock sees that the file is gone, and takes a new one.
+pub(super) fn remove_if_free(path: &Path) {
+    let Ok(file) = File::options().append(true).open(path) else {
+        return;
+    };
+    if file_lock::lock(&file, Duration::ZERO).unwrap_or(false) && is_at(&file, path) {
+        folder::remove(path);
+    }
+}
+
 fn is_at(file: &File, path: &Path) -> bool {
     let same = |(one, other): (fs::Metadata, fs::Metadata)| {
         (one.dev(), one.ino()) == (other.dev(), other.ino())
@@ -240,6 +251,17 @@ mod tests {
         assert!(try_for(&folder, false).is_none());
         drop(guards);
         try_for(&folder, false).unwrap().let_go(&folder, 7);
+        assert!(!folder.claim(7).exists());
+    }
+
+    #[test]
+    fn a_claim_whose_owners_were_killed_is_cleared_away() {
+        let (_root, folder) = folder();
+        let mine = try_for(&folder, false).unwrap();
+        folder.clear_away().unwrap();
+        assert!(folder.claim(7).exists());
+        drop(mine);
+        folder.clear_away().unwrap();
         assert!(!folder.claim(7).exists());
     }
 

@@ -1,6 +1,7 @@
 //! The folder of the control sockets. Each migration has one, named after the guest and the
 //! helper's process, so that no process removes another's socket.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -9,10 +10,15 @@ use std::path::{Path, PathBuf};
 use lull_base::processes;
 use lull_xen::DomId;
 
+use super::claim;
+
 /// The folder's path. Only root may enter it.
 pub const PATH: &str = "/run/lull";
 
 const SUFFIX: &str = "sock";
+
+/// The file name extension of the claims.
+const CLAIM: &str = "log";
 
 const TAKEN: &str = "dom0-memory";
 
@@ -48,8 +54,7 @@ impl Folder {
         Self { path: path.into() }
     }
 
-    /// Creates the folder for this user only, and removes the sockets of dead helpers.
-    /// Returns the path for a new socket.
+    /// Creates the folder for this user only, and clears it away. Returns the path for a new socket.
     ///
     /// # Errors
     /// When the folder cannot be created, or is not ours alone.
@@ -82,12 +87,13 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes the sockets of dead processes.
+    /// Removes what killed processes left: their sockets, and the claims that no process
+    /// holds.
     ///
     /// # Errors
     /// When the folder cannot be read. A missing folder is no error.
     pub fn clear_away(&self) -> io::Result<()> {
-        // The listing removes the sockets of dead helpers as it finds them.
+        // The listing removes the rest as it finds it.
         self.places().map(drop)
     }
 
@@ -98,7 +104,7 @@ impl Folder {
 
     /// The path of the claim on a guest's dirty log (`claim`).
     pub fn claim(&self, guest: DomId) -> PathBuf {
-        self.path.join(format!("{guest}.log"))
+        self.path.join(format!("{guest}.{CLAIM}"))
     }
 
     /// The path of the note about what a process has taken from dom0's memory
@@ -133,13 +139,18 @@ impl Folder {
         entries.take(MOST).map(|entry| Ok(entry?.path())).collect()
     }
 
-    /// All sockets, ordered by guest. Those of dead helpers are removed.
+    /// All sockets, ordered by guest. Those of dead helpers, and claims that no process
+    /// holds, are removed.
     ///
     /// # Errors
     /// When the folder cannot be read. A missing folder is no error.
     pub fn places(&self) -> io::Result<Vec<Place>> {
         let mut places = Vec::new();
         for path in self.entries()? {
+            if is_claim(&path) {
+                claim::remove_if_free(&path);
+                continue;
+            }
             let Some(place) = Place::of(path) else {
                 continue;
             };
@@ -168,6 +179,13 @@ impl Place {
             path,
         })
     }
+}
+
+/// Whether a path is that of a claim.
+fn is_claim(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str);
+    let parts = name.and_then(|name| name.split_once('.'));
+    parts.is_some_and(|(guest, kind)| guest.parse::<DomId>().is_ok() && kind == CLAIM)
 }
 
 /// Removes a socket if it exists.

@@ -8,6 +8,9 @@ use crate::aftermath::{no_leaks, runs_whole_since};
 use crate::attempt::Ended;
 use crate::world::World;
 
+/// The exit codes from here on say that a signal ended the process.
+const KILLED_FROM: i32 = 128;
+
 /// Inspects the host after the attempt.
 pub fn judge(
     world: &mut World,
@@ -34,6 +37,7 @@ pub fn judge(
             if ended.advises("xl destroy") {
                 destroy_copy(world, guest)?;
             }
+            next_command(world, ended)?;
             no_leaks(&world.host, &[guest])
         }
         Then::Dies => {
@@ -66,13 +70,22 @@ pub fn judge(
 
 /// Checks lull's own report: there is none if lull was killed.
 fn said(ended: &Ended, code: i32) -> Result<()> {
-    if code < 128 {
+    if code < KILLED_FROM {
         return ended.expect(code).map(drop);
     }
     ensure!(
         ended.code() == code && ended.result().is_err(),
         "it was not killed"
     );
+    Ok(())
+}
+
+/// Runs the next lull command on the host. It clears away the files of an attempt whose
+/// front end was killed; no process of that attempt is left to do it.
+fn next_command(world: &World, ended: &Ended) -> Result<()> {
+    if ended.code() >= KILLED_FROM {
+        world.host.run("lull status")?;
+    }
     Ok(())
 }
 
