@@ -249,7 +249,7 @@ pub fn suspended_by_another(world: &mut World) -> Result<()> {
     running.wait_until_copying()?;
     let suspend = format!(
         "xenstore-write /local/domain/{domain}/control/shutdown suspend; \
-         n=0; until xl list {domain} | tail -n 1 | grep -q -- '---s--'; do n=$((n + 1)); \
+         n=0; until xl list {domain} | tail -n 1 | grep -q -- '--s'; do n=$((n + 1)); \
          [ $n -lt 300 ] || exit 1; sleep 0.1; done; lull set --bandwidth none {name}"
     );
     running.beside(&suspend)?;

@@ -81,7 +81,11 @@ fn main() -> ExitCode {
     others.extend(choice.draw("seldom", vec![seldom()], SELDOM_DRAWN));
     others.extend(choice.draw("guests", vec![guests::scenarios()], GUESTS_DRAWN));
     others.extend(choice.draw("cells", table::others(), CELLS_DRAWN));
-    let pair = vec![two_hosts::scenarios(), noise::scenarios()];
+    let pair = vec![
+        two_hosts::scenarios(),
+        noise::scenarios(),
+        announced::scenarios(),
+    ];
     others.extend(choice.draw("two-hosts", pair, PAIR_DRAWN));
     others.extend(choice.draw("newer", vec![newer::scenarios()], NEWER_DRAWN));
     others.extend(choice.draw("unseen", vec![unseen()], 0));
@@ -191,16 +195,11 @@ fn usual() -> Vec<Scenario> {
 /// Returns scenarios that have not succeeded yet; they run only with everything.
 fn unseen() -> Vec<Scenario> {
     let mut scenarios = guests::unseen();
-    scenarios.extend(announced::scenarios());
-    scenarios.extend([
-        scenario("stub-burns", 60, deaths::stub_burns),
-        scenario("suspended-by-another", 30, habits::suspended_by_another),
-        scenario(
-            "guest-ignores-the-suspend-fast",
-            40,
-            bad_input::deaf_guest_fast,
-        ),
-    ]);
+    scenarios.push(scenario(
+        "suspended-by-another",
+        30,
+        habits::suspended_by_another,
+    ));
     scenarios
 }
 
@@ -230,6 +229,12 @@ fn seldom() -> Vec<Scenario> {
         scenario("steered-under-a-cap", 40, steering::capped),
         // libxl waits a minute for the guest.
         scenario("guest-ignores-the-suspend", 80, bad_input::deaf_guest),
+        scenario(
+            "guest-ignores-the-suspend-fast",
+            60,
+            bad_input::deaf_guest_fast,
+        ),
+        scenario("stub-burns", 50, deaths::stub_burns),
         scenario("clock-jumps-meanwhile", 30, moves::while_the_clock_jumps),
         scenario("stock-save-and-restore", 25, stock::save_and_restore),
         rig_scenario("stock-migration-keeps-every-page", 30, stock::migration),
