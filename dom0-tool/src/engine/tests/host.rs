@@ -113,6 +113,11 @@ impl Host for FakeHost<'_> {
     }
 
     fn tell(&mut self, event: Event) {
+        if matches!(&event, Event::Log(log) if log.from == "stub") {
+            let pausing = matches!(self.world.guest.get(), Guest::Stopping | Guest::Suspended);
+            let lines = &self.world.logged[usize::from(pausing)];
+            lines.set(lines.get() + 1);
+        }
         self.told.push(event);
     }
 

@@ -410,6 +410,24 @@ fn a_request_that_the_guest_ignores_is_taken_back_within_the_limit() {
     assert!(waited <= limit.as_millis_ceil(), "{waited} ms");
 }
 
+/// A stub may fill its log with anything, and decoding it takes time that the pause does not
+/// have.
+#[test]
+fn nothing_of_the_stubs_log_is_decoded_during_a_pause() {
+    for landing in [Landing::Classic, Landing::Fast] {
+        // The pause lasts as long as the limit allows.
+        let plan = Plan {
+            limit: Some(Micros::from_millis(2_000)),
+            ..Plan::struck(landing, LastPages, StubSilent)
+        };
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        outcome.judge(plan);
+        let [running, pausing] = &outcome.world.logged;
+        assert!(running.get() > 0, "{plan:?}: the stub's log was never read");
+        assert_eq!(pausing.get(), 0, "{plan:?}");
+    }
+}
+
 /// With a limit, dom0's own clock ends the pause, whatever the stub and the destination do.
 #[test]
 fn a_pause_that_does_not_end_is_given_up_within_the_limit() {

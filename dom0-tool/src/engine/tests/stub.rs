@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 
 use lull_core::batch::Batch;
 use lull_core::bitmap::{Bitmap, Progress, Scan};
-use lull_core::link::{ActionKind, Consumer, Link, Producer, SLOTS, Settings, ToDom0, ToStub};
+use lull_core::link::{
+    ActionKind, Consumer, Link, LogWriter, Producer, SLOTS, Settings, ToDom0, ToStub,
+};
 use lull_core::machine::{Action, Event, Machine};
 use lull_core::units::Micros;
 
@@ -19,11 +21,15 @@ pub trait Memory {
     fn copy(&self, slot: u8);
 }
 
+/// A line of the log that cannot be decoded. Lines end with a zero.
+const LOG_LINE: [u8; 4] = [1, 2, 3, 0];
+
 pub struct FakeStub<'l> {
     link: &'l Link,
     world: &'l World,
     events: Consumer<'l>,
     answers: Producer<'l>,
+    log: LogWriter,
     machine: Machine,
     guest_pfns: u64,
     scan: Option<(Scan, Vec<u64>)>,
@@ -40,6 +46,7 @@ impl<'l> FakeStub<'l> {
             world,
             events: Consumer::new(&link.to_stub),
             answers: Producer::new(&link.to_dom0),
+            log: LogWriter::new(),
             machine: Machine::new(startup.config),
             guest_pfns: startup.guest_pfns,
             scan: None,
@@ -80,6 +87,7 @@ impl<'l> FakeStub<'l> {
     }
 
     fn step(&mut self, at: Micros, event: Event, memory: &dyn Memory) {
+        self.log.write(&self.link.log, &LOG_LINE);
         let action = self.machine.step(at, event).unwrap();
         let (phase, scans) = match action {
             Action::None => return,

@@ -91,6 +91,9 @@ pub struct World {
     /// How often each of these happened.
     pub resumes: Cell<u32>,
     pub commits: Cell<u32>,
+    /// How many lines of the stub's log were told while the guest ran, and how many from
+    /// the request to suspend on.
+    pub logged: [Cell<u32>; 2],
     /// Whether the dirty log is on and the stub's domain exists.
     pub prepared: Cell<bool>,
     /// Each frame that has a page, with the number of the last write to it.
@@ -114,6 +117,7 @@ impl World {
             grown: Cell::new(false),
             resumes: Cell::new(0),
             commits: Cell::new(0),
+            logged: [Cell::new(0), Cell::new(0)],
             prepared: Cell::new(true),
             memory: RefCell::new(frames.map(|pfn| (pfn, pfn + 1)).collect()),
             dirty: RefCell::new(vec![0; words()]),
