@@ -82,6 +82,7 @@ fn late_machine() -> (Machine, u64) {
         last_pages: LastPages::DEFAULT,
         risk: Risk::DEFAULT,
         guest_pages: 1 << 22,
+        hands_over: false,
     });
     // Only whole batches are sent, and each takes the same time.
     let mut batches = 390_u64;

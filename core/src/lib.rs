@@ -38,6 +38,7 @@ pub mod bitmap;
 pub mod dirty;
 pub mod downtime;
 pub mod history;
+pub mod holds;
 pub mod limits;
 pub mod link;
 pub mod machine;

@@ -13,6 +13,10 @@
 //! every one in which it may have stopped. A pause that is given up while there is time
 //! leads from there back to Copying, by way of RunningOn.
 //!
+//! Where the destination is handed the guest before it stops, the first decision to stop
+//! begins that handover and another round beside it. A later one waits in HandingOver until
+//! the handover is over; what the guest wrote meanwhile is one more round.
+//!
 //! The machine never waits, never looks at a clock and keeps no more than a few
 //! kilobytes; a step costs the same few hundred instructions however large the
 //! guest is.
@@ -21,6 +25,7 @@ use crate::{
     dirty::DirtyCurve,
     downtime::{Downtime, DowntimeModel, Fit, FixedCosts, Forecast, LastPages, SuspendPages},
     history::{History, RoundRecord},
+    holds::{Handover, Holds},
     limits::{DowntimeLimit, Limits, Risk},
     policy::{PolicyKind, RoundView, StopPolicy, Verdict, WithinLimit, XenDefault},
     refusal::{Figures, NotConverging, Reason, Refusal},
@@ -47,6 +52,9 @@ pub struct Config {
     pub risk: Risk,
     /// The most pages that the guest can have.
     pub guest_pages: u64,
+    /// Whether the guest may be asked to stop only after a handover to the destination
+    /// ([`Action::HandOver`]).
+    pub hands_over: bool,
 }
 
 impl Config {
@@ -127,6 +135,9 @@ pub enum Event {
     /// The guest's memory has grown or shrunk since the last bitmap was taken. The guest
     /// must not be stopped before another round. May come between two rounds.
     Unsettled,
+    /// What [`Action::HandOver`] began is over: the guest may be asked to stop. May come at
+    /// any time after it.
+    HandedOver,
     /// The operator prefers stopping the guest to another round, if the pause fits. May
     /// come at any time, but has no effect once the guest was asked to stop. Applies to the
     /// next decision only.
@@ -151,6 +162,10 @@ pub enum Action {
     Count,
     /// Take the dirty bitmap and clear it in the hypervisor.
     TakeBitmap,
+    /// Begin the handover to the destination, and answer with [`Event::HandedOver`] once it
+    /// is over. Another round goes on beside it: take the bitmap too, as for
+    /// [`TakeBitmap`](Self::TakeBitmap).
+    HandOver,
     /// Ask the guest to stop, then take the final bitmap.
     Suspend,
     /// Scan the final bitmap and send the pages it marks.
@@ -182,6 +197,8 @@ pub enum State {
     Counting,
     /// The machine waits for the next round's bitmap.
     TakingBitmap,
+    /// The guest is to be stopped, and the handover is not over yet.
+    HandingOver,
     /// The guest has been asked to stop.
     Suspending,
     /// The guest has stopped, and its last pages are being sent.
@@ -242,6 +259,7 @@ enum Phase {
     },
     Counting,
     TakingBitmap,
+    HandingOver,
     Suspending {
         since: Micros,
         wish: Wish,
@@ -296,10 +314,8 @@ pub struct Machine {
     given_up: u32,
     /// The bandwidth cap that applied until the guest was asked to stop.
     cap: Option<PageRate>,
-    /// Whether a round has used the path that the last pages will use.
-    path_known: bool,
-    /// Whether the guest's memory size has changed since the last bitmap.
-    unsettled: bool,
+    /// What keeps the guest from being stopped.
+    holds: Holds,
     /// Whether the operator prefers to switch now.
     switch_now: bool,
     dirty_count: Option<u64>,
@@ -339,8 +355,7 @@ impl Machine {
             disappointments: 0,
             given_up: 0,
             cap: None,
-            path_known: true,
-            unsettled: false,
+            holds: Holds::new(config.hands_over),
             switch_now: false,
             dirty_count: None,
             prediction: None,
@@ -371,6 +386,7 @@ impl Machine {
                 | Event::HeldBack
                 | Event::PathChanged
                 | Event::Unsettled
+                | Event::HandedOver
                 | Event::OutOfTime
                 | Event::SwitchNow => Ok(Action::None),
                 _ => Err(ProtocolError::Unexpected(self.state())),
@@ -399,7 +415,10 @@ impl Machine {
                 let left = self.sent(left, requested, pages)?;
                 self.copy_on(left)
             }
-            (Phase::Copying { .. } | Phase::Counting, Event::Tick { dirty: Some(dirty) }) => {
+            (
+                Phase::Copying { .. } | Phase::Counting | Phase::HandingOver,
+                Event::Tick { dirty: Some(dirty) },
+            ) => {
                 self.count(dirty);
                 Action::None
             }
@@ -483,13 +502,14 @@ impl Machine {
             }
             (_, Event::PathChanged) if self.accepts_changes() => {
                 self.service.path_changed();
-                self.path_known = false;
+                self.holds.path_changed();
                 Action::None
             }
             (_, Event::Unsettled) if self.accepts_changes() => {
-                self.unsettled = true;
+                self.holds.unsettled();
                 Action::None
             }
+            (_, Event::HandedOver) => self.handed_over()?,
             (
                 _,
                 Event::Limits(_)
@@ -604,7 +624,7 @@ impl Machine {
         self.prediction = Some(at_most);
         self.expected = Some(expected);
         self.least_needed = Some(self.least_needed.unwrap_or(needed).min(needed));
-        self.path_known |= self.round_sent > 0;
+        self.holds.sent(self.round_sent);
         self.keep_promise(expected.total());
         let copying = self.round_sent_at.since(self.round_start);
         self.history.push(RoundRecord {
@@ -624,7 +644,7 @@ impl Machine {
             return self.refuse(Reason::Timeout);
         }
         let limit = self.config.limits.max_suspend;
-        let unsettled = core::mem::take(&mut self.unsettled);
+        let held = self.holds.take();
         let view = RoundView {
             round: self.round,
             dirty_count: dirty,
@@ -634,8 +654,7 @@ impl Machine {
             history: &self.history,
             pages_sent: self.pages_sent,
             disappointments: self.disappointments,
-            path_known: self.path_known,
-            unsettled,
+            held,
             time_left: self.time_left(),
         };
         let verdict = match limit {
@@ -643,11 +662,11 @@ impl Machine {
             None => XenDefault.decide(&view),
         };
         let fits = limit.is_none_or(|limit| view.model.costs.fit(&at_most, limit) == Fit::Within);
-        let may_stop = fits && !unsettled;
+        let may_stop = fits && !held.unsettled;
         let switch_now = core::mem::take(&mut self.switch_now) && may_stop;
         match verdict {
-            Verdict::AnotherRound if switch_now => self.suspend(),
-            Verdict::Suspend => self.suspend(),
+            Verdict::AnotherRound if switch_now => self.stop(switch_now),
+            Verdict::Suspend => self.stop(switch_now),
             Verdict::AnotherRound => {
                 self.promise = Some((expected.total(), another_round.1.total()));
                 self.phase = Phase::TakingBitmap;
@@ -667,6 +686,39 @@ impl Machine {
             true => self.disappointments.saturating_add(1),
             false => 0,
         };
+    }
+
+    /// The guest is to be stopped: asks it, unless it must be handed over first.
+    /// `switch_now` then counts for the decision after the handover.
+    fn stop(&mut self, switch_now: bool) -> Action {
+        match self.holds.handover() {
+            Handover::Done => self.suspend(),
+            Handover::Due => {
+                self.switch_now = switch_now;
+                self.holds.hand_over();
+                self.phase = Phase::TakingBitmap;
+                Action::HandOver
+            }
+            // Rounds in which the guest dirtied next to nothing would use up their number.
+            Handover::UnderWay => {
+                self.switch_now = switch_now;
+                self.phase = Phase::HandingOver;
+                Action::None
+            }
+        }
+    }
+
+    /// The handover is over. If that was waited for, what the guest has dirtied meanwhile
+    /// makes another round.
+    fn handed_over(&mut self) -> Step {
+        if !self.holds.handed_over() {
+            return Err(ProtocolError::Unexpected(self.state()));
+        }
+        if self.phase != Phase::HandingOver {
+            return Ok(Action::None);
+        }
+        self.phase = Phase::TakingBitmap;
+        Ok(Action::TakeBitmap)
     }
 
     fn suspend(&mut self) -> Action {
@@ -963,7 +1015,11 @@ impl Machine {
     pub const fn accepts_changes(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Waiting | Phase::Copying { .. } | Phase::Counting | Phase::TakingBitmap
+            Phase::Waiting
+                | Phase::Copying { .. }
+                | Phase::Counting
+                | Phase::TakingBitmap
+                | Phase::HandingOver
         )
     }
 
@@ -979,6 +1035,7 @@ impl Machine {
             Phase::Copying { .. } => State::Copying,
             Phase::Counting => State::Counting,
             Phase::TakingBitmap => State::TakingBitmap,
+            Phase::HandingOver => State::HandingOver,
             Phase::Suspending { .. } => State::Suspending,
             Phase::CopyingFinal { .. } => State::CopyingFinal,
             Phase::RunningOn { .. } => State::RunningOn,

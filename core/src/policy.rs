@@ -3,6 +3,7 @@
 use crate::{
     downtime::{Downtime, DowntimeModel, Fit, Forecast},
     history::History,
+    holds::Held,
     limits::DowntimeLimit,
     refusal::NotConverging,
     units::Micros,
@@ -39,10 +40,8 @@ pub struct RoundView<'a> {
     /// The number of consecutive rounds, up to now, that achieved less than half of what
     /// was expected of them.
     pub disappointments: u32,
-    /// Whether a round has used the path that the last pages will use.
-    pub path_known: bool,
-    /// Whether the guest's memory size has changed since the last bitmap was taken.
-    pub unsettled: bool,
+    /// Why the guest is better not stopped before another round.
+    pub held: Held,
     /// The time left to make the suspend request; `None` without a timeout.
     pub time_left: Option<Micros>,
 }
@@ -73,7 +72,8 @@ pub trait StopPolicy {
 /// use it up.
 ///
 /// 1. It may be stopped: suspend, unless another round is worth it. It is while
-///    - no round has gone yet the way that the last pages will go; or
+///    - no round has gone yet the way that the last pages will go, or the guest's memory
+///      size has changed since the last bitmap; or
 ///    - Xen's own rule would go on, and the round is not expected to leave more; or
 ///    - it is expected to shorten the pause by a tenth and a millisecond or more, and
 ///      the last two rounds kept at least half of what they promised.
@@ -134,7 +134,7 @@ impl WithinLimit {
         if !in_time || view.round >= Self::MAX_ROUNDS.saturating_sub(1) {
             return false;
         }
-        if !view.path_known || view.unsettled {
+        if view.held.any() {
             return true;
         }
         let most = model.guest_pages.saturating_mul(Self::TRAFFIC);

@@ -46,6 +46,7 @@ fn config(max_suspend_ms: Option<u64>, timeout_ms: Option<u64>) -> Config {
         last_pages: LastPages::DEFAULT,
         risk: Risk::DEFAULT,
         guest_pages: GUEST_PAGES,
+        hands_over: false,
     }
 }
 
@@ -70,6 +71,15 @@ struct Checked {
     rounds: u32,
     left: u64,
     given_up: u32,
+    handover: Handover,
+}
+
+/// How far the handover is, by actions and events alone.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Handover {
+    Due,
+    UnderWay,
+    Done,
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -99,6 +109,10 @@ impl Checked {
             rounds: 0,
             left: 0,
             given_up: 0,
+            handover: match config.hands_over {
+                true => Handover::Due,
+                false => Handover::Done,
+            },
         }
     }
 
@@ -130,7 +144,11 @@ impl Checked {
         let before = self.machine.state();
         let open = matches!(
             before,
-            State::Waiting | State::Copying | State::Counting | State::TakingBitmap
+            State::Waiting
+                | State::Copying
+                | State::Counting
+                | State::TakingBitmap
+                | State::HandingOver
         );
         if let Event::Limits(limits) = event
             && open
@@ -159,6 +177,10 @@ impl Checked {
         }
         match event {
             Event::Suspended { .. } => self.guest = Guest::Stopped,
+            Event::HandedOver => {
+                assert_eq!(self.handover, Handover::UnderWay, "handed over twice");
+                self.handover = Handover::Done;
+            }
             Event::RunsOn => self.guest = Guest::Runs,
             Event::Sent { requested, .. } => self.left -= u64::from(requested),
             _ => {}
@@ -170,6 +192,11 @@ impl Checked {
     fn check(&mut self, action: Action, event: Event) {
         let costs = self.config.costs;
         match action {
+            Action::HandOver => {
+                assert_eq!(self.guest, Guest::Runs);
+                assert_eq!(self.handover, Handover::Due, "begun twice");
+                self.handover = Handover::UnderWay;
+            }
             Action::None | Action::Count | Action::TakeBitmap => {
                 assert_eq!(
                     self.guest == Guest::Stopped,
@@ -182,11 +209,14 @@ impl Checked {
                 assert!(pages > 0);
                 self.left = pages;
                 self.rounds = round + 1;
-                assert!(self.rounds <= WithinLimit::MAX_ROUNDS);
+                // One round goes on beside the handover, and one may follow it.
+                let more = if self.config.hands_over { 2 } else { 0 };
+                assert!(self.rounds <= WithinLimit::MAX_ROUNDS + more);
             }
             Action::Suspend => {
                 assert_eq!(self.guest, Guest::Runs);
                 assert_eq!(self.suspend_asked, None, "asked twice");
+                assert_eq!(self.handover, Handover::Done, "not handed over");
                 self.suspend_asked = Some(self.now);
                 let Event::Counted { dirty } = event else {
                     panic!("suspend out of {event:?}");
@@ -275,9 +305,10 @@ fn any_config() -> impl Strategy<Value = Config> {
         ),
         1..GUEST_PAGES,
         prop_oneof![Just(0), Just(50)],
+        any::<bool>(),
     )
         .prop_map(
-            |(limit, timeout, costs, (stop, last), guest_pages, risk)| Config {
+            |(limit, timeout, costs, (stop, last), guest_pages, risk, hands_over)| Config {
                 limits: limits(limit, timeout),
                 costs: FixedCosts {
                     suspend: costs.0,
@@ -298,6 +329,7 @@ fn any_config() -> impl Strategy<Value = Config> {
                 },
                 risk: Risk::per_mille(risk).unwrap(),
                 guest_pages,
+                hands_over,
             },
         )
 }
@@ -319,6 +351,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::SwitchNow),
         Just(Event::PathChanged),
         Just(Event::Unsettled),
+        Just(Event::HandedOver),
         Just(Event::OutOfTime),
         Just(Event::RunsOn),
     ]
@@ -385,6 +418,7 @@ fn drive(config: Config, pages: u64, answers: &[Answer]) -> Checked {
                 at += answer.batch_us;
                 match answer.mishap {
                     0 => Event::Cancel,
+                    41..=60 if checked.handover == Handover::UnderWay => Event::HandedOver,
                     1..=40 if !ticked => {
                         ticked = true;
                         Event::Tick {
@@ -407,9 +441,18 @@ fn drive(config: Config, pages: u64, answers: &[Answer]) -> Checked {
                 dirty = dirty * answer.dirty_percent / 100;
                 Event::Counted { dirty }
             }
-            Action::TakeBitmap => Event::Bitmap {
+            // The handover ends at some time beside the round, or is waited for.
+            Action::TakeBitmap | Action::HandOver => Event::Bitmap {
                 dirty,
                 took: Micros(answer.answer_us / 2),
+            },
+            Action::None if checked.machine.state() == State::HandingOver => match answer.mishap {
+                0 => Event::Cancel,
+                1..=100 if !ticked => {
+                    ticked = true;
+                    Event::Tick { dirty: Some(dirty) }
+                }
+                _ => Event::HandedOver,
             },
             Action::Suspend => match answer.mishap {
                 0..=20 => Event::Cancel,
@@ -471,7 +514,8 @@ proptest! {
             event = match step {
                 _ if often == 0 => stray,
                 Ok(Action::Count) => Event::Counted { dirty: pages / 2 },
-                Ok(Action::TakeBitmap) => Event::Bitmap { dirty: pages / 2, took: Micros(9) },
+                Ok(Action::TakeBitmap | Action::HandOver) => Event::Bitmap { dirty: pages / 2, took: Micros(9) },
+                Ok(_) if checked.machine.state() == State::HandingOver => Event::HandedOver,
                 Ok(Action::Suspend) => Event::Suspended { dirty: pages / 2, took_bitmap: Micros(0) },
                 Ok(_) if left > 0 => Event::Sent { requested: left.min(1_024) as u32, pages: 0 },
                 _ => stray,
@@ -496,6 +540,7 @@ proptest! {
             last_pages: LastPages { usual: n(14), most: n(15), pages: n(16) },
             risk: Risk::DEFAULT,
             guest_pages: n(7),
+            hands_over: n(13) > 1,
         };
         for config in [config, Config { costs: FixedCosts::default(), ..config }] {
             let mut machine = Machine::new(config);
@@ -512,6 +557,7 @@ proptest! {
                 Event::HeldBack,
                 Event::PathChanged,
                 Event::Unsettled,
+                Event::HandedOver,
                 Event::SwitchNow,
                 Event::Cancel,
             ] {
@@ -614,6 +660,126 @@ fn an_unsettled_guest_is_sent_another_round() {
     let sent = Event::Sent {
         requested: 10,
         pages: 10,
+    };
+    assert_eq!(checked.step(at + 2_000, sent).unwrap(), Action::Count);
+    assert_eq!(checked.step(at + 2_000, counted).unwrap(), Action::Suspend);
+}
+
+/// Where the guest is handed over before it stops, the first decision to stop begins that
+/// beside another round, and the guest is asked only once it is over.
+#[test]
+fn a_guest_is_not_asked_to_stop_before_it_is_handed_over() {
+    let with_handover = Config {
+        hands_over: true,
+        ..config(Some(100), None)
+    };
+    let counted = Event::Counted { dirty: 10 };
+    let bitmap = Event::Bitmap {
+        dirty: 10,
+        took: ms(1),
+    };
+    let sent = Event::Sent {
+        requested: 10,
+        pages: 10,
+    };
+    for in_time in [true, false] {
+        let mut checked = Checked::new(with_handover);
+        let (at, action) = first_round(&mut checked, 100_000, 10);
+        assert_eq!(action, Action::HandOver);
+        let copy = Action::Copy {
+            round: 1,
+            pages: 10,
+        };
+        assert_eq!(checked.step(at + 1_000, bitmap).unwrap(), copy);
+        if in_time {
+            let handed = checked.step(at + 2_000, Event::HandedOver).unwrap();
+            assert_eq!(handed, Action::None);
+        }
+        assert_eq!(checked.step(at + 2_000, sent).unwrap(), Action::Count);
+        let decided = checked.step(at + 3_000, counted).unwrap();
+        if in_time {
+            assert_eq!(decided, Action::Suspend);
+            continue;
+        }
+        // What the guest writes while the handover takes its time makes one more round.
+        assert_eq!(decided, Action::None);
+        assert_eq!(checked.machine.state(), State::HandingOver);
+        assert!(checked.machine.accepts_changes());
+        let tick = Event::Tick { dirty: Some(300) };
+        assert_eq!(checked.step(at + 90_000, tick).unwrap(), Action::None);
+        let handed = checked.step(at + 95_000, Event::HandedOver).unwrap();
+        assert_eq!(handed, Action::TakeBitmap);
+        checked.step(at + 96_000, bitmap).unwrap();
+        assert_eq!(checked.step(at + 97_000, sent).unwrap(), Action::Count);
+        let decided = checked.step(at + 97_000, counted).unwrap();
+        assert_eq!(decided, Action::Suspend);
+    }
+}
+
+/// A handover that does not end is given up like a round that does not: by the operator, or
+/// when the time is over. So is one that ends too late for a guest that no longer fits.
+#[test]
+fn a_handover_that_does_not_end_is_no_reason_to_wait_for_ever() {
+    for (timeout, event, reason) in [
+        (None, Event::Cancel, Reason::Cancelled),
+        (
+            Some(10_000),
+            Event::Tick { dirty: Some(10) },
+            Reason::Timeout,
+        ),
+    ] {
+        let mut checked = Checked::new(Config {
+            hands_over: true,
+            ..config(Some(100), timeout)
+        });
+        let (at, _) = first_round(&mut checked, 100_000, 10);
+        let bitmap = Event::Bitmap {
+            dirty: 0,
+            took: ms(1),
+        };
+        assert_eq!(checked.step(at, bitmap).unwrap(), Action::Count);
+        let counted = Event::Counted { dirty: 0 };
+        assert_eq!(checked.step(at, counted).unwrap(), Action::None);
+        let Action::Refuse(refusal) = checked.step(11_000_000, event).unwrap() else {
+            panic!("not refused");
+        };
+        assert_eq!(refusal.reason, reason);
+        // It may end yet, while everything is undone.
+        let late = checked.step(11_000_001, Event::HandedOver);
+        assert_eq!(late.unwrap(), Action::None);
+    }
+}
+
+#[test]
+fn a_wish_to_switch_now_outlasts_the_handover() {
+    let mut checked = Checked::new(Config {
+        hands_over: true,
+        ..config(Some(10_000), None)
+    });
+    let mut at = 0;
+    let mut action = checked.step(at, begin(100_000)).unwrap();
+    checked.step(at, Event::SwitchNow).unwrap();
+    while action != Action::Count {
+        at += 1_500;
+        let requested = checked.left.min(1_024) as u32;
+        let event = Event::Sent {
+            requested,
+            pages: requested,
+        };
+        action = checked.step(at, event).unwrap();
+    }
+    // Otherwise another round would be worth it.
+    let counted = Event::Counted { dirty: 5_000 };
+    assert_eq!(checked.step(at, counted).unwrap(), Action::HandOver);
+    checked.step(at, Event::HandedOver).unwrap();
+    let bitmap = Event::Bitmap {
+        dirty: 1_000,
+        took: ms(1),
+    };
+    checked.step(at + 1_000, bitmap).unwrap();
+    let sent = Event::Sent {
+        requested: 1_000,
+        pages: 1_000,
     };
     assert_eq!(checked.step(at + 2_000, sent).unwrap(), Action::Count);
     assert_eq!(checked.step(at + 2_000, counted).unwrap(), Action::Suspend);

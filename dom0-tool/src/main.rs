@@ -16,7 +16,8 @@
 //! ([`limits`]), and plain `xl migrate` can be made to keep them ([`enable`]) and to land
 //! as fast ([`plain_xl`]).
 //! Under the name `vif-lull` it attaches guests' network interfaces ([`vif`]).
-//! Whoever carries out the guest's next reboot is kept ([`monitor`]).
+//! Whoever carries out the guest's next reboot is kept ([`monitor`]), and so is its name
+//! ([`name`]).
 //! What only a person may decide is `lull resume` ([`resume`]). Is a host ready?
 //! [`doctor`]. Manual and completions: [`generate`].
 
@@ -39,6 +40,7 @@ mod limits;
 mod metrics;
 mod migrate;
 mod monitor;
+mod name;
 mod plain_xl;
 mod predict;
 mod rehearse;

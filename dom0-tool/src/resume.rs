@@ -3,8 +3,7 @@
 //! Only a person can say when: once the destination was told to start the
 //! guest, and has not answered, nobody here knows whether it runs there.
 
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
@@ -14,10 +13,7 @@ use lull_xen::{DomId, Xen, version};
 use crate::control::claim::{Claim, Taken};
 use crate::control::folder::Folder;
 use crate::host::{self, Guest, Host};
-
-/// What xl puts behind a guest's name before the destination is told to start
-/// it (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
-const AWAY: &str = "--migratedaway";
+use crate::name::{self, Name};
 
 /// Nothing was done.
 const NOT_DONE: u8 = 2;
@@ -52,27 +48,33 @@ pub fn main(options: &Options) -> ExitCode {
 
 /// Hands back the name it goes by.
 fn resume(domain: &str) -> anyhow::Result<String> {
-    let xl = Host::default().check()?;
+    Host::default().check()?;
     let guest = host::guest_in_any_state(domain)?;
     let claim = until_nobody_moves(guest.domid, &guest.name)?;
-    let resumed = resume_suspended(&xl, &guest);
+    let resumed = resume_suspended(&guest);
     if let Some(claim) = claim {
         claim.give_up(&Folder::default(), guest.domid);
     }
     resumed
 }
 
-fn resume_suspended(xl: &Path, guest: &Guest) -> anyhow::Result<String> {
+fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
     let name = &guest.name;
     let xen = Xen::open(version::detect()?).context("the hypervisor cannot be reached")?;
     let resumed = xen.resume_suspended(guest.domid);
     if resumed.with_context(|| format!("{name} cannot be resumed"))? == Resumed::WasNotSuspended {
         anyhow::bail!("{name} is not suspended.\nNothing was done. `xl list` shows how it is.");
     }
-    Ok(match name.strip_suffix(AWAY) {
-        Some(former) if rename(xl, guest.domid, former) => former.to_owned(),
-        _ => name.clone(),
-    })
+    let Some(own) = name.strip_suffix(name::SUFFIX) else {
+        return Ok(name.clone());
+    };
+    let why = match name::give_back(guest.domid, own, name::PATIENCE) {
+        Ok(Name::Own) => return Ok(own.to_owned()),
+        Ok(Name::Taken(other)) => format!("domain {other} is called {own}"),
+        Err(error) => error.to_string(),
+    };
+    eprintln!("lull: {name} keeps that name: {why}");
+    Ok(name.clone())
 }
 
 /// A guest that is only being moved is paused too, and may be running at the
@@ -94,12 +96,4 @@ fn until_nobody_moves(guest: DomId, name: &str) -> anyhow::Result<Option<Claim>>
         // Where there can be no lock, nobody holds one.
         Err(_) => Ok(None),
     }
-}
-
-/// Whether it is called so now. xl says why not, when another is.
-fn rename(xl: &Path, domid: DomId, name: &str) -> bool {
-    let renamed = Command::new(xl)
-        .args(["rename", &domid.to_string(), name])
-        .status();
-    renamed.is_ok_and(|status| status.success())
 }

@@ -24,9 +24,10 @@ use super::{BITMAP_BYTES_MAX, MAGIC, VERSION};
 /// | 13..=17 | the same as expected |
 /// | 18, 19 | pages that the guest's kernel dirties in order to stop: expected, at most |
 /// | 20..=22 | time of the last pages, per mille of the curve's: usual, at most; of how many pages |
+/// | 23 | 1 if the guest is handed over before it stops, else 0 |
 #[repr(C, align(4096))]
 pub struct Settings {
-    words: [AtomicU64; 23],
+    words: [AtomicU64; 24],
 }
 
 /// The settings as typed values.
@@ -45,7 +46,7 @@ impl Settings {
     #[cfg(any(test, feature = "test-support"))]
     pub const fn empty() -> Self {
         Self {
-            words: [const { AtomicU64::new(0) }; 23],
+            words: [const { AtomicU64::new(0) }; 24],
         }
     }
 
@@ -59,6 +60,7 @@ impl Settings {
             last_pages,
             risk,
             guest_pages,
+            hands_over,
         } = startup.config;
         let values = [
             VERSION,
@@ -83,6 +85,7 @@ impl Settings {
             last_pages.usual,
             last_pages.most,
             last_pages.pages,
+            hands_over.into(),
         ];
         for (word, value) in self.words.iter().skip(1).zip(values) {
             word.store(value, Ordering::Relaxed);
@@ -109,6 +112,7 @@ impl Settings {
             last_pages_usual,
             last_pages_most,
             last_pages_number,
+            hands_over,
         ] = &self.words;
         let [worst @ .., _, _, _, _, _] = costs;
         let [_, _, _, _, _, expected @ ..] = costs;
@@ -150,6 +154,7 @@ impl Settings {
                 },
                 risk: Risk::per_mille(u16::try_from(value(risk)).ok()?)?,
                 guest_pages: value(guest_pages),
+                hands_over: value(hands_over) != 0,
             },
         })
     }
@@ -190,6 +195,7 @@ mod tests {
                 },
                 risk: Risk::per_mille(7).unwrap(),
                 guest_pages: 4,
+                hands_over: true,
             },
         };
         let settings = Settings::empty();
@@ -197,9 +203,10 @@ mod tests {
         settings.write(&startup);
         assert_eq!(settings.read(), Some(startup));
         let word = |at: usize| settings.words[at].load(Ordering::Relaxed);
-        for at in 2..settings.words.len() {
+        for at in 2..23 {
             assert_eq!(word(at), at as u64);
         }
+        assert_eq!(word(23), 1);
         settings.words[1].store(VERSION - 1, Ordering::Relaxed);
         assert_eq!(settings.read(), None);
     }

@@ -83,6 +83,8 @@ pub enum ActionKind {
     Resume = 8,
     /// [`Action::RunOn`]
     RunOn = 9,
+    /// [`Action::HandOver`]
+    HandOver = 10,
 }
 
 impl ActionKind {
@@ -99,6 +101,7 @@ impl ActionKind {
             Action::Refuse(_) => Some(Self::Refuse),
             Action::Resume(_) => Some(Self::Resume),
             Action::RunOn(_) => Some(Self::RunOn),
+            Action::HandOver => Some(Self::HandOver),
         }
     }
 
@@ -113,6 +116,7 @@ impl ActionKind {
             7 => Self::Refuse,
             8 => Self::Resume,
             9 => Self::RunOn,
+            10 => Self::HandOver,
             _ => return None,
         })
     }
@@ -149,7 +153,7 @@ impl ToStub {
     /// | 12 | held back | |
     /// | 16 | sent | slot; frames and pages in 32 bits each |
     /// | 17 | mapped | slot, pages |
-    /// | 18 | unsettled | |
+    /// | 18, 19 | unsettled, handed over | |
     ///
     /// Times are microseconds.
     pub fn encode(self) -> Words {
@@ -177,6 +181,7 @@ impl ToStub {
                     Event::OutOfTime => (14, 0, 0),
                     Event::RunsOn => (15, 0, 0),
                     Event::Unsettled => (18, 0, 0),
+                    Event::HandedOver => (19, 0, 0),
                 };
                 [tag, at.0, a, b]
             }
@@ -231,6 +236,7 @@ impl ToStub {
             14 => Event::OutOfTime,
             15 => Event::RunsOn,
             18 => Event::Unsettled,
+            19 => Event::HandedOver,
             16 => {
                 return Ok(Self::Sent {
                     at,
@@ -309,7 +315,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_words_are_a_message_or_an_error_and_messages_survive(words: [u64; 4], tag in 0_u64..20) {
-            for words in [words, [tag, words[1] % 9, words[2] % 2_000, words[3]]] {
+            for words in [words, [tag, words[1] % 11, words[2] % 2_000, words[3]]] {
                 if let Ok(message) = ToDom0::decode(words) {
                     prop_assert_eq!(ToDom0::decode(message.encode()), Ok(message));
                 }

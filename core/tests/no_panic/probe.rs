@@ -12,6 +12,7 @@ use lull_core::{
     dirty::DirtyCurve,
     downtime::{FixedCosts, DowntimeModel, LastPages, SuspendPages},
     history::{History, RoundRecord},
+    holds::Held,
     limits::{DowntimeLimit, Limits, Risk, Timeout},
     machine::{Config, Event, Machine},
     policy::{RoundView, StopPolicy, WithinLimit, XenDefault},
@@ -93,8 +94,7 @@ fn decide(model: &DowntimeModel<'_>, limits: Limits, record: RoundRecord, n: u64
         history: &history,
         pages_sent: n,
         disappointments: n as u32,
-        path_known: opaque(true),
-        unsettled: opaque(false),
+        held: opaque(Held::default()),
         time_left: Some(Micros(n)),
     });
     opaque(XenDefault.decide(&view));
@@ -180,12 +180,14 @@ extern "C" fn _start() -> ! {
             last_pages,
             risk: Risk::DEFAULT,
             guest_pages: n,
+            hands_over: opaque(true),
         })));
         step(&mut machine, micros, opaque(Event::Limits(limits)));
         step(&mut machine, micros, opaque(Event::Bandwidth(None)));
         step(&mut machine, micros, opaque(Event::HeldBack));
         step(&mut machine, micros, opaque(Event::PathChanged));
         step(&mut machine, micros, opaque(Event::Unsettled));
+        step(&mut machine, micros, opaque(Event::HandedOver));
         step(&mut machine, micros, opaque(Event::OutOfTime));
         step(&mut machine, micros, opaque(Event::RunsOn));
         step(&mut machine, micros, opaque(Event::Cancel));

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use lull_core::downtime::Downtime;
-use lull_core::machine::{Action, Event, Machine};
+use lull_core::machine::{Action, Event, Machine, State};
 use lull_core::refusal::Refusal;
 use lull_core::units::Micros;
 
@@ -106,6 +106,7 @@ pub fn run_watched(
         },
         given_up: (Micros::ZERO, 0),
         left: 0,
+        handed_over: None,
         watch,
     };
     driver.run()
@@ -128,6 +129,8 @@ struct Driver<'s, W> {
     given_up: (Micros, u32),
     /// The pages left of a round that was to be the final one.
     left: u64,
+    /// The time at which the handover that has begun is over.
+    handed_over: Option<u64>,
     watch: W,
 }
 
@@ -152,7 +155,11 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                     let dirty = self.world.dirty_at(self.world.now());
                     self.tell(Event::Counted { dirty })
                 }
-                Action::TakeBitmap => {
+                Action::TakeBitmap | Action::HandOver => {
+                    if action == Action::HandOver {
+                        let takes = self.scenario.actual.handover.unwrap_or(0);
+                        self.handed_over = Some(self.world.now() + takes);
+                    }
                     let dirty = self.world.take_bitmap();
                     let took = Micros(self.scenario.actual.bitmap);
                     self.tell(Event::Bitmap { dirty, took })
@@ -162,6 +169,9 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                     ControlFlow::Continue(action) => action,
                 },
                 Action::Refuse(refusal) => return self.outcome(End::Refused(refusal), None),
+                Action::None if self.machine.state() == State::HandingOver => {
+                    self.wait_for_handover()
+                }
                 // Send the rest of a round that was to be the final one.
                 Action::None => match self.copy(self.left) {
                     Some(action) => action,
@@ -191,7 +201,22 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                 return action;
             }
         }
+        let waits = self.machine.state() == State::HandingOver;
+        if let Some(at) = self.handed_over.filter(|at| *at <= now && !waits) {
+            self.handed_over = None;
+            self.step(at.max(self.last_told()), Event::HandedOver);
+        }
         self.step(now, event)
+    }
+
+    /// Lets time pass until the handover is over, or the attempt is.
+    fn wait_for_handover(&mut self) -> Action {
+        let until = self.handed_over.take().expect("a handover that has begun");
+        if let Some(action) = self.tick_until(until) {
+            return action;
+        }
+        self.world.pass_until(until);
+        self.step(self.world.now(), Event::HandedOver)
     }
 
     /// The time up to which ticks may already have been reported.

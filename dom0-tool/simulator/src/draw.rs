@@ -116,6 +116,9 @@ pub struct Drawn {
     pub scenario: Scenario,
 }
 
+/// Sets the draws of the handover apart from all others.
+const HANDOVER: u64 = u64::from_le_bytes(*b"handover");
+
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000_000;
 
@@ -163,6 +166,7 @@ impl Draw {
         let rate = random.scaled(pages(slowest), pages(fastest));
         let rate = self.link_rate.unwrap_or(rate);
         let costs = Costs::draw(random, size);
+        let costs = costs.handed_over(&mut Random::of(self.seed ^ HANDOVER, number));
         let guest = self.guest(random, writer, size, rate);
         let (mishap, costs) = match self.mishaps {
             Mishaps::None => (Mishap::None, costs),
@@ -376,6 +380,7 @@ impl Costs {
             until_ready: landing_truly - after_ready,
             after_ready,
             resume: truly(resume),
+            handover: None,
         };
         let assumed = FixedCosts {
             suspend: Micros(suspend),
@@ -385,6 +390,15 @@ impl Costs {
             resume: Micros(resume),
         };
         Self { assumed, actual }
+    }
+
+    /// In one attempt of two the handshake precedes the stop and is no part of the pause.
+    fn handed_over(mut self, random: &mut Random) -> Self {
+        if !random.happens(50) {
+            return self;
+        }
+        self.actual.handover = Some(random.scaled(10 * MS, 3 * SECOND));
+        self
     }
 }
 

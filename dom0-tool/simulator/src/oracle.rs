@@ -39,9 +39,8 @@ pub fn foresee(scenario: &Scenario) -> Foresight {
         .timeout
         .map_or(u64::MAX, |timeout| timeout.micros().0);
     let mut world = World::new(scenario);
-    let mut pages = scenario.guest.pages;
     for round in 0..ROUNDS {
-        world.send_round(pages);
+        send(&mut world, round);
         if world.now().saturating_add(scenario.actual.suspend) > timeout {
             return Foresight::NoWay;
         }
@@ -49,7 +48,6 @@ pub fn foresee(scenario: &Scenario) -> Foresight {
         if pause <= scenario.limit() {
             return Foresight::WouldHaveMoved { round, pause };
         }
-        pages = world.take_bitmap();
     }
     Foresight::NoWay
 }
@@ -72,14 +70,12 @@ pub fn could_be_known(scenario: &Scenario) -> bool {
         let mut other = scenario.clone();
         other.link.seed = at_place(scenario.link.seed, course);
         let mut world = World::new(&other);
-        let mut pages = other.guest.pages;
-        for fits in &mut fits {
-            world.send_round(pages);
+        for (fits, round) in fits.iter_mut().zip(0..) {
+            send(&mut world, round);
             if world.now().saturating_add(other.actual.suspend) > timeout {
                 break;
             }
             *fits += usize::from(pause_now(world.clone()) <= other.limit());
-            pages = world.take_bitmap();
         }
     }
     fits.iter().any(|fits| fits + may_fail >= COURSES as usize)
@@ -89,15 +85,32 @@ pub fn could_be_known(scenario: &Scenario) -> bool {
 /// such pause is within the limit.
 pub fn best_of(scenario: &Scenario, rounds: u32) -> Option<u64> {
     let mut world = World::new(scenario);
-    let mut pages = scenario.guest.pages;
     let mut best = None;
-    for _ in 0..rounds {
-        world.send_round(pages);
+    for round in 0..rounds {
+        send(&mut world, round);
         let pause = Some(pause_now(world.clone())).filter(|pause| *pause < u64::MAX);
         best = best.min(pause).or(best).or(pause);
-        pages = world.take_bitmap();
     }
     best
+}
+
+/// Sends a round, after which the guest may be stopped. If it must be handed over first,
+/// that begins after the full pass and goes on beside a round; what is dirtied until it is
+/// over makes another.
+fn send(world: &mut World<'_>, round: u32) {
+    if round > 0 {
+        let pages = world.take_bitmap();
+        return world.send_round(pages);
+    }
+    world.send_round(world.scenario().guest.pages);
+    if let Some(takes) = world.scenario().actual.handover {
+        let over = world.now().saturating_add(takes);
+        for _ in 0..2 {
+            let pages = world.take_bitmap();
+            world.send_round(pages);
+            world.pass_until(over);
+        }
+    }
 }
 
 /// The pause if the guest were asked to stop now; [`u64::MAX`] if it is far beyond the

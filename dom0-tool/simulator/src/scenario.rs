@@ -51,6 +51,8 @@ pub struct Actual {
     pub after_ready: u64,
     /// From the decision to give up until the guest runs at the source.
     pub resume: u64,
+    /// The handshake, where it precedes the guest's stop and is no part of its pause.
+    pub handover: Option<u64>,
 }
 
 /// A mishap, apart from guest and link. Costs that are worse than assumed are not a mishap
@@ -80,6 +82,7 @@ impl Scenario {
             last_pages: self.last_pages,
             risk: self.risk,
             guest_pages: self.guest.pages,
+            hands_over: self.actual.handover.is_some(),
         }
     }
 

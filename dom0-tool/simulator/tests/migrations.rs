@@ -88,6 +88,7 @@ const ACTUAL: Actual = Actual {
     until_ready: 18_000,
     after_ready: 1_800,
     resume: 3_900,
+    handover: None,
 };
 
 fn migrate(limit_ms: u64, writer: Writer, link: Link) -> Outcome {

@@ -10,6 +10,7 @@ use lull_xen::xenstore::Xenstore;
 
 use super::folder::{Folder, Place};
 use crate::host::{self, Guest, NotReady};
+use crate::name;
 
 /// How long a helper may take to send a line. It may be reading a large bitmap.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -179,7 +180,10 @@ pub fn names() -> Vec<Guest> {
 /// guests that are.
 pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
     let all = all()?;
-    let guest = host::domain(asked)?;
+    let guest = match handed_over(asked, &all) {
+        Some(guest) => guest,
+        None => host::domain(asked)?,
+    };
     let mut others = Vec::new();
     for connection in all {
         if connection.place.guest == guest.domid {
@@ -188,6 +192,20 @@ pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
         others.push(connection.place.guest);
     }
     bail!(NotMigrated::new(guest, &others, &names()))
+}
+
+/// The guest of that name which xl has renamed for the handshake, while it still runs here.
+fn handed_over(asked: &str, moving: &[Connection]) -> Option<Guest> {
+    let away = format!("{asked}{}", name::SUFFIX);
+    let is_it = |guest: &Guest| {
+        let moves = moving.iter().any(|one| one.place.guest == guest.domid);
+        guest.name == away && moves
+    };
+    let guest = names().into_iter().find(is_it)?;
+    Some(Guest {
+        name: asked.to_owned(),
+        ..guest
+    })
 }
 
 /// Connects to the process that took over from `before` for the landing. `None` if there is

@@ -93,7 +93,7 @@ impl Session<'_> {
         }
         let state = self.peer.machine().state();
         let resting = state == State::Counting && self.landing.is_resting();
-        let copying = state == State::Copying || resting;
+        let copying = matches!(state, State::Copying | State::HandingOver) || resting;
         if self.begun && (copying || state == State::CopyingFinal) {
             self.look_at_memory()?;
             let dirty = if copying { Some(self.count()?) } else { None };
@@ -150,7 +150,7 @@ impl Session<'_> {
         let asked_for = pause.requested.elapsed();
         let limit = self.limit_in_force();
         let is_too_late = limit.is_some_and(|limit| asked_for >= last_stop(limit, costs));
-        let is_unwanted = self.landing.hands_over() && (self.cancel_told || self.is_out_of_time());
+        let is_unwanted = self.landing.asks_itself() && (self.cancel_told || self.is_out_of_time());
         if !is_unwanted && (!is_too_late || pause.binding) {
             return Ok(());
         }

@@ -122,6 +122,7 @@ impl<T> Doing<T> for io::Result<T> {
 const fn hung_up(why: Refused) -> &'static str {
     match why {
         Refused::PeerGone => "the destination closed the connection",
+        Refused::GaveBack => "the destination could not take the guest's name and gave it back",
         Refused::XlGone => "xl gave up, or was killed",
         Refused::NotReady | Refused::ReadyTooLate | Refused::PauseUnknown => {
             "the last pages and the CPU state were not in place in time"
@@ -148,7 +149,7 @@ impl From<&Failure> for Verdict {
             Failure::Stream(_)
             | Failure::Differ { .. }
             | Failure::EarlyReady
-            | Failure::HungUp(Refused::PeerGone) => (
+            | Failure::HungUp(Refused::PeerGone | Refused::GaveBack) => (
                 How::TargetFailed,
                 "Look at the link and at the destination.",
             ),

@@ -81,12 +81,17 @@ impl Session<'_> {
     pub(super) fn poll_guest(&mut self) -> Result<(), Failure> {
         let cancelled = self.news.cancelled;
         // The machine has reached its end, but the stream is not committed yet.
-        if cancelled && self.landing.hands_over() && self.finishing {
+        if cancelled && self.landing.asks_itself() && self.finishing {
             return Err(Failure::HungUp(Refused::Cancelled));
         }
         if cancelled && !self.cancel_told && self.begun {
             self.cancel_told = true;
             self.peer.tell(self.now(), Event::Cancel)?;
+            self.notify()?;
+        }
+        if self.news.handed_over && !self.handover_told {
+            self.handover_told = true;
+            self.peer.tell(self.now(), Event::HandedOver)?;
             self.notify()?;
         }
         let Some(mut pause) = self.pause else {
@@ -214,7 +219,7 @@ impl Session<'_> {
         let Some(pause) = self.pause.filter(|pause| !pause.answered) else {
             return verdict;
         };
-        if self.landing.hands_over() {
+        if self.landing.asks_itself() {
             // The request is the engine's own, so the engine may take it back.
             self.outlive_request(&mut verdict);
             return verdict;

@@ -28,6 +28,7 @@ mod sending;
 mod session;
 mod slots;
 mod standstill;
+mod starting;
 mod steering;
 mod telling;
 #[cfg(test)]
@@ -96,11 +97,26 @@ pub trait Host {
     /// When the process that should end it has gone.
     fn first_pass_done(&mut self) -> io::Result<()>;
 
+    /// In a fast landing: xl's handshake is to take place while the guest runs. Does not
+    /// wait.
+    ///
+    /// # Errors
+    /// When the process that would give the guest its name back has gone.
+    fn hand_over(&mut self) -> io::Result<()>;
+
+    /// In a fast landing: everything is in place. Asks whether the copy may be started, and
+    /// does not wait.
+    fn ask_to_start(&mut self);
+
+    /// In a fast landing: what became of the copy that was to be started: whether the
+    /// destination has said that it runs.
+    fn tell_started(&mut self, started: bool);
+
     /// The guest has acknowledged a request to suspend that is no longer wanted. It may
     /// still follow the request after this attempt is over, so the guard must stay.
     fn leave_request(&mut self);
 
-    /// The stream is complete. From here on the guest may run elsewhere, so no process on
+    /// The stream is complete, or the copy is about to be started. From here on the guest may run elsewhere, so no process on
     /// this host may resume it.
     fn commit(&mut self);
 }
@@ -113,6 +129,10 @@ pub struct News {
     /// In a fast landing: the destination has set the guest up and waits for permission to
     /// start it.
     pub target_ready: bool,
+    /// In a fast landing: xl's handshake is over, and the guest may be asked to suspend.
+    pub handed_over: bool,
+    /// In a fast landing: the copy may be started.
+    pub may_start: bool,
     /// In a fast landing: the transport has hung up, for this reason.
     pub hung_up: Option<Refused>,
 }

@@ -120,7 +120,7 @@ impl Session<'_> {
                 }
                 Heard::Sent(slot) => self.sent(slot)?,
                 Heard::Noted => {}
-                Heard::Landed => break,
+                Heard::Landed | Heard::Started => break,
             }
         }
         match heard {

@@ -73,6 +73,8 @@ pub(super) struct Session<'s> {
     /// What the other processes have said so far.
     pub(super) news: News,
     pub(super) cancel_told: bool,
+    /// The machine knows that xl's handshake is over.
+    pub(super) handover_told: bool,
     pub(super) begun: bool,
     /// All pages are sent and the rest of the stream is in the queue.
     pub(super) finishing: bool,
@@ -129,6 +131,7 @@ impl<'s> Session<'s> {
             pause: None,
             news: News::default(),
             cancel_told: false,
+            handover_told: false,
             begun: false,
             finishing: false,
             heard: now,
@@ -150,7 +153,10 @@ impl<'s> Session<'s> {
         let end = self.run();
         let verdict = match &end {
             Ok(End::Complete) => {
-                self.host.commit();
+                // Before a copy is started, the guard is told earlier.
+                if !self.landing.name().is_handshake_first() {
+                    self.host.commit();
+                }
                 Verdict::plain(How::StreamComplete, "", "")
             }
             Ok(End::Refused(refusal)) => Verdict::from(&**refusal),
@@ -200,9 +206,12 @@ impl<'s> Session<'s> {
             self.heed_wishes()?;
             self.check_timers()?;
             if self.is_complete() {
-                return match self.is_suspended()? {
-                    true => Ok(End::Complete),
-                    false => Err(Failure::ResumedByAnother),
+                if !self.is_suspended()? {
+                    return Err(Failure::ResumedByAnother);
+                }
+                return match self.landing.name().is_handshake_first() {
+                    true => self.start_copy(),
+                    false => Ok(End::Complete),
                 };
             }
             let longest = match self.pause {
@@ -370,10 +379,18 @@ impl<'s> Session<'s> {
             }
             Action::TakeBitmap => {
                 self.tell_round("another-round");
-                self.clear_windows()?;
-                let Cleaned { dirty, took } = self.take_bitmap(Clean::Live)?;
-                let took = Micros(took.as_micros() as u64);
-                self.peer.tell(self.now(), Event::Bitmap { dirty, took })?;
+                self.take_live_bitmap()?;
+            }
+            Action::HandOver => {
+                self.tell_round("hand-over");
+                // xl would rename a guest that another program has stopped.
+                if self.living()?.is_suspended() {
+                    return Err(Failure::SuspendedByAnother);
+                }
+                self.host
+                    .hand_over()
+                    .doing("the guest cannot be handed over")?;
+                self.take_live_bitmap()?;
             }
             Action::Suspend => {
                 self.cap = self.throttle.take().map(|throttle| throttle.cap());
@@ -423,5 +440,13 @@ impl<'s> Session<'s> {
             Action::RunOn(refusal) => self.give_up_pause(refusal)?,
         }
         Ok(None)
+    }
+
+    /// Takes the bitmap of the next round.
+    fn take_live_bitmap(&mut self) -> Result<(), Failure> {
+        self.clear_windows()?;
+        let Cleaned { dirty, took } = self.take_bitmap(Clean::Live)?;
+        let took = Micros(took.as_micros() as u64);
+        Ok(self.peer.tell(self.now(), Event::Bitmap { dirty, took })?)
     }
 }

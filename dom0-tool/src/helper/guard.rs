@@ -25,6 +25,7 @@ use super::front_end::FrontEnd;
 use crate::control::claim::{self, Claim};
 use crate::control::folder::{self, Folder};
 use crate::monitor::Monitor;
+use crate::name::{self, Name};
 use crate::stub::{orphans, room};
 
 /// The hidden subcommand that makes this binary a guard.
@@ -70,7 +71,10 @@ mod word {
     pub const ASKED: u8 = b'a';
     /// The guest has run on since, and is copied further.
     pub const RAN_ON: u8 = b'r';
-    /// The stream is complete; the guest must not be resumed here.
+    /// xl is about to rename the guest, which runs on.
+    pub const HANDING_OVER: u8 = b'n';
+    /// The stream is complete, or the copy may be started at any moment; the guest must not
+    /// be resumed here.
     pub const COMMITTED: u8 = b'c';
     /// libxl has acknowledged the end, so the helper now ends as intended.
     pub const HANDED_OVER: u8 = b'h';
@@ -118,7 +122,20 @@ impl Guard {
     /// # Errors
     /// When the guard is dead: nothing would resume the guest if the helper died too.
     pub fn asked(&mut self) -> io::Result<()> {
-        self.pipe.write_all(&[word::ASKED]).map_err(|error| {
+        self.say(word::ASKED)
+    }
+
+    /// Reports that xl is about to rename the guest for the handshake.
+    ///
+    /// # Errors
+    /// When the guard is dead: nothing would give the guest its name back if xl and the
+    /// helper died too.
+    pub fn handing_over(&mut self) -> io::Result<()> {
+        self.say(word::HANDING_OVER)
+    }
+
+    fn say(&mut self, word: u8) -> io::Result<()> {
+        self.pipe.write_all(&[word]).map_err(|error| {
             io::Error::new(
                 error.kind(),
                 "lull's guard, which would resume it, was killed",
@@ -158,10 +175,15 @@ pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     hygiene::be_spared();
     confine::to_no_program();
     let monitor = (over == Over::Move).then(|| Monitor::of(guest)).flatten();
+    // xl renames it later.
+    let name = name::of(guest);
     let mut heard = Vec::new();
     // The helper writes at most a few bytes.
     let _ = io::stdin().take(16).read_to_end(&mut heard);
     let code = undo(over, guest, helper, &heard);
+    if let Some(name) = name.filter(|_| may_be_renamed(&heard)) {
+        give_name_back(guest, &name);
+    }
     let folder = Folder::default();
     room::give_back_of(&folder, helper);
     folder::remove(&folder.socket(guest, helper));
@@ -224,6 +246,51 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
 fn is_to_land(heard: &[u8], has_transport: bool) -> bool {
     let committed = heard.contains(&word::COMMITTED);
     committed && (has_transport || heard.contains(&word::HANDED_OVER))
+}
+
+/// Whether xl may have renamed a guest that stays.
+fn may_be_renamed(heard: &[u8]) -> bool {
+    heard.contains(&word::HANDING_OVER) && !heard.contains(&word::COMMITTED)
+}
+
+/// Time that an xl which was given the guest back has to end.
+const XL_ENDING: Duration = Duration::from_secs(60);
+
+/// Gives the guest its own name back once xl, which does so itself unless it was cut off,
+/// has ended.
+fn give_name_back(guest: DomId, name: &str) {
+    let until = Instant::now() + XL_ENDING;
+    while is_moved_by_xl(guest) && Instant::now() < until {
+        thread::sleep(LOOK);
+    }
+    match name::give_back(guest, name, name::PATIENCE) {
+        Ok(Name::Own) => {}
+        Ok(Name::Taken(other)) => eprintln!(
+            "lull: domain {guest} keeps the name that xl gave it for the handshake: domain {other} is called {name}"
+        ),
+        Err(error) => eprintln!("lull: domain {guest} does not get its name {name} back: {error}"),
+    }
+}
+
+/// Whether an xl runs whose transport is this attempt's.
+fn is_moved_by_xl(guest: DomId) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return false;
+    };
+    processes.flatten().any(|process| {
+        let line = fs::read(process.path().join("cmdline"));
+        line.is_ok_and(|line| moves(&line, guest)) && processes::is_roots(&process.path())
+    })
+}
+
+/// Whether this command line is that of an xl which moves the guest over `lull transport`.
+fn moves(line: &[u8], guest: DomId) -> bool {
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    let number = guest.to_string();
+    let is_transport = |word: &[u8]| String::from_utf8_lossy(word).contains(" transport ");
+    words.get(1) == Some(&&b"migrate"[..])
+        && words.contains(&number.as_bytes())
+        && words.into_iter().any(is_transport)
 }
 
 /// Whether the request to suspend is the last report about the guest. Once the stream is
@@ -329,6 +396,32 @@ mod tests {
             assert_eq!(may_still_stop(words.as_bytes()), may, "{words}");
         }
         assert!(!may_still_stop(b"ac") && !may_still_stop(b"arach"));
+    }
+
+    #[test]
+    fn a_name_is_given_back_unless_the_copy_may_run() {
+        for (words, may) in [("n", true), ("na", true), ("nara", true), ("a", false)] {
+            assert_eq!(may_be_renamed(words.as_bytes()), may, "{words}");
+        }
+        assert!(!may_be_renamed(b"nac"));
+    }
+
+    #[test]
+    fn the_xl_that_moves_a_guest_is_known_by_its_command_line() {
+        let over = |words: &[&str]| moves(words.join("\0").as_bytes(), 7);
+        let ssh = "/usr/sbin/lull transport --fast -- ssh";
+        assert!(over(&["xl", "migrate", "-s", ssh, "7", "host2", ""]));
+        let line = "exec /usr/sbin/lull transport --shell -- 'xl migrate-receive'";
+        assert!(over(&["xl", "migrate", "-s", "", "7", line, ""]));
+        for other in [
+            &["xl", "migrate", "-s", ssh, "77", "host2"][..],
+            &["xl", "migrate", "-s", "ssh", "7", "host2"],
+            &["lull", "transport", "--fast", "7", ssh],
+            &["xl"],
+            &[],
+        ] {
+            assert!(!over(other), "{other:?}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use lull_core::machine::Config;
 use lull_core::units::Micros;
 use lull_wire::control::{Answer, Phase, Request};
 use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log};
+use lull_wire::gate::FromEngine;
 use lull_wire::spec::{BadSpec, MigrationSpec};
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{self as xen, DomId, DomainState, Xen, version};
@@ -150,6 +151,7 @@ fn move_guest(
         verify: save.verify,
         stream: stream.try_clone()?,
         channel: None,
+        landing: Landing::Classic,
     };
     hygiene::settle();
     let mut libxl = Libxl::new();
@@ -227,7 +229,12 @@ fn engine_until_the_end(
         inherited_fd::adopt(options.from_land)?,
     );
     let transport = inherited_fd::adopt(options.transport)?.into();
-    let transport = Transport::new(transport, Landing::Fast)?;
+    // An attempt without a valid specification does not begin.
+    let landing = match &spec {
+        Ok(Some(spec)) => spec.landing,
+        Ok(None) | Err(_) => Landing::Fast,
+    };
+    let transport = Transport::new(transport, landing)?;
     let its_end = transport.try_clone()?;
     let front_end = FrontEnd::connect();
     let watched = front_end.as_ref().and_then(FrontEnd::wake_on);
@@ -244,6 +251,7 @@ fn engine_until_the_end(
         verify,
         stream,
         channel: Some(channel),
+        landing,
     };
     let verdict = match helper.attempt(task, start, orders) {
         Tried::Ended(verdict) => verdict,
@@ -336,6 +344,7 @@ struct Task {
     stream: OwnedFd,
     /// The descriptors to and from `lull land`, in this order; only in a fast landing.
     channel: Option<(OwnedFd, OwnedFd)>,
+    landing: Landing,
 }
 
 impl<'t> Helper<'t> {
@@ -477,7 +486,7 @@ impl<'t> Helper<'t> {
         let copy = (info.handle, self.name.as_str());
         let channel = task
             .channel
-            .map(|(to, from)| Channel::new(to, from, copy))
+            .map(|(to, from)| Channel::new(to, from, copy, task.landing))
             .transpose()
             .context("the way to `lull land` cannot be used")?;
         if task.verify == Verify::Yes && limits.max_suspend.is_some() {
@@ -497,6 +506,7 @@ impl<'t> Helper<'t> {
                 last_pages: costs.last_pages,
                 risk: risk.0,
                 guest_pages: info.tot_pages,
+                hands_over: task.landing.is_handshake_first(),
             },
             start,
         };
@@ -595,6 +605,12 @@ impl<'t> Helper<'t> {
         {
             // The front end records who asked, and tells the transport.
             front_end.tell(Event::CancelAsked);
+        }
+    }
+
+    fn tell_transport(&self, message: FromEngine) {
+        if let Some(transport) = &self.transport {
+            transport.send(message);
         }
     }
 
@@ -785,6 +801,25 @@ impl Host for Helper<'_> {
 
     fn first_pass_done(&mut self) -> io::Result<()> {
         self.toolstack.first_pass_done()
+    }
+
+    fn hand_over(&mut self) -> io::Result<()> {
+        if let Some(guard) = &mut self.guard {
+            guard.handing_over()?;
+        }
+        self.tell_transport(FromEngine::HandOver);
+        Ok(())
+    }
+
+    fn ask_to_start(&mut self) {
+        self.tell_transport(FromEngine::Committed);
+    }
+
+    fn tell_started(&mut self, started: bool) {
+        self.tell_transport(match started {
+            true => FromEngine::Started,
+            false => FromEngine::Unanswered,
+        });
     }
 
     fn leave_request(&mut self) {

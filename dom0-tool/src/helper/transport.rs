@@ -63,8 +63,13 @@ impl Transport {
     /// has ended then.
     pub fn tell(&self, event: &Event) {
         if let Some(message) = FromEngine::of(event, self.landing) {
-            let _ = (&self.socket).write_all(&encode(message));
+            self.send(message);
         }
+    }
+
+    /// Sends a message. A failed write is ignored: the transport has ended then.
+    pub fn send(&self, message: FromEngine) {
+        let _ = (&self.socket).write_all(&encode(message));
     }
 
     /// Reads what has arrived, without blocking, and returns all that has been said. A
@@ -102,13 +107,13 @@ impl Transport {
 
     /// The descriptor to poll for messages, while any may come.
     pub fn wake_on(&self) -> Option<BorrowedFd<'_>> {
-        let listens = self.landing == Landing::Fast && self.news.hung_up.is_none();
+        let listens = self.landing.is_fast() && self.news.hung_up.is_none();
         listens.then(|| self.socket.as_fd())
     }
 }
 
-/// What is known after `message`. READY comes at most once, and nothing comes after the
-/// transport has hung up.
+/// What is known after `message`. Each message comes at most once and in its turn, and
+/// nothing comes after the transport has hung up.
 fn after(message: ToEngine, known: News) -> io::Result<News> {
     match message {
         _ if known.hung_up.is_some() => {}
@@ -119,6 +124,19 @@ fn after(message: ToEngine, known: News) -> io::Result<News> {
                 ..known
             });
         }
+        ToEngine::HandedOver if known.target_ready && !known.handed_over => {
+            return Ok(News {
+                handed_over: true,
+                ..known
+            });
+        }
+        ToEngine::Start if known.handed_over && !known.may_start => {
+            return Ok(News {
+                may_start: true,
+                ..known
+            });
+        }
+        ToEngine::HandedOver | ToEngine::Start => {}
         ToEngine::HungUp { why } => {
             return Ok(News {
                 hung_up: Some(why),
@@ -198,7 +216,16 @@ mod tests {
 
     #[test]
     fn each_message_has_its_turn() {
-        for turns in [&[][..], &[READY], &[HUNG_UP], &[READY, HUNG_UP]] {
+        const HANDED: ToEngine = ToEngine::HandedOver;
+        const START: ToEngine = ToEngine::Start;
+        for turns in [
+            &[][..],
+            &[READY],
+            &[HUNG_UP],
+            &[READY, HUNG_UP],
+            &[READY, HANDED, HUNG_UP],
+            &[READY, HANDED, START],
+        ] {
             hears(turns).unwrap();
         }
         for others in [
@@ -206,6 +233,12 @@ mod tests {
             &[HUNG_UP, READY],
             &[HUNG_UP, HUNG_UP],
             &[READY, HUNG_UP, READY],
+            &[HANDED],
+            &[START],
+            &[READY, START],
+            &[READY, HANDED, HANDED],
+            &[READY, HANDED, START, START],
+            &[READY, HANDED, HUNG_UP, START],
         ] {
             let error = hears(others).unwrap_err().to_string();
             assert_eq!(error, "the transport spoke out of turn", "{others:?}");

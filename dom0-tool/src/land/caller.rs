@@ -8,7 +8,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lull_base::text::printable;
-use lull_wire::channel::{Chosen, Greeting, VERSION};
+use lull_wire::channel::{Chosen, Edition, Greeting};
+use lull_wire::events::Landing;
 use lull_wire::xl::markers::BANNER;
 
 use crate::destination::{Enough, LINES, NoLine, Patience, Release, line};
@@ -22,6 +23,7 @@ pub struct Call {
     child: Child,
     to: ChildStdin,
     from: ChildStdout,
+    edition: Edition,
 }
 
 /// Why there is no `lull land`. The message is a clause that follows "because".
@@ -77,7 +79,12 @@ impl Call {
             .spawn();
         let land = started.map_err(NoLand::from).and_then(|mut child| {
             match greet(&mut child, &mut xen, patience) {
-                Ok((to, from)) => Ok(Self { child, to, from }),
+                Ok((to, from, edition)) => Ok(Self {
+                    child,
+                    to,
+                    from,
+                    edition,
+                }),
                 Err(error) => {
                     end(child);
                     Err(error)
@@ -85,6 +92,14 @@ impl Call {
             }
         });
         Called { xen, land }
+    }
+
+    /// The landing that both ends know.
+    pub const fn landing(&self) -> Landing {
+        match self.edition {
+            Edition::HandshakeFirst => Landing::Fast,
+            Edition::HandshakeLast => Landing::FastHandshakeLast,
+        }
     }
 
     /// Ends the call; it is not needed after all.
@@ -108,7 +123,7 @@ fn greet(
     child: &mut Child,
     xen: &mut Option<Release>,
     patience: &Patience<'_>,
-) -> Result<(ChildStdin, ChildStdout), NoLand> {
+) -> Result<(ChildStdin, ChildStdout, Edition), NoLand> {
     let (mut to, mut from) = child
         .stdin
         .take()
@@ -128,15 +143,16 @@ fn greet(
         let Ok(greeting) = serde_json::from_slice::<Greeting>(&line) else {
             continue;
         };
-        if greeting.common().is_none() {
+        let agreed = greeting.common();
+        let Some((land, edition)) = agreed.and_then(|land| Some((land, Edition::of(land)?))) else {
             return Err(NoLand::Versions {
                 theirs: printable(&greeting.lull),
             });
-        }
-        let mut line = serde_json::to_vec(&Chosen { land: VERSION }).map_err(io::Error::other)?;
+        };
+        let mut line = serde_json::to_vec(&Chosen { land }).map_err(io::Error::other)?;
         line.push(b'\n');
         to.write_all(&line)?;
-        return Ok((to, from));
+        return Ok((to, from, edition));
     }
     Err(NoLand::Silent)
 }
@@ -156,13 +172,24 @@ mod tests {
 
     #[test]
     fn a_greeting_is_found_behind_what_a_shell_says_and_answered() {
-        let script =
-            r#"echo welcome; echo '{"land":[1,3],"lull":"9.9"}'; read answer; echo "$answer""#;
-        let (_, from, mut child) = call(script).land.unwrap().into_parts();
-        let mut said = String::new();
-        std::fs::File::from(from).read_to_string(&mut said).unwrap();
-        assert_eq!(said, "{\"land\":2}\n");
-        assert!(child.wait().unwrap().success());
+        for (greeting, chosen, landing) in [
+            (r#"{"land":[1,4],"lull":"9.9"}"#, 3, Landing::Fast),
+            // The greeting of a lull without Start.
+            (
+                r#"{"land":[2,2],"lull":"0.1.0"}"#,
+                2,
+                Landing::FastHandshakeLast,
+            ),
+        ] {
+            let script = format!("echo welcome; echo '{greeting}'; read answer; echo \"$answer\"");
+            let call = call(&script).land.unwrap();
+            assert_eq!(call.landing(), landing);
+            let (_, from, mut child) = call.into_parts();
+            let mut said = String::new();
+            std::fs::File::from(from).read_to_string(&mut said).unwrap();
+            assert_eq!(said, format!("{{\"land\":{chosen}}}\n"));
+            assert!(child.wait().unwrap().success());
+        }
     }
 
     #[test]
@@ -170,7 +197,7 @@ mod tests {
         let said = |script| call(script).land.unwrap_err().to_string();
         assert!(said("exit 127").starts_with("no lull answers"));
         assert!(said("yes").starts_with("no lull answers"));
-        assert!(said(r#"echo '{"land":[3,4],"lull":"9.9"}'"#).contains("9.9"));
+        assert!(said(r#"echo '{"land":[4,5],"lull":"9.9"}'"#).contains("9.9"));
     }
 
     #[test]

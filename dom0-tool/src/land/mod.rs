@@ -14,17 +14,26 @@
 //!                          ◀── Attached ──────────
 //! each batch ───────────── Pages ───────────────▶ writes them into the guest
 //!                          ◀── Applied ───────────
+//!    … READY is passed on, xl says GO, the receiver renames the copy and ends …
 //!    … the guest is suspended, the last batches follow …
 //! clock and CPUs ───────── State ───────────────▶ sets them, lets go of all
 //!                          ◀── Landed ────────────
-//!    … only now READY is passed on, and xl says GO …
+//! the word ─────────────── Start ───────────────▶ starts it: one hypercall
+//!                          ◀── Started ───────────
 //! ```
+//! With GO the receiver unpauses the copy. Xen counts pauses, and `lull land` holds the
+//! copy with a pause of its own from Attached on, so only its own word starts the copy.
+//! `-p` leaves the receiver's pause in place for the operator to undo.
+//!
+//! Version 1 has no Start: READY is passed on after Landed, and the receiver starts the
+//! copy.
+//!
 //! Greeting and Chosen are one line of JSON each, so text that a login shell prints before
 //! them does no harm. All other messages are the frames of [`channel`](lull_wire::channel).
 //! The versions are a range: both ends know which versions they speak, and neither guesses.
 //!
 //! After Landed nothing is written, whatever arrives. `lull land` ends when the channel
-//! ends, or when the guest no longer waits.
+//! ends, or when the guest no longer waits. A copy without Start is destroyed then.
 //!
 //! [`caller`] is the source's end of the channel. [`serve`] is the destination's end, and
 //! writes into the [`waiting`] guest; [`see_off`] cleans up after it, or [`announce`]s it.

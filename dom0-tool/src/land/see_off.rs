@@ -29,7 +29,7 @@ const SEEING_OFF: Duration = Duration::from_secs(10);
 /// Interval between two checks whether the copy is gone.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Sent once the source may start the copy.
+/// Sent before the copy can be started.
 const LANDED: u8 = b'l';
 
 /// Sent if the source could not be told that the copy has landed.
@@ -65,7 +65,8 @@ impl SeeOff {
         self.pipe.write_all(&copy.to_bytes())
     }
 
-    /// Reports that the copy lands: from here on the source decides whether it starts.
+    /// Reports that the copy lands: the source decides from here on whether it starts, or
+    /// it is being started.
     pub fn lands(&mut self) {
         let _ = self.pipe.write_all(&[LANDED]);
     }
@@ -129,16 +130,20 @@ const fn is_left_behind(words: &[u8]) -> bool {
     matches!(words, [] | [LANDED, UNTOLD])
 }
 
-/// Destroys the copy if its receiver does not. Without Landed the source never gives
-/// permission, so the copy will never be started. Its receiver destroys it unless it cannot
-/// report: stock xl leaves a copy whose connection has broken (`tools/xl/xl_migrate.c`,
-/// 4.17 to 4.22).
+/// Destroys the copy if its receiver does not. Without the word that the copy lands, it
+/// will never be started. Its receiver destroys it unless it cannot report: stock xl leaves
+/// a copy whose connection has broken (`tools/xl/xl_migrate.c`, 4.17 to 4.22). A receiver
+/// that has had permission does not destroy it either.
 fn see_off(copy: Identity) -> io::Result<()> {
     let xen = Xen::open_here()?;
     let until = Instant::now() + SEEING_OFF;
     while Instant::now() < until {
         if !matches!(copy.waits(&xen), Ok(true)) {
             return Ok(());
+        }
+        // On one host the guest's own domain gets its name back only then.
+        if copy.is_renamed().unwrap_or(false) {
+            break;
         }
         thread::sleep(LOOK);
     }

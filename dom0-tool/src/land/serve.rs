@@ -11,10 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
 
 use super::see_off::SeeOff;
-use super::waiting::{Compared, Tools, Unfit, Waiting};
+use super::waiting::{Compared, Complete, Tools, Unfit, Waiting};
 use lull_wire::channel::{
-    self, Attach, BadFrame, Chosen, FromLand, Greeting, HEADER, LINE_MAX, Purpose, TO_LAND_MAX,
-    ToLand, VERSION,
+    self, Attach, BadFrame, Chosen, Edition, FromLand, Greeting, HEADER, LINE_MAX, Purpose,
+    TO_LAND_MAX, ToLand,
 };
 
 /// Interval at which the guest is checked while nothing arrives.
@@ -84,18 +84,12 @@ fn serve<W: Write>(
     source: &mut Source<'_, W>,
     attach: impl FnOnce(&Attach) -> Result<(Waiting, SeeOff), End>,
 ) -> Result<(), End> {
-    let greeting = Greeting {
-        land: (VERSION, VERSION),
-        lull: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let mut line = serde_json::to_vec(&greeting).map_err(io::Error::other)?;
+    let mut line = serde_json::to_vec(&Greeting::ours()).map_err(io::Error::other)?;
     line.push(b'\n');
     source.say(&line)?;
     let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
         .map_err(|_| End::NoVersion)?;
-    if chosen.land != VERSION {
-        return Err(End::NoVersion);
-    }
+    let edition = Edition::of(chosen.land).ok_or(End::NoVersion)?;
     // Nothing on this host is touched before the source names the copy. That may be hours
     // later, because the source's first pass comes before it.
     let (mut waiting, mut see_off) = loop {
@@ -105,10 +99,13 @@ fn serve<W: Write>(
             _ => return Err(End::OutOfTurn),
         }
     };
+    if edition == Edition::HandshakeFirst {
+        waiting.hold()?;
+    }
     source.say(&FromLand::Attached.encode())?;
     loop {
         let answer = match source.frame(|| waiting.check())? {
-            ToLand::Attach(_) => return Err(End::OutOfTurn),
+            ToLand::Attach(_) | ToLand::Start => return Err(End::OutOfTurn),
             ToLand::Ping => FromLand::Pong,
             ToLand::Pages(pages, bytes) => match pages.purpose {
                 Purpose::Write => {
@@ -123,11 +120,10 @@ fn serve<W: Write>(
             ToLand::State(state) => {
                 // Permission to start the guest follows. No mapping of the guest is left
                 // when the source reads Landed.
-                waiting.set_state(&state)?;
-                see_off.lands();
-                if let Err(error) = source.say(&FromLand::Landed.encode()) {
-                    see_off.untold();
-                    return Err(error.into());
+                let complete = waiting.set_state(&state)?;
+                match edition {
+                    Edition::HandshakeLast => landed(source, &mut see_off)?,
+                    Edition::HandshakeFirst => start(source, complete, &mut see_off)?,
                 }
                 source.outlast(LANDING);
                 return Ok(());
@@ -135,6 +131,35 @@ fn serve<W: Write>(
         };
         source.say(&answer.encode())?;
     }
+}
+
+/// Leaves the start to xl: its handshake follows once the source reads Landed.
+fn landed<W: Write>(source: &mut Source<'_, W>, see_off: &mut SeeOff) -> Result<(), End> {
+    see_off.lands();
+    let told = source.say(&FromLand::Landed.encode());
+    if told.is_err() {
+        see_off.untold();
+    }
+    Ok(told?)
+}
+
+/// Waits for the source's word and starts the copy. Until that word the copy is the
+/// guard's to destroy, and from then on it never is.
+fn start<W: Write>(
+    source: &mut Source<'_, W>,
+    complete: Complete,
+    see_off: &mut SeeOff,
+) -> Result<(), End> {
+    source.say(&FromLand::Landed.encode())?;
+    match source.frame(|| complete.check())? {
+        ToLand::Start => {}
+        _ => return Err(End::OutOfTurn),
+    }
+    complete.check()?;
+    see_off.lands();
+    complete.start()?;
+    // If the source does not hear of it, it knows that it does not know.
+    Ok(source.say(&FromLand::Started.encode())?)
 }
 
 /// The connection to the source. Every read polls first, so the guest is checked while the
@@ -267,7 +292,7 @@ mod tests {
         let (end, said) = served(&[]);
         assert!(matches!(end, End::Gone), "{end}");
         let greeting: Greeting = serde_json::from_slice(&said).unwrap();
-        assert_eq!(greeting.common(), Some(VERSION));
+        assert_eq!(greeting, Greeting::ours());
         // Whether it ends after a whole message or within one, there is no one to report
         // to.
         for words in [&[CHOSEN][..], &[CHOSEN, b"\x01\0\0"]] {
@@ -277,7 +302,7 @@ mod tests {
 
     #[test]
     fn another_version_or_none_is_no_beginning() {
-        for chosen in [&b"{\"land\":1}\n"[..], b"hello\n", b"\n"] {
+        for chosen in [&b"{\"land\":4}\n"[..], b"{\"land\":1}\n", b"hello\n", b"\n"] {
             let (end, _) = served(&[chosen]);
             assert!(matches!(end, End::NoVersion), "{end}");
         }
@@ -292,8 +317,10 @@ mod tests {
             present: Vec::new(),
             gone: vec![7],
         });
-        let (end, _) = served(&[CHOSEN, &pages]);
-        assert!(matches!(end, End::OutOfTurn), "{end}");
+        for first in [pages, channel::start()] {
+            let (end, _) = served(&[CHOSEN, &first]);
+            assert!(matches!(end, End::OutOfTurn), "{end}");
+        }
         let (end, _) = served(&[CHOSEN, &frame(9, 0)]);
         assert!(matches!(end, End::Bad(_)), "{end}");
         let (end, _) = served(&[CHOSEN, &frame(2, u32::MAX)]);

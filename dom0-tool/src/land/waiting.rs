@@ -109,8 +109,9 @@ impl Waiting {
         let mut found = Vec::new();
         for info in xen.domains().during("the guests cannot be listed")? {
             if waits(&info, attach.uuid) {
-                let path = format!("/local/domain/{}/name", info.domain);
-                let called = store.read(&path).during("xenstore does not answer")?;
+                let called = store
+                    .read(&name_of(info.domain))
+                    .during("xenstore does not answer")?;
                 if called.as_deref() == Some(&name) {
                     found.push(info.domain);
                 }
@@ -150,11 +151,17 @@ impl Waiting {
     /// # Errors
     /// When it does not wait, or its state cannot be read.
     pub fn check(&self) -> Result<(), Unfit> {
-        match self.copy.waits(&self.xen) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Unfit::NoLongerWaits),
-            Err(error) => Err(error).during("the guest's state cannot be read"),
-        }
+        self.copy.check(&self.xen)
+    }
+
+    /// Pauses the copy once more. Whatever its receiver does with its own pause, the copy
+    /// runs only after [`Complete::start`] has undone this one.
+    ///
+    /// # Errors
+    /// When the hypercall fails.
+    pub fn hold(&self) -> Result<(), Unfit> {
+        let paused = self.xen.pause_domain(self.copy.domain);
+        paused.during("the guest cannot be held")
     }
 
     /// The domid and UUID of the copy.
@@ -220,12 +227,16 @@ impl Waiting {
     ///
     /// # Errors
     /// When a hypercall fails; the guest must not be started then.
-    pub fn set_state(self, state: &State) -> Result<(), Unfit> {
+    pub fn set_state(self, state: &State) -> Result<Complete, Unfit> {
         self.check()?;
         let set = self.xen.set_tsc_info(self.copy.domain, &state.tsc);
         set.during("the guest's clock cannot be set")?;
         let set = self.xen.set_hvm_context(self.copy.domain, &state.context);
-        set.during("the guest's CPU state cannot be set")
+        set.during("the guest's CPU state cannot be set")?;
+        Ok(Complete {
+            xen: self.xen,
+            copy: self.copy,
+        })
     }
 
     /// Raises the guest's memory limit if it needs more pages here than when the migration
@@ -297,6 +308,32 @@ impl Waiting {
     }
 }
 
+/// A copy in which everything is in place. Nothing of it is mapped any more.
+pub struct Complete {
+    xen: Xen,
+    copy: Identity,
+}
+
+impl Complete {
+    /// Checks that the guest still waits.
+    ///
+    /// # Errors
+    /// When it does not wait, or its state cannot be read.
+    pub fn check(&self) -> Result<(), Unfit> {
+        self.copy.check(&self.xen)
+    }
+
+    /// Undoes [`Waiting::hold`]: one hypercall, and the guest runs. It stays paused if its
+    /// receiver was told to leave it so.
+    ///
+    /// # Errors
+    /// When the hypercall fails.
+    pub fn start(self) -> Result<(), Unfit> {
+        let started = self.xen.unpause_domain(self.copy.domain);
+        started.during("the guest cannot be started")
+    }
+}
+
 /// The domid and UUID of a copy, for the guard, which destroys a copy that must not stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -327,6 +364,24 @@ impl Identity {
         })
     }
 
+    /// Whether the copy has the guest's own name: its receiver has had permission, and has
+    /// reported and gone, or is about to.
+    ///
+    /// # Errors
+    /// When xenstore does not answer.
+    pub fn is_renamed(self) -> io::Result<bool> {
+        let name = Xenstore::open()?.read(&name_of(self.domain))?;
+        Ok(name.is_some_and(|name| !name.ends_with(SUFFIX)))
+    }
+
+    fn check(self, xen: &Xen) -> Result<(), Unfit> {
+        match self.waits(xen) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Unfit::NoLongerWaits),
+            Err(error) => Err(error).during("the guest's state cannot be read"),
+        }
+    }
+
     /// Whether the copy exists and still has not run.
     ///
     /// # Errors
@@ -344,6 +399,10 @@ impl Identity {
         let info = xen.domain_info(self.domain)?;
         Ok(info.is_some_and(|info| runs(&info, self.uuid)))
     }
+}
+
+fn name_of(domain: DomId) -> String {
+    format!("/local/domain/{domain}/name")
 }
 
 /// Whether this is the guest with that UUID, complete and paused, and has never run.

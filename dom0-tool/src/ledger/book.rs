@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use lull_wire::events::Landing;
 use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
 
 /// Schema 1 had neither dates nor guests: its entries are read as a probe guest's, dated
-/// when they are read.
-pub const SCHEMA: u32 = 2;
+/// when they are read. Schema 2 knew one kind of fast landing, with xl's handshake last.
+pub const SCHEMA: u32 = 3;
+
+/// The last schema in which `fast` meant that.
+const HANDSHAKE_LAST: u32 = 2;
 
 /// The number of entries kept per guest and destination; the newest are kept.
 pub const KEPT: usize = 16;
@@ -26,6 +30,20 @@ pub struct Book {
 }
 
 impl Book {
+    /// The same book with its entries as this schema has them. A figure that includes the
+    /// handshake must not be taken for one that does not.
+    pub fn in_this_schema(mut self) -> Self {
+        if self.schema <= HANDSHAKE_LAST {
+            for entry in self.destinations.values_mut().flatten() {
+                if entry.landing == Landing::Fast {
+                    entry.landing = Landing::FastHandshakeLast;
+                }
+            }
+        }
+        self.schema = SCHEMA;
+        self
+    }
+
     /// Adds an entry, then drops expired and surplus entries.
     pub fn add(&mut self, destination: &str, mut entry: Entry, now: u64) {
         entry.at.get_or_insert(now);

@@ -49,13 +49,13 @@ impl Costs {
         resume: Duration::from_millis(50),
     };
 
-    /// The assumed bounds for the given kind of landing. For the fast landing they cover
-    /// what follows the last byte: applying the final state, READY, GO and a report. The
-    /// first trial of it took 0.3 s for that in the rig.
+    /// The assumed bounds for the given kind of landing. For a fast landing they cover
+    /// what follows the last byte: applying the final state, and the start of the copy or
+    /// READY, GO and a report. The first trial of the latter took 0.3 s in the rig.
     pub fn assumed(landing: Landing) -> Self {
         match landing {
             Landing::Classic => Self::ASSUMED,
-            Landing::Fast => Self {
+            Landing::Fast | Landing::FastHandshakeLast => Self {
                 landing: Duration::from_secs(1),
                 ..Self::ASSUMED
             },

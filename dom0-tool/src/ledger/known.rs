@@ -441,8 +441,14 @@ mod tests {
             landing("web1", Landing::Classic),
             Duration::from_millis(1_200)
         );
-        let known = book.known("host3", "web1", Landing::Fast, NOW);
-        assert_eq!(known.bounds.landing, Costs::assumed(Landing::Fast).landing);
+        // One with the handshake last is another kind.
+        for (to, order) in [
+            ("host2", Landing::FastHandshakeLast),
+            ("host3", Landing::Fast),
+        ] {
+            let known = book.known(to, "web1", order, NOW);
+            assert_eq!(known.bounds.landing, Costs::assumed(order).landing);
+        }
     }
 
     proptest! {

@@ -257,7 +257,7 @@ impl Ledger {
             let schema = format!("schema {}", book.schema);
             return Err(io::Error::new(io::ErrorKind::InvalidData, schema));
         }
-        Ok(book)
+        Ok(book.in_this_schema())
     }
 }
 

@@ -113,6 +113,7 @@ fn name(row: &Row) -> String {
     match row.landing {
         Landing::Classic => name.to_owned(),
         Landing::Fast => format!("{name}, fast landing"),
+        Landing::FastHandshakeLast => format!("{name}, fast landing, handshake last"),
     }
 }
 

@@ -171,6 +171,31 @@ fn what_could_not_be_written_is_as_it_was() {
     ledger.add("host2", landed("web1", 1), silent).unwrap();
 }
 
+/// A figure that includes xl's handshake is not taken for one that does not, and it stays so
+/// when the file is written anew.
+#[test]
+fn a_fast_landing_of_an_older_lull_had_its_handshake_last() {
+    let older = r#"{"schema":2,"destinations":{"host2":[{"at":4000000000,"guest":"web1","landing":"fast","landing_ms":599}]}}"#;
+    let (_folder, ledger) = holding(older);
+    let newer = Entry {
+        landing: Landing::Fast,
+        ..landed("web1", 79)
+    };
+    for (added, fast) in [(None, 1_000), (Some(newer), 120)] {
+        if let Some(entry) = added {
+            ledger.add("host2", entry, silent).unwrap();
+        }
+        for (landing, ms) in [(Landing::FastHandshakeLast, 900), (Landing::Fast, fast)] {
+            let known = ledger.known("host2", "web1", landing, silent);
+            assert_eq!(
+                known.bounds.landing,
+                Duration::from_millis(ms),
+                "{landing:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_destination_can_be_forgotten() {
     let (_folder, ledger) = ledger();

@@ -50,6 +50,7 @@ use crate::landing::{self, Choice, Trust, Wanted, choose};
 use crate::ledger::{self, Entry, Known, Ledger};
 use crate::limits::{self, Chosen, Effective};
 use crate::monitor;
+use crate::name::Name;
 use crate::rehearse::{self, Rehearsed, Way};
 use crate::runs;
 use crate::spool;
@@ -184,7 +185,7 @@ fn move_guest(
         }
     };
     let (mut landing, mut call, mut why_classic) = match choice {
-        Choice::Fast(call) => (Landing::Fast, Some(call), String::new()),
+        Choice::Fast(call) => (call.landing(), Some(call), String::new()),
         Choice::Classic(why) => (Landing::Classic, None, why),
     };
     let mut known = look_up(landing, &watcher);
@@ -243,6 +244,9 @@ fn move_guest(
         if !matches!(seen, Some(Seen::Running)) {
             break attempted;
         }
+        if attempted.account.may_be_renamed() {
+            give_name_back(guest, place.source, &watcher);
+        }
         watcher.note(&format!("{why}: it lands the classic way instead"));
         let first = Report {
             guest,
@@ -270,6 +274,9 @@ fn move_guest(
     };
     let (judgement, seen) = conclude(&attempted, place.source);
     let runs = matches!(seen, Some(Seen::Running | Seen::Rescued));
+    if runs && attempted.account.may_be_renamed() {
+        give_name_back(guest, place.source, &watcher);
+    }
     let monitor_lost = (runs && attempted.account.asked_to_suspend())
         .then(|| monitor::lost(&guest.name, guest.domid))
         .flatten();
@@ -399,7 +406,7 @@ fn rehearse(
     let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
     let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger), until)?;
     // Another disk may have been attached meanwhile.
-    if landing == Landing::Fast {
+    if landing.is_fast() {
         landing::devices_bear_it(guest, limits.trust()).map_err(|why| {
             anyhow::anyhow!(
                 "{} was to land fast and cannot any more: {why}.\nNothing was done but the rehearsal. Try again.",
@@ -509,6 +516,7 @@ pub fn judged(attempted: &Attempted) -> Judgement {
         ended: account.ended.as_ref(),
         hung_up: account.hung_up.as_ref().map(|hung_up| hung_up.why),
         ready: account.gate(),
+        handshake_first: account.landing.is_handshake_first(),
         handshake: &account.handshake,
         // An attempt is over only after xl has ended.
         xl: account.xl.unwrap_or(XlEnd::Killed(0)),
@@ -521,7 +529,7 @@ pub fn judged(attempted: &Attempted) -> Judgement {
 /// the operator wants it otherwise.
 fn classic_instead(options: &Migrate, landing: Landing, attempted: &Attempted) -> Option<String> {
     let Attempted { account, wish } = attempted;
-    let may = options.landing == Wanted::Auto && landing == Landing::Fast;
+    let may = options.landing == Wanted::Auto && landing.is_fast();
     let is_early = *wish == Wish::Move && !account.asked_to_suspend();
     let ended = account.ended.as_ref()?;
     (may && is_early && ended.land_lost).then(|| ended.reason.clone())
@@ -556,6 +564,21 @@ fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Se
         attempted.account.is_past_point_of_no_return(),
     );
     (judgement, Some(seen))
+}
+
+/// Gives a guest that stays its own name back. xl does it itself unless it was cut off, or
+/// unless the guest's copy on this host still has the name.
+fn give_name_back(guest: &Guest, source: &dyn Source, watcher: &Watcher) {
+    let name = &guest.name;
+    let why = match source.give_name_back(name) {
+        Ok(Name::Own) => return,
+        Ok(Name::Taken(other)) => format!("domain {other} is called {name}"),
+        Err(error) => error.to_string(),
+    };
+    watcher.note(&format!(
+        "{name} runs here under the name that xl gave it for the handshake, {name}--migratedaway ({why}): `xl rename {} {name}` gives its own back",
+        guest.domid
+    ));
 }
 
 /// An outcome with the guest running at the source stands only if the guest was seen to

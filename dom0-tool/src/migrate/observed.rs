@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use lull_wire::events::{
-    Answered, Ended, Event, How, HungUp, InForce, Landing, Progress, RanOn, Ready, Round, Started,
-    Suspended,
+    Answered, Ended, Event, HandedOver, How, HungUp, InForce, Landing, Progress, RanOn, Ready,
+    Round, Started, Suspended,
 };
 
 use super::outcome::{HelperSeen, Passed, XlEnd};
@@ -90,8 +90,11 @@ pub struct ObservedAttempt {
     pub ended: Option<Ended>,
     /// The landing that the guest was to use.
     pub landing: Landing,
-    /// Set when READY was passed on to xl.
+    /// Set when READY was passed on to xl, or the engine was permitted to have the copy
+    /// started.
     pub ready: Option<Ready>,
+    /// Set when xl's handshake was over before the guest stopped.
+    pub handed_over: Option<HandedOver>,
     /// Set when the destination answered GO.
     pub answered: Option<Answered>,
     /// Set when the transport hung up instead.
@@ -137,6 +140,7 @@ impl ObservedAttempt {
             | Event::LeftToStock(_)
             | Event::TargetReady(_)
             | Event::Ready(_)
+            | Event::HandedOver(_)
             | Event::Answered(_)
             | Event::HungUp(_)
             | Event::CancelAsked
@@ -150,8 +154,15 @@ impl ObservedAttempt {
     pub fn transport_said(&mut self, event: Event) {
         match event {
             Event::Ready(ready) => self.ready = Some(ready),
+            Event::HandedOver(handed_over) => self.handed_over = Some(handed_over),
             Event::Answered(answered) => self.answered = Some(answered),
-            Event::HungUp(hung_up) => self.hung_up = Some(hung_up),
+            Event::HungUp(hung_up) => {
+                // The engine was permitted to have the copy started, and did not.
+                if self.landing.is_handshake_first() {
+                    self.ready = None;
+                }
+                self.hung_up = Some(hung_up);
+            }
             _ => {}
         }
     }
@@ -168,10 +179,13 @@ impl ObservedAttempt {
         self.words.push_there(line);
     }
 
-    /// Whether READY was passed on, as far as lull itself knows.
+    /// Whether the destination was permitted to start the guest, as far as lull itself
+    /// knows. Where the handshake precedes that, the transport reports it before it gives
+    /// the permission.
     pub fn gate(&self) -> Passed {
         match (&self.ready, &self.hung_up) {
             (Some(_), _) => Passed::Yes,
+            (None, _) if self.landing.is_handshake_first() => Passed::No,
             (None, None) if self.transport_gone => Passed::Unknown,
             (None, _) => Passed::No,
         }
@@ -198,6 +212,12 @@ impl ObservedAttempt {
     /// not have reported GO yet, but nothing keeps it from sending GO.
     pub fn is_past_point_of_no_return(&self) -> bool {
         self.past_permission() || self.ready.is_some()
+    }
+
+    /// Whether xl may have renamed a guest that the destination was never permitted to
+    /// start.
+    pub const fn may_be_renamed(&self) -> bool {
+        self.landing.is_handshake_first() && self.ready.is_none()
     }
 
     /// The last downtime limit in force, in milliseconds, if one was reported.

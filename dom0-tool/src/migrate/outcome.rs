@@ -171,8 +171,10 @@ pub struct Evidence<'a> {
     pub ended: Option<&'a Ended>,
     /// Why the transport hung up before READY, if it did.
     pub hung_up: Option<Refused>,
-    /// Whether READY was passed on.
+    /// Whether the destination was permitted to start the guest.
     pub ready: Passed,
+    /// Whether xl's handshake precedes that, so that xl's steps tell nothing before it.
+    pub handshake_first: bool,
     /// The steps that xl has printed.
     pub handshake: &'a Handshake,
     /// How xl ended.
@@ -196,8 +198,10 @@ pub struct Judgement {
 pub fn judge(evidence: Evidence<'_>) -> Judgement {
     let judged = |outcome, why| Judgement { outcome, why };
     let handshake = evidence.handshake;
+    let is_ahead = evidence.handshake_first && evidence.ready != Passed::Yes;
     match handshake.step {
         Step::Streaming | Step::Acknowledged => {}
+        Step::PermissionGiven | Step::StartFailed | Step::GivenBack if is_ahead => {}
         _ if evidence.ready == Passed::No => {
             return judged(
                 Outcome::Unknown,
@@ -244,7 +248,7 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
         }
         _ => {}
     }
-    if handshake.failure == Some(Failure::Undefined) {
+    if handshake.failure == Some(Failure::Undefined) && !is_ahead {
         return judged(
             Outcome::Unknown,
             "xl lost the destination in the final handshake",
@@ -297,6 +301,10 @@ fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
         Refused::RunsHere => (
             Outcome::SourceFailed,
             "somebody resumed the guest at the source while it was being handed over",
+        ),
+        Refused::GaveBack => (
+            Outcome::TargetFailed,
+            "the destination could not take the guest's name and gave the guest back",
         ),
         Refused::Cancelled if evidence.wish == Wish::OutOfTime => TOO_LATE_TO_BEGIN,
         Refused::Cancelled => match evidence.helper {
@@ -403,7 +411,8 @@ mod tests {
         Step::TargetStarted,
     ];
 
-    const REFUSALS: [Refused; 8] = [
+    const REFUSALS: [Refused; 9] = [
+        Refused::GaveBack,
         Refused::RunsHere,
         Refused::NotReady,
         Refused::ReadyTooLate,
@@ -448,6 +457,7 @@ mod tests {
                 ended: Some(&ended),
                 hung_up,
                 ready: Passed::No,
+                handshake_first: false,
                 handshake: &Handshake::default(),
                 xl: XlEnd::Exited(1),
                 wish,
@@ -470,6 +480,7 @@ mod tests {
             died: bool,
             hung_up in proptest::option::of(proptest::sample::select(&REFUSALS[..])),
             failure in proptest::sample::select(&[None, Some(Failure::Resuming), Some(Failure::Undefined)][..]),
+            handshake_first: bool,
         ) {
             let ended = how.map(Ended::so);
             let handshake = Handshake {
@@ -481,7 +492,8 @@ mod tests {
                 helper: if begun { HelperSeen::Begun } else { HelperSeen::Never },
                 ended: ended.as_ref(),
                 hung_up,
-                ready: if died { Passed::Unknown } else { Passed::Yes },
+                ready: if died && !handshake_first { Passed::Unknown } else { Passed::Yes },
+                handshake_first,
                 handshake: &handshake,
                 xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
                 wish: if cancel { Wish::Cancel } else { Wish::Move },
@@ -497,6 +509,7 @@ mod tests {
             killed: bool,
             step in proptest::sample::select(&STEPS[..]),
             died: bool,
+            handshake_first: bool,
         ) {
             let ended = how.map(Ended::so);
             let handshake = Handshake { step, ..Handshake::default() };
@@ -505,6 +518,7 @@ mod tests {
                 ended: ended.as_ref(),
                 hung_up: None,
                 ready: if died { Passed::Unknown } else { Passed::No },
+                handshake_first,
                 handshake: &handshake,
                 xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
                 wish: Wish::Move,
@@ -512,6 +526,32 @@ mod tests {
             // A killed transport reports nothing; xl's own end counts then.
             let may = died && !killed && code == 0;
             prop_assert!(judgement.outcome != Outcome::Moved || may);
+        }
+
+        /// Where the handshake precedes the stop, xl's own steps are no permission: the guest
+        /// is at the source, and what ended the attempt is said.
+        #[test]
+        fn a_handshake_ahead_is_no_permission(
+            how in proptest::option::of(proptest::sample::select(&ALL[1..])),
+            code in 1..256i32,
+            killed: bool,
+            step in proptest::sample::select(&STEPS[..5]),
+            hung_up in proptest::option::of(proptest::sample::select(&REFUSALS[..])),
+            failure in proptest::sample::select(&[Failure::AtTarget, Failure::Undefined][..]),
+        ) {
+            let ended = how.map(Ended::so);
+            let handshake = Handshake { step, failure: Some(failure), ..Handshake::default() };
+            let judgement = judge(Evidence {
+                helper: HelperSeen::Begun,
+                ended: ended.as_ref(),
+                hung_up,
+                ready: Passed::No,
+                handshake_first: true,
+                handshake: &handshake,
+                xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
+                wish: Wish::Move,
+            });
+            prop_assert_eq!(judgement.outcome.running_on(), RunningOn::Source);
         }
 
         /// Before permission the guest is at the source, and no outcome says otherwise.
@@ -531,6 +571,7 @@ mod tests {
                 ended: Some(&ended),
                 hung_up,
                 ready: Passed::No,
+                handshake_first: false,
                 handshake: &handshake,
                 xl: XlEnd::Exited(code),
                 wish: Wish::Move,

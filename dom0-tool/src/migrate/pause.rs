@@ -1,7 +1,7 @@
 //! The guest's pause as observed by the source's clock, and as predicted.
 
 use lull_base::monotonic::span_ms;
-use lull_wire::events::{How, Landing, PauseParts, Refused};
+use lull_wire::events::{How, PauseParts, Refused};
 
 use crate::ledger::{Entry, Known, Took};
 
@@ -125,7 +125,7 @@ impl ObservedAttempt {
         let came = match (&self.ready, &self.hung_up) {
             // In a fast landing READY came earlier, and was held until everything was in
             // place.
-            (Some(ready), _) if self.landing == Landing::Fast => ready.passed_monotonic_ns,
+            (Some(ready), _) if self.landing.is_fast() => ready.passed_monotonic_ns,
             (Some(ready), _) => ready.came_monotonic_ns,
             (None, hung_up) => hung_up.as_ref()?.ready_monotonic_ns?,
         };
@@ -222,7 +222,7 @@ mod tests {
 
     use super::*;
     use crate::ledger::Ledger;
-    use lull_wire::events::{Answered, Event, GuestThen, HungUp, Ready};
+    use lull_wire::events::{Answered, Event, GuestThen, HungUp, Landing, Ready};
 
     /// Times at the source, in nanoseconds of its monotonic clock.
     #[derive(Debug, Clone, Copy)]

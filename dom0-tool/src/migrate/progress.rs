@@ -187,6 +187,7 @@ impl Watcher {
             | Event::Ended(_)
             | Event::TargetReady(_)
             | Event::Ready(_)
+            | Event::HandedOver(_)
             | Event::Answered(_)
             | Event::CancelAsked
             | Event::Rehearsed(_)

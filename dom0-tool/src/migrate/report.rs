@@ -2,7 +2,7 @@
 //! guest runs.
 
 use lull_base::fmt::{Bytes, Millis};
-use lull_wire::events::{self, Ended, How, Landing, Refused};
+use lull_wire::events::{self, Ended, How, Refused};
 
 use crate::cli::Migrate;
 use crate::host::Guest;
@@ -186,7 +186,7 @@ impl Report<'_> {
             Outcome::TargetFailed | Outcome::SourceFailed | Outcome::Unknown
         );
         // In a fast landing xl's messages are a consequence.
-        let explained = self.account.landing == Landing::Fast && !reason.is_empty();
+        let explained = self.account.landing.is_fast() && !reason.is_empty();
         if others_know
             && !explained
             && (self.account.ended.is_none() || self.outcome != Outcome::SourceFailed)
@@ -325,7 +325,7 @@ impl Report<'_> {
             )),
             // A stock receiver that cannot report leaves its copy in place.
             Refused::PeerGone
-                if self.account.stream_is_complete() || self.account.landing == Landing::Fast =>
+                if self.account.stream_is_complete() || self.account.landing.is_fast() =>
             {
                 let guest = &self.guest.name;
                 Some(format!(

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use lull_xen::{self as xen, DomId, DomainState, domain::Resumed};
 
+use crate::name::{self, Name};
+
 /// Time that a suspended guest may take to be resumed by another process. xl starts its
 /// resume only after it has waited two seconds for its transport.
 const LATE: Duration = Duration::from_secs(5);
@@ -22,6 +24,8 @@ pub trait Source {
     fn state(&self) -> io::Result<Option<DomainState>>;
     /// Resumes a suspended guest.
     fn resume(&self) -> io::Result<Resumed>;
+    /// Gives the guest, which stays, its own name back if xl has left it under another.
+    fn give_name_back(&self, name: &str) -> io::Result<Name>;
 }
 
 /// A guest on this host.
@@ -35,6 +39,10 @@ impl Source for OnXen {
 
     fn resume(&self) -> io::Result<Resumed> {
         xen::Xen::open_here()?.resume_suspended(self.0)
+    }
+
+    fn give_name_back(&self, name: &str) -> io::Result<Name> {
+        name::give_back(self.0, name, name::PATIENCE)
     }
 }
 
@@ -195,6 +203,10 @@ pub(super) mod tests {
             Ok(Resumed::Yes {
                 at: std::time::Instant::now(),
             })
+        }
+
+        fn give_name_back(&self, _: &str) -> io::Result<Name> {
+            Ok(Name::Own)
         }
     }
 

@@ -81,7 +81,9 @@ impl Tables<'_> {
         if let Some((until, after)) = self.account.landing_split() {
             let (before, and_then) = match self.account.landing {
                 Landing::Classic => ("  until READY", "  after READY"),
-                Landing::Fast => ("  until all is in place", "  after that"),
+                Landing::Fast | Landing::FastHandshakeLast => {
+                    ("  until all is in place", "  after that")
+                }
             };
             for (name, took) in [(before, Some(until)), (and_then, after)] {
                 table.add_row([name.to_owned(), String::new(), or_dash(took.map(Millis))]);
@@ -155,6 +157,10 @@ impl Tables<'_> {
             (Landing::Classic, "") => "landing   classic".to_owned(),
             (Landing::Classic, why) => format!("landing   classic: {why}"),
             (Landing::Fast, _) => "landing   fast".to_owned(),
+            (Landing::FastHandshakeLast, _) => {
+                "landing   fast, with xl's handshake in the pause: the lull there is older"
+                    .to_owned()
+            }
         });
         if let Some(duration) = self.duration_ms {
             lines.push(format!("in all    {}", Millis(duration)));

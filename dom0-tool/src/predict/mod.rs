@@ -194,10 +194,9 @@ fn known(options: &Options, guest: &Guest) -> Known {
         Some(host) => {
             // The guest would land as it did last: fast if it ever did so.
             let of = |landing| ledger.known(host, &guest.name, landing, tell);
-            let known = match of(Landing::Fast) {
-                fast if fast.has_history() => fast,
-                _ => of(Landing::Classic),
-            };
+            let fast = [Landing::Fast, Landing::FastHandshakeLast];
+            let known = fast.map(of).into_iter().find(Known::has_history);
+            let known = known.unwrap_or_else(|| of(Landing::Classic));
             let like = ledger.like(host);
             if !known.has_history() && !like.is_empty() {
                 tell(&format!(

@@ -151,6 +151,8 @@ impl Model {
             until_ready: landing - after_ready,
             after_ready,
             resume: micros(bounds.resume),
+            // It goes on beside the rounds.
+            handover: None,
         }
     }
 }

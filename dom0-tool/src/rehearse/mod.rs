@@ -171,7 +171,7 @@ pub fn before(
         until,
         landing: match landing {
             Landing::Classic => Wanted::Classic,
-            Landing::Fast => Wanted::Fast,
+            Landing::Fast | Landing::FastHandshakeLast => Wanted::Fast,
         },
         receiver_command: options.receiver_command.clone(),
         ..Play::new(options.ssh.as_ref(), &options.host, options.verbose)
@@ -318,7 +318,7 @@ impl Play {
         let options = self.as_a_move(&guest.name);
         let patience = Patience::new(inbox, self.until);
         let (landing, call) = match choose(&options, guest, Trust::List, &patience) {
-            Ok((Choice::Fast(call), _)) => (Landing::Fast, Some(call)),
+            Ok((Choice::Fast(call), _)) => (call.landing(), Some(call)),
             Ok((Choice::Classic(_), _)) => (Landing::Classic, None),
             Err(error) => {
                 let outcome = match error.downcast_ref::<Enough>() {

@@ -147,7 +147,7 @@ impl Rehearsed {
                 self.order.unwrap_or_default().name(),
                 self.host
             ));
-            if self.order == Some(Landing::Fast) {
+            if self.order.is_some_and(Landing::is_fast) {
                 say(
                     "xl and virsh land their guests the classic way: `--landing classic` rehearses that.",
                 );

@@ -216,6 +216,7 @@ fn told(decision: Option<&Decision>) -> String {
         ("copy", _) => format!("copy round {}", decision.round),
         ("count", _) => format!("count at the end of round {}", decision.round),
         ("take-bitmap", _) => format!("another round after round {}", decision.round),
+        ("hand-over", _) => format!("hand over after round {}", decision.round),
         ("suspend", _) => format!("suspend after round {}", decision.round),
         ("refuse", Some(reason)) => format!("refuse ({reason}) in round {}", decision.round),
         ("run-on", Some(reason)) => format!("resume the guest ({reason}) and try again"),

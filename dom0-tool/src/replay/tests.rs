@@ -146,7 +146,11 @@ fn a_larger_limit_would_have_moved_a_refused_guest() {
     let Outcome::Instead { instead, .. } = &replayed else {
         panic!("{replayed}");
     };
-    assert_eq!(instead.as_deref().unwrap().action, "suspend", "{replayed}");
+    let stops = match scenario.config().hands_over {
+        true => "hand-over",
+        false => "suspend",
+    };
+    assert_eq!(instead.as_deref().unwrap().action, stops, "{replayed}");
 }
 
 #[test]

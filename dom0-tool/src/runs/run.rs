@@ -86,7 +86,7 @@ impl Run {
             }
             Event::Log(log) if log.level == "error" => self.error = Some(log.text),
             Event::LeftToStock(left) => self.left_to_stock = Some(left.reason),
-            Event::Ready(_) | Event::Answered(_) | Event::HungUp(_) => {
+            Event::Ready(_) | Event::HandedOver(_) | Event::Answered(_) | Event::HungUp(_) => {
                 self.account.transport_said(event);
             }
             _ => self.account.helper_said(event),

@@ -103,7 +103,7 @@ impl<W: Write> engine::Recorder for Recorder<W> {
         }
         let runs = matches!(
             machine.state(),
-            State::Copying | State::Counting | State::TakingBitmap
+            State::Copying | State::Counting | State::TakingBitmap | State::HandingOver
         );
         if runs && self.pipe.unsent() >= PORTION {
             self.pipe.hand_over();

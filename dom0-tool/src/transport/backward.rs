@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use lull_wire::xl::markers::{BANNER, Finder, READY};
+use lull_wire::xl::markers::{BANNER, Finder, READY, REPORT, gave_back};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, write};
 
@@ -13,6 +13,9 @@ const ATOMIC: usize = 4096;
 
 /// Most bytes before the banner; a login shell prints less.
 const GREETING_MAX: usize = 64 << 10;
+
+/// Most bytes kept of what follows READY: a report, and the permission to go on.
+const ANSWER_MAX: usize = 1024;
 
 /// The direction from the destination to xl.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct Backward {
     /// Bytes that were read and not yet written: at most one chunk and the beginning of
     /// READY.
     unsent: Vec<u8>,
+    /// What the destination answered to a handshake that precedes the stop.
+    answer: Vec<u8>,
     state: State,
 }
 
@@ -36,6 +41,8 @@ enum State {
     Looking,
     /// READY has arrived and stands at the end of the unsent bytes.
     Held,
+    /// READY is passed on, and what follows is kept.
+    Keeping,
     /// All bytes are passed on.
     Open,
     /// All bytes are discarded.
@@ -53,6 +60,11 @@ pub enum Heard {
     Ready,
     /// Bytes after READY, which was passed on before.
     Answer,
+    /// The destination's report is complete, and kept.
+    Report {
+        /// Whether it says that the destination has taken the guest.
+        taken: bool,
+    },
     /// The destination's output has ended.
     End,
 }
@@ -66,6 +78,7 @@ impl Backward {
             banner: Finder::new(BANNER),
             ready: Finder::new(READY),
             unsent: Vec::new(),
+            answer: Vec::new(),
             state: State::Greeting,
         }
     }
@@ -90,7 +103,7 @@ impl Backward {
 
     /// Whether this direction has ended and nothing is left to write.
     pub fn is_over(&self) -> bool {
-        self.from.is_none() && self.sendable() == 0
+        self.from.is_none() && self.sendable() == 0 && self.state != State::Keeping
     }
 
     /// Reads, after [`Self::readable`] was ready.
@@ -112,21 +125,38 @@ impl Backward {
             }
         };
         let bytes = &chunk[..length];
-        if self.state == State::Discarding {
-            return Heard::Nothing;
+        match self.state {
+            State::Discarding => return Heard::Nothing,
+            State::Keeping => return self.keep(&chunk[..length]),
+            _ => {}
         }
         self.unsent.extend_from_slice(bytes);
         match self.state {
             State::Greeting => return self.look_for_banner(bytes),
             State::Looking => {}
             State::Open => return Heard::Answer,
-            State::Held | State::Discarding => return Heard::Nothing,
+            State::Held | State::Keeping | State::Discarding => return Heard::Nothing,
         }
         if self.ready.read(bytes).is_some() {
             self.state = State::Held;
             return Heard::Ready;
         }
         Heard::Nothing
+    }
+
+    /// Keeps an answer. What is too long for one is dropped: the destination is broken, and
+    /// never completes its report.
+    fn keep(&mut self, bytes: &[u8]) -> Heard {
+        let before = self.answer.len();
+        let room = ANSWER_MAX - before;
+        self.answer.extend(&bytes[..bytes.len().min(room)]);
+        let whole = REPORT.len() + 1;
+        match self.answer.get(..whole) {
+            Some(report) if before < whole && report.starts_with(REPORT) => Heard::Report {
+                taken: report.ends_with(&[0]),
+            },
+            _ => Heard::Nothing,
+        }
     }
 
     /// Drops what stands before the banner. The bytes after it in the same chunk cannot be
@@ -181,6 +211,49 @@ impl Backward {
         }
     }
 
+    /// Passes READY on, and keeps what follows.
+    pub fn open_and_keep(&mut self) {
+        if self.state == State::Held {
+            self.state = State::Keeping;
+        }
+    }
+
+    /// Passes on what was kept, and everything after it.
+    pub fn release(&mut self) {
+        if self.state == State::Keeping {
+            self.state = State::Open;
+            self.unsent.append(&mut self.answer);
+            self.close_when_done();
+        }
+    }
+
+    /// Gives xl the answer of a destination that has given the guest back, in the place of
+    /// what was kept. The destination's output is still read.
+    pub fn give_back(&mut self) {
+        if self.state == State::Keeping {
+            self.answer = gave_back();
+            self.release();
+            self.flush_and_close();
+        }
+    }
+
+    /// Writes what is left, for as long as xl accepts it, and closes the end towards xl.
+    fn flush_and_close(&mut self) {
+        while let Some((to, flags)) = self.writable() {
+            let soon = Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            };
+            let mut fds = [PollFd::from_borrowed_fd(to, flags)];
+            match poll(&mut fds, Some(&soon)) {
+                Ok(1..) => self.write(),
+                Err(Errno::INTR) => {}
+                _ => break,
+            }
+        }
+        self.discard();
+    }
+
     /// Closes the end towards xl. Bytes that resembled READY and were not are written
     /// first, if xl accepts them at once. The destination's output is still read, so that
     /// the receiver can clear up.
@@ -203,7 +276,8 @@ impl Backward {
     }
 
     fn close_when_done(&mut self) {
-        if self.from.is_none() && self.unsent.is_empty() {
+        let kept = self.state == State::Keeping;
+        if self.from.is_none() && self.unsent.is_empty() && !kept {
             self.to = None;
         }
     }
@@ -223,7 +297,7 @@ impl Backward {
         match self.state {
             State::Greeting => 0,
             State::Looking => self.unsent.len() - self.ready.pending(),
-            State::Open => self.unsent.len(),
+            State::Open | State::Keeping => self.unsent.len(),
             // Nothing is sent, so READY is not split.
             State::Held | State::Discarding => 0,
         }

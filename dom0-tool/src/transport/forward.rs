@@ -2,12 +2,14 @@
 //! does not copy them where the kernel can splice.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::event::PollFlags;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, read, retry_on_intr, write};
 use rustix::pipe::{SpliceFlags, splice};
 
+use super::process::read_out;
 use crate::stream::pipe::enlarge;
 
 /// Most bytes moved by one call; no call moves more than a pipe holds.
@@ -116,6 +118,17 @@ impl Forward {
     /// Closes both ends.
     pub fn close(&mut self) {
         self.ends = None;
+    }
+
+    /// Closes the destination's end, and drops what xl still writes until it closes its own,
+    /// but not beyond `until`. An xl whose GO cannot be written does not know where the
+    /// guest is.
+    pub fn drop_the_rest(&mut self, until: Instant) {
+        let Some(Ends { from, to }) = self.ends.take() else {
+            return;
+        };
+        drop(to);
+        read_out(&from, until);
     }
 
     fn end(&mut self, progress: Progress) -> Progress {

@@ -22,6 +22,20 @@
 //! undone at its end: the connection is closed, and xl says that it does not know
 //! where the guest is.
 //!
+//! # A handshake that precedes the stop
+//! In a fast landing the engine asks for the handshake while the guest still runs. READY is
+//! passed on, GO goes to the receiver at once, and the receiver's report is kept. Once the
+//! guest has stopped and everything is in place, the engine asks whether the copy may be
+//! started. That permission is the point of no return: it is told to the front end before
+//! the engine. `lull land` starts the copy, the engine says so, and the kept report goes to
+//! xl, which destroys the guest here.
+//!
+//! A refusal after READY is undone by xl itself: the engine resumes the guest, and then xl
+//! is given the report of a destination that has given the guest back. xl renames the
+//! guest back; its resume finds a running guest and only logs that
+//! (`modify_returncode` in `tools/libs/guest/xg_resume.c`, 4.17 to 4.20). No process on
+//! this host but the engine resumes it before, unless the engine is dead or hangs.
+//!
 //! # Who may resume
 //! Two resumes at once would write a running guest's registers. The helper
 //! resumes until it has told that its stream is complete, xl after the
@@ -45,7 +59,8 @@
 //!   this very host, without ssh between, may leave its paused copy behind:
 //!   nobody reads its report any more.
 //! - xl: its pipes end; with the stream complete the guest is resumed here.
-//! - The destination or ssh: likewise, and xl is then told by an end.
+//! - The destination or ssh: likewise, and xl is then told by an end. A receiver that has
+//!   reported to a handshake ahead of the stop ends as it should.
 //!
 //! Signals are left as they are found: `lull migrate` starts xl and all below
 //! it deaf to those of the terminal, and a handler here would undo that for the

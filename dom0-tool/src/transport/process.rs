@@ -120,7 +120,8 @@ impl Transport {
     }
 }
 
-fn read_out(from: &OwnedFd, until: Instant) {
+/// Reads from `from` and drops what comes, to its end or until then.
+pub fn read_out(from: &OwnedFd, until: Instant) {
     let mut nowhere = [0; 4096];
     loop {
         let left = until.saturating_duration_since(Instant::now());

@@ -4,13 +4,13 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use lull_base::monotonic::{now_ns, span_ms};
-use lull_wire::events::{self, Answered, GuestThen, HungUp, Ready, TargetReady};
+use lull_wire::events::{self, Answered, GuestThen, HandedOver, HungUp, Ready, TargetReady};
 use lull_wire::gate::ToEngine;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::backward::{Backward, Heard};
 use super::forward::{Forward, Progress};
-use super::gate::{Decision, Event, Gate, Guest, Landing, Refused};
+use super::gate::{Decision, Event, Gate, Guest, Refused, Then};
 use super::resume::Source;
 use super::sockets::Sockets;
 
@@ -20,8 +20,11 @@ const RESUMING: Duration = Duration::from_secs(2);
 
 /// Time that the destination has to report after GO. A link that is cut at that moment is
 /// silent for a quarter of an hour, until TCP gives up; xl and its operator would wait as
-/// long.
+/// long. A handshake that precedes the stop has as long from READY on.
 const REPORTING: Duration = Duration::from_secs(60);
+
+/// Time that xl has to give GO and to take a guest back.
+const TAKING_BACK: Duration = Duration::from_secs(30);
 
 /// Interval between two checks whether the engine has resumed the guest.
 const LOOK: Duration = Duration::from_millis(2);
@@ -59,11 +62,15 @@ pub struct Relay<'a> {
     sockets: Sockets,
     source: &'a mut dyn Source,
     ready_ns: Option<u64>,
-    /// READY was passed on. xl may have sent GO at any moment since, so no further decision
-    /// is made, even if a peer dies.
+    /// READY was passed on in the pause. xl may have sent GO at any moment since, so no
+    /// further decision is made, even if a peer dies. Or the engine was permitted to have the
+    /// copy started, and knows alone what becomes of it.
     passed: bool,
-    /// Time of the first bytes that xl sends after READY, which are GO; nanoseconds of
+    /// When READY was passed on for a handshake that precedes the stop, in nanoseconds of
     /// `CLOCK_MONOTONIC`.
+    handing_over_ns: Option<u64>,
+    /// Time of the first bytes that xl sends after READY, which are GO, or of the permission
+    /// to the engine; nanoseconds of `CLOCK_MONOTONIC`.
     go_ns: Option<u64>,
     answered: bool,
 }
@@ -96,6 +103,7 @@ impl<'a> Relay<'a> {
             source,
             ready_ns: None,
             passed: false,
+            handing_over_ns: None,
             go_ns: None,
             answered: false,
         })
@@ -111,6 +119,10 @@ impl<'a> Relay<'a> {
             if !self.passed {
                 match self.gate.decide(now_ns()) {
                     Decision::Wait(deadline) => until = deadline,
+                    Decision::HandOver => {
+                        self.hand_over();
+                        continue;
+                    }
                     // This is the last check: GO cannot be called back.
                     Decision::Pass => match self.source.runs() {
                         Ok(true) => {
@@ -121,21 +133,41 @@ impl<'a> Relay<'a> {
                     Decision::Refuse(why, guest) => return Ok(self.refuse(why, guest)),
                 }
             }
+            if self.passed {
+                match self.gate.after_permission() {
+                    Some(Then::Started) => self.started(),
+                    Some(Then::NotStarted) => {
+                        return Ok(self.refuse(Refused::GivenUp, Guest::LeaveAlone));
+                    }
+                    Some(Then::Unknown) => return Ok(self.close_without_report()),
+                    None => {}
+                }
+            }
             if self.backward.is_over() && self.forward.wake_on().is_none() {
                 return Ok(Parting::Ended);
             }
             if let Some(deadline) = self.report_due() {
                 if now_ns() >= deadline {
-                    // xl reads an end of file, and reports that it does not know where the
-                    // guest is.
-                    self.forward.close();
-                    self.backward.close();
-                    return Ok(Parting::NoReport);
+                    return Ok(self.close_without_report());
                 }
                 until = Some(deadline);
             }
+            if let Some(deadline) = self.handshake_due() {
+                if now_ns() >= deadline {
+                    self.gate.note(Event::PeerGone);
+                    continue;
+                }
+                until = Some(until.map_or(deadline, |until| until.min(deadline)));
+            }
             self.wait(until)?;
         }
+    }
+
+    /// xl reads an end of file, and reports that it does not know where the guest is.
+    fn close_without_report(mut self) -> Parting {
+        self.forward.close();
+        self.backward.close();
+        Parting::NoReport
     }
 
     fn wait(&mut self, until: Option<u64>) -> rustix::io::Result<()> {
@@ -166,7 +198,7 @@ impl<'a> Relay<'a> {
                         let came_monotonic_ns = now_ns();
                         self.ready_ns = Some(came_monotonic_ns);
                         self.gate.note(Event::Ready);
-                        if self.gate.landing() == Landing::Fast {
+                        if self.gate.landing().is_fast() {
                             let ready = TargetReady { came_monotonic_ns };
                             self.sockets.tell_engine(ToEngine::TargetReady);
                             self.sockets
@@ -177,6 +209,7 @@ impl<'a> Relay<'a> {
                         self.sockets.hear(|event| gate.note(event));
                     }
                     Heard::Answer => self.answered(),
+                    Heard::Report { taken } => self.reported(taken),
                     Heard::End => self.gate.note(Event::PeerGone),
                 },
                 Wake::Write => self.backward.write(),
@@ -217,9 +250,53 @@ impl<'a> Relay<'a> {
         Ok(woken.map(|(name, _)| *name).collect())
     }
 
+    /// Begins the handshake while the guest runs.
+    fn hand_over(&mut self) {
+        self.handing_over_ns = Some(now_ns());
+        self.backward.open_and_keep();
+        self.gate.note(Event::HandingOver);
+    }
+
+    /// The receiver has answered that handshake; xl reads it later.
+    fn reported(&mut self, taken: bool) {
+        self.gate.note(Event::Reported { taken });
+        if !taken {
+            return;
+        }
+        self.sockets.tell_engine(ToEngine::HandedOver);
+        self.sockets
+            .tell_front_end(events::Event::HandedOver(HandedOver {
+                begun_monotonic_ns: self.handing_over_ns.unwrap_or(0),
+                over_monotonic_ns: now_ns(),
+            }));
+    }
+
+    /// The time at which a handshake ahead of the stop is overdue.
+    fn handshake_due(&self) -> Option<u64> {
+        let begun = self.handing_over_ns.filter(|_| !self.gate.has_reported())?;
+        Some(begun + REPORTING.as_nanos() as u64)
+    }
+
+    /// `lull land` has started the copy: xl may destroy the guest here.
+    fn started(&mut self) {
+        self.answered();
+        self.backward.release();
+    }
+
+    /// Gives the permission that cannot be called back. The front end is told before the
+    /// engine: what it does not know of never happened.
     fn pass(&mut self) {
         self.passed = true;
-        self.backward.open();
+        self.tell_passed();
+        if self.gate.is_handshake_first() {
+            self.go_ns = Some(now_ns());
+            self.sockets.tell_engine(ToEngine::Start);
+        } else {
+            self.backward.open();
+        }
+    }
+
+    fn tell_passed(&mut self) {
         let Some(came_ns) = self.ready_ns else {
             return;
         };
@@ -264,7 +341,7 @@ impl<'a> Relay<'a> {
             },
         };
         let done_ns = now_ns();
-        if self.gate.landing() == Landing::Fast {
+        if self.gate.landing().is_fast() {
             self.sockets.tell_engine(ToEngine::HungUp { why });
         }
         let since = self.gate.paused_since();
@@ -280,6 +357,11 @@ impl<'a> Relay<'a> {
         }));
         if self.gate.is_the_engines() {
             self.leave_to_the_engine();
+        }
+        if self.gate.is_handed_over() {
+            // xl awaits a report, and would not know without one.
+            self.backward.give_back();
+            self.forward.drop_the_rest(Instant::now() + TAKING_BACK);
         }
         self.forward.close();
         self.backward.close();

@@ -47,7 +47,7 @@ impl Sockets {
             engine_gone: match landing {
                 // xl closes the connection when its helper has died.
                 Landing::Classic => None,
-                Landing::Fast => Some(Event::GivenUp),
+                Landing::Fast | Landing::FastHandshakeLast => Some(Event::EngineGone),
             },
         }
     }
@@ -162,7 +162,10 @@ impl From<FromEngine> for Event {
                 limit_ns: limit_us.map(super::nanos),
             },
             FromEngine::RanOn => Self::RanOn,
+            FromEngine::HandOver => Self::HandOver,
             FromEngine::Committed => Self::Committed,
+            FromEngine::Started => Self::Started,
+            FromEngine::Unanswered => Self::EngineGone,
             FromEngine::GivenUp => Self::GivenUp,
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use lull_base::monotonic::now_ns;
 use lull_wire::events::{Answered, Event, GuestThen, HungUp, Line, Ready};
 use lull_wire::gate::{FromEngine, Incoming, Order, ToEngine, encode};
-use lull_wire::xl::markers::{BANNER, READY};
+use lull_wire::xl::markers::{BANNER, GO, READY, REPORT, gave_back};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::forward::{Forward, Progress};
@@ -224,10 +224,11 @@ impl World {
     }
 }
 
-/// A fast landing: READY has arrived, and the guest was just asked to suspend.
+/// A fast landing with the handshake last: READY has arrived, and the guest was just asked
+/// to suspend.
 fn fast() -> World {
     let mut world = world(Terms {
-        landing: Landing::Fast,
+        landing: Landing::FastHandshakeLast,
         ..TERMS
     });
     world.peer_says(BANNER);
@@ -325,6 +326,210 @@ fn so_does_one_that_had_all_in_place_in_the_same_moment() {
     assert_eq!(world.hung_up().why, Refused::PeerGone);
     world.engine(FromEngine::Committed);
     world.ends(1);
+}
+
+/// A fast landing in which xl has READY, and its GO is with the receiver.
+fn handing_over() -> World {
+    let mut world = world(Terms {
+        landing: Landing::Fast,
+        ..TERMS
+    });
+    world.peer_says(BANNER);
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    world.engine(FromEngine::Begun);
+    world.peer_says(READY);
+    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    assert!(matches!(world.event(), Event::TargetReady(_)));
+    world.xl_waits(Duration::from_millis(50));
+    // The guest runs here all the while.
+    world.guest.runs.store(true, Ordering::SeqCst);
+    world.engine(FromEngine::HandOver);
+    assert_eq!(world.xl_hears(READY.len()), READY);
+    world.xl_out.as_mut().unwrap().write_all(GO).unwrap();
+    let mut go = vec![0; GO.len()];
+    world.peer_in.read_exact(&mut go).unwrap();
+    assert_eq!(go, GO);
+    world
+}
+
+/// The same, after the receiver's report and its end. The guest was just asked to suspend
+/// and has stopped.
+fn handed_over() -> World {
+    let mut world = handing_over();
+    // In pieces, as it may come.
+    world.peer_says(&REPORT[..7]);
+    std::thread::sleep(Duration::from_millis(10));
+    world.peer_says(&REPORT[7..]);
+    world.peer_says(&[0]);
+    assert_eq!(world.engine_hears(), ToEngine::HandedOver);
+    assert!(matches!(world.event(), Event::HandedOver(_)));
+    drop(world.peer_out.take());
+    world.xl_waits(Duration::from_millis(50));
+    world.guest.runs.store(false, Ordering::SeqCst);
+    world.guest.suspended.store(true, Ordering::SeqCst);
+    world.engine(FromEngine::Suspended {
+        requested_monotonic_ns: now_ns(),
+        limit_us: None,
+    });
+    world
+}
+
+impl World {
+    /// Checks that xl is told that the destination gave the guest back, and nothing else.
+    fn gives_back(mut self, resumed: u32) {
+        let said = gave_back();
+        assert_eq!(self.xl_hears(said.len()), said);
+        assert_eq!(self.resumed(), resumed);
+        // xl resumes a guest that runs, logs that, and exits.
+        drop(self.xl_out.take());
+        drop(self.peer_out.take());
+        assert!(matches!(self.ends(resumed), Parting::HungUp(_)));
+    }
+}
+
+#[test]
+fn a_handshake_ahead_is_reported_to_xl_only_when_the_copy_runs() {
+    let mut world = handed_over();
+    world.engine(FromEngine::Committed);
+    assert_eq!(world.engine_hears(), ToEngine::Start);
+    world.ready();
+    world.xl_waits(Duration::from_millis(100));
+    // Too late for anything else.
+    world.order(Order::Cancel);
+    world.engine(FromEngine::Started);
+    drop(world.engine.take());
+    assert_eq!(world.xl_hears(REPORT.len()), REPORT);
+    assert_eq!(world.xl_hears(1), [0]);
+    let answered = world.answered();
+    assert!(answered.go_monotonic_ns <= answered.answer_monotonic_ns);
+    drop((world.xl_out.take(), world.front_end.take()));
+    assert!(matches!(world.ends(0), Parting::Ended));
+}
+
+#[test]
+fn what_is_refused_after_the_handshake_is_given_back_once_the_guest_runs() {
+    type Fault = fn(&mut World);
+    let faults: [(Fault, Refused); 4] = [
+        (|_| {}, Refused::NotReady),
+        (
+            |world| {
+                let (_, gone) = UnixStream::pair().unwrap();
+                world.events = BufReader::new(gone);
+                drop(world.front_end.take());
+            },
+            Refused::FrontEndGone,
+        ),
+        (
+            |world| {
+                // The operator's wish is the transport's once the engine asks.
+                world.order(Order::Cancel);
+                std::thread::sleep(Duration::from_millis(50));
+                world.engine(FromEngine::Committed);
+            },
+            Refused::Cancelled,
+        ),
+        (|world| world.engine(FromEngine::GivenUp), Refused::GivenUp),
+    ];
+    for (fault, why) in faults {
+        let mut world = handed_over();
+        fault(&mut world);
+        assert_eq!(world.engine_hears(), ToEngine::HungUp { why });
+        if why != Refused::FrontEndGone {
+            let hung_up = world.hung_up();
+            assert_eq!((hung_up.why, hung_up.guest), (why, GuestThen::LeftAlone));
+        }
+        world.xl_waits(Duration::from_millis(100));
+        world.guest.suspended.store(false, Ordering::SeqCst);
+        world.engine(FromEngine::GivenUp);
+        world.gives_back(0);
+    }
+}
+
+#[test]
+fn an_engine_that_dies_after_the_handshake_is_waited_out_or_stood_in_for() {
+    for guarded in [true, false] {
+        let mut world = handed_over();
+        drop(world.engine.take());
+        assert_eq!(world.hung_up().why, Refused::GivenUp);
+        world.xl_waits(Duration::from_millis(100));
+        if guarded {
+            world.guest.suspended.store(false, Ordering::SeqCst);
+        }
+        world.gives_back(u32::from(!guarded));
+    }
+}
+
+/// Otherwise two copies would run.
+#[test]
+fn of_a_copy_that_may_have_been_started_nothing_is_said_to_xl() {
+    let mut world = handed_over();
+    world.engine(FromEngine::Committed);
+    assert_eq!(world.engine_hears(), ToEngine::Start);
+    world.ready();
+    drop(world.engine.take());
+    let mut rest = Vec::new();
+    world.xl_in.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"");
+    assert_eq!(world.resumed(), 0);
+    assert!(matches!(world.relay.join().unwrap(), Parting::NoReport));
+}
+
+/// The permission crossed the engine's own deadline.
+#[test]
+fn an_engine_that_has_not_used_its_permission_may_still_refuse() {
+    let mut world = handed_over();
+    world.engine(FromEngine::Committed);
+    assert_eq!(world.engine_hears(), ToEngine::Start);
+    world.ready();
+    world.guest.suspended.store(false, Ordering::SeqCst);
+    world.engine(FromEngine::GivenUp);
+    assert_eq!(world.hung_up().why, Refused::GivenUp);
+    world.gives_back(0);
+}
+
+#[test]
+fn a_destination_that_cannot_take_the_name_ends_the_attempt_while_the_guest_runs() {
+    type Fault = fn(&mut World);
+    let faults: [(Fault, Refused); 2] = [
+        (|world| world.peer_says(&gave_back()), Refused::GaveBack),
+        (
+            |world| {
+                drop(world.peer_out.take());
+            },
+            Refused::PeerGone,
+        ),
+    ];
+    for (fault, why) in faults {
+        let mut world = handing_over();
+        fault(&mut world);
+        assert_eq!(world.engine_hears(), ToEngine::HungUp { why });
+        assert_eq!(world.hung_up().why, why);
+        world.engine(FromEngine::GivenUp);
+        world.gives_back(0);
+    }
+}
+
+/// xl would not know where the guest is if its GO could not be written.
+#[test]
+fn an_xl_that_is_slow_with_go_may_still_say_it() {
+    let mut world = world(Terms {
+        landing: Landing::Fast,
+        ..UNLIMITED
+    });
+    world.peer_says(BANNER);
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    world.engine(FromEngine::Begun);
+    world.peer_says(READY);
+    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    world.engine(FromEngine::HandOver);
+    assert_eq!(world.xl_hears(READY.len()), READY);
+    world.engine(FromEngine::GivenUp);
+    // The receiver, which has not heard GO, destroys its copy.
+    let mut rest = Vec::new();
+    world.peer_in.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"");
+    world.xl_out.as_mut().unwrap().write_all(GO).unwrap();
+    world.gives_back(0);
 }
 
 #[test]

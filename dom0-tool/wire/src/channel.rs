@@ -13,9 +13,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::stream::records;
 
-/// The protocol version implemented here, so far the only one. (Version 1, without pings,
-/// was never released.)
-pub const VERSION: u32 = 2;
+/// The newest protocol version implemented here.
+pub const VERSION: u32 = 3;
+
+/// The oldest one. (Version 1, without pings, was never released.)
+pub const OLDEST: u32 = 2;
+
+/// The order of the last steps, which the version determines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Edition {
+    /// xl's handshake follows once everything is in place, and starts the copy.
+    HandshakeLast,
+    /// xl's handshake is over before the guest stops. The copy is started by
+    /// [`ToLand::Start`].
+    HandshakeFirst,
+}
+
+impl Edition {
+    /// The edition of a protocol version; `None` for a version not implemented here.
+    pub const fn of(version: u32) -> Option<Self> {
+        match version {
+            OLDEST => Some(Self::HandshakeLast),
+            VERSION => Some(Self::HandshakeFirst),
+            _ => None,
+        }
+    }
+}
 
 /// How often the source asks whether the destination is still there, while nothing else is
 /// due. A firewall forgets a connection that is silent for minutes.
@@ -59,10 +83,19 @@ pub struct Greeting {
 }
 
 impl Greeting {
-    /// The version that both ends support, if there is one.
+    /// The greetings that a destination of this release sends.
+    pub fn ours() -> Self {
+        Self {
+            land: (OLDEST, VERSION),
+            lull: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The newest version that both ends support, if there is one.
     pub fn common(&self) -> Option<u32> {
         let (lowest, highest) = self.land;
-        (lowest..=highest).contains(&VERSION).then_some(VERSION)
+        let newest = highest.min(VERSION);
+        (newest >= lowest.max(OLDEST)).then_some(newest)
     }
 }
 
@@ -80,12 +113,14 @@ mod kind {
     pub const COMPARE: u32 = 3;
     pub const STATE: u32 = 4;
     pub const PING: u32 = 5;
+    pub const START: u32 = 6;
     pub const ATTACHED: u32 = 0x81;
     pub const APPLIED: u32 = 0x82;
     pub const COMPARED: u32 = 0x83;
     pub const LANDED: u32 = 0x84;
     pub const FAILED: u32 = 0x85;
     pub const PONG: u32 = 0x86;
+    pub const STARTED: u32 = 0x87;
 }
 
 /// A frame that is not valid.
@@ -144,6 +179,8 @@ pub enum ToLand {
     State(State),
     /// The source asks for a [`FromLand::Pong`].
     Ping,
+    /// The guest at the source stays stopped: start the copy. Nothing follows.
+    Start,
 }
 
 /// A frame from the destination.
@@ -162,6 +199,8 @@ pub enum FromLand {
     },
     /// Everything is in place, and the destination writes nothing more.
     Landed,
+    /// The destination has started the copy.
+    Started,
     /// The destination gives up, for this reason.
     Failed(String),
     /// The destination is there.
@@ -234,6 +273,11 @@ pub fn state(state: &State) -> Vec<u8> {
     bytes
 }
 
+/// Encodes [`ToLand::Start`] as a frame.
+pub fn start() -> Vec<u8> {
+    frame(kind::START, 0)
+}
+
 impl ToLand {
     /// Decodes the body of a frame of this kind.
     ///
@@ -246,6 +290,7 @@ impl ToLand {
             kind::COMPARE => decode_pages(body, Purpose::Compare),
             kind::STATE => decode_state(body).map(Self::State),
             kind::PING if body.is_empty() => Ok(Self::Ping),
+            kind::START if body.is_empty() => Ok(Self::Start),
             _ => Err(BadFrame("an unknown kind")),
         }
     }
@@ -329,6 +374,7 @@ impl FromLand {
             }
             Self::Landed => frame(kind::LANDED, 0),
             Self::Pong => frame(kind::PONG, 0),
+            Self::Started => frame(kind::STARTED, 0),
             Self::Failed(text) => {
                 let mut end = text.len().min(TEXT_MAX);
                 while !text.is_char_boundary(end) {
@@ -358,6 +404,7 @@ impl FromLand {
             }),
             (kind::LANDED, []) => Ok(Self::Landed),
             (kind::PONG, []) => Ok(Self::Pong),
+            (kind::STARTED, []) => Ok(Self::Started),
             (kind::FAILED, text) => Ok(Self::Failed(printable(&String::from_utf8_lossy(text)))),
             _ => Err(BadFrame("an unknown kind")),
         }
@@ -385,16 +432,25 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_agreed_on_or_there_is_none() {
+    fn the_newest_version_that_both_know_is_agreed_on_or_there_is_none() {
         let greeting = |land| Greeting {
             land,
             lull: "0.1.0".into(),
         };
-        let ours = Some(VERSION);
-        assert_eq!(greeting((VERSION, VERSION)).common(), ours);
-        assert_eq!(greeting((1, 9)).common(), ours);
-        assert_eq!(greeting((VERSION + 1, 9)).common(), None);
-        assert_eq!(greeting((1, 1)).common(), None);
+        for (land, agreed, edition) in [
+            ((2, 2), 2, Edition::HandshakeLast),
+            ((0, 2), 2, Edition::HandshakeLast),
+            ((2, 3), 3, Edition::HandshakeFirst),
+            ((3, 9), 3, Edition::HandshakeFirst),
+        ] {
+            assert_eq!(greeting(land).common(), Some(agreed), "{land:?}");
+            assert_eq!(Edition::of(agreed), Some(edition));
+        }
+        for land in [(0, 0), (1, 1), (4, 9), (3, 2), (u32::MAX, 0)] {
+            assert_eq!(greeting(land).common(), None, "{land:?}");
+        }
+        assert_eq!([1, 4].map(Edition::of), [None, None]);
+        assert_eq!(Greeting::ours().common(), Some(VERSION));
     }
 
     proptest! {
@@ -429,6 +485,11 @@ mod tests {
             let sent = state(&given);
             let (kind, body) = split(&sent);
             prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::State(given));
+
+            let sent = start();
+            let (kind, body) = split(&sent);
+            prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::Start);
+            prop_assert!(ToLand::decode(kind, &[0]).is_err());
         }
 
         #[test]
@@ -453,6 +514,7 @@ mod tests {
                 FromLand::Compared { differing, first },
                 FromLand::Landed,
                 FromLand::Pong,
+                FromLand::Started,
                 FromLand::Failed(text.clone()),
             ] {
                 let sent = answer.encode();

@@ -33,8 +33,12 @@ pub enum Landing {
     /// paused.
     #[default]
     Classic,
-    /// The destination is ready, with all devices attached, before the guest stops.
+    /// The destination is ready, with all devices attached, and xl's handshake is over
+    /// before the guest stops.
     Fast,
+    /// The destination is ready, with all devices attached, before the guest stops; xl's
+    /// handshake follows. This is the fast landing of a destination with an older lull.
+    FastHandshakeLast,
 }
 
 impl Landing {
@@ -43,7 +47,18 @@ impl Landing {
         match self {
             Self::Classic => "classic",
             Self::Fast => "fast",
+            Self::FastHandshakeLast => "fast-handshake-last",
         }
+    }
+
+    /// Whether the destination attaches the devices before the guest stops.
+    pub const fn is_fast(self) -> bool {
+        !matches!(self, Self::Classic)
+    }
+
+    /// Whether xl's handshake is over before the guest stops.
+    pub const fn is_handshake_first(self) -> bool {
+        matches!(self, Self::Fast)
     }
 }
 
@@ -76,7 +91,10 @@ pub enum Event {
     /// The destination was ready in time, and READY was passed on to xl. From here on
     /// there is no way back.
     Ready(Ready),
-    /// The destination has answered xl's GO.
+    /// Fast landing: xl's handshake is over, while the guest still runs at the source. Its
+    /// domain there is called NAME--migratedaway until the guest has moved or stays.
+    HandedOver(HandedOver),
+    /// The destination has answered xl's GO. In a fast landing: it has started the guest.
     Answered(Answered),
     /// The transport closed the connection before GO; the guest stays at the source.
     HungUp(HungUp),
@@ -391,6 +409,15 @@ pub struct Ready {
     pub passed_monotonic_ns: u64,
 }
 
+/// See [`Event::HandedOver`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedOver {
+    /// `CLOCK_MONOTONIC` at which READY was passed on to xl, in nanoseconds.
+    pub begun_monotonic_ns: u64,
+    /// `CLOCK_MONOTONIC` at which the receiver had reported, in nanoseconds.
+    pub over_monotonic_ns: u64,
+}
+
 /// See [`Event::Answered`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answered {
@@ -434,6 +461,9 @@ pub enum Refused {
     Cancelled,
     /// The engine of a fast landing had given up.
     GivenUp,
+    /// The destination had the whole guest and could not take its name, so it gave the
+    /// guest back.
+    GaveBack,
     /// The front end has exited.
     FrontEndGone,
     /// READY arrived, but something had resumed the guest, which runs at the source.

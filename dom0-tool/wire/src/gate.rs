@@ -38,10 +38,18 @@ pub enum FromEngine {
     },
     /// The guest runs on at the source, and copying continues.
     RanOn,
-    /// Everything is sent, and the engine is no longer responsible for the guest.
+    /// Fast landing: the handshake is to take place now, while the guest runs here.
+    HandOver,
+    /// Everything is sent, and the engine is no longer responsible for the guest. Where the
+    /// handshake is over, the engine asks whether the copy may be started, and remains
+    /// responsible until it may.
     Committed,
+    /// Fast landing: the destination has started the copy.
+    Started,
+    /// Fast landing: the destination was told to start the copy and does not answer.
+    Unanswered,
     /// Fast landing: the engine has given up, and the guest runs. A closed socket means the
-    /// same.
+    /// same, unless the copy may have been started.
     GivenUp,
 }
 
@@ -55,10 +63,14 @@ impl FromEngine {
                 limit_us: suspended.limit_us,
             },
             Event::RanOn(_) => Self::RanOn,
-            Event::Ended(ended) if ended.how == How::StreamComplete => Self::Committed,
+            Event::Ended(ended) if ended.how == How::StreamComplete => match landing {
+                // The engine says so itself, before and after the copy is started.
+                Landing::Fast => return None,
+                Landing::Classic | Landing::FastHandshakeLast => Self::Committed,
+            },
             // In a classic landing libxl learns this from its helper, and closes the
             // connection.
-            Event::Ended(_) if landing == Landing::Fast => Self::GivenUp,
+            Event::Ended(_) if landing.is_fast() => Self::GivenUp,
             _ => return None,
         })
     }
@@ -70,6 +82,11 @@ impl FromEngine {
 pub enum ToEngine {
     /// The destination has sent READY and waits.
     TargetReady,
+    /// The handshake is over: the receiver has taken the guest's name. The guest may be
+    /// asked to suspend.
+    HandedOver,
+    /// The copy may be started. From here on the guest is no longer to be resumed here.
+    Start,
     /// The transport has hung up.
     HungUp {
         /// Why the transport hung up.
@@ -179,7 +196,10 @@ mod tests {
 
     use super::*;
 
-    const FROM_ENGINE: [FromEngine; 5] = [
+    const FROM_ENGINE: [FromEngine; 8] = [
+        FromEngine::Unanswered,
+        FromEngine::HandOver,
+        FromEngine::Started,
         FromEngine::Begun,
         FromEngine::Suspended {
             requested_monotonic_ns: u64::MAX,
@@ -190,8 +210,10 @@ mod tests {
         FromEngine::GivenUp,
     ];
 
-    const TO_ENGINE: [ToEngine; 2] = [
+    const TO_ENGINE: [ToEngine; 4] = [
         ToEngine::TargetReady,
+        ToEngine::HandedOver,
+        ToEngine::Start,
         ToEngine::HungUp {
             why: Refused::FrontEndGone,
         },

@@ -80,6 +80,9 @@ pub struct Given {
     pub last_pages: Option<LastPagesTook>,
     /// The largest number of pages the guest can have.
     pub guest_pages: u64,
+    /// Whether the destination is handed the guest before it stops.
+    #[serde(default)]
+    pub hands_over: bool,
 }
 
 /// See [`FixedCosts`].
@@ -198,6 +201,8 @@ pub enum What {
     PathChanged,
     /// See [`Event::Unsettled`].
     Unsettled,
+    /// See [`Event::HandedOver`].
+    HandedOver,
     /// See [`Event::SwitchNow`].
     SwitchNow,
 }
@@ -207,8 +212,8 @@ pub enum What {
 pub struct Decision {
     /// When the machine decided, in µs on its clock.
     pub at_us: u64,
-    /// The action: `copy`, `count`, `take-bitmap`, `suspend`, `copy-final`, `finish`,
-    /// `refuse`, `resume` or `run-on`.
+    /// The action: `copy`, `count`, `take-bitmap`, `hand-over`, `suspend`, `copy-final`,
+    /// `finish`, `refuse`, `resume` or `run-on`.
     pub action: String,
     /// Number of the current round, or of the last one.
     pub round: u32,
@@ -282,6 +287,7 @@ impl From<Config> for Given {
             suspend_pages: Some(config.suspend_pages.into()),
             last_pages: Some(config.last_pages.into()),
             guest_pages: config.guest_pages,
+            hands_over: config.hands_over,
         }
     }
 }
@@ -300,6 +306,7 @@ impl From<Given> for Config {
             last_pages: given.last_pages.map_or(LastPages::DEFAULT, LastPages::from),
             risk: risk.unwrap_or_default(),
             guest_pages: given.guest_pages,
+            hands_over: given.hands_over,
         }
     }
 }
@@ -399,6 +406,7 @@ impl From<Event> for What {
             Event::HeldBack => Self::HeldBack,
             Event::PathChanged => Self::PathChanged,
             Event::Unsettled => Self::Unsettled,
+            Event::HandedOver => Self::HandedOver,
             Event::SwitchNow => Self::SwitchNow,
         }
     }
@@ -440,6 +448,7 @@ impl From<What> for Event {
             What::HeldBack => Self::HeldBack,
             What::PathChanged => Self::PathChanged,
             What::Unsettled => Self::Unsettled,
+            What::HandedOver => Self::HandedOver,
             What::SwitchNow => Self::SwitchNow,
         }
     }
@@ -484,6 +493,7 @@ impl Decision {
             Action::Copy { pages, .. } => ("copy", Some(*pages), None),
             Action::Count => ("count", None, None),
             Action::TakeBitmap => ("take-bitmap", None, None),
+            Action::HandOver => ("hand-over", None, None),
             Action::Suspend => ("suspend", None, None),
             Action::CopyFinal { pages } => ("copy-final", Some(*pages), None),
             Action::Finish => ("finish", None, None),
@@ -568,18 +578,20 @@ mod tests {
             },
             risk: Risk::DEFAULT,
             guest_pages: 49_152,
+            hands_over: true,
         };
         let mut written = serde_json::to_value(Given::from(config)).unwrap();
         let read = |written: &serde_json::Value| {
             Config::from(serde_json::from_value::<Given>(written.clone()).unwrap())
         };
         assert_eq!(read(&written), config);
-        for absent in ["suspend_pages", "last_pages"] {
+        for absent in ["suspend_pages", "last_pages", "hands_over"] {
             written.as_object_mut().unwrap().remove(absent);
         }
         let older = Config {
             suspend_pages: SuspendPages::DEFAULT,
             last_pages: LastPages::DEFAULT,
+            hands_over: false,
             ..config
         };
         assert_eq!(read(&written), older);

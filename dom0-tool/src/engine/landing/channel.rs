@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lull_wire::channel::{self, FromLand, HEADER};
+use lull_wire::events::Landing;
 use rustix::io::ioctl_fionbio;
 
 use crate::engine::failure::Failure;
@@ -16,6 +17,7 @@ pub struct Channel {
     pub(super) from: Answers,
     pub(super) uuid: [u8; 16],
     pub(super) name: String,
+    pub(super) landing: Landing,
 }
 
 impl Channel {
@@ -23,12 +25,18 @@ impl Channel {
     ///
     /// # Errors
     /// When the descriptors cannot be made non-blocking.
-    pub fn new(to: OwnedFd, from: OwnedFd, (uuid, name): ([u8; 16], &str)) -> io::Result<Self> {
+    pub fn new(
+        to: OwnedFd,
+        from: OwnedFd,
+        (uuid, name): ([u8; 16], &str),
+        landing: Landing,
+    ) -> io::Result<Self> {
         Ok(Self {
             to: Sink::new(to)?,
             from: Answers::new(from)?,
             uuid,
             name: name.to_owned(),
+            landing,
         })
     }
 }

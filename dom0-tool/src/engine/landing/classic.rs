@@ -23,7 +23,7 @@ impl Landing for Classic {
         events::Landing::Classic
     }
 
-    fn hands_over(&self) -> bool {
+    fn asks_itself(&self) -> bool {
         false
     }
 
@@ -121,6 +121,8 @@ impl Landing for Classic {
     fn is_complete(&self) -> bool {
         true
     }
+
+    fn start(&mut self, _: &mut Queue) {}
 }
 
 /// Puts a batch into the stream. Returns whether it has any pages.

@@ -6,6 +6,11 @@
 //! everything goes over a second channel to `lull land` ([`land`](crate::land)). The
 //! machine sees only that its first count is answered late.
 //!
+//! xl's handshake takes place while the guest still runs: the machine says when, and another
+//! round goes on beside it. At the end `lull land` starts the copy on the engine's word
+//! (`starting`). A destination with an older lull does not know that: there
+//! the handshake follows once everything is in place.
+//!
 //! A batch counts as sent once the destination has put it into place. The learned rate is
 //! therefore that of the whole path, and no page waits unseen in a pipe when the guest
 //! stops.
@@ -59,6 +64,8 @@ enum Stage {
     Finishing,
     /// All pages and the final state are in place at the destination.
     Landed,
+    /// The destination was told to start the copy.
+    Starting,
 }
 
 /// The message for which an answer is due.
@@ -86,6 +93,7 @@ struct Comparison {
 /// The state of a fast landing under way.
 pub struct Fast {
     stage: Stage,
+    name: events::Landing,
     /// The sending end of the channel. It is kept here until the stream is complete.
     to: Option<Sink>,
     from: Answers,
@@ -113,6 +121,7 @@ impl Fast {
     pub fn new(channel: Channel, guest_pfns: u64, tot_pages: u64) -> Self {
         Self {
             stage: Stage::FirstPass,
+            name: channel.landing,
             to: Some(channel.to),
             from: channel.from,
             attach: Attach {
@@ -190,10 +199,10 @@ impl Fast {
 
 impl Landing for Fast {
     fn name(&self) -> events::Landing {
-        events::Landing::Fast
+        self.name
     }
 
-    fn hands_over(&self) -> bool {
+    fn asks_itself(&self) -> bool {
         true
     }
 
@@ -272,6 +281,7 @@ impl Landing for Fast {
                 self.stage = Stage::Landed;
                 return Ok(Some(Heard::Landed));
             }
+            (FromLand::Started, Stage::Starting) => return Ok(Some(Heard::Started)),
             (_, Stage::Open | Stage::Finishing) => self.asked.pop_front(),
             _ => None,
         };
@@ -291,8 +301,8 @@ impl Landing for Fast {
     }
 
     fn wake_on(&self) -> Option<BorrowedFd<'_>> {
-        let awaited = Stage::Building..Stage::Landed;
-        awaited.contains(&self.stage).then(|| self.from.as_fd())
+        let awaited = self.stage >= Stage::Building && self.stage != Stage::Landed;
+        awaited.then(|| self.from.as_fd())
     }
 
     /// Notes the frames that no longer have a page, or never had one of the guest's own.
@@ -446,6 +456,11 @@ impl Landing for Fast {
 
     fn is_complete(&self) -> bool {
         self.stage == Stage::Landed
+    }
+
+    fn start(&mut self, queue: &mut Queue) {
+        self.stage = Stage::Starting;
+        queue.push(channel::start());
     }
 }
 

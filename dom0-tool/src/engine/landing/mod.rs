@@ -51,8 +51,11 @@ pub enum Heard {
     Open,
     /// The batch of this slot is in place.
     Sent(usize),
-    /// All pages and the final state are in place. Nothing more is expected.
+    /// All pages and the final state are in place. Nothing more is expected before
+    /// [`Landing::start`].
     Landed,
+    /// The destination has started the copy.
+    Started,
     /// Something that concerns the landing alone.
     Noted,
 }
@@ -72,7 +75,7 @@ pub trait Landing {
 
     /// Whether the engine itself asks the guest to suspend and hands it over. If not,
     /// libxl does both, and the engine can take neither back.
-    fn hands_over(&self) -> bool;
+    fn asks_itself(&self) -> bool;
 
     /// The part of the pause that is set aside, besides the costs of the order, for the
     /// time after the last byte.
@@ -176,6 +179,10 @@ pub trait Landing {
 
     /// Whether nothing is missing once the queue is empty.
     fn is_complete(&self) -> bool;
+
+    /// Puts the word to start the copy into the queue ([`Heard::Started`]), if xl's handshake
+    /// was over before the guest stopped.
+    fn start(&mut self, queue: &mut Queue);
 }
 
 /// The landing to use: a fast one if there is a channel to `lull land`. `pages` is the

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
 
 use lull_wire::channel::{self, FromLand, Purpose, ToLand};
-use lull_wire::events;
 use lull_wire::stream::records::Record;
 use lull_xen::PAGE;
 use rustix::io::ioctl_fionbio;
 use rustix::pipe::fcntl_setpipe_size;
 
-use super::world::World;
+use super::world::{Guest, World};
 use crate::engine::Channel;
 use crate::stream::sink::Sink;
 
@@ -67,6 +66,8 @@ pub struct Destination<'w> {
     pub ended: bool,
     /// Whether the final state is in place.
     pub landed: bool,
+    /// Whether the copy was started on the source's word.
+    pub started: bool,
     /// What each frame holds here.
     pub copy: BTreeMap<u64, u64>,
 }
@@ -82,14 +83,17 @@ impl<'w> Destination<'w> {
             begun: false,
             ended: false,
             landed: false,
+            started: false,
             copy: BTreeMap::new(),
         };
         let mut channel = None;
-        if world.landing == events::Landing::Fast {
+        if world.landing.is_fast() {
             let (from_source, to_land) = pipe().unwrap();
             let (from_land, to_source) = pipe().unwrap();
             let guest = ([7; 16], "web1");
-            channel = Some(Channel::new(to_land.into(), from_land.into(), guest).unwrap());
+            let landing = world.landing;
+            let (to, from) = (to_land.into(), from_land.into());
+            channel = Some(Channel::new(to, from, guest, landing).unwrap());
             it.land = Some((Inlet::new(from_source), to_source));
         }
         (it, Connections { stream, channel })
@@ -173,6 +177,16 @@ impl<'w> Destination<'w> {
             ToLand::State(_) => {
                 self.landed = true;
                 FromLand::Landed
+            }
+            ToLand::Start => {
+                let world = self.world;
+                assert_eq!(
+                    (world.commits.get(), world.guest.get()),
+                    (1, Guest::Suspended)
+                );
+                assert!(self.landed && !self.started, "started too early, or twice");
+                self.started = true;
+                FromLand::Started
             }
             ToLand::Ping => FromLand::Pong,
         })

@@ -17,6 +17,9 @@ use crate::engine::{Host, News, Recorder, Reply, SuspendAnswer, Wish};
 /// How long the operator waits for a destination that stalls.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// How long xl's handshake takes.
+const HANDSHAKE: Duration = Duration::from_millis(20);
+
 /// How long libxl waits for a guest to follow.
 const LIBXL_WAITS: Duration = Duration::from_millis(2_000);
 
@@ -28,6 +31,11 @@ pub struct FakeHost<'w> {
     /// Whether the operator has set a timeout.
     timed: bool,
     first_pass_done: bool,
+    /// When xl's handshake began, while the guest runs.
+    handing_over: Option<Instant>,
+    asks_to_start: bool,
+    /// Whether the copy runs, if it was to be started.
+    pub started_there: Option<bool>,
     /// What was reported.
     pub told: Vec<Event>,
 }
@@ -41,6 +49,9 @@ impl<'w> FakeHost<'w> {
             asked: None,
             timed: false,
             first_pass_done: false,
+            handing_over: None,
+            asks_to_start: false,
+            started_there: None,
             told: Vec::new(),
         }
     }
@@ -49,6 +60,10 @@ impl<'w> FakeHost<'w> {
 impl Host for FakeHost<'_> {
     fn ask_to_suspend(&mut self) -> io::Result<()> {
         assert_eq!(self.world.guest.get(), Guest::Running);
+        let handed_over = self
+            .handing_over
+            .is_some_and(|at| at.elapsed() >= HANDSHAKE);
+        assert_eq!(handed_over, self.world.landing.is_handshake_first());
         self.asked = Some(Instant::now());
         self.world.guest.set(Guest::Stopping);
         Ok(())
@@ -84,6 +99,10 @@ impl Host for FakeHost<'_> {
         Ok(News {
             cancelled: self.world.cancelled.get(),
             target_ready: self.first_pass_done && self.destination.borrow().ended,
+            handed_over: self
+                .handing_over
+                .is_some_and(|at| at.elapsed() >= HANDSHAKE),
+            may_start: self.asks_to_start,
             hung_up: None,
         })
     }
@@ -124,6 +143,23 @@ impl Host for FakeHost<'_> {
     fn first_pass_done(&mut self) -> io::Result<()> {
         self.first_pass_done = true;
         Ok(())
+    }
+
+    fn hand_over(&mut self) -> io::Result<()> {
+        assert_eq!(self.world.guest.get(), Guest::Running);
+        assert!(self.handing_over.is_none(), "handed over twice");
+        self.handing_over = Some(Instant::now());
+        Ok(())
+    }
+
+    fn ask_to_start(&mut self) {
+        assert_eq!(self.world.guest.get(), Guest::Suspended);
+        assert!(self.destination.borrow().landed);
+        self.asks_to_start = true;
+    }
+
+    fn tell_started(&mut self, started: bool) {
+        self.started_there = Some(started);
     }
 
     fn leave_request(&mut self) {}

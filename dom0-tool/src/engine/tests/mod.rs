@@ -38,6 +38,8 @@ use world::{FRAMES, Guest, World, words};
 /// The guest's domain number.
 const GUEST: u16 = 7;
 
+const LANDINGS: [Landing; 3] = [Landing::Classic, Landing::FastHandshakeLast, Landing::Fast];
+
 /// Longer than any attempt of the model takes, on the slowest host.
 const AGES: Micros = Micros::from_millis(60_000);
 
@@ -76,6 +78,8 @@ struct Outcome {
     copy: BTreeMap<u64, u64>,
     /// Whether the final state of a fast landing is in place.
     landed: bool,
+    /// Whether the copy was started on the engine's word, and what the engine says of it.
+    started: (bool, Option<bool>),
     told: Vec<Event>,
 }
 
@@ -103,6 +107,7 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
             last_pages: LastPages::DEFAULT,
             risk: Risk::DEFAULT,
             guest_pages: world.pages(),
+            hands_over: plan.landing.is_handshake_first(),
         };
         let link = Link::empty();
         link.settings.write(&Startup {
@@ -151,17 +156,22 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
         (
             verdict.how,
             verdict.reason,
-            (destination.copy, destination.landed),
+            (
+                destination.copy,
+                destination.landed,
+                (destination.started, host.started_there),
+            ),
             host.told,
         )
     };
-    let (copy, landed) = destination;
+    let (copy, landed, started) = destination;
     Outcome {
         how,
         reason,
         world,
         copy,
         landed,
+        started,
         told,
     }
 }
@@ -192,7 +202,12 @@ impl Outcome {
                 world.prepared.get(),
                 "{plan:?}: torn down while the guest waits"
             );
-            assert_eq!(self.landed, plan.landing == Landing::Fast, "{plan:?}");
+            assert_eq!(self.landed, plan.landing.is_fast(), "{plan:?}");
+            let started = match plan.landing.is_handshake_first() {
+                true => (true, Some(true)),
+                false => (false, None),
+            };
+            assert_eq!(self.started, started, "{plan:?}");
             let mut copy = self.copy.clone();
             if plan.landing == Landing::Classic {
                 // Memory that the guest gave back is not taken from its copy.
@@ -202,6 +217,7 @@ impl Outcome {
             return;
         }
         assert_eq!(world.commits.get(), 0, "{plan:?}: commits");
+        assert_eq!(self.started, (false, None), "{plan:?}: started");
         assert!(
             !world.prepared.get(),
             "{plan:?}: the log is on, or the stub is left"
@@ -221,7 +237,7 @@ impl Outcome {
 type Row = (Phase, &'static [(Fault, How, How)]);
 
 /// How an attempt ends that meets this fault at the beginning of this phase, in a classic
-/// landing and in a fast one.
+/// landing and in a fast one, whether xl's handshake comes first or last.
 const TABLE: &[Row] = &[
     (
         Start,
@@ -301,6 +317,34 @@ const TABLE: &[Row] = &[
     ),
 ];
 
+/// How an attempt ends that meets this fault when xl's handshake begins.
+const HANDING_OVER: &[(Fault, How)] = &[
+    (StubDies, How::SourceFailed),
+    (StubSilent, How::SourceFailed),
+    (StubLies, How::SourceFailed),
+    (Closes, How::TargetFailed),
+    (Stalls, How::RefusedTimeout),
+    (Cancel, How::Cancelled),
+    (SuspendedByAnother, How::SourceFailed),
+    (Destroyed, How::SourceFailed),
+];
+
+#[test]
+fn each_fault_while_the_guest_is_handed_over_leaves_one_guest() {
+    thread::scope(|scope| {
+        for (fault, how) in HANDING_OVER {
+            scope.spawn(|| {
+                let plan = Plan::struck(Landing::Fast, HandingOver, *fault);
+                let outcome = migrate(plan, &StubLog::new().unwrap());
+                outcome.judge(plan);
+                let (ended, reason) = (outcome.how, outcome.reason);
+                assert_eq!(ended, *how, "{plan:?}: {reason}");
+                assert!(names(&reason, *fault), "{plan:?}: {reason}");
+            });
+        }
+    });
+}
+
 #[test]
 fn each_fault_in_each_phase_leaves_one_guest() {
     // Most attempts wait for a clock, so the phases are tried side by side.
@@ -318,7 +362,11 @@ fn try_row((phase, faults): &Row) -> Vec<String> {
     let log = StubLog::new().unwrap();
     let mut wrong = Vec::new();
     for (fault, classic, fast) in *faults {
-        for (landing, expected) in [(Landing::Classic, classic), (Landing::Fast, fast)] {
+        for (landing, expected) in [
+            (Landing::Classic, classic),
+            (Landing::FastHandshakeLast, fast),
+            (Landing::Fast, fast),
+        ] {
             let plan = Plan::struck(landing, *phase, *fault);
             let outcome = migrate(plan, &log);
             outcome.judge(plan);
@@ -357,7 +405,7 @@ fn names(reason: &str, fault: Fault) -> bool {
 #[test]
 fn an_undisturbed_guest_moves_whole() {
     let log = StubLog::new().unwrap();
-    for landing in [Landing::Classic, Landing::Fast] {
+    for landing in LANDINGS {
         for (limit, verify) in [
             (None, Verify::No),
             (None, Verify::Yes),
@@ -433,7 +481,7 @@ fn nothing_of_the_stubs_log_is_decoded_during_a_pause() {
 fn a_pause_that_does_not_end_is_given_up_within_the_limit() {
     let limit = Micros::from_millis(3_000);
     thread::scope(|scope| {
-        for landing in [Landing::Classic, Landing::Fast] {
+        for landing in LANDINGS {
             for (fault, how) in [
                 (StubSilent, How::SourceFailed),
                 (Stalls, How::RefusedTimeout),

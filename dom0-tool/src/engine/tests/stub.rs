@@ -93,6 +93,7 @@ impl<'l> FakeStub<'l> {
             Action::None => return,
             Action::Copy { round: 0, .. } => (Some(Phase::FirstPass), true),
             Action::Copy { .. } => (Some(Phase::Rounds), true),
+            Action::HandOver => (Some(Phase::HandingOver), false),
             Action::Suspend => (Some(Phase::Suspending), false),
             Action::CopyFinal { .. } => (Some(Phase::LastPages), true),
             Action::Finish => (Some(Phase::Finishing), false),

@@ -23,6 +23,8 @@ pub enum Phase {
     FirstPass,
     /// Any later round while the guest runs.
     Rounds,
+    /// xl's handshake begins, while the guest runs.
+    HandingOver,
     /// The guest is asked to stop.
     Suspending,
     /// The guest has stopped, and its last pages are sent.

@@ -1,12 +1,24 @@
 //! The messages between xl on the two hosts that the gate depends on (`tools/xl/xl.h`,
-//! the same from 4.17 to 4.22). Everything else is passed on unread, including
-//! permission and report, because nothing here could act on them.
+//! the same from 4.17 to 4.22). Everything else is passed on unread.
 
 /// The destination's first message, sent without a NUL.
 pub const BANNER: &[u8] = b"xl migration receiver ready, send binary domain data.\n";
 
 /// READY: the destination holds the whole guest, paused. The NUL is sent too.
 pub const READY: &[u8] = b"domain received, ready to unpause\0";
+
+/// GO: the destination may start the guest. The destination sends the same message back to
+/// give the guest up.
+pub const GO: &[u8] = b"domain is yours, you are cleared to unpause\0";
+
+/// The destination's report. One byte follows: 0 if the guest runs there.
+pub const REPORT: &[u8] = b"my copy unpause results are as follows\0";
+
+/// What a destination sends that could not start the guest and has destroyed its copy:
+/// the report, any code but 0, and the permission to go on at the source.
+pub fn gave_back() -> Vec<u8> {
+    [REPORT, &[1], GO].concat()
+}
 
 /// Searches a stream for one message, whatever precedes it.
 #[derive(Debug)]
