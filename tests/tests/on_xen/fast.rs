@@ -60,7 +60,9 @@ pub fn two_processors(world: &mut World) -> Result<()> {
 fn agree(world: &World, guest: &Guest) -> Result<()> {
     let timeline = Timeline::start();
     say_nothing_unasked(&world.host)?;
-    let plan = Plan::direct().fast_by(&held("landed", guest, &compare(guest))?);
+    let name = guest.name();
+    let [source, copy] = ["--migratedaway", ""].map(|suffix| format!("{name}{suffix}"));
+    let plan = Plan::direct().fast_by(&held("landed", guest, &compare(&source, &copy))?);
     let ended = plan.debug().run(&world.host, guest)?;
     landed_fast(&ended)?;
     let compared = ended.events.iter().any(|event| {
@@ -97,7 +99,7 @@ fn ballooning(world: &mut World, before: u64, meanwhile: u64) -> Result<()> {
     let change = format!("xl mem-set {name} {meanwhile}; sleep 3");
     // The destination plans to give the guest the memory that it had when it left.
     let look =
-        format!("for d in {name} {name}--incoming; do xl list $d | tail -n 1; done >{SIZES}");
+        format!("for d in {name} {name}--migratedaway; do xl list $d | tail -n 1; done >{SIZES}");
     let way =
         held("later-round", &guest, &change)? + " rig-agent " + &held("landed", &guest, &look)?;
     let ended = Plan::direct().fast_by(&way).debug().run(host, &guest)?;
@@ -159,6 +161,27 @@ pub fn ten_times(world: &mut World) -> Result<()> {
     aftermath::check_whole(&world.host, &guest)
 }
 
+/// With a lull of the first edition at the destination, xl's handshake follows once
+/// everything is in place, and is part of the pause.
+pub fn as_before(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let limit = world.pace.scaled(Duration::from_secs(30));
+    let plan = Plan::direct().fast_by("older-land --").limit(limit);
+    let ended = plan.run(&world.host, &guest)?;
+    let result = ended.expect(0)?;
+    ensure!(result["landing"] == "fast-handshake-last", "{result}");
+    let place = |kind: &str| {
+        let place = ended.events.iter().position(|event| is(event, kind));
+        place.with_context(|| format!("no {kind}: {}", ended.in_short()))
+    };
+    ensure!(
+        ended.event("handed-over").is_none() && place("suspended")? < place("ready")?,
+        "the handshake came first: {}",
+        ended.in_short()
+    );
+    aftermath::check(&world.host, &guest, &ended)
+}
+
 /// Without a lull that answers at the destination, the guest lands the classic way, and the
 /// operator is told why.
 pub fn falls_back(world: &mut World) -> Result<()> {
@@ -190,10 +213,21 @@ pub fn falls_back(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
-/// Checks that the guest moved and that it landed fast.
+/// Checks that the guest moved and that it landed fast, with xl's handshake before it
+/// stopped.
 pub fn landed_fast(ended: &Ended) -> Result<&serde_json::Value> {
     let result = ended.expect(0)?;
     ensure!(result["landing"] == "fast", "{result}");
+    let monotonic = |event: &str, name: &str| {
+        let at = ended.event(event).and_then(|event| event[name].as_u64());
+        at.with_context(|| format!("no {name} of {event}: {}", ended.in_short()))
+    };
+    ensure!(
+        monotonic("handed-over", "over_monotonic_ns")?
+            <= monotonic("suspended", "requested_monotonic_ns")?,
+        "stopped before it was handed over: {}",
+        ended.in_short()
+    );
     Ok(result)
 }
 

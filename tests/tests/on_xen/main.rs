@@ -136,6 +136,7 @@ fn essential() -> Vec<Scenario> {
 fn usual() -> Vec<Scenario> {
     vec![
         scenario("no-fast-landing-without-lull", 30, fast::falls_back),
+        scenario("fast-landing-as-before", 25, fast::as_before),
         scenario("disk-used-through-a-move", 45, disks::listed),
         scenario("guest-moves-without-limits", 25, moves::without_limits),
         scenario("explained-afterwards", 25, explaining::afterwards),

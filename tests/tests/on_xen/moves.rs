@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, Host, Load};
+use lull_tests::{Host, Load};
 use serde::Deserialize;
 
 use crate::aftermath;
@@ -112,11 +112,10 @@ const SPECIAL_GFNS: std::ops::Range<u64> = 0xfeff8..0xff000;
 /// The number of frames for each guest that belong to Xen.
 const SHARED_INFO: u64 = 1;
 
-/// Returns a command for dom0 that compares the guest with its copy.
-pub fn compare(guest: &Guest) -> String {
-    let name = guest.name();
+/// Returns a command for dom0 that compares the guest with its copy, by their names.
+pub fn compare(guest: &str, copy: &str) -> String {
     format!(
-        "rig-agent compare $(xl domid {name}) $(xl domid {name}--incoming) \
+        "rig-agent compare $(xl domid {guest}) $(xl domid {copy}) \
          >/run/rig/compare.json 2>/run/rig/compare.err"
     )
 }
@@ -131,7 +130,10 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
     say_nothing_unasked(&world.host)?;
     let transport = format!(
         "tee-stream {STREAM} -- rig-agent hold-ready {} --",
-        quote(&compare(&guest))
+        quote(&compare(
+            guest.name(),
+            &format!("{}--incoming", guest.name())
+        ))
     );
     // The comparison takes long, and lull counts it as landing.
     let plan = Plan::by(&transport).limit(Duration::from_secs(120));

@@ -43,6 +43,7 @@ pub fn scenarios() -> Vec<Scenario> {
         installed("plain-xl", 40, plain_xl),
         installed("named-interface", 70, named_interface),
         installed("cut-at-go", 80, cut_at_go),
+        installed("cut-after-the-handshake", 80, cut_after_the_handshake),
         installed("lacking-there", 80, lacking_there),
         installed(
             "limits-kept-by-virsh",
@@ -310,6 +311,41 @@ fn cut_at_go(pair: &mut Pair<'_>) -> Result<()> {
     }
     there.run("pkill -f '^[^ ]*xl migrate-receive'")?;
     here.run(&format!("lull resume {source}"))?.checked()?;
+    stayed(pair, &guest, &before)
+}
+
+/// The link is cut when the destination has taken the guest's name, while the guest still
+/// runs here. It stays, under its own name, and its copy there goes once the link is back.
+fn cut_after_the_handshake(pair: &mut Pair<'_>) -> Result<()> {
+    let guest = guest(pair)?;
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    let before = guest.status()?;
+    let source = guest.domid()?;
+    let wait = "touch /run/rig/at-go; while [ -e /run/rig/at-go ]; do sleep 0.1; done";
+    let transport = format!(
+        "rig-agent hold-at report 0 {source} {} -- rig-agent call",
+        quote(wait)
+    );
+    let running = Plan::with_ssh(&transport, &there)
+        .landing("fast")
+        .land(&format!("rig-agent call {} lull land", there.name()))
+        .limit(pair.here.pace.ample())
+        .start(&here, &guest)?;
+    let held = here.run_for("until [ -e /run/rig/at-go ]; do sleep 0.1; done", LONGEST);
+    let renamed = here.domain(&format!("{}--migratedaway", guest.name()))?;
+    let copy = there.domain(guest.name())?;
+    pair.link.cut(true);
+    here.run("rm -f /run/rig/at-go")?.checked()?;
+    let ended = running.finish();
+    pair.link.cut(false);
+    held?.checked()?;
+    ensure!(
+        renamed.is_some_and(|domain| domain.id == source && domain.state.is_alive())
+            && copy.is_some_and(|copy| !copy.state.is_alive()),
+        "not handed over, or two run"
+    );
+    ended?.expect(3)?;
+    ensure!(guest.domid()? == source, "another has its name");
     stayed(pair, &guest, &before)
 }
 

@@ -14,7 +14,9 @@ mod kind {
     pub const ATTACH: u32 = 1;
     pub const PAGES: u32 = 2;
     pub const STATE: u32 = 4;
+    pub const START: u32 = 6;
     pub const LANDED: u32 = 0x84;
+    pub const STARTED: u32 = 0x87;
 }
 
 /// The message at which the connection is held.
@@ -28,6 +30,10 @@ enum Place {
     State,
     /// Everything is in place at the destination, and the source does not know it yet.
     Landed,
+    /// The word to start the copy.
+    Start,
+    /// The copy runs, and the source does not know it yet.
+    Started,
 }
 
 impl Place {
@@ -38,6 +44,8 @@ impl Place {
             "stopped" => Self::Batch { stopped: true },
             "state" => Self::State,
             "landed" => Self::Landed,
+            "start" => Self::Start,
+            "started" => Self::Started,
             _ => bail!("no place is called {word:?}"),
         })
     }
@@ -46,7 +54,9 @@ impl Place {
         Ok(match (self, kind) {
             (Self::Attach, kind::ATTACH)
             | (Self::State, kind::STATE)
-            | (Self::Landed, kind::LANDED) => true,
+            | (Self::Landed, kind::LANDED)
+            | (Self::Start, kind::START)
+            | (Self::Started, kind::STARTED) => true,
             (Self::Batch { stopped }, kind::PAGES) => has_stopped()? == stopped,
             _ => false,
         })
@@ -78,6 +88,22 @@ pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
     let back = carry(from_child, io::stdout(), place, 0, source, &held);
     // The fault may have killed the process that reads this output.
     back.or_else(|error| pass_on(&[]).and(Err(error)))?;
+    transport.finish()
+}
+
+/// Relays a `lull land` so that it greets as one of the first edition, which knows no
+/// [`kind::START`].
+pub fn as_first_edition(transport: &[&str]) -> Result<()> {
+    let mut transport = Transport::start(transport)?;
+    let to_child = transport.take_stdin()?;
+    let mut from_child = BufReader::new(transport.take_stdout()?);
+    thread::spawn(move || crate::streams::pump(io::stdin(), to_child));
+    let mut line = String::new();
+    from_child.read_line(&mut line)?;
+    let older = line.replace("\"land\":[2,3]", "\"land\":[2,2]");
+    anyhow::ensure!(older != line, "an unknown greeting: {line}");
+    pass_on(older.as_bytes())?;
+    crate::streams::pump(from_child, io::stdout())?;
     transport.finish()
 }
 

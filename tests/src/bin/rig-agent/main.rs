@@ -39,7 +39,10 @@ const USAGE: &str = "usage:
                                                a second, or 0 for as many as go
   rig-agent hold-land PLACE RATE DOMID COMMAND -- TRANSPORT…
                                                likewise a way to `lull land` (attach,
-                                               later-round, stopped, state, landed)
+                                               later-round, stopped, state, landed,
+                                               start, started)
+  rig-agent older-land -- TRANSPORT…           a way to `lull land` that greets as one of
+                                               the first edition
   rig-agent hold-ready COMMAND -- TRANSPORT…   a transport for xl migrate -s: runs
                                                COMMAND before READY is passed on
   rig-agent pause-after LINES DOMID COMMAND    reads so many lines, runs COMMAND while the
@@ -91,6 +94,7 @@ fn run(words: &[&str]) -> Result<()> {
             "--",
             transport @ ..,
         ] => hold_land::run([place, rate, domain, command], transport),
+        ["older-land", "--", transport @ ..] => hold_land::as_first_edition(transport),
         ["hold-ready", command, "--", transport @ ..] => relay::run(command, transport),
         ["pause-after", lines, domain, command] => {
             pause::run(lines.parse()?, domain.parse()?, command)

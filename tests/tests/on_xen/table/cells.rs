@@ -39,8 +39,12 @@ pub const ALWAYS: &[(Phase, Fault)] = &[
     (FinalRound, Stub),
     (Landing, Xl),
     (Ready, FrontEnd),
+    (HandingOver, Relay),
+    (HandedOver, Xl),
     (ChannelFinal, Engine),
     (Landed, FrontEnd),
+    (Starting, Land),
+    (Started, Engine),
     (Go, Xl),
     (Go, Ssh),
 ];
@@ -178,6 +182,30 @@ pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
         ],
     ),
     (
+        HandingOver,
+        &[
+            stays(Relay, 7),
+            stays(Engine, 7),
+            stays(Xl, 7),
+            stays(Stub, 7),
+            stays(Incoming, 6),
+            stays(Ssh, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+        ],
+    ),
+    (
+        HandedOver,
+        &[
+            stays(Xl, 7),
+            stays(Relay, 7),
+            stays(Engine, 7),
+            stays(Ssh, 6),
+            stays(FrontEnd, KILLED),
+            stays(Cancel, 5),
+        ],
+    ),
+    (
         ChannelSuspending,
         &[stays(Engine, 7), stays(LateSuspend, 3)],
     ),
@@ -186,7 +214,8 @@ pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
         &[
             stays(Engine, 7),
             stays(Relay, 7),
-            stays(Incoming, 6),
+            // The receiver has gone; what is killed only watches its copy.
+            moves(Incoming, 0),
             stays(Stall, 3),
             stays(Stub, 7),
             stays(Xl, 7),
@@ -212,6 +241,29 @@ pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
             moves(Xl, 8),
             (Ssh, Then::Undecided),
             moves(Cancel, 0),
+            moves(FrontEnd, KILLED),
+        ],
+    ),
+    (
+        Starting,
+        &[
+            moves(Engine, 8),
+            (Land, Then::Undecided),
+            (Ssh, Then::Undecided),
+            moves(Relay, 8),
+            moves(Xl, 8),
+            moves(FrontEnd, KILLED),
+            moves(Cancel, 0),
+        ],
+    ),
+    (
+        Started,
+        &[
+            moves(Engine, 8),
+            moves(Ssh, 8),
+            moves(Relay, 8),
+            moves(Xl, 8),
+            moves(Land, 0),
             moves(FrontEnd, KILLED),
         ],
     ),

@@ -32,6 +32,10 @@ pub enum Phase {
     Attaching,
     /// The pages that were dirtied in the meantime are sent over the channel.
     ChannelRound,
+    /// xl has said GO while the guest runs; the destination has not received it yet.
+    HandingOver,
+    /// The destination has taken the guest's name; the source does not know it yet.
+    HandedOver,
     /// The guest has been asked to suspend itself and has not done so.
     ChannelSuspending,
     /// The guest has stopped; its last pages are sent over the channel.
@@ -42,6 +46,10 @@ pub enum Phase {
     Landed,
     /// GO has been sent; the destination has not received it yet.
     Go,
+    /// In a fast landing the word to start the copy has been sent and has not arrived.
+    Starting,
+    /// The copy runs; the source does not know it yet.
+    Started,
     /// The guest runs at the destination; xl does not know it yet.
     Reporting,
 }
@@ -60,11 +68,15 @@ impl fmt::Display for Phase {
             Self::Building => "fast, building",
             Self::Attaching => "fast, attaching",
             Self::ChannelRound => "fast, later round",
+            Self::HandingOver => "fast, handing over",
+            Self::HandedOver => "fast, handed over",
             Self::ChannelSuspending => "fast, suspending",
             Self::ChannelFinal => "fast, final round",
             Self::ChannelState => "fast, state",
             Self::Landed => "fast, landed",
             Self::Go => "GO",
+            Self::Starting => "fast, starting",
+            Self::Started => "fast, started",
             Self::Reporting => "reporting",
         })
     }
@@ -90,14 +102,17 @@ impl Phase {
             Self::ChannelFinal => "stopped",
             Self::ChannelState => "state",
             Self::Landed => "landed",
-            Self::Go => "go",
-            Self::Reporting => "report",
+            Self::Go | Self::HandingOver => "go",
+            Self::Reporting | Self::HandedOver => "report",
+            Self::Starting => "start",
+            Self::Started => "started",
         }
     }
 
     /// Checks whether the guest is to land fast.
     const fn is_fast(self) -> bool {
-        self.is_on_channel() || matches!(self, Self::Building)
+        self.is_on_channel()
+            || matches!(self, Self::Building | Self::HandingOver | Self::HandedOver)
     }
 
     /// Checks whether the agent holds the connection to `lull land`.
@@ -110,6 +125,8 @@ impl Phase {
                 | Self::ChannelFinal
                 | Self::ChannelState
                 | Self::Landed
+                | Self::Starting
+                | Self::Started
         )
     }
 
