@@ -91,8 +91,13 @@ pub fn announce(copy: Identity, landed: &Receiver<()>) -> io::Result<()> {
         return Ok(());
     }
     let until = Instant::now() + STARTING;
-    while !copy.runs(&xen)? {
-        if Instant::now() > until || !copy.waits(&xen)? {
+    loop {
+        // It may be started between the two questions.
+        let waits = copy.waits(&xen)?;
+        if copy.runs(&xen)? {
+            break;
+        }
+        if !waits || Instant::now() > until {
             return Ok(());
         }
         thread::sleep(LOOK);
