@@ -12,6 +12,7 @@ mod stub;
 mod world;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -429,6 +430,27 @@ fn an_undisturbed_guest_moves_whole() {
     }
 }
 
+/// Runs `attempt`, and returns with its outcome how late this machine woke a thread
+/// meanwhile, at worst, in milliseconds. A limit cannot be kept more exactly than that.
+fn with_lateness<T>(attempt: impl FnOnce() -> T) -> (T, u64) {
+    const NAP: Duration = Duration::from_millis(5);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut worst = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                thread::sleep(NAP);
+                worst = worst.max(begun.elapsed().saturating_sub(NAP));
+            }
+            worst.as_millis() as u64
+        });
+        let outcome = attempt();
+        over.store(true, Ordering::Relaxed);
+        (outcome, watch.join().unwrap())
+    })
+}
+
 /// The pause counts from the request. In the fast landing the request is the engine's own,
 /// so it need not wait as long as libxl does.
 #[test]
@@ -438,7 +460,7 @@ fn a_request_that_the_guest_ignores_is_taken_back_within_the_limit() {
         limit: Some(limit),
         ..Plan::struck(Landing::Fast, Suspending, NeverSuspends)
     };
-    let outcome = migrate(plan, &StubLog::new().unwrap());
+    let (outcome, late) = with_lateness(|| migrate(plan, &StubLog::new().unwrap()));
     outcome.judge(plan);
     assert!(
         outcome.reason.contains(DID_NOT_SUSPEND),
@@ -455,14 +477,17 @@ fn a_request_that_the_guest_ignores_is_taken_back_within_the_limit() {
         _ => None,
     });
     let waited = over.unwrap() - asked.unwrap();
-    assert!(waited <= limit.as_millis_ceil(), "{waited} ms");
+    assert!(
+        waited <= limit.as_millis_ceil() + late,
+        "{waited} ms, {late} ms late"
+    );
 }
 
 /// A stub may fill its log with anything, and decoding it takes time that the pause does not
 /// have.
 #[test]
 fn nothing_of_the_stubs_log_is_decoded_during_a_pause() {
-    for landing in [Landing::Classic, Landing::Fast] {
+    for landing in LANDINGS {
         // The pause lasts as long as the limit allows.
         let plan = Plan {
             limit: Some(Micros::from_millis(2_000)),
@@ -491,7 +516,7 @@ fn a_pause_that_does_not_end_is_given_up_within_the_limit() {
                     ..Plan::struck(landing, LastPages, fault)
                 };
                 scope.spawn(move || {
-                    let outcome = migrate(plan, &StubLog::new().unwrap());
+                    let (outcome, late) = with_lateness(|| migrate(plan, &StubLog::new().unwrap()));
                     outcome.judge(plan);
                     assert_eq!(outcome.how, how, "{plan:?}: {}", outcome.reason);
                     assert!(outcome.world.resumes.get() >= 1, "{plan:?}");
@@ -501,10 +526,10 @@ fn a_pause_that_does_not_end_is_given_up_within_the_limit() {
                         _ => None,
                     });
                     let pauses: Vec<u64> = pauses.collect();
-                    let within = |pause: &u64| *pause <= limit.as_millis_ceil();
+                    let within = |pause: &u64| *pause <= limit.as_millis_ceil() + late;
                     assert!(
                         !pauses.is_empty() && pauses.iter().all(within),
-                        "{plan:?}: {pauses:?}"
+                        "{plan:?}: {pauses:?}, {late} ms late"
                     );
                 });
             }
