@@ -207,7 +207,7 @@ pub const CELLS: &[(Phase, &[(Fault, Then)])] = &[
     ),
     (
         ChannelSuspending,
-        &[stays(Engine, 7), stays(LateSuspend, 3)],
+        &[stays(Engine, 7), stays(LateSuspend, 7)],
     ),
     (
         ChannelFinal,

@@ -40,7 +40,7 @@ pub enum Fault {
     NoMemory,
     /// The source's disk is full.
     FullDisk,
-    /// The guest stops so late that there is only time to resume it.
+    /// The guest stops so late that there is at most time to resume it.
     LateSuspend,
     /// The guest's kernel crashes.
     Crash,

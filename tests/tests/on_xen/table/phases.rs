@@ -141,10 +141,11 @@ impl Phase {
         }
     }
 
-    /// Returns the time after the request at which a guest stops too late: the rest of the
-    /// limit is less than the assumed landing, and enough to resume the guest.
+    /// Returns the time after the request at which a guest would stop too late. In a classic
+    /// landing the rest of the limit is less than the assumed landing, and enough to resume
+    /// the guest. In a fast one nothing is left: by then the request has been taken back.
     pub const fn too_late(self) -> Duration {
-        let left = if self.is_fast() { 1 } else { 3 };
+        let left = if self.is_fast() { 0 } else { 3 };
         self.limit().saturating_sub(Duration::from_secs(left))
     }
 
