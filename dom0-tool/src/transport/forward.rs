@@ -18,7 +18,8 @@ const MOST: usize = 1 << 20;
 /// Bytes copied at a time where splice does not work.
 const COPIED: usize = 64 << 10;
 
-/// One direction of the relay, until either end closes.
+/// One direction of the relay. Once the destination's end is closed it only waits for xl to
+/// close its own: an xl that dies after its receiver has ended must be noticed.
 #[derive(Debug)]
 pub struct Forward {
     ends: Option<Ends>,
@@ -30,7 +31,8 @@ pub struct Forward {
 #[derive(Debug)]
 struct Ends {
     from: OwnedFd,
-    to: OwnedFd,
+    /// `None` once the destination accepts no more bytes.
+    to: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -64,7 +66,7 @@ impl Forward {
         enlarge(&to);
         fcntl_setfl(&to, fcntl_getfl(&to)? | OFlags::NONBLOCK)?;
         Ok(Self {
-            ends: Some(Ends { from, to }),
+            ends: Some(Ends { from, to: Some(to) }),
             readable: false,
             manner: Manner::Splice,
         })
@@ -73,26 +75,40 @@ impl Forward {
     /// The event to poll for; when it occurs, call [`Self::go_on`].
     pub fn wake_on(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let ends = self.ends.as_ref()?;
-        Some(match self.readable {
-            false => (ends.from.as_fd(), PollFlags::IN),
-            true => (ends.to.as_fd(), PollFlags::OUT),
+        Some(match (&ends.to, self.readable) {
+            // What xl still writes is left in the pipe; the kernel reports the end unasked.
+            (None, _) => (ends.from.as_fd(), PollFlags::empty()),
+            (Some(_), false) => (ends.from.as_fd(), PollFlags::IN),
+            (Some(to), true) => (to.as_fd(), PollFlags::OUT),
         })
+    }
+
+    /// Whether nothing more can be forwarded.
+    pub fn is_over(&self) -> bool {
+        self.ends.as_ref().is_none_or(|ends| ends.to.is_none())
     }
 
     /// Moves the bytes that can be moved, after [`Self::wake_on`] was ready. Never blocks.
     pub fn go_on(&mut self) -> Progress {
-        let Some(ends) = &self.ends else {
+        let Some(ends) = &mut self.ends else {
+            return Progress::Ended;
+        };
+        let Some(to) = &ends.to else {
+            self.close();
             return Progress::Ended;
         };
         let moved = match &mut self.manner {
             Manner::Splice => {
                 let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-                splice(&ends.from, None, &ends.to, None, MOST, flags)
+                splice(&ends.from, None, to, None, MOST, flags)
             }
-            Manner::Copy { buffer, unsent } => copy(ends, buffer, unsent),
+            Manner::Copy { buffer, unsent } => copy(&ends.from, to, buffer, unsent),
         };
         match moved {
-            Ok(0) => self.end(Progress::Ended),
+            Ok(0) => {
+                self.close();
+                Progress::Ended
+            }
             Ok(_) | Err(Errno::INTR) => Progress::Open,
             Err(Errno::AGAIN) => {
                 self.readable = self.waits_for_the_way_out();
@@ -102,7 +118,10 @@ impl Forward {
                 self.copy_from_now_on();
                 Progress::Open
             }
-            Err(_) => self.end(Progress::Broken),
+            Err(_) => {
+                ends.to = None;
+                Progress::Broken
+            }
         }
     }
 
@@ -131,11 +150,6 @@ impl Forward {
         read_out(&from, until);
     }
 
-    fn end(&mut self, progress: Progress) -> Progress {
-        self.close();
-        progress
-    }
-
     /// Whether the destination's end had no room, rather than xl's end no data. Only one of
     /// the two is ever polled: polling both would keep this process busy with the ready one
     /// until the other is ready too.
@@ -151,20 +165,21 @@ impl Forward {
 /// Reads when nothing is left to write, then writes. Returns `Ok(0)` at the end of the
 /// stream.
 fn copy(
-    ends: &Ends,
+    from: &OwnedFd,
+    to: &OwnedFd,
     buffer: &mut [u8],
     unsent: &mut std::ops::Range<usize>,
 ) -> rustix::io::Result<usize> {
     if unsent.start == unsent.end {
         // This read does not block: each poll that reports the end readable is followed by
         // one read.
-        *unsent = 0..read(&ends.from, &mut *buffer)?;
+        *unsent = 0..read(from, &mut *buffer)?;
         if unsent.start == unsent.end {
             return Ok(0);
         }
     }
     while unsent.start < unsent.end {
-        unsent.start += retry_on_intr(|| write(&ends.to, &buffer[unsent.clone()]))?;
+        unsent.start += retry_on_intr(|| write(to, &buffer[unsent.clone()]))?;
     }
     Err(Errno::AGAIN)
 }

@@ -143,7 +143,7 @@ impl<'a> Relay<'a> {
                     None => {}
                 }
             }
-            if self.backward.is_over() && self.forward.wake_on().is_none() {
+            if self.backward.is_over() && self.forward.is_over() {
                 return Ok(Parting::Ended);
             }
             if let Some(deadline) = self.report_due() {
@@ -186,9 +186,11 @@ impl<'a> Relay<'a> {
                     match self.forward.go_on() {
                         Progress::Open => {}
                         Progress::Ended => self.gate.note(Event::XlGone),
+                        // A receiver that has reported ends, and xl's end is still waited for.
+                        Progress::Broken if self.gate.has_reported() => {}
                         // If the destination is gone, its output closes too, and that is
-                        // handled there.
-                        Progress::Broken => {}
+                        // handled there. xl must not wait for room meanwhile.
+                        Progress::Broken => self.forward.close(),
                     }
                 }
                 Wake::Read => match self.backward.read() {

@@ -409,7 +409,7 @@ fn a_handshake_ahead_is_reported_to_xl_only_when_the_copy_runs() {
 #[test]
 fn what_is_refused_after_the_handshake_is_given_back_once_the_guest_runs() {
     type Fault = fn(&mut World);
-    let faults: [(Fault, Refused); 4] = [
+    let faults: [(Fault, Refused); 5] = [
         (|_| {}, Refused::NotReady),
         (
             |world| {
@@ -429,6 +429,14 @@ fn what_is_refused_after_the_handshake_is_given_back_once_the_guest_runs() {
             Refused::Cancelled,
         ),
         (|world| world.engine(FromEngine::GivenUp), Refused::GivenUp),
+        (
+            |world| {
+                // The receiver has ended, and xl dies.
+                world.peer_in = io::pipe().unwrap().0;
+                drop(world.xl_out.take());
+            },
+            Refused::XlGone,
+        ),
     ];
     for (fault, why) in faults {
         let mut world = handed_over();
