@@ -95,6 +95,9 @@ pub trait StopPolicy {
 ///    [`OUT_OF_REACH_WINDOW`](Self::OUT_OF_REACH_WINDOW).
 /// 5. Else another round.
 ///
+/// Where criterion 3 or 4 would give up, a guest is tried all the same if only the last of
+/// the bound is in the way: see [`is_worth_a_try`](Self::is_worth_a_try).
+///
 /// Left out: how long the guest's quiet moments last. One is used only if a
 /// round happens to end in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +124,11 @@ impl WithinLimit {
     pub const OUT_OF_REACH_WINDOW: usize = 2;
     /// See [`OUT_OF_REACH_WINDOW`](Self::OUT_OF_REACH_WINDOW).
     pub const REACH: u64 = 4;
+    /// See [`is_worth_a_try`](Self::is_worth_a_try): per mille of the way from the bound to
+    /// the expectation, at most.
+    const MOST_CONCEDED: u64 = 500;
+    /// See [`is_worth_a_try`](Self::is_worth_a_try): the share of that way, in risks.
+    const CONCEDED: u64 = 10;
     /// A gain below this is not worth a round.
     const LEAST_GAIN: Micros = Micros::from_millis(1);
 
@@ -146,6 +154,39 @@ impl WithinLimit {
         let by_xens_rule = !XenDefault::stops(view) && then <= now;
         let keeps_promises = view.disappointments < Self::MAX_DISAPPOINTMENTS;
         by_xens_rule || keeps_promises && gain >= Self::LEAST_GAIN.max(Micros(now.0 / 10))
+    }
+
+    /// Whether a guest that no further round helps is asked to stop although the pause's
+    /// bound does not fit.
+    ///
+    /// Most guests are stopped with far more room than the risk asks for, so fewer pauses
+    /// are given up than may be. What is left of the risk is spent here, on guests that
+    /// would be refused. The bound may be in the way by ten risks of its distance from what
+    /// is expected, by half of it at most. Without a risk it may not be in the way.
+    pub fn is_worth_a_try(self, view: &RoundView<'_>) -> bool {
+        if !view.path_known || view.unsettled {
+            return false;
+        }
+        let Forecast { at_most, expected } = &view.forecast;
+        let unlikely = at_most.pages.since(expected.pages);
+        let risk = u64::from(view.model.risk.get());
+        let conceded = Self::MOST_CONCEDED.min(risk.saturating_mul(Self::CONCEDED));
+        let conceded = Micros((unlikely.0 / 1_000).saturating_mul(conceded));
+        let likely = Downtime {
+            pages: at_most.pages.since(conceded),
+            ..*at_most
+        };
+        view.model.costs.fit(&likely, self.limit) == Fit::Within
+    }
+
+    /// What to do if no further round helps. Xen's own rule comes first: the guest is not
+    /// tried with more pages left than Xen would leave.
+    fn give_up(self, view: &RoundView<'_>, why: NotConverging) -> Verdict {
+        match self.is_worth_a_try(view) {
+            true if XenDefault::stops(view) => Verdict::Suspend,
+            true => Verdict::AnotherRound,
+            false => Verdict::GiveUp(why),
+        }
     }
 
     /// Criterion 2: whether the guest dirties pages as fast as they are sent.
@@ -199,10 +240,10 @@ impl StopPolicy for WithinLimit {
             return Verdict::GiveUp(NotConverging::DirtyRateTooHigh);
         }
         if view.round >= Self::MAX_ROUNDS - 1 {
-            return Verdict::GiveUp(NotConverging::TooManyRounds);
+            return self.give_up(view, NotConverging::TooManyRounds);
         }
         if self.has_stalled(view.history) {
-            return Verdict::GiveUp(NotConverging::Stalled);
+            return self.give_up(view, NotConverging::Stalled);
         }
         Verdict::AnotherRound
     }
