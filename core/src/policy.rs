@@ -164,14 +164,14 @@ impl WithinLimit {
     /// would be refused. The bound may be in the way by ten risks of its distance from what
     /// is expected, by half of it at most. Without a risk it may not be in the way.
     pub fn is_worth_a_try(self, view: &RoundView<'_>) -> bool {
-        if !view.path_known || view.unsettled {
+        if view.held.any() {
             return false;
         }
         let Forecast { at_most, expected } = &view.forecast;
         let unlikely = at_most.pages.since(expected.pages);
         let risk = u64::from(view.model.risk.get());
         let conceded = Self::MOST_CONCEDED.min(risk.saturating_mul(Self::CONCEDED));
-        let conceded = Micros((unlikely.0 / 1_000).saturating_mul(conceded));
+        let conceded = Micros(unlikely.0.saturating_mul(conceded) / 1_000);
         let likely = Downtime {
             pages: at_most.pages.since(conceded),
             ..*at_most
