@@ -12,6 +12,7 @@ pub mod fmt;
 pub mod fuzz;
 pub mod hygiene;
 pub mod inherited_fd;
+pub mod lines;
 pub mod monotonic;
 pub mod net_link;
 pub mod optional;

@@ -11,6 +11,7 @@
 
 use std::marker::PhantomData;
 
+use lull_base::lines::{Lines, TooLong};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -151,17 +152,14 @@ fn decode<T: DeserializeOwned>(line: &[u8]) -> Result<T, BadMessage> {
 /// Cuts the bytes of a socket, which arrive in pieces of any size, into messages.
 #[derive(Debug)]
 pub struct Incoming<T> {
-    line: Vec<u8>,
-    /// The rest of a line that is too long is dropped.
-    too_long: bool,
+    lines: Lines,
     messages: PhantomData<T>,
 }
 
 impl<T> Default for Incoming<T> {
     fn default() -> Self {
         Self {
-            line: Vec::new(),
-            too_long: false,
+            lines: Lines::of(LINE_MAX),
             messages: PhantomData,
         }
     }
@@ -169,23 +167,14 @@ impl<T> Default for Incoming<T> {
 
 impl<T: DeserializeOwned> Incoming<T> {
     /// Takes the next bytes, and hands over the messages that end in them. Holds at most
-    /// [`LINE_MAX`] bytes.
+    /// [`LINE_MAX`] bytes afterwards.
     pub fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Result<T, BadMessage>)) {
-        for &byte in bytes {
-            match byte {
-                b'\n' if self.too_long => self.too_long = false,
-                b'\n' => {
-                    each(decode(&self.line));
-                    self.line.clear();
-                }
-                _ if self.too_long => {}
-                _ if self.line.len() == LINE_MAX => {
-                    self.too_long = true;
-                    self.line.clear();
-                    each(Err(BadMessage::TooLong));
-                }
-                _ => self.line.push(byte),
-            }
+        self.lines.push(bytes);
+        while let Some(line) = self.lines.next() {
+            each(match line {
+                Ok(line) => decode(&line),
+                Err(TooLong) => Err(BadMessage::TooLong),
+            });
         }
     }
 }
@@ -284,7 +273,7 @@ mod tests {
             drop(heard::<Order>(&[bytes]));
             let mut incoming = Incoming::<ToEngine>::default();
             incoming.take(bytes, drop);
-            assert!(incoming.line.len() <= LINE_MAX);
+            assert!(incoming.lines.held() <= LINE_MAX);
         });
     }
 }
