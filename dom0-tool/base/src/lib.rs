@@ -3,6 +3,7 @@
 
 pub mod atomic_file;
 pub mod bandwidth;
+pub mod child;
 pub mod confine;
 pub mod duration;
 pub mod exit;
