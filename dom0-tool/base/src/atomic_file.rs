@@ -3,7 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Replaces `file`, which need not exist, with `content`. The new file keeps the mode
 /// and owner of the old one; without an old one it gets `mode`. Only one process at a
@@ -12,7 +12,6 @@ use std::path::Path;
 /// # Errors
 /// Returns the kernel's error; `file` is then unchanged.
 pub fn replace(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("/"));
     let fresh = file.with_extension("new");
     // A symbolic link is replaced itself, not its target.
     let before = match fs::symlink_metadata(file) {
@@ -20,24 +19,65 @@ pub fn replace(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
+    create(
+        &fresh,
+        content,
+        || file.to_owned(),
+        |new| {
+            if let Some(before) = &before {
+                fchown(new, Some(before.uid()), Some(before.gid()))?;
+            }
+            let mode = before.map_or(mode, |before| before.mode() & 0o777);
+            new.set_permissions(Permissions::from_mode(mode))
+        },
+    )?;
+    Ok(())
+}
+
+/// Writes `content` to `fresh`, and renames that to the `name` that is free by then. The
+/// name is in the same folder. Returns it.
+///
+/// # Errors
+/// Returns the kernel's error; `fresh` is then gone.
+pub fn write_as(
+    fresh: &Path,
+    content: &[u8],
+    mode: u32,
+    name: impl FnOnce() -> PathBuf,
+) -> io::Result<PathBuf> {
+    create(fresh, content, name, |new| {
+        new.set_permissions(Permissions::from_mode(mode))
+    })
+}
+
+fn create(
+    fresh: &Path,
+    content: &[u8],
+    name: impl FnOnce() -> PathBuf,
+    set_rights: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<PathBuf> {
     // Always create the file anew. In a folder that others can write to (the node
     // exporter's), an existing one may be a link to somewhere else.
-    let _ = fs::remove_file(&fresh);
-    let written = File::create_new(&fresh).and_then(|mut new| {
-        if let Some(before) = &before {
-            fchown(&new, Some(before.uid()), Some(before.gid()))?;
-        }
-        let mode = before.map_or(mode, |before| before.mode() & 0o777);
-        new.set_permissions(Permissions::from_mode(mode))?;
+    let _ = fs::remove_file(fresh);
+    let written = File::create_new(fresh).and_then(|mut new| {
+        set_rights(&new)?;
         new.write_all(content)?;
-        new.sync_all()
+        new.sync_all()?;
+        let name = name();
+        fs::rename(fresh, &name)?;
+        Ok(name)
     });
-    if let Err(error) = written.and_then(|()| fs::rename(&fresh, file)) {
-        // Do not leave a partial file behind, for example on a full disk.
-        let _ = fs::remove_file(&fresh);
-        return Err(error);
+    match written {
+        Ok(name) => {
+            File::open(name.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+            Ok(name)
+        }
+        Err(error) => {
+            // Do not leave a partial file behind, for example on a full disk.
+            let _ = fs::remove_file(fresh);
+            Err(error)
+        }
     }
-    File::open(folder)?.sync_all()
 }
 
 /// Removes `file` and syncs its folder to disk.
@@ -90,6 +130,23 @@ mod tests {
         assert_eq!(fs::symlink_metadata(&file).unwrap().mode() & 0o7777, 0o644);
         replace(&other, b"ours", 0o644).unwrap();
         assert_eq!(fs::metadata(&other).unwrap().mode() & 0o7777, 0o777);
+    }
+
+    #[test]
+    fn a_file_gets_its_name_when_it_is_complete() {
+        let folder = tempfile::tempdir().unwrap();
+        let (fresh, file) = (folder.path().join("7.part"), folder.path().join("a"));
+        let written = write_as(&fresh, b"one", 0o600, || {
+            assert_eq!(fs::read(&fresh).unwrap(), b"one");
+            file.clone()
+        });
+        assert_eq!(written.unwrap(), file);
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let taken = folder.path().join("folder");
+        fs::create_dir(&taken).unwrap();
+        assert!(write_as(&fresh, b"two", 0o600, || taken).is_err());
+        assert!(!fresh.exists(), "nothing partial is left");
     }
 
     #[test]
