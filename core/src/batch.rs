@@ -17,7 +17,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch.
+    /// A batch without pfns.
     pub const fn new() -> Self {
         Self { pfns: Vec::new() }
     }
@@ -50,7 +50,7 @@ impl Batch {
         self.pfns.is_full()
     }
 
-    /// Forgets all pfns.
+    /// Empties the batch, so that it can be filled again.
     pub fn clear(&mut self) {
         self.pfns.clear();
     }

@@ -1,4 +1,4 @@
-//! Downtime, defined once.
+//! What downtime consists of; every estimate uses these parts.
 
 use crate::{
     dirty::DirtyCurve,
@@ -29,7 +29,7 @@ pub struct Downtime {
 }
 
 impl Downtime {
-    /// All parts; saturates.
+    /// The sum of all parts; saturates.
     pub const fn total(&self) -> Micros {
         self.suspend
             .saturating_add(self.final_bitmap)
@@ -156,7 +156,7 @@ impl FixedCosts {
 pub struct SuspendPages {
     /// As many as it mostly is.
     pub expected: u64,
-    /// Upper bound.
+    /// An upper bound, for decisions.
     pub most: u64,
 }
 

@@ -37,7 +37,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Config {
-    /// The operator's limits.
+    /// What the operator allows: pause and timeout.
     pub limits: Limits,
     /// Upper bounds of the parts of a pause that do not depend on the pages left to send.
     pub costs: FixedCosts,
@@ -528,7 +528,7 @@ impl Machine {
         Ok(action)
     }
 
-    /// Checks gate 0.
+    /// Checks gate 0: whether the fixed costs alone exceed the limit.
     fn begin(&mut self, pages: u64, took_bitmap: Micros) -> Action {
         self.longest_bitmap = took_bitmap;
         match self.too_costly() {
@@ -611,7 +611,7 @@ impl Machine {
         self.expected = Some(forecast.expected);
     }
 
-    /// Checks gate 1.
+    /// Checks gate 1: whether to suspend, go on or refuse.
     fn round_ended(&mut self, dirty: u64) -> Action {
         self.dirty.round_ended(self.now, dirty);
         self.dirty_count = Some(dirty);
@@ -1028,7 +1028,7 @@ impl Machine {
         &self.config
     }
 
-    /// The current state.
+    /// The state after the last event.
     pub const fn state(&self) -> State {
         match self.phase {
             Phase::Waiting => State::Waiting,

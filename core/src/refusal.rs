@@ -62,7 +62,7 @@ pub struct Figures {
     pub round: u32,
     /// Time since the attempt started.
     pub elapsed: Micros,
-    /// The operator's limits.
+    /// The limits that applied when the attempt was refused.
     pub limits: Limits,
     /// The number of dirty pages at the last count; `None` if there was no count.
     pub dirty_count: Option<u64>,

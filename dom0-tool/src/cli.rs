@@ -1,4 +1,4 @@
-//! The command line.
+//! The subcommands, and the options of `lull migrate`.
 
 use std::path::PathBuf;
 
@@ -40,7 +40,6 @@ pub(crate) use if_terminal;
   lull migrate --max-suspend-time 500ms web1 host2"
 )]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -341,7 +340,7 @@ pub struct Migrate {
 }
 
 impl Migrate {
-    /// On the pause.
+    /// The limit on the pause.
     pub fn pause_limit(&self) -> Option<Span> {
         self.max_suspend_time.and_then(|limit| limit.0)
     }

@@ -97,7 +97,6 @@ impl From<Option<Release>> for Heard {
 /// Why the wait for the destination has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Enough {
-    /// The operator cancelled.
     #[error("cancelled before anything was begun")]
     Stopped,
     /// The timeout is over.

@@ -38,7 +38,6 @@ pub enum What {
     Completions,
 }
 
-/// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
     let folder = &options.folder;
     let written = fs::create_dir_all(folder).and_then(|()| match options.what {

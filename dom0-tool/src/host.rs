@@ -84,30 +84,18 @@ pub enum NotReady {
     #[error(
         "{name} is a rehearsal's probe guest.\n{UNTOUCHED} `lull rehearse HOST` moves one of its own; this one destroys itself."
     )]
-    ProbeGuest {
-        /// The guest's name.
-        name: String,
-    },
+    ProbeGuest { name: String },
     /// The guest is not PVH.
     #[error("{name} is {} guest, which lull cannot move yet: only PVH.{}\n{UNTOUCHED} Stock `xl migrate` moves it, without limits.", kind.article(), kind.remark())]
-    NotPvh {
-        /// The guest's name.
-        name: String,
-        /// The guest's type.
-        kind: Kind,
-    },
+    NotPvh { name: String, kind: Kind },
     /// The guest has a PCI device passed through.
     #[error(
         "{name} has a PCI device passed through, and what that writes shows in no dirty log: it cannot be moved while it runs.\n{UNTOUCHED} Detach it first: `xl pci-list {name}`, `xl pci-detach`."
     )]
-    PassThrough {
-        /// The guest's name.
-        name: String,
-    },
+    PassThrough { name: String },
     /// The guest is not running.
     #[error("{name} {state}.\n{UNTOUCHED} {remedy}")]
     NotRunning {
-        /// The guest's name.
         name: String,
         /// The guest's state, as a verb phrase.
         state: String,
@@ -118,16 +106,12 @@ pub enum NotReady {
     #[error(
         "{name}'s kernel powers off and reboots when it is asked to, but does not suspend itself, without which no guest moves.\n{UNTOUCHED} Boot a kernel that does (Linux: CONFIG_HIBERNATE_CALLBACKS), or move it switched off."
     )]
-    NoSuspend {
-        /// The guest's name.
-        name: String,
-    },
+    NoSuspend { name: String },
     /// The hypervisor does not return the guest's state.
     #[error(
         "the hypervisor does not say how {name} is: {source}.\n{UNTOUCHED} `xl list` must work first."
     )]
     NoState {
-        /// The guest's name.
         name: String,
         /// The error from the hypervisor.
         source: io::Error,
@@ -153,7 +137,6 @@ const HYPERCALLS: &str = "only root may ask the hypervisor";
 pub enum Kind {
     /// Hardware virtualisation without a device model. lull moves only this type.
     Pvh,
-    /// Paravirtualised.
     Pv,
     /// Hardware virtualisation with a device model.
     Hvm,

@@ -109,7 +109,7 @@ fn version() -> &'static str {
 /// As what lull was called.
 #[derive(Debug, PartialEq, Eq)]
 enum Role {
-    /// By an operator.
+    /// An operator, or a program, started a subcommand.
     FrontEnd,
     /// By libxl, or by itself to guard its helper.
     Helper,

@@ -15,7 +15,6 @@ use crate::control::folder::Folder;
 use crate::host::{self, Guest, Host};
 use crate::name::{self, Name};
 
-/// Nothing was done.
 const NOT_DONE: u8 = 2;
 
 /// The options of `lull resume`.
@@ -32,7 +31,6 @@ pub struct Options {
     pub domain: String,
 }
 
-/// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
     match resume(&options.domain) {
         Ok(name) => {

@@ -4,7 +4,6 @@
 
 use std::mem;
 
-/// Where it is.
 pub const FILE: &str = "/etc/xen/xl.conf";
 
 /// A larger file is no `xl.conf`.

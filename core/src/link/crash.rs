@@ -38,9 +38,9 @@ impl CrashRecord {
 /// Why the stub died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrashKind {
-    /// A Rust panic.
+    /// The stub's own code panicked.
     Panic,
-    /// A processor exception.
+    /// The processor raised an exception in the stub.
     Fault,
     /// dom0 sent a message that is not valid.
     Link,
@@ -49,15 +49,15 @@ pub enum CrashKind {
 /// The processor state at a fault; zero otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Registers {
-    /// The exception vector.
+    /// The exception's vector, 14 for a page fault.
     pub vector: u64,
     /// The error code of the exception.
     pub error: u64,
-    /// The instruction pointer.
+    /// The address of the instruction that faulted.
     pub rip: u64,
-    /// The stack pointer.
+    /// The stack pointer at the fault.
     pub rsp: u64,
-    /// The flags register.
+    /// The processor flags at the fault.
     pub rflags: u64,
     /// The address that faulted (`cr2` as Xen keeps it), for a page fault.
     pub address: u64,

@@ -258,7 +258,7 @@ impl ToStub {
 }
 
 impl ToDom0 {
-    /// Encodes the message.
+    /// Encodes the message as words of the ring.
     pub fn encode(self) -> Words {
         match self {
             Self::Hello => [1, 0, 0, 0],

@@ -112,7 +112,7 @@ pub struct Drawn {
     pub writer: WriterKind,
     /// The kind of link.
     pub link: LinkKind,
-    /// The scenario itself.
+    /// What was drawn from these kinds.
     pub scenario: Scenario,
 }
 

@@ -40,7 +40,7 @@ pub struct WithinPause {
 }
 
 impl WithinPause {
-    /// No difference.
+    /// Pages take the same time in a pause as before it.
     pub const NONE: Self = Self {
         per_mille: 1_000,
         pages: 0,

@@ -14,7 +14,7 @@ use crate::world::World;
 /// The number of rounds that the oracle tries: as many as the machine ever does.
 pub const ROUNDS: u32 = lull_core::policy::WithinLimit::MAX_ROUNDS;
 
-/// The oracle's result.
+/// What would have become of the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foresight {
     /// If stopped after this round (0 is the full pass), the guest would have had a pause

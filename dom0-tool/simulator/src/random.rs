@@ -16,7 +16,7 @@ impl Random {
         Self(mix(seed.wrapping_add(mix(number.wrapping_add(GOLDEN)))))
     }
 
-    /// Any 64-bit number.
+    /// The next number; all 64 bits are random.
     pub const fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(GOLDEN);
         mix(self.0)

@@ -59,7 +59,7 @@ pub struct Actual {
 /// but part of [`Actual`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mishap {
-    /// Nothing goes wrong.
+    /// The attempt is left undisturbed.
     None,
     /// The operator cancels at this time, in µs.
     Cancelled(u64),
@@ -72,7 +72,7 @@ pub enum Mishap {
 }
 
 impl Scenario {
-    /// The machine's configuration.
+    /// The configuration with which the machine decides.
     pub const fn config(&self) -> Config {
         Config {
             limits: self.limits,

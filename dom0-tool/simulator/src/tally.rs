@@ -20,7 +20,7 @@ pub struct Tally {
     pub fixed_costs: u64,
     /// Gate 1: no round could have helped.
     pub hopeless: u64,
-    /// The timeout expired.
+    /// The timeout ended the attempt.
     pub timeout: u64,
     /// Gate 2: more dirty pages than predicted.
     pub after_suspend: u64,
@@ -28,7 +28,7 @@ pub struct Tally {
     pub behind_schedule: u64,
     /// Gate 4: the destination was not ready in time.
     pub not_ready: u64,
-    /// The operator cancelled.
+    /// The operator cancelled the attempt.
     pub cancelled: u64,
     /// The guest did not stop.
     pub never_stopped: u64,
@@ -265,7 +265,7 @@ impl Histogram {
     /// The base-2 logarithm of the number of steps in an octave.
     const STEPS: u32 = 5;
 
-    /// Counts one value.
+    /// Adds one value to its bucket.
     pub fn add(&mut self, value: u64) {
         let place = Self::place(value);
         if self.counts.len() <= place {

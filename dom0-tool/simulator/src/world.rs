@@ -39,12 +39,12 @@ impl<'s> World<'s> {
         }
     }
 
-    /// The current time.
+    /// The model time, in µs since the attempt began.
     pub const fn now(&self) -> u64 {
         self.now
     }
 
-    /// The scenario.
+    /// The scenario that this world follows.
     pub const fn scenario(&self) -> &'s Scenario {
         self.scenario
     }

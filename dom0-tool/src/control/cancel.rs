@@ -35,7 +35,6 @@ pub struct Options {
     pub domain: String,
 }
 
-/// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
     let (guest, connection) = match client::of(&options.domain) {
         Ok(found) => found,

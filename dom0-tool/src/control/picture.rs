@@ -100,13 +100,11 @@ impl Picture {
         self.changes += 1;
     }
 
-    /// The present state.
     pub fn status(&mut self) -> &Status {
         self.status.at_ms = self.start.elapsed().as_millis() as u64;
         &self.status
     }
 
-    /// The present phase.
     pub const fn phase(&self) -> Phase {
         self.status.phase
     }

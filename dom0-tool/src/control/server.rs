@@ -272,7 +272,6 @@ fn is_ours(socket: &UnixStream) -> bool {
     socket_peercred(socket).is_ok_and(|peer| peer.uid.is_root() || peer.uid == ourselves)
 }
 
-/// A connected client.
 struct Client {
     id: u64,
     socket: UnixStream,

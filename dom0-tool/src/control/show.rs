@@ -48,7 +48,6 @@ pub struct Options {
     pub domain: Option<String>,
 }
 
-/// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
     if options.watch {
         return watch::main(options);

@@ -19,7 +19,6 @@ const MOST: usize = 64;
 /// A guest that could be moved.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// The guest's name.
     pub name: String,
     /// The guest's memory in bytes.
     pub memory: u64,
@@ -29,7 +28,6 @@ pub struct Seen {
     pub wants_vif_lull: bool,
 }
 
-/// Checks each guest.
 pub fn check(findings: &mut Findings) -> Vec<Seen> {
     let listed = ask::within(ask::HERE, || {
         Xenstore::open().and_then(|mut store| host::domains(&mut store))

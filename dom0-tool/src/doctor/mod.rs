@@ -48,7 +48,6 @@ pub struct Options {
     pub host: Option<String>,
 }
 
-/// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
     let ssh = options.ssh.as_deref();
     let destination = options.host.as_deref();

@@ -31,7 +31,6 @@ echo land: $(lull land </dev/null 2>/dev/null)
 test ! -x /etc/xen/scripts/vif-lull || echo vif-lull: there
 echo info:; xl info 2>&1; echo list:; xl list; exit 0";
 
-/// Checks the destination.
 pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings) {
     let ssh = ssh.unwrap_or("ssh");
     if ssh.is_empty() {
@@ -85,19 +84,18 @@ pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings
     }
 }
 
-/// What came back.
+/// The kinds of answers that ssh may bring.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer<'t> {
     /// The questions were answered.
     Ours {
         /// The first line of what a login shell printed before.
         greeting: Option<&'t str>,
-        /// The rest.
         answer: &'t str,
     },
     /// The log-in runs `xl migrate-receive`, whatever it is asked.
     OnlyReceives,
-    /// Neither.
+    /// The log-in runs something else.
     AnothersWords,
 }
 

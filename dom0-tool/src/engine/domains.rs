@@ -85,7 +85,6 @@ pub trait Domains {
     /// The first `pages` pages of the slot's payload.
     fn payload(&self, slot: usize, pages: usize) -> IoSlice<'_>;
 
-    /// Signals the stub.
     fn notify(&self) -> io::Result<()>;
 
     /// The descriptor that becomes readable when the stub has signalled.

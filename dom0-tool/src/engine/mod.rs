@@ -88,7 +88,6 @@ pub trait Host {
     /// the request to suspend may have come.
     fn wake_on(&self) -> Vec<BorrowedFd<'_>>;
 
-    /// Reports an event.
     fn tell(&mut self, event: Event);
 
     /// In a fast landing: the first pass is sent, and the stream may be ended.

@@ -24,7 +24,6 @@ pub struct Prepared<D> {
     /// The memory that dom0 gave up for the stub. dom0 gets it back after the stub has
     /// gone.
     pub _taken: Option<Taken>,
-    /// What was found.
     pub listed: Listed,
 }
 

@@ -26,11 +26,11 @@ const BUFFERS: u64 = ServiceCurve::UNSETTLED as u64 * ServiceCurve::WINDOW_PAGES
 /// What a look at the stream has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
-    /// Nothing new.
+    /// It is too early to tell.
     Nothing,
     /// The stream stands still.
     Stands,
-    /// It goes on.
+    /// Bytes were written since the last look.
     GoesOn,
 }
 

@@ -51,7 +51,6 @@ impl LiveSave {
 /// A plain save, live or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Save {
-    /// A migration.
     Live(LiveSave),
     /// A save into a file, or a migration that is not live if the descriptor is a socket or
     /// a pipe.

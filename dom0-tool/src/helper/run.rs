@@ -331,7 +331,7 @@ struct Helper<'t> {
 
 /// How an attempt ended.
 enum Tried {
-    /// With this verdict.
+    /// It began, and ended with this verdict.
     Ended(Verdict),
     /// The attempt could not begin, for this reason; the stock helper may do it.
     LeftToStock(String),

@@ -78,7 +78,6 @@ pub struct Show {
     domain: Option<String>,
 }
 
-/// Whose limits.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Target {
@@ -195,7 +194,6 @@ pub struct Check {
     file: PathBuf,
 }
 
-/// Runs the command.
 pub fn main(command: &Command) -> ExitCode {
     let done = match command {
         Command::Show(options) => show(options),

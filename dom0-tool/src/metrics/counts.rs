@@ -67,7 +67,6 @@ impl Counts {
         Ok(serde_json::from_slice(&text)?)
     }
 
-    /// Counts an attempt.
     pub fn add(&mut self, run: &Run) {
         let outcome = run.outcome();
         if OUTCOMES.contains(&outcome) {

@@ -6,7 +6,6 @@ use std::fmt::Write;
 
 use super::counts::{BUCKETS_MS, Counts, Histogram, OUTCOMES};
 
-/// Formats all metrics.
 pub fn of(counts: &Counts, running: u64) -> String {
     let mut text = String::new();
     head(

@@ -12,7 +12,6 @@ use lull_base::file_lock;
 #[derive(Debug)]
 pub struct Running {
     path: PathBuf,
-    /// The locked file.
     _file: File,
 }
 

@@ -49,7 +49,6 @@ pub enum Message {
     XlSilent,
     /// The destination's pipe has ended.
     ThereSilent,
-    /// xl has ended.
     XlEnded(XlEnd),
     /// The operator asks to stop.
     Stop,

@@ -78,7 +78,6 @@ pub struct ObservedAttempt {
     pub started: Option<Started>,
     /// The limits that were set since then.
     pub limits: Option<InForce>,
-    /// The latest progress.
     pub progress: Option<Progress>,
     /// The rounds of the copy.
     pub rounds: Rounds,
@@ -110,7 +109,6 @@ pub struct ObservedAttempt {
     pub target_started_ns: Option<u64>,
     /// The last lines that xl, ssh and the destination printed.
     pub words: Words,
-    /// How xl ended.
     pub xl: Option<XlEnd>,
 }
 

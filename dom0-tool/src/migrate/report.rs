@@ -20,7 +20,6 @@ pub struct Report<'a> {
     pub guest: &'a Guest,
     /// The options of the command.
     pub options: &'a Migrate,
-    /// What was observed.
     pub account: &'a ObservedAttempt,
     /// How the attempt ended.
     pub outcome: Outcome,

@@ -13,7 +13,6 @@ use super::observed::ObservedAttempt;
 /// The data that the tables show.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables<'a> {
-    /// What was observed.
     pub account: &'a ObservedAttempt,
     /// Whether the guest runs at the destination.
     pub moved: bool,

@@ -20,7 +20,6 @@ pub struct Words {
 }
 
 impl Words {
-    /// Adds one line.
     pub fn push(&mut self, line: &str) {
         if self.lines.len() == KEPT {
             self.lines.pop_front();

@@ -30,9 +30,7 @@ use super::transport::arguments;
 /// Everything that is needed to start xl.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// Path of xl.
     pub xl: &'a Path,
-    /// Path of lull.
     pub lull: &'a Path,
     /// The guest to move.
     pub guest: &'a Guest,
@@ -54,7 +52,6 @@ pub struct Plan<'a> {
 /// A started xl, and the connections to its helper and transport.
 #[derive(Debug)]
 pub struct Started {
-    /// The xl process.
     pub process: Child,
     /// What xl prints, and nothing else.
     pub words: PipeReader,

@@ -102,7 +102,6 @@ const LONGEST: Span = Span::seconds(600);
 /// The rate assumed for an unknown link: 1 Gbit/s, in pages a second.
 const ASSUMED_RATE: u64 = 1_000_000_000 / 8 / PAGE_SIZE;
 
-/// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
     match predict(options) {
         Ok(code) => code.into(),

@@ -60,7 +60,6 @@ impl Guard {
     }
 }
 
-/// Runs the guard.
 pub fn main() -> ExitCode {
     let mut heard = Vec::new();
     let _ = io::stdin().lock().take(1).read_to_end(&mut heard);

@@ -115,7 +115,6 @@ pub struct Options {
     pub host: String,
 }
 
-/// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
     match prepare_and_rehearse(options) {
         Ok(rehearsed) => {

@@ -32,7 +32,6 @@ pub const DESTROYS_ITSELF: Duration = Duration::from_secs(300);
 pub struct Scene {
     /// The guest's name, unique on this host.
     pub name: String,
-    /// The guest's UUID.
     pub uuid: String,
     /// The way to the destination.
     pub way: Way,

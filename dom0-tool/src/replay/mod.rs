@@ -53,7 +53,6 @@ const DIFFERENT: u8 = 1;
 /// Exit code if the file is not a readable trace.
 const UNREADABLE: u8 = 2;
 
-/// Replays a trace.
 pub fn main(options: &Options) -> ExitCode {
     let wanted = Limits {
         max_suspend: micros(options.max_suspend_time).and_then(DowntimeLimit::new),

@@ -26,7 +26,6 @@ pub enum NoTrace {
     Garbage {
         /// The number of the line, from 1.
         line: u64,
-        /// The parser's message.
         why: String,
     },
     /// The trace was written by another version.
@@ -43,12 +42,10 @@ pub enum NoTrace {
     Impossible {
         /// The number of the line, from 1.
         line: u64,
-        /// The machine's message.
         why: String,
     },
 }
 
-/// Reads a trace.
 #[derive(Debug)]
 pub struct Reader<R = BufReader<File>> {
     input: R,

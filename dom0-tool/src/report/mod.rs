@@ -66,7 +66,6 @@ pub struct Options {
 /// Exit code for wrong usage, or if there is nothing to show.
 const NOTHING: u8 = 2;
 
-/// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
     let folder = Folder::at(&options.folder, RETENTION);
     if options.list {

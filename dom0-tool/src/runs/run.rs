@@ -106,7 +106,6 @@ impl Run {
         });
     }
 
-    /// The guest's name.
     pub fn guest(&self) -> &str {
         self.begun.as_ref().map_or("?", |begun| &begun.guest)
     }

@@ -60,7 +60,6 @@ impl<W: Write> Pipe<W> {
         self.unsent.len()
     }
 
-    /// Adds one line.
     pub fn add(&mut self, line: &impl Serialize) {
         let before = self.unsent.len();
         if serde_json::to_writer(&mut self.unsent, line).is_ok() {

@@ -54,7 +54,6 @@ enum State {
 pub enum Heard {
     /// Nothing that matters to the gate.
     Nothing,
-    /// The receiver's banner.
     Banner,
     /// READY has arrived, and is held.
     Ready,

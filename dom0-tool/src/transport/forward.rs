@@ -134,7 +134,6 @@ impl Forward {
         self.readable = false;
     }
 
-    /// Closes both ends.
     pub fn close(&mut self) {
         self.ends = None;
     }

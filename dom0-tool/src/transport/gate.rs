@@ -251,7 +251,6 @@ impl Gate {
         }
     }
 
-    /// Records an event.
     pub fn note(&mut self, event: Event) {
         match event {
             Event::Banner => self.banner = true,

@@ -99,7 +99,7 @@ impl Greeting {
     }
 }
 
-/// The source's answer.
+/// The source's answer to a [`Greeting`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chosen {
     /// The version to use.
@@ -131,7 +131,7 @@ pub struct BadFrame(&'static str);
 /// Identifies the guest whose copy the destination is to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attach {
-    /// The guest's UUID.
+    /// The UUID that guest and copy have in common.
     pub uuid: [u8; 16],
     /// The guest's highest frame number plus one.
     pub frames: u64,

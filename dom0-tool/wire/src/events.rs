@@ -118,7 +118,7 @@ pub struct Begun {
     pub lull: String,
     /// Start time by dom0's wall clock, for people to read.
     pub started: String,
-    /// The guest's name.
+    /// The guest's name when the attempt began.
     pub guest: String,
     /// The guest's domain id at the source.
     pub domid: u16,
@@ -457,7 +457,7 @@ pub enum Refused {
     ReadyTooLate,
     /// READY arrived, but the transport was never told when the pause began.
     PauseUnknown,
-    /// The operator cancelled.
+    /// The operator cancelled the attempt.
     Cancelled,
     /// The engine of a fast landing had given up.
     GivenUp,

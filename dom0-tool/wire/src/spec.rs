@@ -56,9 +56,9 @@ pub struct MigrationSpec {
 /// What the pause of a guest is assumed to cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PauseCosts {
-    /// Upper bounds.
+    /// Upper bounds, with which limits are checked.
     pub at_most: FixedCosts,
-    /// Expected values.
+    /// Expected values, for the pause that is expected.
     pub expected: FixedCosts,
     /// What the guest's kernel dirties in order to stop.
     pub suspend_pages: SuspendPages,

@@ -70,7 +70,7 @@ pub struct DomainInfo {
     pub cpu_time: u64,
     /// Highest vCPU id of the domain.
     pub max_vcpu_id: u32,
-    /// The domain's UUID.
+    /// The domain's UUID, as the toolstack set it.
     pub handle: [u8; 16],
 }
 
@@ -117,7 +117,7 @@ pub mod dominf {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ShadowOp {
-    /// Leave log-dirty mode.
+    /// Leave log-dirty mode; Xen frees the bitmap.
     Off = 0,
     /// Copy the dirty bitmap, then clear it.
     Clean = 11,

@@ -26,7 +26,7 @@ unsafe impl Plain for MmuUpdate {}
 pub mod pte {
     /// The entry maps something.
     pub const PRESENT: u64 = 1;
-    /// Writes are allowed.
+    /// The page may be written through this entry.
     pub const WRITABLE: u64 = 1 << 1;
     /// User mode may access the page. A 64-bit PV kernel runs in user mode, so the
     /// levels above the last need this bit.

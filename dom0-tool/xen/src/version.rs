@@ -81,7 +81,7 @@ pub enum VersionError {
     Unreadable {
         /// The file in sysfs that could not be read.
         path: String,
-        /// The kernel's error.
+        /// The error of reading the file.
         source: io::Error,
     },
     /// lull has no entry for this Xen.

@@ -48,7 +48,6 @@ impl Colours {
     }
 }
 
-/// Draws all panels.
 pub fn all(frame: &mut Frame<'_>, views: &[View<'_>], left_out: usize, colours: Colours) {
     let [body, foot] =
         Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());

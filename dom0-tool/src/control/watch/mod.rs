@@ -35,7 +35,6 @@ use crate::host;
 /// The interval between two turns of the loop.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
     match watch(options) {
         Ok(code) => code.into(),

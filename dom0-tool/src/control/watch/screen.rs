@@ -148,7 +148,6 @@ impl Screen {
         }
     }
 
-    /// Restores the terminal.
     fn close(&self) {
         self.given_back.now();
     }

@@ -17,7 +17,6 @@ pub(super) struct Daemon {
 }
 
 impl Places {
-    /// libvirt's running daemons.
     pub(super) fn daemons(&self) -> Vec<Daemon> {
         let named = |process: &Path| {
             let comm = fs::read_to_string(process.join("comm")).ok()?;

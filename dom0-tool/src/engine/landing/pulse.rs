@@ -7,7 +7,7 @@ use lull_wire::channel::{PING, SILENCE};
 /// What to do about the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beat {
-    /// Nothing.
+    /// The other end has answered lately.
     Fine,
     /// Ask for a sign of life.
     Ask,
