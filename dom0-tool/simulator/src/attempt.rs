@@ -204,7 +204,10 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         let waits = self.machine.state() == State::HandingOver;
         if let Some(at) = self.handed_over.filter(|at| *at <= now && !waits) {
             self.handed_over = None;
-            self.step(at.max(self.last_told()), Event::HandedOver);
+            let action = self.step(at.max(self.last_told()), Event::HandedOver);
+            if action != Action::None {
+                return action;
+            }
         }
         self.step(now, event)
     }
