@@ -202,9 +202,9 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             }
         }
         let waits = self.machine.state() == State::HandingOver;
-        if let Some(at) = self.handed_over.filter(|at| *at <= now && !waits) {
+        if self.handed_over.is_some_and(|at| at <= now && !waits) {
             self.handed_over = None;
-            let action = self.step(at.max(self.last_told()), Event::HandedOver);
+            let action = self.step(now, Event::HandedOver);
             if action != Action::None {
                 return action;
             }
@@ -219,7 +219,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             return action;
         }
         self.world.pass_until(until);
-        self.step(self.world.now(), Event::HandedOver)
+        self.tell(Event::HandedOver)
     }
 
     /// The time up to which ticks may already have been reported.
