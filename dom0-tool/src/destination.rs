@@ -12,6 +12,8 @@ use std::io::{self, Read};
 use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
+use lull_base::child::kill;
+use lull_base::lines::Lines;
 use lull_wire::channel::LINE_MAX;
 use lull_xen::version;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -163,8 +165,8 @@ pub fn line(
     until: Instant,
     patience: &Patience<'_>,
 ) -> Result<Vec<u8>, NoLine> {
-    let mut line = Vec::new();
-    while line.len() < LINE_MAX {
+    let mut lines = Lines::of(LINE_MAX);
+    loop {
         patience.check()?;
         let left = until.saturating_duration_since(Instant::now());
         let look = left.min(LOOK);
@@ -181,13 +183,15 @@ pub fn line(
         let mut byte = [0];
         match from.read(&mut byte) {
             Ok(0) => return Err(NoLine::Silent),
-            Ok(_) if byte == *b"\n" => break,
-            Ok(_) => line.push(byte[0]),
+            Ok(_) => lines.push(&byte),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
         }
+        if let Some(line) = lines.next() {
+            // No message is so long.
+            return Ok(line.unwrap_or_default());
+        }
     }
-    Ok(line)
 }
 
 /// Asks the destination if that has not happened yet and is possible, and refuses a
@@ -228,9 +232,7 @@ fn ask(way: &Way, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
     let answer = child.stdout.take().map_or(Ok(None), |out| {
         answer(out, Instant::now() + ANSWER, patience)
     });
-    // The call fails only if the process has already ended.
-    let _ = child.kill();
-    let _ = child.wait();
+    kill(&mut child);
     answer
 }
 

@@ -1,10 +1,11 @@
 //! The client end of a control socket.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use lull_base::lines::{Lines, TooLong};
 use lull_wire::control::{Answer, Line, Request, SCHEMA, Status};
 use lull_xen::xenstore::Xenstore;
 
@@ -19,15 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TAKE_OVER: Duration = Duration::from_secs(1);
 
 /// The longest line accepted from a helper, in bytes.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: usize = 1 << 20;
 
 /// A connection to one migration's control socket.
 pub struct Connection {
     /// The socket and the migration it belongs to.
     pub place: Place,
-    socket: BufReader<UnixStream>,
-    /// The beginning of a line whose end has not arrived in time.
-    line: Vec<u8>,
+    socket: UnixStream,
+    lines: Lines,
 }
 
 impl Connection {
@@ -41,12 +41,11 @@ impl Connection {
             socket => socket.with_context(|| format!("{}", place.path.display()))?,
         };
         socket.set_write_timeout(Some(PATIENCE))?;
-        let socket = BufReader::new(socket);
-        let line = Vec::new();
+        let lines = Lines::of(LONGEST);
         Ok(Some(Self {
             place,
             socket,
-            line,
+            lines,
         }))
     }
 
@@ -60,7 +59,7 @@ impl Connection {
             said: request,
         })?;
         line.push(b'\n');
-        self.socket.get_mut().write_all(&line)
+        self.socket.write_all(&line)
     }
 
     /// The next answer. [`Heard`] also tells when no answer came `within` that time, and
@@ -70,23 +69,21 @@ impl Connection {
     /// When this lull does not understand the answer.
     pub fn hear(&mut self, within: Duration) -> anyhow::Result<Heard> {
         let until = Instant::now() + within;
-        while !self.line.ends_with(b"\n") {
+        let line = loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() && !self.lines.has_next() {
                 return Ok(Heard::Nothing);
             }
-            self.socket.get_ref().set_read_timeout(Some(left))?;
-            let room = LONGEST.saturating_sub(self.line.len() as u64);
-            let mut rest = self.socket.by_ref().take(room);
-            match rest.read_until(b'\n', &mut self.line) {
-                Ok(0) => return Ok(Heard::End),
-                Ok(_) => {}
+            // No timeout at all would be zero.
+            let left = left.max(Duration::from_millis(1));
+            self.socket.set_read_timeout(Some(left))?;
+            match self.lines.read(&mut self.socket) {
+                Ok(Some(Ok(line))) => break line,
+                Ok(Some(Err(TooLong)) | None) => return Ok(Heard::End),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Ok(Heard::End),
             }
-        }
-        let line = std::mem::take(&mut self.line);
+        };
         let line: Line<Answer> = serde_json::from_slice(&line)
             .context("the helper's answer is not understood: is it of another version?")?;
         Ok(Heard::Answer(line.said))

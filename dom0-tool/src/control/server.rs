@@ -14,6 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use lull_base::lines::Lines;
 use lull_wire::control::{Answer, End, LONGEST, Line, Phase, Request, SCHEMA};
 use lull_wire::events::Event;
 use lull_xen::DomId;
@@ -275,8 +276,8 @@ fn is_ours(socket: &UnixStream) -> bool {
 struct Client {
     id: u64,
     socket: UnixStream,
-    /// The bytes that were read and not parsed yet.
-    line: Vec<u8>,
+    /// What was read and not answered yet.
+    lines: Lines,
     unsent: Vec<u8>,
     /// Set for a watching client: the change count of the last picture sent to it.
     watches: Option<Option<u64>>,
@@ -293,7 +294,8 @@ impl Client {
         Self {
             id,
             socket,
-            line: Vec::new(),
+            // Of these bytes one ends the line.
+            lines: Lines::of(LONGEST - 1),
             unsent: Vec::new(),
             watches: None,
             read_at: None,
@@ -305,11 +307,11 @@ impl Client {
 
     fn may_be_read(&self) -> bool {
         let rested = self.read_at.is_none_or(|at| at.elapsed() >= GAP);
-        rested && !self.silent && !self.broken && self.line.len() < LONGEST
+        rested && !self.silent && !self.broken && self.lines.held() < LONGEST
     }
 
     fn is_kept(&self, patience: Duration) -> bool {
-        let busy = !self.unsent.is_empty() || self.line.contains(&b'\n');
+        let busy = !self.unsent.is_empty() || self.lines.has_next();
         let done = self.silent && !busy && self.watches.is_none();
         let bides = self.has_seen_all() || self.waits_for_us();
         !self.broken && !done && (bides || self.moved_at.elapsed() < patience)
@@ -317,7 +319,7 @@ impl Client {
 
     /// Whether the client has sent a request that is not handled yet.
     fn waits_for_us(&self) -> bool {
-        self.unsent.is_empty() && self.line.contains(&b'\n')
+        self.unsent.is_empty() && self.lines.has_next()
     }
 
     /// Whether the client watches and has read everything. It then has nothing to do.
@@ -332,7 +334,7 @@ impl Client {
         let mut chunk = [0; LONGEST];
         // Read twice, to see the end of a client that has sent a line and left.
         for _ in 0..2 {
-            let room = LONGEST - self.line.len();
+            let room = LONGEST.saturating_sub(self.lines.held());
             if room == 0 {
                 return;
             }
@@ -340,7 +342,7 @@ impl Client {
                 Ok(0) => self.silent = true,
                 Ok(length) => {
                     self.read_at = Some(Instant::now());
-                    self.line.extend(&chunk[..length]);
+                    self.lines.push(&chunk[..length]);
                     continue;
                 }
                 Err(error) if is_passing(&error) => {}
@@ -352,11 +354,10 @@ impl Client {
 
     /// The next request. A client that sends anything else is dropped.
     fn request(&mut self) -> Option<Request> {
-        let Some(end) = self.line.iter().position(|byte| *byte == b'\n') else {
-            self.broken |= self.line.len() >= LONGEST;
+        let Ok(line) = self.lines.next()? else {
+            self.broken = true;
             return None;
         };
-        let line: Vec<u8> = self.line.drain(..=end).collect();
         self.moved_at = Instant::now();
         match serde_json::from_slice::<Line<Request>>(&line) {
             Ok(line) if line.schema == SCHEMA => Some(line.said),

@@ -1,11 +1,12 @@
 //! The front end's socket: events out, commands in.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use lull_base::inherited_fd;
+use lull_base::lines::{Lines, TooLong};
 use lull_wire::events::{Command, Event, FRONT_END_FD, Line, SCHEMA};
 
 /// Longest line of a command, in bytes.
@@ -19,8 +20,7 @@ const UNSENT_MAX: usize = 1 << 20;
 /// A `lull migrate` that follows this migration.
 pub struct FrontEnd {
     out: UnixStream,
-    commands: BufReader<UnixStream>,
-    line: Vec<u8>,
+    commands: Lines,
     cancelled: bool,
     gone: bool,
     /// Events that the socket has had no room for yet.
@@ -37,15 +37,17 @@ impl FrontEnd {
     pub fn connect() -> Option<Self> {
         let out = UnixStream::from(inherited_fd::named(FRONT_END_FD)?);
         out.set_nonblocking(true).ok()?;
-        let commands = BufReader::new(out.try_clone().ok()?);
-        Some(Self {
+        Some(Self::over(out))
+    }
+
+    const fn over(out: UnixStream) -> Self {
+        Self {
             out,
-            commands,
-            line: Vec::new(),
+            commands: Lines::of(LINE_MAX),
             cancelled: false,
             gone: false,
             unsent: Vec::new(),
-        })
+        }
     }
 
     /// Sends an event without ever blocking, because the guest may be stopped. A front end
@@ -87,21 +89,15 @@ impl FrontEnd {
     /// has cancelled or is gone; once true, it stays true.
     pub fn poll(&mut self) -> bool {
         while !self.gone {
-            match self.commands.read_until(b'\n', &mut self.line) {
-                Ok(0) => self.gone = true,
-                Ok(_) if self.line.ends_with(b"\n") => {
-                    if let Ok(Command::Cancel) = serde_json::from_slice(&self.line) {
+            match self.commands.read(&mut self.out) {
+                Ok(Some(Ok(line))) => {
+                    if let Ok(Command::Cancel) = serde_json::from_slice(&line) {
                         self.cancelled = true;
                     }
-                    self.line.clear();
                 }
-                Ok(_) => {}
+                Ok(Some(Err(TooLong))) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.gone = true,
-            }
-            if self.line.len() > LINE_MAX {
-                self.line.clear();
+                Ok(None) | Err(_) => self.gone = true,
             }
         }
         self.cancelled || self.gone
@@ -126,15 +122,7 @@ mod tests {
     fn pair() -> (FrontEnd, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let front_end = FrontEnd {
-            commands: BufReader::new(ours.try_clone().unwrap()),
-            out: ours,
-            line: Vec::new(),
-            cancelled: false,
-            gone: false,
-            unsent: Vec::new(),
-        };
-        (front_end, theirs)
+        (FrontEnd::over(ours), theirs)
     }
 
     /// A stub that logs without end, and a front end that does not read.

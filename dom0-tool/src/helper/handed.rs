@@ -8,13 +8,14 @@
 //!      └───── events, commands ─┘ ──── how it went ────────▶ └── complete ────▶
 //! ```
 
-use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lull_base::inherited_fd;
+use lull_base::lines::Lines;
 use lull_wire::events::How;
 use lull_xen::domain::{ask_to_suspend, cancel_suspend_request};
 use lull_xen::{DomId, Xen};
@@ -37,6 +38,9 @@ pub const ENGINE_FD: &str = "LULL_ENGINE_FD";
 /// Time that the guest has to acknowledge a request to suspend, and the same again to stop;
 /// these are libxl's own limits (`libxl_dom_suspend.c`, 4.17).
 const ACKNOWLEDGING: Duration = Duration::from_secs(60);
+
+/// Longest line with which the engine answers, in bytes.
+const LINE_MAX: usize = 64 << 10;
 
 /// The message of a handover. Two descriptors accompany it: the stream, and the socket for
 /// the reply.
@@ -67,7 +71,7 @@ pub fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
     let stream = inherited_fd::adopt(save.io_fd)?;
     // Closed unread: it is not this process's to read.
     drop(inherited_fd::adopt(save.recv_fd));
-    let (ours, theirs) = UnixStream::pair()?;
+    let (mut ours, theirs) = UnixStream::pair()?;
     let words = serde_json::to_vec(&Handover {
         domain: save.domain,
         verify: save.verify == Verify::Yes,
@@ -84,12 +88,12 @@ pub fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
     )?;
     drop((stream, theirs, engine));
 
-    let mut line = String::new();
     // The socket closes when the engine ends, whatever it dies of.
-    let told = BufReader::new(ours).read_line(&mut line);
+    let told = Lines::of(LINE_MAX).read(&mut ours);
     let first_pass = told
         .ok()
-        .and_then(|_| serde_json::from_str(&line).ok())
+        .flatten()
+        .and_then(|line| serde_json::from_slice(&line.ok()?).ok())
         .unwrap_or(FirstPass {
             how: How::SourceFailed,
             words: String::new(),

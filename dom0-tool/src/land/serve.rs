@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lull_base::lines::{Lines, TooLong};
 use lull_base::{confine, hygiene, inherited_fd};
 use lull_xen::REQUESTS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -177,19 +178,21 @@ impl<W: Write> Source<'_, W> {
 
     /// Reads a line.
     fn line(&self, until: Instant) -> Result<String, End> {
-        let mut line = Vec::new();
-        while line.len() < LINE_MAX {
+        let mut lines = Lines::of(LINE_MAX - 1);
+        loop {
+            // Frames follow the line, and are not read here.
             let mut byte = [0];
             self.fill(&mut byte, || match Instant::now() < until {
                 true => Ok(()),
                 false => Err(End::NoVersion),
             })?;
-            match byte {
-                [b'\n'] => return Ok(String::from_utf8_lossy(&line).into_owned()),
-                [byte] => line.push(byte),
+            lines.push(&byte);
+            match lines.next() {
+                Some(Ok(line)) => return Ok(String::from_utf8_lossy(&line).into_owned()),
+                Some(Err(TooLong)) => return Err(End::TooLong(LINE_MAX)),
+                None => {}
             }
         }
-        Err(End::TooLong(line.len()))
     }
 
     /// Reads a frame. While it waits, `meanwhile` is called periodically and decides

@@ -13,13 +13,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use lull_base::lines::each_line;
 use lull_base::monotonic::now_ns;
 use lull_wire::events::{Event, Line};
 use lull_wire::xl::handshake::{Handshake, Step};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
 
-use super::lines::each_line;
 use super::outcome::XlEnd;
 
 /// Number of waiting messages beyond which displayed-only messages are dropped.

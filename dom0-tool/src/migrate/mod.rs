@@ -11,7 +11,6 @@ pub mod attempt;
 mod attended;
 mod engine;
 pub mod inbox;
-pub mod lines;
 pub mod observed;
 pub mod outcome;
 mod pause;

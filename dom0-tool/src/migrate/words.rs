@@ -127,8 +127,8 @@ fn is_library(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migrate::lines::each_line;
     use lull_base::fuzz::any_bytes;
+    use lull_base::lines::each_line;
     use lull_wire::xl::handshake::Handshake;
 
     fn telling(lines: &[&str]) -> Vec<String> {

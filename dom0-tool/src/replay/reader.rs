@@ -1,9 +1,10 @@
 //! Reads a trace line by line, without interpreting it.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
+use lull_base::lines::{Lines, TooLong};
 use lull_wire::trace::{Header, Line, SCHEMA};
 use thiserror::Error;
 
@@ -47,8 +48,9 @@ pub enum NoTrace {
 }
 
 #[derive(Debug)]
-pub struct Reader<R = BufReader<File>> {
+pub struct Reader<R = File> {
     input: R,
+    lines: Lines,
     line: u64,
     read: usize,
 }
@@ -66,15 +68,17 @@ impl Reader {
         if metadata.len() > LARGEST as u64 {
             return Err(NoTrace::TooLarge);
         }
-        Ok(Self::of(BufReader::new(File::open(path)?)))
+        Ok(Self::of(File::open(path)?))
     }
 }
 
-impl<R: BufRead> Reader<R> {
+impl<R: Read> Reader<R> {
     /// Reads a trace from `input`.
     pub const fn of(input: R) -> Self {
         Self {
             input,
+            // Of these bytes one ends the line.
+            lines: Lines::of(LONGEST_LINE - 1),
             line: 0,
             read: 0,
         }
@@ -121,28 +125,22 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn next_text(&mut self) -> Result<Option<Vec<u8>>, NoTrace> {
-        let mut text = Vec::new();
-        let limit = LONGEST_LINE as u64 + 1;
-        let read = self
-            .input
-            .by_ref()
-            .take(limit)
-            .read_until(b'\n', &mut text)?;
-        if read == 0 {
+        let line = self.lines.read(&mut self.input)?;
+        if line.is_none() && self.lines.rest().is_empty() {
             return Ok(None);
         }
         self.line += 1;
-        self.read += read;
-        if self.read > LARGEST {
-            return Err(NoTrace::TooLarge);
+        match line {
+            Some(Ok(text)) => {
+                self.read += text.len() + 1;
+                match self.read > LARGEST {
+                    true => Err(NoTrace::TooLarge),
+                    false => Ok(Some(text)),
+                }
+            }
+            Some(Err(TooLong)) => Err(NoTrace::LongLine(self.line)),
+            None => Err(NoTrace::Truncated(self.line)),
         }
-        if read > LONGEST_LINE {
-            return Err(NoTrace::LongLine(self.line));
-        }
-        if text.last() != Some(&b'\n') {
-            return Err(NoTrace::Truncated(self.line));
-        }
-        Ok(Some(text))
     }
 
     fn parse(&self, text: &[u8]) -> Result<Line, NoTrace> {

@@ -2,7 +2,7 @@
 //! recorded ones.
 
 use std::fmt;
-use std::io::BufRead;
+use std::io::Read;
 
 use lull_base::fmt::{Bytes, Count, Millis, or_dash};
 use lull_base::risk::Risk;
@@ -72,7 +72,7 @@ pub enum Outcome {
     },
 }
 
-impl<R: BufRead> Rerun<R> {
+impl<R: Read> Rerun<R> {
     /// Reads the header. A `None` in `wanted` keeps the recorded limit.
     ///
     /// # Errors

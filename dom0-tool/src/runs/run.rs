@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use lull_base::lines::each_line;
 use lull_wire::events::{Begun, Event, How, Line, Outcome, Progress, Round, SCHEMA};
 
 use crate::engine::DID_NOT_SUSPEND;
-use crate::migrate::lines::each_line;
 use crate::migrate::observed::ObservedAttempt;
 use crate::migrate::report::what_would_do;
 use crate::spool::Folder;
