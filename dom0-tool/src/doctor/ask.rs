@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lull_base::child::wait_or_kill;
 use lull_base::text::printable_lines;
 
 /// How long any question to this host may take.
@@ -13,9 +14,6 @@ pub const HERE: Duration = Duration::from_secs(10);
 
 /// The most bytes read of an answer; the rest is dropped.
 const LONGEST: u64 = 256 << 10;
-
-/// The interval between two checks.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// Asks on a separate thread; if the question hangs, the thread ends with the process.
 pub fn within<T: Send + 'static>(
@@ -46,17 +44,7 @@ pub fn command(mut command: Command, limit: Duration) -> Result<String, String> 
     let mut child = started.map_err(|error| format!("it cannot be started: {error}"))?;
     let said = child.stdout.take().map(|out| in_background(|| text(out)));
     let complaint = child.stderr.take().map(|out| in_background(|| text(out)));
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if Instant::now() < until => thread::sleep(LOOK),
-            Ok(None) | Err(_) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(late());
-            }
-        }
-    };
+    let status = wait_or_kill(&mut child, until).ok_or_else(late)?;
     // A child of the command may hold the pipes open.
     let rest = |out: Option<Receiver<String>>| {
         let left = until.saturating_duration_since(Instant::now());

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lull_base::child::kill;
 use lull_base::text::printable;
 use lull_wire::channel::{Chosen, Edition, Greeting};
 use lull_wire::events::Landing;
@@ -86,7 +87,7 @@ impl Call {
                     edition,
                 }),
                 Err(error) => {
-                    end(child);
+                    kill(&mut child);
                     Err(error)
                 }
             }
@@ -103,20 +104,14 @@ impl Call {
     }
 
     /// Ends the call; it is not needed after all.
-    pub fn end(self) {
-        end(self.child);
+    pub fn end(mut self) {
+        kill(&mut self.child);
     }
 
     /// Its input and output for the caller to use, and the process in between.
     pub fn into_parts(self) -> (OwnedFd, OwnedFd, Child) {
         (self.to.into(), self.from.into(), self.child)
     }
-}
-
-fn end(mut child: Child) {
-    // The call fails only if the process has already ended.
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 fn greet(

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lull_base::child;
 use lull_wire::events::FRONT_END_FD;
 use lull_wire::spec::VARIABLE;
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -20,9 +21,6 @@ use crate::land::caller::Call;
 /// Time that the engine, and the process that leads to `lull land`, may outlive the
 /// attempt.
 const LEAVING: Duration = Duration::from_secs(10);
-
-/// Interval between two checks whether they have ended.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// A running engine, and the process that leads to `lull land`.
 #[derive(Debug)]
@@ -97,14 +95,11 @@ impl Engine {
     /// land`.
     pub fn end(mut self) {
         let until = Instant::now() + LEAVING;
-        for child in [&mut self.process, &mut self.land] {
-            while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
-                std::thread::sleep(LOOK);
-            }
+        for process in [&mut self.process, &mut self.land] {
+            child::wait_until(process, until);
         }
         // The connection to `lull land` has nothing more to carry. The engine is not
         // killed, because it may still be undoing something slow.
-        let _ = self.land.kill();
-        let _ = self.land.wait();
+        child::kill(&mut self.land);
     }
 }

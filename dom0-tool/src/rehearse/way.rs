@@ -2,11 +2,11 @@
 //! everything uses the connection made from here.
 
 use std::ffi::OsStr;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use lull_base::child::wait_or_kill;
 use lull_base::shell::quoted;
 use lull_base::spawn::shell_ignoring_tty_signals;
 use serde::{Deserialize, Serialize};
@@ -15,9 +15,6 @@ use super::scene::SUFFIXES;
 
 /// How long the destination may take to clean up.
 const CLEARING: Duration = Duration::from_secs(60);
-
-/// The interval between two checks.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// The extra options for ssh where it must not ask for a password.
 pub const BATCH: &str = "-o BatchMode=yes -o ConnectTimeout=15";
@@ -108,7 +105,7 @@ impl Way {
             .stderr(Stdio::null())
             .spawn()
             .context("no shell could be started")?;
-        let status = wait(&mut child, Instant::now() + CLEARING);
+        let status = wait_or_kill(&mut child, Instant::now() + CLEARING);
         match status {
             Some(status) if status.success() => Ok(()),
             Some(status) => anyhow::bail!("it could not be removed there: {status}"),
@@ -150,18 +147,6 @@ fn clearing(name: &str, uuid: &str) -> String {
 
 fn word(text: &str) -> String {
     quoted(OsStr::new(text)).to_string_lossy().into_owned()
-}
-
-fn wait(child: &mut Child, until: Instant) -> Option<ExitStatus> {
-    while Instant::now() < until {
-        if let Ok(Some(status)) = child.try_wait() {
-            return Some(status);
-        }
-        thread::sleep(LOOK);
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-    None
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 use std::process::{Child, ChildStdin};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use lull_base::child::wait_until;
 use lull_wire::events::{Begun, Event, Line, SCHEMA};
 use lull_xen::DomId;
 
@@ -111,8 +111,5 @@ impl<W: Write> Recorder<W> {
 /// command ends. The wait is short, in case the disk does not answer.
 pub fn wait(mut keeper: Child) {
     const PATIENCE: Duration = Duration::from_secs(3);
-    let until = Instant::now() + PATIENCE;
-    while matches!(keeper.try_wait(), Ok(None)) && Instant::now() < until {
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_until(&mut keeper, Instant::now() + PATIENCE);
 }

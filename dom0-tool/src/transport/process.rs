@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use lull_base::child::{kill, wait_or_kill};
 use lull_wire::spec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::read;
@@ -21,9 +22,6 @@ const CLEARING_UP: Duration = Duration::from_secs(300);
 
 /// Time that the program may outlive its connection.
 const LEAVING: Duration = Duration::from_secs(10);
-
-/// Interval between two checks whether the program has ended.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// The running program that connects to the destination.
 pub struct Transport {
@@ -89,34 +87,22 @@ impl Transport {
     pub fn end(mut self, parting: Parting) -> ExitCode {
         match parting {
             Parting::Ended => {}
-            Parting::HungUp(None) => self.leave_or_kill(Instant::now() + LEAVING),
+            Parting::HungUp(None) => {
+                wait_or_kill(&mut self.child, Instant::now() + LEAVING);
+            }
             Parting::HungUp(Some(rest)) => {
                 let until = Instant::now() + CLEARING_UP;
                 read_out(&rest, until);
                 // Its output has ended, or its time is over: nothing more is read from it.
-                self.leave_or_kill(Instant::now() + LEAVING.min(until - Instant::now()));
+                let left = until.saturating_duration_since(Instant::now());
+                wait_or_kill(&mut self.child, Instant::now() + LEAVING.min(left));
             }
-            Parting::NothingBegun | Parting::NoReport => self.kill(),
+            Parting::NothingBegun | Parting::NoReport => kill(&mut self.child),
         }
         match self.child.wait() {
             Ok(status) => code(status),
             Err(_) => ExitCode::FAILURE,
         }
-    }
-
-    fn leave_or_kill(&mut self, until: Instant) {
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(_)) => return,
-                _ if Instant::now() >= until => return self.kill(),
-                _ => std::thread::sleep(LOOK),
-            }
-        }
-    }
-
-    fn kill(&mut self) {
-        // The call fails only if the process has already ended.
-        let _ = self.child.kill();
     }
 }
 
