@@ -2,13 +2,13 @@
 
 use std::cmp::Reverse;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use lull_base::processes;
+use lull_base::{atomic_file, processes};
 
 /// The bounds of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,21 +77,7 @@ impl Folder {
         let fresh = self
             .path
             .join(format!("{}.{UNFINISHED}", std::process::id()));
-        let written = self.write(&fresh, &file_name(whose), record);
-        if written.is_err() {
-            let _ = fs::remove_file(&fresh);
-        }
-        written
-    }
-
-    fn write(&self, fresh: &Path, whose: &str, record: &[u8]) -> io::Result<PathBuf> {
-        let mut file = File::create(fresh)?;
-        file.write_all(record)?;
-        file.sync_all()?;
-        let path = self.free_name(whose);
-        fs::rename(fresh, &path)?;
-        File::open(&self.path)?.sync_all()?;
-        Ok(path)
+        atomic_file::write_as(&fresh, record, 0o600, || self.free_name(&file_name(whose)))
     }
 
     /// `2026-11-23T15-34-44Z-7.jsonl`: sorting by name sorts by time. A guest is not
@@ -186,6 +172,8 @@ fn file_name(whose: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     const RETENTION: Retention = Retention {
