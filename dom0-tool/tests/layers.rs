@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml_edit::DocumentMut;
 
@@ -83,4 +83,59 @@ fn the_terminal_feature_is_all_that_is_optional() {
     assert!(!optional.is_empty());
     assert_eq!(optional, feature("terminal"));
     assert_eq!(feature("default"), BTreeSet::from(["terminal".to_owned()]));
+}
+
+/// What the ground does for all: the file that does it, and the words that no other file may
+/// have.
+const ONCE: [(&str, &[&str]); 3] = [
+    (
+        "base/src/lines.rs",
+        &["BufRead", ".read_until(", ".read_line("],
+    ),
+    ("base/src/child.rs", &[".try_wait("]),
+    (
+        "base/src/atomic_file.rs",
+        &[".sync_all(", "File::create_new("],
+    ),
+];
+
+/// Lines are cut, children waited for and files replaced in one place each. Tests may do it
+/// their own way.
+#[test]
+fn what_the_ground_does_is_done_there_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "base/src", "xen/src", "wire/src", "simulator/src"] {
+        list(&root.join(folder), &mut files);
+    }
+    assert!(files.len() > 150, "only {} files", files.len());
+    for path in files {
+        let name = path.strip_prefix(root).unwrap().display().to_string();
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+        for (place, words) in ONCE {
+            let does_it = words.iter().find(|word| text.contains(**word));
+            if let Some(word) = does_it
+                && name != place
+            {
+                panic!("{name} has {word}, which {place} does for all");
+            }
+        }
+    }
+}
+
+/// Lists the sources below `folder` that are no tests.
+fn list(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if name == "tests" || name.ends_with("_tests") {
+            continue;
+        }
+        if path.is_dir() {
+            list(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
 }
