@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lull_base::suggest::{did_you_mean, nearest};
+use lull_xen::guest_type::GuestType;
 use lull_xen::{self as xen, DomId, DomainState, version, xenstore::Xenstore};
 use thiserror::Error;
 
@@ -86,8 +87,12 @@ pub enum NotReady {
     )]
     ProbeGuest { name: String },
     /// The guest is not PVH.
-    #[error("{name} is {} guest, which lull cannot move yet: only PVH.{}\n{UNTOUCHED} Stock `xl migrate` moves it, without limits.", kind.article(), kind.remark())]
-    NotPvh { name: String, kind: Kind },
+    #[error(
+        "{name} is {} guest, which lull cannot move yet: only PVH.{}\n{UNTOUCHED} Stock `xl migrate` moves it, without limits.",
+        article(kind),
+        remark(kind)
+    )]
+    NotPvh { name: String, kind: GuestType },
     /// The guest has a PCI device passed through.
     #[error(
         "{name} has a PCI device passed through, and what that writes shows in no dirty log: it cannot be moved while it runs.\n{UNTOUCHED} Detach it first: `xl pci-list {name}`, `xl pci-detach`."
@@ -132,52 +137,26 @@ impl NotReady {
 const UNTOUCHED: &str = "Nothing was done.";
 const HYPERCALLS: &str = "only root may ask the hypervisor";
 
-/// Guest types, as libxl writes them to xenstore (`/libxl/<domid>/type`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
-    /// Hardware virtualisation without a device model. lull moves only this type.
-    Pvh,
-    Pv,
-    /// Hardware virtualisation with a device model.
-    Hvm,
-    /// Something else, or libxl does not know the domain.
-    Unknown(String),
-}
-
-impl From<Option<String>> for Kind {
-    fn from(written: Option<String>) -> Self {
-        match written.as_deref() {
-            Some("pvh") => Self::Pvh,
-            Some("pv") => Self::Pv,
-            Some("hvm") => Self::Hvm,
-            other => Self::Unknown(other.unwrap_or_default().to_owned()),
+fn article(kind: &GuestType) -> String {
+    match kind {
+        GuestType::Pvh => "a PVH".to_owned(),
+        GuestType::Pv => "a PV".to_owned(),
+        GuestType::Hvm => "an HVM".to_owned(),
+        GuestType::Unknown(kind) if kind.is_empty() => {
+            "not a guest of libxl's, so not a PVH".to_owned()
         }
+        GuestType::Unknown(kind) => format!("a `{kind}`"),
     }
 }
 
-impl Kind {
-    fn article(&self) -> String {
-        match self {
-            Self::Pvh => "a PVH".to_owned(),
-            Self::Pv => "a PV".to_owned(),
-            Self::Hvm => "an HVM".to_owned(),
-            Self::Unknown(kind) if kind.is_empty() => {
-                "not a guest of libxl's, so not a PVH".to_owned()
-            }
-            Self::Unknown(kind) => format!("a `{kind}`"),
+/// PV log-dirty works through shadow page tables, which Xen's security releases of July 2026
+/// leave out unless asked (XSA-495). The libxl errors that would follow do not mention this.
+fn remark(kind: &GuestType) -> &'static str {
+    match kind {
+        GuestType::Pv => {
+            " Besides, tracking what a PV guest writes needs a hypervisor built with shadow paging (CONFIG_SHADOW_PAGING), which recent ones are not: there stock live migration fails too."
         }
-    }
-
-    /// PV log-dirty works through shadow page tables, which Xen's security releases of July
-    /// 2026 leave out unless asked (XSA-495). The libxl errors that would follow do not
-    /// mention this.
-    fn remark(&self) -> &'static str {
-        match self {
-            Self::Pv => {
-                " Besides, tracking what a PV guest writes needs a hypervisor built with shadow paging (CONFIG_SHADOW_PAGING), which recent ones are not: there stock live migration fails too."
-            }
-            _ => "",
-        }
+        _ => "",
     }
 }
 
@@ -319,11 +298,8 @@ pub fn guest_in_any_state(asked: &str) -> Result<Guest, NotReady> {
     if !devices.map_err(no_xenstore)?.is_empty() {
         return Err(NotReady::PassThrough { name: guest.name });
     }
-    let kind = store
-        .read(&format!("/libxl/{}/type", guest.domid))
-        .map_err(no_xenstore)?;
-    match Kind::from(kind) {
-        Kind::Pvh => {}
+    match GuestType::of(&mut store, guest.domid).map_err(no_xenstore)? {
+        GuestType::Pvh => {}
         kind => {
             let name = guest.name;
             return Err(NotReady::NotPvh { name, kind });
@@ -578,7 +554,7 @@ mod tests {
         let name = "old1".to_owned();
         let said = NotReady::NotPvh {
             name,
-            kind: Kind::Pv,
+            kind: GuestType::Pv,
         }
         .to_string();
         assert!(said.contains("old1 is a PV guest"), "{said}");

@@ -22,6 +22,7 @@ use lull_wire::control::{Answer, Phase, Request};
 use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log};
 use lull_wire::gate::FromEngine;
 use lull_wire::spec::{BadSpec, MigrationSpec};
+use lull_xen::guest_type::GuestType;
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{self as xen, DomId, DomainState, Xen, version};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -277,23 +278,12 @@ fn hand_over(args: &[OsString]) -> ExitCode {
     BROKEN.into()
 }
 
-/// The guest's type according to libxl.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum GuestType {
-    Pvh,
-    Hvm,
-    Pv,
-}
-
 fn guest_type(domain: DomId) -> io::Result<GuestType> {
-    let name = Xenstore::open()?.read(&format!("/libxl/{domain}/type"))?;
-    match name.as_deref() {
-        Some("pvh") => Ok(GuestType::Pvh),
-        Some("hvm") => Ok(GuestType::Hvm),
-        Some("pv") => Ok(GuestType::Pv),
-        other => Err(io::Error::other(format!(
-            "libxl knows no type of it ({other:?})"
+    match GuestType::of(&mut Xenstore::open()?, domain)? {
+        GuestType::Unknown(other) => Err(io::Error::other(format!(
+            "libxl knows no type of it (`{other}`)"
         ))),
+        known => Ok(known),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod domain;
 pub mod domctl;
 pub mod evtchn;
 pub mod foreign;
+pub mod guest_type;
 pub mod maxmem;
 pub mod mmu;
 pub mod privcmd;
