@@ -256,18 +256,34 @@ pub fn is_executable(path: &Path) -> bool {
 /// # Errors
 /// When there is no such guest, when it is of another type, or when it does not run.
 pub fn guest(asked: &str) -> Result<Guest, NotReady> {
-    let guest = guest_in_any_state(asked)?;
-    match xen::state(guest.domid) {
+    let (guest, mut store) = named(asked)?;
+    check_guest(&mut store, &guest, || xen::state(guest.domid))?;
+    Ok(guest)
+}
+
+/// Checks that a guest can be moved; `state` asks Xen for its state.
+///
+/// # Errors
+/// When it is of another type, or when it does not run.
+pub fn check_guest(
+    store: &mut Xenstore,
+    guest: &Guest,
+    state: impl FnOnce() -> io::Result<Option<DomainState>>,
+) -> Result<(), NotReady> {
+    check_type(store, guest)?;
+    let name = || guest.name.clone();
+    match state() {
         Ok(state) => check_runs(&guest.name, state)?,
         Err(source) => {
-            let name = guest.name;
-            return Err(NotReady::NoState { name, source });
+            return Err(NotReady::NoState {
+                name: name(),
+                source,
+            });
         }
     }
-    let unable = Xenstore::open().and_then(|mut store| cannot_suspend(&mut store, guest.domid));
-    match unable {
-        Ok(false) => Ok(guest),
-        Ok(true) => Err(NotReady::NoSuspend { name: guest.name }),
+    match cannot_suspend(store, guest.domid) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(NotReady::NoSuspend { name: name() }),
         Err(source) => Err(NotReady::NoXenstore { source }),
     }
 }
@@ -288,24 +304,25 @@ fn cannot_suspend(store: &mut Xenstore, domain: DomId) -> io::Result<bool> {
 /// # Errors
 /// When there is no such guest, or when it is of another type.
 pub fn guest_in_any_state(asked: &str) -> Result<Guest, NotReady> {
-    let guest = domain(asked)?;
+    let (guest, mut store) = named(asked)?;
+    check_type(&mut store, &guest)?;
+    Ok(guest)
+}
+
+fn check_type(store: &mut Xenstore, guest: &Guest) -> Result<(), NotReady> {
     let no_xenstore = |source| NotReady::NoXenstore { source };
-    let mut store = Xenstore::open().map_err(no_xenstore)?;
+    let name = || guest.name.clone();
     if guest.name.starts_with(rehearse::MARK) {
-        return Err(NotReady::ProbeGuest { name: guest.name });
+        return Err(NotReady::ProbeGuest { name: name() });
     }
     let devices = store.list(&format!("/libxl/{}/device/pci", guest.domid));
     if !devices.map_err(no_xenstore)?.is_empty() {
-        return Err(NotReady::PassThrough { name: guest.name });
+        return Err(NotReady::PassThrough { name: name() });
     }
-    match GuestType::of(&mut store, guest.domid).map_err(no_xenstore)? {
-        GuestType::Pvh => {}
-        kind => {
-            let name = guest.name;
-            return Err(NotReady::NotPvh { name, kind });
-        }
+    match GuestType::of(store, guest.domid).map_err(no_xenstore)? {
+        GuestType::Pvh => Ok(()),
+        kind => Err(NotReady::NotPvh { name: name(), kind }),
     }
-    Ok(guest)
 }
 
 /// Finds a guest by name or number, of any type and in any state.
@@ -313,9 +330,14 @@ pub fn guest_in_any_state(asked: &str) -> Result<Guest, NotReady> {
 /// # Errors
 /// When there is no such guest.
 pub fn domain(asked: &str) -> Result<Guest, NotReady> {
+    named(asked).map(|(guest, _)| guest)
+}
+
+fn named(asked: &str) -> Result<(Guest, Xenstore), NotReady> {
     let no_xenstore = |source| NotReady::NoXenstore { source };
     let mut store = Xenstore::open().map_err(no_xenstore)?;
-    find(asked, domains(&mut store).map_err(no_xenstore)?)
+    let guest = find(asked, domains(&mut store).map_err(no_xenstore)?)?;
+    Ok((guest, store))
 }
 
 /// Lists every domain in xenstore with its number and name.

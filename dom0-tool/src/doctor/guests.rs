@@ -4,7 +4,7 @@ use std::io;
 
 use lull_xen::maxmem::guest_frames;
 use lull_xen::xenstore::Xenstore;
-use lull_xen::{DomId, PAGE, Xen};
+use lull_xen::{DomainState, PAGE, Xen};
 
 use super::ask;
 use super::finding::{Finding, Findings, Level};
@@ -29,53 +29,54 @@ pub struct Seen {
 }
 
 pub fn check(findings: &mut Findings) -> Vec<Seen> {
-    let listed = ask::within(ask::HERE, || {
-        Xenstore::open().and_then(|mut store| host::domains(&mut store))
-    });
-    let guests = match listed.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
-        Ok(domains) => domains,
+    let looked = ask::within(ask::HERE, look);
+    match looked.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
+        Ok((found, seen)) => {
+            for finding in found {
+                findings.add(finding);
+            }
+            seen
+        }
         Err(source) => {
             let why = NotReady::NoXenstore { source };
             findings.add(Finding::not_ready("guests", &why));
-            return Vec::new();
+            Vec::new()
         }
-    };
-    let is_a_guest = |guest: &Guest| guest.domid != 0 && !guest.name.starts_with(rehearse::MARK);
-    let guests: Vec<Guest> = guests.into_iter().filter(is_a_guest).collect();
+    }
+}
+
+/// Looks at all guests, through one connection to xenstore and one to Xen.
+fn look() -> io::Result<(Vec<Finding>, Vec<Seen>)> {
+    let mut store = Xenstore::open()?;
+    let xen = Xen::open_here();
+    let mut guests = host::domains(&mut store)?;
+    guests.retain(|guest| guest.domid != 0 && !guest.name.starts_with(rehearse::MARK));
+    let mut findings = Vec::new();
     if guests.is_empty() {
-        findings.add(Finding::ok("guests", "no guest is here"));
+        findings.push(Finding::ok("guests", "no guest is here"));
     }
     let mut seen = Vec::new();
     for guest in guests.iter().take(MOST) {
-        let domid = guest.domid;
-        let looked = ask::within(ask::HERE, move || look(domid));
-        match looked {
-            Some(Ok(found)) => {
+        match look_at(&mut store, xen.as_ref(), guest) {
+            Ok(found) => {
                 let mib = found.memory >> 20;
                 let text = format!("{} can be moved: PVH, running, {mib} MiB", guest.name);
-                findings.add(Finding::ok("guest", text));
-                if let Some(finding) = monitored(guest) {
-                    findings.add(finding);
-                }
+                findings.push(Finding::ok("guest", text));
+                findings.extend(monitored(guest));
                 seen.push(found);
             }
             // The host is ready, although this guest cannot be moved.
-            Some(Err(why)) => findings.add(Finding {
+            Err(why) => findings.push(Finding {
                 level: Level::Warning,
                 ..Finding::not_ready("guest", &why)
             }),
-            None => findings.add(Finding::warning(
-                "guest",
-                format!("Xen does not say how {} is", guest.name),
-                "`xl list` must work first.",
-            )),
         }
     }
     if guests.len() > MOST {
         let text = format!("{} guests more were not looked at", guests.len() - MOST);
-        findings.add(Finding::ok("guests", text));
+        findings.push(Finding::ok("guests", text));
     }
-    seen
+    Ok((findings, seen))
 }
 
 /// Whether a process handles the guest's next reboot or shutdown.
@@ -109,20 +110,27 @@ fn monitored(guest: &Guest) -> Option<Finding> {
     }
 }
 
-fn look(domid: DomId) -> Result<Seen, NotReady> {
-    let guest = host::guest(&domid.to_string())?;
-    let measured = Xen::open_here().and_then(|xen| {
-        let info = xen.domain_info(domid)?.ok_or(io::ErrorKind::NotFound)?;
-        Ok((info.tot_pages, guest_frames(&xen, domid)?))
-    });
-    let name = guest.name;
-    match measured {
-        Ok((pages, frames)) => Ok(Seen {
-            name,
-            memory: pages.saturating_mul(PAGE as u64),
-            frames,
-            wants_vif_lull: enable::vif::is_used_by(domid).unwrap_or(false),
-        }),
-        Err(source) => Err(NotReady::NoState { name, source }),
-    }
+fn look_at(
+    store: &mut Xenstore,
+    xen: Result<&Xen, &io::Error>,
+    guest: &Guest,
+) -> Result<Seen, NotReady> {
+    let domid = guest.domid;
+    let mut pages = 0;
+    host::check_guest(store, guest, || {
+        let xen = xen.map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+        let info = xen.domain_info(domid)?;
+        pages = info.map_or(0, |info| info.tot_pages);
+        Ok(info.map(DomainState::from))
+    })?;
+    let frames = xen.map_or(Ok(0), |xen| guest_frames(xen, domid));
+    Ok(Seen {
+        name: guest.name.clone(),
+        memory: pages.saturating_mul(PAGE as u64),
+        frames: frames.map_err(|source| NotReady::NoState {
+            name: guest.name.clone(),
+            source,
+        })?,
+        wants_vif_lull: enable::vif::is_used_by(store, domid).unwrap_or(false),
+    })
 }

@@ -29,8 +29,7 @@ impl Interface {
     /// # Errors
     /// If xenstore does not answer, or a value cannot be put into a configuration. No value
     /// is left out: without its `backend=` a driver domain's script would run in dom0.
-    pub fn of(guest: DomId) -> io::Result<Vec<Self>> {
-        let mut store = Xenstore::open()?;
+    pub fn of(store: &mut Xenstore, guest: DomId) -> io::Result<Vec<Self>> {
         let folder = format!("/libxl/{guest}/device/vif");
         let mut found = Vec::new();
         for device in store.list(&folder)?.into_iter().take(MOST) {

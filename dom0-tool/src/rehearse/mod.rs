@@ -37,6 +37,7 @@ use lull_base::exit::NOT_BEGUN;
 use lull_base::monotonic::now_ns;
 use lull_base::{own_executable, terminal};
 use lull_wire::events::Landing;
+use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
 use crate::control::folder::Folder;
@@ -199,7 +200,8 @@ fn landing_like(guest: &Guest, wanted: Wanted) -> anyhow::Result<Wanted> {
 }
 
 fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
-    Interface::of(guest.domid)
+    Xenstore::open()
+        .and_then(|mut store| Interface::of(&mut store, guest.domid))
         .with_context(|| format!("the network interfaces of {} cannot be read", guest.name))
 }
 
