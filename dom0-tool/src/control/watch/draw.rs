@@ -1,4 +1,5 @@
-//! Draws the live view: a panel for each migration, one below the other.
+//! Draws the live view: a panel for each migration, one below the other. Its rounds are in
+//! the lines that a pipe gets, and in `lull report`.
 
 use lull_base::fmt::{Bytes, or_dash};
 use lull_core::units::PAGE_SIZE;
@@ -10,12 +11,11 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{LineGauge, Paragraph, Wrap};
 
 use super::View;
-use super::rounds;
-use super::words::{decided, is_over, pause, predicted_pause, time};
+use super::words::{is_over, pause, predicted_pause, time};
 use crate::control::show::{cap_in_words, doing};
 
-/// The rows of a panel without its rounds.
-const FIXED: u16 = 7;
+/// The rows of a panel.
+const ROWS: u16 = 5;
 
 /// The silence of a helper, in seconds, from which the view mentions it. A helper that
 /// copies reports several times a second.
@@ -51,7 +51,7 @@ impl Colours {
 pub fn all(frame: &mut Frame<'_>, views: &[View<'_>], left_out: usize, colours: Colours) {
     let [body, foot] =
         Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());
-    let room = ((body.height + 1) / (FIXED + 1)).max(1);
+    let room = ((body.height + 1) / (ROWS + 1)).max(1);
     let shown = &views[..views.len().min(usize::from(room))];
     let panels = Layout::vertical(shown.iter().map(|_| Constraint::Fill(1))).spacing(1);
     for (view, area) in shown.iter().zip(panels.split(body).iter()) {
@@ -66,17 +66,9 @@ pub fn all(frame: &mut Frame<'_>, views: &[View<'_>], left_out: usize, colours: 
 }
 
 fn panel(frame: &mut Frame<'_>, area: Rect, view: &View<'_>, colours: Colours) {
-    let fixed = [Constraint::Length(1); FIXED as usize];
-    let [title, pause_row, time_row, round_row, sent, rates, last_row] = Layout::vertical(fixed)
-        .areas(Rect {
-            height: area.height.min(FIXED),
-            ..area
-        });
-    let table = Rect {
-        y: area.y + area.height.min(FIXED),
-        height: area.height.saturating_sub(FIXED),
-        ..area
-    };
+    const ROW: Constraint = Constraint::Length(1);
+    let [title, pause_row, time_row, round_row, rest] =
+        Layout::vertical([ROW, ROW, ROW, ROW, Constraint::Fill(1)]).areas(area);
     let Some(status) = view.status else {
         let said = view
             .last
@@ -94,21 +86,14 @@ fn panel(frame: &mut Frame<'_>, area: Rect, view: &View<'_>, colours: Colours) {
     let time = time_measure(status, view.at_ms);
     gauge(frame, time_row, "time", &time, colours);
     gauge(frame, round_row, "round", &round(status), colours);
-    if let Some(last) = view.last {
-        // The outcome may need several lines, and the figures of the copying no longer
-        // matter.
-        let below = sent.union(table).intersection(area);
-        let [words, table] =
-            Layout::vertical([Constraint::Max(4), Constraint::Fill(1)]).areas(below);
-        let text = Paragraph::new(last.said.as_str()).wrap(Wrap { trim: true });
-        frame.render_widget(text.style(Modifier::BOLD), words);
-        rounds::table(frame, table, status, colours);
-        return;
+    // The outcome may need several lines, and the rates no longer matter.
+    match view.last {
+        Some(last) => {
+            let text = Paragraph::new(last.said.as_str()).wrap(Wrap { trim: true });
+            frame.render_widget(text.style(Modifier::BOLD), rest);
+        }
+        None => frame.render_widget(row("rates", rates_words(status, area.width)), rest),
     }
-    frame.render_widget(row("sent", sent_words(status)), sent);
-    frame.render_widget(row("rates", rates_words(status, area.width)), rates);
-    frame.render_widget(row("last", or_dash(decided(status))), last_row);
-    rounds::table(frame, table, status, colours);
 }
 
 fn heading<'a>(view: &View<'a>, doing: &str, colours: Colours) -> Line<'a> {
@@ -162,11 +147,6 @@ fn round(status: &Status) -> Measure {
         }
         None => Measure::of(None, None, or_dash::<u64>(None)),
     }
-}
-
-fn sent_words(status: &Status) -> String {
-    let sent = status.progress.as_ref().map(|p| pages(p.pages_sent));
-    format!("{}, guest {}", or_dash(sent), pages(status.guest_pages))
 }
 
 fn rates_words(status: &Status, width: u16) -> String {

@@ -114,7 +114,7 @@ fn text(terminal: &Terminal<TestBackend>) -> String {
 }
 
 fn compare(name: &str, shown: &[Shown]) {
-    let sizes = [(80, 24), (40, 12), (200, 50)];
+    let sizes = [(80, 12), (40, 6)];
     let screens = sizes.map(|(width, height)| {
         let screen = screen(shown, width, height, Colours::On);
         format!("{width}x{height}\n{}", text(&screen))
@@ -180,7 +180,7 @@ fn two_and_one_of_them_over() {
 #[test]
 fn more_than_fit_are_counted() {
     let shown = [copying(), copying(), copying(), copying()];
-    let text = text(&screen(&shown, 80, 24, Colours::On));
+    let text = text(&screen(&shown, 80, 18, Colours::On));
     assert!(text.contains("they go on; 1 more not shown"), "{text}");
 }
 

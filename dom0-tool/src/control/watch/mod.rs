@@ -1,16 +1,14 @@
 //! `lull status --watch`: shows migrations live until they end.
 //!
 //! A [`session`] reads what the helpers send and finds out how each migration ends
-//! ([`outcome`]). The result is shown on a terminal ([`screen`], drawn by [`draw`] and
-//! [`rounds`]), or reported line by line ([`lines`]). All this is one loop whose waits are
-//! short; watching cannot hold a migration up.
+//! ([`outcome`]). The result is shown on a terminal ([`screen`], drawn by [`draw`]), or
+//! reported line by line ([`lines`]). All this is one loop whose waits are short; watching
+//! cannot hold a migration up.
 
 #[cfg(feature = "terminal")]
 mod draw;
 mod lines;
 mod outcome;
-#[cfg(feature = "terminal")]
-mod rounds;
 #[cfg(feature = "terminal")]
 mod screen;
 mod session;
