@@ -209,14 +209,6 @@ impl Tally {
     pub const fn winnable(&self) -> u64 {
         self.moved + self.unnecessary
     }
-
-    /// The refused attempts among the winnable ones, per mille.
-    pub const fn unnecessary_share(&self) -> u64 {
-        match self.winnable() {
-            0 => 0,
-            winnable => self.unnecessary * 1_000 / winnable,
-        }
-    }
 }
 
 /// Whether the rule refused the attempt, and not an operator or a fault.
