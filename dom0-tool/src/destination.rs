@@ -187,7 +187,7 @@ pub fn line(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
         }
-        if let Some(line) = lines.next() {
+        if let Some(line) = lines.next_line() {
             // No message is so long.
             return Ok(line.unwrap_or_default());
         }

@@ -56,13 +56,13 @@ impl Lines {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The number of bytes that are held. After [`next`](Self::next) has returned `None`,
+    /// The number of bytes that are held. After [`next_line`](Self::next_line) has returned `None`,
     /// it is at most the longest line's.
     pub const fn held(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether [`next`](Self::next) would return a line or an error.
+    /// Whether [`next_line`](Self::next_line) would return a line or an error.
     pub fn has_next(&self) -> bool {
         let end = self.bytes.iter().position(|byte| self.is_end(*byte));
         match self.drops {
@@ -75,7 +75,7 @@ impl Lines {
     }
 
     /// The next line, without its end; `None` until more bytes arrive.
-    pub fn next(&mut self) -> Option<Result<Vec<u8>, TooLong>> {
+    pub fn next_line(&mut self) -> Option<Result<Vec<u8>, TooLong>> {
         loop {
             let unsearched = self.bytes.get(self.searched..).unwrap_or_default();
             let end = unsearched.iter().position(|byte| self.is_end(*byte));
@@ -110,7 +110,7 @@ impl Lines {
     pub fn read(&mut self, from: &mut impl Read) -> io::Result<Option<Result<Vec<u8>, TooLong>>> {
         let mut chunk = [0; CHUNK];
         loop {
-            if let Some(line) = self.next() {
+            if let Some(line) = self.next_line() {
                 return Ok(Some(line));
             }
             match from.read(&mut chunk) {
@@ -183,7 +183,7 @@ mod tests {
             lines.push(piece);
             loop {
                 let has_next = lines.has_next();
-                let next = lines.next();
+                let next = lines.next_line();
                 assert_eq!(has_next, next.is_some());
                 match next {
                     Some(line) => cut.push(line.map(|line| String::from_utf8(line).unwrap())),

@@ -354,7 +354,7 @@ impl Client {
 
     /// The next request. A client that sends anything else is dropped.
     fn request(&mut self) -> Option<Request> {
-        let Ok(line) = self.lines.next()? else {
+        let Ok(line) = self.lines.next_line()? else {
             self.broken = true;
             return None;
         };

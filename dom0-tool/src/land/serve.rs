@@ -187,7 +187,7 @@ impl<W: Write> Source<'_, W> {
                 false => Err(End::NoVersion),
             })?;
             lines.push(&byte);
-            match lines.next() {
+            match lines.next_line() {
                 Some(Ok(line)) => return Ok(String::from_utf8_lossy(&line).into_owned()),
                 Some(Err(TooLong)) => return Err(End::TooLong(LINE_MAX)),
                 None => {}

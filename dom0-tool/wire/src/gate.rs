@@ -170,7 +170,7 @@ impl<T: DeserializeOwned> Incoming<T> {
     /// [`LINE_MAX`] bytes afterwards.
     pub fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Result<T, BadMessage>)) {
         self.lines.push(bytes);
-        while let Some(line) = self.lines.next() {
+        while let Some(line) = self.lines.next_line() {
             each(match line {
                 Ok(line) => decode(&line),
                 Err(TooLong) => Err(BadMessage::TooLong),
