@@ -118,6 +118,7 @@ fn late_machine() -> (Machine, u64) {
                 Event::Sent {
                     requested,
                     pages: requested,
+                    zeros: 0,
                 }
             }
         };

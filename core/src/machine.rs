@@ -83,8 +83,11 @@ pub enum Event {
     Sent {
         /// The number of frames taken from the bitmap; never zero.
         requested: u32,
-        /// The number of those frames that were populated and written.
+        /// The number of those frames whose contents were written.
         pages: u32,
+        /// The number of those frames that are all zero: of them only the numbers were
+        /// written.
+        zeros: u32,
     },
     /// Reports the time, about every 100 ms while copying.
     Tick {
@@ -302,6 +305,8 @@ pub struct Machine {
     round_start: Micros,
     round_pages: u64,
     round_sent: u64,
+    /// The pages of the current round that are all zero, and were not carried.
+    round_zeros: u64,
     /// The time at which the current round had sent its last page.
     round_sent_at: Micros,
     /// Pages sent over all rounds.
@@ -349,6 +354,7 @@ impl Machine {
             round_start: Micros::ZERO,
             round_pages: 0,
             round_sent: 0,
+            round_zeros: 0,
             round_sent_at: Micros::ZERO,
             pages_sent: 0,
             promise: None,
@@ -411,8 +417,15 @@ impl Machine {
     fn react(&mut self, event: Event) -> Step {
         let action = match (self.phase, event) {
             (Phase::Waiting, Event::Begin { pages, took_bitmap }) => self.begin(pages, took_bitmap),
-            (Phase::Copying { left }, Event::Sent { requested, pages }) => {
-                let left = self.sent(left, requested, pages)?;
+            (
+                Phase::Copying { left },
+                Event::Sent {
+                    requested,
+                    pages,
+                    zeros,
+                },
+            ) => {
+                let left = self.sent(left, requested, pages, zeros)?;
                 self.copy_on(left)
             }
             (
@@ -432,8 +445,15 @@ impl Machine {
                 Wish::Move if self.is_out_of_time() => Reason::Timeout,
                 Wish::Move => Reason::SuspendFailed,
             }),
-            (Phase::CopyingFinal { since, left }, Event::Sent { requested, pages }) => {
-                let left = self.sent(left, requested, pages)?;
+            (
+                Phase::CopyingFinal { since, left },
+                Event::Sent {
+                    requested,
+                    pages,
+                    zeros,
+                },
+            ) => {
+                let left = self.sent(left, requested, pages, zeros)?;
                 self.copy_final_on(since, left)
             }
             (Phase::CopyingFinal { since, left }, Event::Tick { .. }) => {
@@ -448,9 +468,13 @@ impl Machine {
                     scanned,
                     wish,
                 },
-                Event::Sent { requested, pages },
+                Event::Sent {
+                    requested,
+                    pages,
+                    zeros,
+                },
             ) => {
-                let left = self.sent(left, requested, pages)?;
+                let left = self.sent(left, requested, pages, zeros)?;
                 self.phase = Phase::RunningOn {
                     left,
                     scanned,
@@ -559,6 +583,7 @@ impl Machine {
         self.round_sent_at = self.now;
         self.round_pages = pages;
         self.round_sent = 0;
+        self.round_zeros = 0;
         self.dirty.restart(self.now);
         if pages == 0 {
             self.phase = Phase::Counting;
@@ -573,19 +598,26 @@ impl Machine {
     }
 
     /// Accounts for a batch and returns the number of frames left.
-    fn sent(&mut self, left: u64, requested: u32, pages: u32) -> Result<u64, ProtocolError> {
+    fn sent(
+        &mut self,
+        left: u64,
+        requested: u32,
+        pages: u32,
+        zeros: u32,
+    ) -> Result<u64, ProtocolError> {
         if requested == 0 {
             return Err(ProtocolError::EmptyBatch);
         }
-        if pages > requested {
+        let (pages, zeros) = (u64::from(pages), u64::from(zeros));
+        if pages.saturating_add(zeros) > u64::from(requested) {
             return Err(ProtocolError::TooManyPages);
         }
         let left = left
             .checked_sub(u64::from(requested))
             .ok_or(ProtocolError::TooManyPages)?;
-        let pages = u64::from(pages);
-        self.service.sent(self.now, pages);
+        self.service.sent(self.now, pages, zeros);
         self.round_sent = self.round_sent.saturating_add(pages);
+        self.round_zeros = self.round_zeros.saturating_add(zeros);
         self.round_sent_at = self.now;
         self.pages_sent = self.pages_sent.saturating_add(pages);
         if left == 0 {
@@ -781,6 +813,7 @@ impl Machine {
         }
         self.round_pages = dirty;
         self.round_sent = 0;
+        self.round_zeros = 0;
         if dirty == 0 {
             self.phase = Phase::Finished;
             return Action::Finish;
@@ -1057,9 +1090,14 @@ impl Machine {
         self.round_pages
     }
 
-    /// The number of that round's pages that have gone to the stream.
+    /// The number of that round's pages that have been carried.
     pub const fn round_sent(&self) -> u64 {
         self.round_sent
+    }
+
+    /// The number of that round's pages that were all zero, and were not carried.
+    pub const fn round_zeros(&self) -> u64 {
+        self.round_zeros
     }
 
     /// The rounds that have ended, without the final round.
@@ -1067,8 +1105,8 @@ impl Machine {
         &self.history
     }
 
-    /// The number of populated pages that have gone to the stream, over all rounds and the
-    /// final one.
+    /// The number of pages that have been carried, over all rounds and the final one. Pages
+    /// that are all zero are not carried.
     pub const fn pages_sent(&self) -> u64 {
         self.pages_sent
     }
@@ -1112,7 +1150,16 @@ impl Machine {
     /// The time for the final bitmap's pages by the path's curve, as it was when the guest
     /// had stopped: what [`LastPages`] is relative to. `None` before that, and for a path
     /// that was known under a cap only, which does not apply to these pages.
-    pub const fn last_pages_by_curve(&self) -> Option<Micros> {
-        self.last_pages_by_curve
+    ///
+    /// Pages that turned out to be all zero have no share in it: a pause in which they were
+    /// many would otherwise make the next one look short.
+    pub fn last_pages_by_curve(&self) -> Option<Micros> {
+        let all = self.last_pages_by_curve?;
+        if self.round_zeros == 0 {
+            return Some(all);
+        }
+        let carried = self.round_pages.saturating_sub(self.round_zeros);
+        let time = all.0.checked_mul(carried)?.checked_div(self.round_pages)?;
+        Some(Micros(time))
     }
 }

@@ -73,6 +73,9 @@ impl Stretch {
 /// which nothing was held back measures the path itself. After the cap is removed,
 /// [`UNSETTLED`](Self::UNSETTLED) windows are left out, because the drained buffers absorb
 /// them.
+///
+/// Pages that are all zero are not carried, and batches that are mostly zero are left out
+/// too.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceCurve {
     windows: Deque<Stretch, { ServiceCurve::WINDOWS }>,
@@ -180,11 +183,12 @@ impl ServiceCurve {
         }
     }
 
-    /// The path had taken a batch of `pages` populated pages by `at`.
-    pub fn sent(&mut self, at: Micros, pages: u64) {
+    /// The path had taken a batch of `pages` pages by `at`, and the numbers of `zeros` more,
+    /// which are all zero and whose contents therefore did not travel.
+    pub fn sent(&mut self, at: Micros, pages: u64, zeros: u64) {
         self.advance(at);
-        self.open.add(pages, Micros::ZERO);
-        self.waiting = Micros::ZERO;
+        let counted = self.counted(pages, zeros);
+        self.open.add(counted, Micros::ZERO);
         if self.open.pages < Self::WINDOW_PAGES || self.open.span < Self::WINDOW_SPAN {
             return;
         }
@@ -196,6 +200,36 @@ impl ServiceCurve {
             Some(cap) if held || rate > cap => self.at_least = rate.min(cap),
             None if self.unsettled > 0 => self.unsettled = self.unsettled.saturating_sub(1),
             _ => push_latest(&mut self.windows, window),
+        }
+    }
+
+    /// The pages that count of a batch that has just been sent.
+    ///
+    /// A batch that is mostly zero shows how fast frames are listed and mapped, not what
+    /// the path carries. Neither its pages nor its time count, or a round of zero pages
+    /// would make the path look slow, and its zero pages would make it look fast. If it
+    /// takes longer than a batch that is not zero, the path has stalled: that time counts.
+    /// While nothing is known, a batch with any pages counts.
+    fn counted(&mut self, pages: u64, zeros: u64) -> u64 {
+        let waited = core::mem::take(&mut self.waiting);
+        if zeros <= pages {
+            return pages;
+        }
+        self.open.span = self.open.span.since(waited);
+        let rate = self.expected_rate();
+        let left_out = match (rate, pages) {
+            (PageRate::ZERO, 0) => waited,
+            (PageRate::ZERO, _) => Micros::ZERO,
+            _ => rate.time_for(pages.saturating_add(zeros)),
+        };
+        let counted = waited.since(left_out);
+        self.open.add(0, counted);
+        if pages == 0 {
+            self.waiting = counted;
+        }
+        match counted {
+            Micros::ZERO => 0,
+            _ => pages,
         }
     }
 

@@ -19,7 +19,7 @@ fn send(rate: &mut ServiceCurve, start: u64, batches: &[u64]) -> u64 {
     rate.start(Micros(at), 0);
     for took in batches {
         at += took;
-        rate.sent(Micros(at), BATCH);
+        rate.sent(Micros(at), BATCH, 0);
     }
     rate.stop(Micros(at));
     at
@@ -123,6 +123,40 @@ proptest! {
         prop_assert_eq!(busy.bounds(), paused.bounds());
     }
 
+    /// Zero pages are no evidence of a path: however quickly they go, and however many they
+    /// are, the curve stays as it was.
+    #[test]
+    fn batches_of_zero_pages_say_nothing_of_the_path(
+        took in 2_000..50_000_u64,
+        zeros in vec((0..2_000_u64, 0..BATCH / 2), 1..200),
+    ) {
+        let mut rate = ServiceCurve::new();
+        let mut at = send(&mut rate, 0, &[took; 40]);
+        let seen = |rate: &ServiceCurve| {
+            let worst = rate.worst(3 * BATCH, NO_RISK);
+            (rate.bounds(), rate.expected_rate(), worst)
+        };
+        let before = seen(&rate);
+        rate.start(Micros(at), 1);
+        for (took, pages) in zeros {
+            at += took;
+            rate.sent(Micros(at), pages, BATCH - pages);
+        }
+        rate.stop(Micros(at));
+        prop_assert_eq!(seen(&rate), before);
+    }
+
+    /// A path that stalls meanwhile is seen all the same.
+    #[test]
+    fn a_stall_among_zero_pages_counts(took in 2_000..20_000_u64, stall in 100_000..60_000_000_u64) {
+        let mut rate = ServiceCurve::new();
+        let at = send(&mut rate, 0, &[took; 100]);
+        rate.start(Micros(at), 1);
+        rate.sent(Micros(at + stall), 0, BATCH);
+        let least = stall - took * 21 / 20;
+        prop_assert!(rate.worst(20 * BATCH, NO_RISK) >= Micros(least));
+    }
+
     #[test]
     fn lower_never_exceeds_upper(events in vec((0..4_u8, 0..200_000_u64, 0..5_000_u64), 0..200)) {
         let mut transfer = ServiceCurve::new();
@@ -132,7 +166,7 @@ proptest! {
             at += wait;
             match kind {
                 0 => { transfer.start(Micros(at), 0); dirty.restart(Micros(at)); }
-                1 => { transfer.sent(Micros(at), pages); dirty.counted(Micros(at), pages); }
+                1 => { transfer.sent(Micros(at), pages, at % 5_000); dirty.counted(Micros(at), pages); }
                 2 => { transfer.stop(Micros(at)); dirty.round_ended(Micros(at), pages); }
                 _ => transfer.advance(Micros(at)),
             }
@@ -244,7 +278,7 @@ fn send_held(rate: &mut ServiceCurve, start: u64, batches: &[u64]) -> u64 {
     for took in batches {
         at += took;
         rate.held_back();
-        rate.sent(Micros(at), BATCH);
+        rate.sent(Micros(at), BATCH, 0);
     }
     rate.stop(Micros(at));
     at
@@ -264,7 +298,7 @@ proptest! {
             if held {
                 rate.held_back();
             }
-            rate.sent(Micros(at), BATCH);
+            rate.sent(Micros(at), BATCH, 0);
             prop_assert!(rate.bounds().lower.0 <= cap);
         }
         rate.cap_at(None);
@@ -382,4 +416,23 @@ fn a_working_set_bends_the_curve() {
     // Two windows of 6.4 s saw 4,000 pages each; a rate would give 30,000.
     assert!(curve.at_most(second) <= 5_000);
     assert!(curve.at_most(Micros::from_millis(6_000)) <= 8_100);
+}
+
+/// A guest whose memory begins with zero pages: they go before anything is known of the path,
+/// and what is learned after them is the path's.
+#[test]
+fn zero_pages_before_all_others_leave_the_first_window_clean() {
+    let (mut late, mut plain) = (ServiceCurve::new(), ServiceCurve::new());
+    late.start(Micros(0), 0);
+    for batch in 1..=500 {
+        late.sent(Micros(batch * 1_500), 0, BATCH);
+    }
+    let mut at = 500 * 1_500;
+    for _ in 0..100 {
+        at += 4_000;
+        late.sent(Micros(at), BATCH, 0);
+    }
+    send(&mut plain, 0, &[4_000; 100]);
+    assert_eq!(late.expected_rate(), plain.expected_rate());
+    assert_eq!(late.worst(BATCH, NO_RISK), plain.worst(BATCH, NO_RISK));
 }

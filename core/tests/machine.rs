@@ -348,8 +348,16 @@ fn any_event() -> impl Strategy<Value = Event> {
     let took = || (0..10_000_u64).prop_map(Micros);
     prop_oneof![
         (pages(), took()).prop_map(|(pages, took_bitmap)| Event::Begin { pages, took_bitmap }),
-        (0..2_000_u32, 0..2_000_u32)
-            .prop_map(|(requested, pages)| Event::Sent { requested, pages }),
+        (
+            0..2_000_u32,
+            0..2_000_u32,
+            prop_oneof![Just(0), 0..2_000_u32]
+        )
+            .prop_map(|(requested, pages, zeros)| Event::Sent {
+                requested,
+                pages,
+                zeros
+            }),
         proptest::option::of(pages()).prop_map(|dirty| Event::Tick { dirty }),
         pages().prop_map(|dirty| Event::Counted { dirty }),
         (pages(), took()).prop_map(|(dirty, took)| Event::Bitmap { dirty, took }),
@@ -438,7 +446,12 @@ fn drive(config: Config, pages: u64, answers: &[Answer]) -> Checked {
                         ticked = false;
                         let requested = checked.left.min(1_024) as u32;
                         let pages = requested.min(answer.populated);
-                        Event::Sent { requested, pages }
+                        let zeros = requested - pages;
+                        Event::Sent {
+                            requested,
+                            pages,
+                            zeros,
+                        }
                     }
                 }
             }
@@ -526,7 +539,7 @@ proptest! {
                 Ok(Action::TakeBitmap | Action::HandOver) => Event::Bitmap { dirty: pages / 2, took: Micros(9) },
                 Ok(_) if checked.machine.state() == State::HandingOver => Event::HandedOver,
                 Ok(Action::Suspend) => Event::Suspended { dirty: pages / 2, took_bitmap: Micros(0) },
-                Ok(_) if left > 0 => Event::Sent { requested: left.min(1_024) as u32, pages: 0 },
+                Ok(_) if left > 0 => Event::Sent { requested: left.min(1_024) as u32, pages: 0, zeros: 0 },
                 _ => stray,
             };
         }
@@ -556,7 +569,7 @@ proptest! {
             for event in [
                 begin(1),
                 Event::Tick { dirty: Some(n(8)) },
-                Event::Sent { requested: 1, pages: 1 },
+                Event::Sent { requested: 1, pages: 1, zeros: 0 },
                 Event::Counted { dirty: n(9) },
                 Event::Bitmap { dirty: n(10), took: Micros(n(11)) },
                 Event::Suspended { dirty: n(10), took_bitmap: Micros(n(11)) },
@@ -588,7 +601,7 @@ proptest! {
             let event = match action {
                 Action::Copy { .. } | Action::None => {
                     let requested = checked.left.min(1_024) as u32;
-                    Event::Sent { requested, pages: requested }
+                    Event::Sent { requested, pages: requested, zeros: 0 }
                 }
                 Action::Count => {
                     rounds += 1;
@@ -617,6 +630,7 @@ fn first_round(checked: &mut Checked, pages: u64, dirty: u64) -> (u64, Action) {
         let event = Event::Sent {
             requested,
             pages: requested,
+            zeros: 0,
         };
         action = checked.step(at, event).unwrap();
     }
@@ -638,6 +652,7 @@ fn met_limit_succeeds() {
     let sent = Event::Sent {
         requested: 12,
         pages: 12,
+        zeros: 0,
     };
     assert_eq!(checked.step(at + 4_200, sent).unwrap(), Action::Finish);
     assert_eq!(checked.machine.pages_sent(), 100_012);
@@ -655,6 +670,7 @@ fn an_unsettled_guest_is_sent_another_round() {
         let sent = Event::Sent {
             requested: 1_024,
             pages: 1_024,
+            zeros: 0,
         };
         action = checked.step(at, sent).unwrap();
     }
@@ -669,6 +685,7 @@ fn an_unsettled_guest_is_sent_another_round() {
     let sent = Event::Sent {
         requested: 10,
         pages: 10,
+        zeros: 0,
     };
     assert_eq!(checked.step(at + 2_000, sent).unwrap(), Action::Count);
     assert_eq!(checked.step(at + 2_000, counted).unwrap(), Action::Suspend);
@@ -690,6 +707,7 @@ fn a_guest_is_not_asked_to_stop_before_it_is_handed_over() {
     let sent = Event::Sent {
         requested: 10,
         pages: 10,
+        zeros: 0,
     };
     for in_time in [true, false] {
         let mut checked = Checked::new(with_handover);
@@ -774,6 +792,7 @@ fn a_wish_to_switch_now_outlasts_the_handover() {
         let event = Event::Sent {
             requested,
             pages: requested,
+            zeros: 0,
         };
         action = checked.step(at, event).unwrap();
     }
@@ -789,6 +808,7 @@ fn a_wish_to_switch_now_outlasts_the_handover() {
     let sent = Event::Sent {
         requested: 1_000,
         pages: 1_000,
+        zeros: 0,
     };
     assert_eq!(checked.step(at + 2_000, sent).unwrap(), Action::Count);
     assert_eq!(checked.step(at + 2_000, counted).unwrap(), Action::Suspend);
@@ -925,6 +945,31 @@ fn the_curve_s_word_for_the_last_pages_is_kept_unless_it_was_capped() {
     };
     assert_eq!(by_curve(None), Some(true));
     assert_eq!(by_curve(Some(PageRate(1_000_000))), None);
+}
+
+/// Three of four last pages are all zero. What is left is compared with the curve's word for
+/// a quarter of them, or the next pause would be taken for four times shorter.
+#[test]
+fn zero_pages_have_no_share_in_what_is_learned_of_the_last_pages() {
+    let mut checked = Checked::new(config(Some(1_000), None));
+    let (at, action) = first_round(&mut checked, 100_000, 10);
+    assert_eq!(action, Action::Suspend);
+    let stopped = Event::Suspended {
+        dirty: 400,
+        took_bitmap: ms(1),
+    };
+    checked.step(at + 1_000, stopped).unwrap();
+    let all = checked.machine.last_pages_by_curve().unwrap();
+    let before = checked.machine.pages_sent();
+    let sent = Event::Sent {
+        requested: 400,
+        pages: 100,
+        zeros: 300,
+    };
+    assert_eq!(checked.step(at + 2_000, sent), Ok(Action::Finish));
+    let by_curve = checked.machine.last_pages_by_curve();
+    assert_eq!(by_curve, Some(Micros(all.0 / 4)));
+    assert_eq!(checked.machine.pages_sent(), before + 100);
 }
 
 #[test]
@@ -1202,6 +1247,7 @@ fn timeout_refuses_and_never_suspends() {
                 _ => Event::Sent {
                     requested,
                     pages: requested,
+                    zeros: 0,
                 },
             };
             match checked.step(at, event).unwrap() {
@@ -1248,7 +1294,18 @@ fn clean_rounds_go_straight_on() {
 #[test]
 fn driver_s_mistakes_are_named() {
     let mut checked = Checked::new(config(None, None));
-    let sent = |requested, pages| Event::Sent { requested, pages };
+    let sent = |requested, pages| Event::Sent {
+        requested,
+        pages,
+        zeros: 0,
+    };
+    let zeros = Event::Sent {
+        requested: 9,
+        pages: 5,
+        zeros: 5,
+    };
+    checked.step(5, begin(9)).unwrap();
+    assert_eq!(checked.step(6, zeros), Err(ProtocolError::TooManyPages));
     let begun = |checked: &mut Checked| {
         *checked = Checked::new(config(None, None));
         checked.step(5, begin(9)).unwrap();
@@ -1309,6 +1366,7 @@ fn a_refusal_names_what_would_have_helped() {
                     Event::Sent {
                         requested,
                         pages: requested,
+                        zeros: 0,
                     },
                 )
                 .unwrap(),
@@ -1429,6 +1487,7 @@ fn a_wish_to_switch_spares_a_round_but_no_gate() {
     let sent = Event::Sent {
         requested: 1_024,
         pages: 1_024,
+        zeros: 0,
     };
     assert_eq!(checked.step(1_500, sent), Ok(Action::Count));
     let counted = Event::Counted { dirty: 900 };
@@ -1462,6 +1521,7 @@ fn a_guest_that_outpaces_the_bandwidth_allowed_is_refused_though_the_link_would_
                 let sent = Event::Sent {
                     requested: 1_024,
                     pages: 1_024,
+                    zeros: 0,
                 };
                 checked.step(at, sent).unwrap();
             }
@@ -1527,7 +1587,11 @@ fn a_pause_given_up_is_tried_again_while_there_is_time_and_twice_at_most() {
                 at += 1_500;
                 let requested = checked.left.min(1_024) as u32;
                 let pages = requested;
-                let sent = Event::Sent { requested, pages };
+                let sent = Event::Sent {
+                    requested,
+                    pages,
+                    zeros: 0,
+                };
                 action = checked.step(at, sent).unwrap();
             }
             at += 100;
@@ -1551,6 +1615,7 @@ fn a_pause_given_up_in_the_final_round_goes_on_where_it_was() {
     let half = Event::Sent {
         requested: 1_024,
         pages: 1_024,
+        zeros: 0,
     };
     assert_eq!(checked.step(at + 71_000, half), Ok(Action::None));
     assert_eq!(checked.step(at + 72_000, Event::RunsOn), Ok(Action::None));

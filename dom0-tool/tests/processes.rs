@@ -174,6 +174,8 @@ fn an_engine_keeps_only_what_it_was_given() {
         to,
         "--from-land",
         from,
+        "--land",
+        "4",
     ]);
     drop(write);
     until("engine", || has_ended(&read));

@@ -1,8 +1,10 @@
 //! A round under way: it scans, requests frames, and copies pages.
 
+use core::sync::atomic::Ordering;
+
 use lull_core::batch::{BATCH_PAGES, Batch};
 use lull_core::bitmap::{Bitmap, Progress, Scan};
-use lull_core::link::{CrashKind, Link, SLOTS, ToDom0};
+use lull_core::link::{CrashKind, Link, SLOTS, ToDom0, ZeroPages};
 
 use crate::abi::memory;
 use crate::crash::die;
@@ -59,7 +61,7 @@ impl Copier {
             let pfns = self.batch.as_slice();
             if !pfns.is_empty() {
                 for (wanted, pfn) in link.wanted[slot].pfns.iter().zip(pfns) {
-                    wanted.store(pfn.0, core::sync::atomic::Ordering::Relaxed);
+                    wanted.store(pfn.0, Ordering::Relaxed);
                 }
                 self.slots[slot] = Slot::Wanted;
                 send(ToDom0::Map {
@@ -74,10 +76,15 @@ impl Copier {
         }
     }
 
-    /// Copies the pages that dom0 has mapped.
-    pub fn copy(&mut self, slot: u8, pages: u32) -> ToDom0 {
+    /// Copies the pages that dom0 has mapped. Pages that are all zero are marked in `zeros`
+    /// instead, if dom0 has asked for it.
+    pub fn copy(&mut self, slot: u8, pages: u32, zeros: Option<&ZeroPages>) -> ToDom0 {
         self.expect(slot, Slot::Wanted);
-        memory::copy_slot(usize::from(slot), (pages as usize).min(BATCH_PAGES));
+        let pages = (pages as usize).min(BATCH_PAGES);
+        match zeros {
+            None => memory::copy_pages(usize::from(slot), 0, 0, pages),
+            Some(zeros) => copy_but_zeros(usize::from(slot), pages, zeros),
+        }
         self.slots[usize::from(slot)] = Slot::Filled;
         ToDom0::Filled { slot }
     }
@@ -95,5 +102,24 @@ impl Copier {
                 format_args!("slot {slot} is not in that state"),
             );
         }
+    }
+}
+
+/// Copies the pages that are not all zero, one behind the other, and marks the others. A
+/// page that the guest writes after it was found to be zero is dirty again, and is looked at
+/// again in the next round.
+fn copy_but_zeros(slot: usize, pages: usize, zeros: &ZeroPages) {
+    let mut copied = 0;
+    for (word, first) in zeros.words.iter().zip((0..).step_by(64)) {
+        let mut marks = 0_u64;
+        for page in first..pages.min(first + 64) {
+            if memory::is_zero(slot, page) {
+                marks |= 1 << (page - first);
+            } else {
+                memory::copy_pages(slot, page, copied, 1);
+                copied += 1;
+            }
+        }
+        word.store(marks, Ordering::Relaxed);
     }
 }

@@ -87,13 +87,24 @@ impl Stub {
                     slot,
                     requested,
                     pages,
+                    zeros,
                 }) => {
                     self.copier.free(slot);
-                    self.step(at, Event::Sent { requested, pages });
+                    let sent = Event::Sent {
+                        requested,
+                        pages,
+                        zeros,
+                    };
+                    self.step(at, sent);
                 }
-                Ok(ToStub::Mapped { slot, pages }) => {
+                Ok(ToStub::Mapped {
+                    slot,
+                    pages,
+                    marks_zeros,
+                }) => {
                     hypercall::flush_tlb();
-                    let filled = self.copier.copy(slot, pages);
+                    let zeros = marks_zeros.then(|| &self.link.zeros[usize::from(slot)]);
+                    let filled = self.copier.copy(slot, pages, zeros);
                     self.send(filled);
                     // This lets dom0 write while the next slot is copied.
                     self.channel.notify();

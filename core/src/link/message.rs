@@ -25,8 +25,10 @@ pub enum ToStub {
         slot: u8,
         /// The number of frames that the stub had requested.
         requested: u32,
-        /// The number of those frames that were populated and written.
+        /// The number of those frames whose contents were written.
         pages: u32,
+        /// The number of those frames that are all zero.
+        zeros: u32,
     },
     /// The slot's window maps this many of the requested frames, from its start. Frames
     /// that do not exist are left out.
@@ -35,6 +37,10 @@ pub enum ToStub {
         slot: u8,
         /// The number of pages to copy.
         pages: u32,
+        /// Whether pages that are all zero are marked in the slot's
+        /// [`ZeroPages`](super::ZeroPages) instead. The payload then holds only the others,
+        /// one after the other.
+        marks_zeros: bool,
     },
 }
 
@@ -151,8 +157,8 @@ impl ToStub {
     /// | 10 | switch now | |
     /// | 11 | bandwidth | pages a second; 0 for as many as go |
     /// | 12 | held back | |
-    /// | 16 | sent | slot; frames and pages in 32 bits each |
-    /// | 17 | mapped | slot, pages |
+    /// | 16 | sent | slot and zero pages, frames and pages, in 32 bits each |
+    /// | 17 | mapped | slot, pages; in place of the time 1 if zero pages are marked, else 0 |
     /// | 18, 19 | unsettled, handed over | |
     ///
     /// Times are microseconds.
@@ -190,11 +196,16 @@ impl ToStub {
                 slot,
                 requested,
                 pages,
+                zeros,
             } => {
                 let counts = u64::from(requested) << 32 | u64::from(pages);
-                [16, at.0, u64::from(slot), counts]
+                [16, at.0, u64::from(slot) | u64::from(zeros) << 32, counts]
             }
-            Self::Mapped { slot, pages } => [17, 0, u64::from(slot), u64::from(pages)],
+            Self::Mapped {
+                slot,
+                pages,
+                marks_zeros,
+            } => [17, marks_zeros.into(), slot.into(), pages.into()],
         }
     }
 
@@ -240,15 +251,21 @@ impl ToStub {
             16 => {
                 return Ok(Self::Sent {
                     at,
-                    slot: slot(a).ok_or(bad)?,
+                    slot: slot(a & u64::from(u32::MAX)).ok_or(bad)?,
                     requested: (b >> 32) as u32,
                     pages: b as u32,
+                    zeros: (a >> 32) as u32,
                 });
             }
             17 => {
                 return Ok(Self::Mapped {
                     slot: slot(a).ok_or(bad)?,
                     pages: count(b).ok_or(bad)?,
+                    marks_zeros: match at.0 {
+                        0 => false,
+                        1 => true,
+                        _ => return Err(bad),
+                    },
                 });
             }
             _ => return Err(bad),
@@ -315,7 +332,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_words_are_a_message_or_an_error_and_messages_survive(words: [u64; 4], tag in 0_u64..20) {
-            for words in [words, [tag, words[1] % 11, words[2] % 2_000, words[3]]] {
+            for words in [words, [tag, words[1] % 11, words[2] % 2_000, words[3]], [tag, words[1] % 2, words[2] % 6, words[3] % 2_000]] {
                 if let Ok(message) = ToDom0::decode(words) {
                     prop_assert_eq!(ToDom0::decode(message.encode()), Ok(message));
                 }

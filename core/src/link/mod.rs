@@ -3,7 +3,7 @@
 //! ```text
 //! dom0 writes            pages of the stub, mapped by both           stub writes
 //! ───────────            ─────────────────────────────────           ───────────
-//! config, to_stub ring   Link                                        to_dom0 ring, log, crash
+//! config, to_stub ring   Link                                        to_dom0 ring, log, crash, zero pages
 //! dirty bitmap           BITMAP_VA    one bit a pfn
 //! PTEs (not contents)    WINDOW_VA    1,024 read-only frames a slot
 //!                        PAYLOAD_VA   1,024 pages a slot             copies of the guest's pages
@@ -34,7 +34,7 @@ use crate::batch::BATCH_PAGES;
 
 /// The layout version, in the link's header and in the stub's ELF note. dom0 rejects a stub
 /// of any other version.
-pub const VERSION: u64 = 8;
+pub const VERSION: u64 = 9;
 
 /// First word of the link: "lulllink", little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"lulllink");
@@ -81,6 +81,8 @@ pub struct Link {
     pub log: LogRing,
     /// The pfns the stub wants in each slot's window.
     pub wanted: [WantedList; SLOTS],
+    /// The zero pages of each slot's window, written by the stub.
+    pub zeros: [ZeroPages; SLOTS],
 }
 
 /// The frames of one batch that the stub wants mapped.
@@ -88,6 +90,13 @@ pub struct Link {
 pub struct WantedList {
     /// The pfns, strictly ascending through a round.
     pub pfns: [AtomicU64; BATCH_PAGES],
+}
+
+/// Which pages of a slot's window are all zero, if dom0 has asked for it.
+#[repr(C)]
+pub struct ZeroPages {
+    /// Bit n of word w stands for page 64 w + n of the window.
+    pub words: [AtomicU64; BATCH_PAGES / 64],
 }
 
 #[cfg(any(test, feature = "test-support"))]
@@ -103,6 +112,11 @@ impl Link {
             wanted: [const {
                 WantedList {
                     pfns: [const { AtomicU64::new(0) }; BATCH_PAGES],
+                }
+            }; SLOTS],
+            zeros: [const {
+                ZeroPages {
+                    words: [const { AtomicU64::new(0) }; BATCH_PAGES / 64],
                 }
             }; SLOTS],
         }

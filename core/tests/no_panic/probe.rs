@@ -61,7 +61,7 @@ fn rates(a: u64, b: u64) {
     let mut service: ServiceCurve = opaque(ServiceCurve::new());
     service.start(Micros(a), b as u32);
     service.advance(Micros(b));
-    service.sent(Micros(a), b);
+    service.sent(Micros(a), b, a);
     service.stop(Micros(b));
     service.path_changed();
     let risk = opaque(Risk::DEFAULT);

@@ -271,6 +271,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             let action = self.tell(Event::Sent {
                 requested: pages,
                 pages,
+                zeros: 0,
             });
             if action != Action::None {
                 return Some(action);
@@ -372,6 +373,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             action = self.tell(Event::Sent {
                 requested: pages,
                 pages,
+                zeros: 0,
             });
             self.left = dirty - sent;
             if let Action::Resume(_) | Action::RunOn(_) = action {

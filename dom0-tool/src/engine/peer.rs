@@ -12,6 +12,7 @@ use lull_core::refusal::Refusal;
 use lull_core::units::Micros;
 
 use super::Recorder;
+use super::slots::Batch;
 
 /// The ways in which a stub breaks the protocol.
 #[derive(Debug, thiserror::Error)]
@@ -183,31 +184,41 @@ impl<'l> Peer<'l> {
     ///
     /// # Errors
     /// See [`Unheard`].
-    pub fn sent(
-        &mut self,
-        at: Micros,
-        slot: usize,
-        requested: u32,
-        pages: u32,
-    ) -> Result<(), Unheard> {
+    pub fn sent(&mut self, at: Micros, slot: usize, batch: Batch) -> Result<(), Unheard> {
         if self.is_over() {
             return Ok(());
         }
+        let Batch {
+            requested,
+            pages,
+            zeros,
+        } = batch;
         self.push(ToStub::Sent {
             at,
             slot: slot as u8,
             requested,
             pages,
+            zeros,
         })?;
-        self.step(at, Event::Sent { requested, pages })
+        let sent = Event::Sent {
+            requested,
+            pages,
+            zeros,
+        };
+        self.step(at, sent)
     }
 
-    /// Tells the stub that a slot's window is mapped.
+    /// Tells the stub that a slot's window is mapped, and whether it is to mark the pages that
+    /// are all zero.
     ///
     /// # Errors
     /// See [`Unheard`].
-    pub fn mapped(&mut self, slot: u8, pages: u32) -> Result<(), Unheard> {
-        self.push(ToStub::Mapped { slot, pages })
+    pub fn mapped(&mut self, slot: u8, pages: u32, marks_zeros: bool) -> Result<(), Unheard> {
+        self.push(ToStub::Mapped {
+            slot,
+            pages,
+            marks_zeros,
+        })
     }
 
     fn push(&mut self, message: ToStub) -> Result<(), Unheard> {

@@ -28,8 +28,9 @@ impl Session<'_> {
             }
         }
         let pages = pfns.len() as u32;
-        self.slots.mapped(slot, count, pfns);
-        Ok(self.peer.mapped(slot, pages)?)
+        let marks_zeros = self.landing.marks_zeros();
+        self.slots.mapped(slot, count, pfns, marks_zeros);
+        Ok(self.peer.mapped(slot, pages, marks_zeros)?)
     }
 
     fn map_window(&self, slot: u8, pfns: &mut Vec<u64>) -> Result<Vec<u64>, Failure> {
@@ -50,9 +51,10 @@ impl Session<'_> {
 
     /// Queues a batch that the stub has copied.
     pub(super) fn filled(&mut self, slot: u8) -> Result<(), Failure> {
-        let pfns = self.slots.filled(slot)?;
+        let zeros = &self.domains.link().zeros[usize::from(slot)];
+        let copied = self.slots.filled(slot, zeros)?;
         let slot = usize::from(slot);
-        match self.landing.send(&mut self.queue, slot, pfns) {
+        match self.landing.send(&mut self.queue, slot, copied) {
             true => Ok(()),
             false => self.sent(slot),
         }
@@ -60,11 +62,11 @@ impl Session<'_> {
 
     /// Tells the stub that a slot's batch counts as sent.
     fn sent(&mut self, slot: usize) -> Result<(), Failure> {
-        let (requested, pages) = self.slots.written(slot);
+        let batch = self.slots.written(slot);
         if std::mem::take(&mut self.held_back) && self.peer.has_room() {
             self.peer.tell(self.now(), Event::HeldBack)?;
         }
-        Ok(self.peer.sent(self.now(), slot, requested, pages)?)
+        Ok(self.peer.sent(self.now(), slot, batch)?)
     }
 
     /// Writes what the destination and the bandwidth cap allow now.

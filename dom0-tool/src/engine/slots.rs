@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use lull_core::link::{SLOTS, WantedList};
+use lull_core::link::{SLOTS, WantedList, ZeroPages};
 
 use super::peer::ProtocolViolation;
 
@@ -13,10 +13,39 @@ enum Slot {
     /// The slot holds no batch.
     #[default]
     Free,
-    /// The window is mapped, and the stub copies these frames.
-    Mapped { requested: u32, pfns: Vec<u64> },
+    /// The window is mapped, and the stub copies these frames. Whether it marks those that
+    /// are all zero was told to it.
+    Mapped {
+        requested: u32,
+        pfns: Vec<u64>,
+        marks_zeros: bool,
+    },
     /// The payload waits to be written, or is being written.
-    Writing { requested: u32, pages: u32 },
+    Writing {
+        requested: u32,
+        pages: u32,
+        zeros: u32,
+    },
+}
+
+/// The frames that the stub has copied, in ascending order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// The frames whose pages are in the payload, in this order.
+    pub pages: Vec<u64>,
+    /// The frames whose pages are all zero.
+    pub zeros: Vec<u64>,
+}
+
+/// How a batch was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// The number of frames that the stub had asked for.
+    pub requested: u32,
+    /// The number of those whose pages were sent.
+    pub pages: u32,
+    /// The number of those that are all zero.
+    pub zeros: u32,
 }
 
 /// All slots, and the progress of the round they belong to.
@@ -94,20 +123,40 @@ impl Slots {
         Ok(pfns)
     }
 
-    /// Records that the frames of the slot are mapped.
-    pub fn mapped(&mut self, slot: u8, requested: u32, pfns: Vec<u64>) {
-        self.slots[usize::from(slot)] = Slot::Mapped { requested, pfns };
+    /// Records that the frames of the slot are mapped, and whether the stub is to mark those
+    /// that are all zero.
+    pub fn mapped(&mut self, slot: u8, requested: u32, pfns: Vec<u64>, marks_zeros: bool) {
+        self.slots[usize::from(slot)] = Slot::Mapped {
+            requested,
+            pfns,
+            marks_zeros,
+        };
     }
 
-    /// Records that the stub has copied the slot's frames, and returns the frames.
-    pub fn filled(&mut self, slot: u8) -> Result<Vec<u64>, ProtocolViolation> {
+    /// Records that the stub has copied the slot's frames, and returns the frames. The marks
+    /// are copied out of shared memory once; those beyond the batch have no meaning.
+    pub fn filled(&mut self, slot: u8, zeros: &ZeroPages) -> Result<Copied, ProtocolViolation> {
         let state = &mut self.slots[usize::from(slot)];
         match std::mem::take(state) {
-            Slot::Mapped { requested, pfns } => {
-                let pages = pfns.len() as u32;
+            Slot::Mapped {
+                requested,
+                pfns,
+                marks_zeros,
+            } => {
+                let copied = match marks_zeros {
+                    true => split(pfns, zeros),
+                    false => Copied {
+                        pages: pfns,
+                        zeros: Vec::new(),
+                    },
+                };
                 self.filled = self.filled.saturating_add(requested.into());
-                *state = Slot::Writing { requested, pages };
-                Ok(pfns)
+                *state = Slot::Writing {
+                    requested,
+                    pages: copied.pages.len() as u32,
+                    zeros: copied.zeros.len() as u32,
+                };
+                Ok(copied)
             }
             other => {
                 *state = other;
@@ -121,11 +170,18 @@ impl Slots {
         matches!(self.slots[slot], Slot::Free)
     }
 
-    /// Frees a slot whose payload is written. Returns the frames asked for and the pages
-    /// written.
-    pub fn written(&mut self, slot: usize) -> (u32, u32) {
+    /// Frees a slot whose payload is written.
+    pub fn written(&mut self, slot: usize) -> Batch {
         match std::mem::take(&mut self.slots[slot]) {
-            Slot::Writing { requested, pages } => (requested, pages),
+            Slot::Writing {
+                requested,
+                pages,
+                zeros,
+            } => Batch {
+                requested,
+                pages,
+                zeros,
+            },
             _ => unreachable!("only payload being written gets written"),
         }
     }
@@ -154,6 +210,21 @@ impl Slots {
     }
 }
 
+/// Splits the frames of a window by the stub's marks.
+fn split(pfns: Vec<u64>, marks: &ZeroPages) -> Copied {
+    let marks = marks.words.iter().map(|word| word.load(Ordering::Relaxed));
+    let mut copied = Copied::default();
+    for (pfns, marks) in pfns.chunks(64).zip(marks) {
+        for (bit, pfn) in pfns.iter().enumerate() {
+            match marks >> bit & 1 {
+                0 => copied.pages.push(*pfn),
+                _ => copied.zeros.push(*pfn),
+            }
+        }
+    }
+    copied
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;
@@ -170,6 +241,44 @@ mod tests {
         list
     }
 
+    fn marks(words: &[u64]) -> ZeroPages {
+        let marks = ZeroPages {
+            words: [const { AtomicU64::new(0) }; 16],
+        };
+        for (to, from) in marks.words.iter().zip(words) {
+            to.store(*from, Ordering::Relaxed);
+        }
+        marks
+    }
+
+    #[test]
+    fn frames_that_are_zero_are_told_from_the_others() {
+        let mut slots = Slots::new(1_000);
+        let pfns: Vec<u64> = (100..200).collect();
+        let words = [1 << 63 | 0b110, 1 << 35 | 1 << 36, 7];
+        for marks_zeros in [true, false] {
+            slots.start_round(100);
+            slots.want(0, 100, &list(&pfns)).unwrap();
+            slots.mapped(0, 100, pfns.clone(), marks_zeros);
+            let copied = slots.filled(0, &marks(&words)).unwrap();
+            // Page 100 of the window, which was marked too, holds no frame.
+            let zeros = if marks_zeros {
+                vec![101, 102, 163, 199]
+            } else {
+                vec![]
+            };
+            let mut pages = pfns.clone();
+            pages.retain(|pfn| !zeros.contains(pfn));
+            let batch = Batch {
+                requested: 100,
+                pages: pages.len() as u32,
+                zeros: zeros.len() as u32,
+            };
+            assert_eq!(copied, Copied { pages, zeros });
+            assert_eq!(slots.written(0), batch);
+        }
+    }
+
     #[test]
     fn an_honest_round_goes_through() {
         let mut slots = Slots::new(100);
@@ -178,10 +287,10 @@ mod tests {
         assert_eq!(slots.want(0, 2, &list(&[5, 7])).unwrap(), [5, 7]);
         assert_eq!(slots.want(1, 1, &list(&[99])).unwrap(), [99]);
         slots.scanned().unwrap();
-        slots.mapped(0, 2, vec![5]);
+        slots.mapped(0, 2, vec![5], false);
         assert!(slots.stub_is_busy());
-        assert_eq!(slots.filled(0).unwrap(), [5]);
-        assert_eq!(slots.written(0), (2, 1));
+        assert_eq!(slots.filled(0, &marks(&[])).unwrap().pages, [5]);
+        assert_eq!(slots.written(0).requested, 2);
         assert!(!slots.stub_is_busy());
     }
 
@@ -232,11 +341,14 @@ mod tests {
         let mut slots = Slots::new(100);
         slots.start_round(10);
         slots.want(0, 1, &list(&[1])).unwrap();
-        slots.mapped(0, 1, vec![1]);
+        slots.mapped(0, 1, vec![1], false);
         assert!(matches!(
             slots.want(0, 1, &list(&[2])),
             Err(ProtocolViolation::Slot(0))
         ));
-        assert!(matches!(slots.filled(1), Err(ProtocolViolation::Slot(1))));
+        assert!(matches!(
+            slots.filled(1, &marks(&[])),
+            Err(ProtocolViolation::Slot(1))
+        ));
     }
 }

@@ -48,7 +48,7 @@ impl Session<'_> {
         let progress = events::Progress {
             at_ms: self.order.start.elapsed().as_millis() as u64,
             round: machine.round(),
-            round_sent: machine.round_sent(),
+            round_sent: machine.round_sent() + machine.round_zeros(),
             round_pages: machine.round_pages(),
             pages_sent: machine.pages_sent(),
             dirty_pages: machine.dirty_count(),

@@ -18,6 +18,7 @@ use lull_base::text::printable;
 use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
+use lull_wire::channel::Edition;
 use lull_wire::control::{Answer, Phase, Request};
 use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log};
 use lull_wire::gate::FromEngine;
@@ -198,6 +199,10 @@ pub struct EngineOptions {
     /// From it
     #[arg(long)]
     from_land: RawFd,
+
+    /// The version of the channel that it speaks
+    #[arg(long)]
+    land: u32,
 }
 
 impl EngineOptions {
@@ -223,12 +228,15 @@ fn engine_until_the_end(
     options: &EngineOptions,
     spec: Result<Option<MigrationSpec>, BadSpec>,
 ) -> anyhow::Result<ExitCode> {
+    use anyhow::Context;
+
     let start = orders::start(&spec);
     let from_helper = inherited_fd::adopt(options.helper)?;
     let channel = (
         inherited_fd::adopt(options.to_land)?,
         inherited_fd::adopt(options.from_land)?,
     );
+    let edition = Edition::of(options.land).context("no such version of the channel")?;
     let transport = inherited_fd::adopt(options.transport)?.into();
     // An attempt without a valid specification does not begin.
     let landing = match &spec {
@@ -251,7 +259,7 @@ fn engine_until_the_end(
         guest,
         verify,
         stream,
-        channel: Some(channel),
+        channel: Some((channel, edition)),
         landing,
     };
     let verdict = match helper.attempt(task, start, orders) {
@@ -332,8 +340,9 @@ struct Task {
     guest: DomId,
     verify: Verify,
     stream: OwnedFd,
-    /// The descriptors to and from `lull land`, in this order; only in a fast landing.
-    channel: Option<(OwnedFd, OwnedFd)>,
+    /// The descriptors to and from `lull land`, in this order, and what it knows; only in a
+    /// fast landing.
+    channel: Option<((OwnedFd, OwnedFd), Edition)>,
     landing: Landing,
 }
 
@@ -476,7 +485,7 @@ impl<'t> Helper<'t> {
         let copy = (info.handle, self.name.as_str());
         let channel = task
             .channel
-            .map(|(to, from)| Channel::new(to, from, copy, task.landing))
+            .map(|((to, from), edition)| Channel::new(to, from, copy, edition))
             .transpose()
             .context("the way to `lull land` cannot be used")?;
         if task.verify == Verify::Yes && limits.max_suspend.is_some() {

@@ -97,10 +97,12 @@ impl Call {
 
     /// The landing that both ends know.
     pub const fn landing(&self) -> Landing {
-        match self.edition {
-            Edition::HandshakeFirst => Landing::Fast,
-            Edition::HandshakeLast => Landing::FastHandshakeLast,
-        }
+        self.edition.landing()
+    }
+
+    /// What both ends know of it.
+    pub const fn edition(&self) -> Edition {
+        self.edition
     }
 
     /// Ends the call; it is not needed after all.
@@ -168,7 +170,9 @@ mod tests {
     #[test]
     fn a_greeting_is_found_behind_what_a_shell_says_and_answered() {
         for (greeting, chosen, landing) in [
-            (r#"{"land":[1,4],"lull":"9.9"}"#, 3, Landing::Fast),
+            (r#"{"land":[1,5],"lull":"9.9"}"#, 4, Landing::Fast),
+            // The greeting of a lull that knows no zero pages.
+            (r#"{"land":[2,3],"lull":"0.1.0"}"#, 3, Landing::Fast),
             // The greeting of a lull without Start.
             (
                 r#"{"land":[2,2],"lull":"0.1.0"}"#,
@@ -192,7 +196,7 @@ mod tests {
         let said = |script| call(script).land.unwrap_err().to_string();
         assert!(said("exit 127").starts_with("no lull answers"));
         assert!(said("yes").starts_with("no lull answers"));
-        assert!(said(r#"echo '{"land":[4,5],"lull":"9.9"}'"#).contains("9.9"));
+        assert!(said(r#"echo '{"land":[5,6],"lull":"9.9"}'"#).contains("9.9"));
     }
 
     #[test]

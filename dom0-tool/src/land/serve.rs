@@ -100,7 +100,7 @@ fn serve<W: Write>(
             _ => return Err(End::OutOfTurn),
         }
     };
-    if edition == Edition::HandshakeFirst {
+    if edition.landing().is_handshake_first() {
         waiting.hold()?;
     }
     source.say(&FromLand::Attached.encode())?;
@@ -122,9 +122,9 @@ fn serve<W: Write>(
                 // Permission to start the guest follows. No mapping of the guest is left
                 // when the source reads Landed.
                 let complete = waiting.set_state(&state)?;
-                match edition {
-                    Edition::HandshakeLast => landed(source, &mut see_off)?,
-                    Edition::HandshakeFirst => start(source, complete, &mut see_off)?,
+                match edition.landing().is_handshake_first() {
+                    false => landed(source, &mut see_off)?,
+                    true => start(source, complete, &mut see_off)?,
                 }
                 source.outlast(LANDING);
                 return Ok(());
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn another_version_or_none_is_no_beginning() {
-        for chosen in [&b"{\"land\":4}\n"[..], b"{\"land\":1}\n", b"hello\n", b"\n"] {
+        for chosen in [&b"{\"land\":5}\n"[..], b"{\"land\":1}\n", b"hello\n", b"\n"] {
             let (end, _) = served(&[chosen]);
             assert!(matches!(end, End::NoVersion), "{end}");
         }
@@ -318,6 +318,7 @@ mod tests {
         let pages = channel::pages_header(&channel::Pages {
             purpose: Purpose::Write,
             present: Vec::new(),
+            zero: vec![6],
             gone: vec![7],
         });
         for first in [pages, channel::start()] {

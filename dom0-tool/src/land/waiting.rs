@@ -21,6 +21,9 @@ pub const SUFFIX: &str = "--incoming";
 /// `xen/include/public/hvm/params.h`, 4.17).
 const RINGS: [u32; 7] = [1, 17, 5, 6, 27, 28, 29];
 
+/// A page of zeros.
+static ZEROS: [u8; PAGE] = [0; PAGE];
+
 /// Why the guest cannot be written to. The message is a sentence without a full stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
@@ -169,14 +172,16 @@ impl Waiting {
         self.copy
     }
 
-    /// Writes the pages of a batch. Frames without a page are populated first, and frames
-    /// that the source no longer has are depopulated.
+    /// Writes the pages of a batch, and zeros to the frames that are all zero. Frames without
+    /// a page are populated first, and frames that the source no longer has are depopulated.
     ///
     /// # Errors
     /// When a frame is not the guest's, or a hypercall fails.
     pub fn write(&mut self, pages: &Pages, bytes: &[u8]) -> Result<(), Unfit> {
         self.check()?;
-        let (frames, bytes) = self.own(pages, bytes)?;
+        let (mut frames, bytes) = self.own(pages, bytes)?;
+        let zero = self.not_rings(&pages.zero)?;
+        frames.extend(zero);
         let missing = self.those(&frames, |populated| !populated)?;
         if !missing.is_empty() {
             self.make_room(missing.len() as u64)?;
@@ -185,8 +190,11 @@ impl Waiting {
         }
         if !frames.is_empty() {
             let mut mapped = self.map(&frames)?;
-            for (page, bytes) in bytes.iter().enumerate() {
-                mapped.write(page * PAGE, bytes);
+            // A page that Xen has just handed out is not zero by itself.
+            let zeros = std::iter::repeat(&ZEROS[..]);
+            let contents = bytes.into_iter().chain(zeros);
+            for (page, content) in contents.take(frames.len()).enumerate() {
+                mapped.write(page * PAGE, content);
             }
         }
         let gone: Vec<u64> = self.not_rings(&pages.gone)?;

@@ -53,6 +53,7 @@ impl Engine {
     ) -> io::Result<(Self, Inherited)> {
         let (from_helper, helper) = UnixStream::pair()?;
         let (to_transport, transport) = UnixStream::pair()?;
+        let version = call.edition().version().to_string();
         let (to, from, land) = call.into_parts();
         // Only the engine inherits these. A copy in another process would hide the end of
         // the process at the other side.
@@ -77,6 +78,7 @@ impl Engine {
             .args(["--transport", &number(&to_transport)])
             .args(["--to-land", &number(&to)])
             .args(["--from-land", &number(&from)])
+            .args(["--land", &version])
             .env(FRONT_END_FD, number(&front_end))
             .env(VARIABLE, spec)
             .stdin(Stdio::null())

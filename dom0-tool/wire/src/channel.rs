@@ -11,15 +11,16 @@ use lull_xen::PAGE;
 use lull_xen::domctl::TscInfo;
 use serde::{Deserialize, Serialize};
 
+use crate::events::Landing;
 use crate::stream::records;
 
 /// The newest protocol version implemented here.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The oldest one. (Version 1, without pings, was never released.)
 pub const OLDEST: u32 = 2;
 
-/// The order of the last steps, which the version determines.
+/// What is sent when, which the version determines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Edition {
@@ -28,6 +29,9 @@ pub enum Edition {
     /// xl's handshake is over before the guest stops. The copy is started by
     /// [`ToLand::Start`].
     HandshakeFirst,
+    /// As [`HandshakeFirst`](Self::HandshakeFirst), and a frame that is all zero travels as
+    /// its number ([`Pages::zero`]).
+    Thin,
 }
 
 impl Edition {
@@ -35,8 +39,26 @@ impl Edition {
     pub const fn of(version: u32) -> Option<Self> {
         match version {
             OLDEST => Some(Self::HandshakeLast),
-            VERSION => Some(Self::HandshakeFirst),
+            3 => Some(Self::HandshakeFirst),
+            VERSION => Some(Self::Thin),
             _ => None,
+        }
+    }
+
+    /// The protocol version that leads to it.
+    pub const fn version(self) -> u32 {
+        match self {
+            Self::HandshakeLast => OLDEST,
+            Self::HandshakeFirst => 3,
+            Self::Thin => VERSION,
+        }
+    }
+
+    /// The landing that it leads to, in events.
+    pub const fn landing(self) -> Landing {
+        match self {
+            Self::HandshakeLast => Landing::FastHandshakeLast,
+            Self::HandshakeFirst | Self::Thin => Landing::Fast,
         }
     }
 }
@@ -69,6 +91,9 @@ const TSC: usize = 24;
 
 /// Flag in an entry of a frame of pages: this frame no longer has a page.
 const GONE: u64 = 1 << 63;
+
+/// Flag in an entry of a frame of pages: this frame's page is all zero.
+const ZERO: u64 = 1 << 62;
 
 /// Highest frame number a stream can name (52 bits).
 const GFN_MASK: u64 = (1 << 52) - 1;
@@ -155,6 +180,9 @@ pub struct Pages {
     pub purpose: Purpose,
     /// Frames whose pages follow in this order: ascending, without duplicates.
     pub present: Vec<u64>,
+    /// Frames whose pages are all zero and do not follow: ascending, without duplicates.
+    /// None if the pages are to be compared.
+    pub zero: Vec<u64>,
     /// Frames that no longer have a page: ascending, without duplicates.
     pub gone: Vec<u64>,
 }
@@ -245,7 +273,7 @@ pub fn attach(attach: &Attach) -> Vec<u8> {
 /// # Panics
 /// Panics with more than [`PAGES_MAX`] entries, which is a bug of the caller.
 pub fn pages_header(pages: &Pages) -> Vec<u8> {
-    let count = pages.present.len() + pages.gone.len();
+    let count = pages.present.len() + pages.zero.len() + pages.gone.len();
     assert!(count <= PAGES_MAX, "a batch of pages");
     let kind = match pages.purpose {
         Purpose::Write => kind::PAGES,
@@ -254,8 +282,9 @@ pub fn pages_header(pages: &Pages) -> Vec<u8> {
     let mut bytes = frame(kind, 8 + 8 * count + PAGE * pages.present.len());
     bytes.extend((count as u32).to_le_bytes());
     bytes.extend([0; 4]);
+    let zero = pages.zero.iter().map(|gfn| gfn | ZERO);
     let gone = pages.gone.iter().map(|gfn| gfn | GONE);
-    let entries = pages.present.iter().copied().chain(gone);
+    let entries = pages.present.iter().copied().chain(zero).chain(gone);
     bytes.extend(entries.flat_map(u64::to_le_bytes));
     bytes
 }
@@ -322,18 +351,26 @@ fn decode_pages(body: &[u8], purpose: Purpose) -> Result<ToLand, BadFrame> {
     }
     let (entries, bytes) = rest.split_at_checked(8 * count).ok_or(SHORT)?;
     let mut present = Vec::with_capacity(count);
+    let mut zero = Vec::new();
     let mut gone = Vec::new();
     for entry in entries.chunks_exact(8) {
         let entry = u64::from_le_bytes(entry.try_into().map_err(|_| SHORT)?);
         let gfn = entry & GFN_MASK;
         match entry & !GFN_MASK {
-            0 if gone.is_empty() => present.push(gfn),
+            0 if zero.is_empty() && gone.is_empty() => present.push(gfn),
+            ZERO if gone.is_empty() && purpose == Purpose::Write => zero.push(gfn),
             GONE => gone.push(gfn),
             _ => return Err(BadFrame("a frame number that is none")),
         }
     }
-    if !present.is_sorted_by(|a, b| a < b) || !gone.is_sorted_by(|a, b| a < b) {
+    let ascend = |gfns: &Vec<u64>| gfns.is_sorted_by(|a, b| a < b);
+    if ![&present, &zero, &gone].into_iter().all(ascend) {
         return Err(BadFrame("frame numbers that are not in order"));
+    }
+    let mut all = [&present[..], &zero, &gone].concat();
+    all.sort_unstable();
+    if !ascend(&all) {
+        return Err(BadFrame("a frame that is named twice"));
     }
     if bytes.len() != PAGE * present.len() {
         return Err(BadFrame("a batch with too few or too many bytes"));
@@ -341,6 +378,7 @@ fn decode_pages(body: &[u8], purpose: Purpose) -> Result<ToLand, BadFrame> {
     let pages = Pages {
         purpose,
         present,
+        zero,
         gone,
     };
     Ok(ToLand::Pages(pages, bytes.to_vec()))
@@ -441,23 +479,25 @@ mod tests {
             ((2, 2), 2, Edition::HandshakeLast),
             ((0, 2), 2, Edition::HandshakeLast),
             ((2, 3), 3, Edition::HandshakeFirst),
-            ((3, 9), 3, Edition::HandshakeFirst),
+            ((3, 3), 3, Edition::HandshakeFirst),
+            ((2, 4), 4, Edition::Thin),
+            ((4, 9), 4, Edition::Thin),
         ] {
             assert_eq!(greeting(land).common(), Some(agreed), "{land:?}");
             assert_eq!(Edition::of(agreed), Some(edition));
+            assert_eq!(edition.version(), agreed);
         }
-        for land in [(0, 0), (1, 1), (4, 9), (3, 2), (u32::MAX, 0)] {
+        for land in [(0, 0), (1, 1), (5, 9), (3, 2), (u32::MAX, 0)] {
             assert_eq!(greeting(land).common(), None, "{land:?}");
         }
-        assert_eq!([1, 4].map(Edition::of), [None, None]);
+        assert_eq!([1, 5].map(Edition::of), [None, None]);
         assert_eq!(Greeting::ours().common(), Some(VERSION));
     }
 
     proptest! {
         #[test]
         fn what_is_sent_is_what_is_read(
-            present in proptest::collection::btree_set(0..=GFN_MASK, 0..5),
-            gone in proptest::collection::btree_set(0..=GFN_MASK, 0..5),
+            frames_of in proptest::collection::btree_map(0..=GFN_MASK, 0..3_u8, 0..12),
             compare: bool,
             uuid: [u8; 16],
             frames in 0..=GFN_MASK,
@@ -465,8 +505,12 @@ mod tests {
             context in proptest::collection::vec(any::<u8>(), 1..64),
         ) {
             let purpose = if compare { Purpose::Compare } else { Purpose::Write };
-            let [present, gone] = [present, gone].map(Vec::from_iter);
-            let pages = Pages { purpose, present, gone };
+            let of = |kind: u8| {
+                let frames = frames_of.iter().filter(|(_, of)| **of == kind);
+                frames.map(|(gfn, _)| *gfn).collect::<Vec<_>>()
+            };
+            let zero = if compare { Vec::new() } else { of(1) };
+            let pages = Pages { purpose, present: of(0), zero, gone: of(2) };
             let bytes = vec![0xa5; PAGE * pages.present.len()];
             let sent = [pages_header(&pages), bytes.clone()].concat();
             let (kind, body) = split(&sent);
@@ -494,13 +538,15 @@ mod tests {
 
         #[test]
         fn a_frame_that_is_named_twice_or_out_of_order_is_refused(
-            frames in proptest::collection::vec(0..4_u64, 2..5),
-            gone: bool,
+            present in proptest::collection::vec(0..9_u64, 0..3),
+            zero in proptest::collection::vec(0..9_u64, 0..3),
+            gone in proptest::collection::vec(0..9_u64, 0..3),
         ) {
-            let sorted = frames.is_sorted_by(|a, b| a < b);
-            let (present, gone) = if gone { (vec![], frames) } else { (frames, vec![]) };
+            let all = [&present[..], &zero, &gone].concat();
+            let unique = all.iter().collect::<std::collections::BTreeSet<_>>().len() == all.len();
+            let sorted = unique && [&present, &zero, &gone].map(|list| list.is_sorted()) == [true; 3];
             let bytes = vec![0; PAGE * present.len()];
-            let pages = Pages { purpose: Purpose::Write, present, gone };
+            let pages = Pages { purpose: Purpose::Write, present, zero, gone };
             let sent = [pages_header(&pages), bytes].concat();
             let (kind, body) = split(&sent);
             prop_assert_eq!(ToLand::decode(kind, body).is_ok(), sorted);
@@ -536,7 +582,9 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             if let Ok(ToLand::Pages(pages, bytes)) = ToLand::decode(kind, &body) {
-                prop_assert!(pages.present.len() + pages.gone.len() <= PAGES_MAX);
+                let count = pages.present.len() + pages.zero.len() + pages.gone.len();
+                prop_assert!(count <= PAGES_MAX);
+                prop_assert!(pages.zero.is_empty() || pages.purpose == Purpose::Write);
                 prop_assert_eq!(bytes.len(), PAGE * pages.present.len());
             }
             let _ = FromLand::decode(kind, &body);

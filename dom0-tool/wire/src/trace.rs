@@ -148,8 +148,11 @@ pub enum What {
     Sent {
         /// Number of frames in the batch.
         requested: u32,
-        /// Number of those frames that were populated and sent.
+        /// Number of those frames whose contents were sent.
         pages: u32,
+        /// Number of those frames that were all zero.
+        #[serde(default)]
+        zeros: u32,
     },
     /// See [`Event::Tick`].
     Tick {
@@ -381,7 +384,15 @@ impl From<Event> for What {
                 pages,
                 took_bitmap_us: took_bitmap.0,
             },
-            Event::Sent { requested, pages } => Self::Sent { requested, pages },
+            Event::Sent {
+                requested,
+                pages,
+                zeros,
+            } => Self::Sent {
+                requested,
+                pages,
+                zeros,
+            },
             Event::Tick { dirty } => Self::Tick { dirty },
             Event::Counted { dirty } => Self::Counted { dirty },
             Event::Bitmap { dirty, took } => Self::Bitmap {
@@ -422,7 +433,15 @@ impl From<What> for Event {
                 pages,
                 took_bitmap: Micros(took_bitmap_us),
             },
-            What::Sent { requested, pages } => Self::Sent { requested, pages },
+            What::Sent {
+                requested,
+                pages,
+                zeros,
+            } => Self::Sent {
+                requested,
+                pages,
+                zeros,
+            },
             What::Tick { dirty } => Self::Tick { dirty },
             What::Counted { dirty } => Self::Counted { dirty },
             What::Bitmap { dirty, took_us } => Self::Bitmap {

@@ -3,6 +3,7 @@
 use core::arch::asm;
 use core::slice;
 
+use lull_core::batch::BATCH_PAGES;
 use lull_core::link::{
     BITMAP_BYTES_MAX, BITMAP_VA, LINK_VA, Link, PAYLOAD_VA, SLOT_BYTES, SLOTS, WINDOW_VA,
 };
@@ -25,19 +26,23 @@ pub fn bitmap<'round>(words: usize) -> &'round [u64] {
     unsafe { slice::from_raw_parts(BITMAP_VA as *const u64, words) }
 }
 
-/// Copies the first `pages` pages of a slot's window to its payload.
+/// Copies `pages` pages of a slot's window, from page `from` on, to its payload, from page
+/// `to` on.
 ///
 /// The guest may write the window's pages during the copy. The copy uses instructions that
 /// the compiler does not interpret, and a page that changes is dirty again and will be sent
 /// again.
-pub fn copy_slot(slot: usize, pages: usize) {
+pub fn copy_pages(slot: usize, from: usize, to: usize, pages: usize) {
     assert!(slot < SLOTS, "no such slot");
+    assert!(
+        from <= BATCH_PAGES && to <= BATCH_PAGES && pages <= BATCH_PAGES - from.max(to),
+        "more pages than a slot has"
+    );
     let bytes = pages as u64 * PAGE_SIZE;
-    assert!(bytes <= SLOT_BYTES, "more pages than a slot has");
-    let from = WINDOW_VA + slot as u64 * SLOT_BYTES;
-    let to = PAYLOAD_VA + slot as u64 * SLOT_BYTES;
-    // SAFETY: dom0 has mapped this many pages at `from` and sent a message about it; `to`
-    // is the stub's own memory, which only dom0 reads.
+    let from = WINDOW_VA + slot as u64 * SLOT_BYTES + from as u64 * PAGE_SIZE;
+    let to = PAYLOAD_VA + slot as u64 * SLOT_BYTES + to as u64 * PAGE_SIZE;
+    // SAFETY: dom0 has mapped the pages at `from` and sent a message about it; `to` is the
+    // stub's own memory, which only dom0 reads. Both lie within the slot.
     unsafe {
         asm!(
             "rep movsq",
@@ -47,6 +52,18 @@ pub fn copy_slot(slot: usize, pages: usize) {
             options(nostack, preserves_flags),
         );
     }
+}
+
+/// Whether a page of a slot's window is all zero. The answer is known at its first word that
+/// is not, which is the first one of most pages.
+pub fn is_zero(slot: usize, page: usize) -> bool {
+    assert!(slot < SLOTS && page < BATCH_PAGES, "no such page");
+    let page = WINDOW_VA + slot as u64 * SLOT_BYTES + page as u64 * PAGE_SIZE;
+    (page..page + PAGE_SIZE).step_by(8).all(|word| {
+        // SAFETY: dom0 has mapped the page and sent a message about it. The read is
+        // volatile, because the guest may write to the page meanwhile.
+        unsafe { (word as *const u64).read_volatile() == 0 }
+    })
 }
 
 /// # Safety

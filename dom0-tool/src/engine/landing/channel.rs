@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use lull_wire::channel::{self, FromLand, HEADER};
-use lull_wire::events::Landing;
+use lull_wire::channel::{self, Edition, FromLand, HEADER};
 use rustix::io::ioctl_fionbio;
 
 use crate::engine::failure::Failure;
@@ -17,7 +16,7 @@ pub struct Channel {
     pub(super) from: Answers,
     pub(super) uuid: [u8; 16],
     pub(super) name: String,
-    pub(super) landing: Landing,
+    pub(super) edition: Edition,
 }
 
 impl Channel {
@@ -29,14 +28,14 @@ impl Channel {
         to: OwnedFd,
         from: OwnedFd,
         (uuid, name): ([u8; 16], &str),
-        landing: Landing,
+        edition: Edition,
     ) -> io::Result<Self> {
         Ok(Self {
             to: Sink::new(to)?,
             from: Answers::new(from)?,
             uuid,
             name: name.to_owned(),
-            landing,
+            edition,
         })
     }
 }

@@ -13,6 +13,7 @@ use lull_wire::stream::records::{self, Record};
 use super::{Heard, Landing, Means, ToVerify};
 use crate::engine::failure::Failure;
 use crate::engine::saved::{self, Saved};
+use crate::engine::slots::Copied;
 use crate::stream::queue::Queue;
 
 /// A classic landing. The stream itself is all its state.
@@ -59,8 +60,12 @@ impl Landing for Classic {
         Ok(())
     }
 
-    fn send(&mut self, queue: &mut Queue, slot: usize, pfns: Vec<u64>) -> bool {
-        send_in_stream(queue, slot, &pfns)
+    fn marks_zeros(&self) -> bool {
+        false
+    }
+
+    fn send(&mut self, queue: &mut Queue, slot: usize, copied: Copied) -> bool {
+        send_in_stream(queue, slot, &copied.pages)
     }
 
     fn is_sent_when_written(&self) -> bool {

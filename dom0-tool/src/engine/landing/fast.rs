@@ -23,7 +23,7 @@ use std::time::Instant;
 use lull_core::batch::BATCH_PAGES;
 use lull_core::link::SLOTS;
 use lull_core::units::Micros;
-use lull_wire::channel::{self, Attach, FromLand, Pages, Purpose, SILENCE};
+use lull_wire::channel::{self, Attach, Edition, FromLand, Pages, Purpose, SILENCE};
 use lull_wire::events;
 
 use super::balloon::{Balloon, Change};
@@ -35,6 +35,7 @@ use super::{Heard, Landing, Means, ToVerify};
 use crate::engine::failure::{Doing, Failure};
 use crate::engine::frames;
 use crate::engine::saved::{self, Saved};
+use crate::engine::slots::Copied;
 use crate::engine::telling::say;
 use crate::stream::queue::Queue;
 use crate::stream::sink::Sink;
@@ -93,7 +94,7 @@ struct Comparison {
 /// The state of a fast landing under way.
 pub struct Fast {
     stage: Stage,
-    name: events::Landing,
+    edition: Edition,
     /// The sending end of the channel. It is kept here until the stream is complete.
     to: Option<Sink>,
     from: Answers,
@@ -121,7 +122,7 @@ impl Fast {
     pub fn new(channel: Channel, guest_pfns: u64, tot_pages: u64) -> Self {
         Self {
             stage: Stage::FirstPass,
-            name: channel.landing,
+            edition: channel.edition,
             to: Some(channel.to),
             from: channel.from,
             attach: Attach {
@@ -199,7 +200,7 @@ impl Fast {
 
 impl Landing for Fast {
     fn name(&self) -> events::Landing {
-        self.name
+        self.edition.landing()
     }
 
     fn asks_itself(&self) -> bool {
@@ -330,21 +331,32 @@ impl Landing for Fast {
         Ok(())
     }
 
+    /// A receiver of streams knows no zero pages, and an older lull does not either.
+    fn marks_zeros(&self) -> bool {
+        self.is_open() && self.edition == Edition::Thin
+    }
+
     /// Sends the batch into the stream or, once that has ended, over the channel.
-    fn send(&mut self, queue: &mut Queue, slot: usize, pfns: Vec<u64>) -> bool {
-        self.mark(&pfns, true);
+    fn send(&mut self, queue: &mut Queue, slot: usize, copied: Copied) -> bool {
+        let Copied {
+            pages: present,
+            zeros: zero,
+        } = copied;
+        self.mark(&present, true);
+        self.mark(&zero, true);
         if !self.is_open() {
-            return send_in_stream(queue, slot, &pfns);
+            return send_in_stream(queue, slot, &present);
         }
         let gone = std::mem::take(&mut self.gone[slot]);
-        if pfns.is_empty() && gone.is_empty() {
+        if present.is_empty() && zero.is_empty() && gone.is_empty() {
             return false;
         }
         self.mark(&gone, false);
-        let pages = pfns.len();
+        let pages = present.len();
         queue.push(channel::pages_header(&Pages {
             purpose: Purpose::Write,
-            present: pfns,
+            present,
+            zero,
             gone,
         }));
         queue.push_payload(slot, pages);
@@ -391,6 +403,7 @@ impl Landing for Fast {
             queue.push(channel::pages_header(&Pages {
                 purpose: Purpose::Write,
                 present: Vec::new(),
+                zero: Vec::new(),
                 gone,
             }));
             self.asked.push_back(Asked::Gone);
@@ -418,6 +431,7 @@ impl Landing for Fast {
         queue.push(channel::pages_header(&Pages {
             purpose: Purpose::Compare,
             present,
+            zero: Vec::new(),
             gone,
         }));
         queue.push(pages.unwrap_or_default());

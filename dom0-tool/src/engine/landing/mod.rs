@@ -21,6 +21,7 @@ use lull_wire::events;
 use super::domains::Domains;
 use super::failure::Failure;
 use super::saved::Saved;
+use super::slots::Copied;
 use super::{Host, News};
 use crate::stream::queue::Queue;
 use crate::stream::sink::Sink;
@@ -121,9 +122,13 @@ pub trait Landing {
         pfns: &mut Vec<u64>,
     ) -> Result<(), Failure>;
 
+    /// Whether the stub is to mark the pages of its next batch that are all zero, so that
+    /// their contents need not be sent.
+    fn marks_zeros(&self) -> bool;
+
     /// Puts a batch that the stub has copied into the queue. Returns whether there was
     /// anything to send; if not, the batch counts as sent.
-    fn send(&mut self, queue: &mut Queue, slot: usize, pfns: Vec<u64>) -> bool;
+    fn send(&mut self, queue: &mut Queue, slot: usize, copied: Copied) -> bool;
 
     /// Whether a batch counts as sent once it is written. If not, the destination's answer
     /// decides ([`Heard::Sent`]).

@@ -70,6 +70,8 @@ pub struct Destination<'w> {
     pub started: bool,
     /// What each frame holds here.
     pub copy: BTreeMap<u64, u64>,
+    /// The number of pages of which only the numbers came, because they are all zero.
+    pub zeros: usize,
 }
 
 impl<'w> Destination<'w> {
@@ -85,15 +87,15 @@ impl<'w> Destination<'w> {
             landed: false,
             started: false,
             copy: BTreeMap::new(),
+            zeros: 0,
         };
         let mut channel = None;
-        if world.landing.is_fast() {
+        if let Some(edition) = world.landing.0 {
             let (from_source, to_land) = pipe().unwrap();
             let (from_land, to_source) = pipe().unwrap();
             let guest = ([7; 16], "web1");
-            let landing = world.landing;
             let (to, from) = (to_land.into(), from_land.into());
-            channel = Some(Channel::new(to, from, guest, landing).unwrap());
+            channel = Some(Channel::new(to, from, guest, edition).unwrap());
             it.land = Some((Inlet::new(from_source), to_source));
         }
         (it, Connections { stream, channel })
@@ -158,6 +160,8 @@ impl<'w> Destination<'w> {
             ToLand::Pages(pages, bytes) if pages.purpose == Purpose::Write => {
                 let writes = bytes.chunks(PAGE).map(number);
                 self.copy.extend(pages.present.into_iter().zip(writes));
+                self.zeros += pages.zero.len();
+                self.copy.extend(pages.zero.into_iter().map(|gfn| (gfn, 0)));
                 for gone in pages.gone {
                     self.copy.remove(&gone);
                 }

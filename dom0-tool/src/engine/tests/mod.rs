@@ -22,7 +22,7 @@ use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use lull_core::link::{Link, Startup};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
-use lull_wire::events::{Event, How, Landing};
+use lull_wire::events::{Event, How};
 
 use super::attempt::{self, Order, Verify};
 use super::explain::DID_NOT_SUSPEND;
@@ -34,12 +34,17 @@ use host::{FakeHost, Unrecorded};
 use model::Model;
 use world::Fault::{self, *};
 use world::Phase::{self, *};
-use world::{FRAMES, Guest, World, words};
+use world::{FRAMES, Guest, Way, World, words};
 
 /// The guest's domain number.
 const GUEST: u16 = 7;
 
-const LANDINGS: [Landing; 3] = [Landing::Classic, Landing::FastHandshakeLast, Landing::Fast];
+const LANDINGS: [Way; 4] = [
+    Way::CLASSIC,
+    Way::HANDSHAKE_LAST,
+    Way::HANDSHAKE_FIRST,
+    Way::THIN,
+];
 
 /// Longer than any attempt of the model takes, on the slowest host.
 const AGES: Micros = Micros::from_millis(60_000);
@@ -47,14 +52,14 @@ const AGES: Micros = Micros::from_millis(60_000);
 /// What an attempt is ordered to do.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
-    landing: Landing,
+    landing: Way,
     strike: Option<(Phase, Fault)>,
     limit: Option<Micros>,
     verify: Verify,
 }
 
 impl Plan {
-    const fn of(landing: Landing) -> Self {
+    const fn of(landing: Way) -> Self {
         Self {
             landing,
             strike: None,
@@ -63,7 +68,7 @@ impl Plan {
         }
     }
 
-    const fn struck(landing: Landing, phase: Phase, fault: Fault) -> Self {
+    const fn struck(landing: Way, phase: Phase, fault: Fault) -> Self {
         Self {
             strike: Some((phase, fault)),
             ..Self::of(landing)
@@ -77,6 +82,8 @@ struct Outcome {
     reason: String,
     world: World,
     copy: BTreeMap<u64, u64>,
+    /// The number of pages that came as all zero.
+    zeros: usize,
     /// Whether the final state of a fast landing is in place.
     landed: bool,
     /// Whether the copy was started on the engine's word, and what the engine says of it.
@@ -158,19 +165,20 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
             verdict.how,
             verdict.reason,
             (
-                destination.copy,
+                (destination.copy, destination.zeros),
                 destination.landed,
                 (destination.started, host.started_there),
             ),
             host.told,
         )
     };
-    let (copy, landed, started) = destination;
+    let ((copy, zeros), landed, started) = destination;
     Outcome {
         how,
         reason,
         world,
         copy,
+        zeros,
         landed,
         started,
         told,
@@ -210,7 +218,7 @@ impl Outcome {
             };
             assert_eq!(self.started, started, "{plan:?}");
             let mut copy = self.copy.clone();
-            if plan.landing == Landing::Classic {
+            if plan.landing == Way::CLASSIC {
                 // Memory that the guest gave back is not taken from its copy.
                 copy.retain(|pfn, _| world.has_page(*pfn));
             }
@@ -335,7 +343,7 @@ fn each_fault_while_the_guest_is_handed_over_leaves_one_guest() {
     thread::scope(|scope| {
         for (fault, how) in HANDING_OVER {
             scope.spawn(|| {
-                let plan = Plan::struck(Landing::Fast, HandingOver, *fault);
+                let plan = Plan::struck(Way::THIN, HandingOver, *fault);
                 let outcome = migrate(plan, &StubLog::new().unwrap());
                 outcome.judge(plan);
                 let (ended, reason) = (outcome.how, outcome.reason);
@@ -364,9 +372,10 @@ fn try_row((phase, faults): &Row) -> Vec<String> {
     let mut wrong = Vec::new();
     for (fault, classic, fast) in *faults {
         for (landing, expected) in [
-            (Landing::Classic, classic),
-            (Landing::FastHandshakeLast, fast),
-            (Landing::Fast, fast),
+            (Way::CLASSIC, classic),
+            (Way::HANDSHAKE_LAST, fast),
+            (Way::HANDSHAKE_FIRST, fast),
+            (Way::THIN, fast),
         ] {
             let plan = Plan::struck(landing, *phase, *fault);
             let outcome = migrate(plan, &log);
@@ -426,6 +435,7 @@ fn an_undisturbed_guest_moves_whole() {
                 outcome.reason
             );
             assert_eq!(outcome.world.resumes.get(), 0, "{plan:?}");
+            assert_eq!(outcome.zeros > 0, landing == Way::THIN, "{plan:?}");
         }
     }
 }
@@ -458,7 +468,7 @@ fn a_request_that_the_guest_ignores_is_taken_back_within_the_limit() {
     let limit = Micros::from_millis(1_000);
     let plan = Plan {
         limit: Some(limit),
-        ..Plan::struck(Landing::Fast, Suspending, NeverSuspends)
+        ..Plan::struck(Way::THIN, Suspending, NeverSuspends)
     };
     let (outcome, late) = with_lateness(|| migrate(plan, &StubLog::new().unwrap()));
     outcome.judge(plan);

@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use lull_core::batch::BATCH_PAGES;
 use lull_core::link::{Link, SLOTS};
 use lull_wire::stream::records;
 use lull_xen::domain::{DomainState, Outlived, Resumed};
@@ -80,10 +82,24 @@ impl Memory for Model<'_> {
         self.bitmap.borrow().clone()
     }
 
-    fn copy(&self, slot: u8) {
+    fn copy(&self, slot: u8, marks_zeros: bool) {
         let slot = usize::from(slot);
         let pfns = &self.windows.borrow()[slot];
-        let pages = self.world.contents(pfns);
+        let mut pages = self.world.contents(pfns);
+        if marks_zeros {
+            let mut marks = [0; BATCH_PAGES / 64];
+            let mut kept = Vec::new();
+            for (at, page) in pages.chunks(PAGE).enumerate() {
+                match page.iter().all(|byte| *byte == 0) {
+                    true => marks[at / 64] |= 1 << (at % 64),
+                    false => kept.extend(page),
+                }
+            }
+            for (word, marks) in self.link.zeros[slot].words.iter().zip(marks) {
+                word.store(marks, Ordering::Relaxed);
+            }
+            pages = kept;
+        }
         let copied = self.copied.get();
         self.payloads[copied].set(pages).unwrap();
         self.last[slot].set(copied);

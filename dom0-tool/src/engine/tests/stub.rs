@@ -17,8 +17,9 @@ pub trait Memory {
     /// The bitmap that dom0 has put in place.
     fn bitmap(&self) -> Vec<u64>;
 
-    /// Copies the window of a slot to its payload.
-    fn copy(&self, slot: u8);
+    /// Copies the window of a slot to its payload. Pages that are all zero are marked
+    /// instead, if they are to be.
+    fn copy(&self, slot: u8, marks_zeros: bool);
 }
 
 /// A line of the log that cannot be decoded. Lines end with a zero.
@@ -72,12 +73,20 @@ impl<'l> FakeStub<'l> {
                     slot,
                     requested,
                     pages,
+                    zeros,
                 } => {
                     self.free[usize::from(slot)] = true;
-                    self.step(at, Event::Sent { requested, pages }, memory);
+                    let sent = Event::Sent {
+                        requested,
+                        pages,
+                        zeros,
+                    };
+                    self.step(at, sent, memory);
                 }
-                ToStub::Mapped { slot, .. } => {
-                    memory.copy(slot);
+                ToStub::Mapped {
+                    slot, marks_zeros, ..
+                } => {
+                    memory.copy(slot, marks_zeros);
                     self.say(ToDom0::Filled { slot });
                 }
             }

@@ -3,8 +3,29 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use lull_wire::events;
+use lull_wire::channel::Edition;
+use lull_wire::events::Landing;
 use lull_xen::PAGE;
+
+/// How the guest lands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way(pub Option<Edition>);
+
+impl Way {
+    pub const CLASSIC: Self = Self(None);
+    pub const HANDSHAKE_LAST: Self = Self(Some(Edition::HandshakeLast));
+    pub const HANDSHAKE_FIRST: Self = Self(Some(Edition::HandshakeFirst));
+    pub const THIN: Self = Self(Some(Edition::Thin));
+
+    pub const fn is_fast(self) -> bool {
+        self.0.is_some()
+    }
+
+    pub fn is_handshake_first(self) -> bool {
+        let landing = self.0.map_or(Landing::Classic, Edition::landing);
+        landing.is_handshake_first()
+    }
+}
 
 /// The number of frames of the guest. Every eighth has no page.
 pub const FRAMES: u64 = 400;
@@ -81,7 +102,7 @@ pub enum Stub {
 }
 
 pub struct World {
-    pub landing: events::Landing,
+    pub landing: Way,
     strike: Option<(Phase, Fault)>,
     pub struck: Cell<bool>,
     pub guest: Cell<Guest>,
@@ -98,14 +119,15 @@ pub struct World {
     pub logged: [Cell<u32>; 2],
     /// Whether the dirty log is on and the stub's domain exists.
     pub prepared: Cell<bool>,
-    /// Each frame that has a page, with the number of the last write to it.
+    /// Each frame that has a page, with the number of the last write to it; 0 if it is all
+    /// zero.
     memory: RefCell<BTreeMap<u64, u64>>,
     dirty: RefCell<Vec<u64>>,
     writes: Cell<u64>,
 }
 
 impl World {
-    pub fn new(landing: events::Landing, strike: Option<(Phase, Fault)>) -> Self {
+    pub fn new(landing: Way, strike: Option<(Phase, Fault)>) -> Self {
         let frames = (0..FRAMES).filter(|pfn| pfn % 8 != 7);
         Self {
             landing,
@@ -121,7 +143,7 @@ impl World {
             commits: Cell::new(0),
             logged: [Cell::new(0), Cell::new(0)],
             prepared: Cell::new(true),
-            memory: RefCell::new(frames.map(|pfn| (pfn, pfn + 1)).collect()),
+            memory: RefCell::new(frames.map(|pfn| (pfn, first_write(pfn))).collect()),
             dirty: RefCell::new(vec![0; words()]),
             writes: Cell::new(FRAMES),
         }
@@ -165,7 +187,8 @@ impl World {
             self.writes.set(write);
             let pfn = write * 7 % FRAMES;
             if let Some(page) = memory.get_mut(&pfn) {
-                *page = write;
+                // Now and then a guest clears a page.
+                *page = if write % 5 == 0 { 0 } else { write };
                 dirty[(pfn / 64) as usize] |= 1 << (pfn % 64);
             }
         }
@@ -216,6 +239,14 @@ impl World {
 
     pub fn memory(&self) -> BTreeMap<u64, u64> {
         self.memory.borrow().clone()
+    }
+}
+
+/// The write to each frame before the attempt. Every third page is all zero.
+fn first_write(pfn: u64) -> u64 {
+    match pfn % 3 {
+        0 => 0,
+        _ => pfn + 1,
     }
 }
 
