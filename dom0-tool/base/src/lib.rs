@@ -3,6 +3,7 @@
 
 pub mod atomic_file;
 pub mod bandwidth;
+pub mod bit_set;
 pub mod child;
 pub mod confine;
 pub mod duration;

@@ -92,7 +92,8 @@ impl Session<'_> {
             self.living()?;
         }
         let state = self.peer.machine().state();
-        let resting = state == State::Counting && self.landing.is_resting();
+        let resting =
+            matches!(state, State::Waiting | State::Counting) && self.landing.is_resting();
         let copying = matches!(state, State::Copying | State::HandingOver) || resting;
         if self.begun && (copying || state == State::CopyingFinal) {
             self.look_at_memory()?;

@@ -70,6 +70,9 @@ pub enum Failure {
     /// Stock's sender fails on such a page, too.
     #[error("the guest's page at frame {0:#x} cannot be mapped")]
     Unmappable(u64),
+    /// The copy would keep what Xen handed out for a frame: the stub has left it out.
+    #[error("frame {0:#x} of the guest was never sent")]
+    NeverSent(u64),
     /// The guest's memory was growing or shrinking when the pause was due.
     #[error("the guest's memory was being changed when the guest was to be stopped")]
     Ballooning,
@@ -178,6 +181,7 @@ impl From<&Failure> for Verdict {
             }
             Failure::HungUp(_) | Failure::NoRoom(NoRoom::Cancelled) => (How::Cancelled, ""),
             Failure::StubDied(_)
+            | Failure::NeverSent(_)
             | Failure::StubSilent(_)
             | Failure::StubSlow
             | Failure::ProtocolViolation(_) => (

@@ -52,6 +52,16 @@ impl Saved {
         })
     }
 
+    /// The same clock and parameters, and no vCPU: what a copy is built from whose pages
+    /// and vCPUs follow.
+    pub fn without_cpus(self) -> Self {
+        let bare = hvm_context::header_only(&self.context);
+        Self {
+            context: bare.unwrap_or(self.context),
+            ..self
+        }
+    }
+
     /// The state to set at the destination, where the guest was built from `provisional`.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use lull_core::machine::Event;
+use lull_core::machine::{Event, State};
 
 use super::clock::TICK;
 use super::failure::{Doing, Failure};
@@ -16,17 +16,18 @@ impl Session<'_> {
         let mut pfns = self.slots.want(slot, count, list)?;
         let (landing, mut means) = self.landing();
         landing.before_map(&mut means, slot, &mut pfns)?;
-        let left_out = self.map_window(slot, &mut pfns)?;
+        let mut left_out = self.map_window(slot, &mut pfns)?;
         // A page of the guest must not be missing at the destination because it could not
         // be mapped.
         if self.has_pages(&left_out)? {
             pfns.extend(left_out);
             pfns.sort_unstable();
-            let left_out = self.map_window(slot, &mut pfns)?;
+            left_out = self.map_window(slot, &mut pfns)?;
             if self.has_pages(&left_out)? {
                 return Err(Failure::Unmappable(left_out.first().copied().unwrap_or(0)));
             }
         }
+        self.landing.left_out(slot, left_out);
         let pages = pfns.len() as u32;
         let marks_zeros = self.landing.marks_zeros();
         self.slots.mapped(slot, count, pfns, marks_zeros);
@@ -115,6 +116,8 @@ impl Session<'_> {
         while let Some(answer) = self.landing.hear()? {
             heard = true;
             match answer {
+                // Round 0 takes the new connection, as all others do.
+                Heard::Open if self.peer.machine().state() == State::Waiting => self.begin()?,
                 Heard::Open => {
                     // From here on the data takes a connection that has carried none yet.
                     self.peer.tell(self.now(), Event::PathChanged)?;

@@ -246,6 +246,7 @@ impl<'s> Session<'s> {
         let means = Means {
             domains: self.domains,
             guest_pfns: self.listed.guest_pfns,
+            populated: &self.listed.populated,
             queue: &mut self.queue,
             sink: &mut self.sink,
             host: self.host,
@@ -316,10 +317,7 @@ impl<'s> Session<'s> {
                 Said::Hello if self.begun => return Err(ProtocolViolation::Turn.into()),
                 Said::Hello => {
                     self.begun = true;
-                    let pages = self.listed.pages;
-                    let took_bitmap = Micros(self.listed.took_bitmap.as_micros() as u64);
-                    let begin = Event::Begin { pages, took_bitmap };
-                    self.peer.tell(self.now(), begin)?;
+                    self.begin()?;
                     if self.order.bandwidth.0.is_some() {
                         self.hold_to(self.order.bandwidth)?;
                     }
@@ -342,6 +340,24 @@ impl<'s> Session<'s> {
             self.notify()?;
         }
         Ok(None)
+    }
+
+    /// Begins round 0, once the stub runs and the landing takes pages. Where the destination
+    /// had to be ready first, the guest has run since its frames were listed: a CLEAN leaves
+    /// the first count only what is written from now on.
+    pub(super) fn begin(&mut self) -> Result<(), Failure> {
+        if !self.begun || self.landing.is_resting() {
+            return Ok(());
+        }
+        let (mut pages, mut took) = (self.listed.pages, self.listed.took_bitmap);
+        if self.landing.has_first_pass() {
+            let cleaned = self.take_bitmap(Clean::Live)?;
+            pages = cleaned.dirty + self.domains.add_to_bitmap(&self.listed.populated);
+            took = took.max(cleaned.took);
+        }
+        let took_bitmap = Micros(took.as_micros() as u64);
+        let begin = Event::Begin { pages, took_bitmap };
+        Ok(self.peer.tell(self.now(), begin)?)
     }
 
     /// Hears the processes that take part in the attempt. READY has its turn: a destination
@@ -372,7 +388,7 @@ impl<'s> Session<'s> {
             Action::Count => {
                 let (landing, mut means) = self.landing();
                 // If it waits, the count is answered once the destination is ready.
-                if !landing.end_first_pass(&mut means)? {
+                if !landing.end_round(&mut means)? {
                     self.tell_if_unsettled()?;
                     self.answer_count()?;
                 }

@@ -83,7 +83,8 @@ impl Session<'_> {
     /// taken for the link's rate. Call it before batches are told to be sent.
     pub(super) fn look_at_the_stream(&mut self) -> Result<(), Failure> {
         let machine = self.peer.machine();
-        if machine.state() != State::Copying || machine.round() > 0 {
+        let begins = matches!(machine.state(), State::Waiting | State::Copying);
+        if !begins || machine.round() > 0 || self.landing.has_first_pass() {
             return Ok(());
         }
         let now = Instant::now();

@@ -91,8 +91,8 @@ fn serve<W: Write>(
     let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
         .map_err(|_| End::NoVersion)?;
     let edition = Edition::of(chosen.land).ok_or(End::NoVersion)?;
-    // Nothing on this host is touched before the source names the copy. That may be hours
-    // later, because the source's first pass comes before it.
+    // Nothing on this host is touched before the source names the copy. In an older edition
+    // that may be hours later, because the source's first pass comes before it.
     let (mut waiting, mut see_off) = loop {
         match source.frame(|| Ok(()))? {
             ToLand::Attach(whose) => break attach(&whose)?,
@@ -102,6 +102,9 @@ fn serve<W: Write>(
     };
     if edition.landing().is_handshake_first() {
         waiting.hold()?;
+    }
+    if edition == Edition::Thin {
+        waiting.expect_all()?;
     }
     source.say(&FromLand::Attached.encode())?;
     loop {

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use lull_base::bit_set::BitSet;
 use lull_wire::channel::{Attach, PAGES_MAX, Pages, State};
 use lull_xen::buffer::HypercallBuffer;
 use lull_xen::domctl::{DomainInfo, is_populated};
@@ -39,6 +40,9 @@ pub enum Unfit {
     /// The frame number is beyond the guest's frames.
     #[error("frame {0:#x} lies outside the guest")]
     Frame(u64),
+    /// The frame still holds what Xen has handed out, perhaps another domain's data.
+    #[error("frame {0:#x} of the guest was never written")]
+    NeverWritten(u64),
     /// The guest would exceed the maxmem of its configuration here.
     #[error("the guest would be larger than its maxmem here, {0} MiB")]
     Larger(u64),
@@ -72,6 +76,9 @@ pub struct Waiting {
     /// Frames of the rings that the toolstack here has set up; they are not overwritten
     /// with the source's.
     rings: Vec<u64>,
+    /// Frames that still hold what Xen has handed out, if the copy was built without
+    /// contents.
+    unwritten: BitSet,
     types: HypercallBuffer<u64>,
 }
 
@@ -145,6 +152,7 @@ impl Waiting {
             frames: attach.frames,
             maxmem,
             rings,
+            unwritten: BitSet::below(0),
             types,
         })
     }
@@ -165,6 +173,33 @@ impl Waiting {
     pub fn hold(&self) -> Result<(), Unfit> {
         let paused = self.xen.pause_domain(self.copy.domain);
         paused.during("the guest cannot be held")
+    }
+
+    /// The copy was built without contents: from now on each frame that has a page must be
+    /// written before [`set_state`](Self::set_state). Xen is asked how many frames there
+    /// are, because the source might name too few.
+    ///
+    /// # Errors
+    /// When the frames cannot be listed, or are too many.
+    pub fn expect_all(&mut self) -> Result<(), Unfit> {
+        let highest = self.xen.maximum_gpfn(self.copy.domain);
+        let highest = highest.during("the guest's size cannot be read")?;
+        let frames = highest.saturating_add(1).max(self.frames);
+        if frames > self.maxmem.frames() {
+            return Err(Unfit::Larger(self.maxmem.mib()));
+        }
+        self.unwritten = BitSet::below(frames);
+        for first in (0..frames).step_by(PAGES_MAX) {
+            let end = frames.min(first + PAGES_MAX as u64);
+            let window: Vec<u64> = (first..end).collect();
+            let populated = self.those(&window, |populated| populated)?;
+            for gfn in populated {
+                if !self.rings.contains(&gfn) {
+                    self.unwritten.insert(gfn);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The domid and UUID of the copy.
@@ -196,12 +231,18 @@ impl Waiting {
             for (page, content) in contents.take(frames.len()).enumerate() {
                 mapped.write(page * PAGE, content);
             }
+            for gfn in &frames {
+                self.unwritten.remove(*gfn);
+            }
         }
         let gone: Vec<u64> = self.not_rings(&pages.gone)?;
         let gone = self.those(&gone, |populated| populated)?;
         if !gone.is_empty() {
             let taken = self.xen.take_frames(self.copy.domain, &gone);
             taken.during("a page cannot be taken back")?;
+        }
+        for gfn in &pages.gone {
+            self.unwritten.remove(*gfn);
         }
         Ok(())
     }
@@ -234,9 +275,13 @@ impl Waiting {
     /// Sets the guest's clock and CPU state. This is the last change made to the guest.
     ///
     /// # Errors
-    /// When a hypercall fails; the guest must not be started then.
+    /// When a frame was never written, or a hypercall fails; the guest must not be started
+    /// then.
     pub fn set_state(self, state: &State) -> Result<Complete, Unfit> {
         self.check()?;
+        if let Some(gfn) = self.unwritten.first() {
+            return Err(Unfit::NeverWritten(gfn));
+        }
         let set = self.xen.set_tsc_info(self.copy.domain, &state.tsc);
         set.during("the guest's clock cannot be set")?;
         let set = self.xen.set_hvm_context(self.copy.domain, &state.context);

@@ -29,8 +29,9 @@ pub enum Edition {
     /// xl's handshake is over before the guest stops. The copy is started by
     /// [`ToLand::Start`].
     HandshakeFirst,
-    /// As [`HandshakeFirst`](Self::HandshakeFirst), and a frame that is all zero travels as
-    /// its number ([`Pages::zero`]).
+    /// As [`HandshakeFirst`](Self::HandshakeFirst). The copy is built without any contents,
+    /// so each of its frames must be sent, and a frame that is all zero travels as its number
+    /// ([`Pages::zero`]).
     Thin,
 }
 

@@ -166,7 +166,7 @@ pub fn ten_times(world: &mut World) -> Result<()> {
 pub fn as_before(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
     let limit = world.pace.scaled(Duration::from_secs(30));
-    let plan = Plan::direct().fast_by("older-land --").limit(limit);
+    let plan = Plan::direct().fast_by("older-land 2 --").limit(limit);
     let ended = plan.run(&world.host, &guest)?;
     let result = ended.expect(0)?;
     ensure!(result["landing"] == "fast-handshake-last", "{result}");
@@ -180,6 +180,54 @@ pub fn as_before(world: &mut World) -> Result<()> {
         ended.in_short()
     );
     aftermath::check(&world.host, &guest, &ended)
+}
+
+/// Where the destination's lull takes no copy without contents, round 0 goes into the stream,
+/// and xl's handshake comes first all the same.
+pub fn first_pass_in_the_stream(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let plan = Plan::direct().fast_by("older-land 3 --").debug();
+    let ended = plan.run(&world.host, &guest)?;
+    landed_fast(&ended)?;
+    let place = |wanted: fn(&serde_json::Value) -> bool| ended.events.iter().position(wanted);
+    let first_pages = place(|event| event["pages_sent"].as_u64().unwrap_or(0) > 0);
+    ensure!(
+        first_pages < place(|event| is(event, "target-ready")),
+        "READY came before the first pass: {}",
+        ended.in_short()
+    );
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// The copy is built before any page is sent. A guest most of whose memory is zero costs few
+/// bytes: at most 0.6 of what they are in a stream.
+pub fn few_bytes_for_zero_pages(world: &mut World) -> Result<()> {
+    world.forget_guest();
+    let guest = world.small_guest()?;
+    guest.set_load(Load::QUIET)?;
+    let bytes = |ended: &Ended| {
+        let event = ended.event("ended").context("no end was reported")?;
+        event["bytes_sent"]
+            .as_u64()
+            .context("no bytes were counted")
+    };
+    let classic = Plan::direct().landing("classic").run(&world.host, &guest)?;
+    classic.expect(0)?;
+    let fast = Plan::direct().fast_by("").run(&world.host, &guest)?;
+    landed_fast(&fast)?;
+    let place = |wanted: fn(&serde_json::Value) -> bool| fast.events.iter().position(wanted);
+    let ready = place(|event| is(event, "target-ready")).context("no READY")?;
+    let first_pages = place(|event| event["pages_sent"].as_u64().unwrap_or(0) > 0);
+    ensure!(
+        first_pages.is_none_or(|first| ready < first),
+        "pages were sent before READY: {}",
+        fast.in_short()
+    );
+    let (classic, sent) = (bytes(&classic)?, bytes(&fast)?);
+    let words = format!("{sent} bytes, {classic} in a classic landing");
+    Timeline::start().phase(&words);
+    ensure!(10 * sent <= 6 * classic, "{words}");
+    aftermath::check(&world.host, &guest, &fast)
 }
 
 /// Without a lull that answers at the destination, the guest lands the classic way, and the

@@ -137,6 +137,16 @@ fn usual() -> Vec<Scenario> {
     vec![
         scenario("no-fast-landing-without-lull", 30, fast::falls_back),
         scenario("fast-landing-as-before", 25, fast::as_before),
+        scenario(
+            "fast-landing-first-pass-in-the-stream",
+            35,
+            fast::first_pass_in_the_stream,
+        ),
+        scenario(
+            "fast-landing-few-bytes-for-zero-pages",
+            45,
+            fast::few_bytes_for_zero_pages,
+        ),
         scenario("disk-used-through-a-move", 45, disks::listed),
         scenario("guest-moves-without-limits", 25, moves::without_limits),
         scenario("explained-afterwards", 25, explaining::afterwards),

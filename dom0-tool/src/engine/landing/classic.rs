@@ -32,7 +32,7 @@ impl Landing for Classic {
         Micros::ZERO
     }
 
-    fn end_first_pass(&mut self, _: &mut Means<'_>) -> Result<bool, Failure> {
+    fn end_round(&mut self, _: &mut Means<'_>) -> Result<bool, Failure> {
         Ok(false)
     }
 
@@ -59,6 +59,8 @@ impl Landing for Classic {
     fn before_map(&mut self, _: &mut Means<'_>, _: u8, _: &mut Vec<u64>) -> Result<(), Failure> {
         Ok(())
     }
+
+    fn left_out(&mut self, _: u8, _: Vec<u64>) {}
 
     fn marks_zeros(&self) -> bool {
         false

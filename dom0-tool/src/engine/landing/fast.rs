@@ -1,10 +1,14 @@
 //! The engine's part of the fast landing: what is sent where, and when.
 //!
-//! Round 0 goes into the stream that libxl began, as usual. A state of the running guest
-//! follows it, so the stream is complete. The destination builds the guest and its devices
-//! from that stream and sends READY, which the transport holds back. From then on
-//! everything goes over a second channel to `lull land` ([`land`](crate::land)). The
-//! machine sees only that its first count is answered late.
+//! The stream that libxl began only names the guest's frames, and ends with a state without
+//! vCPUs. The destination builds the guest and its devices from it within seconds, and sends
+//! READY, which the transport holds back. From then on everything goes over a second channel
+//! to `lull land` ([`land`](crate::land)), round 0 too. What the frames hold until then is
+//! whatever Xen has handed out, so each of them must be sent once; both ends check that.
+//!
+//! With a destination whose lull does not know that, round 0 goes into the stream, and a
+//! state of the running guest follows it. The machine then sees only that its first count is
+//! answered late.
 //!
 //! xl's handshake takes place while the guest still runs: the machine says when, and another
 //! round goes on beside it. At the end `lull land` starts the copy on the engine's word
@@ -20,11 +24,13 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use lull_base::bit_set::BitSet;
 use lull_core::batch::BATCH_PAGES;
 use lull_core::link::SLOTS;
 use lull_core::units::Micros;
 use lull_wire::channel::{self, Attach, Edition, FromLand, Pages, Purpose, SILENCE};
 use lull_wire::events;
+use lull_wire::stream::records;
 
 use super::balloon::{Balloon, Change};
 use super::channel::{Answers, Channel};
@@ -48,10 +54,15 @@ const HANDOVER: Micros = Micros::from_millis(10);
 /// wait in the queue.
 const GOING_MAX: usize = 16;
 
+/// The number of records that name frames and wait in the queue at a time: 512 KiB.
+const NAMING_MAX: usize = 64;
+
 /// The stages of a fast landing, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
-    /// Round 0 is being written to the stream.
+    /// The frames are being named in the stream.
+    Naming,
+    /// Round 0 is being written to the stream, for a destination with an older lull.
     FirstPass,
     /// The provisional state is being written to the stream.
     Ending,
@@ -101,8 +112,12 @@ pub struct Fast {
     attach: Attach,
     /// Messages that are sent and not answered, oldest first.
     asked: VecDeque<Asked>,
+    /// All frames below this one are named in the stream, if they have a page.
+    named: u64,
     /// Bitmap of the frames that have a page at the destination.
     there: Vec<u64>,
+    /// Those of them that still hold what Xen has handed out.
+    unwritten: BitSet,
     /// For each slot, the frames of its batch that no longer have a page.
     gone: [Vec<u64>; SLOTS],
     /// Other frames that have gone, of which the destination is not told yet. A guest may
@@ -121,7 +136,10 @@ impl Fast {
     /// Prepares a fast landing and sends nothing yet.
     pub fn new(channel: Channel, guest_pfns: u64, tot_pages: u64) -> Self {
         Self {
-            stage: Stage::FirstPass,
+            stage: match channel.edition {
+                Edition::Thin => Stage::Naming,
+                Edition::HandshakeFirst | Edition::HandshakeLast => Stage::FirstPass,
+            },
             edition: channel.edition,
             to: Some(channel.to),
             from: channel.from,
@@ -131,7 +149,9 @@ impl Fast {
                 name: channel.name,
             },
             asked: VecDeque::new(),
+            named: 0,
             there: vec![0; guest_pfns.div_ceil(64) as usize],
+            unwritten: BitSet::below(guest_pfns),
             gone: Default::default(),
             going: Going::none(guest_pfns),
             balloon: Balloon::listed(tot_pages),
@@ -157,6 +177,49 @@ impl Fast {
             if present {
                 self.going.came_back(*gfn);
             }
+            self.unwritten.remove(*gfn);
+        }
+    }
+
+    /// Names the next frames in the stream, and ends it once all are named. Each record
+    /// covers a window of its own: receivers from Xen 4.21 on then build 2 MiB pages again.
+    fn name_frames(&mut self, with: &mut Means<'_>) -> Result<(), Failure> {
+        let mut records = 0;
+        while records < NAMING_MAX {
+            if self.named >= with.guest_pfns {
+                let state = with.domains.saved();
+                let state = state.doing("the guest's state cannot be read")?;
+                self.end_stream(with.queue, state.without_cpus());
+                return Ok(());
+            }
+            let frames = frames::window(with.populated, self.named);
+            self.named += BATCH_PAGES as u64;
+            if frames.is_empty() {
+                continue;
+            }
+            with.queue.push(records::allocate(&frames));
+            records += 1;
+            self.mark(&frames, true);
+            for gfn in frames {
+                self.unwritten.insert(gfn);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the stream with a provisional state.
+    fn end_stream(&mut self, queue: &mut Queue, state: Saved) {
+        queue.push(saved::records(&state));
+        self.provisional = Some(state);
+        self.stage = Stage::Ending;
+    }
+
+    /// Checks that each frame of the copy was sent. The stub says which frames it copies, and
+    /// dom0 only counts them.
+    fn check_all_sent(&self) -> Result<(), Failure> {
+        match self.unwritten.first() {
+            Some(gfn) => Err(Failure::NeverSent(gfn)),
+            None => Ok(()),
         }
     }
 }
@@ -211,18 +274,15 @@ impl Landing for Fast {
         HANDOVER
     }
 
-    /// Ends the stream with a state of the running guest.
-    fn end_first_pass(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
+    /// Ends a stream that carries round 0 with a state of the running guest.
+    fn end_round(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
         if self.stage != Stage::FirstPass {
+            self.check_all_sent()?;
             return Ok(false);
         }
-        let state = with
-            .domains
-            .saved()
-            .doing("the guest's state cannot be read")?;
-        with.queue.push(saved::records(&state));
-        self.provisional = Some(state);
-        self.stage = Stage::Ending;
+        let state = with.domains.saved();
+        let state = state.doing("the guest's state cannot be read")?;
+        self.end_stream(with.queue, state);
         Ok(true)
     }
 
@@ -233,12 +293,13 @@ impl Landing for Fast {
     fn is_resting(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Ending | Stage::Building | Stage::Attaching
+            Stage::Naming | Stage::Ending | Stage::Building | Stage::Attaching
         )
     }
 
     fn advance(&mut self, with: &mut Means<'_>) -> Result<(), Failure> {
         match self.stage {
+            Stage::Naming if with.queue.is_empty() => self.name_frames(with)?,
             Stage::Ending if with.queue.is_empty() => {
                 if let Some(to) = self.to.take() {
                     // libxl writes the end of the stream itself.
@@ -247,11 +308,13 @@ impl Landing for Fast {
                 self.stage = Stage::Building;
                 let done = with.host.first_pass_done();
                 done.doing("libxl has gone")?;
-                say(
-                    with.host,
-                    "info",
-                    "the destination has the first pass, and sets the guest up while it runs here",
-                );
+                let has = match self.edition {
+                    Edition::Thin => "knows the guest's frames",
+                    Edition::HandshakeFirst | Edition::HandshakeLast => "has the first pass",
+                };
+                let text =
+                    format!("the destination {has}, and sets the guest up while it runs here");
+                say(with.host, "info", text);
             }
             Stage::Building if with.news.target_ready => {
                 self.stage = Stage::Attaching;
@@ -329,6 +392,14 @@ impl Landing for Fast {
             populated
         });
         Ok(())
+    }
+
+    fn left_out(&mut self, slot: u8, pfns: Vec<u64>) {
+        if self.is_open() && !pfns.is_empty() {
+            let gone = &mut self.gone[usize::from(slot)];
+            gone.extend(pfns);
+            gone.sort_unstable();
+        }
     }
 
     /// A receiver of streams knows no zero pages, and an older lull does not either.
@@ -459,6 +530,7 @@ impl Landing for Fast {
 
     /// Sends the state that replaces the one with which the stream ended.
     fn send_final_state(&mut self, queue: &mut Queue, state: &Saved) -> Result<(), Failure> {
+        self.check_all_sent()?;
         let Some(provisional) = &self.provisional else {
             return Err(out_of_turn());
         };

@@ -1,8 +1,8 @@
 //! The two ways in which a guest lands, seen from the source.
 //!
 //! In a [`classic`] landing everything goes into the stream that libxl began. In a
-//! [`fast`] one only the first pass does; the rest goes over a second channel to `lull
-//! land` ([`land`](crate::land)) while the guest's copy waits there, already built. The
+//! [`fast`] one a second channel to `lull land` ([`land`](crate::land)) carries the pages
+//! while the guest's copy waits there, already built. The
 //! session asks the one [`Landing`] of its attempt, and a landing knows nothing of the
 //! session: it is handed what it works with ([`Means`]), and answers.
 
@@ -35,6 +35,8 @@ pub struct Means<'a> {
     pub domains: &'a dyn Domains,
     /// The number of the guest's highest frame, plus one.
     pub guest_pfns: u64,
+    /// The frames that had a page when the attempt began, as a bitmap.
+    pub populated: &'a [u64],
     /// What waits to be written.
     pub queue: &'a mut Queue,
     /// Where it is written.
@@ -82,17 +84,18 @@ pub trait Landing {
     /// time after the last byte.
     fn reserve(&self) -> Micros;
 
-    /// The machine asks for the first count: the first pass is in the stream. Returns
-    /// whether the count has to wait until the destination is ready ([`Heard::Open`]).
+    /// The machine asks for a count: a round is sent. Returns whether the count has to wait
+    /// until the destination is ready ([`Heard::Open`]), after a first pass that is in the
+    /// stream.
     ///
     /// # Errors
-    /// When the guest's state cannot be read.
-    fn end_first_pass(&mut self, with: &mut Means<'_>) -> Result<bool, Failure>;
+    /// When the guest's state cannot be read, or a frame is missing at the destination.
+    fn end_round(&mut self, with: &mut Means<'_>) -> Result<bool, Failure>;
 
     /// Whether the destination has the whole stream, so that it can be ready.
     fn has_first_pass(&self) -> bool;
 
-    /// Whether copying rests until the destination is ready.
+    /// Whether copying rests, or does not begin, until the destination is ready.
     fn is_resting(&self) -> bool;
 
     /// Takes the next step if the event that it waits for has come.
@@ -121,6 +124,9 @@ pub trait Landing {
         slot: u8,
         pfns: &mut Vec<u64>,
     ) -> Result<(), Failure>;
+
+    /// Frames of the slot's batch that could not be mapped, because they have no page.
+    fn left_out(&mut self, slot: u8, pfns: Vec<u64>);
 
     /// Whether the stub is to mark the pages of its next batch that are all zero, so that
     /// their contents need not be sent.

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
 
 use lull_wire::channel::{self, FromLand, Purpose, ToLand};
+use lull_wire::stream::hvm_context;
 use lull_wire::stream::records::Record;
 use lull_xen::PAGE;
 use rustix::io::ioctl_fionbio;
 use rustix::pipe::fcntl_setpipe_size;
 
-use super::world::{Guest, World};
+use super::model::CONTEXT;
+use super::world::{Guest, Way, World};
 use crate::engine::Channel;
 use crate::stream::sink::Sink;
 
@@ -19,6 +21,9 @@ const PIPE: usize = 64 << 10;
 
 /// The image header and the domain header.
 const HEADERS: usize = 24 + 16;
+
+/// What a frame holds of which only the number has come.
+const HANDED_OUT: u64 = u64::MAX;
 
 /// A connection's reading end, and what has been read and not used.
 struct Inlet {
@@ -136,11 +141,24 @@ impl<'w> Destination<'w> {
             return false;
         };
         let body = &record[8..8 + length];
+        let thin = self.world.landing == Way::THIN;
         if kind == Record::PageData as u32 {
-            let pages = number(body) as u32 as usize;
-            let (pfns, pages) = body[8..].split_at(8 * pages);
-            let pfns = pfns.chunks(8).map(number);
-            self.copy.extend(pfns.zip(pages.chunks(PAGE).map(number)));
+            let count = number(body) as u32 as usize;
+            let (entries, pages) = body[8..].split_at(8 * count);
+            let mut pages = pages.chunks(PAGE).map(number);
+            for entry in entries.chunks(8).map(number) {
+                let holds = match (entry >> 60, thin) {
+                    (0xe, true) => HANDED_OUT,
+                    (0, false) => pages.next().unwrap(),
+                    other => panic!("a page of type {other:?}"),
+                };
+                self.copy.insert(entry << 12 >> 12, holds);
+            }
+            assert_eq!(pages.next(), None);
+        }
+        if kind == Record::HvmContext as u32 {
+            let bare = hvm_context::header_only(&CONTEXT).unwrap();
+            assert_eq!(body, if thin { &bare[..] } else { &CONTEXT });
         }
         self.ended |= kind == Record::End as u32;
         true
@@ -178,7 +196,10 @@ impl<'w> Destination<'w> {
                     first: wrong.first().copied().unwrap_or(0),
                 }
             }
-            ToLand::State(_) => {
+            ToLand::State(state) => {
+                assert_eq!(state.context, CONTEXT);
+                let never = self.copy.values().any(|holds| *holds == HANDED_OUT);
+                assert!(!never, "a frame was never written");
                 self.landed = true;
                 FromLand::Landed
             }

@@ -11,7 +11,7 @@ use lull_core::units::Micros;
 use lull_wire::events::Event;
 
 use super::destination::Destination;
-use super::world::{Guest, World};
+use super::world::{Guest, Phase, World};
 use crate::engine::{Host, News, Recorder, Reply, SuspendAnswer, Wish};
 
 /// How long the operator waits for a destination that stalls.
@@ -142,6 +142,7 @@ impl Host for FakeHost<'_> {
 
     fn first_pass_done(&mut self) -> io::Result<()> {
         self.first_pass_done = true;
+        self.world.enter(Phase::Building);
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use lull_core::link::{Link, Startup};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
 use lull_wire::events::{Event, How};
+use lull_xen::PAGE;
 
 use super::attempt::{self, Order, Verify};
 use super::explain::DID_NOT_SUSPEND;
@@ -326,6 +327,69 @@ const TABLE: &[Row] = &[
     ),
 ];
 
+/// How an attempt ends that meets this fault while the destination sets the guest up.
+const BUILDING: &[(Fault, How)] = &[
+    (StubDies, How::SourceFailed),
+    (StubSilent, How::SourceFailed),
+    (Closes, How::TargetFailed),
+    (Stalls, How::RefusedTimeout),
+    (Cancel, How::Cancelled),
+    (Destroyed, How::SourceFailed),
+    (Shrinks, How::StreamComplete),
+];
+
+#[test]
+fn each_fault_while_the_destination_builds_leaves_one_guest() {
+    let fast = LANDINGS.iter().filter(|way| way.is_fast());
+    let cells = fast.flat_map(|way| BUILDING.iter().map(|cell| (*way, *cell)));
+    thread::scope(|scope| {
+        for (landing, (fault, how)) in cells {
+            scope.spawn(move || {
+                let plan = Plan::struck(landing, Building, fault);
+                let outcome = migrate(plan, &StubLog::new().unwrap());
+                outcome.judge(plan);
+                let (ended, reason) = (outcome.how, outcome.reason);
+                assert_eq!(ended, how, "{plan:?}: {reason}");
+                assert!(
+                    ended == How::StreamComplete || names(&reason, fault),
+                    "{reason}"
+                );
+            });
+        }
+    });
+}
+
+/// Where the stream has only named the frames, one that is left out would keep what Xen has
+/// handed out. dom0 counts the frames that the stub asks for, and here the number is right.
+#[test]
+fn a_stub_that_leaves_out_a_frame_is_found_out_before_the_guest_stops() {
+    let plan = Plan::struck(Way::THIN, FirstPass, StubSkips);
+    let outcome = migrate(plan, &StubLog::new().unwrap());
+    outcome.judge(plan);
+    let (how, reason) = (outcome.how, &outcome.reason);
+    assert_eq!(how, How::SourceFailed, "{reason}");
+    assert!(names(reason, StubSkips), "{reason}");
+    assert_eq!(outcome.world.resumes.get(), 0);
+}
+
+/// What is reported is what was carried: pages that are all zero take 8 bytes.
+#[test]
+fn zero_pages_are_no_bytes_in_the_report() {
+    let plan = Plan::of(Way::THIN);
+    let outcome = migrate(plan, &StubLog::new().unwrap());
+    outcome.judge(plan);
+    let Some(Event::Ended(ended)) = outcome.told.last() else {
+        panic!("{:?}", outcome.told);
+    };
+    let pages = ended.bytes_sent - ended.pages_sent * PAGE as u64;
+    assert!(outcome.zeros > 100, "{}", outcome.zeros);
+    assert!(
+        pages < 64 << 10,
+        "{pages} bytes besides {} pages",
+        ended.pages_sent
+    );
+}
+
 /// How an attempt ends that meets this fault when xl's handshake begins.
 const HANDING_OVER: &[(Fault, How)] = &[
     (StubDies, How::SourceFailed),
@@ -398,6 +462,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         StubDies => &["the stub domain died"],
         StubSilent => &["the stub domain has not done its part"],
         StubLies => &["not to be trusted: it decided"],
+        StubSkips => &["was never sent"],
         Closes => &["the stream cannot be written", "lull land was lost"],
         Stalls => &["the timeout of"],
         Cancel => &["cancelled", "the attempt was given up"],

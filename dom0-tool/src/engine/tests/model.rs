@@ -25,8 +25,12 @@ use crate::engine::saved::Saved;
 /// The most batches that an attempt of the model may send.
 const BATCHES_MAX: usize = 200;
 
-/// A state with an end entry only, as `hvm_context` reads it.
-const CONTEXT: [u8; 8] = [0; 8];
+/// A state of a header, a vCPU and an end entry, as `hvm_context` reads it.
+pub const CONTEXT: [u8; 32] = [
+    1, 0, 0, 0, 4, 0, 0, 0, 9, 9, 9, 9, // header
+    2, 0, 0, 0, 4, 0, 0, 0, 7, 7, 7, 7, // vCPU
+    0, 0, 0, 0, 0, 0, 0, 0,
+];
 
 pub struct Model<'l> {
     world: &'l World,

@@ -34,12 +34,14 @@ pub const FRAMES: u64 = 400;
 /// rule leaves to the last round, so there are further rounds.
 const WRITTEN: u64 = 80;
 
-/// The phases of an attempt, in order. Each but the first begins with a decision of the
-/// stub.
+/// The phases of an attempt, in order. Most begin with a decision of the stub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// The stub boots.
     Start,
+    /// The destination of a fast landing sets the guest up. In the thin edition this comes
+    /// before round 0, otherwise after it.
+    Building,
     /// Round 0.
     FirstPass,
     /// Any later round while the guest runs.
@@ -63,6 +65,8 @@ pub enum Fault {
     StubSilent,
     /// The stub reports another decision than the right one.
     StubLies,
+    /// The stub asks for a frame without a page in the place of one that has a page.
+    StubSkips,
     /// The destination closes its connections.
     Closes,
     /// The destination takes nothing more, and answers nothing.
@@ -166,7 +170,7 @@ impl World {
             Fault::Destroyed => self.guest.set(Guest::Gone),
             Fault::Grows => self.grown.set(true),
             Fault::Shrinks => self.give_back(),
-            Fault::StubLies | Fault::NeverSuspends => {}
+            Fault::StubLies | Fault::StubSkips | Fault::NeverSuspends => {}
         }
         Some(fault)
     }

@@ -6,9 +6,11 @@
 /// the length of the body that follows, 32 bits.
 const DESCRIPTOR: usize = 8;
 
-/// Entry types: `HVM_SAVE_CODE(END)`, `HVM_SAVE_CODE(CPU)`, `CPU_MSR_CODE`.
+/// Entry types: `HVM_SAVE_CODE(END)`, `HVM_SAVE_CODE(HEADER)`, `HVM_SAVE_CODE(CPU)`,
+/// `CPU_MSR_CODE`.
 mod code {
     pub const END: u16 = 0;
+    pub const HEADER: u16 = 1;
     pub const CPU: u16 = 2;
     pub const CPU_MSR: u16 = 20;
 }
@@ -88,6 +90,19 @@ pub fn replacing(first: &[u8], last: &[u8]) -> Result<Vec<u8>, Irreplaceable> {
         }
     }
     Ok(bytes)
+}
+
+/// A state that sets nothing: the header of `context` and an end entry. Xen loads it, takes
+/// all vCPUs offline, and leaves nothing behind that a later state would have to replace
+/// (`hvm_load` in `xen/arch/x86/hvm/save.c`, 4.17 to 4.23). `None` if `context` does not
+/// begin with a header.
+pub fn header_only(context: &[u8]) -> Option<Vec<u8>> {
+    let entries = entries(context).ok()?;
+    let header = entries.first().filter(|it| it.kind == code::HEADER)?;
+    let mut bytes = Vec::new();
+    push(&mut bytes, header.kind, header.instance, header.body);
+    push(&mut bytes, code::END, 0, &[]);
+    Some(bytes)
 }
 
 /// Parses all entries up to and including the end entry, which must be present.
@@ -255,6 +270,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_state_without_vcpus_is_replaced_by_any() {
+        let header = (code::HEADER, 0, vec![3; 32]);
+        let whole = context(&[header.clone(), cpu(0), cpu(1), msr(0, &[(0x48, 1)])]);
+        let bare = header_only(&whole).unwrap();
+        assert_eq!(bare, context(&[header]));
+        assert_eq!(replacing(&bare, &whole), Ok(whole));
+        for other in [context(&[cpu(0)]), context(&[]), vec![1, 0, 0], vec![]] {
+            assert_eq!(header_only(&other), None);
+        }
+    }
+
     proptest! {
         #[test]
         fn garbage_is_an_error_and_nothing_else(
@@ -262,6 +289,7 @@ mod tests {
             last in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
             let _ = replacing(&first, &last);
+            let _ = header_only(&first);
         }
     }
 }

@@ -104,6 +104,21 @@ pub fn page_data_header(pfns: &[u64]) -> Vec<u8> {
     bytes
 }
 
+/// The type of a page that the receiver only allocates: no contents follow
+/// (`XEN_DOMCTL_PFINFO_XALLOC` in `xen/include/public/domctl.h`, 4.17, as the stream writes
+/// types).
+const ALLOCATE: u64 = 0xe << 60;
+
+/// A page-data record whose pages the receiver only allocates.
+pub fn allocate(pfns: &[u64]) -> Vec<u8> {
+    let count = u32::try_from(pfns.len()).expect("a batch of pages");
+    let mut body = Vec::with_capacity(8 + 8 * pfns.len());
+    body.extend(count.to_le_bytes());
+    body.extend([0; 4]);
+    body.extend(pfns.iter().flat_map(|pfn| (pfn | ALLOCATE).to_le_bytes()));
+    record(Record::PageData, &body)
+}
+
 /// The body of the TSC record, whose field order differs from the domctl's.
 pub fn tsc_info_body(tsc: &TscInfo) -> Vec<u8> {
     let mut body = Vec::with_capacity(24);
@@ -173,6 +188,16 @@ mod tests {
         assert_eq!(bytes[4..8], (8 + 16 + 2 * 4096_u32).to_le_bytes());
         assert_eq!(bytes[8..16], [2, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[24..32], 77_u64.to_le_bytes());
+    }
+
+    #[test]
+    fn pages_that_are_only_allocated_have_no_contents() {
+        let bytes = allocate(&[5, 77]);
+        assert_eq!(bytes.len(), 8 + 8 + 16);
+        assert_eq!(bytes[..8], [1, 0, 0, 0, 24, 0, 0, 0]);
+        assert_eq!(bytes[8..16], [2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[16..24], [5, 0, 0, 0, 0, 0, 0, 0xe0]);
+        assert_eq!(bytes[24..32], [77, 0, 0, 0, 0, 0, 0, 0xe0]);
     }
 
     #[test]

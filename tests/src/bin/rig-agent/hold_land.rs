@@ -91,16 +91,16 @@ pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
     transport.finish()
 }
 
-/// Relays a `lull land` so that it greets as one of the first edition, which knows no
-/// [`kind::START`].
-pub fn as_first_edition(transport: &[&str]) -> Result<()> {
+/// Relays a `lull land` so that it greets as one that knows no version above `newest`: with 2
+/// it does not know [`kind::START`], with 3 no copies without contents.
+pub fn as_older(newest: u32, transport: &[&str]) -> Result<()> {
     let mut transport = Transport::start(transport)?;
     let to_child = transport.take_stdin()?;
     let mut from_child = BufReader::new(transport.take_stdout()?);
     thread::spawn(move || crate::streams::pump(io::stdin(), to_child));
     let mut line = String::new();
     from_child.read_line(&mut line)?;
-    let older = line.replace("\"land\":[2,3]", "\"land\":[2,2]");
+    let older = line.replace("\"land\":[2,4]", &format!("\"land\":[2,{newest}]"));
     anyhow::ensure!(older != line, "an unknown greeting: {line}");
     pass_on(older.as_bytes())?;
     crate::streams::pump(from_child, io::stdout())?;

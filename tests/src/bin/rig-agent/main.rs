@@ -41,8 +41,8 @@ const USAGE: &str = "usage:
                                                likewise a way to `lull land` (attach,
                                                later-round, stopped, state, landed,
                                                start, started)
-  rig-agent older-land -- TRANSPORT…           a way to `lull land` that greets as one of
-                                               the first edition
+  rig-agent older-land NEWEST -- TRANSPORT…    a way to `lull land` that greets as one that
+                                               knows no version above NEWEST
   rig-agent hold-ready COMMAND -- TRANSPORT…   a transport for xl migrate -s: runs
                                                COMMAND before READY is passed on
   rig-agent pause-after LINES DOMID COMMAND    reads so many lines, runs COMMAND while the
@@ -94,7 +94,9 @@ fn run(words: &[&str]) -> Result<()> {
             "--",
             transport @ ..,
         ] => hold_land::run([place, rate, domain, command], transport),
-        ["older-land", "--", transport @ ..] => hold_land::as_first_edition(transport),
+        ["older-land", newest, "--", transport @ ..] => {
+            hold_land::as_older(newest.parse()?, transport)
+        }
         ["hold-ready", command, "--", transport @ ..] => relay::run(command, transport),
         ["pause-after", lines, domain, command] => {
             pause::run(lines.parse()?, domain.parse()?, command)
