@@ -67,8 +67,11 @@ fn commit(root: &Path) -> String {
     }
 }
 
-/// Runs cargo in a separate target folder, without this build's flags and wrappers; all
-/// flags of the image are in `.cargo/stubdom.toml`.
+/// The level of deflate that takes longest and gives the fewest bytes.
+const SMALLEST: u8 = 10;
+
+/// Builds the image and compresses it. Cargo runs in a separate target folder, without this
+/// build's flags and wrappers; all flags of the image are in `.cargo/stubdom.toml`.
 fn build_stub(root: &Path, out: &Path) {
     let target_dir = out.join("stub");
     let status = Command::new(env::var_os("CARGO").expect("cargo sets it"))
@@ -97,7 +100,15 @@ fn build_stub(root: &Path, out: &Path) {
         .expect("cargo runs");
     assert!(status.success(), "the stub domain's image does not build");
     let image = target_dir.join("x86_64-unknown-linux-gnu/release/lull-stubdom");
+    let packed = out.join("stub-image.packed");
+    let bytes = fs::read(&image).expect("cargo has built the image");
+    let bytes = miniz_oxide::deflate::compress_to_vec(&bytes, SMALLEST);
+    fs::write(&packed, bytes).expect("the build's own folder can be written");
     println!("cargo::rustc-env=LULL_STUB_IMAGE={}", image.display());
+    println!(
+        "cargo::rustc-env=LULL_STUB_IMAGE_PACKED={}",
+        packed.display()
+    );
 }
 
 /// Returns flags that keep the paths of other crates' sources out of the image, so that the

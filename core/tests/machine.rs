@@ -1403,7 +1403,16 @@ fn end_of_a_quiet_guest(limit: u64, risk: Risk) -> (Action, u32) {
     for _ in 0..20 {
         at += 10_000;
         let (requested, pages) = (1_024, 1_024);
-        action = checked.step(at, Event::Sent { requested, pages }).unwrap();
+        action = checked
+            .step(
+                at,
+                Event::Sent {
+                    requested,
+                    pages,
+                    zeros: 0,
+                },
+            )
+            .unwrap();
     }
     loop {
         at += 100;

@@ -1,20 +1,22 @@
 //! The stub's ELF image, which is embedded in this binary.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use lull_core::link::{IMAGE_BYTES_MAX, IMAGE_VA, VERSION};
 use lull_xen::PAGE;
+use miniz_oxide::inflate::decompress_to_vec;
 use object::Endianness;
 use object::elf::{FileHeader64, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
 use sha2::{Digest, Sha256};
 
-/// Aligns the bytes, so that the ELF's structures can be read in place.
-#[repr(align(16))]
-struct Aligned<T: ?Sized>(T);
-
-/// The ELF file, built together with this tool.
-static ELF: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("LULL_STUB_IMAGE")));
+/// The ELF file, built together with this tool. It is compressed, because most of it names
+/// the places in the source that the log's lines come from.
+static ELF: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let packed = include_bytes!(env!("LULL_STUB_IMAGE_PACKED"));
+    decompress_to_vec(packed).expect("the build has compressed it")
+});
 
 /// `XEN_ELFNOTE_ENTRY`, `_XEN_VERSION`, `_GUEST_OS`
 /// (`xen/include/public/elfnote.h`, 4.17).
@@ -90,12 +92,12 @@ impl Image {
     /// # Errors
     /// When the image does not match the link's layout.
     pub fn embedded() -> Result<Self, ImageError> {
-        Self::parse(&ELF.0)
+        Self::parse(&ELF)
     }
 
     /// The whole ELF file, for the decoder of the stub's log.
     pub fn elf() -> &'static [u8] {
-        &ELF.0
+        &ELF
     }
 
     fn parse(elf: &'static [u8]) -> Result<Self, ImageError> {
