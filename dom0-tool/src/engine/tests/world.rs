@@ -192,7 +192,7 @@ impl World {
             let pfn = write * 7 % FRAMES;
             if let Some(page) = memory.get_mut(&pfn) {
                 // Now and then a guest clears a page.
-                *page = if write % 5 == 0 { 0 } else { write };
+                *page = if write.is_multiple_of(5) { 0 } else { write };
                 dirty[(pfn / 64) as usize] |= 1 << (pfn % 64);
             }
         }
