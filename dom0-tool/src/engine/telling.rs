@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lull_base::monotonic::now_ns;
 use lull_core::downtime::Downtime;
 use lull_core::service::Stretch;
-use lull_core::units::{ByteRate, Micros, PAGE_SIZE};
+use lull_core::units::{Bounds, ByteRate, Micros, PAGE_SIZE, PageRate};
 use lull_wire::events::{self, PauseParts};
 
 use super::Host;
@@ -53,7 +53,7 @@ impl Session<'_> {
             pages_sent: machine.pages_sent(),
             dirty_pages: machine.dirty_count(),
             transfer_rate: known(machine.service().expected_rate().bytes()),
-            dirty_rate: Some(machine.dirty_rate().upper.0).filter(|rate| *rate > 0),
+            dirty_rate: known_dirty(machine.dirty_rate()),
             predicted_downtime_ms: self.told(machine.prediction()),
             expected_downtime_ms: self.told(machine.expected()),
         };
@@ -79,7 +79,7 @@ impl Session<'_> {
             pages_dirtied: record.dirtied,
             duration_ms: record.duration.as_millis_ceil(),
             transfer_rate: record.transfer_rate.and_then(|rate| known(rate.bytes())),
-            dirty_rate: Some(machine.dirty_rate().upper.0).filter(|rate| *rate > 0),
+            dirty_rate: known_dirty(machine.dirty_rate()),
             predicted_downtime_ms: Some(record.predicted_downtime.as_millis_ceil()),
             expected_downtime_ms: Some(record.expected_downtime.as_millis_ceil()),
             rests_on: machine.rests_on().map(rests_on),
@@ -187,6 +187,11 @@ fn known(rate: ByteRate) -> Option<u64> {
     Some(rate.0).filter(|rate| *rate > 0)
 }
 
+/// The upper bound; `None` before the first counts.
+fn known_dirty(rate: Bounds<PageRate>) -> Option<u64> {
+    Some(rate.upper.0).filter(|rate| (1..PageRate::MAX.0).contains(rate))
+}
+
 fn rests_on(stretch: Stretch) -> events::RestsOn {
     events::RestsOn {
         bytes: stretch.pages.saturating_mul(PAGE_SIZE),
@@ -203,5 +208,21 @@ fn parts(downtime: Downtime) -> PauseParts {
         pages_ms: ms(downtime.pages),
         cpu_state_ms: ms(downtime.cpu_state),
         landing_ms: ms(downtime.landing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dirty_rate_that_is_not_known_is_not_told() {
+        assert_eq!(known_dirty(Bounds::UNKNOWN), None);
+        let rate = |upper| Bounds {
+            upper: PageRate(upper),
+            ..Bounds::UNKNOWN
+        };
+        assert_eq!(known_dirty(rate(0)), None);
+        assert_eq!(known_dirty(rate(2_409)), Some(2_409));
     }
 }
