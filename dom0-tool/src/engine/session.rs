@@ -410,20 +410,11 @@ impl<'s> Session<'s> {
             }
             Action::Suspend => {
                 self.cap = self.throttle.take().map(|throttle| throttle.cap());
-                self.tell_round("suspend");
-                self.clear_windows()?;
-                // The stub may have reported this decision late.
-                if self.is_out_of_time() {
-                    return Err(Failure::OutOfTime);
-                }
-                if self.limit_in_force().is_some() && self.is_ballooning()? {
-                    return Err(Failure::Ballooning);
-                }
-                // Otherwise this attempt would resume, or move, a guest that another
-                // program has stopped.
-                if self.living()?.is_suspended() {
-                    return Err(Failure::SuspendedByAnother);
-                }
+                // "suspend" says that the guest is asked to: `lull migrate` resumes a guest
+                // that it finds suspended only then.
+                let asked = self.may_ask_to_suspend();
+                self.tell_round(if asked.is_ok() { "suspend" } else { "refuse" });
+                asked?;
                 self.pause = Some(Pause::begin(self.peer.machine()));
                 self.host
                     .ask_to_suspend()
@@ -456,6 +447,24 @@ impl<'s> Session<'s> {
             Action::RunOn(refusal) => self.give_up_pause(refusal)?,
         }
         Ok(None)
+    }
+
+    /// Whether the guest may be asked to suspend now.
+    fn may_ask_to_suspend(&mut self) -> Result<(), Failure> {
+        self.clear_windows()?;
+        // The stub may have reported this decision late.
+        if self.is_out_of_time() {
+            return Err(Failure::OutOfTime);
+        }
+        if self.limit_in_force().is_some() && self.is_ballooning()? {
+            return Err(Failure::Ballooning);
+        }
+        // Otherwise this attempt would resume, or move, a guest that another program has
+        // stopped.
+        if self.living()?.is_suspended() {
+            return Err(Failure::SuspendedByAnother);
+        }
+        Ok(())
     }
 
     /// Takes the bitmap of the next round.

@@ -238,7 +238,8 @@ pub struct Round {
     /// The slowest stretch of the link, which determines the link's part of the bound.
     #[serde(default)]
     pub rests_on: Option<RestsOn>,
-    /// The decision: `another-round`, `suspend`, `finish` or `refuse`.
+    /// The decision: `another-round`, `hand-over`, `suspend`, `finish` or `refuse`. The guest
+    /// is asked to suspend after `suspend`, and never without it.
     pub decision: String,
 }
 

@@ -239,6 +239,12 @@ impl Outcome {
             _ => Guest::Running,
         };
         assert_eq!(world.guest.get(), left, "{plan:?}: {}", self.reason);
+        if left == Guest::Suspended {
+            // `lull migrate` would resume it otherwise.
+            let asked =
+                |event: &Event| matches!(event, Event::Round(round) if round.decision == "suspend");
+            assert!(!self.told.iter().any(asked), "{plan:?}: said to be asked");
+        }
         assert!(!self.reason.is_empty(), "{plan:?}: no reason");
     }
 }
