@@ -1,11 +1,18 @@
 //! Child processes that are waited for no longer than a time.
 
+use std::fs;
+use std::os::fd::OwnedFd;
 use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
 /// Interval between two checks whether the process has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The number of processes whose children are looked for.
+const DESCENDANTS_MAX: usize = 64;
 
 /// Waits until the process has ended, or until `until`. Returns `None` if it still runs
 /// then; it is not touched.
@@ -31,16 +38,42 @@ pub fn wait_or_kill(child: &mut Child, until: Instant) -> Option<ExitStatus> {
     status
 }
 
-/// Kills the process, and leaves no zombie.
+/// Kills the process with all that it has started, and leaves no zombie.
 pub fn kill(child: &mut Child) {
-    // Both calls fail only if the process has already ended.
+    let descendants = descendants(child);
+    // All of these fail only if the process has already ended.
     let _ = child.kill();
     let _ = child.wait();
+    for process in descendants {
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+    }
+}
+
+/// The processes that `child` and its descendants have started, as far as the kernel tells.
+fn descendants(child: &Child) -> Vec<OwnedFd> {
+    let mut known = vec![child.id()];
+    let mut next = 0;
+    while let Some(parent) = known.get(next).filter(|_| next < DESCENDANTS_MAX) {
+        let path = format!("/proc/{parent}/task/{parent}/children");
+        let started = fs::read_to_string(path).unwrap_or_default();
+        known.extend(
+            started
+                .split_whitespace()
+                .filter_map(|pid| pid.parse::<u32>().ok()),
+        );
+        next += 1;
+    }
+    let pids = known.iter().skip(1);
+    pids.filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?))
+        .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
 
@@ -65,6 +98,35 @@ mod tests {
         let soon = Instant::now() + Duration::from_millis(20);
         assert_eq!(wait_or_kill(&mut long, soon), None);
         assert!(matches!(long.try_wait(), Ok(Some(_))), "no zombie is left");
+    }
+
+    /// A shell starts the operator's command as a process of its own, which would hold its
+    /// connection until that breaks.
+    #[test]
+    fn what_a_killed_shell_has_started_is_killed_too() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "(sleep 600; true) & sleep 600; true"])
+            .spawn()
+            .unwrap();
+        let late = Instant::now() + Duration::from_secs(60);
+        let started = loop {
+            let started = descendants(&shell);
+            if started.len() == 3 {
+                break started;
+            }
+            assert!(Instant::now() < late, "{started:?}");
+            thread::sleep(POLL_INTERVAL);
+        };
+        kill(&mut shell);
+        for process in started {
+            let mut ended = [PollFd::new(&process, PollFlags::IN)];
+            let patience = Timespec::try_from(Duration::from_secs(60)).unwrap();
+            assert_eq!(
+                poll(&mut ended, Some(&patience)).unwrap(),
+                1,
+                "it still runs"
+            );
+        }
     }
 
     /// A process that has ended is seen even when there is no time left to wait.
