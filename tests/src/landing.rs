@@ -1,6 +1,7 @@
-//! Measures the outage of a guest that moves, seen from outside: with stock xl, with lull's
-//! classic landing, with lull's network script, and with the fast landing. All run on one
-//! host with the same guest, in turn.
+//! Measures the outage of a guest that moves, seen from outside, and the CPU time that it
+//! takes: with stock xl, with lull's classic landing, with lull's network script, and with
+//! the fast landing. All run on one host with the same guest, in turn, so that dom0's CPU
+//! time is that of both ends.
 
 use std::fmt;
 use std::time::Duration;
@@ -76,11 +77,13 @@ impl fmt::Display for Way {
     }
 }
 
-/// The times of one move, in milliseconds.
+/// The times of one move, in milliseconds unless a name says otherwise.
 #[derive(Debug, Clone, Default)]
 struct Move {
     /// The time without an answer to a ping.
     outage: f64,
+    /// CPU time of dom0 and, with lull, of the stub.
+    cpu: f64,
     /// The parts of the pause by lull's clock; empty for stock.
     parts: Vec<(&'static str, f64)>,
 }
@@ -100,13 +103,17 @@ pub fn run(busy: bool) -> Result<()> {
         for _ in first..ROUNDS.min(first + ROUNDS_OF_A_GUEST) {
             for (way, moves) in Way::ALL.into_iter().zip(&mut moves) {
                 let done = measure(&host, &guest, way)?;
-                println!("{way:<24}{:6.0} ms  {:.0?}", done.outage, done.parts);
+                println!(
+                    "{way:<24}{:6.0} ms, CPU {:.0} ms  {:.0?}",
+                    done.outage, done.cpu, done.parts
+                );
                 moves.push(done);
             }
         }
         guest.destroy()?;
     }
     let stock = median(moves[0].iter().map(|done| done.outage));
+    let stock_cpu = median(moves[0].iter().map(|done| done.cpu));
     for (way, moves) in Way::ALL.into_iter().zip(&moves) {
         let outages = || moves.iter().map(|done| done.outage);
         let (least, most) = (outages().reduce(f64::min), outages().reduce(f64::max));
@@ -118,9 +125,15 @@ pub fn run(busy: bool) -> Result<()> {
             most.unwrap_or_default(),
             median(outages()) / stock
         );
+        let cpu = median(moves.iter().map(|done| done.cpu));
+        println!(
+            "    {:<20}{cpu:6.0} ms, ratio to stock {:.2}",
+            "CPU of both ends",
+            cpu / stock_cpu
+        );
         for (part, (name, _)) in moves[0].parts.iter().enumerate() {
             let part = moves.iter().map(|done| done.parts[part].1);
-            println!("    {name:<20}{:6.0} ms", median(part));
+            println!("    {name:<20}{:6.0}", median(part));
         }
     }
     Ok(())
@@ -128,31 +141,46 @@ pub fn run(busy: bool) -> Result<()> {
 
 fn measure(host: &Host, guest: &Guest, way: Way) -> Result<Move> {
     let observer = host.observe(guest)?;
+    let before = dom0_cpu(host)?;
     let said = host.run_for(&way.command(guest), LONGEST)?.checked()?;
+    let cpu = dom0_cpu(host)? - before;
     let outages = observer.stop()?;
     let events: Vec<Value> = said
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
-    let parts = match way {
-        Way::Stock => Vec::new(),
+    let (parts, stub_cpu) = match way {
+        Way::Stock => (Vec::new(), 0.0),
         _ => parts(&events)?,
     };
     ensure!(outages.lost > 0, "no outage was seen: {outages:?}");
     Ok(Move {
         outage: outages.longest_ms,
+        cpu: cpu + stub_cpu,
         parts,
     })
 }
 
-fn parts(events: &[Value]) -> Result<Vec<(&'static str, f64)>> {
+/// Returns dom0's CPU time in milliseconds, to a tenth of a second.
+fn dom0_cpu(host: &Host) -> Result<f64> {
+    let said = host.run("xl list Domain-0")?.checked()?;
+    let seconds = said
+        .split_whitespace()
+        .last()
+        .context("xl list is silent")?;
+    Ok(seconds.parse::<f64>()? * 1_000.0)
+}
+
+/// Returns the parts of the pause, and the stub's CPU time.
+fn parts(events: &[Value]) -> Result<(Vec<(&'static str, f64)>, f64)> {
     let find = |kind: &str| {
         let found = events.iter().rfind(|event| event["type"] == kind);
         found.with_context(|| format!("no {kind}: {events:?}"))
     };
-    let (ended, result) = (&find("ended")?["observed"], find("result")?);
+    let (end, result) = (find("ended")?, find("result")?);
+    let ended = &end["observed"];
     let ms = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    Ok(vec![
+    let parts = vec![
         ("suspend", ms(&ended["suspend_ms"])),
         ("final bitmap", ms(&ended["final_bitmap_ms"])),
         ("pages", ms(&ended["pages_ms"])),
@@ -160,12 +188,18 @@ fn parts(events: &[Value]) -> Result<Vec<(&'static str, f64)>> {
         ("until READY goes on", ms(&result["until_ready_ms"])),
         ("after that", ms(&result["after_ready_ms"])),
         ("in all", ms(&result["observed_downtime_ms"])),
-    ])
+        ("pages, ‰ of expected", ms(&end["last_pages_per_mille"])),
+    ];
+    Ok((parts, ms(&end["stub_cpu_ms"])))
 }
 
-/// Returns the median; for an even count it is the mean of the two middle values.
+/// Returns the median; for an even count it is the mean of the two middle values. Figures
+/// that are not known do not count.
 fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.collect();
+    let mut figures: Vec<f64> = figures.filter(|figure| figure.is_finite()).collect();
+    if figures.is_empty() {
+        return f64::NAN;
+    }
     figures.sort_by(f64::total_cmp);
     let middle = figures.len() / 2;
     match figures.len() % 2 {
