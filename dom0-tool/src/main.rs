@@ -54,7 +54,6 @@ mod stub;
 mod trace;
 mod transport;
 mod vif;
-mod xl_conf;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -114,3 +114,39 @@ impl Picture {
         self.changes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lull_base::duration::Span;
+    use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+    use lull_core::units::Micros;
+    use lull_wire::events::InForce;
+    use lull_wire::spec::MigrationSpec;
+
+    use super::*;
+    use crate::migrate::observed::ObservedAttempt;
+
+    /// 1.5 ms, as `lull migrate` shows it, `lull status`, and the report.
+    #[test]
+    fn a_limit_is_shown_the_same_everywhere() {
+        let asked: Span = "1500us".parse().unwrap();
+        let micros = Micros(asked.as_micros());
+        let mut spec = MigrationSpec::unlimited(7);
+        spec.limits = Limits {
+            max_suspend: DowntimeLimit::new(micros),
+            timeout: Timeout::new(micros),
+        };
+        let arrived = MigrationSpec::decode(spec.encode().as_bytes()).unwrap();
+        let now = InForce::new(0, arrived.limits, arrived.bandwidth);
+
+        let mut status = Picture::new(7, Instant::now());
+        status.note(&Event::Limits(now));
+        let mut report = ObservedAttempt::default();
+        report.helper_said(Event::Limits(now));
+        let shown = Some(asked.as_millis());
+        assert_eq!(shown, Some(1));
+        assert_eq!(status.status().limit_ms, shown);
+        assert_eq!(status.status().timeout_ms, shown);
+        assert_eq!(report.limit_ms(), shown);
+    }
+}

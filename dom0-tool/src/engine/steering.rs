@@ -113,7 +113,7 @@ impl Session<'_> {
         let limits = self.peer.machine().config().limits;
         let bandwidth = self.bandwidth();
         let at_ms = self.order.start.elapsed().as_millis() as u64;
-        let now = in_force(at_ms, limits, bandwidth);
+        let now = events::InForce::new(at_ms, limits, bandwidth);
         let mut text = format!(
             "from now on limit {}, timeout {}, bandwidth {bandwidth}",
             millis(now.limit_ms),
@@ -127,50 +127,6 @@ impl Session<'_> {
     }
 }
 
-/// The limits as they are reported.
-pub(super) fn in_force(at_ms: u64, limits: Limits, bandwidth: Bandwidth) -> events::InForce {
-    events::InForce {
-        at_ms,
-        limit_ms: limits.max_suspend.map(DowntimeLimit::as_millis),
-        timeout_ms: limits.timeout.map(Timeout::as_millis),
-        bandwidth: Some(bandwidth.bytes()).filter(|bytes| *bytes > 0),
-    }
-}
-
 fn millis(time: Option<u64>) -> String {
     or_dash(time.map(Millis))
-}
-
-#[cfg(test)]
-mod tests {
-    use lull_base::duration::Span;
-    use lull_wire::spec::MigrationSpec;
-
-    use super::*;
-    use crate::control::picture::Picture;
-    use crate::migrate::observed::ObservedAttempt;
-
-    /// 1.5 ms, as `lull migrate` shows it, `lull status`, and the report.
-    #[test]
-    fn a_limit_is_shown_the_same_everywhere() {
-        let asked: Span = "1500us".parse().unwrap();
-        let micros = Micros(asked.as_micros());
-        let mut spec = MigrationSpec::unlimited(7);
-        spec.limits = Limits {
-            max_suspend: DowntimeLimit::new(micros),
-            timeout: Timeout::new(micros),
-        };
-        let arrived = MigrationSpec::decode(spec.encode().as_bytes()).unwrap();
-        let now = in_force(0, arrived.limits, arrived.bandwidth);
-
-        let mut status = Picture::new(7, Instant::now());
-        status.note(&events::Event::Limits(now));
-        let mut report = ObservedAttempt::default();
-        report.helper_said(events::Event::Limits(now));
-        let shown = Some(asked.as_millis());
-        assert_eq!(shown, Some(1));
-        assert_eq!(status.status().limit_ms, shown);
-        assert_eq!(status.status().timeout_ms, shown);
-        assert_eq!(report.limit_ms(), shown);
-    }
 }

@@ -6,13 +6,12 @@ use lull_base::monotonic::now_ns;
 use lull_core::downtime::Downtime;
 use lull_core::service::Stretch;
 use lull_core::units::{Bounds, ByteRate, Micros, PAGE_SIZE, PageRate};
-use lull_wire::events::{self, PauseParts};
+use lull_wire::events::{self, InForce, PauseParts};
 
 use super::Host;
 use super::attempt::Verify;
 use super::pause::Pause;
 use super::session::Session;
-use super::steering::in_force;
 
 /// Milliseconds, rounded up: a report never shows less than the time that passed.
 pub fn millis(time: Duration) -> u64 {
@@ -22,7 +21,7 @@ pub fn millis(time: Duration) -> u64 {
 impl Session<'_> {
     pub(super) fn tell_started(&mut self) {
         let config = &self.order.config;
-        let limits = in_force(0, config.limits, self.order.bandwidth);
+        let limits = InForce::new(0, config.limits, self.order.bandwidth);
         self.host.tell(events::Event::Started(events::Started {
             domid: self.order.guest,
             helper_pid: std::process::id(),

@@ -6,9 +6,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use lull_wire::xl_conf;
 use rustix::fs::{FlockOperation, fcntl_lock};
-
-use crate::xl_conf;
 
 /// The lock's path unless xl.conf sets another (`XL_LOCK_FILE`, `tools/xl/xl.h`, and
 /// `XEN_LOCK_DIR` as Debian's 4.17 and 4.20 set it).

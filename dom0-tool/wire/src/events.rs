@@ -6,6 +6,8 @@
 //! [`Event::Result`]. Times are in milliseconds from the start of the attempt, and
 //! durations in milliseconds, unless a name says otherwise.
 
+use lull_base::bandwidth::Bandwidth;
+use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use serde::{Deserialize, Serialize};
 
 /// Version of these objects; raised when the meaning of a field changes.
@@ -303,6 +305,18 @@ pub struct InForce {
     /// The bandwidth cap until the suspend in bytes a second, if there is one.
     #[serde(default)]
     pub bandwidth: Option<u64>,
+}
+
+impl InForce {
+    /// The limits as they are reported.
+    pub fn new(at_ms: u64, limits: Limits, bandwidth: Bandwidth) -> Self {
+        Self {
+            at_ms,
+            limit_ms: limits.max_suspend.map(DowntimeLimit::as_millis),
+            timeout_ms: limits.timeout.map(Timeout::as_millis),
+            bandwidth: Some(bandwidth.bytes()).filter(|bytes| *bytes > 0),
+        }
+    }
 }
 
 /// See [`Event::Ended`].

@@ -12,3 +12,4 @@ pub mod spec;
 pub mod stream;
 pub mod trace;
 pub mod xl;
+pub mod xl_conf;

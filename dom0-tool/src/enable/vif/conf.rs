@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use crate::{vif, xl_conf};
+use lull_wire::xl_conf;
+
+use crate::vif;
 
 /// The line that identifies lull's two lines.
 pub const MARK: &str =

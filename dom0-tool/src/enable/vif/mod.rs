@@ -17,13 +17,13 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use lull_base::own_executable;
 use lull_base::{atomic_file, file_lock};
+use lull_wire::xl_conf;
 use lull_xen::DomId;
 use lull_xen::xenstore::Xenstore;
 
 use crate::host;
 use crate::rehearse::interfaces::Interface;
 use crate::vif::{FOLDER, Host, NAME, STOCK};
-use crate::xl_conf;
 
 use super::Finding;
 use conf::{MARK, Setting};

@@ -4,9 +4,10 @@
 
 use std::mem;
 
+/// Its path.
 pub const FILE: &str = "/etc/xen/xl.conf";
 
-/// A larger file is no `xl.conf`.
+/// The largest size in bytes; a larger file is no `xl.conf`.
 pub const LARGEST: u64 = 1 << 20;
 
 /// What `name` is assigned last, as it stands there, and in which line (from 1).
