@@ -18,7 +18,7 @@ fn main() {
 }
 
 /// All files and folders from which the tool is built.
-const INPUTS: [&str; 16] = [
+const INPUTS: [&str; 18] = [
     "core/src",
     "core/Cargo.toml",
     "dom0-tool/base/src",
@@ -27,6 +27,8 @@ const INPUTS: [&str; 16] = [
     "dom0-tool/xen/Cargo.toml",
     "dom0-tool/wire/src",
     "dom0-tool/wire/Cargo.toml",
+    "dom0-tool/store/src",
+    "dom0-tool/store/Cargo.toml",
     "dom0-tool/src",
     "dom0-tool/simulator/src",
     "dom0-tool/Cargo.toml",

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use lull_store::running::claim::{Claim, Taken};
+use lull_store::running::folder::Folder;
 use lull_xen::domain::Resumed;
 use lull_xen::{DomId, Xen, version};
 
-use crate::control::claim::{Claim, Taken};
-use crate::control::folder::Folder;
 use crate::host::{self, Guest, Host};
 use crate::name::{self, Name};
 

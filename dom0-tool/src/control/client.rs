@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use lull_base::lines::{Lines, TooLong};
+use lull_store::running::folder::{Folder, Place};
 use lull_wire::control::{Answer, Line, Request, SCHEMA, Status};
 use lull_xen::xenstore::Xenstore;
 
-use super::folder::{Folder, Place};
 use crate::host::{self, Guest, NotReady};
 use crate::name;
 

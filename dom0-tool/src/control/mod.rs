@@ -1,22 +1,22 @@
 //! Shows and steers migrations under way: `lull status`, `lull set`, `lull cancel`,
 //! `lull switch-now`.
 //!
-//! Each helper serves a socket of its own ([`folder`], [`server`]), whether lull, xl or
-//! libvirt started the migration. When the helper has gone and the guest lands,
+//! Each helper serves a socket of its own ([`server`]), in the
+//! [folder](lull_store::running::folder) of all sockets, whether lull, xl or libvirt started
+//! the migration. When the helper has gone and the guest lands,
 //! `lull migrate` serves one instead. Both sides speak [`control`](lull_wire::control); the
 //! state to show is kept as a [`picture`]. The commands are clients of the socket
 //! ([`client`]): [`show`] looks once and [`watch`] until the end, [`set`] and [`cancel`]
 //! steer.
 //!
-//! A [`claim`] on a guest's dirty log tells other lull processes that the log is in use.
+//! A [claim](lull_store::running::claim) on a guest's dirty log tells other lull processes
+//! that the log is in use.
 //!
 //! No action or omission of a client makes the helper wait: the guest may be stopped at
 //! that moment.
 
 pub mod cancel;
-pub mod claim;
 mod client;
-pub mod folder;
 pub mod picture;
 pub mod server;
 pub mod set;

@@ -15,12 +15,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lull_base::lines::Lines;
+use lull_store::running::folder::{self, Folder};
 use lull_wire::control::{Answer, End, LONGEST, Line, Phase, Request, SCHEMA};
 use lull_wire::events::Event;
 use lull_xen::DomId;
 use rustix::net::sockopt::socket_peercred;
 
-use super::folder::{self, Folder};
 use super::picture::Picture;
 
 /// The most clients at once. More wait until one leaves, or is a [`Server::laggard`].

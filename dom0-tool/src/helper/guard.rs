@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use lull_base::{confine, hygiene, inherited_fd, processes};
+use lull_store::running::claim::{self, Claim};
+use lull_store::running::folder::{self, Folder};
 use lull_xen::domain::{LAST_STEPS, Resumed, wait_out_suspend};
 use lull_xen::domctl::ShadowOp;
 use lull_xen::{DomId, Xen};
@@ -22,8 +24,6 @@ use rustix::stdio::dup2_stdout;
 
 use super::args::LiveSave;
 use super::front_end::FrontEnd;
-use crate::control::claim::{self, Claim};
-use crate::control::folder::{self, Folder};
 use crate::monitor::Monitor;
 use crate::name::{self, Name};
 use crate::stub::{orphans, room};

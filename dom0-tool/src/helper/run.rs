@@ -18,6 +18,8 @@ use lull_base::text::printable;
 use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
+use lull_store::running::claim::{CLAIM_FD, Claim, Taken};
+use lull_store::running::folder::Folder;
 use lull_wire::channel::Edition;
 use lull_wire::control::{Answer, Phase, Request};
 use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log};
@@ -38,8 +40,6 @@ use super::orders::Ordered;
 use super::toolstack::Toolstack;
 use super::transport::{Transport, has_ended};
 use super::{orders, stock};
-use crate::control::claim::{CLAIM_FD, Claim, Taken};
-use crate::control::folder::Folder;
 use crate::control::server::Server;
 use crate::engine::{
     self, Attempt, Channel, Host, News, NotBegun, Order, Reply, SuspendAnswer, Verdict, Verify,

@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
+use lull_store::running::folder::Folder;
 use lull_wire::control::{Answer, End, Request};
 use lull_wire::events::{Event, How};
 use lull_xen::DomId;
 
-use crate::control::folder::Folder;
 use crate::control::picture::Picture;
 use crate::control::server::Server;
 

@@ -10,12 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lull_base::child;
+use lull_store::running::claim::{CLAIM_FD, Claim};
 use lull_wire::events::FRONT_END_FD;
 use lull_wire::spec::VARIABLE;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::xl::Plan;
-use crate::control::claim::{CLAIM_FD, Claim};
 use crate::land::caller::Call;
 
 /// Time that the engine, and the process that leads to `lull land`, may outlive the

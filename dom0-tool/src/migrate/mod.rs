@@ -36,13 +36,13 @@ use lull_base::exit::NOT_BEGUN;
 use lull_base::monotonic::now_ns;
 use lull_base::suggest::did_you_mean;
 use lull_base::{own_executable, terminal};
+use lull_store::running::claim::{Claim, Taken};
+use lull_store::running::folder::Folder;
 use lull_wire::events::{Event, Landing};
 use lull_xen::maxmem::guest_frames;
 use lull_xen::{DomId, Xen};
 
 use crate::cli::Migrate;
-use crate::control::claim::{Claim, Taken};
-use crate::control::folder::Folder;
 use crate::destination::{Enough, Patience, admit};
 use crate::host::{self, Guest, Host, NotReady};
 use crate::landing::{self, Choice, Trust, Wanted, choose};

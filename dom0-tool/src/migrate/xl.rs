@@ -11,13 +11,13 @@ use lull_base::duration::Span;
 use lull_base::spawn::ignoring_tty_signals;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
+use lull_store::running::claim::{CLAIM_FD, Claim};
+use lull_store::running::folder::Folder;
 use lull_wire::events::{FRONT_END_FD, Landing};
 use lull_wire::spec::{MigrationSpec, VARIABLE};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::cli::Migrate;
-use crate::control::claim::{CLAIM_FD, Claim};
-use crate::control::folder::Folder;
 use crate::helper::handed::ENGINE_FD;
 use crate::host::Guest;
 use crate::land::caller::Call;

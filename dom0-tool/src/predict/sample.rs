@@ -9,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
+use lull_store::running::claim::{Claim, Taken};
+use lull_store::running::folder::Folder;
 use lull_xen::buffer::HypercallBuffer;
 use lull_xen::domctl::Clean;
 use lull_xen::maxmem::guest_frames;
@@ -16,8 +18,6 @@ use lull_xen::{DomId, Xen};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use thiserror::Error;
 
-use crate::control::claim::{Claim, Taken};
-use crate::control::folder::Folder;
 use crate::engine::log_dirty::{LogDirty, LogDirtyError};
 use crate::helper::guard::{Guard, Over, is_saved_by_another};
 

@@ -36,11 +36,11 @@ use lull_base::duration::{Span, TimeLimit};
 use lull_base::exit::NOT_BEGUN;
 use lull_base::monotonic::now_ns;
 use lull_base::{own_executable, terminal};
+use lull_store::running::folder::Folder;
 use lull_wire::events::Landing;
 use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
-use crate::control::folder::Folder;
 use crate::destination::{Enough, Heard, Patience, admit};
 use crate::host::{self, Guest, Host};
 use crate::landing::{Choice, Trust, Wanted, choose, devices_bear_it};

@@ -20,6 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lull_base::processes;
+use lull_store::running::folder::Folder;
 use lull_wire::xl_conf;
 use lull_xen::domctl::DomainInfo;
 use lull_xen::xenstore::Xenstore;
@@ -28,7 +29,6 @@ use thiserror::Error;
 
 use super::builder::memory_bytes;
 use super::xl_lock::{self, XlLock};
-use crate::control::folder::Folder;
 
 /// The memory that Xen itself needs for a domain of one vCPU, in KiB.
 const XENS_OWN: u64 = 256;

@@ -86,13 +86,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use lull_base::{confine, hygiene, inherited_fd};
+use lull_store::running::claim::CLAIM_FD;
+use lull_store::running::folder::Folder;
 use lull_wire::events;
 use lull_wire::spec::{BadSpec, MigrationSpec, VARIABLE};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
-use crate::control::claim::CLAIM_FD;
-use crate::control::folder::Folder;
 use crate::helper::handed;
 use gate::{Gate, Terms};
 use process::Transport;

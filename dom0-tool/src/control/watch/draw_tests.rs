@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use insta::{Settings, assert_snapshot};
+use lull_store::running::folder::Place;
 use lull_wire::control::Phase;
 use lull_wire::events::{Progress, Round};
 use ratatui::Terminal;
@@ -12,7 +13,6 @@ use ratatui::backend::TestBackend;
 use ratatui::buffer::Cell;
 
 use super::*;
-use crate::control::folder::Place;
 use crate::control::watch::outcome::Last;
 
 struct Shown {

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use lull_base::fmt::{Bytes, Count, Seconds, or_dash};
 use lull_core::units::PAGE_SIZE;
+use lull_store::running::folder::Place;
 use lull_wire::control::{Phase, SCHEMA, Status};
 use serde::Serialize;
 
 use super::View;
 use super::outcome::Last;
 use super::words;
-use crate::control::folder::Place;
 use crate::control::show::{as_json, doing};
 
 /// The shortest interval between two lines on one migration when rounds have ended.

@@ -21,11 +21,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lull_base::terminal::to_stderr;
+use lull_store::running::folder::Place;
 
 use self::lines::Lines;
 use self::outcome::Last;
 use self::session::{Session, ThisHost};
-use super::folder::Place;
 use super::show::Options;
 use super::{DONE, NOT_DONE};
 use crate::host;

@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Instant;
 
+use lull_store::running::folder::Folder;
 use lull_wire::control::Status;
 use lull_wire::events::{Ended, Event, How, Progress, Round};
 use lull_xen::{DomId, DomainState};
@@ -13,7 +14,6 @@ use tempfile::TempDir;
 
 use super::session::Host;
 use super::*;
-use crate::control::folder::Folder;
 use crate::control::picture::Picture;
 use crate::control::server::Server;
 use crate::control::show::as_json;

@@ -108,7 +108,7 @@ impl Folder {
     }
 
     /// The path of the note about what a process has taken from dom0's memory
-    /// ([`crate::stub::room`]).
+    /// (`lull_engine::stub::room`).
     pub fn taken(&self, process: u32) -> PathBuf {
         self.path.join(format!("{process}.{TAKEN}"))
     }
