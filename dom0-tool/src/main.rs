@@ -28,7 +28,6 @@ mod control;
 mod destination;
 mod doctor;
 mod enable;
-mod engine;
 #[cfg(feature = "terminal")]
 mod generate;
 mod helper;
@@ -49,8 +48,6 @@ mod report;
 mod resume;
 mod runs;
 mod spool;
-mod stream;
-mod stub;
 mod trace;
 mod transport;
 mod vif;
@@ -99,7 +96,7 @@ fn main() -> ExitCode {
 fn version() -> &'static str {
     static VERSION: LazyLock<String> = LazyLock::new(|| {
         let (release, commit) = (env!("CARGO_PKG_VERSION"), env!("LULL_COMMIT"));
-        let stub = stub::id().unwrap_or_else(|error| error.to_string());
+        let stub = lull_engine::stub::id().unwrap_or_else(|error| error.to_string());
         format!("{release} (commit {commit}, stub {stub})")
     });
     &VERSION

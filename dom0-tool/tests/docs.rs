@@ -162,6 +162,7 @@ fn every_dependency_of_the_binary_is_explained() {
         "dom0-tool/xen",
         "dom0-tool/wire",
         "dom0-tool/store",
+        "dom0-tool/engine",
         "dom0-tool/simulator",
     ] {
         let manifest = workspace().join(folder).join("Cargo.toml");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml_edit::DocumentMut;
 
 /// Each crate's folder, and those of our crates that it may use.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("core", &[]),
     ("stubdom", &["lull-core"]),
     ("dom0-tool/base", &["lull-core"]),
@@ -17,6 +17,16 @@ const LAYERS: [(&str, &[&str]); 9] = [
     (
         "dom0-tool/store",
         &["lull-core", "lull-base", "lull-xen", "lull-wire"],
+    ),
+    (
+        "dom0-tool/engine",
+        &[
+            "lull-core",
+            "lull-base",
+            "lull-xen",
+            "lull-wire",
+            "lull-store",
+        ],
     ),
     ("dom0-tool/simulator", &["lull-core", "lull-base"]),
     (
@@ -27,6 +37,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
             "lull-xen",
             "lull-wire",
             "lull-store",
+            "lull-engine",
             "lull-simulator",
         ],
     ),
@@ -63,6 +74,7 @@ fn the_tool_forbids_unsafe_code() {
         "src/main.rs",
         "wire/src/lib.rs",
         "store/src/lib.rs",
+        "engine/src/lib.rs",
         "simulator/src/lib.rs",
     ] {
         let text = fs::read_to_string(root.join(file)).unwrap();
@@ -121,6 +133,7 @@ fn what_the_ground_does_is_done_there_only() {
         "xen/src",
         "wire/src",
         "store/src",
+        "engine/src",
         "simulator/src",
     ] {
         list(&root.join(folder), &mut files);

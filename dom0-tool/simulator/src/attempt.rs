@@ -1,6 +1,6 @@
 //! The machine of `lull_core`, and dom0's own deadlines, in a [`World`].
 //!
-//! This module does what dom0's engine and relay do (`dom0-tool/src/engine`,
+//! This module does what dom0's engine and relay do (`dom0-tool/engine`,
 //! `dom0-tool/src/migrate`): it reports events to the machine, performs the machine's
 //! actions, and takes the guest back when a deadline passes.
 

@@ -4,9 +4,8 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
+use lull_engine::Verify;
 use lull_xen::DomId;
-
-use crate::engine::Verify;
 
 /// The values of `XCFLAGS_LIVE` and `XCFLAGS_DEBUG` (`tools/include/xenguest.h`).
 const LIVE: u64 = 1 << 0;

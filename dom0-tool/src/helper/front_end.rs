@@ -117,7 +117,7 @@ mod tests {
     use lull_wire::events::{How, Log, PauseParts, Suspended};
 
     use super::*;
-    use crate::engine::{Verdict, never_begun};
+    use lull_engine::{Verdict, never_begun};
 
     fn pair() -> (FrontEnd, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();

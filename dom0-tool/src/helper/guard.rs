@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use lull_base::{confine, hygiene, inherited_fd, processes};
+use lull_engine::stub::{orphans, room};
 use lull_store::running::claim::{self, Claim};
 use lull_store::running::folder::{self, Folder};
 use lull_xen::domain::{LAST_STEPS, Resumed, wait_out_suspend};
@@ -26,7 +27,6 @@ use super::args::LiveSave;
 use super::front_end::FrontEnd;
 use crate::monitor::Monitor;
 use crate::name::{self, Name};
-use crate::stub::{orphans, room};
 
 /// The hidden subcommand that makes this binary a guard.
 const SUBCOMMAND: &str = "guard";

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use lull_base::inherited_fd;
 use lull_base::lines::Lines;
+use lull_engine::{SuspendAnswer, Verify};
 use lull_wire::events::How;
 use lull_xen::domain::{ask_to_suspend, cancel_suspend_request};
 use lull_xen::{DomId, Xen};
@@ -30,7 +31,6 @@ use super::args::LiveSave;
 use super::libxl::Libxl;
 use super::toolstack::Toolstack;
 use super::transport::has_ended;
-use crate::engine::{SuspendAnswer, Verify};
 
 /// Environment variable with the number of an inherited socket that leads to the engine.
 pub const ENGINE_FD: &str = "LULL_ENGINE_FD";

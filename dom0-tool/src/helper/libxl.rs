@@ -4,11 +4,11 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use lull_engine::SuspendAnswer;
 use lull_wire::events::How;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::toolstack::{Toolstack, errno};
-use crate::engine::SuspendAnswer;
 
 /// Message numbers of the protocol.
 mod message {

@@ -2,7 +2,7 @@
 //!
 //! libxl starts the program that `LIBXL_SAVE_HELPER` names, with a fixed command line
 //! ([`args`]), and talks to it over standard input and output ([`libxl`]). The
-//! [`engine`](crate::engine) does the live migrations of guests that lull can move;
+//! [`engine`](lull_engine) does the live migrations of guests that lull can move;
 //! everything else goes to the stock helper, unchanged ([`mod@stock`]). A second process
 //! cleans up if this one dies ([`guard`]). For a fast landing this process only hands the
 //! stream over ([`handed`]).

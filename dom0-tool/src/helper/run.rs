@@ -18,6 +18,12 @@ use lull_base::text::printable;
 use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
+use lull_engine::stream::sink::Sink;
+use lull_engine::stub::{StubLog, orphans};
+use lull_engine::{
+    self as engine, Attempt, Channel, Host, News, NotBegun, Order, Reply, SuspendAnswer, Verdict,
+    Verify, Wish,
+};
 use lull_store::running::claim::{CLAIM_FD, Claim, Taken};
 use lull_store::running::folder::Folder;
 use lull_wire::channel::Edition;
@@ -41,15 +47,9 @@ use super::toolstack::Toolstack;
 use super::transport::{Transport, has_ended};
 use super::{orders, stock};
 use crate::control::server::Server;
-use crate::engine::{
-    self, Attempt, Channel, Host, News, NotBegun, Order, Reply, SuspendAnswer, Verdict, Verify,
-    Wish,
-};
 use crate::limits::Effective;
 use crate::monitor::{self, Monitor};
 use crate::runs;
-use crate::stream::sink::Sink;
-use crate::stub::{StubLog, orphans};
 use crate::trace::{Recorder, Unrecorded};
 use crate::transport::GATE_FD;
 

@@ -3,9 +3,8 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use lull_engine::SuspendAnswer;
 use lull_wire::events::How;
-
-use crate::engine::SuspendAnswer;
 
 /// libxl, or its replacement once libxl's own part is over.
 pub trait Toolstack {

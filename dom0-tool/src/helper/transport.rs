@@ -7,12 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use lull_base::inherited_fd;
+use lull_engine::News;
 use lull_wire::events::{Event, Landing, Refused};
 use lull_wire::gate::{FromEngine, Incoming, ToEngine, encode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 
-use crate::engine::News;
 use crate::transport::GATE_FD;
 
 /// Write timeout towards a transport that reads nothing. Its socket holds many times what

@@ -36,6 +36,7 @@ use lull_base::exit::NOT_BEGUN;
 use lull_base::monotonic::now_ns;
 use lull_base::suggest::did_you_mean;
 use lull_base::{own_executable, terminal};
+use lull_engine::stub::room::{self, NoRoom};
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
 use lull_wire::events::{Event, Landing};
@@ -53,7 +54,6 @@ use crate::name::Name;
 use crate::rehearse::{self, Rehearsed, Way};
 use crate::runs;
 use crate::spool;
-use crate::stub::room::{self, NoRoom};
 
 use attempt::Attempted;
 use inbox::Inbox;

@@ -10,6 +10,7 @@ use lull_base::risk::Risk;
 use lull_core::downtime::LastPages;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::{Micros, PAGE_SIZE};
+use lull_engine::Verdict;
 use lull_simulator::attempt::{self, End, Outcome};
 use lull_simulator::guest::{Curve, Guest};
 use lull_simulator::link::{Link, WithinPause};
@@ -17,7 +18,6 @@ use lull_simulator::scenario::{Actual, Mishap, Scenario};
 use lull_wire::events::How;
 
 use super::sample::Sampled;
-use crate::engine::Verdict;
 use crate::ledger::Known;
 
 /// The time to build a stub and list the guest's frames, in µs. It is a conservative guess;

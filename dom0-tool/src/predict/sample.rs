@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
+use lull_engine::log_dirty::{LogDirty, LogDirtyError};
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
 use lull_xen::buffer::HypercallBuffer;
@@ -18,7 +19,6 @@ use lull_xen::{DomId, Xen};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use thiserror::Error;
 
-use crate::engine::log_dirty::{LogDirty, LogDirtyError};
 use crate::helper::guard::{Guard, Over, is_saved_by_another};
 
 /// The interval between two looks.

@@ -5,6 +5,7 @@ use lull_core::downtime::{LastPages, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits};
 use lull_core::machine::{Action, Event, Machine};
 use lull_core::units::Micros;
+use lull_engine::Recorder as _;
 use lull_simulator::attempt::{self, End, Outcome as Simulated};
 use lull_simulator::draw::Draw;
 use lull_simulator::scenario::Scenario;
@@ -12,7 +13,6 @@ use lull_wire::events::How;
 
 use super::reader::{NoTrace, Reader};
 use super::rerun::{Outcome, Rerun};
-use crate::engine::Recorder as _;
 use crate::spool::Pipe;
 use crate::trace::{LARGEST, Recorder};
 

@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use lull_base::lines::each_line;
+use lull_engine::DID_NOT_SUSPEND;
 use lull_wire::events::{Begun, Event, How, Line, Outcome, Progress, Round, SCHEMA};
 
-use crate::engine::DID_NOT_SUSPEND;
 use crate::migrate::observed::ObservedAttempt;
 use crate::migrate::report::what_would_do;
 use crate::spool::Folder;

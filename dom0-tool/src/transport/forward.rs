@@ -4,13 +4,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use lull_engine::stream::pipe::enlarge;
 use rustix::event::PollFlags;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, read, retry_on_intr, write};
 use rustix::pipe::{SpliceFlags, splice};
 
 use super::process::read_out;
-use crate::stream::pipe::enlarge;
 
 /// Most bytes moved by one call; no call moves more than a pipe holds.
 const MOST: usize = 1 << 20;

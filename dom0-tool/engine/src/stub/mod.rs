@@ -8,6 +8,8 @@ mod log;
 pub mod room;
 mod xl_lock;
 
-pub use builder::{Stub, StubError, orphans};
+pub use builder::orphans;
+pub(crate) use builder::{Stub, StubError};
 pub use image::id;
-pub use log::{Crash, LogDecoder, StubLog};
+pub use log::StubLog;
+pub(crate) use log::{Crash, LogDecoder};

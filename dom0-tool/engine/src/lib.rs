@@ -3,10 +3,13 @@
 //!
 //! An [`attempt`] is [prepared](prepare) and runs as a [`session`]. That is a loop that
 //! answers the stub ([`peer`], [`slots`]), injects windows ([`windows`]), sends batches
-//! ([`sending`], [`stream`](crate::stream)) and watches the [`guest`] and the [`clock`]. It
+//! ([`sending`], [`stream`]) and watches the [`guest`] and the [`clock`]. It
 //! leaves one running guest whatever happens. How the guest lands, classic or fast, is
-//! known to the [`landing`] alone, and what is asked of Xen goes through [`domains`]. The engine does not know which process hosts it: xl's
+//! known to the [`landing`] alone, and what is asked of Xen goes through [`domains`]. The
+//! stub domain itself is [`stub`]. The engine does not know which process hosts it: xl's
 //! helper, or `lull migrate` ([`Host`]).
+
+#![forbid(unsafe_code)]
 
 mod attempt;
 mod clock;
@@ -30,6 +33,8 @@ mod slots;
 mod standstill;
 mod starting;
 mod steering;
+pub mod stream;
+pub mod stub;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -88,6 +93,8 @@ pub trait Host {
     /// the request to suspend may have come.
     fn wake_on(&self) -> Vec<BorrowedFd<'_>>;
 
+    /// Reports an event of the attempt to whoever follows it: the front end, the clients of
+    /// the control socket, the record.
     fn tell(&mut self, event: Event);
 
     /// In a fast landing: the first pass is sent, and the stream may be ended.
@@ -115,8 +122,8 @@ pub trait Host {
     /// still follow the request after this attempt is over, so the guard must stay.
     fn leave_request(&mut self);
 
-    /// The stream is complete, or the copy is about to be started. From here on the guest may run elsewhere, so no process on
-    /// this host may resume it.
+    /// The stream is complete, or the copy is about to be started. From here on the guest may
+    /// run elsewhere, so no process on this host may resume it.
     fn commit(&mut self);
 }
 

@@ -18,9 +18,9 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::stub::{FakeStub, Memory};
 use super::world::{FRAMES, Guest, Stub, World, count};
-use crate::engine::domains::Domains;
-use crate::engine::log_dirty::{Cleaned, Unread};
-use crate::engine::saved::Saved;
+use crate::domains::Domains;
+use crate::log_dirty::{Cleaned, Unread};
+use crate::saved::Saved;
 
 /// The most batches that an attempt of the model may send.
 const BATCHES_MAX: usize = 200;

@@ -1,7 +1,7 @@
 //! The two ways in which a guest lands, seen from the source.
 //!
 //! In a [`classic`] landing everything goes into the stream that libxl began. In a
-//! [`fast`] one a second channel to `lull land` ([`land`](crate::land)) carries the pages
+//! [`fast`] one a second channel to `lull land` carries the pages
 //! while the guest's copy waits there, already built. The
 //! session asks the one [`Landing`] of its attempt, and a landing knows nothing of the
 //! session: it is handed what it works with ([`Means`]), and answers.

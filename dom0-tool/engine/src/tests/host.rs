@@ -12,7 +12,7 @@ use lull_wire::events::Event;
 
 use super::destination::Destination;
 use super::world::{Guest, Phase, World};
-use crate::engine::{Host, News, Recorder, Reply, SuspendAnswer, Wish};
+use crate::{Host, News, Recorder, Reply, SuspendAnswer, Wish};
 
 /// How long the operator waits for a destination that stalls.
 const PATIENCE: Duration = Duration::from_millis(300);

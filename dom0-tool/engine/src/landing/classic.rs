@@ -11,9 +11,9 @@ use lull_wire::events;
 use lull_wire::stream::records::{self, Record};
 
 use super::{Heard, Landing, Means, ToVerify};
-use crate::engine::failure::Failure;
-use crate::engine::saved::{self, Saved};
-use crate::engine::slots::Copied;
+use crate::failure::Failure;
+use crate::saved::{self, Saved};
+use crate::slots::Copied;
 use crate::stream::queue::Queue;
 
 /// A classic landing. The stream itself is all its state.

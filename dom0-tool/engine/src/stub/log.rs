@@ -37,7 +37,7 @@ impl StubLog {
     }
 
     /// A decoder for one stub's bytes.
-    pub fn decoder(&self) -> LogDecoder<'_> {
+    pub(crate) fn decoder(&self) -> LogDecoder<'_> {
         LogDecoder {
             stream: self.table.new_stream_decoder(),
             length: 0,
@@ -46,7 +46,7 @@ impl StubLog {
 
     /// Empties the log and passes each line to `line`. Garbage is reported once per frame
     /// and skipped.
-    pub fn drain(
+    pub(crate) fn drain(
         &self,
         reader: &mut LogReader<'_>,
         decoder: &mut LogDecoder<'_>,

@@ -305,7 +305,7 @@ fn retarget(store: &mut Xenstore, change: impl Fn(u64) -> u64) -> io::Result<()>
 
 /// The memory for a stub that is about to be built.
 #[derive(Debug, Default)]
-pub struct Room {
+pub(crate) struct Room {
     /// The memory that dom0 has given up for the stub.
     pub taken: Option<Taken>,
     /// Held until the stub is built.
@@ -314,7 +314,7 @@ pub struct Room {
 
 /// Memory taken from dom0. Dropping this gives it back.
 #[derive(Debug)]
-pub struct Taken {
+pub(crate) struct Taken {
     note: PathBuf,
 }
 
@@ -343,7 +343,11 @@ pub fn check(xen: &Xen, frames: u64) -> Result<(), NoRoom> {
 ///
 /// # Errors
 /// Why the memory is not available. dom0 then has what it had before.
-pub fn make(xen: &Xen, frames: u64, is_over: &mut dyn FnMut() -> bool) -> Result<Room, NoRoom> {
+pub(crate) fn make(
+    xen: &Xen,
+    frames: u64,
+    is_over: &mut dyn FnMut() -> bool,
+) -> Result<Room, NoRoom> {
     let needed = needed(frames)?;
     let conf = conf();
     let memory = Memory::by(xen, &conf)?;

@@ -2,5 +2,5 @@
 //! ([`sink`]), and the [`pipe`] that carries them.
 
 pub mod pipe;
-pub mod queue;
+pub(crate) mod queue;
 pub mod sink;

@@ -46,7 +46,7 @@ impl Sink {
     ///
     /// # Errors
     /// WouldBlock when nothing can be written now. Any other error ends the stream.
-    pub fn write(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(crate) fn write(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::File(file) => file.write_vectored(bytes),
             Self::Socket(socket) => {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use lull_wire::channel::{self, Edition, FromLand, HEADER};
 use rustix::io::ioctl_fionbio;
 
-use crate::engine::failure::Failure;
+use crate::failure::Failure;
 use crate::stream::sink::Sink;
 
 /// Both directions of the connection, and the identity of the guest.

@@ -169,7 +169,12 @@ impl LogDirty<'_> {
     ///
     /// # Errors
     /// When Xen refuses, or another program has reset the log.
-    pub fn clean(&self, stub: &Stub<'_>, guest_pfns: u64, clean: Clean) -> Result<Cleaned, Unread> {
+    pub(crate) fn clean(
+        &self,
+        stub: &Stub<'_>,
+        guest_pfns: u64,
+        clean: Clean,
+    ) -> Result<Cleaned, Unread> {
         let words = guest_pfns.div_ceil(64) as usize;
         let mut kept = self.bitmap.borrow_mut();
         // The buffer is allocated in the first round, so never while the guest is stopped.
@@ -196,7 +201,7 @@ impl LogDirty<'_> {
 
 /// The result of [`LogDirty::clean`].
 #[derive(Debug, Clone, Copy)]
-pub struct Cleaned {
+pub(crate) struct Cleaned {
     /// The number of bits set, in pages.
     pub dirty: u64,
     /// How long the CLEAN and the copy took.

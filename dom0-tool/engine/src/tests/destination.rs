@@ -12,7 +12,7 @@ use rustix::pipe::fcntl_setpipe_size;
 
 use super::model::CONTEXT;
 use super::world::{Guest, Way, World};
-use crate::engine::Channel;
+use crate::Channel;
 use crate::stream::sink::Sink;
 
 /// The bytes that wait in a connection. A few pages are more, so a destination that stalls

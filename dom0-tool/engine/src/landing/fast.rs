@@ -3,7 +3,7 @@
 //! The stream that libxl began only names the guest's frames, and ends with a state without
 //! vCPUs. The destination builds the guest and its devices from it within seconds, and sends
 //! READY, which the transport holds back. From then on everything goes over a second channel
-//! to `lull land` ([`land`](crate::land)), round 0 too. What the frames hold until then is
+//! to `lull land`, round 0 too. What the frames hold until then is
 //! whatever Xen has handed out, so each of them must be sent once; both ends check that.
 //!
 //! With a destination whose lull does not know that, round 0 goes into the stream, and a
@@ -38,13 +38,13 @@ use super::classic::send_in_stream;
 use super::going::Going;
 use super::pulse::{Beat, Pulse};
 use super::{Heard, Landing, Means, ToVerify};
-use crate::engine::failure::{Doing, Failure};
-use crate::engine::frames;
-use crate::engine::saved::{self, Saved};
-use crate::engine::slots::Copied;
-use crate::engine::telling::say;
+use crate::failure::{Doing, Failure};
+use crate::frames;
+use crate::saved::{self, Saved};
+use crate::slots::Copied;
 use crate::stream::queue::Queue;
 use crate::stream::sink::Sink;
+use crate::telling::say;
 
 /// The time from the destination's message that all is in place until the transport knows
 /// of it. The transport keeps the deadline from then on.
