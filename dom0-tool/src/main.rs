@@ -47,7 +47,6 @@ mod replay;
 mod report;
 mod resume;
 mod runs;
-mod spool;
 mod trace;
 mod transport;
 mod vif;

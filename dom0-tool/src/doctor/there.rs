@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lull_base::suggest::did_you_mean;
 use lull_base::text::printable;
+use lull_store::ledger::{self, Ledger};
 use lull_wire::channel::Greeting;
 use lull_wire::xl::markers::BANNER;
 
@@ -14,7 +15,6 @@ use super::finding::{Finding, Findings};
 use super::here::Here;
 use super::xl_info::XlInfo;
 use crate::destination::RULE;
-use crate::ledger::{self, Ledger};
 use crate::rehearse::{BATCH, Way};
 
 /// How long the command may take, including a slow login.

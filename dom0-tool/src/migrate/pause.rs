@@ -1,9 +1,8 @@
 //! The guest's pause as observed by the source's clock, and as predicted.
 
 use lull_base::monotonic::span_ms;
+use lull_store::ledger::{Entry, Known, Took};
 use lull_wire::events::{How, PauseParts, Refused};
-
-use crate::ledger::{Entry, Known, Took};
 
 use super::observed::ObservedAttempt;
 
@@ -221,7 +220,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ledger::Ledger;
+    use lull_store::ledger::Ledger;
     use lull_wire::events::{Answered, Event, GuestThen, HungUp, Landing, Ready};
 
     /// Times at the source, in nanoseconds of its monotonic clock.

@@ -2,11 +2,11 @@
 //! guest runs.
 
 use lull_base::fmt::{Bytes, Millis};
+use lull_store::ledger::Known;
 use lull_wire::events::{self, Ended, How, Refused};
 
 use crate::cli::Migrate;
 use crate::host::Guest;
-use crate::ledger::Known;
 
 use super::observed::ObservedAttempt;
 use super::outcome::{HelperSeen, Outcome, RunningOn};

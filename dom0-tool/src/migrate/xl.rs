@@ -11,6 +11,7 @@ use lull_base::duration::Span;
 use lull_base::spawn::ignoring_tty_signals;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
+use lull_store::ledger::{Known, saturating_micros};
 use lull_store::running::claim::{CLAIM_FD, Claim};
 use lull_store::running::folder::Folder;
 use lull_wire::events::{FRONT_END_FD, Landing};
@@ -21,7 +22,6 @@ use crate::cli::Migrate;
 use crate::helper::handed::ENGINE_FD;
 use crate::host::Guest;
 use crate::land::caller::Call;
-use crate::ledger::{Known, saturating_micros};
 use crate::transport::{self, orders::Orders};
 
 use super::engine::Engine;

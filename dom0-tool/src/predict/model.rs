@@ -15,10 +15,10 @@ use lull_simulator::attempt::{self, End, Outcome};
 use lull_simulator::guest::{Curve, Guest};
 use lull_simulator::link::{Link, WithinPause};
 use lull_simulator::scenario::{Actual, Mishap, Scenario};
+use lull_store::ledger::Known;
 use lull_wire::events::How;
 
 use super::sample::Sampled;
-use crate::ledger::Known;
 
 /// The time to build a stub and list the guest's frames, in µs. It is a conservative guess;
 /// only the timeout depends on it.
@@ -193,7 +193,7 @@ mod tests {
     use lull_core::downtime::SuspendPages;
 
     use super::*;
-    use crate::ledger::Ledger;
+    use lull_store::ledger::Ledger;
 
     /// A guest of 1 GiB that sweeps over `pages` at `rate` pages a second.
     fn sampled(pages: u64, rate: u64) -> Sampled {

@@ -301,9 +301,9 @@ fn tenths(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Known, Ledger};
     use lull_base::risk::Risk;
     use lull_core::downtime::LastPages;
+    use lull_store::ledger::{Known, Ledger};
 
     #[test]
     fn a_prediction_says_verdict_limit_and_cost() {

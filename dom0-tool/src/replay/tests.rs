@@ -9,11 +9,11 @@ use lull_engine::Recorder as _;
 use lull_simulator::attempt::{self, End, Outcome as Simulated};
 use lull_simulator::draw::Draw;
 use lull_simulator::scenario::Scenario;
+use lull_store::spool::Pipe;
 use lull_wire::events::How;
 
 use super::reader::{NoTrace, Reader};
 use super::rerun::{Outcome, Rerun};
-use crate::spool::Pipe;
 use crate::trace::{LARGEST, Recorder};
 
 /// The trace of a simulated attempt.

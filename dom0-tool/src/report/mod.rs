@@ -18,11 +18,11 @@ use std::process::ExitCode;
 use clap::Args;
 use lull_base::suggest::{did_you_mean, nearest};
 use lull_base::terminal::to_stdout;
+use lull_store::ledger::{self, Ledger, Row};
+use lull_store::spool::Folder;
 
 use crate::cli::if_terminal;
-use crate::ledger::{self, Ledger, Row};
 use crate::runs::{self, RETENTION, Run, run};
-use crate::spool::Folder;
 
 /// The options of `lull report`.
 #[derive(Debug, Args)]

@@ -123,7 +123,7 @@ fn a_huge_or_strange_file_is_an_error_and_the_list_goes_on() {
 fn what_is_recorded_is_read_back_and_stays_within_its_bound() {
     let mut bytes = Vec::new();
     let mut recorder = runs::Recorder::to(
-        crate::spool::Pipe::to(&mut bytes),
+        lull_store::spool::Pipe::to(&mut bytes),
         run(MOVED).begun.expect("it has one"),
     );
     let progress = &run(MOVED).progress[3];

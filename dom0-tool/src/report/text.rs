@@ -2,8 +2,8 @@
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use lull_base::fmt::{Millis, or_dash};
+use lull_store::ledger::Row;
 
-use crate::ledger::Row;
 use crate::migrate::tables::Tables;
 use crate::runs::Run;
 

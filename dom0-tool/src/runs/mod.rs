@@ -4,7 +4,9 @@
 //!
 //! `lull migrate` keeps the record. If xl or libvirt were called without it, the helper
 //! does, and the record then lacks how the guest arrived. A process of its own
-//! ([`spool`](crate::spool)) writes it when the attempt is over.
+//! ([`spool`](lull_store::spool)) writes it when the attempt is over.
+
+use lull_store::spool::folder::Retention;
 
 pub mod recorder;
 pub mod run;
@@ -12,8 +14,6 @@ pub mod spooler;
 
 pub use recorder::Recorder;
 pub use run::Run;
-
-use crate::spool::folder::Retention;
 
 /// The folder in which runs are kept.
 pub const FOLDER: &str = "/var/lib/lull/runs";

@@ -5,11 +5,11 @@ use std::process::{Child, ChildStdin};
 use std::time::{Duration, Instant, SystemTime};
 
 use lull_base::child::wait_until;
+use lull_store::spool::Pipe;
 use lull_wire::events::{Begun, Event, Line, SCHEMA};
 use lull_xen::DomId;
 
 use super::{LARGEST, spooler};
-use crate::spool::Pipe;
 
 /// Bytes reserved for the last lines of a record.
 const LAST_LINES: usize = 64 << 10;

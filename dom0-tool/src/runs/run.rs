@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use lull_base::lines::each_line;
 use lull_engine::DID_NOT_SUSPEND;
+use lull_store::spool::Folder;
 use lull_wire::events::{Begun, Event, How, Line, Outcome, Progress, Round, SCHEMA};
 
 use crate::migrate::observed::ObservedAttempt;
 use crate::migrate::report::what_would_do;
-use crate::spool::Folder;
 
 use super::LARGEST;
 

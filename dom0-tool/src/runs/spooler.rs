@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use lull_store::spool::{Folder, spooler};
 
 use super::{FOLDER, LARGEST, RETENTION, Run};
 use crate::metrics::Metrics;
-use crate::spool::{Folder, spooler};
 
 /// The hidden subcommand that makes this binary a keeper.
 pub const SUBCOMMAND: &str = "keep-run";

@@ -2,14 +2,14 @@
 //! took, one JSON object per line ([`trace`](lull_wire::trace)).
 //!
 //! The helper sends the lines ([`Recorder`]) to a process that keeps them until the helper
-//! has exited ([`spool`](crate::spool)).
+//! has exited ([`spool`](lull_store::spool)).
 //!
 //! `lull replay` reads the trace back.
 
+use lull_store::spool::folder::Retention;
+
 mod recorder;
 pub mod spooler;
-
-use crate::spool::folder::Retention;
 
 pub use recorder::{Recorder, Unrecorded};
 

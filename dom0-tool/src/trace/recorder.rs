@@ -7,13 +7,13 @@ use std::time::SystemTime;
 use lull_core::machine::{Action, Config, Event, Machine, State};
 use lull_core::units::Micros;
 use lull_engine as engine;
+use lull_store::spool::Pipe;
 use lull_wire::events::How;
 use lull_wire::trace::{Decision, End, Header, Line, SCHEMA, Told};
 use lull_xen::DomId;
 
 use super::spooler;
 use super::{LARGEST, LONGEST_LINE};
-use crate::spool::Pipe;
 
 /// The number of collected bytes at which the lines are sent.
 const PORTION: usize = 32 << 10;

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use lull_store::spool::{Folder, spooler};
 use lull_xen::DomId;
 
 use super::{FOLDER, LARGEST, RETENTION};
-use crate::spool::{Folder, spooler};
 
 /// The hidden subcommand that makes this binary a keeper.
 pub const SUBCOMMAND: &str = "keep-trace";

@@ -1,5 +1,9 @@
-//! What lull keeps in files: in `/run/lull` while a guest moves ([`running`]).
+//! What lull keeps in files: in `/run/lull` while a guest moves ([`running`]), and what
+//! outlives an attempt: what its pause took ([`ledger`]). Lines that may not wait for a disk
+//! go through a [`spool`].
 
 #![forbid(unsafe_code)]
 
+pub mod ledger;
 pub mod running;
+pub mod spool;

@@ -1,11 +1,11 @@
 //! Predicted against observed pauses, over all pauses in the ledger.
 
+use lull_store::ledger::Foreseen;
 use plotters::prelude::*;
 
 use super::axis::{room, tick, unit};
 use super::colours::{BEHIND, FAINT, FIRST, OBSERVED, TEXT};
 use super::{Area, Drawn, FONT, axes, chart, empty};
-use crate::ledger::Foreseen;
 use crate::runs::Run;
 
 const LEGEND: [(RGBColor, &str); 4] = [

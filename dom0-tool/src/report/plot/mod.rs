@@ -14,11 +14,11 @@ mod smallest;
 use std::error::Error;
 
 use lull_base::duration::Span;
+use lull_store::ledger::Foreseen;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::text;
-use crate::ledger::Foreseen;
 use crate::runs::Run;
 use colours::{CARD, FAINT, TEXT, with_dark};
 

@@ -8,10 +8,8 @@ use lull_base::fmt::{Ago, Millis, or_dash};
 use lull_base::suggest::did_you_mean;
 use lull_base::table::table;
 use lull_base::terminal::to_stdout;
+use lull_store::ledger::{FILE, Ledger, LedgerError, Row};
 use lull_wire::events::Landing;
-
-use super::summary::Row;
-use super::{FILE, Ledger, LedgerError};
 
 /// The options of `lull ledger`.
 #[derive(Debug, Args)]
@@ -173,7 +171,7 @@ fn foresight(rows: &[Row]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Entry;
+    use lull_store::ledger::Entry;
 
     fn ledger_of(entries: Vec<Entry>) -> (tempfile::TempDir, Ledger) {
         let folder = tempfile::tempdir().unwrap();

@@ -60,6 +60,7 @@ impl<W: Write> Pipe<W> {
         self.unsent.len()
     }
 
+    /// Adds a line as JSON, to be sent with the next [`Self::hand_over`].
     pub fn add(&mut self, line: &impl Serialize) {
         let before = self.unsent.len();
         if serde_json::to_writer(&mut self.unsent, line).is_ok() {

@@ -10,7 +10,6 @@ mod book;
 mod costs;
 mod entry;
 mod known;
-mod show;
 mod summary;
 
 use std::fs::{self, File};
@@ -26,12 +25,10 @@ use thiserror::Error;
 pub use costs::{Costs, saturating_micros};
 pub use entry::{Entry, Took};
 pub use known::Known;
-pub use show::{Options, main};
-pub use summary::{Foresight, Row};
+pub use summary::{Foresight, Row, Summary};
 
 use crate::spool::folder::make_private;
 use book::{Book, SCHEMA};
-use summary::Summary;
 
 /// The path of the ledger.
 pub const FILE: &str = "/var/lib/lull/ledger.json";
@@ -52,7 +49,6 @@ pub struct LedgerError {
 }
 
 /// One pause, predicted and observed.
-#[cfg(feature = "terminal")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreseen {
     /// The name of the guest; absent for a probe guest.
@@ -153,7 +149,6 @@ impl Ledger {
     }
 
     /// Every pause that still counts and was both predicted and observed.
-    #[cfg(feature = "terminal")]
     pub fn foreseen(&self, tell: impl FnMut(&str)) -> Vec<Foreseen> {
         let book = self.read_if_possible(tell);
         let now = now();

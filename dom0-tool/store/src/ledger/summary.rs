@@ -49,12 +49,17 @@ pub struct Row {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[expect(clippy::struct_field_names, reason = "as everywhere in lull's JSON")]
 pub struct Bounds {
-    /// See `suspend_ms` of [`Entry`], and the fields of the same names for the others.
+    /// From the request to suspend until the guest has stopped.
     pub suspend_ms: Option<u64>,
+    /// Reading the final bitmap.
     pub final_bitmap_ms: Option<u64>,
+    /// CPU state, parameters and end of the stream.
     pub cpu_state_ms: Option<u64>,
+    /// From the end of the stream until the guest runs at the destination.
     pub landing_ms: Option<u64>,
+    /// The part of the landing that follows READY.
     pub after_ready_ms: Option<u64>,
+    /// From the decision to give up until the guest runs at the source.
     pub resume_ms: Option<u64>,
 }
 
