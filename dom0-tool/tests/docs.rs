@@ -92,7 +92,9 @@ fn source(folder: &Path, into: &mut String) {
 #[test]
 fn messages_in_troubleshooting_are_the_programs() {
     let mut text = String::new();
-    source(&workspace().join("dom0-tool/src"), &mut text);
+    for folder in ["src", "store/src", "engine/src"] {
+        source(&workspace().join("dom0-tool").join(folder), &mut text);
+    }
     let page = fs::read_to_string(workspace().join("docs/troubleshooting.md")).unwrap();
     let messages: Vec<&str> = page
         .lines()

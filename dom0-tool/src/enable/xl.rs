@@ -49,7 +49,7 @@ impl Default for Places {
         Self {
             ours: "/usr/local/sbin/xl".into(),
             path: PATH.into(),
-            limits: crate::limits::FILE.into(),
+            limits: lull_store::limits::FILE.into(),
         }
     }
 }

@@ -15,12 +15,12 @@ use lull_base::risk::Risk;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
 use lull_store::ledger::{self, Known, Ledger};
+use lull_store::limits::{self, Chosen, Effective};
 use lull_wire::spec::{BadSpec, MigrationSpec, PauseCosts, VARIABLE};
 use lull_xen::DomId;
 use lull_xen::xenstore::Xenstore;
 
 use crate::host;
-use crate::limits::{self, Chosen, Effective};
 
 /// What `lull migrate` asks for; `None` under another toolstack.
 ///

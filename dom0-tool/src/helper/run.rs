@@ -24,6 +24,7 @@ use lull_engine::{
     self as engine, Attempt, Channel, Host, News, NotBegun, Order, Reply, SuspendAnswer, Verdict,
     Verify, Wish,
 };
+use lull_store::limits::Effective;
 use lull_store::running::claim::{CLAIM_FD, Claim, Taken};
 use lull_store::running::folder::Folder;
 use lull_wire::channel::Edition;
@@ -47,7 +48,6 @@ use super::toolstack::Toolstack;
 use super::transport::{Transport, has_ended};
 use super::{orders, stock};
 use crate::control::server::Server;
-use crate::limits::Effective;
 use crate::monitor::{self, Monitor};
 use crate::runs;
 use crate::trace::{Recorder, Unrecorded};

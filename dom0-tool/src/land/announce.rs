@@ -20,11 +20,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lull_base::net_link::{Frames, NAME_ROOM};
+use lull_store::limits;
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{DomId, Xen};
 
 use super::waiting::{Identity, SUFFIX};
-use crate::{host, limits};
+use crate::host;
 
 /// Time in which the copy starts, or is not announced.
 const STARTING: Duration = Duration::from_secs(20);

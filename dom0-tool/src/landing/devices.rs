@@ -21,18 +21,9 @@
 
 use std::path::{Path, PathBuf};
 
+use lull_store::limits::Trust;
 use lull_xen::DomId;
 use lull_xen::xenstore::Xenstore;
-
-/// What the operator states about a guest's disks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Trust {
-    /// No statement; the list decides.
-    #[default]
-    List,
-    /// All of the guest's disks may be opened at both ends at once.
-    Vouched,
-}
 
 /// Device classes without any state that two hosts could disagree about.
 const HARMLESS: [&str; 1] = ["console"];

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use lull_base::spawn::shell_ignoring_tty_signals;
+use lull_store::limits::Trust;
 use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
@@ -17,8 +18,6 @@ use crate::destination::{Heard, Patience, QUESTION};
 use crate::host::Guest;
 use crate::land::caller::{Call, NoLand};
 use crate::rehearse::Way;
-
-pub use devices::Trust;
 
 /// What the operator wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

@@ -20,12 +20,13 @@ use lull_base::suggest::did_you_mean;
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::{PAGE_SIZE, PageRate};
 use lull_store::ledger::{self, Known, Ledger};
+use lull_store::limits::Chosen;
 use lull_store::spool::Folder;
 use lull_wire::events::{How, Landing, PauseParts};
 
 use crate::cli::if_terminal;
 use crate::host::{self, Guest, Host};
-use crate::limits::{self, Chosen};
+use crate::limits;
 use crate::migrate::outcome::Outcome;
 #[cfg(feature = "terminal")]
 use crate::report::plot;

@@ -126,7 +126,7 @@ impl Places {
         }
         let mut said = format!(
             "`virsh migrate --live` keeps the limits of {}: {} starts {HELPER}, a copy of {}.",
-            crate::limits::FILE,
+            lull_store::limits::FILE,
             units.join(" and "),
             lull.display()
         );
@@ -192,7 +192,7 @@ impl Places {
                         format!("`virsh migrate` knows no limits: {unit} does not start lull");
                     let cure = format!(
                         "{again}, if it is to keep those of {}.",
-                        crate::limits::FILE
+                        lull_store::limits::FILE
                     );
                     return finding(false, found, cure);
                 }

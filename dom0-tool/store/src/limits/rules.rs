@@ -16,15 +16,22 @@ use toml_edit::{Document, Item, Table, TableLike};
 /// The settings of a section. New keys are added here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
+    /// The limit on the pause.
     MaxSuspendTime,
+    /// The limit on the time until the guest is suspended.
     Timeout,
+    /// The bandwidth cap until the guest is suspended.
     Bandwidth,
+    /// The share of pauses that may be given up.
     Risk,
+    /// Whether the guest's disks are trusted.
     Disks,
+    /// Whether the guest is announced when it has landed on this host.
     Announce,
 }
 
 impl Key {
+    /// All keys, in the order in which they are shown.
     pub const ALL: [Self; 6] = [
         Self::MaxSuspendTime,
         Self::Timeout,
@@ -95,9 +102,13 @@ impl Key {
 /// The value of a key: a limit, or the word for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
+    /// The word for no limit.
     None,
+    /// The limit on a time.
     Span(Span),
+    /// The limit on a bandwidth.
     Rate(Rate),
+    /// The share of pauses that may be given up.
     Risk(Risk),
     /// Two hosts may have the guest's disks open at the same time.
     Trusted,
@@ -172,10 +183,13 @@ impl FromStr for Rarp {
 /// The guests to which a section applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whom {
+    /// Every guest.
     Default,
     /// The UUID in lower case.
     Uuid(String),
+    /// The name, exactly.
     Name(String),
+    /// A pattern for the name.
     Glob(Pattern),
 }
 
@@ -227,6 +241,7 @@ fn is_uuid(text: &str) -> bool {
 /// A limit and its position in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
+    /// The value.
     pub limit: Limit,
     /// The line of the file, from 1.
     pub line: usize,
@@ -237,10 +252,13 @@ pub struct Setting {
 /// The settings for one guest or a group of guests.
 #[derive(Debug, Clone)]
 pub struct Section {
+    /// The guests to which the section applies.
     pub whom: Whom,
+    /// The line of its header, from 1.
     pub line: usize,
     /// The byte range of the header; `None` if the section has none.
     pub header: Option<Range<usize>>,
+    /// What the section sets.
     pub settings: BTreeMap<Key, Setting>,
 }
 
@@ -251,6 +269,7 @@ pub struct Problem {
     pub line: usize,
     /// The line itself, or its beginning.
     pub text: String,
+    /// What is wrong with it.
     pub what: String,
 }
 
@@ -264,6 +283,7 @@ impl fmt::Display for Problem {
 /// All rules, in the order of the file.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
+    /// The sections, in the order of the file.
     pub sections: Vec<Section>,
 }
 

@@ -14,9 +14,17 @@ use lull_base::quantity::Rate;
 use lull_base::risk::Risk;
 use lull_core::units::PageRate;
 
-use crate::landing::Trust;
-
 use super::rules::{Key, Limit, Rules, Section, Whom};
+
+/// What the operator states about a guest's disks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// No statement; the list of devices known to be safe decides.
+    #[default]
+    List,
+    /// All of the guest's disks may be opened at both ends at once.
+    Vouched,
+}
 
 /// The limits that apply to a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -130,7 +138,9 @@ impl<T> fmt::Display for Chosen<T> {
 /// Rules, and the file that contains them.
 #[derive(Debug, Clone)]
 pub struct Standing {
+    /// The rules.
     pub rules: Rules,
+    /// The path of the file.
     pub file: PathBuf,
 }
 

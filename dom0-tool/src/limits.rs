@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use lull_base::duration::Span;
 use lull_base::exit::NOT_BEGUN;
@@ -11,16 +12,24 @@ use lull_base::suggest::{did_you_mean, nearest};
 use lull_base::table::table;
 use lull_base::terminal::to_stdout;
 use lull_core::units::PAGE_SIZE;
+use lull_store::limits::{
+    Change, Chosen, Effective, FILE, Key, Limit, LimitsError, LimitsFile, Standing, Whom, effective,
+};
 use serde::Serialize;
 
 use crate::control;
 use crate::host::{self, Guest};
 
-use super::choose::{Chosen, Effective, Standing};
-use super::edit::Change;
-use super::file::LimitsFile;
-use super::rules::{Key, Limit, Whom};
-use super::{FILE, LimitsError};
+/// The limits of a guest for which nothing has been started yet.
+///
+/// # Errors
+/// If they cannot be determined. The error includes what the caller should do.
+pub fn of_guest(guest: &Guest) -> anyhow::Result<Effective> {
+    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
+    effective(&guest.name, Some(&uuid)).map_err(|error| {
+        anyhow::anyhow!("{error}\nNothing was done. `lull limits check` looks at it again.")
+    })
+}
 
 /// What `lull limits` can do.
 #[derive(Debug, Subcommand)]
@@ -225,7 +234,7 @@ fn show(options: &Show) -> Result<String, String> {
     let (name, uuid) = who(domain);
     let limits = standing.for_guest(&name, uuid.as_deref());
     Ok(match options.json {
-        true => in_json(&of_guest(&name, &limits)),
+        true => in_json(&rows_of(&name, &limits)),
         false => in_words(&name, &limits),
     })
 }
@@ -313,7 +322,7 @@ fn row(whom: &str, key: Key, chosen: Option<&Chosen<Limit>>) -> Row {
     }
 }
 
-fn of_guest(name: &str, limits: &Effective) -> Vec<Row> {
+fn rows_of(name: &str, limits: &Effective) -> Vec<Row> {
     let each = limits.each().into_iter();
     each.map(|(key, chosen)| row(name, key, chosen.as_ref()))
         .collect()
@@ -467,7 +476,8 @@ fn check(options: &Check) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rules::Rules;
+    use lull_store::limits::Rules;
+
     use super::*;
 
     #[test]

@@ -15,7 +15,6 @@
 //! caller: never "no limit".
 
 mod choose;
-mod command;
 mod edit;
 mod file;
 mod rules;
@@ -23,14 +22,10 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use choose::{Chosen, Effective};
-pub use command::{Command, main};
-pub use file::LimitsError;
-
-use anyhow::Context;
-
-use crate::host::{self, Guest};
-use file::LimitsFile;
+pub use choose::{Chosen, Effective, Standing, Trust};
+pub use edit::Change;
+pub use file::{LimitsError, LimitsFile};
+pub use rules::{Key, Limit, Rules, Whom};
 
 /// The path of the limits file.
 pub const FILE: &str = "/etc/lull.toml";
@@ -41,15 +36,4 @@ pub const FILE: &str = "/etc/lull.toml";
 /// If the file cannot be read or parsed.
 pub fn effective(name: &str, uuid: Option<&str>) -> Result<Effective, LimitsError> {
     Ok(LimitsFile::at(FILE).rules()?.for_guest(name, uuid))
-}
-
-/// The limits of a guest for which nothing has been started yet.
-///
-/// # Errors
-/// If they cannot be determined. The error includes what the caller should do.
-pub fn of_guest(guest: &Guest) -> anyhow::Result<Effective> {
-    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
-    effective(&guest.name, Some(&uuid)).map_err(|error| {
-        anyhow::anyhow!("{error}\nNothing was done. `lull limits check` looks at it again.")
-    })
 }

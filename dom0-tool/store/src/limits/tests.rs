@@ -90,7 +90,7 @@ fn all_that_is_wrong_is_shown() {
 
 #[test]
 fn the_example_limits_nothing_and_is_right_when_it_is_made_to() {
-    let example = include_str!("../../package/debian/lull.toml");
+    let example = include_str!("../../../package/debian/lull.toml");
     assert!(Rules::parse(example).unwrap().sections.is_empty());
     // Prose starts with `# `; a setting that can be enabled starts with `#`.
     let switched_on: Vec<&str> = example

@@ -28,35 +28,90 @@ const TOLD: usize = 8;
 /// Why the limits cannot be determined. The caller reports what was done about it.
 #[derive(Debug, Error)]
 pub enum LimitsError {
+    /// The file exists and cannot be read.
     #[error("the limits in {path} cannot be read: {source}")]
-    Unreadable { path: PathBuf, source: io::Error },
+    Unreadable {
+        /// The path of the file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The path is a symbolic link to nothing.
     #[error(
         "{path} is a symbolic link that leads nowhere: put the file in its place, or remove it"
     )]
-    Nowhere { path: PathBuf },
+    Nowhere {
+        /// The path of the file.
+        path: PathBuf,
+    },
+    /// The path is no regular file.
     #[error("{path} is {what}, not a file with limits: move it away")]
-    NotAFile { path: PathBuf, what: &'static str },
+    NotAFile {
+        /// The path of the file.
+        path: PathBuf,
+        /// What it is instead, with its article.
+        what: &'static str,
+    },
+    /// The file is larger than any list of limits.
     #[error("{path} is larger than {} KiB, which no list of limits is", LARGEST >> 10)]
-    Huge { path: PathBuf },
+    Huge {
+        /// The path of the file.
+        path: PathBuf,
+    },
+    /// Another user than root, or than the caller, owns the file.
     #[error("{path} belongs to user {owner}, who could lift every limit: `chown root {path}`")]
-    Foreign { path: PathBuf, owner: u32 },
+    Foreign {
+        /// The path of the file.
+        path: PathBuf,
+        /// The user number of the owner.
+        owner: u32,
+    },
+    /// Others than its owner may write the file.
     #[error(
         "{path} can be written by others than its owner, who could lift every limit: `chmod go-w {path}`"
     )]
-    Writable { path: PathBuf },
+    Writable {
+        /// The path of the file.
+        path: PathBuf,
+    },
+    /// The file is not UTF-8.
     #[error("{path}, line {line}: this is not text in UTF-8")]
-    NotText { path: PathBuf, line: usize },
+    NotText {
+        /// The path of the file.
+        path: PathBuf,
+        /// The first such line, from 1.
+        line: usize,
+    },
+    /// The file is read and not understood.
     #[error("{}", told(path, problems))]
     Wrong {
+        /// The path of the file.
         path: PathBuf,
+        /// The lines that are wrong, and why.
         problems: Vec<Problem>,
     },
+    /// Another lull holds the lock on the folder.
     #[error("another lull is changing {path}; try again")]
-    Busy { path: PathBuf },
+    Busy {
+        /// The path of the file.
+        path: PathBuf,
+    },
+    /// The changed file cannot be written.
     #[error("{path}: {source}")]
-    Unwritten { path: PathBuf, source: io::Error },
+    Unwritten {
+        /// The path of the file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file cannot be changed without changing other lines.
     #[error("{path}{source}")]
-    Edit { path: PathBuf, source: CannotEdit },
+    Edit {
+        /// The path of the file.
+        path: PathBuf,
+        /// Why not.
+        source: CannotEdit,
+    },
 }
 
 fn told(path: &Path, problems: &[Problem]) -> String {
