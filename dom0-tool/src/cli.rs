@@ -10,8 +10,8 @@ use lull_base::risk::Risk;
 
 use crate::landing::Wanted;
 use crate::{
-    control, doctor, enable, helper, ledger, limits, plain_xl, predict, rehearse, replay, report,
-    resume, runs, trace, transport,
+    control, doctor, enable, helper, keepers, ledger, limits, plain_xl, predict, rehearse, replay,
+    report, resume, transport,
 };
 
 /// A part of a help text: with the feature `terminal` the first, without it the second.
@@ -167,7 +167,7 @@ pub enum Command {
 
     /// Hold what is told of an attempt until it is over; lull starts it
     #[command(hide = true)]
-    KeepRun(runs::spooler::Options),
+    KeepRun(keepers::runs::Options),
 
     /// Check whether this host, and optionally a destination, is ready
     ///
@@ -198,7 +198,7 @@ pub enum Command {
 
     /// Hold an attempt's trace until it is over; the helper starts it
     #[command(hide = true)]
-    KeepTrace(trace::spooler::Options),
+    KeepTrace(keepers::trace::Options),
 
     /// Clear up after a rehearsal that died; it starts it itself
     #[command(hide = true)]

@@ -8,10 +8,9 @@
 //! which order the guest lands there is chosen ([`landing`]);
 //! with the fast one a fourth waits at the destination ([`land`]).
 //!
-//! What an attempt was told and decided is kept ([`trace`]) and can be decided
-//! again ([`replay`]), or tried on a guest that
-//! stays ([`predict`]); what its pause took is remembered ([`ledger`]); how it
-//! went ([`runs`]) is explained ([`report`]) and counted ([`metrics`]). While it
+//! What an attempt was told and decided is kept ([`lull_store`], by [`keepers`]) and can be
+//! decided again ([`replay`]), or tried on a guest that stays ([`predict`]); what its pause
+//! took is remembered ([`ledger`]); how it went is explained ([`report`]). While it
 //! runs it can be looked at and steered ([`control`]). Limits stand in a file
 //! ([`limits`]), and plain `xl migrate` can be made to keep them ([`enable`]) and to land
 //! as fast ([`plain_xl`]).
@@ -32,11 +31,11 @@ mod enable;
 mod generate;
 mod helper;
 mod host;
+mod keepers;
 mod land;
 mod landing;
 mod ledger;
 mod limits;
-mod metrics;
 mod migrate;
 mod monitor;
 mod name;
@@ -46,8 +45,6 @@ mod rehearse;
 mod replay;
 mod report;
 mod resume;
-mod runs;
-mod trace;
 mod transport;
 mod vif;
 
@@ -75,7 +72,7 @@ fn main() -> ExitCode {
         cli::Command::Replay(options) => replay::main(&options),
         cli::Command::Ledger(options) => ledger::main(&options),
         cli::Command::Report(options) => report::main(&options),
-        cli::Command::KeepRun(options) => runs::spooler::main(&options),
+        cli::Command::KeepRun(options) => keepers::runs::main(&options),
         cli::Command::Doctor(options) => doctor::main(&options),
         #[cfg(feature = "terminal")]
         cli::Command::Generate(options) => generate::main(&options),
@@ -83,7 +80,7 @@ fn main() -> ExitCode {
         cli::Command::Enable(options) => enable::enable(&options),
         cli::Command::Disable(options) => enable::disable(&options),
         cli::Command::PlainXl(options) => plain_xl::main(&options),
-        cli::Command::KeepTrace(options) => trace::spooler::main(&options),
+        cli::Command::KeepTrace(options) => keepers::trace::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
         cli::Command::Engine(options) => helper::engine(&options),
         cli::Command::Land => land::main(),

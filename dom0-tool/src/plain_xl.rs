@@ -13,13 +13,14 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser};
 use lull_base::terminal::to_stderr;
+use lull_store::attempt::outcome::Outcome;
 use rustix::stdio::{dup2_stdout, stderr, stdout};
 
 use crate::cli::{Migrate, as_hands_write};
 use crate::host::{self, Guest, Host};
 use crate::landing::Wanted;
 use crate::limits;
-use crate::migrate::{self, outcome::Outcome};
+use crate::migrate;
 
 /// The options of `lull plain-xl`.
 #[derive(Debug, Args)]

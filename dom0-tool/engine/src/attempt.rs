@@ -7,6 +7,7 @@ use lull_base::confine;
 use lull_base::monotonic::now_ns;
 use lull_core::machine::Config;
 use lull_wire::events::{self, How, PauseParts};
+use lull_wire::trace::Recorder;
 use lull_xen::{DomId, Xen};
 
 use super::domains::Domains;
@@ -15,7 +16,7 @@ use super::landing::{self, Channel, Landing};
 use super::prepare::{Prepared, prepare};
 use super::session::Session;
 use super::telling::millis;
-use super::{Host, Recorder, process};
+use super::{Host, process};
 use crate::stream::sink::Sink;
 use crate::stub::StubLog;
 

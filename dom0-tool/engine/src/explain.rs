@@ -6,7 +6,7 @@ use lull_core::downtime::FixedPart;
 use lull_core::refusal::{NotConverging, Reason, Refusal};
 use lull_core::service::Stretch;
 use lull_core::units::{Micros, PAGE_SIZE};
-use lull_wire::events::How;
+use lull_wire::events::{DID_NOT_SUSPEND, How};
 
 /// How an attempt ended, and what the operator is told about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,10 +62,6 @@ impl Verdict {
         line
     }
 }
-
-/// The reason given when a guest did not stop. The next migration of the guest searches for
-/// this text.
-pub const DID_NOT_SUSPEND: &str = "the guest did not suspend itself when asked to";
 
 impl From<&Refusal> for Verdict {
     fn from(refusal: &Refusal) -> Self {

@@ -45,12 +45,10 @@ mod windows;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use lull_core::machine::{self, Action, Machine};
-use lull_core::units::Micros;
 use lull_wire::events::{Event, Refused};
 
 pub use attempt::{Attempt, NotBegun, Order, Verify, never_begun};
-pub use explain::{DID_NOT_SUSPEND, Verdict};
+pub use explain::Verdict;
 pub use landing::Channel;
 pub use steering::{Reply, Wish};
 
@@ -141,13 +139,6 @@ pub struct News {
     pub may_start: bool,
     /// In a fast landing: the transport has hung up, for this reason.
     pub hung_up: Option<Refused>,
-}
-
-/// A record of dom0's machine: its input events and its actions.
-pub trait Recorder {
-    /// Records that the machine received `event` at `at` and decided `action`. Must not
-    /// block: the guest may be stopped.
-    fn record(&mut self, at: Micros, event: machine::Event, action: &Action, machine: &Machine);
 }
 
 /// The answer to a request to suspend: see [`Host::suspend_answer`].

@@ -10,8 +10,8 @@ use lull_core::link::{ActionKind, BadMessage, Consumer, Corrupt, Link, Producer,
 use lull_core::machine::{Action, Config, Event, Machine, ProtocolError, State};
 use lull_core::refusal::Refusal;
 use lull_core::units::Micros;
+use lull_wire::trace::Recorder;
 
-use super::Recorder;
 use super::slots::Batch;
 
 /// The ways in which a stub breaks the protocol.

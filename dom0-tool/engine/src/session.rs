@@ -8,6 +8,7 @@ use lull_core::machine::{Action, Event};
 use lull_core::refusal::Refusal;
 use lull_core::units::{Micros, PageRate};
 use lull_wire::events::How;
+use lull_wire::trace::Recorder;
 use lull_xen::domctl::Clean;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -25,7 +26,7 @@ use super::prepare::{Listed, Prepared};
 use super::slots::Slots;
 use super::standstill::Standstill;
 use super::throttle::Throttle;
-use super::{Host, News, Recorder};
+use super::{Host, News};
 use crate::stream::queue::Queue;
 use crate::stream::sink::Sink;
 use crate::stub::{LogDecoder, StubLog};

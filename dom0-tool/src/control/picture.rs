@@ -124,7 +124,7 @@ mod tests {
     use lull_wire::spec::MigrationSpec;
 
     use super::*;
-    use crate::migrate::observed::ObservedAttempt;
+    use lull_store::attempt::observed::ObservedAttempt;
 
     /// 1.5 ms, as `lull migrate` shows it, `lull status`, and the report.
     #[test]

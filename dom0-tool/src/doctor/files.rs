@@ -4,12 +4,11 @@ use std::io;
 use std::path::Path;
 
 use lull_base::fmt::Bytes;
-use lull_store::{ledger, limits};
+use lull_store::{ledger, limits, runs, trace};
 use rustix::fs::{Access, access, statvfs};
 
 use super::ask;
 use super::finding::{Finding, Findings};
-use crate::{runs, trace};
 
 /// With fewer free bytes than this, records would soon be lost.
 const ROOM: u64 = 64 << 20;

@@ -18,9 +18,9 @@ use std::process::ExitCode;
 use clap::Args;
 use lull_base::exit::NOT_BEGUN;
 use lull_base::terminal::to_stderr;
+use lull_store::attempt::outcome::Outcome;
 
 use crate::cli;
-use crate::migrate::outcome::Outcome;
 use finding::Findings;
 
 /// The options of `lull doctor`.

@@ -27,6 +27,8 @@ use lull_engine::{
 use lull_store::limits::Effective;
 use lull_store::running::claim::{CLAIM_FD, Claim, Taken};
 use lull_store::running::folder::Folder;
+use lull_store::runs;
+use lull_store::trace::{Recorder, Unrecorded};
 use lull_wire::channel::Edition;
 use lull_wire::control::{Answer, Phase, Request};
 use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log};
@@ -49,8 +51,6 @@ use super::transport::{Transport, has_ended};
 use super::{orders, stock};
 use crate::control::server::Server;
 use crate::monitor::{self, Monitor};
-use crate::runs;
-use crate::trace::{Recorder, Unrecorded};
 use crate::transport::GATE_FD;
 
 /// Exit status that libxl takes for a helper that broke down.
@@ -509,14 +509,14 @@ impl<'t> Helper<'t> {
             },
             start,
         };
-        let mut trace = match Recorder::start(guest, order.config) {
+        let mut trace = match Recorder::start(crate::version(), guest, order.config) {
             Ok(recorder) => Some(recorder),
             Err(error) => {
                 self.warn(format!("there will be no trace of this attempt: {error}"));
                 None
             }
         };
-        let recorder: &mut dyn engine::Recorder = match &mut trace {
+        let recorder: &mut dyn lull_wire::trace::Recorder = match &mut trace {
             Some(recorder) => recorder,
             None => &mut Unrecorded,
         };
@@ -719,7 +719,7 @@ fn log(level: &str, text: String) -> Event {
 fn record(name: &str, domain: DomId) -> io::Result<runs::Recorder> {
     let through = runs::recorder::Through::Libxl;
     // The spooler outlives this process, which libxl waits for.
-    let (record, _) = runs::Recorder::start(name, domain, None, through)?;
+    let (record, _) = runs::Recorder::start(crate::version(), name, domain, None, through)?;
     Ok(record)
 }
 

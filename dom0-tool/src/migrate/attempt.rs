@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use lull_base::monotonic::now_ns;
+use lull_store::attempt::observed::ObservedAttempt;
+use lull_store::attempt::outcome::{HelperSeen, Wish};
 use lull_wire::control::Answer;
 use lull_wire::events::{Command, Event};
 use lull_wire::gate::Order;
@@ -16,8 +18,6 @@ use crate::transport::orders::Orders;
 use super::attended::Attended;
 use super::inbox::{Inbox, Message};
 use super::judged;
-use super::observed::ObservedAttempt;
-use super::outcome::{HelperSeen, Wish};
 use super::progress::Watcher;
 use super::xl::Plan;
 

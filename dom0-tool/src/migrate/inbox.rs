@@ -15,12 +15,11 @@ use std::time::Duration;
 
 use lull_base::lines::each_line;
 use lull_base::monotonic::now_ns;
+use lull_store::attempt::outcome::XlEnd;
 use lull_wire::events::{Event, Line};
 use lull_wire::xl::handshake::{Handshake, Step};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
-
-use super::outcome::XlEnd;
 
 /// Number of waiting messages beyond which displayed-only messages are dropped.
 const LONG: usize = 1024;

@@ -3,23 +3,19 @@
 //!
 //! [`xl`] starts the processes, through a [`transport`] of lull's own. [`inbox`] receives
 //! their messages, and [`attempt`] follows them; [`attended`] serves operators while the
-//! guest lands. [`observed`] records what was observed, [`mod@pause`] measures the pause,
-//! and [`outcome`] judges. [`source`] verifies where the guest runs. [`report`] and
+//! guest lands. What was observed, and which outcome that amounts to, is kept as an
+//! [attempt](lull_store::attempt). [`source`] verifies where the guest runs. [`report`] and
 //! [`tables`] produce the output.
 
 pub mod attempt;
 mod attended;
 mod engine;
 pub mod inbox;
-pub mod observed;
-pub mod outcome;
-mod pause;
 pub mod progress;
 pub mod report;
 pub mod source;
 pub mod tables;
 pub mod transport;
-pub mod words;
 pub mod xl;
 
 #[cfg(test)]
@@ -37,10 +33,13 @@ use lull_base::monotonic::now_ns;
 use lull_base::suggest::did_you_mean;
 use lull_base::{own_executable, terminal};
 use lull_engine::stub::room::{self, NoRoom};
+use lull_store::attempt::observed::ObservedAttempt;
+use lull_store::attempt::outcome::{Evidence, Judgement, Outcome, Wish, XlEnd, judge};
 use lull_store::ledger::{self, Entry, Known, Ledger};
 use lull_store::limits::{Chosen, Effective, Trust};
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
+use lull_store::runs;
 use lull_store::spool;
 use lull_wire::events::{Event, Landing};
 use lull_xen::maxmem::guest_frames;
@@ -54,12 +53,9 @@ use crate::limits;
 use crate::monitor;
 use crate::name::Name;
 use crate::rehearse::{self, Rehearsed, Way};
-use crate::runs;
 
 use attempt::Attempted;
 use inbox::Inbox;
-use observed::ObservedAttempt;
-use outcome::{Evidence, Judgement, Outcome, Wish, XlEnd, judge};
 use progress::Watcher;
 use report::Report;
 use source::{OnXen, Rescue, Seen, Source};

@@ -11,10 +11,10 @@ use lull_base::bandwidth::Bandwidth;
 use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::PAGE_SIZE;
+use lull_store::runs::{self, recorder::Through};
 
 use crate::cli::Migrate;
 use crate::host::Guest;
-use crate::runs::{self, recorder::Through};
 use lull_wire::events::{
     Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, RanOn, RestsOn, Round, SCHEMA,
     Suspended,
@@ -114,7 +114,13 @@ impl Watcher {
     /// Records everything from now on.
     pub fn record(&mut self, guest: &Guest, host: &str) {
         let through = Through::LullMigrate;
-        match runs::Recorder::start(&guest.name, guest.domid, Some(host), through) {
+        match runs::Recorder::start(
+            crate::version(),
+            &guest.name,
+            guest.domid,
+            Some(host),
+            through,
+        ) {
             Ok(record) => self.record = Some(record),
             Err(error) => self.note(&format!("there will be no record of this attempt: {error}")),
         }

@@ -1,15 +1,16 @@
 //! The final output: the tables, what happened and why, and in the last line where the
 //! guest runs.
 
-use lull_base::fmt::{Bytes, Millis};
+use lull_base::fmt::Millis;
+use lull_store::attempt::advice::{limit_option, what_would_do};
+use lull_store::attempt::observed::ObservedAttempt;
+use lull_store::attempt::outcome::{HelperSeen, Outcome, RunningOn, XlEnd};
 use lull_store::ledger::Known;
 use lull_wire::events::{self, Ended, How, Refused};
 
 use crate::cli::Migrate;
 use crate::host::Guest;
 
-use super::observed::ObservedAttempt;
-use super::outcome::{HelperSeen, Outcome, RunningOn};
 use super::source::Seen;
 use super::tables::Tables;
 
@@ -295,7 +296,7 @@ impl Report<'_> {
             Outcome::GuestDied => advice.push(format!(
                 "If it is configured to (`on_reboot`, `on_crash`, `on_poweroff`), {guest} is started anew here, under another number: `xl list`."
             )),
-            Outcome::Moved if self.account.xl.is_some_and(|end| end != super::outcome::XlEnd::Exited(0)) => {
+            Outcome::Moved if self.account.xl.is_some_and(|end| end != XlEnd::Exited(0)) => {
                 advice.push(format!(
                     "But xl did not end as it should, and may have left its suspended copy here: `xl list`, then `xl destroy {domid}`."
                 ));
@@ -344,36 +345,5 @@ impl Report<'_> {
                 "What a landing at {host} takes was only assumed: `lull rehearse {host}` measures it, or `--rehearse` first."
             )
         })
-    }
-}
-
-/// The limit or the link rate at which a refused attempt would have passed.
-pub fn what_would_do(ended: &Ended) -> Option<String> {
-    let limit = ended.smallest_limit_ms.map(limit_option);
-    let rate = ended
-        .needed_rate
-        .map(|rate| format!("a link that carries {}/s", Bytes(rate)));
-    let would_do: Vec<_> = limit.into_iter().chain(rate).collect();
-    (!would_do.is_empty()).then(|| format!("It would have fitted with {}.", would_do.join(", or ")))
-}
-
-/// The option for a limit of at least `ms` milliseconds, in whole seconds where that is
-/// precise enough.
-fn limit_option(ms: u64) -> String {
-    match ms {
-        ..10_000 => format!("`--max-suspend-time {ms}ms`"),
-        _ => format!("`--max-suspend-time {}s`", ms.div_ceil(1_000)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::limit_option;
-
-    #[test]
-    fn a_limit_to_type_is_never_below_what_is_needed() {
-        for (ms, typed) in [(9_999, "9999ms"), (10_000, "10s"), (122_066, "123s")] {
-            assert_eq!(limit_option(ms), format!("`--max-suspend-time {typed}`"));
-        }
     }
 }

@@ -6,9 +6,8 @@ use comfy_table::Table;
 use lull_base::fmt::{Bytes, Count, Millis, or_dash};
 use lull_base::table::table;
 use lull_core::units::PAGE_SIZE;
+use lull_store::attempt::observed::ObservedAttempt;
 use lull_wire::events::{Ended, Landing, PauseParts, Round};
-
-use super::observed::ObservedAttempt;
 
 /// The data that the tables show.
 #[derive(Debug, Clone, Copy)]

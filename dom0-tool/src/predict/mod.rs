@@ -19,18 +19,18 @@ use lull_base::risk::Risk;
 use lull_base::suggest::did_you_mean;
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::{PAGE_SIZE, PageRate};
+use lull_store::attempt::outcome::Outcome;
 use lull_store::ledger::{self, Known, Ledger};
 use lull_store::limits::Chosen;
+use lull_store::runs::{self, Run};
 use lull_store::spool::Folder;
 use lull_wire::events::{How, Landing, PauseParts};
 
 use crate::cli::if_terminal;
 use crate::host::{self, Guest, Host};
 use crate::limits;
-use crate::migrate::outcome::Outcome;
 #[cfg(feature = "terminal")]
 use crate::report::plot;
-use crate::runs::{self, Run};
 use model::Model;
 use sample::NotSampled;
 use told::Prediction;

@@ -6,11 +6,11 @@ use comfy_table::Table;
 use lull_base::fmt::{Millis, or_dash};
 use lull_base::table::table;
 use lull_base::terminal;
+use lull_store::attempt::observed::ObservedAttempt;
+use lull_store::attempt::outcome::{HelperSeen, Outcome};
 use lull_wire::events::{self, Event, Landing, PauseParts};
 
 use super::scene::DESTROYS_ITSELF;
-use crate::migrate::observed::ObservedAttempt;
-use crate::migrate::outcome::{HelperSeen, Outcome};
 use crate::migrate::progress;
 
 /// The result of a rehearsal.

@@ -5,10 +5,9 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use lull_base::lines::{Lines, TooLong};
+use lull_store::trace::{LARGEST, LONGEST_LINE};
 use lull_wire::trace::{Header, Line, SCHEMA};
 use thiserror::Error;
-
-use crate::trace::{LARGEST, LONGEST_LINE};
 
 /// Why a file is not a trace that can be replayed.
 #[derive(Debug, Error)]

@@ -5,21 +5,22 @@ use lull_core::downtime::{LastPages, SuspendPages};
 use lull_core::limits::{DowntimeLimit, Limits};
 use lull_core::machine::{Action, Event, Machine};
 use lull_core::units::Micros;
-use lull_engine::Recorder as _;
 use lull_simulator::attempt::{self, End, Outcome as Simulated};
 use lull_simulator::draw::Draw;
 use lull_simulator::scenario::Scenario;
 use lull_store::spool::Pipe;
+use lull_store::trace::{LARGEST, Recorder};
 use lull_wire::events::How;
+use lull_wire::trace::Recorder as _;
 
 use super::reader::{NoTrace, Reader};
 use super::rerun::{Outcome, Rerun};
-use crate::trace::{LARGEST, Recorder};
 
 /// The trace of a simulated attempt.
 fn trace(scenario: &Scenario) -> (String, Simulated) {
     let mut bytes = Vec::new();
-    let mut recorder = Recorder::within(LARGEST, Pipe::to(&mut bytes), 7, scenario.config());
+    let mut recorder =
+        Recorder::within(LARGEST, Pipe::to(&mut bytes), "0.1.0", 7, scenario.config());
     let simulated = attempt::run_watched(
         scenario,
         |at: Micros, event: Event, action: &Action, machine: &Machine| {
@@ -207,7 +208,8 @@ fn a_full_trace_says_so_and_still_replays() {
     const LARGEST: usize = 100 << 10;
     let scenario = one_that_moves();
     let mut bytes = Vec::new();
-    let mut recorder = Recorder::within(LARGEST, Pipe::to(&mut bytes), 7, scenario.config());
+    let mut recorder =
+        Recorder::within(LARGEST, Pipe::to(&mut bytes), "0.1.0", 7, scenario.config());
     let mut machine = Machine::new(scenario.config());
     let begin = Event::Begin {
         pages: 1,

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::runs::Run;
 use lull_store::ledger::Foresight;
 use lull_store::ledger::Row;
+use lull_store::runs::Run;
 use lull_wire::events::{
     Begun, Ended, Outcome, PauseParts, Progress, RanOn, Round, Started, Suspended,
 };

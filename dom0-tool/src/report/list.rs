@@ -5,10 +5,9 @@ use std::path::Path;
 
 use lull_base::fmt::{Millis, Short, or_dash};
 use lull_base::table::table;
+use lull_store::runs::Run;
 use lull_store::spool::Folder;
 use serde::Serialize;
-
-use crate::runs::Run;
 
 use super::json::SCHEMA;
 

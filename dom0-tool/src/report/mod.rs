@@ -19,10 +19,10 @@ use clap::Args;
 use lull_base::suggest::{did_you_mean, nearest};
 use lull_base::terminal::to_stdout;
 use lull_store::ledger::{self, Ledger, Row};
+use lull_store::runs::{self, RETENTION, Run, run};
 use lull_store::spool::Folder;
 
 use crate::cli::if_terminal;
-use crate::runs::{self, RETENTION, Run, run};
 
 /// The options of `lull report`.
 #[derive(Debug, Args)]

@@ -2,9 +2,9 @@
 
 use super::*;
 
-const MOVED: &str = include_str!("samples/moved.jsonl");
-const REFUSED: &str = include_str!("samples/refused.jsonl");
-const GATE_0: &str = include_str!("samples/gate0.jsonl");
+const MOVED: &str = include_str!("../../store/src/runs/samples/moved.jsonl");
+const REFUSED: &str = include_str!("../../store/src/runs/samples/refused.jsonl");
+const GATE_0: &str = include_str!("../../store/src/runs/samples/gate0.jsonl");
 
 fn run(record: &str) -> Run {
     Run::read("2026-11-23T15-34-44Z-web1", record.as_bytes()).unwrap()

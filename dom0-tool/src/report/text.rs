@@ -3,9 +3,9 @@
 use comfy_table::presets::ASCII_MARKDOWN;
 use lull_base::fmt::{Millis, or_dash};
 use lull_store::ledger::Row;
+use lull_store::runs::Run;
 
 use crate::migrate::tables::Tables;
-use crate::runs::Run;
 
 /// The report for a terminal.
 pub fn plain(run: &Run, rows: &[Row]) -> String {

@@ -17,6 +17,10 @@ pub const SCHEMA: u32 = 1;
 /// [`Event`] lines to it and reads [`Command`] lines from it.
 pub const FRONT_END_FD: &str = "LULL_FRONT_END_FD";
 
+/// The reason given when a guest did not stop. The next migration of the guest searches for
+/// this text.
+pub const DID_NOT_SUSPEND: &str = "the guest did not suspend itself when asked to";
+
 /// One line on the socket: an event and the schema version it is written in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Line {

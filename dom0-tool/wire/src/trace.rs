@@ -21,6 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::How;
 
+/// A record of dom0's machine: its input events and its actions.
+pub trait Recorder {
+    /// Records that the machine received `event` at `at` and decided `action`. Must not
+    /// block: the guest may be stopped.
+    fn record(&mut self, at: Micros, event: Event, action: &Action, machine: &Machine);
+}
+
 /// Version of these lines; raised when the meaning of one changes.
 pub const SCHEMA: u32 = 1;
 

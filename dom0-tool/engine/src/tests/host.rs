@@ -9,10 +9,11 @@ use lull_core::limits::Timeout;
 use lull_core::machine::{self, Action, Machine};
 use lull_core::units::Micros;
 use lull_wire::events::Event;
+use lull_wire::trace::Recorder;
 
 use super::destination::Destination;
 use super::world::{Guest, Phase, World};
-use crate::{Host, News, Recorder, Reply, SuspendAnswer, Wish};
+use crate::{Host, News, Reply, SuspendAnswer, Wish};
 
 /// How long the operator waits for a destination that stalls.
 const PATIENCE: Duration = Duration::from_millis(300);

@@ -22,11 +22,10 @@ use lull_core::limits::{DowntimeLimit, Limits, Risk, Timeout};
 use lull_core::link::{Link, Startup};
 use lull_core::machine::Config;
 use lull_core::units::Micros;
-use lull_wire::events::{Event, How};
+use lull_wire::events::{DID_NOT_SUSPEND, Event, How};
 use lull_xen::PAGE;
 
 use super::attempt::{self, Order, Verify};
-use super::explain::DID_NOT_SUSPEND;
 use super::landing;
 use super::prepare::{Listed, Prepared};
 use crate::stub::StubLog;

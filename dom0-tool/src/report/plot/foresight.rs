@@ -1,12 +1,12 @@
 //! Predicted against observed pauses, over all pauses in the ledger.
 
 use lull_store::ledger::Foreseen;
+use lull_store::runs::Run;
 use plotters::prelude::*;
 
 use super::axis::{room, tick, unit};
 use super::colours::{BEHIND, FAINT, FIRST, OBSERVED, TEXT};
 use super::{Area, Drawn, FONT, axes, chart, empty};
-use crate::runs::Run;
 
 const LEGEND: [(RGBColor, &str); 4] = [
     (OBSERVED, "this attempt"),

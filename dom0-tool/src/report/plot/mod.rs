@@ -15,11 +15,11 @@ use std::error::Error;
 
 use lull_base::duration::Span;
 use lull_store::ledger::Foreseen;
+use lull_store::runs::Run;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::text;
-use crate::runs::Run;
 use colours::{CARD, FAINT, TEXT, with_dark};
 
 /// The width and height of the file in pixels.

@@ -1,5 +1,6 @@
 //! The pause as a waterfall chart of its parts, observed on top of predicted.
 
+use lull_store::runs::Run;
 use plotters::coord::ranged1d::SegmentValue;
 use plotters::prelude::*;
 
@@ -7,7 +8,6 @@ use super::axis::{self, room, tick, unit};
 use super::colours::{BEHIND, FAINT, LIMIT, OBSERVED, TEXT};
 use super::{Area, Drawn, FONT, axes, chart, empty};
 use crate::migrate::tables::named;
-use crate::runs::Run;
 
 const TITLE: &str = "The pause, part after part";
 

@@ -2,12 +2,12 @@
 
 use std::cmp::Ordering;
 
+use lull_store::runs::Run;
 use plotters::prelude::*;
 
 use super::axis::{self, room, tick, unit};
 use super::colours::{FAINT, FIRST, LIMIT, OBSERVED, SECOND, TEXT};
 use super::{Area, Drawn, FONT, axes, chart, empty};
-use crate::runs::Run;
 
 const TITLE: &str = "Predicted pause over time";
 

@@ -1,11 +1,11 @@
 //! Pages sent and dirtied in each round.
 
+use lull_store::runs::Run;
 use plotters::prelude::*;
 
 use super::axis::count;
 use super::colours::{FAINT, FIRST, SECOND, TEXT};
 use super::{Area, Drawn, FONT, axes, chart, empty};
-use crate::runs::Run;
 
 const LEGEND: [(RGBColor, &str); 2] = [(FIRST, "sent"), (SECOND, "dirtied meanwhile")];
 const TITLE: &str = "Pages sent and dirtied, by round";

@@ -5,13 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use lull_store::metrics::Metrics;
+use lull_store::runs::{FOLDER, LARGEST, RETENTION, Run};
 use lull_store::spool::{Folder, spooler};
-
-use super::{FOLDER, LARGEST, RETENTION, Run};
-use crate::metrics::Metrics;
-
-/// The hidden subcommand that makes this binary a keeper.
-pub const SUBCOMMAND: &str = "keep-run";
 
 /// The options of `lull keep-run`.
 #[derive(Debug, Clone, Args)]

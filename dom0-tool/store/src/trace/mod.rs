@@ -2,16 +2,18 @@
 //! took, one JSON object per line ([`trace`](lull_wire::trace)).
 //!
 //! The helper sends the lines ([`Recorder`]) to a process that keeps them until the helper
-//! has exited ([`spool`](lull_store::spool)).
+//! has exited ([`spool`](crate::spool)).
 //!
 //! `lull replay` reads the trace back.
 
-use lull_store::spool::folder::Retention;
+use crate::spool::folder::Retention;
 
 mod recorder;
-pub mod spooler;
 
 pub use recorder::{Recorder, Unrecorded};
+
+/// The hidden subcommand that makes this binary a keeper of one trace.
+pub const SUBCOMMAND: &str = "keep-trace";
 
 /// The folder in which traces are kept.
 pub const FOLDER: &str = "/var/lib/lull/traces";

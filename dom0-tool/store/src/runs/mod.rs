@@ -4,16 +4,18 @@
 //!
 //! `lull migrate` keeps the record. If xl or libvirt were called without it, the helper
 //! does, and the record then lacks how the guest arrived. A process of its own
-//! ([`spool`](lull_store::spool)) writes it when the attempt is over.
+//! ([`spool`](crate::spool)) writes it when the attempt is over.
 
-use lull_store::spool::folder::Retention;
+use crate::spool::folder::Retention;
 
 pub mod recorder;
 pub mod run;
-pub mod spooler;
 
 pub use recorder::Recorder;
 pub use run::Run;
+
+/// The hidden subcommand that makes this binary a keeper of one record.
+pub const SUBCOMMAND: &str = "keep-run";
 
 /// The folder in which runs are kept.
 pub const FOLDER: &str = "/var/lib/lull/runs";

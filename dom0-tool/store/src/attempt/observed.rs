@@ -78,6 +78,7 @@ pub struct ObservedAttempt {
     pub started: Option<Started>,
     /// The limits that were set since then.
     pub limits: Option<InForce>,
+    /// The last progress that was reported.
     pub progress: Option<Progress>,
     /// The rounds of the copy.
     pub rounds: Rounds,
@@ -109,6 +110,7 @@ pub struct ObservedAttempt {
     pub target_started_ns: Option<u64>,
     /// The last lines that xl, ssh and the destination printed.
     pub words: Words,
+    /// How xl ended, once it has.
     pub xl: Option<XlEnd>,
 }
 

@@ -1,7 +1,7 @@
 //! The guest's pause as observed by the source's clock, and as predicted.
 
+use crate::ledger::{Entry, Known, Took};
 use lull_base::monotonic::span_ms;
-use lull_store::ledger::{Entry, Known, Took};
 use lull_wire::events::{How, PauseParts, Refused};
 
 use super::observed::ObservedAttempt;
@@ -220,7 +220,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use lull_store::ledger::Ledger;
+    use crate::ledger::Ledger;
     use lull_wire::events::{Answered, Event, GuestThen, HungUp, Landing, Ready};
 
     /// Times at the source, in nanoseconds of its monotonic clock.

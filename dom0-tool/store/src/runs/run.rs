@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use crate::spool::Folder;
 use lull_base::lines::each_line;
-use lull_engine::DID_NOT_SUSPEND;
-use lull_store::spool::Folder;
-use lull_wire::events::{Begun, Event, How, Line, Outcome, Progress, Round, SCHEMA};
+use lull_wire::events::{
+    Begun, DID_NOT_SUSPEND, Event, How, Line, Outcome, Progress, Round, SCHEMA,
+};
 
-use crate::migrate::observed::ObservedAttempt;
-use crate::migrate::report::what_would_do;
+use crate::attempt::advice::what_would_do;
+use crate::attempt::observed::ObservedAttempt;
 
 use super::LARGEST;
 
@@ -106,6 +107,7 @@ impl Run {
         });
     }
 
+    /// The name of the guest; `?` if the record does not say.
     pub fn guest(&self) -> &str {
         self.begun.as_ref().map_or("?", |begun| &begun.guest)
     }
@@ -211,9 +213,9 @@ mod tests {
     #[test]
     fn any_bytes_are_a_record_or_none() {
         let samples: [&[u8]; 3] = [
-            include_bytes!("../report/samples/moved.jsonl"),
-            include_bytes!("../report/samples/refused.jsonl"),
-            include_bytes!("../report/samples/gate0.jsonl"),
+            include_bytes!("samples/moved.jsonl"),
+            include_bytes!("samples/refused.jsonl"),
+            include_bytes!("samples/gate0.jsonl"),
         ];
         any_bytes(&samples, |bytes| drop(Run::read("x", bytes)));
     }
@@ -223,7 +225,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path(), super::super::RETENTION);
         assert!(newest_of(&folder, "web1").is_none());
-        let moved = include_str!("../report/samples/moved.jsonl");
+        let moved = include_str!("samples/moved.jsonl");
         let mut ended = Ended::so(How::SourceFailed);
         ended.reason = DID_NOT_SUSPEND.to_owned();
         let ended = Line {

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::*;
 
-const MOVED: &str = include_str!("../report/samples/moved.jsonl");
-const REFUSED: &str = include_str!("../report/samples/refused.jsonl");
+const MOVED: &str = include_str!("../runs/samples/moved.jsonl");
+const REFUSED: &str = include_str!("../runs/samples/refused.jsonl");
 
 fn metrics(root: &Path) -> Metrics {
     let collected = root.join("collected");

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 use std::process::{Child, ChildStdin};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::spool::Pipe;
 use lull_base::child::wait_until;
-use lull_store::spool::Pipe;
 use lull_wire::events::{Begun, Event, Line, SCHEMA};
 use lull_xen::DomId;
 
-use super::{LARGEST, spooler};
+use super::{LARGEST, SUBCOMMAND};
 
 /// Bytes reserved for the last lines of a record.
 const LAST_LINES: usize = 64 << 10;
@@ -38,22 +38,24 @@ pub enum Through {
 }
 
 impl Recorder {
-    /// Starts a keeper for an attempt to move `guest`. After dropping the recorder, a
+    /// Starts a keeper for an attempt to move `guest`. `lull` is the version of this program.
+    /// After dropping the recorder, a
     /// caller that waits for the returned process finds the file written.
     ///
     /// # Errors
     /// If the keeper cannot be started; there is then no record.
     pub fn start(
+        lull: &str,
         guest: &str,
         domid: DomId,
         destination: Option<&str>,
         through: Through,
     ) -> io::Result<(Self, Child)> {
         // After `--`, because a guest may have any name.
-        let (pipe, child) = Pipe::start(&[spooler::SUBCOMMAND, "--", guest])?;
+        let (pipe, child) = Pipe::start(&[SUBCOMMAND, "--", guest])?;
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
         let begun = Begun {
-            lull: crate::version().to_owned(),
+            lull: lull.to_owned(),
             started: now.to_string(),
             guest: guest.to_owned(),
             domid,

@@ -4,16 +4,14 @@ use std::io::{self, Write};
 use std::process::ChildStdin;
 use std::time::SystemTime;
 
+use crate::spool::Pipe;
 use lull_core::machine::{Action, Config, Event, Machine, State};
 use lull_core::units::Micros;
-use lull_engine as engine;
-use lull_store::spool::Pipe;
 use lull_wire::events::How;
-use lull_wire::trace::{Decision, End, Header, Line, SCHEMA, Told};
+use lull_wire::trace::{self, Decision, End, Header, Line, SCHEMA, Told};
 use lull_xen::DomId;
 
-use super::spooler;
-use super::{LARGEST, LONGEST_LINE};
+use super::{LARGEST, LONGEST_LINE, SUBCOMMAND};
 
 /// The number of collected bytes at which the lines are sent.
 const PORTION: usize = 32 << 10;
@@ -25,7 +23,7 @@ const UNSENT_MAX: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Unrecorded;
 
-impl engine::Recorder for Unrecorded {
+impl trace::Recorder for Unrecorded {
     fn record(&mut self, _: Micros, _: Event, _: &Action, _: &Machine) {}
 }
 
@@ -40,19 +38,26 @@ pub struct Recorder<W = ChildStdin> {
 }
 
 impl Recorder {
-    /// Starts a keeper for an attempt on `domain`.
+    /// Starts a keeper for an attempt on `domain`. `lull` is the version of this program.
     ///
     /// # Errors
     /// If the keeper cannot be started; there is then no trace.
-    pub fn start(domain: DomId, config: Config) -> io::Result<Self> {
-        let (pipe, _) = Pipe::start(&[spooler::SUBCOMMAND, &domain.to_string()])?;
-        Ok(Self::within(LARGEST, pipe, domain, config))
+    pub fn start(lull: &str, domain: DomId, config: Config) -> io::Result<Self> {
+        let (pipe, _) = Pipe::start(&[SUBCOMMAND, &domain.to_string()])?;
+        Ok(Self::within(LARGEST, pipe, lull, domain, config))
     }
 }
 
 impl<W: Write> Recorder<W> {
-    /// Sends the lines to `pipe`, at most `largest` bytes of them.
-    pub fn within(largest: usize, pipe: Pipe<W>, domain: DomId, config: Config) -> Self {
+    /// Sends the lines to `pipe`, at most `largest` bytes of them. `lull` is the version of
+    /// this program.
+    pub fn within(
+        largest: usize,
+        pipe: Pipe<W>,
+        lull: &str,
+        domain: DomId,
+        config: Config,
+    ) -> Self {
         let mut recorder = Self {
             pipe,
             largest,
@@ -62,7 +67,7 @@ impl<W: Write> Recorder<W> {
         let started = humantime::format_rfc3339_seconds(SystemTime::now());
         recorder.pipe.add(&Line::Header(Header {
             schema: SCHEMA,
-            lull: crate::version().into(),
+            lull: lull.into(),
             domain,
             started: started.to_string(),
             config: config.into(),
@@ -84,7 +89,7 @@ impl<W: Write> Recorder<W> {
     }
 }
 
-impl<W: Write> engine::Recorder for Recorder<W> {
+impl<W: Write> trace::Recorder for Recorder<W> {
     fn record(&mut self, at: Micros, event: Event, action: &Action, machine: &Machine) {
         // Some room is reserved for the last line. Only the end of a trace may be left out,
         // because the lines after a gap would not follow from those before it.

@@ -20,6 +20,7 @@ pub struct Words {
 }
 
 impl Words {
+    /// Adds one line, without what a terminal would obey.
     pub fn push(&mut self, line: &str) {
         if self.lines.len() == KEPT {
             self.lines.pop_front();

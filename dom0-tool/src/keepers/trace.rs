@@ -5,12 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use lull_store::spool::{Folder, spooler};
+use lull_store::trace::{FOLDER, LARGEST, RETENTION};
 use lull_xen::DomId;
-
-use super::{FOLDER, LARGEST, RETENTION};
-
-/// The hidden subcommand that makes this binary a keeper.
-pub const SUBCOMMAND: &str = "keep-trace";
 
 /// The options of `lull keep-trace`.
 #[derive(Debug, Clone, Args)]
