@@ -15,10 +15,10 @@ use lull_core::units::PAGE_SIZE;
 use lull_store::limits::{
     Change, Chosen, Effective, FILE, Key, Limit, LimitsError, LimitsFile, Standing, Whom, effective,
 };
+use lull_xen::host::{self, Guest};
 use serde::Serialize;
 
 use crate::control;
-use crate::host::{self, Guest};
 
 /// The limits of a guest for which nothing has been started yet.
 ///

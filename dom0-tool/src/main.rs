@@ -30,7 +30,6 @@ mod enable;
 #[cfg(feature = "terminal")]
 mod generate;
 mod helper;
-mod host;
 mod keepers;
 mod land;
 mod landing;

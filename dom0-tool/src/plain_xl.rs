@@ -14,10 +14,10 @@ use std::process::{Command, ExitCode};
 use clap::{Args, Parser};
 use lull_base::terminal::to_stderr;
 use lull_store::attempt::outcome::Outcome;
+use lull_xen::host::{self, Guest, Host};
 use rustix::stdio::{dup2_stdout, stderr, stdout};
 
 use crate::cli::{Migrate, as_hands_write};
-use crate::host::{self, Guest, Host};
 use crate::landing::Wanted;
 use crate::limits;
 use crate::migrate;

@@ -10,9 +10,9 @@ use clap::Args;
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
 use lull_xen::domain::Resumed;
+use lull_xen::host::{self, Guest, Host};
 use lull_xen::{DomId, Xen, version};
 
-use crate::host::{self, Guest, Host};
 use crate::name::{self, Name};
 
 const NOT_DONE: u8 = 2;

@@ -8,10 +8,10 @@ use clap::Args;
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_wire::control::{Answer, End, Request};
 use lull_wire::events::How;
+use lull_xen::host::Guest;
 
 use super::client::{self, Connection, Heard};
 use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
-use crate::host::Guest;
 use crate::migrate::source::{self, OnXen, Rescue, Seen};
 
 /// The longest wait for the end of a migration. If the guest was asked to stop just before,

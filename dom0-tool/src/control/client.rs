@@ -8,9 +8,9 @@ use anyhow::{Context, bail};
 use lull_base::lines::{Lines, TooLong};
 use lull_store::running::folder::{Folder, Place};
 use lull_wire::control::{Answer, Line, Request, SCHEMA, Status};
+use lull_xen::host::{self, Guest, NotReady};
 use lull_xen::xenstore::Xenstore;
 
-use crate::host::{self, Guest, NotReady};
 use crate::name;
 
 /// How long a helper may take to send a line. It may be reading a large bitmap.

@@ -8,11 +8,11 @@ use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::PAGE_SIZE;
 use lull_wire::control::{Answer, Line, Phase, SCHEMA, Status};
 use lull_xen as xen;
+use lull_xen::host::{self, Guest};
 
 use super::client::{self, Connection};
 use super::{DONE, NOT_DONE, watch};
 use crate::cli::if_terminal;
-use crate::host::{self, Guest};
 
 /// The options of `lull status`.
 #[derive(Debug, Args)]

@@ -6,10 +6,10 @@ use anstyle::{AnsiColor, Style};
 use lull_base::terminal::to_stdout;
 use lull_base::text::{printable, printable_lines};
 use lull_wire::events::SCHEMA;
+use lull_xen::host::NotReady;
 use serde::Serialize;
 
 use crate::enable;
-use crate::host::NotReady;
 
 /// What a finding means for a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

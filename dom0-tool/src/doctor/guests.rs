@@ -2,16 +2,16 @@
 
 use std::io;
 
+use lull_xen::host::{self, Guest, NotReady};
 use lull_xen::maxmem::guest_frames;
+use lull_xen::probe_guest::MARK;
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{DomainState, PAGE, Xen};
 
 use super::ask;
 use super::finding::{Finding, Findings, Level};
 use crate::enable;
-use crate::host::{self, Guest, NotReady};
 use crate::monitor::{self, Monitor};
-use crate::rehearse;
 
 /// The most guests listed one by one.
 const MOST: usize = 64;
@@ -50,7 +50,7 @@ fn look() -> io::Result<(Vec<Finding>, Vec<Seen>)> {
     let mut store = Xenstore::open()?;
     let xen = Xen::open_here();
     let mut guests = host::domains(&mut store)?;
-    guests.retain(|guest| guest.domid != 0 && !guest.name.starts_with(rehearse::MARK));
+    guests.retain(|guest| guest.domid != 0 && !guest.name.starts_with(MARK));
     let mut findings = Vec::new();
     if guests.is_empty() {
         findings.push(Finding::ok("guests", "no guest is here"));

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use lull_base::confine;
 use lull_engine::stub::room::{self, Memory, Plan};
+use lull_xen::host::Host;
 use lull_xen::{self as xen, Xen, version, version::Version};
 
 use super::ask;
@@ -12,7 +13,6 @@ use super::files;
 use super::finding::{Finding, Findings};
 use super::guests::{self, Seen};
 use super::xl_info::XlInfo;
-use crate::host::Host;
 use crate::{enable, helper};
 
 /// The facts with which the destination is compared.

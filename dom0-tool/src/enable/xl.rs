@@ -20,19 +20,12 @@ use anyhow::{Context, ensure};
 use lull_base::atomic_file;
 use lull_base::own_executable;
 use lull_base::shell::quoted;
-
-use crate::host::is_executable;
+use lull_xen::host::{XL_OF_LULL, is_executable, xl_of_lull};
 
 use super::Finding;
 
 /// Root's PATH on Debian, as set by login, sshd, sudo and systemd.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// The line that identifies a file of lull.
-const MARK: &str = "# Made by `lull enable xl`; `lull disable xl` takes it away.";
-
-/// The largest file in bytes; a larger one is not lull's.
-const LARGEST: u64 = 64 << 10;
 
 /// The paths; tests use folders of their own.
 struct Places {
@@ -84,11 +77,6 @@ pub fn disable() -> anyhow::Result<String> {
 /// Whether plain xl keeps the limits.
 pub fn in_force() -> Finding {
     Places::default().in_force()
-}
-
-/// Whether the file is a command that [`enable`] made, of this lull or another.
-pub fn is_ours(xl: &Path) -> bool {
-    matches!(there(xl), Ok(There::Ours(_)))
 }
 
 impl Places {
@@ -221,7 +209,7 @@ impl Places {
 
     /// The script installed in place of xl.
     fn script(&self, stock: &Path, lull: &Path) -> Vec<u8> {
-        let mut script = OsString::from(format!("#!/bin/sh\n{MARK}\n"));
+        let mut script = OsString::from(format!("#!/bin/sh\n{XL_OF_LULL}\n"));
         for part in [
             OsStr::new("lull_xl="),
             &quoted(stock.as_os_str()),
@@ -261,18 +249,12 @@ exec "$lull_xl" "$@"
 "#;
 
 fn there(xl: &Path) -> io::Result<There> {
-    match fs::symlink_metadata(xl) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(There::Nothing),
-        Err(error) => return Err(error),
-        Ok(file) if !file.is_file() || file.len() > LARGEST => return Ok(There::Foreign),
-        Ok(_) => {}
+    match xl_of_lull(xl) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(There::Nothing),
+        Err(error) => Err(error),
+        Ok(Some(content)) => Ok(There::Ours(content)),
+        Ok(None) => Ok(There::Foreign),
     }
-    let content = fs::read(xl)?;
-    let is_ours = content.split(|byte| *byte == b'\n').nth(1) == Some(MARK.as_bytes());
-    Ok(match is_ours {
-        true => There::Ours(content),
-        false => There::Foreign,
-    })
 }
 
 /// The start of the line that names the helper.
@@ -330,7 +312,7 @@ mod tests {
         assert!(!places.in_force().in_force);
         places.enable(&lull).unwrap();
         assert!(places.in_force().in_force, "{:?}", places.in_force());
-        assert!(is_ours(&places.ours));
+        assert!(matches!(places.there().unwrap(), There::Ours(_)));
         let again = places.enable(&lull).unwrap();
         assert!(again.contains("already"), "{again}");
         places.disable().unwrap();
@@ -382,7 +364,8 @@ mod tests {
         assert!(places.enable(&lull).is_err());
         places.disable().unwrap();
         assert_eq!(fs::read(&places.ours).unwrap(), b"#!/bin/sh\n");
-        assert!(!places.in_force().in_force && !is_ours(&places.ours));
+        assert!(!places.in_force().in_force);
+        assert_eq!(places.there().unwrap(), There::Foreign);
     }
 
     #[test]

@@ -18,9 +18,8 @@ use lull_store::ledger::{self, Known, Ledger};
 use lull_store::limits::{self, Chosen, Effective};
 use lull_wire::spec::{BadSpec, MigrationSpec, PauseCosts, VARIABLE};
 use lull_xen::DomId;
+use lull_xen::host;
 use lull_xen::xenstore::Xenstore;
-
-use crate::host;
 
 /// What `lull migrate` asks for; `None` under another toolstack.
 ///

@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 
 use lull_base::net_link::{Frames, NAME_ROOM};
 use lull_store::limits;
+use lull_xen::host;
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{DomId, Xen};
 
 use super::waiting::{Identity, SUFFIX};
-use crate::host;
 
 /// Time in which the copy starts, or is not announced.
 const STARTING: Duration = Duration::from_secs(20);

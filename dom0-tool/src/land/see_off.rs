@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use lull_base::{hygiene, inherited_fd};
 use lull_xen::Xen;
+use lull_xen::host::Host;
 use rustix::stdio::{dup2_stderr, stdout};
 
 use super::announce::announce;
 use super::waiting::Identity;
-use crate::host::Host;
 
 /// The name of the hidden subcommand.
 const SUBCOMMAND: &str = "see-off";

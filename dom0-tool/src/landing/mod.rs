@@ -11,11 +11,11 @@ use std::process::Command;
 use clap::ValueEnum;
 use lull_base::spawn::shell_ignoring_tty_signals;
 use lull_store::limits::Trust;
+use lull_xen::host::Guest;
 use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
 use crate::destination::{Heard, Patience, QUESTION};
-use crate::host::Guest;
 use crate::land::caller::{Call, NoLand};
 use crate::rehearse::Way;
 

@@ -42,12 +42,12 @@ use lull_store::running::folder::Folder;
 use lull_store::runs;
 use lull_store::spool;
 use lull_wire::events::{Event, Landing};
+use lull_xen::host::{self, Guest, Host, NotReady};
 use lull_xen::maxmem::guest_frames;
 use lull_xen::{DomId, Xen};
 
 use crate::cli::Migrate;
 use crate::destination::{Enough, Patience, admit};
-use crate::host::{self, Guest, Host, NotReady};
 use crate::landing::{self, Choice, Wanted, choose};
 use crate::limits;
 use crate::monitor;

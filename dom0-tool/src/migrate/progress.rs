@@ -12,9 +12,9 @@ use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::PAGE_SIZE;
 use lull_store::runs::{self, recorder::Through};
+use lull_xen::host::Guest;
 
 use crate::cli::Migrate;
-use crate::host::Guest;
 use lull_wire::events::{
     Event, GuestThen, How, HungUp, Line, Log, PauseParts, Progress, RanOn, RestsOn, Round, SCHEMA,
     Suspended,

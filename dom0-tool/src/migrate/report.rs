@@ -7,9 +7,9 @@ use lull_store::attempt::observed::ObservedAttempt;
 use lull_store::attempt::outcome::{HelperSeen, Outcome, RunningOn, XlEnd};
 use lull_store::ledger::Known;
 use lull_wire::events::{self, Ended, How, Refused};
+use lull_xen::host::Guest;
 
 use crate::cli::Migrate;
-use crate::host::Guest;
 
 use super::source::Seen;
 use super::tables::Tables;

@@ -16,11 +16,11 @@ use lull_store::running::claim::{CLAIM_FD, Claim};
 use lull_store::running::folder::Folder;
 use lull_wire::events::{FRONT_END_FD, Landing};
 use lull_wire::spec::{MigrationSpec, VARIABLE};
+use lull_xen::host::Guest;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::cli::Migrate;
 use crate::helper::handed::ENGINE_FD;
-use crate::host::Guest;
 use crate::land::caller::Call;
 use crate::transport::{self, orders::Orders};
 

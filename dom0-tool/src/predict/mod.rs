@@ -25,9 +25,9 @@ use lull_store::limits::Chosen;
 use lull_store::runs::{self, Run};
 use lull_store::spool::Folder;
 use lull_wire::events::{How, Landing, PauseParts};
+use lull_xen::host::{self, Guest, Host};
 
 use crate::cli::if_terminal;
-use crate::host::{self, Guest, Host};
 use crate::limits;
 #[cfg(feature = "terminal")]
 use crate::report::plot;

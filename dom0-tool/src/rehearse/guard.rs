@@ -8,8 +8,9 @@ use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lull_xen::host::Host;
+
 use super::stage::Stage;
-use crate::host::Host;
 
 /// The hidden subcommand that makes this binary a guard.
 pub const SUBCOMMAND: &str = "guard-rehearsal";

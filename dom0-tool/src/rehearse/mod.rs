@@ -41,11 +41,11 @@ use lull_store::ledger::{self, Costs, Entry, Ledger};
 use lull_store::limits::Trust;
 use lull_store::running::folder::Folder;
 use lull_wire::events::Landing;
+use lull_xen::host::{self, Guest, Host};
 use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
 use crate::destination::{Enough, Heard, Patience, admit};
-use crate::host::{self, Guest, Host};
 use crate::landing::{Choice, Wanted, choose, devices_bear_it};
 use crate::limits;
 use crate::migrate::inbox::{Inbox, Message};
@@ -58,7 +58,6 @@ use stage::Stage;
 use told::Left;
 
 pub use guard::main as guard;
-pub use scene::MARK;
 pub use told::Rehearsed;
 pub use way::{BATCH, Way, kept_alive};
 

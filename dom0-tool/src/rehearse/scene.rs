@@ -7,15 +7,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
+use lull_xen::host::{self, Guest};
+use lull_xen::probe_guest::MARK;
 use lull_xen::xenstore::Xenstore;
 use serde::{Deserialize, Serialize};
 
 use super::interfaces::Interface;
 use super::way::Way;
-use crate::host::{self, Guest};
-
-/// The prefix of every probe guest's name.
-pub const MARK: &str = "lull-rehearsal-of-";
 
 /// The suffixes that xl appends to a guest's name during a migration.
 pub const SUFFIXES: [&str; 3] = ["", "--incoming", "--migratedaway"];

@@ -14,12 +14,12 @@ use std::time::Duration;
 use anyhow::Context;
 use lull_base::file_lock::lock;
 use lull_base::spawn::ignoring_tty_signals;
+use lull_xen::host::Guest;
 
 use super::interfaces::Interface;
 use super::kernel;
 use super::scene::{DESTROYS_ITSELF, Scene};
 use super::way::Way;
-use crate::host::Guest;
 
 const FOLDER: &str = "/run/lull-rehearsal";
 const KERNEL: &str = "kernel";

@@ -7,10 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use lull_base::net_link::NAME_ROOM;
+use lull_xen::host::is_executable;
 use lull_xen::xenstore::Xenstore;
 
 use super::call::{Action, Call};
-use crate::host::is_executable;
 
 /// The folders in which `vif-bridge` finds its programs, iptables among them.
 const PROGRAMS: [&str; 6] = [

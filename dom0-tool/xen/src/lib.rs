@@ -1,4 +1,5 @@
-//! dom0's interface to the hypervisor: direct access to `/dev/xen/*`.
+//! dom0's interface to the hypervisor: direct access to `/dev/xen/*`. Whether a host is ready
+//! to move guests, and which guests it has, is in [`host`].
 //!
 //! All `unsafe` code that deals with Xen is here; `lull_base` has a little for Linux
 //! itself. Every structure follows Xen's public headers, at the version that its
@@ -13,6 +14,7 @@ pub mod domctl;
 pub mod evtchn;
 pub mod foreign;
 pub mod guest_type;
+pub mod host;
 pub mod maxmem;
 pub mod mmu;
 pub mod privcmd;

@@ -3,6 +3,9 @@
 
 use std::arch::global_asm;
 
+/// The prefix of every probe guest's name.
+pub const MARK: &str = "lull-rehearsal-of-";
+
 /// Guest-physical address where the code is loaded and entered.
 pub const LOAD: u32 = 0x10_0000;
 

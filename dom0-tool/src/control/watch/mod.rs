@@ -22,13 +22,13 @@ use std::time::Duration;
 
 use lull_base::terminal::to_stderr;
 use lull_store::running::folder::Place;
+use lull_xen::host;
 
 use self::lines::Lines;
 use self::outcome::Last;
 use self::session::{Session, ThisHost};
 use super::show::Options;
 use super::{DONE, NOT_DONE};
-use crate::host;
 
 /// The interval between two turns of the loop.
 const TICK: Duration = Duration::from_millis(200);

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use lull_store::running::folder::Place;
 use lull_wire::control::{Answer, Phase, Request, Status};
+use lull_xen::host::Guest;
 use lull_xen::{self as xen, DomId, DomainState};
 
 use super::View;
 use super::outcome::{self, Ending, Last};
 use crate::control::client::{self, Connection, Heard};
-use crate::host::Guest;
 
 /// The most migrations watched at once. A host has far fewer.
 const MOST: usize = 16;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use lull_store::running::folder::Folder;
 use lull_wire::control::Status;
 use lull_wire::events::{Ended, Event, How, Progress, Round};
+use lull_xen::host::Guest;
 use lull_xen::{DomId, DomainState};
 use tempfile::TempDir;
 
@@ -17,7 +18,6 @@ use super::*;
 use crate::control::picture::Picture;
 use crate::control::server::Server;
 use crate::control::show::as_json;
-use crate::host::Guest;
 
 /// The state of every guest in a scene; `None` where Xen cannot be asked.
 type Fares = Rc<Cell<Option<Option<DomainState>>>>;

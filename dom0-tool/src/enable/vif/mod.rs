@@ -19,9 +19,9 @@ use lull_base::own_executable;
 use lull_base::{atomic_file, file_lock};
 use lull_wire::xl_conf;
 use lull_xen::DomId;
+use lull_xen::host;
 use lull_xen::xenstore::Xenstore;
 
-use crate::host;
 use crate::rehearse::interfaces::Interface;
 use crate::vif::{FOLDER, Host, NAME, STOCK};
 

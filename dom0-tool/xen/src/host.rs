@@ -2,15 +2,17 @@
 //! touched. Every refusal says what is wrong and what to do.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use lull_base::suggest::{did_you_mean, nearest};
-use lull_xen::guest_type::GuestType;
-use lull_xen::{self as xen, DomId, DomainState, version, xenstore::Xenstore};
 use thiserror::Error;
 
-use crate::{enable, rehearse};
+use crate::guest_type::GuestType;
+use crate::probe_guest::MARK;
+use crate::xenstore::Xenstore;
+use crate::{self as xen, DomId, DomainState, version};
 
 /// A guest found on this host; [`guest`] also checks that it is PVH and runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,22 +87,34 @@ pub enum NotReady {
     #[error(
         "{name} is a rehearsal's probe guest.\n{UNTOUCHED} `lull rehearse HOST` moves one of its own; this one destroys itself."
     )]
-    ProbeGuest { name: String },
+    ProbeGuest {
+        /// The name of the guest.
+        name: String,
+    },
     /// The guest is not PVH.
     #[error(
         "{name} is {} guest, which lull cannot move yet: only PVH.{}\n{UNTOUCHED} Stock `xl migrate` moves it, without limits.",
         article(kind),
         remark(kind)
     )]
-    NotPvh { name: String, kind: GuestType },
+    NotPvh {
+        /// The name of the guest.
+        name: String,
+        /// Its type.
+        kind: GuestType,
+    },
     /// The guest has a PCI device passed through.
     #[error(
         "{name} has a PCI device passed through, and what that writes shows in no dirty log: it cannot be moved while it runs.\n{UNTOUCHED} Detach it first: `xl pci-list {name}`, `xl pci-detach`."
     )]
-    PassThrough { name: String },
+    PassThrough {
+        /// The name of the guest.
+        name: String,
+    },
     /// The guest is not running.
     #[error("{name} {state}.\n{UNTOUCHED} {remedy}")]
     NotRunning {
+        /// The name of the guest.
         name: String,
         /// The guest's state, as a verb phrase.
         state: String,
@@ -111,12 +125,16 @@ pub enum NotReady {
     #[error(
         "{name}'s kernel powers off and reboots when it is asked to, but does not suspend itself, without which no guest moves.\n{UNTOUCHED} Boot a kernel that does (Linux: CONFIG_HIBERNATE_CALLBACKS), or move it switched off."
     )]
-    NoSuspend { name: String },
+    NoSuspend {
+        /// The name of the guest.
+        name: String,
+    },
     /// The hypervisor does not return the guest's state.
     #[error(
         "the hypervisor does not say how {name} is: {source}.\n{UNTOUCHED} `xl list` must work first."
     )]
     NoState {
+        /// The name of the guest.
         name: String,
         /// The error from the hypervisor.
         source: io::Error,
@@ -209,7 +227,7 @@ impl Host {
     /// When this is not a dom0 that can be asked.
     pub fn check_xen(&self) -> Result<(), NotReady> {
         let hypervisor = self.root.join("sys/hypervisor/type");
-        let found = match std::fs::read_to_string(&hypervisor) {
+        let found = match fs::read_to_string(&hypervisor) {
             Ok(text) if text.trim() == "xen" => None,
             Ok(text) => Some(format!(
                 "{} says `{}`",
@@ -223,7 +241,7 @@ impl Host {
         }
         // This file exists only when xenfs is mounted; otherwise the next check reports the
         // problem.
-        let capabilities = std::fs::read_to_string(self.root.join("proc/xen/capabilities"));
+        let capabilities = fs::read_to_string(self.root.join("proc/xen/capabilities"));
         if capabilities.is_ok_and(|text| !text.contains("control_d")) {
             return Err(NotReady::NotDom0);
         }
@@ -242,8 +260,33 @@ impl Host {
             .filter(|folder| folder.is_absolute())
             .chain([self.root.join("usr/sbin"), self.root.join("usr/local/sbin")])
             .map(|folder| folder.join("xl"))
-            .find(|xl| is_executable(xl) && !enable::xl::is_ours(xl))
+            .find(|xl| is_executable(xl) && !is_lulls(xl))
     }
+}
+
+/// The second line of the `xl` that `lull enable xl` makes.
+pub const XL_OF_LULL: &str = "# Made by `lull enable xl`; `lull disable xl` takes it away.";
+
+/// The largest `xl` in bytes that can be lull's.
+const LARGEST: u64 = 64 << 10;
+
+/// The text of an `xl` that `lull enable xl` made, of this lull or another. `None` if the
+/// file is another program.
+///
+/// # Errors
+/// When there is no such file, or it cannot be read.
+pub fn xl_of_lull(xl: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = fs::symlink_metadata(xl)?;
+    if !file.is_file() || file.len() > LARGEST {
+        return Ok(None);
+    }
+    let content = fs::read(xl)?;
+    let line = content.split(|byte| *byte == b'\n').nth(1);
+    Ok((line == Some(XL_OF_LULL.as_bytes())).then_some(content))
+}
+
+fn is_lulls(xl: &Path) -> bool {
+    matches!(xl_of_lull(xl), Ok(Some(_)))
 }
 
 /// Whether the path is a file that this user may execute.
@@ -312,7 +355,7 @@ pub fn guest_in_any_state(asked: &str) -> Result<Guest, NotReady> {
 fn check_type(store: &mut Xenstore, guest: &Guest) -> Result<(), NotReady> {
     let no_xenstore = |source| NotReady::NoXenstore { source };
     let name = || guest.name.clone();
-    if guest.name.starts_with(rehearse::MARK) {
+    if guest.name.starts_with(MARK) {
         return Err(NotReady::ProbeGuest { name: name() });
     }
     let devices = store.list(&format!("/libxl/{}/device/pci", guest.domid));
