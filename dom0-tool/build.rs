@@ -14,7 +14,7 @@ fn main() {
 }
 
 /// All files and folders from which the tool is built.
-const INPUTS: [&str; 22] = [
+const INPUTS: [&str; 24] = [
     "core/src",
     "core/Cargo.toml",
     "dom0-tool/base/src",
@@ -28,6 +28,8 @@ const INPUTS: [&str; 22] = [
     "dom0-tool/engine/src",
     "dom0-tool/engine/Cargo.toml",
     "dom0-tool/engine/build.rs",
+    "dom0-tool/agents/src",
+    "dom0-tool/agents/Cargo.toml",
     "dom0-tool/src",
     "dom0-tool/build.rs",
     "dom0-tool/simulator/src",

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use lull_agents::{helper, keepers, transport};
 use lull_base::bandwidth::Bandwidth;
 use lull_base::duration::{Span, TimeLimit};
 use lull_base::risk::Risk;
 
 use crate::landing::Wanted;
 use crate::{
-    control, doctor, enable, helper, keepers, ledger, limits, plain_xl, predict, rehearse, replay,
-    report, resume, transport,
+    control, doctor, enable, ledger, limits, plain_xl, predict, rehearse, replay, report, resume,
 };
 
 /// A part of a help text: with the feature `terminal` the first, without it the second.

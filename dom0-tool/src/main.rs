@@ -15,8 +15,8 @@
 //! ([`limits`]), and plain `xl migrate` can be made to keep them ([`enable`]) and to land
 //! as fast ([`plain_xl`]).
 //! Under the name `vif-lull` it attaches guests' network interfaces ([`vif`]).
-//! Whoever carries out the guest's next reboot is kept ([`monitor`]), and so is its name
-//! ([`name`]).
+//! Whoever carries out the guest's next reboot is kept ([`monitor`](lull_agents::monitor)), and so is its name
+//! ([`name`](lull_agents::name)).
 //! What only a person may decide is `lull resume` ([`resume`]). Is a host ready?
 //! [`doctor`]. Manual and completions: [`generate`].
 
@@ -29,32 +29,27 @@ mod doctor;
 mod enable;
 #[cfg(feature = "terminal")]
 mod generate;
-mod helper;
-mod keepers;
-mod land;
 mod landing;
 mod ledger;
 mod limits;
 mod migrate;
-mod monitor;
-mod name;
 mod plain_xl;
 mod predict;
 mod rehearse;
 mod replay;
 mod report;
 mod resume;
-mod transport;
-mod vif;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
+use lull_agents::{helper, keepers, land, transport, vif};
+
 fn main() -> ExitCode {
     match Role::of(std::env::args_os().take(2)) {
-        Role::Helper => return helper::main(std::env::args_os()),
+        Role::Helper => return helper::main(std::env::args_os(), version),
         Role::HotplugScript => return vif::main(std::env::args_os()),
         Role::FrontEnd => {}
     }
@@ -81,7 +76,7 @@ fn main() -> ExitCode {
         cli::Command::PlainXl(options) => plain_xl::main(&options),
         cli::Command::KeepTrace(options) => keepers::trace::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
-        cli::Command::Engine(options) => helper::engine(&options),
+        cli::Command::Engine(options) => helper::engine(&options, version),
         cli::Command::Land => land::main(),
         cli::Command::SeeOff => land::see_off::main(),
     }

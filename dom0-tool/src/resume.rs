@@ -7,13 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use lull_agents::name::{self, Name};
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
 use lull_xen::domain::Resumed;
 use lull_xen::host::{self, Guest, Host};
 use lull_xen::{DomId, Xen, version};
-
-use crate::name::{self, Name};
 
 const NOT_DONE: u8 = 2;
 

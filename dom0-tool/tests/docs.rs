@@ -92,7 +92,7 @@ fn source(folder: &Path, into: &mut String) {
 #[test]
 fn messages_in_troubleshooting_are_the_programs() {
     let mut text = String::new();
-    for folder in ["src", "store/src", "engine/src"] {
+    for folder in ["src", "agents/src", "engine/src", "store/src", "xen/src"] {
         source(&workspace().join("dom0-tool").join(folder), &mut text);
     }
     let page = fs::read_to_string(workspace().join("docs/troubleshooting.md")).unwrap();
@@ -165,6 +165,7 @@ fn every_dependency_of_the_binary_is_explained() {
         "dom0-tool/wire",
         "dom0-tool/store",
         "dom0-tool/engine",
+        "dom0-tool/agents",
         "dom0-tool/simulator",
     ] {
         let manifest = workspace().join(folder).join("Cargo.toml");

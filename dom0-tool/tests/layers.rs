@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml_edit::DocumentMut;
 
 /// Each crate's folder, and those of our crates that it may use.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("core", &[]),
     ("stubdom", &["lull-core"]),
     ("dom0-tool/base", &["lull-core"]),
@@ -28,6 +28,17 @@ const LAYERS: [(&str, &[&str]); 10] = [
             "lull-store",
         ],
     ),
+    (
+        "dom0-tool/agents",
+        &[
+            "lull-core",
+            "lull-base",
+            "lull-xen",
+            "lull-wire",
+            "lull-store",
+            "lull-engine",
+        ],
+    ),
     ("dom0-tool/simulator", &["lull-core", "lull-base"]),
     (
         "dom0-tool",
@@ -38,6 +49,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
             "lull-wire",
             "lull-store",
             "lull-engine",
+            "lull-agents",
             "lull-simulator",
         ],
     ),
@@ -75,6 +87,7 @@ fn the_tool_forbids_unsafe_code() {
         "wire/src/lib.rs",
         "store/src/lib.rs",
         "engine/src/lib.rs",
+        "agents/src/lib.rs",
         "simulator/src/lib.rs",
     ] {
         let text = fs::read_to_string(root.join(file)).unwrap();
@@ -134,6 +147,7 @@ fn what_the_ground_does_is_done_there_only() {
         "wire/src",
         "store/src",
         "engine/src",
+        "agents/src",
         "simulator/src",
     ] {
         list(&root.join(folder), &mut files);

@@ -5,13 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use lull_agents::name;
 use lull_base::lines::{Lines, TooLong};
 use lull_store::running::folder::{Folder, Place};
 use lull_wire::control::{Answer, Line, Request, SCHEMA, Status};
 use lull_xen::host::{self, Guest, NotReady};
 use lull_xen::xenstore::Xenstore;
-
-use crate::name;
 
 /// How long a helper may take to send a line. It may be reading a large bitmap.
 const PATIENCE: Duration = Duration::from_secs(10);

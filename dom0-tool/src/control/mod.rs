@@ -1,12 +1,11 @@
 //! Shows and steers migrations under way: `lull status`, `lull set`, `lull cancel`,
 //! `lull switch-now`.
 //!
-//! Each helper serves a socket of its own ([`server`]), in the
+//! Each helper serves a [socket](lull_agents::control) of its own, in the
 //! [folder](lull_store::running::folder) of all sockets, whether lull, xl or libvirt started
 //! the migration. When the helper has gone and the guest lands,
-//! `lull migrate` serves one instead. Both sides speak [`control`](lull_wire::control); the
-//! state to show is kept as a [`picture`]. The commands are clients of the socket
-//! ([`client`]): [`show`] looks once and [`watch`] until the end, [`set`] and [`cancel`]
+//! `lull migrate` serves one instead. Both sides speak [`control`](lull_wire::control). The
+//! commands are clients of the socket ([`client`]): [`show`] looks once and [`watch`] until the end, [`set`] and [`cancel`]
 //! steer.
 //!
 //! A [claim](lull_store::running::claim) on a guest's dirty log tells other lull processes
@@ -17,8 +16,6 @@
 
 pub mod cancel;
 mod client;
-pub mod picture;
-pub mod server;
 pub mod set;
 pub mod show;
 mod watch;

@@ -210,8 +210,8 @@ fn in_words(status: &Status) -> String {
 mod tests {
     use std::time::Instant;
 
-    use super::super::picture::Picture;
     use super::*;
+    use lull_agents::control::picture::Picture;
     use lull_wire::events::{Event, Progress};
 
     #[test]

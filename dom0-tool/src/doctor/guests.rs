@@ -2,6 +2,7 @@
 
 use std::io;
 
+use lull_agents::monitor::{self, Monitor};
 use lull_xen::host::{self, Guest, NotReady};
 use lull_xen::maxmem::guest_frames;
 use lull_xen::probe_guest::MARK;
@@ -11,7 +12,6 @@ use lull_xen::{DomainState, PAGE, Xen};
 use super::ask;
 use super::finding::{Finding, Findings, Level};
 use crate::enable;
-use crate::monitor::{self, Monitor};
 
 /// The most guests listed one by one.
 const MOST: usize = 64;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use lull_agents::helper;
 use lull_base::confine;
 use lull_engine::stub::room::{self, Memory, Plan};
 use lull_xen::host::Host;
@@ -13,7 +14,7 @@ use super::files;
 use super::finding::{Finding, Findings};
 use super::guests::{self, Seen};
 use super::xl_info::XlInfo;
-use crate::{enable, helper};
+use crate::enable;
 
 /// The facts with which the destination is compared.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@
 //! may be attached there while it still runs here ([`devices`]). Otherwise the classic
 //! landing is used, and the report says why.
 
+pub mod caller;
 mod devices;
 
 use std::process::Command;
@@ -16,8 +17,8 @@ use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
 use crate::destination::{Heard, Patience, QUESTION};
-use crate::land::caller::{Call, NoLand};
 use crate::rehearse::Way;
+use caller::{Call, NoLand};
 
 /// What the operator wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

@@ -4,6 +4,7 @@ use std::io::{self, PipeReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use lull_agents::transport::orders::Orders;
 use lull_base::monotonic::now_ns;
 use lull_store::attempt::observed::ObservedAttempt;
 use lull_store::attempt::outcome::{HelperSeen, Wish};
@@ -12,8 +13,7 @@ use lull_wire::events::{Command, Event};
 use lull_wire::gate::Order;
 use rustix::io::ioctl_fionread;
 
-use crate::land::caller::Call;
-use crate::transport::orders::Orders;
+use crate::landing::caller::Call;
 
 use super::attended::Attended;
 use super::inbox::{Inbox, Message};

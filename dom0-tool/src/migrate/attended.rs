@@ -3,13 +3,12 @@
 
 use std::time::Instant;
 
+use lull_agents::control::picture::Picture;
+use lull_agents::control::server::Server;
 use lull_store::running::folder::Folder;
 use lull_wire::control::{Answer, End, Request};
 use lull_wire::events::{Event, How};
 use lull_xen::DomId;
-
-use crate::control::picture::Picture;
-use crate::control::server::Server;
 
 /// The control socket of an attempt, from the helper's end to the attempt's.
 pub struct Attended<'a> {

@@ -16,7 +16,7 @@ use lull_wire::spec::VARIABLE;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::xl::Plan;
-use crate::land::caller::Call;
+use crate::landing::caller::Call;
 
 /// Time that the engine, and the process that leads to `lull land`, may outlive the
 /// attempt.

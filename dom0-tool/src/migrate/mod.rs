@@ -26,6 +26,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use lull_agents::monitor;
+use lull_agents::name::Name;
 use lull_base::bandwidth::Bandwidth;
 use lull_base::duration::TimeLimit;
 use lull_base::exit::NOT_BEGUN;
@@ -50,8 +52,6 @@ use crate::cli::Migrate;
 use crate::destination::{Enough, Patience, admit};
 use crate::landing::{self, Choice, Wanted, choose};
 use crate::limits;
-use crate::monitor;
-use crate::name::Name;
 use crate::rehearse::{self, Rehearsed, Way};
 
 use attempt::Attempted;

@@ -4,9 +4,8 @@
 use std::io;
 use std::time::Duration;
 
+use lull_agents::name::{self, Name};
 use lull_xen::{self as xen, DomId, DomainState, domain::Resumed};
-
-use crate::name::{self, Name};
 
 /// Time that a suspended guest may take to be resumed by another process. xl starts its
 /// resume only after it has waited two seconds for its transport.

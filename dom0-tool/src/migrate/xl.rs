@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use lull_agents::helper::handed::ENGINE_FD;
+use lull_agents::transport::{self, orders::Orders};
 use lull_base::duration::Span;
 use lull_base::spawn::ignoring_tty_signals;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
@@ -20,9 +22,7 @@ use lull_xen::host::Guest;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::cli::Migrate;
-use crate::helper::handed::ENGINE_FD;
-use crate::land::caller::Call;
-use crate::transport::{self, orders::Orders};
+use crate::landing::caller::Call;
 
 use super::engine::Engine;
 use super::transport::arguments;

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
+use lull_agents::helper::guard::{Guard, Over, is_saved_by_another};
 use lull_engine::log_dirty::{LogDirty, LogDirtyError};
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
@@ -18,8 +19,6 @@ use lull_xen::maxmem::guest_frames;
 use lull_xen::{DomId, Xen};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use thiserror::Error;
-
-use crate::helper::guard::{Guard, Over, is_saved_by_another};
 
 /// The interval between two looks.
 const LOOK: Duration = Duration::from_millis(100);

@@ -6,6 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Instant;
 
+use lull_agents::control::picture::Picture;
+use lull_agents::control::server::Server;
 use lull_store::running::folder::Folder;
 use lull_wire::control::Status;
 use lull_wire::events::{Ended, Event, How, Progress, Round};
@@ -15,8 +17,6 @@ use tempfile::TempDir;
 
 use super::session::Host;
 use super::*;
-use crate::control::picture::Picture;
-use crate::control::server::Server;
 use crate::control::show::as_json;
 
 /// The state of every guest in a scene; `None` where Xen cannot be asked.

@@ -5,9 +5,8 @@
 
 use std::path::Path;
 
+use lull_agents::vif;
 use lull_wire::xl_conf;
-
-use crate::vif;
 
 /// The line that identifies lull's two lines.
 pub const MARK: &str =

@@ -1,4 +1,4 @@
-//! Guests' network interfaces: xl uses `vif-lull` for them ([`crate::vif`]), a copy of
+//! Guests' network interfaces: xl uses `vif-lull` for them ([`lull_agents::vif`]), a copy of
 //! which is installed beside Xen's own scripts.
 //!
 //! xl writes the script's name into a guest's configuration when the guest is started, and
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use lull_agents::vif::{FOLDER, Host, NAME, STOCK};
 use lull_base::own_executable;
 use lull_base::{atomic_file, file_lock};
 use lull_wire::xl_conf;
@@ -23,7 +24,6 @@ use lull_xen::host;
 use lull_xen::xenstore::Xenstore;
 
 use crate::rehearse::interfaces::Interface;
-use crate::vif::{FOLDER, Host, NAME, STOCK};
 
 use super::Finding;
 use conf::{MARK, Setting};

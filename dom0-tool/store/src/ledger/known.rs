@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lull_core::downtime::{LastPages, SuspendPages};
 use lull_wire::events::{Landing, PauseParts};
+use lull_wire::spec::PauseCosts;
 
 use super::book::Book;
 use super::costs::{AFTER_READY, Costs, bound, last_pages, median, suspend_pages};
@@ -60,6 +61,17 @@ impl Known {
 
 /// Selects one part of a pause.
 type Part = fn(&Entry) -> Option<u64>;
+
+impl From<&Known> for PauseCosts {
+    fn from(known: &Known) -> Self {
+        Self {
+            at_most: known.bounds.into(),
+            expected: known.expected().into(),
+            suspend_pages: known.suspend_pages,
+            last_pages: known.last_pages,
+        }
+    }
+}
 
 impl Book {
     /// Looks up `guest`'s pause on the way to `destination`.

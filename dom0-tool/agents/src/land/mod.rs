@@ -35,11 +35,11 @@
 //! After Landed nothing is written, whatever arrives. `lull land` ends when the channel
 //! ends, or when the guest no longer waits. A copy without Start is destroyed then.
 //!
-//! [`caller`] is the source's end of the channel. [`serve`] is the destination's end, and
-//! writes into the [`waiting`] guest; [`see_off`] cleans up after it, or [`announce`]s it.
+//! [`serve`] is the destination's end of the channel, and writes into the [`waiting`] guest;
+//! [`see_off`] cleans up after it, or [`announce`]s it. The source's end is with
+//! `lull migrate`, which starts this one over ssh.
 
 mod announce;
-pub mod caller;
 pub mod see_off;
 mod serve;
 mod waiting;

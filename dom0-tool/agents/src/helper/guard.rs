@@ -52,7 +52,7 @@ impl Over {
 
 /// Parses a guard's command line: what it guards, the guest, and the process id to watch.
 /// `None` if the command line is not a guard's.
-pub fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
+pub(super) fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
     match args {
         [_, mode, over, guest, helper] if mode == SUBCOMMAND => Some((
             [Over::Move, Over::Sampling]
@@ -121,7 +121,7 @@ impl Guard {
     ///
     /// # Errors
     /// When the guard is dead: nothing would resume the guest if the helper died too.
-    pub fn asked(&mut self) -> io::Result<()> {
+    pub(super) fn asked(&mut self) -> io::Result<()> {
         self.say(word::ASKED)
     }
 
@@ -130,7 +130,7 @@ impl Guard {
     /// # Errors
     /// When the guard is dead: nothing would give the guest its name back if xl and the
     /// helper died too.
-    pub fn handing_over(&mut self) -> io::Result<()> {
+    pub(super) fn handing_over(&mut self) -> io::Result<()> {
         self.say(word::HANDING_OVER)
     }
 
@@ -144,20 +144,20 @@ impl Guard {
     }
 
     /// Reports that the guest has run on since it was asked.
-    pub fn ran_on(&mut self) {
+    pub(super) fn ran_on(&mut self) {
         let _ = self.pipe.write_all(&[word::RAN_ON]);
     }
 
     /// Reports that the stream is complete. The guard now removes the stub and the dirty
     /// log while libxl goes on.
-    pub fn commit(&mut self) {
+    pub(super) fn commit(&mut self) {
         let _ = self.pipe.write_all(&[word::COMMITTED]);
     }
 
     /// Reports that the helper is about to end, as its last action. A helper that ends in
     /// failure does not send it: without this report the guard assumes that libxl takes the
     /// attempt for failed.
-    pub fn handed_over(mut self) {
+    pub(super) fn handed_over(mut self) {
         let _ = self.pipe.write_all(&[word::HANDED_OVER]);
     }
 
@@ -168,7 +168,7 @@ impl Guard {
 }
 
 /// The guard's main function: waits for the helper to end, then cleans up.
-pub fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
+pub(super) fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     drop(inherited_fd::foreign(&[]));
     hygiene::outlive_signals();
     hygiene::settle();
@@ -334,7 +334,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Waits until the guest's domain here is gone except for pages that a stub still maps, or
 /// runs on after all, or `over` returns true. Destroying a stub takes dom0 time that would
 /// lengthen the guest's pause.
-pub fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bool) {
+pub(super) fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bool) {
     let until = Instant::now() + LANDING;
     while matches!(xen.domain_state(guest), Ok(Some(state)) if state.is_suspended())
         && Instant::now() < until

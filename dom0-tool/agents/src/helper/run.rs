@@ -53,11 +53,14 @@ use crate::control::server::Server;
 use crate::monitor::{self, Monitor};
 use crate::transport::GATE_FD;
 
+/// Names this program: its release, and what it was built from.
+pub type Version = fn() -> &'static str;
+
 /// Exit status that libxl takes for a helper that broke down.
 const BROKEN: u8 = 255;
 
-/// Runs as libxl's save helper.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// Runs as libxl's save helper. `version` names this program in what is kept of the attempt.
+pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitCode {
     let spec = orders::spec();
     let start = orders::start(&spec);
     let args: Vec<OsString> = args.into_iter().collect();
@@ -67,7 +70,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let save = match Save::parse(&args) {
         Some(Save::Live(save)) => save,
         Some(Save::Paused(save)) => {
-            return refuse_paused(&save, start, spec).unwrap_or_else(|| hand_over(&args));
+            return refuse_paused(&save, start, spec, version).unwrap_or_else(|| hand_over(&args));
         }
         None => return hand_over(&args),
     };
@@ -91,7 +94,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             drop(inherited_fd::named(CLAIM_FD));
             handed::hand_over(&save, engine)
         }
-        None => move_guest(&args, &save, start, orders),
+        None => move_guest(&args, &save, start, orders, version),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("lull: the save helper cannot start: {error}");
@@ -106,6 +109,7 @@ fn refuse_paused(
     save: &PausedSave,
     start: Instant,
     spec: Result<Option<MigrationSpec>, BadSpec>,
+    version: Version,
 ) -> Option<ExitCode> {
     let leaves = inherited_fd::is_socket_or_pipe(save.io_fd);
     let orders = leaves.then(|| orders::limits(save.domain, spec))?;
@@ -115,8 +119,8 @@ fn refuse_paused(
         Err(_) => None,
     };
     let mut libxl = Libxl::new();
-    let mut helper = Helper::new(&mut libxl, save.domain, FrontEnd::connect()).ok()?;
-    helper.record = record(&helper.name, save.domain).ok();
+    let mut helper = Helper::new(&mut libxl, save.domain, FrontEnd::connect(), version).ok()?;
+    helper.record = helper.record_of(save.domain).ok();
     let verdict = match (orders, limit) {
         (Err(error), _) => Verdict::plain(How::SourceFailed, format!("{error:#}"), ""),
         (Ok(ordered), limit) => {
@@ -144,6 +148,7 @@ fn move_guest(
     save: &LiveSave,
     start: Instant,
     orders: anyhow::Result<Ordered>,
+    version: Version,
 ) -> io::Result<ExitCode> {
     // The second descriptor is not to be read here. Both stay open for the stock helper.
     let stream = inherited_fd::adopt(save.io_fd)?;
@@ -157,7 +162,7 @@ fn move_guest(
     };
     hygiene::settle();
     let mut libxl = Libxl::new();
-    let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect())?;
+    let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect(), version)?;
     helper.transport = Transport::connect();
     let verdict = match helper.attempt(task, start, orders) {
         Tried::Ended(verdict) => verdict,
@@ -212,13 +217,13 @@ impl EngineOptions {
 }
 
 /// Runs as the engine of a fast landing.
-pub fn engine(options: &EngineOptions) -> ExitCode {
+pub fn engine(options: &EngineOptions, version: Version) -> ExitCode {
     let named = [FRONT_END_FD, CLAIM_FD].map(inherited_fd::number);
     let kept: Vec<RawFd> = named.into_iter().flatten().chain(options.all()).collect();
     drop(inherited_fd::foreign(&kept));
     hygiene::settle();
     let spec = orders::spec();
-    engine_until_the_end(options, spec).unwrap_or_else(|error| {
+    engine_until_the_end(options, spec, version).unwrap_or_else(|error| {
         eprintln!("lull engine: {error:#}");
         ExitCode::FAILURE
     })
@@ -227,6 +232,7 @@ pub fn engine(options: &EngineOptions) -> ExitCode {
 fn engine_until_the_end(
     options: &EngineOptions,
     spec: Result<Option<MigrationSpec>, BadSpec>,
+    version: Version,
 ) -> anyhow::Result<ExitCode> {
     use anyhow::Context;
 
@@ -253,7 +259,7 @@ fn engine_until_the_end(
     let (guest, verify) = (handed.domain, handed.verify);
     let (mut toolstack, stream) = handed.into_toolstack()?;
     let orders = orders::limits(guest, spec);
-    let mut helper = Helper::new(&mut toolstack, guest, front_end)?;
+    let mut helper = Helper::new(&mut toolstack, guest, front_end, version)?;
     helper.transport = Some(transport);
     let task = Task {
         guest,
@@ -301,6 +307,7 @@ struct Helper<'t> {
     front_end: Option<FrontEnd>,
     /// The transport, which is told first about the events that a landing depends on.
     transport: Option<Transport>,
+    version: Version,
     signalled: Arc<AtomicBool>,
     wake: UnixStream,
     guard: Option<Guard>,
@@ -351,6 +358,7 @@ impl<'t> Helper<'t> {
         toolstack: &'t mut dyn Toolstack,
         guest: DomId,
         front_end: Option<FrontEnd>,
+        version: Version,
     ) -> io::Result<Self> {
         let signalled = Arc::new(AtomicBool::new(false));
         let (wake, waker) = UnixStream::pair()?;
@@ -362,6 +370,7 @@ impl<'t> Helper<'t> {
             toolstack,
             front_end,
             transport: None,
+            version,
             signalled,
             wake,
             guard: None,
@@ -380,9 +389,19 @@ impl<'t> Helper<'t> {
         })
     }
 
+    /// Starts a record of an attempt that no other process records. A failure does not end
+    /// the attempt.
+    fn record_of(&self, guest: DomId) -> io::Result<runs::Recorder> {
+        let through = runs::recorder::Through::Libxl;
+        // The spooler outlives this process, which libxl waits for.
+        let (record, _) =
+            runs::Recorder::start((self.version)(), &self.name, guest, None, through)?;
+        Ok(record)
+    }
+
     fn attempt(&mut self, task: Task, start: Instant, orders: anyhow::Result<Ordered>) -> Tried {
         if self.front_end.is_none() {
-            self.record = record(&self.name, task.guest).ok();
+            self.record = self.record_of(task.guest).ok();
         }
         // An error here would stop the stock helper too.
         let allowed = orders.and_then(|ordered| Ok((ordered, self.claim(task.guest)?)));
@@ -509,7 +528,7 @@ impl<'t> Helper<'t> {
             },
             start,
         };
-        let mut trace = match Recorder::start(crate::version(), guest, order.config) {
+        let mut trace = match Recorder::start((self.version)(), guest, order.config) {
             Ok(recorder) => Some(recorder),
             Err(error) => {
                 self.warn(format!("there will be no trace of this attempt: {error}"));
@@ -712,15 +731,6 @@ fn log(level: &str, text: String) -> Event {
         from: "helper".into(),
         text,
     })
-}
-
-/// Starts a record of an attempt that no other process records. A failure does not end the
-/// attempt.
-fn record(name: &str, domain: DomId) -> io::Result<runs::Recorder> {
-    let through = runs::recorder::Through::Libxl;
-    // The spooler outlives this process, which libxl waits for.
-    let (record, _) = runs::Recorder::start(crate::version(), name, domain, None, through)?;
-    Ok(record)
 }
 
 impl Host for Helper<'_> {

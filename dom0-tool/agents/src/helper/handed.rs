@@ -59,7 +59,7 @@ struct FirstPass {
 }
 
 /// The socket to the engine, if there is one.
-pub fn engine() -> Option<OwnedFd> {
+pub(super) fn engine() -> Option<OwnedFd> {
     inherited_fd::named(ENGINE_FD)
 }
 
@@ -67,7 +67,7 @@ pub fn engine() -> Option<OwnedFd> {
 ///
 /// # Errors
 /// When the engine or libxl has gone.
-pub fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
+pub(super) fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
     let stream = inherited_fd::adopt(save.io_fd)?;
     // Closed unread: it is not this process's to read.
     drop(inherited_fd::adopt(save.recv_fd));
@@ -107,7 +107,7 @@ pub fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
 }
 
 /// The stream and the task that the engine received.
-pub struct Handed {
+pub(super) struct Handed {
     /// The descriptor of libxl's stream.
     pub stream: OwnedFd,
     /// The domid of the guest.
@@ -123,7 +123,10 @@ impl Handed {
     ///
     /// # Errors
     /// When the message is not a handover.
-    pub fn wait(from: &OwnedFd, front_end: Option<BorrowedFd<'_>>) -> io::Result<Option<Self>> {
+    pub(super) fn wait(
+        from: &OwnedFd,
+        front_end: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Option<Self>> {
         loop {
             let mut fds = vec![PollFd::new(from, PollFlags::IN)];
             // Commands can wait; only a hang-up matters here.
@@ -179,7 +182,7 @@ impl Handed {
     ///
     /// # Errors
     /// When Xen cannot be reached.
-    pub fn into_toolstack(self) -> io::Result<(OnItsOwn, OwnedFd)> {
+    pub(super) fn into_toolstack(self) -> io::Result<(OnItsOwn, OwnedFd)> {
         let toolstack = OnItsOwn {
             xen: Xen::open_here()?,
             guest: self.domain,
@@ -192,7 +195,7 @@ impl Handed {
 }
 
 /// The toolstack of an engine without libxl; it asks the guest to suspend itself.
-pub struct OnItsOwn {
+pub(super) struct OnItsOwn {
     xen: Xen,
     guest: DomId,
     /// The socket to the helper, until the first pass is done.

@@ -14,7 +14,7 @@ use lull_base::monotonic::now_ns;
 use lull_base::risk::Risk;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
-use lull_store::ledger::{self, Known, Ledger};
+use lull_store::ledger::{self, Ledger};
 use lull_store::limits::{self, Chosen, Effective};
 use lull_wire::spec::{BadSpec, MigrationSpec, PauseCosts, VARIABLE};
 use lull_xen::DomId;
@@ -146,17 +146,6 @@ pub fn costs_wherever(name: &str) -> PauseCosts {
     let ledger = Ledger::at(ledger::FILE);
     let known = ledger.known_wherever(name, |line| eprintln!("lull: {line}"));
     (&known).into()
-}
-
-impl From<&Known> for PauseCosts {
-    fn from(known: &Known) -> Self {
-        Self {
-            at_most: known.bounds.into(),
-            expected: known.expected().into(),
-            suspend_pages: known.suspend_pages,
-            last_pages: known.last_pages,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub struct Options {
     folder: PathBuf,
 }
 
+/// Keeps one trace.
 pub fn main(options: &Options) -> ExitCode {
     let folder = Folder::at(&options.folder, RETENTION);
     let name = options.domain.to_string();

@@ -100,11 +100,13 @@ impl Picture {
         self.changes += 1;
     }
 
+    /// The state as of now.
     pub fn status(&mut self) -> &Status {
         self.status.at_ms = self.start.elapsed().as_millis() as u64;
         &self.status
     }
 
+    /// How far the migration is.
     pub const fn phase(&self) -> Phase {
         self.status.phase
     }

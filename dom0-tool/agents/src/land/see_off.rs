@@ -36,7 +36,7 @@ const LANDED: u8 = b'l';
 const UNTOLD: u8 = b'u';
 
 /// The end that `lull land` holds of the pipe to its guard.
-pub struct SeeOff {
+pub(super) struct SeeOff {
     pipe: ChildStdin,
 }
 
@@ -45,7 +45,7 @@ impl SeeOff {
     ///
     /// # Errors
     /// When it cannot be started; no copy should be touched then.
-    pub fn start() -> io::Result<Self> {
+    pub(super) fn start() -> io::Result<Self> {
         // The guard does not inherit standard output: a reader of `lull land`'s output must
         // not have to wait for the guard to end.
         let mut child = Command::new("/proc/self/exe")
@@ -61,18 +61,18 @@ impl SeeOff {
     ///
     /// # Errors
     /// When the guard has died.
-    pub fn watch(&mut self, copy: Identity) -> io::Result<()> {
+    pub(super) fn watch(&mut self, copy: Identity) -> io::Result<()> {
         self.pipe.write_all(&copy.to_bytes())
     }
 
     /// Reports that the copy lands: the source decides from here on whether it starts, or
     /// it is being started.
-    pub fn lands(&mut self) {
+    pub(super) fn lands(&mut self) {
         let _ = self.pipe.write_all(&[LANDED]);
     }
 
     /// Reports that the source was not told; it then starts the guest at its own end.
-    pub fn untold(&mut self) {
+    pub(super) fn untold(&mut self) {
         let _ = self.pipe.write_all(&[UNTOLD]);
     }
 }

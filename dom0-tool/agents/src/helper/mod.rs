@@ -13,11 +13,11 @@ pub mod guard;
 pub mod handed;
 mod journal;
 mod libxl;
-pub mod orders;
+mod orders;
 mod run;
 mod stock;
 mod toolstack;
 mod transport;
 
-pub use run::{EngineOptions, engine, main};
+pub use run::{EngineOptions, Version, engine, main};
 pub use stock::find as stock;
