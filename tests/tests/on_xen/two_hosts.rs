@@ -273,6 +273,33 @@ fn named_interface(pair: &mut Pair<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Moves the guest and cuts the link when the handshake has come to `place`. The link is back
+/// once lull has ended. Returns how it ended, and what `look` saw right before the cut.
+fn cut_at<T>(
+    place: &str,
+    pair: &mut Pair<'_>,
+    guest: &Guest,
+    plan: impl FnOnce(Plan) -> Plan,
+    look: impl FnOnce() -> Result<T>,
+) -> Result<(Ended, T)> {
+    let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
+    let wait = "touch /run/rig/at-go; while [ -e /run/rig/at-go ]; do sleep 0.1; done";
+    let transport = format!(
+        "rig-agent hold-at {place} 0 {} {} -- rig-agent call",
+        guest.domid()?,
+        quote(wait)
+    );
+    let running = plan(Plan::with_ssh(&transport, &there)).start(&here, guest)?;
+    let held = here.run_for("until [ -e /run/rig/at-go ]; do sleep 0.1; done", LONGEST);
+    let seen = look()?;
+    pair.link.cut(true);
+    here.run("rm -f /run/rig/at-go")?.checked()?;
+    let ended = running.finish();
+    pair.link.cut(false);
+    held?.checked()?;
+    Ok((ended?, seen))
+}
+
 /// The link is cut when GO is sent, so nobody knows whether the destination received it.
 /// Nothing is destroyed, and a person decides.
 fn cut_at_go(pair: &mut Pair<'_>) -> Result<()> {
@@ -280,21 +307,8 @@ fn cut_at_go(pair: &mut Pair<'_>) -> Result<()> {
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
     let before = guest.status()?;
     let source = guest.domid()?;
-    let wait = "touch /run/rig/at-go; while [ -e /run/rig/at-go ]; do sleep 0.1; done";
-    let transport = format!(
-        "rig-agent hold-at go 0 {source} {} -- rig-agent call",
-        quote(wait)
-    );
-    let running = Plan::with_ssh(&transport, &there)
-        .landing("classic")
-        .start(&here, &guest)?;
-    let held = here.run_for("until [ -e /run/rig/at-go ]; do sleep 0.1; done", LONGEST);
-    pair.link.cut(true);
-    here.run("rm -f /run/rig/at-go")?.checked()?;
-    let ended = running.finish();
-    pair.link.cut(false);
-    held?.checked()?;
-    let ended = ended?;
+    let classic = |plan: Plan| plan.landing("classic");
+    let (ended, ()) = cut_at("go", pair, &guest, classic, || Ok(()))?;
     ended.expect(8)?;
     let waits = here.domains()?;
     let waits = waits.iter().find(|domain| domain.id == source);
@@ -321,30 +335,18 @@ fn cut_after_the_handshake(pair: &mut Pair<'_>) -> Result<()> {
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
     let before = guest.status()?;
     let source = guest.domid()?;
-    let wait = "touch /run/rig/at-go; while [ -e /run/rig/at-go ]; do sleep 0.1; done";
-    let transport = format!(
-        "rig-agent hold-at report 0 {source} {} -- rig-agent call",
-        quote(wait)
-    );
-    let running = Plan::with_ssh(&transport, &there)
-        .landing("fast")
-        .land(&format!("rig-agent call {} lull land", there.name()))
-        .limit(pair.here.pace.ample())
-        .start(&here, &guest)?;
-    let held = here.run_for("until [ -e /run/rig/at-go ]; do sleep 0.1; done", LONGEST);
-    let renamed = here.domain(&format!("{}--migratedaway", guest.name()))?;
-    let copy = there.domain(guest.name())?;
-    pair.link.cut(true);
-    here.run("rm -f /run/rig/at-go")?.checked()?;
-    let ended = running.finish();
-    pair.link.cut(false);
-    held?.checked()?;
+    let land = format!("rig-agent call {} lull land", there.name());
+    let limit = pair.here.pace.ample();
+    let fast = |plan: Plan| plan.landing("fast").land(&land).limit(limit);
+    let (ended, (renamed, copy)) = cut_at("report", pair, &guest, fast, || {
+        let renamed = here.domain(&format!("{}--migratedaway", guest.name()))?;
+        Ok((renamed, there.domain(guest.name())?))
+    })?;
     ensure!(
         renamed.is_some_and(|domain| domain.id == source && domain.state.is_alive())
             && copy.is_some_and(|copy| !copy.state.is_alive()),
         "not handed over, or two run"
     );
-    let ended = ended?;
     // The cut meets either the round that goes on during the handshake, or the pause.
     match ended.event("suspended") {
         Some(_) => ended.expect(3)?,
