@@ -232,6 +232,21 @@ pub fn unpack_libvirt(root: &Path) -> Result<()> {
     )
 }
 
+/// The package with the device model of HVM guests; its dependencies are added
+/// automatically.
+const DEVICE_MODEL_PACKAGE: &str = "qemu-system-xen";
+
+/// Returns the recipe for the device model, for the cache key.
+pub fn device_model_recipe() -> String {
+    format!("{HERE:?} {DEVICE_MODEL_PACKAGE}")
+}
+
+/// Unpacks the device model of HVM guests and all its dependencies into `root`.
+pub fn unpack_device_model(root: &Path) -> Result<()> {
+    let packages = [DEVICE_MODEL_PACKAGE];
+    unpack(root, &packages, HERE, Archive::Security, &["./dev/*"])
+}
+
 /// Unpacks the hypervisor that has shadow paging into `root`: the one of Debian 12's main
 /// archive. A PV guest cannot be migrated live without shadow paging, and the security
 /// update removed it.

@@ -17,7 +17,7 @@ use crate::shell_out::output_of;
 use crate::timeline::Timeline;
 
 /// The version of the recipe; raise it when the code below changes what it builds.
-const RECIPE_VERSION: &str = "5";
+const RECIPE_VERSION: &str = "6";
 
 /// The server configuration that Debian's package writes, without comments.
 const DEBIAN_SSHD_CONFIG: &str = "\
@@ -133,7 +133,21 @@ impl Dom0Image {
 
     /// Returns the modules that a guest loads, in the order of loading.
     pub fn guest_modules(&self) -> Result<Vec<PathBuf>> {
-        let list = fs::read_to_string(self.folder.join("guest-modules"))?;
+        self.modules_in("guest-modules")
+    }
+
+    /// Returns the modules for the emulated disk of an HVM guest, in the order of loading.
+    pub fn hvm_modules(&self) -> Result<Vec<PathBuf>> {
+        self.modules_in("hvm-modules")
+    }
+
+    /// Returns dom0's kernel as Debian packs it, which firmware can boot.
+    pub fn packed_kernel(&self) -> PathBuf {
+        self.folder.join("vmlinuz")
+    }
+
+    fn modules_in(&self, list: &str) -> Result<Vec<PathBuf>> {
+        let list = fs::read_to_string(self.folder.join(list))?;
         Ok(list.lines().map(|name| self.folder.join(name)).collect())
     }
 }
@@ -155,16 +169,13 @@ fn build(place: &Path, release: Release, timeline: &Timeline) -> Result<()> {
         .unwrap_or_default();
     let modules = Modules::index(&root, &kernel_release)?;
     if release == Release::default() {
-        let mut guest_modules = String::new();
-        for front in ["xen-netfront", "xen-blkfront"] {
-            for module in modules.load_order(front)? {
-                if let Some(name) = module.file_name() {
-                    fs::copy(&module, place.join(name))?;
-                    guest_modules.push_str(&format!("{}\n", name.to_string_lossy()));
-                }
-            }
+        for (list, wanted) in [
+            ("guest-modules", ["xen-netfront", "xen-blkfront"]),
+            ("hvm-modules", ["ata_piix", "sd_mod"]),
+        ] {
+            copy_modules(&modules, &wanted, place, list)?;
         }
-        fs::write(place.join("guest-modules"), guest_modules)?;
+        fs::copy(&kernel, place.join("vmlinuz"))?;
         let shadow = scratch.path().join("shadow");
         debian::unpack_shadow_hypervisor(&shadow)?;
         gunzip(&hypervisor_in(&shadow)?, &place.join("xen-shadow"))?;
@@ -186,6 +197,24 @@ fn build(place: &Path, release: Release, timeline: &Timeline) -> Result<()> {
     archive.tree(&root)?;
     archive.device("dev/console", 5, 1)?;
     archive.finish()?;
+    Ok(())
+}
+
+/// Copies modules and all that they need into `place`, and lists them there in the order of
+/// loading.
+fn copy_modules(modules: &Modules, wanted: &[&str], place: &Path, list: &str) -> Result<()> {
+    let mut names = Vec::new();
+    for module in wanted {
+        for file in modules.load_order(module)? {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            if !names.contains(&name.to_string()) {
+                fs::copy(&file, place.join(&*name))?;
+                names.push(name.into_owned());
+            }
+        }
+    }
+    names.push(String::new());
+    fs::write(place.join(list), names.join("\n"))?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use lull_guest::protocol::{Answer, Load, PORT, Request, Status};
 
+use crate::device_model;
 use crate::host::Host;
 use crate::ssh::quote;
 
@@ -14,6 +15,9 @@ pub enum GuestType {
     /// A hardware-assisted guest without an emulated machine.
     #[default]
     Pvh,
+    /// A hardware-assisted guest with an emulated machine, of which it uses the disk and
+    /// unplugs the network card. The host needs [`Host::install_device_model`].
+    Hvm,
     /// A paravirtual guest, which migrates only under [`crate::Hypervisor::Xen417Shadow`].
     Pv,
 }
@@ -68,8 +72,10 @@ impl GuestSpec {
     fn config(&self, address: &str, mac: &str) -> String {
         let kind = match self.kind {
             GuestType::Pvh => "pvh",
+            GuestType::Hvm => "hvm",
             GuestType::Pv => "pv",
         };
+        let is_hvm = self.kind == GuestType::Hvm;
         let mut extra = format!(
             "console=hvc0 quiet mitigations=off random.trust_cpu=on panic=1 rdinit=/init lull.reserve={}",
             self.reserve_pages
@@ -79,7 +85,11 @@ impl GuestSpec {
         }
         let mut disk = String::new();
         if let Some(words) = &self.disk {
-            extra.push_str(" lull.disk=1");
+            extra.push_str(if is_hvm {
+                " lull.disk=sda"
+            } else {
+                " lull.disk=xvda"
+            });
             disk = format!("disk = [\"{words}\"]\n");
         }
         if self.ignores_suspend {
@@ -99,19 +109,31 @@ impl GuestSpec {
             String::new()
         };
         let shim = if self.pvshim { "pvshim = 1\n" } else { "" };
+        let (kernel, initramfs, machine) = match is_hvm {
+            true => (device_model::KERNEL, device_model::INITRAMFS, MACHINE),
+            false => ("/boot/vmlinux", "/boot/guest.cpio", ""),
+        };
+        if is_hvm {
+            // Without the parameter Linux would unplug the emulated disks as well.
+            extra.push_str(" xen_emul_unplug=nics");
+        }
         // The guest never runs on dom0's processor. QEMU's emulation loses guests that move
         // between processors while dirty logging is on (a triple fault, with the
         // hypervisor's own registers in the guest's place): about one in three minutes. Of
         // those that stayed on one processor, none was lost in eight.
         format!(
             "name = \"{}\"\ntype = \"{kind}\"\nmemory = {}\nvcpus = {}\n\
-             kernel = \"/boot/vmlinux\"\nramdisk = \"/boot/guest.cpio\"\nextra = \"{extra}\"\n\
+             kernel = \"{kernel}\"\nramdisk = \"{initramfs}\"\nextra = \"{extra}\"\n\
              cpus = \"all,^0\"\n\
-             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{vif}{disk}{shim}",
+             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{vif}{disk}{shim}{machine}",
             self.name, self.memory_mib, self.vcpus
         )
     }
 }
+
+/// What of the emulated machine an HVM guest here does without, because each device costs
+/// time under emulation.
+const MACHINE: &str = "vga = \"none\"\nvnc = 0\nnographic = 1\nserial = \"none\"\nusb = 0\n";
 
 /// A guest that was made. It stays when this handle is dropped; see [`Guest::destroy`].
 #[derive(Clone)]
@@ -151,7 +173,7 @@ impl Guest {
         .checked()
         .with_context(|| format!("cannot create {}", spec.name))?;
         if spec.vif {
-            guest.wait_until_up()?;
+            guest.wait_until_up(spec.kind)?;
         }
         Ok(guest)
     }
@@ -232,8 +254,14 @@ impl Guest {
         Ok(())
     }
 
-    fn wait_until_up(&self) -> Result<()> {
-        self.answer(Request::Status, 90).map(drop)
+    fn wait_until_up(&self, kind: GuestType) -> Result<()> {
+        let longest = match kind {
+            // Firmware, the unpacking of the kernel and each register of a device pass
+            // through emulation.
+            GuestType::Hvm => 400,
+            _ => 90,
+        };
+        self.answer(Request::Status, longest).map(drop)
     }
 
     fn ask(&self, request: Request) -> Result<Status> {

@@ -6,7 +6,8 @@
 //! and [`overlay`] adds the files of one boot. [`qemu`] runs the machine, [`link`] connects
 //! it to others, [`console`] reads its output, and [`ssh`] runs commands in it. [`host`] is
 //! built on these, with [`guest`], [`observer`], [`shaping`], [`domains`] and [`leaks`],
-//! and with [`libvirt`] for the scenario that needs it. [`demo`] is the demonstration;
+//! and with what a [`layer`] adds on request: [`libvirt`], and the [`device_model`] of HVM
+//! guests. [`demo`] is the demonstration;
 //! [`mod@bench`] and [`landing`] measure. [`plan`] selects the tests that a run has time
 //! for. [`small_debian`] is not a Xen host, but a Debian in which to install lull's
 //! package.
@@ -18,6 +19,7 @@ pub mod console;
 pub mod cpio;
 pub mod debian;
 pub mod demo;
+pub mod device_model;
 pub mod dom0_image;
 pub mod domains;
 pub mod guest;
@@ -25,6 +27,7 @@ pub mod guest_image;
 pub mod host;
 pub mod kernel_modules;
 pub mod landing;
+pub mod layer;
 pub mod leaks;
 pub mod libvirt;
 pub mod link;

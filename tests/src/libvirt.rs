@@ -5,19 +5,15 @@
 //! with its own folders, UUID and sshd accepts guests for another host ([`THERE`]). The
 //! name of a guest must differ then, because both daemons share one xenstore.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::cache;
-use crate::cpio;
 use crate::debian::{self, Release};
 use crate::dom0_image::Dom0Image;
 use crate::host::Host;
-use crate::shell_out::output_of;
+use crate::layer::Layer;
 use crate::ssh::quote;
 use crate::timeline::Timeline;
 
@@ -41,8 +37,6 @@ const WANTED: &[&str] = &[
     "usr/share/libvirt/cpu_map/",
 ];
 
-const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
-
 /// The processor model on which all others build.
 const OLDEST_MODEL: &str = "usr/share/libvirt/cpu_map/x86_486.xml";
 
@@ -53,12 +47,14 @@ impl Host {
     /// When libvirt cannot be fetched or installed, which is the rig's fault.
     pub fn install_libvirt(&self) -> Result<()> {
         let timeline = Timeline::start();
-        let layer = layer(&Dom0Image::ready(Release::default(), &timeline)?)?;
-        timeline.phase("libvirt's layer ready");
-        let remote = "/run/rig/libvirt.tar.gz";
-        self.put(&layer, remote)?;
-        self.run(&format!("busybox tar -xzf {remote} -C / && rm {remote}"))?
-            .checked()?;
+        let layer = Layer {
+            name: "libvirt",
+            version: RECIPE_VERSION,
+            packages: debian::libvirt_recipe(),
+            wanted: WANTED,
+            unpack,
+        };
+        layer.install(self, &Dom0Image::ready(Release::default(), &timeline)?)?;
         timeline.phase("libvirt installed in dom0");
         Ok(())
     }
@@ -146,68 +142,13 @@ done
 while pgrep -x libvirtd >/dev/null; do sleep 0.2; done
 rm -f /root/.ssh/config";
 
-/// Returns a tar file with everything that libvirt needs and dom0 does not have.
-fn layer(dom0: &Dom0Image) -> Result<std::path::PathBuf> {
-    let key = cache::Key::default()
-        .with("recipe", RECIPE_VERSION.as_bytes())
-        .with("packages", debian::libvirt_recipe().as_bytes())
-        .with("files", format!("{WANTED:?}").as_bytes())
-        .with("dom0", dom0.initramfs().to_string_lossy().as_bytes())
-        .finish();
-    let name = format!("libvirt-{key}");
-    let place = cache::entry(&name, |place| build(place, &dom0.initramfs()))?;
-    Ok(place.join("layer.tar.gz"))
-}
-
-fn build(place: &Path, dom0: &Path) -> Result<()> {
-    let scratch = tempfile::tempdir_in(place.parent().unwrap_or(place))?;
-    let root = scratch.path().join("root");
-    debian::unpack_libvirt(&root)?;
-    // QEMU does not emulate the virtual-8086 extensions, without which no model fits; and a
-    // daemon that finds no model of its processor has no Xen driver.
+/// Unpacks the packages. QEMU does not emulate the virtual-8086 extensions, without which no
+/// model fits; and a daemon that finds no model of its processor has no Xen driver.
+fn unpack(root: &Path) -> Result<()> {
+    debian::unpack_libvirt(root)?;
     let model = root.join(OLDEST_MODEL);
     let text = fs::read_to_string(&model)?;
     let lines = text.lines().filter(|line| !line.contains("'vme'"));
     fs::write(&model, lines.collect::<Vec<_>>().join("\n"))?;
-
-    let there: HashSet<String> = cpio::names(dom0)?.into_iter().collect();
-    let mut files = Vec::new();
-    list(&root, "", &mut files)?;
-    files.retain(|file| is_wanted(file) && !there.contains(file));
-    let list = scratch.path().join("files");
-    fs::write(&list, files.join("\n"))?;
-    output_of(
-        Command::new("tar")
-            .args(["--create", "--gzip", "--owner=0", "--group=0", "--file"])
-            .arg(place.join("layer.tar.gz"))
-            .arg("--directory")
-            .arg(&root)
-            .arg("--files-from")
-            .arg(&list),
-    )?;
     Ok(())
-}
-
-/// Lists every file below `folder` in `root`, by its path there.
-fn list(root: &Path, folder: &str, files: &mut Vec<String>) -> Result<()> {
-    for entry in fs::read_dir(root.join(folder))? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let path = match folder {
-            "" => name,
-            folder => format!("{folder}/{name}"),
-        };
-        match entry.file_type()?.is_dir() {
-            true => list(root, &path, files)?,
-            false => files.push(path),
-        }
-    }
-    Ok(())
-}
-
-fn is_wanted(file: &str) -> bool {
-    let library = file
-        .rsplit_once('/')
-        .is_some_and(|(folder, name)| LIBRARIES.contains(&folder) && name.contains(".so"));
-    library || WANTED.iter().any(|wanted| file.starts_with(wanted))
 }

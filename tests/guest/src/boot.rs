@@ -8,8 +8,6 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, mount};
 
-use crate::disk::DEVICE;
-
 /// The settings from the kernel's command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -17,13 +15,13 @@ pub struct Settings {
     pub address: Option<String>,
     /// The number of pages to reserve.
     pub reserve_pages: u64,
-    /// Whether the guest has a disk that is to be used.
-    pub disk: bool,
+    /// The path of the disk that is to be used, if the guest has one.
+    pub disk: Option<String>,
 }
 
 impl Settings {
     /// Parses the settings from a kernel command line: `lull.ip=10.77.0.10
-    /// lull.reserve=8192 lull.disk=1`.
+    /// lull.reserve=8192 lull.disk=xvda`.
     pub fn parse(command_line: &str) -> Self {
         let value = |name: &str| {
             command_line
@@ -35,7 +33,7 @@ impl Settings {
             reserve_pages: value("lull.reserve")
                 .and_then(|v| v.parse().ok())
                 .unwrap_or(8_192),
-            disk: value("lull.disk") == Some("1"),
+            disk: value("lull.disk").map(|name| format!("/dev/{name}")),
         }
     }
 }
@@ -51,8 +49,8 @@ pub fn bring_up() -> Result<Settings> {
     let settings = Settings::parse(&fs::read_to_string("/proc/cmdline")?);
     busybox(&["ip", "link", "set", "lo", "up"])?;
     load_modules()?;
-    if settings.disk {
-        wait_for(DEVICE)?;
+    if let Some(disk) = &settings.disk {
+        wait_for(disk)?;
     }
     if let Some(address) = &settings.address {
         bring_up_network(address)?;
@@ -116,11 +114,11 @@ mod tests {
     #[test]
     fn settings_come_from_the_command_line() {
         let settings =
-            Settings::parse("console=hvc0 lull.ip=10.77.0.12 lull.reserve=25600 lull.disk=1\n");
+            Settings::parse("console=hvc0 lull.ip=10.77.0.12 lull.reserve=25600 lull.disk=xvda\n");
         assert_eq!(settings.address.as_deref(), Some("10.77.0.12"));
         assert_eq!(settings.reserve_pages, 25_600);
-        assert!(settings.disk);
+        assert_eq!(settings.disk.as_deref(), Some("/dev/xvda"));
         let settings = Settings::parse("quiet");
-        assert!(settings.address.is_none() && !settings.disk);
+        assert!(settings.address.is_none() && settings.disk.is_none());
     }
 }

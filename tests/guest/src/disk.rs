@@ -15,9 +15,6 @@ use rustix::fs::OFlags;
 use crate::page::{BYTES, Block, Page};
 use crate::protocol::DiskStatus;
 
-/// The first disk of a Xen guest.
-pub const DEVICE: &str = "/dev/xvda";
-
 /// The number of blocks that are used, from the start of the disk.
 const BLOCKS: u64 = 256;
 
@@ -35,17 +32,17 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Opens the disk, past the guest's own page cache.
+    /// Opens the disk at that path, past the guest's own page cache.
     ///
     /// # Errors
-    /// When the guest has no disk.
-    pub fn open() -> io::Result<Self> {
+    /// When the guest has no such disk.
+    pub fn open(device: &str) -> io::Result<Self> {
         let flags = OFlags::DIRECT.bits().cast_signed();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(flags)
-            .open(DEVICE)?;
+            .open(device)?;
         Ok(Self {
             file,
             versions: Mutex::new(vec![0; BLOCKS as usize]),

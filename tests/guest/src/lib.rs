@@ -8,6 +8,7 @@
 pub mod boot;
 pub mod dirtier;
 pub mod disk;
+pub mod machine;
 pub mod page;
 pub mod protocol;
 pub mod server;

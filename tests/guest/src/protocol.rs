@@ -103,6 +103,17 @@ pub struct Status {
     pub load: Load,
     /// The counters of the disk, if the guest has one.
     pub disk: Option<DiskStatus>,
+    /// The counters of the emulated machine, if the guest has one.
+    pub machine: Option<MachineStatus>,
+}
+
+/// The counters of the emulated machine since the guest started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineStatus {
+    /// The number of times that one of its registers was read.
+    pub read: u64,
+    /// The number of times that the register did not have its value.
+    pub errors: u64,
 }
 
 /// The counters of the disk since the guest started.

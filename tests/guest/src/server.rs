@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::dirtier::Dirtier;
 use crate::disk::Disk;
+use crate::machine::Machine;
 use crate::protocol::{Answer, Load, PORT, Request, Status};
 use crate::verifier::Verifier;
 use crate::working_set::WorkingSet;
@@ -20,18 +21,20 @@ pub struct Model {
     dirtier: Dirtier,
     verifier: Verifier,
     disk: Option<Disk>,
+    machine: Option<Machine>,
     start: Instant,
 }
 
 impl Model {
     /// Reserves the pages of the model.
-    pub fn new(reserve_pages: u64, disk: Option<Disk>) -> Self {
+    pub fn new(reserve_pages: u64, disk: Option<Disk>, machine: Option<Machine>) -> Self {
         let set = Arc::new(WorkingSet::new(reserve_pages.max(1)));
         Self {
             dirtier: Dirtier::new(Arc::clone(&set)),
             verifier: Verifier::new(Arc::clone(&set)),
             set,
             disk,
+            machine,
             start: Instant::now(),
         }
     }
@@ -48,6 +51,8 @@ impl Model {
         thread::spawn(move || other.verifier.run());
         let other = Arc::clone(&model);
         thread::spawn(move || other.disk.as_ref().map(|disk| disk.run()));
+        let other = Arc::clone(&model);
+        thread::spawn(move || other.machine.as_ref().map(|machine| machine.run()));
         let listener = TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen")?;
         println!("lull-guest: ready");
         for stream in listener.incoming().flatten() {
@@ -112,6 +117,7 @@ impl Model {
             reserve_pages: self.set.reserve(),
             load: self.dirtier.load(),
             disk: self.disk.as_ref().map(Disk::status),
+            machine: self.machine.as_ref().map(Machine::status),
         }
     }
 }

@@ -4,14 +4,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use lull_tests::{GuestSpec, Host, HostConfig, Hypervisor, Link, bench, demo, landing};
+use lull_tests::{GuestSpec, GuestType, Host, HostConfig, Hypervisor, Link, bench, demo, landing};
 
 const USAGE: &str =
-    "usage: rig shell [--pv] [--guest] [--hosts] | rig prepare | rig demo | rig bench |
+    "usage: rig shell [--pv] [--guest | --hvm] [--hosts] | rig prepare | rig demo | rig bench |
        rig landing [--busy]
   shell   boots a Xen host, prints how to get in, and keeps it until ^C
           --pv: with the hypervisor that can migrate PV guests
           --guest: with lull installed and one guest running
+          --hvm: the same with an HVM guest
           --hosts: and two more, of Xen 4.17 and 4.20 as Debian installs them
   prepare fetches and builds what hosts are made of, and boots nothing
   demo    boots a host and shows three migrations (`cargo demo`)
@@ -45,11 +46,12 @@ fn run() -> Result<()> {
 
 fn shell(options: &[&str]) -> Result<()> {
     let mut config = HostConfig::default();
-    let mut with_guest = false;
+    let mut with_guest = None;
     for option in options {
         match *option {
             "--pv" => config.hypervisor = Hypervisor::Xen417Shadow,
-            "--guest" => with_guest = true,
+            "--guest" => with_guest = Some(GuestType::Pvh),
+            "--hvm" => with_guest = Some(GuestType::Hvm),
             "--hosts" => config.link = Some(Link::new()?),
             _ => bail!("{USAGE}"),
         }
@@ -67,9 +69,21 @@ fn shell(options: &[&str]) -> Result<()> {
             others.push(other);
         }
     }
-    if with_guest {
+    if let Some(kind) = with_guest {
         host.install_lull()?;
-        let guest = host.create_guest(&GuestSpec::new("guest"))?;
+        if kind == GuestType::Hvm {
+            host.install_device_model()?;
+        }
+        host.run("modprobe -a nvme xen-blkback")?.checked()?;
+        let disk = match kind {
+            GuestType::Hvm => "phy:/dev/nvme0n1,hda,w",
+            _ => "phy:/dev/nvme0n1,xvda,w",
+        };
+        let guest = host.create_guest(&GuestSpec {
+            kind,
+            disk: Some(disk.to_owned()),
+            ..GuestSpec::new("guest")
+        })?;
         println!(
             "guest \"{}\" at {} (seen from dom0)",
             guest.name(),
