@@ -26,6 +26,7 @@ mod cli;
 mod control;
 mod destination;
 mod doctor;
+mod emulated;
 mod enable;
 #[cfg(feature = "terminal")]
 mod generate;
@@ -45,7 +46,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use lull_agents::{helper, keepers, land, transport, vif};
+use lull_agents::{emulated, helper, keepers, land, transport, vif};
 
 fn main() -> ExitCode {
     match Role::of(std::env::args_os().take(2)) {
@@ -97,7 +98,7 @@ fn version() -> &'static str {
 enum Role {
     /// An operator, or a program, started a subcommand.
     FrontEnd,
-    /// By libxl, or by itself to guard its helper.
+    /// By libxl, or by itself to guard its helper or to reach a guest's QEMU.
     Helper,
     /// By libxl, to attach a network interface.
     HotplugScript,
@@ -114,9 +115,14 @@ impl Role {
         if called_as(vif::NAME) {
             return Self::HotplugScript;
         }
-        let asked_to_help = ["--save-domain", "--restore-domain", "guard"]
-            .iter()
-            .any(|word| first == *word);
+        let asked_to_help = [
+            "--save-domain",
+            "--restore-domain",
+            "guard",
+            emulated::SUBCOMMAND,
+        ]
+        .iter()
+        .any(|word| first == *word);
         if called_as("libxl-save-helper") || asked_to_help {
             Self::Helper
         } else {
@@ -139,6 +145,7 @@ mod tests {
         assert_eq!(role(&["/x/lull", "--restore-domain"]), Role::Helper);
         assert_eq!(role(&["/usr/lib/xen/libxl-save-helper"]), Role::Helper);
         assert_eq!(role(&["lull", "guard"]), Role::Helper);
+        assert_eq!(role(&["lull", "devices", "7"]), Role::Helper);
         let script = role(&["/etc/xen/scripts/vif-lull", "online", "type_if=vif"]);
         assert_eq!(script, Role::HotplugScript);
         assert_eq!(role(&["lull", "migrate"]), Role::FrontEnd);

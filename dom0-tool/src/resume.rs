@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use lull_agents::emulated::Emulated;
 use lull_agents::name::{self, Name};
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
@@ -58,9 +59,17 @@ fn resume(domain: &str) -> anyhow::Result<String> {
 fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
     let name = &guest.name;
     let xen = Xen::open(version::detect()?).context("the hypervisor cannot be reached")?;
-    let resumed = xen.resume_suspended(guest.domid);
-    if resumed.with_context(|| format!("{name} cannot be resumed"))? == Resumed::WasNotSuspended {
-        anyhow::bail!("{name} is not suspended.\nNothing was done. `xl list` shows how it is.");
+    let mut emulated = Emulated::of(guest.domid).context("its QEMU cannot be asked")?;
+    let resumed = xen.resume_suspended(guest.domid, &mut emulated);
+    match resumed.with_context(|| format!("{name} cannot be resumed"))? {
+        Resumed::WasNotSuspended => {
+            anyhow::bail!("{name} is not suspended.\nNothing was done. `xl list` shows how it is.");
+        }
+        Resumed::Yes { devices, .. } => {
+            if let Some(complaint) = devices.complaint() {
+                eprintln!("lull: {name} runs, but {complaint}.");
+            }
+        }
     }
     let Some(own) = name.strip_suffix(name::SUFFIX) else {
         return Ok(name.clone());

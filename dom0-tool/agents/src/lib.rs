@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod emulated;
 pub mod helper;
 pub mod keepers;
 pub mod land;

@@ -12,6 +12,7 @@ use lull_xen::{DomId, Xen};
 
 use super::domains::Domains;
 use super::explain::Verdict;
+use super::failure::Failure;
 use super::landing::{self, Channel, Landing};
 use super::prepare::{Prepared, prepare};
 use super::session::Session;
@@ -30,6 +31,8 @@ pub struct Order {
     pub bandwidth: Bandwidth,
     /// Whether every page is sent once more for the destination to compare.
     pub verify: Verify,
+    /// Whether the guest has emulated devices, and so a QEMU.
+    pub has_devices: bool,
     /// When the attempt started. The timeout counts from here.
     pub start: Instant,
 }
@@ -93,11 +96,23 @@ impl<'a> Attempt<'a> {
             log,
             recorder,
         } = self;
+        // While Xen logs nothing, it forgets what QEMU reports. So QEMU comes first.
+        if order.has_devices
+            && let Err(error) = host.log_devices(true)
+        {
+            return Err(NotBegun(Verdict::from(&Failure::DevicesNotLogged(error))));
+        }
         // A host that can no longer be asked counts as a cancellation.
         let mut is_over = || host.poll().map_or(true, |news| news.cancelled);
         let prepared = match prepare(xen, &order, &mut is_over) {
             Ok(prepared) => prepared,
-            Err(failure) => return Err(NotBegun(Verdict::from(&failure))),
+            Err(failure) => {
+                if order.has_devices {
+                    // The guard does it otherwise.
+                    let _ = host.log_devices(false);
+                }
+                return Err(NotBegun(Verdict::from(&failure)));
+            }
         };
         let listed = &prepared.listed;
         let landing = landing::choose(channel, listed.guest_pfns, order.config.guest_pages);
@@ -131,6 +146,10 @@ pub(super) fn carry_out<D: Domains>(
     } else {
         drop(session);
         drop(prepared);
+        if order.has_devices {
+            // The guard does it otherwise.
+            let _ = host.log_devices(false);
+        }
     }
     host.tell(told.ended(order.start, &verdict));
     verdict

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lull_core::link::Link;
 use lull_xen::DomId;
+use lull_xen::device_model::MakeRun;
 use lull_xen::domain::{DomainState, Outlived, Resumed};
 use lull_xen::domctl::Clean;
 
@@ -47,12 +48,12 @@ pub trait Domains {
     /// The contents of these frames, read without the stub.
     fn read(&self, pfns: &[u64]) -> io::Result<Vec<u8>>;
 
-    /// Resumes the guest if it is suspended.
-    fn resume(&self) -> io::Result<Resumed>;
+    /// Resumes the guest if it is suspended, its emulated devices first.
+    fn resume(&self, emulated: &mut dyn MakeRun) -> io::Result<Resumed>;
 
     /// Withdraws the request to suspend, or waits a short while for the guest to follow it
     /// and resumes it.
-    fn outlive_request(&self) -> io::Result<Outlived>;
+    fn outlive_request(&self, emulated: &mut dyn MakeRun) -> io::Result<Outlived>;
 
     /// The stub's domain number.
     fn stub_domid(&self) -> DomId;

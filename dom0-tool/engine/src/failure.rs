@@ -67,6 +67,11 @@ pub enum Failure {
     /// The timeout passed before the guest was asked to stop.
     #[error("the timeout was over before the guest could be asked to stop")]
     OutOfTime,
+    #[error("its QEMU cannot be made to log what it writes into the guest's memory: {0}")]
+    DevicesNotLogged(io::Error),
+    /// libxl has asked QEMU to stop and to save its state, in vain.
+    #[error("libxl could not stop the guest's QEMU and save its state")]
+    DevicesNotSaved,
     /// Stock's sender fails on such a page, too.
     #[error("the guest's page at frame {0:#x} cannot be mapped")]
     Unmappable(u64),
@@ -163,6 +168,10 @@ impl From<&Failure> for Verdict {
                 "Look who else saves, moves or resumes it, and try again.",
             ),
             Failure::HungUp(Refused::RunsHere) => (How::SourceFailed, ""),
+            Failure::DevicesNotLogged(_) | Failure::DevicesNotSaved => (
+                How::SourceFailed,
+                "Look at its QEMU (/var/log/xen/qemu-dm-NAME.log): a guest whose QEMU has ended must be shut down and started again.",
+            ),
             Failure::Ballooning => (
                 How::RefusedDowntime,
                 "Wait until its memory comes to rest (`xl list`; who runs `xl mem-set`?), or use `--landing classic`.",

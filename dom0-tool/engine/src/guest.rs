@@ -7,6 +7,7 @@ use lull_core::machine::Event;
 use lull_core::refusal::Refusal;
 use lull_core::units::Micros;
 use lull_wire::events::Refused;
+use lull_xen::device_model::Devices;
 use lull_xen::domain::{self, DomainState};
 use lull_xen::domctl::Clean;
 
@@ -97,7 +98,9 @@ impl Session<'_> {
         let Some(mut pause) = self.pause else {
             return Ok(());
         };
-        if pause.stopped.is_none() && self.is_suspended()? {
+        // QEMU goes on writing into the guest's memory until libxl has stopped it, which is
+        // after the guest's own stop and before libxl's answer.
+        if pause.stopped.is_none() && !self.order.has_devices && self.is_suspended()? {
             self.stopped(&mut pause)?;
         }
         if pause.answered {
@@ -118,6 +121,7 @@ impl Session<'_> {
         match answer {
             SuspendAnswer::Stopped if pause.stopped.is_some() => self.run_on_if_owed(),
             SuspendAnswer::Stopped => self.stopped(&mut pause),
+            SuspendAnswer::Failed if self.order.has_devices => Err(Failure::DevicesNotSaved),
             SuspendAnswer::Failed => {
                 let error = io::Error::other("libxl had stopped waiting for it");
                 Err(error).doing("the guest stopped too late")
@@ -163,14 +167,27 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Resumes the guest if it is stopped. libxl may still stop the QEMU of a guest with
+    /// emulated devices for as long as it has not answered, so such a guest waits for that.
     pub(super) fn resume(&mut self) {
+        if self.order.has_devices && self.pause.is_some_and(|pause| !pause.answered) {
+            return;
+        }
         let decided = Instant::now();
-        match self.domains.resume() {
-            Ok(domain::Resumed::Yes { at }) => {
+        match self.domains.resume(self.host.emulated()) {
+            Ok(domain::Resumed::Yes { at, devices }) => {
                 self.note_resume(at, Some(at.duration_since(decided)));
+                self.note_devices(devices);
             }
             Ok(domain::Resumed::WasNotSuspended) => {}
             Err(error) => self.say("error", format!("the guest could not be resumed: {error}")),
+        }
+    }
+
+    fn note_devices(&mut self, devices: Devices) {
+        if let Some(complaint) = devices.complaint() {
+            self.host.leave_devices();
+            self.say("error", format!("the guest runs on here, but {complaint}"));
         }
     }
 
@@ -187,8 +204,11 @@ impl Session<'_> {
         if self.resumed.is_some() {
             return;
         }
-        match self.domains.outlive_request() {
-            Ok(domain::Outlived::Resumed { at }) => self.note_resume(at, None),
+        match self.domains.outlive_request(self.host.emulated()) {
+            Ok(domain::Outlived::Resumed { at, devices }) => {
+                self.note_resume(at, None);
+                self.note_devices(devices);
+            }
             Ok(domain::Outlived::Over) => {}
             Ok(domain::Outlived::MayStillStop) => {
                 self.host.leave_request();
@@ -236,6 +256,11 @@ impl Session<'_> {
             }
             let _ = self.wait(Duration::from_millis(5));
         }
+        self.pause = Some(Pause {
+            answered: true,
+            ..pause
+        });
+        self.resume();
         // libxl, too, stops waiting for a slow guest.
         self.outlive_request(&mut verdict);
         verdict

@@ -46,6 +46,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use lull_wire::events::{Event, Refused};
+use lull_xen::device_model::MakeRun;
 
 pub use attempt::{Attempt, NotBegun, Order, Verify, never_begun};
 pub use explain::Verdict;
@@ -90,6 +91,19 @@ pub trait Host {
     /// The descriptors that become readable when [`Self::poll`] may have news, or an answer to
     /// the request to suspend may have come.
     fn wake_on(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Has the guest's QEMU log what it writes into the guest's memory, or no longer log it.
+    ///
+    /// # Errors
+    /// When QEMU cannot be asked or does not do it.
+    fn log_devices(&mut self, on: bool) -> io::Result<()>;
+
+    /// The guest's emulated devices, to make them run.
+    fn emulated(&mut self) -> &mut dyn MakeRun;
+
+    /// The emulated devices do not run although the guest does. The guard must stay, and
+    /// makes them run as soon as they can.
+    fn leave_devices(&mut self);
 
     /// Reports an event of the attempt to whoever follows it: the front end, the clients of
     /// the control socket, the record.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use lull_core::batch::BATCH_PAGES;
 use lull_core::link::Link;
 use lull_xen::buffer::HypercallBuffer;
+use lull_xen::device_model::MakeRun;
 use lull_xen::domain::{self, DomainState, Outlived, Resumed};
 use lull_xen::domctl::{Clean, PAGE_TYPES_MAX, is_populated};
 use lull_xen::foreign::ForeignPages;
@@ -112,12 +113,12 @@ impl Domains for OnXen<'_> {
         Ok(ForeignPages::map(self.xen, self.guest, pfns)?.to_vec())
     }
 
-    fn resume(&self) -> io::Result<Resumed> {
-        self.xen.resume_suspended(self.guest)
+    fn resume(&self, emulated: &mut dyn MakeRun) -> io::Result<Resumed> {
+        self.xen.resume_suspended(self.guest, emulated)
     }
 
-    fn outlive_request(&self) -> io::Result<Outlived> {
-        domain::wait_out_suspend(self.xen, self.guest, domain::FIRST_STEPS)
+    fn outlive_request(&self, emulated: &mut dyn MakeRun) -> io::Result<Outlived> {
+        domain::wait_out_suspend(self.xen, self.guest, emulated, domain::FIRST_STEPS)
     }
 
     fn stub_domid(&self) -> DomId {

@@ -3,11 +3,14 @@
 use std::io;
 
 use lull_agents::monitor::{self, Monitor};
+use lull_store::ledger::Machine;
+use lull_xen::device_model::Qemu;
 use lull_xen::host::{self, Guest, NotReady};
 use lull_xen::maxmem::guest_frames;
 use lull_xen::probe_guest::MARK;
+use lull_xen::qmp::QmpError;
 use lull_xen::xenstore::Xenstore;
-use lull_xen::{DomainState, PAGE, Xen};
+use lull_xen::{DomId, DomainState, PAGE, Xen};
 
 use super::ask;
 use super::finding::{Finding, Findings, Level};
@@ -24,6 +27,8 @@ pub struct Seen {
     pub memory: u64,
     /// One more than the guest's highest frame number.
     pub frames: u64,
+    /// Whether the guest has emulated devices.
+    pub machine: Machine,
     /// Whether the guest needs `vif-lull` on every host.
     pub wants_vif_lull: bool,
 }
@@ -60,8 +65,19 @@ fn look() -> io::Result<(Vec<Finding>, Vec<Seen>)> {
         match look_at(&mut store, xen.as_ref(), guest) {
             Ok(found) => {
                 let mib = found.memory >> 20;
-                let text = format!("{} can be moved: PVH, running, {mib} MiB", guest.name);
-                findings.push(Finding::ok("guest", text));
+                let kind = match found.machine {
+                    Machine::Plain => "PVH",
+                    Machine::Emulated => "HVM (classic landing only)",
+                };
+                let text = format!("{} can be moved: {kind}, running, {mib} MiB", guest.name);
+                findings.push(match deaf_qemu(found.machine, guest.domid) {
+                    Some(why) => Finding::warning(
+                        "guest",
+                        format!("{} cannot be moved: its QEMU {why}", guest.name),
+                        format!("Look at /var/log/xen/qemu-dm-{}.log.", guest.name),
+                    ),
+                    None => Finding::ok("guest", text),
+                });
                 findings.extend(monitored(guest));
                 seen.push(found);
             }
@@ -77,6 +93,20 @@ fn look() -> io::Result<(Vec<Finding>, Vec<Seen>)> {
         findings.push(Finding::ok("guests", text));
     }
     Ok((findings, seen))
+}
+
+/// Why the QEMU of a guest with emulated devices could not be asked to run; `None` if it
+/// could, or if there is none.
+fn deaf_qemu(machine: Machine, domid: DomId) -> Option<String> {
+    if machine == Machine::Plain {
+        return None;
+    }
+    let asked = ask::within(ask::HERE, move || Qemu::of(domid).answers());
+    match asked {
+        Some(Ok(())) => None,
+        Some(Err(error)) => Some(error.to_string()),
+        None => Some(QmpError::Silent.to_string()),
+    }
 }
 
 /// Whether a process handles the guest's next reboot or shutdown.
@@ -126,6 +156,7 @@ fn look_at(
     let frames = xen.map_or(Ok(0), |xen| guest_frames(xen, domid));
     Ok(Seen {
         name: guest.name.clone(),
+        machine: Machine::of(domid),
         memory: pages.saturating_mul(PAGE as u64),
         frames: frames.map_err(|source| NotReady::NoState {
             name: guest.name.clone(),

@@ -339,6 +339,7 @@ mod tests {
     use super::super::finding::Level;
     use super::super::guests::Seen;
     use super::*;
+    use lull_store::ledger::Machine;
 
     #[test]
     fn a_greeting_and_a_key_that_only_receives_are_known() {
@@ -368,6 +369,7 @@ mod tests {
 
     fn here() -> Here {
         let guest = |name: &str, mib: u64| Seen {
+            machine: Machine::Plain,
             name: name.to_owned(),
             memory: mib << 20,
             frames: mib << 8,

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use lull_base::spawn::shell_ignoring_tty_signals;
+use lull_store::ledger::Machine;
 use lull_store::limits::Trust;
 use lull_xen::host::Guest;
 use lull_xen::xenstore::Xenstore;
@@ -95,6 +96,12 @@ pub fn devices_bear_it(guest: &Guest, trust: Trust) -> Result<(), String> {
 /// The command that starts `lull land` at the destination, and whether it also asks which
 /// Xen runs there. The error says why `lull land` is not to be started.
 fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<(Command, bool), String> {
+    if Machine::of(guest.domid) == Machine::Emulated {
+        return Err(
+            "it is an HVM guest, whose QEMU starts at the destination with its last state only"
+                .into(),
+        );
+    }
     if options.config.is_some() {
         return Err("another configuration is sent (-C), which may name other devices".into());
     }

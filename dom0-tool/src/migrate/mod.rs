@@ -37,7 +37,7 @@ use lull_base::{own_executable, terminal};
 use lull_engine::stub::room::{self, NoRoom};
 use lull_store::attempt::observed::ObservedAttempt;
 use lull_store::attempt::outcome::{Evidence, Judgement, Outcome, Wish, XlEnd, judge};
-use lull_store::ledger::{self, Entry, Known, Ledger};
+use lull_store::ledger::{self, Entry, Known, Ledger, Machine, Subject};
 use lull_store::limits::{Chosen, Effective, Trust};
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
@@ -153,7 +153,8 @@ fn move_guest(
     say_what_is_asked(options, limits, guest, &watcher);
     let look_up = |landing: Landing, watcher: &Watcher| {
         let ledger = place.ledger;
-        ledger.known(&options.host, &guest.name, landing, |line| {
+        let subject = Subject::of(&guest.name, guest.domid);
+        ledger.known(&options.host, subject, landing, |line| {
             watcher.note(line);
         })
     };
@@ -185,7 +186,14 @@ fn move_guest(
         Choice::Classic(why) => (Landing::Classic, None, why),
     };
     let mut known = look_up(landing, &watcher);
-    let rehearsed = match options.rehearse && !known.has_history() {
+    let speaks_for_it = known.machine == Machine::Plain;
+    if options.rehearse && !speaks_for_it {
+        watcher.note(
+            "no rehearsal: the probe guest has no emulated devices, and says nothing about the \
+             landing of a guest that has",
+        );
+    }
+    let rehearsed = match options.rehearse && speaks_for_it && !known.has_history() {
         true => Some(rehearse(options, limits, guest, landing, place, until)?),
         false => None,
     };
@@ -483,6 +491,12 @@ fn last_stayed(guest: &Guest) -> Option<String> {
 fn say_what_is_assumed(options: &Migrate, known: &Known, watcher: &Watcher) {
     let host = &options.host;
     let because = match known.landings {
+        _ if !known.has_history() && known.machine == Machine::Emulated => {
+            format!(
+                "no guest with emulated devices was seen to land on {host} yet: guessing, and a \
+                 slow host may take longer,"
+            )
+        }
         _ if !known.has_history() => {
             format!(
                 "nothing was seen of {host} yet, which `--rehearse` would change: guessing, and \

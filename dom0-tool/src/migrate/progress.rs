@@ -202,6 +202,9 @@ impl Watcher {
     }
 
     fn hung_up(&self, hung_up: &HungUp) {
+        if hung_up.guest == GuestThen::Resumed && !hung_up.error.is_empty() {
+            self.note(&format!("the guest runs on here, but {}", hung_up.error));
+        }
         match (hung_up.guest, hung_up.refused_pause_ms) {
             (GuestThen::Resumed, Some(pause)) => self.note(&format!(
                 "the guest runs on here after a pause of {}; the destination was not told to start it",

@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use lull_agents::emulated::Emulated;
 use lull_agents::name::{self, Name};
 use lull_xen::{self as xen, DomId, DomainState, domain::Resumed};
 
@@ -37,7 +38,8 @@ impl Source for OnXen {
     }
 
     fn resume(&self) -> io::Result<Resumed> {
-        xen::Xen::open_here()?.resume_suspended(self.0)
+        let mut emulated = Emulated::of(self.0)?;
+        xen::Xen::open_here()?.resume_suspended(self.0, &mut emulated)
     }
 
     fn give_name_back(&self, name: &str) -> io::Result<Name> {
@@ -168,6 +170,8 @@ fn wait_until_running(
 pub(super) mod tests {
     use std::cell::{Cell, RefCell};
 
+    use lull_xen::device_model::Devices;
+
     use super::*;
 
     /// A guest that shows one state after another, and then keeps the last one.
@@ -201,6 +205,7 @@ pub(super) mod tests {
             *self.states.borrow_mut() = vec![Some(state(2)), Some(state(1))];
             Ok(Resumed::Yes {
                 at: std::time::Instant::now(),
+                devices: Devices::None,
             })
         }
 

@@ -84,7 +84,7 @@ fn attempt_since(
     let mut watcher = Watcher::new(&options);
     let inbox = Inbox::new();
     meanwhile(&inbox);
-    let known = ledger.known("host2", &guest.name, Landing::Classic, |line| {
+    let known = ledger.known("host2", guest.name.as_str(), Landing::Classic, |line| {
         panic!("{line}")
     });
     let plan = xl::Plan {

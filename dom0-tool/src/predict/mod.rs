@@ -20,7 +20,7 @@ use lull_base::suggest::did_you_mean;
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::{PAGE_SIZE, PageRate};
 use lull_store::attempt::outcome::Outcome;
-use lull_store::ledger::{self, Known, Ledger};
+use lull_store::ledger::{self, Known, Ledger, Subject};
 use lull_store::limits::Chosen;
 use lull_store::runs::{self, Run};
 use lull_store::spool::Folder;
@@ -190,10 +190,11 @@ fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<Asked> {
 fn known(options: &Options, guest: &Guest) -> Known {
     let ledger = Ledger::at(ledger::FILE);
     let tell = |line: &str| to_stderr(&format!("lull: {line}"));
+    let subject = Subject::of(&guest.name, guest.domid);
     match &options.to {
         Some(host) => {
             // The guest would land as it did last: fast if it ever did so.
-            let of = |landing| ledger.known(host, &guest.name, landing, tell);
+            let of = |landing| ledger.known(host, subject, landing, tell);
             let fast = [Landing::Fast, Landing::FastHandshakeLast];
             let known = fast.map(of).into_iter().find(Known::has_history);
             let known = known.unwrap_or_else(|| of(Landing::Classic));
@@ -209,7 +210,7 @@ fn known(options: &Options, guest: &Guest) -> Known {
         None => Known {
             // A part that is usual on the way to one host is not usual on all.
             typical: PauseParts::default(),
-            ..ledger.known_wherever(&guest.name, tell)
+            ..ledger.known_wherever(subject, tell)
         },
     }
 }

@@ -14,8 +14,10 @@ use lull_engine::log_dirty::{LogDirty, LogDirtyError};
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
 use lull_xen::buffer::HypercallBuffer;
+use lull_xen::device_model::{Model, Qemu};
 use lull_xen::domctl::Clean;
 use lull_xen::maxmem::guest_frames;
+use lull_xen::xenstore::Xenstore;
 use lull_xen::{DomId, Xen};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use thiserror::Error;
@@ -105,10 +107,18 @@ pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
     let bitmap = HypercallBuffer::<u64>::new(pfns.div_ceil(64) as usize)
         .map_err(|error| not_begun("there is no memory for its dirty bitmap", error))?;
 
-    let guard = guarded(guest)?;
+    let mut guard = guarded(guest)?;
+    let devices = match DevicesLog::begin(guest, &mut guard) {
+        Ok(devices) => devices,
+        Err(error) => {
+            guard.undone();
+            return Err(not_begun("its QEMU does not log what it writes", error));
+        }
+    };
     let log = match LogDirty::enable_unless_on(&xen, guest) {
         Ok(log) => log,
         Err(error) => {
+            devices.end(&mut guard);
             guard.undone();
             let hint = match error {
                 LogDirtyError::Refused => ". A migration by stock xl shows in `ps`",
@@ -139,9 +149,36 @@ pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
         log.leave();
     } else {
         drop(log);
+        devices.end(&mut guard);
     }
     guard.undone();
     result.map(|()| sampled)
+}
+
+/// The part of the dirty log that a QEMU keeps: what emulated devices write into the guest's
+/// memory. It begins before Xen's part, because Xen forgets what comes earlier.
+struct DevicesLog(Option<Qemu>);
+
+impl DevicesLog {
+    fn begin(guest: DomId, guard: &mut Guard) -> io::Result<Self> {
+        match Model::of(&mut Xenstore::open()?, guest)? {
+            Model::None => Ok(Self(None)),
+            _ => {
+                let qemu = Qemu::of(guest);
+                guard.devices_log();
+                qemu.begin_dirty_log().map_err(io::Error::other)?;
+                Ok(Self(Some(qemu)))
+            }
+        }
+    }
+
+    fn end(self, guard: &mut Guard) {
+        if let Some(qemu) = self.0
+            && qemu.end_dirty_log().is_ok()
+        {
+            guard.devices_do_not_log();
+        }
+    }
 }
 
 /// Takes the claim. From here on no other process of lull uses the log.

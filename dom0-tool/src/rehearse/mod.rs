@@ -332,7 +332,7 @@ impl Play {
             }
         };
         rehearsed.order = Some(landing);
-        let known = ledger.known(&options.host, &guest.name, landing, |line| {
+        let known = ledger.known(&options.host, guest.name.as_str(), landing, |line| {
             watcher.note(line);
         });
         let plan = xl::Plan {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use lull_base::file_lock;
 
 use super::buffer::HypercallBuffer;
+use super::device_model::{Devices, MakeRun};
 use super::domctl::{DomainInfo, dominf, vcpu_context};
 use super::privcmd::{Xen, number};
 use super::{DomId, xenstore::Xenstore};
@@ -204,21 +205,34 @@ impl Xen {
         Ok(param.value)
     }
 
-    /// Resumes a PVH guest that has suspended itself. Its suspend call returns 1,
-    /// "cancelled", and the guest keeps its devices. A domain that is not suspended is
-    /// never touched. Returns whether the guest was suspended.
-    pub fn resume_suspended(&self, domain: DomId) -> io::Result<Resumed> {
+    /// Resumes a guest that has suspended itself. Its suspend call returns 1, "cancelled",
+    /// and the guest keeps its devices. Emulated ones are made to run first; the guest runs
+    /// on in any case. A domain that is not suspended is never touched. Returns whether the
+    /// guest was suspended.
+    ///
+    /// Not to be called while libxl may still stop QEMU: the guest would run without its
+    /// emulated devices.
+    pub fn resume_suspended(
+        &self,
+        domain: DomId,
+        emulated: &mut dyn MakeRun,
+    ) -> io::Result<Resumed> {
         let is_suspended = || -> io::Result<bool> {
             let state = self.domain_state(domain)?;
             Ok(state.is_some_and(|state| state.is_suspended()))
         };
+        // QEMU first. This is harmless where another process resumes the guest meanwhile.
+        if !is_suspended()? {
+            return Ok(Resumed::WasNotSuspended);
+        }
+        let devices = emulated.make_run();
         one_at_a_time(Path::new(RESUMING), ANOTHERS_RESUME, is_suspended, || {
-            self.rewrite_and_resume(domain)
+            self.rewrite_and_resume(domain, devices)
         })
         .map(|resumed| resumed.unwrap_or(Resumed::WasNotSuspended))
     }
 
-    fn rewrite_and_resume(&self, domain: DomId) -> io::Result<Resumed> {
+    fn rewrite_and_resume(&self, domain: DomId, devices: Devices) -> io::Result<Resumed> {
         // Without a callback, no PV driver reads the result.
         if self.hvm_param(domain, HVM_PARAM_CALLBACK_IRQ)? != 0 {
             const CANCELLED: u64 = 1;
@@ -237,7 +251,7 @@ impl Xen {
         // xenstored remembers that the domain has shut down. Without this, it would not
         // report the next shutdown to anyone.
         Xenstore::open().and_then(|mut store| store.resume(domain))?;
-        Ok(Resumed::Yes { at })
+        Ok(Resumed::Yes { at, devices })
     }
 }
 
@@ -298,6 +312,8 @@ pub enum Outlived {
     Resumed {
         /// When the guest was resumed.
         at: Instant,
+        /// What its emulated devices do.
+        devices: Devices,
     },
     /// The guest will not suspend: the request was withdrawn, or the guest is gone.
     Over,
@@ -311,11 +327,16 @@ pub enum Outlived {
 ///
 /// # Errors
 /// Returns an error if Xen or xenstore cannot be queried.
-pub fn wait_out_suspend(xen: &Xen, domain: DomId, longest: Duration) -> io::Result<Outlived> {
+pub fn wait_out_suspend(
+    xen: &Xen,
+    domain: DomId,
+    emulated: &mut dyn MakeRun,
+    longest: Duration,
+) -> io::Result<Outlived> {
     let begun = Instant::now();
     loop {
-        if let Resumed::Yes { at } = xen.resume_suspended(domain)? {
-            return Ok(Outlived::Resumed { at });
+        if let Resumed::Yes { at, devices } = xen.resume_suspended(domain, emulated)? {
+            return Ok(Outlived::Resumed { at, devices });
         }
         // The request may still be on its way to xenstore, so finding none proves
         // nothing.
@@ -378,6 +399,8 @@ pub enum Resumed {
     Yes {
         /// When the guest was resumed.
         at: Instant,
+        /// What its emulated devices do.
+        devices: Devices,
     },
     /// The guest was not suspended.
     WasNotSuspended,

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use lull_base::suggest::{did_you_mean, nearest};
 use thiserror::Error;
 
+use crate::device_model::Model;
 use crate::guest_type::GuestType;
 use crate::probe_guest::MARK;
 use crate::xenstore::Xenstore;
 use crate::{self as xen, DomId, DomainState, version};
 
-/// A guest found on this host; [`guest`] also checks that it is PVH and runs.
+/// A guest found on this host; [`guest`] also checks that it is PVH or HVM and runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
     /// The domid at the source.
@@ -88,20 +89,31 @@ pub enum NotReady {
         "{name} is a rehearsal's probe guest.\n{UNTOUCHED} `lull rehearse HOST` moves one of its own; this one destroys itself."
     )]
     ProbeGuest {
-        /// The name of the guest.
+        /// The guest's name.
         name: String,
     },
-    /// The guest is not PVH.
+    /// The guest is neither PVH nor HVM.
     #[error(
-        "{name} is {} guest, which lull cannot move yet: only PVH.{}\n{UNTOUCHED} Stock `xl migrate` moves it, without limits.",
+        "{name} is {} guest, which lull cannot move: only PVH and HVM.{}\n{UNTOUCHED} {}",
         article(kind),
-        remark(kind)
+        remark(kind),
+        cure(kind)
     )]
-    NotPvh {
-        /// The name of the guest.
+    WrongKind {
+        /// The guest's name.
         name: String,
-        /// Its type.
+        /// The guest's type.
         kind: GuestType,
+    },
+    /// The guest's device model cannot be asked to run again.
+    #[error(
+        "{name} {what}, so lull could not make its emulated devices run again should it refuse the pause.\n{UNTOUCHED} Stock `xl migrate` moves it, without limits."
+    )]
+    DeviceModel {
+        /// The guest's name.
+        name: String,
+        /// What its device model is, as a verb phrase.
+        what: &'static str,
     },
     /// The guest has a PCI device passed through.
     #[error(
@@ -161,7 +173,7 @@ fn article(kind: &GuestType) -> String {
         GuestType::Pv => "a PV".to_owned(),
         GuestType::Hvm => "an HVM".to_owned(),
         GuestType::Unknown(kind) if kind.is_empty() => {
-            "not a guest of libxl's, so not a PVH".to_owned()
+            "not a guest of libxl's, so not such a".to_owned()
         }
         GuestType::Unknown(kind) => format!("a `{kind}`"),
     }
@@ -172,9 +184,19 @@ fn article(kind: &GuestType) -> String {
 fn remark(kind: &GuestType) -> &'static str {
     match kind {
         GuestType::Pv => {
-            " Besides, tracking what a PV guest writes needs a hypervisor built with shadow paging (CONFIG_SHADOW_PAGING), which recent ones are not: there stock live migration fails too."
+            " Tracking what a PV guest writes needs a hypervisor built with shadow paging (CONFIG_SHADOW_PAGING), which recent ones are not: there stock live migration fails too."
         }
         _ => "",
+    }
+}
+
+/// What can be done for such a guest, as sentences.
+fn cure(kind: &GuestType) -> &'static str {
+    match kind {
+        GuestType::Pv => {
+            "Boot it as a PVH guest (`type=\"pvh\"`), or with `pvshim=1`; or move it with stock `xl migrate`, without limits."
+        }
+        _ => "Stock `xl migrate` moves it, without limits.",
     }
 }
 
@@ -364,7 +386,24 @@ fn check_type(store: &mut Xenstore, guest: &Guest) -> Result<(), NotReady> {
     }
     match GuestType::of(store, guest.domid).map_err(no_xenstore)? {
         GuestType::Pvh => Ok(()),
-        kind => Err(NotReady::NotPvh { name: name(), kind }),
+        GuestType::Hvm => {
+            let model = Model::of(store, guest.domid).map_err(no_xenstore)?;
+            match unusable(model) {
+                None => Ok(()),
+                Some(what) => Err(NotReady::DeviceModel { name: name(), what }),
+            }
+        }
+        kind => Err(NotReady::WrongKind { name: name(), kind }),
+    }
+}
+
+/// Why an HVM guest with that device model cannot be moved, as a verb phrase; `None` if it
+/// can.
+pub const fn unusable(model: Model) -> Option<&'static str> {
+    match model {
+        Model::None | Model::Qemu => None,
+        Model::Traditional => Some("has the device model qemu-xen-traditional"),
+        Model::StubDomain => Some("has its device model in a domain of its own"),
     }
 }
 
@@ -617,13 +656,14 @@ mod tests {
     #[test]
     fn a_pv_guest_is_told_about_shadow_paging() {
         let name = "old1".to_owned();
-        let said = NotReady::NotPvh {
+        let said = NotReady::WrongKind {
             name,
             kind: GuestType::Pv,
         }
         .to_string();
         assert!(said.contains("old1 is a PV guest"), "{said}");
         assert!(said.contains("shadow paging"), "{said}");
+        assert!(said.contains("pvshim=1"), "{said}");
     }
 
     #[test]

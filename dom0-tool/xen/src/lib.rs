@@ -9,6 +9,7 @@
 
 pub mod buffer;
 mod command_line;
+pub mod device_model;
 pub mod domain;
 pub mod domctl;
 pub mod evtchn;
@@ -19,6 +20,7 @@ pub mod maxmem;
 pub mod mmu;
 pub mod privcmd;
 pub mod probe_guest;
+pub mod qmp;
 mod scheduler;
 mod sysctl;
 pub mod version;

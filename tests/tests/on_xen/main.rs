@@ -14,7 +14,7 @@
 //! crash. [`steering`] observes and steers attempts, [`together`] moves two guests at once,
 //! and in [`virsh`] libvirt moves one. [`two_hosts`] tests what only two hosts show, and
 //! [`noise`] tests the estimate where dom0 has other work. [`newer`] holds what is tried on
-//! Xen 4.20 too. [`guests`] are guests as they occur in practice, and [`habits`] are
+//! Xen 4.20 too. [`guests`] are guests as they occur in practice, [`hvm`] those of that type, and [`habits`] are
 //! actions of operators and hosts during a move. [`explaining`] tests the output that
 //! remains of attempts; [`bad_input`] and [`stock`] test the rest. Last, [`predictions`]
 //! evaluates all moves of the run.
@@ -31,6 +31,7 @@ mod explaining;
 mod fast;
 mod guests;
 mod habits;
+mod hvm;
 mod interface;
 mod limits;
 mod moves;
@@ -63,6 +64,7 @@ use world::{Scenario, rig_scenario, scenario};
 const USUAL_DRAWN: usize = 8;
 const SELDOM_DRAWN: usize = 1;
 const GUESTS_DRAWN: usize = 1;
+const HVM_DRAWN: usize = 1;
 const CELLS_DRAWN: usize = 7;
 const PAIR_DRAWN: usize = 2;
 const NEWER_DRAWN: usize = 2;
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
     let mut others = choice.draw("scenarios", vec![usual()], USUAL_DRAWN);
     others.extend(choice.draw("seldom", vec![seldom()], SELDOM_DRAWN));
     others.extend(choice.draw("guests", vec![guests::scenarios()], GUESTS_DRAWN));
+    others.extend(choice.draw("hvm", vec![hvm::scenarios()], HVM_DRAWN));
     others.extend(choice.draw("cells", table::others(), CELLS_DRAWN));
     let pair = vec![
         two_hosts::scenarios(),

@@ -80,14 +80,14 @@ fn burst_limit(world: &World) -> Duration {
     world.pace.scaled(LIMIT)
 }
 
-fn over_a_slow_link(world: &World) -> Plan {
+pub fn over_a_slow_link(world: &World) -> Plan {
     Plan::throttled((LINK as f64 / burst_limit(world).div_duration_f64(LIMIT)) as u64)
 }
 
 /// Gate 2: the guest dirties as much as it can between the decision to stop it and its
 /// stop. xl is held during that time, so that the guest has time to do so. xl takes no part
 /// in the copying, but the request to suspend goes through xl.
-fn with_a_burst<'a>(world: &'a World, guest: &'a Guest, plan: Plan) -> Result<Running<'a>> {
+pub fn with_a_burst<'a>(world: &'a World, guest: &'a Guest, plan: Plan) -> Result<Running<'a>> {
     let plan = plan.limit(burst_limit(world));
     let mut running = plan.start(&world.host, guest)?;
     let helper = running.wait_until_copying()?["helper_pid"].to_string();

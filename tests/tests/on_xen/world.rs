@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::{Completion, Failed, Trial};
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, GuestSpec, Host, HostConfig, Load, Mark};
+use lull_tests::{Guest, GuestSpec, GuestType, Host, HostConfig, Load, Mark};
 
 use crate::aftermath::no_leaks;
 use crate::choice;
@@ -29,6 +30,8 @@ pub struct World {
     /// The speed of the machine.
     pub pace: Pace,
     guest: Option<Guest>,
+    /// The HVM guest that was saved to a file; it is made once, because it boots slowly.
+    saved: Option<Guest>,
     /// The guest's domid when it was last handed on, and the number of scenarios in which
     /// it had changed.
     domid: u32,
@@ -39,6 +42,9 @@ pub struct World {
 /// Its network driver (xen-netfront, Linux 6.1) keeps some two megabytes at each resume,
 /// and at the tenth the guest runs out of memory, whichever program moves it.
 const MOST_MOVED: u32 = 4;
+
+/// The longest time that a guest may take to be saved or restored.
+const SAVING: Duration = Duration::from_secs(300);
 
 /// The hosts; the mutex makes scenarios run one by one.
 static SITES: Mutex<Sites> = Mutex::new(Sites::new());
@@ -53,6 +59,7 @@ impl World {
             host,
             pace,
             guest: None,
+            saved: None,
             domid: 0,
             moved: 0,
         })
@@ -97,10 +104,36 @@ impl World {
             }
             self.forget_guest();
         }
-        let guest = self.host.create_guest(spec)?;
+        let guest = match spec.kind {
+            GuestType::Hvm => self.restored(spec)?,
+            _ => self.host.create_guest(spec)?,
+        };
         self.domid = guest.domid()?;
         self.moved = 0;
         Ok(self.guest.insert(guest).clone())
+    }
+
+    /// Restores the host's HVM guest, which is made first if that has not been done.
+    fn restored(&mut self, spec: &GuestSpec) -> Result<Guest> {
+        const FILE: &str = "/run/rig/hvm.saved";
+        let saved = match self.saved.take() {
+            Some(saved) => saved,
+            None => {
+                self.host.install_device_model()?;
+                self.host.run("modprobe -a nvme xen-blkback")?.checked()?;
+                let guest = self.host.create_guest(spec)?;
+                let timeline = Timeline::start();
+                let save = format!("xl save {} {FILE}", spec.name);
+                self.host.run_for(&save, SAVING)?.checked()?;
+                timeline.phase("HVM guest saved");
+                guest
+            }
+        };
+        let restore = format!("xl restore {FILE}");
+        self.host.run_for(&restore, SAVING)?.checked()?;
+        let guest = self.saved.insert(saved).clone();
+        guest.status()?;
+        Ok(guest)
     }
 
     /// Removes the guest, and everything that a failed attempt left of it.

@@ -18,6 +18,7 @@ use lull_base::{confine, hygiene, inherited_fd, processes};
 use lull_engine::stub::{orphans, room};
 use lull_store::running::claim::{self, Claim};
 use lull_store::running::folder::{self, Folder};
+use lull_xen::device_model::Devices;
 use lull_xen::domain::{LAST_STEPS, Resumed, wait_out_suspend};
 use lull_xen::domctl::ShadowOp;
 use lull_xen::{DomId, Xen};
@@ -25,6 +26,7 @@ use rustix::stdio::dup2_stdout;
 
 use super::args::LiveSave;
 use super::front_end::FrontEnd;
+use crate::emulated::Emulated;
 use crate::monitor::Monitor;
 use crate::name::{self, Name};
 
@@ -80,6 +82,10 @@ mod word {
     pub const HANDED_OVER: u8 = b'h';
     /// The helper has undone everything.
     pub const UNDONE: u8 = b'u';
+    /// The guest's QEMU is about to log what it writes.
+    pub const DEVICES_LOG: u8 = b'l';
+    /// QEMU no longer does.
+    pub const DEVICES_DO_NOT_LOG: u8 = b'o';
 }
 
 /// The helper's end of the pipe to the guard.
@@ -161,6 +167,16 @@ impl Guard {
         let _ = self.pipe.write_all(&[word::HANDED_OVER]);
     }
 
+    /// Reports that the guest's QEMU is about to log what it writes.
+    pub fn devices_log(&mut self) {
+        let _ = self.pipe.write_all(&[word::DEVICES_LOG]);
+    }
+
+    /// Reports that QEMU no longer does.
+    pub fn devices_do_not_log(&mut self) {
+        let _ = self.pipe.write_all(&[word::DEVICES_DO_NOT_LOG]);
+    }
+
     /// Reports that nothing is left to undo.
     pub fn undone(mut self) {
         let _ = self.pipe.write_all(&[word::UNDONE]);
@@ -173,14 +189,16 @@ pub(super) fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     hygiene::outlive_signals();
     hygiene::settle();
     hygiene::be_spared();
+    // A guard that cannot reach QEMU still resumes the guest.
+    let mut emulated = Emulated::of(guest).unwrap_or(Emulated::NONE);
     confine::to_no_program();
     let monitor = (over == Over::Move).then(|| Monitor::of(guest)).flatten();
     // xl renames it later.
     let name = name::of(guest);
     let mut heard = Vec::new();
-    // The helper writes at most a few bytes.
-    let _ = io::stdin().take(16).read_to_end(&mut heard);
-    let code = undo(over, guest, helper, &heard);
+    // The helper writes a few bytes for each time that it stops the guest.
+    let _ = io::stdin().take(HEARD_MAX).read_to_end(&mut heard);
+    let code = undo(over, guest, helper, &heard, &mut emulated);
     if let Some(name) = name.filter(|_| may_be_renamed(&heard)) {
         give_name_back(guest, &name);
     }
@@ -197,6 +215,9 @@ pub(super) fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     }
     code
 }
+
+/// The most bytes that are read from a helper.
+const HEARD_MAX: u64 = 4096;
 
 /// Waits until the guest runs on here or its domain is gone; an operator may have to decide
 /// which. Until then xl's monitor must not see that the guest is suspended.
@@ -218,7 +239,7 @@ const DECIDING: Duration = Duration::from_secs(24 * 60 * 60);
 /// Interval between two checks whether the operator has decided.
 const DECIDING_LOOK: Duration = Duration::from_millis(200);
 
-fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
+fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8], emulated: &mut Emulated) -> ExitCode {
     if heard.contains(&word::UNDONE) {
         return ExitCode::SUCCESS;
     }
@@ -226,12 +247,18 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8]) -> ExitCode {
         if !is_saved_by_another(guest) {
             // The call fails for a guest that is gone and has no log.
             let _ = Xen::open_here().and_then(|xen| xen.shadow_op(guest, ShadowOp::Off));
+            end_devices_log(guest, heard, emulated);
         }
         return ExitCode::SUCCESS;
     }
     let lands = is_to_land(heard, FrontEnd::is_named());
     let asked = may_still_stop(heard);
-    match take_over(guest, helper, lands, asked) {
+    let taken_over = take_over(guest, helper, lands, asked, emulated);
+    end_devices_log(guest, heard, emulated);
+    if !lands {
+        follow_guest(emulated);
+    }
+    match taken_over {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lull: cleaning up after domain {guest}'s migration: {error}");
@@ -304,19 +331,25 @@ fn may_still_stop(heard: &[u8]) -> bool {
 /// Takes over from the helper. The guest comes first, because everything that uses it waits
 /// for it. A guest that may still suspend is watched while the stub is destroyed, which can
 /// take long.
-fn take_over(guest: DomId, helper: u32, lands: bool, asked: bool) -> io::Result<()> {
+fn take_over(
+    guest: DomId,
+    helper: u32,
+    lands: bool,
+    asked: bool,
+    emulated: &mut Emulated,
+) -> io::Result<()> {
     let xen = Xen::open_here()?;
     let resumed = match lands {
         true => {
             wait_while_it_lands(&xen, guest, || false);
             Ok(Resumed::WasNotSuspended)
         }
-        false => xen.resume_suspended(guest),
+        false => xen.resume_suspended(guest, emulated),
     };
     let cleaning = thread::spawn(move || clean_up(guest, helper));
     let resumed = match resumed {
         Ok(Resumed::WasNotSuspended) if asked => {
-            wait_out_suspend(&xen, guest, LAST_STEPS).map(drop)
+            wait_out_suspend(&xen, guest, emulated, LAST_STEPS).map(drop)
         }
         resumed => resumed.map(drop),
     };
@@ -341,6 +374,43 @@ pub(super) fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bo
         && !over()
     {
         thread::sleep(LOOK);
+    }
+}
+
+/// Whether QEMU may log what it writes.
+fn devices_may_log(heard: &[u8]) -> bool {
+    let told = [word::DEVICES_LOG, word::DEVICES_DO_NOT_LOG];
+    let last = heard.iter().rfind(|word| told.contains(word));
+    last == Some(&word::DEVICES_LOG)
+}
+
+/// Has QEMU log no more, if it may do so and the guest is still here.
+fn end_devices_log(guest: DomId, heard: &[u8], emulated: &mut Emulated) {
+    let is_here = || matches!(lull_xen::state(guest), Ok(Some(state)) if !state.dying);
+    if devices_may_log(heard) && is_here() && emulated.end_dirty_log() != Devices::Run {
+        eprintln!(
+            "lull: the QEMU of domain {guest} could not be made to stop logging what it writes; \
+             that costs it some time until the guest is started again"
+        );
+    }
+}
+
+/// Time for which QEMU may still be stopped by a libxl that has lost its helper: libxl waits
+/// ten seconds for each answer of QEMU's (`libxl_qmp.c`, 4.17).
+const STOPPING: Duration = Duration::from_secs(15);
+
+/// Interval between two checks whether QEMU is stopped.
+const STOPPING_LOOK: Duration = Duration::from_millis(500);
+
+/// Sees to it that QEMU runs where the guest does. libxl may stop it after the guest was
+/// resumed, or it may have been too busy to run in time.
+fn follow_guest(emulated: &mut Emulated) {
+    let until = Instant::now() + STOPPING;
+    while emulated.is_some() && Instant::now() < until {
+        if emulated.follow() == Devices::Gone {
+            return;
+        }
+        thread::sleep(STOPPING_LOOK);
     }
 }
 
@@ -422,6 +492,14 @@ mod tests {
         ] {
             assert!(!over(other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn what_qemu_logs_is_ended_once() {
+        for (words, may) in [("l", true), ("lac", true), ("", false), ("lo", false)] {
+            assert_eq!(devices_may_log(words.as_bytes()), may, "{words}");
+        }
+        assert!(devices_may_log(b"lol") && !devices_may_log(b"arac"));
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub(super) fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode
             how: How::SourceFailed,
             words: String::new(),
         });
-    let mut libxl = Libxl::new();
+    let mut libxl = Libxl::new(save.domain);
     if !first_pass.words.is_empty() {
         libxl.tell_why(&first_pass.words);
     }
@@ -258,6 +258,12 @@ impl Toolstack for OnItsOwn {
             true => Err(io::Error::other("its helper has ended")),
             false => Ok(()),
         }
+    }
+
+    fn log_devices(&mut self, _: bool) -> io::Result<()> {
+        Err(io::Error::other(
+            "a guest with emulated devices lands the classic way only",
+        ))
     }
 
     fn first_pass_done(&mut self) -> io::Result<()> {

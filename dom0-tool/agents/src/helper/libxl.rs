@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use lull_engine::SuspendAnswer;
 use lull_wire::events::How;
+use lull_xen::DomId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::toolstack::{Toolstack, errno};
@@ -14,6 +15,7 @@ use super::toolstack::{Toolstack, errno};
 mod message {
     pub const LOG: u16 = 1;
     pub const SUSPEND: u16 = 3;
+    pub const SWITCH_QEMU_LOGDIRTY: u16 = 7;
     pub const COMPLETE: u16 = 10;
 }
 
@@ -30,15 +32,17 @@ pub struct Libxl {
     from: io::Stdin,
     /// A request was sent whose answer has not arrived.
     asked: bool,
+    guest: DomId,
 }
 
 impl Libxl {
     /// Takes standard input and output; nothing else in this process may use them.
-    pub fn new() -> Self {
+    pub fn new(guest: DomId) -> Self {
         Self {
             to: io::stdout(),
             from: io::stdin(),
             asked: false,
+            guest,
         }
     }
 
@@ -125,6 +129,19 @@ impl Toolstack for Libxl {
         }
     }
 
+    fn log_devices(&mut self, on: bool) -> io::Result<()> {
+        if self.asked {
+            return Err(io::Error::other(
+                "it has not answered the request to suspend",
+            ));
+        }
+        self.send(switch_qemu_logdirty(self.guest, on))?;
+        match self.answer()? {
+            0 => Ok(()),
+            _ => Err(io::Error::other("QEMU does not answer it, or refuses")),
+        }
+    }
+
     fn first_pass_done(&mut self) -> io::Result<()> {
         Err(io::Error::other("a classic landing has no first pass"))
     }
@@ -146,6 +163,13 @@ impl Toolstack for Libxl {
     fn wake_on(&self) -> Option<BorrowedFd<'_>> {
         Some(self.from.as_fd())
     }
+}
+
+fn switch_qemu_logdirty(guest: DomId, on: bool) -> Body {
+    let mut body = Body::new(message::SWITCH_QEMU_LOGDIRTY);
+    body.u32(guest.into());
+    body.u32(on.into());
+    body
 }
 
 /// A message under construction: packed, in the host's byte order.
@@ -187,6 +211,9 @@ mod tests {
         body.u32(16);
         let expected = [10, 0, 10, 0, 255, 255, 255, 255, 16, 0, 0, 0];
         assert_eq!(body.frame(), expected);
+
+        let expected = [10, 0, 7, 0, 9, 0, 0, 0, 1, 0, 0, 0];
+        assert_eq!(switch_qemu_logdirty(9, true).frame(), expected);
 
         let mut body = Body::new(message::LOG);
         body.string("a\0b");

@@ -14,7 +14,7 @@ use lull_base::monotonic::now_ns;
 use lull_base::risk::Risk;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
-use lull_store::ledger::{self, Ledger};
+use lull_store::ledger::{self, Ledger, Subject};
 use lull_store::limits::{self, Chosen, Effective};
 use lull_wire::spec::{BadSpec, MigrationSpec, PauseCosts, VARIABLE};
 use lull_xen::DomId;
@@ -140,11 +140,11 @@ pub fn name(guest: DomId) -> anyhow::Result<String> {
         .context("xenstore knows no name of the guest")
 }
 
-/// What the pause of the guest of that name is assumed to cost. The destination is unknown,
+/// What the pause of the guest is assumed to cost. The destination is unknown,
 /// so these are the worst costs known of any.
-pub fn costs_wherever(name: &str) -> PauseCosts {
+pub fn costs_wherever(guest: Subject<'_>) -> PauseCosts {
     let ledger = Ledger::at(ledger::FILE);
-    let known = ledger.known_wherever(name, |line| eprintln!("lull: {line}"));
+    let known = ledger.known_wherever(guest, |line| eprintln!("lull: {line}"));
     (&known).into()
 }
 

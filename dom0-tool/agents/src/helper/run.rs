@@ -1,13 +1,13 @@
 //! The main functions of the save helper and of a fast landing's engine.
 
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use clap::Args;
 use lull_base::bandwidth::Bandwidth;
@@ -24,6 +24,7 @@ use lull_engine::{
     self as engine, Attempt, Channel, Host, News, NotBegun, Order, Reply, SuspendAnswer, Verdict,
     Verify, Wish,
 };
+use lull_store::ledger::Subject;
 use lull_store::limits::Effective;
 use lull_store::running::claim::{CLAIM_FD, Claim, Taken};
 use lull_store::running::folder::Folder;
@@ -34,7 +35,9 @@ use lull_wire::control::{Answer, Phase, Request};
 use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log};
 use lull_wire::gate::FromEngine;
 use lull_wire::spec::{BadSpec, MigrationSpec};
+use lull_xen::device_model::{self, MakeRun, Model};
 use lull_xen::guest_type::GuestType;
+use lull_xen::host;
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{self as xen, DomId, DomainState, Xen, version};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -50,6 +53,7 @@ use super::toolstack::Toolstack;
 use super::transport::{Transport, has_ended};
 use super::{orders, stock};
 use crate::control::server::Server;
+use crate::emulated::{self, Emulated};
 use crate::monitor::{self, Monitor};
 use crate::transport::GATE_FD;
 
@@ -66,6 +70,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitC
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some((over, guest, helper)) = guard::orders(&args) {
         return guard::main(over, guest, helper);
+    }
+    if let Some(guest) = emulated::orders(&args) {
+        return emulated::main(guest);
     }
     let save = match Save::parse(&args) {
         Some(Save::Live(save)) => save,
@@ -84,7 +91,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitC
     // Without limits, a guest that lull cannot move goes to the stock helper. With limits
     // it is refused, because the stock helper does not know them.
     if orders.as_ref().is_ok_and(|orders| !orders.is_limited())
-        && guest_type(save.domain).is_ok_and(|kind| kind != GuestType::Pvh)
+        && guest_type(save.domain).is_ok_and(|(kind, model)| obstacle(&kind, model).is_some())
     {
         return hand_over(&args);
     }
@@ -118,7 +125,7 @@ fn refuse_paused(
         // A limit that cannot be read may be any limit.
         Err(_) => None,
     };
-    let mut libxl = Libxl::new();
+    let mut libxl = Libxl::new(save.domain);
     let mut helper = Helper::new(&mut libxl, save.domain, FrontEnd::connect(), version).ok()?;
     helper.record = helper.record_of(save.domain).ok();
     let verdict = match (orders, limit) {
@@ -161,7 +168,7 @@ fn move_guest(
         landing: Landing::Classic,
     };
     hygiene::settle();
-    let mut libxl = Libxl::new();
+    let mut libxl = Libxl::new(task.guest);
     let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect(), version)?;
     helper.transport = Transport::connect();
     let verdict = match helper.attempt(task, start, orders) {
@@ -292,12 +299,23 @@ fn hand_over(args: &[OsString]) -> ExitCode {
     BROKEN.into()
 }
 
-fn guest_type(domain: DomId) -> io::Result<GuestType> {
-    match GuestType::of(&mut Xenstore::open()?, domain)? {
+/// Why lull cannot move such a guest, as a verb phrase; `None` if it can.
+fn obstacle(kind: &GuestType, model: Model) -> Option<&'static str> {
+    match kind {
+        GuestType::Hvm => host::unusable(model),
+        GuestType::Pv => Some("is a PV guest, and lull moves PVH and HVM guests only"),
+        GuestType::Pvh | GuestType::Unknown(_) => None,
+    }
+}
+
+fn guest_type(domain: DomId) -> io::Result<(GuestType, Model)> {
+    let mut store = Xenstore::open()?;
+    match GuestType::of(&mut store, domain)? {
+        GuestType::Hvm => Ok((GuestType::Hvm, Model::of(&mut store, domain)?)),
         GuestType::Unknown(other) => Err(io::Error::other(format!(
             "libxl knows no type of it (`{other}`)"
         ))),
-        known => Ok(known),
+        known => Ok((known, Model::None)),
     }
 }
 
@@ -320,6 +338,7 @@ struct Helper<'t> {
     /// The guest is to be left paused, so no limit bounds its pause.
     left_paused: bool,
     guest: DomId,
+    emulated: Emulated,
     /// The guest's name, for messages.
     name: String,
     control: Option<Server>,
@@ -329,9 +348,10 @@ struct Helper<'t> {
     monitor: Option<Monitor>,
     /// The guest was asked to suspend.
     asked: bool,
-    /// The guest may still follow a request to suspend, so the guard is not told that
-    /// everything is undone.
-    request_left: bool,
+    /// Something is left to undo, so the guard is not told otherwise: the guest may still
+    /// follow a request to suspend, or its emulated devices do not run, or log what they
+    /// write.
+    rest_left: bool,
 }
 
 /// How an attempt ended.
@@ -379,13 +399,14 @@ impl<'t> Helper<'t> {
             limits_from: Effective::default(),
             left_paused: false,
             guest,
+            emulated: Emulated::NONE,
             name: orders::name(guest).unwrap_or_else(|_| format!("domain {guest}")),
             control: None,
             wish: None,
             cancelled: false,
             monitor: None,
             asked: false,
-            request_left: false,
+            rest_left: false,
         })
     }
 
@@ -474,10 +495,10 @@ impl<'t> Helper<'t> {
         } = ordered;
         self.limits_from = from;
         self.left_paused = left_paused;
-        let costs = costs.unwrap_or_else(|| orders::costs_wherever(&self.name));
-        let kind = guest_type(guest).context("the guest's type cannot be read")?;
-        if kind != GuestType::Pvh {
-            anyhow::bail!("lull moves PVH guests only so far, and this is {kind:?}");
+        let costs = costs.unwrap_or_else(|| orders::costs_wherever(Subject::of(&self.name, guest)));
+        let (kind, model) = guest_type(guest).context("the guest's type cannot be read")?;
+        if let Some(obstacle) = obstacle(&kind, model) {
+            anyhow::bail!("{} {obstacle}", self.name);
         }
         let version = version::detect()?;
         let xen = Xen::open(version).context("the hypervisor cannot be reached")?;
@@ -491,6 +512,7 @@ impl<'t> Helper<'t> {
                 "it is suspended: something else saves or moves it, or has given up on it (`lull resume` makes it run, once it is certain that it runs nowhere else)"
             );
         }
+        self.emulated = Emulated::of(guest).context("the guest's QEMU cannot be asked")?;
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
         let guard = Guard::start(guest, Over::Move, claim);
         self.guard = Some(guard.context("the guard cannot be started")?);
@@ -515,6 +537,7 @@ impl<'t> Helper<'t> {
         let order = Order {
             guest,
             verify: task.verify,
+            has_devices: self.emulated.is_some(),
             bandwidth,
             config: Config {
                 limits,
@@ -669,7 +692,7 @@ impl<'t> Helper<'t> {
     fn finish(mut self, verdict: &Verdict) -> (ExitCode, Option<Guard>) {
         if verdict.how != How::StreamComplete {
             let guard = self.guard.take();
-            if let Some(guard) = guard.filter(|_| !self.request_left) {
+            if let Some(guard) = guard.filter(|_| !self.rest_left) {
                 guard.undone();
             }
             let words = match self.front_end {
@@ -736,6 +759,10 @@ fn log(level: &str, text: String) -> Event {
 impl Host for Helper<'_> {
     fn ask_to_suspend(&mut self) -> io::Result<()> {
         self.asked = true;
+        if self.emulated.is_some() {
+            // One of an earlier pause may be there.
+            let _ = fs::remove_file(device_model::saved_state(self.guest));
+        }
         if let Some(guard) = &mut self.guard {
             guard.asked()?;
         }
@@ -832,7 +859,28 @@ impl Host for Helper<'_> {
     }
 
     fn leave_request(&mut self) {
-        self.request_left = true;
+        self.rest_left = true;
+    }
+
+    fn log_devices(&mut self, on: bool) -> io::Result<()> {
+        if let Some(guard) = self.guard.as_mut().filter(|_| on) {
+            guard.devices_log();
+        }
+        let done = self.toolstack.log_devices(on);
+        match (&done, &mut self.guard) {
+            (Ok(()), Some(guard)) if !on => guard.devices_do_not_log(),
+            (Ok(()), _) => {}
+            (Err(_), _) => self.rest_left = true,
+        }
+        done
+    }
+
+    fn emulated(&mut self) -> &mut dyn MakeRun {
+        &mut self.emulated
+    }
+
+    fn leave_devices(&mut self) {
+        self.rest_left = true;
     }
 
     fn commit(&mut self) {

@@ -33,6 +33,13 @@ pub trait Toolstack {
     /// When it has ended.
     fn look(&self) -> io::Result<()>;
 
+    /// Has the guest's QEMU log what it writes into the guest's memory, or no longer log it.
+    /// Waits for the answer, ten seconds at most.
+    ///
+    /// # Errors
+    /// When QEMU cannot be asked or does not do it, or when the toolstack is gone.
+    fn log_devices(&mut self, on: bool) -> io::Result<()>;
+
     /// Reports that the first pass of a fast landing is done, so libxl may end its stream.
     ///
     /// # Errors

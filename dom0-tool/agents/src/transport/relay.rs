@@ -338,7 +338,7 @@ impl<'a> Relay<'a> {
         let (guest, error) = match guest {
             Guest::LeaveAlone => (GuestThen::LeftAlone, String::new()),
             Guest::Resume => match self.source.resume() {
-                Ok(then) => (then, String::new()),
+                Ok(then) => (then, self.source.complaint().unwrap_or_default().to_owned()),
                 Err(error) => (GuestThen::CouldNotBeResumed, error.to_string()),
             },
         };

@@ -6,6 +6,8 @@ use lull_wire::events::GuestThen;
 use lull_xen::domain::Resumed;
 use lull_xen::{DomId, Xen};
 
+use crate::emulated::Emulated;
+
 /// The operations on the source host that a refusal needs.
 pub trait Source {
     /// Resumes the guest if it is suspended.
@@ -13,6 +15,9 @@ pub trait Source {
     /// # Errors
     /// When the guest cannot be resumed, or its state cannot be read.
     fn resume(&mut self) -> io::Result<GuestThen>;
+
+    /// What is wrong with the guest's emulated devices since it was resumed, as a clause.
+    fn complaint(&self) -> Option<&'static str>;
 
     /// Whether the guest is suspended.
     ///
@@ -32,6 +37,9 @@ pub struct OnXen {
     domain: DomId,
     /// Opened in advance, because at the deadline every millisecond counts.
     xen: io::Result<Xen>,
+    /// Opened in advance, because the transport then confines itself.
+    emulated: Emulated,
+    complaint: Option<&'static str>,
 }
 
 impl OnXen {
@@ -40,22 +48,38 @@ impl OnXen {
         Self {
             domain,
             xen: Xen::open_here(),
+            // Without them the guest is resumed all the same.
+            emulated: Emulated::of(domain).unwrap_or(Emulated::NONE),
+            complaint: None,
         }
     }
 
     fn xen(&self) -> io::Result<&Xen> {
-        self.xen
-            .as_ref()
-            .map_err(|error| io::Error::new(error.kind(), error.to_string()))
+        opened(&self.xen)
     }
+}
+
+fn opened(xen: &io::Result<Xen>) -> io::Result<&Xen> {
+    xen.as_ref()
+        .map_err(|error| io::Error::new(error.kind(), error.to_string()))
 }
 
 impl Source for OnXen {
     fn resume(&mut self) -> io::Result<GuestThen> {
-        Ok(match self.xen()?.resume_suspended(self.domain)? {
-            Resumed::WasNotSuspended => GuestThen::WasNotSuspended,
-            _ => GuestThen::Resumed,
-        })
+        let xen = opened(&self.xen)?;
+        Ok(
+            match xen.resume_suspended(self.domain, &mut self.emulated)? {
+                Resumed::WasNotSuspended => GuestThen::WasNotSuspended,
+                Resumed::Yes { devices, .. } => {
+                    self.complaint = devices.complaint();
+                    GuestThen::Resumed
+                }
+            },
+        )
+    }
+
+    fn complaint(&self) -> Option<&'static str> {
+        self.complaint
     }
 
     fn is_suspended(&self) -> io::Result<bool> {

@@ -51,6 +51,10 @@ impl Source for Counted {
         Ok(GuestThen::Resumed)
     }
 
+    fn complaint(&self) -> Option<&'static str> {
+        None
+    }
+
     fn is_suspended(&self) -> io::Result<bool> {
         Ok(self.suspended.load(Ordering::SeqCst))
     }

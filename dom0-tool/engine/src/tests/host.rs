@@ -10,6 +10,7 @@ use lull_core::machine::{self, Action, Machine};
 use lull_core::units::Micros;
 use lull_wire::events::Event;
 use lull_wire::trace::Recorder;
+use lull_xen::device_model::{MakeRun, NoDevices};
 
 use super::destination::Destination;
 use super::world::{Guest, Phase, World};
@@ -37,6 +38,7 @@ pub struct FakeHost<'w> {
     asks_to_start: bool,
     /// Whether the copy runs, if it was to be started.
     pub started_there: Option<bool>,
+    devices: NoDevices,
     /// What was reported.
     pub told: Vec<Event>,
 }
@@ -53,6 +55,7 @@ impl<'w> FakeHost<'w> {
             handing_over: None,
             asks_to_start: false,
             started_there: None,
+            devices: NoDevices,
             told: Vec::new(),
         }
     }
@@ -165,6 +168,16 @@ impl Host for FakeHost<'_> {
     }
 
     fn leave_request(&mut self) {}
+
+    fn log_devices(&mut self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn emulated(&mut self) -> &mut dyn MakeRun {
+        &mut self.devices
+    }
+
+    fn leave_devices(&mut self) {}
 
     fn commit(&mut self) {
         self.world.commits.set(self.world.commits.get() + 1);

@@ -133,6 +133,7 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
             config,
             bandwidth: Bandwidth(None),
             verify: plan.verify,
+            has_devices: false,
             start: Instant::now(),
         };
         let landing = landing::choose(connections.channel, FRAMES, world.pages());

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use lull_core::batch::BATCH_PAGES;
 use lull_core::link::{Link, SLOTS};
 use lull_wire::stream::records;
+use lull_xen::device_model::MakeRun;
 use lull_xen::domain::{DomainState, Outlived, Resumed};
 use lull_xen::domctl::{Clean, TscInfo, dominf};
 use lull_xen::version::KNOWN;
@@ -184,18 +185,20 @@ impl Domains for Model<'_> {
         Ok(self.world.contents(pfns))
     }
 
-    fn resume(&self) -> io::Result<Resumed> {
+    fn resume(&self, emulated: &mut dyn MakeRun) -> io::Result<Resumed> {
         if self.world.look() != Guest::Suspended {
             return Ok(Resumed::WasNotSuspended);
         }
+        let devices = emulated.make_run();
         self.world.guest.set(Guest::Running);
         self.world.resumes.set(self.world.resumes.get() + 1);
-        Ok(Resumed::Yes { at: Instant::now() })
+        let at = Instant::now();
+        Ok(Resumed::Yes { at, devices })
     }
 
-    fn outlive_request(&self) -> io::Result<Outlived> {
-        if let Resumed::Yes { at } = self.resume()? {
-            return Ok(Outlived::Resumed { at });
+    fn outlive_request(&self, emulated: &mut dyn MakeRun) -> io::Result<Outlived> {
+        if let Resumed::Yes { at, devices } = self.resume(emulated)? {
+            return Ok(Outlived::Resumed { at, devices });
         }
         if self.world.guest.get() == Guest::Stopping {
             self.world.guest.set(Guest::Running);

@@ -1,6 +1,6 @@
 //! The guest's pause as observed by the source's clock, and as predicted.
 
-use crate::ledger::{Entry, Known, Took};
+use crate::ledger::{Entry, Known, Machine, Took};
 use lull_base::monotonic::span_ms;
 use lull_wire::events::{How, PauseParts, Refused};
 
@@ -190,6 +190,7 @@ impl ObservedAttempt {
         let entry = Entry {
             at: None,
             guest: Some(guest.to_owned()),
+            emulated: known.machine == Machine::Emulated,
             resumed: !moved,
             suspend_ms: parts.suspend_ms,
             suspend_pages: self.suspend_pages(&parts),

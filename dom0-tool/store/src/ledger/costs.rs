@@ -5,8 +5,40 @@ use std::time::Duration;
 use lull_core::downtime::{FixedCosts, LastPages, SuspendPages};
 use lull_core::units::Micros;
 use lull_wire::events::Landing;
+use lull_xen::DomId;
+use lull_xen::device_model::Model;
+use lull_xen::xenstore::Xenstore;
 
 use super::entry::Took;
+
+/// Whether a guest has emulated devices. QEMU then is a part of its pause: it stops, writes
+/// back its disks and saves its state here, and another QEMU starts there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Machine {
+    /// The guest has none.
+    #[default]
+    Plain,
+    /// The guest is HVM.
+    Emulated,
+}
+
+impl Machine {
+    /// Whether the domain has emulated devices. Without an answer of xenstore's it counts as
+    /// one that has none, as most guests that lull has moved.
+    pub fn of(domain: DomId) -> Self {
+        let model = Xenstore::open().and_then(|mut store| Model::of(&mut store, domain));
+        model.map_or_else(|_| Self::default(), Self::from)
+    }
+}
+
+impl From<Model> for Machine {
+    fn from(model: Model) -> Self {
+        match model {
+            Model::None => Self::Plain,
+            Model::Qemu | Model::Traditional | Model::StubDomain => Self::Emulated,
+        }
+    }
+}
 
 /// Upper bounds of the fixed parts of a pause, for the helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,15 +81,29 @@ impl Costs {
         resume: Duration::from_millis(50),
     };
 
-    /// The assumed bounds for the given kind of landing. For a fast landing they cover
-    /// what follows the last byte: applying the final state, and the start of the copy or
-    /// READY, GO and a report. The first trial of the latter took 0.3 s in the rig.
-    pub fn assumed(landing: Landing) -> Self {
+    /// The bounds assumed of a guest with emulated devices. QEMU stops and saves its state in
+    /// some 10 ms on real hardware, and starts in less than a second, but its disks must be
+    /// written back, and each of its interfaces has a script more.
+    const EMULATED: Self = Self {
+        suspend: Duration::from_millis(500),
+        landing: Duration::from_secs(5),
+        resume: Duration::from_millis(300),
+        ..Self::ASSUMED
+    };
+
+    /// The assumed bounds for the given kinds of guest and landing. For a fast landing they
+    /// cover what follows the last byte: applying the final state, and the start of the copy
+    /// or READY, GO and a report. The first trial of the latter took 0.3 s in the rig.
+    pub fn assumed(landing: Landing, machine: Machine) -> Self {
+        let assumed = match machine {
+            Machine::Plain => Self::ASSUMED,
+            Machine::Emulated => Self::EMULATED,
+        };
         match landing {
-            Landing::Classic => Self::ASSUMED,
+            Landing::Classic => assumed,
             Landing::Fast | Landing::FastHandshakeLast => Self {
                 landing: Duration::from_secs(1),
-                ..Self::ASSUMED
+                ..assumed
             },
         }
     }

@@ -33,6 +33,9 @@ pub struct Entry {
     pub at: Option<u64>,
     /// The name of the guest; absent for a probe guest of lull.
     pub guest: Option<String>,
+    /// Whether the guest has emulated devices.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub emulated: bool,
     /// The guest was not seen to run at the destination: it was resumed at the source,
     /// unless it died.
     pub resumed: bool,

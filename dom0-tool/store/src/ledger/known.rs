@@ -5,9 +5,10 @@ use std::time::Duration;
 use lull_core::downtime::{LastPages, SuspendPages};
 use lull_wire::events::{Landing, PauseParts};
 use lull_wire::spec::PauseCosts;
+use lull_xen::DomId;
 
 use super::book::Book;
-use super::costs::{AFTER_READY, Costs, bound, last_pages, median, suspend_pages};
+use super::costs::{AFTER_READY, Costs, Machine, bound, last_pages, median, suspend_pages};
 use super::entry::{Entry, Took};
 
 /// What is known about a guest's pause on the way to a destination.
@@ -17,9 +18,12 @@ use super::entry::{Entry, Took};
 /// state. A guest's figures never influence those of another guest. A guest that was never
 /// paused uses the probe guests' figures. The landing is learned from the guest's own
 /// landings at this destination, or else from all guests' landings there, and only from
-/// landings of the same kind.
+/// landings of the same kind. Guests with and without emulated devices never speak for each
+/// other, and probe guests have none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
+    /// Whether the guest has emulated devices.
+    pub machine: Machine,
     /// The number of landings at the destination behind the bounds. Zero: no guest was ever
     /// moved there.
     pub landings: usize,
@@ -59,6 +63,35 @@ impl Known {
     }
 }
 
+/// The guest of which something is to be known.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'g> {
+    /// The guest's name.
+    pub name: &'g str,
+    /// Whether it has emulated devices.
+    pub machine: Machine,
+}
+
+impl<'g> Subject<'g> {
+    /// The guest of this name and domain.
+    pub fn of(name: &'g str, domain: DomId) -> Self {
+        Self {
+            name,
+            machine: Machine::of(domain),
+        }
+    }
+}
+
+/// A guest without emulated devices.
+impl<'g> From<&'g str> for Subject<'g> {
+    fn from(name: &'g str) -> Self {
+        Self {
+            name,
+            machine: Machine::Plain,
+        }
+    }
+}
+
 /// Selects one part of a pause.
 type Part = fn(&Entry) -> Option<u64>;
 
@@ -75,7 +108,18 @@ impl From<&Known> for PauseCosts {
 
 impl Book {
     /// Looks up `guest`'s pause on the way to `destination`.
-    pub(super) fn known(&self, destination: &str, guest: &str, order: Landing, now: u64) -> Known {
+    pub(super) fn known<'g>(
+        &self,
+        destination: &str,
+        guest: impl Into<Subject<'g>>,
+        order: Landing,
+        now: u64,
+    ) -> Known {
+        let Subject {
+            name: guest,
+            machine,
+        } = guest.into();
+        let emulated = machine == Machine::Emulated;
         let there = || {
             let entries = self.destinations.get(destination);
             let entries = entries.into_iter().flatten();
@@ -89,12 +133,16 @@ impl Book {
         let at_source = |part: Part| {
             let own = own_anywhere(part);
             match own.is_empty() {
-                true => seen(there().filter(|entry| entry.is_rehearsal()), part),
+                true => seen(
+                    there().filter(|entry| entry.is_rehearsal() && !emulated),
+                    part,
+                ),
                 false => own,
             }
         };
         let at_destination = |part: Part| {
-            let likewise = || there().filter(|entry| entry.landing == order);
+            let likewise =
+                || there().filter(|entry| entry.landing == order && entry.emulated == emulated);
             let own = seen(likewise().filter(|entry| entry.is_of(guest)), part);
             match own.is_empty() {
                 true => seen(likewise(), part),
@@ -117,14 +165,16 @@ impl Book {
         let resume = at_source(|entry| entry.resume_ms);
         let landing = at_destination(|entry| entry.landing_ms);
         let after_ready = at_destination(|entry| entry.after_ready_ms);
+        let assumed = Costs::assumed(order, machine);
         Known {
+            machine,
             landings: landing.len(),
             bounds: Costs {
-                suspend: bound(&suspend).unwrap_or(Costs::ASSUMED.suspend),
-                final_bitmap: bound(&final_bitmap).unwrap_or(Costs::ASSUMED.final_bitmap),
-                cpu_state: bound(&cpu_state).unwrap_or(Costs::ASSUMED.cpu_state),
-                landing: bound(&landing).unwrap_or(Costs::assumed(order).landing),
-                resume: bound(&resume).unwrap_or(Costs::ASSUMED.resume),
+                suspend: bound(&suspend).unwrap_or(assumed.suspend),
+                final_bitmap: bound(&final_bitmap).unwrap_or(assumed.final_bitmap),
+                cpu_state: bound(&cpu_state).unwrap_or(assumed.cpu_state),
+                landing: bound(&landing).unwrap_or(assumed.landing),
+                resume: bound(&resume).unwrap_or(assumed.resume),
             },
             after_ready: bound(&after_ready).unwrap_or(AFTER_READY),
             suspend_pages: suspend_pages(&own_anywhere(|entry| entry.suspend_pages)),
@@ -143,7 +193,8 @@ impl Book {
 impl Book {
     /// Bounds for `guest`'s pause when the destination is not known: the worst of all known
     /// destinations, or the assumptions for an unknown one. Nothing is known of the path.
-    pub(super) fn known_wherever(&self, guest: &str, now: u64) -> Known {
+    pub(super) fn known_wherever<'g>(&self, guest: impl Into<Subject<'g>>, now: u64) -> Known {
+        let guest = guest.into();
         let everywhere = self.destinations.keys();
         let known =
             everywhere.map(|destination| self.known(destination, guest, Landing::Classic, now));
@@ -265,6 +316,36 @@ mod tests {
             Book::default().known_wherever("web1", NOW).bounds,
             Costs::ASSUMED
         );
+    }
+
+    #[test]
+    fn guests_with_and_without_emulated_devices_do_not_speak_for_each_other() {
+        let hvm = Subject {
+            name: "win1",
+            machine: Machine::Emulated,
+        };
+        let of_hvm = |guest: &str, ms: u64| Entry {
+            emulated: true,
+            ..of(guest, landed(ms))
+        };
+        let assumed = Costs::assumed(Landing::Classic, Machine::Emulated);
+        let plain = book(&[("host2", of("web1", landed(500))), ("host2", suspended(70))]);
+        let known = plain.known("host2", hvm, Landing::Classic, NOW);
+        assert_eq!(known.bounds, assumed);
+        assert!(!known.has_history());
+        let book = book(&[
+            ("host2", of_hvm("win2", 9_000)),
+            ("host2", of("web1", landed(500))),
+        ]);
+        let landing_of = |guest: Subject<'_>| {
+            let known = book.known("host2", guest, Landing::Classic, NOW);
+            (
+                known.landings,
+                known.bounds.landing > Duration::from_secs(9),
+            )
+        };
+        assert_eq!(landing_of(hvm), (1, true));
+        assert_eq!(landing_of("web2".into()), (1, false));
     }
 
     #[test]
@@ -459,7 +540,10 @@ mod tests {
             ("host3", Landing::Fast),
         ] {
             let known = book.known(to, "web1", order, NOW);
-            assert_eq!(known.bounds.landing, Costs::assumed(order).landing);
+            assert_eq!(
+                known.bounds.landing,
+                Costs::assumed(order, Machine::Plain).landing
+            );
         }
     }
 

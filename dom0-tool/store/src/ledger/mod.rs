@@ -22,9 +22,9 @@ use lull_base::{atomic_file, file_lock};
 use lull_wire::events::Landing;
 use thiserror::Error;
 
-pub use costs::{Costs, saturating_micros};
+pub use costs::{Costs, Machine, saturating_micros};
 pub use entry::{Entry, Took};
-pub use known::Known;
+pub use known::{Known, Subject};
 pub use summary::{Foresight, Row, Summary};
 
 use crate::spool::folder::make_private;
@@ -74,10 +74,10 @@ impl Ledger {
     /// What is known about `guest`'s pause on the way to `destination`. An unreadable or
     /// corrupt ledger is reported through `tell`; a corrupt one is moved aside on the next
     /// change.
-    pub fn known(
+    pub fn known<'g>(
         &self,
         destination: &str,
-        guest: &str,
+        guest: impl Into<Subject<'g>>,
         landing: Landing,
         tell: impl FnMut(&str),
     ) -> Known {
@@ -87,7 +87,11 @@ impl Ledger {
 
     /// What is known about `guest`'s pause when the destination is unknown: the worst of
     /// all destinations. Reports through `tell` as [`Self::known`] does.
-    pub fn known_wherever(&self, guest: &str, tell: impl FnMut(&str)) -> Known {
+    pub fn known_wherever<'g>(
+        &self,
+        guest: impl Into<Subject<'g>>,
+        tell: impl FnMut(&str),
+    ) -> Known {
         self.read_if_possible(tell).known_wherever(guest, now())
     }
 

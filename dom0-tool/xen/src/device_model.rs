@@ -1,0 +1,239 @@
+//! The device model of an HVM guest: a QEMU in dom0, which emulates the guest's machine.
+//!
+//! While QEMU is stopped, Xen answers all ones for every emulated register and drops every
+//! write. So QEMU must run before the guest does. libxl stops it once the guest has
+//! suspended, and saves its state (`libxl_dom_suspend.c`, 4.17 to 4.22).
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::qmp::{Qmp, QmpError};
+use super::xenstore::Xenstore;
+use super::{DomId, Xen};
+
+/// The time that QEMU has to run again. It opens its disks in it, which takes milliseconds.
+/// The guest waits meanwhile, and a QEMU that hangs must not keep it from running on.
+pub const RUNNING: Duration = Duration::from_secs(1);
+
+/// The time that QEMU has to switch its part of the dirty log, as with libxl
+/// (`libxl_dom_save.c`, 4.17).
+const SWITCHING: Duration = Duration::from_secs(10);
+
+/// Which device model a guest has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// None: the guest is not HVM.
+    None,
+    /// QEMU in dom0.
+    Qemu,
+    /// The QEMU of Xen's own from before 2012, which has no such monitor.
+    Traditional,
+    /// QEMU in a domain of its own, which dom0 cannot ask.
+    StubDomain,
+}
+
+impl Model {
+    /// Looks up the device model of `domain`.
+    ///
+    /// # Errors
+    /// When xenstore does not answer.
+    pub fn of(store: &mut Xenstore, domain: DomId) -> io::Result<Self> {
+        let mut read = |path: String| store.read(&path);
+        if read(format!("/libxl/{domain}/type"))?.as_deref() != Some("hvm") {
+            return Ok(Self::None);
+        }
+        // libxl takes a missing entry for the old model (`libxl_internal.c`, 4.17).
+        if read(format!("/libxl/{domain}/dm-version"))?.as_deref() != Some("qemu_xen") {
+            return Ok(Self::Traditional);
+        }
+        let path = format!("/local/domain/{domain}/image/device-model-domid");
+        // The entry of a QEMU in dom0 says so, or does not exist.
+        Ok(match read(path)?.as_deref() {
+            None | Some("0") => Self::Qemu,
+            Some(_) => Self::StubDomain,
+        })
+    }
+}
+
+/// What a guest's emulated devices do, after an order to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Devices {
+    /// The guest has none.
+    None,
+    /// QEMU runs.
+    Run,
+    /// QEMU did not answer in time.
+    Silent,
+    /// QEMU does not run any more.
+    Gone,
+    /// QEMU answered, and did not do it.
+    Refused,
+}
+
+impl Devices {
+    /// What is wrong with them, as a clause; `None` if nothing is.
+    pub const fn complaint(self) -> Option<&'static str> {
+        match self {
+            Self::None | Self::Run => None,
+            Self::Silent => Some(
+                "its QEMU did not answer, so its emulated devices may stand still until it does",
+            ),
+            Self::Gone => Some(
+                "its QEMU does not run any more, so it has no emulated devices: shut it down and \
+                 start it again",
+            ),
+            Self::Refused => Some(
+                "its QEMU would not run again, so it has no emulated devices: shut it down and \
+                 start it again",
+            ),
+        }
+    }
+}
+
+impl From<QmpError> for Devices {
+    fn from(error: QmpError) -> Self {
+        match error {
+            QmpError::Gone => Self::Gone,
+            QmpError::Silent => Self::Silent,
+            QmpError::Refused(_) | QmpError::Garbage | QmpError::Unreachable(_) => Self::Refused,
+        }
+    }
+}
+
+/// The file into which libxl has QEMU save its state. libxl does not shorten one that is
+/// there already, and nothing removes it (`libxl_qmp.c`, 4.17).
+pub fn saved_state(domain: DomId) -> PathBuf {
+    PathBuf::from(format!("/var/lib/xen/qemu-save.{domain}"))
+}
+
+/// Makes a guest's emulated devices run, before the guest does.
+pub trait MakeRun {
+    /// Returns within a second or so, whatever QEMU does.
+    fn make_run(&mut self) -> Devices;
+}
+
+/// A guest that has no emulated devices.
+#[derive(Debug, Clone, Copy)]
+pub struct NoDevices;
+
+impl MakeRun for NoDevices {
+    fn make_run(&mut self) -> Devices {
+        Devices::None
+    }
+}
+
+/// A guest's QEMU, asked over its second monitor, which only xentop uses besides. libxl has
+/// the first, with a lock.
+#[derive(Debug)]
+pub struct Qemu {
+    socket: PathBuf,
+}
+
+impl Qemu {
+    /// The QEMU of `domain`; asks nothing yet.
+    pub fn of(domain: DomId) -> Self {
+        Self {
+            // `libxl_dm.c`, 4.17 to 4.22.
+            socket: PathBuf::from(format!("/var/run/xen/qmp-libxenstat-{domain}")),
+        }
+    }
+
+    /// Whether QEMU answers. Changes nothing.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub fn answers(&self) -> Result<(), QmpError> {
+        let mut qmp = Qmp::connect(&self.socket, RUNNING)?;
+        qmp.execute("query-status", None).map(drop)
+    }
+
+    /// Switches QEMU's part of the dirty log off, wherever the switch is. QEMU aborts when
+    /// it is to switch off what is not on; to switch on twice is harmless.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub fn end_dirty_log(&self) -> Result<(), QmpError> {
+        let mut qmp = Qmp::connect(&self.socket, SWITCHING)?;
+        for on in [true, false] {
+            qmp.execute("xen-set-global-dirty-log", Some(json!({ "enable": on })))?;
+        }
+        Ok(())
+    }
+
+    /// Switches QEMU's part of the dirty log on.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub fn begin_dirty_log(&self) -> Result<(), QmpError> {
+        let mut qmp = Qmp::connect(&self.socket, SWITCHING)?;
+        let on = json!({ "enable": true });
+        qmp.execute("xen-set-global-dirty-log", Some(on)).map(drop)
+    }
+
+    /// Makes QEMU run if it is stopped although `domain`, its guest, runs. A libxl that has
+    /// lost its helper may have stopped it late.
+    pub fn follow(&self, xen: &Xen, domain: DomId) -> Devices {
+        let followed = || {
+            let mut qmp = Qmp::connect(&self.socket, RUNNING)?;
+            let status = qmp.execute("query-status", None)?;
+            let is_stopped = status.get("status").and_then(|it| it.as_str()) == Some("paused");
+            // A guest that is suspended now is another's to resume, with its QEMU.
+            let runs = matches!(xen.domain_state(domain), Ok(Some(state)) if state.shutdown.is_none() && !state.dying);
+            if is_stopped && runs {
+                qmp.execute("cont", None)?;
+            }
+            Ok(())
+        };
+        outcome(followed())
+    }
+}
+
+impl MakeRun for Qemu {
+    fn make_run(&mut self) -> Devices {
+        let run = || {
+            Qmp::connect(&self.socket, RUNNING)?
+                .execute("cont", None)
+                .map(drop)
+        };
+        outcome(run())
+    }
+}
+
+fn outcome(done: Result<(), QmpError>) -> Devices {
+    done.map_or_else(Devices::from, |()| Devices::Run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_devices_that_stand_still_are_complained_of() {
+        assert_eq!(Devices::None.complaint(), None);
+        assert_eq!(Devices::Run.complaint(), None);
+        assert_eq!(outcome(Ok(())), Devices::Run);
+        for (error, devices) in [
+            (QmpError::Gone, Devices::Gone),
+            (QmpError::Silent, Devices::Silent),
+            (QmpError::Refused(String::new()), Devices::Refused),
+            (QmpError::Garbage, Devices::Refused),
+        ] {
+            assert_eq!(outcome(Err(error)), devices);
+            assert!(
+                devices
+                    .complaint()
+                    .is_some_and(|words| words.contains("QEMU"))
+            );
+        }
+    }
+
+    #[test]
+    fn a_guest_whose_qemu_is_gone_waits_for_nothing() {
+        // No domain has this number.
+        assert_eq!(Qemu::of(0x7ff1).make_run(), Devices::Gone);
+        assert_eq!(NoDevices.make_run(), Devices::None);
+    }
+}

@@ -1,0 +1,193 @@
+//! HVM guests: QEMU emulates a disk and a PCI bus that the guest uses throughout.
+//!
+//! The guest reads a register of the emulated machine again and again, and notices if it
+//! ever runs while its QEMU is stopped. It writes its disk through QEMU, which puts what is
+//! read back into the guest's memory by itself.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lull_tests::ssh::quote;
+use lull_tests::timeline::Timeline;
+use lull_tests::{Guest, GuestSpec, GuestType, Load};
+
+use crate::aftermath;
+use crate::attempt::{Ended, Plan, is};
+use crate::moves;
+use crate::refusals;
+use crate::world::{Scenario, World, scenario, spec};
+
+/// The scenarios. The first that runs boots the guest, which takes longest.
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        scenario("hvm-guest-moves-within-its-limit", 200, within_a_limit),
+        scenario("hvm-guest-refused-once-it-has-stopped", 90, refused),
+        scenario("hvm-source-and-destination-agree", 120, frames_agree),
+        scenario("hvm-helper-killed", 90, helper_killed),
+        scenario("hvm-qemu-stands-still", 90, qemu_stands_still),
+        scenario("hvm-qemu-killed", 90, qemu_killed),
+    ]
+}
+
+/// A link rate, bytes a second, at which a fault falls into the middle of the first round.
+const LINK: u64 = 4_000_000;
+
+const LOAD: Load = Load::steady(500, 2_048);
+
+fn hvm() -> GuestSpec {
+    GuestSpec {
+        memory_mib: 160,
+        kind: GuestType::Hvm,
+        disk: Some("phy:/dev/nvme0n1,hda,w".to_owned()),
+        ..spec("hvm")
+    }
+}
+
+fn guest(world: &mut World) -> Result<Guest> {
+    let guest = world.guest_like(&hvm())?;
+    let status = guest.set_load(LOAD)?;
+    ensure!(status.hash_errors == 0, "damaged before: {status:?}");
+    Ok(guest)
+}
+
+/// Checks what follows every attempt, and that the guest never ran without its emulated
+/// devices.
+fn check(world: &World, guest: &Guest, ended: &Ended) -> Result<()> {
+    let before = guest.status()?.machine.context("no emulated machine")?;
+    aftermath::check(&world.host, guest, ended)?;
+    let after = guest.status()?.machine.context("no emulated machine")?;
+    ensure!(
+        after.errors == 0 && after.read > before.read,
+        "its emulated devices: {before:?}, then {after:?}"
+    );
+    Ok(())
+}
+
+fn within_a_limit(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    let limit = world.pace.ample();
+    let timeline = Timeline::start();
+    let ended = Plan::direct().limit(limit).run(&world.host, &guest)?;
+    let result = ended.expect(0)?;
+    timeline.phase(format_args!(
+        "limit {} ms, predicted {}, observed {}",
+        limit.as_millis(),
+        result["predicted_downtime_ms"],
+        result["observed_downtime_ms"],
+    ));
+    let reason = result["landing_reason"].as_str().unwrap_or_default();
+    ensure!(
+        result["landing"] == "classic" && reason.contains("HVM"),
+        "{result}"
+    );
+    check(world, &guest, &ended)
+}
+
+/// Gate 2: the guest, with its QEMU, has stopped, and runs on.
+fn refused(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    let plan = refusals::over_a_slow_link(world);
+    let ended = refusals::with_a_burst(world, &guest, plan)?.finish()?;
+    ended.expect(3)?;
+    let stopped = ended.event("suspended").context("it was never stopped")?;
+    let told = ended.event("ended").context("no last word")?;
+    ensure!(
+        told["refused_pause_ms"].is_u64(),
+        "not paused: {stopped}, {told}"
+    );
+    guest.set_load(LOAD)?;
+    check(world, &guest, &ended)
+}
+
+/// The frames of source and destination are compared while neither guest runs. What QEMU
+/// wrote in the last round is among them.
+fn frames_agree(world: &mut World) -> Result<()> {
+    let timeline = Timeline::start();
+    let guest = guest(world)?;
+    moves::say_nothing_unasked(&world.host)?;
+    let transport = format!("hold-ready {} --", quote(&moves::compare(&guest)));
+    // The comparison takes long, and lull counts it as landing.
+    let plan = Plan::by(&transport).limit(Duration::from_secs(120));
+    let ended = plan.run(&world.host, &guest)?;
+    ended.expect(0)?;
+    timeline.phase("moved");
+    moves::check_compared(&world.host, &timeline)?;
+    check(world, &guest, &ended)
+}
+
+/// The helper dies once the guest has stopped. Its guard makes QEMU run and then the guest,
+/// and has QEMU log no more: twice would end QEMU.
+fn helper_killed(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    let mut running = Plan::throttled(LINK)
+        .limit(world.pace.ample())
+        .start(&world.host, &guest)?;
+    let helper = running.wait_until_copying()?["helper_pid"].to_string();
+    running.wait_for(|event| is(event, "suspended"))?;
+    running.beside(&format!("kill -KILL {helper}"))?;
+    let ended = running.finish()?;
+    ended.expect(7)?;
+    check(world, &guest, &ended)?;
+    // QEMU still can do all that a move needs.
+    let again = Plan::direct().run(&world.host, &guest)?;
+    again.expect(0)?;
+    check(world, &guest, &again)
+}
+
+/// QEMU hangs when it is to stop. libxl gives up after a while, and the guest runs on; so
+/// does QEMU, once it can.
+fn qemu_stands_still(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    let qemu = qemu_of(&guest)?;
+    let mut running = Plan::throttled(LINK).start(&world.host, &guest)?;
+    running.wait_until_copying()?;
+    running.beside(&format!("kill -STOP {qemu}"))?;
+    let told = running.wait_for(|event| is(event, "ended"));
+    // It must not stay so, whatever was seen.
+    running.beside(&format!("kill -CONT {qemu}"))?;
+    told?;
+    let ended = running.finish()?;
+    let reason = ended.expect(7)?["reason"].to_string();
+    ensure!(reason.contains("QEMU"), "{reason}");
+    aftermath::check(&world.host, &guest, &ended)?;
+    // Its devices answer again.
+    let before = guest.status()?.machine.context("no emulated machine")?;
+    std::thread::sleep(Duration::from_secs(2));
+    let after = guest.status()?.machine.context("no emulated machine")?;
+    ensure!(
+        after.read > before.read && after.errors == before.errors,
+        "its emulated devices: {before:?}, then {after:?}"
+    );
+    world.forget_guest();
+    Ok(())
+}
+
+/// QEMU dies while pages are copied. The guest keeps what it has beside emulated devices.
+fn qemu_killed(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    let qemu = qemu_of(&guest)?;
+    let mut running = Plan::throttled(LINK).start(&world.host, &guest)?;
+    running.wait_until_copying()?;
+    running.beside(&format!("kill -KILL {qemu}"))?;
+    let ended = running.finish()?;
+    let result = ended.expect(7)?;
+    let reason = result["reason"].to_string();
+    ensure!(reason.contains("QEMU"), "{reason}");
+    let said = &ended.output.stderr;
+    ensure!(said.contains("QEMU does not run any more"), "{said}");
+    let (one, other) = (guest.status()?, guest.status()?);
+    ensure!(
+        one.hash_errors == 0 && other.uptime_ms > one.uptime_ms,
+        "{one:?}, {other:?}"
+    );
+    world.bury_guest()
+}
+
+fn qemu_of(guest: &Guest) -> Result<String> {
+    let path = format!("/local/domain/{}/image/device-model-pid", guest.domid()?);
+    let pid = guest
+        .host()
+        .run(&format!("xenstore-read {path}"))?
+        .checked()?;
+    Ok(pid.trim().to_owned())
+}
