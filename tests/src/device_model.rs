@@ -35,6 +35,26 @@ const WANTED: &[&str] = &[
     "usr/share/seabios/vgabios-stdvga.bin",
 ];
 
+fn layer() -> Layer {
+    Layer {
+        name: "device-model",
+        version: RECIPE_VERSION,
+        packages: debian::device_model_recipe(),
+        wanted: WANTED,
+        unpack: debian::unpack_device_model,
+    }
+}
+
+/// Fetches and builds what [`Host::install_device_model`] needs.
+///
+/// # Errors
+/// When a package cannot be fetched.
+pub fn prepare(dom0: &Dom0Image, timeline: &Timeline) -> Result<()> {
+    layer().ready(dom0)?;
+    timeline.phase("device model ready");
+    Ok(())
+}
+
 impl Host {
     /// Installs the device model in dom0, and what HVM guests boot from.
     ///
@@ -43,14 +63,7 @@ impl Host {
     pub fn install_device_model(&self) -> Result<()> {
         let timeline = Timeline::start();
         let dom0 = Dom0Image::ready(Release::default(), &timeline)?;
-        let layer = Layer {
-            name: "device-model",
-            version: RECIPE_VERSION,
-            packages: debian::device_model_recipe(),
-            wanted: WANTED,
-            unpack: debian::unpack_device_model,
-        };
-        layer.install(self, &dom0)?;
+        layer().install(self, &dom0)?;
         let modules = self.folder().join("hvm-modules.cpio");
         write_modules(&dom0, &modules)?;
         self.put(&dom0.packed_kernel(), KERNEL)?;

@@ -131,6 +131,9 @@ impl GuestSpec {
     }
 }
 
+/// The longest time that `xl create` may take: for an HVM guest it starts a QEMU.
+const CREATING: Duration = Duration::from_secs(300);
+
 /// What of the emulated machine an HVM guest here does without, because each device costs
 /// time under emulation.
 const MACHINE: &str = "vga = \"none\"\nvnc = 0\nnographic = 1\nserial = \"none\"\nusb = 0\n";
@@ -165,13 +168,10 @@ impl Guest {
         };
         let config = spec.config(&guest.address, &guest.mac);
         let file = format!("/run/rig/{}.cfg", spec.name.replace(' ', "-"));
-        host.run(&format!(
-            "printf %s {} >{file} && {}",
-            quote(&config),
-            command(&file)
-        ))?
-        .checked()
-        .with_context(|| format!("cannot create {}", spec.name))?;
+        let create = format!("printf %s {} >{file} && {}", quote(&config), command(&file));
+        host.run_for(&create, CREATING)?
+            .checked()
+            .with_context(|| format!("cannot create {}", spec.name))?;
         if spec.vif {
             guest.wait_until_up(spec.kind)?;
         }
@@ -258,7 +258,7 @@ impl Guest {
         let longest = match kind {
             // Firmware, the unpacking of the kernel and each register of a device pass
             // through emulation.
-            GuestType::Hvm => 400,
+            GuestType::Hvm => 600,
             _ => 90,
         };
         self.answer(Request::Status, longest).map(drop)

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::console::{Console, Fault, Mark};
 use crate::debian::Release;
+use crate::device_model;
 use crate::dom0_image::{Dom0Image, Hypervisor};
 use crate::guest::{Guest, GuestSpec};
 use crate::guest_image::GuestImage;
@@ -218,7 +219,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Fetches and builds everything that [`boot`](Self::boot) needs.
+    /// Fetches and builds everything that [`boot`](Self::boot) needs, and the device model.
     ///
     /// # Errors
     /// With the part that is not available.
@@ -226,7 +227,10 @@ impl Host {
         let timeline = Timeline::start();
         programs::ensure(&timeline)?;
         for release in [Release::Bookworm, Release::Trixie] {
-            Dom0Image::ready(release, &timeline)?;
+            let image = Dom0Image::ready(release, &timeline)?;
+            if release == Release::default() {
+                device_model::prepare(&image, &timeline)?;
+            }
         }
         Ok(())
     }

@@ -45,7 +45,10 @@ impl Layer {
     }
 
     /// Returns a tar file with everything that the packages need and dom0 does not have.
-    fn ready(&self, dom0: &Dom0Image) -> Result<PathBuf> {
+    ///
+    /// # Errors
+    /// When the packages cannot be fetched.
+    pub fn ready(&self, dom0: &Dom0Image) -> Result<PathBuf> {
         let key = cache::Key::default()
             .with("recipe", self.version.as_bytes())
             .with("packages", self.packages.as_bytes())

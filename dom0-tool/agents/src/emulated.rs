@@ -25,6 +25,8 @@ pub const SUBCOMMAND: &str = "devices";
 enum Order {
     /// Make QEMU run.
     Run = b'r' as isize,
+    /// Make QEMU run once it is stopped.
+    RunOnceStopped = b'o' as isize,
     /// Make QEMU run if the guest does.
     Follow = b'f' as isize,
     /// Switch QEMU's part of the dirty log off.
@@ -37,7 +39,7 @@ impl Order {
     }
 
     fn of(byte: u8) -> Option<Self> {
-        let orders = [Self::Run, Self::Follow, Self::EndLog];
+        let orders = [Self::Run, Self::RunOnceStopped, Self::Follow, Self::EndLog];
         orders.into_iter().find(|order| order.byte() == byte)
     }
 
@@ -45,6 +47,7 @@ impl Order {
     fn longest(self) -> Duration {
         match self {
             Self::Run | Self::Follow => RUNNING + Duration::from_millis(100),
+            Self::RunOnceStopped => Qemu::RUN_ONCE_STOPPED_MAX + Duration::from_millis(100),
             Self::EndLog => Duration::from_secs(11),
         }
     }
@@ -60,11 +63,18 @@ const ANSWERS: [Devices; 4] = [
 
 /// A guest's emulated devices, of which it may have none.
 #[derive(Debug)]
-pub struct Emulated(Option<Keeper>);
+pub struct Emulated {
+    keeper: Option<Keeper>,
+    /// libxl may still stop QEMU.
+    may_be_stopped: bool,
+}
 
 impl Emulated {
     /// Those of a guest that has none.
-    pub const NONE: Self = Self(None);
+    pub const NONE: Self = Self {
+        keeper: None,
+        may_be_stopped: false,
+    };
 
     /// Starts a keeper if the guest has emulated devices. It ends with this handle.
     ///
@@ -73,12 +83,21 @@ impl Emulated {
     pub fn of(guest: DomId) -> io::Result<Self> {
         let model = Model::of(&mut Xenstore::open()?, guest)?;
         let keeper = (model != Model::None).then(|| Keeper::start(guest));
-        keeper.transpose().map(Self)
+        Ok(Self {
+            keeper: keeper.transpose()?,
+            may_be_stopped: false,
+        })
     }
 
     /// Whether the guest has any.
     pub const fn is_some(&self) -> bool {
-        self.0.is_some()
+        self.keeper.is_some()
+    }
+
+    /// From here on the devices are made to run only once libxl has stopped them, or after
+    /// it had some seconds for that.
+    pub const fn wait_for_libxl(&mut self) {
+        self.may_be_stopped = true;
     }
 
     /// Makes them run if the guest runs.
@@ -92,14 +111,17 @@ impl Emulated {
     }
 
     fn ask(&mut self, order: Order) -> Devices {
-        let asked = self.0.as_mut().map(|keeper| keeper.ask(order));
+        let asked = self.keeper.as_mut().map(|keeper| keeper.ask(order));
         asked.unwrap_or(Devices::None)
     }
 }
 
 impl MakeRun for Emulated {
     fn make_run(&mut self) -> Devices {
-        self.ask(Order::Run)
+        self.ask(match self.may_be_stopped {
+            true => Order::RunOnceStopped,
+            false => Order::Run,
+        })
     }
 }
 
@@ -191,6 +213,7 @@ pub fn main(guest: DomId) -> ExitCode {
     let mut qemu = Qemu::of(guest);
     let carry_out = |order| match order {
         Order::Run => qemu.make_run(),
+        Order::RunOnceStopped => qemu.run_once_stopped(),
         Order::Follow => qemu.follow(&xen, guest),
         Order::EndLog => qemu
             .end_dirty_log()

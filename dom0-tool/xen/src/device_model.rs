@@ -6,7 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -17,6 +17,13 @@ use super::{DomId, Xen};
 /// The time that QEMU has to run again. It opens its disks in it, which takes milliseconds.
 /// The guest waits meanwhile, and a QEMU that hangs must not keep it from running on.
 pub const RUNNING: Duration = Duration::from_secs(1);
+
+/// How long to wait for a libxl that has lost its helper to stop QEMU. It does so within
+/// milliseconds after the guest's stop, or not at all.
+const BEING_STOPPED: Duration = Duration::from_secs(3);
+
+/// Interval between two checks whether it has.
+const BEING_STOPPED_LOOK: Duration = Duration::from_millis(20);
 
 /// The time that QEMU has to switch its part of the dirty log, as with libxl
 /// (`libxl_dom_save.c`, 4.17).
@@ -173,13 +180,32 @@ impl Qemu {
         qmp.execute("xen-set-global-dirty-log", Some(on)).map(drop)
     }
 
+    /// Makes QEMU run as soon as it is stopped, or after a few seconds, for a guest that has
+    /// suspended itself for a libxl which is not known to have stopped QEMU already. A QEMU
+    /// that libxl stopped after that would leave a running guest without its devices.
+    pub fn run_once_stopped(&self) -> Devices {
+        let until = Instant::now() + BEING_STOPPED;
+        let run = || loop {
+            let mut qmp = Qmp::connect(&self.socket, RUNNING)?;
+            if is_stopped(&mut qmp)? || Instant::now() >= until {
+                return qmp.execute("cont", None).map(drop);
+            }
+            // The monitor has one client at a time.
+            drop(qmp);
+            std::thread::sleep(BEING_STOPPED_LOOK);
+        };
+        outcome(run())
+    }
+
+    /// The longest time that [`Self::run_once_stopped`] takes.
+    pub const RUN_ONCE_STOPPED_MAX: Duration = BEING_STOPPED.saturating_add(RUNNING);
+
     /// Makes QEMU run if it is stopped although `domain`, its guest, runs. A libxl that has
     /// lost its helper may have stopped it late.
     pub fn follow(&self, xen: &Xen, domain: DomId) -> Devices {
         let followed = || {
             let mut qmp = Qmp::connect(&self.socket, RUNNING)?;
-            let status = qmp.execute("query-status", None)?;
-            let is_stopped = status.get("status").and_then(|it| it.as_str()) == Some("paused");
+            let is_stopped = is_stopped(&mut qmp)?;
             // A guest that is suspended now is another's to resume, with its QEMU.
             let runs = matches!(xen.domain_state(domain), Ok(Some(state)) if state.shutdown.is_none() && !state.dying);
             if is_stopped && runs {
@@ -200,6 +226,11 @@ impl MakeRun for Qemu {
         };
         outcome(run())
     }
+}
+
+fn is_stopped(qmp: &mut Qmp) -> Result<bool, QmpError> {
+    let status = qmp.execute("query-status", None)?;
+    Ok(status.get("status").and_then(|it| it.as_str()) == Some("paused"))
 }
 
 fn outcome(done: Result<(), QmpError>) -> Devices {

@@ -71,6 +71,8 @@ pub(super) fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
 mod word {
     /// The helper is about to ask the guest to suspend.
     pub const ASKED: u8 = b'a';
+    /// libxl has answered, so it stops no QEMU any more.
+    pub const ANSWERED: u8 = b's';
     /// The guest has run on since, and is copied further.
     pub const RAN_ON: u8 = b'r';
     /// xl is about to rename the guest, which runs on.
@@ -147,6 +149,11 @@ impl Guard {
                 "lull's guard, which would resume it, was killed",
             )
         })
+    }
+
+    /// Reports that libxl has answered the request.
+    pub fn answered(&mut self) {
+        let _ = self.pipe.write_all(&[word::ANSWERED]);
     }
 
     /// Reports that the guest has run on since it was asked.
@@ -253,6 +260,9 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8], emulated: &mut Emul
     }
     let lands = is_to_land(heard, FrontEnd::is_named());
     let asked = may_still_stop(heard);
+    if is_unanswered(heard) {
+        emulated.wait_for_libxl();
+    }
     let taken_over = take_over(guest, helper, lands, asked, emulated);
     end_devices_log(guest, heard, emulated);
     if !lands {
@@ -324,6 +334,13 @@ fn moves(line: &[u8], guest: DomId) -> bool {
 /// complete the guest has stopped, so no suspend can follow.
 fn may_still_stop(heard: &[u8]) -> bool {
     let told = [word::ASKED, word::RAN_ON, word::COMMITTED];
+    let last = heard.iter().rfind(|word| told.contains(word));
+    last == Some(&word::ASKED)
+}
+
+/// Whether libxl was asked to suspend the guest and may still stop its QEMU.
+fn is_unanswered(heard: &[u8]) -> bool {
+    let told = [word::ASKED, word::ANSWERED];
     let last = heard.iter().rfind(|word| told.contains(word));
     last == Some(&word::ASKED)
 }
@@ -466,6 +483,14 @@ mod tests {
             assert_eq!(may_still_stop(words.as_bytes()), may, "{words}");
         }
         assert!(!may_still_stop(b"ac") && !may_still_stop(b"arach"));
+        assert!(may_still_stop(b"as"), "a guest may follow an answer late");
+    }
+
+    #[test]
+    fn libxl_stops_no_qemu_once_it_has_answered() {
+        for (words, may) in [("la", true), ("lasra", true), ("", false), ("las", false)] {
+            assert_eq!(is_unanswered(words.as_bytes()), may, "{words}");
+        }
     }
 
     #[test]

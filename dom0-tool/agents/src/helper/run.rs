@@ -774,7 +774,11 @@ impl Host for Helper<'_> {
     }
 
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
-        self.toolstack.suspend_answer()
+        let answer = self.toolstack.suspend_answer()?;
+        if let (Some(_), Some(guard)) = (answer, &mut self.guard) {
+            guard.answered();
+        }
+        Ok(answer)
     }
 
     fn cancel_suspend_request(&mut self) -> io::Result<bool> {
