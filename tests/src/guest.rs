@@ -114,8 +114,10 @@ impl GuestSpec {
             false => ("/boot/vmlinux", "/boot/guest.cpio", ""),
         };
         if is_hvm {
-            // Without the parameter Linux would unplug the emulated disks as well.
-            extra.push_str(" xen_emul_unplug=nics");
+            // Without the first parameter Linux would unplug the emulated disks as well.
+            // Without the second an early quirk asks for each device on each of 256 buses,
+            // and each question is a turn of the emulated QEMU: that takes minutes.
+            extra.push_str(" xen_emul_unplug=nics pci=noearly");
         }
         // The guest never runs on dom0's processor. QEMU's emulation loses guests that move
         // between processors while dirty logging is on (a triple fault, with the
