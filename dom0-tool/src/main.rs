@@ -26,7 +26,6 @@ mod cli;
 mod control;
 mod destination;
 mod doctor;
-mod emulated;
 mod enable;
 #[cfg(feature = "terminal")]
 mod generate;
