@@ -105,7 +105,11 @@ fn frames_agree(world: &mut World) -> Result<()> {
     let timeline = Timeline::start();
     let guest = guest(world)?;
     moves::say_nothing_unasked(&world.host)?;
-    let transport = format!("hold-ready {} --", quote(&moves::compare(&guest)));
+    let copy = format!("{}--incoming", guest.name());
+    let transport = format!(
+        "hold-ready {} --",
+        quote(&moves::compare(guest.name(), &copy))
+    );
     // The comparison takes long, and lull counts it as landing.
     let plan = Plan::by(&transport).limit(Duration::from_secs(120));
     let ended = plan.run(&world.host, &guest)?;
