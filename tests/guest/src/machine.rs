@@ -15,8 +15,8 @@ use crate::protocol::MachineStatus;
 /// the device each time, not a copy.
 const BRIDGE: &str = "/sys/bus/pci/devices/0000:00:00.0/config";
 
-/// The interval between two reads.
-const NAP: Duration = Duration::from_millis(20);
+/// The interval between two reads. Each takes milliseconds under emulation.
+const NAP: Duration = Duration::from_millis(100);
 
 /// The register under test and its counters.
 pub struct Machine {
