@@ -92,7 +92,15 @@ fn source(folder: &Path, into: &mut String) {
 #[test]
 fn messages_in_troubleshooting_are_the_programs() {
     let mut text = String::new();
-    for folder in ["src", "agents/src", "engine/src", "store/src", "xen/src"] {
+    for folder in [
+        "src",
+        "agents/src",
+        "base/src",
+        "engine/src",
+        "store/src",
+        "wire/src",
+        "xen/src",
+    ] {
         source(&workspace().join("dom0-tool").join(folder), &mut text);
     }
     let page = fs::read_to_string(workspace().join("docs/troubleshooting.md")).unwrap();
