@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use lull_agents::{helper, keepers, transport};
+use lull_agents::{helper, keepers, land, transport};
 use lull_base::bandwidth::Bandwidth;
+use lull_base::connections::Connections;
 use lull_base::duration::{Span, TimeLimit};
 use lull_base::risk::Risk;
 
@@ -215,11 +216,11 @@ pub enum Command {
     /// Bring a waiting guest up to date; `lull migrate` starts it at the
     /// destination
     #[command(hide = true)]
-    Land,
+    Land(land::Options),
 
     /// Clear up after a landing that failed; `lull land` starts it
     #[command(hide = true)]
-    SeeOff,
+    SeeOff(land::see_off::Options),
 }
 
 /// The options of `lull migrate`.
@@ -256,6 +257,14 @@ pub struct Migrate {
     /// with it. `lull set` changes it.
     #[arg(long, value_name = "RATE")]
     pub bandwidth: Option<Bandwidth>,
+
+    /// Carry a guest that lands fast over so many connections, 1 to 8 [default: one
+    /// for each processor of dom0, 4 at most]
+    ///
+    /// Each is an ssh of its own, and encrypts on a processor of its own. If not all
+    /// of them can be opened, fewer carry it, and the report says why.
+    #[arg(long, value_name = "NUMBER")]
+    pub connections: Option<Connections>,
 
     /// The share of pauses that the estimate may get wrong [default: 5%]
     ///

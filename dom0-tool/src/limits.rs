@@ -49,6 +49,7 @@ restarted:
   [guest.web-7]                # by name, or by UUID
   max-suspend-time = \"none\"
   bandwidth = \"50MiB/s\"        # sent at most until the pause
+  connections = \"4\"            # over which it lands fast, 1 to 8
   risk = \"1%\"                  # pauses that may be given up, of all
   disks = \"trusted\"            # may be open on two hosts at once
   announce = \"none\"            # no RARP when it has landed on this host
@@ -119,7 +120,7 @@ pub struct Set {
         value_name = "DURATION",
         allow_hyphen_values = true,
         value_parser = |text: &str| Key::MaxSuspendTime.understand(text),
-        required_unless_present_any = ["timeout", "bandwidth", "risk", "disks", "announce"]
+        required_unless_present_any = ["timeout", "bandwidth", "connections", "risk", "disks", "announce"]
     )]
     max_suspend_time: Option<Limit>,
 
@@ -135,6 +136,10 @@ pub struct Set {
     /// What is sent at most until the pause, or `none`
     #[arg(long, value_name = "RATE", value_parser = |text: &str| Key::Bandwidth.understand(text))]
     bandwidth: Option<Limit>,
+
+    /// The connections of a fast landing, 1 to 8
+    #[arg(long, value_name = "NUMBER", value_parser = |text: &str| Key::Connections.understand(text))]
+    connections: Option<Limit>,
 
     /// The share of pauses that the estimate may get wrong: such a pause is given up
     /// within the limit
@@ -176,6 +181,10 @@ pub struct Unset {
     /// Only this
     #[arg(long)]
     bandwidth: bool,
+
+    /// Only this
+    #[arg(long)]
+    connections: bool,
 
     /// Only this
     #[arg(long)]
@@ -400,6 +409,7 @@ fn set(options: &Set) -> Result<String, String> {
         (Key::MaxSuspendTime, options.max_suspend_time),
         (Key::Timeout, options.timeout),
         (Key::Bandwidth, options.bandwidth),
+        (Key::Connections, options.connections),
         (Key::Risk, options.risk),
         (Key::Disks, options.disks),
         (Key::Announce, options.announce),
@@ -412,6 +422,7 @@ fn unset(options: &Unset) -> Result<String, String> {
     let all = !(options.max_suspend_time
         || options.timeout
         || options.bandwidth
+        || options.connections
         || options.risk
         || options.disks
         || options.announce);
@@ -419,6 +430,7 @@ fn unset(options: &Unset) -> Result<String, String> {
         (Key::MaxSuspendTime, all || options.max_suspend_time),
         (Key::Timeout, all || options.timeout),
         (Key::Bandwidth, all || options.bandwidth),
+        (Key::Connections, all || options.connections),
         (Key::Risk, all || options.risk),
         (Key::Disks, all || options.disks),
         (Key::Announce, all || options.announce),

@@ -77,8 +77,8 @@ fn main() -> ExitCode {
         cli::Command::KeepTrace(options) => keepers::trace::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
         cli::Command::Engine(options) => helper::engine(&options, version),
-        cli::Command::Land => land::main(),
-        cli::Command::SeeOff => land::see_off::main(),
+        cli::Command::Land(options) => land::main(&options),
+        cli::Command::SeeOff(options) => land::see_off::main(&options),
     }
 }
 

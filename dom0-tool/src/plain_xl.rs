@@ -101,6 +101,7 @@ fn understood(words: &[OsString]) -> Option<Migrate> {
         max_suspend_time: None,
         timeout: None,
         bandwidth: None,
+        connections: None,
         risk: None,
         rehearse: false,
         json: false,

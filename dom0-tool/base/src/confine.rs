@@ -30,6 +30,8 @@ type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 const FREE: &[i64] = &[
     libc::SYS_read,
     libc::SYS_write,
+    // Descriptors come this way, over a socket that was open before.
+    libc::SYS_recvmsg,
     libc::SYS_close,
     // A debug build asks whether a descriptor is open before it closes it.
     libc::SYS_fcntl,
@@ -80,8 +82,8 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_reboot,
 ];
 
-/// Confines this process to its open files and its memory. The only ioctls it may make
-/// are `requests`. Threads that are already running are not confined.
+/// Confines this process to its open files, to those that other processes hand to it over
+/// them, and to its memory. The only ioctls it may make are `requests`. Threads that are already running are not confined.
 pub fn to_open_files(requests: &[u32]) {
     see_no_path();
     let free = free_calls(requests);
@@ -160,7 +162,7 @@ pub fn lacking() -> Vec<&'static str> {
 mod tests {
     use std::collections::HashMap;
     use std::fs::File;
-    use std::io::{Read, Write};
+    use std::io::{IoSliceMut, Read, Write};
     use std::net::UdpSocket;
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Command, ExitStatus};
@@ -168,6 +170,7 @@ mod tests {
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
     use super::*;
 
@@ -306,6 +309,10 @@ mod tests {
         much.extend_from_slice(&[2; 1 << 20]);
         file.write_all(&much).unwrap();
         let _ = file.read(&mut much);
+        let mut bytes = [0];
+        let mut bytes = [IoSliceMut::new(&mut bytes)];
+        let mut control = RecvAncillaryBuffer::default();
+        let _ = recvmsg(&file, &mut bytes, &mut control, RecvFlags::empty());
         let few: HashMap<u64, Vec<u8>> = (0..1_000).map(|n| (n, vec![0; 1_000])).collect();
         assert_eq!(few.len(), 1_000);
         let brief = Timespec {

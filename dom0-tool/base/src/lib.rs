@@ -6,6 +6,7 @@ pub mod bandwidth;
 pub mod bit_set;
 pub mod child;
 pub mod confine;
+pub mod connections;
 pub mod duration;
 pub mod exit;
 pub mod file_lock;

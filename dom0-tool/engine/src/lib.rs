@@ -50,7 +50,7 @@ use lull_xen::device_model::MakeRun;
 
 pub use attempt::{Attempt, NotBegun, Order, Verify, never_begun};
 pub use explain::Verdict;
-pub use landing::Channel;
+pub use landing::{Channel, Connection};
 pub use steering::{Reply, Wish};
 
 /// The process that hosts the engine.

@@ -72,7 +72,8 @@ impl Session<'_> {
 
     /// Writes what the destination and the bandwidth cap allow now.
     pub(super) fn write(&mut self) -> Result<(), Failure> {
-        if self.queue.is_empty() {
+        let further = !self.landing.write_on().is_empty();
+        if self.queue.is_empty() && !further {
             return self.look_at_the_stream();
         }
         let allowed = match &mut self.throttle {
@@ -88,8 +89,14 @@ impl Session<'_> {
         let written = self.queue.write(&mut self.sink, allowed, |slot, pages| {
             domains.payload(slot, pages)
         });
+        let mut bytes = self.queue.written() - before;
+        if further {
+            // The cap is for all connections together.
+            let left = allowed.saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
+            bytes += self.landing.write(domains, left);
+        }
         if let Some(throttle) = &mut self.throttle {
-            throttle.sent(self.queue.written() - before);
+            throttle.sent(bytes);
         }
         let slots = written.map_err(Failure::Stream)?.slots;
         // This precedes the batches that the destination took after a wait of its own.
@@ -125,6 +132,11 @@ impl Session<'_> {
                 }
                 Heard::Sent(slot) => self.sent(slot)?,
                 Heard::Noted => {}
+                // What was learned of the link is of more connections than are left.
+                Heard::Narrowed if self.peer.has_room() => {
+                    self.peer.tell(self.now(), Event::PathChanged)?;
+                }
+                Heard::Narrowed => {}
                 Heard::Landed | Heard::Started => break,
             }
         }

@@ -1,6 +1,7 @@
 //! The main loop: read the stub's messages, write the stream, watch the guest.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use lull_core::link::LogReader;
@@ -183,7 +184,7 @@ impl<'s> Session<'s> {
             resume: self.resumed.and_then(|resumed| resumed.took),
             complete_at: self.pause.and_then(|pause| pause.state_sent),
             pages_sent: self.peer.machine().pages_sent(),
-            bytes_sent: self.queue.written(),
+            bytes_sent: self.queue.written() + self.landing.written_elsewhere(),
             stub_cpu_ms: stub_cpu.map(|state| state.cpu_time_ns / 1_000_000),
             land_lost: matches!(end, Err(Failure::LandLost(_))),
         };
@@ -270,7 +271,8 @@ impl<'s> Session<'s> {
         };
         let mut fds = vec![PollFd::from_borrowed_fd(self.domains.signal(), signals)];
         let mut longest = longest;
-        if !self.queue.is_empty() {
+        let further = self.landing.write_on();
+        if !(self.queue.is_empty() && further.is_empty()) {
             let now = Instant::now();
             let held = self.throttle.as_mut().and_then(|throttle| {
                 let none = throttle.allowed(now) == 0;
@@ -278,7 +280,11 @@ impl<'s> Session<'s> {
             });
             match held {
                 Some(held) => longest = longest.min(held),
-                None => fds.push(PollFd::new(&self.sink, PollFlags::OUT)),
+                None => {
+                    let first = (!self.queue.is_empty()).then(|| self.sink.as_fd());
+                    let sinks = first.into_iter().chain(further);
+                    fds.extend(sinks.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
+                }
             }
         }
         let mut wake = self.host.wake_on();

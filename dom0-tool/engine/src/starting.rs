@@ -56,7 +56,7 @@ impl Session<'_> {
         loop {
             match self.landing.hear() {
                 Ok(Some(Heard::Started)) => return true,
-                Ok(None | Some(Heard::Noted)) if Instant::now() < until => {}
+                Ok(None | Some(Heard::Noted | Heard::Narrowed)) if Instant::now() < until => {}
                 Ok(_) | Err(_) => return false,
             }
             if self.write().is_err() || self.wait(TICK).is_err() {

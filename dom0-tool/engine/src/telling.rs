@@ -27,6 +27,7 @@ impl Session<'_> {
             helper_pid: std::process::id(),
             guest_pages: self.listed.pages,
             landing: self.landing.name(),
+            connections: self.landing.connections(),
             limit_ms: limits.limit_ms,
             timeout_ms: limits.timeout_ms,
             bandwidth: limits.bandwidth,

@@ -10,14 +10,16 @@ mod devices;
 use std::process::Command;
 
 use clap::ValueEnum;
+use lull_base::connections::Connections;
 use lull_base::spawn::shell_ignoring_tty_signals;
 use lull_store::ledger::Machine;
 use lull_store::limits::Trust;
+use lull_wire::channel::Token;
 use lull_xen::host::Guest;
 use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
-use crate::destination::{Heard, Patience, QUESTION};
+use crate::destination::{Enough, Heard, Patience, QUESTION};
 use crate::rehearse::Way;
 use caller::{Call, NoLand};
 
@@ -37,8 +39,9 @@ pub enum Wanted {
 /// The landing that was chosen.
 #[derive(Debug)]
 pub enum Choice {
-    /// A fast landing, with the `lull land` that waits at the destination.
-    Fast(Call),
+    /// A fast landing, with the `lull land` that waits at the destination, and why fewer
+    /// connections lead to it than were wanted; empty if there are as many.
+    Fast(Call, String),
     /// A classic landing, and the reason as a clause without a full stop.
     Classic(String),
 }
@@ -47,8 +50,6 @@ pub enum Choice {
 ///
 /// # Errors
 /// When only a fast landing is wanted and it is not possible; or [`Enough`].
-///
-/// [`Enough`]: crate::destination::Enough
 pub fn choose(
     options: &Migrate,
     guest: &Guest,
@@ -60,14 +61,21 @@ pub fn choose(
         return Ok((Choice::Classic(why), Heard::NotAsked));
     }
     let (why, heard) = match way(options, guest, trust) {
-        Ok((command, is_asked)) => {
+        Ok(to_land) => {
+            let (command, heard) = to_land.first();
             let called = Call::make(command, patience);
-            let heard = match is_asked {
-                true => called.xen.into(),
-                false => Heard::NotAsked,
+            let heard = match heard {
+                Heard::NotAsked => heard,
+                _ => called.xen.into(),
             };
             match called.land {
-                Ok(call) => return Ok((Choice::Fast(call), heard)),
+                Ok(mut call) => match to_land.widen(&mut call, options, patience) {
+                    Ok(why) => return Ok((Choice::Fast(call, why), heard)),
+                    Err(enough) => {
+                        call.end();
+                        return Err(enough.into());
+                    }
+                },
                 Err(NoLand::Enough(enough)) => return Err(enough.into()),
                 Err(error) => (error.to_string(), heard),
             }
@@ -84,6 +92,43 @@ pub fn choose(
     Ok((Choice::Classic(why), heard))
 }
 
+/// The way to `lull land`.
+enum ToLand {
+    /// The operator's own command, which leads there once.
+    Command(String),
+    Way(Way),
+}
+
+impl ToLand {
+    /// The command that starts `lull land`. It may ask which Xen runs there before.
+    fn first(&self) -> (Command, Heard) {
+        match self {
+            Self::Command(command) => (shell_ignoring_tty_signals(command), Heard::NotAsked),
+            Self::Way(way) => {
+                let script = format!("{QUESTION}; exec lull land");
+                (way.command(&script), Heard::Nothing)
+            }
+        }
+    }
+
+    /// Opens further connections. Returns why there are fewer than wanted.
+    fn widen(
+        &self,
+        call: &mut Call,
+        options: &Migrate,
+        patience: &Patience<'_>,
+    ) -> Result<String, Enough> {
+        let wanted = options.connections.unwrap_or_default();
+        let way = match self {
+            Self::Command(_) if wanted == Connections::ONE => return Ok(String::new()),
+            Self::Command(_) => return Ok("`--receiver-command` leads there once".into()),
+            Self::Way(way) => way.without_a_terminal().apart(),
+        };
+        let command = |token: Token| way.command(&format!("exec lull land --join {token}"));
+        call.widen(wanted, command, patience)
+    }
+}
+
 /// Checks that the guest's devices may be attached at both ends.
 ///
 /// # Errors
@@ -93,9 +138,8 @@ pub fn devices_bear_it(guest: &Guest, trust: Trust) -> Result<(), String> {
     devices::judge(&mut store, guest.domid, trust)
 }
 
-/// The command that starts `lull land` at the destination, and whether it also asks which
-/// Xen runs there. The error says why `lull land` is not to be started.
-fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<(Command, bool), String> {
+/// The way to `lull land` at the destination. The error says why it is not to be started.
+fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<ToLand, String> {
     if Machine::of(guest.domid) == Machine::Emulated {
         return Err(
             "it is an HVM guest, whose QEMU starts at the destination with its last state only"
@@ -107,14 +151,14 @@ fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<(Command, bool)
     }
     devices_bear_it(guest, trust)?;
     if let Some(land) = &options.receiver_command {
-        return Ok((shell_ignoring_tty_signals(land), false));
+        return Ok(ToLand::Command(land.clone()));
     }
-    let way = Way::new(options.ssh.as_deref(), &options.host).kept_alive();
-    match way.takes_commands() {
-        true => Ok((way.command(&format!("{QUESTION}; exec lull land")), true)),
-        false => Err(
+    let way = Way::new(options.ssh.as_deref(), &options.host);
+    if !way.takes_commands() {
+        return Err(
             "HOST is a command that only runs `xl migrate-receive` (`--receiver-command` would name one for `lull land`)"
                 .into(),
-        ),
+        );
     }
+    Ok(ToLand::Way(way.kept_alive()))
 }

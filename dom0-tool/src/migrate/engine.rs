@@ -16,17 +16,17 @@ use lull_wire::spec::VARIABLE;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::xl::Plan;
-use crate::landing::caller::Call;
+use crate::landing::caller::{Call, Parts};
 
 /// Time that the engine, and the process that leads to `lull land`, may outlive the
 /// attempt.
 const LEAVING: Duration = Duration::from_secs(10);
 
-/// A running engine, and the process that leads to `lull land`.
+/// A running engine, and the processes that lead to `lull land`.
 #[derive(Debug)]
 pub struct Engine {
     process: Child,
-    land: Child,
+    land: Vec<Child>,
 }
 
 /// The sockets to the engine, for other processes to inherit.
@@ -54,7 +54,12 @@ impl Engine {
         let (from_helper, helper) = UnixStream::pair()?;
         let (to_transport, transport) = UnixStream::pair()?;
         let version = call.edition().version().to_string();
-        let (to, from, land) = call.into_parts();
+        let Parts {
+            to,
+            from,
+            child,
+            further,
+        } = call.into_parts();
         // Only the engine inherits these. A copy in another process would hide the end of
         // the process at the other side.
         for fd in [
@@ -63,7 +68,13 @@ impl Engine {
             to_transport.as_fd(),
             to.as_fd(),
             from.as_fd(),
-        ] {
+        ]
+        .into_iter()
+        .chain(
+            further
+                .iter()
+                .flat_map(|it| [it.to.as_fd(), it.from.as_fd()]),
+        ) {
             fcntl_setfd(fd, FdFlags::empty())?;
         }
         let claim = plan.claim.map(Claim::hand_down).transpose()?;
@@ -79,6 +90,14 @@ impl Engine {
             .args(["--to-land", &number(&to)])
             .args(["--from-land", &number(&from)])
             .args(["--land", &version])
+            .args(further.iter().map(|it| {
+                format!(
+                    "--further={}:{}:{}",
+                    it.number,
+                    number(&it.to),
+                    number(&it.from)
+                )
+            }))
             .env(FRONT_END_FD, number(&front_end))
             .env(VARIABLE, spec)
             .stdin(Stdio::null())
@@ -90,18 +109,21 @@ impl Engine {
             command.env(CLAIM_FD, number(claim));
         }
         let process = command.spawn()?;
+        let further = further.into_iter().map(|it| it.child);
+        let land = std::iter::once(child).chain(further).collect();
         Ok((Self { process, land }, Inherited { helper, transport }))
     }
 
-    /// Waits for the engine to end after the attempt, and ends the connection to `lull
+    /// Waits for the engine to end after the attempt, and ends the connections to `lull
     /// land`.
     pub fn end(mut self) {
         let until = Instant::now() + LEAVING;
-        for process in [&mut self.process, &mut self.land] {
+        child::wait_until(&mut self.process, until);
+        for process in &mut self.land {
             child::wait_until(process, until);
+            // The connection to `lull land` has nothing more to carry. The engine is not
+            // killed, because it may still be undoing something slow.
+            child::kill(process);
         }
-        // The connection to `lull land` has nothing more to carry. The engine is not
-        // killed, because it may still be undoing something slow.
-        child::kill(&mut self.land);
     }
 }

@@ -50,6 +50,7 @@ use lull_xen::{DomId, Xen};
 
 use crate::cli::Migrate;
 use crate::destination::{Enough, Patience, admit};
+use crate::landing::caller::Call;
 use crate::landing::{self, Choice, Wanted, choose};
 use crate::limits;
 use crate::rehearse::{self, Rehearsed, Way};
@@ -111,6 +112,10 @@ fn with_limits(options: &Migrate, guest: &Guest) -> anyhow::Result<(Migrate, Eff
             let file = Chosen::limit_of(limits.bandwidth.as_ref());
             options.bandwidth = file.map(|cap| Bandwidth(Some(cap)));
         }
+    }
+    match options.connections {
+        Some(_) => limits.connections = None,
+        None => options.connections = Chosen::limit_of(limits.connections.as_ref()),
     }
     match options.risk {
         Some(_) => limits.risk = None,
@@ -181,8 +186,12 @@ fn move_guest(
             return Ok(stays(&known, end, &mut watcher));
         }
     };
+    let mut why_fewer = String::new();
     let (mut landing, mut call, mut why_classic) = match choice {
-        Choice::Fast(call) => (call.landing(), Some(call), String::new()),
+        Choice::Fast(call, why) => {
+            why_fewer = say_how_many(options, &call, why, &watcher);
+            (call.landing(), Some(call), String::new())
+        }
         Choice::Classic(why) => (Landing::Classic, None, why),
     };
     let mut known = look_up(landing, &watcher);
@@ -262,6 +271,7 @@ fn move_guest(
             monitor_lost: None,
             known: &known,
             why_classic: "",
+            why_fewer: &why_fewer,
             duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
         };
         // What is tried next is an attempt of its own, with a record of its own. Messages of
@@ -275,6 +285,7 @@ fn move_guest(
         landing = Landing::Classic;
         known = look_up(landing, &watcher);
         why_classic = why;
+        why_fewer.clear();
     };
     let (judgement, seen) = conclude(&attempted, place.source);
     let runs = matches!(seen, Some(Seen::Running | Seen::Rescued));
@@ -309,10 +320,27 @@ fn move_guest(
         monitor_lost: monitor_lost.as_deref(),
         known: &known,
         why_classic: &why_classic,
+        why_fewer: &why_fewer,
         duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
     tell(&report, &mut watcher);
     Ok(judgement.outcome)
+}
+
+/// Says so if fewer connections than wanted lead to the destination. Returns why, as a
+/// clause.
+fn say_how_many(options: &Migrate, call: &Call, why: String, watcher: &Watcher) -> String {
+    if why.is_empty() {
+        return why;
+    }
+    let wanted = options.connections.unwrap_or_default();
+    let why = format!("of {wanted} wanted: {why}");
+    let count = match call.connections() {
+        1 => "1 connection".to_owned(),
+        count => format!("{count} connections"),
+    };
+    watcher.note(&format!("the guest goes over {count} {why}"));
+    why
 }
 
 const fn outcome_of(enough: Enough) -> Outcome {
@@ -391,7 +419,7 @@ fn ask_the_destination(
     let way = Way::new(options.ssh.as_deref(), &options.host);
     match (admit(&way, heard, patience), choice) {
         (Ok(()), choice) => Ok(choice),
-        (Err(error), Choice::Fast(call)) => {
+        (Err(error), Choice::Fast(call, _)) => {
             call.end();
             Err(error)
         }
@@ -445,6 +473,7 @@ fn not_tried(
         monitor_lost: None,
         known,
         why_classic: "",
+        why_fewer: "",
         duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
     tell(&report, watcher);

@@ -176,6 +176,10 @@ impl Watcher {
             Event::Round(round) => self.note(&round_line(round)),
             Event::Suspended(suspended) => self.note(&suspended_line(suspended)),
             Event::RanOn(ran_on) => self.note(&ran_on_line(ran_on)),
+            Event::ConnectionLost(lost) => self.note(&format!(
+                "a connection was lost ({}); {} left",
+                lost.reason, lost.left
+            )),
             Event::Log(log) => self.log(log),
             Event::Progress(_) => self.redraw(),
             Event::HungUp(hung_up) => self.hung_up(hung_up),

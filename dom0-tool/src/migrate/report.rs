@@ -35,6 +35,8 @@ pub struct Report<'a> {
     pub known: &'a Known,
     /// Why the landing was not fast; empty if it was.
     pub why_classic: &'a str,
+    /// Why fewer connections than wanted carried the guest; empty if as many did.
+    pub why_fewer: &'a str,
     /// Time from the start of the command to its end, in milliseconds.
     pub duration_ms: u64,
 }
@@ -57,6 +59,8 @@ impl Report<'_> {
             after_ready_ms: split.and_then(|(_, after)| after),
             landing: account.landing,
             landing_reason: self.why_classic.to_owned(),
+            connections: account.connections(),
+            connections_reason: self.why_fewer.to_owned(),
             rounds: account.rounds.count(),
             pages_sent: account.pages_sent(),
             duration_ms: self.duration_ms,
@@ -74,6 +78,7 @@ impl Report<'_> {
             limit_ms: self.limit_ms(),
             duration_ms: Some(self.duration_ms),
             why_classic: self.why_classic,
+            why_fewer: self.why_fewer,
         }
     }
 

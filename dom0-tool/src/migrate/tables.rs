@@ -23,6 +23,8 @@ pub struct Tables<'a> {
     pub duration_ms: Option<u64>,
     /// Why the landing was not fast; empty if nothing was chosen.
     pub why_classic: &'a str,
+    /// Why fewer connections than wanted carried the guest; empty if as many did.
+    pub why_fewer: &'a str,
 }
 
 /// Formats all tables. The text is empty when nothing was copied.
@@ -116,6 +118,27 @@ impl Tables<'_> {
         Some(table)
     }
 
+    /// How many connections carried a guest that landed fast, and why not more. Empty where
+    /// that need not be said.
+    fn connections(&self) -> String {
+        let Some(begun) = self.account.begun_with() else {
+            return String::new();
+        };
+        let mut text = match begun {
+            1 if self.why_fewer.is_empty() => return String::new(),
+            1 => ", over 1 connection".to_owned(),
+            _ => format!(", over {begun} connections"),
+        };
+        if !self.why_fewer.is_empty() {
+            text.push(' ');
+            text.push_str(self.why_fewer);
+        }
+        for lost in &self.account.connections_lost {
+            text.push_str(&format!("; one was lost: {}", lost.reason));
+        }
+        text
+    }
+
     /// Pages sent and resources used, one line each.
     pub fn costs(&self) -> Option<Vec<String>> {
         let ended: &Ended = self.account.ended.as_ref()?;
@@ -154,7 +177,7 @@ impl Tables<'_> {
         lines.push(match (self.account.landing, self.why_classic) {
             (Landing::Classic, "") => "landing   classic".to_owned(),
             (Landing::Classic, why) => format!("landing   classic: {why}"),
-            (Landing::Fast, _) => "landing   fast".to_owned(),
+            (Landing::Fast, _) => format!("landing   fast{}", self.connections()),
             (Landing::FastHandshakeLast, _) => {
                 "landing   fast, with xl's handshake in the pause: the lull there is older"
                     .to_owned()

@@ -118,6 +118,7 @@ fn attempt_since(
         monitor_lost: None,
         known: &known,
         why_classic: "no lull answers there",
+        why_fewer: "",
         duration_ms: 1_234,
     };
     Run {

@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
+use lull_base::connections::Connections;
 use lull_base::duration::{Span, TimeLimit};
 use lull_base::exit::NOT_BEGUN;
 use lull_base::monotonic::now_ns;
@@ -242,6 +243,8 @@ impl Play {
             max_suspend_time: Some(TimeLimit(Some(LONGEST_PAUSE))),
             timeout: Some(TimeLimit(Some(self.longest_copy()))),
             bandwidth: None,
+            // The probe guest is small.
+            connections: Some(Connections::ONE),
             risk: None,
             rehearse: false,
             json: false,
@@ -319,7 +322,7 @@ impl Play {
         let options = self.as_a_move(&guest.name);
         let patience = Patience::new(inbox, self.until);
         let (landing, call) = match choose(&options, guest, Trust::List, &patience) {
-            Ok((Choice::Fast(call), _)) => (call.landing(), Some(call)),
+            Ok((Choice::Fast(call, _), _)) => (call.landing(), Some(call)),
             Ok((Choice::Classic(_), _)) => (Landing::Classic, None),
             Err(error) => {
                 let outcome = match error.downcast_ref::<Enough>() {
@@ -369,6 +372,7 @@ impl Play {
                 monitor_lost: None,
                 known: &known,
                 why_classic: "",
+                why_fewer: "",
                 duration_ms: 0,
             };
             rehearsed.fail(judgement.outcome, report.reason());

@@ -23,6 +23,10 @@ pub const BATCH: &str = "-o BatchMode=yes -o ConnectTimeout=15";
 /// and a cut connection would go unnoticed.
 const ALIVE: &str = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4";
 
+/// The extra options for a connection of its own, where the operator's configuration would
+/// carry it over another one.
+const APART: &str = "-o ControlMaster=no -o ControlPath=none";
+
 /// How xl reaches the destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Way {
@@ -62,8 +66,18 @@ impl Way {
 
     /// The same way with an ssh that never asks for input.
     pub fn without_a_terminal(&self) -> Self {
+        self.with_options(BATCH)
+    }
+
+    /// The same way with an ssh that shares no connection with another.
+    pub fn apart(&self) -> Self {
+        self.with_options(APART)
+    }
+
+    /// The same way with options for ssh, if ssh is the way.
+    fn with_options(&self, options: &str) -> Self {
         let ssh = match self.ssh.split_whitespace().next() {
-            Some("ssh") => format!("{} {BATCH}", self.ssh),
+            Some("ssh") => format!("{} {options}", self.ssh),
             _ => self.ssh.clone(),
         };
         Self {
@@ -210,6 +224,13 @@ esac
         for other in ["ssh -p 2222", "socat", ""] {
             assert_eq!(kept_alive(other), other);
         }
+    }
+
+    #[test]
+    fn options_are_for_ssh_alone_and_follow_the_operators() {
+        let way = |ssh| Way::new(Some(ssh), "host2").apart().ssh;
+        assert_eq!(way("ssh -p 2222"), format!("ssh -p 2222 {APART}"));
+        assert_eq!(way("socat"), "socat");
     }
 
     #[test]

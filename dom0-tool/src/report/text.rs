@@ -61,6 +61,7 @@ fn tables(run: &Run) -> Tables<'_> {
         limit_ms: run.limit_ms(),
         duration_ms: result.map(|result| result.duration_ms),
         why_classic: result.map_or("", |result| &result.landing_reason),
+        why_fewer: result.map_or("", |result| &result.connections_reason),
     }
 }
 

@@ -4,8 +4,11 @@
 //! A reader checks a frame completely before it uses anything in it, because the other
 //! end is another host.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
+use lull_base::connections::Connections;
 use lull_base::text::printable;
 use lull_xen::PAGE;
 use lull_xen::domctl::TscInfo;
@@ -15,7 +18,7 @@ use crate::events::Landing;
 use crate::stream::records;
 
 /// The newest protocol version implemented here.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The oldest one. (Version 1, without pings, was never released.)
 pub const OLDEST: u32 = 2;
@@ -33,6 +36,9 @@ pub enum Edition {
     /// so each of its frames must be sent, and a frame that is all zero travels as its number
     /// ([`Pages::zero`]).
     Thin,
+    /// As [`Thin`](Self::Thin). Further connections may join before [`ToLand::Attach`], and
+    /// the batches go over all of them.
+    Joined,
 }
 
 impl Edition {
@@ -41,7 +47,8 @@ impl Edition {
         match version {
             OLDEST => Some(Self::HandshakeLast),
             3 => Some(Self::HandshakeFirst),
-            VERSION => Some(Self::Thin),
+            4 => Some(Self::Thin),
+            VERSION => Some(Self::Joined),
             _ => None,
         }
     }
@@ -51,15 +58,21 @@ impl Edition {
         match self {
             Self::HandshakeLast => OLDEST,
             Self::HandshakeFirst => 3,
-            Self::Thin => VERSION,
+            Self::Thin => 4,
+            Self::Joined => VERSION,
         }
+    }
+
+    /// Whether the copy is built without any contents.
+    pub const fn is_thin(self) -> bool {
+        matches!(self, Self::Thin | Self::Joined)
     }
 
     /// The landing that it leads to, in events.
     pub const fn landing(self) -> Landing {
         match self {
             Self::HandshakeLast => Landing::FastHandshakeLast,
-            Self::HandshakeFirst | Self::Thin => Landing::Fast,
+            Self::HandshakeFirst | Self::Thin | Self::Joined => Landing::Fast,
         }
     }
 }
@@ -77,6 +90,13 @@ pub const LINE_MAX: usize = 4096;
 
 /// Maximum number of pages in one frame.
 pub const PAGES_MAX: usize = lull_core::batch::BATCH_PAGES;
+
+/// Maximum number of pages with contents in one frame of a further connection. A batch is
+/// shared out as soon as there is one.
+pub const SHARE_MAX: usize = PAGES_MAX / 2;
+
+/// The most connections that may join the first one.
+pub const JOINED_MAX: u8 = Connections::MOST - 1;
 
 /// Maximum size of the CPU state in bytes: four times what 128 vCPUs need.
 const CONTEXT_MAX: usize = 4 << 20;
@@ -106,14 +126,18 @@ pub struct Greeting {
     pub land: (u32, u32),
     /// The destination's release of lull, for messages.
     pub lull: String,
+    /// What further connections name in order to join; `None` if none can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<Token>,
 }
 
 impl Greeting {
-    /// The greetings that a destination of this release sends.
-    pub fn ours() -> Self {
+    /// The greeting that a destination of this release sends.
+    pub fn ours(join: Option<Token>) -> Self {
         Self {
             land: (OLDEST, VERSION),
             lull: env!("CARGO_PKG_VERSION").to_owned(),
+            join,
         }
     }
 
@@ -132,6 +156,69 @@ pub struct Chosen {
     pub land: u32,
 }
 
+/// Names a waiting `lull land` to a connection that is to join it. Nobody can guess it. It
+/// becomes a word of a command and a file name, so it is checked wherever it arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Token {
+    /// The process number of that `lull land`.
+    pub process: u32,
+    /// Random bits.
+    pub secret: u128,
+}
+
+/// Formats it as `4711.` and 32 hexadecimal digits.
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:032x}", self.process, self.secret)
+    }
+}
+
+impl FromStr for Token {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = || {
+            let (process, secret) = text.split_once('.')?;
+            Some(Self {
+                process: process.parse().ok()?,
+                secret: u128::from_str_radix(secret, 16).ok()?,
+            })
+        };
+        // Numbers can be written in several ways, a token in one.
+        let token = read().filter(|token| token.to_string() == text);
+        token.ok_or("it is no token of a `lull land`")
+    }
+}
+
+impl TryFrom<String> for Token {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Token> for String {
+    fn from(token: Token) -> Self {
+        token.to_string()
+    }
+}
+
+/// The destination's first line on a further connection: it has joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The connection's number, from 1 to [`JOINED_MAX`]. Each has another.
+    pub joined: u8,
+}
+
+impl Joined {
+    /// The number, if it is one.
+    pub fn number(self) -> Option<u8> {
+        Some(self.joined).filter(|number| (1..=JOINED_MAX).contains(number))
+    }
+}
+
 /// Kinds of frames: first those to the destination, then those from it.
 mod kind {
     pub const ATTACH: u32 = 1;
@@ -140,6 +227,7 @@ mod kind {
     pub const STATE: u32 = 4;
     pub const PING: u32 = 5;
     pub const START: u32 = 6;
+    pub const LEAVE: u32 = 7;
     pub const ATTACHED: u32 = 0x81;
     pub const APPLIED: u32 = 0x82;
     pub const COMPARED: u32 = 0x83;
@@ -147,6 +235,7 @@ mod kind {
     pub const FAILED: u32 = 0x85;
     pub const PONG: u32 = 0x86;
     pub const STARTED: u32 = 0x87;
+    pub const LEFT: u32 = 0x88;
 }
 
 /// A frame that is not valid.
@@ -210,6 +299,9 @@ pub enum ToLand {
     Ping,
     /// The guest at the source stays stopped: start the copy. Nothing follows.
     Start,
+    /// The further connection of this number is lost. What it may still deliver must not be
+    /// used: the source sends it again, and newer contents after that.
+    Leave(u8),
 }
 
 /// A frame from the destination.
@@ -234,6 +326,9 @@ pub enum FromLand {
     Failed(String),
     /// The destination is there.
     Pong,
+    /// Nothing more is read from the connection of the oldest unanswered
+    /// [`ToLand::Leave`].
+    Left,
 }
 
 /// Reads a frame's header: its kind and the length of its body in bytes.
@@ -248,6 +343,9 @@ pub const TO_LAND_MAX: usize = {
     let state = TSC + CONTEXT_MAX;
     if pages > state { pages } else { state }
 };
+
+/// The longest body of a frame to the destination on a further connection, in bytes.
+pub const SHARE_BYTES_MAX: usize = 8 + 8 * PAGES_MAX + PAGE * SHARE_MAX;
 
 /// The longest body of a frame from the destination, in bytes.
 pub const FROM_LAND_MAX: usize = TEXT_MAX;
@@ -308,6 +406,13 @@ pub fn start() -> Vec<u8> {
     frame(kind::START, 0)
 }
 
+/// Encodes a [`ToLand::Leave`] as a frame.
+pub fn leave(number: u8) -> Vec<u8> {
+    let mut bytes = frame(kind::LEAVE, 1);
+    bytes.push(number);
+    bytes
+}
+
 impl ToLand {
     /// Decodes the body of a frame of this kind.
     ///
@@ -321,6 +426,10 @@ impl ToLand {
             kind::STATE => decode_state(body).map(Self::State),
             kind::PING if body.is_empty() => Ok(Self::Ping),
             kind::START if body.is_empty() => Ok(Self::Start),
+            kind::LEAVE => match body {
+                [number @ 1..=JOINED_MAX] => Ok(Self::Leave(*number)),
+                _ => Err(BadFrame("a leave of no connection")),
+            },
             _ => Err(BadFrame("an unknown kind")),
         }
     }
@@ -414,6 +523,7 @@ impl FromLand {
             Self::Landed => frame(kind::LANDED, 0),
             Self::Pong => frame(kind::PONG, 0),
             Self::Started => frame(kind::STARTED, 0),
+            Self::Left => frame(kind::LEFT, 0),
             Self::Failed(text) => {
                 let mut end = text.len().min(TEXT_MAX);
                 while !text.is_char_boundary(end) {
@@ -444,6 +554,7 @@ impl FromLand {
             (kind::LANDED, []) => Ok(Self::Landed),
             (kind::PONG, []) => Ok(Self::Pong),
             (kind::STARTED, []) => Ok(Self::Started),
+            (kind::LEFT, []) => Ok(Self::Left),
             (kind::FAILED, text) => Ok(Self::Failed(printable(&String::from_utf8_lossy(text)))),
             _ => Err(BadFrame("an unknown kind")),
         }
@@ -475,6 +586,7 @@ mod tests {
         let greeting = |land| Greeting {
             land,
             lull: "0.1.0".into(),
+            join: None,
         };
         for (land, agreed, edition) in [
             ((2, 2), 2, Edition::HandshakeLast),
@@ -482,17 +594,54 @@ mod tests {
             ((2, 3), 3, Edition::HandshakeFirst),
             ((3, 3), 3, Edition::HandshakeFirst),
             ((2, 4), 4, Edition::Thin),
-            ((4, 9), 4, Edition::Thin),
+            ((4, 4), 4, Edition::Thin),
+            ((2, 5), 5, Edition::Joined),
+            ((4, 9), 5, Edition::Joined),
         ] {
             assert_eq!(greeting(land).common(), Some(agreed), "{land:?}");
             assert_eq!(Edition::of(agreed), Some(edition));
             assert_eq!(edition.version(), agreed);
         }
-        for land in [(0, 0), (1, 1), (5, 9), (3, 2), (u32::MAX, 0)] {
+        for land in [(0, 0), (1, 1), (6, 9), (3, 2), (u32::MAX, 0)] {
             assert_eq!(greeting(land).common(), None, "{land:?}");
         }
-        assert_eq!([1, 5].map(Edition::of), [None, None]);
-        assert_eq!(Greeting::ours().common(), Some(VERSION));
+        assert_eq!([1, 6].map(Edition::of), [None, None]);
+        assert_eq!(Greeting::ours(None).common(), Some(VERSION));
+    }
+
+    #[test]
+    fn a_token_is_a_word_and_a_file_name_or_none() {
+        let token = Token {
+            process: 4711,
+            secret: 0xab << 96,
+        };
+        let text = "4711.000000ab000000000000000000000000";
+        assert_eq!(token.to_string(), text);
+        assert_eq!(text.parse(), Ok(token));
+        let greeting = Greeting::ours(Some(token));
+        let line = serde_json::to_string(&greeting).unwrap();
+        assert_eq!(serde_json::from_str::<Greeting>(&line).unwrap(), greeting);
+        for bad in [
+            "",
+            "4711",
+            "4711.",
+            "4711.000000ab00000000000000000000000",
+            "4711.000000AB000000000000000000000000",
+            "4711.+00000ab000000000000000000000000",
+            "04711.000000ab000000000000000000000000",
+            "../4711.000000ab000000000000000000000000",
+            "4711.000000ab000000000000000000000000; reboot",
+        ] {
+            assert!(bad.parse::<Token>().is_err(), "{bad}");
+            let greeting = line.replace(text, bad);
+            assert!(
+                serde_json::from_str::<Greeting>(&greeting).is_err(),
+                "{bad}"
+            );
+        }
+        for (joined, number) in [(0, None), (1, Some(1)), (7, Some(7)), (8, None)] {
+            assert_eq!(Joined { joined }.number(), number);
+        }
     }
 
     proptest! {
@@ -535,6 +684,18 @@ mod tests {
             let (kind, body) = split(&sent);
             prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::Start);
             prop_assert!(ToLand::decode(kind, &[0]).is_err());
+
+            for number in 0..=9 {
+                let sent = leave(number);
+                let (kind, body) = split(&sent);
+                let read = ToLand::decode(kind, body);
+                let is_one = (1..=JOINED_MAX).contains(&number);
+                prop_assert_eq!(read, if is_one {
+                    Ok(ToLand::Leave(number))
+                } else {
+                    Err(BadFrame("a leave of no connection"))
+                });
+            }
         }
 
         #[test]
@@ -562,6 +723,7 @@ mod tests {
                 FromLand::Landed,
                 FromLand::Pong,
                 FromLand::Started,
+                FromLand::Left,
                 FromLand::Failed(text.clone()),
             ] {
                 let sent = answer.encode();

@@ -76,6 +76,8 @@ pub enum Event {
     Begun(Begun),
     /// The stub runs, log-dirty mode is on, and copying begins.
     Started(Started),
+    /// A connection of a fast landing was lost. The others carry its part.
+    ConnectionLost(ConnectionLost),
     /// How far copying has come; sent several times a second.
     Progress(Progress),
     /// A round has been sent and judged.
@@ -154,6 +156,9 @@ pub struct Started {
     /// The order in which the guest is to land.
     #[serde(default)]
     pub landing: Landing,
+    /// The number of connections that carry the guest in a fast landing.
+    #[serde(default)]
+    pub connections: Option<u8>,
     /// The limit on the pause in milliseconds, rounded down, if there is one.
     pub limit_ms: Option<u64>,
     /// The limit on the time until the suspend in milliseconds, if there is one.
@@ -174,6 +179,15 @@ pub struct Started {
     /// Upper bounds assumed for the parts of the pause that do not depend on the
     /// guest's pages.
     pub fixed_costs: PauseParts,
+}
+
+/// See [`Event::ConnectionLost`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionLost {
+    /// The number of connections that are left.
+    pub left: u8,
+    /// Why it was lost, as a clause.
+    pub reason: String,
 }
 
 /// The parts of a pause, predicted or observed, in milliseconds. An absent part is not
@@ -579,6 +593,13 @@ pub struct Outcome {
     /// Why the landing is not the fast one; empty if it is.
     #[serde(default)]
     pub landing_reason: String,
+    /// Number of connections that carried a guest in a fast landing, as many as were left at
+    /// the end.
+    #[serde(default)]
+    pub connections: Option<u8>,
+    /// Why there were fewer than wanted at the beginning; empty if there were as many.
+    #[serde(default)]
+    pub connections_reason: String,
     /// Number of rounds sent, including the final one.
     pub rounds: u32,
     /// Number of guest pages sent.

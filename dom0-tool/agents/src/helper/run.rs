@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,8 +22,8 @@ use lull_core::units::Micros;
 use lull_engine::stream::sink::Sink;
 use lull_engine::stub::{StubLog, orphans};
 use lull_engine::{
-    self as engine, Attempt, Channel, Host, News, NotBegun, Order, Reply, SuspendAnswer, Verdict,
-    Verify, Wish,
+    self as engine, Attempt, Channel, Connection, Host, News, NotBegun, Order, Reply,
+    SuspendAnswer, Verdict, Verify, Wish,
 };
 use lull_store::ledger::Subject;
 use lull_store::limits::Effective;
@@ -165,6 +166,7 @@ fn move_guest(
         verify: save.verify,
         stream: stream.try_clone()?,
         channel: None,
+        further: Vec::new(),
         landing: Landing::Classic,
     };
     hygiene::settle();
@@ -215,11 +217,52 @@ pub struct EngineOptions {
     /// The version of the channel that it speaks
     #[arg(long)]
     land: u32,
+
+    /// A further connection to it
+    #[arg(long, value_name = "NUMBER:TO:FROM")]
+    further: Vec<Further>,
+}
+
+/// The number of a further connection to `lull land`, and its descriptors.
+#[derive(Debug, Clone, Copy)]
+struct Further {
+    number: u8,
+    to: RawFd,
+    from: RawFd,
+}
+
+impl FromStr for Further {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = || {
+            let (number, fds) = text.split_once(':')?;
+            let (to, from) = fds.split_once(':')?;
+            Some(Self {
+                number: number.parse().ok()?,
+                to: to.parse().ok()?,
+                from: from.parse().ok()?,
+            })
+        };
+        read().ok_or("it is no connection")
+    }
+}
+
+impl Further {
+    fn adopt(self) -> io::Result<Connection> {
+        Ok(Connection {
+            number: self.number,
+            to: inherited_fd::adopt(self.to)?,
+            from: inherited_fd::adopt(self.from)?,
+        })
+    }
 }
 
 impl EngineOptions {
-    const fn all(&self) -> [RawFd; 4] {
-        [self.helper, self.transport, self.to_land, self.from_land]
+    fn all(&self) -> Vec<RawFd> {
+        let first = [self.helper, self.transport, self.to_land, self.from_land];
+        let further = self.further.iter().flat_map(|it| [it.to, it.from]);
+        first.into_iter().chain(further).collect()
     }
 }
 
@@ -249,6 +292,8 @@ fn engine_until_the_end(
         inherited_fd::adopt(options.to_land)?,
         inherited_fd::adopt(options.from_land)?,
     );
+    let further = options.further.iter().map(|it| it.adopt());
+    let further = further.collect::<io::Result<Vec<_>>>()?;
     let edition = Edition::of(options.land).context("no such version of the channel")?;
     let transport = inherited_fd::adopt(options.transport)?.into();
     // An attempt without a valid specification does not begin.
@@ -273,6 +318,7 @@ fn engine_until_the_end(
         verify,
         stream,
         channel: Some((channel, edition)),
+        further,
         landing,
     };
     let verdict = match helper.attempt(task, start, orders) {
@@ -370,6 +416,8 @@ struct Task {
     /// The descriptors to and from `lull land`, in this order, and what it knows; only in a
     /// fast landing.
     channel: Option<((OwnedFd, OwnedFd), Edition)>,
+    /// The further connections to `lull land`.
+    further: Vec<Connection>,
     landing: Landing,
 }
 
@@ -524,11 +572,15 @@ impl<'t> Helper<'t> {
         }
         let sink = Sink::new(task.stream).context("the stream cannot be written to")?;
         let copy = (info.handle, self.name.as_str());
-        let channel = task
-            .channel
-            .map(|((to, from), edition)| Channel::new(to, from, copy, edition))
-            .transpose()
-            .context("the way to `lull land` cannot be used")?;
+        let channel = task.channel.map(|((to, from), edition)| {
+            let mut channel = Channel::new(to, from, copy, edition)?;
+            for connection in task.further {
+                channel.join(connection)?;
+            }
+            io::Result::Ok(channel)
+        });
+        let channel = channel.transpose();
+        let channel = channel.context("the way to `lull land` cannot be used")?;
         if task.verify == Verify::Yes && limits.max_suspend.is_some() {
             anyhow::bail!(
                 "--debug pauses the guest for as long as it takes to send all of it again: not with a limit"

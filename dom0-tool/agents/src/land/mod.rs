@@ -7,13 +7,17 @@
 //!
 //! ```text
 //! source: the engine                               destination: lull land
-//!                          ◀── Greeting ────────── which versions it speaks
+//!                          ◀── Greeting ────────── which versions it speaks, and a token
 //! the version to use ───── Chosen ──────────────▶
+//! for each further connection, `lull land --join TOKEN` ▶ takes it over
+//!                          ◀── Joined ──────────── on that connection
 //!    … the provisional stream goes through xl, the receiver says READY …
 //! whose copy ───────────── Attach ──────────────▶ looks for it; it must wait
 //!                          ◀── Attached ──────────
 //! each batch ───────────── Pages ───────────────▶ writes them into the guest
-//!                          ◀── Applied ───────────
+//!                          ◀── Applied ─────────── on the same connection
+//! one that is lost ─────── Leave ───────────────▶ reads nothing more from it
+//!                          ◀── Left ──────────────
 //!    … READY is passed on, xl says GO, the receiver renames the copy and ends …
 //!    … the guest is suspended, the last batches follow …
 //! clock and CPUs ───────── State ───────────────▶ sets them, lets go of all
@@ -28,7 +32,10 @@
 //! Version 1 has no Start: READY is passed on after Landed, and the receiver starts the
 //! copy.
 //!
-//! Greeting and Chosen are one line of JSON each, so text that a login shell prints before
+//! The first connection decides: it carries all but Pages and Ping alone, and when it ends the
+//! landing does. A further one that ends is closed ([`door`]).
+//!
+//! Greeting, Chosen and Joined are one line of JSON each, so text that a login shell prints before
 //! them does no harm. All other messages are the frames of [`channel`](lull_wire::channel).
 //! The versions are a range: both ends know which versions they speak, and neither guesses.
 //!
@@ -40,8 +47,29 @@
 //! `lull migrate`, which starts this one over ssh.
 
 mod announce;
+pub mod door;
+mod inlet;
 pub mod see_off;
 mod serve;
 mod waiting;
 
-pub use serve::main;
+use std::process::ExitCode;
+
+use clap::Args;
+use lull_wire::channel::Token;
+
+/// The options of `lull land`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Hand this connection to the `lull land` that has said this token
+    #[arg(long, value_name = "TOKEN")]
+    join: Option<Token>,
+}
+
+/// Runs the command.
+pub fn main(options: &Options) -> ExitCode {
+    match options.join {
+        Some(token) => door::join(token),
+        None => serve::main(),
+    }
+}

@@ -12,7 +12,10 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use lull_base::{hygiene, inherited_fd};
+use lull_store::running::folder::{self, Folder};
+use lull_wire::channel::Token;
 use lull_xen::Xen;
 use lull_xen::host::Host;
 use rustix::stdio::{dup2_stderr, stdout};
@@ -35,21 +38,32 @@ const LANDED: u8 = b'l';
 /// Sent if the source could not be told that the copy has landed.
 const UNTOLD: u8 = b'u';
 
+/// The options of `lull see-off`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The token of the socket at which connections join, which is to be removed
+    #[arg(long)]
+    door: Option<Token>,
+}
+
 /// The end that `lull land` holds of the pipe to its guard.
 pub(super) struct SeeOff {
     pipe: ChildStdin,
 }
 
 impl SeeOff {
-    /// Starts the guard.
+    /// Starts the guard. It removes the socket of this token once a copy is watched, or
+    /// `lull land` has ended.
     ///
     /// # Errors
     /// When it cannot be started; no copy should be touched then.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(door: Option<Token>) -> io::Result<Self> {
+        let door = door.map(|token| format!("--door={token}"));
         // The guard does not inherit standard output: a reader of `lull land`'s output must
         // not have to wait for the guard to end.
         let mut child = Command::new("/proc/self/exe")
             .arg(SUBCOMMAND)
+            .args(door)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()?;
@@ -78,14 +92,18 @@ impl SeeOff {
 }
 
 /// The guard's main function: waits until `lull land` ends, and cleans up after it.
-pub fn main() -> ExitCode {
+pub fn main(options: &Options) -> ExitCode {
     drop(inherited_fd::foreign(&[]));
     hygiene::outlive_signals();
     hygiene::settle();
     hygiene::be_spared();
     let mut copy = [0; Identity::BYTES];
     let mut land = io::stdin().lock();
-    if land.read_exact(&mut copy).is_err() {
+    let named = land.read_exact(&mut copy);
+    if let Some(token) = options.door {
+        folder::remove(&Folder::default().door(token));
+    }
+    if named.is_err() {
         return ExitCode::SUCCESS;
     }
     let Some(copy) = Identity::from_bytes(copy) else {

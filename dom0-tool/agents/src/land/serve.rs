@@ -1,7 +1,7 @@
 //! The main loop of `lull land`: it reads a frame, executes it, and answers.
 
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,13 @@ use lull_xen::REQUESTS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
 
+use super::door::{Door, Joined};
+use super::inlet::Inlet;
 use super::see_off::SeeOff;
 use super::waiting::{Compared, Complete, Tools, Unfit, Waiting};
+use lull_store::running::folder::{self, Folder};
 use lull_wire::channel::{
-    self, Attach, BadFrame, Chosen, Edition, FromLand, Greeting, HEADER, LINE_MAX, Purpose,
-    TO_LAND_MAX, ToLand,
+    Attach, BadFrame, Chosen, Edition, FromLand, Greeting, LINE_MAX, Purpose, TO_LAND_MAX, ToLand,
 };
 
 /// Interval at which the guest is checked while nothing arrives.
@@ -30,7 +32,7 @@ const LANDING: Duration = Duration::from_secs(20);
 
 /// Why the process ends without a landing.
 #[derive(Debug, thiserror::Error)]
-enum End {
+pub enum End {
     /// The source has closed its end, so there is no one to report to.
     #[error("the source has gone")]
     Gone,
@@ -52,20 +54,28 @@ enum End {
 pub fn main() -> ExitCode {
     drop(inherited_fd::foreign(&[]));
     hygiene::settle();
+    // Without it, the source has to do with one connection.
+    let door = Door::open(&Folder::default());
+    let door = door.inspect_err(|error| {
+        eprintln!("lull land: no further connection can join: {error}");
+    });
+    let door = door.ok();
+    let token = door.as_ref().map(Door::token);
+    let guard = || SeeOff::start(token);
     // This precedes the greeting: if it fails, the source uses a classic landing.
-    let (tools, mut see_off) = match Tools::open().and_then(|tools| Ok((tools, SeeOff::start()?))) {
+    let (tools, mut see_off) = match Tools::open().and_then(|tools| Ok((tools, guard()?))) {
         Ok(ready) => ready,
         Err(error) => {
+            if let Some(token) = token {
+                folder::remove(&Folder::default().door(token));
+            }
             eprintln!("lull land: not ready to take a guest: {error}");
             return ExitCode::FAILURE;
         }
     };
     // Everything from here on is input from another host.
     confine::to_open_files(&REQUESTS);
-    let mut source = Source {
-        from: stdin(),
-        to: io::stdout(),
-    };
+    let mut source = Source::new(stdin(), io::stdout(), door);
     let ended = serve(&mut source, |attach| {
         let waiting = Waiting::find(attach, tools)?;
         see_off.watch(waiting.copy())?;
@@ -85,43 +95,57 @@ fn serve<W: Write>(
     source: &mut Source<'_, W>,
     attach: impl FnOnce(&Attach) -> Result<(Waiting, SeeOff), End>,
 ) -> Result<(), End> {
-    let mut line = serde_json::to_vec(&Greeting::ours()).map_err(io::Error::other)?;
+    let greeting = Greeting::ours(source.door.as_ref().map(Door::token));
+    let mut line = serde_json::to_vec(&greeting).map_err(io::Error::other)?;
     line.push(b'\n');
     source.say(&line)?;
     let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
         .map_err(|_| End::NoVersion)?;
     let edition = Edition::of(chosen.land).ok_or(End::NoVersion)?;
+    if edition != Edition::Joined {
+        source.door = None;
+    }
     // Nothing on this host is touched before the source names the copy. In an older edition
     // that may be hours later, because the source's first pass comes before it.
     let (mut waiting, mut see_off) = loop {
         match source.frame(|| Ok(()))? {
-            ToLand::Attach(whose) => break attach(&whose)?,
-            ToLand::Ping => source.say(&FromLand::Pong.encode())?,
+            (Via::First, ToLand::Attach(whose)) => break attach(&whose)?,
+            (via, ToLand::Ping) => source.answer(via, &FromLand::Pong)?,
             _ => return Err(End::OutOfTurn),
         }
     };
+    source.door = None;
     if edition.landing().is_handshake_first() {
         waiting.hold()?;
     }
-    if edition == Edition::Thin {
+    if edition.is_thin() {
         waiting.expect_all()?;
     }
     source.say(&FromLand::Attached.encode())?;
     loop {
-        let answer = match source.frame(|| waiting.check())? {
-            ToLand::Attach(_) | ToLand::Start => return Err(End::OutOfTurn),
+        let (via, frame) = source.frame(|| waiting.check())?;
+        let answer = match frame {
             ToLand::Ping => FromLand::Pong,
-            ToLand::Pages(pages, bytes) => match pages.purpose {
-                Purpose::Write => {
-                    waiting.write(&pages, &bytes)?;
-                    FromLand::Applied
-                }
-                Purpose::Compare => {
-                    let Compared { differing, first } = waiting.compare(&pages, &bytes)?;
-                    FromLand::Compared { differing, first }
-                }
-            },
+            ToLand::Pages(pages, bytes) if pages.purpose == Purpose::Write => {
+                waiting.write(&pages, &bytes)?;
+                FromLand::Applied
+            }
+            _ if via != Via::First => return Err(End::OutOfTurn),
+            ToLand::Attach(_) | ToLand::Start => return Err(End::OutOfTurn),
+            ToLand::Pages(pages, bytes) => {
+                let Compared { differing, first } = waiting.compare(&pages, &bytes)?;
+                FromLand::Compared { differing, first }
+            }
+            ToLand::Leave(number) if edition == Edition::Joined => {
+                source.close(number);
+                FromLand::Left
+            }
+            ToLand::Leave(_) => return Err(End::OutOfTurn),
             ToLand::State(state) => {
+                // All pages were answered, or this would not be the final state.
+                if source.is_within_a_frame() {
+                    return Err(End::OutOfTurn);
+                }
                 // Permission to start the guest follows. No mapping of the guest is left
                 // when the source reads Landed.
                 let complete = waiting.set_state(&state)?;
@@ -133,7 +157,7 @@ fn serve<W: Write>(
                 return Ok(());
             }
         };
-        source.say(&answer.encode())?;
+        source.answer(via, &answer)?;
     }
 }
 
@@ -155,7 +179,7 @@ fn start<W: Write>(
     see_off: &mut SeeOff,
 ) -> Result<(), End> {
     source.say(&FromLand::Landed.encode())?;
-    match source.frame(|| complete.check())? {
+    match source.frame_of_first(|| complete.check())? {
         ToLand::Start => {}
         _ => return Err(End::OutOfTurn),
     }
@@ -166,17 +190,74 @@ fn start<W: Write>(
     Ok(source.say(&FromLand::Started.encode())?)
 }
 
-/// The connection to the source. Every read polls first, so the guest is checked while the
+/// The connection on which a frame came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Via {
+    First,
+    /// A further one, by its number.
+    Joined(u8),
+}
+
+/// What a look at the connections has shown.
+struct Ready {
+    /// Which connections are readable: the first one, and the others in their order.
+    connections: Vec<bool>,
+    /// Which of the others the process that handed them over has left: it was killed.
+    has_left: Vec<bool>,
+    /// Whether somebody stands at the door.
+    door: bool,
+}
+
+/// The connections to the source. Every read polls first, so the guest is checked while the
 /// source is silent.
 struct Source<'f, W> {
     from: BorrowedFd<'f>,
     to: W,
+    inlet: Inlet,
+    /// Where further connections join, while they may.
+    door: Option<Door>,
+    joined: Vec<Joined>,
+    /// Which of the connections is read first, so that each gets its turn.
+    turn: usize,
 }
 
-impl<W: Write> Source<'_, W> {
+impl<'f, W: Write> Source<'f, W> {
+    const fn new(from: BorrowedFd<'f>, to: W, door: Option<Door>) -> Self {
+        Self {
+            from,
+            to,
+            inlet: Inlet::of(TO_LAND_MAX),
+            door,
+            joined: Vec::new(),
+            turn: 0,
+        }
+    }
+
     fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.to.write_all(bytes)?;
         self.to.flush()
+    }
+
+    /// Answers on the connection on which the question came. One that takes no answer is
+    /// closed; the source then sends what it carried once more.
+    fn answer(&mut self, via: Via, answer: &FromLand) -> io::Result<()> {
+        let bytes = answer.encode();
+        let Via::Joined(number) = via else {
+            return self.say(&bytes);
+        };
+        self.joined
+            .retain_mut(|joined| joined.number != number || joined.say(&bytes).is_ok());
+        Ok(())
+    }
+
+    /// Reads nothing more from a further connection.
+    fn close(&mut self, number: u8) {
+        self.joined.retain(|joined| joined.number != number);
+    }
+
+    /// Whether a part of a frame has arrived on a further connection.
+    fn is_within_a_frame(&self) -> bool {
+        self.joined.iter().any(Joined::is_within_a_frame)
     }
 
     /// Reads a line.
@@ -198,19 +279,95 @@ impl<W: Write> Source<'_, W> {
         }
     }
 
-    /// Reads a frame. While it waits, `meanwhile` is called periodically and decides
-    /// whether to go on.
-    fn frame(&self, mut meanwhile: impl FnMut() -> Result<(), Unfit>) -> Result<ToLand, End> {
-        let mut look = || meanwhile().map_err(End::from);
-        let mut head = [0; HEADER];
-        self.fill(&mut head, &mut look)?;
-        let (kind, length) = channel::header(head);
-        if length > TO_LAND_MAX {
-            return Err(End::TooLong(length));
+    /// Reads a frame of any connection. While nothing arrives, `meanwhile` is called
+    /// periodically and decides whether to go on.
+    fn frame(
+        &mut self,
+        mut meanwhile: impl FnMut() -> Result<(), Unfit>,
+    ) -> Result<(Via, ToLand), End> {
+        loop {
+            let Some(ready) = self.readable()? else {
+                meanwhile()?;
+                continue;
+            };
+            if ready.has_left.contains(&true) {
+                let mut has_left = ready.has_left.into_iter();
+                self.joined.retain(|_| !has_left.next().unwrap_or(false));
+                continue;
+            }
+            if let Some(door) = self.door.as_mut().filter(|_| ready.door) {
+                self.joined.extend(door.admit());
+            }
+            // One that has just joined has its turn the next time.
+            let count = ready.connections.len();
+            for at in (0..count).map(|nth| (self.turn + nth) % count) {
+                if !ready.connections[at] {
+                    continue;
+                }
+                self.turn = at + 1;
+                if let Some(read) = self.read(at)? {
+                    return Ok(read);
+                }
+                // The others may have moved up.
+                break;
+            }
         }
-        let mut body = vec![0; length];
-        self.fill(&mut body, &mut look)?;
-        Ok(ToLand::decode(kind, &body)?)
+    }
+
+    /// Reads from the connection at this place: the first one is at 0. A further one that
+    /// has ended is closed.
+    fn read(&mut self, at: usize) -> Result<Option<(Via, ToLand)>, End> {
+        let Some(at) = at.checked_sub(1) else {
+            let frame = self.inlet.read(self.from)?;
+            return Ok(frame.map(|frame| (Via::First, frame)));
+        };
+        let joined = &mut self.joined[at];
+        let via = Via::Joined(joined.number);
+        match joined.read() {
+            Ok(frame) => Ok(frame.map(|frame| (via, frame))),
+            Err(End::Gone | End::Io(_)) => {
+                self.joined.remove(at);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a frame of the first connection. The others are not looked at.
+    fn frame_of_first(
+        &mut self,
+        mut meanwhile: impl FnMut() -> Result<(), Unfit>,
+    ) -> Result<ToLand, End> {
+        loop {
+            if !self.is_readable()? {
+                meanwhile()?;
+                continue;
+            }
+            if let Some(frame) = self.inlet.read(self.from)? {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// Waits until something arrives. `None` if nothing does for a while.
+    fn readable(&self) -> io::Result<Option<Ready>> {
+        let arrives = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        // Nothing is ever written to these; only their end is reported.
+        let ends = |joined| PollFd::from_borrowed_fd(Joined::stays(joined), PollFlags::empty());
+        let mut fds = vec![arrives(self.from)];
+        fds.extend(self.joined.iter().map(|joined| arrives(joined.as_fd())));
+        fds.extend(self.joined.iter().map(ends));
+        fds.extend(self.door.as_ref().map(|door| arrives(door.as_fd())));
+        if !wait(&mut fds)? {
+            return Ok(None);
+        }
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let joined = self.joined.len();
+        Ok(Some(Ready {
+            connections: ready.by_ref().take(1 + joined).collect(),
+            has_left: ready.by_ref().take(joined).collect(),
+            door: ready.next().unwrap_or(false),
+        }))
     }
 
     fn fill(
@@ -248,24 +405,30 @@ impl<W: Write> Source<'_, W> {
     }
 
     fn is_readable(&self) -> io::Result<bool> {
-        let timeout = Timespec {
-            tv_sec: LOOK.as_secs() as i64,
-            tv_nsec: i64::from(LOOK.subsec_nanos()),
-        };
-        let mut fds = [PollFd::from_borrowed_fd(self.from, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(ready) => Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        wait(&mut [PollFd::from_borrowed_fd(self.from, PollFlags::IN)])
+    }
+}
+
+/// Waits until one of them is ready, for [`LOOK`] at most.
+fn wait(fds: &mut [PollFd<'_>]) -> io::Result<bool> {
+    let timeout = Timespec {
+        tv_sec: LOOK.as_secs() as i64,
+        tv_nsec: i64::from(LOOK.subsec_nanos()),
+    };
+    match poll(fds, Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{PipeWriter, pipe};
-    use std::os::fd::AsFd;
+    use std::io::{PipeWriter, Read, pipe};
 
+    use lull_wire::channel::{self, SHARE_BYTES_MAX};
+
+    use super::super::door::hand_over;
     use super::*;
 
     const CHOSEN: &[u8] = b"{\"land\":2}\n";
@@ -278,10 +441,7 @@ mod tests {
             source.write_all(bytes).unwrap();
         }
         drop(source);
-        let mut source = Source {
-            from: from.as_fd(),
-            to: Vec::new(),
-        };
+        let mut source = Source::new(from.as_fd(), Vec::new(), None);
         let end = serve(&mut source, |_| {
             unreachable!("whose copy it is was not said")
         });
@@ -298,7 +458,7 @@ mod tests {
         let (end, said) = served(&[]);
         assert!(matches!(end, End::Gone), "{end}");
         let greeting: Greeting = serde_json::from_slice(&said).unwrap();
-        assert_eq!(greeting, Greeting::ours());
+        assert_eq!(greeting, Greeting::ours(None));
         // Whether it ends after a whole message or within one, there is no one to report
         // to.
         for words in [&[CHOSEN][..], &[CHOSEN, b"\x01\0\0"]] {
@@ -308,7 +468,7 @@ mod tests {
 
     #[test]
     fn another_version_or_none_is_no_beginning() {
-        for chosen in [&b"{\"land\":5}\n"[..], b"{\"land\":1}\n", b"hello\n", b"\n"] {
+        for chosen in [&b"{\"land\":6}\n"[..], b"{\"land\":1}\n", b"hello\n", b"\n"] {
             let (end, _) = served(&[chosen]);
             assert!(matches!(end, End::NoVersion), "{end}");
         }
@@ -324,7 +484,7 @@ mod tests {
             zero: vec![6],
             gone: vec![7],
         });
-        for first in [pages, channel::start()] {
+        for first in [pages, channel::start(), channel::leave(1)] {
             let (end, _) = served(&[CHOSEN, &first]);
             assert!(matches!(end, End::OutOfTurn), "{end}");
         }
@@ -342,14 +502,89 @@ mod tests {
         assert!(said.ends_with(&[&pong[..], &pong].concat()), "{said:?}");
     }
 
+    /// Serves a source with a further connection, which sends `words`. The first one sends a
+    /// ping, and may close. Returns the end, and what was sent on the further connection.
+    fn served_beside(chosen: &[u8], words: &[u8], closes: bool) -> (End, String) {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path().join("lull"));
+        let door = Door::open(&folder).unwrap();
+        let (from, mut joins) = pipe().unwrap();
+        let (mut heard, to) = pipe().unwrap();
+        let stays = hand_over(&folder, door.token(), from.as_fd(), to.as_fd()).unwrap();
+        drop((from, to));
+        joins.write_all(words).unwrap();
+        let (from, mut first) = pipe().unwrap();
+        first.write_all(chosen).unwrap();
+        first.write_all(&channel::ping()).unwrap();
+        let first = (!closes).then_some(first);
+        let mut source = Source::new(from.as_fd(), Vec::new(), Some(door));
+        let end = serve(&mut source, |_| unreachable!("no copy was named")).unwrap_err();
+        drop((source, stays, joins, first));
+        let mut said = Vec::new();
+        heard.read_to_end(&mut said).unwrap();
+        (end, String::from_utf8_lossy(&said).into_owned())
+    }
+
+    #[test]
+    fn a_further_connection_is_answered_by_itself_and_decides_nothing() {
+        const JOINS: &[u8] = b"{\"land\":5}\n";
+        let (end, said) = served_beside(JOINS, &channel::ping(), true);
+        assert!(matches!(end, End::Gone), "{end}");
+        let pong = String::from_utf8_lossy(&FromLand::Pong.encode()).into_owned();
+        assert_eq!(said, format!("{{\"joined\":1}}\n{pong}"));
+        let attach = channel::attach(&Attach {
+            uuid: [7; 16],
+            frames: 9,
+            name: "web1".into(),
+        });
+        for words in [attach, channel::leave(1), channel::start()] {
+            let (end, _) = served_beside(JOINS, &words, false);
+            assert!(matches!(end, End::OutOfTurn), "{end}");
+        }
+        let long = frame(2, SHARE_BYTES_MAX as u32 + 1);
+        let (end, _) = served_beside(JOINS, &long, false);
+        assert!(matches!(end, End::TooLong(_)), "{end}");
+        // In an older edition none joins.
+        let (end, said) = served_beside(b"{\"land\":4}\n", &channel::ping(), true);
+        assert!(matches!(end, End::Gone) && said.is_empty(), "{end} {said}");
+    }
+
+    #[test]
+    fn a_further_connection_that_ends_is_no_end() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::at(root.path().join("lull"));
+        let door = Door::open(&folder).unwrap();
+        let token = door.token();
+        let (from, mut first) = pipe().unwrap();
+        let mut source = Source::new(from.as_fd(), Vec::new(), Some(door));
+        let join = || {
+            let (from, joins) = pipe().unwrap();
+            let (heard, to) = pipe().unwrap();
+            let stays = hand_over(&folder, token, from.as_fd(), to.as_fd()).unwrap();
+            (joins, heard, stays)
+        };
+        let one = join();
+        let (mut other, _heard, stays) = join();
+        other.write_all(&channel::ping()).unwrap();
+        let ping = |number| Some((Via::Joined(number), ToLand::Ping));
+        let frame = |source: &mut Source<'_, _>| source.frame(|| Err(Unfit::NoLongerWaits)).ok();
+        assert_eq!(frame(&mut source), ping(2));
+        assert_eq!(source.joined.len(), 2);
+        // Its ssh has ended, or the process that handed it over was killed.
+        drop(one);
+        drop(stays);
+        first.write_all(&channel::ping()).unwrap();
+        assert_eq!(frame(&mut source), Some((Via::First, ToLand::Ping)));
+        first.write_all(&channel::ping()).unwrap();
+        assert_eq!(frame(&mut source), Some((Via::First, ToLand::Ping)));
+        assert!(source.joined.is_empty());
+    }
+
     /// A silent source is waited for, and the guest is checked meanwhile.
     #[test]
     fn a_silent_source_is_looked_up_from() {
         let (from, _silent): (_, PipeWriter) = pipe().unwrap();
-        let source = Source {
-            from: from.as_fd(),
-            to: Vec::new(),
-        };
+        let mut source = Source::new(from.as_fd(), Vec::new(), None);
         let mut looks = 0;
         let gone = source.frame(|| {
             looks += 1;

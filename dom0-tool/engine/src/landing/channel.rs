@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use lull_wire::channel::{self, Edition, FromLand, HEADER};
+use lull_wire::channel::{self, Edition, FromLand, HEADER, JOINED_MAX};
 use rustix::io::ioctl_fionbio;
 
+use super::joined::Joined;
 use crate::failure::Failure;
 use crate::stream::sink::Sink;
 
@@ -17,6 +18,18 @@ pub struct Channel {
     pub(super) uuid: [u8; 16],
     pub(super) name: String,
     pub(super) edition: Edition,
+    pub(super) joined: Vec<Joined>,
+}
+
+/// A further connection: its number, and the descriptors to `lull land` and from it.
+#[derive(Debug)]
+pub struct Connection {
+    /// The number that `lull land` gave to it.
+    pub number: u8,
+    /// Where frames are written.
+    pub to: OwnedFd,
+    /// Where answers are read.
+    pub from: OwnedFd,
 }
 
 impl Channel {
@@ -36,7 +49,23 @@ impl Channel {
             uuid,
             name: name.to_owned(),
             edition,
+            joined: Vec::new(),
         })
+    }
+
+    /// Adds a connection that has joined this one.
+    ///
+    /// # Errors
+    /// When its descriptors cannot be made non-blocking, or when its number is taken or is
+    /// none.
+    pub fn join(&mut self, connection: Connection) -> io::Result<()> {
+        let number = connection.number;
+        let is_taken = self.joined.iter().any(|other| other.number == number);
+        if is_taken || !(1..=JOINED_MAX).contains(&number) || self.edition != Edition::Joined {
+            return Err(io::Error::other("a connection that cannot have joined"));
+        }
+        self.joined.push(Joined::new(connection)?);
+        Ok(())
     }
 }
 
@@ -47,7 +76,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    fn new(from: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(from: OwnedFd) -> io::Result<Self> {
         ioctl_fionbio(&from, true)?;
         Ok(Self {
             from: from.into(),

@@ -52,8 +52,8 @@ impl Landing for Classic {
         Ok(None)
     }
 
-    fn wake_on(&self) -> Option<BorrowedFd<'_>> {
-        None
+    fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
     }
 
     fn before_map(&mut self, _: &mut Means<'_>, _: u8, _: &mut Vec<u64>) -> Result<(), Failure> {
@@ -138,6 +138,6 @@ pub(super) fn send_in_stream(queue: &mut Queue, slot: usize, pfns: &[u64]) -> bo
         return false;
     }
     queue.push(records::page_data_header(pfns));
-    queue.push_payload(slot, pfns.len());
+    queue.push_payload(slot, 0..pfns.len());
     true
 }

@@ -18,6 +18,15 @@
 //! A batch counts as sent once the destination has put it into place. The learned rate is
 //! therefore that of the whole path, and no page waits unseen in a pipe when the guest
 //! stops.
+//!
+//! Where further connections have joined ([`joined`](super::joined)), each batch is shared
+//! out to all of them. Nothing orders what travels on different connections, so no frame may
+//! be under way on two of them:
+//! - A round ends when all of it is answered, and names each frame once.
+//! - A list of frames that have gone belongs to no round. It is sent while nothing is under
+//!   way elsewhere, and batches take the first connection until it is answered.
+//! - What was under way on a connection that is lost is sent again once the destination has
+//!   said that it reads nothing more from it.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -36,8 +45,10 @@ use super::balloon::{Balloon, Change};
 use super::channel::{Answers, Channel};
 use super::classic::send_in_stream;
 use super::going::Going;
+use super::joined::{Joined, Said, Share, Unanswered};
 use super::pulse::{Beat, Pulse};
 use super::{Heard, Landing, Means, ToVerify};
+use crate::domains::Domains;
 use crate::failure::{Doing, Failure};
 use crate::frames;
 use crate::saved::{self, Saved};
@@ -83,12 +94,22 @@ enum Stage {
 /// The message for which an answer is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
-    /// The batch of this slot.
-    Slot(usize),
+    /// A share of the batch of this slot, with contents of so many bytes.
+    Share { slot: usize, bytes: usize },
     /// A list of frames that have gone.
     Gone,
     /// A batch to compare.
     Comparison,
+    /// To read nothing more from the connection of this number.
+    Leave(u8),
+}
+
+/// A connection that was lost while shares of it were not answered.
+struct Lost {
+    number: u8,
+    /// Whether the destination was told.
+    told: bool,
+    shares: Vec<Share>,
 }
 
 /// What the destination has found in the comparison for `--debug`.
@@ -130,6 +151,20 @@ pub struct Fast {
     pulse: Pulse,
     /// Whether a ping is unanswered.
     pinged: bool,
+    /// The further connections.
+    joined: Vec<Joined>,
+    /// For each slot, the number of shares of its batch that are not answered.
+    unanswered: Unanswered,
+    /// What must not be sent again yet.
+    lost: Vec<Lost>,
+    /// What is to be sent again.
+    again: Vec<Share>,
+    /// Why connections were lost, where this is not reported yet.
+    losses: Vec<String>,
+    /// Whether a connection was lost since the answers were last heard.
+    narrowed: bool,
+    /// The number of bytes written to connections that were lost.
+    written_in_vain: u64,
 }
 
 impl Fast {
@@ -137,7 +172,7 @@ impl Fast {
     pub fn new(channel: Channel, guest_pfns: u64, tot_pages: u64) -> Self {
         Self {
             stage: match channel.edition {
-                Edition::Thin => Stage::Naming,
+                Edition::Thin | Edition::Joined => Stage::Naming,
                 Edition::HandshakeFirst | Edition::HandshakeLast => Stage::FirstPass,
             },
             edition: channel.edition,
@@ -159,6 +194,13 @@ impl Fast {
             comparison: Comparison::default(),
             pulse: Pulse::new(Instant::now()),
             pinged: false,
+            joined: channel.joined,
+            unanswered: [0; SLOTS],
+            lost: Vec::new(),
+            again: Vec::new(),
+            losses: Vec::new(),
+            narrowed: false,
+            written_in_vain: 0,
         }
     }
 
@@ -220,6 +262,118 @@ impl Fast {
         match self.unwritten.first() {
             Some(gfn) => Err(Failure::NeverSent(gfn)),
             None => Ok(()),
+        }
+    }
+}
+
+/// The further connections.
+impl Fast {
+    /// Whether anything is under way on a further connection, or was when it was lost.
+    fn is_spread(&self) -> bool {
+        !self.lost.is_empty()
+            || !self.again.is_empty()
+            || !self.joined.iter().all(Joined::is_answered)
+    }
+
+    /// Whether batches have to take the first connection: the destination is being told of
+    /// frames that have gone, and they may be back.
+    fn is_telling_gone(&mut self) -> bool {
+        !self.going.is_none() || self.asked.contains(&Asked::Gone)
+    }
+
+    /// Sends a share over the connection that owes the least.
+    fn push(&mut self, queue: &mut Queue, share: Share) {
+        let may_join = share.may_join() && !self.is_telling_gone();
+        let owed = |asked: &Asked| match asked {
+            Asked::Share { bytes, .. } => *bytes,
+            _ => 0,
+        };
+        let owed: usize = self.asked.iter().map(owed).sum();
+        let least = self.joined.iter_mut().min_by_key(|joined| joined.owed());
+        if let Some(joined) = least.filter(|joined| may_join && joined.owed() < owed) {
+            joined.push(share);
+            return;
+        }
+        share.push(queue);
+        let (slot, bytes) = (share.slot, share.bytes().max(1));
+        self.asked.push_back(Asked::Share { slot, bytes });
+    }
+
+    /// A share of that slot's batch is in place. The batch is, once all of them are.
+    fn applied(&mut self, slot: usize) -> Heard {
+        let left = &mut self.unanswered[slot];
+        *left = left.saturating_sub(1);
+        match left {
+            0 => Heard::Sent(slot),
+            _ => Heard::Noted,
+        }
+    }
+
+    /// Stops using a further connection.
+    fn lose(&mut self, index: usize, why: &str) {
+        let joined = self.joined.remove(index);
+        let number = joined.number;
+        self.written_in_vain += joined.written();
+        let shares = joined.into_unanswered();
+        // What is answered is in place, and nothing of it can come later.
+        if !shares.is_empty() {
+            self.lost.push(Lost {
+                number,
+                told: false,
+                shares,
+            });
+        }
+        self.losses.push(why.to_owned());
+        self.narrowed = true;
+    }
+
+    /// Tells the destination which connections are lost, and the host why.
+    fn tell_lost(&mut self, with: &mut Means<'_>) {
+        for lost in self.lost.iter_mut().filter(|lost| !lost.told) {
+            lost.told = true;
+            with.queue.push(channel::leave(lost.number));
+            self.asked.push_back(Asked::Leave(lost.number));
+        }
+        for why in self.losses.drain(..) {
+            with.host
+                .tell(events::Event::ConnectionLost(events::ConnectionLost {
+                    left: 1 + self.joined.len() as u8,
+                    reason: why,
+                }));
+        }
+    }
+
+    /// The next answer on a further connection. Once the final state is on its way there is
+    /// none: whatever becomes of them, they have done their part.
+    fn hear_joined(&mut self) -> Option<Heard> {
+        if self.stage >= Stage::Finishing {
+            return None;
+        }
+        let now = Instant::now();
+        for index in 0..self.joined.len() {
+            match self.joined[index].hear(now) {
+                Ok(None) => {}
+                Ok(Some(Said::Pong)) => return Some(Heard::Noted),
+                Ok(Some(Said::Applied(share))) => return Some(self.applied(share.slot)),
+                Err(why) => {
+                    self.lose(index, &why);
+                    break;
+                }
+            }
+        }
+        std::mem::take(&mut self.narrowed).then_some(Heard::Narrowed)
+    }
+
+    /// Asks on further connections as on the first one.
+    fn feel_pulses(&mut self) {
+        if self.stage >= Stage::Finishing {
+            return;
+        }
+        let now = Instant::now();
+        for index in (0..self.joined.len()).rev() {
+            if let Err(why) = self.joined[index].feel_pulse(now) {
+                self.lose(index, &why);
+            }
         }
     }
 }
@@ -309,7 +463,7 @@ impl Landing for Fast {
                 let done = with.host.first_pass_done();
                 done.doing("libxl has gone")?;
                 let has = match self.edition {
-                    Edition::Thin => "knows the guest's frames",
+                    Edition::Thin | Edition::Joined => "knows the guest's frames",
                     Edition::HandshakeFirst | Edition::HandshakeLast => "has the first pass",
                 };
                 let text =
@@ -323,12 +477,17 @@ impl Landing for Fast {
             Stage::Open => drop(self.tell_gone(with.queue)),
             _ => {}
         }
+        self.feel_pulses();
+        self.tell_lost(with);
+        while let Some(share) = self.again.pop() {
+            self.push(with.queue, share);
+        }
         self.feel_pulse(with.queue)
     }
 
     fn hear(&mut self) -> Result<Option<Heard>, Failure> {
         let Some(answer) = self.from.next()? else {
-            return Ok(None);
+            return Ok(self.hear_joined());
         };
         self.pulse.felt(Instant::now());
         let asked = match (&answer, self.stage) {
@@ -350,7 +509,13 @@ impl Landing for Fast {
             _ => None,
         };
         match (answer, asked) {
-            (FromLand::Applied, Some(Asked::Slot(slot))) => Ok(Some(Heard::Sent(slot))),
+            (FromLand::Applied, Some(Asked::Share { slot, .. })) => Ok(Some(self.applied(slot))),
+            (FromLand::Left, Some(Asked::Leave(number))) => {
+                let gone = |lost: &mut Lost| lost.number == number;
+                let shares = self.lost.extract_if(.., gone).flat_map(|lost| lost.shares);
+                self.again.extend(shares);
+                Ok(Some(Heard::Noted))
+            }
             (FromLand::Applied, Some(Asked::Gone)) => Ok(Some(Heard::Noted)),
             (FromLand::Compared { differing, first }, Some(Asked::Comparison)) => {
                 let found = &mut self.comparison;
@@ -364,9 +529,40 @@ impl Landing for Fast {
         }
     }
 
-    fn wake_on(&self) -> Option<BorrowedFd<'_>> {
+    fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
         let awaited = self.stage >= Stage::Building && self.stage != Stage::Landed;
-        awaited.then(|| self.from.as_fd())
+        let first = awaited.then(|| self.from.as_fd());
+        let used = self.stage < Stage::Finishing;
+        let joined = self.joined.iter().filter(|_| used).map(Joined::wake_on);
+        first.into_iter().chain(joined).collect()
+    }
+
+    fn connections(&self) -> Option<u8> {
+        Some(1 + self.joined.len() as u8)
+    }
+
+    fn write_on(&self) -> Vec<BorrowedFd<'_>> {
+        self.joined.iter().filter_map(Joined::write_on).collect()
+    }
+
+    fn write(&mut self, domains: &dyn Domains, allowed: usize) -> u64 {
+        let mut written = 0;
+        for index in (0..self.joined.len()).rev() {
+            let joined = &mut self.joined[index];
+            let before = joined.written();
+            let left = allowed.saturating_sub(usize::try_from(written).unwrap_or(usize::MAX));
+            let outcome = joined.write(domains, left);
+            written += joined.written() - before;
+            if let Err(why) = outcome {
+                self.lose(index, &why);
+            }
+        }
+        written
+    }
+
+    fn written_elsewhere(&self) -> u64 {
+        let joined: u64 = self.joined.iter().map(Joined::written).sum();
+        self.written_in_vain + joined
     }
 
     /// Notes the frames that no longer have a page, or never had one of the guest's own.
@@ -404,35 +600,29 @@ impl Landing for Fast {
 
     /// A receiver of streams knows no zero pages, and an older lull does not either.
     fn marks_zeros(&self) -> bool {
-        self.is_open() && self.edition == Edition::Thin
+        self.is_open() && self.edition.is_thin()
     }
 
     /// Sends the batch into the stream or, once that has ended, over the channel.
     fn send(&mut self, queue: &mut Queue, slot: usize, copied: Copied) -> bool {
-        let Copied {
-            pages: present,
-            zeros: zero,
-        } = copied;
-        self.mark(&present, true);
-        self.mark(&zero, true);
+        self.mark(&copied.pages, true);
+        self.mark(&copied.zeros, true);
         if !self.is_open() {
-            return send_in_stream(queue, slot, &present);
+            return send_in_stream(queue, slot, &copied.pages);
         }
         let gone = std::mem::take(&mut self.gone[slot]);
-        if present.is_empty() && zero.is_empty() && gone.is_empty() {
-            return false;
-        }
         self.mark(&gone, false);
-        let pages = present.len();
-        queue.push(channel::pages_header(&Pages {
-            purpose: Purpose::Write,
-            present,
-            zero,
-            gone,
-        }));
-        queue.push_payload(slot, pages);
-        self.asked.push_back(Asked::Slot(slot));
-        true
+        let connections = match self.is_telling_gone() {
+            true => 1,
+            false => 1 + self.joined.len(),
+        };
+        let shares = Share::of_batch(slot, copied, gone, connections);
+        self.unanswered[slot] = shares.len();
+        let any = !shares.is_empty();
+        for share in shares {
+            self.push(queue, share);
+        }
+        any
     }
 
     /// On the channel the destination answers each batch.
@@ -464,6 +654,12 @@ impl Landing for Fast {
     }
 
     fn tell_gone(&mut self, queue: &mut Queue) -> bool {
+        if self.going.is_none() {
+            return false;
+        }
+        if self.is_spread() {
+            return true;
+        }
         let is_gone = |asked: &&Asked| **asked == Asked::Gone;
         while self.asked.iter().filter(is_gone).count() < GOING_MAX {
             let gone = self.going.take(BATCH_PAGES);
@@ -510,7 +706,7 @@ impl Landing for Fast {
     }
 
     fn is_answered(&self) -> bool {
-        self.asked.is_empty()
+        self.asked.is_empty() && !self.is_spread()
     }
 
     fn verified(&self) -> Result<Option<String>, Failure> {
@@ -552,4 +748,140 @@ impl Landing for Fast {
 
 fn out_of_turn() -> Failure {
     Failure::Land("it spoke out of turn".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, PipeWriter, Write, pipe};
+    use std::os::fd::OwnedFd;
+
+    use super::super::Connection;
+    use super::*;
+
+    /// The other ends of a connection. Nothing is read from the first.
+    type Line = (PipeReader, PipeWriter);
+
+    fn line() -> (OwnedFd, OwnedFd, Line) {
+        let (land, to) = pipe().unwrap();
+        let (from, answers) = pipe().unwrap();
+        (to.into(), from.into(), (land, answers))
+    }
+
+    /// A landing that takes batches, with two further connections.
+    fn open() -> (Fast, Vec<Line>) {
+        let (to, from, first) = line();
+        let guest = ([7; 16], "web1");
+        let mut channel = Channel::new(to, from, guest, Edition::Joined).unwrap();
+        let mut lines = vec![first];
+        for number in 1..=2 {
+            let (to, from, further) = line();
+            channel.join(Connection { number, to, from }).unwrap();
+            lines.push(further);
+        }
+        let mut fast = Fast::new(channel, 4_096, 4_096);
+        fast.stage = Stage::Open;
+        (fast, lines)
+    }
+
+    fn batch(frames: std::ops::Range<u64>) -> Copied {
+        Copied {
+            pages: frames.collect(),
+            zeros: Vec::new(),
+        }
+    }
+
+    /// Answers all that is under way on this connection, and hears it.
+    fn answer(fast: &mut Fast, lines: &mut [Line], number: usize) {
+        let count = match number.checked_sub(1) {
+            None => fast.asked.len(),
+            Some(further) => fast.joined[further].unanswered(),
+        };
+        for _ in 0..count {
+            lines[number]
+                .1
+                .write_all(&FromLand::Applied.encode())
+                .unwrap();
+        }
+        while fast.hear().unwrap().is_some() {}
+    }
+
+    fn under_way(fast: &Fast) -> [usize; 3] {
+        [
+            fast.asked.len(),
+            fast.joined[0].unanswered(),
+            fast.joined[1].unanswered(),
+        ]
+    }
+
+    /// Frames that have gone may be back in the next batch. If the two crossed on different
+    /// connections, the destination would take the page away again.
+    #[test]
+    fn what_has_gone_is_told_while_nothing_is_under_way_elsewhere() {
+        let (mut fast, mut lines) = open();
+        let mut queue = Queue::default();
+        assert!(fast.send(&mut queue, 0, batch(0..300)));
+        assert_eq!(under_way(&fast), [1, 1, 1]);
+        // Two frames go.
+        let mut now = fast.there.clone();
+        now[0] &= !0b1100;
+        let there = fast.there.clone();
+        fast.going.list(&now, &there);
+        assert!(fast.tell_gone(&mut queue), "it has to wait");
+        assert!(fast.send(&mut queue, 1, batch(300..600)));
+        assert_eq!(
+            under_way(&fast),
+            [2, 1, 1],
+            "batches take the first connection"
+        );
+        answer(&mut fast, &mut lines, 1);
+        assert!(fast.tell_gone(&mut queue), "it has to wait");
+        answer(&mut fast, &mut lines, 2);
+        assert!(!fast.tell_gone(&mut queue));
+        assert_eq!(fast.asked.back(), Some(&Asked::Gone));
+        // One of them is back before that is answered.
+        assert!(fast.send(&mut queue, 2, batch(3..200)));
+        assert_eq!(under_way(&fast), [4, 0, 0]);
+        answer(&mut fast, &mut lines, 0);
+        assert!(fast.is_answered());
+        assert!(fast.send(&mut queue, 3, batch(0..300)));
+        assert_eq!(under_way(&fast), [1, 1, 1]);
+    }
+
+    /// What a connection was to carry goes nowhere else before the destination has said that
+    /// it reads nothing more from it, and a batch is in place only with all its shares.
+    #[test]
+    fn what_is_lost_is_sent_again_once_it_cannot_come_late() {
+        let (mut fast, mut lines) = open();
+        let mut queue = Queue::default();
+        assert!(fast.send(&mut queue, 0, batch(0..300)));
+        drop(lines.remove(1));
+        assert_eq!(fast.hear().unwrap(), Some(Heard::Narrowed));
+        assert_eq!(fast.connections(), Some(2));
+        assert!(fast.is_spread() && fast.again.is_empty());
+        // The first connection has the answers of its share and, in this order, of the
+        // Leave that `advance` has sent.
+        fast.lost[0].told = true;
+        fast.asked.push_back(Asked::Leave(1));
+        let first = &mut lines[0].1;
+        first.write_all(&FromLand::Applied.encode()).unwrap();
+        assert_eq!(fast.hear().unwrap(), Some(Heard::Noted));
+        first.write_all(&FromLand::Left.encode()).unwrap();
+        assert_eq!(fast.hear().unwrap(), Some(Heard::Noted));
+        let share = fast.again.pop().unwrap();
+        fast.push(&mut queue, share);
+        let other = &mut lines[1].1;
+        other.write_all(&FromLand::Applied.encode()).unwrap();
+        assert_eq!(fast.hear().unwrap(), Some(Heard::Noted));
+        lines[0].1.write_all(&FromLand::Applied.encode()).unwrap();
+        assert_eq!(fast.hear().unwrap(), Some(Heard::Sent(0)));
+        assert!(fast.is_answered());
+    }
+
+    /// A destination may say nothing out of turn on the first connection.
+    #[test]
+    fn a_leave_that_was_not_asked_for_is_no_answer() {
+        let (mut fast, mut lines) = open();
+        lines[0].1.write_all(&FromLand::Left.encode()).unwrap();
+        assert!(fast.hear().is_err());
+    }
 }

@@ -46,6 +46,14 @@ impl Going {
         }
     }
 
+    /// Whether the destination has been told of all of them.
+    pub fn is_none(&mut self) -> bool {
+        while self.words.get(self.from) == Some(&0) {
+            self.from += 1;
+        }
+        self.from >= self.words.len()
+    }
+
     /// Takes up to `most` frames in ascending order. The result is empty when none is left.
     pub fn take(&mut self, most: usize) -> Vec<u64> {
         let mut taken = Vec::new();
@@ -73,11 +81,14 @@ mod tests {
         let mut going = Going::none(200);
         let there = [u64::MAX, u64::MAX, 0b111, 0];
         let now = [!(1 << 63), !0b1, 0, 0];
+        assert!(going.is_none());
         going.list(&now, &there);
+        assert!(!going.is_none());
         assert_eq!(going.take(2), [63, 64]);
         assert_eq!(going.take(2), [128, 129]);
+        assert!(!going.is_none());
         assert_eq!(going.take(2), [130]);
-        assert!(going.take(2).is_empty());
+        assert!(going.is_none() && going.take(2).is_empty());
     }
 
     #[test]
@@ -98,6 +109,7 @@ mod tests {
     fn none_costs_little_and_no_number_is_a_surprise() {
         let mut going = Going::none(0);
         going.came_back(u64::MAX);
+        assert!(going.is_none());
         assert!(going.take(1).is_empty());
     }
 }

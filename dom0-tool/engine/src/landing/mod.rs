@@ -2,7 +2,8 @@
 //!
 //! In a [`classic`] landing everything goes into the stream that libxl began. In a
 //! [`fast`] one a second channel to `lull land` carries the pages
-//! while the guest's copy waits there, already built. The
+//! while the guest's copy waits there, already built; further connections to it ([`joined`])
+//! take their share. The
 //! session asks the one [`Landing`] of its attempt, and a landing knows nothing of the
 //! session: it is handed what it works with ([`Means`]), and answers.
 
@@ -11,6 +12,7 @@ mod channel;
 mod classic;
 mod fast;
 mod going;
+mod joined;
 mod pulse;
 
 use std::os::fd::BorrowedFd;
@@ -25,7 +27,7 @@ use super::slots::Copied;
 use super::{Host, News};
 use crate::stream::queue::Queue;
 use crate::stream::sink::Sink;
-pub use channel::Channel;
+pub use channel::{Channel, Connection};
 use classic::Classic;
 use fast::Fast;
 
@@ -59,6 +61,8 @@ pub enum Heard {
     Landed,
     /// The destination has started the copy.
     Started,
+    /// A connection is lost, and the others carry its part from now on.
+    Narrowed,
     /// Something that concerns the landing alone.
     Noted,
 }
@@ -110,8 +114,29 @@ pub trait Landing {
     /// When the destination has failed, has gone, or is not to be trusted.
     fn hear(&mut self) -> Result<Option<Heard>, Failure>;
 
-    /// The descriptor on which answers arrive, while any is due.
-    fn wake_on(&self) -> Option<BorrowedFd<'_>>;
+    /// The descriptors on which answers arrive, while any is due.
+    fn wake_on(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// The number of connections that carry the guest, if it does not take the stream.
+    fn connections(&self) -> Option<u8> {
+        None
+    }
+
+    /// The further connections for which bytes wait to be written.
+    fn write_on(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// Writes what the further connections take now, and at most `allowed` bytes. Returns
+    /// the number of bytes.
+    fn write(&mut self, _: &dyn Domains, _allowed: usize) -> u64 {
+        0
+    }
+
+    /// The number of bytes that they have taken so far.
+    fn written_elsewhere(&self) -> u64 {
+        0
+    }
 
     /// Runs before a batch is mapped. Removes the frames from `pfns` that have no page any
     /// more, if the destination has to be told so.

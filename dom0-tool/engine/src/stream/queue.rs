@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 
 use super::sink::Sink;
 
@@ -18,8 +19,8 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 enum Part {
     /// Bytes that the queue owns.
     Bytes(Vec<u8>),
-    /// The first `pages` pages of a slot's payload.
-    Payload { slot: usize, pages: usize },
+    /// These pages of a slot's payload.
+    Payload { slot: usize, pages: Range<usize> },
 }
 
 /// The parts that are still to be written.
@@ -46,9 +47,9 @@ impl Queue {
         }
     }
 
-    /// Appends the first `pages` pages of a slot's payload.
-    pub fn push_payload(&mut self, slot: usize, pages: usize) {
-        if pages > 0 {
+    /// Appends these pages of a slot's payload.
+    pub fn push_payload(&mut self, slot: usize, pages: Range<usize>) {
+        if !pages.is_empty() {
             self.parts.push_back(Part::Payload { slot, pages });
         }
     }
@@ -64,7 +65,7 @@ impl Queue {
     }
 
     /// Writes what `sink` accepts now, and at most `allowed` bytes. `payload` returns the
-    /// bytes of a slot.
+    /// first pages of a slot.
     ///
     /// # Errors
     /// When the stream can accept no more bytes.
@@ -80,7 +81,11 @@ impl Queue {
             let parts = self.parts.iter().take(SLICES);
             let slices = parts.map(|part| match part {
                 Part::Bytes(bytes) => IoSlice::new(bytes),
-                Part::Payload { slot, pages } => payload(*slot, *pages),
+                Part::Payload { slot, pages } => {
+                    let mut slice = payload(*slot, pages.end);
+                    slice.advance(pages.start * lull_xen::PAGE);
+                    slice
+                }
             });
             let mut slices: Vec<_> = slices.collect();
             slices[0].advance(self.offset);
@@ -115,7 +120,7 @@ impl Queue {
         while let Some(part) = self.parts.front() {
             let len = match part {
                 Part::Bytes(bytes) => bytes.len(),
-                Part::Payload { pages, .. } => pages * lull_xen::PAGE,
+                Part::Payload { pages, .. } => pages.len() * lull_xen::PAGE,
             };
             if self.offset < len {
                 return;
@@ -158,9 +163,11 @@ mod tests {
         let mut expected = Vec::new();
         for slot in 0..3 {
             queue.push(vec![0xf0 | slot as u8; 13]);
-            queue.push_payload(slot, 1024);
+            // The last slot's payload is sent in part.
+            let part = if slot == 2 { 700..1024 } else { 0..1024 };
+            queue.push_payload(slot, part.clone());
             expected.extend(vec![0xf0 | slot as u8; 13]);
-            expected.extend(&pages);
+            expected.extend(&pages[part.start * 4096..]);
         }
         let mut received = Vec::new();
         let mut slots = Vec::new();
@@ -168,7 +175,9 @@ mod tests {
         while !queue.is_empty() {
             let before = queue.written();
             let done = queue
-                .write(&mut sink, 70_000, |_, _| IoSlice::new(&pages))
+                .write(&mut sink, 70_000, |_, count| {
+                    IoSlice::new(&pages[..count * 4096])
+                })
                 .unwrap();
             slots.extend(done.slots);
             assert!(queue.written() - before <= 70_000);

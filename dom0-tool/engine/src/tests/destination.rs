@@ -1,6 +1,6 @@
 //! The destination of the model: it reads the stream, and the channel of a fast landing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
 
 use lull_wire::channel::{self, FromLand, Purpose, ToLand};
@@ -11,9 +11,9 @@ use rustix::io::ioctl_fionbio;
 use rustix::pipe::fcntl_setpipe_size;
 
 use super::model::CONTEXT;
-use super::world::{Guest, Way, World};
-use crate::Channel;
+use super::world::{Guest, Losing, Way, World};
 use crate::stream::sink::Sink;
+use crate::{Channel, Connection};
 
 /// The bytes that wait in a connection. A few pages are more, so a destination that stalls
 /// is noticed in every round.
@@ -53,6 +53,21 @@ impl Inlet {
     fn take(&mut self, count: usize) -> Option<Vec<u8>> {
         (self.bytes.len() >= count).then(|| self.bytes.drain(..count).collect())
     }
+
+    /// The next frame of a channel, if it is complete.
+    fn frame(&mut self) -> Option<ToLand> {
+        let (kind, length) = channel::header(*self.bytes.first_chunk()?);
+        let frame = self.take(8 + length)?;
+        Some(ToLand::decode(kind, &frame[8..]).unwrap())
+    }
+}
+
+/// A connection of the channel.
+struct Line {
+    /// 0 for the first one.
+    number: u8,
+    inlet: Inlet,
+    to_source: PipeWriter,
 }
 
 /// Where the source writes.
@@ -65,7 +80,12 @@ pub struct Destination<'w> {
     world: &'w World,
     /// `None` once the connections are closed.
     stream: Option<Inlet>,
-    land: Option<(Inlet, PipeWriter)>,
+    /// The connections of the channel; empty once they are closed.
+    land: Vec<Line>,
+    /// What arrived on a connection that is lost, and was not handled.
+    late: Option<Inlet>,
+    /// A number that orders what happens at the same time.
+    chance: u32,
     begun: bool,
     /// Whether the stream has ended.
     pub ended: bool,
@@ -86,7 +106,9 @@ impl<'w> Destination<'w> {
         let mut it = Self {
             world,
             stream: Some(Inlet::new(from_source)),
-            land: None,
+            land: Vec::new(),
+            late: None,
+            chance: 1,
             begun: false,
             ended: false,
             landed: false,
@@ -96,12 +118,21 @@ impl<'w> Destination<'w> {
         };
         let mut channel = None;
         if let Some(edition) = world.landing.0 {
-            let (from_source, to_land) = pipe().unwrap();
-            let (from_land, to_source) = pipe().unwrap();
             let guest = ([7; 16], "web1");
-            let (to, from) = (to_land.into(), from_land.into());
-            channel = Some(Channel::new(to, from, guest, edition).unwrap());
-            it.land = Some((Inlet::new(from_source), to_source));
+            for number in 0..=world.landing.further() {
+                let (from_source, to_land) = pipe().unwrap();
+                let (from_land, to_source) = pipe().unwrap();
+                let (to, from) = (to_land.into(), from_land.into());
+                match &mut channel {
+                    None => channel = Some(Channel::new(to, from, guest, edition).unwrap()),
+                    Some(first) => first.join(Connection { number, to, from }).unwrap(),
+                }
+                it.land.push(Line {
+                    number,
+                    inlet: Inlet::new(from_source),
+                    to_source,
+                });
+            }
         }
         (it, Connections { stream, channel })
     }
@@ -110,7 +141,7 @@ impl<'w> Destination<'w> {
     pub fn go_on(&mut self) {
         if self.world.closed.get() {
             self.stream = None;
-            self.land = None;
+            self.land.clear();
         }
         if self.world.stalled.get() {
             return;
@@ -121,13 +152,73 @@ impl<'w> Destination<'w> {
             while self.begun && self.record(&mut stream) {}
             self.stream = Some(stream);
         }
-        if let Some((mut land, mut to_source)) = self.land.take() {
-            land.read();
-            while let Some(answer) = self.frame(&mut land) {
-                // An engine that has given up reads no more.
-                let _ = to_source.write_all(&answer.encode());
+        let mut land = std::mem::take(&mut self.land);
+        for line in &mut land {
+            line.inlet.read();
+        }
+        self.lose(&mut land);
+        self.answer_all(&mut land);
+        self.land = land;
+    }
+
+    /// Breaks the connections that are to break.
+    fn lose(&mut self, land: &mut Vec<Line>) {
+        match self.world.losing.get() {
+            Losing::None => return,
+            Losing::One => land.retain(|line| line.number != 1),
+            Losing::All => land.retain(|line| line.number == 0),
+            Losing::OneLate => {
+                let Some(at) = land.iter().position(|line| line.number == 1) else {
+                    return;
+                };
+                let inlet = &land[at].inlet;
+                let is_whole = inlet.bytes.first_chunk().is_some_and(|head| {
+                    let (_, length) = channel::header(*head);
+                    inlet.bytes.len() >= 8 + length
+                });
+                if !is_whole {
+                    return;
+                }
+                self.late = Some(land.remove(at).inlet);
             }
-            self.land = Some((land, to_source));
+        }
+        self.world.losing.set(Losing::None);
+    }
+
+    /// Handles all frames that have arrived, in any order that keeps each connection's own.
+    /// They were under way at the same time, so no frame of the guest may be in two of them
+    /// unless one connection carries both.
+    fn answer_all(&mut self, land: &mut Vec<Line>) {
+        let mut named: BTreeMap<u64, u8> = BTreeMap::new();
+        let mut open: BTreeSet<u8> = land.iter().map(|line| line.number).collect();
+        // A connection that will break does nothing until then.
+        if self.world.losing.get() == Losing::OneLate {
+            open.remove(&1);
+        }
+        while !open.is_empty() {
+            self.chance = self.chance.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+            let nth = (self.chance >> 16) as usize % open.len();
+            let number = *open.iter().nth(nth).unwrap();
+            let line = land.iter_mut().find(|line| line.number == number).unwrap();
+            let Some(frame) = line.inlet.frame() else {
+                open.remove(&number);
+                continue;
+            };
+            if let ToLand::Pages(pages, _) = &frame {
+                for gfn in [&pages.present, &pages.zero, &pages.gone]
+                    .into_iter()
+                    .flatten()
+                {
+                    let before = *named.entry(*gfn).or_insert(number);
+                    assert_eq!(before, number, "frame {gfn:#x} on two connections");
+                }
+                assert!(number == 0 || pages.purpose == Purpose::Write);
+            } else {
+                assert!(number == 0 || frame == ToLand::Ping, "{frame:?}");
+            }
+            let answer = self.handle(frame);
+            // An engine that has given up reads no more.
+            let _ = line.to_source.write_all(&answer.encode());
         }
     }
 
@@ -141,7 +232,7 @@ impl<'w> Destination<'w> {
             return false;
         };
         let body = &record[8..8 + length];
-        let thin = self.world.landing == Way::THIN;
+        let thin = self.world.landing.is_thin();
         if kind == Record::PageData as u32 {
             let count = number(body) as u32 as usize;
             let (entries, pages) = body[8..].split_at(8 * count);
@@ -165,11 +256,8 @@ impl<'w> Destination<'w> {
     }
 
     /// Handles a frame of the channel, and returns the answer.
-    fn frame(&mut self, land: &mut Inlet) -> Option<FromLand> {
-        let head = land.bytes.first_chunk::<8>()?;
-        let (kind, length) = channel::header(*head);
-        let frame = land.take(8 + length)?;
-        Some(match ToLand::decode(kind, &frame[8..]).unwrap() {
+    fn handle(&mut self, frame: ToLand) -> FromLand {
+        match frame {
             ToLand::Attach(attach) => {
                 assert!(self.ended, "attached before the stream was complete");
                 assert_eq!(attach.name, "web1");
@@ -196,7 +284,16 @@ impl<'w> Destination<'w> {
                     first: wrong.first().copied().unwrap_or(0),
                 }
             }
+            ToLand::Leave(number) => {
+                assert_eq!(number, 1, "not lost with anything under way");
+                self.late = None;
+                FromLand::Left
+            }
             ToLand::State(state) => {
+                // Whatever could still arrive does.
+                while let Some(frame) = self.late.as_mut().and_then(Inlet::frame) {
+                    let _ = self.handle(frame);
+                }
                 assert_eq!(state.context, CONTEXT);
                 let never = self.copy.values().any(|holds| *holds == HANDED_OUT);
                 assert!(!never, "a frame was never written");
@@ -214,7 +311,7 @@ impl<'w> Destination<'w> {
                 FromLand::Started
             }
             ToLand::Ping => FromLand::Pong,
-        })
+        }
     }
 }
 

@@ -39,11 +39,12 @@ use world::{FRAMES, Guest, Way, World, words};
 /// The guest's domain number.
 const GUEST: u16 = 7;
 
-const LANDINGS: [Way; 4] = [
+const LANDINGS: [Way; 5] = [
     Way::CLASSIC,
     Way::HANDSHAKE_LAST,
     Way::HANDSHAKE_FIRST,
     Way::THIN,
+    Way::JOINED,
 ];
 
 /// Longer than any attempt of the model takes, on the slowest host.
@@ -351,6 +352,64 @@ fn each_fault_while_the_destination_builds_leaves_one_guest() {
     side_by_side(cells.map(|(way, (fault, how))| (way, Building, fault, how)));
 }
 
+/// Phases in which further connections may break.
+const JOINED_PHASES: [Phase; 7] = [
+    Building,
+    FirstPass,
+    Rounds,
+    HandingOver,
+    Suspending,
+    LastPages,
+    Finishing,
+];
+
+/// The others carry on, in the pause too: the guest lands whole.
+#[test]
+fn a_further_connection_that_breaks_in_any_phase_costs_nothing_but_itself() {
+    thread::scope(|scope| {
+        for phase in JOINED_PHASES {
+            for (fault, lost) in [(LosesOne, 1), (LosesOneLate, 1), (LosesAll, 2)] {
+                scope.spawn(move || {
+                    let plan = Plan::struck(Way::JOINED, phase, fault);
+                    let outcome = migrate(plan, &StubLog::new().unwrap());
+                    outcome.judge(plan);
+                    let (ended, reason) = (outcome.how, outcome.reason);
+                    assert_eq!(ended, How::StreamComplete, "{plan:?}: {reason}");
+                    assert_eq!(outcome.world.resumes.get(), 0, "{plan:?}");
+                    let left: Vec<u8> = outcome
+                        .told
+                        .iter()
+                        .filter_map(|event| match event {
+                            Event::ConnectionLost(lost) => Some(lost.left),
+                            _ => None,
+                        })
+                        .collect();
+                    // Once the state is on its way, they are looked at no more; a late loss
+                    // needs a frame to be late.
+                    if phase < Finishing && fault != LosesOneLate {
+                        assert_eq!(left.len(), lost, "{plan:?}");
+                        assert_eq!(left.last(), Some(&(3 - lost as u8)), "{plan:?}");
+                    }
+                });
+            }
+        }
+    });
+}
+
+/// The last pages are shared out in the pause, so one of them is surely under way on the
+/// connection that breaks.
+#[test]
+fn what_a_broken_connection_carried_is_sent_again_and_never_used_late() {
+    for phase in [FirstPass, Rounds, LastPages] {
+        let plan = Plan::struck(Way::JOINED, phase, LosesOneLate);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        outcome.judge(plan);
+        assert_eq!(outcome.how, How::StreamComplete, "{plan:?}");
+        let lost = |event: &&Event| matches!(event, Event::ConnectionLost(_));
+        assert_eq!(outcome.told.iter().filter(lost).count(), 1, "{plan:?}");
+    }
+}
+
 /// Where the stream has only named the frames, one that is left out would keep what Xen has
 /// handed out. dom0 counts the frames that the stub asks for, and here the number is right.
 #[test]
@@ -435,6 +494,7 @@ fn try_row((phase, faults): &Row) -> Vec<String> {
             (Way::HANDSHAKE_LAST, fast),
             (Way::HANDSHAKE_FIRST, fast),
             (Way::THIN, fast),
+            (Way::JOINED, fast),
         ] {
             wrong.extend(try_cell((landing, *phase, *fault, *expected), &log));
         }
@@ -464,6 +524,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         StubSilent => &["the stub domain has not done its part"],
         StubLies => &["not to be trusted: it decided"],
         StubSkips => &["was never sent"],
+        LosesOne | LosesOneLate | LosesAll => &[],
         Closes => &["the stream cannot be written", "lull land was lost"],
         Stalls => &["the timeout of"],
         Cancel => &["cancelled", "the attempt was given up"],
@@ -501,7 +562,13 @@ fn an_undisturbed_guest_moves_whole() {
                 outcome.reason
             );
             assert_eq!(outcome.world.resumes.get(), 0, "{plan:?}");
-            assert_eq!(outcome.zeros > 0, landing == Way::THIN, "{plan:?}");
+            assert_eq!(outcome.zeros > 0, landing.is_thin(), "{plan:?}");
+            let told = outcome.told.iter().find_map(|event| match event {
+                Event::Started(started) => Some(started.connections),
+                _ => None,
+            });
+            let connections = landing.is_fast().then_some(1 + landing.further());
+            assert_eq!(told, Some(connections), "{plan:?}");
         }
     }
 }

@@ -16,6 +16,19 @@ impl Way {
     pub const HANDSHAKE_LAST: Self = Self(Some(Edition::HandshakeLast));
     pub const HANDSHAKE_FIRST: Self = Self(Some(Edition::HandshakeFirst));
     pub const THIN: Self = Self(Some(Edition::Thin));
+    pub const JOINED: Self = Self(Some(Edition::Joined));
+
+    pub fn is_thin(self) -> bool {
+        self.0.is_some_and(Edition::is_thin)
+    }
+
+    /// The number of further connections.
+    pub const fn further(self) -> u8 {
+        match self.0 {
+            Some(Edition::Joined) => 2,
+            _ => 0,
+        }
+    }
 
     pub const fn is_fast(self) -> bool {
         self.0.is_some()
@@ -35,7 +48,7 @@ pub const FRAMES: u64 = 400;
 const WRITTEN: u64 = 80;
 
 /// The phases of an attempt, in order. Most begin with a decision of the stub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// The stub boots.
     Start,
@@ -69,6 +82,12 @@ pub enum Fault {
     StubSkips,
     /// The destination closes its connections.
     Closes,
+    /// A further connection breaks.
+    LosesOne,
+    /// A further connection breaks. What it has carried by then arrives late.
+    LosesOneLate,
+    /// All further connections break.
+    LosesAll,
     /// The destination takes nothing more, and answers nothing.
     Stalls,
     /// The attempt is cancelled.
@@ -85,6 +104,16 @@ pub enum Fault {
     Grows,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
     Shrinks,
+}
+
+/// Which further connections are to break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Losing {
+    None,
+    One,
+    /// Once it has carried a frame that is not handled.
+    OneLate,
+    All,
 }
 
 /// The guest's state.
@@ -113,6 +142,8 @@ pub struct World {
     pub stub: Cell<Stub>,
     pub cancelled: Cell<bool>,
     pub closed: Cell<bool>,
+    /// Which further connections are to break.
+    pub losing: Cell<Losing>,
     pub stalled: Cell<bool>,
     pub grown: Cell<bool>,
     /// How often each of these happened.
@@ -141,6 +172,7 @@ impl World {
             stub: Cell::new(Stub::Alive),
             cancelled: Cell::new(false),
             closed: Cell::new(false),
+            losing: Cell::new(Losing::None),
             stalled: Cell::new(false),
             grown: Cell::new(false),
             resumes: Cell::new(0),
@@ -163,6 +195,9 @@ impl World {
             Fault::StubDies => self.stub.set(Stub::Dead),
             Fault::StubSilent => self.stub.set(Stub::Silent),
             Fault::Closes => self.closed.set(true),
+            Fault::LosesOne => self.losing.set(Losing::One),
+            Fault::LosesOneLate => self.losing.set(Losing::OneLate),
+            Fault::LosesAll => self.losing.set(Losing::All),
             Fault::Stalls => self.stalled.set(true),
             Fault::Cancel => self.cancelled.set(true),
             Fault::SuspendedByAnother => self.guest.set(Guest::Suspended),

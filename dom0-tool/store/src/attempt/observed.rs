@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use lull_base::connections::Connections;
 use lull_wire::events::{
-    Answered, Ended, Event, HandedOver, How, HungUp, InForce, Landing, Progress, RanOn, Ready,
-    Round, Started, Suspended,
+    Answered, ConnectionLost, Ended, Event, HandedOver, How, HungUp, InForce, Landing, Progress,
+    RanOn, Ready, Round, Started, Suspended,
 };
 
 use super::outcome::{HelperSeen, Passed, XlEnd};
@@ -90,6 +91,8 @@ pub struct ObservedAttempt {
     pub ended: Option<Ended>,
     /// The landing that the guest was to use.
     pub landing: Landing,
+    /// The connections of a fast landing that were lost, and those that were left.
+    pub connections_lost: Vec<ConnectionLost>,
     /// Set when READY was passed on to xl, or the engine was permitted to have the copy
     /// started.
     pub ready: Option<Ready>,
@@ -122,6 +125,11 @@ impl ObservedAttempt {
             Event::Started(started) => {
                 self.landing = started.landing;
                 self.started = Some(started);
+            }
+            Event::ConnectionLost(lost) => {
+                // An engine that keeps to its rules loses no more than it has.
+                self.connections_lost.truncate(Connections::MOST.into());
+                self.connections_lost.push(lost);
             }
             Event::Limits(limits) => self.limits = Some(limits),
             Event::Progress(progress) => self.progress = Some(progress),
@@ -226,6 +234,17 @@ impl ObservedAttempt {
             (Some(limits), _) => limits.limit_ms,
             (None, started) => started.as_ref()?.limit_ms,
         }
+    }
+
+    /// The number of connections with which a fast landing began.
+    pub fn begun_with(&self) -> Option<u8> {
+        self.started.as_ref()?.connections
+    }
+
+    /// The number of connections of a fast landing that are left.
+    pub fn connections(&self) -> Option<u8> {
+        let lost = self.connections_lost.last();
+        lost.map(|lost| lost.left).or_else(|| self.begun_with())
     }
 
     /// Total number of pages sent.

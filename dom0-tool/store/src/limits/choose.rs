@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::path::PathBuf;
 
+use lull_base::connections::Connections;
 use lull_base::duration::Span;
 use lull_base::quantity::Rate;
 use lull_base::risk::Risk;
@@ -35,6 +36,8 @@ pub struct Effective {
     pub timeout: Option<Chosen>,
     /// The bandwidth cap until the guest is suspended.
     pub bandwidth: Option<Chosen<PageRate>>,
+    /// The number of connections of a fast landing.
+    pub connections: Option<Chosen<Connections>>,
     /// The share of pauses that may be given up.
     pub risk: Option<Chosen<Risk>>,
     /// Whether the guest's disks are trusted.
@@ -90,6 +93,12 @@ impl Effective {
             (
                 Key::Bandwidth,
                 bandwidth.map(|chosen| chosen.as_limit(rate)),
+            ),
+            (
+                Key::Connections,
+                self.connections
+                    .as_ref()
+                    .map(|chosen| chosen.as_limit(Limit::Connections)),
             ),
             (Key::Risk, risk.map(|chosen| chosen.as_limit(Limit::Risk))),
             (
@@ -154,6 +163,10 @@ impl Standing {
             timeout: span(Key::Timeout),
             bandwidth: self.chosen(&sections, Key::Bandwidth, |limit| {
                 limit.rate().map(|rate| PageRate(rate.pages))
+            }),
+            connections: self.chosen(&sections, Key::Connections, |limit| match limit {
+                Limit::Connections(connections) => Some(connections),
+                _ => None,
             }),
             risk: self.chosen(&sections, Key::Risk, |limit| match limit {
                 Limit::Risk(risk) => Some(risk),

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use glob::Pattern;
+use lull_base::connections::Connections;
 use lull_base::duration::Span;
 use lull_base::optional::{self, NONE};
 use lull_base::quantity::Rate;
@@ -22,6 +23,8 @@ pub enum Key {
     Timeout,
     /// The bandwidth cap until the guest is suspended.
     Bandwidth,
+    /// The number of connections over which a guest lands fast.
+    Connections,
     /// The share of pauses that may be given up.
     Risk,
     /// Whether the guest's disks are trusted.
@@ -32,10 +35,11 @@ pub enum Key {
 
 impl Key {
     /// All keys, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::MaxSuspendTime,
         Self::Timeout,
         Self::Bandwidth,
+        Self::Connections,
         Self::Risk,
         Self::Disks,
         Self::Announce,
@@ -47,6 +51,7 @@ impl Key {
             Self::MaxSuspendTime => "max-suspend-time",
             Self::Timeout => "timeout",
             Self::Bandwidth => "bandwidth",
+            Self::Connections => "connections",
             Self::Risk => "risk",
             Self::Disks => "disks",
             Self::Announce => "announce",
@@ -62,6 +67,7 @@ impl Key {
         let limit = match self {
             Self::MaxSuspendTime | Self::Timeout => optional::parse(text)?.map(Limit::Span),
             Self::Bandwidth => optional::parse(text).map_err(quoted)?.map(Limit::Rate),
+            Self::Connections => Some(Limit::Connections(text.parse().map_err(quoted)?)),
             Self::Risk if text == NONE => {
                 return Err(
                     "`none` is no risk: there is always one, 5% where it is not set".into(),
@@ -81,6 +87,7 @@ impl Key {
     /// The default of the key; `None` means that nothing is limited.
     pub fn unless_set(self) -> Option<Limit> {
         match self {
+            Self::Connections => Some(Limit::Connections(Connections::default())),
             Self::Risk => Some(Limit::Risk(Risk::default())),
             Self::Announce => Some(Limit::Rarp),
             Self::MaxSuspendTime | Self::Timeout | Self::Bandwidth | Self::Disks => None,
@@ -92,6 +99,7 @@ impl Key {
         match self {
             Self::MaxSuspendTime | Self::Timeout => "a duration in quotes: \"300ms\"",
             Self::Bandwidth => "a rate in quotes: \"50MiB/s\"",
+            Self::Connections => "a number in quotes: \"4\"",
             Self::Risk => "a share in quotes: \"5%\"",
             Self::Disks => "a word in quotes: \"trusted\"",
             Self::Announce => "a word in quotes: \"none\"",
@@ -108,6 +116,8 @@ pub enum Limit {
     Span(Span),
     /// The limit on a bandwidth.
     Rate(Rate),
+    /// The number of connections.
+    Connections(Connections),
     /// The share of pauses that may be given up.
     Risk(Risk),
     /// Two hosts may have the guest's disks open at the same time.
@@ -121,7 +131,7 @@ impl Limit {
     pub const fn span(self) -> Option<Span> {
         match self {
             Self::Span(span) => Some(span),
-            Self::None | Self::Rate(_) | Self::Risk(_) | Self::Trusted | Self::Rarp => None,
+            _ => None,
         }
     }
 
@@ -129,7 +139,7 @@ impl Limit {
     pub const fn rate(self) -> Option<Rate> {
         match self {
             Self::Rate(rate) => Some(rate),
-            Self::None | Self::Span(_) | Self::Risk(_) | Self::Trusted | Self::Rarp => None,
+            _ => None,
         }
     }
 }
@@ -141,6 +151,7 @@ impl fmt::Display for Limit {
             // Without the blanks of `1m 30s`, as it is usually written.
             Self::Span(span) => f.write_str(&span.to_string().replace(' ', "")),
             Self::Rate(rate) => rate.fmt(f),
+            Self::Connections(connections) => connections.fmt(f),
             Self::Risk(risk) => risk.fmt(f),
             Self::Trusted => f.write_str(TRUSTED),
             Self::Rarp => f.write_str(RARP),

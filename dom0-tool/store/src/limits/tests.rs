@@ -334,10 +334,12 @@ fn setting() -> impl Strategy<Value = (Key, String)> {
             Key::Announce => "rarp",
             Key::Risk => "[1-9](\\.[1-9])?%",
             Key::Bandwidth => "[1-9][0-9]{0,2}(MB|MiB|Mbit)/s",
+            Key::Connections => "[1-8]",
         };
         let none = match key {
             // The estimate always has a risk.
             Key::Risk => "5%",
+            Key::Connections => "1",
             _ => "none",
         };
         (Just(key), prop_oneof![limit, Just(none.to_owned())])

@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use lull_base::processes;
+use lull_wire::channel::Token;
 use lull_xen::DomId;
 
 use super::claim;
@@ -21,6 +22,9 @@ const SUFFIX: &str = "sock";
 const CLAIM: &str = "log";
 
 const TAKEN: &str = "dom0-memory";
+
+/// The file name extension of the sockets at which connections join a `lull land`.
+const DOOR: &str = "land";
 
 /// The most files looked at, which is more than a host can have migrations.
 const MOST: usize = 1024;
@@ -107,6 +111,12 @@ impl Folder {
         self.path.join(format!("{guest}.{CLAIM}"))
     }
 
+    /// The path of the socket at which connections join a `lull land`
+    /// ([`crate::land::door`]).
+    pub fn door(&self, token: Token) -> PathBuf {
+        self.path.join(format!("{token}.{DOOR}"))
+    }
+
     /// The path of the note about what a process has taken from dom0's memory
     /// (`lull_engine::stub::room`).
     pub fn taken(&self, process: u32) -> PathBuf {
@@ -151,6 +161,12 @@ impl Folder {
                 claim::remove_if_free(&path);
                 continue;
             }
+            if let Some(token) = door(&path) {
+                if !processes::is_lulls(token.process) {
+                    remove(&path);
+                }
+                continue;
+            }
             let Some(place) = Place::of(path) else {
                 continue;
             };
@@ -186,6 +202,13 @@ fn is_claim(path: &Path) -> bool {
     let name = path.file_name().and_then(OsStr::to_str);
     let parts = name.and_then(|name| name.split_once('.'));
     parts.is_some_and(|(guest, kind)| guest.parse::<DomId>().is_ok() && kind == CLAIM)
+}
+
+/// The token in the path of a door.
+fn door(path: &Path) -> Option<Token> {
+    let name = path.file_name()?.to_str()?;
+    let (token, kind) = name.rsplit_once('.')?;
+    token.parse().ok().filter(|_| kind == DOOR)
 }
 
 /// Removes a socket if it exists.
