@@ -5,6 +5,7 @@
 //! landing is used, and the report says why.
 
 pub mod caller;
+mod cipher;
 mod devices;
 
 use std::process::Command;
@@ -160,5 +161,10 @@ fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<ToLand, String>
                 .into(),
         );
     }
-    Ok(ToLand::Way(way.kept_alive()))
+    let is_aes_better = way.is_plain_ssh() && cipher::is_aes_better(way.host());
+    let way = way.kept_alive();
+    Ok(ToLand::Way(match is_aes_better {
+        true => way.with_options(cipher::AES_FIRST),
+        false => way,
+    }))
 }

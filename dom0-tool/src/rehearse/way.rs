@@ -56,6 +56,11 @@ impl Way {
         !self.ssh.is_empty()
     }
 
+    /// Whether the way is ssh without options of the operator's.
+    pub fn is_plain_ssh(&self) -> bool {
+        self.ssh.trim() == "ssh"
+    }
+
     /// The same way with keep-alive messages from ssh, if the way is ssh without options.
     pub fn kept_alive(&self) -> Self {
         Self {
@@ -75,7 +80,7 @@ impl Way {
     }
 
     /// The same way with options for ssh, if ssh is the way.
-    fn with_options(&self, options: &str) -> Self {
+    pub fn with_options(&self, options: &str) -> Self {
         let ssh = match self.ssh.split_whitespace().next() {
             Some("ssh") => format!("{} {options}", self.ssh),
             _ => self.ssh.clone(),
