@@ -1,11 +1,14 @@
 //! The link between hosts. QEMU sends each Ethernet frame of a network card over a TCP
 //! connection, preceded by its length (four bytes, big endian); this switch passes it on to
-//! all other hosts. The link can be slowed down, and cut, and it can note which frames one
-//! station sends.
+//! all other hosts. The link can be slowed down, for all traffic together or for each TCP
+//! connection by itself, and cut, and it can note which frames one station sends.
 
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +17,10 @@ use anyhow::{Context, Result};
 
 /// The longest frame in bytes that a card may send, which is QEMU's own bound.
 const FRAME_MAX: usize = 68 << 10;
+
+/// How long a frame waits for the earlier ones of its TCP connection at most. Further ones
+/// are dropped, as a router drops them when its buffer is full.
+const QUEUE: Duration = Duration::from_millis(250);
 
 /// The longest list of noted frames.
 const NOTED_MAX: usize = 100_000;
@@ -52,6 +59,8 @@ struct State {
     is_cut: AtomicBool,
     /// Bytes a second in each direction; 0 for no limit.
     rate: AtomicU64,
+    /// The same for each TCP connection.
+    flow_rate: AtomicU64,
     next: AtomicU64,
     hosts: Mutex<Vec<(u64, TcpStream)>>,
     watched: Mutex<Option<Watched>>,
@@ -63,6 +72,18 @@ struct Watched {
 }
 
 impl State {
+    /// Passes a packet of a host on to all others. Fails when the switch is unusable.
+    fn pass_on(&self, packet: &[u8], number: u64) -> Result<(), ()> {
+        let mut hosts = self.hosts.lock().map_err(drop)?;
+        for (_, host) in hosts.iter_mut().filter(|(other, _)| *other != number) {
+            // The host's own thread detects that the host is gone.
+            if host.write_all(packet).is_err() {
+                let _ = host.shutdown(Shutdown::Both);
+            }
+        }
+        Ok(())
+    }
+
     fn note(&self, frame: &[u8], host: u64) {
         let Ok(mut watched) = self.watched.lock() else {
             return;
@@ -126,6 +147,53 @@ impl Link {
         let rate = bytes_per_sec.unwrap_or(0);
         self.state.rate.store(rate, Ordering::Relaxed);
     }
+
+    /// Limits each TCP connection to that many bytes a second in each direction, however
+    /// many there are, or removes the limit.
+    pub fn shape_flows(&self, bytes_per_sec: Option<u64>) {
+        let rate = bytes_per_sec.unwrap_or(0);
+        self.state.flow_rate.store(rate, Ordering::Relaxed);
+    }
+}
+
+/// A direction of a TCP connection over IPv4: addresses and ports.
+type Flow = [u8; 12];
+
+/// The connection that a frame belongs to.
+fn flow(frame: &[u8]) -> Option<Flow> {
+    const TCP: u8 = 6;
+    let packet = frame.get(12..)?.strip_prefix(&[8, 0])?;
+    let length = usize::from(packet.first()? & 15) * 4;
+    let addresses = packet.get(12..20)?;
+    let ports = packet.get(length..length + 4)?;
+    let is_tcp = packet[0] >> 4 == 4 && packet[9] == TCP;
+    let flow: Vec<u8> = [addresses, ports].concat();
+    flow.try_into().ok().filter(|_| is_tcp)
+}
+
+/// A packet that waits for its turn, and the order in which it came.
+type Waiting = Reverse<(Instant, u64, Vec<u8>)>;
+
+/// Sends packets when they are due. Ends with the one who hands them over.
+fn send_when_due(packets: &Receiver<Waiting>, number: u64, state: &State) {
+    let mut waiting: BinaryHeap<Waiting> = BinaryHeap::new();
+    loop {
+        let due = waiting.peek().map(|Reverse((at, ..))| *at);
+        let wait = due.map_or(QUEUE, |at| at.saturating_duration_since(Instant::now()));
+        match packets.recv_timeout(wait) {
+            Ok(packet) => waiting.push(packet),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        while let Some(Reverse((at, ..))) = waiting.peek()
+            && *at <= Instant::now()
+            && let Some(Reverse((_, _, packet))) = waiting.pop()
+        {
+            if state.pass_on(&packet, number).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 fn plug_in(host: TcpStream, state: &Arc<State>) {
@@ -147,9 +215,12 @@ fn plug_in(host: TcpStream, state: &Arc<State>) {
     });
 }
 
-fn carry(mut from: TcpStream, number: u64, state: &State) -> io::Result<()> {
+fn carry(mut from: TcpStream, number: u64, state: &Arc<State>) -> io::Result<()> {
     let mut packet = vec![0; 4 + FRAME_MAX];
     let mut free_at = Instant::now();
+    let mut flows: HashMap<Flow, Instant> = HashMap::new();
+    let mut later: Option<Sender<Waiting>> = None;
+    let mut order = 0;
     loop {
         from.read_exact(&mut packet[..4])?;
         let length = u32::from_be_bytes([packet[0], packet[1], packet[2], packet[3]]) as usize;
@@ -168,14 +239,36 @@ fn carry(mut from: TcpStream, number: u64, state: &State) -> io::Result<()> {
             free_at = free_at.max(now) + Duration::from_secs_f64(length as f64 / rate as f64);
             thread::sleep(free_at - now);
         }
-        let Ok(mut hosts) = state.hosts.lock() else {
-            return Ok(());
-        };
-        for (_, host) in hosts.iter_mut().filter(|(other, _)| *other != number) {
-            // The host's own thread detects that the host is gone.
-            if host.write_all(packet).is_err() {
-                let _ = host.shutdown(Shutdown::Both);
+        let rate = state.flow_rate.load(Ordering::Relaxed);
+        if rate == 0 && later.is_some() {
+            // What waits is lost, and sent again.
+            later = None;
+            flows.clear();
+        }
+        if rate > 0
+            && let Some(flow) = flow(&packet[4..])
+        {
+            let now = Instant::now();
+            let free_at = flows.entry(flow).or_insert(now);
+            let due = (*free_at).max(now) + Duration::from_secs_f64(length as f64 / rate as f64);
+            if due - now > QUEUE {
+                continue;
             }
+            *free_at = due;
+            order += 1;
+            let later = later.get_or_insert_with(|| {
+                let (later, packets) = mpsc::channel();
+                let state = Arc::clone(state);
+                thread::spawn(move || send_when_due(&packets, number, &state));
+                later
+            });
+            if later.send(Reverse((due, order, packet.to_vec()))).is_err() {
+                return Ok(());
+            }
+            continue;
+        }
+        if state.pass_on(packet, number).is_err() {
+            return Ok(());
         }
     }
 }
@@ -207,6 +300,44 @@ mod tests {
         assert_eq!(got, FRAME);
         one.set_read_timeout(Some(Duration::from_millis(50)))?;
         assert!(one.read(&mut got).is_err());
+        Ok(())
+    }
+
+    /// A frame of a TCP connection from that port, with so many bytes after its ports.
+    fn tcp(port: u16, content: &[u8]) -> Vec<u8> {
+        let ip = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0];
+        let ports = [port.to_be_bytes(), [0, 22]].concat();
+        let frame = [&[9; 12][..], &[8, 0], &ip, &[10; 8], &ports, content].concat();
+        [&(frame.len() as u32).to_be_bytes()[..], &frame].concat()
+    }
+
+    #[test]
+    fn a_connection_that_waits_for_its_turn_keeps_no_other_waiting() -> Result<()> {
+        let link = Link::new()?;
+        let [mut one, mut other] = hosts(&link)?;
+        let other_frame = FRAME[4..].to_vec();
+        assert_eq!(flow(&other_frame), None);
+        let frame = tcp(7, b"");
+        assert_ne!(flow(&frame[4..]), flow(&tcp(8, b"")[4..]));
+        assert_eq!(flow(&frame[4..]), flow(&tcp(7, b"more")[4..]));
+        // A frame takes 40 ms, so all but six of one connection are dropped.
+        link.shape_flows(Some(frame.len() as u64 * 25));
+        for _ in 0..50 {
+            one.write_all(&frame)?;
+        }
+        one.write_all(&tcp(8, b""))?;
+        one.write_all(FRAME)?;
+        other.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let mut got = Vec::new();
+        let _ = other.read_to_end(&mut got);
+        assert!(got.starts_with(FRAME), "what is no TCP does not wait");
+        let count = |port: u16| {
+            let frame = tcp(port, b"");
+            let frames = got[FRAME.len()..].chunks(frame.len());
+            frames.filter(|got| *got == frame).count()
+        };
+        assert!((1..=7).contains(&count(7)), "{}", count(7));
+        assert_eq!(count(8), 1);
         Ok(())
     }
 

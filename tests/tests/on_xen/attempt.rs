@@ -111,6 +111,13 @@ impl Plan {
         self.landing("fast").land(&format!("exec {agent}lull land"))
     }
 
+    /// Sets the number of connections of a fast landing.
+    pub fn connections(mut self, number: u8) -> Self {
+        self.options
+            .extend(["--connections".into(), number.to_string()]);
+        self
+    }
+
     /// Adds `--debug`, which compares every page once more.
     pub fn debug(mut self) -> Self {
         self.options.push("--debug".into());

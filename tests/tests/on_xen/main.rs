@@ -24,6 +24,7 @@ mod announced;
 mod attempt;
 mod bad_input;
 mod choice;
+mod connections;
 mod deaths;
 mod disks;
 mod doctor;

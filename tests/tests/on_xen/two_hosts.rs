@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::aftermath::{no_leaks, runs_whole_since};
 use crate::attempt::{Ended, LEDGER, Plan};
+use crate::connections;
 use crate::sites::{Pair, Site};
 use crate::virsh;
 use crate::world::{HEAVY, Scenario, scenario_with, small};
@@ -45,6 +46,8 @@ pub fn scenarios() -> Vec<Scenario> {
         installed("cut-at-go", 80, cut_at_go),
         installed("cut-after-the-handshake", 80, cut_after_the_handshake),
         installed("lacking-there", 80, lacking_there),
+        installed("four-channels", 300, connections::four_are_faster),
+        installed("channel-dies", 150, connections::one_dies),
         installed(
             "limits-kept-by-virsh",
             90,
