@@ -11,7 +11,7 @@ use rustix::io::ioctl_fionbio;
 use rustix::pipe::fcntl_setpipe_size;
 
 use super::model::CONTEXT;
-use super::world::{Guest, Losing, Way, World};
+use super::world::{Guest, Losing, World};
 use crate::stream::sink::Sink;
 use crate::{Channel, Connection};
 
@@ -188,7 +188,7 @@ impl<'w> Destination<'w> {
     /// Handles all frames that have arrived, in any order that keeps each connection's own.
     /// They were under way at the same time, so no frame of the guest may be in two of them
     /// unless one connection carries both.
-    fn answer_all(&mut self, land: &mut Vec<Line>) {
+    fn answer_all(&mut self, land: &mut [Line]) {
         let mut named: BTreeMap<u64, u8> = BTreeMap::new();
         let mut open: BTreeSet<u8> = land.iter().map(|line| line.number).collect();
         // A connection that will break does nothing until then.
