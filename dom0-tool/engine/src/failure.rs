@@ -84,6 +84,9 @@ pub enum Failure {
     /// The guest has frames above the highest one listed at the start.
     #[error("the guest has more memory than when the attempt began")]
     Grown,
+    /// The guest's QEMU hangs, or has ended; with a clause that says which.
+    #[error("the guest could not be asked to suspend: {0}")]
+    Devices(&'static str),
     /// The suspend did not come from this attempt.
     #[error("the guest is suspended already, by somebody else")]
     SuspendedByAnother,
@@ -160,6 +163,10 @@ impl From<&Failure> for Verdict {
             | Failure::HungUp(Refused::PeerGone | Refused::GaveBack) => (
                 How::TargetFailed,
                 "Look at the link and at the destination.",
+            ),
+            Failure::Devices(_) => (
+                How::SourceFailed,
+                "QEMU's own log is /var/log/xen/qemu-dm-*.log.",
             ),
             Failure::Stale(_) => (How::SourceFailed, "Try again, or with `--landing classic`."),
             Failure::HungUp(Refused::XlGone) => (How::SourceFailed, ""),

@@ -471,7 +471,11 @@ impl<'s> Session<'s> {
         if self.living()?.is_suspended() {
             return Err(Failure::SuspendedByAnother);
         }
-        Ok(())
+        // libxl could not stop such a QEMU, and the guest waits for its disks.
+        match self.host.emulated().make_run().complaint() {
+            Some(complaint) => Err(Failure::Devices(complaint)),
+            None => Ok(()),
+        }
     }
 
     /// Takes the bitmap of the next round.

@@ -123,14 +123,12 @@ fn frames_agree(world: &mut World) -> Result<()> {
 /// and has QEMU log no more: twice would end QEMU.
 fn helper_killed(world: &mut World) -> Result<()> {
     let guest = guest(world)?;
-    let mut running = Plan::throttled(LINK)
-        .limit(world.pace.ample())
-        .start(&world.host, &guest)?;
-    let helper = running.wait_until_copying()?["helper_pid"].to_string();
-    running.wait_for(|event| is(event, "suspended"))?;
-    running.beside(&format!("kill -KILL {helper}"))?;
-    let ended = running.finish()?;
+    // At this rate the last pages take seconds.
+    let kill = quote("pkill -KILL -f -- --save-domain");
+    let held = format!("hold-at stopped 200000 {} {kill} --", guest.domid()?);
+    let ended = Plan::by(&held).run(&world.host, &guest)?;
     ended.expect(7)?;
+    ensure!(ended.event("suspended").is_some(), "it was never stopped");
     check(world, &guest, &ended)?;
     // QEMU still can do all that a move needs.
     let again = Plan::direct().run(&world.host, &guest)?;

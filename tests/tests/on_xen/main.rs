@@ -209,18 +209,13 @@ fn usual() -> Vec<Scenario> {
 
 /// Returns scenarios that have not succeeded yet; they run only with everything.
 fn unseen() -> Vec<Scenario> {
-    let mut scenarios = guests::unseen();
-    scenarios.push(scenario(
-        "suspended-by-another",
-        30,
-        habits::suspended_by_another,
-    ));
-    scenarios
+    guests::unseen()
 }
 
 /// Returns scenarios that take long or rarely fail on their own; a part of them is drawn.
 fn seldom() -> Vec<Scenario> {
     vec![
+        scenario("suspended-by-another", 70, habits::suspended_by_another),
         scenario("fast-landing-while-it-grows", 30, fast::growing),
         scenario("fast-landing-while-it-shrinks", 30, fast::shrinking),
         scenario("disk-vouched-for", 30, disks::vouched_for),
