@@ -124,7 +124,7 @@ fn frames_agree(world: &mut World) -> Result<()> {
 fn helper_killed(world: &mut World) -> Result<()> {
     let guest = guest(world)?;
     // At this rate the last pages take seconds.
-    let kill = quote("pkill -KILL -f -- --save-domain");
+    let kill = quote("pkill -KILL -f '^[^ ]* --save-domain'");
     let held = format!("hold-at stopped 200000 {} {kill} --", guest.domid()?);
     let ended = Plan::by(&held).run(&world.host, &guest)?;
     ended.expect(7)?;
