@@ -209,7 +209,9 @@ fn usual() -> Vec<Scenario> {
 
 /// Returns scenarios that have not succeeded yet; they run only with everything.
 fn unseen() -> Vec<Scenario> {
-    guests::unseen()
+    let mut scenarios = guests::unseen();
+    scenarios.extend(hvm::unseen());
+    scenarios
 }
 
 /// Returns scenarios that take long or rarely fail on their own; a part of them is drawn.
