@@ -112,7 +112,7 @@ impl Folder {
     }
 
     /// The path of the socket at which connections join a `lull land`
-    /// ([`crate::land::door`]).
+    /// (`land::door` of the agents).
     pub fn door(&self, token: Token) -> PathBuf {
         self.path.join(format!("{token}.{DOOR}"))
     }
