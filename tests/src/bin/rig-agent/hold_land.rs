@@ -92,7 +92,8 @@ pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
 }
 
 /// Relays a `lull land` so that it greets as one that knows no version above `newest`: with 2
-/// it does not know [`kind::START`], with 3 no copies without contents.
+/// it does not know [`kind::START`], with 3 no copies without contents, with 4 no further
+/// connections.
 pub fn as_older(newest: u32, transport: &[&str]) -> Result<()> {
     let mut transport = Transport::start(transport)?;
     let to_child = transport.take_stdin()?;
@@ -100,9 +101,16 @@ pub fn as_older(newest: u32, transport: &[&str]) -> Result<()> {
     thread::spawn(move || crate::streams::pump(io::stdin(), to_child));
     let mut line = String::new();
     from_child.read_line(&mut line)?;
-    let older = line.replace("\"land\":[2,4]", &format!("\"land\":[2,{newest}]"));
-    anyhow::ensure!(older != line, "an unknown greeting: {line}");
-    pass_on(older.as_bytes())?;
+    let mut greeting: serde_json::Value = serde_json::from_str(&line)?;
+    let highest = greeting
+        .pointer_mut("/land/1")
+        .context("an unknown greeting")?;
+    *highest = newest.into();
+    // Whoever knows no further connections has no token for them.
+    if let Some(members) = greeting.as_object_mut() {
+        members.remove("join");
+    }
+    pass_on(format!("{greeting}\n").as_bytes())?;
     crate::streams::pump(from_child, io::stdout())?;
     transport.finish()
 }
