@@ -20,6 +20,7 @@ pub mod monotonic;
 pub mod net_link;
 pub mod optional;
 pub mod own_executable;
+pub mod passed_fds;
 pub mod processes;
 pub mod quantity;
 pub mod risk;

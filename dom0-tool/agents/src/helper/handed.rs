@@ -8,23 +8,20 @@
 //!      └───── events, commands ─┘ ──── how it went ────────▶ └── complete ────▶
 //! ```
 
-use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use lull_base::inherited_fd;
 use lull_base::lines::Lines;
+use lull_base::{inherited_fd, passed_fds};
 use lull_engine::{SuspendAnswer, Verify};
 use lull_wire::events::How;
 use lull_xen::domain::{ask_to_suspend, cancel_suspend_request};
 use lull_xen::{DomId, Xen};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
 use super::args::LiveSave;
@@ -146,25 +143,11 @@ impl Handed {
     fn take(from: &OwnedFd) -> io::Result<Option<Self>> {
         let mut bytes = [0; 256];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = recvmsg(
-            from,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )?;
-        let fds: Vec<OwnedFd> = control
-            .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                _ => None,
-            })
-            .flatten()
-            .collect();
-        if received.bytes == 0 {
+        let (count, fds) = passed_fds::receive(from, &mut bytes, &mut space)?;
+        if count == 0 {
             return Ok(None);
         }
-        let handover: Handover = serde_json::from_slice(&bytes[..received.bytes])?;
+        let handover: Handover = serde_json::from_slice(&bytes[..count])?;
         let [stream, helper] = <[OwnedFd; 2]>::try_from(fds)
             .map_err(|_| io::Error::other("the helper handed over no stream"))?;
         Ok(Some(Self {

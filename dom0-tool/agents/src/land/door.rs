@@ -7,19 +7,16 @@
 //! named after the token, which only the source of that landing knows.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::ExitCode;
 
-use lull_base::{hygiene, inherited_fd};
+use lull_base::{hygiene, inherited_fd, passed_fds};
 use lull_wire::channel::{self, JOINED_MAX, SHARE_BYTES_MAX, ToLand, Token};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
 use super::inlet::Inlet;
@@ -105,22 +102,7 @@ impl AsFd for Door {
 fn receive(socket: &UnixDatagram) -> Option<[OwnedFd; 3]> {
     let mut bytes = [0; HELLO.len() + 1];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    );
-    let fds: Vec<OwnedFd> = control
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    let count = received.ok()?.bytes;
+    let (count, fds) = passed_fds::receive(socket, &mut bytes, &mut space).ok()?;
     let fds = fds.try_into().ok()?;
     (bytes[..count] == *HELLO).then_some(fds)
 }
