@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// The hidden subcommand that makes this binary a keeper.
 pub const SUBCOMMAND: &str = "devices";
 
-/// What a keeper is told to do.
+/// An order to a keeper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
     /// Make QEMU run.

@@ -74,7 +74,8 @@ impl Door {
         if number > JOINED_MAX {
             return None;
         }
-        // Only these ends are this process's, so nobody else is surprised.
+        // The mode belongs to the open file, which `lull land --join` shares and does not
+        // use any more.
         for fd in [&from, &to] {
             fcntl_setfl(fd, fcntl_getfl(fd).ok()? | OFlags::NONBLOCK).ok()?;
         }
@@ -264,7 +265,7 @@ mod tests {
             assert_eq!(given, Some(number).filter(|number| *number <= JOINED_MAX));
             inside.push((source, joined));
         }
-        // Whoever comes without a connection is sent away.
+        // A message without descriptors joins nothing.
         let stranger = UnixDatagram::unbound().unwrap();
         stranger.connect(folder.door(door.token())).unwrap();
         stranger.send(HELLO).unwrap();
