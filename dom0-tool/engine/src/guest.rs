@@ -68,6 +68,7 @@ impl Session<'_> {
             return Err(Failure::Refused(Box::new(refusal)));
         };
         self.pause = None;
+        self.saved = None;
         let now = Instant::now();
         self.throttle = self.cap.take().map(|cap| Throttle::new(cap, now));
         self.held_back = false;

@@ -24,6 +24,7 @@ use super::log_dirty::Cleaned;
 use super::pause::Pause;
 use super::peer::{Peer, ProtocolViolation, Said};
 use super::prepare::{Listed, Prepared};
+use super::saved::Saved;
 use super::slots::Slots;
 use super::standstill::Standstill;
 use super::throttle::Throttle;
@@ -97,6 +98,8 @@ pub(super) struct Session<'s> {
     pub(super) running_on: Option<RunningOn>,
     /// The bandwidth cap that was in force until the guest was asked to stop.
     pub(super) cap: Option<PageRate>,
+    /// The stopped guest's state, if it was read before it was needed.
+    pub(super) saved: Option<Saved>,
 }
 
 impl<'s> Session<'s> {
@@ -146,6 +149,7 @@ impl<'s> Session<'s> {
             resumed: None,
             running_on: None,
             cap: None,
+            saved: None,
         }
     }
 
@@ -202,6 +206,7 @@ impl<'s> Session<'s> {
                 return Ok(end);
             }
             self.write()?;
+            self.save_ahead()?;
             self.hear_others()?;
             self.advance_landing()?;
             self.poll_guest()?;
@@ -438,8 +443,10 @@ impl<'s> Session<'s> {
                 self.tell_final_round();
                 self.tell_all_gone()?;
                 self.check_deadline()?;
-                let state = self.domains.saved();
-                let state = state.doing("the guest's state cannot be read")?;
+                let state = match self.saved.take() {
+                    Some(state) => state,
+                    None => self.save()?,
+                };
                 self.landing.send_final_state(&mut self.queue, &state)?;
                 self.finishing = true;
             }
@@ -476,6 +483,22 @@ impl<'s> Session<'s> {
             Some(complaint) => Err(Failure::Devices(complaint)),
             None => Ok(()),
         }
+    }
+
+    /// Reads the stopped guest's state while the destination puts the last pages into place.
+    fn save_ahead(&mut self) -> Result<(), Failure> {
+        let is_stopped = self.pause.is_some_and(|pause| pause.bitmap.is_some());
+        let all_written = self.queue.is_empty() && !self.slots.stub_is_busy();
+        let is_idle = all_written && !self.landing.is_answered();
+        if is_stopped && is_idle && !self.finishing && self.saved.is_none() {
+            self.saved = Some(self.save()?);
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<Saved, Failure> {
+        let state = self.domains.saved();
+        state.doing("the guest's state cannot be read")
     }
 
     /// Takes the bitmap of the next round.

@@ -271,6 +271,7 @@ impl<'w> Destination<'w> {
                 for gone in pages.gone {
                     self.copy.remove(&gone);
                 }
+                self.world.placed.set(self.world.placed.get() + 1);
                 FromLand::Applied
             }
             ToLand::Pages(pages, bytes) => {

@@ -573,6 +573,19 @@ fn an_undisturbed_guest_moves_whole() {
     }
 }
 
+/// The state is read while the destination puts the last pages into place.
+#[test]
+fn the_state_is_read_while_the_last_pages_are_under_way() {
+    let log = StubLog::new().unwrap();
+    for landing in LANDINGS.into_iter().filter(|landing| landing.is_fast()) {
+        let world = migrate(Plan::of(landing), &log).world;
+        assert!(
+            world.placed_when_saved.get() < world.placed.get(),
+            "{landing:?}"
+        );
+    }
+}
+
 /// Runs `attempt`, and returns with its outcome how late this machine woke a thread
 /// meanwhile, at worst, in milliseconds. A limit cannot be kept more exactly than that.
 fn with_lateness<T>(attempt: impl FnOnce() -> T) -> (T, u64) {

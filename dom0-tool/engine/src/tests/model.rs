@@ -169,6 +169,8 @@ impl Domains for Model<'_> {
 
     fn saved(&self) -> io::Result<Saved> {
         self.exists()?;
+        let placed = self.world.placed.get();
+        self.world.placed_when_saved.set(placed);
         Ok(Saved {
             tsc: TscInfo {
                 mode: 0,

@@ -149,6 +149,10 @@ pub struct World {
     /// How often each of these happened.
     pub resumes: Cell<u32>,
     pub commits: Cell<u32>,
+    /// The number of batches, or shares of them, that are in place at the destination.
+    pub placed: Cell<u32>,
+    /// That number when the stopped guest's state was read.
+    pub placed_when_saved: Cell<u32>,
     /// How many lines of the stub's log were told while the guest ran, and how many from
     /// the request to suspend on.
     pub logged: [Cell<u32>; 2],
@@ -177,6 +181,8 @@ impl World {
             grown: Cell::new(false),
             resumes: Cell::new(0),
             commits: Cell::new(0),
+            placed: Cell::new(0),
+            placed_when_saved: Cell::new(0),
             logged: [Cell::new(0), Cell::new(0)],
             prepared: Cell::new(true),
             memory: RefCell::new(frames.map(|pfn| (pfn, first_write(pfn))).collect()),
