@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use comfy_table::Table;
+use lull_base::exit::NOT_BEGUN;
 use lull_base::fmt::{Ago, Millis, or_dash};
 use lull_base::suggest::did_you_mean;
 use lull_base::table::table;
@@ -38,9 +39,6 @@ pub struct Options {
     destination: Option<String>,
 }
 
-/// Exit code for wrong usage, or if nothing was done.
-const NOTHING: u8 = 2;
-
 /// Runs the command.
 pub fn main(options: &Options) -> ExitCode {
     let ledger = Ledger::at(FILE);
@@ -55,7 +53,7 @@ pub fn main(options: &Options) -> ExitCode {
         return match ledger.forget_guest(guest, say) {
             Ok(0) => {
                 eprintln!("lull: no pause of {guest} is known. `lull ledger` shows all there is.");
-                NOTHING.into()
+                NOT_BEGUN.into()
             }
             forgot => told(forgot, &format!("of {guest}")),
         };
@@ -84,7 +82,7 @@ fn told(forgot: Result<usize, LedgerError>, which: &str) -> ExitCode {
         }
         Err(error) => {
             eprintln!("lull: the ledger could not be changed: {error}");
-            NOTHING.into()
+            NOT_BEGUN.into()
         }
     }
 }
@@ -92,7 +90,7 @@ fn told(forgot: Result<usize, LedgerError>, which: &str) -> ExitCode {
 fn unknown(ledger: &Ledger, destination: &str) -> ExitCode {
     let hint = did_you_mean(&ledger.like(destination));
     eprintln!("lull: nothing is known of {destination}{hint}. `lull ledger` shows all there is.");
-    NOTHING.into()
+    NOT_BEGUN.into()
 }
 
 /// Formats two tables for each destination.

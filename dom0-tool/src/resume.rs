@@ -9,13 +9,12 @@ use anyhow::Context;
 use clap::Args;
 use lull_agents::emulated::Emulated;
 use lull_agents::name::{self, Name};
+use lull_base::exit::NOT_BEGUN;
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
 use lull_xen::domain::Resumed;
 use lull_xen::host::{self, Guest, Host};
 use lull_xen::{DomId, Xen, version};
-
-const NOT_DONE: u8 = 2;
 
 /// The options of `lull resume`.
 #[derive(Debug, Args)]
@@ -39,7 +38,7 @@ pub fn main(options: &Options) -> ExitCode {
         }
         Err(error) => {
             eprintln!("lull: {error:#}");
-            NOT_DONE.into()
+            NOT_BEGUN.into()
         }
     }
 }

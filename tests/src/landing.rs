@@ -179,6 +179,7 @@ fn parts(events: &[Value]) -> Result<(Vec<(&'static str, f64)>, f64)> {
     };
     let (end, result) = (find("ended")?, find("result")?);
     let ended = &end["observed"];
+    let suspended = find("suspended")?;
     let ms = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
     let parts = vec![
         ("suspend", ms(&ended["suspend_ms"])),
@@ -188,7 +189,8 @@ fn parts(events: &[Value]) -> Result<(Vec<(&'static str, f64)>, f64)> {
         ("until READY goes on", ms(&result["until_ready_ms"])),
         ("after that", ms(&result["after_ready_ms"])),
         ("in all", ms(&result["observed_downtime_ms"])),
-        ("pages, ‰ of expected", ms(&end["last_pages_per_mille"])),
+        ("pages, expected", ms(&suspended["likely_pages_ms"])),
+        ("pages, ‰ of the curve", ms(&end["last_pages_per_mille"])),
     ];
     Ok((parts, ms(&end["stub_cpu_ms"])))
 }

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use lull_base::exit::NOT_BEGUN;
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_wire::control::{Answer, End, Request};
 use lull_wire::events::How;
 use lull_xen::host::Guest;
 
 use super::client::{self, Connection, Heard};
-use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
+use super::{DONE, REFUSED, UNKNOWN};
 use crate::migrate::source::{self, OnXen, Rescue, Seen};
 
 /// The longest wait for the end of a migration. If the guest was asked to stop just before,
@@ -40,7 +41,7 @@ pub fn main(options: &Options) -> ExitCode {
         Ok(found) => found,
         Err(error) => {
             to_stderr(&format!("lull: {error:#}"));
-            return NOT_DONE.into();
+            return NOT_BEGUN.into();
         }
     };
     match cancel(&guest, connection) {

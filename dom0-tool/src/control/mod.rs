@@ -24,8 +24,6 @@ pub use client::names;
 
 /// Exit code: the request was carried out.
 const DONE: u8 = 0;
-/// Exit code: the arguments are wrong, or there is no migration to ask. Nothing was done.
-const NOT_DONE: u8 = 2;
 /// Exit code: the request was refused, and the migration goes on unchanged.
 const REFUSED: u8 = 3;
 /// Exit code: the result is not known.

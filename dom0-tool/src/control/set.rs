@@ -7,12 +7,13 @@ use std::time::Duration;
 use clap::Args;
 use lull_base::bandwidth::Bandwidth;
 use lull_base::duration::Span;
+use lull_base::exit::NOT_BEGUN;
 use lull_base::fmt::{Millis, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_wire::control::{Answer, Phase, Request, Status};
 
 use super::client::{self, Connection, Heard};
-use super::{DONE, NOT_DONE, REFUSED, UNKNOWN};
+use super::{DONE, REFUSED, UNKNOWN};
 
 /// The longest silence accepted. A helper reports several times a second while it copies.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -93,7 +94,7 @@ fn steer(
         Ok(found) => found,
         Err(error) => {
             to_stderr(&format!("lull: {error:#}"));
-            return NOT_DONE.into();
+            return NOT_BEGUN.into();
         }
     };
     let name = &guest.name;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use lull_base::exit::NOT_BEGUN;
 use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::PAGE_SIZE;
@@ -11,7 +12,7 @@ use lull_xen as xen;
 use lull_xen::host::{self, Guest};
 
 use super::client::{self, Connection};
-use super::{DONE, NOT_DONE, watch};
+use super::{DONE, watch};
 use crate::cli::if_terminal;
 
 /// The options of `lull status`.
@@ -56,7 +57,7 @@ pub fn main(options: &Options) -> ExitCode {
         Ok(()) => DONE.into(),
         Err(error) => {
             to_stderr(&format!("lull: {error:#}"));
-            NOT_DONE.into()
+            NOT_BEGUN.into()
         }
     }
 }

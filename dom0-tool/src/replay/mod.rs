@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use lull_base::duration::Span;
+use lull_base::exit::NOT_BEGUN;
 use lull_base::risk::Risk;
 use lull_base::terminal::to_stdout;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
@@ -50,8 +51,6 @@ pub struct Options {
 
 /// Exit code if a decision differs.
 const DIFFERENT: u8 = 1;
-/// Exit code if the file is not a readable trace.
-const UNREADABLE: u8 = 2;
 
 pub fn main(options: &Options) -> ExitCode {
     let wanted = Limits {
@@ -70,7 +69,7 @@ pub fn main(options: &Options) -> ExitCode {
         }
         Err(error) => {
             eprintln!("lull: {}: {error}", options.trace.display());
-            UNREADABLE.into()
+            NOT_BEGUN.into()
         }
     }
 }

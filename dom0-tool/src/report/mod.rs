@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use lull_base::exit::NOT_BEGUN;
 use lull_base::suggest::{did_you_mean, nearest};
 use lull_base::terminal::to_stdout;
 use lull_store::ledger::{self, Ledger, Row};
@@ -63,9 +64,6 @@ pub struct Options {
     folder: PathBuf,
 }
 
-/// Exit code for wrong usage, or if there is nothing to show.
-const NOTHING: u8 = 2;
-
 pub fn main(options: &Options) -> ExitCode {
     let folder = Folder::at(&options.folder, RETENTION);
     if options.list {
@@ -81,7 +79,7 @@ pub fn main(options: &Options) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("lull: {why}");
-            NOTHING.into()
+            NOT_BEGUN.into()
         }
     }
 }

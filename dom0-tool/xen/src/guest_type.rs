@@ -8,7 +8,7 @@ use crate::xenstore::Xenstore;
 /// A guest's type (`/libxl/<domid>/type`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuestType {
-    /// Hardware virtualisation without a device model. lull moves only this type.
+    /// Hardware virtualisation without a device model.
     Pvh,
     /// Without hardware virtualisation.
     Pv,

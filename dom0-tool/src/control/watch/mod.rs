@@ -20,6 +20,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use lull_base::exit::NOT_BEGUN;
 use lull_base::terminal::to_stderr;
 use lull_store::running::folder::Place;
 use lull_xen::host;
@@ -27,8 +28,8 @@ use lull_xen::host;
 use self::lines::Lines;
 use self::outcome::Last;
 use self::session::{Session, ThisHost};
+use super::DONE;
 use super::show::Options;
-use super::{DONE, NOT_DONE};
 
 /// The interval between two turns of the loop.
 const TICK: Duration = Duration::from_millis(200);
@@ -38,7 +39,7 @@ pub fn main(options: &Options) -> ExitCode {
         Ok(code) => code.into(),
         Err(error) => {
             to_stderr(&format!("lull: {error:#}"));
-            NOT_DONE.into()
+            NOT_BEGUN.into()
         }
     }
 }
@@ -55,7 +56,7 @@ fn watch(options: &Options) -> anyhow::Result<u8> {
             Some(guest) => format!("lull: {} is not being migrated.", guest.name),
             None => "lull: no migration runs on this host.".to_owned(),
         });
-        return Ok(NOT_DONE);
+        return Ok(NOT_BEGUN);
     }
     #[cfg(feature = "terminal")]
     if !options.json
