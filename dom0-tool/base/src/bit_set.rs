@@ -35,6 +35,13 @@ impl BitSet {
         }
     }
 
+    /// Whether a number is in the set.
+    pub fn contains(&self, number: u64) -> bool {
+        let word = usize::try_from(number / 64).ok();
+        let word = word.and_then(|word| self.words.get(word));
+        word.is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+
     /// The lowest number in the set. An empty set is known to be empty without a search.
     pub fn first(&self) -> Option<u64> {
         if self.count == 0 {

@@ -5,6 +5,7 @@
 //! end is another host.
 
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -292,7 +293,7 @@ pub enum ToLand {
     /// See [`Attach`].
     Attach(Attach),
     /// See [`Pages`]; the second field holds the bytes of the pages that are present.
-    Pages(Pages, Vec<u8>),
+    Pages(Pages, Contents),
     /// See [`State`].
     State(State),
     /// The source asks for a [`FromLand::Pong`].
@@ -413,21 +414,51 @@ pub fn leave(number: u8) -> Vec<u8> {
     bytes
 }
 
+/// The contents of a batch's pages. They stay in the frame in which they came.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    body: Vec<u8>,
+    from: usize,
+}
+
+impl Contents {
+    /// The frame's body, whose memory can be used again.
+    pub fn into_body(self) -> Vec<u8> {
+        self.body
+    }
+}
+
+impl Deref for Contents {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.body[self.from..]
+    }
+}
+
+impl PartialEq for Contents {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Contents {}
+
 impl ToLand {
     /// Decodes the body of a frame of this kind.
     ///
     /// # Errors
     /// Returns an error if the body is not valid for the kind.
-    pub fn decode(kind: u32, body: &[u8]) -> Result<Self, BadFrame> {
+    pub fn decode(kind: u32, body: Vec<u8>) -> Result<Self, BadFrame> {
         match kind {
-            kind::ATTACH => decode_attach(body).map(Self::Attach),
+            kind::ATTACH => decode_attach(&body).map(Self::Attach),
             kind::PAGES => decode_pages(body, Purpose::Write),
             kind::COMPARE => decode_pages(body, Purpose::Compare),
-            kind::STATE => decode_state(body).map(Self::State),
+            kind::STATE => decode_state(&body).map(Self::State),
             kind::PING if body.is_empty() => Ok(Self::Ping),
             kind::START if body.is_empty() => Ok(Self::Start),
-            kind::LEAVE => match body {
-                [number @ 1..=JOINED_MAX] => Ok(Self::Leave(*number)),
+            kind::LEAVE => match body[..] {
+                [number @ 1..=JOINED_MAX] => Ok(Self::Leave(number)),
                 _ => Err(BadFrame("a leave of no connection")),
             },
             _ => Err(BadFrame("an unknown kind")),
@@ -451,7 +482,7 @@ fn decode_attach(body: &[u8]) -> Result<Attach, BadFrame> {
     })
 }
 
-fn decode_pages(body: &[u8], purpose: Purpose) -> Result<ToLand, BadFrame> {
+fn decode_pages(body: Vec<u8>, purpose: Purpose) -> Result<ToLand, BadFrame> {
     const SHORT: BadFrame = BadFrame("a batch that is cut off");
     let (count, rest) = body.split_first_chunk::<4>().ok_or(SHORT)?;
     let (zero, rest) = rest.split_first_chunk::<4>().ok_or(SHORT)?;
@@ -491,7 +522,8 @@ fn decode_pages(body: &[u8], purpose: Purpose) -> Result<ToLand, BadFrame> {
         zero,
         gone,
     };
-    Ok(ToLand::Pages(pages, bytes.to_vec()))
+    let from = body.len() - bytes.len();
+    Ok(ToLand::Pages(pages, Contents { body, from }))
 }
 
 fn decode_state(body: &[u8]) -> Result<State, BadFrame> {
@@ -644,6 +676,10 @@ mod tests {
         }
     }
 
+    fn read(kind: u32, body: &[u8]) -> Result<ToLand, BadFrame> {
+        ToLand::decode(kind, body.to_vec())
+    }
+
     proptest! {
         #[test]
         fn what_is_sent_is_what_is_read(
@@ -664,33 +700,33 @@ mod tests {
             let bytes = vec![0xa5; PAGE * pages.present.len()];
             let sent = [pages_header(&pages), bytes.clone()].concat();
             let (kind, body) = split(&sent);
-            prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::Pages(pages, bytes));
+            prop_assert_eq!(read(kind, body).unwrap(), ToLand::Pages(pages, Contents { body: bytes, from: 0 }));
 
             let whose = Attach { uuid, frames, name };
             let sent = attach(&whose);
             let (kind, body) = split(&sent);
-            prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::Attach(whose));
+            prop_assert_eq!(read(kind, body).unwrap(), ToLand::Attach(whose));
 
             let sent = ping();
             let (kind, body) = split(&sent);
-            prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::Ping);
+            prop_assert_eq!(read(kind, body).unwrap(), ToLand::Ping);
 
             let given = State { tsc: TSC_INFO, context };
             let sent = state(&given);
             let (kind, body) = split(&sent);
-            prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::State(given));
+            prop_assert_eq!(read(kind, body).unwrap(), ToLand::State(given));
 
             let sent = start();
             let (kind, body) = split(&sent);
-            prop_assert_eq!(ToLand::decode(kind, body).unwrap(), ToLand::Start);
-            prop_assert!(ToLand::decode(kind, &[0]).is_err());
+            prop_assert_eq!(read(kind, body).unwrap(), ToLand::Start);
+            prop_assert!(read(kind, &[0]).is_err());
 
             for number in 0..=9 {
                 let sent = leave(number);
                 let (kind, body) = split(&sent);
-                let read = ToLand::decode(kind, body);
+                let frame = read(kind, body);
                 let is_one = (1..=JOINED_MAX).contains(&number);
-                prop_assert_eq!(read, if is_one {
+                prop_assert_eq!(frame, if is_one {
                     Ok(ToLand::Leave(number))
                 } else {
                     Err(BadFrame("a leave of no connection"))
@@ -711,7 +747,7 @@ mod tests {
             let pages = Pages { purpose: Purpose::Write, present, zero, gone };
             let sent = [pages_header(&pages), bytes].concat();
             let (kind, body) = split(&sent);
-            prop_assert_eq!(ToLand::decode(kind, body).is_ok(), sorted);
+            prop_assert_eq!(read(kind, body).is_ok(), sorted);
         }
 
         #[test]
@@ -744,7 +780,7 @@ mod tests {
             kind in 0..0x90_u32,
             body in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            if let Ok(ToLand::Pages(pages, bytes)) = ToLand::decode(kind, &body) {
+            if let Ok(ToLand::Pages(pages, bytes)) = read(kind, &body) {
                 let count = pages.present.len() + pages.zero.len() + pages.gone.len();
                 prop_assert!(count <= PAGES_MAX);
                 prop_assert!(pages.zero.is_empty() || pages.purpose == Purpose::Write);

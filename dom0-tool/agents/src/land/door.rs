@@ -130,6 +130,11 @@ impl Joined {
         self.inlet.read(self.from.as_fd())
     }
 
+    /// Uses the memory of a frame's body for the next one.
+    pub fn reuse(&mut self, body: Vec<u8>) {
+        self.inlet.reuse(body);
+    }
+
     /// The socket to the process that handed the connection over.
     pub fn stays(&self) -> BorrowedFd<'_> {
         self.stays.as_fd()

@@ -13,6 +13,8 @@ pub struct Inlet {
     longest: usize,
     head: [u8; HEADER],
     body: Vec<u8>,
+    /// The memory of an earlier body.
+    spare: Vec<u8>,
     /// The number of bytes of head and body that have arrived.
     arrived: usize,
 }
@@ -24,6 +26,7 @@ impl Inlet {
             longest,
             head: [0; HEADER],
             body: Vec::new(),
+            spare: Vec::new(),
             arrived: 0,
         }
     }
@@ -57,13 +60,19 @@ impl Inlet {
             return Err(End::TooLong(length));
         }
         if self.arrived == HEADER {
-            self.body = vec![0; length];
+            self.body = std::mem::take(&mut self.spare);
+            self.body.resize(length, 0);
         }
         if self.arrived < HEADER + length {
             return Ok(None);
         }
         self.arrived = 0;
         let body = std::mem::take(&mut self.body);
-        Ok(Some(ToLand::decode(kind, &body)?))
+        Ok(Some(ToLand::decode(kind, body)?))
+    }
+
+    /// Uses the memory of a body for the next one, so that it is not zeroed each time.
+    pub fn reuse(&mut self, body: Vec<u8>) {
+        self.spare = body;
     }
 }

@@ -119,7 +119,7 @@ fn serve<W: Write>(
         waiting.hold()?;
     }
     if edition.is_thin() {
-        waiting.expect_all()?;
+        waiting.expect_all();
     }
     source.say(&FromLand::Attached.encode())?;
     loop {
@@ -128,6 +128,7 @@ fn serve<W: Write>(
             ToLand::Ping => FromLand::Pong,
             ToLand::Pages(pages, bytes) if pages.purpose == Purpose::Write => {
                 waiting.write(&pages, &bytes)?;
+                source.reuse(via, bytes.into_body());
                 FromLand::Applied
             }
             _ if via != Via::First => return Err(End::OutOfTurn),
@@ -248,6 +249,19 @@ impl<'f, W: Write> Source<'f, W> {
         self.joined
             .retain_mut(|joined| joined.number != number || joined.say(&bytes).is_ok());
         Ok(())
+    }
+
+    /// Uses the memory of a frame for the next one on its connection.
+    fn reuse(&mut self, via: Via, body: Vec<u8>) {
+        match via {
+            Via::First => self.inlet.reuse(body),
+            Via::Joined(number) => {
+                let mut joined = self.joined.iter_mut();
+                if let Some(joined) = joined.find(|joined| joined.number == number) {
+                    joined.reuse(body);
+                }
+            }
+        }
     }
 
     /// Reads nothing more from a further connection.

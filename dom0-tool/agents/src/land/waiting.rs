@@ -76,6 +76,9 @@ pub struct Waiting {
     /// Frames of the rings that the toolstack here has set up; they are not overwritten
     /// with the source's.
     rings: Vec<u64>,
+    /// Frames that have a page here. Nothing but this process changes that while the copy
+    /// waits.
+    populated: BitSet,
     /// Frames that still hold what Xen has handed out, if the copy was built without
     /// contents.
     unwritten: BitSet,
@@ -146,15 +149,38 @@ impl Waiting {
             }
         }
         let uuid = attach.uuid;
-        Ok(Self {
+        let mut waiting = Self {
             xen,
             copy: Identity { domain, uuid },
             frames: attach.frames,
             maxmem,
             rings,
+            populated: BitSet::below(0),
             unwritten: BitSet::below(0),
             types,
-        })
+        };
+        waiting.list()?;
+        Ok(waiting)
+    }
+
+    /// Lists the frames that have a page. Xen is asked how many frames there are, because the
+    /// source might name too few.
+    fn list(&mut self) -> Result<(), Unfit> {
+        let highest = self.xen.maximum_gpfn(self.copy.domain);
+        let highest = highest.during("the guest's size cannot be read")?;
+        let frames = highest.saturating_add(1).max(self.frames);
+        if frames > self.maxmem.frames() {
+            return Err(Unfit::Larger(self.maxmem.mib()));
+        }
+        self.populated = BitSet::below(frames);
+        for first in (0..frames).step_by(PAGES_MAX) {
+            let end = frames.min(first + PAGES_MAX as u64);
+            let window: Vec<u64> = (first..end).collect();
+            for gfn in self.those(&window, |populated| populated)? {
+                self.populated.insert(gfn);
+            }
+        }
+        Ok(())
     }
 
     /// Checks that the guest still waits.
@@ -176,30 +202,12 @@ impl Waiting {
     }
 
     /// The copy was built without contents: from now on each frame that has a page must be
-    /// written before [`set_state`](Self::set_state). Xen is asked how many frames there
-    /// are, because the source might name too few.
-    ///
-    /// # Errors
-    /// When the frames cannot be listed, or are too many.
-    pub fn expect_all(&mut self) -> Result<(), Unfit> {
-        let highest = self.xen.maximum_gpfn(self.copy.domain);
-        let highest = highest.during("the guest's size cannot be read")?;
-        let frames = highest.saturating_add(1).max(self.frames);
-        if frames > self.maxmem.frames() {
-            return Err(Unfit::Larger(self.maxmem.mib()));
+    /// written before [`set_state`](Self::set_state).
+    pub fn expect_all(&mut self) {
+        self.unwritten = self.populated.clone();
+        for gfn in &self.rings {
+            self.unwritten.remove(*gfn);
         }
-        self.unwritten = BitSet::below(frames);
-        for first in (0..frames).step_by(PAGES_MAX) {
-            let end = frames.min(first + PAGES_MAX as u64);
-            let window: Vec<u64> = (first..end).collect();
-            let populated = self.those(&window, |populated| populated)?;
-            for gfn in populated {
-                if !self.rings.contains(&gfn) {
-                    self.unwritten.insert(gfn);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The domid and UUID of the copy.
@@ -217,11 +225,15 @@ impl Waiting {
         let (mut frames, bytes) = self.own(pages, bytes)?;
         let zero = self.not_rings(&pages.zero)?;
         frames.extend(zero);
-        let missing = self.those(&frames, |populated| !populated)?;
+        let missing = frames.iter().filter(|gfn| !self.populated.contains(**gfn));
+        let missing: Vec<u64> = missing.copied().collect();
         if !missing.is_empty() {
             self.make_room(missing.len() as u64)?;
             let populated = self.xen.populate_frames(self.copy.domain, &missing);
             populated.during("the guest gets no page for a frame that is new")?;
+            for gfn in missing {
+                self.populated.insert(gfn);
+            }
         }
         if !frames.is_empty() {
             let mut mapped = self.map(&frames)?;
@@ -235,11 +247,14 @@ impl Waiting {
                 self.unwritten.remove(*gfn);
             }
         }
-        let gone: Vec<u64> = self.not_rings(&pages.gone)?;
-        let gone = self.those(&gone, |populated| populated)?;
+        let mut gone = self.not_rings(&pages.gone)?;
+        gone.retain(|gfn| self.populated.contains(*gfn));
         if !gone.is_empty() {
             let taken = self.xen.take_frames(self.copy.domain, &gone);
             taken.during("a page cannot be taken back")?;
+            for gfn in gone {
+                self.populated.remove(gfn);
+            }
         }
         for gfn in &pages.gone {
             self.unwritten.remove(*gfn);

@@ -58,7 +58,7 @@ impl Inlet {
     fn frame(&mut self) -> Option<ToLand> {
         let (kind, length) = channel::header(*self.bytes.first_chunk()?);
         let frame = self.take(8 + length)?;
-        Some(ToLand::decode(kind, &frame[8..]).unwrap())
+        Some(ToLand::decode(kind, frame[8..].to_vec()).unwrap())
     }
 }
 
