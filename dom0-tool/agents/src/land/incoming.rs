@@ -600,46 +600,52 @@ mod tests {
         assert!(!qemu.path.exists());
     }
 
-    /// The holder is killed while libxl is about to open the FIFO.
+    /// The environment variable that makes this test a holder.
+    const HOLDER: &str = "LULL_TEST_HOLDER";
+
+    /// The holder is killed before libxl has opened the FIFO.
     #[test]
-    fn whoever_waits_for_a_dead_holder_goes_on() {
+    fn whoever_waits_for_a_killed_holder_goes_on() {
+        if let Some(path) = std::env::var_os(HOLDER) {
+            let qemu = Fake {
+                path: path.into(),
+                status: Arc::default(),
+                told: Arc::default(),
+            };
+            serve(io::stdin(), io::sink(), |_| qemu.clone()).unwrap();
+            return;
+        }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("qemu-resume.7");
-        let status = Command::new("mkfifo").arg(&path).status().unwrap();
-        assert!(status.success());
-        let mut libxl = Command::new("sh")
-            .args([
-                "-c",
-                "exec 3>\"$0\"; echo opened; read held",
-                path.to_str().unwrap(),
-            ])
+        let test = "land::incoming::tests::whoever_waits_for_a_killed_holder_goes_on";
+        let mut holder = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(HOLDER, &path)
             .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let orders = holder.stdin.as_mut().unwrap();
+        orders.write_all(&[order::ARM, 7, 0]).unwrap();
+        until(|| path.exists());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert!(path.exists(), "nobody removes it");
+        let mut libxl = Command::new("sh")
+            .args(["-c", "exec 3>\"$0\"; echo opened", path.to_str().unwrap()])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // It waits in its open, or will.
-        let mut said = [0; 6];
-        let released = {
-            let path = path.clone();
-            thread::spawn(move || {
-                let begun = Instant::now();
-                while path.exists() {
-                    assert!(begun.elapsed() < Duration::from_secs(60));
-                    release_at(path.clone());
-                }
-            })
-        };
-        released.join().unwrap();
-        // If it came too late, it finds no FIFO and makes a file.
-        libxl
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut said)
-            .unwrap();
-        assert_eq!(&said, b"opened");
-        drop(libxl.stdin.take());
+        // It waits in its open by now. Otherwise it finds no FIFO, and makes a file.
+        thread::sleep(Duration::from_millis(300));
+        release_at(path.clone());
+        let mut said = String::new();
+        let from = libxl.stdout.as_mut().unwrap();
+        from.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "opened\n");
         libxl.wait().unwrap();
+        let is_fifo = fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_fifo());
+        assert!(!is_fifo);
     }
 
     #[test]
