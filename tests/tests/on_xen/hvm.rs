@@ -39,6 +39,7 @@ pub fn unseen() -> Vec<Scenario> {
         scenario("hvm-fast-refused", 150, fast_refused),
         scenario("hvm-fast-fifo-removed", 180, fifo_removed),
         scenario("hvm-fast-holder-killed", 180, holder_killed),
+        scenario("hvm-fast-older-destination", 150, older_destination),
     ]
 }
 
@@ -259,6 +260,21 @@ fn fifo_removed(world: &mut World) -> Result<()> {
 /// The process that keeps that file dies. Whoever waits for it goes on, and so does xl.
 fn holder_killed(world: &mut World) -> Result<()> {
     gives_up(world, "pkill -KILL -f 'exe hold-state'")
+}
+
+/// Where the destination's lull does not know how to keep a QEMU waiting, the guest lands the
+/// classic way, and the operator is told why.
+fn older_destination(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    let older = Plan::direct().land("exec rig-agent older-land 5 -- lull land");
+    let ended = older.run(&world.host, &guest)?;
+    let result = ended.expect(0)?;
+    let reason = result["landing_reason"].as_str().unwrap_or_default();
+    ensure!(
+        result["landing"] == "classic" && reason.contains("QEMU waiting"),
+        "{result}"
+    );
+    check(world, &guest, &ended)
 }
 
 /// Runs `command` once the destination is armed, while the stream is on its way.
