@@ -221,6 +221,10 @@ pub enum Command {
     /// Clear up after a landing that failed; `lull land` starts it
     #[command(hide = true)]
     SeeOff(land::see_off::Options),
+
+    /// Keep the state of a waiting guest's QEMU; `lull land` starts it
+    #[command(hide = true)]
+    HoldState,
 }
 
 /// The options of `lull migrate`.

@@ -79,6 +79,7 @@ fn main() -> ExitCode {
         cli::Command::Engine(options) => helper::engine(&options, version),
         cli::Command::Land(options) => land::main(&options),
         cli::Command::SeeOff(options) => land::see_off::main(&options),
+        cli::Command::HoldState => land::incoming::main(),
     }
 }
 

@@ -134,6 +134,7 @@ fn what_was_inherited_by_accident_is_given_up() {
         &["keep-trace", "--folder", folder, "7"],
         &["guard", "sampling", "7", "1"],
         &["see-off"],
+        &["hold-state"],
     ] {
         let what = words[0];
         let (read, write) = inherited_pipe();

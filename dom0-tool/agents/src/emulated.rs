@@ -4,18 +4,26 @@
 //! ([`lull_base::confine`]), and can no longer reach QEMU's monitor. Before that it starts a
 //! keeper, this binary again, which does nothing but pass a few orders on to QEMU. Each
 //! order and each answer is two bytes, so a process that has been taken over gains no more
-//! than these orders.
+//! than these orders. QEMU's state goes into a memory file that both processes have open.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use lull_base::{hygiene, inherited_fd};
-use lull_xen::device_model::{Devices, MakeRun, Model, Qemu, RUNNING};
+use lull_xen::device_model::{
+    Devices, MakeRun, Model, Qemu, RUNNING, SAVING, STATE_HEADER, STATE_MAX,
+};
+use lull_xen::qmp::QmpError;
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{DomId, Xen};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 /// The hidden subcommand that makes this binary a keeper.
 pub const SUBCOMMAND: &str = "devices";
@@ -29,8 +37,12 @@ enum Order {
     RunOnceStopped = b'o' as isize,
     /// Make QEMU run if the guest does.
     Follow = b'f' as isize,
+    /// Switch QEMU's part of the dirty log on.
+    BeginLog = b'b' as isize,
     /// Switch QEMU's part of the dirty log off.
     EndLog = b'e' as isize,
+    /// Stop QEMU and save its state.
+    Save = b's' as isize,
 }
 
 impl Order {
@@ -39,7 +51,14 @@ impl Order {
     }
 
     fn of(byte: u8) -> Option<Self> {
-        let orders = [Self::Run, Self::RunOnceStopped, Self::Follow, Self::EndLog];
+        let orders = [
+            Self::Run,
+            Self::RunOnceStopped,
+            Self::Follow,
+            Self::BeginLog,
+            Self::EndLog,
+            Self::Save,
+        ];
         orders.into_iter().find(|order| order.byte() == byte)
     }
 
@@ -48,12 +67,14 @@ impl Order {
         match self {
             Self::Run | Self::Follow => RUNNING + Duration::from_millis(100),
             Self::RunOnceStopped => Qemu::RUN_ONCE_STOPPED_MAX + Duration::from_millis(100),
-            Self::EndLog => Duration::from_secs(11),
+            Self::BeginLog | Self::EndLog => Duration::from_secs(11),
+            Self::Save => SAVING + Duration::from_millis(100),
         }
     }
 }
 
-/// The answers, by their places.
+/// The answers, by their places. To orders that do not make QEMU run, [`Devices::Run`] says
+/// that they were carried out.
 const ANSWERS: [Devices; 4] = [
     Devices::Run,
     Devices::Silent,
@@ -67,6 +88,8 @@ pub struct Emulated {
     keeper: Option<Keeper>,
     /// libxl may still stop QEMU.
     may_be_stopped: bool,
+    /// Where the keeper has QEMU save its state.
+    state: Option<File>,
 }
 
 impl Emulated {
@@ -74,6 +97,7 @@ impl Emulated {
     pub const NONE: Self = Self {
         keeper: None,
         may_be_stopped: false,
+        state: None,
     };
 
     /// Starts a keeper if the guest has emulated devices. It ends with this handle.
@@ -82,10 +106,26 @@ impl Emulated {
     /// When xenstore does not answer, or the keeper cannot be started.
     pub fn of(guest: DomId) -> io::Result<Self> {
         let model = Model::of(&mut Xenstore::open()?, guest)?;
-        let keeper = (model != Model::None).then(|| Keeper::start(guest));
+        let keeper = (model != Model::None).then(|| Keeper::start(guest, None));
         Ok(Self {
             keeper: keeper.transpose()?,
-            may_be_stopped: false,
+            ..Self::NONE
+        })
+    }
+
+    /// Does the same for a process that has QEMU save its state itself.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn to_be_saved(guest: DomId) -> io::Result<Self> {
+        if Model::of(&mut Xenstore::open()?, guest)? == Model::None {
+            return Ok(Self::NONE);
+        }
+        let state = memory_file()?;
+        Ok(Self {
+            keeper: Some(Keeper::start(guest, Some(&state))?),
+            state: Some(state),
+            ..Self::NONE
         })
     }
 
@@ -103,6 +143,43 @@ impl Emulated {
     /// Makes them run if the guest runs.
     pub fn follow(&mut self) -> Devices {
         self.ask(Order::Follow)
+    }
+
+    /// Has QEMU log what it writes into the guest's memory, or no longer log it.
+    ///
+    /// # Errors
+    /// When QEMU does not answer or does not do it.
+    pub fn log(&mut self, on: bool) -> io::Result<()> {
+        let order = if on { Order::BeginLog } else { Order::EndLog };
+        match self.ask(order) {
+            Devices::Run | Devices::None => Ok(()),
+            Devices::Silent => Err(io::Error::other("QEMU does not answer")),
+            Devices::Gone => Err(io::Error::other("QEMU does not run any more")),
+            Devices::Refused => Err(io::Error::other("QEMU refuses")),
+        }
+    }
+
+    /// Has QEMU stop and save its state; does not wait.
+    pub fn begin_save(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.order(Order::Save);
+        }
+    }
+
+    /// Whether QEMU has stopped and saved its state; `None` while it is not known. The order
+    /// must have been given.
+    pub fn is_saved(&mut self) -> Option<bool> {
+        let answer = self.keeper.as_mut()?.answer_so_far();
+        answer.map(|devices| devices == Devices::Run)
+    }
+
+    /// The state that QEMU has saved.
+    ///
+    /// # Errors
+    /// When it is none, or is too large.
+    pub fn saved_state(&self) -> io::Result<Vec<u8>> {
+        let file = self.state.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        read_state(file)
     }
 
     /// Has QEMU no longer log what it writes.
@@ -125,6 +202,25 @@ impl MakeRun for Emulated {
     }
 }
 
+/// A file without a name, which ends with the processes that have it open.
+fn memory_file() -> io::Result<File> {
+    Ok(memfd_create("lull-devices", MemfdFlags::CLOEXEC)?.into())
+}
+
+fn read_state(file: &File) -> io::Result<Vec<u8>> {
+    let bytes = file.metadata()?.len();
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    if bytes > STATE_MAX {
+        return Err(io::Error::other(format!("it has {bytes} bytes")));
+    }
+    let mut state = vec![0; bytes];
+    file.read_exact_at(&mut state, 0)?;
+    match state.starts_with(&STATE_HEADER) {
+        true => Ok(state),
+        false => Err(io::Error::other("it is not in a format that is known")),
+    }
+}
+
 /// The process, and the orders that it was given.
 #[derive(Debug)]
 struct Keeper<W = ChildStdin, R = ChildStdout> {
@@ -132,38 +228,68 @@ struct Keeper<W = ChildStdin, R = ChildStdout> {
     from: R,
     /// The number of the last order, to tell its answer from a late one.
     number: u8,
+    /// When its answer is due.
+    until: Option<Instant>,
 }
 
 impl Keeper {
-    fn start(guest: DomId) -> io::Result<Self> {
-        let mut child = Command::new("/proc/self/exe")
-            .args([SUBCOMMAND, &guest.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+    /// Starts the process, which has QEMU save into `state`.
+    fn start(guest: DomId, state: Option<&File>) -> io::Result<Self> {
+        let mut command = Command::new("/proc/self/exe");
+        command.args([SUBCOMMAND, &guest.to_string()]);
+        if let Some(state) = state {
+            command.arg(state.as_raw_fd().to_string());
+            fcntl_setfd(state, FdFlags::empty())?;
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let started = command.spawn();
+        if let Some(state) = state {
+            fcntl_setfd(state, FdFlags::CLOEXEC)?;
+        }
+        let mut child = started?;
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (to, from) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
         Ok(Self::over(to, from))
     }
 }
 
-impl<W: Write, R: Read + std::os::fd::AsFd> Keeper<W, R> {
+impl<W: Write, R: Read + AsFd> Keeper<W, R> {
     const fn over(to: W, from: R) -> Self {
         Self {
             to,
             from,
             number: 0,
+            until: None,
         }
     }
 
     /// A keeper that does not answer counts as a QEMU that does not.
     fn ask(&mut self, order: Order) -> Devices {
-        self.number = self.number.wrapping_add(1);
         let until = Instant::now() + order.longest();
+        match self.order(order) {
+            true => self.answer(until).unwrap_or(Devices::Silent),
+            false => Devices::Silent,
+        }
+    }
+
+    /// Gives an order; does not wait. Returns whether it was given.
+    fn order(&mut self, order: Order) -> bool {
+        self.number = self.number.wrapping_add(1);
+        self.until = Some(Instant::now() + order.longest());
         let asked = self.to.write_all(&[order.byte(), self.number]);
-        asked
-            .and_then(|()| self.answer(until))
-            .unwrap_or(Devices::Silent)
+        asked.is_ok()
+    }
+
+    /// The answer to the last order, if it has come, or if its time is up.
+    fn answer_so_far(&mut self) -> Option<Devices> {
+        match self.answer(Instant::now()) {
+            Ok(devices) => Some(devices),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let is_over = self.until.is_none_or(|until| Instant::now() >= until);
+                is_over.then_some(Devices::Silent)
+            }
+            Err(_) => Some(Devices::Silent),
+        }
     }
 
     fn answer(&mut self, until: Instant) -> io::Result<Devices> {
@@ -193,17 +319,27 @@ impl<W: Write, R: Read + std::os::fd::AsFd> Keeper<W, R> {
     }
 }
 
-/// Parses a keeper's command line; `None` if it is not one.
-pub fn orders(args: &[OsString]) -> Option<DomId> {
+/// Parses a keeper's command line: the guest, and the descriptor of the file for QEMU's
+/// state. `None` if it is not one.
+pub fn orders(args: &[OsString]) -> Option<(DomId, Option<RawFd>)> {
     match args {
-        [_, mode, guest] if mode == SUBCOMMAND => guest.to_str()?.parse().ok(),
+        [_, mode, guest, state @ ..] if mode == SUBCOMMAND && state.len() < 2 => {
+            let state = state.first().map(|state| state.to_str()?.parse().ok());
+            let state = match state {
+                Some(number) => Some(number?),
+                None => None,
+            };
+            Some((guest.to_str()?.parse().ok()?, state))
+        }
         _ => None,
     }
 }
 
 /// The keeper's main function: carries out orders until the process that gives them ends.
-pub fn main(guest: DomId) -> ExitCode {
-    drop(inherited_fd::foreign(&[]));
+pub fn main(guest: DomId, state: Option<RawFd>) -> ExitCode {
+    drop(inherited_fd::foreign(state.as_slice()));
+    let state = state.and_then(|number| inherited_fd::adopt(number).ok());
+    let state = state.map(File::from);
     hygiene::outlive_signals();
     hygiene::settle();
     hygiene::be_spared();
@@ -215,13 +351,33 @@ pub fn main(guest: DomId) -> ExitCode {
         Order::Run => qemu.make_run(),
         Order::RunOnceStopped => qemu.run_once_stopped(),
         Order::Follow => qemu.follow(&xen, guest),
-        Order::EndLog => qemu
-            .end_dirty_log()
-            .map_or_else(Devices::from, |()| Devices::Run),
+        Order::BeginLog => done(qemu.begin_dirty_log()),
+        Order::EndLog => done(qemu.end_dirty_log()),
+        Order::Save => match &state {
+            Some(state) => save(&qemu, state),
+            None => Devices::Refused,
+        },
     };
     match serve(&mut io::stdin(), &mut io::stdout(), carry_out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn done(outcome: Result<(), QmpError>) -> Devices {
+    outcome.map_or_else(Devices::from, |()| Devices::Run)
+}
+
+/// Has QEMU stop and save its state into the file, from its beginning.
+fn save(qemu: &Qemu, state: &File) -> Devices {
+    let opened = state.set_len(0).and_then(|()| {
+        // QEMU takes no descriptor that could be read as well.
+        let path = format!("/proc/self/fd/{}", state.as_raw_fd());
+        File::options().write(true).open(path)
+    });
+    match opened {
+        Ok(file) => done(qemu.stop_and_save(file.as_fd())),
+        Err(_) => Devices::Refused,
     }
 }
 
@@ -286,6 +442,51 @@ mod tests {
         assert_eq!(keeper.ask(Order::Run), Devices::Run);
     }
 
+    /// The engine goes on keeping its limit while QEMU saves.
+    #[test]
+    fn an_order_is_given_without_a_wait_and_answered_later() {
+        let (may_go_on, goes_on) = std::sync::mpsc::channel();
+        let mut keeper = kept(move |order| {
+            if order == Order::Save {
+                goes_on.recv().unwrap();
+            }
+            Devices::Run
+        });
+        assert!(keeper.order(Order::Save));
+        assert_eq!(keeper.answer_so_far(), None);
+        may_go_on.send(()).unwrap();
+        let begun = Instant::now();
+        let answer = loop {
+            match keeper.answer_so_far() {
+                None => assert!(begun.elapsed() < Order::Save.longest()),
+                Some(answer) => break answer,
+            }
+        };
+        assert_eq!(answer, Devices::Run);
+        // One that is given up for another is not answered in its place.
+        assert!(keeper.order(Order::Save));
+        may_go_on.send(()).unwrap();
+        assert_eq!(keeper.ask(Order::Run), Devices::Run);
+        assert_eq!(keeper.answer(Instant::now()).ok(), None);
+    }
+
+    #[test]
+    fn only_a_state_of_qemus_is_read_and_no_endless_one() {
+        let mut file = memory_file().unwrap();
+        assert!(read_state(&file).is_err());
+        file.write_all(&STATE_HEADER).unwrap();
+        file.write_all(b"more").unwrap();
+        assert_eq!(
+            read_state(&file).unwrap(),
+            [&STATE_HEADER[..], b"more"].concat()
+        );
+        file.write_all_at(b"x", 0).unwrap();
+        assert!(read_state(&file).is_err());
+        file.set_len(1 + STATE_MAX as u64).unwrap();
+        let said = read_state(&file).unwrap_err().to_string();
+        assert!(said.contains("bytes"), "{said}");
+    }
+
     #[test]
     fn a_keeper_that_is_gone_is_no_wait() {
         let (orders, to) = io::pipe().unwrap();
@@ -302,8 +503,15 @@ mod tests {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             orders(&words)
         };
-        assert_eq!(orders_of("lull devices 7"), Some(7));
-        for other in ["lull devices", "lull devices x", "lull device 7"] {
+        assert_eq!(orders_of("lull devices 7"), Some((7, None)));
+        assert_eq!(orders_of("lull devices 7 9"), Some((7, Some(9))));
+        for other in [
+            "lull devices",
+            "lull devices x",
+            "lull devices 7 x",
+            "lull devices 7 9 9",
+            "lull device 7",
+        ] {
             assert_eq!(orders_of(other), None);
         }
     }

@@ -210,7 +210,8 @@ impl Session<'_> {
     pub(super) fn until_deadline(&self) -> Option<Duration> {
         let config = self.peer.machine().config();
         let limit = self.limit_in_force()?;
-        let pause = self.pause.filter(|pause| pause.stopped.is_some())?;
+        let stops = |pause: &Pause| pause.stopped.is_some() || pause.suspended;
+        let pause = self.pause.filter(stops)?;
         let after = config.costs.reserve();
         let after = after.saturating_add(self.landing.reserve());
         let after = if self.finishing {

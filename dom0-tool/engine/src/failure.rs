@@ -69,8 +69,8 @@ pub enum Failure {
     OutOfTime,
     #[error("its QEMU cannot be made to log what it writes into the guest's memory: {0}")]
     DevicesNotLogged(io::Error),
-    /// libxl has asked QEMU to stop and to save its state, in vain.
-    #[error("libxl could not stop the guest's QEMU and save its state")]
+    /// QEMU was asked to stop and to save its state, in vain.
+    #[error("the guest's QEMU could not be stopped and its state saved")]
     DevicesNotSaved,
     /// Stock's sender fails on such a page, too.
     #[error("the guest's page at frame {0:#x} cannot be mapped")]

@@ -99,10 +99,15 @@ impl Session<'_> {
         let Some(mut pause) = self.pause else {
             return Ok(());
         };
-        // QEMU goes on writing into the guest's memory until libxl has stopped it, which is
-        // after the guest's own stop and before libxl's answer.
+        // QEMU goes on writing into the guest's memory until it is stopped, which is after
+        // the guest's own stop and before the answer.
         if pause.stopped.is_none() && !self.order.has_devices && self.is_suspended()? {
             self.stopped(&mut pause)?;
+        }
+        // The limit ends a pause in which QEMU does not stop.
+        if pause.stopped.is_none() && self.saves_devices() && !pause.suspended {
+            pause.suspended = self.is_suspended()?;
+            self.pause = Some(pause);
         }
         if pause.answered {
             return Ok(());
@@ -168,8 +173,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Resumes the guest if it is stopped. libxl may still stop the QEMU of a guest with
-    /// emulated devices for as long as it has not answered, so such a guest waits for that.
+    /// Resumes the guest if it is stopped. The QEMU of a guest with emulated devices may still
+    /// be stopped for as long as there is no answer, so such a guest waits for that.
     pub(super) fn resume(&mut self) {
         if self.order.has_devices && self.pause.is_some_and(|pause| !pause.answered) {
             return;

@@ -61,7 +61,8 @@ pub trait Host {
     /// When the process that should do so has gone.
     fn ask_to_suspend(&mut self) -> io::Result<()>;
 
-    /// The answer to the request, returned once: whether the guest was suspended.
+    /// The answer to the request, returned once: whether the guest was suspended. A QEMU has
+    /// stopped then, too, and its state is saved.
     ///
     /// # Errors
     /// When no answer can come any more.
@@ -97,6 +98,12 @@ pub trait Host {
     /// # Errors
     /// When QEMU cannot be asked or does not do it.
     fn log_devices(&mut self, on: bool) -> io::Result<()>;
+
+    /// In a fast landing: the state of the guest's QEMU, which is saved.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no state of a QEMU's.
+    fn saved_devices(&mut self) -> io::Result<Vec<u8>>;
 
     /// The guest's emulated devices, to make them run.
     fn emulated(&mut self) -> &mut dyn MakeRun;

@@ -19,7 +19,9 @@ pub struct Pause {
     pub predicted: Option<Downtime>,
     /// The expected time for the last pages, if conditions are as usual.
     pub likely_pages: Option<Micros>,
-    /// When the engine saw that the guest had stopped.
+    /// Whether the guest was seen suspended, and its QEMU is not known to have stopped.
+    pub suspended: bool,
+    /// When the engine saw that the guest had stopped, and its QEMU if it has one.
     pub stopped: Option<Instant>,
     /// How long the final bitmap took.
     pub bitmap: Option<Duration>,
@@ -40,6 +42,7 @@ impl Pause {
             requested: Instant::now(),
             predicted: machine.prediction(),
             likely_pages: likely_pages(machine),
+            suspended: false,
             stopped: None,
             bitmap: None,
             pages_sent: None,
@@ -94,6 +97,7 @@ mod tests {
             requested: stopped,
             predicted: None,
             likely_pages: None,
+            suspended: false,
             stopped: Some(stopped),
             bitmap: Some(ms(3)),
             pages_sent: None,

@@ -262,6 +262,12 @@ impl<'s> Session<'s> {
         (&mut *self.landing, means)
     }
 
+    /// Whether the engine itself has the guest's QEMU stopped and its state saved. Otherwise
+    /// libxl does so, or the guest has none.
+    pub(super) fn saves_devices(&self) -> bool {
+        self.order.has_devices && self.landing.asks_itself()
+    }
+
     pub(super) fn now(&self) -> Micros {
         Micros(self.order.start.elapsed().as_micros() as u64)
     }
@@ -443,6 +449,11 @@ impl<'s> Session<'s> {
                 self.tell_final_round();
                 self.tell_all_gone()?;
                 self.check_deadline()?;
+                if self.saves_devices() {
+                    let devices = self.host.saved_devices();
+                    let devices = devices.doing("the state of its QEMU cannot be read")?;
+                    self.landing.send_devices(&mut self.queue, &devices);
+                }
                 let state = match self.saved.take() {
                     Some(state) => state,
                     None => self.save()?,

@@ -67,7 +67,7 @@ fn look() -> io::Result<(Vec<Finding>, Vec<Seen>)> {
                 let mib = found.memory >> 20;
                 let kind = match found.machine {
                     Machine::Plain => "PVH",
-                    Machine::Emulated => "HVM (classic landing only)",
+                    Machine::Emulated => "HVM",
                 };
                 let text = format!("{} can be moved: {kind}, running, {mib} MiB", guest.name);
                 findings.push(match deaf_qemu(found.machine, guest.domid) {

@@ -160,8 +160,10 @@ impl Call {
             return Ok(String::new());
         }
         let token = match (self.edition, self.token) {
-            (Edition::Joined, Some(token)) => token,
-            (Edition::Joined, None) => return Ok("lull there cannot take more".into()),
+            (edition, Some(token)) if edition.may_join() => token,
+            (edition, None) if edition.may_join() => {
+                return Ok("lull there cannot take more".into());
+            }
             _ => return Ok("the lull there is older and takes one".into()),
         };
         let until = Instant::now() + JOINING;
@@ -352,7 +354,9 @@ mod tests {
     #[test]
     fn a_greeting_is_found_behind_what_a_shell_says_and_answered() {
         for (greeting, chosen, landing) in [
-            (r#"{"land":[1,6],"lull":"9.9"}"#, 5, Landing::Fast),
+            (r#"{"land":[1,7],"lull":"9.9"}"#, 6, Landing::Fast),
+            // The greeting of a lull that takes no emulated devices.
+            (r#"{"land":[2,5],"lull":"0.1.0"}"#, 5, Landing::Fast),
             // The greeting of a lull that takes one connection.
             (r#"{"land":[2,4],"lull":"0.1.0"}"#, 4, Landing::Fast),
             // The greeting of a lull that knows no zero pages.
@@ -367,6 +371,7 @@ mod tests {
             let script = format!("echo welcome; echo '{greeting}'; read answer; echo \"$answer\"");
             let call = call(&script).land.unwrap();
             assert_eq!(call.landing(), landing);
+            assert_eq!(call.edition().takes_devices(), chosen == 6, "{greeting}");
             let Parts {
                 from, mut child, ..
             } = call.into_parts();
@@ -382,7 +387,7 @@ mod tests {
         let said = |script| call(script).land.unwrap_err().to_string();
         assert!(said("exit 127").starts_with("no lull answers"));
         assert!(said("yes").starts_with("no lull answers"));
-        assert!(said(r#"echo '{"land":[6,7],"lull":"9.9"}'"#).contains("9.9"));
+        assert!(said(r#"echo '{"land":[7,8],"lull":"9.9"}'"#).contains("9.9"));
     }
 
     /// Widens a call to a lull that greets like this; each further connection runs the script

@@ -25,8 +25,9 @@ use lull_store::limits::Trust;
 use lull_xen::DomId;
 use lull_xen::xenstore::Xenstore;
 
-/// Device classes without any state that two hosts could disagree about.
-const HARMLESS: [&str; 1] = ["console"];
+/// Device classes without any state that two hosts could disagree about. Each HVM guest has a
+/// keyboard (`vkb`).
+const HARMLESS: [&str; 2] = ["console", "vkb"];
 
 /// Scripts that attach an interface to a switch, where it is not noticed before the guest
 /// sends a packet. Other scripts (vif-route, vif-nat) route to the interface or announce it
@@ -122,18 +123,26 @@ fn read(store: &mut Xenstore, guest: DomId, folder: &str) -> Result<Disk, String
         value.map_err(|error| format!("xenstore does not tell of its disks: {error}"))
     };
     let backend = read(format!("{folder}/backend"))?.unwrap_or_default();
-    if !backend.starts_with(&format!("/local/domain/0/backend/vbd/{guest}/")) {
-        return Err("a disk of its is not served by this dom0's kernel".into());
-    }
+    // Any mode other than `r` counts as writable.
+    let writable = read(format!("{backend}/mode"))?.is_none_or(|mode| mode != "r");
+    is_served_here(&backend, guest, writable)?;
     let number = folder.rsplit('/').next().unwrap_or_default();
     Ok(Disk {
         name: read(format!("{backend}/dev"))?.unwrap_or_else(|| number.to_owned()),
         kind: read(format!("{backend}/type"))?.unwrap_or_default(),
         script: read(format!("{backend}/script"))?,
         device: read(format!("{backend}/physical-device"))?,
-        // Any mode other than `r` counts as writable.
-        writable: read(format!("{backend}/mode"))?.is_none_or(|mode| mode != "r"),
+        writable,
     })
+}
+
+/// QEMU serves CD-ROM drives, with a medium or without.
+fn is_served_here(backend: &str, guest: DomId, writable: bool) -> Result<(), String> {
+    let by = |kind: &str| backend.starts_with(&format!("/local/domain/0/backend/{kind}/{guest}/"));
+    match by("vbd") || (by("qdisk") && !writable) {
+        true => Ok(()),
+        false => Err("a disk of its is not served by this dom0's kernel".into()),
+    }
 }
 
 fn is_safe(disk: &Disk, sysfs: &Path) -> Result<(), String> {
@@ -234,6 +243,18 @@ mod tests {
         assert!(!safe("virtual/block/md0", None));
         assert!(!safe("virtual/block/ram0", None));
         assert!(!safe("pci0000:00/sdx-like/zram0", None));
+    }
+
+    #[test]
+    fn qemu_may_serve_what_the_guest_cannot_write_to() {
+        let by = |kind: &str, writable| {
+            let backend = format!("/local/domain/0/backend/{kind}/7/5632");
+            is_served_here(&backend, 7, writable).is_ok()
+        };
+        assert!(by("vbd", true) && by("vbd", false) && by("qdisk", false));
+        assert!(!by("qdisk", true) && !by("tap", false));
+        let elsewhere = "/local/domain/3/backend/vbd/7/5632";
+        assert!(is_served_here(elsewhere, 7, false).is_err());
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The choice of landing: classic, in stock's order, or fast.
 //!
 //! The fast landing needs a lull that answers at the destination, and a guest whose devices
-//! may be attached there while it still runs here ([`devices`]). Otherwise the classic
-//! landing is used, and the report says why.
+//! may be attached there while it still runs here ([`devices`], and [`emulated`] for HVM
+//! guests). Otherwise the classic landing is used, and the report says why.
 
 pub mod caller;
 mod cipher;
 mod devices;
+mod emulated;
 
 use std::process::Command;
 
@@ -70,6 +71,10 @@ pub fn choose(
                 _ => called.xen.into(),
             };
             match called.land {
+                Ok(call) if is_emulated(guest) && !call.edition().takes_devices() => {
+                    call.end();
+                    (emulated::TOO_OLD.to_owned(), heard)
+                }
                 Ok(mut call) => match to_land.widen(&mut call, options, patience) {
                     Ok(why) => return Ok((Choice::Fast(call, why), heard)),
                     Err(enough) => {
@@ -130,22 +135,28 @@ impl ToLand {
     }
 }
 
+/// Whether the guest has emulated devices.
+fn is_emulated(guest: &Guest) -> bool {
+    Machine::of(guest.domid) == Machine::Emulated
+}
+
 /// Checks that the guest's devices may be attached at both ends.
 ///
 /// # Errors
 /// The device that may not, and why, as a clause without a full stop.
 pub fn devices_bear_it(guest: &Guest, trust: Trust) -> Result<(), String> {
     let mut store = Xenstore::open().map_err(|error| format!("xenstore: {error}"))?;
-    devices::judge(&mut store, guest.domid, trust)
+    devices::judge(&mut store, guest.domid, trust)?;
+    match is_emulated(guest) {
+        true => emulated::judge(&mut store, guest.domid),
+        false => Ok(()),
+    }
 }
 
 /// The way to `lull land` at the destination. The error says why it is not to be started.
 fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<ToLand, String> {
-    if Machine::of(guest.domid) == Machine::Emulated {
-        return Err(
-            "it is an HVM guest, whose QEMU starts at the destination with its last state only"
-                .into(),
-        );
+    if is_emulated(guest) && !receiver_can_leave_it_paused(options) {
+        return Err(emulated::NO_RECEIVER.into());
     }
     if options.config.is_some() {
         return Err("another configuration is sent (-C), which may name other devices".into());
@@ -167,4 +178,45 @@ fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<ToLand, String>
         true => way.with_options(cipher::AES_FIRST),
         false => way,
     }))
+}
+
+/// Whether the receiver can be told to leave the copy paused. That of an HVM guest must be:
+/// with GO it would have the copy's QEMU go on, which opens its disks while the guest still
+/// runs here (`libxl_domain_unpause`, Xen 4.17 to 4.22; `qmp_cont`, QEMU 7.2).
+fn receiver_can_leave_it_paused(options: &Migrate) -> bool {
+    options.ssh.as_deref() != Some("") || leaves_paused(&options.host).is_some()
+}
+
+/// A whole command that runs `xl migrate-receive`, with the option that leaves the copy
+/// paused; `None` if the command ends otherwise.
+pub fn leaves_paused(command: &str) -> Option<String> {
+    let command = command.trim_end();
+    let before = command.strip_suffix("xl migrate-receive")?;
+    let ends_a_word = before.is_empty() || before.ends_with([' ', '/']);
+    ends_a_word.then(|| format!("{command} -p"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_command_whose_end_is_known_gets_an_option() {
+        let told = |command| leaves_paused(command);
+        let some = |line: &str| Some(line.to_owned());
+        assert_eq!(told("xl migrate-receive"), some("xl migrate-receive -p"));
+        assert_eq!(
+            told("ssh host2 /usr/sbin/xl migrate-receive "),
+            some("ssh host2 /usr/sbin/xl migrate-receive -p")
+        );
+        for other in [
+            "xl migrate-receive -e",
+            "xl migrate-receive | cat",
+            "myxl migrate-receive",
+            "ssh host2",
+            "",
+        ] {
+            assert_eq!(told(other), None, "{other}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use lull_base::shell::quoted;
 
 use crate::cli::Migrate;
+use crate::landing;
 use crate::rehearse::kept_alive;
 
 /// xl's transport arguments: the value of `-s`, and the argument in HOST's place.
@@ -21,13 +22,16 @@ pub struct Arguments {
 ///
 /// xl has a shell run `exec SSH HOST xl migrate-receive …`, with SSH unquoted. SSH is
 /// therefore shell text, and stays shell text after lull's own words. An empty SSH makes
-/// HOST the whole command; it becomes one word, which lull passes to a shell of its own.
-pub fn arguments(lull: &Path, options: &Migrate) -> Arguments {
+/// HOST the whole command; it becomes one word, which lull passes to a shell of its own. xl
+/// tells such a receiver nothing, so with `leaves_paused` the command does.
+pub fn arguments(lull: &Path, options: &Migrate, leaves_paused: bool) -> Arguments {
     let mut words = quoted(lull.as_os_str());
     words.push(" transport");
     let host = OsString::from(&options.host);
     match options.ssh.as_deref() {
         Some("") => {
+            let told = leaves_paused.then(|| landing::leaves_paused(&options.host));
+            let host = told.flatten().map_or(host, OsString::from);
             let mut line = OsString::from("exec ");
             line.push(words);
             line.push(" --shell -- ");
@@ -59,7 +63,7 @@ mod tests {
         let cli::Command::Migrate(options) = Cli::parse_from(words).command else {
             panic!("lull migrate");
         };
-        arguments(lull, &options)
+        arguments(lull, &options, false)
     }
 
     #[test]
@@ -71,6 +75,21 @@ mod tests {
         let given = wrapped(lull, &["web1", "host2"]);
         let ssh = format!(" -- {}", kept_alive("ssh"));
         assert!(given.ssh.to_string_lossy().ends_with(&ssh));
+    }
+
+    #[test]
+    fn a_receiver_that_xl_does_not_tell_is_told_to_leave_the_copy_paused() {
+        let words = ["lull", "migrate", "-s", "", "web1", "xl migrate-receive"];
+        let cli::Command::Migrate(options) = Cli::parse_from(words).command else {
+            panic!("lull migrate");
+        };
+        let given = arguments(Path::new("/lull"), &options, true);
+        assert!(
+            given
+                .host
+                .to_string_lossy()
+                .ends_with(" 'xl migrate-receive -p'")
+        );
     }
 
     /// Runs the command as xl does, with a lull that prints its arguments.

@@ -13,7 +13,7 @@ use lull_base::duration::Span;
 use lull_base::spawn::ignoring_tty_signals;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
-use lull_store::ledger::{Known, saturating_micros};
+use lull_store::ledger::{Known, Machine, saturating_micros};
 use lull_store::running::claim::{CLAIM_FD, Claim};
 use lull_store::running::folder::Folder;
 use lull_wire::events::{FRONT_END_FD, Landing};
@@ -152,7 +152,9 @@ impl Plan<'_> {
 
     fn arguments(&self) -> Vec<OsString> {
         let options = self.options;
-        let way = arguments(self.lull, options);
+        // `lull land` undoes that pause.
+        let leaves_paused = self.landing.is_fast() && self.known.machine == Machine::Emulated;
+        let way = arguments(self.lull, options, leaves_paused);
         let mut list = vec![OsString::from("migrate")];
         let mut push = |argument: &OsStr| list.push(argument.to_owned());
         push("-s".as_ref());
@@ -170,7 +172,7 @@ impl Plan<'_> {
         if options.keep_number {
             push("-D".as_ref());
         }
-        if options.leave_paused {
+        if options.leave_paused || leaves_paused {
             push("-p".as_ref());
         }
         if options.debug {

@@ -19,7 +19,7 @@ use crate::events::Landing;
 use crate::stream::records;
 
 /// The newest protocol version implemented here.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The oldest one. (Version 1, without pings, was never released.)
 pub const OLDEST: u32 = 2;
@@ -40,6 +40,9 @@ pub enum Edition {
     /// As [`Thin`](Self::Thin). Further connections may join before [`ToLand::Attach`], and
     /// the batches go over all of them.
     Joined,
+    /// As [`Joined`](Self::Joined). The guest may have emulated devices: its copy is announced
+    /// ([`ToLand::Expect`]), and their state travels as well ([`ToLand::Devices`]).
+    Emulated,
 }
 
 impl Edition {
@@ -49,7 +52,8 @@ impl Edition {
             OLDEST => Some(Self::HandshakeLast),
             3 => Some(Self::HandshakeFirst),
             4 => Some(Self::Thin),
-            VERSION => Some(Self::Joined),
+            5 => Some(Self::Joined),
+            VERSION => Some(Self::Emulated),
             _ => None,
         }
     }
@@ -60,20 +64,31 @@ impl Edition {
             Self::HandshakeLast => OLDEST,
             Self::HandshakeFirst => 3,
             Self::Thin => 4,
-            Self::Joined => VERSION,
+            Self::Joined => 5,
+            Self::Emulated => VERSION,
         }
     }
 
     /// Whether the copy is built without any contents.
     pub const fn is_thin(self) -> bool {
-        matches!(self, Self::Thin | Self::Joined)
+        matches!(self, Self::Thin | Self::Joined | Self::Emulated)
+    }
+
+    /// Whether further connections may join.
+    pub const fn may_join(self) -> bool {
+        matches!(self, Self::Joined | Self::Emulated)
+    }
+
+    /// Whether the guest may have emulated devices.
+    pub const fn takes_devices(self) -> bool {
+        matches!(self, Self::Emulated)
     }
 
     /// The landing that it leads to, in events.
     pub const fn landing(self) -> Landing {
         match self {
             Self::HandshakeLast => Landing::FastHandshakeLast,
-            Self::HandshakeFirst | Self::Thin | Self::Joined => Landing::Fast,
+            Self::HandshakeFirst | Self::Thin | Self::Joined | Self::Emulated => Landing::Fast,
         }
     }
 }
@@ -101,6 +116,9 @@ pub const JOINED_MAX: u8 = Connections::MOST - 1;
 
 /// Maximum size of the CPU state in bytes: four times what 128 vCPUs need.
 const CONTEXT_MAX: usize = 4 << 20;
+
+/// Maximum size of a part of the emulated devices' state in one frame, in bytes.
+pub const DEVICES_PART: usize = 1 << 20;
 
 /// Maximum length of a text, in bytes.
 const TEXT_MAX: usize = 1024;
@@ -229,6 +247,8 @@ mod kind {
     pub const PING: u32 = 5;
     pub const START: u32 = 6;
     pub const LEAVE: u32 = 7;
+    pub const EXPECT: u32 = 8;
+    pub const DEVICES: u32 = 9;
     pub const ATTACHED: u32 = 0x81;
     pub const APPLIED: u32 = 0x82;
     pub const COMPARED: u32 = 0x83;
@@ -237,6 +257,7 @@ mod kind {
     pub const PONG: u32 = 0x86;
     pub const STARTED: u32 = 0x87;
     pub const LEFT: u32 = 0x88;
+    pub const ARMED: u32 = 0x89;
 }
 
 /// A frame that is not valid.
@@ -253,6 +274,17 @@ pub struct Attach {
     pub frames: u64,
     /// The guest's name at the source.
     pub name: String,
+}
+
+/// Announces the copy of a guest with emulated devices, before it is built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expect {
+    /// The UUID that guest and copy have in common.
+    pub uuid: [u8; 16],
+    /// The guest's name at the source.
+    pub name: String,
+    /// Whether the copy's receiver leaves it paused and [`ToLand::Start`] undoes that too.
+    pub unpause: bool,
 }
 
 /// What the destination does with the pages of a frame.
@@ -303,6 +335,12 @@ pub enum ToLand {
     /// The further connection of this number is lost. What it may still deliver must not be
     /// used: the source sends it again, and newer contents after that.
     Leave(u8),
+    /// See [`Expect`]. The answer is [`FromLand::Armed`], and comes before the end of the
+    /// stream from which the copy is built.
+    Expect(Expect),
+    /// A part of the state of the guest's emulated devices, in order. All parts come before
+    /// [`ToLand::State`].
+    Devices(Vec<u8>),
 }
 
 /// A frame from the destination.
@@ -330,6 +368,8 @@ pub enum FromLand {
     /// Nothing more is read from the connection of the oldest unanswered
     /// [`ToLand::Leave`].
     Left,
+    /// The copy exists, and its emulated devices will wait for their state.
+    Armed,
 }
 
 /// Reads a frame's header: its kind and the length of its body in bytes.
@@ -444,6 +484,23 @@ impl PartialEq for Contents {
 
 impl Eq for Contents {}
 
+/// Encodes an [`Expect`] as a frame.
+pub fn expect(expect: &Expect) -> Vec<u8> {
+    let mut bytes = frame(kind::EXPECT, 16 + 1 + expect.name.len());
+    bytes.extend(expect.uuid);
+    bytes.push(expect.unpause.into());
+    bytes.extend(expect.name.as_bytes());
+    bytes
+}
+
+/// Encodes the state of emulated devices, in as many frames as it takes.
+pub fn devices(state: &[u8]) -> Vec<u8> {
+    let parts = state.chunks(DEVICES_PART);
+    parts
+        .flat_map(|part| [frame(kind::DEVICES, part.len()), part.to_vec()].concat())
+        .collect()
+}
+
 impl ToLand {
     /// Decodes the body of a frame of this kind.
     ///
@@ -461,6 +518,8 @@ impl ToLand {
                 [number @ 1..=JOINED_MAX] => Ok(Self::Leave(number)),
                 _ => Err(BadFrame("a leave of no connection")),
             },
+            kind::EXPECT => decode_expect(&body).map(Self::Expect),
+            kind::DEVICES if (1..=DEVICES_PART).contains(&body.len()) => Ok(Self::Devices(body)),
             _ => Err(BadFrame("an unknown kind")),
         }
     }
@@ -479,6 +538,21 @@ fn decode_attach(body: &[u8]) -> Result<Attach, BadFrame> {
         uuid: *uuid,
         frames,
         name: name.to_owned(),
+    })
+}
+
+fn decode_expect(body: &[u8]) -> Result<Expect, BadFrame> {
+    const SHORT: BadFrame = BadFrame("an announcement that is cut off");
+    let (uuid, rest) = body.split_first_chunk::<16>().ok_or(SHORT)?;
+    let (unpause, name) = rest.split_first().ok_or(SHORT)?;
+    if *unpause > 1 || name.len() > TEXT_MAX {
+        return Err(BadFrame("an announcement of what is no guest"));
+    }
+    let name = std::str::from_utf8(name).map_err(|_| BadFrame("a name that is no text"))?;
+    Ok(Expect {
+        uuid: *uuid,
+        name: name.to_owned(),
+        unpause: *unpause == 1,
     })
 }
 
@@ -556,6 +630,7 @@ impl FromLand {
             Self::Pong => frame(kind::PONG, 0),
             Self::Started => frame(kind::STARTED, 0),
             Self::Left => frame(kind::LEFT, 0),
+            Self::Armed => frame(kind::ARMED, 0),
             Self::Failed(text) => {
                 let mut end = text.len().min(TEXT_MAX);
                 while !text.is_char_boundary(end) {
@@ -587,6 +662,7 @@ impl FromLand {
             (kind::PONG, []) => Ok(Self::Pong),
             (kind::STARTED, []) => Ok(Self::Started),
             (kind::LEFT, []) => Ok(Self::Left),
+            (kind::ARMED, []) => Ok(Self::Armed),
             (kind::FAILED, text) => Ok(Self::Failed(printable(&String::from_utf8_lossy(text)))),
             _ => Err(BadFrame("an unknown kind")),
         }
@@ -595,6 +671,7 @@ impl FromLand {
 
 #[cfg(test)]
 mod tests {
+    use lull_base::fuzz::any_bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -628,16 +705,18 @@ mod tests {
             ((2, 4), 4, Edition::Thin),
             ((4, 4), 4, Edition::Thin),
             ((2, 5), 5, Edition::Joined),
-            ((4, 9), 5, Edition::Joined),
+            ((5, 5), 5, Edition::Joined),
+            ((2, 6), 6, Edition::Emulated),
+            ((4, 9), 6, Edition::Emulated),
         ] {
             assert_eq!(greeting(land).common(), Some(agreed), "{land:?}");
             assert_eq!(Edition::of(agreed), Some(edition));
             assert_eq!(edition.version(), agreed);
         }
-        for land in [(0, 0), (1, 1), (6, 9), (3, 2), (u32::MAX, 0)] {
+        for land in [(0, 0), (1, 1), (7, 9), (3, 2), (u32::MAX, 0)] {
             assert_eq!(greeting(land).common(), None, "{land:?}");
         }
-        assert_eq!([1, 6].map(Edition::of), [None, None]);
+        assert_eq!([1, 7].map(Edition::of), [None, None]);
         assert_eq!(Greeting::ours(None).common(), Some(VERSION));
     }
 
@@ -676,8 +755,53 @@ mod tests {
         }
     }
 
-    fn read(kind: u32, body: &[u8]) -> Result<ToLand, BadFrame> {
+    fn decoded(kind: u32, body: &[u8]) -> Result<ToLand, BadFrame> {
         ToLand::decode(kind, body.to_vec())
+    }
+
+    /// They come from another host.
+    #[test]
+    fn any_bytes_announce_a_guest_or_nothing() {
+        let whose = Expect {
+            uuid: [7; 16],
+            name: "web1".into(),
+            unpause: true,
+        };
+        let frame = expect(&whose);
+        any_bytes(&[&frame[HEADER..], b"", &[0; 17]], |bytes| {
+            if let Ok(ToLand::Expect(expect)) = decoded(kind::EXPECT, bytes) {
+                assert!(expect.name.len() <= TEXT_MAX);
+            }
+            if let Ok(ToLand::Devices(part)) = decoded(kind::DEVICES, bytes) {
+                assert_eq!(part, bytes);
+            }
+        });
+        let long = [&frame[HEADER..], &[b'x'; TEXT_MAX]].concat();
+        assert!(decoded(kind::EXPECT, &long).is_err());
+        let long = vec![0; DEVICES_PART + 1];
+        assert!(decoded(kind::DEVICES, &long).is_err());
+        assert!(decoded(kind::DEVICES, &[]).is_err());
+    }
+
+    #[test]
+    fn the_devices_state_comes_in_parts() {
+        for length in [0, 1, DEVICES_PART, DEVICES_PART + 1, 2 * DEVICES_PART + 9] {
+            let mut state = vec![0xa5; length];
+            state.iter_mut().step_by(4_093).for_each(|byte| *byte = 7);
+            let sent = devices(&state);
+            let mut left = &sent[..];
+            let mut read = Vec::new();
+            while let Some((head, rest)) = left.split_first_chunk::<HEADER>() {
+                let (kind, length) = header(*head);
+                assert!(length <= TO_LAND_MAX);
+                match decoded(kind, &rest[..length]).unwrap() {
+                    ToLand::Devices(part) => read.extend(part),
+                    other => panic!("{other:?}"),
+                }
+                left = &rest[length..];
+            }
+            assert!(read == state, "{length} bytes");
+        }
     }
 
     proptest! {
@@ -700,31 +824,37 @@ mod tests {
             let bytes = vec![0xa5; PAGE * pages.present.len()];
             let sent = [pages_header(&pages), bytes.clone()].concat();
             let (kind, body) = split(&sent);
-            prop_assert_eq!(read(kind, body).unwrap(), ToLand::Pages(pages, Contents { body: bytes, from: 0 }));
+            prop_assert_eq!(decoded(kind, body).unwrap(), ToLand::Pages(pages, Contents { body: bytes, from: 0 }));
 
+            let whose_name = name.clone();
             let whose = Attach { uuid, frames, name };
             let sent = attach(&whose);
             let (kind, body) = split(&sent);
-            prop_assert_eq!(read(kind, body).unwrap(), ToLand::Attach(whose));
+            prop_assert_eq!(decoded(kind, body).unwrap(), ToLand::Attach(whose));
 
             let sent = ping();
             let (kind, body) = split(&sent);
-            prop_assert_eq!(read(kind, body).unwrap(), ToLand::Ping);
+            prop_assert_eq!(decoded(kind, body).unwrap(), ToLand::Ping);
 
             let given = State { tsc: TSC_INFO, context };
             let sent = state(&given);
             let (kind, body) = split(&sent);
-            prop_assert_eq!(read(kind, body).unwrap(), ToLand::State(given));
+            prop_assert_eq!(decoded(kind, body).unwrap(), ToLand::State(given));
+
+            let whose = Expect { uuid, name: whose_name, unpause: compare };
+            let sent = expect(&whose);
+            let (kind, body) = split(&sent);
+            prop_assert_eq!(decoded(kind, body).unwrap(), ToLand::Expect(whose));
 
             let sent = start();
             let (kind, body) = split(&sent);
-            prop_assert_eq!(read(kind, body).unwrap(), ToLand::Start);
-            prop_assert!(read(kind, &[0]).is_err());
+            prop_assert_eq!(decoded(kind, body).unwrap(), ToLand::Start);
+            prop_assert!(decoded(kind, &[0]).is_err());
 
             for number in 0..=9 {
                 let sent = leave(number);
                 let (kind, body) = split(&sent);
-                let frame = read(kind, body);
+                let frame = decoded(kind, body);
                 let is_one = (1..=JOINED_MAX).contains(&number);
                 prop_assert_eq!(frame, if is_one {
                     Ok(ToLand::Leave(number))
@@ -747,7 +877,7 @@ mod tests {
             let pages = Pages { purpose: Purpose::Write, present, zero, gone };
             let sent = [pages_header(&pages), bytes].concat();
             let (kind, body) = split(&sent);
-            prop_assert_eq!(read(kind, body).is_ok(), sorted);
+            prop_assert_eq!(decoded(kind, body).is_ok(), sorted);
         }
 
         #[test]
@@ -760,6 +890,7 @@ mod tests {
                 FromLand::Pong,
                 FromLand::Started,
                 FromLand::Left,
+                FromLand::Armed,
                 FromLand::Failed(text.clone()),
             ] {
                 let sent = answer.encode();
@@ -780,7 +911,7 @@ mod tests {
             kind in 0..0x90_u32,
             body in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            if let Ok(ToLand::Pages(pages, bytes)) = read(kind, &body) {
+            if let Ok(ToLand::Pages(pages, bytes)) = decoded(kind, &body) {
                 let count = pages.present.len() + pages.zero.len() + pages.gone.len();
                 prop_assert!(count <= PAGES_MAX);
                 prop_assert!(pages.zero.is_empty() || pages.purpose == Purpose::Write);

@@ -5,6 +5,7 @@
 //! suspended, and saves its state (`libxl_dom_suspend.c`, 4.17 to 4.22).
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,9 @@ const BEING_STOPPED_LOOK: Duration = Duration::from_millis(20);
 /// The time that QEMU has to switch its part of the dirty log, as with libxl
 /// (`libxl_dom_save.c`, 4.17).
 const SWITCHING: Duration = Duration::from_secs(10);
+
+/// The time that QEMU has to stop and to save its state, as with libxl (`libxl_qmp.c`, 4.17).
+pub const SAVING: Duration = Duration::from_secs(10);
 
 /// Which device model a guest has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +120,26 @@ pub fn saved_state(domain: DomId) -> PathBuf {
     PathBuf::from(format!("/var/lib/xen/qemu-save.{domain}"))
 }
 
+/// The file from which libxl has QEMU load its state at a restore, and which it makes if it
+/// is not there. libxl opens it without a look at its type, and removes it once QEMU runs
+/// (`libxl_stream_read.c`, `libxl_dm.c`, 4.17 to 4.22).
+pub fn incoming_state(domain: DomId) -> PathBuf {
+    PathBuf::from(format!("/var/lib/xen/qemu-resume.{domain}"))
+}
+
+/// The node of xenstore in which libxl waits for "running" once it has started the QEMU of
+/// `domain` (`libxl_dm.c`, 4.17 to 4.22).
+pub fn state_node(domain: DomId) -> String {
+    format!("/local/domain/0/device-model/{domain}/state")
+}
+
+/// The beginning of each state that QEMU saves: `QEVM` and the format's version
+/// (`migration/savevm.c`, QEMU 7.2 and 10.0). A QEMU that has read this waits for the rest.
+pub const STATE_HEADER: [u8; 8] = *b"QEVM\0\0\0\x03";
+
+/// The largest state of a QEMU that is accepted, in bytes. Some kilobytes are usual.
+pub const STATE_MAX: usize = 16 << 20;
+
 /// Makes a guest's emulated devices run, before the guest does.
 pub trait MakeRun {
     /// Returns within a second or so, whatever QEMU does.
@@ -130,6 +154,17 @@ impl MakeRun for NoDevices {
     fn make_run(&mut self) -> Devices {
         Devices::None
     }
+}
+
+/// What a QEMU does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It waits for its state, or loads it.
+    Waits,
+    /// It runs.
+    Runs,
+    /// Anything else.
+    Other,
 }
 
 /// A guest's QEMU, asked over its second monitor, which only xentop uses besides. libxl has
@@ -178,6 +213,35 @@ impl Qemu {
         let mut qmp = Qmp::connect(&self.socket, SWITCHING)?;
         let on = json!({ "enable": true });
         qmp.execute("xen-set-global-dirty-log", Some(on)).map(drop)
+    }
+
+    /// What QEMU does now. Changes nothing.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub fn status(&self) -> Result<Status, QmpError> {
+        let mut qmp = Qmp::connect(&self.socket, RUNNING)?;
+        let status = qmp.execute("query-status", None)?;
+        Ok(match status.get("status").and_then(|it| it.as_str()) {
+            Some("inmigrate") => Status::Waits,
+            Some("running") => Status::Runs,
+            _ => Status::Other,
+        })
+    }
+
+    /// Stops QEMU and has it write its state to `file`, which must be open for writing only.
+    /// It writes back its disks first and lets go of them, so that another QEMU may open
+    /// them. It stays stopped whether or not this works.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub fn stop_and_save(&self, file: BorrowedFd<'_>) -> Result<(), QmpError> {
+        let mut qmp = Qmp::connect(&self.socket, SAVING)?;
+        qmp.execute("stop", None)?;
+        let name = qmp.add_file(file)?;
+        let arguments = json!({ "filename": name, "live": true });
+        qmp.execute("xen-save-devices-state", Some(arguments))
+            .map(drop)
     }
 
     /// Makes QEMU run as soon as it is stopped, or after a few seconds, for a guest that has
@@ -258,6 +322,57 @@ mod tests {
                     .complaint()
                     .is_some_and(|words| words.contains("QEMU"))
             );
+        }
+    }
+
+    /// A QEMU that stops and saves, behind a socket in `folder`.
+    fn fake(folder: &std::path::Path, answers: &'static [&'static str]) -> Qemu {
+        use std::io::{BufRead, BufReader, Write};
+        let socket = folder.join("qmp");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            let (mut to, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(to.try_clone().unwrap()).lines();
+            writeln!(to, r#"{{"QMP": {{}}}}"#).unwrap();
+            for answer in [r#"{"return": {}}"#].iter().chain(answers) {
+                lines.next();
+                writeln!(to, "{answer}").unwrap();
+            }
+            lines.next();
+        });
+        Qemu { socket }
+    }
+
+    #[test]
+    fn what_a_qemu_does_is_known_by_its_words() {
+        for (said, status) in [
+            (r#"{"return": {"status": "inmigrate"}}"#, Status::Waits),
+            (r#"{"return": {"status": "running"}}"#, Status::Runs),
+            (r#"{"return": {"status": "paused"}}"#, Status::Other),
+            (r#"{"return": []}"#, Status::Other),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let answers: &'static [&'static str] = Box::leak(Box::new([said]));
+            assert_eq!(fake(folder.path(), answers).status().unwrap(), status);
+        }
+    }
+
+    #[test]
+    fn a_qemu_is_stopped_before_it_saves_and_a_refusal_is_told() {
+        use std::os::fd::AsFd;
+        const DONE: &str = r#"{"return": {}}"#;
+        const SET: &str = r#"{"return": {"fdset-id": 1}}"#;
+        const NO: &str = r#"{"error": {"desc": "no"}}"#;
+        let file = tempfile::tempfile().unwrap();
+        for (answers, saved) in [
+            (&[DONE, SET, DONE][..], true),
+            (&[NO], false),
+            (&[DONE, DONE], false),
+            (&[DONE, SET, NO], false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let done = fake(folder.path(), answers).stop_and_save(file.as_fd());
+            assert_eq!(done.is_ok(), saved, "{answers:?}: {done:?}");
         }
     }
 

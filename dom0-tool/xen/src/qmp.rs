@@ -5,14 +5,19 @@
 //! has an end, every line a greatest length, and no answer is believed beyond "done" or
 //! "not done".
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lull_base::text::printable;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, sendmsg, socket_with,
+};
 use serde_json::{Value, json};
 
 /// The longest line that is read, in bytes. The greeting has some 200, and an event less.
@@ -104,10 +109,38 @@ impl Qmp {
         if let Some(arguments) = arguments {
             request["arguments"] = arguments;
         }
-        let mut line = request.to_string();
-        line.push('\n');
         self.socket.set_write_timeout(Some(self.left()?))?;
-        self.socket.write_all(line.as_bytes())?;
+        self.socket.write_all(&line(&request))?;
+        self.answer()
+    }
+
+    /// Hands a descriptor to QEMU (`add-fd`), which opens it again under the name that is
+    /// returned. It must be open in exactly the mode in which QEMU will open it.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub fn add_file(&mut self, file: BorrowedFd<'_>) -> Result<String, QmpError> {
+        let files = [file];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&files));
+        let line = line(&json!({ "execute": "add-fd" }));
+        self.socket.set_write_timeout(Some(self.left()?))?;
+        // So few bytes are taken at once, or not at all.
+        sendmsg(
+            &self.socket,
+            &[IoSlice::new(&line)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+        .map_err(io::Error::from)?;
+        let answer = self.answer()?;
+        let set = answer.get("fdset-id").and_then(Value::as_u64);
+        let set = set.ok_or(QmpError::Garbage)?;
+        Ok(format!("/dev/fdset/{set}"))
+    }
+
+    fn answer(&mut self) -> Result<Value, QmpError> {
         for _ in 0..LINES_MAX {
             let mut object = self.next_object()?;
             if let Some(value) = object.get_mut("return") {
@@ -164,6 +197,12 @@ impl Qmp {
     }
 }
 
+fn line(request: &Value) -> Vec<u8> {
+    let mut line = request.to_string().into_bytes();
+    line.push(b'\n');
+    line
+}
+
 /// Connects to the socket. A connect would wait without a limit where other clients wait
 /// for the monitor already, so it is tried again and again instead.
 fn reach(path: &Path, until: Instant) -> Result<UnixStream, QmpError> {
@@ -187,9 +226,11 @@ fn reach(path: &Path, until: Instant) -> Result<UnixStream, QmpError> {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
+    use std::os::fd::{AsFd, OwnedFd};
     use std::os::unix::net::UnixListener;
     use std::thread::{self, JoinHandle};
 
+    use lull_base::passed_fds;
     use proptest::prelude::*;
 
     use super::*;
@@ -241,6 +282,40 @@ mod tests {
                 json!({ "execute": "xen-set-global-dirty-log", "arguments": { "enable": true } }),
             ]
         );
+    }
+
+    /// Takes the descriptor that comes with a command, and the rest of the socket.
+    fn take_file(socket: &UnixStream) -> OwnedFd {
+        let mut bytes = [0; 256];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let (count, files) = passed_fds::receive(socket, &mut bytes, &mut space).unwrap();
+        let command: Value = serde_json::from_slice(&bytes[..count]).unwrap();
+        assert_eq!(command, json!({ "execute": "add-fd" }));
+        files.into_iter().next().expect("a descriptor")
+    }
+
+    #[test]
+    fn a_file_travels_with_its_command() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let monitor = thread::spawn(move || {
+            let mut theirs = theirs;
+            writeln!(theirs, "{GREETING}").unwrap();
+            let mut heard = [0; 256];
+            let capabilities = theirs.read(&mut heard).unwrap();
+            assert!(capabilities > 0);
+            writeln!(theirs, "{DONE}").unwrap();
+            let mut file = std::fs::File::from(take_file(&theirs));
+            writeln!(theirs, r#"{{"return": {{"fdset-id": 3, "fd": 9}}}}"#).unwrap();
+            file.write_all(b"state").unwrap();
+        });
+        let (mut read, write) = io::pipe().unwrap();
+        let mut qmp = Qmp::greeted(ours, Instant::now() + LONG).unwrap();
+        assert_eq!(qmp.add_file(write.as_fd()).unwrap(), "/dev/fdset/3");
+        drop(write);
+        monitor.join().unwrap();
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "state");
     }
 
     #[test]

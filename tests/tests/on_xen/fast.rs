@@ -57,7 +57,8 @@ pub fn two_processors(world: &mut World) -> Result<()> {
     agree(world, &guest)
 }
 
-fn agree(world: &World, guest: &Guest) -> Result<()> {
+/// Moves a guest, and has its frames compared.
+pub fn agree(world: &World, guest: &Guest) -> Result<()> {
     let timeline = Timeline::start();
     say_nothing_unasked(&world.host)?;
     let name = guest.name();
@@ -137,7 +138,7 @@ fn has_memory(world: &World, name: &str, mib: u64) -> Result<()> {
 }
 
 /// Returns a command that connects to `lull land` and runs `command` at that place.
-fn held(place: &str, guest: &Guest, command: &str) -> Result<String> {
+pub fn held(place: &str, guest: &Guest, command: &str) -> Result<String> {
     let source = guest.domid()?;
     Ok(format!(
         "hold-land {place} 0 {source} {} --",

@@ -13,6 +13,7 @@ use lull_tests::{Guest, GuestSpec, GuestType, Load};
 
 use crate::aftermath;
 use crate::attempt::{Ended, Plan, is};
+use crate::fast;
 use crate::moves;
 use crate::refusals;
 use crate::world::{Scenario, World, scenario, spec};
@@ -33,6 +34,12 @@ pub fn unseen() -> Vec<Scenario> {
         scenario("hvm-helper-killed", 90, helper_killed),
         scenario("hvm-qemu-stands-still", 90, qemu_stands_still),
         scenario("hvm-qemu-killed", 90, qemu_killed),
+        scenario("hvm-fast-within-its-limit", 150, fast_within_a_limit),
+        scenario("hvm-fast-frames-agree", 150, fast_frames_agree),
+        scenario("hvm-fast-refused", 150, fast_refused),
+        scenario("hvm-fast-fifo-removed", 180, fifo_removed),
+        scenario("hvm-fast-holder-killed", 180, holder_killed),
+        scenario("hvm-fast-older-destination", 150, older_destination),
     ]
 }
 
@@ -84,7 +91,7 @@ fn within_a_limit(world: &mut World) -> Result<()> {
     ));
     let reason = result["landing_reason"].as_str().unwrap_or_default();
     ensure!(
-        result["landing"] == "classic" && reason.contains("HVM"),
+        result["landing"] == "classic" && reason.contains("receiver-command"),
         "{result}"
     );
     check(world, &guest, &ended)
@@ -193,6 +200,116 @@ fn qemu_killed(world: &mut World) -> Result<()> {
         "it does not run on: {domain:?}"
     );
     world.bury_guest()
+}
+
+/// The copy's QEMU waits for its state while the guest runs here.
+fn fast_within_a_limit(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    let limit = world.pace.ample();
+    let timeline = Timeline::start();
+    let plan = Plan::direct().limit(limit).fast_by("");
+    let ended = plan.run(&world.host, &guest)?;
+    let result = fast::landed_fast(&ended)?;
+    timeline.phase(format_args!(
+        "limit {} ms, predicted {}, observed {}",
+        limit.as_millis(),
+        result["predicted_downtime_ms"],
+        result["observed_downtime_ms"],
+    ));
+    no_state_is_left(world)?;
+    check(world, &guest, &ended)
+}
+
+/// What QEMU wrote in the last round is among what is compared.
+fn fast_frames_agree(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    fast::agree(world, &guest)?;
+    no_state_is_left(world)?;
+    let before = guest.status()?.machine.context("no emulated machine")?;
+    ensure!(before.errors == 0, "its emulated devices: {before:?}");
+    Ok(())
+}
+
+/// The last pages are held up once the guest and its QEMU have stopped: QEMU runs on, and
+/// then the guest.
+fn fast_refused(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    let limit = world.pace.ample();
+    let wait = format!("sleep {}", limit.as_secs() + 5);
+    let land = fast::held("stopped", &guest, &wait)?;
+    let plan = Plan::direct().limit(limit).fast_by(&land);
+    let ended = plan.run(&world.host, &guest)?;
+    ended.expect(3)?;
+    let stopped = ended.event("suspended").context("it was never stopped")?;
+    let told = ended.event("ended").context("no last word")?;
+    ensure!(
+        told["refused_pause_ms"].is_u64(),
+        "not paused: {stopped}, {told}"
+    );
+    no_state_is_left(world)?;
+    check(world, &guest, &ended)?;
+    moves_after_that(world, &guest)
+}
+
+/// The file from which the copy's QEMU is to read its state is gone before libxl opens it:
+/// libxl makes another, and QEMU finds no state in it.
+fn fifo_removed(world: &mut World) -> Result<()> {
+    gives_up(world, "rm $fifo")
+}
+
+/// The process that keeps that file dies. Whoever waits for it goes on, and so does xl.
+fn holder_killed(world: &mut World) -> Result<()> {
+    gives_up(world, "pkill -KILL -f 'exe hold-state'")
+}
+
+/// Where the destination's lull does not know how to keep a QEMU waiting, the guest lands the
+/// classic way, and the operator is told why.
+fn older_destination(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    let older = Plan::direct().land("exec rig-agent older-land 5 -- lull land");
+    let ended = older.run(&world.host, &guest)?;
+    let result = ended.expect(0)?;
+    let reason = result["landing_reason"].as_str().unwrap_or_default();
+    ensure!(
+        result["landing"] == "classic" && reason.contains("QEMU waiting"),
+        "{result}"
+    );
+    check(world, &guest, &ended)
+}
+
+/// Runs `command` once the destination is armed, while the stream is on its way.
+fn gives_up(world: &mut World, command: &str) -> Result<()> {
+    let guest = guest(world)?;
+    let armed = "fifo=$(find /var/lib/xen -name 'qemu-resume.*' -type p)";
+    world.host.run(&format!(
+        "(until {armed} && [ -n \"$fifo\" ]; do sleep 0.05; done; {command}) \
+         >/dev/null 2>&1 </dev/null &"
+    ))?;
+    let ended = Plan::throttled(SLOW_LINK)
+        .fast_by("")
+        .run(&world.host, &guest)?;
+    ended.expect(6)?;
+    no_state_is_left(world)?;
+    check(world, &guest, &ended)?;
+    moves_after_that(world, &guest)
+}
+
+/// A link rate, bytes a second, at which naming the guest's frames takes some seconds.
+const SLOW_LINK: u64 = 60_000;
+
+/// No file with a state of QEMU's is left.
+fn no_state_is_left(world: &World) -> Result<()> {
+    let look = "find /var/lib/xen -name 'qemu-resume.*' -o -name 'qemu-save.*'";
+    let left = world.host.run(look)?.checked()?;
+    ensure!(left.trim().is_empty(), "left behind: {left}");
+    Ok(())
+}
+
+/// Nothing holds xl's lock, and QEMU still can do all that a move needs.
+fn moves_after_that(world: &World, guest: &Guest) -> Result<()> {
+    let again = Plan::direct().run(&world.host, guest)?;
+    again.expect(0)?;
+    check(world, guest, &again)
 }
 
 fn qemu_of(guest: &Guest) -> Result<String> {

@@ -18,7 +18,7 @@ use lull_base::{confine, hygiene, inherited_fd, processes};
 use lull_engine::stub::{orphans, room};
 use lull_store::running::claim::{self, Claim};
 use lull_store::running::folder::{self, Folder};
-use lull_xen::device_model::Devices;
+use lull_xen::device_model::{self, Devices};
 use lull_xen::domain::{LAST_STEPS, Resumed, wait_out_suspend};
 use lull_xen::domctl::ShadowOp;
 use lull_xen::{DomId, Xen};
@@ -267,6 +267,10 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8], emulated: &mut Emul
     end_devices_log(guest, heard, emulated);
     if !lands {
         follow_guest(emulated);
+        if emulated.is_some() {
+            // The helper may have put the beginning of one there.
+            let _ = fs::remove_file(device_model::saved_state(guest));
+        }
     }
     match taken_over {
         Ok(()) => ExitCode::SUCCESS,

@@ -244,9 +244,7 @@ impl Toolstack for OnItsOwn {
     }
 
     fn log_devices(&mut self, _: bool) -> io::Result<()> {
-        Err(io::Error::other(
-            "a guest with emulated devices lands the classic way only",
-        ))
+        Err(io::Error::other("no libxl is there to switch it"))
     }
 
     fn first_pass_done(&mut self) -> io::Result<()> {

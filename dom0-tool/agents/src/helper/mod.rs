@@ -15,6 +15,7 @@ mod journal;
 mod libxl;
 mod orders;
 mod run;
+mod saving;
 mod stock;
 mod toolstack;
 mod transport;

@@ -50,6 +50,7 @@ use super::guard::{self, Guard, Over};
 use super::handed::{self, Handed};
 use super::libxl::Libxl;
 use super::orders::Ordered;
+use super::saving::{Beginning, Saving};
 use super::toolstack::Toolstack;
 use super::transport::{Transport, has_ended};
 use super::{orders, stock};
@@ -72,8 +73,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitC
     if let Some((over, guest, helper)) = guard::orders(&args) {
         return guard::main(over, guest, helper);
     }
-    if let Some(guest) = emulated::orders(&args) {
-        return emulated::main(guest);
+    if let Some((guest, state)) = emulated::orders(&args) {
+        return emulated::main(guest, state);
     }
     let save = match Save::parse(&args) {
         Some(Save::Live(save)) => save,
@@ -385,6 +386,10 @@ struct Helper<'t> {
     left_paused: bool,
     guest: DomId,
     emulated: Emulated,
+    /// QEMU is stopped and saved by this process: in a fast landing.
+    saving: Option<Saving>,
+    /// The beginning of QEMU's state, until libxl has sent it.
+    beginning: Option<Beginning>,
     /// The guest's name, for messages.
     name: String,
     control: Option<Server>,
@@ -448,6 +453,8 @@ impl<'t> Helper<'t> {
             left_paused: false,
             guest,
             emulated: Emulated::NONE,
+            saving: None,
+            beginning: None,
             name: orders::name(guest).unwrap_or_else(|_| format!("domain {guest}")),
             control: None,
             wish: None,
@@ -560,7 +567,13 @@ impl<'t> Helper<'t> {
                 "it is suspended: something else saves or moves it, or has given up on it (`lull resume` makes it run, once it is certain that it runs nowhere else)"
             );
         }
-        self.emulated = Emulated::of(guest).context("the guest's QEMU cannot be asked")?;
+        let emulated = match task.channel {
+            Some(_) => Emulated::to_be_saved(guest),
+            None => Emulated::of(guest),
+        };
+        self.emulated = emulated.context("the guest's QEMU cannot be asked")?;
+        let saves = task.channel.is_some() && self.emulated.is_some();
+        self.saving = saves.then(Saving::default);
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
         let guard = Guard::start(guest, Over::Move, claim);
         self.guard = Some(guard.context("the guard cannot be started")?);
@@ -576,6 +589,9 @@ impl<'t> Helper<'t> {
             let mut channel = Channel::new(to, from, copy, edition)?;
             for connection in task.further {
                 channel.join(connection)?;
+            }
+            if saves {
+                channel.expect_devices(!left_paused)?;
             }
             io::Result::Ok(channel)
         });
@@ -826,7 +842,10 @@ impl Host for Helper<'_> {
     }
 
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
-        let answer = self.toolstack.suspend_answer()?;
+        let mut answer = self.toolstack.suspend_answer()?;
+        if let Some(saving) = &mut self.saving {
+            answer = saving.after(answer, &mut self.emulated);
+        }
         if let (Some(_), Some(guard)) = (answer, &mut self.guard) {
             guard.answered();
         }
@@ -843,6 +862,9 @@ impl Host for Helper<'_> {
         let asked = self.cancelled || self.signalled.load(Ordering::Relaxed);
         let given_up = self.front_end.as_mut().is_some_and(FrontEnd::poll);
         let told = self.transport.as_mut().map(Transport::poll).transpose()?;
+        if told.is_some_and(|told| told.target_ready) {
+            self.beginning = None;
+        }
         Ok(News {
             cancelled: asked || given_up,
             ..told.unwrap_or_default()
@@ -892,6 +914,10 @@ impl Host for Helper<'_> {
     }
 
     fn first_pass_done(&mut self) -> io::Result<()> {
+        if self.saving.is_some() {
+            let path = device_model::saved_state(self.guest);
+            self.beginning = Some(Beginning::at(path)?);
+        }
         self.toolstack.first_pass_done()
     }
 
@@ -922,13 +948,20 @@ impl Host for Helper<'_> {
         if let Some(guard) = self.guard.as_mut().filter(|_| on) {
             guard.devices_log();
         }
-        let done = self.toolstack.log_devices(on);
+        let done = match self.saving {
+            Some(_) => self.emulated.log(on),
+            None => self.toolstack.log_devices(on),
+        };
         match (&done, &mut self.guard) {
             (Ok(()), Some(guard)) if !on => guard.devices_do_not_log(),
             (Ok(()), _) => {}
             (Err(_), _) => self.rest_left = true,
         }
         done
+    }
+
+    fn saved_devices(&mut self) -> io::Result<Vec<u8>> {
+        self.emulated.saved_state()
     }
 
     fn emulated(&mut self) -> &mut dyn MakeRun {

@@ -11,6 +11,8 @@
 //! the version to use ───── Chosen ──────────────▶
 //! for each further connection, `lull land --join TOKEN` ▶ takes it over
 //!                          ◀── Joined ──────────── on that connection
+//! which copy to expect ─── Expect ──────────────▶ has its QEMU wait (HVM guests only)
+//!                          ◀── Armed ─────────────
 //!    … the provisional stream goes through xl, the receiver says READY …
 //! whose copy ───────────── Attach ──────────────▶ looks for it; it must wait
 //!                          ◀── Attached ──────────
@@ -20,14 +22,17 @@
 //!                          ◀── Left ──────────────
 //!    … READY is passed on, xl says GO, the receiver renames the copy and ends …
 //!    … the guest is suspended, the last batches follow …
-//! clock and CPUs ───────── State ───────────────▶ sets them, lets go of all
+//! QEMU's state ─────────── Devices ─────────────▶ keeps it (HVM guests only)
+//! clock and CPUs ───────── State ───────────────▶ sets them, lets go of all; QEMU runs
 //!                          ◀── Landed ────────────
 //! the word ─────────────── Start ───────────────▶ starts it: one hypercall
 //!                          ◀── Started ───────────
 //! ```
 //! With GO the receiver unpauses the copy. Xen counts pauses, and `lull land` holds the
 //! copy with a pause of its own from Attached on, so only its own word starts the copy.
-//! `-p` leaves the receiver's pause in place for the operator to undo.
+//! `-p` leaves the receiver's pause in place for the operator to undo. The receiver of an HVM
+//! guest always leaves it paused, because it would have QEMU go on with GO; the word undoes
+//! that pause as well.
 //!
 //! Version 1 has no Start: READY is passed on after Landed, and the receiver starts the
 //! copy.
@@ -43,11 +48,12 @@
 //! ends, or when the guest no longer waits. A copy without Start is destroyed then.
 //!
 //! [`serve`] is the destination's end of the channel, and writes into the [`waiting`] guest;
-//! [`see_off`] cleans up after it, or [`announce`]s it. The source's end is with
-//! `lull migrate`, which starts this one over ssh.
+//! [`incoming`] keeps its QEMU waiting; [`see_off`] cleans up after it, or [`announce`]s it.
+//! The source's end is with `lull migrate`, which starts this one over ssh.
 
 mod announce;
 pub mod door;
+pub mod incoming;
 mod inlet;
 pub mod see_off;
 mod serve;

@@ -2,7 +2,7 @@
 //!
 //! `lull land` reads what another host sends, and is confined so that it can start nothing.
 //! A second process therefore makes sure that a copy which will not be started does not
-//! stay, even if `lull land` is killed. This guard reads two words from `lull land`, and
+//! stay, even if `lull land` is killed. This guard reads a few words from `lull land`, and
 //! nothing from the source. It announces a copy that lands, too, because it may open a
 //! socket.
 
@@ -21,6 +21,7 @@ use lull_xen::host::Host;
 use rustix::stdio::{dup2_stderr, stdout};
 
 use super::announce::announce;
+use super::incoming;
 use super::waiting::Identity;
 
 /// The name of the hidden subcommand.
@@ -31,6 +32,9 @@ const SEEING_OFF: Duration = Duration::from_secs(10);
 
 /// Interval between two checks whether the copy is gone.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Sent once the copy is built.
+const BUILT: u8 = b'b';
 
 /// Sent before the copy can be started.
 const LANDED: u8 = b'l';
@@ -49,6 +53,8 @@ pub struct Options {
 /// The end that `lull land` holds of the pipe to its guard.
 pub(super) struct SeeOff {
     pipe: ChildStdin,
+    /// Whether the copy is named.
+    watches: bool,
 }
 
 impl SeeOff {
@@ -68,15 +74,30 @@ impl SeeOff {
             .stdout(Stdio::null())
             .spawn()?;
         let pipe = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Self { pipe })
+        Ok(Self {
+            pipe,
+            watches: false,
+        })
     }
 
-    /// Names the copy that must not stay unless it lands.
+    /// Names the copy that must not stay unless it lands. It may still be under
+    /// construction, and may be named again.
     ///
     /// # Errors
     /// When the guard has died.
     pub(super) fn watch(&mut self, copy: Identity) -> io::Result<()> {
-        self.pipe.write_all(&copy.to_bytes())
+        match std::mem::replace(&mut self.watches, true) {
+            true => Ok(()),
+            false => self.pipe.write_all(&copy.to_bytes()),
+        }
+    }
+
+    /// Reports that the copy is built, with all its devices.
+    ///
+    /// # Errors
+    /// When the guard has died.
+    pub(super) fn is_built(&mut self) -> io::Result<()> {
+        self.pipe.write_all(&[BUILT])
     }
 
     /// Reports that the copy lands: the source decides from here on whether it starts, or
@@ -110,17 +131,23 @@ pub fn main(options: &Options) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let (landed, lands) = mpsc::channel();
-    let announcer = thread::Builder::new().spawn(move || {
-        if let Err(error) = announce(copy, &lands) {
-            eprintln!(
-                "lull land: domain {} is not announced: {error}",
-                copy.domain
-            );
-        }
-    });
+    let mut lands = Some(lands);
+    let mut announcer = None;
     let mut words = Vec::new();
-    for word in land.take(2).bytes().map_while(Result::ok) {
+    for word in land.take(3).bytes().map_while(Result::ok) {
         words.push(word);
+        if let Some(lands) = lands.take_if(|_| word == BUILT) {
+            announcer = thread::Builder::new()
+                .spawn(move || {
+                    if let Err(error) = announce(copy, &lands) {
+                        eprintln!(
+                            "lull land: domain {} is not announced: {error}",
+                            copy.domain
+                        );
+                    }
+                })
+                .ok();
+        }
         if word == LANDED {
             // It has ended if there is nothing to announce.
             let _ = landed.send(());
@@ -145,7 +172,7 @@ pub fn main(options: &Options) -> ExitCode {
 
 /// Whether the copy did not land, according to what `lull land` said of it.
 const fn is_left_behind(words: &[u8]) -> bool {
-    matches!(words, [] | [LANDED, UNTOLD])
+    matches!(words, [] | [BUILT] | [BUILT, LANDED, UNTOLD])
 }
 
 /// Destroys the copy if its receiver does not. Without the word that the copy lands, it
@@ -154,6 +181,8 @@ const fn is_left_behind(words: &[u8]) -> bool {
 /// that has had permission does not destroy it either.
 fn see_off(copy: Identity) -> io::Result<()> {
     let xen = Xen::open_here()?;
+    // Its receiver may be about to open what only `lull land`'s holder had open.
+    incoming::release(copy.domain);
     let until = Instant::now() + SEEING_OFF;
     while Instant::now() < until {
         if !matches!(copy.waits(&xen), Ok(true)) {
@@ -193,8 +222,9 @@ mod tests {
     #[test]
     fn only_a_copy_that_did_not_land_is_left_behind() {
         assert!(is_left_behind(&[]));
-        assert!(is_left_behind(&[LANDED, UNTOLD]));
-        for words in [&[LANDED][..], &[UNTOLD], &[LANDED, LANDED], b"x"] {
+        assert!(is_left_behind(&[BUILT]));
+        assert!(is_left_behind(&[BUILT, LANDED, UNTOLD]));
+        for words in [&[BUILT, LANDED][..], &[LANDED, LANDED], b"x"] {
             assert!(!is_left_behind(words), "{words:?}");
         }
     }

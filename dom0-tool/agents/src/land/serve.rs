@@ -12,16 +12,21 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
 
 use super::door::{Door, Joined};
+use super::incoming::{Holder, NoQemu};
 use super::inlet::Inlet;
 use super::see_off::SeeOff;
-use super::waiting::{Compared, Complete, Tools, Unfit, Waiting};
+use super::waiting::{Compared, Complete, Finder, Identity, Tools, Unfit, Waiting};
 use lull_store::running::folder::{self, Folder};
 use lull_wire::channel::{
-    Attach, BadFrame, Chosen, Edition, FromLand, Greeting, LINE_MAX, Purpose, TO_LAND_MAX, ToLand,
+    Attach, BadFrame, Chosen, Edition, Expect, FromLand, Greeting, LINE_MAX, Purpose, TO_LAND_MAX,
+    ToLand, Token,
 };
 
 /// Interval at which the guest is checked while nothing arrives.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Interval at which a copy that is expected is looked for.
+const SHORT_LOOK: Duration = Duration::from_millis(50);
 
 /// Time that the source has to choose a version.
 const CHOOSING: Duration = Duration::from_secs(60);
@@ -40,6 +45,8 @@ pub enum End {
     NoVersion,
     #[error(transparent)]
     Unfit(#[from] Unfit),
+    #[error(transparent)]
+    NoQemu(#[from] NoQemu),
     #[error(transparent)]
     Bad(#[from] BadFrame),
     #[error("a message that is too long ({0} bytes)")]
@@ -61,10 +68,9 @@ pub fn main() -> ExitCode {
     });
     let door = door.ok();
     let token = door.as_ref().map(Door::token);
-    let guard = || SeeOff::start(token);
     // This precedes the greeting: if it fails, the source uses a classic landing.
-    let (tools, mut see_off) = match Tools::open().and_then(|tools| Ok((tools, guard()?))) {
-        Ok(ready) => ready,
+    let here = match Here::open(token) {
+        Ok(here) => here,
         Err(error) => {
             if let Some(token) = token {
                 folder::remove(&Folder::default().door(token));
@@ -76,11 +82,7 @@ pub fn main() -> ExitCode {
     // Everything from here on is input from another host.
     confine::to_open_files(&REQUESTS);
     let mut source = Source::new(stdin(), io::stdout(), door);
-    let ended = serve(&mut source, |attach| {
-        let waiting = Waiting::find(attach, tools)?;
-        see_off.watch(waiting.copy())?;
-        Ok((waiting, see_off))
-    });
+    let ended = serve(&mut source, here);
     let Err(end) = ended else {
         return ExitCode::SUCCESS;
     };
@@ -91,10 +93,87 @@ pub fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn serve<W: Write>(
-    source: &mut Source<'_, W>,
-    attach: impl FnOnce(&Attach) -> Result<(Waiting, SeeOff), End>,
-) -> Result<(), End> {
+/// This host, as far as a copy is concerned that does not exist yet.
+trait Place {
+    /// Looks for a copy, and has its QEMU wait. Returns whether it was found.
+    fn expect(&mut self, copy: &Expect) -> Result<bool, End>;
+
+    /// Checks that a copy which is expected can still come.
+    fn check(&self) -> Result<(), End>;
+
+    /// Finds the copy, once it is built.
+    fn attach(self, copy: &Attach) -> Result<Attached, End>;
+}
+
+/// A copy that was found, and what looks after it.
+struct Attached {
+    waiting: Waiting,
+    see_off: SeeOff,
+    /// Its QEMU waits for its state.
+    holder: Option<Holder>,
+}
+
+struct Here {
+    tools: Tools,
+    finder: Finder,
+    see_off: SeeOff,
+    holder: Holder,
+    /// The copy whose QEMU waits, and whether its receiver's pause is to be undone.
+    expected: Option<(Identity, bool)>,
+}
+
+impl Here {
+    /// `door` names the socket at which connections join.
+    fn open(door: Option<Token>) -> io::Result<Self> {
+        Ok(Self {
+            tools: Tools::open()?,
+            finder: Finder::open()?,
+            see_off: SeeOff::start(door)?,
+            holder: Holder::start()?,
+            expected: None,
+        })
+    }
+}
+
+impl Place for Here {
+    fn expect(&mut self, copy: &Expect) -> Result<bool, End> {
+        let Some(found) = self.finder.find(copy.uuid, &copy.name)? else {
+            return Ok(false);
+        };
+        // It must not stay if this process ends before it is built.
+        self.see_off.watch(found)?;
+        self.holder.arm(found.domain)?;
+        self.expected = Some((found, copy.unpause));
+        Ok(true)
+    }
+
+    fn check(&self) -> Result<(), End> {
+        match self.expected {
+            Some(_) => Ok(self.holder.check()?),
+            None => Ok(()),
+        }
+    }
+
+    fn attach(mut self, copy: &Attach) -> Result<Attached, End> {
+        let mut waiting = Waiting::find(copy, self.tools)?;
+        match self.expected {
+            Some((expected, _)) if expected != waiting.copy() => {
+                return Err(Unfit::NoLongerWaits.into());
+            }
+            Some((_, true)) => waiting.unpause(),
+            Some((_, false)) | None => {}
+        }
+        self.see_off.watch(waiting.copy())?;
+        self.see_off.is_built()?;
+        Ok(Attached {
+            waiting,
+            see_off: self.see_off,
+            holder: self.expected.map(|_| self.holder),
+        })
+    }
+}
+
+fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<(), End> {
     let greeting = Greeting::ours(source.door.as_ref().map(Door::token));
     let mut line = serde_json::to_vec(&greeting).map_err(io::Error::other)?;
     line.push(b'\n');
@@ -102,18 +181,47 @@ fn serve<W: Write>(
     let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
         .map_err(|_| End::NoVersion)?;
     let edition = Edition::of(chosen.land).ok_or(End::NoVersion)?;
-    if edition != Edition::Joined {
+    if !edition.may_join() {
         source.door = None;
     }
     // Nothing on this host is touched before the source names the copy. In an older edition
     // that may be hours later, because the source's first pass comes before it.
-    let (mut waiting, mut see_off) = loop {
-        match source.frame(|| Ok(()))? {
-            (Via::First, ToLand::Attach(whose)) => break attach(&whose)?,
-            (via, ToLand::Ping) => source.answer(via, &FromLand::Pong)?,
+    let mut is_expected = false;
+    // A copy that is expected and does not exist yet. It does as soon as the stream has begun,
+    // and its QEMU is started later.
+    let mut awaited: Option<Expect> = None;
+    let attached = loop {
+        let arrived = match &awaited {
+            None => Some(source.frame(|| place.check())?),
+            Some(_) => source.frame_within(SHORT_LOOK)?,
+        };
+        let Some((via, frame)) = arrived else {
+            if let Some(copy) = &awaited
+                && place.expect(copy)?
+            {
+                awaited = None;
+                source.say(&FromLand::Armed.encode())?;
+            }
+            continue;
+        };
+        match frame {
+            ToLand::Ping => source.answer(via, &FromLand::Pong)?,
+            _ if via != Via::First => return Err(End::OutOfTurn),
+            ToLand::Attach(whose) => break place.attach(&whose)?,
+            ToLand::Expect(copy) if edition.takes_devices() && !is_expected => {
+                is_expected = true;
+                awaited = Some(copy);
+                // Whatever joins has done so.
+                source.door = None;
+            }
             _ => return Err(End::OutOfTurn),
         }
     };
+    let Attached {
+        mut waiting,
+        mut see_off,
+        mut holder,
+    } = attached;
     source.door = None;
     if edition.landing().is_handshake_first() {
         waiting.hold()?;
@@ -123,7 +231,10 @@ fn serve<W: Write>(
     }
     source.say(&FromLand::Attached.encode())?;
     loop {
-        let (via, frame) = source.frame(|| waiting.check())?;
+        let (via, frame) = source.frame(|| {
+            holder.as_ref().map_or(Ok(()), Holder::check)?;
+            Ok(waiting.check()?)
+        })?;
         let answer = match frame {
             ToLand::Ping => FromLand::Pong,
             ToLand::Pages(pages, bytes) if pages.purpose == Purpose::Write => {
@@ -132,12 +243,17 @@ fn serve<W: Write>(
                 FromLand::Applied
             }
             _ if via != Via::First => return Err(End::OutOfTurn),
-            ToLand::Attach(_) | ToLand::Start => return Err(End::OutOfTurn),
+            ToLand::Attach(_) | ToLand::Expect(_) | ToLand::Start => return Err(End::OutOfTurn),
+            ToLand::Devices(part) => {
+                let holder = holder.as_mut().ok_or(End::OutOfTurn)?;
+                holder.take(&part)?;
+                continue;
+            }
             ToLand::Pages(pages, bytes) => {
                 let Compared { differing, first } = waiting.compare(&pages, &bytes)?;
                 FromLand::Compared { differing, first }
             }
-            ToLand::Leave(number) if edition == Edition::Joined => {
+            ToLand::Leave(number) if edition.may_join() => {
                 source.close(number);
                 FromLand::Left
             }
@@ -150,6 +266,10 @@ fn serve<W: Write>(
                 // Permission to start the guest follows. No mapping of the guest is left
                 // when the source reads Landed.
                 let complete = waiting.set_state(&state)?;
+                // QEMU looks at the guest's memory as it loads, so it comes last.
+                if let Some(holder) = &mut holder {
+                    holder.load()?;
+                }
                 match edition.landing().is_handshake_first() {
                     false => landed(source, &mut see_off)?,
                     true => start(source, complete, &mut see_off)?,
@@ -180,7 +300,7 @@ fn start<W: Write>(
     see_off: &mut SeeOff,
 ) -> Result<(), End> {
     source.say(&FromLand::Landed.encode())?;
-    match source.frame_of_first(|| complete.check())? {
+    match source.frame_of_first(|| Ok(complete.check()?))? {
         ToLand::Start => {}
         _ => return Err(End::OutOfTurn),
     }
@@ -297,12 +417,21 @@ impl<'f, W: Write> Source<'f, W> {
     /// periodically and decides whether to go on.
     fn frame(
         &mut self,
-        mut meanwhile: impl FnMut() -> Result<(), Unfit>,
+        mut meanwhile: impl FnMut() -> Result<(), End>,
     ) -> Result<(Via, ToLand), End> {
         loop {
-            let Some(ready) = self.readable()? else {
-                meanwhile()?;
-                continue;
+            match self.frame_within(LOOK)? {
+                Some(read) => return Ok(read),
+                None => meanwhile()?,
+            }
+        }
+    }
+
+    /// Reads a frame of any connection. `None` once nothing has arrived for `longest`.
+    fn frame_within(&mut self, longest: Duration) -> Result<Option<(Via, ToLand)>, End> {
+        loop {
+            let Some(ready) = self.readable(longest)? else {
+                return Ok(None);
             };
             if ready.has_left.contains(&true) {
                 let mut has_left = ready.has_left.into_iter();
@@ -320,7 +449,7 @@ impl<'f, W: Write> Source<'f, W> {
                 }
                 self.turn = at + 1;
                 if let Some(read) = self.read(at)? {
-                    return Ok(read);
+                    return Ok(Some(read));
                 }
                 // The others may have moved up.
                 break;
@@ -350,7 +479,7 @@ impl<'f, W: Write> Source<'f, W> {
     /// Reads a frame of the first connection. The others are not looked at.
     fn frame_of_first(
         &mut self,
-        mut meanwhile: impl FnMut() -> Result<(), Unfit>,
+        mut meanwhile: impl FnMut() -> Result<(), End>,
     ) -> Result<ToLand, End> {
         loop {
             if !self.is_readable()? {
@@ -363,8 +492,8 @@ impl<'f, W: Write> Source<'f, W> {
         }
     }
 
-    /// Waits until something arrives. `None` if nothing does for a while.
-    fn readable(&self) -> io::Result<Option<Ready>> {
+    /// Waits until something arrives. `None` if nothing does for `longest`.
+    fn readable(&self, longest: Duration) -> io::Result<Option<Ready>> {
         let arrives = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         // Nothing is ever written to these; only their end is reported.
         let ends = |joined| PollFd::from_borrowed_fd(Joined::stays(joined), PollFlags::empty());
@@ -372,7 +501,7 @@ impl<'f, W: Write> Source<'f, W> {
         fds.extend(self.joined.iter().map(|joined| arrives(joined.as_fd())));
         fds.extend(self.joined.iter().map(ends));
         fds.extend(self.door.as_ref().map(|door| arrives(door.as_fd())));
-        if !wait(&mut fds)? {
+        if !wait(&mut fds, longest)? {
             return Ok(None);
         }
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
@@ -419,15 +548,16 @@ impl<'f, W: Write> Source<'f, W> {
     }
 
     fn is_readable(&self) -> io::Result<bool> {
-        wait(&mut [PollFd::from_borrowed_fd(self.from, PollFlags::IN)])
+        let mut fds = [PollFd::from_borrowed_fd(self.from, PollFlags::IN)];
+        wait(&mut fds, LOOK)
     }
 }
 
-/// Waits until one of them is ready, for [`LOOK`] at most.
-fn wait(fds: &mut [PollFd<'_>]) -> io::Result<bool> {
+/// Waits until one of them is ready, for `longest` at most.
+fn wait(fds: &mut [PollFd<'_>], longest: Duration) -> io::Result<bool> {
     let timeout = Timespec {
-        tv_sec: LOOK.as_secs() as i64,
-        tv_nsec: i64::from(LOOK.subsec_nanos()),
+        tv_sec: longest.as_secs() as i64,
+        tv_nsec: i64::from(longest.subsec_nanos()),
     };
     match poll(fds, Some(&timeout)) {
         Ok(ready) => Ok(ready > 0),
@@ -447,6 +577,8 @@ mod tests {
 
     const CHOSEN: &[u8] = b"{\"land\":2}\n";
 
+    const NEWEST: &[u8] = b"{\"land\":6}\n";
+
     /// Serves a source that sends `words` and closes; returns the end, and what was sent to
     /// the source.
     fn served(words: &[&[u8]]) -> (End, Vec<u8>) {
@@ -456,11 +588,35 @@ mod tests {
         }
         drop(source);
         let mut source = Source::new(from.as_fd(), Vec::new(), None);
-        let end = serve(&mut source, |_| {
-            unreachable!("whose copy it is was not said")
-        });
-        let end = end.unwrap_err();
+        let end = serve(&mut source, Nowhere(0)).unwrap_err();
         (end, source.to)
+    }
+
+    /// A place where a copy exists at the third look, and is never built.
+    struct Nowhere(u32);
+
+    impl Place for Nowhere {
+        fn expect(&mut self, copy: &Expect) -> Result<bool, End> {
+            assert_eq!(copy.name, "web1");
+            self.0 += 1;
+            Ok(self.0 == 3)
+        }
+
+        fn check(&self) -> Result<(), End> {
+            Ok(())
+        }
+
+        fn attach(self, _: &Attach) -> Result<Attached, End> {
+            unreachable!("whose copy it is was not said")
+        }
+    }
+
+    fn expected() -> Vec<u8> {
+        channel::expect(&Expect {
+            uuid: [7; 16],
+            name: "web1".into(),
+            unpause: true,
+        })
     }
 
     fn frame(kind: u32, length: u32) -> Vec<u8> {
@@ -482,7 +638,7 @@ mod tests {
 
     #[test]
     fn another_version_or_none_is_no_beginning() {
-        for chosen in [&b"{\"land\":6}\n"[..], b"{\"land\":1}\n", b"hello\n", b"\n"] {
+        for chosen in [&b"{\"land\":7}\n"[..], b"{\"land\":1}\n", b"hello\n", b"\n"] {
             let (end, _) = served(&[chosen]);
             assert!(matches!(end, End::NoVersion), "{end}");
         }
@@ -498,11 +654,19 @@ mod tests {
             zero: vec![6],
             gone: vec![7],
         });
-        for first in [pages, channel::start(), channel::leave(1)] {
-            let (end, _) = served(&[CHOSEN, &first]);
+        let devices = channel::devices(b"QEVM");
+        for first in [pages, channel::start(), channel::leave(1), devices] {
+            for chosen in [CHOSEN, NEWEST] {
+                let (end, _) = served(&[chosen, &first]);
+                assert!(matches!(end, End::OutOfTurn), "{end}");
+            }
+        }
+        // In an older edition no copy is expected.
+        for older in [CHOSEN, b"{\"land\":5}\n"] {
+            let (end, _) = served(&[older, &expected()]);
             assert!(matches!(end, End::OutOfTurn), "{end}");
         }
-        let (end, _) = served(&[CHOSEN, &frame(9, 0)]);
+        let (end, _) = served(&[CHOSEN, &frame(10, 0)]);
         assert!(matches!(end, End::Bad(_)), "{end}");
         let (end, _) = served(&[CHOSEN, &frame(2, u32::MAX)]);
         assert!(matches!(end, End::TooLong(_)), "{end}");
@@ -532,7 +696,7 @@ mod tests {
         first.write_all(&channel::ping()).unwrap();
         let first = (!closes).then_some(first);
         let mut source = Source::new(from.as_fd(), Vec::new(), Some(door));
-        let end = serve(&mut source, |_| unreachable!("no copy was named")).unwrap_err();
+        let end = serve(&mut source, Nowhere(0)).unwrap_err();
         drop((source, stays, joins, first));
         let mut said = Vec::new();
         heard.read_to_end(&mut said).unwrap();
@@ -551,9 +715,18 @@ mod tests {
             frames: 9,
             name: "web1".into(),
         });
-        for words in [attach, channel::leave(1), channel::start()] {
-            let (end, _) = served_beside(JOINS, &words, false);
-            assert!(matches!(end, End::OutOfTurn), "{end}");
+        let devices = channel::devices(b"QEVM");
+        for words in [
+            attach,
+            channel::leave(1),
+            channel::start(),
+            expected(),
+            devices,
+        ] {
+            for chosen in [JOINS, NEWEST] {
+                let (end, _) = served_beside(chosen, &words, false);
+                assert!(matches!(end, End::OutOfTurn), "{end}");
+            }
         }
         let long = frame(2, SHARE_BYTES_MAX as u32 + 1);
         let (end, _) = served_beside(JOINS, &long, false);
@@ -581,7 +754,10 @@ mod tests {
         let (mut other, _heard, stays) = join();
         other.write_all(&channel::ping()).unwrap();
         let ping = |number| Some((Via::Joined(number), ToLand::Ping));
-        let frame = |source: &mut Source<'_, _>| source.frame(|| Err(Unfit::NoLongerWaits)).ok();
+        let frame = |source: &mut Source<'_, _>| {
+            let read = source.frame(|| Err(Unfit::NoLongerWaits.into()));
+            read.ok()
+        };
         assert_eq!(frame(&mut source), ping(2));
         assert_eq!(source.joined.len(), 2);
         // Its ssh has ended, or the process that handed it over was killed.
@@ -594,6 +770,34 @@ mod tests {
         assert!(source.joined.is_empty());
     }
 
+    /// The copy is looked for while the source is silent, and announced once.
+    #[test]
+    fn a_copy_that_is_expected_is_waited_for() {
+        let (from, mut to) = pipe().unwrap();
+        let (mut heard, to_source) = pipe().unwrap();
+        let end = std::thread::spawn(move || {
+            let mut source = Source::new(from.as_fd(), to_source, None);
+            serve(&mut source, Nowhere(0)).unwrap_err()
+        });
+        to.write_all(NEWEST).unwrap();
+        to.write_all(&expected()).unwrap();
+        // What is asked meanwhile is answered.
+        to.write_all(&channel::ping()).unwrap();
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while byte != *b"\n" {
+            heard.read_exact(&mut byte).unwrap();
+            line.extend(byte);
+        }
+        let (pong, armed) = (FromLand::Pong.encode(), FromLand::Armed.encode());
+        let mut said = vec![0; pong.len() + armed.len()];
+        heard.read_exact(&mut said).unwrap();
+        assert_eq!(said, [pong, armed].concat());
+        to.write_all(&expected()).unwrap();
+        let end = end.join().unwrap();
+        assert!(matches!(end, End::OutOfTurn), "twice: {end}");
+    }
+
     /// A silent source is waited for, and the guest is checked meanwhile.
     #[test]
     fn a_silent_source_is_looked_up_from() {
@@ -602,7 +806,7 @@ mod tests {
         let mut looks = 0;
         let gone = source.frame(|| {
             looks += 1;
-            Err(Unfit::NoLongerWaits)
+            Err(Unfit::NoLongerWaits.into())
         });
         assert!(matches!(gone, Err(End::Unfit(Unfit::NoLongerWaits))));
         assert_eq!(looks, 1);

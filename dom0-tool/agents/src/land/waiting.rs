@@ -22,6 +22,13 @@ pub const SUFFIX: &str = "--incoming";
 /// `xen/include/public/hvm/params.h`, 4.17).
 const RINGS: [u32; 7] = [1, 17, 5, 6, 27, 28, 29];
 
+/// HVM parameters that name the first of the pages that device models beside QEMU share with
+/// Xen, and how many there are (`HVM_PARAM_IOREQ_SERVER_PFN`, `NR_IOREQ_SERVER_PAGES`).
+const IOREQ_SERVER: [u32; 2] = [32, 33];
+
+/// The most such pages; libxc makes eight (`xg_dom_x86.c`, 4.17).
+const IOREQ_SERVER_PAGES_MAX: u64 = 64;
+
 /// A page of zeros.
 static ZEROS: [u8; PAGE] = [0; PAGE];
 
@@ -83,6 +90,8 @@ pub struct Waiting {
     /// contents.
     unwritten: BitSet,
     types: HypercallBuffer<u64>,
+    /// Whether the receiver's own pause is to be undone, too.
+    unpause: bool,
 }
 
 /// The handles needed to write into a guest, opened before anything is read from the
@@ -119,22 +128,8 @@ impl Waiting {
             types,
         } = tools;
         let name = format!("{}{SUFFIX}", attach.name);
-        let mut found = Vec::new();
-        for info in xen.domains().during("the guests cannot be listed")? {
-            if waits(&info, attach.uuid) {
-                let called = store
-                    .read(&name_of(info.domain))
-                    .during("xenstore does not answer")?;
-                if called.as_deref() == Some(&name) {
-                    found.push(info.domain);
-                }
-            }
-        }
-        let domain = match found[..] {
-            [one] => one,
-            [] => return Err(Unfit::None(name)),
-            _ => return Err(Unfit::Several(name)),
-        };
+        let found = find(&xen, &mut store, attach.uuid, &name)?;
+        let domain = found.ok_or(Unfit::None(name))?;
         let maxmem = Maxmem::of(&mut store, domain);
         let maxmem = maxmem.during("the guest's maxmem is not known")?;
         if attach.frames > maxmem.frames() {
@@ -148,6 +143,13 @@ impl Waiting {
                 gfn => rings.push(gfn),
             }
         }
+        let [first, count] = IOREQ_SERVER.map(|index| xen.hvm_param(domain, index));
+        let first = first.during("the guest's parameters cannot be read")?;
+        let count = count.during("the guest's parameters cannot be read")?;
+        if first != 0 {
+            let count = count.min(IOREQ_SERVER_PAGES_MAX);
+            rings.extend(first..first.saturating_add(count));
+        }
         let uuid = attach.uuid;
         let mut waiting = Self {
             xen,
@@ -158,6 +160,7 @@ impl Waiting {
             populated: BitSet::below(0),
             unwritten: BitSet::below(0),
             types,
+            unpause: false,
         };
         waiting.list()?;
         Ok(waiting)
@@ -181,6 +184,12 @@ impl Waiting {
             }
         }
         Ok(())
+    }
+
+    /// From now on [`Complete::start`] undoes the pause of the copy's receiver, too, which
+    /// was told to leave the copy paused.
+    pub const fn unpause(&mut self) {
+        self.unpause = true;
     }
 
     /// Checks that the guest still waits.
@@ -304,6 +313,7 @@ impl Waiting {
         Ok(Complete {
             xen: self.xen,
             copy: self.copy,
+            unpause: self.unpause,
         })
     }
 
@@ -376,10 +386,62 @@ impl Waiting {
     }
 }
 
+/// The one guest with that UUID and name that waits, or is being built; `None` if there is
+/// none yet.
+fn find(
+    xen: &Xen,
+    store: &mut Xenstore,
+    uuid: [u8; 16],
+    name: &str,
+) -> Result<Option<DomId>, Unfit> {
+    let mut found = None;
+    for info in xen.domains().during("the guests cannot be listed")? {
+        if waits(&info, uuid) {
+            let called = store
+                .read(&name_of(info.domain))
+                .during("xenstore does not answer")?;
+            if called.as_deref() == Some(name) && found.replace(info.domain).is_some() {
+                return Err(Unfit::Several(name.to_owned()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Looks for a copy before it is built completely.
+pub struct Finder {
+    xen: Xen,
+    store: Xenstore,
+}
+
+impl Finder {
+    /// Opens the hypervisor and xenstore.
+    ///
+    /// # Errors
+    /// When they cannot be reached.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self {
+            xen: Xen::open_here()?,
+            store: Xenstore::open()?,
+        })
+    }
+
+    /// The copy of the guest with that UUID and name; `None` if it does not exist yet.
+    ///
+    /// # Errors
+    /// When it cannot be told from another, or Xen or xenstore does not answer.
+    pub fn find(&mut self, uuid: [u8; 16], name: &str) -> Result<Option<Identity>, Unfit> {
+        let name = format!("{name}{SUFFIX}");
+        let domain = find(&self.xen, &mut self.store, uuid, &name)?;
+        Ok(domain.map(|domain| Identity { domain, uuid }))
+    }
+}
+
 /// A copy in which everything is in place. Nothing of it is mapped any more.
 pub struct Complete {
     xen: Xen,
     copy: Identity,
+    unpause: bool,
 }
 
 impl Complete {
@@ -392,13 +454,17 @@ impl Complete {
     }
 
     /// Undoes [`Waiting::hold`]: one hypercall, and the guest runs. It stays paused if its
-    /// receiver was told to leave it so.
+    /// receiver was told to leave it so, unless [`Waiting::unpause`] says otherwise.
     ///
     /// # Errors
-    /// When the hypercall fails.
+    /// When a hypercall fails.
     pub fn start(self) -> Result<(), Unfit> {
-        let started = self.xen.unpause_domain(self.copy.domain);
-        started.during("the guest cannot be started")
+        let pauses = if self.unpause { 2 } else { 1 };
+        for _ in 0..pauses {
+            let started = self.xen.unpause_domain(self.copy.domain);
+            started.during("the guest cannot be started")?;
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use lull_wire::channel::{self, Edition, FromLand, HEADER, JOINED_MAX};
+use lull_wire::channel::{self, Edition, Expect, FromLand, HEADER, JOINED_MAX};
 use rustix::io::ioctl_fionbio;
 
 use super::joined::Joined;
@@ -19,6 +19,8 @@ pub struct Channel {
     pub(super) name: String,
     pub(super) edition: Edition,
     pub(super) joined: Vec<Joined>,
+    /// The copy that the destination has to expect, if the guest has emulated devices.
+    pub(super) expected: Option<Expect>,
 }
 
 /// A further connection: its number, and the descriptors to `lull land` and from it.
@@ -50,6 +52,7 @@ impl Channel {
             name: name.to_owned(),
             edition,
             joined: Vec::new(),
+            expected: None,
         })
     }
 
@@ -61,10 +64,27 @@ impl Channel {
     pub fn join(&mut self, connection: Connection) -> io::Result<()> {
         let number = connection.number;
         let is_taken = self.joined.iter().any(|other| other.number == number);
-        if is_taken || !(1..=JOINED_MAX).contains(&number) || self.edition != Edition::Joined {
+        if is_taken || !(1..=JOINED_MAX).contains(&number) || !self.edition.may_join() {
             return Err(io::Error::other("a connection that cannot have joined"));
         }
         self.joined.push(Joined::new(connection)?);
+        Ok(())
+    }
+
+    /// Announces the copy of a guest with emulated devices. `unpause` says that the copy's
+    /// receiver leaves it paused, and that the guest is to run nevertheless.
+    ///
+    /// # Errors
+    /// When `lull land` is too old for such a guest.
+    pub fn expect_devices(&mut self, unpause: bool) -> io::Result<()> {
+        if !self.edition.takes_devices() {
+            return Err(io::Error::other("an older lull, which takes no HVM guest"));
+        }
+        self.expected = Some(Expect {
+            uuid: self.uuid,
+            name: self.name.clone(),
+            unpause,
+        });
         Ok(())
     }
 }

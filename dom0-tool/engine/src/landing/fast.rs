@@ -44,6 +44,7 @@ use lull_wire::stream::records;
 use super::balloon::{Balloon, Change};
 use super::channel::{Answers, Channel};
 use super::classic::send_in_stream;
+use super::expected::Expected;
 use super::going::Going;
 use super::joined::{Joined, Said, Share, Unanswered};
 use super::pulse::{Beat, Pulse};
@@ -165,15 +166,17 @@ pub struct Fast {
     narrowed: bool,
     /// The number of bytes written to connections that were lost.
     written_in_vain: u64,
+    /// The copy of a guest with emulated devices.
+    expected: Option<Expected>,
 }
 
 impl Fast {
     /// Prepares a fast landing and sends nothing yet.
     pub fn new(channel: Channel, guest_pfns: u64, tot_pages: u64) -> Self {
         Self {
-            stage: match channel.edition {
-                Edition::Thin | Edition::Joined => Stage::Naming,
-                Edition::HandshakeFirst | Edition::HandshakeLast => Stage::FirstPass,
+            stage: match channel.edition.is_thin() {
+                true => Stage::Naming,
+                false => Stage::FirstPass,
             },
             edition: channel.edition,
             to: Some(channel.to),
@@ -201,6 +204,7 @@ impl Fast {
             losses: Vec::new(),
             narrowed: false,
             written_in_vain: 0,
+            expected: channel.expected.map(Expected::new),
         }
     }
 
@@ -379,6 +383,26 @@ impl Fast {
 }
 
 impl Fast {
+    /// Tells `lull land` which copy to expect. The stream must not end before it is armed:
+    /// the copy's QEMU would take the beginning of a state for all of it.
+    fn announce_copy(&mut self) -> Result<(), Failure> {
+        let announcement = self.expected.as_mut().and_then(Expected::announcement);
+        let (Some(bytes), Some(to)) = (announcement, &mut self.to) else {
+            return Ok(());
+        };
+        // Nothing was written before, so there is room.
+        match to.write(&[IoSlice::new(&bytes)]) {
+            Ok(written) if written == bytes.len() => Ok(()),
+            Ok(_) => Err(Failure::LandLost("it takes nothing".into())),
+            Err(error) => Err(Failure::LandLost(error.to_string())),
+        }
+    }
+
+    /// Whether the stream may end.
+    fn is_expected(&self) -> bool {
+        self.expected.as_ref().is_none_or(Expected::is_armed)
+    }
+
     /// Asks `lull land` whether it is there, every few seconds while nothing else is due.
     /// Its connection is silent during the first pass: a firewall might forget it, and its
     /// end might go unnoticed.
@@ -452,9 +476,10 @@ impl Landing for Fast {
     }
 
     fn advance(&mut self, with: &mut Means<'_>) -> Result<(), Failure> {
+        self.announce_copy()?;
         match self.stage {
             Stage::Naming if with.queue.is_empty() => self.name_frames(with)?,
-            Stage::Ending if with.queue.is_empty() => {
+            Stage::Ending if with.queue.is_empty() && self.is_expected() => {
                 if let Some(to) = self.to.take() {
                     // libxl writes the end of the stream itself.
                     *with.sink = to;
@@ -462,9 +487,9 @@ impl Landing for Fast {
                 self.stage = Stage::Building;
                 let done = with.host.first_pass_done();
                 done.doing("libxl has gone")?;
-                let has = match self.edition {
-                    Edition::Thin | Edition::Joined => "knows the guest's frames",
-                    Edition::HandshakeFirst | Edition::HandshakeLast => "has the first pass",
+                let has = match self.edition.is_thin() {
+                    true => "knows the guest's frames",
+                    false => "has the first pass",
                 };
                 let text =
                     format!("the destination {has}, and sets the guest up while it runs here");
@@ -496,6 +521,10 @@ impl Landing for Fast {
                 return Ok(Some(Heard::Noted));
             }
             (FromLand::Pong, _) => return Err(out_of_turn()),
+            (FromLand::Armed, _) if self.expected.as_mut().is_some_and(Expected::arm) => {
+                return Ok(Some(Heard::Noted));
+            }
+            (FromLand::Armed, _) => return Err(out_of_turn()),
             (FromLand::Attached, Stage::Attaching) => {
                 self.stage = Stage::Open;
                 return Ok(Some(Heard::Open));
@@ -531,6 +560,7 @@ impl Landing for Fast {
 
     fn wake_on(&self) -> Vec<BorrowedFd<'_>> {
         let awaited = self.stage >= Stage::Building && self.stage != Stage::Landed;
+        let awaited = awaited || self.expected.as_ref().is_some_and(Expected::is_due);
         let first = awaited.then(|| self.from.as_fd());
         let used = self.stage < Stage::Finishing;
         let joined = self.joined.iter().filter(|_| used).map(Joined::wake_on);
@@ -697,9 +727,18 @@ impl Landing for Fast {
         }
     }
 
+    fn send_devices(&mut self, queue: &mut Queue, state: &[u8]) {
+        if let Some(expected) = &mut self.expected {
+            queue.push(expected.devices(state));
+        }
+    }
+
     /// Sends the state that replaces the one with which the stream ended.
     fn send_final_state(&mut self, queue: &mut Queue, state: &Saved) -> Result<(), Failure> {
         self.check_all_sent()?;
+        if !self.expected.as_ref().is_none_or(Expected::has_devices) {
+            return Err(Failure::Bug("its devices' state was not sent".into()));
+        }
         let Some(provisional) = &self.provisional else {
             return Err(out_of_turn());
         };

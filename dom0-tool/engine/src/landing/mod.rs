@@ -10,6 +10,7 @@
 mod balloon;
 mod channel;
 mod classic;
+mod expected;
 mod fast;
 mod going;
 mod joined;
@@ -195,6 +196,10 @@ pub trait Landing {
     /// # Errors
     /// When the destination's copy differs.
     fn verified(&self) -> Result<Option<String>, Failure>;
+
+    /// Puts the state of the guest's emulated devices into the queue, before
+    /// [`send_final_state`](Self::send_final_state). In a classic landing libxl sends it.
+    fn send_devices(&mut self, _queue: &mut Queue, _state: &[u8]) {}
 
     /// Puts the stopped guest's state into the queue. All pages are in place.
     ///

@@ -11,7 +11,7 @@ use rustix::io::ioctl_fionbio;
 use rustix::pipe::fcntl_setpipe_size;
 
 use super::model::CONTEXT;
-use super::world::{Guest, Losing, World};
+use super::world::{DEVICES, Guest, Losing, World};
 use crate::stream::sink::Sink;
 use crate::{Channel, Connection};
 
@@ -21,6 +21,9 @@ const PIPE: usize = 64 << 10;
 
 /// The image header and the domain header.
 const HEADERS: usize = 24 + 16;
+
+/// Why the destination gives up.
+pub const GIVES_UP: &str = "the guest's QEMU does not take its state";
 
 /// What a frame holds of which only the number has come.
 const HANDED_OUT: u64 = u64::MAX;
@@ -89,6 +92,10 @@ pub struct Destination<'w> {
     begun: bool,
     /// Whether the stream has ended.
     pub ended: bool,
+    /// Whether a copy was announced, whose QEMU waits for its state.
+    pub armed: bool,
+    /// The state of its QEMU.
+    pub devices: Vec<u8>,
     /// Whether the final state is in place.
     pub landed: bool,
     /// Whether the copy was started on the source's word.
@@ -111,6 +118,8 @@ impl<'w> Destination<'w> {
             chance: 1,
             begun: false,
             ended: false,
+            armed: false,
+            devices: Vec::new(),
             landed: false,
             started: false,
             copy: BTreeMap::new(),
@@ -132,6 +141,9 @@ impl<'w> Destination<'w> {
                     inlet: Inlet::new(from_source),
                     to_source,
                 });
+            }
+            if let Some(channel) = channel.as_mut().filter(|_| world.landing.has_devices()) {
+                channel.expect_devices(true).unwrap();
             }
         }
         (it, Connections { stream, channel })
@@ -216,9 +228,16 @@ impl<'w> Destination<'w> {
             } else {
                 assert!(number == 0 || frame == ToLand::Ping, "{frame:?}");
             }
-            let answer = self.handle(frame);
-            // An engine that has given up reads no more.
-            let _ = line.to_source.write_all(&answer.encode());
+            let (number, answer) = match self.world.land_gives_up.get() {
+                // It says so on the first connection.
+                true => (0, Some(FromLand::Failed(GIVES_UP.into()))),
+                false => (number, self.handle(frame)),
+            };
+            let line = land.iter_mut().find(|line| line.number == number).unwrap();
+            if let Some(answer) = answer {
+                // An engine that has given up reads no more.
+                let _ = line.to_source.write_all(&answer.encode());
+            }
         }
     }
 
@@ -255,9 +274,20 @@ impl<'w> Destination<'w> {
         true
     }
 
-    /// Handles a frame of the channel, and returns the answer.
-    fn handle(&mut self, frame: ToLand) -> FromLand {
-        match frame {
+    /// Handles a frame of the channel, and returns the answer if there is one.
+    fn handle(&mut self, frame: ToLand) -> Option<FromLand> {
+        Some(match frame {
+            ToLand::Expect(copy) => {
+                assert!(!self.ended, "announced after the stream was complete");
+                assert_eq!((copy.name.as_str(), copy.unpause), ("web1", true));
+                self.armed = true;
+                FromLand::Armed
+            }
+            ToLand::Devices(part) => {
+                assert!(self.armed && !self.landed);
+                self.devices.extend(part);
+                return None;
+            }
             ToLand::Attach(attach) => {
                 assert!(self.ended, "attached before the stream was complete");
                 assert_eq!(attach.name, "web1");
@@ -296,6 +326,8 @@ impl<'w> Destination<'w> {
                     let _ = self.handle(frame);
                 }
                 assert_eq!(state.context, CONTEXT);
+                let saved = if self.armed { DEVICES } else { &[] };
+                assert_eq!(self.devices, saved);
                 let never = self.copy.values().any(|holds| *holds == HANDED_OUT);
                 assert!(!never, "a frame was never written");
                 self.landed = true;
@@ -312,7 +344,7 @@ impl<'w> Destination<'w> {
                 FromLand::Started
             }
             ToLand::Ping => FromLand::Pong,
-        }
+        })
     }
 }
 

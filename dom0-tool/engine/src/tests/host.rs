@@ -10,10 +10,10 @@ use lull_core::machine::{self, Action, Machine};
 use lull_core::units::Micros;
 use lull_wire::events::Event;
 use lull_wire::trace::Recorder;
-use lull_xen::device_model::{MakeRun, NoDevices};
+use lull_xen::device_model::{self, MakeRun};
 
 use super::destination::Destination;
-use super::world::{Guest, Phase, World};
+use super::world::{DEVICES, Guest, Phase, World};
 use crate::{Host, News, Reply, SuspendAnswer, Wish};
 
 /// How long the operator waits for a destination that stalls.
@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// How long xl's handshake takes.
 const HANDSHAKE: Duration = Duration::from_millis(20);
+
+/// How long QEMU may take to stop.
+const QEMU_STOPS: Duration = Duration::from_millis(3_000);
 
 /// How long libxl waits for a guest to follow.
 const LIBXL_WAITS: Duration = Duration::from_millis(2_000);
@@ -38,7 +41,9 @@ pub struct FakeHost<'w> {
     asks_to_start: bool,
     /// Whether the copy runs, if it was to be started.
     pub started_there: Option<bool>,
-    devices: NoDevices,
+    devices: Devices<'w>,
+    /// Since when the guest's QEMU is being stopped.
+    stopping: Option<Instant>,
     /// What was reported.
     pub told: Vec<Event>,
 }
@@ -55,9 +60,42 @@ impl<'w> FakeHost<'w> {
             handing_over: None,
             asks_to_start: false,
             started_there: None,
-            devices: NoDevices,
+            devices: Devices(world),
+            stopping: None,
             told: Vec::new(),
         }
+    }
+}
+
+/// The guest's emulated devices, if it has any.
+struct Devices<'w>(&'w World);
+
+impl MakeRun for Devices<'_> {
+    fn make_run(&mut self) -> device_model::Devices {
+        let Self(world) = self;
+        if !world.landing.has_devices() {
+            return device_model::Devices::None;
+        }
+        world.qemu_runs.set(true);
+        device_model::Devices::Run
+    }
+}
+
+impl FakeHost<'_> {
+    /// QEMU is stopped once the guest has. It writes until it has stopped.
+    fn qemu_has_stopped(&mut self) -> Option<bool> {
+        let Some(since) = self.stopping else {
+            self.stopping = Some(Instant::now());
+            self.world.write_by_qemu();
+            return None;
+        };
+        if self.world.qemu_hangs.get() {
+            return (since.elapsed() > QEMU_STOPS).then_some(false);
+        }
+        self.world.write_by_qemu();
+        self.world.qemu_runs.set(false);
+        self.stopping = None;
+        Some(true)
     }
 }
 
@@ -77,6 +115,17 @@ impl Host for FakeHost<'_> {
         let Some(asked) = self.asked else {
             return Ok(None);
         };
+        let has_devices = self.world.landing.has_devices();
+        if has_devices && self.world.look() == Guest::Suspended && self.world.qemu_runs.get() {
+            let answer = match self.qemu_has_stopped() {
+                None => return Ok(None),
+                Some(true) => SuspendAnswer::Stopped,
+                Some(false) => SuspendAnswer::Failed,
+            };
+            self.asked = None;
+            self.stopping = None;
+            return Ok(Some(answer));
+        }
         let answer = match self.world.guest.get() {
             Guest::Stopping if asked.elapsed() < LIBXL_WAITS => return Ok(None),
             // Too late: the request is withdrawn.
@@ -145,6 +194,8 @@ impl Host for FakeHost<'_> {
     }
 
     fn first_pass_done(&mut self) -> io::Result<()> {
+        let armed = self.destination.borrow().armed;
+        assert_eq!(armed, self.world.landing.has_devices());
         self.first_pass_done = true;
         self.world.enter(Phase::Building);
         Ok(())
@@ -169,8 +220,17 @@ impl Host for FakeHost<'_> {
 
     fn leave_request(&mut self) {}
 
-    fn log_devices(&mut self, _: bool) -> io::Result<()> {
+    fn log_devices(&mut self, on: bool) -> io::Result<()> {
+        assert!(!on, "it is switched on before that");
+        self.world.log_ends.set(self.world.log_ends.get() + 1);
         Ok(())
+    }
+
+    fn saved_devices(&mut self) -> io::Result<Vec<u8>> {
+        // It runs again if another program has resumed the guest.
+        let resumed = self.world.guest.get() == Guest::Running;
+        assert!(resumed || !self.world.qemu_runs.get(), "it is not saved");
+        Ok(DEVICES.to_vec())
     }
 
     fn emulated(&mut self) -> &mut dyn MakeRun {

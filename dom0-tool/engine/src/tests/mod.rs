@@ -39,12 +39,14 @@ use world::{FRAMES, Guest, Way, World, words};
 /// The guest's domain number.
 const GUEST: u16 = 7;
 
-const LANDINGS: [Way; 5] = [
+const LANDINGS: [Way; 7] = [
     Way::CLASSIC,
+    Way::HVM_CLASSIC,
     Way::HANDSHAKE_LAST,
     Way::HANDSHAKE_FIRST,
     Way::THIN,
     Way::JOINED,
+    Way::HVM,
 ];
 
 /// Longer than any attempt of the model takes, on the slowest host.
@@ -134,7 +136,7 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
             config,
             bandwidth: Bandwidth(None),
             verify: plan.verify,
-            has_devices: false,
+            has_devices: plan.landing.has_devices(),
             start: Instant::now(),
         };
         let landing = landing::choose(connections.channel, FRAMES, world.pages());
@@ -214,13 +216,15 @@ impl Outcome {
                 "{plan:?}: torn down while the guest waits"
             );
             assert_eq!(self.landed, plan.landing.is_fast(), "{plan:?}");
+            assert_eq!(world.qemu_runs.get(), !plan.landing.has_devices());
+            assert_eq!(world.log_ends.get(), 0, "{plan:?}");
             let started = match plan.landing.is_handshake_first() {
                 true => (true, Some(true)),
                 false => (false, None),
             };
             assert_eq!(self.started, started, "{plan:?}");
             let mut copy = self.copy.clone();
-            if plan.landing == Way::CLASSIC {
+            if !plan.landing.is_fast() {
                 // Memory that the guest gave back is not taken from its copy.
                 copy.retain(|pfn, _| world.has_page(*pfn));
             }
@@ -240,6 +244,11 @@ impl Outcome {
             _ => Guest::Running,
         };
         assert_eq!(world.guest.get(), left, "{plan:?}: {}", self.reason);
+        if left == Guest::Running {
+            assert!(world.qemu_runs.get(), "{plan:?}: its QEMU stands still");
+        }
+        let ends = u32::from(plan.landing.has_devices());
+        assert_eq!(world.log_ends.get(), ends, "{plan:?}: its QEMU logs on");
         if left == Guest::Suspended {
             // `lull migrate` would resume it otherwise.
             let asked =
@@ -396,6 +405,16 @@ fn a_further_connection_that_breaks_in_any_phase_costs_nothing_but_itself() {
     });
 }
 
+/// The state of its devices takes the first connection, whatever becomes of the others.
+#[test]
+fn a_guest_with_emulated_devices_lands_whole_where_all_further_connections_break() {
+    let log = StubLog::new().unwrap();
+    for phase in [Building, LastPages, Finishing] {
+        let cell = (Way::HVM, phase, LosesAll, How::StreamComplete);
+        assert_eq!(try_cell(cell, &log), None);
+    }
+}
+
 /// The last pages are shared out in the pause, so one of them is surely under way on the
 /// connection that breaks.
 #[test]
@@ -472,6 +491,38 @@ fn side_by_side(cells: impl Iterator<Item = Cell>) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// How a fast landing of a guest with emulated devices ends where they are at fault, or the
+/// destination's are.
+const EMULATED: &[(Phase, Fault, How)] = &[
+    // The copy is never found, or its QEMU cannot be made to wait.
+    (Start, Stalls, How::RefusedTimeout),
+    (Start, LandGivesUp, How::TargetFailed),
+    (Rounds, LandGivesUp, How::TargetFailed),
+    (Suspending, QemuHangs, How::SourceFailed),
+    (LastPages, LandGivesUp, How::TargetFailed),
+    // The copy's QEMU does not run with its state.
+    (Finishing, LandGivesUp, How::TargetFailed),
+];
+
+#[test]
+fn each_fault_of_emulated_devices_leaves_one_guest_that_has_them() {
+    let cells = EMULATED.iter();
+    side_by_side(cells.map(|(phase, fault, how)| (Way::HVM, *phase, *fault, *how)));
+}
+
+/// QEMU has longer to stop than the guest may be paused.
+#[test]
+fn a_qemu_that_does_not_stop_is_given_up_within_the_limit() {
+    let plan = Plan {
+        limit: Some(Micros::from_millis(1_000)),
+        ..Plan::struck(Way::HVM, Suspending, QemuHangs)
+    };
+    let outcome = migrate(plan, &StubLog::new().unwrap());
+    outcome.judge(plan);
+    let (how, reason) = (outcome.how, &outcome.reason);
+    assert_eq!(how, How::RefusedDowntime, "{reason}");
+}
+
 #[test]
 fn each_fault_in_each_phase_leaves_one_guest() {
     // Most attempts wait for a clock, so the phases are tried side by side.
@@ -491,10 +542,12 @@ fn try_row((phase, faults): &Row) -> Vec<String> {
     for (fault, classic, fast) in *faults {
         for (landing, expected) in [
             (Way::CLASSIC, classic),
+            (Way::HVM_CLASSIC, classic),
             (Way::HANDSHAKE_LAST, fast),
             (Way::HANDSHAKE_FIRST, fast),
             (Way::THIN, fast),
             (Way::JOINED, fast),
+            (Way::HVM, fast),
         ] {
             wrong.extend(try_cell((landing, *phase, *fault, *expected), &log));
         }
@@ -534,6 +587,8 @@ fn names(reason: &str, fault: Fault) -> bool {
         // Xen's answer to any call for a guest that is gone.
         Destroyed => &["is gone", "No such process"],
         Grows => &["the guest has more memory"],
+        LandGivesUp => &[destination::GIVES_UP],
+        QemuHangs => &["QEMU could not be stopped"],
         Shrinks => &[],
     };
     phrases.iter().any(|phrase| reason.contains(phrase))

@@ -192,6 +192,7 @@ impl Domains for Model<'_> {
             return Ok(Resumed::WasNotSuspended);
         }
         let devices = emulated.make_run();
+        assert!(self.world.qemu_runs.get(), "resumed without its devices");
         self.world.guest.set(Guest::Running);
         self.world.resumes.set(self.world.resumes.get() + 1);
         let at = Instant::now();

@@ -7,16 +7,25 @@ use lull_wire::channel::Edition;
 use lull_wire::events::Landing;
 use lull_xen::PAGE;
 
-/// How the guest lands.
+/// How the guest lands, and whether it has emulated devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way(pub Option<Edition>);
+pub struct Way(pub Option<Edition>, bool);
+
+/// The state of the guest's QEMU.
+pub const DEVICES: &[u8] = b"QEVM\0\0\0\x03 and so on";
 
 impl Way {
-    pub const CLASSIC: Self = Self(None);
-    pub const HANDSHAKE_LAST: Self = Self(Some(Edition::HandshakeLast));
-    pub const HANDSHAKE_FIRST: Self = Self(Some(Edition::HandshakeFirst));
-    pub const THIN: Self = Self(Some(Edition::Thin));
-    pub const JOINED: Self = Self(Some(Edition::Joined));
+    pub const CLASSIC: Self = Self(None, false);
+    pub const HVM_CLASSIC: Self = Self(None, true);
+    pub const HANDSHAKE_LAST: Self = Self(Some(Edition::HandshakeLast), false);
+    pub const HANDSHAKE_FIRST: Self = Self(Some(Edition::HandshakeFirst), false);
+    pub const THIN: Self = Self(Some(Edition::Thin), false);
+    pub const JOINED: Self = Self(Some(Edition::Joined), false);
+    pub const HVM: Self = Self(Some(Edition::Emulated), true);
+
+    pub const fn has_devices(self) -> bool {
+        self.1
+    }
 
     pub fn is_thin(self) -> bool {
         self.0.is_some_and(Edition::is_thin)
@@ -25,7 +34,7 @@ impl Way {
     /// The number of further connections.
     pub const fn further(self) -> u8 {
         match self.0 {
-            Some(Edition::Joined) => 2,
+            Some(edition) if edition.may_join() => 2,
             _ => 0,
         }
     }
@@ -102,6 +111,10 @@ pub enum Fault {
     Destroyed,
     /// The guest has more frames than before.
     Grows,
+    /// The destination gives up at its next message.
+    LandGivesUp,
+    /// The guest's QEMU does not stop.
+    QemuHangs,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
     Shrinks,
 }
@@ -146,6 +159,12 @@ pub struct World {
     pub losing: Cell<Losing>,
     pub stalled: Cell<bool>,
     pub grown: Cell<bool>,
+    pub land_gives_up: Cell<bool>,
+    pub qemu_hangs: Cell<bool>,
+    /// Whether the guest's QEMU runs.
+    pub qemu_runs: Cell<bool>,
+    /// How often QEMU was told to log no more.
+    pub log_ends: Cell<u32>,
     /// How often each of these happened.
     pub resumes: Cell<u32>,
     pub commits: Cell<u32>,
@@ -179,6 +198,10 @@ impl World {
             losing: Cell::new(Losing::None),
             stalled: Cell::new(false),
             grown: Cell::new(false),
+            land_gives_up: Cell::new(false),
+            qemu_hangs: Cell::new(false),
+            qemu_runs: Cell::new(true),
+            log_ends: Cell::new(0),
             resumes: Cell::new(0),
             commits: Cell::new(0),
             placed: Cell::new(0),
@@ -207,7 +230,12 @@ impl World {
             Fault::Stalls => self.stalled.set(true),
             Fault::Cancel => self.cancelled.set(true),
             Fault::SuspendedByAnother => self.guest.set(Guest::Suspended),
-            Fault::ResumedByAnother => self.guest.set(Guest::Running),
+            Fault::ResumedByAnother => {
+                self.qemu_runs.set(true);
+                self.guest.set(Guest::Running);
+            }
+            Fault::LandGivesUp => self.land_gives_up.set(true),
+            Fault::QemuHangs => self.qemu_hangs.set(true),
             Fault::Destroyed => self.guest.set(Guest::Gone),
             Fault::Grows => self.grown.set(true),
             Fault::Shrinks => self.give_back(),
@@ -246,6 +274,17 @@ impl World {
             self.guest.set(Guest::Suspended);
         }
         self.guest.get()
+    }
+
+    /// QEMU writes a page of the guest's, which may have stopped already.
+    pub fn write_by_qemu(&self) {
+        assert!(self.qemu_runs.get());
+        let write = self.writes.get() + 1;
+        self.writes.set(write);
+        if let Some((pfn, page)) = self.memory.borrow_mut().iter_mut().next() {
+            *page = write;
+            self.dirty.borrow_mut()[(pfn / 64) as usize] |= 1 << (pfn % 64);
+        }
     }
 
     fn give_back(&self) {

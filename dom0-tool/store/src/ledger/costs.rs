@@ -93,7 +93,8 @@ impl Costs {
 
     /// The assumed bounds for the given kinds of guest and landing. For a fast landing they
     /// cover what follows the last byte: applying the final state, and the start of the copy
-    /// or READY, GO and a report. The first trial of the latter took 0.3 s in the rig.
+    /// or READY, GO and a report. The first trial of the latter took 0.3 s in the rig. QEMU
+    /// loads its state besides, which takes milliseconds on real hardware, and opens its disks.
     pub fn assumed(landing: Landing, machine: Machine) -> Self {
         let assumed = match machine {
             Machine::Plain => Self::ASSUMED,
@@ -102,7 +103,10 @@ impl Costs {
         match landing {
             Landing::Classic => assumed,
             Landing::Fast | Landing::FastHandshakeLast => Self {
-                landing: Duration::from_secs(1),
+                landing: match machine {
+                    Machine::Plain => Duration::from_secs(1),
+                    Machine::Emulated => Duration::from_millis(1_500),
+                },
                 ..assumed
             },
         }

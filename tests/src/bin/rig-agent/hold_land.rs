@@ -93,7 +93,7 @@ pub fn run(words: [&str; 4], transport: &[&str]) -> Result<()> {
 
 /// Relays a `lull land` so that it greets as one that knows no version above `newest`: with 2
 /// it does not know [`kind::START`], with 3 no copies without contents, with 4 no further
-/// connections.
+/// connections, with 5 no HVM guests.
 pub fn as_older(newest: u32, transport: &[&str]) -> Result<()> {
     let mut transport = Transport::start(transport)?;
     let to_child = transport.take_stdin()?;

@@ -1,0 +1,663 @@
+//! The copy's QEMU, which waits for its state.
+//!
+//! libxl starts QEMU with `-incoming`, from a file that it opens by name. In a FIFO's place
+//! QEMU finds the beginning of a state, which libxl has written, and waits for the rest:
+//! it answers its monitor, takes no packet, and has not opened its disks for good. libxl
+//! goes on once xenstore says that QEMU runs.
+//!
+//! `lull land` can open no file once it has read what another host says. So a holder, this
+//! binary again, does it: it makes the FIFO, keeps it, writes the state into it at the end,
+//! and watches QEMU run. It reads two kinds of orders from `lull land`, and nothing from
+//! the source; the state passes through as bytes.
+//!
+//! A FIFO that nobody holds would block a libxl that opens it for ever, with xl's lock. The
+//! holder removes it when `lull land` ends, whatever it dies of. When the holder dies, `lull
+//! land` ends, and `lull see-off` removes it ([`release`]).
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use lull_base::{hygiene, inherited_fd};
+use lull_xen::DomId;
+use lull_xen::device_model::{Qemu, STATE_HEADER, STATE_MAX, Status, incoming_state, state_node};
+use lull_xen::qmp::QmpError;
+use lull_xen::xenstore::Xenstore;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+
+/// The name of the hidden subcommand.
+const SUBCOMMAND: &str = "hold-state";
+
+/// Interval between two checks of QEMU or of the other end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The interval while the guest is stopped.
+const SHORT_LOOK: Duration = Duration::from_millis(1);
+
+/// Time that QEMU has to take its state and to run.
+const LOADING: Duration = Duration::from_secs(10);
+
+/// How long an answer of the holder's may take at most.
+const ANSWER: Duration = LOADING.saturating_add(Duration::from_secs(2));
+
+/// What the holder is told to do, in one byte.
+mod order {
+    /// Make the FIFO. The domid follows, 16 bits.
+    pub const ARM: u8 = b'a';
+    /// Write the state into it, and watch QEMU run. The length follows, 32 bits, and the
+    /// state.
+    pub const LOAD: u8 = b'l';
+}
+
+/// Its answers.
+mod answer {
+    pub const DONE: u8 = b'd';
+    pub const NO_FIFO: u8 = b'f';
+    pub const NOT_TAKEN: u8 = b't';
+    pub const GONE: u8 = b'g';
+    pub const NOT_RUNNING: u8 = b'r';
+}
+
+/// Why the copy's QEMU cannot be used. The message is a sentence without a full stop.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NoQemu {
+    /// The FIFO cannot be made, or its name is taken.
+    #[error("the file from which the guest's QEMU reads its state cannot be made")]
+    NoFifo,
+    /// QEMU does not read the FIFO to its end.
+    #[error("the guest's QEMU does not take its state")]
+    NotTaken,
+    /// QEMU has ended.
+    #[error("the guest's QEMU has ended")]
+    Gone,
+    /// QEMU has its state, and does not run in time.
+    #[error("the guest's QEMU does not run with its state")]
+    NotRunning,
+    /// The holder has ended, or does not answer.
+    #[error("the process that holds the state of the guest's QEMU has ended")]
+    NoHolder,
+    /// What the source sent is no state, or is too large.
+    #[error("the state of the guest's QEMU is none")]
+    NoState,
+}
+
+impl NoQemu {
+    const fn byte(&self) -> u8 {
+        match self {
+            Self::NoFifo => answer::NO_FIFO,
+            Self::NotTaken | Self::NoHolder | Self::NoState => answer::NOT_TAKEN,
+            Self::Gone => answer::GONE,
+            Self::NotRunning => answer::NOT_RUNNING,
+        }
+    }
+}
+
+/// The end that `lull land` holds of the pipes to the holder.
+pub(super) struct Holder<W = ChildStdin, R = ChildStdout> {
+    to: W,
+    from: R,
+    /// The state so far.
+    state: Vec<u8>,
+}
+
+impl Holder {
+    /// Starts the holder.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) fn start() -> io::Result<Self> {
+        let mut child = Command::new("/proc/self/exe")
+            .arg(SUBCOMMAND)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let (to, from) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Self::over(to, from))
+    }
+}
+
+impl<W: Write, R: Read + AsFd> Holder<W, R> {
+    const fn over(to: W, from: R) -> Self {
+        Self {
+            to,
+            from,
+            state: Vec::new(),
+        }
+    }
+
+    /// Has the QEMU of `copy`, which is not started yet, wait for its state.
+    ///
+    /// # Errors
+    /// When the FIFO cannot be made, or the holder has ended.
+    pub(super) fn arm(&mut self, copy: DomId) -> Result<(), NoQemu> {
+        let [low, high] = copy.to_le_bytes();
+        self.ask(&[order::ARM, low, high])
+    }
+
+    /// Checks that the holder is there.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(super) fn check(&self) -> Result<(), NoQemu> {
+        match is_readable(self.from.as_fd(), Duration::ZERO) {
+            Ok(false) => Ok(()),
+            // It says nothing unasked.
+            Ok(true) | Err(_) => Err(NoQemu::NoHolder),
+        }
+    }
+
+    /// Takes a part of the state.
+    ///
+    /// # Errors
+    /// When it grows too large.
+    pub(super) fn take(&mut self, part: &[u8]) -> Result<(), NoQemu> {
+        if self.state.len() + part.len() > STATE_MAX {
+            return Err(NoQemu::NoState);
+        }
+        self.state.extend(part);
+        Ok(())
+    }
+
+    /// Has QEMU take the state, all of which is there, and run.
+    ///
+    /// # Errors
+    /// When it does not, or there is no state.
+    pub(super) fn load(&mut self) -> Result<(), NoQemu> {
+        let state = std::mem::take(&mut self.state);
+        let Some(rest) = state.strip_prefix(&STATE_HEADER) else {
+            return Err(NoQemu::NoState);
+        };
+        let length = u32::try_from(rest.len()).map_err(|_| NoQemu::NoState)?;
+        let length = length.to_le_bytes();
+        self.ask(&[&[order::LOAD][..], &length, rest].concat())
+    }
+
+    fn ask(&mut self, order: &[u8]) -> Result<(), NoQemu> {
+        let mut said = [0];
+        let asked = self.to.write_all(order).and_then(|()| self.to.flush());
+        let answered = asked.and_then(|()| match is_readable(self.from.as_fd(), ANSWER)? {
+            true => self.from.read_exact(&mut said),
+            false => Err(io::ErrorKind::TimedOut.into()),
+        });
+        answered.map_err(|_| NoQemu::NoHolder)?;
+        match said[0] {
+            answer::DONE => Ok(()),
+            answer::NO_FIFO => Err(NoQemu::NoFifo),
+            answer::GONE => Err(NoQemu::Gone),
+            answer::NOT_RUNNING => Err(NoQemu::NotRunning),
+            _ => Err(NoQemu::NotTaken),
+        }
+    }
+}
+
+/// The FIFO in the place of the file with QEMU's state. It is removed when this is dropped.
+#[derive(Debug)]
+struct Fifo {
+    path: PathBuf,
+    /// Open for both directions, so that nobody who opens it has to wait.
+    file: File,
+}
+
+impl Fifo {
+    fn make(path: PathBuf) -> io::Result<Self> {
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)?;
+        match open(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Fifo {
+    fn drop(&mut self) {
+        // libxl has removed it if QEMU runs.
+        let is_fifo =
+            |path: &Path| fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_fifo());
+        if is_fifo(&self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Opens a FIFO for both directions, without a wait.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)?;
+    match file.metadata()?.file_type().is_fifo() {
+        true => Ok(file),
+        false => Err(io::ErrorKind::AlreadyExists.into()),
+    }
+}
+
+/// Removes the FIFO of a copy that will not be started, if its holder has not. Whoever is
+/// waiting to open it goes on, and finds nobody at the other end.
+pub(super) fn release(copy: DomId) {
+    release_at(incoming_state(copy));
+}
+
+fn release_at(path: PathBuf) {
+    if let Ok(file) = open(&path) {
+        // An open that waited has returned by the time when it is closed.
+        drop(Fifo { path, file });
+    }
+}
+
+/// The holder's main function: carries out the orders of `lull land` until it ends.
+pub fn main() -> ExitCode {
+    drop(inherited_fd::foreign(&[]));
+    hygiene::outlive_signals();
+    hygiene::settle();
+    hygiene::be_spared();
+    match serve(io::stdin(), io::stdout(), OnXen::of) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// A copy's QEMU, as far as the holder has to do with it.
+trait Incoming {
+    /// The file that QEMU reads.
+    fn path(&self) -> PathBuf;
+
+    /// What QEMU does.
+    fn status(&self) -> Result<Status, QmpError>;
+
+    /// Tells libxl that QEMU runs.
+    fn tell_libxl(&self) -> io::Result<()>;
+}
+
+struct OnXen {
+    copy: DomId,
+    qemu: Qemu,
+}
+
+impl OnXen {
+    fn of(copy: DomId) -> Self {
+        Self {
+            copy,
+            qemu: Qemu::of(copy),
+        }
+    }
+}
+
+impl Incoming for OnXen {
+    fn path(&self) -> PathBuf {
+        incoming_state(self.copy)
+    }
+
+    fn status(&self) -> Result<Status, QmpError> {
+        self.qemu.status()
+    }
+
+    fn tell_libxl(&self) -> io::Result<()> {
+        Xenstore::open()?.write(&state_node(self.copy), "running")
+    }
+}
+
+/// A copy that is expected.
+struct Held<Q> {
+    qemu: Q,
+    /// `None` once the state is written.
+    fifo: Option<Fifo>,
+    told: bool,
+}
+
+impl<Q: Incoming> Held<Q> {
+    /// libxl waits for a word of QEMU's, which comes only when QEMU runs. It connects to the
+    /// monitor right after that word, so QEMU must answer there.
+    fn look(&mut self) {
+        if !self.told && matches!(self.qemu.status(), Ok(Status::Waits)) {
+            self.told = self.qemu.tell_libxl().is_ok();
+        }
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), NoQemu> {
+        let until = Instant::now() + LOADING;
+        let fifo = self.fifo.take().ok_or(NoQemu::NotTaken)?;
+        write_until(&fifo.file, state, until)?;
+        // QEMU may read up to the end.
+        drop(fifo);
+        loop {
+            match self.qemu.status() {
+                Ok(Status::Runs) => return Ok(()),
+                Err(QmpError::Gone) => return Err(NoQemu::Gone),
+                // One that loads may not answer meanwhile.
+                Ok(Status::Waits) | Err(QmpError::Silent) if Instant::now() < until => {
+                    std::thread::sleep(SHORT_LOOK);
+                }
+                _ => return Err(NoQemu::NotRunning),
+            }
+        }
+    }
+}
+
+/// Writes all of it to a reader that may stand still.
+fn write_until(mut to: &File, mut bytes: &[u8], until: Instant) -> Result<(), NoQemu> {
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                std::thread::sleep(SHORT_LOOK);
+            }
+            Err(_) => return Err(NoQemu::NotTaken),
+        }
+    }
+    Ok(())
+}
+
+fn serve<Q: Incoming>(
+    mut from: impl Read + AsFd,
+    mut to: impl Write,
+    qemu: impl Fn(DomId) -> Q,
+) -> io::Result<()> {
+    let mut held: Option<Held<Q>> = None;
+    loop {
+        let waits = held.as_ref().is_some_and(|held| !held.told);
+        let longest = if waits { LOOK } else { Duration::MAX };
+        if !is_readable(from.as_fd(), longest)? {
+            held.iter_mut().for_each(Held::look);
+            continue;
+        }
+        let mut order = [0];
+        if from.read(&mut order)? == 0 {
+            return Ok(());
+        }
+        let done = match order[0] {
+            order::ARM if held.is_none() => {
+                let mut copy = [0; 2];
+                from.read_exact(&mut copy)?;
+                let qemu = qemu(DomId::from_le_bytes(copy));
+                let fifo = Fifo::make(qemu.path());
+                let made = fifo.map(|fifo| Held {
+                    qemu,
+                    fifo: Some(fifo),
+                    told: false,
+                });
+                made.map(|made| held = Some(made))
+                    .map_err(|_| NoQemu::NoFifo)
+            }
+            order::LOAD => {
+                let mut length = [0; 4];
+                from.read_exact(&mut length)?;
+                let length = u32::from_le_bytes(length) as usize;
+                if length > STATE_MAX {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                let mut state = vec![0; length];
+                from.read_exact(&mut state)?;
+                let held = held.as_mut().ok_or(NoQemu::NotTaken);
+                held.and_then(|held| held.load(&state))
+            }
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        let said = done.map_or_else(|why| why.byte(), |()| answer::DONE);
+        to.write_all(&[said])?;
+        to.flush()?;
+    }
+}
+
+/// Whether there is something to read, or an end, within that time.
+fn is_readable(from: std::os::fd::BorrowedFd<'_>, longest: Duration) -> io::Result<bool> {
+    let timeout = Timespec {
+        tv_sec: longest.as_secs().min(i32::MAX as u64) as i64,
+        tv_nsec: i64::from(longest.subsec_nanos()),
+    };
+    match poll(
+        &mut [PollFd::from_borrowed_fd(from, PollFlags::IN)],
+        Some(&timeout),
+    ) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+
+    /// A QEMU whose answers are given by the test.
+    #[derive(Clone)]
+    struct Fake {
+        path: PathBuf,
+        status: Arc<Mutex<Option<Status>>>,
+        told: Arc<Mutex<u32>>,
+    }
+
+    impl Fake {
+        fn says(&self, status: Option<Status>) {
+            *self.status.lock().unwrap() = status;
+        }
+
+        fn told(&self) -> u32 {
+            *self.told.lock().unwrap()
+        }
+    }
+
+    impl Incoming for Fake {
+        fn path(&self) -> PathBuf {
+            self.path.clone()
+        }
+
+        fn status(&self) -> Result<Status, QmpError> {
+            self.status.lock().unwrap().ok_or(QmpError::Gone)
+        }
+
+        fn tell_libxl(&self) -> io::Result<()> {
+            *self.told.lock().unwrap() += 1;
+            Ok(())
+        }
+    }
+
+    type Piped = Holder<io::PipeWriter, io::PipeReader>;
+
+    fn held(qemu: &Fake) -> (Piped, JoinHandle<()>) {
+        let (orders, to) = io::pipe().unwrap();
+        let (from, answers) = io::pipe().unwrap();
+        let qemu = qemu.clone();
+        let holder = thread::spawn(move || {
+            let _ = serve(orders, answers, |copy| {
+                assert_eq!(copy, 7);
+                qemu.clone()
+            });
+        });
+        (Holder::over(to, from), holder)
+    }
+
+    fn fake(folder: &tempfile::TempDir) -> Fake {
+        Fake {
+            path: folder.path().join("qemu-resume.7"),
+            status: Arc::default(),
+            told: Arc::default(),
+        }
+    }
+
+    fn until(done: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            thread::sleep(SHORT_LOOK);
+        }
+    }
+
+    /// What libxl and QEMU do: the one writes the beginning, the other reads to the end.
+    #[test]
+    fn qemu_reads_its_state_in_two_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        let qemu = fake(&folder);
+        let (mut holder, process) = held(&qemu);
+        holder.arm(7).unwrap();
+        holder.check().unwrap();
+        let mut libxl = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&qemu.path)
+            .unwrap();
+        libxl.write_all(&STATE_HEADER).unwrap();
+        let mut incoming = File::open(&qemu.path).unwrap();
+        drop(libxl);
+        // Nothing is told before QEMU answers, and then it is told once.
+        assert_eq!(qemu.told(), 0);
+        qemu.says(Some(Status::Waits));
+        until(|| qemu.told() == 1);
+        let reader = {
+            let qemu = qemu.clone();
+            thread::spawn(move || {
+                let mut state = Vec::new();
+                incoming.read_to_end(&mut state).unwrap();
+                qemu.says(Some(Status::Runs));
+                state
+            })
+        };
+        // More than a pipe holds.
+        let state: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+        let state = [&STATE_HEADER[..], &state].concat();
+        for part in state.chunks(70_000) {
+            holder.take(part).unwrap();
+        }
+        holder.load().unwrap();
+        assert_eq!(reader.join().unwrap(), state);
+        assert_eq!(qemu.told(), 1);
+        assert!(!qemu.path.exists());
+        drop(holder);
+        process.join().unwrap();
+    }
+
+    #[test]
+    fn a_qemu_that_ends_or_does_not_run_is_told_apart() {
+        for (status, why) in [
+            (None, NoQemu::Gone),
+            (Some(Status::Other), NoQemu::NotRunning),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let qemu = fake(&folder);
+            let (mut holder, _process) = held(&qemu);
+            holder.arm(7).unwrap();
+            qemu.says(status);
+            holder.take(&STATE_HEADER).unwrap();
+            holder.take(b"state").unwrap();
+            assert_eq!(holder.load(), Err(why));
+        }
+    }
+
+    #[test]
+    fn what_is_no_state_reaches_no_qemu() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut holder, _process) = held(&fake(&folder));
+        assert_eq!(holder.load(), Err(NoQemu::NoState));
+        holder.take(b"QEVM, but not that").unwrap();
+        assert_eq!(holder.load(), Err(NoQemu::NoState));
+        holder.take(&vec![0; STATE_MAX]).unwrap();
+        assert_eq!(holder.take(&[0]), Err(NoQemu::NoState));
+        // Before a copy is expected there is none.
+        let mut early = held(&fake(&folder)).0;
+        early.take(&STATE_HEADER).unwrap();
+        assert_eq!(early.load(), Err(NoQemu::NotTaken));
+    }
+
+    #[test]
+    fn a_file_that_is_there_already_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let qemu = fake(&folder);
+        fs::write(&qemu.path, "a restore's").unwrap();
+        let (mut holder, process) = held(&qemu);
+        assert_eq!(holder.arm(7), Err(NoQemu::NoFifo));
+        drop(holder);
+        process.join().unwrap();
+        release_at(qemu.path.clone());
+        assert_eq!(fs::read(&qemu.path).unwrap(), b"a restore's");
+    }
+
+    /// A process that has ended, whatever of, holds nothing.
+    #[test]
+    fn a_fifo_does_not_outlive_lull_land() {
+        let folder = tempfile::tempdir().unwrap();
+        let qemu = fake(&folder);
+        let (mut holder, process) = held(&qemu);
+        holder.arm(7).unwrap();
+        assert!(qemu.path.exists());
+        drop(holder);
+        process.join().unwrap();
+        assert!(!qemu.path.exists());
+    }
+
+    /// The environment variable that makes this test a holder.
+    const HOLDER: &str = "LULL_TEST_HOLDER";
+
+    /// The holder is killed before libxl has opened the FIFO.
+    #[test]
+    fn whoever_waits_for_a_killed_holder_goes_on() {
+        if let Some(path) = std::env::var_os(HOLDER) {
+            let qemu = Fake {
+                path: path.into(),
+                status: Arc::default(),
+                told: Arc::default(),
+            };
+            serve(io::stdin(), io::sink(), |_| qemu.clone()).unwrap();
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qemu-resume.7");
+        let test = "land::incoming::tests::whoever_waits_for_a_killed_holder_goes_on";
+        let mut holder = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(HOLDER, &path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let orders = holder.stdin.as_mut().unwrap();
+        orders.write_all(&[order::ARM, 7, 0]).unwrap();
+        until(|| path.exists());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert!(path.exists(), "nobody removes it");
+        let mut libxl = Command::new("sh")
+            .args(["-c", "exec 3>\"$0\"; echo opened", path.to_str().unwrap()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It waits in its open by now. Otherwise it finds no FIFO, and makes a file.
+        thread::sleep(Duration::from_millis(300));
+        release_at(path.clone());
+        let mut said = String::new();
+        let from = libxl.stdout.as_mut().unwrap();
+        from.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "opened\n");
+        libxl.wait().unwrap();
+        let is_fifo = fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_fifo());
+        assert!(!is_fifo);
+    }
+
+    #[test]
+    fn a_holder_that_has_ended_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (orders, to) = io::pipe().unwrap();
+        let (from, answers) = io::pipe().unwrap();
+        let mut holder = Holder::over(to, from);
+        holder.check().unwrap();
+        drop((orders, answers));
+        assert_eq!(holder.check(), Err(NoQemu::NoHolder));
+        assert_eq!(holder.arm(7), Err(NoQemu::NoHolder));
+        drop(folder);
+    }
+}
