@@ -443,10 +443,8 @@ impl<'s> Session<'s> {
                 self.tell_final_round();
                 self.tell_all_gone()?;
                 self.check_deadline()?;
-                let state = match self.saved.take() {
-                    Some(state) => state,
-                    None => self.save()?,
-                };
+                let ahead = self.saved.take();
+                let state = ahead.map_or_else(|| self.save(), Ok)?;
                 self.landing.send_final_state(&mut self.queue, &state)?;
                 self.finishing = true;
             }
