@@ -37,9 +37,8 @@ impl BitSet {
 
     /// Whether a number is in the set.
     pub fn contains(&self, number: u64) -> bool {
-        let word = usize::try_from(number / 64).ok();
-        let word = word.and_then(|word| self.words.get(word));
-        word.is_some_and(|word| word >> (number % 64) & 1 == 1)
+        let (word, bit) = place(number);
+        self.words.get(word).is_some_and(|word| word & bit != 0)
     }
 
     /// The lowest number in the set. An empty set is known to be empty without a search.
@@ -53,9 +52,15 @@ impl BitSet {
     }
 
     fn word(&mut self, number: u64) -> (Option<&mut u64>, u64) {
-        let word = usize::try_from(number / 64).unwrap_or(usize::MAX);
-        (self.words.get_mut(word), 1 << (number % 64))
+        let (word, bit) = place(number);
+        (self.words.get_mut(word), bit)
     }
+}
+
+/// The word that holds a number, and the number's bit in it.
+fn place(number: u64) -> (usize, u64) {
+    let word = usize::try_from(number / 64).unwrap_or(usize::MAX);
+    (word, 1 << (number % 64))
 }
 
 #[cfg(test)]
@@ -68,9 +73,12 @@ mod tests {
         assert_eq!(set.first(), None);
         for number in [199, 63, 64, 63, 0] {
             set.insert(number);
+            assert!(set.contains(number));
         }
+        assert!(!set.contains(1) && !set.contains(200) && !set.contains(u64::MAX));
         for number in [0, 0, 63, 64, 199] {
             set.remove(number);
+            assert!(!set.contains(number));
             let left = match number {
                 0 => Some(63),
                 63 => Some(64),

@@ -14,6 +14,8 @@ impl Session<'_> {
     pub(super) fn map(&mut self, slot: u8, count: u32) -> Result<(), Failure> {
         let list = &self.domains.link().wanted[usize::from(slot)];
         let mut pfns = self.slots.want(slot, count, list)?;
+        let (landing, mut means) = self.landing();
+        landing.before_map(&mut means, slot, &mut pfns)?;
         let mut left_out = self.map_window(slot, &mut pfns)?;
         // A page of the guest must not be missing at the destination because it could not
         // be mapped.

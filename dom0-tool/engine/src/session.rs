@@ -454,10 +454,8 @@ impl<'s> Session<'s> {
                     let devices = devices.doing("the state of its QEMU cannot be read")?;
                     self.landing.send_devices(&mut self.queue, &devices);
                 }
-                let state = match self.saved.take() {
-                    Some(state) => state,
-                    None => self.save()?,
-                };
+                let ahead = self.saved.take();
+                let state = ahead.map_or_else(|| self.save(), Ok)?;
                 self.landing.send_final_state(&mut self.queue, &state)?;
                 self.finishing = true;
             }

@@ -49,6 +49,19 @@ mod tests {
 
     use super::*;
 
+    /// A label that is not local could take the place of a function of the C library.
+    #[test]
+    fn no_label_is_seen_outside() {
+        let lines = include_str!("probe_guest.s").lines();
+        let code = lines.filter(|line| !line.starts_with('#'));
+        let labels: Vec<_> = code.filter_map(|line| line.split_once(':')).collect();
+        assert!(labels.len() > 20);
+        for (label, _) in labels {
+            let is_local = label.starts_with(".L") || label.parse::<u8>().is_ok();
+            assert!(is_local, "{label}");
+        }
+    }
+
     /// Everything up to the data is code of a 32-bit processor. No instruction halts
     /// the processor or enables interrupts, because the guest has no handlers for them.
     #[test]

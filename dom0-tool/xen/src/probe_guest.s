@@ -4,6 +4,9 @@
 #
 # It dies by itself: each stay sets Xen's watchdog and never feeds it, and xl,
 # which watches the guest, destroys what the watchdog has stopped.
+#
+# Its labels are local to this file (.L). With link-time optimisation all of lull is one
+# assembly, and a label `poll` or `read` would take the place of the C library's function.
 
         .set    LOAD,           0x100000
         .set    HYPERCALLS,     LOAD + 0x2000   # a page that Xen fills
@@ -46,17 +49,17 @@
 
         .macro  hypercall number, operation, argument
         movl    $\operation, %ebx
-        movl    $(\argument - begin + LOAD), %ecx
+        movl    $(\argument - .Lbegin + LOAD), %ecx
         movl    $(HYPERCALLS + 32 * \number), %eax
         call    *%eax
         .endm
 
         .macro  request message
-        movl    $(\message - begin + LOAD), %esi
-        call    send
+        movl    $(\message - .Lbegin + LOAD), %esi
+        call    .Lsend
         .endm
 
-begin:
+.Lbegin:
         movl    $STACK, %esp
         movl    $0x40000002, %eax
         cpuid
@@ -66,51 +69,51 @@ begin:
         wrmsr
 
 # Here, or at another host: nothing but memory has come along.
-arrived:
-        hypercall MEMORY_OP, ADD_TO_PHYSMAP, shared_info
-        hypercall SCHED_OP, WATCHDOG, watchdog
-        hypercall HVM_OP, GET_PARAM, store_port
-        movl    (store_port - begin + LOAD) + 8, %eax
-        movl    %eax, port - begin + LOAD
-        hypercall HVM_OP, GET_PARAM, store_pfn
-        movl    (store_pfn - begin + LOAD) + 8, %eax
+.Larrived:
+        hypercall MEMORY_OP, ADD_TO_PHYSMAP, .Lshared_info
+        hypercall SCHED_OP, WATCHDOG, .Lwatchdog
+        hypercall HVM_OP, GET_PARAM, .Lstore_port
+        movl    (.Lstore_port - .Lbegin + LOAD) + 8, %eax
+        movl    %eax, .Lport - .Lbegin + LOAD
+        hypercall HVM_OP, GET_PARAM, .Lstore_pfn
+        movl    (.Lstore_pfn - .Lbegin + LOAD) + 8, %eax
         shll    $12, %eax
-        movl    %eax, page - begin + LOAD
-        request watch
+        movl    %eax, .Lpage - .Lbegin + LOAD
+        request .Lwatch
 
 # Each answer says what to do next.
-next:
-        movl    $(header - begin + LOAD), %edi
+.Lnext:
+        movl    $(.Lheader - .Lbegin + LOAD), %edi
         movl    $16, %ecx
-        call    take
+        call    .Ltake
         movl    $BODY, %edi
-        movl    (header - begin + LOAD) + 12, %ecx
-        call    take
-        movl    header - begin + LOAD, %eax
+        movl    (.Lheader - .Lbegin + LOAD) + 12, %ecx
+        call    .Ltake
+        movl    .Lheader - .Lbegin + LOAD, %eax
         cmpl    $WATCH_EVENT, %eax
-        je      look
+        je      .Llook
         cmpl    $WRITE, %eax
-        je      suspend
+        je      .Lsuspend
         cmpl    $READ, %eax
-        jne     next
-        cmpl    $7, (header - begin + LOAD) + 12
-        jne     next
+        jne     .Lnext
+        cmpl    $7, (.Lheader - .Lbegin + LOAD) + 12
+        jne     .Lnext
         cmpl    $0x70737573, BODY               # "susp"
-        jne     next
-        request clear
-        jmp     next
-look:
-        request read
-        jmp     next
-suspend:
-        hypercall SCHED_OP, SHUTDOWN, reason
-        jmp     arrived
+        jne     .Lnext
+        request .Lclear
+        jmp     .Lnext
+.Llook:
+        request .Lread
+        jmp     .Lnext
+.Lsuspend:
+        hypercall SCHED_OP, SHUTDOWN, .Lreason
+        jmp     .Larrived
 
 # Sends the message at %esi. There is room: each is answered before the next.
-send:
+.Lsend:
         movl    12(%esi), %ecx
         addl    $16, %ecx
-        movl    page - begin + LOAD, %edi
+        movl    .Lpage - .Lbegin + LOAD, %edi
         movl    REQUESTED(%edi), %edx
 1:      movl    %edx, %eax
         andl    $(RING - 1), %eax
@@ -121,14 +124,14 @@ send:
         decl    %ecx
         jnz     1b
         movl    %edx, REQUESTED(%edi)
-        hypercall EVENT_CHANNEL_OP, SEND, port
+        hypercall EVENT_CHANNEL_OP, SEND, .Lport
         ret
 
 # Takes %ecx bytes of answers to %edi, and waits for them.
-take:
+.Ltake:
         testl   %ecx, %ecx
         jz      2f
-        movl    page - begin + LOAD, %esi
+        movl    .Lpage - .Lbegin + LOAD, %esi
 1:      xorl    %eax, %eax
         xchgl   %eax, PENDING                   # before the look, not after
         movl    ANSWER_READ(%esi), %eax
@@ -142,42 +145,42 @@ take:
         jnz     1b
 2:      ret
 3:      pushal
-        hypercall SCHED_OP, POLL, poll
+        hypercall SCHED_OP, POLL, .Lpoll
         popal
         jmp     1b
 
         .balign 4
-shared_info:
+.Lshared_info:
         .short  DOMID_SELF, 0
         .long   0, 0, SHARED_INFO >> 12
-watchdog:
+.Lwatchdog:
         .long   0, 300                          # a new one, in seconds
-store_port:
+.Lstore_port:
         .short  DOMID_SELF, 0
         .long   STORE_PORT, 0, 0
-store_pfn:
+.Lstore_pfn:
         .short  DOMID_SELF, 0
         .long   STORE_PFN, 0, 0
-poll:
-        .long   port - begin + LOAD, 1, 0, 0    # one port, for ever
-reason:
+.Lpoll:
+        .long   .Lport - .Lbegin + LOAD, 1, 0, 0    # one port, for ever
+.Lreason:
         .long   2                               # SHUTDOWN_suspend
-port:
+.Lport:
         .long   0
-page:
+.Lpage:
         .long   0
-header:
+.Lheader:
         .long   0, 0, 0, 0
-watch:
+.Lwatch:
         .long   WATCH, 0, 0, 19
         .asciz  "control/shutdown"
         .asciz  "t"
         .balign 4
-read:
+.Lread:
         .long   READ, 0, 0, 17
         .asciz  "control/shutdown"
         .balign 4
-clear:
+.Lclear:
         .long   WRITE, 0, 0, 17
         .asciz  "control/shutdown"
         .balign 4
