@@ -14,19 +14,24 @@ impl Session<'_> {
     pub(super) fn map(&mut self, slot: u8, count: u32) -> Result<(), Failure> {
         let list = &self.domains.link().wanted[usize::from(slot)];
         let mut pfns = self.slots.want(slot, count, list)?;
-        let (landing, mut means) = self.landing();
-        landing.before_map(&mut means, slot, &mut pfns)?;
-        let mut left_out = self.map_window(slot, &mut pfns)?;
+        // Xen must be asked: a page of Xen's in a frame of the guest, of the grant table for
+        // one, can be mapped like the guest's own.
+        let mut populated = self.populated(&pfns)?.into_iter();
+        let without = |_: &mut u64| !populated.next().unwrap_or(false);
+        let mut left_out: Vec<u64> = pfns.extract_if(.., without).collect();
+        let mut unmapped = self.map_window(slot, &mut pfns)?;
         // A page of the guest must not be missing at the destination because it could not
         // be mapped.
-        if self.has_pages(&left_out)? {
-            pfns.extend(left_out);
+        if self.populated(&unmapped)?.contains(&true) {
+            pfns.extend(unmapped);
             pfns.sort_unstable();
-            left_out = self.map_window(slot, &mut pfns)?;
-            if self.has_pages(&left_out)? {
-                return Err(Failure::Unmappable(left_out.first().copied().unwrap_or(0)));
+            unmapped = self.map_window(slot, &mut pfns)?;
+            if self.populated(&unmapped)?.contains(&true) {
+                return Err(Failure::Unmappable(unmapped.first().copied().unwrap_or(0)));
             }
         }
+        left_out.extend(unmapped);
+        left_out.sort_unstable();
         self.landing.left_out(slot, left_out);
         let pages = pfns.len() as u32;
         let marks_zeros = self.landing.marks_zeros();
@@ -39,15 +44,13 @@ impl Session<'_> {
         mapped.doing("the guest's frames cannot be mapped")
     }
 
-    /// Whether Xen has a page of the guest behind one of these frames. The query is rare:
-    /// it is made only for frames that could not be mapped.
-    fn has_pages(&self, pfns: &[u64]) -> Result<bool, Failure> {
+    /// For each of these frames, whether it has a page of the guest's own.
+    fn populated(&self, pfns: &[u64]) -> Result<Vec<bool>, Failure> {
         if pfns.is_empty() {
-            return Ok(false);
+            return Ok(Vec::new());
         }
         let populated = self.domains.populated(pfns);
-        let populated = populated.doing("the guest's frames cannot be listed")?;
-        Ok(populated.contains(&true))
+        populated.doing("the guest's frames cannot be listed")
     }
 
     /// Queues a batch that the stub has copied.

@@ -26,8 +26,8 @@ use lull_xen::DomId;
 use lull_xen::xenstore::Xenstore;
 
 /// Device classes without any state that two hosts could disagree about. Each HVM guest has a
-/// keyboard (`vkb`).
-const HARMLESS: [&str; 2] = ["console", "vkb"];
+/// keyboard (`vkbd`).
+const HARMLESS: [&str; 2] = ["console", "vkbd"];
 
 /// Scripts that attach an interface to a switch, where it is not noticed before the guest
 /// sends a packet. Other scripts (vif-route, vif-nat) route to the interface or announce it

@@ -56,10 +56,6 @@ impl Landing for Classic {
         Vec::new()
     }
 
-    fn before_map(&mut self, _: &mut Means<'_>, _: u8, _: &mut Vec<u64>) -> Result<(), Failure> {
-        Ok(())
-    }
-
     fn left_out(&mut self, _: u8, _: Vec<u64>) {}
 
     fn marks_zeros(&self) -> bool {

@@ -595,38 +595,9 @@ impl Landing for Fast {
         self.written_in_vain + joined
     }
 
-    /// Notes the frames that no longer have a page, or never had one of the guest's own. Xen
-    /// must be asked: a page of Xen's in such a frame, of the grant table for one, can be
-    /// mapped like any other.
-    fn before_map(
-        &mut self,
-        with: &mut Means<'_>,
-        slot: u8,
-        pfns: &mut Vec<u64>,
-    ) -> Result<(), Failure> {
-        if !self.is_open() {
-            return Ok(());
-        }
-        let populated = with.domains.populated(pfns);
-        let populated = populated.doing("the guest's frames cannot be listed")?;
-        let mut populated = populated.into_iter();
-        let gone = &mut self.gone[usize::from(slot)];
-        gone.clear();
-        pfns.retain(|pfn| {
-            let populated = populated.next().unwrap_or(false);
-            if !populated {
-                gone.push(*pfn);
-            }
-            populated
-        });
-        Ok(())
-    }
-
     fn left_out(&mut self, slot: u8, pfns: Vec<u64>) {
-        if self.is_open() && !pfns.is_empty() {
-            let gone = &mut self.gone[usize::from(slot)];
-            gone.extend(pfns);
-            gone.sort_unstable();
+        if self.is_open() {
+            self.gone[usize::from(slot)] = pfns;
         }
     }
 

@@ -139,19 +139,8 @@ pub trait Landing {
         0
     }
 
-    /// Runs before a batch is mapped. Removes the frames from `pfns` that have no page any
-    /// more, if the destination has to be told so.
-    ///
-    /// # Errors
-    /// When Xen refuses to list the frames.
-    fn before_map(
-        &mut self,
-        with: &mut Means<'_>,
-        slot: u8,
-        pfns: &mut Vec<u64>,
-    ) -> Result<(), Failure>;
-
-    /// Frames of the slot's batch that could not be mapped, because they have no page.
+    /// The frames of the slot's batch that are not sent, in order: they have no page any
+    /// more, or never had one of the guest's own.
     fn left_out(&mut self, slot: u8, pfns: Vec<u64>);
 
     /// Whether the stub is to mark the pages of its next batch that are all zero, so that

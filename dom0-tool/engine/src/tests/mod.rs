@@ -34,7 +34,7 @@ use host::{FakeHost, Unrecorded};
 use model::Model;
 use world::Fault::{self, *};
 use world::Phase::{self, *};
-use world::{FRAMES, Guest, Way, World, words};
+use world::{FRAMES, Guest, Way, World, XENS, words};
 
 /// The guest's domain number.
 const GUEST: u16 = 7;
@@ -223,6 +223,10 @@ impl Outcome {
                 false => (false, None),
             };
             assert_eq!(self.started, started, "{plan:?}");
+            assert!(
+                !self.copy.contains_key(&XENS),
+                "{plan:?}: a page of Xen's was sent"
+            );
             let mut copy = self.copy.clone();
             if !plan.landing.is_fast() {
                 // Memory that the guest gave back is not taken from its copy.

@@ -18,7 +18,7 @@ use lull_xen::{DomId, PAGE};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::stub::{FakeStub, Memory};
-use super::world::{FRAMES, Guest, Stub, World, count};
+use super::world::{FRAMES, Guest, Stub, World, XENS, count};
 use crate::domains::Domains;
 use crate::log_dirty::{Cleaned, Unread};
 use crate::saved::Saved;
@@ -244,7 +244,8 @@ impl Domains for Model<'_> {
 
     fn map(&self, slot: usize, pfns: &mut Vec<u64>) -> io::Result<Vec<u64>> {
         self.exists()?;
-        let left_out = pfns.extract_if(.., |pfn| !self.world.has_page(*pfn));
+        let unmappable = |pfn: &mut u64| !self.world.has_page(*pfn) && *pfn != XENS;
+        let left_out = pfns.extract_if(.., unmappable);
         let left_out = left_out.collect();
         self.windows.borrow_mut()[slot].clone_from(pfns);
         Ok(left_out)

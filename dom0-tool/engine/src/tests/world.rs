@@ -52,6 +52,10 @@ impl Way {
 /// The number of frames of the guest. Every eighth has no page.
 pub const FRAMES: u64 = 400;
 
+/// A frame that holds a page of Xen's, as those of the grant table do: the guest writes to
+/// it and dom0 can map it, but it is no page of the guest's own.
+pub const XENS: u64 = 23;
+
 /// How many pages the guest writes between two looks at its dirty log. More than stock's
 /// rule leaves to the last round, so there are further rounds.
 const WRITTEN: u64 = 80;
@@ -265,6 +269,7 @@ impl World {
                 dirty[(pfn / 64) as usize] |= 1 << (pfn % 64);
             }
         }
+        dirty[(XENS / 64) as usize] |= 1 << (XENS % 64);
     }
 
     /// The guest is looked at: it follows a request to suspend.
