@@ -102,6 +102,8 @@ struct Comparison {
     only_first_gfns: Vec<u64>,
     only_second_gfns: Vec<u64>,
     first_grant_frames: u64,
+    first_pages: u64,
+    second_pages: u64,
     differences: Vec<serde_json::Value>,
 }
 
@@ -171,12 +173,15 @@ pub fn check_compared(host: &Host, timeline: &Timeline) -> Result<()> {
     let comparison: Comparison =
         serde_json::from_str(&text).with_context(|| format!("the agent said {text:?}"))?;
     timeline.phase(format_args!(
-        "{} frames compared, {} differ: {:x?}; only here {:x?}, only there {:x?}",
+        "{} frames compared, {} differ: {:x?}; only here {:x?}, only there {:x?}; \
+         pages here {}, there {}",
         comparison.compared,
         comparison.differing,
         comparison.differing_gfns,
         comparison.only_first_gfns,
         comparison.only_second_gfns,
+        comparison.first_pages,
+        comparison.second_pages,
     ));
     check_comparison(&comparison)
 }
@@ -200,6 +205,10 @@ fn check_comparison(comparison: &Comparison) -> Result<()> {
         comparison.only_first <= SHARED_INFO + comparison.first_grant_frames
             && comparison.only_second == 0,
         "frames without a twin: {comparison:x?}"
+    );
+    ensure!(
+        comparison.first_pages == comparison.second_pages,
+        "the copy has more or fewer pages than the guest: {comparison:?}"
     );
     Ok(())
 }

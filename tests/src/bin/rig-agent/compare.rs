@@ -31,6 +31,10 @@ struct Report {
     only_second_gfns: Vec<u64>,
     /// Frames of the first domain's grant table, which the domain may have mapped.
     first_grant_frames: u64,
+    /// The pages of each domain's own. A page of Xen's can be mapped like them, so a copy
+    /// that has a page of its own in such a frame shows only here.
+    first_pages: u64,
+    second_pages: u64,
     /// The differing bytes of the first frames that differ.
     differences: Vec<Difference>,
 }
@@ -56,6 +60,8 @@ pub fn run(first: u16, second: u16) -> Result<()> {
         .max(privcmd.maximum_gpfn(second)?);
     let mut report = Report {
         first_grant_frames: privcmd.grant_frames(first)?.into(),
+        first_pages: privcmd.pages(first)?,
+        second_pages: privcmd.pages(second)?,
         ..Report::default()
     };
     let mut start = 0;

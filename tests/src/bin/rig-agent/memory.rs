@@ -15,6 +15,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 pub const FRAME: usize = 4096;
 
 const MEMORY_OP: u64 = 12;
+const CURRENT_RESERVATION: u64 = 3;
 const MAXIMUM_GPFN: u64 = 14;
 
 /// The hypercall number `__HYPERVISOR_grant_table_op` (grant_table.h).
@@ -113,16 +114,26 @@ impl Privcmd {
 
     /// Returns the highest guest frame number in use.
     pub fn maximum_gpfn(&self, domain: u16) -> Result<u64> {
+        self.about_memory(domain, MAXIMUM_GPFN, "maximum_gpfn")
+    }
+
+    /// Returns the number of pages that a domain has. Pages of Xen's in its frames, those of
+    /// the grant table for one, are not among them.
+    pub fn pages(&self, domain: u16) -> Result<u64> {
+        self.about_memory(domain, CURRENT_RESERVATION, "current_reservation")
+    }
+
+    fn about_memory(&self, domain: u16, question: u64, name: &str) -> Result<u64> {
         let place = self.buffer.start.as_ptr().cast::<u16>();
         // SAFETY: the buffer is one page of this process that nothing else uses, and it is
         // aligned for any integer.
         unsafe { place.write(domain) };
-        let arguments = [MAXIMUM_GPFN, place as u64, 0, 0, 0];
+        let arguments = [question, place as u64, 0, 0, 0];
         // SAFETY: the hypervisor reads two bytes of the buffer and writes
         // nothing.
-        let highest = unsafe { self.hypercall(MEMORY_OP, arguments) };
-        let highest = highest.with_context(|| format!("domain {domain}: maximum_gpfn"))?;
-        u64::try_from(highest).context("maximum_gpfn is negative")
+        let answer = unsafe { self.hypercall(MEMORY_OP, arguments) };
+        let answer = answer.with_context(|| format!("domain {domain}: {name}"))?;
+        u64::try_from(answer).with_context(|| format!("{name} is negative"))
     }
 
     /// Returns the number of frames of a domain's grant table.
@@ -134,7 +145,7 @@ impl Privcmd {
             most_frames: 0,
             status: 0,
         };
-        // SAFETY: as in `maximum_gpfn`.
+        // SAFETY: as in `about_memory`.
         unsafe { place.write(asked) };
         let arguments = [QUERY_SIZE, place as u64, 1, 0, 0];
         // SAFETY: the hypervisor writes no more than the one structure.
