@@ -217,16 +217,16 @@ pub fn unpack_dom0(root: &Path, release: Release) -> Result<()> {
 }
 
 /// Returns the recipe for libvirt, for the cache key.
-pub fn libvirt_recipe() -> String {
-    format!("{HERE:?} {LIBVIRT_PACKAGES:?}")
+pub fn libvirt_recipe(release: Release) -> String {
+    format!("{release:?} {LIBVIRT_PACKAGES:?}")
 }
 
 /// Unpacks libvirt's packages and all their dependencies into `root`.
-pub fn unpack_libvirt(root: &Path) -> Result<()> {
+pub fn unpack_libvirt(root: &Path, release: Release) -> Result<()> {
     unpack(
         root,
         LIBVIRT_PACKAGES,
-        HERE,
+        release,
         Archive::Security,
         &["./dev/*"],
     )
@@ -237,14 +237,14 @@ pub fn unpack_libvirt(root: &Path) -> Result<()> {
 const DEVICE_MODEL_PACKAGE: &str = "qemu-system-xen";
 
 /// Returns the recipe for the device model, for the cache key.
-pub fn device_model_recipe() -> String {
-    format!("{HERE:?} {DEVICE_MODEL_PACKAGE}")
+pub fn device_model_recipe(release: Release) -> String {
+    format!("{release:?} {DEVICE_MODEL_PACKAGE}")
 }
 
 /// Unpacks the device model of HVM guests and all its dependencies into `root`.
-pub fn unpack_device_model(root: &Path) -> Result<()> {
+pub fn unpack_device_model(root: &Path, release: Release) -> Result<()> {
     let packages = [DEVICE_MODEL_PACKAGE];
-    unpack(root, &packages, HERE, Archive::Security, &["./dev/*"])
+    unpack(root, &packages, release, Archive::Security, &["./dev/*"])
 }
 
 /// Unpacks the hypervisor that has shadow paging into `root`: the one of Debian 12's main

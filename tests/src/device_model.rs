@@ -35,35 +35,39 @@ const WANTED: &[&str] = &[
     "usr/share/seabios/vgabios-stdvga.bin",
 ];
 
-fn layer() -> Layer {
+fn layer(release: Release) -> Layer {
     Layer {
         name: "device-model",
         version: RECIPE_VERSION,
-        packages: debian::device_model_recipe(),
+        packages: debian::device_model_recipe(release),
         wanted: WANTED,
+        release,
         unpack: debian::unpack_device_model,
     }
 }
 
-/// Fetches and builds what [`Host::install_device_model`] needs.
+/// Fetches and builds what [`Host::install_device_model`] needs on a host of that release.
 ///
 /// # Errors
 /// When a package cannot be fetched.
-pub fn prepare(dom0: &Dom0Image, timeline: &Timeline) -> Result<()> {
-    layer().ready(dom0)?;
+pub fn prepare(release: Release, dom0: &Dom0Image, timeline: &Timeline) -> Result<()> {
+    layer(release).ready(dom0)?;
     timeline.phase("device model ready");
     Ok(())
 }
 
 impl Host {
-    /// Installs the device model in dom0, and what HVM guests boot from.
+    /// Installs the device model of dom0's release, and what HVM guests boot from and have
+    /// their disk on.
     ///
     /// # Errors
     /// When it cannot be fetched or installed, which is the rig's fault.
     pub fn install_device_model(&self) -> Result<()> {
         let timeline = Timeline::start();
+        let release = self.config().hypervisor.release();
+        layer(release).install(self, &Dom0Image::ready(release, &timeline)?)?;
+        // Guests are the same on every host.
         let dom0 = Dom0Image::ready(Release::default(), &timeline)?;
-        layer().install(self, &dom0)?;
         let modules = self.folder().join("hvm-modules.cpio");
         write_modules(&dom0, &modules)?;
         self.put(&dom0.packed_kernel(), KERNEL)?;
@@ -71,7 +75,7 @@ impl Host {
         // Linux unpacks concatenated archives one over the other.
         self.run(&format!(
             "cat /boot/guest.cpio /run/rig/hvm-modules.cpio >{INITRAMFS} && \
-             rm /run/rig/hvm-modules.cpio && modprobe tun"
+             rm /run/rig/hvm-modules.cpio && modprobe -a tun nvme xen-blkback"
         ))?
         .checked()?;
         timeline.phase("device model installed in dom0");

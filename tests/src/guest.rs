@@ -69,6 +69,18 @@ impl GuestSpec {
         }
     }
 
+    /// Describes an HVM guest of 160 MiB, of which 32 MiB can be dirtied, with the host's own
+    /// disk as an emulated one.
+    pub fn hvm(name: &str) -> Self {
+        Self {
+            memory_mib: 160,
+            kind: GuestType::Hvm,
+            reserve_pages: 8_192,
+            disk: Some("phy:/dev/nvme0n1,hda,w".to_owned()),
+            ..Self::new(name)
+        }
+    }
+
     fn config(&self, address: &str, mac: &str) -> String {
         let kind = match self.kind {
             GuestType::Pvh => "pvh",

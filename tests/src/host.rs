@@ -229,7 +229,7 @@ impl Host {
         for release in [Release::Bookworm, Release::Trixie] {
             let image = Dom0Image::ready(release, &timeline)?;
             if release == Release::default() {
-                device_model::prepare(&image, &timeline)?;
+                device_model::prepare(release, &image, &timeline)?;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Measures the outage of a guest that moves, seen from outside, and the CPU time that it
 //! takes: with stock xl, with lull's classic landing, with lull's network script, and with
 //! the fast landing. All run on one host with the same guest, in turn, so that dom0's CPU
-//! time is that of both ends.
+//! time is that of both ends. The guest is PVH or HVM.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::ssh::quote;
-use crate::{Guest, GuestSpec, Host, HostConfig, Load};
+use crate::{Guest, GuestSpec, GuestType, Host, HostConfig, Load, SavedGuest};
 
 /// The number of rounds in which every way has its turn.
 const ROUNDS: usize = 5;
@@ -37,17 +37,24 @@ enum Way {
 }
 
 impl Way {
-    const ALL: [Self; 4] = [
-        Self::Stock,
-        Self::Classic,
-        Self::Fast,
-        Self::ClassicWithVifLull,
-    ];
+    /// Returns the ways in which such a guest is moved. With lull's network script, Xen's
+    /// still runs for the emulated twin of an HVM guest's interface.
+    fn of(kind: GuestType) -> &'static [Self] {
+        match kind {
+            GuestType::Hvm => &[Self::Stock, Self::Classic, Self::Fast],
+            _ => &[
+                Self::Stock,
+                Self::Classic,
+                Self::Fast,
+                Self::ClassicWithVifLull,
+            ],
+        }
+    }
 
     /// Returns the command of the move. The network script is the default at the time when
-    /// the guest's configuration is read; in all ways but the fast one xl reads it again.
-    fn command(self, guest: &Guest) -> String {
-        let again = format!("-C /run/rig/{NAME}.cfg");
+    /// the guest's configuration is read; where that may change, xl reads it `again` in all
+    /// ways but the fast one.
+    fn command(self, guest: &Guest, again: &str) -> String {
         let guest = quote(guest.name());
         let lull = "lull migrate --json -s ''";
         let set = match self {
@@ -88,21 +95,36 @@ struct Move {
     parts: Vec<(&'static str, f64)>,
 }
 
-/// Boots a host, moves guests, and prints each move, followed by medians, spread and ratio.
+/// Boots a host, moves guests of that type, and prints each move, followed by medians,
+/// spread and ratio.
 ///
 /// # Errors
 /// When the host does not boot, or a guest does not move.
-pub fn run(busy: bool) -> Result<()> {
+pub fn run(kind: GuestType, busy: bool) -> Result<()> {
     let load = if busy { BUSY } else { Load::QUIET };
     let host = Host::boot(&HostConfig::default())?;
     host.install_lull()?;
-    let mut moves = Way::ALL.map(|_| Vec::new());
+    let saved = match kind {
+        GuestType::Hvm => Some(SavedGuest::make(&host, &GuestSpec::hvm(NAME))?),
+        _ => None,
+    };
+    let ways = Way::of(kind);
+    // With a configuration that is read again, the guest gets a new UUID, and Xen's script
+    // would keep its disk from it, as from another guest.
+    let again = match saved {
+        Some(_) => String::new(),
+        None => format!("-C /run/rig/{NAME}.cfg"),
+    };
+    let mut moves = vec![Vec::new(); ways.len()];
     for first in (0..ROUNDS).step_by(ROUNDS_OF_A_GUEST) {
-        let guest = host.create_guest(&GuestSpec::new(NAME))?;
+        let guest = match &saved {
+            Some(saved) => saved.restore()?,
+            None => host.create_guest(&GuestSpec::new(NAME))?,
+        };
         guest.set_load(load)?;
         for _ in first..ROUNDS.min(first + ROUNDS_OF_A_GUEST) {
-            for (way, moves) in Way::ALL.into_iter().zip(&mut moves) {
-                let done = measure(&host, &guest, way)?;
+            for (&way, moves) in ways.iter().zip(&mut moves) {
+                let done = measure(&host, &guest, way, &again)?;
                 println!(
                     "{way:<24}{:6.0} ms, CPU {:.0} ms  {:.0?}",
                     done.outage, done.cpu, done.parts
@@ -114,7 +136,7 @@ pub fn run(busy: bool) -> Result<()> {
     }
     let stock = median(moves[0].iter().map(|done| done.outage));
     let stock_cpu = median(moves[0].iter().map(|done| done.cpu));
-    for (way, moves) in Way::ALL.into_iter().zip(&moves) {
+    for (way, moves) in ways.iter().zip(&moves) {
         let outages = || moves.iter().map(|done| done.outage);
         let (least, most) = (outages().reduce(f64::min), outages().reduce(f64::max));
         println!(
@@ -139,11 +161,15 @@ pub fn run(busy: bool) -> Result<()> {
     Ok(())
 }
 
-fn measure(host: &Host, guest: &Guest, way: Way) -> Result<Move> {
+fn measure(host: &Host, guest: &Guest, way: Way, again: &str) -> Result<Move> {
     let observer = host.observe(guest)?;
     let before = dom0_cpu(host)?;
-    let said = host.run_for(&way.command(guest), LONGEST)?.checked()?;
+    let said = host
+        .run_for(&way.command(guest, again), LONGEST)?
+        .checked()?;
     let cpu = dom0_cpu(host)? - before;
+    // An outage ends with an answer. The network of an HVM guest may need longer than xl.
+    guest.status()?;
     let outages = observer.stop()?;
     let events: Vec<Value> = said
         .lines()

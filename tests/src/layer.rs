@@ -10,6 +10,7 @@ use anyhow::Result;
 
 use crate::cache;
 use crate::cpio;
+use crate::debian::Release;
 use crate::dom0_image::Dom0Image;
 use crate::host::Host;
 use crate::shell_out::output_of;
@@ -24,8 +25,10 @@ pub struct Layer {
     pub packages: String,
     /// The prefixes of the paths that are taken from the packages, beside libraries.
     pub wanted: &'static [&'static str],
-    /// Unpacks the packages into an empty folder.
-    pub unpack: fn(&Path) -> Result<()>,
+    /// The release that the packages are of.
+    pub release: Release,
+    /// Unpacks the packages of a release into an empty folder.
+    pub unpack: fn(&Path, Release) -> Result<()>,
 }
 
 const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
@@ -63,7 +66,7 @@ impl Layer {
     fn build(&self, place: &Path, dom0: &Path) -> Result<()> {
         let scratch = tempfile::tempdir_in(place.parent().unwrap_or(place))?;
         let root = scratch.path().join("root");
-        (self.unpack)(&root)?;
+        (self.unpack)(&root, self.release)?;
         let there: HashSet<String> = cpio::names(dom0)?.into_iter().collect();
         let mut files = Vec::new();
         list(&root, "", &mut files)?;

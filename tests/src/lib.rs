@@ -7,7 +7,7 @@
 //! it to others, [`console`] reads its output, and [`ssh`] runs commands in it. [`host`] is
 //! built on these, with [`guest`], [`observer`], [`shaping`], [`domains`] and [`leaks`],
 //! and with what a [`layer`] adds on request: [`libvirt`], and the [`device_model`] of HVM
-//! guests. [`demo`] is the demonstration;
+//! guests, which are [`saved`] once they have booted. [`demo`] is the demonstration;
 //! [`mod@bench`] and [`landing`] measure. [`plan`] selects the tests that a run has time
 //! for. [`small_debian`] is not a Xen host, but a Debian in which to install lull's
 //! package.
@@ -36,6 +36,7 @@ pub mod overlay;
 pub mod plan;
 pub mod programs;
 pub mod qemu;
+pub mod saved;
 pub mod shaping;
 pub mod shell_out;
 pub mod small_debian;
@@ -51,6 +52,7 @@ pub use guest::{Guest, GuestSpec, GuestType};
 pub use host::{Host, HostConfig};
 pub use leaks::Leaks;
 pub use link::Link;
-pub use lull_guest::protocol::{Load, Pattern, Status};
+pub use lull_guest::protocol::{Load, MachineStatus, Pattern, Status};
 pub use observer::{Observer, Outage, Outages};
+pub use saved::SavedGuest;
 pub use ssh::{Output, Spawned};

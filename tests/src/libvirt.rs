@@ -47,14 +47,16 @@ impl Host {
     /// When libvirt cannot be fetched or installed, which is the rig's fault.
     pub fn install_libvirt(&self) -> Result<()> {
         let timeline = Timeline::start();
+        let release = Release::default();
         let layer = Layer {
             name: "libvirt",
             version: RECIPE_VERSION,
-            packages: debian::libvirt_recipe(),
+            packages: debian::libvirt_recipe(release),
             wanted: WANTED,
+            release,
             unpack,
         };
-        layer.install(self, &Dom0Image::ready(Release::default(), &timeline)?)?;
+        layer.install(self, &Dom0Image::ready(release, &timeline)?)?;
         timeline.phase("libvirt installed in dom0");
         Ok(())
     }
@@ -144,8 +146,8 @@ rm -f /root/.ssh/config";
 
 /// Unpacks the packages. QEMU does not emulate the virtual-8086 extensions, without which no
 /// model fits; and a daemon that finds no model of its processor has no Xen driver.
-fn unpack(root: &Path) -> Result<()> {
-    debian::unpack_libvirt(root)?;
+fn unpack(root: &Path, release: Release) -> Result<()> {
+    debian::unpack_libvirt(root, release)?;
     let model = root.join(OLDEST_MODEL);
     let text = fs::read_to_string(&model)?;
     let lines = text.lines().filter(|line| !line.contains("'vme'"));

@@ -8,7 +8,7 @@ use lull_tests::{GuestSpec, GuestType, Host, HostConfig, Hypervisor, Link, bench
 
 const USAGE: &str =
     "usage: rig shell [--pv] [--guest | --hvm] [--hosts] | rig prepare | rig demo | rig bench |
-       rig landing [--busy]
+       rig landing [--hvm] [--busy]
   shell   boots a Xen host, prints how to get in, and keeps it until ^C
           --pv: with the hypervisor that can migrate PV guests
           --guest: with lull installed and one guest running
@@ -18,7 +18,9 @@ const USAGE: &str =
   demo    boots a host and shows three migrations (`cargo demo`)
   bench   times lull's sender beside stock's
   landing times outages: stock xl, lull landing the classic way, with its own
-          network script, and landing fast";
+          network script, and landing fast
+          --hvm: of an HVM guest, and not with lull's network script
+          --busy: of a guest that writes 2,000 pages a second";
 
 fn main() -> ExitCode {
     match run() {
@@ -38,10 +40,21 @@ fn run() -> Result<()> {
         ["prepare"] => Host::prepare(),
         ["demo"] => demo::run(),
         ["bench"] => bench::run(),
-        ["landing"] => landing::run(false),
-        ["landing", "--busy"] => landing::run(true),
+        ["landing", options @ ..] => time_landings(options),
         _ => bail!("{USAGE}"),
     }
+}
+
+fn time_landings(options: &[&str]) -> Result<()> {
+    let (mut kind, mut busy) = (GuestType::Pvh, false);
+    for option in options {
+        match *option {
+            "--hvm" => kind = GuestType::Hvm,
+            "--busy" => busy = true,
+            _ => bail!("{USAGE}"),
+        }
+    }
+    landing::run(kind, busy)
 }
 
 fn shell(options: &[&str]) -> Result<()> {
@@ -71,19 +84,20 @@ fn shell(options: &[&str]) -> Result<()> {
     }
     if let Some(kind) = with_guest {
         host.install_lull()?;
-        if kind == GuestType::Hvm {
-            host.install_device_model()?;
-        }
-        host.run("modprobe -a nvme xen-blkback")?.checked()?;
-        let disk = match kind {
-            GuestType::Hvm => "phy:/dev/nvme0n1,hda,w",
-            _ => "phy:/dev/nvme0n1,xvda,w",
+        let spec = match kind {
+            GuestType::Hvm => {
+                host.install_device_model()?;
+                GuestSpec::hvm("guest")
+            }
+            _ => {
+                host.run("modprobe -a nvme xen-blkback")?.checked()?;
+                GuestSpec {
+                    disk: Some("phy:/dev/nvme0n1,xvda,w".to_owned()),
+                    ..GuestSpec::new("guest")
+                }
+            }
         };
-        let guest = host.create_guest(&GuestSpec {
-            kind,
-            disk: Some(disk.to_owned()),
-            ..GuestSpec::new("guest")
-        })?;
+        let guest = host.create_guest(&spec)?;
         println!(
             "guest \"{}\" at {} (seen from dom0)",
             guest.name(),

@@ -9,14 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, GuestSpec, GuestType, Load};
+use lull_tests::{Guest, GuestSpec, Load, MachineStatus};
 
 use crate::aftermath;
 use crate::attempt::{Ended, Plan, is};
-use crate::fast;
-use crate::moves;
-use crate::refusals;
-use crate::world::{Scenario, World, scenario, spec};
+use crate::newer::newer;
+use crate::world::{Scenario, World, scenario};
+use crate::{fast, moves, plain_xl, refusals, virsh};
 
 /// The scenarios. The first that runs boots the guest, which takes longest.
 pub fn scenarios() -> Vec<Scenario> {
@@ -40,25 +39,27 @@ pub fn unseen() -> Vec<Scenario> {
         scenario("hvm-fast-fifo-removed", 180, fifo_removed),
         scenario("hvm-fast-holder-killed", 180, holder_killed),
         scenario("hvm-fast-older-destination", 150, older_destination),
+        scenario("hvm-fast-qemu-stands-still", 150, fast_qemu_stands_still),
+        scenario("hvm-fast-qemu-killed", 150, fast_qemu_killed),
+        scenario("hvm-plain-xl-lands-fast", 250, by_plain_xl),
+        scenario("hvm-limits-kept-by-virsh", 400, virsh::keeps_limits_of_hvm),
+        newer("hvm-fast-within-its-limit", 350, fast_within_a_limit),
+        newer("hvm-fast-frames-agree", 150, fast_frames_agree),
     ]
 }
+
+const LOAD: Load = Load::steady(500, 2_048);
 
 /// A link rate, bytes a second, at which a fault falls into the middle of the first round.
 const LINK: u64 = 4_000_000;
 
-const LOAD: Load = Load::steady(500, 2_048);
-
-fn hvm() -> GuestSpec {
-    GuestSpec {
-        memory_mib: 160,
-        kind: GuestType::Hvm,
-        disk: Some("phy:/dev/nvme0n1,hda,w".to_owned()),
-        ..spec("hvm")
-    }
+/// Returns a fast landing over a connection of that rate.
+fn fast_over_a_slow_link() -> Plan {
+    Plan::direct().fast_by(&format!("throttle {LINK} --"))
 }
 
 fn guest(world: &mut World) -> Result<Guest> {
-    let guest = world.guest_like(&hvm())?;
+    let guest = world.guest_like(&GuestSpec::hvm("hvm"))?;
     let status = guest.set_load(LOAD)?;
     ensure!(status.hash_errors == 0, "damaged before: {status:?}");
     Ok(guest)
@@ -67,14 +68,24 @@ fn guest(world: &mut World) -> Result<Guest> {
 /// Checks what follows every attempt, and that the guest never ran without its emulated
 /// devices.
 fn check(world: &World, guest: &Guest, ended: &Ended) -> Result<()> {
-    let before = guest.status()?.machine.context("no emulated machine")?;
-    aftermath::check(&world.host, guest, ended)?;
-    let after = guest.status()?.machine.context("no emulated machine")?;
+    with_devices(guest, || aftermath::check(&world.host, guest, ended))
+}
+
+/// Does that, and checks that the guest used its emulated devices meanwhile and that it has
+/// never run without them.
+pub fn with_devices(guest: &Guest, what: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = machine(guest)?;
+    what()?;
+    let after = machine(guest)?;
     ensure!(
         after.errors == 0 && after.read > before.read,
         "its emulated devices: {before:?}, then {after:?}"
     );
     Ok(())
+}
+
+fn machine(guest: &Guest) -> Result<MachineStatus> {
+    guest.status()?.machine.context("no emulated machine")
 }
 
 fn within_a_limit(world: &mut World) -> Result<()> {
@@ -150,12 +161,22 @@ fn helper_killed(world: &mut World) -> Result<()> {
     check(world, &guest, &again)
 }
 
-/// QEMU hangs when it is to stop. libxl gives up after a while, and the guest runs on; so
-/// does QEMU, once it can.
+/// QEMU hangs when it is to stop. The attempt is given up, and the guest runs on; so does
+/// QEMU, once it can.
 fn qemu_stands_still(world: &mut World) -> Result<()> {
+    stands_still(world, &Plan::throttled(LINK))
+}
+
+/// The copy and its QEMU go, too.
+fn fast_qemu_stands_still(world: &mut World) -> Result<()> {
+    stands_still(world, &fast_over_a_slow_link())?;
+    no_state_is_left(world)
+}
+
+fn stands_still(world: &mut World, plan: &Plan) -> Result<()> {
     let guest = guest(world)?;
     let qemu = qemu_of(&guest)?;
-    let mut running = Plan::throttled(LINK).start(&world.host, &guest)?;
+    let mut running = plan.start(&world.host, &guest)?;
     running.wait_until_copying()?;
     running.beside(&format!("kill -STOP {qemu}"))?;
     let told = running.wait_for(|event| is(event, "ended"));
@@ -167,9 +188,9 @@ fn qemu_stands_still(world: &mut World) -> Result<()> {
     ensure!(reason.contains("QEMU"), "{reason}");
     aftermath::check(&world.host, &guest, &ended)?;
     // Its devices answer again.
-    let before = guest.status()?.machine.context("no emulated machine")?;
+    let before = machine(&guest)?;
     std::thread::sleep(Duration::from_secs(2));
-    let after = guest.status()?.machine.context("no emulated machine")?;
+    let after = machine(&guest)?;
     ensure!(
         after.read > before.read && after.errors == before.errors,
         "its emulated devices: {before:?}, then {after:?}"
@@ -180,9 +201,19 @@ fn qemu_stands_still(world: &mut World) -> Result<()> {
 
 /// QEMU dies while pages are copied. The guest is not asked to suspend.
 fn qemu_killed(world: &mut World) -> Result<()> {
+    killed(world, &Plan::throttled(LINK))
+}
+
+/// The copy, whose QEMU waits for a state, goes as well.
+fn fast_qemu_killed(world: &mut World) -> Result<()> {
+    killed(world, &fast_over_a_slow_link())?;
+    no_state_is_left(world)
+}
+
+fn killed(world: &mut World, plan: &Plan) -> Result<()> {
     let guest = guest(world)?;
     let qemu = qemu_of(&guest)?;
-    let mut running = Plan::throttled(LINK).start(&world.host, &guest)?;
+    let mut running = plan.start(&world.host, &guest)?;
     running.wait_until_copying()?;
     running.beside(&format!("kill -KILL {qemu}"))?;
     let ended = running.finish()?;
@@ -225,7 +256,7 @@ fn fast_frames_agree(world: &mut World) -> Result<()> {
     let guest = guest(world)?;
     fast::agree(world, &guest)?;
     no_state_is_left(world)?;
-    let before = guest.status()?.machine.context("no emulated machine")?;
+    let before = machine(&guest)?;
     ensure!(before.errors == 0, "its emulated devices: {before:?}");
     Ok(())
 }
@@ -275,6 +306,12 @@ fn older_destination(world: &mut World) -> Result<()> {
         "{result}"
     );
     check(world, &guest, &ended)
+}
+
+/// Plain `xl migrate` lands it fast, too.
+fn by_plain_xl(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    with_devices(&guest, || plain_xl::moves(&world.host, &guest))
 }
 
 /// Runs `command` once the destination is armed, while the stream is on its way.

@@ -1,5 +1,6 @@
 //! Scenarios for Xen 4.20 as Debian 13 installs it: one host is source and destination.
-//! Moves there from Xen 4.17 are in [`crate::two_hosts`].
+//! Moves there from Xen 4.17 are in [`crate::two_hosts`], and those of HVM guests in
+//! [`crate::hvm`].
 
 use anyhow::Result;
 
@@ -34,6 +35,7 @@ pub fn scenarios() -> Vec<Scenario> {
     scenarios
 }
 
-fn newer(name: &str, seconds: u32, run: fn(&mut World) -> Result<()>) -> Scenario {
+/// Returns a scenario on that host, which is part of its name.
+pub fn newer(name: &str, seconds: u32, run: fn(&mut World) -> Result<()>) -> Scenario {
     scenario_at(Site::Newer, format!("xen-4.20-{name}"), seconds, run)
 }

@@ -13,15 +13,19 @@ use crate::world::World;
 /// The longest time that a migration may take; none in here takes that long.
 const LONGEST: Duration = Duration::from_secs(240);
 
-/// A guest lands fast, stays because of its limit, and is left to Xen's own xl if lull
-/// cannot do what the words ask for.
+/// Moves a small guest so.
 pub fn lands_fast(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
+    moves(&world.host, &guest)
+}
+
+/// The guest lands fast, stays because of its limit, and is left to Xen's own xl if lull
+/// cannot do what the words ask for.
+pub fn moves(host: &Host, guest: &Guest) -> Result<()> {
     guest.set_load(Load::QUIET)?;
-    let host = &world.host.clone();
     host.run(&format!("rm -f {LEDGER}; lull enable xl"))?
         .checked()?;
-    let done = move_about(host, &guest);
+    let done = move_about(host, guest);
     // This runs whatever the result was, so that later scenarios have Xen's own xl.
     let undone = host.run("lull disable xl; rm -f /etc/lull.toml");
     done?;

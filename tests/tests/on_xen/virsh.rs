@@ -10,6 +10,7 @@ use lull_tests::{Guest, GuestSpec, Host, Load, Output};
 
 use crate::aftermath;
 use crate::attempt::{LEDGER, until_copying};
+use crate::hvm;
 use crate::sites::Pair;
 use crate::world::World;
 
@@ -36,9 +37,21 @@ const HEAVY: Load = Load::steady(20_000, RESERVE);
 /// A limit slightly above the assumed costs of a landing and the other fixed costs.
 const TIGHT: &str = "3300ms";
 
+/// Such a limit for an HVM guest.
+const TIGHT_FOR_HVM: &str = "5600ms";
+
 /// A migration is refused, one is cancelled, one moves directly, and one moves back through
 /// a tunnel.
 pub fn keeps_limits(world: &mut World) -> Result<()> {
+    on_one_host(world, keep)
+}
+
+/// A migration of an HVM guest is refused, and one moves it directly.
+pub fn keeps_limits_of_hvm(world: &mut World) -> Result<()> {
+    on_one_host(world, keep_for_hvm)
+}
+
+fn on_one_host(world: &mut World, keep: fn(&Host) -> Result<()>) -> Result<()> {
     world.forget_guest();
     let host = world.host.clone();
     let kept = keep(&host);
@@ -72,7 +85,7 @@ fn keep_between(here: &Host, there: &Host, ample: Duration) -> Result<()> {
     }
     here.run("lull enable libvirt")?.checked()?;
     let daemons = [here.start_libvirt()?, there.start_libvirt()?];
-    let guest = create(here)?;
+    let guest = create(here, &pvh())?;
     let command = format!(
         "virsh migrate --live virt xen+ssh://{}/system",
         there.name()
@@ -116,8 +129,8 @@ fn keep(host: &Host) -> Result<()> {
     let said = host.run("lull doctor")?.stdout;
     ensure!(said.contains("`virsh migrate` keeps the limits"), "{said}");
 
-    let guest = create(host)?;
-    refused(host, &guest)?;
+    let guest = create(host, &pvh())?;
+    refused(host, &guest, TIGHT)?;
     not_live(host, &guest)?;
     cancelled(host, &guest)?;
     stopped_and_resumed(host, &guest)?;
@@ -128,16 +141,41 @@ fn keep(host: &Host) -> Result<()> {
     back.destroy()
 }
 
-/// Creates a guest that belongs to libvirt.
-fn create(host: &Host) -> Result<Guest> {
+/// The guest boots anew, because libvirt restores only what it has saved itself.
+fn keep_for_hvm(host: &Host) -> Result<()> {
+    host.install_libvirt()?;
+    host.install_device_model()?;
+    host.run("lull enable libvirt")?.checked()?;
+    let daemons = host.start_libvirt_twice()?;
     let spec = GuestSpec {
+        reserve_pages: RESERVE,
+        ..GuestSpec::hvm("virt")
+    };
+    let guest = create(host, &spec)?;
+    hvm::with_devices(&guest, || {
+        refused(host, &guest, TIGHT_FOR_HVM)?;
+        guest.set_load(LIGHT)?;
+        limit(host, "--max-suspend-time 1min")?;
+        moved(host, &guest)?;
+        Ok(())
+    })?;
+    drop(daemons);
+    guest.renamed("virt-2").destroy()
+}
+
+fn pvh() -> GuestSpec {
+    GuestSpec {
         memory_mib: 112,
         reserve_pages: RESERVE,
         ..GuestSpec::new("virt")
-    };
+    }
+}
+
+/// Creates a guest that belongs to libvirt.
+fn create(host: &Host, spec: &GuestSpec) -> Result<Guest> {
     // libvirt has no syntax for "all but one" processor; with two processors, this is the
     // one meant.
-    Guest::create_by(host, &spec, |file| {
+    Guest::create_by(host, spec, |file| {
         format!(
             "sed -i 's/all,^0/1/' {file} && virsh domxml-from-native xen-xl {file} >{file}.xml \
              && virsh create {file}.xml"
@@ -146,9 +184,9 @@ fn create(host: &Host) -> Result<Guest> {
 }
 
 /// The guest writes so fast that its last pages do not fit into the limit.
-fn refused(host: &Host, guest: &Guest) -> Result<()> {
+fn refused(host: &Host, guest: &Guest, tight: &str) -> Result<()> {
     guest.set_load(HEAVY)?;
-    limit(host, &format!("--max-suspend-time {TIGHT}"))?;
+    limit(host, &format!("--max-suspend-time {tight}"))?;
     let before = guest.domid()?;
     let timeline = Timeline::start();
     let output = host.run_for(&migrate(""), LONGEST)?;

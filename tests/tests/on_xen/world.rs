@@ -2,12 +2,11 @@
 
 use std::fmt;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::{Completion, Failed, Trial};
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, GuestSpec, GuestType, Host, HostConfig, Load, Mark};
+use lull_tests::{Guest, GuestSpec, GuestType, Host, HostConfig, Load, Mark, SavedGuest};
 
 use crate::aftermath::no_leaks;
 use crate::choice;
@@ -30,8 +29,8 @@ pub struct World {
     /// The speed of the machine.
     pub pace: Pace,
     guest: Option<Guest>,
-    /// The HVM guest that was saved to a file; it is made once, because it boots slowly.
-    saved: Option<Guest>,
+    /// The HVM guest, which is made once.
+    saved: Option<SavedGuest>,
     /// The guest's domid when it was last handed on, and the number of scenarios in which
     /// it had changed.
     domid: u32,
@@ -42,9 +41,6 @@ pub struct World {
 /// Its network driver (xen-netfront, Linux 6.1) keeps some two megabytes at each resume,
 /// and at the tenth the guest runs out of memory, whichever program moves it.
 const MOST_MOVED: u32 = 4;
-
-/// The longest time that a guest may take to be saved or restored.
-const SAVING: Duration = Duration::from_secs(300);
 
 /// The hosts; the mutex makes scenarios run one by one.
 static SITES: Mutex<Sites> = Mutex::new(Sites::new());
@@ -115,24 +111,13 @@ impl World {
 
     /// Restores the host's HVM guest, which is made first if that has not been done.
     fn restored(&mut self, spec: &GuestSpec) -> Result<Guest> {
-        const FILE: &str = "/run/rig/hvm.saved";
         let saved = match self.saved.take() {
             Some(saved) => saved,
-            None => {
-                self.host.install_device_model()?;
-                self.host.run("modprobe -a nvme xen-blkback")?.checked()?;
-                let guest = self.host.create_guest(spec)?;
-                let timeline = Timeline::start();
-                let save = format!("xl save {} {FILE}", spec.name);
-                self.host.run_for(&save, SAVING)?.checked()?;
-                timeline.phase("HVM guest saved");
-                guest
-            }
+            None => SavedGuest::make(&self.host, spec)?,
         };
-        let restore = format!("xl restore {FILE}");
-        self.host.run_for(&restore, SAVING)?.checked()?;
-        let guest = self.saved.insert(saved).clone();
-        guest.status()?;
+        // One that cannot be restored is made anew.
+        let guest = saved.restore()?;
+        self.saved = Some(saved);
         Ok(guest)
     }
 
