@@ -459,8 +459,8 @@ impl Machine {
             (Phase::CopyingFinal { since, left }, Event::Tick { .. }) => {
                 self.copy_final_on(since, left)
             }
-            (Phase::CopyingFinal { left, .. }, Event::OutOfTime) => {
-                self.give_up_pause(Reason::BehindSchedule, left, true)
+            (Phase::CopyingFinal { since, left }, Event::OutOfTime) => {
+                self.behind_schedule(&self.sending(since), left)
             }
             (
                 Phase::RunningOn {
@@ -830,24 +830,34 @@ impl Machine {
         last_pages.usually(by_curve, known)
     }
 
+    /// The pause if its last page were sent at this moment. It was asked for at `since`.
+    fn sending(&self, since: Micros) -> Downtime {
+        let spent = self.prediction.unwrap_or_default();
+        let before = spent.suspend.saturating_add(spent.final_bitmap);
+        Downtime {
+            pages: self.now.since(since).since(before),
+            ..spent
+        }
+    }
+
+    /// The pause is given up with `left` pages to send.
+    fn behind_schedule(&mut self, sending: &Downtime, left: u64) -> Action {
+        let rest = self.service.worst(left, self.config.risk);
+        self.prediction = Some(Downtime {
+            pages: sending.pages.saturating_add(rest),
+            ..*sending
+        });
+        self.give_up_pause(Reason::BehindSchedule, left, true)
+    }
+
     /// Checks gate 3: would the pause still fit if the rest were sent at this very moment?
     ///
     /// dom0's own deadline is stricter and does not depend on this gate, which keeps a
     /// simulated attempt as strict as a real one.
     fn copy_final_on(&mut self, since: Micros, left: u64) -> Action {
-        let spent = self.prediction.unwrap_or_default();
-        let before = spent.suspend.saturating_add(spent.final_bitmap);
-        let sending = Downtime {
-            pages: self.now.since(since).since(before),
-            ..spent
-        };
+        let sending = self.sending(since);
         if self.is_beyond(&sending) {
-            let rest = self.service.worst(left, self.config.risk);
-            self.prediction = Some(Downtime {
-                pages: sending.pages.saturating_add(rest),
-                ..sending
-            });
-            return self.give_up_pause(Reason::BehindSchedule, left, true);
+            return self.behind_schedule(&sending, left);
         }
         if left > 0 {
             self.phase = Phase::CopyingFinal { since, left };
