@@ -265,7 +265,8 @@ fn fast_frames_agree(world: &mut World) -> Result<()> {
 /// then the guest.
 fn fast_refused(world: &mut World) -> Result<()> {
     let guest = guest(world)?;
-    let limit = world.pace.ample();
+    // The guest's own driver takes a request to its disk for lost after 30 s.
+    let limit = world.pace.ample().min(Duration::from_secs(20));
     let wait = format!("sleep {}", limit.as_secs() + 5);
     let land = fast::held("stopped", &guest, &wait)?;
     let plan = Plan::direct().limit(limit).fast_by(&land);
@@ -336,7 +337,10 @@ const SLOW_LINK: u64 = 60_000;
 
 /// No file with a state of QEMU's is left.
 fn no_state_is_left(world: &World) -> Result<()> {
-    let look = "find /var/lib/xen -name 'qemu-resume.*' -o -name 'qemu-save.*'";
+    // `lull see-off` looks every second whether the copy is gone.
+    let look = "n=20; while left=$(find /var/lib/xen -name 'qemu-resume.*' -o -name \
+                'qemu-save.*') && [ -n \"$left\" ] && [ $n -gt 0 ]; do sleep 0.5; \
+                n=$((n - 1)); done; echo $left";
     let left = world.host.run(look)?.checked()?;
     ensure!(left.trim().is_empty(), "left behind: {left}");
     Ok(())

@@ -186,6 +186,7 @@ fn see_off(copy: Identity) -> io::Result<()> {
     let until = Instant::now() + SEEING_OFF;
     while Instant::now() < until {
         if !matches!(copy.waits(&xen), Ok(true)) {
+            incoming::forget(copy.domain);
             return Ok(());
         }
         // On one host the guest's own domain gets its name back only then.
@@ -210,6 +211,7 @@ fn see_off(copy: Identity) -> io::Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status();
+    incoming::forget(copy.domain);
     destroyed
         .map(drop)
         .map_err(|error| io::Error::new(error.kind(), format!("xl cannot be started: {error}")))
