@@ -18,6 +18,7 @@ use lull_base::lines::Lines;
 use lull_base::{inherited_fd, passed_fds, ready};
 use lull_engine::{SuspendAnswer, Verify};
 use lull_wire::events::How;
+use lull_wire::json;
 use lull_xen::domain::{ask_to_suspend, cancel_suspend_request};
 use lull_xen::{DomId, Xen};
 use rustix::event::{PollFd, PollFlags};
@@ -192,9 +193,7 @@ impl OnItsOwn {
             return Ok(());
         };
         let words = std::mem::take(&mut self.words);
-        let mut line = serde_json::to_vec(&FirstPass { how, words })?;
-        line.push(b'\n');
-        helper.write_all(&line)
+        helper.write_all(&json::line(&FirstPass { how, words })?)
     }
 }
 

@@ -21,6 +21,7 @@ use lull_wire::channel::{
     Attach, BadFrame, Chosen, Edition, Expect, FromLand, Greeting, LINE_MAX, Purpose, TO_LAND_MAX,
     ToLand, Token,
 };
+use lull_wire::json;
 
 /// Interval at which the guest is checked while nothing arrives.
 const LOOK: Duration = Duration::from_secs(1);
@@ -175,9 +176,7 @@ impl Place for Here {
 
 fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<(), End> {
     let greeting = Greeting::ours(source.door.as_ref().map(Door::token));
-    let mut line = serde_json::to_vec(&greeting).map_err(io::Error::other)?;
-    line.push(b'\n');
-    source.say(&line)?;
+    source.say(&json::line(&greeting)?)?;
     let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
         .map_err(|_| End::NoVersion)?;
     let edition = Edition::of(chosen.land).ok_or(End::NoVersion)?;
