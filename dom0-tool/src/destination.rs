@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use lull_base::child::kill;
 use lull_base::lines::Lines;
+use lull_base::ready;
 use lull_wire::channel::LINE_MAX;
 use lull_xen::version;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::migrate::inbox::{Inbox, Message};
 use crate::rehearse::Way;
@@ -169,15 +169,10 @@ pub fn line(
     loop {
         patience.check()?;
         let left = until.saturating_duration_since(Instant::now());
-        let look = left.min(LOOK);
-        let timeout = Timespec {
-            tv_sec: 0,
-            tv_nsec: i64::from(look.subsec_nanos()),
-        };
-        match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) if left.is_zero() => return Err(NoLine::Silent),
-            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
-            Ok(_) => {}
+        match ready::is_readable(&*from, left.min(LOOK)) {
+            Ok(true) => {}
+            Ok(false) if left.is_zero() => return Err(NoLine::Silent),
+            Ok(false) => continue,
             Err(error) => return Err(io::Error::from(error).into()),
         }
         let mut byte = [0];

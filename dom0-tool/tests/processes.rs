@@ -10,8 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lull_base::ready;
 use lull_wire::spec::{MigrationSpec, VARIABLE};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpgid, getsid, kill_process};
 
@@ -38,12 +39,8 @@ fn inherited_pipe() -> (PipeReader, PipeWriter) {
 
 /// Whether the last writing end of the pipe is closed.
 fn has_ended(pipe: &PipeReader) -> bool {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
     let mut fds = [PollFd::new(pipe, PollFlags::IN)];
-    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+    ready::wait(&mut fds, Some(Duration::ZERO)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// Returns the two values of a line of `/proc/PID/limits`.
@@ -188,15 +185,11 @@ fn an_engine_keeps_only_what_it_was_given() {
         drop(theirs);
         ours
     });
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
     for socket in &ours {
         let mut fds = [PollFd::new(socket, PollFlags::RDHUP)];
         assert_eq!(
-            poll(&mut fds, Some(&now)).unwrap(),
-            0,
+            ready::wait(&mut fds, Some(Duration::ZERO)),
+            Ok(false),
             "a socket was closed"
         );
     }

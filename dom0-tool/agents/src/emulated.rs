@@ -14,14 +14,14 @@ use std::os::unix::fs::FileExt;
 use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use lull_base::{hygiene, inherited_fd};
+use lull_base::{hygiene, inherited_fd, ready};
 use lull_xen::device_model::{
     Devices, MakeRun, Model, Qemu, RUNNING, SAVING, STATE_HEADER, STATE_MAX,
 };
 use lull_xen::qmp::QmpError;
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{DomId, Xen};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -294,19 +294,9 @@ impl<W: Write, R: Read + AsFd> Keeper<W, R> {
 
     fn answer(&mut self, until: Instant) -> io::Result<Devices> {
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let timeout = Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: i64::from(left.subsec_nanos()),
-            };
-            match poll(
-                &mut [PollFd::new(&self.from, PollFlags::IN)],
-                Some(&timeout),
-            ) {
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(_) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
+            let mut fds = [PollFd::new(&self.from, PollFlags::IN)];
+            if !ready::wait_until(&mut fds, until)? {
+                return Err(io::ErrorKind::TimedOut.into());
             }
             let mut answer = [0; 2];
             self.from.read_exact(&mut answer)?;

@@ -73,9 +73,8 @@ fn descendants(child: &Child) -> Vec<OwnedFd> {
 mod tests {
     use std::process::Command;
 
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
     use super::*;
+    use crate::ready::is_readable;
 
     fn sleep(seconds: &str) -> Child {
         Command::new("sleep").arg(seconds).spawn().unwrap()
@@ -119,13 +118,8 @@ mod tests {
         };
         kill(&mut shell);
         for process in started {
-            let mut ended = [PollFd::new(&process, PollFlags::IN)];
-            let patience = Timespec::try_from(Duration::from_secs(60)).unwrap();
-            assert_eq!(
-                poll(&mut ended, Some(&patience)).unwrap(),
-                1,
-                "it still runs"
-            );
+            let ended = is_readable(&process, Duration::from_secs(60));
+            assert_eq!(ended, Ok(true), "it still runs");
         }
     }
 

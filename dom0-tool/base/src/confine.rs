@@ -169,10 +169,10 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
     use super::*;
+    use crate::ready::is_readable;
 
     const CHILD: &str = "LULL_TEST_CONFINE";
 
@@ -315,11 +315,7 @@ mod tests {
         let _ = recvmsg(&file, &mut bytes, &mut control, RecvFlags::empty());
         let few: HashMap<u64, Vec<u8>> = (0..1_000).map(|n| (n, vec![0; 1_000])).collect();
         assert_eq!(few.len(), 1_000);
-        let brief = Timespec {
-            tv_sec: 0,
-            tv_nsec: 1_000,
-        };
-        let _ = poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&brief));
+        let _ = is_readable(&file, Duration::from_micros(1));
         thread::sleep(Duration::from_millis(2));
     }
 

@@ -23,6 +23,7 @@ pub mod own_executable;
 pub mod passed_fds;
 pub mod processes;
 pub mod quantity;
+pub mod ready;
 pub mod risk;
 pub mod shell;
 pub mod spawn;

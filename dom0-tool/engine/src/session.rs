@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use lull_base::ready;
 use lull_core::link::LogReader;
 use lull_core::machine::{Action, Event};
 use lull_core::refusal::Refusal;
@@ -11,7 +12,7 @@ use lull_core::units::{Micros, PageRate};
 use lull_wire::events::How;
 use lull_wire::trace::Recorder;
 use lull_xen::domctl::Clean;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::attempt::{Order, Told, Verify};
 use super::clock::{Owed, SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
@@ -304,14 +305,7 @@ impl<'s> Session<'s> {
             wake.iter()
                 .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
         );
-        let timeout = Timespec {
-            tv_sec: longest.as_secs() as i64,
-            tv_nsec: i64::from(longest.subsec_nanos()),
-        };
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        ready::wait(&mut fds, Some(longest))?;
         self.signalled = fds[0].revents().contains(PollFlags::IN);
         match signals.is_empty() {
             true => Ok(()),

@@ -9,6 +9,7 @@ use lull_agents::name;
 use lull_base::lines::{Lines, TooLong};
 use lull_store::running::folder::{Folder, Place};
 use lull_wire::control::{Answer, Line, Request, SCHEMA, Status};
+use lull_wire::json;
 use lull_xen::host::{self, Guest, NotReady};
 use lull_xen::xenstore::Xenstore;
 
@@ -53,12 +54,11 @@ impl Connection {
     /// # Errors
     /// When the helper has gone.
     pub fn say(&mut self, request: Request) -> io::Result<()> {
-        let mut line = serde_json::to_vec(&Line {
+        let line = Line {
             schema: SCHEMA,
             said: request,
-        })?;
-        line.push(b'\n');
-        self.socket.write_all(&line)
+        };
+        self.socket.write_all(&json::line(&line)?)
     }
 
     /// The next answer. [`Heard`] also tells when no answer came `within` that time, and

@@ -12,6 +12,7 @@ use lull_base::connections::Connections;
 use lull_base::text::printable;
 use lull_wire::channel::{Chosen, Edition, Greeting, Joined, Token};
 use lull_wire::events::Landing;
+use lull_wire::json;
 use lull_wire::xl::markers::BANNER;
 
 use crate::destination::{Enough, LINES, NoLine, Patience, Release, line};
@@ -325,9 +326,7 @@ fn greet(
                 theirs: printable(&greeting.lull),
             });
         };
-        let mut line = serde_json::to_vec(&Chosen { land }).map_err(io::Error::other)?;
-        line.push(b'\n');
-        to.write_all(&line)?;
+        to.write_all(&json::line(&Chosen { land })?)?;
         return Ok(Greeted {
             to,
             from,

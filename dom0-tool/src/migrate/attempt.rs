@@ -11,6 +11,7 @@ use lull_store::attempt::outcome::{HelperSeen, Wish};
 use lull_wire::control::Answer;
 use lull_wire::events::{Command, Event};
 use lull_wire::gate::Order;
+use lull_wire::json;
 use rustix::io::ioctl_fionread;
 
 use crate::landing::caller::Call;
@@ -232,9 +233,7 @@ impl Attempt<'_> {
     /// Sends a command to the helper. If this fails the helper is gone; a helper that has
     /// not started yet reads the line later.
     fn tell_helper(&mut self, command: Command) {
-        let mut line = serde_json::to_vec(&command).unwrap_or_default();
-        line.push(b'\n');
-        let _ = self.helper.write_all(&line);
+        let _ = json::line(&command).and_then(|line| self.helper.write_all(&line));
     }
 
     /// Closes the connection to stop xl while there is no helper to cancel or to enforce

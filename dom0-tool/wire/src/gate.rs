@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::events::{Event, How, Landing, Refused};
+use crate::json;
 
 /// Version of these messages; raised when the meaning of one changes. A message of another
 /// version is refused.
@@ -129,10 +130,8 @@ pub enum BadMessage {
 /// Encodes a message as one line, with its end.
 pub fn encode<T: Serialize>(message: T) -> Vec<u8> {
     let schema = SCHEMA;
-    let line = serde_json::to_vec(&Line { schema, message });
-    let mut line = line.expect("messages have no maps and no foreign types");
-    line.push(b'\n');
-    line
+    let line = json::line(&Line { schema, message });
+    line.expect("messages have no maps and no foreign types")
 }
 
 fn decode<T: DeserializeOwned>(line: &[u8]) -> Result<T, BadMessage> {

@@ -8,6 +8,7 @@ pub mod channel;
 pub mod control;
 pub mod events;
 pub mod gate;
+pub mod json;
 pub mod spec;
 pub mod stream;
 pub mod trace;

@@ -18,6 +18,7 @@ use lull_base::lines::Lines;
 use lull_store::running::folder::{self, Folder};
 use lull_wire::control::{Answer, End, LONGEST, Line, Phase, Request, SCHEMA};
 use lull_wire::events::Event;
+use lull_wire::json;
 use lull_xen::DomId;
 use rustix::net::sockopt::socket_peercred;
 
@@ -384,11 +385,7 @@ impl Client {
         if self.unsent.is_empty() {
             self.moved_at = Instant::now();
         }
-        let before = self.unsent.len();
-        match serde_json::to_writer(&mut self.unsent, &line) {
-            Ok(()) => self.unsent.push(b'\n'),
-            Err(_) => self.unsent.truncate(before),
-        }
+        self.unsent.extend(json::line(&line).unwrap_or_default());
     }
 
     fn send(&mut self) {

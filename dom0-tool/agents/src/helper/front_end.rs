@@ -8,6 +8,7 @@ use std::time::Duration;
 use lull_base::inherited_fd;
 use lull_base::lines::{Lines, TooLong};
 use lull_wire::events::{Command, Event, FRONT_END_FD, Line, SCHEMA};
+use lull_wire::json;
 
 /// Longest line of a command, in bytes.
 const LINE_MAX: usize = 4096;
@@ -61,8 +62,8 @@ impl FrontEnd {
             schema: SCHEMA,
             event,
         };
-        if self.unsent.len() < room && serde_json::to_writer(&mut self.unsent, &line).is_ok() {
-            self.unsent.push(b'\n');
+        if self.unsent.len() < room {
+            self.unsent.extend(json::line(&line).unwrap_or_default());
         }
         while !self.unsent.is_empty() {
             match self.out.write(&self.unsent) {

@@ -15,12 +15,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lull_base::lines::Lines;
-use lull_base::{inherited_fd, passed_fds};
+use lull_base::{inherited_fd, passed_fds, ready};
 use lull_engine::{SuspendAnswer, Verify};
 use lull_wire::events::How;
+use lull_wire::json;
 use lull_xen::domain::{ask_to_suspend, cancel_suspend_request};
 use lull_xen::{DomId, Xen};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
@@ -128,10 +129,8 @@ impl Handed {
             let mut fds = vec![PollFd::new(from, PollFlags::IN)];
             // Commands can wait; only a hang-up matters here.
             fds.extend(front_end.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)));
-            match poll(&mut fds, None) {
-                Ok(_) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
+            if !ready::wait(&mut fds, None)? {
+                continue;
             }
             if !fds[0].revents().is_empty() {
                 return Self::take(from);
@@ -194,9 +193,7 @@ impl OnItsOwn {
             return Ok(());
         };
         let words = std::mem::take(&mut self.words);
-        let mut line = serde_json::to_vec(&FirstPass { how, words })?;
-        line.push(b'\n');
-        helper.write_all(&line)
+        helper.write_all(&json::line(&FirstPass { how, words })?)
     }
 }
 

@@ -3,11 +3,13 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
+use lull_base::ready;
 use lull_engine::SuspendAnswer;
 use lull_wire::events::How;
 use lull_xen::DomId;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::toolstack::{Toolstack, errno};
 
@@ -74,15 +76,8 @@ impl Libxl {
 
     fn ready(&self) -> io::Result<PollFlags> {
         let mut fds = [PollFd::new(&self.from, PollFlags::IN)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        match poll(&mut fds, Some(&now)) {
-            Ok(_) => Ok(fds[0].revents()),
-            Err(rustix::io::Errno::INTR) => Ok(PollFlags::empty()),
-            Err(error) => Err(error.into()),
-        }
+        ready::wait(&mut fds, Some(Duration::ZERO))?;
+        Ok(fds[0].revents())
     }
 
     fn answer(&mut self) -> io::Result<i32> {

@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use lull_base::inherited_fd;
+use lull_base::{inherited_fd, ready};
 use lull_engine::News;
 use lull_wire::events::{Event, Landing, Refused};
 use lull_wire::gate::{FromEngine, Incoming, ToEngine, encode};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{RecvFlags, recv};
 
 use crate::transport::GATE_FD;
@@ -149,12 +149,8 @@ fn after(message: ToEngine, known: News) -> io::Result<News> {
 
 /// Whether the process at the other end of this socket has closed it.
 pub fn has_ended(socket: &UnixStream) -> bool {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
     let mut end = [PollFd::new(socket, PollFlags::RDHUP)];
-    matches!(poll(&mut end, Some(&now)), Ok(1..))
+    ready::wait(&mut end, Some(Duration::ZERO)).unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use lull_base::{hygiene, inherited_fd, passed_fds};
 use lull_wire::channel::{self, JOINED_MAX, SHARE_BYTES_MAX, ToLand, Token};
+use lull_wire::json;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
@@ -86,8 +87,7 @@ impl Door {
             to,
             stays,
         };
-        let mut line = serde_json::to_vec(&channel::Joined { joined: number }).ok()?;
-        line.push(b'\n');
+        let line = json::line(&channel::Joined { joined: number }).ok()?;
         joined.say(&line).ok()?;
         self.joined = number;
         Some(joined)

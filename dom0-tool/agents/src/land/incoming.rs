@@ -22,12 +22,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use lull_base::ready::is_readable;
 use lull_base::{hygiene, inherited_fd};
 use lull_xen::DomId;
 use lull_xen::device_model::{Qemu, STATE_HEADER, STATE_MAX, Status, incoming_state, state_node};
 use lull_xen::qmp::QmpError;
 use lull_xen::xenstore::Xenstore;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 
 /// The name of the hidden subcommand.
@@ -145,7 +145,7 @@ impl<W: Write, R: Read + AsFd> Holder<W, R> {
     /// # Errors
     /// When it has ended.
     pub(super) fn check(&self) -> Result<(), NoQemu> {
-        match is_readable(self.from.as_fd(), Duration::ZERO) {
+        match is_readable(&self.from, Duration::ZERO) {
             Ok(false) => Ok(()),
             // It says nothing unasked.
             Ok(true) | Err(_) => Err(NoQemu::NoHolder),
@@ -181,7 +181,7 @@ impl<W: Write, R: Read + AsFd> Holder<W, R> {
     fn ask(&mut self, order: &[u8]) -> Result<(), NoQemu> {
         let mut said = [0];
         let asked = self.to.write_all(order).and_then(|()| self.to.flush());
-        let answered = asked.and_then(|()| match is_readable(self.from.as_fd(), ANSWER)? {
+        let answered = asked.and_then(|()| match is_readable(&self.from, ANSWER)? {
             true => self.from.read_exact(&mut said),
             false => Err(io::ErrorKind::TimedOut.into()),
         });
@@ -375,7 +375,7 @@ fn serve<Q: Incoming>(
     loop {
         let waits = held.as_ref().is_some_and(|held| !held.told);
         let longest = if waits { LOOK } else { Duration::MAX };
-        if !is_readable(from.as_fd(), longest)? {
+        if !is_readable(&from, longest)? {
             held.iter_mut().for_each(Held::look);
             continue;
         }
@@ -414,22 +414,6 @@ fn serve<Q: Incoming>(
         let said = done.map_or_else(|why| why.byte(), |()| answer::DONE);
         to.write_all(&[said])?;
         to.flush()?;
-    }
-}
-
-/// Whether there is something to read, or an end, within that time.
-fn is_readable(from: std::os::fd::BorrowedFd<'_>, longest: Duration) -> io::Result<bool> {
-    let timeout = Timespec {
-        tv_sec: longest.as_secs().min(i32::MAX as u64) as i64,
-        tv_nsec: i64::from(longest.subsec_nanos()),
-    };
-    match poll(
-        &mut [PollFd::from_borrowed_fd(from, PollFlags::IN)],
-        Some(&timeout),
-    ) {
-        Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }
 

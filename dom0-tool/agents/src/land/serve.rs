@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lull_base::lines::{Lines, TooLong};
-use lull_base::{confine, hygiene, inherited_fd};
+use lull_base::{confine, hygiene, inherited_fd, ready};
 use lull_xen::REQUESTS;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::stdio::stdin;
 
 use super::door::{Door, Joined};
@@ -21,6 +21,7 @@ use lull_wire::channel::{
     Attach, BadFrame, Chosen, Edition, Expect, FromLand, Greeting, LINE_MAX, Purpose, TO_LAND_MAX,
     ToLand, Token,
 };
+use lull_wire::json;
 
 /// Interval at which the guest is checked while nothing arrives.
 const LOOK: Duration = Duration::from_secs(1);
@@ -175,9 +176,7 @@ impl Place for Here {
 
 fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<(), End> {
     let greeting = Greeting::ours(source.door.as_ref().map(Door::token));
-    let mut line = serde_json::to_vec(&greeting).map_err(io::Error::other)?;
-    line.push(b'\n');
-    source.say(&line)?;
+    source.say(&json::line(&greeting)?)?;
     let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
         .map_err(|_| End::NoVersion)?;
     let edition = Edition::of(chosen.land).ok_or(End::NoVersion)?;
@@ -501,7 +500,7 @@ impl<'f, W: Write> Source<'f, W> {
         fds.extend(self.joined.iter().map(|joined| arrives(joined.as_fd())));
         fds.extend(self.joined.iter().map(ends));
         fds.extend(self.door.as_ref().map(|door| arrives(door.as_fd())));
-        if !wait(&mut fds, longest)? {
+        if !ready::wait(&mut fds, Some(longest))? {
             return Ok(None);
         }
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
@@ -548,21 +547,7 @@ impl<'f, W: Write> Source<'f, W> {
     }
 
     fn is_readable(&self) -> io::Result<bool> {
-        let mut fds = [PollFd::from_borrowed_fd(self.from, PollFlags::IN)];
-        wait(&mut fds, LOOK)
-    }
-}
-
-/// Waits until one of them is ready, for `longest` at most.
-fn wait(fds: &mut [PollFd<'_>], longest: Duration) -> io::Result<bool> {
-    let timeout = Timespec {
-        tv_sec: longest.as_secs() as i64,
-        tv_nsec: i64::from(longest.subsec_nanos()),
-    };
-    match poll(fds, Some(&timeout)) {
-        Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(error) => Err(error.into()),
+        Ok(ready::is_readable(self.from, LOOK)?)
     }
 }
 

@@ -2,9 +2,11 @@
 //! after READY is read before READY is passed on.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use lull_base::ready;
 use lull_wire::xl::markers::{BANNER, Finder, READY, REPORT, gave_back};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, read, write};
 
 /// Most bytes written at once: `PIPE_BUF`, which a writable pipe accepts without blocking
@@ -239,16 +241,12 @@ impl Backward {
     /// Writes what is left, for as long as xl accepts it, and closes the end towards xl.
     fn flush_and_close(&mut self) {
         while let Some((to, flags)) = self.writable() {
-            let soon = Timespec {
-                tv_sec: 1,
-                tv_nsec: 0,
-            };
             let mut fds = [PollFd::from_borrowed_fd(to, flags)];
-            match poll(&mut fds, Some(&soon)) {
-                Ok(1..) => self.write(),
-                Err(Errno::INTR) => {}
-                _ => break,
+            let soon = Instant::now() + Duration::from_secs(1);
+            if !ready::wait_until(&mut fds, soon).unwrap_or(false) {
+                break;
             }
+            self.write();
         }
         self.discard();
     }
@@ -259,13 +257,9 @@ impl Backward {
     pub fn close(&mut self) {
         if self.from.is_none() && self.state == State::Looking {
             self.state = State::Open;
-            let now = Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
             let takes = self.writable().is_some_and(|(to, flags)| {
                 let mut fds = [PollFd::from_borrowed_fd(to, flags)];
-                poll(&mut fds, Some(&now)) == Ok(1)
+                ready::wait(&mut fds, Some(Duration::ZERO)).unwrap_or(false)
             });
             if takes {
                 self.write();

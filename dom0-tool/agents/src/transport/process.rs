@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lull_base::child::{kill, wait_or_kill};
+use lull_base::ready;
 use lull_wire::spec;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::read;
 
 use super::relay::Parting;
@@ -110,19 +111,13 @@ impl Transport {
 pub fn read_out(from: &OwnedFd, until: Instant) {
     let mut nowhere = [0; 4096];
     loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => return,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return,
-            Ok(_) => match read(from, &mut nowhere) {
-                Ok(1..) | Err(rustix::io::Errno::INTR) => {}
-                Ok(0) | Err(_) => return,
-            },
+        let mut fds = [PollFd::new(from, PollFlags::IN)];
+        if !ready::wait_until(&mut fds, until).unwrap_or(false) {
+            return;
+        }
+        match read(from, &mut nowhere) {
+            Ok(1..) | Err(rustix::io::Errno::INTR) => {}
+            Ok(0) | Err(_) => return,
         }
     }
 }

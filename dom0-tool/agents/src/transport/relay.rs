@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use lull_base::monotonic::{now_ns, span_ms};
+use lull_base::ready;
 use lull_wire::events::{self, Answered, GuestThen, HandedOver, HungUp, Ready, TargetReady};
 use lull_wire::gate::ToEngine;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::backward::{Backward, Heard};
 use super::forward::{Forward, Progress};
@@ -235,20 +236,10 @@ impl<'a> Relay<'a> {
             Some((name, PollFd::from_borrowed_fd(fd, flags)))
         })
         .unzip();
-        let timeout = until.map(|until| {
-            let left = until.saturating_sub(now_ns());
-            Timespec {
-                tv_sec: (left / 1_000_000_000) as i64,
-                tv_nsec: (left % 1_000_000_000) as i64,
-            }
-        });
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        }
-        let ready = |fd: &PollFd<'_>| fd.revents() != PollFlags::empty();
-        let woken = names.iter().zip(&fds).filter(|(_, fd)| ready(fd));
+        let left = until.map(|until| Duration::from_nanos(until.saturating_sub(now_ns())));
+        ready::wait(&mut fds, left)?;
+        let is_ready = |fd: &PollFd<'_>| fd.revents() != PollFlags::empty();
+        let woken = names.iter().zip(&fds).filter(|(_, fd)| is_ready(fd));
         Ok(woken.map(|(name, _)| *name).collect())
     }
 

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use lull_base::inherited_fd;
 use lull_wire::events::{self, Line, SCHEMA};
 use lull_wire::gate::{BadMessage, FromEngine, Incoming, Order, ToEngine, encode};
+use lull_wire::json;
 use rustix::event::PollFlags;
 use serde::de::DeserializeOwned;
 
@@ -91,11 +92,9 @@ impl Sockets {
             schema: SCHEMA,
             event,
         };
-        let Ok(mut text) = serde_json::to_vec(&line) else {
-            return;
-        };
-        text.push(b'\n');
-        self.front_end.send(&text);
+        if let Ok(line) = json::line(&line) {
+            self.front_end.send(&line);
+        }
     }
 
     /// Sends a message to the engine without blocking.

@@ -10,10 +10,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lull_base::monotonic::now_ns;
+use lull_base::ready;
 use lull_wire::events::{Answered, Event, GuestThen, HungUp, Line, Ready};
 use lull_wire::gate::{FromEngine, Incoming, Order, ToEngine, encode};
 use lull_wire::xl::markers::{BANNER, GO, READY, REPORT, gave_back};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::forward::{Forward, Progress};
 use super::gate::{Landing, Refused};
@@ -207,12 +207,7 @@ impl World {
 
     /// Checks that xl reads nothing for this long, not even an end of file.
     fn xl_waits(&self, long: Duration) {
-        let timeout = Timespec {
-            tv_sec: 0,
-            tv_nsec: long.subsec_nanos().into(),
-        };
-        let mut fds = [PollFd::new(&self.xl_in, PollFlags::IN)];
-        assert_eq!(poll(&mut fds, Some(&timeout)), Ok(0));
+        assert_eq!(ready::is_readable(&self.xl_in, long), Ok(false));
     }
 
     /// Checks that both ends read an end of file, and that the guest was resumed `resumed`

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use lull_base::text::printable;
-use lull_core::link::SLOTS;
 use lull_wire::channel::{self, FromLand, Pages, Purpose, SHARE_MAX, SILENCE};
 use lull_xen::PAGE;
 
@@ -78,9 +77,6 @@ impl Share {
         queue.push_payload(self.slot, self.first..end);
     }
 }
-
-/// The number of shares of each slot's batch that are not answered.
-pub type Unanswered = [usize; SLOTS];
 
 /// An answer on a further connection.
 #[derive(Debug)]

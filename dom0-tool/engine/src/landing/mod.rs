@@ -10,11 +10,14 @@
 mod balloon;
 mod channel;
 mod classic;
+mod comparison;
 mod expected;
 mod fast;
+mod further;
 mod going;
 mod joined;
 mod pulse;
+mod there;
 
 use std::os::fd::BorrowedFd;
 

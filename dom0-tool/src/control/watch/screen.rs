@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use lull_base::ready;
 use lull_base::terminal::{to_stderr, to_stdout};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -20,7 +21,6 @@ use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::draw::{self, Colours};
@@ -133,10 +133,8 @@ impl Screen {
 
     /// Waits for a key. Returns whether it is one that leaves the view.
     fn pressed(&self, within: Duration) -> bool {
-        let mut fds = [PollFd::new(&self.keys, PollFlags::IN)];
-        let timeout = Timespec::try_from(within).ok();
         // A signal interrupted the wait, or no key was pressed.
-        if poll(&mut fds, timeout.as_ref()).unwrap_or(0) == 0 {
+        if !ready::is_readable(&self.keys, within).unwrap_or(false) {
             return false;
         }
         let mut keys = [0; 64];

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+use lull_wire::json;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::fcntl_setpipe_size;
 use serde::Serialize;
@@ -62,13 +63,9 @@ impl<W: Write> Pipe<W> {
 
     /// Adds a line as JSON, to be sent with the next [`Self::hand_over`].
     pub fn add(&mut self, line: &impl Serialize) {
-        let before = self.unsent.len();
-        if serde_json::to_writer(&mut self.unsent, line).is_ok() {
-            self.unsent.push(b'\n');
-        } else {
-            self.unsent.truncate(before);
-        }
-        self.bytes += self.unsent.len() - before;
+        let line = json::line(line).unwrap_or_default();
+        self.bytes += line.len();
+        self.unsent.extend(line);
     }
 
     /// Writes as much as the pipe has room for.
