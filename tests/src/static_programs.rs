@@ -56,20 +56,6 @@ pub fn build_package(timeline: &Timeline) -> Result<PathBuf> {
     Ok(String::from_utf8(said)?.trim_end().into())
 }
 
-/// Copies a program without what only a debugger reads, because it goes over an emulated
-/// link. Without `strip` on this machine the program itself is used.
-pub fn strip(program: &Path, into: &Path) -> Result<PathBuf> {
-    let stripped = into.join(program.file_name().context("a program has a name")?);
-    let done = Command::new("strip")
-        .arg("-o")
-        .args([&stripped, program])
-        .status();
-    match done {
-        Ok(status) if status.success() => Ok(stripped),
-        _ => Ok(program.to_owned()),
-    }
-}
-
 /// The workspace this rig was built in.
 pub fn workspace() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::source::Source;
 use crate::{folder, put, run, workspace};
@@ -13,7 +13,7 @@ use crate::{folder, put, run, workspace};
 pub fn fill(root: &Path, lull: &Path, source: &Source) -> Result<()> {
     let share = root.join("usr/share");
     // The binary is put beside `xl`, because only root has a use for it.
-    put(&root.join("usr/sbin/lull"), stripped(lull)?, 0o755)?;
+    put(&root.join("usr/sbin/lull"), small(lull)?, 0o755)?;
     manual(lull, &share.join("man/man8"))?;
     completions(lull, &share)?;
     let doc = share.join("doc/lull");
@@ -53,13 +53,22 @@ fn of_workspace(name: &str) -> Result<Vec<u8>> {
     fs::read(workspace().join(name)).context(name.to_owned())
 }
 
-/// Returns the binary without what only a debugger reads. A machine that builds it has a
-/// linker, and `strip` is part of the same package.
-fn stripped(lull: &Path) -> Result<Vec<u8>> {
-    let scratch = tempfile::tempdir()?;
-    let small = scratch.path().join("lull");
-    run(Command::new("strip").arg("-o").args([&small, lull]))?;
-    Ok(fs::read(small)?)
+/// The most bytes that the binary may have. A dom0 may have its root in memory.
+const LARGEST: usize = 6_000_000;
+
+/// Returns the binary. The profile in Cargo.toml strips it and makes it small.
+///
+/// # Errors
+/// When it is too large.
+fn small(lull: &Path) -> Result<Vec<u8>> {
+    let binary = fs::read(lull).with_context(|| lull.display().to_string())?;
+    ensure!(
+        binary.len() <= LARGEST,
+        "{} has {} bytes, more than {LARGEST}: see [profile.release] in Cargo.toml",
+        lull.display(),
+        binary.len()
+    );
+    Ok(binary)
 }
 
 fn manual(lull: &Path, into: &Path) -> Result<()> {
@@ -173,6 +182,19 @@ mod tests {
     use toml_edit::{DocumentMut, Item};
 
     use super::*;
+
+    #[test]
+    fn a_binary_of_more_than_six_megabytes_is_not_packed() {
+        let folder = tempfile::tempdir().unwrap();
+        let lull = folder.path().join("lull");
+        let sized = |bytes: usize| {
+            fs::write(&lull, vec![0; bytes]).unwrap();
+            small(&lull)
+        };
+        assert_eq!(sized(6_000_000).unwrap().len(), 6_000_000);
+        let why = sized(6_000_001).unwrap_err().to_string();
+        assert!(why.contains("6000001 bytes"), "{why}");
+    }
 
     /// The crates that are linked into lull have licences that `deny.toml` allows.
     #[test]
