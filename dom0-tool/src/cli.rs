@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use lull_agents::{helper, keepers, land, transport};
+use lull_agents::{helper, land, spoolers, transport};
 use lull_base::bandwidth::Bandwidth;
 use lull_base::connections::Connections;
 use lull_base::duration::{Span, TimeLimit};
@@ -168,7 +168,7 @@ pub enum Command {
 
     /// Hold what is told of an attempt until it is over; lull starts it
     #[command(hide = true)]
-    KeepRun(keepers::runs::Options),
+    KeepRun(spoolers::runs::Options),
 
     /// Check whether this host, and optionally a destination, is ready
     ///
@@ -199,7 +199,7 @@ pub enum Command {
 
     /// Hold an attempt's trace until it is over; the helper starts it
     #[command(hide = true)]
-    KeepTrace(keepers::trace::Options),
+    KeepTrace(spoolers::trace::Options),
 
     /// Clear up after a rehearsal that died; it starts it itself
     #[command(hide = true)]

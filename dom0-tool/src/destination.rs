@@ -19,7 +19,7 @@ use lull_wire::channel::LINE_MAX;
 use lull_xen::version;
 
 use crate::migrate::inbox::{Inbox, Message};
-use crate::rehearse::Way;
+use crate::rehearse::RemoteShell;
 
 /// Timeout of a question on its own connection, including a slow log-in.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -28,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(15);
 pub const LINES: usize = 256;
 
 /// Interval between two checks of [`Patience`].
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Shell commands that print the version on a line of its own, whatever was printed before.
 /// They contain no quotes, because they pass through two or three shells.
@@ -169,7 +169,7 @@ pub fn line(
     loop {
         patience.check()?;
         let left = until.saturating_duration_since(Instant::now());
-        match ready::is_readable(&*from, left.min(LOOK)) {
+        match ready::is_readable(&*from, left.min(POLL_INTERVAL)) {
             Ok(true) => {}
             Ok(false) if left.is_zero() => return Err(NoLine::Silent),
             Ok(false) => continue,
@@ -194,7 +194,7 @@ pub fn line(
 ///
 /// # Errors
 /// The complete message of the refusal; or [`Enough`].
-pub fn admit(way: &Way, heard: Heard, patience: &Patience<'_>) -> anyhow::Result<()> {
+pub fn admit(way: &RemoteShell, heard: Heard, patience: &Patience<'_>) -> anyhow::Result<()> {
     let there = match heard {
         Heard::Xen(release) => Some(release),
         Heard::NotAsked if way.takes_commands() => ask(&way.without_a_terminal(), patience)?,
@@ -213,7 +213,7 @@ fn check(host: &str, here: Option<Release>, there: Option<Release>) -> anyhow::R
 }
 
 /// Asks for the destination's Xen release; `None` if it does not answer.
-fn ask(way: &Way, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
+fn ask(way: &RemoteShell, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
     let child = way
         .command(QUESTION)
         .stdin(Stdio::null())
@@ -268,7 +268,7 @@ mod tests {
         let path = folder.path().join("rsh");
         fs::write(&path, format!("#!/bin/sh\n{ssh}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        ask(&Way::new(path.to_str(), "host2"), patience)
+        ask(&RemoteShell::new(path.to_str(), "host2"), patience)
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! which order the guest lands there is chosen ([`landing`]);
 //! with the fast one a fourth waits at the destination ([`land`]).
 //!
-//! What an attempt was told and decided is kept ([`lull_store`], by [`keepers`]) and can be
+//! What an attempt was told and decided is kept ([`lull_store`], by [`spoolers`]) and can be
 //! decided again ([`replay`]), or tried on a guest that stays ([`predict`]); what its pause
 //! took is remembered ([`ledger`]); how it went is explained ([`report`]). While it
 //! runs it can be looked at and steered ([`control`]). Limits stand in a file
@@ -45,7 +45,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use lull_agents::{emulated, helper, keepers, land, transport, vif};
+use lull_agents::{emulated, helper, land, spoolers, transport, vif};
 
 fn main() -> ExitCode {
     match Role::of(std::env::args_os().take(2)) {
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         cli::Command::Replay(options) => replay::main(&options),
         cli::Command::Ledger(options) => ledger::main(&options),
         cli::Command::Report(options) => report::main(&options),
-        cli::Command::KeepRun(options) => keepers::runs::main(&options),
+        cli::Command::KeepRun(options) => spoolers::runs::main(&options),
         cli::Command::Doctor(options) => doctor::main(&options),
         #[cfg(feature = "terminal")]
         cli::Command::Generate(options) => generate::main(&options),
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         cli::Command::Enable(options) => enable::enable(&options),
         cli::Command::Disable(options) => enable::disable(&options),
         cli::Command::PlainXl(options) => plain_xl::main(&options),
-        cli::Command::KeepTrace(options) => keepers::trace::main(&options),
+        cli::Command::KeepTrace(options) => spoolers::trace::main(&options),
         cli::Command::Transport(options) => transport::main(&options),
         cli::Command::Engine(options) => helper::engine(&options, version),
         cli::Command::Land(options) => land::main(&options),

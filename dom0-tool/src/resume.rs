@@ -73,7 +73,7 @@ fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
     let Some(own) = name.strip_suffix(name::SUFFIX) else {
         return Ok(name.clone());
     };
-    let why = match name::give_back(guest.domid, own, name::PATIENCE) {
+    let why = match name::give_back(guest.domid, own, name::TIMEOUT) {
         Ok(Name::Own) => return Ok(own.to_owned()),
         Ok(Name::Taken(other)) => format!("domain {other} is called {own}"),
         Err(error) => error.to_string(),
@@ -95,7 +95,7 @@ fn until_nobody_moves(guest: DomId, name: &str) -> anyhow::Result<Option<Claim>>
     if let Some(place) = places.iter().find(|place| place.guest == guest) {
         return Err(still(&format!("by process {}", place.helper)));
     }
-    match Claim::outwait(&folder, guest) {
+    match Claim::wait_idle(&folder, guest) {
         Ok(Taken::Ours(claim)) => Ok(Some(claim)),
         Ok(Taken::Anothers) => Err(still("another lull has its dirty log")),
         // Where there can be no lock, nobody holds one.

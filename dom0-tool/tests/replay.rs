@@ -19,17 +19,17 @@ fn said(output: &Output) -> String {
 }
 
 fn keep(folder: &Path, trace: &[u8]) -> Output {
-    let mut keeper = lull()
+    let mut spooler = lull()
         .args(["keep-trace", "7", "--folder"])
         .arg(folder)
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("lull can be started");
-    let mut pipe = keeper.stdin.take().expect("it is piped");
-    pipe.write_all(trace).expect("the keeper reads");
+    let mut pipe = spooler.stdin.take().expect("it is piped");
+    pipe.write_all(trace).expect("the spooler reads");
     drop(pipe);
-    keeper.wait_with_output().expect("it ends")
+    spooler.wait_with_output().expect("it ends")
 }
 
 /// The trace of an attempt that gate 0 refused before a byte was copied.

@@ -1,7 +1,7 @@
 //! The processes that nobody starts by hand: xl, libxl and lull start them. libxl's save
 //! [`helper`] hosts the engine, with a guard that outlives it; the [`transport`] carries xl's
 //! connection; [`land`] waits at the destination. They are looked at and steered through a
-//! [`control`] socket. The [`keepers`] write what is kept of an attempt, and [`vif`] attaches
+//! [`control`] socket. The [`spoolers`] write what is kept of an attempt, and [`vif`] attaches
 //! guests' network interfaces. What an attempt must leave as it found it: the process that
 //! carries out the guest's next reboot ([`monitor`]), and the guest's name ([`name`]).
 
@@ -10,9 +10,9 @@
 pub mod control;
 pub mod emulated;
 pub mod helper;
-pub mod keepers;
 pub mod land;
 pub mod monitor;
 pub mod name;
+pub mod spoolers;
 pub mod transport;
 pub mod vif;

@@ -17,10 +17,10 @@ pub const SUFFIX: &str = "--migratedaway";
 
 /// Time that a domain of the same name has to go. On one host that is the guest's copy,
 /// which is being destroyed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Interval between two tries.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Which name the guest has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub fn give_back(guest: DomId, name: &str, patience: Duration) -> io::Result<Nam
         if found == Name::Own || Instant::now() >= until {
             return Ok(found);
         }
-        sleep(LOOK);
+        sleep(POLL_INTERVAL);
     }
 }
 

@@ -26,7 +26,7 @@ pub const SUSPEND_POLL: Duration = Duration::from_millis(1);
 pub const SUSPEND_POLL_MAX: Duration = Duration::from_millis(10);
 
 /// The interval between two checks whether all domains are being shut down.
-const SHUTDOWN_LOOK: Duration = Duration::from_secs(1);
+const SHUTDOWN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The interval between two progress events.
 const PROGRESS: Duration = Duration::from_millis(250);
@@ -111,7 +111,7 @@ impl Session<'_> {
     /// waits a minute for its acknowledgement. The engine acknowledges for the stub and
     /// gives the attempt up, because the host is going down.
     fn answer_shutdown(&mut self) -> Result<(), Failure> {
-        if self.pause.is_some() || self.asked_at.elapsed() < SHUTDOWN_LOOK {
+        if self.pause.is_some() || self.asked_at.elapsed() < SHUTDOWN_POLL_INTERVAL {
             return Ok(());
         }
         self.asked_at = Instant::now();

@@ -47,7 +47,7 @@ pub enum ProtocolViolation {
     },
     /// The stub's message ring is full, because the stub does not read it.
     #[error("it does not read its messages")]
-    Deaf,
+    NotReading,
     /// The stub sent a second hello, or a message before the first.
     #[error("it spoke out of turn")]
     Turn,
@@ -223,7 +223,7 @@ impl<'l> Peer<'l> {
 
     fn push(&mut self, message: ToStub) -> Result<(), Unheard> {
         let pushed = self.events.push(message.encode());
-        pushed.map_err(|_| Unheard::ProtocolViolation(ProtocolViolation::Deaf))
+        pushed.map_err(|_| Unheard::ProtocolViolation(ProtocolViolation::NotReading))
     }
 
     fn step(&mut self, at: Micros, event: Event) -> Result<(), Unheard> {

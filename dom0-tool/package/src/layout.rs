@@ -54,7 +54,7 @@ fn of_workspace(name: &str) -> Result<Vec<u8>> {
 }
 
 /// The most bytes that the binary may have. A dom0 may have its root in memory.
-const LARGEST: usize = 6_000_000;
+const MAX_BYTES: usize = 6_000_000;
 
 /// Returns the binary. The profile in Cargo.toml strips it and makes it small.
 ///
@@ -63,8 +63,8 @@ const LARGEST: usize = 6_000_000;
 fn small(lull: &Path) -> Result<Vec<u8>> {
     let binary = fs::read(lull).with_context(|| lull.display().to_string())?;
     ensure!(
-        binary.len() <= LARGEST,
-        "{} has {} bytes, more than {LARGEST}: see [profile.release] in Cargo.toml",
+        binary.len() <= MAX_BYTES,
+        "{} has {} bytes, more than {MAX_BYTES}: see [profile.release] in Cargo.toml",
         lull.display(),
         binary.len()
     );

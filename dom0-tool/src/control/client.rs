@@ -14,7 +14,7 @@ use lull_xen::host::{self, Guest, NotReady};
 use lull_xen::xenstore::Xenstore;
 
 /// How long a helper may take to send a line. It may be reading a large bitmap.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long `lull migrate` may take to open its socket after its helper has finished.
 const TAKE_OVER: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ impl Connection {
             Err(error) if has_gone(&error) => return Ok(None),
             socket => socket.with_context(|| format!("{}", place.path.display()))?,
         };
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
         let lines = Lines::of(LONGEST);
         Ok(Some(Self {
             place,
@@ -94,13 +94,13 @@ impl Connection {
     /// When no answer comes.
     pub fn ask(&mut self, request: Request) -> anyhow::Result<Answer> {
         let helper = self.place.helper;
-        let asked = self.say(request).map(|()| self.hear(PATIENCE));
+        let asked = self.say(request).map(|()| self.hear(TIMEOUT));
         match asked {
             Ok(heard) => match heard? {
                 Heard::Answer(answer) => Ok(answer),
                 Heard::Nothing => bail!(
                     "the helper, process {helper}, has not answered for {} s",
-                    PATIENCE.as_secs()
+                    TIMEOUT.as_secs()
                 ),
                 Heard::End => bail!("the helper, process {helper}, ended without an answer"),
             },

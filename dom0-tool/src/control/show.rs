@@ -212,12 +212,12 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use lull_agents::control::picture::Picture;
+    use lull_agents::control::status_snapshot::StatusSnapshot;
     use lull_wire::events::{Event, Progress};
 
     #[test]
     fn a_status_reads_well() {
-        let mut picture = Picture::new(7, Instant::now());
+        let mut picture = StatusSnapshot::new(7, Instant::now());
         picture.note(&Event::Progress(Progress {
             at_ms: 1_000,
             round: 3,
@@ -254,7 +254,7 @@ web1 (7): copying, round 3
 
     #[test]
     fn what_is_not_known_is_shown_as_such() {
-        let text = in_words(Picture::new(7, Instant::now()).status());
+        let text = in_words(StatusSnapshot::new(7, Instant::now()).status());
         assert!(text.starts_with("domain 7: preparing\n  pause  – expected, – at most, limit –\n"));
     }
 }

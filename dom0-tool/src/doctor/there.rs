@@ -15,7 +15,7 @@ use super::finding::{Finding, Findings};
 use super::here::Here;
 use super::xl_info::XlInfo;
 use crate::destination::RULE;
-use crate::rehearse::{BATCH, Way};
+use crate::rehearse::{BATCH, RemoteShell};
 
 /// How long the command may take, including a slow login.
 const ANSWER: Duration = Duration::from_secs(45);
@@ -42,7 +42,7 @@ pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings
         return;
     }
     // xl has no terminal on which ssh could ask.
-    let way = Way::new(Some(ssh), host).without_a_terminal();
+    let way = RemoteShell::new(Some(ssh), host).without_a_terminal();
     let question = way.command(QUESTIONS);
     match ask::command(question, ANSWER) {
         Ok(text) => match Answer::of(&text) {

@@ -22,7 +22,7 @@ use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
 use crate::destination::{Enough, Heard, Patience, QUESTION};
-use crate::rehearse::Way;
+use crate::rehearse::RemoteShell;
 use caller::{Call, NoLand};
 
 /// What the operator wants.
@@ -102,7 +102,7 @@ pub fn choose(
 enum ToLand {
     /// The operator's own command, which leads there once.
     Command(String),
-    Way(Way),
+    RemoteShell(RemoteShell),
 }
 
 impl ToLand {
@@ -110,7 +110,7 @@ impl ToLand {
     fn first(&self) -> (Command, Heard) {
         match self {
             Self::Command(command) => (shell_ignoring_tty_signals(command), Heard::NotAsked),
-            Self::Way(way) => {
+            Self::RemoteShell(way) => {
                 let script = format!("{QUESTION}; exec lull land");
                 (way.command(&script), Heard::Nothing)
             }
@@ -128,7 +128,7 @@ impl ToLand {
         let way = match self {
             Self::Command(_) if wanted == Connections::ONE => return Ok(String::new()),
             Self::Command(_) => return Ok("`--receiver-command` leads there once".into()),
-            Self::Way(way) => way.without_a_terminal().apart(),
+            Self::RemoteShell(way) => way.without_a_terminal().apart(),
         };
         let command = |token: Token| way.command(&format!("exec lull land --join {token}"));
         call.widen(wanted, command, patience)
@@ -165,7 +165,7 @@ fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<ToLand, String>
     if let Some(land) = &options.receiver_command {
         return Ok(ToLand::Command(land.clone()));
     }
-    let way = Way::new(options.ssh.as_deref(), &options.host);
+    let way = RemoteShell::new(options.ssh.as_deref(), &options.host);
     if !way.takes_commands() {
         return Err(
             "HOST is a command that only runs `xl migrate-receive` (`--receiver-command` would name one for `lull land`)"
@@ -174,7 +174,7 @@ fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<ToLand, String>
     }
     let is_aes_better = way.is_plain_ssh() && cipher::is_aes_better(way.host());
     let way = way.kept_alive();
-    Ok(ToLand::Way(match is_aes_better {
+    Ok(ToLand::RemoteShell(match is_aes_better {
         true => way.with_options(cipher::AES_FIRST),
         false => way,
     }))

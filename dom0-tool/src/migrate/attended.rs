@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use lull_agents::control::picture::Picture;
 use lull_agents::control::server::Server;
+use lull_agents::control::status_snapshot::StatusSnapshot;
 use lull_store::running::folder::Folder;
 use lull_wire::control::{Answer, End, Request};
 use lull_wire::events::{Event, How};
@@ -18,7 +18,7 @@ pub struct Attended<'a> {
 
 enum Stage {
     /// The helper serves the control socket.
-    Helper(Picture),
+    Helper(StatusSnapshot),
     /// This process serves the control socket.
     Here(Server),
     /// No process serves it.
@@ -28,24 +28,24 @@ enum Stage {
 impl<'a> Attended<'a> {
     /// Follows `guest`; the socket is created in `folder`.
     pub fn of(guest: DomId, folder: &'a Folder) -> Self {
-        let stage = Stage::Helper(Picture::new(guest, Instant::now()));
+        let stage = Stage::Helper(StatusSnapshot::new(guest, Instant::now()));
         Self { folder, stage }
     }
 
     /// Takes note of the helper's events. Once the helper has ended with a complete stream,
     /// this process takes over the control socket.
     pub fn note(&mut self, event: &Event) {
-        let Stage::Helper(picture) = &mut self.stage else {
+        let Stage::Helper(snapshot) = &mut self.stage else {
             return;
         };
-        picture.note(event);
+        snapshot.note(event);
         let Event::Ended(ended) = event else {
             return;
         };
         let stage = std::mem::replace(&mut self.stage, Stage::Nobody);
-        if let (Stage::Helper(picture), How::StreamComplete) = (stage, ended.how)
+        if let (Stage::Helper(snapshot), How::StreamComplete) = (stage, ended.how)
             // If the socket cannot be opened, ^C still works.
-            && let Ok(server) = Server::showing(self.folder, picture.taken_over())
+            && let Ok(server) = Server::showing(self.folder, snapshot.taken_over())
         {
             self.stage = Stage::Here(server);
         }

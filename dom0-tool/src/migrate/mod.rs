@@ -53,7 +53,7 @@ use crate::destination::{Enough, Patience, admit};
 use crate::landing::caller::Call;
 use crate::landing::{self, Choice, Wanted, choose};
 use crate::limits;
-use crate::rehearse::{self, Rehearsed, Way};
+use crate::rehearse::{self, Rehearsed, RemoteShell};
 
 use attempt::Attempted;
 use inbox::Inbox;
@@ -361,7 +361,7 @@ impl Held {
     fn of(guest: &Guest, patience: &Patience<'_>, watcher: &Watcher) -> anyhow::Result<Self> {
         let name = &guest.name;
         let go_on = || patience.check().map_err(anyhow::Error::from);
-        let claim = match Claim::insist_while(&Folder::default(), guest.domid, go_on) {
+        let claim = match Claim::preempt_while(&Folder::default(), guest.domid, go_on) {
             Ok(Taken::Ours(claim)) => Some(claim),
             Ok(Taken::Anothers) => anyhow::bail!(
                 "{name} is being moved already, or what an attempt before left is still being undone.\nNothing was done. `lull status` shows who moves it; try again when that is over."
@@ -416,7 +416,7 @@ fn ask_the_destination(
     patience: &Patience<'_>,
 ) -> anyhow::Result<Choice> {
     let (choice, heard) = choose(options, guest, trust, patience)?;
-    let way = Way::new(options.ssh.as_deref(), &options.host);
+    let way = RemoteShell::new(options.ssh.as_deref(), &options.host);
     match (admit(&way, heard, patience), choice) {
         (Ok(()), choice) => Ok(choice),
         (Err(error), Choice::Fast(call, _)) => {

@@ -128,10 +128,10 @@ impl Watcher {
 
     /// Records the result; the record is written when this returns.
     pub fn conclude(&mut self, result: Event) {
-        if let Some((mut record, keeper)) = self.record.take() {
+        if let Some((mut record, spooler)) = self.record.take() {
             record.tell(&result);
             drop(record);
-            runs::recorder::wait(keeper);
+            runs::recorder::wait(spooler);
         }
     }
 

@@ -43,7 +43,7 @@ impl Source for OnXen {
     }
 
     fn give_name_back(&self, name: &str) -> io::Result<Name> {
-        name::give_back(self.0, name, name::PATIENCE)
+        name::give_back(self.0, name, name::TIMEOUT)
     }
 }
 

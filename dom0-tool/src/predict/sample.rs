@@ -23,7 +23,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use thiserror::Error;
 
 /// The interval between two looks.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The sampling periods, in sixths of the time. The log is cleared before each, so that
 /// counting restarts at zero. The long last period shows whether the guest's working set
@@ -233,7 +233,7 @@ impl Watch<'_> {
         let start = Instant::now();
         let mut counts = vec![(0, 0)];
         while start.elapsed() < span {
-            thread::sleep(LOOK.min(span.saturating_sub(start.elapsed())));
+            thread::sleep(POLL_INTERVAL.min(span.saturating_sub(start.elapsed())));
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(NotSampled::Cancelled);
             }

@@ -23,10 +23,10 @@ const DONE: u8 = b'.';
 const QUIET: Duration = Duration::from_secs(10);
 
 /// The longest time for which the guard waits for that.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The interval between two checks.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The guard, as its parent sees it. Dropping it makes the guard start its work.
 pub struct Guard {
@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
 
 /// Removes the guest until nothing is left and nothing reappears.
 fn clear(xl: &Path) -> ExitCode {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     let mut quiet_since = Instant::now();
     while Instant::now() < until {
         match Stage::clear_left(xl) {
@@ -90,7 +90,7 @@ fn clear(xl: &Path) -> ExitCode {
             Ok(Some(0)) => {}
             Ok(Some(_)) | Err(_) => quiet_since = Instant::now(),
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
     ExitCode::FAILURE
 }

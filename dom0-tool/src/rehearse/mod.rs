@@ -21,10 +21,10 @@
 mod guard;
 pub mod interfaces;
 mod kernel;
+mod remote_shell;
 mod scene;
 mod stage;
 mod told;
-mod way;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -59,8 +59,8 @@ use stage::Stage;
 use told::Left;
 
 pub use guard::main as guard;
+pub use remote_shell::{BATCH, RemoteShell, kept_alive};
 pub use told::Rehearsed;
-pub use way::{BATCH, Way, kept_alive};
 
 /// The longest pause measured. A destination that takes longer for so small a guest is not
 /// measured further.
@@ -208,7 +208,7 @@ fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
 
 /// The parameters of one rehearsal.
 struct Play {
-    way: Way,
+    way: RemoteShell,
     ssh: Option<String>,
     landing: Wanted,
     receiver_command: Option<String>,
@@ -220,7 +220,7 @@ struct Play {
 impl Play {
     fn new(ssh: Option<&String>, host: &str, verbose: u8) -> Self {
         Self {
-            way: Way::new(ssh.map(String::as_str), host),
+            way: RemoteShell::new(ssh.map(String::as_str), host),
             ssh: ssh.cloned(),
             landing: Wanted::Auto,
             receiver_command: None,

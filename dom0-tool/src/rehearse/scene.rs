@@ -13,7 +13,7 @@ use lull_xen::xenstore::Xenstore;
 use serde::{Deserialize, Serialize};
 
 use super::interfaces::Interface;
-use super::way::Way;
+use super::remote_shell::RemoteShell;
 
 /// The suffixes that xl appends to a guest's name during a migration.
 pub const SUFFIXES: [&str; 3] = ["", "--incoming", "--migratedaway"];
@@ -32,7 +32,7 @@ pub struct Scene {
     pub name: String,
     pub uuid: String,
     /// The way to the destination.
-    pub way: Way,
+    pub way: RemoteShell,
 }
 
 impl Scene {
@@ -40,7 +40,7 @@ impl Scene {
     ///
     /// # Errors
     /// If the kernel does not provide a UUID.
-    pub fn new(way: Way) -> io::Result<Self> {
+    pub fn new(way: RemoteShell) -> io::Result<Self> {
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
         let host = rustix::system::uname();
         Ok(Self {
@@ -166,7 +166,7 @@ mod tests {
         Scene {
             name: name_of_a_guest_of("host1.example"),
             uuid: "9f7c8a8e-0000-4000-8000-000000000001".to_owned(),
-            way: Way::new(None, "host2"),
+            way: RemoteShell::new(None, "host2"),
         }
     }
 

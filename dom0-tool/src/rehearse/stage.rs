@@ -18,15 +18,15 @@ use lull_xen::host::Guest;
 
 use super::interfaces::Interface;
 use super::kernel;
+use super::remote_shell::RemoteShell;
 use super::scene::{DESTROYS_ITSELF, Scene};
-use super::way::Way;
 
 const FOLDER: &str = "/run/lull-rehearsal";
 const KERNEL: &str = "kernel";
 const CONFIG: &str = "config";
 
 /// How long to wait for another rehearsal.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The stage, held for the duration of a rehearsal.
 pub struct Stage {
@@ -41,14 +41,14 @@ impl Stage {
     /// # Errors
     /// If another rehearsal does not end in time, or what an earlier one left on this host
     /// cannot be removed.
-    pub fn take(xl: &Path, way: Way, note: &dyn Fn(&str)) -> anyhow::Result<Self> {
-        Self::take_in(Path::new(FOLDER), xl, way, PATIENCE, note)
+    pub fn take(xl: &Path, way: RemoteShell, note: &dyn Fn(&str)) -> anyhow::Result<Self> {
+        Self::take_in(Path::new(FOLDER), xl, way, TIMEOUT, note)
     }
 
     fn take_in(
         folder: &Path,
         xl: &Path,
-        way: Way,
+        way: RemoteShell,
         patience: Duration,
         note: &dyn Fn(&str),
     ) -> anyhow::Result<Self> {
@@ -251,7 +251,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("stage");
         let take = || {
-            let way = Way::new(Some(""), "true");
+            let way = RemoteShell::new(Some(""), "true");
             let none = Path::new("/nonexistent/xl");
             Stage::take_in(&folder, none, way, Duration::ZERO, &|_| {})
         };

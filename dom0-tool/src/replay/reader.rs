@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use lull_base::lines::{Lines, TooLong};
-use lull_store::trace::{LARGEST, LONGEST_LINE};
+use lull_store::trace::{LONGEST_LINE, MAX_FILE_BYTES};
 use lull_wire::trace::{Header, Line, SCHEMA};
 use thiserror::Error;
 
@@ -16,7 +16,7 @@ pub enum NoTrace {
     #[error("{0}")]
     Unreadable(#[from] io::Error),
     /// The file is larger than any that lull writes.
-    #[error("it is larger than any trace ({} MiB)", LARGEST >> 20)]
+    #[error("it is larger than any trace ({} MiB)", MAX_FILE_BYTES >> 20)]
     TooLarge,
     /// The line is longer than any that lull writes.
     #[error("line {0} is longer than any of a trace")]
@@ -64,7 +64,7 @@ impl Reader {
         if !metadata.is_file() {
             return Err(io::Error::other("it is not a file").into());
         }
-        if metadata.len() > LARGEST as u64 {
+        if metadata.len() > MAX_FILE_BYTES as u64 {
             return Err(NoTrace::TooLarge);
         }
         Ok(Self::of(File::open(path)?))
@@ -132,7 +132,7 @@ impl<R: Read> Reader<R> {
         match line {
             Some(Ok(text)) => {
                 self.read += text.len() + 1;
-                match self.read > LARGEST {
+                match self.read > MAX_FILE_BYTES {
                     true => Err(NoTrace::TooLarge),
                     false => Ok(Some(text)),
                 }

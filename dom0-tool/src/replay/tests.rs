@@ -9,7 +9,7 @@ use lull_simulator::attempt::{self, End, Outcome as Simulated};
 use lull_simulator::draw::Draw;
 use lull_simulator::scenario::Scenario;
 use lull_store::spool::Pipe;
-use lull_store::trace::{LARGEST, Recorder};
+use lull_store::trace::{MAX_FILE_BYTES, Recorder};
 use lull_wire::events::How;
 use lull_wire::trace::Recorder as _;
 
@@ -19,8 +19,13 @@ use super::rerun::{Outcome, Rerun};
 /// The trace of a simulated attempt.
 fn trace(scenario: &Scenario) -> (String, Simulated) {
     let mut bytes = Vec::new();
-    let mut recorder =
-        Recorder::within(LARGEST, Pipe::to(&mut bytes), "0.1.0", 7, scenario.config());
+    let mut recorder = Recorder::within(
+        MAX_FILE_BYTES,
+        Pipe::to(&mut bytes),
+        "0.1.0",
+        7,
+        scenario.config(),
+    );
     let simulated = attempt::run_watched(
         scenario,
         |at: Micros, event: Event, action: &Action, machine: &Machine| {
@@ -205,11 +210,16 @@ fn what_is_no_trace_is_said_to_be_none() {
 
 #[test]
 fn a_full_trace_says_so_and_still_replays() {
-    const LARGEST: usize = 100 << 10;
+    const MAX_FILE_BYTES: usize = 100 << 10;
     let scenario = one_that_moves();
     let mut bytes = Vec::new();
-    let mut recorder =
-        Recorder::within(LARGEST, Pipe::to(&mut bytes), "0.1.0", 7, scenario.config());
+    let mut recorder = Recorder::within(
+        MAX_FILE_BYTES,
+        Pipe::to(&mut bytes),
+        "0.1.0",
+        7,
+        scenario.config(),
+    );
     let mut machine = Machine::new(scenario.config());
     let begin = Event::Begin {
         pages: 1,
@@ -223,7 +233,7 @@ fn a_full_trace_says_so_and_still_replays() {
         recorder.record(Micros(at), tick, &action, &machine);
     }
     recorder.end(How::Cancelled, "enough");
-    assert!(bytes.len() <= LARGEST);
+    assert!(bytes.len() <= MAX_FILE_BYTES);
     let replayed = replay(std::str::from_utf8(&bytes).unwrap(), Limits::default()).unwrap();
     assert!(
         replayed.to_string().contains("the trace was full"),

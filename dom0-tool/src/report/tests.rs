@@ -137,7 +137,7 @@ fn what_is_recorded_is_read_back_and_stays_within_its_bound() {
     let result = run(MOVED).result.expect("it has one");
     recorder.tell(&lull_wire::events::Event::Result(Box::new(result)));
     drop(recorder);
-    assert!(bytes.len() <= runs::LARGEST, "{}", bytes.len());
+    assert!(bytes.len() <= runs::MAX_FILE_BYTES, "{}", bytes.len());
     let read = Run::read("x", bytes.as_slice()).unwrap();
     assert_eq!((read.outcome(), read.not_understood), ("moved", 0));
     assert!(

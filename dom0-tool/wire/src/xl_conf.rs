@@ -8,7 +8,7 @@ use std::mem;
 pub const FILE: &str = "/etc/xen/xl.conf";
 
 /// The largest size in bytes; a larger file is no `xl.conf`.
-pub const LARGEST: u64 = 1 << 20;
+pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// What `name` is assigned last, as it stands there, and in which line (from 1).
 pub fn assigned(text: &str, name: &str) -> Option<(usize, String)> {

@@ -24,7 +24,7 @@ pub const RUNNING: Duration = Duration::from_secs(1);
 const BEING_STOPPED: Duration = Duration::from_secs(3);
 
 /// Interval between two checks whether it has.
-const BEING_STOPPED_LOOK: Duration = Duration::from_millis(20);
+const BEING_STOPPED_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The time that QEMU has to switch its part of the dirty log, as with libxl
 /// (`libxl_dom_save.c`, 4.17).
@@ -256,7 +256,7 @@ impl Qemu {
             }
             // The monitor has one client at a time.
             drop(qmp);
-            std::thread::sleep(BEING_STOPPED_LOOK);
+            std::thread::sleep(BEING_STOPPED_POLL_INTERVAL);
         };
         outcome(run())
     }

@@ -290,7 +290,7 @@ impl Host {
 pub const XL_OF_LULL: &str = "# Made by `lull enable xl`; `lull disable xl` takes it away.";
 
 /// The largest `xl` in bytes that can be lull's.
-const LARGEST: u64 = 64 << 10;
+const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// The text of an `xl` that `lull enable xl` made, of this lull or another. `None` if the
 /// file is another program.
@@ -299,7 +299,7 @@ const LARGEST: u64 = 64 << 10;
 /// When there is no such file, or it cannot be read.
 pub fn xl_of_lull(xl: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = fs::symlink_metadata(xl)?;
-    if !file.is_file() || file.len() > LARGEST {
+    if !file.is_file() || file.len() > MAX_FILE_BYTES {
         return Ok(None);
     }
     let content = fs::read(xl)?;

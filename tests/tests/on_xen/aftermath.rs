@@ -12,7 +12,7 @@ use crate::world::World;
 
 /// The longest time that the cleanup may take after the last event: domains die page by
 /// page, and the machine may be busy.
-const SETTLING: Duration = Duration::from_secs(30);
+const SETTLING: Duration = Duration::from_secs(45);
 
 /// Checks that one guest runs where the attempt reported it, that it is intact, and that
 /// nothing is left behind.

@@ -4,7 +4,7 @@
 //! The server is a part of the engine's loop. So nothing here blocks, and a turn costs a
 //! bounded number of system calls whatever the clients do. Each client is read at most once
 //! every [`GAP`]. A line is never longer than [`LONGEST`]. A watching client gets a new
-//! picture only after it has read the one before. A client that sends an invalid line, or
+//! snapshot only after it has read the one before. A client that sends an invalid line, or
 //! takes too long, is dropped. When all places are taken, a new client replaces the slowest
 //! one, so that `cancel` always gets through.
 
@@ -22,7 +22,7 @@ use lull_wire::json;
 use lull_xen::DomId;
 use rustix::net::sockopt::socket_peercred;
 
-use super::picture::Picture;
+use super::status_snapshot::StatusSnapshot;
 
 /// The most clients at once. More wait until one leaves, or is a [`Server::laggard`].
 const CLIENTS: usize = 8;
@@ -40,7 +40,7 @@ const WATCHERS: usize = CLIENTS - 2;
 const GAP: Duration = Duration::from_millis(20);
 
 /// How long a client may take to send or to read a line.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The same while other clients wait for its place.
 const PATIENCE_IN_A_CROWD: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ const PATIENCE_IN_A_CROWD: Duration = Duration::from_secs(1);
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
-    picture: Picture,
+    snapshot: StatusSnapshot,
     clients: Vec<Client>,
     accepted: Option<Instant>,
     patience: Duration,
@@ -64,23 +64,23 @@ impl Server {
     /// # Errors
     /// When the socket cannot be opened. The migration can then not be shown or steered.
     pub fn open(folder: &Folder, guest: DomId, start: Instant) -> io::Result<Self> {
-        Self::showing(folder, Picture::new(guest, start))
+        Self::showing(folder, StatusSnapshot::new(guest, start))
     }
 
     /// Opens the socket of a migration whose state is already known.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn showing(folder: &Folder, mut picture: Picture) -> io::Result<Self> {
-        let path = folder.prepare(picture.status().domid)?;
+    pub fn showing(folder: &Folder, mut snapshot: StatusSnapshot) -> io::Result<Self> {
+        let path = folder.prepare(snapshot.status().domid)?;
         let listener = UnixListener::bind(&path)?;
         let server = Self {
             listener,
             path,
-            picture,
+            snapshot,
             clients: Vec::new(),
             accepted: None,
-            patience: PATIENCE,
+            patience: TIMEOUT,
             next_id: 0,
             asking: None,
         };
@@ -88,9 +88,9 @@ impl Server {
         Ok(server)
     }
 
-    /// Updates the picture with an event, and sends the last one to the watching clients.
+    /// Updates the snapshot with an event, and sends the last one to the watching clients.
     pub fn note(&mut self, event: &Event) {
-        self.picture.note(event);
+        self.snapshot.note(event);
         if let Event::Ended(_) = event {
             self.send_all();
         }
@@ -98,13 +98,13 @@ impl Server {
 
     /// Tells the watching clients that the migration is over.
     pub fn end(&mut self, end: End) {
-        self.picture.end(end);
+        self.snapshot.end(end);
         self.send_all();
     }
 
     /// The migration's present phase.
     pub const fn phase(&self) -> Phase {
-        self.picture.phase()
+        self.snapshot.phase()
     }
 
     /// One turn: reads, answers and sends. Returns a request that only the engine can
@@ -144,7 +144,7 @@ impl Server {
             };
             match request {
                 Request::Status => {
-                    let status = Box::new(self.picture.status().clone());
+                    let status = Box::new(self.snapshot.status().clone());
                     client.say(Answer::Status(status));
                 }
                 Request::Watch if client.watches.is_some() => {}
@@ -241,13 +241,13 @@ impl Server {
     }
 
     fn send_all(&mut self) {
-        let changes = self.picture.changes();
+        let changes = self.snapshot.changes();
         let mut fresh = None;
         for client in &mut self.clients {
             let behind = client.watches.is_some_and(|seen| seen != Some(changes));
-            let last_word = matches!(self.picture.phase(), Phase::Landing | Phase::Ended);
+            let last_word = matches!(self.snapshot.phase(), Phase::Landing | Phase::Ended);
             if behind && (client.unsent.is_empty() || last_word) {
-                let status = fresh.get_or_insert_with(|| self.picture.status().clone());
+                let status = fresh.get_or_insert_with(|| self.snapshot.status().clone());
                 client.watches = Some(Some(changes));
                 client.say(Answer::Status(Box::new(status.clone())));
             }
@@ -280,7 +280,7 @@ struct Client {
     /// What was read and not answered yet.
     lines: Lines,
     unsent: Vec<u8>,
-    /// Set for a watching client: the change count of the last picture sent to it.
+    /// Set for a watching client: the change count of the last snapshot sent to it.
     watches: Option<Option<u64>>,
     read_at: Option<Instant>,
     /// When the client last sent or accepted something.
@@ -375,7 +375,7 @@ impl Client {
         None
     }
 
-    /// At most one answer to a request is under way, and one picture, so memory is bounded
+    /// At most one answer to a request is under way, and one snapshot, so memory is bounded
     /// by the number of clients.
     fn say(&mut self, answer: Answer) {
         let line = Line {

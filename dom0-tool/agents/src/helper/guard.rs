@@ -236,7 +236,7 @@ fn wait_until_it_is_decided(guest: DomId) {
     while matches!(xen.domain_state(guest), Ok(Some(state)) if state.is_suspended())
         && Instant::now() < until
     {
-        thread::sleep(DECIDING_LOOK);
+        thread::sleep(DECIDING_POLL_INTERVAL);
     }
 }
 
@@ -244,7 +244,7 @@ fn wait_until_it_is_decided(guest: DomId) {
 const DECIDING: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Interval between two checks whether the operator has decided.
-const DECIDING_LOOK: Duration = Duration::from_millis(200);
+const DECIDING_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8], emulated: &mut Emulated) -> ExitCode {
     if heard.contains(&word::UNDONE) {
@@ -302,9 +302,9 @@ const XL_ENDING: Duration = Duration::from_secs(60);
 fn give_name_back(guest: DomId, name: &str) {
     let until = Instant::now() + XL_ENDING;
     while is_moved_by_xl(guest) && Instant::now() < until {
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
-    match name::give_back(guest, name, name::PATIENCE) {
+    match name::give_back(guest, name, name::TIMEOUT) {
         Ok(Name::Own) => {}
         Ok(Name::Taken(other)) => eprintln!(
             "lull: domain {guest} keeps the name that xl gave it for the handshake: domain {other} is called {name}"
@@ -383,7 +383,7 @@ fn take_over(
 const LANDING: Duration = Duration::from_secs(20);
 
 /// Interval between two checks whether the guest has landed.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Waits until the guest's domain here is gone except for pages that a stub still maps, or
 /// runs on after all, or `over` returns true. Destroying a stub takes dom0 time that would
@@ -394,7 +394,7 @@ pub(super) fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bo
         && Instant::now() < until
         && !over()
     {
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -421,7 +421,7 @@ fn end_devices_log(guest: DomId, heard: &[u8], emulated: &mut Emulated) {
 const STOPPING: Duration = Duration::from_secs(15);
 
 /// Interval between two checks whether QEMU is stopped.
-const STOPPING_LOOK: Duration = Duration::from_millis(500);
+const STOPPING_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Sees to it that QEMU runs where the guest does. libxl may stop it after the guest was
 /// resumed, or it may have been too busy to run in time.
@@ -431,7 +431,7 @@ fn follow_guest(emulated: &mut Emulated) {
         if emulated.follow() == Devices::Gone {
             return;
         }
-        thread::sleep(STOPPING_LOOK);
+        thread::sleep(STOPPING_POLL_INTERVAL);
     }
 }
 

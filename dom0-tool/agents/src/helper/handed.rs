@@ -164,8 +164,8 @@ impl Handed {
     ///
     /// # Errors
     /// When Xen cannot be reached.
-    pub(super) fn into_toolstack(self) -> io::Result<(OnItsOwn, OwnedFd)> {
-        let toolstack = OnItsOwn {
+    pub(super) fn into_toolstack(self) -> io::Result<(DirectToolstack, OwnedFd)> {
+        let toolstack = DirectToolstack {
             xen: Xen::open_here()?,
             guest: self.domain,
             helper: Some(self.helper),
@@ -177,7 +177,7 @@ impl Handed {
 }
 
 /// The toolstack of an engine without libxl; it asks the guest to suspend itself.
-pub(super) struct OnItsOwn {
+pub(super) struct DirectToolstack {
     xen: Xen,
     guest: DomId,
     /// The socket to the helper, until the first pass is done.
@@ -187,7 +187,7 @@ pub(super) struct OnItsOwn {
     asked: Option<Instant>,
 }
 
-impl OnItsOwn {
+impl DirectToolstack {
     fn tell(&mut self, how: How) -> io::Result<()> {
         let Some(mut helper) = self.helper.take() else {
             return Ok(());
@@ -197,7 +197,7 @@ impl OnItsOwn {
     }
 }
 
-impl Toolstack for OnItsOwn {
+impl Toolstack for DirectToolstack {
     fn ask_to_suspend(&mut self) -> io::Result<()> {
         ask_to_suspend(self.guest)?;
         self.asked = Some(Instant::now());

@@ -642,7 +642,7 @@ impl<'t> Helper<'t> {
         if let Some(claim) = Claim::inherited(&folder, guest) {
             return Ok(Some(claim));
         }
-        match Claim::insist(&folder, guest) {
+        match Claim::preempt(&folder, guest) {
             Ok(Taken::Ours(claim)) => Ok(Some(claim)),
             Ok(Taken::Anothers) => anyhow::bail!(
                 "another lull has {}'s dirty log and does not give it up: look at `lull status`, and try again when it is done",

@@ -17,7 +17,7 @@ use crate::transport::GATE_FD;
 
 /// Write timeout towards a transport that reads nothing. Its socket holds many times what
 /// is ever sent to it.
-const PATIENCE: Duration = Duration::from_millis(100);
+const TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Most bytes read at once.
 const CHUNK: usize = 1024;
@@ -42,7 +42,7 @@ impl Transport {
     /// # Errors
     /// When it cannot be set up.
     pub fn new(socket: UnixStream, landing: Landing) -> io::Result<Self> {
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
         Ok(Self {
             socket,
             landing,

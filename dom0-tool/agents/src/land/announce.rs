@@ -31,7 +31,7 @@ use super::waiting::{Identity, SUFFIX};
 const STARTING: Duration = Duration::from_secs(20);
 
 /// Interval between two checks whether the copy runs.
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Pauses before each announcement, from the start of the copy.
 const PAUSES: [Duration; 4] = [
@@ -101,7 +101,7 @@ pub fn announce(copy: Identity, landed: &Receiver<()>) -> io::Result<()> {
         if !waits || Instant::now() > until {
             return Ok(());
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
     for pause in PAUSES {
         thread::sleep(pause);

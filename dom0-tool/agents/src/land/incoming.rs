@@ -34,10 +34,10 @@ use rustix::fs::{Mode, OFlags};
 const SUBCOMMAND: &str = "hold-state";
 
 /// Interval between two checks of QEMU or of the other end.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The interval while the guest is stopped.
-const SHORT_LOOK: Duration = Duration::from_millis(1);
+const SHORT_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Time that QEMU has to take its state and to run.
 const LOADING: Duration = Duration::from_secs(10);
@@ -343,7 +343,7 @@ impl<Q: Incoming> Held<Q> {
                 Err(QmpError::Gone) => return Err(NoQemu::Gone),
                 // One that loads may not answer meanwhile.
                 Ok(Status::Waits) | Err(QmpError::Silent) if Instant::now() < until => {
-                    std::thread::sleep(SHORT_LOOK);
+                    std::thread::sleep(SHORT_POLL_INTERVAL);
                 }
                 _ => return Err(NoQemu::NotRunning),
             }
@@ -358,7 +358,7 @@ fn write_until(mut to: &File, mut bytes: &[u8], until: Instant) -> Result<(), No
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
-                std::thread::sleep(SHORT_LOOK);
+                std::thread::sleep(SHORT_POLL_INTERVAL);
             }
             Err(_) => return Err(NoQemu::NotTaken),
         }
@@ -374,7 +374,7 @@ fn serve<Q: Incoming>(
     let mut held: Option<Held<Q>> = None;
     loop {
         let waits = held.as_ref().is_some_and(|held| !held.told);
-        let longest = if waits { LOOK } else { Duration::MAX };
+        let longest = if waits { POLL_INTERVAL } else { Duration::MAX };
         if !is_readable(&from, longest)? {
             held.iter_mut().for_each(Held::look);
             continue;
@@ -484,7 +484,7 @@ mod tests {
         let begun = Instant::now();
         while !done() {
             assert!(begun.elapsed() < Duration::from_secs(60));
-            thread::sleep(SHORT_LOOK);
+            thread::sleep(SHORT_POLL_INTERVAL);
         }
     }
 

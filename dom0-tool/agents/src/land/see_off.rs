@@ -27,11 +27,15 @@ use super::waiting::Identity;
 /// The name of the hidden subcommand.
 const SUBCOMMAND: &str = "see-off";
 
-/// Time that a receiver has to destroy the copy itself.
+/// Time that a receiver has to destroy a copy that is built.
 const SEEING_OFF: Duration = Duration::from_secs(10);
 
+/// The same for one under construction. libxl, which may be starting its QEMU, notices the
+/// end only then, and leaves keys in xenstore if the copy is gone already.
+const ABANDONING: Duration = Duration::from_secs(25);
+
 /// Interval between two checks whether the copy is gone.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sent once the copy is built.
 const BUILT: u8 = b'b';
@@ -161,7 +165,11 @@ pub fn main(options: &Options) -> ExitCode {
         let _ = announcer.map(JoinHandle::join);
         return ExitCode::SUCCESS;
     }
-    match see_off(copy) {
+    let patience = match words.is_empty() {
+        true => ABANDONING,
+        false => SEEING_OFF,
+    };
+    match see_off(copy, patience) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lull land: {error}");
@@ -178,12 +186,12 @@ const fn is_left_behind(words: &[u8]) -> bool {
 /// Destroys the copy if its receiver does not. Without the word that the copy lands, it
 /// will never be started. Its receiver destroys it unless it cannot report: stock xl leaves
 /// a copy whose connection has broken (`tools/xl/xl_migrate.c`, 4.17 to 4.22). A receiver
-/// that has had permission does not destroy it either.
-fn see_off(copy: Identity) -> io::Result<()> {
+/// that has had permission does not destroy it either. It has `patience` to do so.
+fn see_off(copy: Identity, patience: Duration) -> io::Result<()> {
     let xen = Xen::open_here()?;
     // Its receiver may be about to open what only `lull land`'s holder had open.
     incoming::release(copy.domain);
-    let until = Instant::now() + SEEING_OFF;
+    let until = Instant::now() + patience;
     while Instant::now() < until {
         if !matches!(copy.waits(&xen), Ok(true)) {
             incoming::forget(copy.domain);
@@ -193,7 +201,7 @@ fn see_off(copy: Identity) -> io::Result<()> {
         if copy.is_renamed().unwrap_or(false) {
             break;
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
     let domain = copy.domain;
     let xl = Host::default().xl().map_err(|_| {

@@ -24,10 +24,10 @@ use lull_wire::channel::{
 use lull_wire::json;
 
 /// Interval at which the guest is checked while nothing arrives.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Interval at which a copy that is expected is looked for.
-const SHORT_LOOK: Duration = Duration::from_millis(50);
+const SHORT_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Time that the source has to choose a version.
 const CHOOSING: Duration = Duration::from_secs(60);
@@ -192,7 +192,7 @@ fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<
     let attached = loop {
         let arrived = match &awaited {
             None => Some(source.frame(|| place.check())?),
-            Some(_) => source.frame_within(SHORT_LOOK)?,
+            Some(_) => source.frame_within(SHORT_POLL_INTERVAL)?,
         };
         let Some((via, frame)) = arrived else {
             if let Some(copy) = &awaited
@@ -419,7 +419,7 @@ impl<'f, W: Write> Source<'f, W> {
         mut meanwhile: impl FnMut() -> Result<(), End>,
     ) -> Result<(Via, ToLand), End> {
         loop {
-            match self.frame_within(LOOK)? {
+            match self.frame_within(POLL_INTERVAL)? {
                 Some(read) => return Ok(read),
                 None => meanwhile()?,
             }
@@ -547,7 +547,7 @@ impl<'f, W: Write> Source<'f, W> {
     }
 
     fn is_readable(&self) -> io::Result<bool> {
-        Ok(ready::is_readable(self.from, LOOK)?)
+        Ok(ready::is_readable(self.from, POLL_INTERVAL)?)
     }
 }
 

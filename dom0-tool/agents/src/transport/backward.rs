@@ -21,7 +21,7 @@ const ANSWER_MAX: usize = 1024;
 
 /// The direction from the destination to xl.
 #[derive(Debug)]
-pub struct Backward {
+pub struct FromDestination {
     from: Option<OwnedFd>,
     to: Option<OwnedFd>,
     banner: Finder,
@@ -70,7 +70,7 @@ pub enum Heard {
     End,
 }
 
-impl Backward {
+impl FromDestination {
     /// Relays from `from` to `to`.
     pub const fn new(from: OwnedFd, to: OwnedFd) -> Self {
         Self {

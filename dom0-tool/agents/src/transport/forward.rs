@@ -21,7 +21,7 @@ const COPIED: usize = 64 << 10;
 /// One direction of the relay. Once the destination's end is closed it only waits for xl to
 /// close its own: an xl that dies after its receiver has ended must be noticed.
 #[derive(Debug)]
-pub struct Forward {
+pub struct ToDestination {
     ends: Option<Ends>,
     /// The source end is readable, so the relay waits for room at the destination's end.
     readable: bool,
@@ -46,7 +46,7 @@ enum Manner {
     },
 }
 
-/// The state of this direction after [`Forward::go_on`].
+/// The state of this direction after [`ToDestination::go_on`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// More bytes may follow.
@@ -57,7 +57,7 @@ pub enum Progress {
     Broken,
 }
 
-impl Forward {
+impl ToDestination {
     /// Forwards from `from` to `to`; no other process may use the pipe `to`.
     ///
     /// # Errors

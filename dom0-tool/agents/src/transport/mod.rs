@@ -197,8 +197,8 @@ fn carry(options: &Options) -> anyhow::Result<ExitCode> {
     // The program that connects to the destination is running; nothing else is started.
     confine::to_no_program();
     let gate = Gate::new(terms(&spec));
-    let parting = Relay::new(ends, gate, sockets, &mut guest)?.run()?;
-    let code = transport.end(parting);
+    let outcome = Relay::new(ends, gate, sockets, &mut guest)?.run()?;
+    let code = transport.end(outcome);
     // A front end that was killed leaves its socket behind. If the socket cannot be removed
     // here, the next migration removes it.
     let _ = Folder::default().clear_away();

@@ -8,7 +8,7 @@ use lull_wire::gate::{Order, encode};
 
 /// Write timeout towards a transport that reads nothing. Its socket holds many times what
 /// is ever sent to it.
-const PATIENCE: Duration = Duration::from_millis(100);
+const TIMEOUT: Duration = Duration::from_millis(100);
 
 /// See the module. A failed write is ignored: the transport has ended then, or never ran.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl Orders {
     /// # Errors
     /// When it cannot be set up.
     pub fn new(socket: UnixStream) -> io::Result<Self> {
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
         Ok(Self(socket))
     }
 

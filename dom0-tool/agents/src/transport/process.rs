@@ -13,7 +13,7 @@ use lull_wire::spec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::read;
 
-use super::relay::Parting;
+use super::relay::RelayOutcome;
 use super::{INHERITED, OTHERS};
 
 /// Time that a refused destination has to clear up. Its output is read all the while,
@@ -84,21 +84,21 @@ impl Transport {
         Ok(self.child.stdout.take().context("taken")?.into())
     }
 
-    /// Waits for the program to end, as `parting` requires. Returns its exit code.
-    pub fn end(mut self, parting: Parting) -> ExitCode {
-        match parting {
-            Parting::Ended => {}
-            Parting::HungUp(None) => {
+    /// Waits for the program to end, as `outcome` requires. Returns its exit code.
+    pub fn end(mut self, outcome: RelayOutcome) -> ExitCode {
+        match outcome {
+            RelayOutcome::Ended => {}
+            RelayOutcome::HungUp(None) => {
                 wait_or_kill(&mut self.child, Instant::now() + LEAVING);
             }
-            Parting::HungUp(Some(rest)) => {
+            RelayOutcome::HungUp(Some(rest)) => {
                 let until = Instant::now() + CLEARING_UP;
                 read_out(&rest, until);
                 // Its output has ended, or its time is over: nothing more is read from it.
                 let left = until.saturating_duration_since(Instant::now());
                 wait_or_kill(&mut self.child, Instant::now() + LEAVING.min(left));
             }
-            Parting::NothingBegun | Parting::NoReport => kill(&mut self.child),
+            RelayOutcome::NothingBegun | RelayOutcome::NoReport => kill(&mut self.child),
         }
         match self.child.wait() {
             Ok(status) => code(status),

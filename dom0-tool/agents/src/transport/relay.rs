@@ -9,8 +9,8 @@ use lull_wire::events::{self, Answered, GuestThen, HandedOver, HungUp, Ready, Ta
 use lull_wire::gate::ToEngine;
 use rustix::event::{PollFd, PollFlags};
 
-use super::backward::{Backward, Heard};
-use super::forward::{Forward, Progress};
+use super::backward::{FromDestination, Heard};
+use super::forward::{Progress, ToDestination};
 use super::gate::{Decision, Event, Gate, Guest, Refused, Then};
 use super::resume::Source;
 use super::sockets::Sockets;
@@ -28,7 +28,7 @@ const REPORTING: Duration = Duration::from_secs(60);
 const TAKING_BACK: Duration = Duration::from_secs(30);
 
 /// Interval between two checks whether the engine has resumed the guest.
-const LOOK: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The four descriptors that the relay connects.
 pub struct Ends {
@@ -43,7 +43,7 @@ pub struct Ends {
 }
 
 /// How the relay ended, and what it leaves to clear up.
-pub enum Parting {
+pub enum RelayOutcome {
     /// Both directions reached their end.
     Ended,
     /// The connection was refused. The destination may still be clearing up; its output is
@@ -57,8 +57,8 @@ pub enum Parting {
 
 /// Relays between xl and the destination, and holds READY until the gate decides.
 pub struct Relay<'a> {
-    forward: Forward,
-    backward: Backward,
+    forward: ToDestination,
+    backward: FromDestination,
     gate: Gate,
     sockets: Sockets,
     source: &'a mut dyn Source,
@@ -80,7 +80,7 @@ pub struct Relay<'a> {
 #[derive(Clone, Copy)]
 enum Wake {
     Sockets,
-    Forward,
+    ToDestination,
     Read,
     Write,
 }
@@ -97,8 +97,8 @@ impl<'a> Relay<'a> {
         source: &'a mut dyn Source,
     ) -> rustix::io::Result<Self> {
         Ok(Self {
-            forward: Forward::new(ends.from_xl, ends.to_peer)?,
-            backward: Backward::new(ends.from_peer, ends.to_xl),
+            forward: ToDestination::new(ends.from_xl, ends.to_peer)?,
+            backward: FromDestination::new(ends.from_peer, ends.to_xl),
             gate,
             sockets,
             source,
@@ -114,7 +114,7 @@ impl<'a> Relay<'a> {
     ///
     /// # Errors
     /// When the kernel cannot be asked what is ready.
-    pub fn run(mut self) -> rustix::io::Result<Parting> {
+    pub fn run(mut self) -> rustix::io::Result<RelayOutcome> {
         loop {
             let mut until = None;
             if !self.passed {
@@ -145,7 +145,7 @@ impl<'a> Relay<'a> {
                 }
             }
             if self.backward.is_over() && self.forward.is_over() {
-                return Ok(Parting::Ended);
+                return Ok(RelayOutcome::Ended);
             }
             if let Some(deadline) = self.report_due() {
                 if now_ns() >= deadline {
@@ -165,10 +165,10 @@ impl<'a> Relay<'a> {
     }
 
     /// xl reads an end of file, and reports that it does not know where the guest is.
-    fn close_without_report(mut self) -> Parting {
+    fn close_without_report(mut self) -> RelayOutcome {
         self.forward.close();
         self.backward.close();
-        Parting::NoReport
+        RelayOutcome::NoReport
     }
 
     fn wait(&mut self, until: Option<u64>) -> rustix::io::Result<()> {
@@ -180,7 +180,7 @@ impl<'a> Relay<'a> {
                     let gate = &mut self.gate;
                     self.sockets.hear(|event| gate.note(event));
                 }
-                Wake::Forward => {
+                Wake::ToDestination => {
                     if self.passed {
                         self.go_ns.get_or_insert_with(now_ns);
                     }
@@ -226,7 +226,7 @@ impl<'a> Relay<'a> {
         let (names, mut fds): (Vec<Wake>, Vec<PollFd<'_>>) = [
             (Wake::Sockets, front_end),
             (Wake::Sockets, engine),
-            (Wake::Forward, self.forward.wake_on()),
+            (Wake::ToDestination, self.forward.wake_on()),
             (Wake::Read, self.backward.readable()),
             (Wake::Write, self.backward.writable()),
         ]
@@ -324,7 +324,7 @@ impl<'a> Relay<'a> {
 
     /// Handles a refusal: the guest is resumed first, then the engine and the front end are
     /// told, and the connection is closed last.
-    fn refuse(mut self, why: Refused, guest: Guest) -> Parting {
+    fn refuse(mut self, why: Refused, guest: Guest) -> RelayOutcome {
         let decided_ns = now_ns();
         let (guest, error) = match guest {
             Guest::LeaveAlone => (GuestThen::LeftAlone, String::new()),
@@ -361,9 +361,9 @@ impl<'a> Relay<'a> {
         // ssh would try for minutes to reach a host that does not answer.
         let unwanted = matches!(why, Refused::Cancelled | Refused::FrontEndGone);
         if unwanted && !self.gate.is_receiver_heard() {
-            return Parting::NothingBegun;
+            return RelayOutcome::NothingBegun;
         }
-        Parting::HungUp(self.backward.into_rest())
+        RelayOutcome::HungUp(self.backward.into_rest())
     }
 
     /// Waits for a fast landing's engine, or for its guard if the engine is dead, to resume
@@ -378,7 +378,7 @@ impl<'a> Relay<'a> {
             if gate.has_given_up() && matches!(self.source.is_suspended(), Ok(false)) {
                 return;
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         // If this resume fails, xl still tries.
         let _ = self.source.resume();

@@ -15,11 +15,11 @@ use lull_wire::events::{Answered, Event, GuestThen, HungUp, Line, Ready};
 use lull_wire::gate::{FromEngine, Incoming, Order, ToEngine, encode};
 use lull_wire::xl::markers::{BANNER, GO, READY, REPORT, gave_back};
 
-use super::forward::{Forward, Progress};
+use super::forward::{Progress, ToDestination};
 use super::gate::{Landing, Refused};
 use super::resume::Source;
 use super::*;
-use relay::Parting;
+use relay::RelayOutcome;
 
 const MS: u64 = 1_000_000;
 
@@ -74,7 +74,7 @@ struct World {
     engine: Option<UnixStream>,
     events: BufReader<UnixStream>,
     guest: Counted,
-    relay: JoinHandle<Parting>,
+    relay: JoinHandle<RelayOutcome>,
 }
 
 fn world(terms: Terms) -> World {
@@ -212,7 +212,7 @@ impl World {
 
     /// Checks that both ends read an end of file, and that the guest was resumed `resumed`
     /// times by then.
-    fn ends(mut self, resumed: u32) -> Parting {
+    fn ends(mut self, resumed: u32) -> RelayOutcome {
         let mut rest = Vec::new();
         self.xl_in.read_to_end(&mut rest).unwrap();
         assert_eq!(rest, b"");
@@ -251,7 +251,7 @@ fn a_front_end_that_stands_still_keeps_no_fast_landing_up() {
     assert_eq!(world.xl_hears(READY.len()), READY);
     world.ready();
     drop((world.xl_out.take(), world.peer_out.take()));
-    assert!(matches!(world.ends(0), Parting::Ended));
+    assert!(matches!(world.ends(0), RelayOutcome::Ended));
 }
 
 /// An engine that sends what is no message counts as one that died.
@@ -382,7 +382,7 @@ impl World {
         // xl resumes a guest that runs, logs that, and exits.
         drop(self.xl_out.take());
         drop(self.peer_out.take());
-        assert!(matches!(self.ends(resumed), Parting::HungUp(_)));
+        assert!(matches!(self.ends(resumed), RelayOutcome::HungUp(_)));
     }
 }
 
@@ -402,7 +402,7 @@ fn a_handshake_ahead_is_reported_to_xl_only_when_the_copy_runs() {
     let answered = world.answered();
     assert!(answered.go_monotonic_ns <= answered.answer_monotonic_ns);
     drop((world.xl_out.take(), world.front_end.take()));
-    assert!(matches!(world.ends(0), Parting::Ended));
+    assert!(matches!(world.ends(0), RelayOutcome::Ended));
 }
 
 #[test]
@@ -478,7 +478,10 @@ fn of_a_copy_that_may_have_been_started_nothing_is_said_to_xl() {
     world.xl_in.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"");
     assert_eq!(world.resumed(), 0);
-    assert!(matches!(world.relay.join().unwrap(), Parting::NoReport));
+    assert!(matches!(
+        world.relay.join().unwrap(),
+        RelayOutcome::NoReport
+    ));
 }
 
 /// The permission crossed the engine's own deadline.
@@ -563,7 +566,7 @@ fn a_handshake_in_time_goes_through_word_by_word() {
     let round_trip = answered.answer_monotonic_ns - answered.go_monotonic_ns;
     assert!(round_trip >= 900 * MS, "{round_trip}");
     drop((xl_out, world.peer_out.take(), world.front_end.take()));
-    assert!(matches!(world.ends(0), Parting::Ended));
+    assert!(matches!(world.ends(0), RelayOutcome::Ended));
 }
 
 #[test]
@@ -578,7 +581,7 @@ fn a_destination_that_does_not_get_ready_is_refused_within_the_limit() {
     // The output of the destination is still read, so that the receiver can clear up.
     world.peer_says(b"report");
     let peer_out = world.peer_out.take();
-    let Parting::HungUp(Some(rest)) = world.ends(1) else {
+    let RelayOutcome::HungUp(Some(rest)) = world.ends(1) else {
         panic!("the rest is to be read");
     };
     drop((peer_out, rest));
@@ -689,7 +692,7 @@ fn a_cancel_before_ready_resumes_the_guest() {
         world.stream_complete(Duration::ZERO);
         world.order(Order::Cancel);
         assert_eq!(world.hung_up().why, Refused::Cancelled);
-        assert!(matches!(world.ends(1), Parting::HungUp(_)));
+        assert!(matches!(world.ends(1), RelayOutcome::HungUp(_)));
     }
 }
 
@@ -716,7 +719,7 @@ fn a_cancel_before_anything_began_leaves_nothing_to_wait_for() {
     let mut world = world(TERMS);
     world.order(Order::Cancel);
     assert_eq!(world.hung_up().guest, GuestThen::LeftAlone);
-    assert!(matches!(world.ends(0), Parting::NothingBegun));
+    assert!(matches!(world.ends(0), RelayOutcome::NothingBegun));
 }
 
 #[test]
@@ -743,7 +746,7 @@ fn a_destination_that_dies_costs_no_wait_for_xl() {
     drop(world.peer_out.take());
     assert_eq!(world.xl_hears(10), &READY[..10]);
     assert_eq!(world.hung_up().why, Refused::PeerGone);
-    assert!(matches!(world.ends(1), Parting::HungUp(None)));
+    assert!(matches!(world.ends(1), RelayOutcome::HungUp(None)));
 }
 
 #[test]
@@ -777,7 +780,7 @@ fn an_xl_that_dies_after_go_means_hands_off() {
     world.peer_says(b"more");
     std::thread::sleep(Duration::from_millis(20));
     drop(world.peer_out.take());
-    assert!(matches!(world.ends(0), Parting::Ended));
+    assert!(matches!(world.ends(0), RelayOutcome::Ended));
 }
 
 #[test]
@@ -802,7 +805,7 @@ fn garbage_passes_through_untouched() {
     speaker.join().unwrap();
     world.ready();
     drop(world.xl_out.take());
-    assert!(matches!(world.ends(0), Parting::Ended));
+    assert!(matches!(world.ends(0), RelayOutcome::Ended));
 }
 
 #[test]
@@ -865,7 +868,7 @@ fn check_pattern(mut from: impl Read, length: usize, after_each: impl Fn()) {
 }
 
 /// Forwards everything to the end, as the relay does.
-fn forward_all(mut forward: Forward) -> JoinHandle<Progress> {
+fn forward_all(mut forward: ToDestination) -> JoinHandle<Progress> {
     use rustix::event::{PollFd, poll};
     std::thread::spawn(move || {
         loop {
@@ -881,7 +884,7 @@ fn forward_all(mut forward: Forward) -> JoinHandle<Progress> {
 
 fn forwarded(from: OwnedFd, to: impl Write + Send + 'static, length: usize, copying: bool) {
     let (reader, writer) = io::pipe().unwrap();
-    let mut forward = Forward::new(from, writer.into()).unwrap();
+    let mut forward = ToDestination::new(from, writer.into()).unwrap();
     if copying {
         forward.copy_from_now_on();
     }
@@ -924,7 +927,7 @@ fn a_slow_reader_slows_the_writer_and_loses_nothing() {
 fn a_reader_that_closes_is_told_to_the_writer() {
     let (from, mut xl_out) = io::pipe().unwrap();
     let (reader, writer) = io::pipe().unwrap();
-    let relay = forward_all(Forward::new(from.into(), writer.into()).unwrap());
+    let relay = forward_all(ToDestination::new(from.into(), writer.into()).unwrap());
     drop(reader);
     xl_out.write_all(b"more").unwrap();
     assert_eq!(relay.join().unwrap(), Progress::Broken);

@@ -44,7 +44,7 @@ const LETTING_GO: Duration = Duration::from_secs(10);
 const UNCHANGED: Duration = Duration::from_secs(1);
 
 /// The interval between two checks of dom0's memory.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The most tries to change dom0's target, which other programs change too.
 const TRIES: u32 = 20;
@@ -206,7 +206,7 @@ fn still_to_take(domains: &[DomainInfo]) -> u64 {
 fn conf() -> String {
     let mut text = String::new();
     let file = File::open(xl_conf::FILE);
-    let read = file.and_then(|file| file.take(xl_conf::LARGEST).read_to_string(&mut text));
+    let read = file.and_then(|file| file.take(xl_conf::MAX_FILE_BYTES).read_to_string(&mut text));
     match read {
         Ok(_) => text,
         Err(_) => String::new(),
@@ -394,7 +394,7 @@ fn wait_for_xl(
         if is_over() {
             return Err(NoRoom::Cancelled);
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -432,7 +432,7 @@ fn take(
             let free = memory.free;
             return Err(Short { needed, free, why }.into());
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
     Ok(Some(taken))
 }

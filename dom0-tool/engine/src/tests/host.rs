@@ -17,7 +17,7 @@ use super::world::{DEVICES, Guest, Phase, World};
 use crate::{Host, News, Reply, SuspendAnswer, Wish};
 
 /// How long the operator waits for a destination that stalls.
-const PATIENCE: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How long xl's handshake takes.
 const HANDSHAKE: Duration = Duration::from_millis(20);
@@ -166,7 +166,7 @@ impl Host for FakeHost<'_> {
         if !self.world.stalled.get() || self.timed {
             return None;
         }
-        let timeout = self.started.elapsed() + PATIENCE;
+        let timeout = self.started.elapsed() + TIMEOUT;
         Some(Wish::Limits {
             max_suspend: None,
             timeout: Timeout::new(Micros(timeout.as_micros() as u64)),

@@ -6,8 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Instant;
 
-use lull_agents::control::picture::Picture;
 use lull_agents::control::server::Server;
+use lull_agents::control::status_snapshot::StatusSnapshot;
 use lull_store::running::folder::Folder;
 use lull_wire::control::Status;
 use lull_wire::events::{Ended, Event, How, Progress, Round};
@@ -269,7 +269,7 @@ impl Scripted {
 }
 
 fn status() -> Status {
-    Picture::new(7, Instant::now()).status().clone()
+    StatusSnapshot::new(7, Instant::now()).status().clone()
 }
 
 fn status_line() -> String {

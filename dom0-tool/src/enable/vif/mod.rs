@@ -29,7 +29,7 @@ use super::Finding;
 use conf::{MARK, Setting};
 
 /// How long to wait for another lull that changes the same file.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The paths; tests use a root of their own.
 struct Places {
@@ -263,7 +263,11 @@ impl Places {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             about => about.with_context(place)?.len(),
         };
-        ensure!(size <= xl_conf::LARGEST, "{}: it is too large", place());
+        ensure!(
+            size <= xl_conf::MAX_FILE_BYTES,
+            "{}: it is too large",
+            place()
+        );
         fs::read_to_string(&file).map(Some).with_context(place)
     }
 
@@ -273,7 +277,7 @@ impl Places {
         let folder = self.conf_folder();
         let place = || format!("{}", folder.display());
         let held = File::open(&folder).with_context(place)?;
-        let got = file_lock::lock(&held, PATIENCE).with_context(place)?;
+        let got = file_lock::lock(&held, TIMEOUT).with_context(place)?;
         ensure!(got, "another lull is changing files in {}", place());
         Ok(held)
     }

@@ -35,10 +35,10 @@ pub const FILE: &str = "/var/lib/lull/ledger.json";
 
 /// The largest ledger in bytes; a larger file is not lull's. An entry takes some four
 /// hundred bytes.
-const LARGEST: u64 = 4 << 20;
+const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// How long to wait for the lock. It is never held for longer than one write.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the ledger could not be updated. A migration never fails because of it.
 #[derive(Debug, Error)]
@@ -190,7 +190,7 @@ impl Ledger {
         make_private(folder)?;
         // Two migrations may end at the same time.
         let lock = file_lock::file(&self.file.with_extension("lock"))?;
-        if !file_lock::lock(&lock, PATIENCE)? {
+        if !file_lock::lock(&lock, TIMEOUT)? {
             return Err(io::Error::other("another lull holds the lock"));
         }
         let mut book = match self.read()? {
@@ -249,7 +249,7 @@ impl Ledger {
     fn try_read(&self) -> io::Result<Book> {
         let mut text = String::new();
         File::open(&self.file)?
-            .take(LARGEST)
+            .take(MAX_FILE_BYTES)
             .read_to_string(&mut text)?;
         let book: Book = serde_json::from_str(&text)?;
         if !(1..=SCHEMA).contains(&book.schema) {

@@ -76,7 +76,7 @@ fn however_many_guests_there_are_the_file_stays_small() {
             .flatten()
             .any(|e| e.is_of(&newest))
     );
-    assert!(serde_json::to_vec_pretty(&book).unwrap().len() < LARGEST as usize / 2);
+    assert!(serde_json::to_vec_pretty(&book).unwrap().len() < MAX_FILE_BYTES as usize / 2);
 }
 
 #[test]

@@ -17,10 +17,10 @@ use super::edit::{CannotEdit, Change};
 use super::rules::{Problem, Rules};
 
 /// The largest file in bytes; a larger one is not a limits file.
-const LARGEST: u64 = 256 << 10;
+const MAX_FILE_BYTES: u64 = 256 << 10;
 
 /// How long to wait for another `lull limits set`.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The number of problems in a file that are reported.
 const TOLD: usize = 8;
@@ -53,7 +53,7 @@ pub enum LimitsError {
         what: &'static str,
     },
     /// The file is larger than any list of limits.
-    #[error("{path} is larger than {} KiB, which no list of limits is", LARGEST >> 10)]
+    #[error("{path} is larger than {} KiB, which no list of limits is", MAX_FILE_BYTES >> 10)]
     Huge {
         /// The path of the file.
         path: PathBuf,
@@ -163,7 +163,7 @@ impl LimitsFile {
         // replaced.
         let folder = path.parent().unwrap_or(Path::new("/"));
         let folder = File::open(folder).map_err(unwritten)?;
-        if !file_lock::lock(&folder, PATIENCE).map_err(unwritten)? {
+        if !file_lock::lock(&folder, TIMEOUT).map_err(unwritten)? {
             let path = self.path.clone();
             return Err(LimitsError::Busy { path });
         }
@@ -236,9 +236,9 @@ impl LimitsFile {
             return Err(LimitsError::Writable { path: path() });
         }
         let mut bytes = Vec::new();
-        let read = file.take(LARGEST + 1).read_to_end(&mut bytes);
+        let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
         read.map_err(|source| self.unreadable(source))?;
-        if bytes.len() as u64 > LARGEST {
+        if bytes.len() as u64 > MAX_FILE_BYTES {
             return Err(LimitsError::Huge { path: path() });
         }
         String::from_utf8(bytes).map(Some).map_err(|error| {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::runs::Run;
 
 /// The largest file in bytes; a larger one is not lull's.
-const LARGEST: u64 = 64 << 10;
+const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// Upper bounds of the histograms' buckets, milliseconds.
 pub const BUCKETS_MS: [u64; 12] = [
@@ -63,7 +63,9 @@ impl Counts {
     /// If there is no file, or it is not lull's.
     pub fn read(path: &Path) -> io::Result<Self> {
         let mut text = Vec::new();
-        File::open(path)?.take(LARGEST).read_to_end(&mut text)?;
+        File::open(path)?
+            .take(MAX_FILE_BYTES)
+            .read_to_end(&mut text)?;
         Ok(serde_json::from_slice(&text)?)
     }
 

@@ -26,7 +26,7 @@ pub use running::Running;
 const COLLECTED: &str = "/var/lib/prometheus/node-exporter";
 
 /// How long to wait for the lock. It is never held for longer than one write.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The paths of the metrics files.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ impl Metrics {
     fn lock(&self) -> io::Result<File> {
         fs::create_dir_all(&self.state)?;
         let lock = file_lock::file(&self.state.join("metrics.lock"))?;
-        match file_lock::lock(&lock, PATIENCE)? {
+        match file_lock::lock(&lock, TIMEOUT)? {
             true => Ok(lock),
             false => Err(io::Error::other("another lull holds the lock")),
         }

@@ -61,15 +61,15 @@ impl Claim {
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn insist(folder: &Folder, guest: DomId) -> io::Result<Taken> {
+    pub fn preempt(folder: &Folder, guest: DomId) -> io::Result<Taken> {
         take(folder, guest, INSIST, true)
     }
 
-    /// Like [`Self::insist`], while `go_on` returns true. It is called ten times a second.
+    /// Like [`Self::preempt`], while `go_on` returns true. It is called ten times a second.
     ///
     /// # Errors
     /// When the file cannot be created, or `go_on` fails.
-    pub fn insist_while<E: From<io::Error>>(
+    pub fn preempt_while<E: From<io::Error>>(
         folder: &Folder,
         guest: DomId,
         go_on: impl Fn() -> Result<(), E>,
@@ -102,7 +102,7 @@ impl Claim {
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn outwait(folder: &Folder, guest: DomId) -> io::Result<Taken> {
+    pub fn wait_idle(folder: &Folder, guest: DomId) -> io::Result<Taken> {
         take(folder, guest, OUTWAIT, false)
     }
 
@@ -144,7 +144,7 @@ impl Claim {
     }
 }
 
-fn take(folder: &Folder, guest: DomId, patience: Duration, insist: bool) -> io::Result<Taken> {
+fn take(folder: &Folder, guest: DomId, patience: Duration, preempts: bool) -> io::Result<Taken> {
     let until = Instant::now() + patience;
     folder.prepare(guest)?;
     let path = folder.claim(guest);
@@ -156,7 +156,7 @@ fn take(folder: &Folder, guest: DomId, patience: Duration, insist: bool) -> io::
             .mode(0o600)
             .open(&path)?;
         if !file_lock::lock(&file, Duration::ZERO)? {
-            if insist {
+            if preempts {
                 file.write_all(b"!")?;
             }
             if !file_lock::lock(&file, until.saturating_duration_since(Instant::now()))? {
@@ -212,8 +212,8 @@ mod tests {
         (root, folder)
     }
 
-    fn try_for(folder: &Folder, insist: bool) -> Option<Claim> {
-        match take(folder, 7, Duration::from_millis(10), insist).unwrap() {
+    fn try_for(folder: &Folder, preempts: bool) -> Option<Claim> {
+        match take(folder, 7, Duration::from_millis(10), preempts).unwrap() {
             Taken::Ours(claim) => Some(claim),
             Taken::Anothers => None,
         }

@@ -14,7 +14,7 @@ pub mod run;
 pub use recorder::Recorder;
 pub use run::Run;
 
-/// The hidden subcommand that makes this binary a keeper of one record.
+/// The hidden subcommand that makes this binary a spooler of one record.
 pub const SUBCOMMAND: &str = "keep-run";
 
 /// The folder in which runs are kept.
@@ -27,4 +27,4 @@ pub const RETENTION: Retention = Retention {
 };
 
 /// The largest record in bytes. Lines beyond that are left out, but never the last ones.
-pub const LARGEST: usize = 4 << 20;
+pub const MAX_FILE_BYTES: usize = 4 << 20;

@@ -9,7 +9,7 @@ use lull_base::child::wait_until;
 use lull_wire::events::{Begun, Event, Line, SCHEMA};
 use lull_xen::DomId;
 
-use super::{LARGEST, SUBCOMMAND};
+use super::{MAX_FILE_BYTES, SUBCOMMAND};
 
 /// Bytes reserved for the last lines of a record.
 const LAST_LINES: usize = 64 << 10;
@@ -19,7 +19,7 @@ const LAST_LINES: usize = 64 << 10;
 const PROGRESS_MS: u64 = 200;
 const PROGRESS_PART: u64 = 500;
 
-/// Sends the lines of an attempt to a keeper.
+/// Sends the lines of an attempt to a spooler.
 #[derive(Debug)]
 pub struct Recorder<W = ChildStdin> {
     pipe: Pipe<W>,
@@ -38,12 +38,12 @@ pub enum Through {
 }
 
 impl Recorder {
-    /// Starts a keeper for an attempt to move `guest`. `lull` is the version of this program.
+    /// Starts a spooler for an attempt to move `guest`. `lull` is the version of this program.
     /// After dropping the recorder, a
     /// caller that waits for the returned process finds the file written.
     ///
     /// # Errors
-    /// If the keeper cannot be started; there is then no record.
+    /// If the spooler cannot be started; there is then no record.
     pub fn start(
         lull: &str,
         guest: &str,
@@ -83,7 +83,7 @@ impl<W: Write> Recorder<W> {
 
     /// Records an event. Never blocks.
     pub fn tell(&mut self, event: &Event) {
-        let room = LARGEST.saturating_sub(self.pipe.bytes());
+        let room = MAX_FILE_BYTES.saturating_sub(self.pipe.bytes());
         let wanted = match event {
             Event::Progress(progress) => {
                 let wanted = room > LAST_LINES && progress.at_ms >= self.progress_from_ms;
@@ -109,9 +109,9 @@ impl<W: Write> Recorder<W> {
     }
 }
 
-/// Waits for a keeper whose recorder was dropped, so that the record exists when the
+/// Waits for a spooler whose recorder was dropped, so that the record exists when the
 /// command ends. The wait is short, in case the disk does not answer.
-pub fn wait(mut keeper: Child) {
-    const PATIENCE: Duration = Duration::from_secs(3);
-    wait_until(&mut keeper, Instant::now() + PATIENCE);
+pub fn wait(mut spooler: Child) {
+    const TIMEOUT: Duration = Duration::from_secs(3);
+    wait_until(&mut spooler, Instant::now() + TIMEOUT);
 }

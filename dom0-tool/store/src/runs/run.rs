@@ -13,7 +13,7 @@ use lull_wire::events::{
 use crate::attempt::advice::what_would_do;
 use crate::attempt::observed::ObservedAttempt;
 
-use super::LARGEST;
+use super::MAX_FILE_BYTES;
 
 /// The record of one attempt.
 #[derive(Debug, Default)]
@@ -49,11 +49,11 @@ impl Run {
         if !metadata.is_file() {
             return Err(io::Error::other("it is not a file"));
         }
-        if metadata.len() > 2 * LARGEST as u64 {
+        if metadata.len() > 2 * MAX_FILE_BYTES as u64 {
             return Err(io::Error::other("it is larger than any record of lull's"));
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        Self::read(&name, file.take(2 * LARGEST as u64))
+        Self::read(&name, file.take(2 * MAX_FILE_BYTES as u64))
     }
 
     /// Reads the lines of a record.

@@ -12,20 +12,20 @@ use serde::Serialize;
 /// The size of the pipe in bytes. The last lines must fit, so that nothing blocks.
 const PIPE: usize = 1 << 20;
 
-/// Collects lines and sends them to a keeper without ever blocking.
+/// Collects lines and sends them to a spooler without ever blocking.
 #[derive(Debug)]
 pub struct Pipe<W = ChildStdin> {
-    keeper: W,
+    spooler: W,
     unsent: Vec<u8>,
     /// The number of bytes collected so far.
     bytes: usize,
 }
 
 impl Pipe {
-    /// Starts a keeper: this binary with these arguments.
+    /// Starts a spooler: this binary with these arguments.
     ///
     /// # Errors
-    /// If the keeper cannot be started; there is then no record.
+    /// If the spooler cannot be started; there is then no record.
     pub fn start(words: &[&str]) -> io::Result<(Self, Child)> {
         let mut child = Command::new("/proc/self/exe")
             .args(words)
@@ -42,10 +42,10 @@ impl Pipe {
 }
 
 impl<W: Write> Pipe<W> {
-    /// Sends the lines to `keeper`.
-    pub const fn to(keeper: W) -> Self {
+    /// Sends the lines to `spooler`.
+    pub const fn to(spooler: W) -> Self {
         Self {
-            keeper,
+            spooler,
             unsent: Vec::new(),
             bytes: 0,
         }
@@ -72,7 +72,7 @@ impl<W: Write> Pipe<W> {
     pub fn hand_over(&mut self) {
         let mut sent = 0;
         while sent < self.unsent.len() {
-            match self.keeper.write(&self.unsent[sent..]) {
+            match self.spooler.write(&self.unsent[sent..]) {
                 Ok(0) => break,
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

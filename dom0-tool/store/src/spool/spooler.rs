@@ -12,9 +12,9 @@ use super::Folder;
 
 /// How long the disk may take. Beyond that the process exits, because callers wait for the
 /// end of its output.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs the keeper: reads standard input to its end, writes it to a file of `folder` named
+/// Runs the spooler: reads standard input to its end, writes it to a file of `folder` named
 /// `name`, then calls `then` with what was read.
 pub fn keep(
     what: &'static str,
@@ -37,7 +37,7 @@ pub fn keep(
     }
     let late = folder.clone();
     thread::spawn(move || {
-        thread::sleep(PATIENCE);
+        thread::sleep(TIMEOUT);
         lost(what, &late, &io::Error::other("the disk does not answer"));
         std::process::exit(1);
     });

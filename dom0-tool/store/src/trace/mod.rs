@@ -12,7 +12,7 @@ mod recorder;
 
 pub use recorder::{Recorder, Unrecorded};
 
-/// The hidden subcommand that makes this binary a keeper of one trace.
+/// The hidden subcommand that makes this binary a spooler of one trace.
 pub const SUBCOMMAND: &str = "keep-trace";
 
 /// The folder in which traces are kept.
@@ -26,7 +26,7 @@ pub const RETENTION: Retention = Retention {
 
 /// The largest trace in bytes. Lines beyond that are left out, and the last line gives
 /// their number. This is about a million batches: 4 TiB of guest memory.
-pub const LARGEST: usize = 64 << 20;
+pub const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// The longest line in bytes.
 pub const LONGEST_LINE: usize = 4 << 10;

@@ -11,12 +11,12 @@ use lull_wire::events::How;
 use lull_wire::trace::{self, Decision, End, Header, Line, SCHEMA, Told};
 use lull_xen::DomId;
 
-use super::{LARGEST, LONGEST_LINE, SUBCOMMAND};
+use super::{LONGEST_LINE, MAX_FILE_BYTES, SUBCOMMAND};
 
 /// The number of collected bytes at which the lines are sent.
 const PORTION: usize = 32 << 10;
 
-/// The most bytes kept unsent if the keeper does not take them.
+/// The most bytes kept unsent if the spooler does not take them.
 const UNSENT_MAX: usize = 4 << 20;
 
 /// A recorder that keeps no trace.
@@ -27,7 +27,7 @@ impl trace::Recorder for Unrecorded {
     fn record(&mut self, _: Micros, _: Event, _: &Action, _: &Machine) {}
 }
 
-/// Collects the lines of a trace and sends them to the keeper without ever blocking.
+/// Collects the lines of a trace and sends them to the spooler without ever blocking.
 #[derive(Debug)]
 pub struct Recorder<W = ChildStdin> {
     pipe: Pipe<W>,
@@ -38,13 +38,13 @@ pub struct Recorder<W = ChildStdin> {
 }
 
 impl Recorder {
-    /// Starts a keeper for an attempt on `domain`. `lull` is the version of this program.
+    /// Starts a spooler for an attempt on `domain`. `lull` is the version of this program.
     ///
     /// # Errors
-    /// If the keeper cannot be started; there is then no trace.
+    /// If the spooler cannot be started; there is then no trace.
     pub fn start(lull: &str, domain: DomId, config: Config) -> io::Result<Self> {
         let (pipe, _) = Pipe::start(&[SUBCOMMAND, &domain.to_string()])?;
-        Ok(Self::within(LARGEST, pipe, lull, domain, config))
+        Ok(Self::within(MAX_FILE_BYTES, pipe, lull, domain, config))
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use lull_store::metrics::Metrics;
-use lull_store::runs::{FOLDER, LARGEST, RETENTION, Run};
+use lull_store::runs::{FOLDER, MAX_FILE_BYTES, RETENTION, Run};
 use lull_store::spool::{Folder, spooler};
 
 /// The options of `lull keep-run`.
@@ -26,13 +26,19 @@ pub fn main(options: &Options) -> ExitCode {
     let metrics = options.folder.parent().map(Metrics::of);
     let begun = metrics.as_ref().map(Metrics::begun);
     let running = begun.and_then(|begun| begun.map_err(|error| not_counted(&error)).ok());
-    spooler::keep("record", &folder, &options.guest, LARGEST, |record| {
-        let counted = Run::read(&options.guest, record)
-            .and_then(|run| metrics.map_or(Ok(()), |metrics| metrics.over(running, &run)));
-        if let Err(error) = counted {
-            not_counted(&error);
-        }
-    })
+    spooler::keep(
+        "record",
+        &folder,
+        &options.guest,
+        MAX_FILE_BYTES,
+        |record| {
+            let counted = Run::read(&options.guest, record)
+                .and_then(|run| metrics.map_or(Ok(()), |metrics| metrics.over(running, &run)));
+            if let Err(error) = counted {
+                not_counted(&error);
+            }
+        },
+    )
 }
 
 fn not_counted(error: &io::Error) {

@@ -29,14 +29,14 @@ const APART: &str = "-o ControlMaster=no -o ControlPath=none";
 
 /// How xl reaches the destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Way {
+pub struct RemoteShell {
     /// The shell text after xl's `-s`.
     ssh: String,
     /// The destination; without ssh, the command that leads there.
     host: String,
 }
 
-impl Way {
+impl RemoteShell {
     /// Takes the arguments as `lull migrate` does.
     pub fn new(ssh: Option<&str>, host: &str) -> Self {
         Self {
@@ -184,13 +184,13 @@ mod tests {
     }
 
     /// An ssh that runs here what it would run there.
-    fn way(folder: &Path) -> Way {
+    fn way(folder: &Path) -> RemoteShell {
         let there = format!(
             "#!/bin/sh\nhost=$1; shift; PATH={}:$PATH; [ $host = host2 ] && exec sh -c \"$*\"\n",
             folder.display()
         );
         let ssh = script(folder, "ssh", &there);
-        Way::new(Some(&ssh.display().to_string()), "host2")
+        RemoteShell::new(Some(&ssh.display().to_string()), "host2")
     }
 
     #[test]
@@ -233,15 +233,19 @@ esac
 
     #[test]
     fn options_are_for_ssh_alone_and_follow_the_operators() {
-        let way = |ssh| Way::new(Some(ssh), "host2").apart().ssh;
+        let way = |ssh| RemoteShell::new(Some(ssh), "host2").apart().ssh;
         assert_eq!(way("ssh -p 2222"), format!("ssh -p 2222 {APART}"));
         assert_eq!(way("socat"), "socat");
     }
 
     #[test]
     fn a_command_instead_of_a_host_takes_no_others() {
-        assert!(!Way::new(Some(""), "xl migrate-receive").takes_commands());
-        assert!(Way::new(None, "host2").takes_commands());
-        assert!(Way::new(Some(""), "true").clear("name", "u-1").is_err());
+        assert!(!RemoteShell::new(Some(""), "xl migrate-receive").takes_commands());
+        assert!(RemoteShell::new(None, "host2").takes_commands());
+        assert!(
+            RemoteShell::new(Some(""), "true")
+                .clear("name", "u-1")
+                .is_err()
+        );
     }
 }

@@ -8,13 +8,13 @@ use lull_wire::events::{Event, How};
 use lull_xen::DomId;
 
 /// The state, with a count of its changes.
-pub struct Picture {
+pub struct StatusSnapshot {
     status: Status,
     start: Instant,
     changes: u64,
 }
 
-impl Picture {
+impl StatusSnapshot {
     /// The state of a migration that began at `start`, before any event.
     pub fn new(guest: DomId, start: Instant) -> Self {
         Self {
@@ -141,7 +141,7 @@ mod tests {
         let arrived = MigrationSpec::decode(spec.encode().as_bytes()).unwrap();
         let now = InForce::new(0, arrived.limits, arrived.bandwidth);
 
-        let mut status = Picture::new(7, Instant::now());
+        let mut status = StatusSnapshot::new(7, Instant::now());
         status.note(&Event::Limits(now));
         let mut report = ObservedAttempt::default();
         report.helper_said(Event::Limits(now));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use lull_store::spool::{Folder, spooler};
-use lull_store::trace::{FOLDER, LARGEST, RETENTION};
+use lull_store::trace::{FOLDER, MAX_FILE_BYTES, RETENTION};
 use lull_xen::DomId;
 
 /// The options of `lull keep-trace`.
@@ -23,5 +23,5 @@ pub struct Options {
 pub fn main(options: &Options) -> ExitCode {
     let folder = Folder::at(&options.folder, RETENTION);
     let name = options.domain.to_string();
-    spooler::keep("trace", &folder, &name, LARGEST, |_| {})
+    spooler::keep("trace", &folder, &name, MAX_FILE_BYTES, |_| {})
 }
