@@ -3,7 +3,7 @@
 //!
 //! The [`stage`] creates one guest, the [`scene`], with a [`kernel`] of lull's own and the
 //! [`interfaces`] of the guest that is to follow. It moves like any other guest, by
-//! [`crate::migrate`], and is destroyed at the destination over the same [`way`]. [`told`]
+//! [`crate::migrate`], and is destroyed at the destination over the same [`remote_shell`]. [`told`]
 //! reports the result.
 //!
 //! The probe guest does not come back: the receiver of a guest runs, as root, what the
