@@ -257,9 +257,17 @@ impl Host {
 
     /// Builds the product's binary and puts it at /usr/local/bin/lull.
     pub fn install_lull(&self) -> Result<()> {
+        self.install_built(static_programs::build_lull)
+    }
+
+    /// Puts a binary without the feature `terminal` there.
+    pub fn install_lull_without_terminal(&self) -> Result<()> {
+        self.install_built(static_programs::build_lull_without_terminal)
+    }
+
+    fn install_built(&self, build: fn(&Timeline) -> Result<PathBuf>) -> Result<()> {
         let timeline = Timeline::start();
-        let binary = static_programs::build_lull(&timeline)?;
-        self.put(&binary, "/usr/local/bin/lull")?;
+        self.put(&build(&timeline)?, "/usr/local/bin/lull")?;
         timeline.phase("lull installed in dom0");
         Ok(())
     }

@@ -46,6 +46,13 @@ pub fn build_lull(timeline: &Timeline) -> Result<PathBuf> {
     Ok(folder.join("lull"))
 }
 
+/// Builds the product without what only a person at a terminal needs.
+pub fn build_lull_without_terminal(timeline: &Timeline) -> Result<PathBuf> {
+    let folder = build_packages(&["-p", "lull", "--no-default-features"])?;
+    timeline.phase("lull built without its feature `terminal`");
+    Ok(folder.join("lull"))
+}
+
 /// Builds the Debian package as README describes; returns its path.
 ///
 /// # Errors

@@ -137,7 +137,7 @@ pub(super) fn carry_out<D: Domains>(
     recorder: &mut dyn Recorder,
 ) -> Verdict {
     let mut session = Session::new(order, host, sink, landing, log, &prepared, recorder);
-    let (verdict, told) = session.run_and_undo();
+    let (verdict, mut told) = session.run_and_undo();
     if verdict.how == How::StreamComplete {
         // Dropping these takes time, which counts as pause. It would also end `lull land`
         // and its connection, which takes time too.
@@ -146,9 +146,9 @@ pub(super) fn carry_out<D: Domains>(
     } else {
         drop(session);
         drop(prepared);
-        if order.has_devices {
-            // The guard does it otherwise.
-            let _ = host.log_devices(false);
+        // The guard does it otherwise, and must not find another attempt's log.
+        if order.has_devices && host.log_devices(false).is_err() {
+            told.may_begin_again = false;
         }
     }
     host.tell(told.ended(order.start, &verdict));
@@ -183,8 +183,9 @@ pub struct Told {
     pub bytes_sent: u64,
     /// CPU time of the stub, in milliseconds.
     pub stub_cpu_ms: Option<u64>,
-    /// The connection to lull land was lost.
-    pub land_lost: bool,
+    /// The connection to lull land was lost, and nothing is left of the attempt: another may
+    /// follow.
+    pub may_begin_again: bool,
 }
 
 impl Told {
@@ -207,7 +208,7 @@ impl Told {
             helper_cpu_ms: process::cpu_ms(),
             helper_peak_bytes: process::peak_bytes(),
             stub_cpu_ms: self.stub_cpu_ms,
-            land_lost: self.land_lost,
+            land_lost: self.may_begin_again,
         })
     }
 }

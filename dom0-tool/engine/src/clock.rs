@@ -198,10 +198,17 @@ impl Session<'_> {
                 (Some((_, refusal)), _) => Failure::Refused(Box::new(refusal)),
                 // libxl's answer came too late for another try.
                 (None, Some(RunningOn::Owed(refusal))) => Failure::Refused(refusal.clone()),
+                (None, _) if self.awaits_devices() => Failure::DevicesSlow,
                 (None, _) => Failure::Deadline,
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the guest has stopped and its QEMU has not.
+    fn awaits_devices(&self) -> bool {
+        let awaits = |pause: &Pause| pause.suspended && pause.stopped.is_none();
+        self.saves_devices() && self.pause.as_ref().is_some_and(awaits)
     }
 
     /// Time left to end the stream once the guest has stopped. After the stream comes the

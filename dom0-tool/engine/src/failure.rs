@@ -72,6 +72,9 @@ pub enum Failure {
     /// QEMU was asked to stop and to save its state, in vain.
     #[error("the guest's QEMU could not be stopped and its state saved")]
     DevicesNotSaved,
+    /// The guest has stopped, and its QEMU has not within the limit.
+    #[error("the guest's QEMU did not stop and save its state in time")]
+    DevicesSlow,
     /// Stock's sender fails on such a page, too.
     #[error("the guest's page at frame {0:#x} cannot be mapped")]
     Unmappable(u64),
@@ -178,6 +181,10 @@ impl From<&Failure> for Verdict {
             Failure::DevicesNotLogged(_) | Failure::DevicesNotSaved => (
                 How::SourceFailed,
                 "Look at its QEMU (/var/log/xen/qemu-dm-NAME.log): a guest whose QEMU has ended must be shut down and started again.",
+            ),
+            Failure::DevicesSlow => (
+                How::RefusedDowntime,
+                "QEMU writes the guest's disks back when it stops: look at the storage and at /var/log/xen/qemu-dm-NAME.log, or try again with a higher limit.",
             ),
             Failure::Ballooning => (
                 How::RefusedDowntime,

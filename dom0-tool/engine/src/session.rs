@@ -191,7 +191,7 @@ impl<'s> Session<'s> {
             pages_sent: self.peer.machine().pages_sent(),
             bytes_sent: self.queue.written() + self.landing.written_elsewhere(),
             stub_cpu_ms: stub_cpu.map(|state| state.cpu_time_ns / 1_000_000),
-            land_lost: matches!(end, Err(Failure::LandLost(_))),
+            may_begin_again: matches!(end, Err(Failure::LandLost(_))),
         };
         (verdict, told)
     }

@@ -14,6 +14,10 @@ pub fn fill(root: &Path, lull: &Path, source: &Source) -> Result<()> {
     let share = root.join("usr/share");
     // The binary is put beside `xl`, because only root has a use for it.
     put(&root.join("usr/sbin/lull"), small(lull)?, 0o755)?;
+    // A host that crashes may leave a FIFO in the place of the state of a guest's QEMU, at which
+    // a stock receiver would wait for ever.
+    let swept = root.join("usr/lib/tmpfiles.d/lull.conf");
+    put(&swept, "r! /var/lib/xen/qemu-resume.*\n", 0o644)?;
     manual(lull, &share.join("man/man8"))?;
     completions(lull, &share)?;
     let doc = share.join("doc/lull");

@@ -125,7 +125,8 @@ fn read(store: &mut Xenstore, guest: DomId, folder: &str) -> Result<Disk, String
     let backend = read(format!("{folder}/backend"))?.unwrap_or_default();
     // Any mode other than `r` counts as writable.
     let writable = read(format!("{backend}/mode"))?.is_none_or(|mode| mode != "r");
-    is_served_here(&backend, guest, writable)?;
+    let is_cdrom = read(format!("{backend}/device-type"))?.as_deref() == Some("cdrom");
+    is_served_here(&backend, guest, is_cdrom && !writable)?;
     let number = folder.rsplit('/').next().unwrap_or_default();
     Ok(Disk {
         name: read(format!("{backend}/dev"))?.unwrap_or_else(|| number.to_owned()),
@@ -137,9 +138,9 @@ fn read(store: &mut Xenstore, guest: DomId, folder: &str) -> Result<Disk, String
 }
 
 /// QEMU serves CD-ROM drives, with a medium or without.
-fn is_served_here(backend: &str, guest: DomId, writable: bool) -> Result<(), String> {
+fn is_served_here(backend: &str, guest: DomId, is_cdrom: bool) -> Result<(), String> {
     let by = |kind: &str| backend.starts_with(&format!("/local/domain/0/backend/{kind}/{guest}/"));
-    match by("vbd") || (by("qdisk") && !writable) {
+    match by("vbd") || (by("qdisk") && is_cdrom) {
         true => Ok(()),
         false => Err("a disk of its is not served by this dom0's kernel".into()),
     }

@@ -97,8 +97,8 @@ impl Devices {
                  start it again",
             ),
             Self::Refused => Some(
-                "its QEMU would not run again, so it has no emulated devices: shut it down and \
-                 start it again",
+                "its QEMU would not run again yet: if its emulated devices do not come back \
+                 within a minute, shut it down and start it again",
             ),
         }
     }

@@ -355,7 +355,7 @@ pub fn wait_out_suspend(
     }
 }
 
-/// Asks a PVH guest to suspend itself, as libxl does (`libxl_dom_suspend.c`, 4.17).
+/// Asks a guest with PV drivers to suspend itself, as libxl does (`libxl_dom_suspend.c`, 4.17).
 /// Unlike libxl with an HVM guest without PV drivers, it never stops the guest from
 /// outside: drivers that reconnect after the suspend would wait for ever.
 ///

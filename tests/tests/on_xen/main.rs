@@ -221,6 +221,11 @@ fn seldom() -> Vec<Scenario> {
         scenario("fast-landing-while-it-grows", 30, fast::growing),
         scenario("fast-landing-while-it-shrinks", 30, fast::shrinking),
         scenario("disk-vouched-for", 30, disks::vouched_for),
+        scenario(
+            "moves-without-the-terminal",
+            90,
+            moves::without_the_terminal,
+        ),
         scenario("fast-landing-ten-times", 150, fast::ten_times),
         scenario("fast-landing-loses-lull-land", 60, fast::lull_land_lost),
         scenario("fast-landing-hears-nothing", 140, fast::lull_land_silent),

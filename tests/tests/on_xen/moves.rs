@@ -216,6 +216,32 @@ fn check_comparison(comparison: &Comparison) -> Result<()> {
     Ok(())
 }
 
+/// A binary without the feature `terminal` moves a guest in both landings.
+pub fn without_the_terminal(world: &mut World) -> Result<()> {
+    let host = world.host.clone();
+    host.install_lull_without_terminal()?;
+    let moved = move_without_the_terminal(world);
+    // Later scenarios use the whole binary, whatever became of this one.
+    host.install_lull()?;
+    moved
+}
+
+fn move_without_the_terminal(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let limit = world.pace.ample();
+    let refused = world.host.run("lull generate man /run/rig")?;
+    ensure!(refused.status == 2, "it has a terminal: {refused:?}");
+    for plan in [
+        Plan::direct().limit(limit),
+        Plan::direct().limit(limit).fast_by(""),
+    ] {
+        let ended = plan.run(&world.host, &guest)?;
+        ended.expect(0)?;
+        aftermath::check(&world.host, &guest, &ended)?;
+    }
+    Ok(())
+}
+
 /// Checks the output that a user sees: tables, and at the end the host where the guest
 /// runs.
 pub fn without_limits(world: &mut World) -> Result<()> {

@@ -16,7 +16,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
@@ -35,6 +35,9 @@ const SUBCOMMAND: &str = "hold-state";
 
 /// Interval between two checks of QEMU or of the other end.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The interval once QEMU waits for its state, which may take hours.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The interval while the guest is stopped.
 const SHORT_POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -78,11 +81,11 @@ pub enum NoQemu {
     /// QEMU has its state, and does not run in time.
     #[error("the guest's QEMU does not run with its state")]
     NotRunning,
-    /// The holder has ended, or does not answer.
-    #[error("the process that holds the state of the guest's QEMU has ended")]
+    /// The holder has ended, with QEMU or by itself, or does not answer.
+    #[error("the guest's QEMU, or the process that holds its state, has ended or does not answer")]
     NoHolder,
     /// What the source sent is no state, or is too large.
-    #[error("the state of the guest's QEMU is none")]
+    #[error("the state of the guest's QEMU is missing, too large or in an unknown format")]
     NoState,
 }
 
@@ -200,12 +203,13 @@ impl<W: Write, R: Read + AsFd> Holder<W, R> {
 #[derive(Debug)]
 struct Fifo {
     path: PathBuf,
-    /// Open for both directions, so that nobody who opens it has to wait.
+    /// Open for both directions at first, so that nobody who opens it has to wait.
     file: File,
 }
 
 impl Fifo {
     fn make(path: PathBuf) -> io::Result<Self> {
+        clear(&path);
         let mode = Mode::RUSR | Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)?;
         match open(&path) {
@@ -215,6 +219,18 @@ impl Fifo {
                 Err(error)
             }
         }
+    }
+
+    /// Keeps it open for writing alone, so that a write fails once nobody reads.
+    ///
+    /// # Errors
+    /// When nobody does.
+    fn only_write(&mut self) -> io::Result<()> {
+        // libxl may have removed its name.
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        self.file = File::options().write(true).custom_flags(flags).open(path)?;
+        Ok(())
     }
 }
 
@@ -226,6 +242,20 @@ impl Drop for Fifo {
         if is_fifo(&self.path) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Removes what an earlier copy of that domid has left: libxl leaves its file when it gives up
+/// a guest, and a host that has crashed leaves a FIFO. One that somebody reads is kept.
+fn clear(path: &Path) {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let flags = flags.bits() as i32;
+    let opened = File::options().write(true).custom_flags(flags).open(path);
+    let is_read = opened
+        .and_then(|file| file.metadata())
+        .is_ok_and(|file| file.file_type().is_fifo());
+    if !is_read {
+        let _ = fs::remove_file(path);
     }
 }
 
@@ -325,15 +355,22 @@ struct Held<Q> {
 impl<Q: Incoming> Held<Q> {
     /// libxl waits for a word of QEMU's, which comes only when QEMU runs. It connects to the
     /// monitor right after that word, so QEMU must answer there.
-    fn look(&mut self) {
-        if !self.told && matches!(self.qemu.status(), Ok(Status::Waits)) {
-            self.told = self.qemu.tell_libxl().is_ok();
+    ///
+    /// # Errors
+    /// When QEMU, which did run, has ended.
+    fn look(&mut self) -> io::Result<()> {
+        match self.qemu.status() {
+            Ok(Status::Waits) if !self.told => self.told = self.qemu.tell_libxl().is_ok(),
+            Err(QmpError::Gone) if self.told => return Err(io::ErrorKind::NotConnected.into()),
+            _ => {}
         }
+        Ok(())
     }
 
     fn load(&mut self, state: &[u8]) -> Result<(), NoQemu> {
         let until = Instant::now() + LOADING;
-        let fifo = self.fifo.take().ok_or(NoQemu::NotTaken)?;
+        let mut fifo = self.fifo.take().ok_or(NoQemu::NotTaken)?;
+        fifo.only_write().map_err(|_| NoQemu::Gone)?;
         write_until(&fifo.file, state, until)?;
         // QEMU may read up to the end.
         drop(fifo);
@@ -360,6 +397,7 @@ fn write_until(mut to: &File, mut bytes: &[u8], until: Instant) -> Result<(), No
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
                 std::thread::sleep(SHORT_POLL_INTERVAL);
             }
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(NoQemu::Gone),
             Err(_) => return Err(NoQemu::NotTaken),
         }
     }
@@ -373,10 +411,13 @@ fn serve<Q: Incoming>(
 ) -> io::Result<()> {
     let mut held: Option<Held<Q>> = None;
     loop {
-        let waits = held.as_ref().is_some_and(|held| !held.told);
-        let longest = if waits { POLL_INTERVAL } else { Duration::MAX };
+        let longest = match &held {
+            None => Duration::MAX,
+            Some(held) if held.told => WATCH_INTERVAL,
+            Some(_) => POLL_INTERVAL,
+        };
         if !is_readable(&from, longest)? {
-            held.iter_mut().for_each(Held::look);
+            held.as_mut().map_or(Ok(()), Held::look)?;
             continue;
         }
         let mut order = [0];
@@ -543,6 +584,7 @@ mod tests {
             let (mut holder, _process) = held(&qemu);
             holder.arm(7).unwrap();
             qemu.says(status);
+            let _reader = status.map(|_| open(&qemu.path).unwrap());
             holder.take(&STATE_HEADER).unwrap();
             holder.take(b"state").unwrap();
             assert_eq!(holder.load(), Err(why));
@@ -564,17 +606,38 @@ mod tests {
         assert_eq!(early.load(), Err(NoQemu::NotTaken));
     }
 
+    /// A domid comes again after a reboot.
     #[test]
-    fn a_file_that_is_there_already_is_left_alone() {
+    fn what_an_earlier_copy_has_left_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let qemu = fake(&folder);
         fs::write(&qemu.path, "a restore's").unwrap();
+        let fifo = Fifo::make(qemu.path.clone()).unwrap();
+        let other = Fifo::make(qemu.path.clone()).unwrap_err();
+        assert_eq!(other.kind(), io::ErrorKind::AlreadyExists, "it is in use");
+        // Nobody removes the FIFO of a process that is killed.
+        let left = folder.path().join("left");
+        fs::rename(&qemu.path, &left).unwrap();
+        drop(fifo);
+        drop(Fifo::make(left.clone()).unwrap());
+        assert!(!left.exists());
+        fs::write(&left, "a restore's").unwrap();
+        release_at(left.clone());
+        assert!(left.exists(), "it may be in use");
+    }
+
+    /// QEMU ends while it waits, which may take hours.
+    #[test]
+    fn the_end_of_a_qemu_that_waits_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let qemu = fake(&folder);
         let (mut holder, process) = held(&qemu);
-        assert_eq!(holder.arm(7), Err(NoQemu::NoFifo));
-        drop(holder);
+        holder.arm(7).unwrap();
+        qemu.says(Some(Status::Waits));
+        until(|| qemu.told() == 1);
+        qemu.says(None);
+        until(|| holder.check() == Err(NoQemu::NoHolder));
         process.join().unwrap();
-        release_at(qemu.path.clone());
-        assert_eq!(fs::read(&qemu.path).unwrap(), b"a restore's");
     }
 
     /// A process that has ended, whatever of, holds nothing.

@@ -237,6 +237,8 @@ fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<
         let answer = match frame {
             ToLand::Ping => FromLand::Pong,
             ToLand::Pages(pages, bytes) if pages.purpose == Purpose::Write => {
+                // A busy source leaves no second for the check between two frames.
+                holder.as_ref().map_or(Ok(()), Holder::check)?;
                 waiting.write(&pages, &bytes)?;
                 source.reuse(via, bytes.into_body());
                 FromLand::Applied
