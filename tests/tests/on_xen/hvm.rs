@@ -23,19 +23,19 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("hvm-guest-moves-within-its-limit", 200, within_a_limit),
         scenario("hvm-guest-refused-once-it-has-stopped", 90, refused),
         scenario("hvm-source-and-destination-agree", 120, frames_agree),
+        scenario("hvm-helper-killed", 120, helper_killed),
+        scenario("hvm-qemu-stands-still", 120, qemu_stands_still),
+        scenario("hvm-qemu-killed", 110, qemu_killed),
+        scenario("hvm-fast-within-its-limit", 200, fast_within_a_limit),
+        scenario("hvm-fast-frames-agree", 150, fast_frames_agree),
+        scenario("hvm-fast-refused", 180, fast_refused),
+        scenario("hvm-fast-fifo-removed", 120, fifo_removed),
     ]
 }
 
 /// Scenarios that have not succeeded yet.
 pub fn unseen() -> Vec<Scenario> {
     vec![
-        scenario("hvm-helper-killed", 90, helper_killed),
-        scenario("hvm-qemu-stands-still", 90, qemu_stands_still),
-        scenario("hvm-qemu-killed", 90, qemu_killed),
-        scenario("hvm-fast-within-its-limit", 150, fast_within_a_limit),
-        scenario("hvm-fast-frames-agree", 150, fast_frames_agree),
-        scenario("hvm-fast-refused", 150, fast_refused),
-        scenario("hvm-fast-fifo-removed", 180, fifo_removed),
         scenario("hvm-fast-holder-killed", 180, holder_killed),
         scenario("hvm-fast-older-destination", 150, older_destination),
         scenario("hvm-fast-qemu-stands-still", 150, fast_qemu_stands_still),
