@@ -30,13 +30,13 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("hvm-fast-frames-agree", 150, fast_frames_agree),
         scenario("hvm-fast-refused", 180, fast_refused),
         scenario("hvm-fast-fifo-removed", 120, fifo_removed),
+        scenario("hvm-fast-holder-killed", 180, holder_killed),
     ]
 }
 
 /// Scenarios that have not succeeded yet.
 pub fn unseen() -> Vec<Scenario> {
     vec![
-        scenario("hvm-fast-holder-killed", 180, holder_killed),
         scenario("hvm-fast-older-destination", 150, older_destination),
         scenario("hvm-fast-qemu-stands-still", 150, fast_qemu_stands_still),
         scenario("hvm-fast-qemu-killed", 150, fast_qemu_killed),
