@@ -97,6 +97,27 @@ fn what_reads_foreign_words_is_confined() {
 
 /// No signal that ends the other processes ends a guard, and a guard is in a session of its
 /// own.
+/// Two attempts count as two. Each spooler holds a lock by which the other knows it.
+#[test]
+fn attempts_at_the_same_time_are_both_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = folder.path().join("runs");
+    let runs = runs.to_str().unwrap();
+    let running = || {
+        let files = fs::read_dir(folder.path().join("running"));
+        files.map_or(0, Iterator::count)
+    };
+    let spoolers = ["web1", "web2"].map(|guest| {
+        let before = running();
+        let child = start(&["keep-run", "--folder", runs, guest]);
+        until("the attempt is counted", || running() > before);
+        until_confined(&child, guest);
+        child
+    });
+    assert_eq!(running(), 2);
+    spoolers.into_iter().for_each(end);
+}
+
 #[test]
 fn a_guard_outlives_signals() {
     let guard = start(&["guard", "sampling", "7", "1"]);

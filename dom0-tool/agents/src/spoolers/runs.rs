@@ -22,6 +22,7 @@ pub struct Options {
 
 /// Keeps one run and counts it in the metrics.
 pub fn main(options: &Options) -> ExitCode {
+    spooler::begin();
     let folder = Folder::at(&options.folder, RETENTION);
     let metrics = options.folder.parent().map(Metrics::of);
     let begun = metrics.as_ref().map(Metrics::begun);

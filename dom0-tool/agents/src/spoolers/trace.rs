@@ -21,6 +21,7 @@ pub struct Options {
 
 /// Keeps one trace.
 pub fn main(options: &Options) -> ExitCode {
+    spooler::begin();
     let folder = Folder::at(&options.folder, RETENTION);
     let name = options.domain.to_string();
     spooler::keep("trace", &folder, &name, MAX_FILE_BYTES, |_| {})

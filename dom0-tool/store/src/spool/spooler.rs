@@ -14,6 +14,14 @@ use super::Folder;
 /// end of its output.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Makes this process a spooler. It comes first, because it closes every descriptor but the
+/// standard ones.
+pub fn begin() {
+    drop(inherited_fd::foreign(&[]));
+    hygiene::settle();
+    confine::to_no_program();
+}
+
 /// Runs the spooler: reads standard input to its end, writes it to a file of `folder` named
 /// `name`, then calls `then` with what was read.
 pub fn keep(
@@ -23,9 +31,6 @@ pub fn keep(
     largest: usize,
     then: impl FnOnce(&[u8]),
 ) -> ExitCode {
-    drop(inherited_fd::foreign(&[]));
-    hygiene::settle();
-    confine::to_no_program();
     let mut record = Vec::new();
     let most = largest as u64 + 1;
     if let Err(error) = io::stdin().lock().take(most).read_to_end(&mut record) {
