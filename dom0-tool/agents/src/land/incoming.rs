@@ -10,9 +10,10 @@
 //! and watches QEMU run. It reads two kinds of orders from `lull land`, and nothing from
 //! the source; the state passes through as bytes.
 //!
-//! A FIFO that nobody holds would block a libxl that opens it for ever, with xl's lock. The
-//! holder removes it when `lull land` ends, whatever it dies of. When the holder dies, `lull
-//! land` ends, and `lull see-off` removes it ([`release`]).
+//! An open of a FIFO waits until another process has it open. Without a holder libxl would
+//! wait for ever, with xl's lock. The holder therefore removes the FIFO when `lull land` ends,
+//! whatever the reason. When the holder dies, `lull land` ends too, and `lull see-off` removes
+//! the FIFO ([`release`]).
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -48,7 +49,7 @@ const LOADING: Duration = Duration::from_secs(10);
 /// How long an answer of the holder's may take at most.
 const ANSWER: Duration = LOADING.saturating_add(Duration::from_secs(2));
 
-/// What the holder is told to do, in one byte.
+/// The orders to the holder, one byte each.
 mod order {
     /// Make the FIFO. The domid follows, 16 bits.
     pub const ARM: u8 = b'a';
@@ -57,7 +58,7 @@ mod order {
     pub const LOAD: u8 = b'l';
 }
 
-/// Its answers.
+/// The answers of the holder, one byte each.
 mod answer {
     pub const DONE: u8 = b'd';
     pub const NO_FIFO: u8 = b'f';
@@ -203,7 +204,7 @@ impl<W: Write, R: Read + AsFd> Holder<W, R> {
 #[derive(Debug)]
 struct Fifo {
     path: PathBuf,
-    /// Open for both directions at first, so that nobody who opens it has to wait.
+    /// Open for reading and writing at first, so that another open does not wait.
     file: File,
 }
 
@@ -221,10 +222,11 @@ impl Fifo {
         }
     }
 
-    /// Keeps it open for writing alone, so that a write fails once nobody reads.
+    /// Opens it for writing only. A write then fails if no other process has it open for
+    /// reading.
     ///
     /// # Errors
-    /// When nobody does.
+    /// When no other process has it open for reading, or it cannot be opened again.
     fn only_write(&mut self) -> io::Result<()> {
         // libxl may have removed its name.
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());

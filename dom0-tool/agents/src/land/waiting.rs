@@ -539,7 +539,8 @@ fn name_of(domain: DomId) -> String {
     format!("/local/domain/{domain}/name")
 }
 
-/// Whether this is the guest with that UUID, paused, and has never run. It may be under construction.
+/// Whether this is the guest with that UUID, paused, and has never run. It may still be under
+/// construction.
 fn waits(info: &DomainInfo, uuid: [u8; 16]) -> bool {
     let state = DomainState::from(*info);
     let fresh = state.cpu_time_ns == 0 && state.shutdown.is_none() && !state.dying;
