@@ -226,7 +226,7 @@ impl Fifo {
     /// reading.
     ///
     /// # Errors
-    /// When no other process has it open for reading, or it cannot be opened again.
+    /// When it cannot be opened again.
     fn only_write(&mut self) -> io::Result<()> {
         // libxl may have removed its name.
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
