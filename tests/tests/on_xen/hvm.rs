@@ -112,6 +112,13 @@ fn refused(world: &mut World) -> Result<()> {
     let guest = guest(world)?;
     let plan = refusals::over_a_slow_link(world);
     let ended = refusals::with_a_burst(world, &guest, plan)?.finish()?;
+    refused_in_the_pause(&ended)?;
+    guest.set_load(LOAD)?;
+    check(world, &guest, &ended)
+}
+
+/// Checks that the guest was paused and the move then refused.
+fn refused_in_the_pause(ended: &Ended) -> Result<()> {
     ended.expect(3)?;
     let stopped = ended.event("suspended").context("it was never stopped")?;
     let told = ended.event("ended").context("no last word")?;
@@ -119,8 +126,7 @@ fn refused(world: &mut World) -> Result<()> {
         told["refused_pause_ms"].is_u64(),
         "not paused: {stopped}, {told}"
     );
-    guest.set_load(LOAD)?;
-    check(world, &guest, &ended)
+    Ok(())
 }
 
 /// The frames of source and destination are compared while neither guest runs. What QEMU
@@ -269,13 +275,7 @@ fn fast_refused(world: &mut World) -> Result<()> {
     let land = fast::held("stopped", &guest, &wait)?;
     let plan = Plan::direct().limit(limit).fast_by(&land);
     let ended = plan.run(&world.host, &guest)?;
-    ended.expect(3)?;
-    let stopped = ended.event("suspended").context("it was never stopped")?;
-    let told = ended.event("ended").context("no last word")?;
-    ensure!(
-        told["refused_pause_ms"].is_u64(),
-        "not paused: {stopped}, {told}"
-    );
+    refused_in_the_pause(&ended)?;
     no_state_is_left(world)?;
     check(world, &guest, &ended)?;
     moves_after_that(world, &guest)
