@@ -303,7 +303,7 @@ pub const FIRST_STEPS: Duration = Duration::from_secs(10);
 
 /// Shortest and longest interval between two checks whether the guest has stopped.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
-const LOOK_MAX: Duration = Duration::from_millis(50);
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(50);
 
 /// What became of a suspend request that is no longer wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -351,7 +351,7 @@ pub fn wait_out_suspend(
             return Ok(Outlived::MayStillStop);
         }
         // Poll often at first, because a guest usually stops soon after the request.
-        std::thread::sleep((waited / 20).clamp(POLL_INTERVAL, LOOK_MAX));
+        std::thread::sleep((waited / 20).clamp(POLL_INTERVAL, POLL_INTERVAL_MAX));
     }
 }
 

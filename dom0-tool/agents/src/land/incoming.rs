@@ -15,7 +15,7 @@
 //! whatever the reason. When the holder dies, `lull land` ends too, and `lull see-off` removes
 //! the FIFO ([`release`]).
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -250,10 +250,9 @@ impl Drop for Fifo {
 /// Removes what an earlier copy of that domid has left: libxl leaves its file when it gives up
 /// a guest, and a host that has crashed leaves a FIFO. One that somebody reads is kept.
 fn clear(path: &Path) {
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let flags = flags.bits() as i32;
-    let opened = File::options().write(true).custom_flags(flags).open(path);
-    let is_read = opened
+    let is_read = at_once()
+        .write(true)
+        .open(path)
         .and_then(|file| file.metadata())
         .is_ok_and(|file| file.file_type().is_fifo());
     if !is_read {
@@ -261,14 +260,17 @@ fn clear(path: &Path) {
     }
 }
 
+/// Options for an open that neither waits nor follows a link.
+fn at_once() -> OpenOptions {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let mut options = File::options();
+    options.custom_flags(flags.bits() as i32);
+    options
+}
+
 /// Opens a FIFO for both directions, without a wait.
 fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(flags.bits() as i32)
-        .open(path)?;
+    let file = at_once().read(true).write(true).open(path)?;
     match file.metadata()?.file_type().is_fifo() {
         true => Ok(file),
         false => Err(io::ErrorKind::AlreadyExists.into()),
