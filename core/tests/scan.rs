@@ -2,7 +2,7 @@
 
 use bitvec::{order::Lsb0, view::BitView};
 use lull_core::{
-    batch::{BATCH_PAGES, Batch},
+    batch::{BATCH_PAGES, Batch, batch_pages},
     bitmap::{Bitmap, BitmapTooShort, Progress, Scan},
     units::Pfn,
 };
@@ -71,15 +71,20 @@ proptest! {
     /// A batch may hold pfns already; the scan resumes at the place where the batch was
     /// full.
     #[test]
-    fn scan_resumes_at_any_bit((words, nr_pfns) in bitmap(), taken in 0..=BATCH_PAGES) {
+    fn scan_resumes_at_any_bit(
+        (words, nr_pfns) in bitmap(),
+        (limit, taken) in (1..=BATCH_PAGES).prop_flat_map(|limit| (Just(limit), 0..=limit)),
+    ) {
         let bitmap = Bitmap::new(&words, nr_pfns as u64).unwrap();
         let mut batch = Batch::new();
+        batch.set_limit(limit);
         for _ in 0..taken {
             batch.push(Pfn(0)).unwrap();
         }
         let mut scan = Scan::new();
         let mut pfns = Vec::new();
         while scan.fill(&bitmap, &mut batch) == Progress::BatchFull {
+            prop_assert_eq!(batch.len(), limit);
             pfns.extend(batch.as_slice().iter().map(|pfn| pfn.0));
             batch.clear();
         }
@@ -100,6 +105,15 @@ proptest! {
         let nr_pfns = (length as u64 * 64).saturating_add(beyond);
         prop_assert_eq!(Bitmap::new(&words, nr_pfns).err(), Some(BitmapTooShort));
     }
+}
+
+/// Small rounds are cut into four, so that their parts overlap; large ones have full batches.
+#[test]
+fn small_round_is_cut_into_parts() {
+    for (dirty, pages) in [(0, 64), (1, 64), (256, 64), (434, 109), (4_095, 1_024)] {
+        assert_eq!(batch_pages(dirty), pages, "{dirty} dirty pages");
+    }
+    assert_eq!(batch_pages(u64::MAX), BATCH_PAGES);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use lull_core::batch::{BATCH_PAGES, Batch};
+use lull_core::batch::{BATCH_PAGES, Batch, batch_pages};
 use lull_core::bitmap::{Bitmap, Progress, Scan};
 use lull_core::link::{CrashKind, Link, SLOTS, ToDom0, ZeroPages};
 
@@ -41,8 +41,9 @@ impl Copier {
         }
     }
 
-    /// Starts on the bitmap that dom0 has put in place.
-    pub fn start(&mut self) {
+    /// Starts on the bitmap that dom0 has put in place; `pages` of its bits are set.
+    pub fn start(&mut self, pages: u64) {
+        self.batch.set_limit(batch_pages(pages));
         self.scan = Some(Scan::new());
     }
 

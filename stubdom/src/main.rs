@@ -124,7 +124,7 @@ impl Stub {
         };
         match action {
             Action::None => return,
-            Action::Copy { .. } | Action::CopyFinal { .. } => self.copier.start(),
+            Action::Copy { pages, .. } | Action::CopyFinal { pages } => self.copier.start(pages),
             _ => {}
         }
         defmt::debug!("{} -> {}", event, action);
