@@ -126,9 +126,9 @@ impl WithinLimit {
     pub const REACH: u64 = 4;
     /// See [`is_worth_a_try`](Self::is_worth_a_try): per mille of the way from the bound to
     /// the expectation, at most.
-    const MOST_CONCEDED: u64 = 500;
+    const MOST_CONCEDED: u64 = 600;
     /// See [`is_worth_a_try`](Self::is_worth_a_try): the share of that way, in risks.
-    const CONCEDED: u64 = 10;
+    const CONCEDED: u64 = 12;
     /// A gain below this is not worth a round.
     const LEAST_GAIN: Micros = Micros::from_millis(1);
 
@@ -161,8 +161,8 @@ impl WithinLimit {
     ///
     /// Most guests are stopped with far more room than the risk asks for, so fewer pauses
     /// are given up than may be. What is left of the risk is spent here, on guests that
-    /// would be refused. The bound may be in the way by ten risks of its distance from what
-    /// is expected, by half of it at most. Without a risk it may not be in the way.
+    /// would be refused. The bound may be in the way by twelve risks of its distance from what
+    /// is expected, by three fifths of it at most. Without a risk it may not be in the way.
     pub fn is_worth_a_try(self, view: &RoundView<'_>) -> bool {
         if view.held.any() {
             return false;
