@@ -261,7 +261,7 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8], emulated: &mut Emul
     let lands = is_to_land(heard, FrontEnd::is_named());
     let asked = may_still_stop(heard);
     if is_unanswered(heard) {
-        emulated.wait_for_libxl();
+        emulated.wait_for_stop();
     }
     let taken_over = take_over(guest, helper, lands, asked, emulated);
     end_devices_log(guest, heard, emulated);

@@ -79,6 +79,13 @@ impl MakeRun for Devices<'_> {
         world.qemu_runs.set(true);
         device_model::Devices::Run
     }
+
+    fn words(&self) -> &str {
+        match self.0.qemu_hangs.get() {
+            true => "does not answer in time",
+            false => "",
+        }
+    }
 }
 
 impl FakeHost<'_> {

@@ -592,7 +592,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         Destroyed => &["is gone", "No such process"],
         Grows => &["the guest has more memory"],
         LandGivesUp => &[destination::GIVES_UP],
-        QemuHangs => &["QEMU could not be stopped"],
+        QemuHangs => &["QEMU could not be stopped and its state saved: it does not answer"],
         Shrinks => &[],
     };
     phrases.iter().any(|phrase| reason.contains(phrase))
