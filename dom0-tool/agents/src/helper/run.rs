@@ -576,7 +576,11 @@ impl<'t> Helper<'t> {
         self.saving = saves.then(Saving::default);
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
         let guard = Guard::start(guest, Over::Move, claim);
-        self.guard = Some(guard.context("the guard cannot be started")?);
+        let mut guard = guard.context("the guard cannot be started")?;
+        if saves {
+            guard.stops_devices_itself();
+        }
+        self.guard = Some(guard);
         match Server::open(&Folder::default(), guest, start) {
             Ok(server) => self.control = Some(server),
             Err(error) => self.warn(format!(
@@ -844,6 +848,10 @@ impl Host for Helper<'_> {
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
         let mut answer = self.toolstack.suspend_answer()?;
         if let Some(saving) = &mut self.saving {
+            // The guard is told first: QEMU may stop after this process has died.
+            if let (Some(SuspendAnswer::Stopped), Some(guard)) = (answer, &mut self.guard) {
+                guard.stops_devices();
+            }
             answer = saving.after(answer, &mut self.emulated);
         }
         if let (Some(_), Some(guard)) = (answer, &mut self.guard) {
@@ -970,6 +978,11 @@ impl Host for Helper<'_> {
 
     fn leave_devices(&mut self) {
         self.rest_left = true;
+        // The guest runs. Otherwise the guard would wait minutes for it to stop, before it
+        // sees to QEMU.
+        if let Some(guard) = &mut self.guard {
+            guard.ran_on();
+        }
     }
 
     fn commit(&mut self) {
