@@ -167,10 +167,11 @@ impl Host for FakeHost<'_> {
         })
     }
 
-    /// Once the destination stalls, the operator sets a timeout that is soon over. A timeout
+    /// Once the destination stalls or does not begin, the operator sets a timeout that is soon over. A timeout
     /// from the start could be over before the phase of the fault, on a slow host.
     fn wish(&mut self) -> Option<Wish> {
-        if !self.world.stalled.get() || self.timed {
+        let waits = self.world.stalled.get() || self.world.never_arms.get();
+        if !waits || self.timed {
             return None;
         }
         let timeout = self.started.elapsed() + TIMEOUT;

@@ -500,6 +500,7 @@ fn side_by_side(cells: impl Iterator<Item = Cell>) {
 const EMULATED: &[(Phase, Fault, How)] = &[
     // The copy is never found, or its QEMU cannot be made to wait.
     (Start, Stalls, How::RefusedTimeout),
+    (Start, NeverArms, How::RefusedTimeout),
     (Start, LandGivesUp, How::TargetFailed),
     (Rounds, LandGivesUp, How::TargetFailed),
     (Suspending, QemuHangs, How::SourceFailed),
@@ -512,6 +513,21 @@ const EMULATED: &[(Phase, Fault, How)] = &[
 fn each_fault_of_emulated_devices_leaves_one_guest_that_has_them() {
     let cells = EMULATED.iter();
     side_by_side(cells.map(|(phase, fault, how)| (Way::HVM, *phase, *fault, *how)));
+}
+
+/// xl there takes one guest at a time, so the wait is no failure. It ends with the attempt,
+/// and the operator hears what was waited for.
+#[test]
+fn a_destination_that_does_not_begin_is_named_at_the_end() {
+    let plan = Plan::struck(Way::HVM, Start, NeverArms);
+    let outcome = migrate(plan, &StubLog::new().unwrap());
+    outcome.judge(plan);
+    let advice = match outcome.told.last() {
+        Some(Event::Ended(ended)) => &ended.advice,
+        other => panic!("the last event is {other:?}"),
+    };
+    assert!(advice.contains("had not begun"), "{advice}");
+    assert!(advice.contains("autoballoon"), "{advice}");
 }
 
 /// QEMU has longer to stop than the guest may be paused.
@@ -583,7 +599,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         StubSkips => &["was never sent"],
         LosesOne | LosesOneLate | LosesAll => &[],
         Closes => &["the stream cannot be written", "lull land was lost"],
-        Stalls => &["the timeout of"],
+        Stalls | NeverArms => &["the timeout of"],
         Cancel => &["cancelled", "the attempt was given up"],
         NeverSuspends => &[DID_NOT_SUSPEND],
         SuspendedByAnother => &["the guest is suspended already"],
