@@ -545,6 +545,7 @@ impl<'t> Helper<'t> {
             bandwidth,
             risk,
             left_paused,
+            copy_paused,
             costs,
             from,
         } = ordered;
@@ -573,6 +574,11 @@ impl<'t> Helper<'t> {
         };
         self.emulated = emulated.context("the guest's QEMU cannot be asked")?;
         let saves = task.channel.is_some() && self.emulated.is_some();
+        if saves != copy_paused {
+            anyhow::bail!(
+                "xenstore does not say the same twice about whether the guest has a QEMU: try again"
+            );
+        }
         self.saving = saves.then(Saving::default);
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
         let guard = Guard::start(guest, Over::Move, claim);
@@ -595,7 +601,7 @@ impl<'t> Helper<'t> {
                 channel.join(connection)?;
             }
             if saves {
-                channel.expect_devices(!left_paused)?;
+                channel.expect_devices(copy_paused && !left_paused)?;
             }
             io::Result::Ok(channel)
         });
