@@ -515,6 +515,24 @@ fn each_fault_of_emulated_devices_leaves_one_guest_that_has_them() {
     side_by_side(cells.map(|(phase, fault, how)| (Way::HVM, *phase, *fault, *how)));
 }
 
+/// Nothing on this host resumes the guest once the destination was told to start it. The
+/// operator decides, and has to know of which domain.
+#[test]
+fn a_copy_that_is_not_started_is_named_to_the_operator() {
+    for landing in [Way::THIN, Way::HVM] {
+        let plan = Plan::struck(landing, Finishing, NotStarted);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        assert_eq!(outcome.how, How::StreamComplete, "{}", outcome.reason);
+        assert_eq!(outcome.started, (false, Some(false)));
+        assert_eq!(outcome.world.guest.get(), Guest::Suspended);
+        let is_told = |event: &Event| {
+            let words = destination::NOT_STARTED;
+            matches!(event, Event::Log(log) if log.level == "error" && log.text.contains(words))
+        };
+        assert!(outcome.told.iter().any(is_told), "{:?}", outcome.told);
+    }
+}
+
 /// xl there takes one guest at a time, so the wait is no failure. It ends with the attempt,
 /// and the operator hears what was waited for.
 #[test]
@@ -609,7 +627,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         Grows => &["the guest has more memory"],
         LandGivesUp => &[destination::GIVES_UP],
         QemuHangs => &["QEMU could not be stopped and its state saved: it does not answer"],
-        Shrinks => &[],
+        Shrinks | NotStarted => &[],
     };
     phrases.iter().any(|phrase| reason.contains(phrase))
 }
