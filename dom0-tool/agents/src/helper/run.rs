@@ -1041,6 +1041,21 @@ mod tests {
         assert!(!stock_may(&capped, false));
     }
 
+    /// Under xl and virsh nobody has looked before.
+    #[test]
+    fn what_lull_cannot_move_is_known_before_anything_is_begun() {
+        for (kind, model, words) in [
+            (GuestType::Hvm, Model::Traditional, "qemu-xen-traditional"),
+            (GuestType::Hvm, Model::StubDomain, "in a domain of its own"),
+            (GuestType::Pv, Model::None, "is a PV guest"),
+        ] {
+            let why = obstacle(&kind, model).unwrap();
+            assert!(why.contains(words), "{why}");
+        }
+        assert_eq!(obstacle(&GuestType::Hvm, Model::Qemu), None);
+        assert_eq!(obstacle(&GuestType::Pvh, Model::None), None);
+    }
+
     #[test]
     fn a_guest_that_died_is_not_said_to_run() {
         let said = |state| where_it_is("web1", state);
