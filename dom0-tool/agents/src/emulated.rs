@@ -425,7 +425,7 @@ pub fn main(guest: DomId, state: Option<RawFd>) -> ExitCode {
 
 /// Has QEMU stop and save its state into the file, from its beginning.
 fn save(qemu: &Qemu, state: Option<&File>) -> Result<(), QmpError> {
-    let opened = state.ok_or_else(|| io::ErrorKind::NotFound.into());
+    let opened = state.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
     let opened = opened.and_then(|state| {
         state.set_len(0)?;
         // QEMU takes no descriptor that could be read as well.
@@ -499,7 +499,7 @@ mod tests {
         let most = format!("refuses: {}", "\u{20ac}".repeat((255 - 9) / 3));
         for (said, heard) in [
             ("no lock\u{1b}[2J\n".to_owned(), "refuses: no lock[2J"),
-            ("\u{20ac}".repeat(200), &most),
+            ("\u{20ac}".repeat(200), most.as_str()),
         ] {
             let mut keeper = kept_with(move |_| refused(&said));
             for order in [Order::Run, Order::Save] {

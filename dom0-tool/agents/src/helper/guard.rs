@@ -498,10 +498,14 @@ fn follow_to_the_end(guest: DomId, emulated: &mut Emulated, begun: Instant) {
     let complaint = devices.complaint(emulated.words());
     // QEMU ends with its guest.
     if let Some(complaint) = complaint.filter(|_| runs_here(guest)) {
-        eprintln!(
-            "lull: domain {guest} runs on here, but {complaint} (lull asked it for {} s)",
-            begun.elapsed().as_secs()
-        );
+        let cure = match devices {
+            Devices::Gone => String::new(),
+            _ => format!(
+                "; lull asks it no more, and `xl qemu-monitor-command {guest} cont` makes it run \
+                 once it answers"
+            ),
+        };
+        eprintln!("lull: domain {guest} runs on here, but {complaint}{cure}");
     }
 }
 
