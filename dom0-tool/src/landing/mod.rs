@@ -48,7 +48,8 @@ pub enum Choice {
     Classic(String),
 }
 
-/// Chooses the landing of a guest with or without emulated devices, and returns what the destination reported of its Xen on the way.
+/// Chooses the landing of a guest of that kind, and returns what the destination reported of its
+/// Xen on the way.
 ///
 /// # Errors
 /// When only a fast landing is wanted and it is not possible; or [`Enough`].

@@ -167,10 +167,13 @@ impl Host for FakeHost<'_> {
         })
     }
 
-    /// Once the destination stalls or does not begin, the operator sets a timeout that is soon over. A timeout
-    /// from the start could be over before the phase of the fault, on a slow host.
+    /// Once the destination stalls, or has heard of all frames and does not begin, the operator
+    /// sets a timeout that is soon over. A timeout from the start could be over before the phase
+    /// of the fault, on a slow host.
     fn wish(&mut self) -> Option<Wish> {
-        let waits = self.world.stalled.get() || self.world.never_arms.get();
+        let named = self.destination.borrow().copy.len() as u64;
+        let does_not_begin = self.world.never_arms.get() && named == self.world.pages();
+        let waits = self.world.stalled.get() || does_not_begin;
         if !waits || self.timed {
             return None;
         }
