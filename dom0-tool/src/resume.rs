@@ -12,6 +12,7 @@ use lull_agents::name::{self, Name};
 use lull_base::exit::NOT_BEGUN;
 use lull_store::running::claim::{Claim, Taken};
 use lull_store::running::folder::Folder;
+use lull_xen::device_model::MakeRun;
 use lull_xen::domain::Resumed;
 use lull_xen::host::{self, Guest, Host};
 use lull_xen::{DomId, Xen, version};
@@ -65,7 +66,7 @@ fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
             anyhow::bail!("{name} is not suspended.\nNothing was done. `xl list` shows how it is.");
         }
         Resumed::Yes { devices, .. } => {
-            if let Some(complaint) = devices.complaint() {
+            if let Some(complaint) = devices.complaint(emulated.words()) {
                 eprintln!("lull: {name} runs, but {complaint}.");
             }
         }

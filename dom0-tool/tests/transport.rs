@@ -112,8 +112,8 @@ fn the_child_does_not_find_the_socket() {
 fn another_releases_specification_is_refused() {
     for (spec, words) in [
         (
-            spec(None, Micros::ZERO).replace("\"schema\":1", "\"schema\":2"),
-            "schema 2",
+            spec(None, Micros::ZERO).replace("\"schema\":2", "\"schema\":3"),
+            "schema 3",
         ),
         ("{}".to_owned(), "cannot be understood"),
     ] {

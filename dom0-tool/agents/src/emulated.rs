@@ -3,8 +3,9 @@
 //! A process that reads what a guest, a stub or another host says confines itself
 //! ([`lull_base::confine`]), and can no longer reach QEMU's monitor. Before that it starts a
 //! keeper, this binary again, which does nothing but pass a few orders on to QEMU. Each
-//! order and each answer is two bytes, so a process that has been taken over gains no more
-//! than these orders. QEMU's state goes into a memory file that both processes have open.
+//! order is two bytes, so a process that has been taken over gains no more than these orders.
+//! An answer is a few bytes and what QEMU says of an error, of limited length. QEMU's state
+//! goes into a memory file that both processes have open.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,6 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use lull_base::text::printable;
 use lull_base::{hygiene, inherited_fd, ready};
 use lull_xen::device_model::{
     Devices, MakeRun, Model, Qemu, RUNNING, SAVING, STATE_HEADER, STATE_MAX,
@@ -82,12 +84,58 @@ const ANSWERS: [Devices; 4] = [
     Devices::Refused,
 ];
 
+/// An answer of a keeper's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    devices: Devices,
+    /// Why QEMU did not do it; see [`MakeRun::words`].
+    words: String,
+}
+
+impl From<Devices> for Answer {
+    fn from(devices: Devices) -> Self {
+        Self {
+            devices,
+            words: String::new(),
+        }
+    }
+}
+
+impl From<Result<(), QmpError>> for Answer {
+    fn from(done: Result<(), QmpError>) -> Self {
+        let Err(error) = done else {
+            return Devices::Run.into();
+        };
+        let devices = Devices::from(&error);
+        let words = match devices {
+            Devices::Refused => error.to_string(),
+            // That says all.
+            _ => String::new(),
+        };
+        Self { devices, words }
+    }
+}
+
+impl Answer {
+    /// Its bytes, after the number of its order: a place in [`ANSWERS`], the length of the
+    /// words, and the words.
+    fn encode(&self, number: u8) -> Vec<u8> {
+        let place = ANSWERS.iter().position(|answer| *answer == self.devices);
+        let words = &self.words[..self.words.floor_char_boundary(usize::from(u8::MAX))];
+        let mut bytes = vec![number, place.unwrap_or(0) as u8, words.len() as u8];
+        bytes.extend(words.as_bytes());
+        bytes
+    }
+}
+
 /// A guest's emulated devices, of which it may have none.
 #[derive(Debug)]
 pub struct Emulated {
     keeper: Option<Keeper>,
-    /// libxl may still stop QEMU.
+    /// Another process may still stop QEMU.
     may_be_stopped: bool,
+    /// What the last answer says of QEMU.
+    words: String,
     /// Where the keeper has QEMU save its state.
     state: Option<File>,
 }
@@ -97,6 +145,7 @@ impl Emulated {
     pub const NONE: Self = Self {
         keeper: None,
         may_be_stopped: false,
+        words: String::new(),
         state: None,
     };
 
@@ -134,9 +183,9 @@ impl Emulated {
         self.keeper.is_some()
     }
 
-    /// From here on the devices are made to run only once libxl has stopped them, or after
-    /// it had some seconds for that.
-    pub const fn wait_for_libxl(&mut self) {
+    /// From here on the devices are made to run only once libxl, or a process that has died,
+    /// has stopped them, or after there were some seconds for that.
+    pub const fn wait_for_stop(&mut self) {
         self.may_be_stopped = true;
     }
 
@@ -155,7 +204,8 @@ impl Emulated {
             Devices::Run | Devices::None => Ok(()),
             Devices::Silent => Err(io::Error::other("QEMU does not answer")),
             Devices::Gone => Err(io::Error::other("QEMU does not run any more")),
-            Devices::Refused => Err(io::Error::other("QEMU refuses")),
+            Devices::Refused if self.words.is_empty() => Err(io::Error::other("QEMU refuses")),
+            Devices::Refused => Err(io::Error::other(format!("QEMU {}", self.words))),
         }
     }
 
@@ -169,8 +219,13 @@ impl Emulated {
     /// Whether QEMU has stopped and saved its state; `None` while it is not known. The order
     /// must have been given.
     pub fn is_saved(&mut self) -> Option<bool> {
-        let answer = self.keeper.as_mut()?.answer_so_far();
-        answer.map(|devices| devices == Devices::Run)
+        let Answer { devices, words } = self.keeper.as_mut()?.answer_so_far()?;
+        self.words = match devices {
+            Devices::Silent => "does not answer in time".to_owned(),
+            Devices::Gone => "does not run any more".to_owned(),
+            Devices::None | Devices::Run | Devices::Refused => words,
+        };
+        Some(devices == Devices::Run)
     }
 
     /// The state that QEMU has saved.
@@ -188,8 +243,12 @@ impl Emulated {
     }
 
     fn ask(&mut self, order: Order) -> Devices {
-        let asked = self.keeper.as_mut().map(|keeper| keeper.ask(order));
-        asked.unwrap_or(Devices::None)
+        let Some(keeper) = &mut self.keeper else {
+            return Devices::None;
+        };
+        let Answer { devices, words } = keeper.ask(order);
+        self.words = words;
+        devices
     }
 }
 
@@ -199,6 +258,10 @@ impl MakeRun for Emulated {
             true => Order::RunOnceStopped,
             false => Order::Run,
         })
+    }
+
+    fn words(&self) -> &str {
+        &self.words
     }
 }
 
@@ -264,12 +327,13 @@ impl<W: Write, R: Read + AsFd> Keeper<W, R> {
     }
 
     /// A keeper that does not answer counts as a QEMU that does not.
-    fn ask(&mut self, order: Order) -> Devices {
+    fn ask(&mut self, order: Order) -> Answer {
         let until = Instant::now() + order.longest();
-        match self.order(order) {
-            true => self.answer(until).unwrap_or(Devices::Silent),
-            false => Devices::Silent,
-        }
+        let answer = match self.order(order) {
+            true => self.answer(until).ok(),
+            false => None,
+        };
+        answer.unwrap_or_else(|| Devices::Silent.into())
     }
 
     /// Gives an order; does not wait. Returns whether it was given.
@@ -281,29 +345,34 @@ impl<W: Write, R: Read + AsFd> Keeper<W, R> {
     }
 
     /// The answer to the last order, if it has come, or if its time is up.
-    fn answer_so_far(&mut self) -> Option<Devices> {
+    fn answer_so_far(&mut self) -> Option<Answer> {
         match self.answer(Instant::now()) {
-            Ok(devices) => Some(devices),
+            Ok(answer) => Some(answer),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 let is_over = self.until.is_none_or(|until| Instant::now() >= until);
-                is_over.then_some(Devices::Silent)
+                is_over.then(|| Devices::Silent.into())
             }
-            Err(_) => Some(Devices::Silent),
+            Err(_) => Some(Devices::Silent.into()),
         }
     }
 
-    fn answer(&mut self, until: Instant) -> io::Result<Devices> {
+    fn answer(&mut self, until: Instant) -> io::Result<Answer> {
         loop {
             let mut fds = [PollFd::new(&self.from, PollFlags::IN)];
             if !ready::wait_until(&mut fds, until)? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            let mut answer = [0; 2];
-            self.from.read_exact(&mut answer)?;
-            let [number, place] = answer;
+            let mut head = [0; 3];
+            self.from.read_exact(&mut head)?;
+            let [number, place, length] = head;
+            // The keeper writes them at once, or ends.
+            let mut words = vec![0; usize::from(length)];
+            self.from.read_exact(&mut words)?;
             if number == self.number {
                 let devices = ANSWERS.get(usize::from(place)).copied();
-                return devices.ok_or_else(|| io::ErrorKind::InvalidData.into());
+                let devices = devices.ok_or(io::ErrorKind::InvalidData)?;
+                let words = printable(&String::from_utf8_lossy(&words));
+                return Ok(Answer { devices, words });
             }
         }
     }
@@ -336,17 +405,17 @@ pub fn main(guest: DomId, state: Option<RawFd>) -> ExitCode {
     let Ok(xen) = Xen::open_here() else {
         return ExitCode::FAILURE;
     };
-    let mut qemu = Qemu::of(guest);
-    let carry_out = |order| match order {
-        Order::Run => qemu.make_run(),
-        Order::RunOnceStopped => qemu.run_once_stopped(),
-        Order::Follow => qemu.follow(&xen, guest),
-        Order::BeginLog => done(qemu.begin_dirty_log()),
-        Order::EndLog => done(qemu.end_dirty_log()),
-        Order::Save => match &state {
-            Some(state) => save(&qemu, state),
-            None => Devices::Refused,
-        },
+    let qemu = Qemu::of(guest);
+    let carry_out = |order| {
+        let done = match order {
+            Order::Run => qemu.run(),
+            Order::RunOnceStopped => qemu.run_once_stopped(),
+            Order::Follow => qemu.follow(&xen, guest),
+            Order::BeginLog => qemu.begin_dirty_log(),
+            Order::EndLog => qemu.end_dirty_log(),
+            Order::Save => save(&qemu, state.as_ref()),
+        };
+        Answer::from(done)
     };
     match serve(&mut io::stdin(), &mut io::stdout(), carry_out) {
         Ok(()) => ExitCode::SUCCESS,
@@ -354,27 +423,24 @@ pub fn main(guest: DomId, state: Option<RawFd>) -> ExitCode {
     }
 }
 
-fn done(outcome: Result<(), QmpError>) -> Devices {
-    outcome.map_or_else(Devices::from, |()| Devices::Run)
-}
-
 /// Has QEMU stop and save its state into the file, from its beginning.
-fn save(qemu: &Qemu, state: &File) -> Devices {
-    let opened = state.set_len(0).and_then(|()| {
+fn save(qemu: &Qemu, state: Option<&File>) -> Result<(), QmpError> {
+    let opened = state.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+    let opened = opened.and_then(|state| {
+        state.set_len(0)?;
         // QEMU takes no descriptor that could be read as well.
         let path = format!("/proc/self/fd/{}", state.as_raw_fd());
         File::options().write(true).open(path)
     });
-    match opened {
-        Ok(file) => done(qemu.stop_and_save(file.as_fd())),
-        Err(_) => Devices::Refused,
-    }
+    // It is not QEMU that is gone.
+    let file = opened.map_err(QmpError::Unreachable)?;
+    qemu.stop_and_save(file.as_fd())
 }
 
 fn serve(
     from: &mut dyn Read,
     to: &mut dyn Write,
-    mut carry_out: impl FnMut(Order) -> Devices,
+    mut carry_out: impl FnMut(Order) -> Answer,
 ) -> io::Result<()> {
     loop {
         let mut order = [0; 2];
@@ -384,9 +450,7 @@ fn serve(
         }
         let [order, number] = order;
         let order = Order::of(order).ok_or(io::ErrorKind::InvalidData)?;
-        let devices = carry_out(order);
-        let place = ANSWERS.iter().position(|answer| *answer == devices);
-        to.write_all(&[number, place.unwrap_or(0) as u8])?;
+        to.write_all(&carry_out(order).encode(number))?;
         to.flush()?;
     }
 }
@@ -399,7 +463,16 @@ mod tests {
 
     type Piped = Keeper<io::PipeWriter, io::PipeReader>;
 
-    fn kept(carry_out: impl FnMut(Order) -> Devices + Send + 'static) -> Piped {
+    fn kept(mut carry_out: impl FnMut(Order) -> Devices + Send + 'static) -> Piped {
+        kept_with(move |order| carry_out(order).into())
+    }
+
+    fn refused(words: &str) -> Answer {
+        let refused: Result<(), QmpError> = Err(QmpError::Refused(words.to_owned()));
+        refused.into()
+    }
+
+    fn kept_with(carry_out: impl FnMut(Order) -> Answer + Send + 'static) -> Piped {
         let (mut orders, to) = io::pipe().unwrap();
         let (from, mut answers) = io::pipe().unwrap();
         thread::spawn(move || serve(&mut orders, &mut answers, carry_out));
@@ -413,10 +486,54 @@ mod tests {
                 Order::Follow => devices,
                 _ => Devices::Run,
             });
-            assert_eq!(keeper.ask(Order::Run), Devices::Run);
-            assert_eq!(keeper.ask(Order::Follow), devices);
-            assert_eq!(keeper.ask(Order::EndLog), Devices::Run);
+            assert_eq!(keeper.ask(Order::Run).devices, Devices::Run);
+            assert_eq!(keeper.ask(Order::Follow).devices, devices);
+            assert_eq!(keeper.ask(Order::EndLog).devices, Devices::Run);
         }
+    }
+
+    /// The guest may have taken QEMU over, and its words reach the operator's terminal.
+    #[test]
+    fn qemus_words_arrive_bounded_and_without_what_a_terminal_obeys() {
+        // Whole characters only.
+        let most = format!("refuses: {}", "\u{20ac}".repeat((255 - 9) / 3));
+        for (said, heard) in [
+            ("no lock\u{1b}[2J\n".to_owned(), "refuses: no lock[2J"),
+            ("\u{20ac}".repeat(200), most.as_str()),
+        ] {
+            let mut keeper = kept_with(move |_| refused(&said));
+            for order in [Order::Run, Order::Save] {
+                let answer = keeper.ask(order);
+                assert_eq!(answer.devices, Devices::Refused);
+                assert_eq!(answer.words, heard);
+            }
+        }
+        let gone: Result<(), QmpError> = Err(QmpError::Gone);
+        assert_eq!(Answer::from(gone), Devices::Gone.into());
+    }
+
+    #[test]
+    fn what_qemu_says_of_the_log_is_told_and_forgotten_with_the_next_answer() {
+        let (mut orders, to) = io::pipe().unwrap();
+        let (from, mut answers) = io::pipe().unwrap();
+        let mut emulated = Emulated::NONE;
+        assert!(emulated.log(true).is_ok() && emulated.words().is_empty());
+        let keeper: Keeper<ChildStdin, ChildStdout> = Keeper::over(
+            ChildStdin::from(std::os::fd::OwnedFd::from(to)),
+            ChildStdout::from(std::os::fd::OwnedFd::from(from)),
+        );
+        emulated.keeper = Some(keeper);
+        thread::spawn(move || {
+            serve(&mut orders, &mut answers, |order| match order {
+                Order::BeginLog => refused("no log"),
+                _ => Devices::Run.into(),
+            })
+        });
+        let said = emulated.log(true).unwrap_err().to_string();
+        assert_eq!(said, "QEMU refuses: no log");
+        assert_eq!(emulated.words(), "refuses: no log");
+        assert_eq!(emulated.make_run(), Devices::Run);
+        assert_eq!(emulated.words(), "");
     }
 
     #[test]
@@ -424,12 +541,14 @@ mod tests {
         let (mut orders, to) = io::pipe().unwrap();
         let (from, mut answers) = io::pipe().unwrap();
         let mut keeper = Keeper::over(to, from);
-        assert_eq!(keeper.ask(Order::Run), Devices::Silent);
+        assert_eq!(keeper.ask(Order::Run).devices, Devices::Silent);
         let mut order = [0; 2];
         orders.read_exact(&mut order).unwrap();
-        answers.write_all(&[order[1], 2]).unwrap();
-        thread::spawn(move || serve(&mut orders, &mut answers, |_| Devices::Run));
-        assert_eq!(keeper.ask(Order::Run), Devices::Run);
+        answers
+            .write_all(&refused("late").encode(order[1]))
+            .unwrap();
+        thread::spawn(move || serve(&mut orders, &mut answers, |_| Devices::Run.into()));
+        assert_eq!(keeper.ask(Order::Run), Devices::Run.into());
     }
 
     /// The engine goes on keeping its limit while QEMU saves.
@@ -452,11 +571,11 @@ mod tests {
                 Some(answer) => break answer,
             }
         };
-        assert_eq!(answer, Devices::Run);
+        assert_eq!(answer.devices, Devices::Run);
         // One that is given up for another is not answered in its place.
         assert!(keeper.order(Order::Save));
         may_go_on.send(()).unwrap();
-        assert_eq!(keeper.ask(Order::Run), Devices::Run);
+        assert_eq!(keeper.ask(Order::Run).devices, Devices::Run);
         assert_eq!(keeper.answer(Instant::now()).ok(), None);
     }
 
@@ -483,7 +602,8 @@ mod tests {
         let (from, answers) = io::pipe().unwrap();
         drop((orders, answers));
         let begun = Instant::now();
-        assert_eq!(Keeper::over(to, from).ask(Order::EndLog), Devices::Silent);
+        let answer = Keeper::over(to, from).ask(Order::EndLog);
+        assert_eq!(answer.devices, Devices::Silent);
         assert!(begun.elapsed() < Order::EndLog.longest());
     }
 

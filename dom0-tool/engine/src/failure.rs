@@ -70,8 +70,9 @@ pub enum Failure {
     #[error("its QEMU cannot be made to log what it writes into the guest's memory: {0}")]
     DevicesNotLogged(io::Error),
     /// QEMU was asked to stop and to save its state, in vain.
-    #[error("the guest's QEMU could not be stopped and its state saved")]
-    DevicesNotSaved,
+    /// With a clause that says why, if that is known.
+    #[error("the guest's QEMU could not be stopped and its state saved{}", because(.0))]
+    DevicesNotSaved(String),
     /// The guest has stopped, and its QEMU has not within the limit.
     #[error("the guest's QEMU did not stop and save its state in time")]
     DevicesSlow,
@@ -89,7 +90,7 @@ pub enum Failure {
     Grown,
     /// The guest's QEMU hangs, or has ended; with a clause that says which.
     #[error("the guest could not be asked to suspend: {0}")]
-    Devices(&'static str),
+    Devices(String),
     /// The suspend did not come from this attempt.
     #[error("the guest is suspended already, by somebody else")]
     SuspendedByAnother,
@@ -130,6 +131,14 @@ pub trait Doing<T> {
 impl<T> Doing<T> for io::Result<T> {
     fn doing(self, doing: &'static str) -> Result<T, Failure> {
         self.map_err(|error| Failure::Xen { doing, error })
+    }
+}
+
+/// A clause with QEMU as its subject, if there is one.
+fn because(words: &str) -> String {
+    match words {
+        "" => String::new(),
+        words => format!(": it {words}"),
     }
 }
 
@@ -178,7 +187,7 @@ impl From<&Failure> for Verdict {
                 "Look who else saves, moves or resumes it, and try again.",
             ),
             Failure::HungUp(Refused::RunsHere) => (How::SourceFailed, ""),
-            Failure::DevicesNotLogged(_) | Failure::DevicesNotSaved => (
+            Failure::DevicesNotLogged(_) | Failure::DevicesNotSaved(_) => (
                 How::SourceFailed,
                 "Look at its QEMU (/var/log/xen/qemu-dm-NAME.log): a guest whose QEMU has ended must be shut down and started again.",
             ),

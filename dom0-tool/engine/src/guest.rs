@@ -127,7 +127,10 @@ impl Session<'_> {
         match answer {
             SuspendAnswer::Stopped if pause.stopped.is_some() => self.run_on_if_owed(),
             SuspendAnswer::Stopped => self.stopped(&mut pause),
-            SuspendAnswer::Failed if self.order.has_devices => Err(Failure::DevicesNotSaved),
+            SuspendAnswer::Failed if self.order.has_devices => {
+                let words = self.host.emulated().words().to_owned();
+                Err(Failure::DevicesNotSaved(words))
+            }
             SuspendAnswer::Failed => {
                 let error = io::Error::other("libxl had stopped waiting for it");
                 Err(error).doing("the guest stopped too late")
@@ -191,7 +194,7 @@ impl Session<'_> {
     }
 
     fn note_devices(&mut self, devices: Devices) {
-        if let Some(complaint) = devices.complaint() {
+        if let Some(complaint) = devices.complaint(self.host.emulated().words()) {
             self.host.leave_devices();
             self.say("error", format!("the guest runs on here, but {complaint}"));
         }

@@ -482,7 +482,8 @@ impl<'s> Session<'s> {
             return Err(Failure::SuspendedByAnother);
         }
         // libxl could not stop such a QEMU, and the guest waits for its disks.
-        match self.host.emulated().make_run().complaint() {
+        let emulated = self.host.emulated();
+        match emulated.make_run().complaint(emulated.words()) {
             Some(complaint) => Err(Failure::Devices(complaint)),
             None => Ok(()),
         }

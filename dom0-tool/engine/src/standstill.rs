@@ -116,6 +116,13 @@ impl Session<'_> {
                 Millis(since.as_millis() as u64)
             ));
         }
+        if let Some(since) = self.landing.awaits_copy() {
+            verdict.advise(&format!(
+                "For {} the destination had all that it needs to build the guest, and had not \
+                 begun: its xl may have been receiving another guest (autoballoon).",
+                Millis(since.elapsed().as_millis() as u64)
+            ));
+        }
     }
 }
 

@@ -37,7 +37,10 @@ impl Session<'_> {
         // process dies in between.
         self.host.commit();
         let started = self.start_and_hear();
-        self.host.tell_started(started);
+        if let Err(why) = &started {
+            self.say("error", format!("the copy was not seen to run: {why}"));
+        }
+        self.host.tell_started(started.is_ok());
         Ok(End::Complete)
     }
 
@@ -49,19 +52,31 @@ impl Session<'_> {
         Some(longest.saturating_sub(pause.requested.elapsed()))
     }
 
-    /// Sends the word, and waits for the answer. Returns whether the copy runs.
-    fn start_and_hear(&mut self) -> bool {
+    /// Sends the word, and waits for the answer that the copy runs. Otherwise returns why that
+    /// was not heard.
+    fn start_and_hear(&mut self) -> Result<(), String> {
         self.landing.start(&mut self.queue);
         let until = Instant::now() + STARTING;
         loop {
-            match self.landing.hear() {
-                Ok(Some(Heard::Started)) => return true,
-                Ok(None | Some(Heard::Noted | Heard::Narrowed)) if Instant::now() < until => {}
-                Ok(_) | Err(_) => return false,
+            match self.landing.hear().map_err(words)? {
+                Some(Heard::Started) => return Ok(()),
+                None | Some(Heard::Noted | Heard::Narrowed) if Instant::now() < until => {}
+                None | Some(Heard::Noted | Heard::Narrowed) => {
+                    let longest = STARTING.as_secs();
+                    return Err(format!("the destination did not answer for {longest} s"));
+                }
+                Some(_) => return Err("the destination spoke out of turn".to_owned()),
             }
-            if self.write().is_err() || self.wait(TICK).is_err() {
-                return false;
-            }
+            self.write().map_err(words)?;
+            self.wait(TICK).map_err(|error| error.to_string())?;
         }
+    }
+}
+
+/// The destination's own words, if it gave any: nothing is left to be brought up to date.
+fn words(failure: Failure) -> String {
+    match failure {
+        Failure::Land(why) => why,
+        other => other.to_string(),
     }
 }

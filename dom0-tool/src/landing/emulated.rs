@@ -6,13 +6,9 @@
 use std::fs;
 use std::io;
 
+use lull_xen::domain::hvm_param;
 use lull_xen::xenstore::Xenstore;
 use lull_xen::{DomId, Xen};
-
-/// `HVM_PARAM_CALLBACK_IRQ` and `HVM_PARAM_ACPI_S_STATE`
-/// (`xen/include/public/hvm/params.h`, 4.17).
-const CALLBACK_IRQ: u32 = 0;
-const ACPI_S_STATE: u32 = 14;
 
 /// Why an older lull at the destination takes no HVM guest, as a clause.
 pub const TOO_OLD: &str =
@@ -54,8 +50,8 @@ pub fn judge(store: &mut Xenstore, guest: DomId) -> Result<(), String> {
 fn look(xen: &Xen, store: &mut Xenstore, guest: DomId) -> io::Result<Machine> {
     Ok(Machine {
         is_restricted: is_restricted(&command_line(store, guest)?),
-        has_drivers: xen.hvm_param(guest, CALLBACK_IRQ)? != 0,
-        sleeps: xen.hvm_param(guest, ACPI_S_STATE)? != 0,
+        has_drivers: xen.hvm_param(guest, hvm_param::CALLBACK_IRQ)? != 0,
+        sleeps: xen.hvm_param(guest, hvm_param::ACPI_S_STATE)? != 0,
         has_qdisk: has_qdisk(store, guest)?,
     })
 }

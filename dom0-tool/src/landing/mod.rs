@@ -48,13 +48,15 @@ pub enum Choice {
     Classic(String),
 }
 
-/// Chooses the landing, and returns what the destination reported of its Xen on the way.
+/// Chooses the landing of a guest of that kind, and returns what the destination reported of its
+/// Xen on the way.
 ///
 /// # Errors
 /// When only a fast landing is wanted and it is not possible; or [`Enough`].
 pub fn choose(
     options: &Migrate,
     guest: &Guest,
+    machine: Machine,
     trust: Trust,
     patience: &Patience<'_>,
 ) -> anyhow::Result<(Choice, Heard)> {
@@ -62,7 +64,7 @@ pub fn choose(
         let why = "`--landing classic` asks for it".into();
         return Ok((Choice::Classic(why), Heard::NotAsked));
     }
-    let (why, heard) = match way(options, guest, trust) {
+    let (why, heard) = match way(options, guest, machine, trust) {
         Ok(to_land) => {
             let (command, heard) = to_land.first();
             let called = Call::make(command, patience);
@@ -71,7 +73,7 @@ pub fn choose(
                 _ => called.xen.into(),
             };
             match called.land {
-                Ok(call) if is_emulated(guest) && !call.edition().takes_devices() => {
+                Ok(call) if machine == Machine::Emulated && !call.edition().takes_devices() => {
                     call.end();
                     (emulated::TOO_OLD.to_owned(), heard)
                 }
@@ -135,33 +137,28 @@ impl ToLand {
     }
 }
 
-/// Whether the guest has emulated devices.
-fn is_emulated(guest: &Guest) -> bool {
-    Machine::of(guest.domid) == Machine::Emulated
-}
-
 /// Checks that the guest's devices may be attached at both ends.
 ///
 /// # Errors
 /// The device that may not, and why, as a clause without a full stop.
-pub fn devices_bear_it(guest: &Guest, trust: Trust) -> Result<(), String> {
+pub fn devices_bear_it(guest: &Guest, machine: Machine, trust: Trust) -> Result<(), String> {
     let mut store = Xenstore::open().map_err(|error| format!("xenstore: {error}"))?;
     devices::judge(&mut store, guest.domid, trust)?;
-    match is_emulated(guest) {
-        true => emulated::judge(&mut store, guest.domid),
-        false => Ok(()),
+    match machine {
+        Machine::Emulated => emulated::judge(&mut store, guest.domid),
+        Machine::Plain => Ok(()),
     }
 }
 
 /// The way to `lull land` at the destination. The error says why it is not to be started.
-fn way(options: &Migrate, guest: &Guest, trust: Trust) -> Result<ToLand, String> {
-    if is_emulated(guest) && !receiver_can_leave_it_paused(options) {
+fn way(options: &Migrate, guest: &Guest, machine: Machine, trust: Trust) -> Result<ToLand, String> {
+    if machine == Machine::Emulated && !receiver_can_leave_it_paused(options) {
         return Err(emulated::NO_RECEIVER.into());
     }
     if options.config.is_some() {
         return Err("another configuration is sent (-C), which may name other devices".into());
     }
-    devices_bear_it(guest, trust)?;
+    devices_bear_it(guest, machine, trust)?;
     if let Some(land) = &options.receiver_command {
         return Ok(ToLand::Command(land.clone()));
     }

@@ -156,9 +156,12 @@ fn move_guest(
     inbox.hear_signals().context("signals cannot be caught")?;
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, limits, guest, &watcher);
+    // All that depends on it must agree, so it is looked up once.
+    let machine = Machine::of(guest.domid);
     let look_up = |landing: Landing, watcher: &Watcher| {
         let ledger = place.ledger;
-        let subject = Subject::of(&guest.name, guest.domid);
+        let name = guest.name.as_str();
+        let subject = Subject { name, machine };
         ledger.known(&options.host, subject, landing, |line| {
             watcher.note(line);
         })
@@ -173,7 +176,7 @@ fn move_guest(
     // another attempt moves the guest.
     let asked = Held::of(guest, &patience, &watcher).and_then(|held| {
         check_room(guest)?;
-        let choice = ask_the_destination(options, guest, limits.trust(), &patience)?;
+        let choice = ask_the_destination(options, guest, machine, limits.trust(), &patience)?;
         Ok((held, choice))
     });
     let (held, choice) = match asked {
@@ -412,10 +415,11 @@ fn check_room(guest: &Guest) -> anyhow::Result<()> {
 fn ask_the_destination(
     options: &Migrate,
     guest: &Guest,
+    machine: Machine,
     trust: Trust,
     patience: &Patience<'_>,
 ) -> anyhow::Result<Choice> {
-    let (choice, heard) = choose(options, guest, trust, patience)?;
+    let (choice, heard) = choose(options, guest, machine, trust, patience)?;
     let way = RemoteShell::new(options.ssh.as_deref(), &options.host);
     match (admit(&way, heard, patience), choice) {
         (Ok(()), choice) => Ok(choice),
@@ -439,7 +443,8 @@ fn rehearse(
     let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger), until)?;
     // Another disk may have been attached meanwhile.
     if landing.is_fast() {
-        landing::devices_bear_it(guest, limits.trust()).map_err(|why| {
+        // A guest with emulated devices is not rehearsed for.
+        landing::devices_bear_it(guest, Machine::Plain, limits.trust()).map_err(|why| {
             anyhow::anyhow!(
                 "{} was to land fast and cannot any more: {why}.\nNothing was done but the rehearsal. Try again.",
                 guest.name

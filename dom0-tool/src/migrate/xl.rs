@@ -136,6 +136,7 @@ impl Plan<'_> {
             started_monotonic_ns: self.begun,
             landing: self.landing,
             left_paused: options.leave_paused,
+            copy_paused: self.leaves_copy_paused(),
             limits: Limits {
                 max_suspend: options
                     .pause_limit()
@@ -150,10 +151,15 @@ impl Plan<'_> {
         }
     }
 
+    /// Whether the receiver is told to leave the copy paused, and `lull land` to undo that. The
+    /// engine learns it from the specification, so that both are told the same.
+    fn leaves_copy_paused(&self) -> bool {
+        self.landing.is_fast() && self.known.machine == Machine::Emulated
+    }
+
     fn arguments(&self) -> Vec<OsString> {
         let options = self.options;
-        // `lull land` undoes that pause.
-        let leaves_paused = self.landing.is_fast() && self.known.machine == Machine::Emulated;
+        let leaves_paused = self.leaves_copy_paused();
         let way = arguments(self.lull, options, leaves_paused);
         let mut list = vec![OsString::from("migrate")];
         let mut push = |argument: &OsStr| list.push(argument.to_owned());
@@ -182,5 +188,73 @@ impl Plan<'_> {
         push(self.guest.domid.to_string().as_ref());
         push(&way.host);
         list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use lull_store::ledger::{Ledger, Subject};
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    /// If the two disagreed, the copy would run without the source's word, or never.
+    #[test]
+    fn the_receiver_and_the_engine_are_told_the_same_of_the_copys_pause() {
+        let guest = Guest {
+            domid: 7,
+            name: "web1".into(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::at(folder.path().join("ledger.json"));
+        for (words, machine, landing, option, copy_paused) in [
+            ("web1 host2", Machine::Emulated, Landing::Fast, true, true),
+            (
+                "-p web1 host2",
+                Machine::Emulated,
+                Landing::Fast,
+                true,
+                true,
+            ),
+            ("web1 host2", Machine::Plain, Landing::Fast, false, false),
+            (
+                "web1 host2",
+                Machine::Emulated,
+                Landing::Classic,
+                false,
+                false,
+            ),
+            ("-p web1 host2", Machine::Plain, Landing::Fast, true, false),
+        ] {
+            let line = format!("lull migrate {words}");
+            let Command::Migrate(options) = Cli::parse_from(line.split(' ')).command else {
+                panic!("{line}");
+            };
+            let subject = Subject {
+                name: &guest.name,
+                machine,
+            };
+            let known = ledger.known("host2", subject, landing, |line| panic!("{line}"));
+            let plan = Plan {
+                xl: Path::new("/nonexistent/xl"),
+                lull: Path::new("/nonexistent/lull"),
+                guest: &guest,
+                options: &options,
+                known: &known,
+                control: &Folder::at(folder.path().join("control")),
+                landing,
+                claim: None,
+                begun: 0,
+            };
+            let told = plan.arguments().contains(&"-p".into());
+            assert_eq!(told, option, "{line} {machine:?} {landing:?}");
+            let spec = plan.spec();
+            assert_eq!(
+                spec.copy_paused, copy_paused,
+                "{line} {machine:?} {landing:?}"
+            );
+            assert!(!copy_paused || told, "{line}");
+        }
     }
 }

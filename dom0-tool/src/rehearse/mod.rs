@@ -38,7 +38,7 @@ use lull_base::exit::NOT_BEGUN;
 use lull_base::monotonic::now_ns;
 use lull_base::{own_executable, terminal};
 use lull_store::attempt::outcome::Outcome;
-use lull_store::ledger::{self, Costs, Entry, Ledger};
+use lull_store::ledger::{self, Costs, Entry, Ledger, Machine};
 use lull_store::limits::Trust;
 use lull_store::running::folder::Folder;
 use lull_wire::events::Landing;
@@ -190,7 +190,7 @@ fn hearing_signals() -> anyhow::Result<Inbox> {
 /// The landing that this guest's disks allow, whatever the destination has.
 fn landing_like(guest: &Guest, wanted: Wanted) -> anyhow::Result<Wanted> {
     let trust = limits::of_guest(guest)?.trust();
-    match devices_bear_it(guest, trust) {
+    match devices_bear_it(guest, Machine::of(guest.domid), trust) {
         Ok(()) => Ok(wanted),
         Err(why) if wanted == Wanted::Fast => anyhow::bail!(
             "{} could not land fast: {why}.\nNothing was done.",
@@ -321,7 +321,8 @@ impl Play {
         let begun_ns = now_ns();
         let options = self.as_a_move(&guest.name);
         let patience = Patience::new(inbox, self.until);
-        let (landing, call) = match choose(&options, guest, Trust::List, &patience) {
+        let (landing, call) = match choose(&options, guest, Machine::Plain, Trust::List, &patience)
+        {
             Ok((Choice::Fast(call, _), _)) => (call.landing(), Some(call)),
             Ok((Choice::Classic(_), _)) => (Landing::Classic, None),
             Err(error) => {

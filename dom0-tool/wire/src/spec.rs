@@ -2,7 +2,7 @@
 //! transport read the same value from one environment variable, as one JSON object:
 //!
 //! ```text
-//! {"schema":1,"domain":7,"started_monotonic_ns":123456,"landing":"fast",…}
+//! {"schema":2,"domain":7,"started_monotonic_ns":123456,"landing":"fast",…}
 //! ```
 //! Times are in microseconds unless a name says otherwise, rates in bytes a second.
 
@@ -24,7 +24,7 @@ pub const VARIABLE: &str = "LULL_MIGRATION";
 
 /// Version of the specification; raised with every change. Another version is refused: no
 /// limit is ever guessed.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The longest specification, in bytes.
 pub const LONGEST: usize = 4096;
@@ -41,6 +41,10 @@ pub struct MigrationSpec {
     pub landing: Landing,
     /// Whether the guest is to be left paused; no limit then bounds its pause.
     pub left_paused: bool,
+    /// Whether xl's receiver is told to leave the copy paused because the guest has emulated
+    /// devices and lands fast. `lull land` undoes that pause, unless the guest is to be left
+    /// paused.
+    pub copy_paused: bool,
     /// The limits at the start. `lull set` may change them while the attempt runs.
     pub limits: Limits,
     /// The bandwidth cap until the guest is asked to suspend.
@@ -75,6 +79,7 @@ struct Written {
     started_monotonic_ns: u64,
     landing: Landing,
     left_paused: bool,
+    copy_paused: bool,
     max_suspend_us: Option<NonZeroU64>,
     timeout_us: Option<NonZeroU64>,
     bandwidth: Option<NonZeroU64>,
@@ -120,6 +125,7 @@ impl MigrationSpec {
             started_monotonic_ns: self.started_monotonic_ns,
             landing: self.landing,
             left_paused: self.left_paused,
+            copy_paused: self.copy_paused,
             max_suspend_us: max_suspend.and_then(|limit| micros(limit.micros())),
             timeout_us: timeout.and_then(|timeout| micros(timeout.micros())),
             bandwidth: NonZeroU64::new(self.bandwidth.bytes()),
@@ -159,6 +165,7 @@ impl MigrationSpec {
             started_monotonic_ns: given.started_monotonic_ns,
             landing: given.landing,
             left_paused: given.left_paused,
+            copy_paused: given.copy_paused,
             limits: Limits {
                 max_suspend: given
                     .max_suspend_us
@@ -188,6 +195,7 @@ impl MigrationSpec {
             started_monotonic_ns: 0,
             landing: Landing::Classic,
             left_paused: false,
+            copy_paused: false,
             limits: Limits::default(),
             bandwidth: Bandwidth::default(),
             risk: Risk::default(),
@@ -222,6 +230,7 @@ mod tests {
             started_monotonic_ns: u64::MAX,
             landing: Landing::Fast,
             left_paused: false,
+            copy_paused: true,
             limits: Limits {
                 max_suspend: DowntimeLimit::new(Micros(1_500)),
                 timeout: Timeout::new(Micros(60_000_000)),
@@ -252,6 +261,7 @@ mod tests {
         MigrationSpec {
             landing: Landing::Classic,
             left_paused: true,
+            copy_paused: false,
             limits: Limits::default(),
             bandwidth: Bandwidth(None),
             risk: Risk::default(),
@@ -275,11 +285,11 @@ mod tests {
     #[test]
     fn another_version_is_refused_by_its_number() {
         let text = spec().encode();
-        let newer = text.replace(r#""schema":1"#, r#""schema":2,"more":[]"#);
-        assert_eq!(read(&newer), Err(BadSpec::Schema(2)));
+        let newer = text.replace(r#""schema":2"#, r#""schema":3,"more":[]"#);
+        assert_eq!(read(&newer), Err(BadSpec::Schema(3)));
         let said = read(&newer).unwrap_err().to_string();
         assert!(
-            said.contains("schema 2") && said.contains("run it again"),
+            said.contains("schema 3") && said.contains("run it again"),
             "{said}"
         );
     }
@@ -296,6 +306,7 @@ mod tests {
             (r#""risk_per_mille":5"#, r#""risk_per_mille":501"#),
             (r#""domain":7"#, r#""domain":70000"#),
             (r#""left_paused":false,"#, ""),
+            (r#""copy_paused":true,"#, ""),
             (r#""landing":"fast""#, r#""landing":"soft""#),
             ("}", "}}"),
         ] {

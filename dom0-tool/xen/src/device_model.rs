@@ -52,7 +52,14 @@ impl Model {
     /// # Errors
     /// When xenstore does not answer.
     pub fn of(store: &mut Xenstore, domain: DomId) -> io::Result<Self> {
-        let mut read = |path: String| store.read(&path);
+        Self::by(domain, |path| store.read(&path))
+    }
+
+    /// Looks it up with `read`, which reads a node of xenstore.
+    fn by(
+        domain: DomId,
+        mut read: impl FnMut(String) -> io::Result<Option<String>>,
+    ) -> io::Result<Self> {
         if read(format!("/libxl/{domain}/type"))?.as_deref() != Some("hvm") {
             return Ok(Self::None);
         }
@@ -85,27 +92,36 @@ pub enum Devices {
 }
 
 impl Devices {
-    /// What is wrong with them, as a clause; `None` if nothing is.
-    pub const fn complaint(self) -> Option<&'static str> {
-        match self {
-            Self::None | Self::Run => None,
-            Self::Silent => Some(
-                "its QEMU did not answer, so its emulated devices may stand still until it does",
-            ),
-            Self::Gone => Some(
+    /// What is wrong with them, as a clause; `None` if nothing is. `words` are what QEMU said,
+    /// or are empty ([`MakeRun::words`]).
+    pub fn complaint(self, words: &str) -> Option<String> {
+        Some(match self {
+            Self::None | Self::Run => return None,
+            Self::Silent => {
+                "its QEMU did not answer, so its emulated devices may stand still until it does"
+                    .to_owned()
+            }
+            Self::Gone => {
                 "its QEMU does not run any more, so it has no emulated devices: shut it down and \
-                 start it again",
-            ),
-            Self::Refused => Some(
-                "its QEMU would not run again yet: if its emulated devices do not come back \
-                 within a minute, shut it down and start it again",
-            ),
-        }
+                 start it again"
+                    .to_owned()
+            }
+            Self::Refused => {
+                let said = match words {
+                    "" => String::new(),
+                    words => format!(" (it {words})"),
+                };
+                format!(
+                    "its QEMU would not run again yet{said}: if its emulated devices do not come \
+                     back within a minute, shut it down and start it again"
+                )
+            }
+        })
     }
 }
 
-impl From<QmpError> for Devices {
-    fn from(error: QmpError) -> Self {
+impl From<&QmpError> for Devices {
+    fn from(error: &QmpError) -> Self {
         match error {
             QmpError::Gone => Self::Gone,
             QmpError::Silent => Self::Silent,
@@ -144,15 +160,11 @@ pub const STATE_MAX: usize = 16 << 20;
 pub trait MakeRun {
     /// Returns within a second or so, whatever QEMU does.
     fn make_run(&mut self) -> Devices;
-}
 
-/// A guest that has no emulated devices.
-#[derive(Debug, Clone, Copy)]
-pub struct NoDevices;
-
-impl MakeRun for NoDevices {
-    fn make_run(&mut self) -> Devices {
-        Devices::None
+    /// Why QEMU did not do what it was asked last, as a clause with QEMU as its subject. Empty
+    /// if it did, or said nothing.
+    fn words(&self) -> &str {
+        ""
     }
 }
 
@@ -247,9 +259,12 @@ impl Qemu {
     /// Makes QEMU run as soon as it is stopped, or after a few seconds, for a guest that has
     /// suspended itself for a libxl which is not known to have stopped QEMU already. A QEMU
     /// that libxl stopped after that would leave a running guest without its devices.
-    pub fn run_once_stopped(&self) -> Devices {
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub fn run_once_stopped(&self) -> Result<(), QmpError> {
         let until = Instant::now() + BEING_STOPPED;
-        let run = || loop {
+        loop {
             let mut qmp = Qmp::connect(&self.socket, RUNNING)?;
             if is_stopped(&mut qmp)? || Instant::now() >= until {
                 return qmp.execute("cont", None).map(drop);
@@ -257,8 +272,7 @@ impl Qemu {
             // The monitor has one client at a time.
             drop(qmp);
             std::thread::sleep(BEING_STOPPED_POLL_INTERVAL);
-        };
-        outcome(run())
+        }
     }
 
     /// The longest time that [`Self::run_once_stopped`] takes.
@@ -266,29 +280,27 @@ impl Qemu {
 
     /// Makes QEMU run if it is stopped although `domain`, its guest, runs. A libxl that has
     /// lost its helper may have stopped it late.
-    pub fn follow(&self, xen: &Xen, domain: DomId) -> Devices {
-        let followed = || {
-            let mut qmp = Qmp::connect(&self.socket, RUNNING)?;
-            let is_stopped = is_stopped(&mut qmp)?;
-            // A guest that is suspended now is another's to resume, with its QEMU.
-            let runs = matches!(xen.domain_state(domain), Ok(Some(state)) if state.shutdown.is_none() && !state.dying);
-            if is_stopped && runs {
-                qmp.execute("cont", None)?;
-            }
-            Ok(())
-        };
-        outcome(followed())
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub fn follow(&self, xen: &Xen, domain: DomId) -> Result<(), QmpError> {
+        let mut qmp = Qmp::connect(&self.socket, RUNNING)?;
+        let is_stopped = is_stopped(&mut qmp)?;
+        // A guest that is suspended now is another's to resume, with its QEMU.
+        let runs = matches!(xen.domain_state(domain), Ok(Some(state)) if state.shutdown.is_none() && !state.dying);
+        if is_stopped && runs {
+            qmp.execute("cont", None)?;
+        }
+        Ok(())
     }
-}
 
-impl MakeRun for Qemu {
-    fn make_run(&mut self) -> Devices {
-        let run = || {
-            Qmp::connect(&self.socket, RUNNING)?
-                .execute("cont", None)
-                .map(drop)
-        };
-        outcome(run())
+    /// Makes QEMU run, before its guest does.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub fn run(&self) -> Result<(), QmpError> {
+        let mut qmp = Qmp::connect(&self.socket, RUNNING)?;
+        qmp.execute("cont", None).map(drop)
     }
 }
 
@@ -297,31 +309,50 @@ fn is_stopped(qmp: &mut Qmp) -> Result<bool, QmpError> {
     Ok(status.get("status").and_then(|it| it.as_str()) == Some("paused"))
 }
 
-fn outcome(done: Result<(), QmpError>) -> Devices {
-    done.map_or_else(Devices::from, |()| Devices::Run)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_devices_that_stand_still_are_complained_of() {
-        assert_eq!(Devices::None.complaint(), None);
-        assert_eq!(Devices::Run.complaint(), None);
-        assert_eq!(outcome(Ok(())), Devices::Run);
+        assert_eq!(Devices::None.complaint(""), None);
+        assert_eq!(Devices::Run.complaint(""), None);
         for (error, devices) in [
             (QmpError::Gone, Devices::Gone),
             (QmpError::Silent, Devices::Silent),
             (QmpError::Refused(String::new()), Devices::Refused),
             (QmpError::Garbage, Devices::Refused),
         ] {
-            assert_eq!(outcome(Err(error)), devices);
-            assert!(
-                devices
-                    .complaint()
-                    .is_some_and(|words| words.contains("QEMU"))
-            );
+            assert_eq!(Devices::from(&error), devices);
+            let complaint = devices.complaint("").unwrap();
+            assert!(complaint.contains("QEMU"), "{complaint}");
+            assert!(!complaint.contains("()"), "{complaint}");
+        }
+        let said = Devices::Refused.complaint("refuses: no lock").unwrap();
+        assert!(said.contains("(it refuses: no lock)"), "{said}");
+    }
+
+    #[test]
+    fn a_device_model_is_known_by_what_libxl_wrote() {
+        let of = |nodes: &[(&str, &str)]| {
+            let read = |path: String| {
+                let node = nodes.iter().find(|(node, _)| *node == path);
+                Ok(node.map(|(_, value)| (*value).to_owned()))
+            };
+            Model::by(7, read).unwrap()
+        };
+        let hvm = ("/libxl/7/type", "hvm");
+        let qemu = ("/libxl/7/dm-version", "qemu_xen");
+        let domid = "/local/domain/7/image/device-model-domid";
+        assert_eq!(of(&[("/libxl/7/type", "pvh")]), Model::None);
+        assert_eq!(of(&[]), Model::None);
+        assert_eq!(of(&[hvm, qemu]), Model::Qemu);
+        assert_eq!(of(&[hvm, qemu, (domid, "0")]), Model::Qemu);
+        assert_eq!(of(&[hvm, qemu, (domid, "8")]), Model::StubDomain);
+        // libxl takes a missing version for the old one, too.
+        let old = ("/libxl/7/dm-version", "qemu_xen_traditional");
+        for version in [&[hvm][..], &[hvm, old]] {
+            assert_eq!(of(version), Model::Traditional);
         }
     }
 
@@ -379,7 +410,6 @@ mod tests {
     #[test]
     fn a_guest_whose_qemu_is_gone_waits_for_nothing() {
         // No domain has this number.
-        assert_eq!(Qemu::of(0x7ff1).make_run(), Devices::Gone);
-        assert_eq!(NoDevices.make_run(), Devices::None);
+        assert!(matches!(Qemu::of(0x7ff1).run(), Err(QmpError::Gone)));
     }
 }

@@ -25,8 +25,20 @@ mod memory_op {
 /// `HVMOP_get_param` (`xen/include/public/hvm/hvm_op.h`, 4.17).
 const HVMOP_GET_PARAM: u64 = 1;
 
-/// `HVM_PARAM_CALLBACK_IRQ` (`xen/include/public/hvm/params.h`, 4.17).
-const HVM_PARAM_CALLBACK_IRQ: u32 = 0;
+/// HVM parameters that show how a guest is stopped (`xen/include/public/hvm/params.h`, 4.17).
+pub mod hvm_param {
+    /// `HVM_PARAM_CALLBACK_IRQ`: set by PV drivers.
+    pub const CALLBACK_IRQ: u32 = 0;
+    /// `HVM_PARAM_ACPI_S_STATE`: not 0 while the guest sleeps.
+    pub const ACPI_S_STATE: u32 = 14;
+}
+
+/// Whether a stopped guest waits for the result of a suspend call, given these parameters.
+/// libxl stops a guest from outside that has no PV drivers or that sleeps
+/// (`libxl_dom_suspend.c`, 4.17): its processors are in the middle of something else.
+const fn awaits_result(callback_irq: u64, acpi_s_state: u64) -> bool {
+    callback_irq != 0 && acpi_s_state == 0
+}
 
 /// `struct xen_memory_reservation` (`xen/include/public/memory.h`).
 #[repr(C)]
@@ -233,8 +245,9 @@ impl Xen {
     }
 
     fn rewrite_and_resume(&self, domain: DomId, devices: Devices) -> io::Result<Resumed> {
-        // Without a callback, no PV driver reads the result.
-        if self.hvm_param(domain, HVM_PARAM_CALLBACK_IRQ)? != 0 {
+        let callback = self.hvm_param(domain, hvm_param::CALLBACK_IRQ)?;
+        let sleep = self.hvm_param(domain, hvm_param::ACPI_S_STATE)?;
+        if awaits_result(callback, sleep) {
             const CANCELLED: u64 = 1;
             let mut context = HypercallBuffer::new(vcpu_context::BYTES)?;
             self.vcpu_context(domain, 0, &mut context)?;
@@ -412,6 +425,14 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    /// A register of another guest's would be overwritten.
+    #[test]
+    fn only_a_guest_that_has_suspended_itself_gets_a_result() {
+        assert!(awaits_result(1 << 56, 0));
+        assert!(!awaits_result(0, 0), "no PV drivers");
+        assert!(!awaits_result(1 << 56, 3), "it sleeps");
+    }
 
     /// Engine, transport, guard and front end may all find the guest suspended at the same
     /// moment.

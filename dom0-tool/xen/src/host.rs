@@ -381,9 +381,7 @@ fn check_type(store: &mut Xenstore, guest: &Guest) -> Result<(), NotReady> {
         return Err(NotReady::ProbeGuest { name: name() });
     }
     let devices = store.list(&format!("/libxl/{}/device/pci", guest.domid));
-    if !devices.map_err(no_xenstore)?.is_empty() {
-        return Err(NotReady::PassThrough { name: name() });
-    }
+    check_pci(&guest.name, &devices.map_err(no_xenstore)?)?;
     match GuestType::of(store, guest.domid).map_err(no_xenstore)? {
         GuestType::Pvh => Ok(()),
         GuestType::Hvm => {
@@ -394,6 +392,16 @@ fn check_type(store: &mut Xenstore, guest: &Guest) -> Result<(), NotReady> {
             }
         }
         kind => Err(NotReady::WrongKind { name: name(), kind }),
+    }
+}
+
+/// `devices` are the guest's devices of the kind `pci`.
+fn check_pci(name: &str, devices: &[String]) -> Result<(), NotReady> {
+    match devices.is_empty() {
+        true => Ok(()),
+        false => Err(NotReady::PassThrough {
+            name: name.to_owned(),
+        }),
     }
 }
 
@@ -664,6 +672,33 @@ mod tests {
         assert!(said.contains("old1 is a PV guest"), "{said}");
         assert!(said.contains("shadow paging"), "{said}");
         assert!(said.contains("pvshim=1"), "{said}");
+    }
+
+    #[test]
+    fn a_device_model_that_cannot_be_asked_is_refused_in_words() {
+        assert_eq!(unusable(Model::None), None);
+        assert_eq!(unusable(Model::Qemu), None);
+        for (model, which) in [
+            (Model::Traditional, "qemu-xen-traditional"),
+            (Model::StubDomain, "in a domain of its own"),
+        ] {
+            let what = unusable(model).unwrap();
+            let name = "win1".to_owned();
+            let said = NotReady::DeviceModel { name, what }.to_string();
+            for words in ["win1 has", which, "Nothing was done.", "`xl migrate`"] {
+                assert!(said.contains(words), "{words}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pci_device_that_is_passed_through_is_refused_in_words() {
+        assert!(check_pci("win1", &[]).is_ok());
+        let said = check_pci("win1", &["0".to_owned()]).unwrap_err();
+        let said = said.to_string();
+        for words in ["win1 has a PCI device", "Nothing was done.", "pci-detach"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
     }
 
     #[test]

@@ -147,9 +147,7 @@ impl Qmp {
                 return Ok(value.take());
             }
             if let Some(error) = object.get("error") {
-                let words = error.get("desc").and_then(Value::as_str);
-                let words = printable(words.unwrap_or_default());
-                return Err(QmpError::Refused(words.chars().take(WORDS_MAX).collect()));
+                return Err(QmpError::Refused(words(error)));
             }
             // Anything else is an event.
         }
@@ -195,6 +193,16 @@ impl Qmp {
             false => Ok(left),
         }
     }
+}
+
+/// What QEMU says of an error. Its class is among it if it tells more than that there is one.
+fn words(error: &Value) -> String {
+    let of = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+    let text = match of("class") {
+        "" | "GenericError" => of("desc").to_owned(),
+        class => format!("{class}: {}", of("desc")),
+    };
+    printable(&text).chars().take(WORDS_MAX).collect()
 }
 
 fn line(request: &Value) -> Vec<u8> {
@@ -324,6 +332,14 @@ mod tests {
         let mut qmp = greeted(&[DONE, refusal], LONG).unwrap();
         let said = qmp.execute("cont", None).unwrap_err().to_string();
         assert_eq!(said, "refuses: no[2J such thing");
+        let class = r#"{"error": {"class": "DeviceNotActive", "desc": "no disk"}}"#;
+        let mut qmp = greeted(&[DONE, class], LONG).unwrap();
+        let said = qmp.execute("cont", None).unwrap_err().to_string();
+        assert_eq!(said, "refuses: DeviceNotActive: no disk");
+        let long = format!(r#"{{"error": {{"desc": "{}"}}}}"#, "x".repeat(2 * WORDS_MAX));
+        let mut qmp = greeted(&[DONE, &long], LONG).unwrap();
+        let said = qmp.execute("cont", None).unwrap_err().to_string();
+        assert_eq!(said.len(), "refuses: ".len() + WORDS_MAX);
     }
 
     #[test]

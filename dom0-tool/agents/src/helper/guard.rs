@@ -18,7 +18,7 @@ use lull_base::{confine, hygiene, inherited_fd, processes};
 use lull_engine::stub::{orphans, room};
 use lull_store::running::claim::{self, Claim};
 use lull_store::running::folder::{self, Folder};
-use lull_xen::device_model::{self, Devices};
+use lull_xen::device_model::{self, Devices, MakeRun};
 use lull_xen::domain::{LAST_STEPS, Resumed, wait_out_suspend};
 use lull_xen::domctl::ShadowOp;
 use lull_xen::{DomId, Xen};
@@ -71,7 +71,7 @@ pub(super) fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
 mod word {
     /// The helper is about to ask the guest to suspend.
     pub const ASKED: u8 = b'a';
-    /// libxl has answered, so it stops no QEMU any more.
+    /// The request is answered, so nobody stops QEMU any more.
     pub const ANSWERED: u8 = b's';
     /// The guest has run on since, and is copied further.
     pub const RAN_ON: u8 = b'r';
@@ -84,6 +84,10 @@ mod word {
     pub const HANDED_OVER: u8 = b'h';
     /// The helper has undone everything.
     pub const UNDONE: u8 = b'u';
+    /// No libxl is there to stop the guest's QEMU: the helper says when it has it stopped.
+    pub const STOPS_ITSELF: u8 = b'i';
+    /// The helper is about to have QEMU stopped.
+    pub const STOPS_DEVICES: u8 = b'q';
     /// The guest's QEMU is about to log what it writes.
     pub const DEVICES_LOG: u8 = b'l';
     /// QEMU no longer does.
@@ -151,9 +155,19 @@ impl Guard {
         })
     }
 
-    /// Reports that libxl has answered the request.
+    /// Reports that the request is answered.
     pub fn answered(&mut self) {
         let _ = self.pipe.write_all(&[word::ANSWERED]);
+    }
+
+    /// Reports that libxl stops no QEMU: the helper does, and says when.
+    pub(super) fn stops_devices_itself(&mut self) {
+        let _ = self.pipe.write_all(&[word::STOPS_ITSELF]);
+    }
+
+    /// Reports that the helper is about to have the guest's QEMU stopped.
+    pub(super) fn stops_devices(&mut self) {
+        let _ = self.pipe.write_all(&[word::STOPS_DEVICES]);
     }
 
     /// Reports that the guest has run on since it was asked.
@@ -205,13 +219,19 @@ pub(super) fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     let mut heard = Vec::new();
     // The helper writes a few bytes for each time that it stops the guest.
     let _ = io::stdin().take(HEARD_MAX).read_to_end(&mut heard);
-    let code = undo(over, guest, helper, &heard, &mut emulated);
+    let begun = Instant::now();
+    let (code, devices) = undo(over, guest, helper, &heard, &mut emulated);
     if let Some(name) = name.filter(|_| may_be_renamed(&heard)) {
         give_name_back(guest, &name);
     }
     let folder = Folder::default();
     room::give_back_of(&folder, helper);
     folder::remove(&folder.socket(guest, helper));
+    // Everything else comes first: this takes minutes if QEMU hangs. The claim is kept, so
+    // that no other attempt stops QEMU meanwhile.
+    if devices.complaint("").is_some() {
+        follow_to_the_end(guest, &mut emulated, begun);
+    }
     claim::give_up(&io::stdout(), &folder, guest);
     let _ = dup2_stdout(io::stderr());
     if let Some(monitor) = monitor {
@@ -246,9 +266,17 @@ const DECIDING: Duration = Duration::from_secs(24 * 60 * 60);
 /// Interval between two checks whether the operator has decided.
 const DECIDING_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8], emulated: &mut Emulated) -> ExitCode {
+/// Undoes what the helper has left. Returns what the emulated devices of a guest that stays
+/// do by then.
+fn undo(
+    over: Over,
+    guest: DomId,
+    helper: u32,
+    heard: &[u8],
+    emulated: &mut Emulated,
+) -> (ExitCode, Devices) {
     if heard.contains(&word::UNDONE) {
-        return ExitCode::SUCCESS;
+        return (ExitCode::SUCCESS, Devices::None);
     }
     if over == Over::Sampling {
         if !is_saved_by_another(guest) {
@@ -256,29 +284,38 @@ fn undo(over: Over, guest: DomId, helper: u32, heard: &[u8], emulated: &mut Emul
             let _ = Xen::open_here().and_then(|xen| xen.shadow_op(guest, ShadowOp::Off));
             end_devices_log(guest, heard, emulated);
         }
-        return ExitCode::SUCCESS;
+        return (ExitCode::SUCCESS, Devices::None);
     }
     let lands = is_to_land(heard, FrontEnd::is_named());
     let asked = may_still_stop(heard);
-    if is_unanswered(heard) {
-        emulated.wait_for_libxl();
+    if may_still_stop_devices(heard) {
+        emulated.wait_for_stop();
     }
     let taken_over = take_over(guest, helper, lands, asked, emulated);
     end_devices_log(guest, heard, emulated);
-    if !lands {
-        follow_guest(emulated);
-        if emulated.is_some() {
-            // The helper may have put the beginning of one there.
-            let _ = fs::remove_file(device_model::saved_state(guest));
-        }
+    // The transport may have refused a guest that was to land.
+    let devices = match !lands || runs_here(guest) {
+        true => follow_guest(emulated, Instant::now(), STOPPING),
+        false => Devices::None,
+    };
+    if !lands && emulated.is_some() {
+        // The helper may have put the beginning of one there.
+        let _ = fs::remove_file(device_model::saved_state(guest));
     }
-    match taken_over {
+    let code = match taken_over {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lull: cleaning up after domain {guest}'s migration: {error}");
             ExitCode::FAILURE
         }
-    }
+    };
+    (code, devices)
+}
+
+/// Whether the guest runs on this host.
+fn runs_here(guest: DomId) -> bool {
+    let state = lull_xen::state(guest);
+    matches!(state, Ok(Some(state)) if state.shutdown.is_none() && !state.dying)
 }
 
 /// Whether the guest may run at the destination. It may not if the helper died before it
@@ -342,11 +379,16 @@ fn may_still_stop(heard: &[u8]) -> bool {
     last == Some(&word::ASKED)
 }
 
-/// Whether libxl was asked to suspend the guest and may still stop its QEMU.
-fn is_unanswered(heard: &[u8]) -> bool {
-    let told = [word::ASKED, word::ANSWERED];
+/// Whether the guest's QEMU may still be stopped for the suspend. libxl may do so from the
+/// request on. In a fast landing only the helper does, and says so.
+fn may_still_stop_devices(heard: &[u8]) -> bool {
+    let begins = match heard.contains(&word::STOPS_ITSELF) {
+        true => word::STOPS_DEVICES,
+        false => word::ASKED,
+    };
+    let told = [begins, word::ANSWERED];
     let last = heard.iter().rfind(|word| told.contains(word));
-    last == Some(&word::ASKED)
+    last == Some(&begins)
 }
 
 /// Takes over from the helper. The guest comes first, because everything that uses it waits
@@ -423,15 +465,47 @@ const STOPPING: Duration = Duration::from_secs(15);
 /// Interval between two checks whether QEMU is stopped.
 const STOPPING_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Sees to it that QEMU runs where the guest does. libxl may stop it after the guest was
-/// resumed, or it may have been too busy to run in time.
-fn follow_guest(emulated: &mut Emulated) {
-    let until = Instant::now() + STOPPING;
-    while emulated.is_some() && Instant::now() < until {
-        if emulated.follow() == Devices::Gone {
-            return;
+/// Time that a QEMU has which does not answer, or will not run. One that writes its disks
+/// back to slow storage in order to stop answers only when it has stopped.
+const STOPPING_SLOWLY: Duration = Duration::from_secs(300);
+
+/// Sees to it that QEMU runs where the guest does, until `longest` after `begun` at most. It
+/// may be stopped after the guest was resumed, or may have been too busy to run in time.
+/// Returns what it did last.
+fn follow_guest(emulated: &mut Emulated, begun: Instant, longest: Duration) -> Devices {
+    loop {
+        let devices = emulated.follow();
+        let waited = begun.elapsed();
+        if !is_to_be_followed(devices, waited) || waited >= longest {
+            return devices;
         }
         thread::sleep(STOPPING_POLL_INTERVAL);
+    }
+}
+
+/// Whether to look again at a QEMU that does this now, so long after the first look.
+fn is_to_be_followed(devices: Devices, waited: Duration) -> bool {
+    match devices {
+        Devices::None | Devices::Gone => false,
+        Devices::Run => waited < STOPPING,
+        Devices::Silent | Devices::Refused => waited < STOPPING_SLOWLY,
+    }
+}
+
+/// Follows a QEMU that is not known to run, and says so if it does not in the end.
+fn follow_to_the_end(guest: DomId, emulated: &mut Emulated, begun: Instant) {
+    let devices = follow_guest(emulated, begun, STOPPING_SLOWLY);
+    let complaint = devices.complaint(emulated.words());
+    // QEMU ends with its guest.
+    if let Some(complaint) = complaint.filter(|_| runs_here(guest)) {
+        let cure = match devices {
+            Devices::Gone => String::new(),
+            _ => format!(
+                "; lull asks it no more, and `xl qemu-monitor-command {guest} cont` makes it run \
+                 once it answers"
+            ),
+        };
+        eprintln!("lull: domain {guest} runs on here, but {complaint}{cure}");
     }
 }
 
@@ -493,8 +567,47 @@ mod tests {
     #[test]
     fn libxl_stops_no_qemu_once_it_has_answered() {
         for (words, may) in [("la", true), ("lasra", true), ("", false), ("las", false)] {
-            assert_eq!(is_unanswered(words.as_bytes()), may, "{words}");
+            assert_eq!(may_still_stop_devices(words.as_bytes()), may, "{words}");
         }
+    }
+
+    /// The guest would be paused for seconds in which nobody stops QEMU.
+    #[test]
+    fn a_qemu_that_no_libxl_stops_is_waited_for_only_if_the_engine_has_it_stopped() {
+        for (words, may) in [
+            ("ila", false),
+            ("ilaq", true),
+            ("ilaqs", false),
+            ("ilaqsra", false),
+            ("ilaqsraq", true),
+        ] {
+            assert_eq!(may_still_stop_devices(words.as_bytes()), may, "{words}");
+        }
+    }
+
+    /// It may take longer to stop than lull waits for that, and stays stopped then.
+    #[test]
+    fn a_qemu_that_does_not_answer_is_followed_until_it_does() {
+        let looks = |devices, seconds| is_to_be_followed(devices, Duration::from_secs(seconds));
+        for (devices, after_20, after_400) in [
+            (Devices::Run, false, false),
+            (Devices::Silent, true, false),
+            (Devices::Refused, true, false),
+            (Devices::Gone, false, false),
+            (Devices::None, false, false),
+        ] {
+            assert_eq!(looks(devices, 20), after_20, "{devices:?}");
+            assert_eq!(looks(devices, 400), after_400, "{devices:?}");
+        }
+        // A libxl that has lost its helper may still stop it.
+        assert!(looks(Devices::Run, 1) && !looks(Devices::None, 1));
+    }
+
+    /// The engine has resumed the guest, and leaves its QEMU to the guard. Nothing is to be
+    /// waited for first.
+    #[test]
+    fn a_guest_that_runs_on_without_its_devices_does_not_stop_any_more() {
+        assert!(!may_still_stop(b"ilaqsr") && !may_still_stop(b"lasr"));
     }
 
     #[test]

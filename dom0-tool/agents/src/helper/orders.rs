@@ -60,6 +60,8 @@ pub struct Ordered {
     pub risk: Risk,
     /// Whether the guest is to be left paused; no limit then bounds its pause.
     pub left_paused: bool,
+    /// Whether xl's receiver leaves the copy paused for `lull land` to start it.
+    pub copy_paused: bool,
     /// What the pause is assumed to cost. `None` if that is for the ledger to say.
     pub costs: Option<PauseCosts>,
     pub from: Effective,
@@ -95,6 +97,7 @@ pub fn limits(
         bandwidth: spec.bandwidth,
         risk: spec.risk,
         left_paused: spec.left_paused,
+        copy_paused: spec.copy_paused,
         costs: Some(spec.costs),
         from: Effective::default(),
     })
@@ -113,6 +116,7 @@ fn ordered_by_file(guest: DomId) -> anyhow::Result<Ordered> {
         bandwidth: Bandwidth(Chosen::limit_of(from.bandwidth.as_ref())),
         risk: Chosen::limit_of(from.risk.as_ref()).unwrap_or_default(),
         left_paused: false,
+        copy_paused: false,
         costs: None,
         from,
     })

@@ -545,6 +545,7 @@ impl<'t> Helper<'t> {
             bandwidth,
             risk,
             left_paused,
+            copy_paused,
             costs,
             from,
         } = ordered;
@@ -573,10 +574,19 @@ impl<'t> Helper<'t> {
         };
         self.emulated = emulated.context("the guest's QEMU cannot be asked")?;
         let saves = task.channel.is_some() && self.emulated.is_some();
+        if saves != copy_paused {
+            anyhow::bail!(
+                "xenstore does not say the same twice about whether the guest has a QEMU: try again"
+            );
+        }
         self.saving = saves.then(Saving::default);
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
         let guard = Guard::start(guest, Over::Move, claim);
-        self.guard = Some(guard.context("the guard cannot be started")?);
+        let mut guard = guard.context("the guard cannot be started")?;
+        if saves {
+            guard.stops_devices_itself();
+        }
+        self.guard = Some(guard);
         match Server::open(&Folder::default(), guest, start) {
             Ok(server) => self.control = Some(server),
             Err(error) => self.warn(format!(
@@ -591,7 +601,7 @@ impl<'t> Helper<'t> {
                 channel.join(connection)?;
             }
             if saves {
-                channel.expect_devices(!left_paused)?;
+                channel.expect_devices(copy_paused && !left_paused)?;
             }
             io::Result::Ok(channel)
         });
@@ -844,6 +854,10 @@ impl Host for Helper<'_> {
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
         let mut answer = self.toolstack.suspend_answer()?;
         if let Some(saving) = &mut self.saving {
+            // The guard is told first: QEMU may stop after this process has died.
+            if let (Some(SuspendAnswer::Stopped), Some(guard)) = (answer, &mut self.guard) {
+                guard.stops_devices();
+            }
             answer = saving.after(answer, &mut self.emulated);
         }
         if let (Some(_), Some(guard)) = (answer, &mut self.guard) {
@@ -970,6 +984,11 @@ impl Host for Helper<'_> {
 
     fn leave_devices(&mut self) {
         self.rest_left = true;
+        // The guest runs. Otherwise the guard would wait minutes for it to stop, before it
+        // sees to QEMU.
+        if let Some(guard) = &mut self.guard {
+            guard.ran_on();
+        }
     }
 
     fn commit(&mut self) {
@@ -1020,6 +1039,21 @@ mod tests {
             ..Ordered::default()
         };
         assert!(!stock_may(&capped, false));
+    }
+
+    /// Under xl and virsh nobody has looked before.
+    #[test]
+    fn what_lull_cannot_move_is_known_before_anything_is_begun() {
+        for (kind, model, words) in [
+            (GuestType::Hvm, Model::Traditional, "qemu-xen-traditional"),
+            (GuestType::Hvm, Model::StubDomain, "in a domain of its own"),
+            (GuestType::Pv, Model::None, "is a PV guest"),
+        ] {
+            let why = obstacle(&kind, model).unwrap();
+            assert!(why.contains(words), "{why}");
+        }
+        assert_eq!(obstacle(&GuestType::Hvm, Model::Qemu), None);
+        assert_eq!(obstacle(&GuestType::Pvh, Model::None), None);
     }
 
     #[test]

@@ -30,6 +30,7 @@ use lull_xen::device_model::{Qemu, STATE_HEADER, STATE_MAX, Status, incoming_sta
 use lull_xen::qmp::QmpError;
 use lull_xen::xenstore::Xenstore;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::ioctl_fionbio;
 
 /// The name of the hidden subcommand.
 const SUBCOMMAND: &str = "hold-state";
@@ -45,6 +46,9 @@ const SHORT_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Time that QEMU has to take its state and to run.
 const LOADING: Duration = Duration::from_secs(10);
+
+/// Time that the holder has to take an order, with which the state comes.
+const ORDER: Duration = Duration::from_secs(10);
 
 /// How long an answer of the holder's may take at most.
 const ANSWER: Duration = LOADING.saturating_add(Duration::from_secs(2));
@@ -122,17 +126,19 @@ impl Holder {
             .spawn()?;
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (to, from) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Self::over(to, from))
+        Self::over(to, from)
     }
 }
 
-impl<W: Write, R: Read + AsFd> Holder<W, R> {
-    const fn over(to: W, from: R) -> Self {
-        Self {
+impl<W: Write + AsFd, R: Read + AsFd> Holder<W, R> {
+    /// `lull land` must not wait for a holder that stands still, so a write never blocks.
+    fn over(to: W, from: R) -> io::Result<Self> {
+        ioctl_fionbio(&to, true)?;
+        Ok(Self {
             to,
             from,
             state: Vec::new(),
-        }
+        })
     }
 
     /// Has the QEMU of `copy`, which is not started yet, wait for its state.
@@ -183,8 +189,12 @@ impl<W: Write, R: Read + AsFd> Holder<W, R> {
     }
 
     fn ask(&mut self, order: &[u8]) -> Result<(), NoQemu> {
+        self.ask_within(order, ORDER)
+    }
+
+    fn ask_within(&mut self, order: &[u8], longest: Duration) -> Result<(), NoQemu> {
         let mut said = [0];
-        let asked = self.to.write_all(order).and_then(|()| self.to.flush());
+        let asked = write_until(&mut self.to, order, Instant::now() + longest);
         let answered = asked.and_then(|()| match is_readable(&self.from, ANSWER)? {
             true => self.from.read_exact(&mut said),
             false => Err(io::ErrorKind::TimedOut.into()),
@@ -375,7 +385,10 @@ impl<Q: Incoming> Held<Q> {
         let until = Instant::now() + LOADING;
         let mut fifo = self.fifo.take().ok_or(NoQemu::NotTaken)?;
         fifo.only_write().map_err(|_| NoQemu::Gone)?;
-        write_until(&fifo.file, state, until)?;
+        write_until(&mut &fifo.file, state, until).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => NoQemu::Gone,
+            _ => NoQemu::NotTaken,
+        })?;
         // QEMU may read up to the end.
         drop(fifo);
         loop {
@@ -392,8 +405,8 @@ impl<Q: Incoming> Held<Q> {
     }
 }
 
-/// Writes all of it to a reader that may stand still.
-fn write_until(mut to: &File, mut bytes: &[u8], until: Instant) -> Result<(), NoQemu> {
+/// Writes all of it to a reader that may stand still. A write to it does not block.
+fn write_until(to: &mut impl Write, mut bytes: &[u8], until: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {
             Ok(written) => bytes = &bytes[written..],
@@ -401,8 +414,7 @@ fn write_until(mut to: &File, mut bytes: &[u8], until: Instant) -> Result<(), No
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
                 std::thread::sleep(SHORT_POLL_INTERVAL);
             }
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(NoQemu::Gone),
-            Err(_) => return Err(NoQemu::NotTaken),
+            Err(error) => return Err(error),
         }
     }
     Ok(())
@@ -514,7 +526,7 @@ mod tests {
                 qemu.clone()
             });
         });
-        (Holder::over(to, from), holder)
+        (Holder::over(to, from).unwrap(), holder)
     }
 
     fn fake(folder: &tempfile::TempDir) -> Fake {
@@ -705,12 +717,25 @@ mod tests {
         assert!(!is_fifo);
     }
 
+    /// The guest is stopped while its state is handed over.
+    #[test]
+    fn a_holder_that_takes_no_order_is_given_up() {
+        let (orders, to) = io::pipe().unwrap();
+        let (from, answers) = io::pipe().unwrap();
+        let mut holder = Holder::over(to, from).unwrap();
+        // More than a pipe holds.
+        let state = vec![0; 1 << 20];
+        let given_up = holder.ask_within(&state, Duration::from_millis(10));
+        assert_eq!(given_up, Err(NoQemu::NoHolder));
+        drop((orders, answers));
+    }
+
     #[test]
     fn a_holder_that_has_ended_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let (orders, to) = io::pipe().unwrap();
         let (from, answers) = io::pipe().unwrap();
-        let mut holder = Holder::over(to, from);
+        let mut holder = Holder::over(to, from).unwrap();
         holder.check().unwrap();
         drop((orders, answers));
         assert_eq!(holder.check(), Err(NoQemu::NoHolder));

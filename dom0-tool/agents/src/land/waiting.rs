@@ -53,6 +53,22 @@ pub enum Unfit {
     /// The guest would exceed the maxmem of its configuration here.
     #[error("the guest would be larger than its maxmem here, {0} MiB")]
     Larger(u64),
+    /// Everything is in place, and Xen does not undo the copy's pauses.
+    #[error(
+        "domain {domain} at the destination, which is the guest's copy, is complete and could not \
+         be started: {error}. It stays there, paused, and nothing destroys it. Make sure first \
+         that the guest runs nowhere else. Then `xl unpause {domain}` at the destination starts \
+         it{}; or `xl destroy {domain}` there, and `lull resume` at the source",
+        times(*left)
+    )]
+    NotStarted {
+        /// The copy's domain number.
+        domain: DomId,
+        /// The number of pauses that are left.
+        left: u32,
+        /// Xen's error.
+        error: io::Error,
+    },
     /// A hypercall or a xenstore read failed.
     #[error("{doing}: {error}")]
     Xen {
@@ -61,6 +77,14 @@ pub enum Unfit {
         /// The error that Xen or xenstore returned.
         error: io::Error,
     },
+}
+
+/// How often a pause has to be undone, if more than once.
+fn times(pauses: u32) -> String {
+    match pauses {
+        0 | 1 => String::new(),
+        pauses => format!(", if it is given {pauses} times"),
+    }
 }
 
 /// The result of comparing two copies of some pages.
@@ -459,10 +483,15 @@ impl Complete {
     /// # Errors
     /// When a hypercall fails.
     pub fn start(self) -> Result<(), Unfit> {
-        let pauses = if self.unpause { 2 } else { 1 };
-        for _ in 0..pauses {
-            let started = self.xen.unpause_domain(self.copy.domain);
-            started.during("the guest cannot be started")?;
+        let pauses: u32 = if self.unpause { 2 } else { 1 };
+        let domain = self.copy.domain;
+        for undone in 0..pauses {
+            let started = self.xen.unpause_domain(domain);
+            started.map_err(|error| Unfit::NotStarted {
+                domain,
+                left: pauses - undone,
+                error,
+            })?;
         }
         Ok(())
     }
@@ -592,6 +621,31 @@ mod tests {
         assert!(!runs(&info(dominf::HVM_GUEST, 1), [8; 16]));
         for flag in [dominf::PAUSED, dominf::DYING, dominf::SHUTDOWN] {
             assert!(!runs(&info(dominf::HVM_GUEST | flag, 1), UUID));
+        }
+    }
+
+    /// The guest stands still at both ends, and an operator has to decide.
+    #[test]
+    fn a_copy_that_is_not_started_is_named_with_what_to_do() {
+        for (left, often) in [(1, false), (2, true)] {
+            let error = io::Error::from_raw_os_error(22);
+            let said = Unfit::NotStarted {
+                domain: 12,
+                left,
+                error,
+            };
+            let said = said.to_string();
+            for words in [
+                "domain 12",
+                "Invalid argument",
+                "paused",
+                "runs nowhere else",
+                "`xl unpause 12`",
+                "`lull resume`",
+            ] {
+                assert!(said.contains(words), "{words}: {said}");
+            }
+            assert_eq!(said.contains("2 times"), often, "{said}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 
 use lull_wire::events::GuestThen;
+use lull_xen::device_model::MakeRun;
 use lull_xen::domain::Resumed;
 use lull_xen::{DomId, Xen};
 
@@ -17,7 +18,7 @@ pub trait Source {
     fn resume(&mut self) -> io::Result<GuestThen>;
 
     /// What is wrong with the guest's emulated devices since it was resumed, as a clause.
-    fn complaint(&self) -> Option<&'static str>;
+    fn complaint(&self) -> Option<&str>;
 
     /// Whether the guest is suspended.
     ///
@@ -39,7 +40,7 @@ pub struct OnXen {
     xen: io::Result<Xen>,
     /// Opened in advance, because the transport then confines itself.
     emulated: Emulated,
-    complaint: Option<&'static str>,
+    complaint: Option<String>,
 }
 
 impl OnXen {
@@ -71,15 +72,15 @@ impl Source for OnXen {
             match xen.resume_suspended(self.domain, &mut self.emulated)? {
                 Resumed::WasNotSuspended => GuestThen::WasNotSuspended,
                 Resumed::Yes { devices, .. } => {
-                    self.complaint = devices.complaint();
+                    self.complaint = devices.complaint(self.emulated.words());
                     GuestThen::Resumed
                 }
             },
         )
     }
 
-    fn complaint(&self) -> Option<&'static str> {
-        self.complaint
+    fn complaint(&self) -> Option<&str> {
+        self.complaint.as_deref()
     }
 
     fn is_suspended(&self) -> io::Result<bool> {

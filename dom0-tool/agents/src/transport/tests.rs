@@ -51,7 +51,7 @@ impl Source for Counted {
         Ok(GuestThen::Resumed)
     }
 
-    fn complaint(&self) -> Option<&'static str> {
+    fn complaint(&self) -> Option<&str> {
         None
     }
 

@@ -5,6 +5,8 @@
 //! a state only. `lull land` has to see to it that QEMU waits for the rest, and must be
 //! ready for that before the stream ends.
 
+use std::time::{Duration, Instant};
+
 use lull_wire::channel::{self, Expect};
 
 /// How far the destination is with it.
@@ -22,7 +24,14 @@ pub struct Expected {
     stage: Stage,
     /// Whether the state of its devices is sent.
     sent: bool,
+    /// Since when the end of the stream waits for the destination.
+    awaited: Option<Instant>,
+    /// Whether that wait was reported.
+    reported: bool,
 }
+
+/// The time after which the wait for the destination is reported.
+const LONG: Duration = Duration::from_secs(2);
 
 impl Expected {
     pub const fn new(copy: Expect) -> Self {
@@ -30,7 +39,27 @@ impl Expected {
             copy,
             stage: Stage::Untold,
             sent: false,
+            awaited: None,
+            reported: false,
         }
+    }
+
+    /// Records that the stream could end now but for the destination. Returns true once, when
+    /// that has lasted long.
+    pub fn wait(&mut self, now: Instant) -> bool {
+        let since = *self.awaited.get_or_insert(now);
+        let is_long = now.duration_since(since) >= LONG;
+        is_long && !std::mem::replace(&mut self.reported, true)
+    }
+
+    /// Since when the stream waits.
+    pub fn awaited_since(&self) -> Option<Instant> {
+        self.awaited.filter(|_| !self.is_armed())
+    }
+
+    /// Whether a wait was reported that is over now. Returns true once.
+    pub fn take_over(&mut self) -> bool {
+        self.is_armed() && std::mem::take(&mut self.reported)
     }
 
     /// The message that announces the copy, once.
@@ -77,13 +106,34 @@ impl Expected {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_copy_is_announced_once_and_armed_after_that() {
-        let mut expected = Expected::new(Expect {
+    fn expected() -> Expected {
+        Expected::new(Expect {
             uuid: [7; 16],
             name: "web1".into(),
             unpause: true,
-        });
+        })
+    }
+
+    /// xl may hold the copy up for as long as it receives another guest.
+    #[test]
+    fn a_long_wait_is_reported_once_and_so_is_its_end() {
+        let mut expected = expected();
+        let begun = Instant::now();
+        assert_eq!(expected.awaited_since(), None);
+        assert!(expected.announcement().is_some());
+        assert!(!expected.wait(begun) && !expected.take_over());
+        assert_eq!(expected.awaited_since(), Some(begun));
+        assert!(expected.wait(begun + LONG));
+        assert!(!expected.wait(begun + 2 * LONG), "twice");
+        assert!(expected.arm());
+        assert_eq!(expected.awaited_since(), None);
+        assert!(expected.take_over());
+        assert!(!expected.take_over(), "twice");
+    }
+
+    #[test]
+    fn a_copy_is_announced_once_and_armed_after_that() {
+        let mut expected = expected();
         assert!(!expected.arm() && !expected.is_due());
         assert!(expected.announcement().is_some());
         assert_eq!(expected.announcement(), None);

@@ -48,7 +48,7 @@ use super::further::Further;
 use super::joined::Share;
 use super::pulse::{Beat, Pulse};
 use super::there::There;
-use super::{Heard, Landing, Means, ToVerify};
+use super::{Heard, Host, Landing, Means, ToVerify};
 use crate::domains::Domains;
 use crate::failure::{Doing, Failure};
 use crate::frames;
@@ -253,9 +253,29 @@ impl Fast {
         }
     }
 
-    /// Whether the stream may end.
-    fn is_expected(&self) -> bool {
-        self.expected.as_ref().is_none_or(Expected::is_armed)
+    /// Whether the stream, which is written but for its end, may end. `lull land` is armed once
+    /// xl there has begun to build the copy. xl may hold that up for as long as it receives
+    /// another guest. The wait ends with the attempt: by its timeout, when it is cancelled, and
+    /// with the receiver or `lull land`.
+    fn may_end(&mut self, host: &mut dyn Host) -> bool {
+        let Some(expected) = &mut self.expected else {
+            return true;
+        };
+        if expected.is_armed() {
+            if expected.take_over() {
+                say(host, "info", "the destination builds the guest");
+            }
+            return true;
+        }
+        if expected.wait(Instant::now()) {
+            say(
+                host,
+                "info",
+                "the destination does not build the guest yet: its xl may be receiving another \
+                 guest, and takes one at a time where it makes room for guests (autoballoon)",
+            );
+        }
+        false
     }
 
     /// Asks `lull land` whether it is there, every few seconds while nothing else is due.
@@ -323,6 +343,10 @@ impl Landing for Fast {
         self.stage >= Stage::Building
     }
 
+    fn awaits_copy(&self) -> Option<Instant> {
+        self.expected.as_ref().and_then(Expected::awaited_since)
+    }
+
     fn is_resting(&self) -> bool {
         matches!(
             self.stage,
@@ -332,9 +356,11 @@ impl Landing for Fast {
 
     fn advance(&mut self, with: &mut Means<'_>) -> Result<(), Failure> {
         self.announce_copy()?;
+        let is_written = self.stage == Stage::Ending && with.queue.is_empty();
+        let may_end = is_written && self.may_end(with.host);
         match self.stage {
             Stage::Naming if with.queue.is_empty() => self.name_frames(with)?,
-            Stage::Ending if with.queue.is_empty() && self.is_expected() => {
+            Stage::Ending if may_end => {
                 if let Some(to) = self.to.take() {
                     // libxl writes the end of the stream itself.
                     *with.sink = to;

@@ -20,6 +20,7 @@ mod pulse;
 mod there;
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use lull_core::units::Micros;
 use lull_wire::events;
@@ -105,6 +106,12 @@ pub trait Landing {
 
     /// Whether copying rests, or does not begin, until the destination is ready.
     fn is_resting(&self) -> bool;
+
+    /// Since when nothing but the destination, which does not build the guest yet, keeps the
+    /// stream from its end.
+    fn awaits_copy(&self) -> Option<Instant> {
+        None
+    }
 
     /// Takes the next step if the event that it waits for has come.
     ///

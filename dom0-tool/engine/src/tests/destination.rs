@@ -25,6 +25,9 @@ const HEADERS: usize = 24 + 16;
 /// Why the destination gives up.
 pub const GIVES_UP: &str = "the guest's QEMU does not take its state";
 
+/// Why it does not start the copy.
+pub const NOT_STARTED: &str = "domain 12 could not be started";
+
 /// What a frame holds of which only the number has come.
 const HANDED_OUT: u64 = u64::MAX;
 
@@ -280,6 +283,9 @@ impl<'w> Destination<'w> {
             ToLand::Expect(copy) => {
                 assert!(!self.ended, "announced after the stream was complete");
                 assert_eq!((copy.name.as_str(), copy.unpause), ("web1", true));
+                if self.world.never_arms.get() {
+                    return None;
+                }
                 self.armed = true;
                 FromLand::Armed
             }
@@ -340,6 +346,9 @@ impl<'w> Destination<'w> {
                     (1, Guest::Suspended)
                 );
                 assert!(self.landed && !self.started, "started too early, or twice");
+                if world.not_started.get() {
+                    return Some(FromLand::Failed(NOT_STARTED.into()));
+                }
                 self.started = true;
                 FromLand::Started
             }

@@ -79,6 +79,13 @@ impl MakeRun for Devices<'_> {
         world.qemu_runs.set(true);
         device_model::Devices::Run
     }
+
+    fn words(&self) -> &str {
+        match self.0.qemu_hangs.get() {
+            true => "does not answer in time",
+            false => "",
+        }
+    }
 }
 
 impl FakeHost<'_> {
@@ -160,10 +167,14 @@ impl Host for FakeHost<'_> {
         })
     }
 
-    /// Once the destination stalls, the operator sets a timeout that is soon over. A timeout
-    /// from the start could be over before the phase of the fault, on a slow host.
+    /// Once the destination stalls, or has heard of all frames and does not begin, the operator
+    /// sets a timeout that is soon over. A timeout from the start could be over before the phase
+    /// of the fault, on a slow host.
     fn wish(&mut self) -> Option<Wish> {
-        if !self.world.stalled.get() || self.timed {
+        let named = self.destination.borrow().copy.len() as u64;
+        let does_not_begin = self.world.never_arms.get() && named == self.world.pages();
+        let waits = self.world.stalled.get() || does_not_begin;
+        if !waits || self.timed {
             return None;
         }
         let timeout = self.started.elapsed() + TIMEOUT;

@@ -500,6 +500,7 @@ fn side_by_side(cells: impl Iterator<Item = Cell>) {
 const EMULATED: &[(Phase, Fault, How)] = &[
     // The copy is never found, or its QEMU cannot be made to wait.
     (Start, Stalls, How::RefusedTimeout),
+    (Start, NeverArms, How::RefusedTimeout),
     (Start, LandGivesUp, How::TargetFailed),
     (Rounds, LandGivesUp, How::TargetFailed),
     (Suspending, QemuHangs, How::SourceFailed),
@@ -512,6 +513,39 @@ const EMULATED: &[(Phase, Fault, How)] = &[
 fn each_fault_of_emulated_devices_leaves_one_guest_that_has_them() {
     let cells = EMULATED.iter();
     side_by_side(cells.map(|(phase, fault, how)| (Way::HVM, *phase, *fault, *how)));
+}
+
+/// Nothing on this host resumes the guest once the destination was told to start it. The
+/// operator decides, and has to know of which domain.
+#[test]
+fn a_copy_that_is_not_started_is_named_to_the_operator() {
+    for landing in [Way::THIN, Way::HVM] {
+        let plan = Plan::struck(landing, Finishing, NotStarted);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        assert_eq!(outcome.how, How::StreamComplete, "{}", outcome.reason);
+        assert_eq!(outcome.started, (false, Some(false)));
+        assert_eq!(outcome.world.guest.get(), Guest::Suspended);
+        let is_told = |event: &Event| {
+            let words = destination::NOT_STARTED;
+            matches!(event, Event::Log(log) if log.level == "error" && log.text.contains(words))
+        };
+        assert!(outcome.told.iter().any(is_told), "{:?}", outcome.told);
+    }
+}
+
+/// xl there takes one guest at a time, so the wait is no failure. It ends with the attempt,
+/// and the operator hears what was waited for.
+#[test]
+fn a_destination_that_does_not_begin_is_named_at_the_end() {
+    let plan = Plan::struck(Way::HVM, Start, NeverArms);
+    let outcome = migrate(plan, &StubLog::new().unwrap());
+    outcome.judge(plan);
+    let advice = match outcome.told.last() {
+        Some(Event::Ended(ended)) => &ended.advice,
+        other => panic!("the last event is {other:?}"),
+    };
+    assert!(advice.contains("had not begun"), "{advice}");
+    assert!(advice.contains("autoballoon"), "{advice}");
 }
 
 /// QEMU has longer to stop than the guest may be paused.
@@ -583,7 +617,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         StubSkips => &["was never sent"],
         LosesOne | LosesOneLate | LosesAll => &[],
         Closes => &["the stream cannot be written", "lull land was lost"],
-        Stalls => &["the timeout of"],
+        Stalls | NeverArms => &["the timeout of"],
         Cancel => &["cancelled", "the attempt was given up"],
         NeverSuspends => &[DID_NOT_SUSPEND],
         SuspendedByAnother => &["the guest is suspended already"],
@@ -592,8 +626,8 @@ fn names(reason: &str, fault: Fault) -> bool {
         Destroyed => &["is gone", "No such process"],
         Grows => &["the guest has more memory"],
         LandGivesUp => &[destination::GIVES_UP],
-        QemuHangs => &["QEMU could not be stopped"],
-        Shrinks => &[],
+        QemuHangs => &["QEMU could not be stopped and its state saved: it does not answer"],
+        Shrinks | NotStarted => &[],
     };
     phrases.iter().any(|phrase| reason.contains(phrase))
 }

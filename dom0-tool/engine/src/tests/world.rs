@@ -119,6 +119,10 @@ pub enum Fault {
     LandGivesUp,
     /// The guest's QEMU does not stop.
     QemuHangs,
+    /// The destination does not begin to build the guest.
+    NeverArms,
+    /// The destination cannot start the copy.
+    NotStarted,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
     Shrinks,
 }
@@ -165,6 +169,8 @@ pub struct World {
     pub grown: Cell<bool>,
     pub land_gives_up: Cell<bool>,
     pub qemu_hangs: Cell<bool>,
+    pub never_arms: Cell<bool>,
+    pub not_started: Cell<bool>,
     /// Whether the guest's QEMU runs.
     pub qemu_runs: Cell<bool>,
     /// How often QEMU was told to log no more.
@@ -204,6 +210,8 @@ impl World {
             grown: Cell::new(false),
             land_gives_up: Cell::new(false),
             qemu_hangs: Cell::new(false),
+            never_arms: Cell::new(false),
+            not_started: Cell::new(false),
             qemu_runs: Cell::new(true),
             log_ends: Cell::new(0),
             resumes: Cell::new(0),
@@ -240,6 +248,8 @@ impl World {
             }
             Fault::LandGivesUp => self.land_gives_up.set(true),
             Fault::QemuHangs => self.qemu_hangs.set(true),
+            Fault::NeverArms => self.never_arms.set(true),
+            Fault::NotStarted => self.not_started.set(true),
             Fault::Destroyed => self.guest.set(Guest::Gone),
             Fault::Grows => self.grown.set(true),
             Fault::Shrinks => self.give_back(),
