@@ -48,7 +48,7 @@ pub mod workplace;
 pub use console::{Fault, FaultKind, Mark};
 pub use dom0_image::Hypervisor;
 pub use domains::{Domain, State};
-pub use guest::{Guest, GuestSpec, GuestType};
+pub use guest::{Guest, GuestSpec, GuestType, Machine};
 pub use host::{Host, HostConfig};
 pub use leaks::Leaks;
 pub use link::Link;

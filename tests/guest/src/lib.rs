@@ -2,7 +2,7 @@
 //!
 //! [`protocol`] defines the requests of the tests. [`page`] is one page that can be
 //! verified, and [`working_set`] is all of them. [`dirtier`] writes them at a set rate, and
-//! [`verifier`] checks them; [`disk`] does both on a disk, if there is one. [`boot`] does
+//! [`verifier`] checks them; [`disk`] does both on disks, if there are any. [`boot`] does
 //! the few tasks of PID 1, and [`server`] answers the tests.
 
 pub mod boot;

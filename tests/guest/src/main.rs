@@ -15,6 +15,7 @@ fn main() {
 
 fn start() -> Result<()> {
     let settings = boot::bring_up()?;
-    let disk = settings.disk.as_deref().map(Disk::open).transpose()?;
-    Model::new(settings.reserve_pages, disk, Machine::found()?).run()
+    let disks = settings.disks.iter().map(|disk| Disk::open(disk));
+    let disks = disks.collect::<Result<Vec<_>, _>>()?;
+    Model::new(settings.reserve_pages, disks, Machine::found()?).run()
 }
