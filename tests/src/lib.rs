@@ -7,7 +7,8 @@
 //! it to others, [`console`] reads its output, and [`ssh`] runs commands in it. [`host`] is
 //! built on these, with [`guest`], [`observer`], [`shaping`], [`domains`] and [`leaks`],
 //! and with what a [`layer`] adds on request: [`libvirt`], and the [`device_model`] of HVM
-//! guests, which are [`saved`] once they have booted. [`demo`] is the demonstration;
+//! guests, which are [`saved`] once they have booted, and may have a disk in a [`qcow2`]
+//! file. [`demo`] is the demonstration;
 //! [`mod@bench`] and [`landing`] measure. [`plan`] selects the tests that a run has time
 //! for. [`small_debian`] is not a Xen host, but a Debian in which to install lull's
 //! package.
@@ -35,6 +36,7 @@ pub mod observer;
 pub mod overlay;
 pub mod plan;
 pub mod programs;
+pub mod qcow2;
 pub mod qemu;
 pub mod saved;
 pub mod shaping;

@@ -109,6 +109,16 @@ impl World {
         Ok(self.guest.insert(guest).clone())
     }
 
+    /// Boots an HVM guest of a kind that a single scenario needs, in place of any other guest.
+    pub fn booted(&mut self, spec: &GuestSpec) -> Result<Guest> {
+        self.forget_guest();
+        self.host.install_device_model()?;
+        let guest = self.host.create_guest(spec)?;
+        self.domid = guest.domid()?;
+        self.moved = 0;
+        Ok(self.guest.insert(guest).clone())
+    }
+
     /// Restores the host's HVM guest, which is made first if that has not been done.
     fn restored(&mut self, spec: &GuestSpec) -> Result<Guest> {
         let saved = match self.saved.take() {
