@@ -8,12 +8,13 @@
 //! built on these, with [`guest`], [`observer`], [`shaping`], [`domains`] and [`leaks`],
 //! and with what a [`layer`] adds on request: [`libvirt`], and the [`device_model`] of HVM
 //! guests, which are [`saved`] once they have booted, and may have a disk in a [`qcow2`]
-//! file. [`demo`] is the demonstration;
+//! file, or boot from a [`boot_disk`]. [`demo`] is the demonstration;
 //! [`mod@bench`] and [`landing`] measure. [`plan`] selects the tests that a run has time
 //! for. [`small_debian`] is not a Xen host, but a Debian in which to install lull's
 //! package.
 
 pub mod bench;
+pub mod boot_disk;
 pub mod bzimage;
 pub mod cache;
 pub mod console;

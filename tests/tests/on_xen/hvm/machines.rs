@@ -1,9 +1,10 @@
-//! HVM guests with other emulated machines: without PV drivers, with many devices, and
-//! without hardware-assisted paging. Each boots for its own scenario.
+//! HVM guests with other emulated machines: without PV drivers, with many devices, without
+//! hardware-assisted paging, and with a disk from which they boot. Each boots for its own
+//! scenario.
 
 use anyhow::{Context, Result, ensure};
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, GuestSpec, Host, Machine, qcow2};
+use lull_tests::{Guest, GuestSpec, Host, Machine, boot_disk, qcow2};
 
 use super::{LOAD, check, landed_classic, no_state_is_left, refused_in_the_pause, with_devices};
 use crate::attempt::{Ended, Plan};
@@ -259,4 +260,34 @@ pub fn without_hap(world: &mut World) -> Result<()> {
     fast::landed_fast(&ended)?;
     check(world, &guest, &ended)?;
     is_shadowed(&guest)
+}
+
+/// SeaBIOS and GRUB boot the guest, and libxl puts no kernel into QEMU.
+pub fn boots_from_disk(world: &mut World) -> Result<()> {
+    let mut machine = Machine::small();
+    machine.words.push_str(" lull.disk=xvdf");
+    // SeaBIOS has AHCI put the kernel into memory. It would read an IDE disk's register for
+    // each two or four bytes, and each read is a turn of the emulated QEMU.
+    machine.lines.push_str(&format!(
+        "hdtype = \"ahci\"\nboot = \"c\"\n\
+         disk = [\"format=raw,vdev=hda,access=rw,target={}\", \"phy:/dev/nvme0n1,xvdf,w\"]\n",
+        boot_disk::IMAGE
+    ));
+    let guest = world.booted_from_disk(&GuestSpec {
+        machine,
+        disk: None,
+        ..GuestSpec::hvm("disk")
+    });
+    let moved = guest.and_then(|guest| {
+        guest.set_load(LOAD)?;
+        let limit = world.pace.ample();
+        let ended = may_land_fast().limit(limit).run(&world.host, &guest)?;
+        landed_classic(&ended, "disk")?;
+        check(world, &guest, &ended)?;
+        world.bury_guest()
+    });
+    world.forget_guest();
+    let cleared = world.host.run(&format!("rm -f {}", boot_disk::IMAGE))?;
+    moved?;
+    cleared.checked().map(drop)
 }

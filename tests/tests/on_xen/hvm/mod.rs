@@ -52,6 +52,7 @@ pub fn unseen() -> Vec<Scenario> {
         scenario("hvm-without-pv-drivers", 500, machines::without_pv_drivers),
         scenario("hvm-many-devices", 600, machines::many_devices),
         scenario("hvm-fast-many-devices", 600, machines::fast_many_devices),
+        scenario("hvm-boots-from-disk", 500, machines::boots_from_disk),
         scenario_at(Site::Shadow, "hvm-hap-0", 600, machines::without_hap),
     ]
 }
