@@ -19,11 +19,14 @@ pub struct Settings {
     pub disks: Vec<String>,
     /// The address of the emulated network card, if it is used beside eth0.
     pub emulated_address: Option<String>,
+    /// Whether the screen is used.
+    pub has_screen: bool,
 }
 
 impl Settings {
     /// Parses the settings from a kernel command line: `lull.ip=10.77.0.10
-    /// lull.reserve=8192 lull.disk=sda,xvdf lull.emulated-ip=10.78.0.10`.
+    /// lull.reserve=8192 lull.disk=sda,xvdf lull.emulated-ip=10.78.0.10
+    /// lull.screen`.
     pub fn parse(command_line: &str) -> Self {
         let value = |name: &str| {
             command_line
@@ -41,6 +44,9 @@ impl Settings {
                 .map(|name| format!("/dev/{name}"))
                 .collect(),
             emulated_address: value("lull.emulated-ip").map(str::to_owned),
+            has_screen: command_line
+                .split_whitespace()
+                .any(|word| word == "lull.screen"),
         }
     }
 }
@@ -145,10 +151,13 @@ mod tests {
         assert_eq!(settings.address.as_deref(), Some("10.77.0.12"));
         assert_eq!(settings.reserve_pages, 25_600);
         assert_eq!(settings.disks, ["/dev/xvda"]);
-        let settings = Settings::parse("lull.disk=sda,xvdf lull.emulated-ip=10.78.0.12");
+        let settings =
+            Settings::parse("lull.disk=sda,xvdf lull.emulated-ip=10.78.0.12 lull.screen");
         assert_eq!(settings.disks, ["/dev/sda", "/dev/xvdf"]);
         assert_eq!(settings.emulated_address.as_deref(), Some("10.78.0.12"));
+        assert!(settings.has_screen);
         let settings = Settings::parse("quiet");
         assert!(settings.address.is_none() && settings.disks.is_empty());
+        assert!(!settings.has_screen);
     }
 }

@@ -105,6 +105,9 @@ pub struct Status {
     pub disk: Option<DiskStatus>,
     /// The counters of the emulated machine, if the guest has one.
     pub machine: Option<MachineStatus>,
+    /// The counters of the screen, if the guest uses one: how often it was read, and how
+    /// often it did not show what was last written on it.
+    pub screen: Option<MachineStatus>,
 }
 
 /// The counters of the emulated machine since the guest started.

@@ -12,6 +12,7 @@ use crate::dirtier::Dirtier;
 use crate::disk::Disk;
 use crate::machine::Machine;
 use crate::protocol::{Answer, Load, PORT, Request, Status};
+use crate::screen::Screen;
 use crate::verifier::Verifier;
 use crate::working_set::WorkingSet;
 
@@ -22,12 +23,18 @@ pub struct Model {
     verifier: Verifier,
     disks: Vec<Disk>,
     machine: Option<Machine>,
+    screen: Option<Screen>,
     start: Instant,
 }
 
 impl Model {
     /// Reserves the pages of the model.
-    pub fn new(reserve_pages: u64, disks: Vec<Disk>, machine: Option<Machine>) -> Self {
+    pub fn new(
+        reserve_pages: u64,
+        disks: Vec<Disk>,
+        machine: Option<Machine>,
+        screen: Option<Screen>,
+    ) -> Self {
         let set = Arc::new(WorkingSet::new(reserve_pages.max(1)));
         Self {
             dirtier: Dirtier::new(Arc::clone(&set)),
@@ -35,6 +42,7 @@ impl Model {
             set,
             disks,
             machine,
+            screen,
             start: Instant::now(),
         }
     }
@@ -55,6 +63,8 @@ impl Model {
         }
         let other = Arc::clone(&model);
         thread::spawn(move || other.machine.as_ref().map(|machine| machine.run()));
+        let other = Arc::clone(&model);
+        thread::spawn(move || other.screen.as_ref().map(|screen| screen.run()));
         let listener = TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen")?;
         println!("lull-guest: ready");
         for stream in listener.incoming().flatten() {
@@ -120,6 +130,7 @@ impl Model {
             load: self.dirtier.load(),
             disk: Disk::status_of(&self.disks),
             machine: self.machine.as_ref().map(Machine::status),
+            screen: self.screen.as_ref().map(Screen::status),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, GuestSpec, Host, Machine, boot_disk, qcow2};
+use lull_tests::{Guest, GuestSpec, Host, Machine, MachineStatus, boot_disk, qcow2};
 
 use super::{LOAD, check, landed_classic, no_state_is_left, refused_in_the_pause, with_devices};
 use crate::attempt::{Ended, Plan};
@@ -157,7 +157,8 @@ fn spec(disks: &[String], used: &str) -> GuestSpec {
             // Linux uses emulated and PV devices at the same time. Of the disks, only those
             // that are not emulated are PV disks then.
             words: format!(
-                "xen_emul_unplug=unnecessary lull.disk={used} lull.emulated-ip={EMULATED}"
+                "xen_emul_unplug=unnecessary lull.disk={used} lull.emulated-ip={EMULATED} \
+                 lull.screen"
             ),
             // The second interface is emulated, and only that one is used so.
             nic: ",type=vif".to_owned(),
@@ -185,6 +186,12 @@ fn move_with_devices(
         ensure!(before.contains(part), "no {part:?} among:\n{before}");
     }
     emulated_card_answers(guest).context("before the move")?;
+    let screen = |when: &str| -> Result<MachineStatus> {
+        let screen = guest.status()?.screen.context("it uses no screen")?;
+        ensure!(screen.errors == 0, "its screen {when}: {screen:?}");
+        Ok(screen)
+    };
+    let before_the_move = screen("before the move")?;
     timeline.phase("devices listed");
     with_devices(guest, || {
         let ended = moves(world, guest)?;
@@ -192,6 +199,11 @@ fn move_with_devices(
         emulated_card_answers(guest).with_context(|| ended.in_short())?;
         aftermath::check(&world.host, guest, &ended)
     })?;
+    let afterwards = screen("after the move")?;
+    ensure!(
+        afterwards.read > before_the_move.read,
+        "nothing is written on its screen: {afterwards:?}"
+    );
     let after = devices(guest)?;
     ensure!(
         before == after,
