@@ -247,6 +247,26 @@ pub fn unpack_device_model(root: &Path, release: Release) -> Result<()> {
     unpack(root, &packages, release, Archive::Security, &["./dev/*"])
 }
 
+/// The packages with GRUB for machines with a BIOS; their dependencies are added
+/// automatically.
+const GRUB_PACKAGES: &[&str] = &["grub-common", "grub-pc-bin"];
+
+/// Returns the recipe for GRUB, for the cache key.
+pub fn grub_recipe(release: Release) -> String {
+    format!("{release:?} {GRUB_PACKAGES:?}")
+}
+
+/// Unpacks GRUB and all its dependencies into `root`.
+pub fn unpack_grub(root: &Path, release: Release) -> Result<()> {
+    unpack(
+        root,
+        GRUB_PACKAGES,
+        release,
+        Archive::Security,
+        &["./dev/*"],
+    )
+}
+
 /// Unpacks the hypervisor that has shadow paging into `root`: the one of Debian 12's main
 /// archive. A PV guest cannot be migrated live without shadow paging, and the security
 /// update removed it.

@@ -83,7 +83,7 @@ impl Host {
     }
 }
 
-/// Writes the modules of an emulated disk. The guest loads modules in the order of their
+/// Writes the modules of emulated devices. The guest loads modules in the order of their
 /// names.
 fn write_modules(dom0: &Dom0Image, target: &Path) -> Result<()> {
     let mut archive = Archive::new(fs::File::create(target)?);

@@ -17,7 +17,7 @@ use crate::shell_out::output_of;
 use crate::timeline::Timeline;
 
 /// The version of the recipe; raise it when the code below changes what it builds.
-const RECIPE_VERSION: &str = "6";
+const RECIPE_VERSION: &str = "7";
 
 /// The server configuration that Debian's package writes, without comments.
 const DEBIAN_SSHD_CONFIG: &str = "\
@@ -136,7 +136,8 @@ impl Dom0Image {
         self.modules_in("guest-modules")
     }
 
-    /// Returns the modules for the emulated disk of an HVM guest, in the order of loading.
+    /// Returns the modules for the emulated disks and network card of an HVM guest, in the
+    /// order of loading.
     pub fn hvm_modules(&self) -> Result<Vec<PathBuf>> {
         self.modules_in("hvm-modules")
     }
@@ -169,11 +170,13 @@ fn build(place: &Path, release: Release, timeline: &Timeline) -> Result<()> {
         .unwrap_or_default();
     let modules = Modules::index(&root, &kernel_release)?;
     if release == Release::default() {
+        // The names of disks depend on the order: SCSI disks come after IDE disks.
+        let emulated = ["ata_piix", "sd_mod", "sym53c8xx", "8139cp"];
         for (list, wanted) in [
-            ("guest-modules", ["xen-netfront", "xen-blkfront"]),
-            ("hvm-modules", ["ata_piix", "sd_mod"]),
+            ("guest-modules", ["xen-netfront", "xen-blkfront"].as_slice()),
+            ("hvm-modules", emulated.as_slice()),
         ] {
-            copy_modules(&modules, &wanted, place, list)?;
+            copy_modules(&modules, wanted, place, list)?;
         }
         fs::copy(&kernel, place.join("vmlinuz"))?;
         let shadow = scratch.path().join("shadow");

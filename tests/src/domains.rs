@@ -63,6 +63,14 @@ impl Host {
         Ok(log_dirty_in(&self.dump_since(mark), id))
     }
 
+    /// Checks whether the hypervisor keeps shadow page tables for a domain; `None` when it
+    /// does not tell.
+    pub fn shadow_state(&self, id: u32) -> Result<Option<bool>> {
+        let mark = self.console().mark();
+        self.run("xl debug-keys q")?.checked()?;
+        Ok(assistance_in(&self.dump_since(mark), id, "shadow"))
+    }
+
     /// Returns the dump that `xl debug-keys q` has made since the mark.
     pub(crate) fn dump_since(&self, mark: Mark) -> String {
         // The dump is written before the key's hypercall returns, but QEMU's
@@ -82,6 +90,11 @@ impl Host {
 /// Checks whether a dump reports log-dirty mode for a domain; `None` when the domain is not
 /// in it.
 pub(crate) fn log_dirty_in(dump: &str, id: u32) -> Option<bool> {
+    assistance_in(dump, id, "log_dirty")
+}
+
+/// Checks whether a dump names that kind of paging assistance for a domain.
+fn assistance_in(dump: &str, id: u32, kind: &str) -> Option<bool> {
     let start = dump.find(&format!("General information for domain {id}:"))?;
     let rest = &dump[start..];
     let end = rest[1..]
@@ -90,7 +103,7 @@ pub(crate) fn log_dirty_in(dump: &str, id: u32) -> Option<bool> {
     Some(
         rest[..end]
             .lines()
-            .any(|line| line.contains("paging assistance") && line.contains("log_dirty")),
+            .any(|line| line.contains("paging assistance") && line.contains(kind)),
     )
 }
 
@@ -148,5 +161,6 @@ mod tests {
         assert_eq!(log_dirty_in(dump, 0), Some(false));
         assert_eq!(log_dirty_in(dump, 3), Some(true));
         assert_eq!(log_dirty_in(dump, 4), None);
+        assert_eq!(assistance_in(dump, 3, "shadow"), Some(false));
     }
 }

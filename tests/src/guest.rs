@@ -48,6 +48,45 @@ pub struct GuestSpec {
     pub pvshim: bool,
     /// Whether the guest ignores a request to suspend.
     pub ignores_suspend: bool,
+    /// The emulated machine, if the guest has one.
+    pub machine: Machine,
+}
+
+/// The emulated machine of an HVM guest, as xl and the guest's Linux are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Lines of xl's configuration, each with its end.
+    pub lines: String,
+    /// Words of the kernel's command line.
+    pub words: String,
+    /// What is added to the description of the first network interface, from a comma on.
+    pub nic: String,
+}
+
+impl Machine {
+    /// The guest does without most devices, because each costs time under emulation. It
+    /// uses emulated and PV disks, and PV network cards only.
+    pub fn small() -> Self {
+        Self {
+            lines: "vga = \"none\"\nvnc = 0\nnographic = 1\nserial = \"none\"\nusb = 0\n"
+                .to_owned(),
+            // Without this Linux would unplug the emulated disks as well.
+            words: "xen_emul_unplug=nics".to_owned(),
+            nic: String::new(),
+        }
+    }
+
+    /// The same machine, but the guest's Linux does not know that it runs on Xen. Its
+    /// console is a file in dom0, because it has no other.
+    pub fn without_pv_drivers(name: &str) -> Self {
+        let mut machine = Self::small();
+        let serial = format!("serial = \"file:/var/log/xen/serial-{name}.log\"");
+        machine.lines = machine.lines.replace("serial = \"none\"", &serial);
+        // Under emulation ticks may be late, and Linux would take its timer for broken.
+        machine.words = "nopv no_timer_check console=ttyS0".to_owned();
+        machine.nic = ",model=rtl8139".to_owned();
+        machine
+    }
 }
 
 impl GuestSpec {
@@ -66,6 +105,7 @@ impl GuestSpec {
             second_vif: false,
             pvshim: false,
             ignores_suspend: false,
+            machine: Machine::small(),
         }
     }
 
@@ -111,7 +151,10 @@ impl GuestSpec {
         }
         let vif = if self.vif {
             let vifname = self.vifname.as_ref();
-            let vifname = vifname.map_or_else(String::new, |name| format!(",vifname={name}"));
+            let mut vifname = vifname.map_or_else(String::new, |name| format!(",vifname={name}"));
+            if is_hvm {
+                vifname.push_str(&self.machine.nic);
+            }
             let second = match self.second_vif {
                 true => ",\"bridge=xenbr0\"",
                 false => "",
@@ -122,14 +165,17 @@ impl GuestSpec {
         };
         let shim = if self.pvshim { "pvshim = 1\n" } else { "" };
         let (kernel, initramfs, machine) = match is_hvm {
-            true => (device_model::KERNEL, device_model::INITRAMFS, MACHINE),
+            true => (
+                device_model::KERNEL,
+                device_model::INITRAMFS,
+                self.machine.lines.as_str(),
+            ),
             false => ("/boot/vmlinux", "/boot/guest.cpio", ""),
         };
         if is_hvm {
-            // Without the first parameter Linux would unplug the emulated disks as well.
-            // Without the second an early quirk asks for each device on each of 256 buses,
-            // and each question is a turn of the emulated QEMU: that takes minutes.
-            extra.push_str(" xen_emul_unplug=nics pci=noearly");
+            // Without this parameter an early quirk asks for each device on each of 256
+            // buses, and each question is a turn of the emulated QEMU: that takes minutes.
+            extra.push_str(&format!(" {} pci=noearly", self.machine.words));
         }
         // The guest never runs on dom0's processor. QEMU's emulation loses guests that move
         // between processors while dirty logging is on (a triple fault, with the
@@ -147,10 +193,6 @@ impl GuestSpec {
 
 /// The longest time that `xl create` may take: for an HVM guest it starts a QEMU.
 const CREATING: Duration = Duration::from_secs(300);
-
-/// What of the emulated machine an HVM guest here does without, because each device costs
-/// time under emulation.
-const MACHINE: &str = "vga = \"none\"\nvnc = 0\nnographic = 1\nserial = \"none\"\nusb = 0\n";
 
 /// A guest that was made. It stays when this handle is dropped; see [`Guest::destroy`].
 #[derive(Clone)]
@@ -279,7 +321,12 @@ impl Guest {
     }
 
     fn ask(&self, request: Request) -> Result<Status> {
-        match serde_json::from_str(&self.answer(request, 30)?)? {
+        let longest = match request {
+            // Each block of an emulated disk passes through emulation.
+            Request::VerifyAll => 120,
+            _ => 30,
+        };
+        match serde_json::from_str(&self.answer(request, longest)?)? {
             Answer::Status(status) => Ok(*status),
             Answer::Error(reason) => bail!("{} refuses {request:?}: {reason}", self.name),
         }
@@ -303,7 +350,7 @@ impl Guest {
             .host
             .run(&format!(
                 "xl list; xl vcpu-list {name}; ping -c 2 -w 4 {}; \
-                 tail -n 20 /var/log/xen/guest-{name}.log",
+                 tail -n 20 /var/log/xen/guest-{name}.log /var/log/xen/serial-{name}.log 2>&1",
                 self.address
             ))
             .map_or_else(|e| e.to_string(), |o| o.stdout);

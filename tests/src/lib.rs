@@ -7,12 +7,14 @@
 //! it to others, [`console`] reads its output, and [`ssh`] runs commands in it. [`host`] is
 //! built on these, with [`guest`], [`observer`], [`shaping`], [`domains`] and [`leaks`],
 //! and with what a [`layer`] adds on request: [`libvirt`], and the [`device_model`] of HVM
-//! guests, which are [`saved`] once they have booted. [`demo`] is the demonstration;
+//! guests, which are [`saved`] once they have booted, and may have a disk in a [`qcow2`]
+//! file, or boot from a [`boot_disk`]. [`demo`] is the demonstration;
 //! [`mod@bench`] and [`landing`] measure. [`plan`] selects the tests that a run has time
 //! for. [`small_debian`] is not a Xen host, but a Debian in which to install lull's
 //! package.
 
 pub mod bench;
+pub mod boot_disk;
 pub mod bzimage;
 pub mod cache;
 pub mod console;
@@ -35,6 +37,7 @@ pub mod observer;
 pub mod overlay;
 pub mod plan;
 pub mod programs;
+pub mod qcow2;
 pub mod qemu;
 pub mod saved;
 pub mod shaping;
@@ -48,7 +51,7 @@ pub mod workplace;
 pub use console::{Fault, FaultKind, Mark};
 pub use dom0_image::Hypervisor;
 pub use domains::{Domain, State};
-pub use guest::{Guest, GuestSpec, GuestType};
+pub use guest::{Guest, GuestSpec, GuestType, Machine};
 pub use host::{Host, HostConfig};
 pub use leaks::Leaks;
 pub use link::Link;

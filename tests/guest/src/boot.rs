@@ -15,13 +15,18 @@ pub struct Settings {
     pub address: Option<String>,
     /// The number of pages to reserve.
     pub reserve_pages: u64,
-    /// The path of the disk that is to be used, if the guest has one.
-    pub disk: Option<String>,
+    /// The paths of the disks that are to be used.
+    pub disks: Vec<String>,
+    /// The address of the emulated network card, if it is used beside eth0.
+    pub emulated_address: Option<String>,
+    /// Whether the screen is used.
+    pub has_screen: bool,
 }
 
 impl Settings {
     /// Parses the settings from a kernel command line: `lull.ip=10.77.0.10
-    /// lull.reserve=8192 lull.disk=xvda`.
+    /// lull.reserve=8192 lull.disk=sda,xvdf lull.emulated-ip=10.78.0.10
+    /// lull.screen`.
     pub fn parse(command_line: &str) -> Self {
         let value = |name: &str| {
             command_line
@@ -33,7 +38,15 @@ impl Settings {
             reserve_pages: value("lull.reserve")
                 .and_then(|v| v.parse().ok())
                 .unwrap_or(8_192),
-            disk: value("lull.disk").map(|name| format!("/dev/{name}")),
+            disks: value("lull.disk")
+                .into_iter()
+                .flat_map(|names| names.split(','))
+                .map(|name| format!("/dev/{name}"))
+                .collect(),
+            emulated_address: value("lull.emulated-ip").map(str::to_owned),
+            has_screen: command_line
+                .split_whitespace()
+                .any(|word| word == "lull.screen"),
         }
     }
 }
@@ -49,11 +62,17 @@ pub fn bring_up() -> Result<Settings> {
     let settings = Settings::parse(&fs::read_to_string("/proc/cmdline")?);
     busybox(&["ip", "link", "set", "lo", "up"])?;
     load_modules()?;
-    if let Some(disk) = &settings.disk {
+    for disk in &settings.disks {
         wait_for(disk)?;
     }
     if let Some(address) = &settings.address {
-        bring_up_network(address)?;
+        wait_for("/sys/class/net/eth0")?;
+        bring_up_network("eth0", address)?;
+    }
+    if let Some(address) = &settings.emulated_address {
+        // Otherwise one card would answer for the address of the other.
+        fs::write("/proc/sys/net/ipv4/conf/all/arp_ignore", "1")?;
+        bring_up_network(&emulated_card()?, address)?;
     }
     Ok(settings)
 }
@@ -65,21 +84,35 @@ fn load_modules() -> Result<()> {
         .collect();
     modules.sort();
     for module in modules {
-        busybox(&["insmod", &module.to_string_lossy()])?;
+        match busybox(&["insmod", &module.to_string_lossy()]) {
+            // A driver of Xen's devices refuses to be loaded where Linux uses none of them.
+            Err(error) if error.to_string().ends_with("No such device") => {}
+            loaded => loaded?,
+        }
     }
     Ok(())
 }
 
-fn bring_up_network(address: &str) -> Result<()> {
-    wait_for("/sys/class/net/eth0")?;
-    busybox(&["ip", "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
-    busybox(&["ip", "link", "set", "eth0", "up"])
+fn bring_up_network(card: &str, address: &str) -> Result<()> {
+    busybox(&["ip", "addr", "add", &format!("{address}/24"), "dev", card])?;
+    busybox(&["ip", "link", "set", card, "up"])
 }
 
-/// Waits until the path exists. After 10 s it returns in any case, and the user of the path
-/// reports the error.
+/// Returns the name of the network card on the PCI bus. Only a PCI device has a vendor in
+/// sysfs.
+fn emulated_card() -> Result<String> {
+    for entry in fs::read_dir("/sys/class/net")?.flatten() {
+        if fs::exists(entry.path().join("device/vendor"))? {
+            return Ok(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    bail!("there is no emulated network card")
+}
+
+/// Waits until the path exists. After a minute it returns in any case, and the user of the
+/// path reports the error. Linux looks for SCSI disks after it has loaded their driver.
 fn wait_for(path: &str) -> Result<()> {
-    for _ in 0..500 {
+    for _ in 0..3_000 {
         if fs::exists(path)? {
             break;
         }
@@ -117,8 +150,14 @@ mod tests {
             Settings::parse("console=hvc0 lull.ip=10.77.0.12 lull.reserve=25600 lull.disk=xvda\n");
         assert_eq!(settings.address.as_deref(), Some("10.77.0.12"));
         assert_eq!(settings.reserve_pages, 25_600);
-        assert_eq!(settings.disk.as_deref(), Some("/dev/xvda"));
+        assert_eq!(settings.disks, ["/dev/xvda"]);
+        let settings =
+            Settings::parse("lull.disk=sda,xvdf lull.emulated-ip=10.78.0.12 lull.screen");
+        assert_eq!(settings.disks, ["/dev/sda", "/dev/xvdf"]);
+        assert_eq!(settings.emulated_address.as_deref(), Some("10.78.0.12"));
+        assert!(settings.has_screen);
         let settings = Settings::parse("quiet");
-        assert!(settings.address.is_none() && settings.disk.is_none());
+        assert!(settings.address.is_none() && settings.disks.is_empty());
+        assert!(!settings.has_screen);
     }
 }

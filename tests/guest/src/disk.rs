@@ -1,4 +1,4 @@
-//! A disk that is written and read back for as long as the guest lives. The version last
+//! Disks that are written and read back for as long as the guest lives. The version last
 //! written to each block is kept in memory, so a lost write, or one that is repeated late,
 //! is detected.
 
@@ -67,7 +67,8 @@ impl Disk {
             .read(true)
             .write(true)
             .custom_flags(flags)
-            .open(device)?;
+            .open(device)
+            .map_err(|error| io::Error::new(error.kind(), format!("{device}: {error}")))?;
         let usage = Use::of(device);
         Ok(Self {
             file,
@@ -79,13 +80,19 @@ impl Disk {
         })
     }
 
-    /// Returns the counters so far.
-    pub fn status(&self) -> DiskStatus {
-        DiskStatus {
-            written: self.written.load(Ordering::Relaxed),
-            checked: self.checked.load(Ordering::Relaxed),
-            errors: self.errors.load(Ordering::Relaxed),
-        }
+    /// Returns the counters of all disks together so far; `None` if there is no disk.
+    pub fn status_of(disks: &[Self]) -> Option<DiskStatus> {
+        let sum = |counter: fn(&Self) -> &AtomicU64| {
+            let counters = disks.iter().map(counter);
+            counters
+                .map(|counter| counter.load(Ordering::Relaxed))
+                .sum::<u64>()
+        };
+        (!disks.is_empty()).then(|| DiskStatus {
+            written: sum(|disk| &disk.written),
+            checked: sum(|disk| &disk.checked),
+            errors: sum(|disk| &disk.errors),
+        })
     }
 
     /// Writes one block after the other, and checks another block each time.

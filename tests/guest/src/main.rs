@@ -1,7 +1,7 @@
 //! The program that runs as PID 1 of a test guest.
 
 use anyhow::Result;
-use lull_guest::{boot, disk::Disk, machine::Machine, server::Model};
+use lull_guest::{boot, disk::Disk, machine::Machine, screen::Screen, server::Model};
 
 fn main() {
     if let Err(error) = start() {
@@ -15,6 +15,8 @@ fn main() {
 
 fn start() -> Result<()> {
     let settings = boot::bring_up()?;
-    let disk = settings.disk.as_deref().map(Disk::open).transpose()?;
-    Model::new(settings.reserve_pages, disk, Machine::found()?).run()
+    let disks = settings.disks.iter().map(|disk| Disk::open(disk));
+    let disks = disks.collect::<Result<Vec<_>, _>>()?;
+    let screen = settings.has_screen.then(Screen::open).transpose()?;
+    Model::new(settings.reserve_pages, disks, Machine::found()?, screen).run()
 }

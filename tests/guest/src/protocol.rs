@@ -61,7 +61,7 @@ pub enum Request {
     Status,
     /// Changes the load, then answers with a [`Status`].
     SetLoad(Load),
-    /// Checks every page of the reserve and every block of the disk once, then
+    /// Checks every page of the reserve and every block of the disks once, then
     /// answers with a [`Status`].
     VerifyAll,
     /// Crashes the guest's kernel; there is no answer.
@@ -101,10 +101,13 @@ pub struct Status {
     pub reserve_pages: u64,
     /// The present load.
     pub load: Load,
-    /// The counters of the disk, if the guest has one.
+    /// The counters of all disks together, if the guest has one.
     pub disk: Option<DiskStatus>,
     /// The counters of the emulated machine, if the guest has one.
     pub machine: Option<MachineStatus>,
+    /// The counters of the screen, if the guest uses one: how often it was read, and how
+    /// often it did not show what was last written on it.
+    pub screen: Option<MachineStatus>,
 }
 
 /// The counters of the emulated machine since the guest started.
@@ -116,7 +119,7 @@ pub struct MachineStatus {
     pub errors: u64,
 }
 
-/// The counters of the disk since the guest started.
+/// The counters of all disks together since the guest started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
     /// The number of blocks written.

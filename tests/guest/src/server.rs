@@ -12,6 +12,7 @@ use crate::dirtier::Dirtier;
 use crate::disk::Disk;
 use crate::machine::Machine;
 use crate::protocol::{Answer, Load, PORT, Request, Status};
+use crate::screen::Screen;
 use crate::verifier::Verifier;
 use crate::working_set::WorkingSet;
 
@@ -20,21 +21,28 @@ pub struct Model {
     set: Arc<WorkingSet>,
     dirtier: Dirtier,
     verifier: Verifier,
-    disk: Option<Disk>,
+    disks: Vec<Disk>,
     machine: Option<Machine>,
+    screen: Option<Screen>,
     start: Instant,
 }
 
 impl Model {
     /// Reserves the pages of the model.
-    pub fn new(reserve_pages: u64, disk: Option<Disk>, machine: Option<Machine>) -> Self {
+    pub fn new(
+        reserve_pages: u64,
+        disks: Vec<Disk>,
+        machine: Option<Machine>,
+        screen: Option<Screen>,
+    ) -> Self {
         let set = Arc::new(WorkingSet::new(reserve_pages.max(1)));
         Self {
             dirtier: Dirtier::new(Arc::clone(&set)),
             verifier: Verifier::new(Arc::clone(&set)),
             set,
-            disk,
+            disks,
             machine,
+            screen,
             start: Instant::now(),
         }
     }
@@ -49,10 +57,14 @@ impl Model {
         thread::spawn(move || other.dirtier.run());
         let other = Arc::clone(&model);
         thread::spawn(move || other.verifier.run());
-        let other = Arc::clone(&model);
-        thread::spawn(move || other.disk.as_ref().map(|disk| disk.run()));
+        for index in 0..model.disks.len() {
+            let other = Arc::clone(&model);
+            thread::spawn(move || other.disks[index].run());
+        }
         let other = Arc::clone(&model);
         thread::spawn(move || other.machine.as_ref().map(|machine| machine.run()));
+        let other = Arc::clone(&model);
+        thread::spawn(move || other.screen.as_ref().map(|screen| screen.run()));
         let listener = TcpListener::bind(("0.0.0.0", PORT)).context("cannot listen")?;
         println!("lull-guest: ready");
         for stream in listener.incoming().flatten() {
@@ -86,7 +98,7 @@ impl Model {
             }
             Request::VerifyAll => {
                 self.verifier.sweep();
-                self.disk.iter().for_each(Disk::sweep);
+                self.disks.iter().for_each(Disk::sweep);
             }
             Request::Crash => sysrq("c"),
             Request::PowerOff => sysrq("o"),
@@ -116,8 +128,9 @@ impl Model {
             wall_ms: millis(UNIX_EPOCH.elapsed().unwrap_or_default()),
             reserve_pages: self.set.reserve(),
             load: self.dirtier.load(),
-            disk: self.disk.as_ref().map(Disk::status),
+            disk: Disk::status_of(&self.disks),
             machine: self.machine.as_ref().map(Machine::status),
+            screen: self.screen.as_ref().map(Screen::status),
         }
     }
 }

@@ -18,6 +18,8 @@ pub enum Site {
     Installed,
     /// Xen 4.20 as Debian 13 installs it.
     Newer,
+    /// Xen 4.17 with shadow paging, otherwise as the first host.
+    Shadow,
 }
 
 impl Site {
@@ -30,6 +32,11 @@ impl Site {
             Self::First => HostConfig::default(),
             Self::Installed => other(Hypervisor::Xen417, 2),
             Self::Newer => other(Hypervisor::Xen420, 3),
+            Self::Shadow => HostConfig {
+                hypervisor: Hypervisor::Xen417Shadow,
+                number: 4,
+                ..HostConfig::default()
+            },
         };
         HostConfig {
             link: Some(link.clone()),
@@ -52,7 +59,7 @@ pub struct Pair<'a> {
 #[derive(Default)]
 pub struct Sites {
     link: Option<Link>,
-    worlds: [Option<World>; 3],
+    worlds: [Option<World>; 4],
 }
 
 impl Sites {
@@ -60,7 +67,7 @@ impl Sites {
     pub const fn new() -> Self {
         Self {
             link: None,
-            worlds: [const { None }; 3],
+            worlds: [const { None }; 4],
         }
     }
 
@@ -70,7 +77,7 @@ impl Sites {
     /// # Errors
     /// When a host cannot be booted.
     pub fn need(&mut self, sites: &[Site]) -> Result<()> {
-        for other in [Site::Installed, Site::Newer] {
+        for other in [Site::Installed, Site::Newer, Site::Shadow] {
             if !sites.contains(&other) {
                 self.worlds[other as usize] = None;
             }

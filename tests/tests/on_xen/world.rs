@@ -6,7 +6,9 @@ use std::sync::Mutex;
 use anyhow::{Result, ensure};
 use libtest_mimic::{Completion, Failed, Trial};
 use lull_tests::timeline::Timeline;
-use lull_tests::{Guest, GuestSpec, GuestType, Host, HostConfig, Load, Mark, SavedGuest};
+use lull_tests::{
+    Guest, GuestSpec, GuestType, Host, HostConfig, Load, Mark, SavedGuest, boot_disk,
+};
 
 use crate::aftermath::no_leaks;
 use crate::choice;
@@ -104,6 +106,29 @@ impl World {
             GuestType::Hvm => self.restored(spec)?,
             _ => self.host.create_guest(spec)?,
         };
+        self.domid = guest.domid()?;
+        self.moved = 0;
+        Ok(self.guest.insert(guest).clone())
+    }
+
+    /// Boots an HVM guest of a kind that a single scenario needs, in place of any other guest.
+    pub fn booted(&mut self, spec: &GuestSpec) -> Result<Guest> {
+        self.forget_guest();
+        self.host.install_device_model()?;
+        let guest = self.host.create_guest(spec)?;
+        self.adopted(guest)
+    }
+
+    /// Does the same with a guest that boots from [`lull_tests::boot_disk`].
+    pub fn booted_from_disk(&mut self, spec: &GuestSpec) -> Result<Guest> {
+        self.forget_guest();
+        self.host.install_device_model()?;
+        self.host.make_boot_disk()?;
+        let guest = Guest::create_by(&self.host, spec, boot_disk::create)?;
+        self.adopted(guest)
+    }
+
+    fn adopted(&mut self, guest: Guest) -> Result<Guest> {
         self.domid = guest.domid()?;
         self.moved = 0;
         Ok(self.guest.insert(guest).clone())

@@ -2,7 +2,10 @@
 //!
 //! The guest reads a register of the emulated machine again and again, and notices if it
 //! ever runs while its QEMU is stopped. It writes its disk through QEMU, which puts what is
-//! read back into the guest's memory by itself.
+//! read back into the guest's memory by itself. [`machines`] are guests with other emulated
+//! machines.
+
+mod machines;
 
 use std::time::Duration;
 
@@ -14,7 +17,8 @@ use lull_tests::{Guest, GuestSpec, Load, MachineStatus};
 use crate::aftermath;
 use crate::attempt::{Ended, Plan, is};
 use crate::newer::newer;
-use crate::world::{Scenario, World, scenario};
+use crate::sites::Site;
+use crate::world::{Scenario, World, scenario, scenario_at};
 use crate::{fast, moves, plain_xl, refusals, virsh};
 
 /// The scenarios. The first that runs boots the guest, which takes longest.
@@ -44,6 +48,12 @@ pub fn unseen() -> Vec<Scenario> {
         scenario("hvm-limits-kept-by-virsh", 400, virsh::keeps_limits_of_hvm),
         newer("hvm-fast-within-its-limit", 350, fast_within_a_limit),
         newer("hvm-fast-frames-agree", 150, fast_frames_agree),
+        scenario("hvm-ten-in-a-row", 600, ten_in_a_row),
+        scenario("hvm-without-pv-drivers", 500, machines::without_pv_drivers),
+        scenario("hvm-many-devices", 600, machines::many_devices),
+        scenario("hvm-fast-many-devices", 600, machines::fast_many_devices),
+        scenario("hvm-boots-from-disk", 500, machines::boots_from_disk),
+        scenario_at(Site::Shadow, "hvm-hap-0", 600, machines::without_hap),
     ]
 }
 
@@ -99,12 +109,20 @@ fn within_a_limit(world: &mut World) -> Result<()> {
         result["predicted_downtime_ms"],
         result["observed_downtime_ms"],
     ));
+    landed_classic(&ended, "receiver-command")?;
+    check(world, &guest, &ended)
+}
+
+/// Checks that the guest moved and landed the classic way, and that the reason told for that
+/// has these words.
+fn landed_classic(ended: &Ended, why: &str) -> Result<()> {
+    let result = ended.expect(0)?;
     let reason = result["landing_reason"].as_str().unwrap_or_default();
     ensure!(
-        result["landing"] == "classic" && reason.contains("receiver-command"),
+        result["landing"] == "classic" && reason.contains(why),
         "{result}"
     );
-    check(world, &guest, &ended)
+    Ok(())
 }
 
 /// Gate 2: the guest, with its QEMU, has stopped, and runs on.
@@ -256,6 +274,30 @@ fn fast_within_a_limit(world: &mut World) -> Result<()> {
     check(world, &guest, &ended)
 }
 
+/// Ten fast landings of one guest, which reads and writes memory, disk and network
+/// throughout.
+fn ten_in_a_row(world: &mut World) -> Result<()> {
+    const MOVES: u32 = 10;
+    // The guest's network driver loses memory at each move.
+    world.forget_guest();
+    let guest = guest(world)?;
+    let timeline = Timeline::start();
+    let limit = world.pace.ample();
+    for number in 1..=MOVES {
+        let plan = Plan::direct().limit(limit).fast_by("");
+        let ended = plan.run(&world.host, &guest)?;
+        let pause = fast::landed_fast(&ended)?["observed_downtime_ms"].clone();
+        // This asks over the network, and reads all memory and the whole disk.
+        with_devices(&guest, || aftermath::runs_whole(&guest))
+            .with_context(|| format!("after move {number}: {}", ended.in_short()))?;
+        timeline.phase(format_args!(
+            "move {number} of {MOVES}: paused for {pause} ms"
+        ));
+    }
+    no_state_is_left(world)?;
+    with_devices(&guest, || aftermath::check_whole(&world.host, &guest))
+}
+
 /// What QEMU wrote in the last round is among what is compared.
 fn fast_frames_agree(world: &mut World) -> Result<()> {
     let guest = guest(world)?;
@@ -298,12 +340,7 @@ fn older_destination(world: &mut World) -> Result<()> {
     let guest = guest(world)?;
     let older = Plan::direct().land("exec rig-agent older-land 5 -- lull land");
     let ended = older.run(&world.host, &guest)?;
-    let result = ended.expect(0)?;
-    let reason = result["landing_reason"].as_str().unwrap_or_default();
-    ensure!(
-        result["landing"] == "classic" && reason.contains("QEMU waiting"),
-        "{result}"
-    );
+    landed_classic(&ended, "QEMU waiting")?;
     check(world, &guest, &ended)
 }
 
