@@ -4,10 +4,9 @@
 use std::time::Instant;
 
 use lull_base::bandwidth::Bandwidth;
-use lull_base::fmt::{Millis, or_dash};
+use lull_base::fmt::{Limit, Millis, or_dash};
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::machine::Event;
-use lull_core::units::Micros;
 use lull_wire::events;
 
 use super::attempt::Verify;
@@ -87,8 +86,8 @@ impl Session<'_> {
                 self.notify()?;
                 Ok(Ok(format!(
                     "the guest is asked to stop at the end of this round, if the pause fits (predicted now {}, limit {})",
-                    millis(predicted.map(Micros::as_millis_ceil)),
-                    millis(limits.max_suspend.map(DowntimeLimit::as_millis)),
+                    or_dash(predicted.map(|pause| Millis(pause.as_millis_ceil()))),
+                    or_dash(limits.max_suspend.map(|limit| Limit(limit.micros().0))),
                 )))
             }
         }
@@ -116,8 +115,8 @@ impl Session<'_> {
         let now = events::InForce::new(at_ms, limits, bandwidth);
         let mut text = format!(
             "from now on limit {}, timeout {}, bandwidth {bandwidth}",
-            millis(now.limit_ms),
-            millis(now.timeout_ms),
+            or_dash(limits.max_suspend.map(|limit| Limit(limit.micros().0))),
+            or_dash(limits.timeout.map(|timeout| Limit(timeout.micros().0))),
         );
         self.host.tell(events::Event::Limits(now));
         if !self.peer.machine().accepts_changes() {
@@ -125,8 +124,4 @@ impl Session<'_> {
         }
         Ok(text)
     }
-}
-
-fn millis(time: Option<u64>) -> String {
-    or_dash(time.map(Millis))
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::Read;
 
-use lull_base::fmt::{Bytes, Count, Millis, or_dash};
+use lull_base::fmt::{Bytes, Count, Limit, Millis, or_dash};
 use lull_base::risk::Risk;
 use lull_core::limits::Limits;
 use lull_core::machine::{Config, Event, Machine};
@@ -202,8 +202,8 @@ fn instead(wanted: Limits, recorded: Limits) -> Limits {
 fn in_words(limits: &Limits) -> String {
     format!(
         "limit {}, timeout {}",
-        or_dash(limits.max_suspend.map(|limit| Millis(limit.as_millis()))),
-        or_dash(limits.timeout.map(|timeout| Millis(timeout.as_millis())))
+        or_dash(limits.max_suspend.map(|limit| Limit(limit.micros().0))),
+        or_dash(limits.timeout.map(|timeout| Limit(timeout.micros().0)))
     )
 }
 

@@ -12,7 +12,7 @@ use std::{fs, io};
 
 use clap::Args;
 use lull_base::bandwidth::Bandwidth;
-use lull_base::fmt::{Millis, or_dash};
+use lull_base::fmt::{Limit, or_dash};
 use lull_base::hygiene;
 use lull_base::inherited_fd;
 use lull_base::text::printable;
@@ -134,7 +134,7 @@ fn refuse_paused(
         (Err(error), _) => Verdict::plain(How::SourceFailed, format!("{error:#}"), ""),
         (Ok(ordered), limit) => {
             helper.limits_from = ordered.from;
-            let limit = or_dash(limit.map(|limit| Millis(limit.as_millis())));
+            let limit = or_dash(limit.map(|limit| Limit(limit.micros().0)));
             Verdict::plain(
                 How::RefusedDowntime,
                 format!(

@@ -236,6 +236,12 @@ impl ObservedAttempt {
         }
     }
 
+    /// The exact limit on the pause when the guest was asked to suspend, in microseconds,
+    /// if the engine reported it.
+    pub fn exact_limit_us(&self) -> Option<u64> {
+        self.suspended.as_ref()?.limit_us
+    }
+
     /// The number of connections with which a fast landing began.
     pub fn begun_with(&self) -> Option<u8> {
         self.started.as_ref()?.connections
