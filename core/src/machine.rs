@@ -248,7 +248,7 @@ impl core::error::Error for ProtocolError {}
 
 /// The operator's request while the guest was stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum CancelIntent {
     Move,
     Stay,
 }
@@ -265,7 +265,7 @@ enum Phase {
     HandingOver,
     Suspending {
         since: Micros,
-        wish: Wish,
+        intent: CancelIntent,
     },
     CopyingFinal {
         since: Micros,
@@ -274,7 +274,7 @@ enum Phase {
     RunningOn {
         left: u64,
         scanned: bool,
-        wish: Wish,
+        intent: CancelIntent,
     },
     Finished,
     Refused,
@@ -437,13 +437,13 @@ impl Machine {
             }
             (Phase::Counting, Event::Counted { dirty }) => self.round_ended(dirty),
             (Phase::TakingBitmap, Event::Bitmap { dirty, took }) => self.bitmap(dirty, took),
-            (Phase::Suspending { since, wish }, Event::Suspended { dirty, took_bitmap }) => {
-                self.suspended(since, wish, dirty, took_bitmap)
+            (Phase::Suspending { since, intent }, Event::Suspended { dirty, took_bitmap }) => {
+                self.suspended(since, intent, dirty, took_bitmap)
             }
-            (Phase::Suspending { wish, .. }, Event::SuspendFailed) => self.refuse(match wish {
-                Wish::Stay => Reason::Cancelled,
-                Wish::Move if self.is_out_of_time() => Reason::Timeout,
-                Wish::Move => Reason::SuspendFailed,
+            (Phase::Suspending { intent, .. }, Event::SuspendFailed) => self.refuse(match intent {
+                CancelIntent::Stay => Reason::Cancelled,
+                CancelIntent::Move if self.is_out_of_time() => Reason::Timeout,
+                CancelIntent::Move => Reason::SuspendFailed,
             }),
             (
                 Phase::CopyingFinal { since, left },
@@ -466,7 +466,7 @@ impl Machine {
                 Phase::RunningOn {
                     left,
                     scanned,
-                    wish,
+                    intent,
                 },
                 Event::Sent {
                     requested,
@@ -478,7 +478,7 @@ impl Machine {
                 self.phase = Phase::RunningOn {
                     left,
                     scanned,
-                    wish,
+                    intent,
                 };
                 Action::None
             }
@@ -486,15 +486,15 @@ impl Machine {
                 Phase::RunningOn {
                     left,
                     scanned,
-                    wish,
+                    intent,
                 },
                 Event::RunsOn,
-            ) => self.run_on(left, scanned, wish),
+            ) => self.run_on(left, scanned, intent),
             (Phase::RunningOn { left, scanned, .. }, Event::Cancel) => {
                 self.phase = Phase::RunningOn {
                     left,
                     scanned,
-                    wish: Wish::Stay,
+                    intent: CancelIntent::Stay,
                 };
                 Action::None
             }
@@ -504,7 +504,7 @@ impl Machine {
                 // The suspend request can no longer be withdrawn: wait for its result.
                 self.phase = Phase::Suspending {
                     since,
-                    wish: Wish::Stay,
+                    intent: CancelIntent::Stay,
                 };
                 Action::None
             }
@@ -760,7 +760,7 @@ impl Machine {
         }
         self.phase = Phase::Suspending {
             since: self.now,
-            wish: Wish::Move,
+            intent: CancelIntent::Move,
         };
         Action::Suspend
     }
@@ -779,7 +779,13 @@ impl Machine {
     /// guest has already stopped, and gate 3 and dom0's own deadline end the pause within
     /// the limit in any case. Giving up is right only if the move is more likely to fail
     /// than to succeed.
-    fn suspended(&mut self, since: Micros, wish: Wish, dirty: u64, took: Micros) -> Action {
+    fn suspended(
+        &mut self,
+        since: Micros,
+        intent: CancelIntent,
+        dirty: u64,
+        took: Micros,
+    ) -> Action {
         let elapsed = self.now.since(since);
         let spent = Downtime {
             suspend: elapsed.since(took),
@@ -805,7 +811,7 @@ impl Machine {
             pages: usual,
             ..spent
         });
-        if wish == Wish::Stay {
+        if intent == CancelIntent::Stay {
             return self.resume(Reason::Cancelled);
         }
         if self.is_beyond(&left) {
@@ -887,15 +893,15 @@ impl Machine {
         self.phase = Phase::RunningOn {
             left,
             scanned,
-            wish: Wish::Move,
+            intent: CancelIntent::Move,
         };
         Action::RunOn(refusal)
     }
 
     /// The guest runs again. The round that was to be the final one becomes another live
     /// round.
-    fn run_on(&mut self, left: u64, scanned: bool, wish: Wish) -> Action {
-        if wish == Wish::Stay {
+    fn run_on(&mut self, left: u64, scanned: bool, intent: CancelIntent) -> Action {
+        if intent == CancelIntent::Stay {
             return self.refuse(Reason::Cancelled);
         }
         self.round = self.round.saturating_add(1);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::clock::TICK;
 use super::failure::{Doing, Failure};
-use super::landing::Heard;
+use super::landing::Received;
 use super::session::{End, Session};
 
 /// Time that the destination has to start the copy, which takes one hypercall. Whatever it
@@ -54,9 +54,10 @@ impl Session<'_> {
         self.landing.start(&mut self.queue);
         let until = Instant::now() + STARTING;
         loop {
-            match self.landing.hear() {
-                Ok(Some(Heard::Started)) => return true,
-                Ok(None | Some(Heard::Noted | Heard::Narrowed)) if Instant::now() < until => {}
+            match self.landing.recv() {
+                Ok(Some(Received::Started)) => return true,
+                Ok(None | Some(Received::Noted | Received::Narrowed)) if Instant::now() < until => {
+                }
                 Ok(_) | Err(_) => return false,
             }
             if self.write().is_err() || self.wait(TICK).is_err() {

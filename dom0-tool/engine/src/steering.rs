@@ -16,7 +16,7 @@ use super::throttle::Throttle;
 
 /// A request of the operator. A field that is `None` stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum OperatorRequest {
     /// Changes one or more limits.
     Limits {
         /// The limit on the pause.
@@ -35,19 +35,19 @@ pub type Reply = Result<String, String>;
 
 impl Session<'_> {
     /// Takes the operator's next request, and grants or refuses it.
-    pub(super) fn heed_wishes(&mut self) -> Result<(), Failure> {
+    pub(super) fn apply_requests(&mut self) -> Result<(), Failure> {
         if !self.begun {
             return Ok(());
         }
-        let Some(wish) = self.host.wish() else {
+        let Some(request) = self.host.request() else {
             return Ok(());
         };
-        let reply = self.heed(wish)?;
+        let reply = self.apply(request)?;
         self.host.reply(reply);
         Ok(())
     }
 
-    fn heed(&mut self, wish: Wish) -> Result<Reply, Failure> {
+    fn apply(&mut self, request: OperatorRequest) -> Result<Reply, Failure> {
         let machine = self.peer.machine();
         if !machine.accepts_changes() {
             return Ok(Err(
@@ -58,8 +58,8 @@ impl Session<'_> {
             return Ok(Err("the stub domain is busy; try again".into()));
         }
         let limits = machine.config().limits;
-        match wish {
-            Wish::Limits {
+        match request {
+            OperatorRequest::Limits {
                 max_suspend,
                 timeout,
                 bandwidth,
@@ -78,9 +78,9 @@ impl Session<'_> {
                 {
                     self.hold_to(bandwidth)?;
                 }
-                self.tell_limits().map(Ok)
+                self.emit_limits().map(Ok)
             }
-            Wish::SwitchNow => {
+            OperatorRequest::SwitchNow => {
                 let predicted = machine.prediction().map(|p| p.total());
                 self.peer.tell(self.now(), Event::SwitchNow)?;
                 self.notify()?;
@@ -107,7 +107,7 @@ impl Session<'_> {
         Bandwidth(self.throttle.as_ref().map(Throttle::cap))
     }
 
-    fn tell_limits(&mut self) -> Result<String, Failure> {
+    fn emit_limits(&mut self) -> Result<String, Failure> {
         self.notify()?;
         let limits = self.peer.machine().config().limits;
         let bandwidth = self.bandwidth();

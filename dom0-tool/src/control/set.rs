@@ -12,7 +12,7 @@ use lull_base::fmt::{Millis, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_wire::control::{Answer, Phase, Request, Status};
 
-use super::client::{self, Connection, Heard};
+use super::client::{self, Connection, Received};
 use super::{DONE, REFUSED, UNKNOWN};
 
 /// The longest silence accepted. A helper reports several times a second while it copies.
@@ -126,11 +126,11 @@ fn await_decision(connection: &mut Connection) -> anyhow::Result<u8> {
     connection.say(Request::Watch)?;
     let mut before = None;
     loop {
-        let status = match connection.hear(SILENCE)? {
-            Heard::Answer(Answer::Status(status)) => status,
-            Heard::Answer(_) => continue,
-            Heard::End => anyhow::bail!("the helper has ended"),
-            Heard::Nothing => anyhow::bail!("the helper says nothing"),
+        let status = match connection.recv(SILENCE)? {
+            Received::Answer(Answer::Status(status)) => status,
+            Received::Answer(_) => continue,
+            Received::End => anyhow::bail!("the helper has ended"),
+            Received::Nothing => anyhow::bail!("the helper says nothing"),
         };
         let rounds = rounds_ended(&status);
         if let Some(code) = decided(&status, *before.get_or_insert(rounds)) {

@@ -792,16 +792,16 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
             _ => panic!("lull migrate"),
         }
     };
-    let attempted = |land_lost: bool, wish: Wish| {
+    let attempted = |land_lost: bool, intent: Intent| {
         let mut account = ObservedAttempt::default();
         account.helper_said(Event::Ended(Ended {
             reason: "the connection to lull land was lost: it broke".to_owned(),
             land_lost,
             ..Ended::so(How::TargetFailed)
         }));
-        Attempted { account, wish }
+        Attempted { account, intent }
     };
-    let lost = || attempted(true, Wish::Move);
+    let lost = || attempted(true, Intent::Move);
     let why = classic_instead(&options(""), Landing::Fast, &lost()).unwrap();
     assert!(why.contains("lull land was lost"), "{why}");
     let suspended = r#"{"type":"suspended","requested_at_ms":1,"stopped_at_ms":2,"dirty_pages":3,
@@ -813,8 +813,8 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
     for (extra, landing, attempted) in [
         ("--landing fast", Landing::Fast, lost()),
         ("", Landing::Classic, lost()),
-        ("", Landing::Fast, attempted(false, Wish::Move)),
-        ("", Landing::Fast, attempted(true, Wish::Cancel)),
+        ("", Landing::Fast, attempted(false, Intent::Move)),
+        ("", Landing::Fast, attempted(true, Intent::Cancel)),
         ("", Landing::Fast, stopped),
     ] {
         let why = classic_instead(&options(extra), landing, &attempted);

@@ -9,7 +9,7 @@ use lull_base::risk::Risk;
 use lull_core::limits::Limits;
 use lull_core::machine::{Config, Event, Machine};
 use lull_core::units::Micros;
-use lull_wire::trace::{Decision, End, Header, Line, Told};
+use lull_wire::trace::{Decision, End, EventLine, Header, Line};
 
 use super::reader::{NoTrace, Reader};
 
@@ -132,7 +132,7 @@ impl<R: Read> Rerun<R> {
         }
     }
 
-    fn step(&mut self, told: &Told) -> Result<Option<Box<Decision>>, NoTrace> {
+    fn step(&mut self, told: &EventLine) -> Result<Option<Box<Decision>>, NoTrace> {
         let at = Micros(told.at_us);
         let event = match Event::from(told.event) {
             Event::Limits(recorded) => Event::Limits(instead(self.wanted, recorded)),

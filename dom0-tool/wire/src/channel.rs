@@ -112,7 +112,7 @@ pub const PAGES_MAX: usize = lull_core::batch::BATCH_PAGES;
 pub const SHARE_MAX: usize = PAGES_MAX / 2;
 
 /// The most connections that may join the first one.
-pub const JOINED_MAX: u8 = Connections::MOST - 1;
+pub const JOINED_MAX: u8 = Connections::MAX - 1;
 
 /// Maximum size of the CPU state in bytes: four times what 128 vCPUs need.
 const CONTEXT_MAX: usize = 4 << 20;

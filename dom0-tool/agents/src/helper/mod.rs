@@ -5,12 +5,12 @@
 //! [`engine`](lull_engine) does the live migrations of guests that lull can move;
 //! everything else goes to the stock helper, unchanged ([`mod@stock`]). A second process
 //! cleans up if this one dies ([`guard`]). For a fast landing this process only hands the
-//! stream over ([`handed`]).
+//! stream over ([`handover`]).
 
 mod args;
 mod front_end;
 pub mod guard;
-pub mod handed;
+pub mod handover;
 mod journal;
 mod libxl;
 mod orders;

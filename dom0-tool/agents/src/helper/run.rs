@@ -22,12 +22,12 @@ use lull_core::units::Micros;
 use lull_engine::stream::sink::Sink;
 use lull_engine::stub::{StubLog, orphans};
 use lull_engine::{
-    self as engine, Attempt, Channel, Connection, Host, News, NotBegun, Order, Reply,
-    SuspendAnswer, Verdict, Verify, Wish,
+    self as engine, Attempt, Channel, Connection, Host, News, NotBegun, OperatorRequest, Order,
+    Reply, SuspendAnswer, Verdict, Verify,
 };
 use lull_store::ledger::Subject;
 use lull_store::limits::Effective;
-use lull_store::running::claim::{CLAIM_FD, Claim, Taken};
+use lull_store::running::claim::{CLAIM_FD, Claim, LockResult};
 use lull_store::running::folder::Folder;
 use lull_store::runs;
 use lull_store::trace::{Recorder, Unrecorded};
@@ -47,7 +47,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::args::{LiveSave, PausedSave, Save};
 use super::front_end::FrontEnd;
 use super::guard::{self, Guard, Over};
-use super::handed::{self, Handed};
+use super::handover::{self, HandoverReceiver};
 use super::libxl::Libxl;
 use super::orders::Ordered;
 use super::saving::{Beginning, Saving};
@@ -79,13 +79,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitC
     let save = match Save::parse(&args) {
         Some(Save::Live(save)) => save,
         Some(Save::Paused(save)) => {
-            return refuse_paused(&save, start, spec, version).unwrap_or_else(|| hand_over(&args));
+            return refuse_paused(&save, start, spec, version).unwrap_or_else(|| exec_stock(&args));
         }
-        None => return hand_over(&args),
+        None => return exec_stock(&args),
     };
     // Among the others are those of the transport: a copy held here would hide the
     // transport's end from the processes at their other ends.
-    let named = [FRONT_END_FD, handed::ENGINE_FD, GATE_FD, CLAIM_FD].map(inherited_fd::number);
+    let named = [FRONT_END_FD, handover::ENGINE_FD, GATE_FD, CLAIM_FD].map(inherited_fd::number);
     let given = [Some(save.io_fd), Some(save.recv_fd)];
     let kept: Vec<RawFd> = named.into_iter().chain(given).flatten().collect();
     drop(inherited_fd::foreign(&kept));
@@ -95,13 +95,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitC
     if orders.as_ref().is_ok_and(|orders| !orders.is_limited())
         && guest_type(save.domain).is_ok_and(|(kind, model)| obstacle(&kind, model).is_some())
     {
-        return hand_over(&args);
+        return exec_stock(&args);
     }
-    let ended = match handed::engine() {
+    let ended = match handover::engine() {
         Some(engine) => {
             // The claim is the engine's, so it is closed here.
             drop(inherited_fd::named(CLAIM_FD));
-            handed::hand_over(&save, engine)
+            handover::send_handover(&save, engine)
         }
         None => move_guest(&args, &save, start, orders, version),
     };
@@ -185,7 +185,7 @@ fn move_guest(
             for fd in [Some(&stream), unread.as_ref()].into_iter().flatten() {
                 fcntl_setfd(fd, FdFlags::empty())?;
             }
-            return Ok(hand_over(args));
+            return Ok(exec_stock(args));
         }
     };
     let (code, guard) = helper.finish(&verdict);
@@ -306,11 +306,11 @@ fn engine_until_the_end(
     let its_end = transport.try_clone()?;
     let front_end = FrontEnd::connect();
     let watched = front_end.as_ref().and_then(FrontEnd::wake_on);
-    let Some(handed) = Handed::wait(&from_helper, watched)? else {
+    let Some(handover) = HandoverReceiver::wait(&from_helper, watched)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let (guest, verify) = (handed.domain, handed.verify);
-    let (mut toolstack, stream) = handed.into_toolstack()?;
+    let (guest, verify) = (handover.domain, handover.verify);
+    let (mut toolstack, stream) = handover.into_toolstack()?;
     let orders = orders::limits(guest, spec);
     let mut helper = Helper::new(&mut toolstack, guest, front_end, version)?;
     helper.transport = Some(transport);
@@ -340,7 +340,7 @@ fn engine_until_the_end(
     Ok(code)
 }
 
-fn hand_over(args: &[OsString]) -> ExitCode {
+fn exec_stock(args: &[OsString]) -> ExitCode {
     let error = stock::become_it(args);
     eprintln!("lull: Xen's own save helper cannot be started: {error}");
     BROKEN.into()
@@ -393,7 +393,7 @@ struct Helper<'t> {
     /// The guest's name, for messages.
     name: String,
     control: Option<Server>,
-    wish: Option<Wish>,
+    request: Option<OperatorRequest>,
     cancelled: bool,
     /// xl's monitor process, which the suspend would end.
     monitor: Option<Monitor>,
@@ -457,7 +457,7 @@ impl<'t> Helper<'t> {
             beginning: None,
             name: orders::name(guest).unwrap_or_else(|_| format!("domain {guest}")),
             control: None,
-            wish: None,
+            request: None,
             cancelled: false,
             monitor: None,
             asked: false,
@@ -643,8 +643,8 @@ impl<'t> Helper<'t> {
             return Ok(Some(claim));
         }
         match Claim::preempt(&folder, guest) {
-            Ok(Taken::Ours(claim)) => Ok(Some(claim)),
-            Ok(Taken::Anothers) => anyhow::bail!(
+            Ok(LockResult::Acquired(claim)) => Ok(Some(claim)),
+            Ok(LockResult::Busy) => anyhow::bail!(
                 "another lull has {}'s dirty log and does not give it up: look at `lull status`, and try again when it is done",
                 self.name
             ),
@@ -693,16 +693,16 @@ impl<'t> Helper<'t> {
                 timeout_us,
                 bandwidth,
             } => {
-                let wish = Wish::Limits {
+                let request = OperatorRequest::Limits {
                     max_suspend: max_suspend_us.and_then(|us| DowntimeLimit::new(Micros(us))),
                     timeout: timeout_us.and_then(|us| Timeout::new(Micros(us))),
                     bandwidth: bandwidth.map(Bandwidth::from_bytes),
                 };
-                self.wish = Some(wish);
+                self.request = Some(request);
                 return;
             }
             Request::SwitchNow => {
-                self.wish = Some(Wish::SwitchNow);
+                self.request = Some(OperatorRequest::SwitchNow);
                 return;
             }
             // The server answers these itself.
@@ -853,7 +853,7 @@ impl Host for Helper<'_> {
     }
 
     fn cancel_suspend_request(&mut self) -> io::Result<bool> {
-        self.toolstack.withdraw()
+        self.toolstack.cancel_suspend_request()
     }
 
     fn poll(&mut self) -> io::Result<News> {
@@ -871,8 +871,8 @@ impl Host for Helper<'_> {
         })
     }
 
-    fn wish(&mut self) -> Option<Wish> {
-        self.wish.take()
+    fn request(&mut self) -> Option<OperatorRequest> {
+        self.request.take()
     }
 
     fn reply(&mut self, reply: Reply) {

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use lull_base::exit::NOT_BEGUN;
 use lull_base::terminal::to_stderr;
-use lull_store::running::folder::Place;
+use lull_store::running::folder::ControlSocket;
 use lull_xen::host;
 
 use self::lines::Lines;
@@ -86,7 +86,7 @@ fn in_lines(mut lines: Lines<io::Stdout>, mut session: Session<ThisHost>) -> any
 struct View<'a> {
     /// The guest, and the helper that moves it. Together they distinguish one attempt from
     /// another.
-    place: &'a Place,
+    socket: &'a ControlSocket,
     /// The guest's name and number: `web1 (7)`.
     title: &'a str,
     /// The last status that its helper sent.

@@ -128,7 +128,7 @@ impl ObservedAttempt {
             }
             Event::ConnectionLost(lost) => {
                 // An engine that keeps to its rules loses no more than it has.
-                self.connections_lost.truncate(Connections::MOST.into());
+                self.connections_lost.truncate(Connections::MAX.into());
                 self.connections_lost.push(lost);
             }
             Event::Limits(limits) => self.limits = Some(limits),

@@ -65,7 +65,7 @@ pub(super) fn engine() -> Option<OwnedFd> {
 ///
 /// # Errors
 /// When the engine or libxl has gone.
-pub(super) fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
+pub(super) fn send_handover(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
     let stream = inherited_fd::adopt(save.io_fd)?;
     // Closed unread: it is not this process's to read.
     drop(inherited_fd::adopt(save.recv_fd));
@@ -105,7 +105,7 @@ pub(super) fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode
 }
 
 /// The stream and the task that the engine received.
-pub(super) struct Handed {
+pub(super) struct HandoverReceiver {
     /// The descriptor of libxl's stream.
     pub stream: OwnedFd,
     /// The domid of the guest.
@@ -115,7 +115,7 @@ pub(super) struct Handed {
     helper: UnixStream,
 }
 
-impl Handed {
+impl HandoverReceiver {
     /// Waits for the helper. Returns `None` if libxl never starts one, or if `front_end`
     /// has gone.
     ///
@@ -225,7 +225,7 @@ impl Toolstack for DirectToolstack {
         Ok(answer)
     }
 
-    fn withdraw(&mut self) -> io::Result<bool> {
+    fn cancel_suspend_request(&mut self) -> io::Result<bool> {
         let withdrawn = cancel_suspend_request(self.guest)?;
         if withdrawn {
             self.asked = None;
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     /// Hands over as the helper does, without the conversation with libxl.
-    fn handed() -> (Handed, io::PipeReader) {
+    fn received() -> (HandoverReceiver, io::PipeReader) {
         let (helpers, engines) = UnixStream::pair().unwrap();
         let (read, stream) = io::pipe().unwrap();
         let (_, theirs) = UnixStream::pair().unwrap();
@@ -285,15 +285,17 @@ mod tests {
         );
         sent.unwrap();
         let engine = OwnedFd::from(engines);
-        let handed = Handed::wait(&engine, None).unwrap().expect("a helper");
-        (handed, read)
+        let received = HandoverReceiver::wait(&engine, None)
+            .unwrap()
+            .expect("a helper");
+        (received, read)
     }
 
     #[test]
     fn the_stream_is_handed_over_with_what_is_asked() {
-        let (handed, mut read) = handed();
-        assert_eq!((handed.domain, handed.verify), (7, Verify::Yes));
-        std::fs::File::from(handed.stream)
+        let (received, mut read) = received();
+        assert_eq!((received.domain, received.verify), (7, Verify::Yes));
+        std::fs::File::from(received.stream)
             .write_all(b"pages")
             .unwrap();
         let mut text = String::new();
@@ -305,11 +307,15 @@ mod tests {
     fn where_no_helper_comes_there_is_nothing_to_do() {
         let (helpers, engines) = UnixStream::pair().unwrap();
         drop(helpers);
-        assert!(Handed::wait(&engines.into(), None).unwrap().is_none());
+        assert!(
+            HandoverReceiver::wait(&engines.into(), None)
+                .unwrap()
+                .is_none()
+        );
         let (_helpers, engines) = UnixStream::pair().unwrap();
         let (front_end, gone) = UnixStream::pair().unwrap();
         drop(gone);
-        let waited = Handed::wait(&engines.into(), Some(front_end.as_fd()));
+        let waited = HandoverReceiver::wait(&engines.into(), Some(front_end.as_fd()));
         assert!(waited.unwrap().is_none());
     }
 
@@ -317,6 +323,6 @@ mod tests {
     fn what_is_no_handover_is_an_error() {
         let (mut helpers, engines) = UnixStream::pair().unwrap();
         helpers.write_all(b"garbage").unwrap();
-        assert!(Handed::wait(&engines.into(), None).is_err());
+        assert!(HandoverReceiver::wait(&engines.into(), None).is_err());
     }
 }
