@@ -9,16 +9,16 @@ use std::thread::available_parallelism;
 pub struct Connections(u8);
 
 impl Connections {
-    /// The largest number.
+    /// The largest number that may be asked for.
     pub const MAX: u8 = 8;
 
-    /// One connection.
+    /// The first connection alone.
     pub const ONE: Self = Self(1);
 
     /// The largest number where none is set.
     const UNLESS_SET: u8 = 4;
 
-    /// The number itself.
+    /// How many connections these are.
     pub const fn get(self) -> u8 {
         self.0
     }

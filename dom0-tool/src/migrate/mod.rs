@@ -61,7 +61,7 @@ use progress::Watcher;
 use report::Report;
 use source::{OnXen, Rescue, Seen, Source};
 
-/// Runs the command.
+/// Runs `lull migrate` and returns its exit code.
 pub fn main(options: &Migrate) -> ExitCode {
     match prepare_and_move(options) {
         Ok(outcome) => outcome.into(),

@@ -182,7 +182,7 @@ pub struct Chosen {
 pub struct Token {
     /// The process number of that `lull land`.
     pub process: u32,
-    /// Random bits.
+    /// Random bits, which nobody else can guess.
     pub secret: u128,
 }
 

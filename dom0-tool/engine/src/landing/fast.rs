@@ -127,7 +127,7 @@ pub struct Fast {
     pulse: Pulse,
     /// Whether a ping is unanswered.
     pinged: bool,
-    /// The further connections.
+    /// The further connections to `lull land`, and what they carry.
     further: Further,
     /// The copy of a guest with emulated devices.
     expected: Option<Expected>,

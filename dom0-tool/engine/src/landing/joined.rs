@@ -87,7 +87,7 @@ pub enum LandMessage {
     Pong,
 }
 
-/// A further connection.
+/// A further connection to `lull land`, with the shares that it still carries.
 pub struct Joined {
     pub(super) number: u8,
     to: Sink,

@@ -14,7 +14,7 @@ pub enum Outcome {
     RefusedDowntime,
     /// The timeout was over, or no round could ever have met the limit.
     RefusedTimeout,
-    /// The operator cancelled.
+    /// The operator cancelled the attempt.
     Cancelled,
     /// The destination failed, or the connection to it.
     TargetFailed,
@@ -109,7 +109,7 @@ impl RunningOn {
     }
 }
 
-/// How xl ended.
+/// How the process of xl ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XlEnd {
     /// It exited with this code.
@@ -131,10 +131,10 @@ pub enum HelperSeen {
 /// What the operator wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Intent {
-    /// Move the guest.
+    /// The guest is to move.
     #[default]
     Move,
-    /// Cancel the migration.
+    /// The attempt is to be given up.
     Cancel,
     /// Move the guest, but the timeout was over before a helper reported.
     OutOfTime,
@@ -177,7 +177,7 @@ pub struct Evidence<'a> {
     pub handshake_first: bool,
     /// The steps that xl has printed.
     pub handshake: &'a Handshake,
-    /// How xl ended.
+    /// How the process of xl ended.
     pub xl: XlEnd,
     /// What the operator wants.
     pub intent: Intent,

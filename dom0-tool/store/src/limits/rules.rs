@@ -198,7 +198,7 @@ pub enum Whom {
     Default,
     /// The UUID in lower case.
     Uuid(String),
-    /// The name, exactly.
+    /// The one guest of exactly this name.
     Name(String),
     /// A pattern for the name.
     Glob(Pattern),
@@ -252,7 +252,7 @@ fn is_uuid(text: &str) -> bool {
 /// A limit and its position in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// The value.
+    /// The limit as it was parsed.
     pub limit: Limit,
     /// The line of the file, from 1.
     pub line: usize,
