@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use lull_agents::helper::handover::ENGINE_FD;
+use lull_agents::helper::pass_stream::ENGINE_FD;
 use lull_agents::transport::{self, orders::Orders};
 use lull_base::duration::Span;
 use lull_base::spawn::ignoring_tty_signals;

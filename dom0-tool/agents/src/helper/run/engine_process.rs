@@ -18,7 +18,7 @@ use lull_xen::Xen;
 
 use super::{Helper, Task, Tried, Version};
 use crate::helper::front_end::FrontEnd;
-use crate::helper::handover::HandoverReceiver;
+use crate::helper::pass_stream::PassedStream;
 use crate::helper::transport::{Transport, has_ended};
 use crate::helper::{guard, orders};
 
@@ -131,11 +131,11 @@ fn engine_until_the_end(
     let its_end = transport.try_clone()?;
     let front_end = FrontEnd::connect();
     let watched = front_end.as_ref().and_then(FrontEnd::wake_on);
-    let Some(handover) = HandoverReceiver::wait(&from_helper, watched)? else {
+    let Some(passed) = PassedStream::wait(&from_helper, watched)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let (guest, verify) = (handover.domain, handover.verify);
-    let (mut toolstack, stream) = handover.into_toolstack()?;
+    let (guest, verify) = (passed.domain, passed.verify);
+    let (mut toolstack, stream) = passed.into_toolstack()?;
     let orders = orders::limits(guest, spec);
     let mut helper = Helper::new(&mut toolstack, guest, front_end, version)?;
     helper.transport = Some(transport);

@@ -23,7 +23,7 @@ use crate::helper::front_end::FrontEnd;
 use crate::helper::libxl::Libxl;
 use crate::helper::orders::Ordered;
 use crate::helper::transport::Transport;
-use crate::helper::{guard, handover, journal, orders, stock};
+use crate::helper::{guard, journal, orders, pass_stream, stock};
 use crate::transport::GATE_FD;
 
 /// Runs as libxl's save helper. `version` names this program in what is kept of the attempt.
@@ -46,7 +46,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitC
     };
     // Among the others are those of the transport: a copy held here would hide the
     // transport's end from the processes at their other ends.
-    let named = [FRONT_END_FD, handover::ENGINE_FD, GATE_FD, CLAIM_FD].map(inherited_fd::number);
+    let named = [FRONT_END_FD, pass_stream::ENGINE_FD, GATE_FD, CLAIM_FD].map(inherited_fd::number);
     let given = [Some(save.io_fd), Some(save.recv_fd)];
     let kept: Vec<RawFd> = named.into_iter().chain(given).flatten().collect();
     drop(inherited_fd::foreign(&kept));
@@ -58,11 +58,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitC
     {
         return exec_stock(&args);
     }
-    let ended = match handover::engine() {
+    let ended = match pass_stream::engine() {
         Some(engine) => {
             // The claim is the engine's, so it is closed here.
             drop(inherited_fd::named(CLAIM_FD));
-            handover::send_handover(&save, engine)
+            pass_stream::pass_stream(&save, engine)
         }
         None => move_guest(&args, &save, start, orders, version),
     };
