@@ -39,8 +39,8 @@ const ACKNOWLEDGING: Duration = Duration::from_secs(60);
 /// Longest line with which the engine answers, in bytes.
 const LINE_MAX: usize = 64 << 10;
 
-/// The message that passes the stream. Two descriptors accompany it: the stream, and the socket for
-/// the reply.
+/// The message that passes the stream. Two descriptors accompany it: the stream, and the
+/// socket for the reply.
 #[derive(Debug, Serialize, Deserialize)]
 struct StreamMessage {
     domain: DomId,
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_handover_is_an_error() {
+    fn what_passes_no_stream_is_an_error() {
         let (mut helpers, engines) = UnixStream::pair().unwrap();
         helpers.write_all(b"garbage").unwrap();
         assert!(PassedStream::wait(&engines.into(), None).is_err());
