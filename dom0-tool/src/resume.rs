@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use lull_agents::emulated::Emulated;
 use lull_agents::name::{self, Name};
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::done_or_not;
 use lull_store::running::claim::{Claim, LockResult};
 use lull_store::running::folder::Folder;
 use lull_xen::domain::Resumed;
@@ -31,16 +31,8 @@ pub struct Options {
 }
 
 pub fn main(options: &Options) -> ExitCode {
-    match resume(&options.domain) {
-        Ok(name) => {
-            println!("{name} runs here.");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("lull: {error:#}");
-            NOT_BEGUN.into()
-        }
-    }
+    let resumed = resume(&options.domain);
+    done_or_not(resumed.map(|name| format!("{name} runs here.")))
 }
 
 /// Hands back the name it goes by.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_wire::control::{Answer, End, Request};
 use lull_wire::events::How;
@@ -39,10 +39,7 @@ pub struct Options {
 pub fn main(options: &Options) -> ExitCode {
     let (guest, connection) = match client::of(&options.domain) {
         Ok(found) => found,
-        Err(error) => {
-            to_stderr(&format!("lull: {error:#}"));
-            return NOT_BEGUN.into();
-        }
+        Err(error) => return not_begun(&error),
     };
     match cancel(&guest, connection) {
         Ok(code) => code.into(),

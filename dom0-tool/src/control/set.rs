@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use lull_base::bandwidth::Bandwidth;
 use lull_base::duration::Span;
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::fmt::{Millis, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_wire::control::{Answer, Phase, Request, Status};
@@ -92,10 +92,7 @@ fn steer(
 ) -> ExitCode {
     let (guest, mut connection) = match client::of(domain) {
         Ok(found) => found,
-        Err(error) => {
-            to_stderr(&format!("lull: {error:#}"));
-            return NOT_BEGUN.into();
-        }
+        Err(error) => return not_begun(&error),
     };
     let name = &guest.name;
     let code = match connection.ask(request) {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::PAGE_SIZE;
@@ -55,10 +55,7 @@ pub fn main(options: &Options) -> ExitCode {
     }
     match show(options) {
         Ok(()) => DONE.into(),
-        Err(error) => {
-            to_stderr(&format!("lull: {error:#}"));
-            NOT_BEGUN.into()
-        }
+        Err(error) => not_begun(&error),
     }
 }
 

@@ -30,7 +30,7 @@ use lull_agents::monitor;
 use lull_agents::name::Name;
 use lull_base::bandwidth::Bandwidth;
 use lull_base::duration::TimeLimit;
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::monotonic::now_ns;
 use lull_base::suggest::did_you_mean;
 use lull_base::{own_executable, terminal};
@@ -65,10 +65,7 @@ use source::{OnXen, Rescue, Seen, Source};
 pub fn main(options: &Migrate) -> ExitCode {
     match prepare_and_move(options) {
         Ok(outcome) => outcome.into(),
-        Err(error) => {
-            terminal::to_stderr(&format!("lull: {error:#}"));
-            NOT_BEGUN.into()
-        }
+        Err(error) => not_begun(&error),
     }
 }
 

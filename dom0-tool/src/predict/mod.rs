@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use lull_base::duration::{Span, TimeLimit};
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::{NOT_BEGUN, not_begun};
 use lull_base::quantity::Rate;
 use lull_base::risk::Risk;
 use lull_base::suggest::did_you_mean;
@@ -106,10 +106,7 @@ const ASSUMED_RATE: u64 = 1_000_000_000 / 8 / PAGE_SIZE;
 pub fn main(options: &Options) -> ExitCode {
     match predict(options) {
         Ok(code) => code.into(),
-        Err(error) => {
-            to_stderr(&format!("lull: {error:#}"));
-            NOT_BEGUN.into()
-        }
+        Err(error) => not_begun(&error),
     }
 }
 

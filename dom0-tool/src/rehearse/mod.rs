@@ -34,9 +34,9 @@ use anyhow::Context;
 use clap::Args;
 use lull_base::connections::Connections;
 use lull_base::duration::{Span, TimeLimit};
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::monotonic::now_ns;
-use lull_base::{own_executable, terminal};
+use lull_base::own_executable;
 use lull_store::attempt::outcome::Outcome;
 use lull_store::ledger::{self, Costs, Entry, Ledger};
 use lull_store::limits::Trust;
@@ -123,10 +123,7 @@ pub fn main(options: &Options) -> ExitCode {
             rehearsed.tell(options.json);
             rehearsed.code().into()
         }
-        Err(error) => {
-            terminal::to_stderr(&format!("lull: {error:#}"));
-            NOT_BEGUN.into()
-        }
+        Err(error) => not_begun(&error),
     }
 }
 

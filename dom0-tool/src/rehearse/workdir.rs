@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
-use lull_base::file_lock::lock;
+use lull_base::file_lock::{self, lock};
 use lull_base::spawn::ignoring_tty_signals;
 use lull_xen::host::Guest;
 
@@ -225,13 +225,7 @@ fn open_record(folder: &Path) -> io::Result<File> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(folder.join("record"))
+    file_lock::file(&folder.join("record"))
 }
 
 fn write_anew(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {

@@ -20,7 +20,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::{NOT_BEGUN, not_begun};
 use lull_base::terminal::to_stderr;
 use lull_store::running::folder::ControlSocket;
 use lull_xen::host;
@@ -37,10 +37,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub fn main(options: &Options) -> ExitCode {
     match watch(options) {
         Ok(code) => code.into(),
-        Err(error) => {
-            to_stderr(&format!("lull: {error:#}"));
-            NOT_BEGUN.into()
-        }
+        Err(error) => not_begun(&error),
     }
 }
 
