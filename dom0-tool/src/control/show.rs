@@ -105,7 +105,7 @@ fn show(options: &Options) -> anyhow::Result<()> {
 }
 
 /// The state of a migration, with the guest's name.
-pub fn status_of(connection: &mut Connection, names: &[Guest]) -> anyhow::Result<Status> {
+fn status_of(connection: &mut Connection, names: &[Guest]) -> anyhow::Result<Status> {
     let mut status = connection.status()?;
     let known = names.iter().find(|guest| guest.domid == status.domid);
     status.name = known.map(|guest| guest.name.clone());

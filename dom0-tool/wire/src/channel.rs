@@ -22,7 +22,7 @@ use crate::stream::records;
 pub const VERSION: u32 = 6;
 
 /// The oldest one. (Version 1, without pings, was never released.)
-pub const OLDEST: u32 = 2;
+const OLDEST: u32 = 2;
 
 /// What is sent when, which the version determines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
