@@ -68,7 +68,7 @@ impl Holds {
         self.handover
     }
 
-    /// The handover begins.
+    /// Notes that the handover has begun.
     pub(crate) const fn hand_over(&mut self) {
         self.handover = Handover::UnderWay;
     }

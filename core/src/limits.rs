@@ -77,12 +77,12 @@ impl Risk {
     pub const DEFAULT: Self = Self(50);
     /// The largest share: half of all pauses. Beyond that, more pauses would be given up
     /// than succeed.
-    pub const MOST: u16 = 500;
+    pub const MAX: u16 = 500;
 
-    /// `None` if `share` is above [`MOST`](Self::MOST).
+    /// `None` if `share` is above [`MAX`](Self::MAX).
     pub const fn per_mille(share: u16) -> Option<Self> {
         match share {
-            0..=Self::MOST => Some(Self(share)),
+            0..=Self::MAX => Some(Self(share)),
             _ => None,
         }
     }

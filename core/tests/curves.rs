@@ -106,7 +106,7 @@ proptest! {
         rate.advance(Micros(at + 2 * stall));
         prop_assert!(rate.bounds().lower < before);
         // This holds at any risk.
-        let most = Risk::per_mille(Risk::MOST).unwrap();
+        let most = Risk::per_mille(Risk::MAX).unwrap();
         prop_assert!(rate.worst(1, most) >= Micros(2 * stall));
     }
 

@@ -81,7 +81,7 @@ impl fmt::Display for Release {
 
 /// What is known of the destination's Xen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// The destination was not asked.
     NotAsked,
     /// The destination was asked, and gave no answer.
@@ -90,7 +90,7 @@ pub enum Heard {
     Xen(Release),
 }
 
-impl From<Option<Release>> for Heard {
+impl From<Option<Release>> for Received {
     fn from(release: Option<Release>) -> Self {
         release.map_or(Self::Nothing, Self::Xen)
     }
@@ -194,11 +194,11 @@ pub fn line(
 ///
 /// # Errors
 /// The complete message of the refusal; or [`Enough`].
-pub fn admit(way: &RemoteShell, heard: Heard, patience: &Patience<'_>) -> anyhow::Result<()> {
+pub fn admit(way: &RemoteShell, heard: Received, patience: &Patience<'_>) -> anyhow::Result<()> {
     let there = match heard {
-        Heard::Xen(release) => Some(release),
-        Heard::NotAsked if way.takes_commands() => ask(&way.without_a_terminal(), patience)?,
-        Heard::NotAsked | Heard::Nothing => None,
+        Received::Xen(release) => Some(release),
+        Received::NotAsked if way.takes_commands() => ask(&way.without_a_terminal(), patience)?,
+        Received::NotAsked | Received::Nothing => None,
     };
     check(way.host(), Release::here(), there)
 }

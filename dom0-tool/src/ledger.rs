@@ -39,7 +39,7 @@ pub struct Options {
     destination: Option<String>,
 }
 
-/// Runs the command.
+/// Runs `lull ledger` and returns its exit code.
 pub fn main(options: &Options) -> ExitCode {
     let ledger = Ledger::at(FILE);
     let say = |line: &str| eprintln!("lull: {line}");

@@ -7,10 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use lull_base::duration::Span;
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::done_or_not;
 use lull_base::suggest::{did_you_mean, nearest};
 use lull_base::table::table;
-use lull_base::terminal::to_stdout;
 use lull_core::units::PAGE_SIZE;
 use lull_store::limits::{
     Change, Chosen, Effective, FILE, Key, Limit, LimitsError, LimitsFile, Standing, Whom, effective,
@@ -213,22 +212,12 @@ pub struct Check {
 }
 
 pub fn main(command: &Command) -> ExitCode {
-    let done = match command {
+    done_or_not(match command {
         Command::Show(options) => show(options),
         Command::Set(options) => set(options),
         Command::Unset(options) => unset(options),
         Command::Check(options) => check(options),
-    };
-    match done {
-        Ok(words) => {
-            to_stdout(&words);
-            ExitCode::SUCCESS
-        }
-        Err(words) => {
-            eprintln!("lull: {words}");
-            NOT_BEGUN.into()
-        }
-    }
+    })
 }
 
 fn show(options: &Show) -> Result<String, String> {

@@ -9,8 +9,8 @@ use anyhow::Context;
 use clap::Args;
 use lull_agents::emulated::Emulated;
 use lull_agents::name::{self, Name};
-use lull_base::exit::NOT_BEGUN;
-use lull_store::running::claim::{Claim, Taken};
+use lull_base::exit::done_or_not;
+use lull_store::running::claim::{Claim, LockResult};
 use lull_store::running::folder::Folder;
 use lull_xen::device_model::MakeRun;
 use lull_xen::domain::Resumed;
@@ -32,16 +32,8 @@ pub struct Options {
 }
 
 pub fn main(options: &Options) -> ExitCode {
-    match resume(&options.domain) {
-        Ok(name) => {
-            println!("{name} runs here.");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("lull: {error:#}");
-            NOT_BEGUN.into()
-        }
-    }
+    let resumed = resume(&options.domain);
+    done_or_not(resumed.map(|name| format!("{name} runs here.")))
 }
 
 /// Hands back the name it goes by.
@@ -92,13 +84,13 @@ fn until_nobody_moves(guest: DomId, name: &str) -> anyhow::Result<Option<Claim>>
             "{name} is still being moved ({who}).\nNothing was done. `lull status` shows how far it is, and `lull cancel {guest}` ends it safely."
         )
     };
-    let places = folder.places().unwrap_or_default();
-    if let Some(place) = places.iter().find(|place| place.guest == guest) {
-        return Err(still(&format!("by process {}", place.helper)));
+    let sockets = folder.sockets().unwrap_or_default();
+    if let Some(socket) = sockets.iter().find(|socket| socket.guest == guest) {
+        return Err(still(&format!("by process {}", socket.helper)));
     }
     match Claim::wait_idle(&folder, guest) {
-        Ok(Taken::Ours(claim)) => Ok(Some(claim)),
-        Ok(Taken::Anothers) => Err(still("another lull has its dirty log")),
+        Ok(LockResult::Acquired(claim)) => Ok(Some(claim)),
+        Ok(LockResult::Busy) => Err(still("another lull has its dirty log")),
         // Where there can be no lock, nobody holds one.
         Err(_) => Ok(None),
     }

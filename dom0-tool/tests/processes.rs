@@ -17,7 +17,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpgid, getsid, kill_process};
 
 /// The longest time that a condition may take to hold, on any machine.
-const LONGEST: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn start(words: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_lull"))
@@ -59,7 +59,7 @@ fn status(child: &Child, name: &str) -> Option<String> {
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + LONGEST;
+    let until = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(Instant::now() < until, "{what}");
         thread::sleep(Duration::from_millis(10));

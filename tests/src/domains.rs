@@ -10,7 +10,7 @@ use crate::host::Host;
 pub struct Domain {
     /// The name; `(null)` while a domain is being built or torn down.
     pub name: String,
-    /// The domid.
+    /// The domain number on this host.
     pub id: u32,
     /// The memory in MiB.
     pub memory_mib: u64,

@@ -25,7 +25,7 @@ const NAME: &str = "bench";
 const BUSY: Load = Load::steady(2_000, 4_096);
 
 /// The longest time that a move may take; none takes that long.
-const LONGEST: Duration = Duration::from_secs(240);
+const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// The way in which the guest is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +165,7 @@ fn measure(host: &Host, guest: &Guest, way: Way, again: &str) -> Result<Move> {
     let observer = host.observe(guest)?;
     let before = dom0_cpu(host)?;
     let said = host
-        .run_for(&way.command(guest, again), LONGEST)?
+        .run_for(&way.command(guest, again), TIMEOUT)?
         .checked()?;
     let cpu = dom0_cpu(host)? - before;
     // An outage ends with an answer. The network of an HVM guest may need longer than xl.

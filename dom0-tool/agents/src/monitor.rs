@@ -26,7 +26,7 @@ const STAYS: (u32, u32) = (4, 20);
 const TAIL: u64 = 256 << 10;
 
 /// The most processes that the search looks at.
-const MOST: usize = 1 << 20;
+const MAX_PROCESSES: usize = 1 << 20;
 
 /// A monitor that is running.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Monitor {
     /// The monitor of `domain`, if there is one on this host.
     pub fn of(domain: DomId) -> Option<Self> {
         let processes = fs::read_dir("/proc").ok()?;
-        processes.flatten().take(MOST).find_map(|entry| {
+        processes.flatten().take(MAX_PROCESSES).find_map(|entry| {
             let number = entry.file_name().to_str()?.parse().ok()?;
             let is_it = || watches(&entry.path(), number) == Some(domain);
             if !is_it() {

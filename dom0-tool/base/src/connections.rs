@@ -4,21 +4,21 @@ use std::fmt;
 use std::str::FromStr;
 use std::thread::available_parallelism;
 
-/// How many connections carry the guest, from 1 to [`Self::MOST`].
+/// How many connections carry the guest, from 1 to [`Self::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections(u8);
 
 impl Connections {
-    /// The largest number.
-    pub const MOST: u8 = 8;
+    /// The largest number that may be asked for.
+    pub const MAX: u8 = 8;
 
-    /// One connection.
+    /// The first connection alone.
     pub const ONE: Self = Self(1);
 
     /// The largest number where none is set.
     const UNLESS_SET: u8 = 4;
 
-    /// The number itself.
+    /// How many connections these are.
     pub const fn get(self) -> u8 {
         self.0
     }
@@ -39,10 +39,10 @@ impl FromStr for Connections {
     fn from_str(text: &str) -> Result<Self, String> {
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
         let number = text.parse().ok().filter(|_| is_plain);
-        let number = number.filter(|number| (1..=Self::MOST).contains(number));
+        let number = number.filter(|number| (1..=Self::MAX).contains(number));
         number
             .map(Self)
-            .ok_or_else(|| format!("is no number from 1 to {}", Self::MOST))
+            .ok_or_else(|| format!("is no number from 1 to {}", Self::MAX))
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! With units: `250ms`, `2s`, `5min`, `1m30s` (humantime's). A bare number is in
 //! seconds and may have a decimal part: `2`, `0.5`. A duration is longer than zero, a
-//! whole number of microseconds, and at most [`Span::LONGEST`].
+//! whole number of microseconds, and at most [`Span::MAX`].
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -25,7 +25,7 @@ pub struct Span {
 impl Span {
     /// The longest span: no limit needs more than a month. The bound also catches `5M`,
     /// which humantime reads as five months although the operator meant minutes.
-    pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+    pub const MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
     /// The span in microseconds.
     pub const fn as_micros(self) -> u64 {
@@ -55,7 +55,7 @@ impl Span {
 
     fn new(given: &str, span: Duration) -> Result<Self, SpanError> {
         let error = |problem| SpanError::new(given, problem);
-        if span > Self::LONGEST {
+        if span > Self::MAX {
             return Err(error(Problem::TooLong));
         }
         if !span.subsec_nanos().is_multiple_of(1_000) {
@@ -250,7 +250,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_shown_parses_back_to_the_same(micros in 1..=Span::LONGEST.as_micros() as u64) {
+        fn what_is_shown_parses_back_to_the_same(micros in 1..=Span::MAX.as_micros() as u64) {
             let span = Span::new("", Duration::from_micros(micros)).unwrap();
             prop_assert_eq!(span.as_micros(), micros);
             prop_assert_eq!(span.to_string().parse::<Span>(), Ok(span));

@@ -13,13 +13,14 @@ use rustix::io::Errno;
 /// Interval between two attempts to take a lock.
 const TRY: Duration = Duration::from_millis(50);
 
-/// Opens a lock file, and creates it if needed. Only root can open it, because any
-/// process that can open it can also lock it.
+/// Opens a lock file for reading and writing, and creates it if needed. Only root can open
+/// it, because any process that can open it can also lock it.
 ///
 /// # Errors
 /// Returns the kernel's error.
 pub fn file(path: &Path) -> io::Result<File> {
     let file = File::options()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(false)

@@ -63,6 +63,38 @@ impl fmt::Display for Millis {
     }
 }
 
+/// A limit in microseconds: like [`Millis`], but with all its digits where it is not a
+/// whole number of milliseconds: `1.5 ms`.
+pub struct Limit(pub u64);
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.is_multiple_of(1_000) {
+            true => Millis(self.0 / 1_000).fmt(f),
+            false => f.pad(&exact(self.0)),
+        }
+    }
+}
+
+/// A time, rounded up, and the limit beside it, both in microseconds: as [`Millis`] where
+/// that shows which one is longer, else with all their digits.
+pub fn beside_limit(time_us: u64, limit_us: u64) -> (String, String) {
+    let time = Millis(time_us.div_ceil(1_000)).to_string();
+    let limit = Millis(limit_us / 1_000).to_string();
+    let whole = limit_us.is_multiple_of(1_000);
+    match whole && (time_us <= limit_us || time != limit) {
+        true => (time, limit),
+        false => (exact(time_us), exact(limit_us)),
+    }
+}
+
+/// `1.5 ms`, `12,345 ms`.
+fn exact(us: u64) -> String {
+    let thousandths = format!(".{:03}", us % 1_000);
+    let fraction = thousandths.trim_end_matches('0').trim_end_matches('.');
+    format!("{}{fraction} ms", Count(us / 1_000))
+}
+
 /// A time in milliseconds, shown in whole seconds: `0 s`, `84 s`, `2 min 5 s`. Used for
 /// counters that are updated on the screen.
 pub struct Seconds(pub u64);
@@ -104,6 +136,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_time_beside_its_limit_shows_which_one_is_longer() {
+        for (time_us, limit_us, shown) in [
+            (480_001, 300_000, ("481 ms", "300 ms")),
+            (299_001, 300_000, ("300 ms", "300 ms")),
+            (1_800, 1_900, ("1.8 ms", "1.9 ms")),
+            (2_000, 1_900, ("2 ms", "1.9 ms")),
+            (600, 500, ("0.6 ms", "0.5 ms")),
+            (12_399_500, 12_345_000, ("12,399.5 ms", "12,345 ms")),
+            (125_001_000, 125_000_000, ("125,001 ms", "125,000 ms")),
+            (126_000_000, 125_000_000, ("2 min 6 s", "2 min 5 s")),
+        ] {
+            let (time, limit) = beside_limit(time_us, limit_us);
+            assert_eq!((time.as_str(), limit.as_str()), shown);
+        }
+    }
+
+    #[test]
     fn figures_read_well() {
         assert_eq!(Count(0).to_string(), "0");
         assert_eq!(Count(999).to_string(), "999");
@@ -117,6 +166,9 @@ mod tests {
         assert_eq!(Millis(3_355).to_string(), "3,355 ms");
         assert_eq!(Millis(37_700).to_string(), "37.7 s");
         assert_eq!(Millis(125_000).to_string(), "2 min 5 s");
+        assert_eq!(Limit(1_500_000).to_string(), "1,500 ms");
+        assert_eq!(Limit(1_500).to_string(), "1.5 ms");
+        assert_eq!(Limit(1).to_string(), "0.001 ms");
         assert_eq!(Seconds(999).to_string(), "0 s");
         assert_eq!(Seconds(119_999).to_string(), "119 s");
         assert_eq!(Seconds(125_999).to_string(), "2 min 5 s");

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const CASES: u32 = 3_000;
 
 /// The longest case, in bytes.
-const LONGEST: usize = 1 << 16;
+const MAX_INPUT_BYTES: usize = 1 << 16;
 
 /// Calls `read` with many byte strings.
 pub fn any_bytes(samples: &[&[u8]], mut read: impl FnMut(&[u8])) {
@@ -61,7 +61,7 @@ impl Random {
         for _ in 0..self.below(8) {
             self.change(&mut bytes, samples);
         }
-        bytes.truncate(LONGEST);
+        bytes.truncate(MAX_INPUT_BYTES);
         bytes
     }
 

@@ -173,11 +173,11 @@ mod tests {
 
     use super::*;
 
-    const LONGEST: usize = 8;
+    const MAX_LINE_BYTES: usize = 8;
 
     /// The lines of pieces that arrive one after the other, and what is left.
     fn cut(pieces: &[&[u8]]) -> (Vec<Result<String, TooLong>>, Vec<u8>) {
-        let mut lines = Lines::of(LONGEST);
+        let mut lines = Lines::of(MAX_LINE_BYTES);
         let mut cut = Vec::new();
         for piece in pieces {
             lines.push(piece);
@@ -261,7 +261,7 @@ mod tests {
             let all = pieces.concat();
             let mut expected: Vec<_> = all
                 .split(|byte| *byte == b'\n')
-                .map(|line| match line.len() <= LONGEST {
+                .map(|line| match line.len() <= MAX_LINE_BYTES {
                     true => Ok(String::from_utf8(line.to_vec()).unwrap()),
                     false => Err(TooLong),
                 })
@@ -271,7 +271,7 @@ mod tests {
                 expected.push(Err(TooLong));
             }
             prop_assert_eq!(lines, expected);
-            prop_assert!(rest.len() <= LONGEST);
+            prop_assert!(rest.len() <= MAX_LINE_BYTES);
         }
     }
 }

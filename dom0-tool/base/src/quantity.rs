@@ -36,7 +36,7 @@ pub enum QuantityError {
 }
 
 /// The largest amount that can be simulated, in bytes: 16 TiB.
-const MOST: u128 = 16 << 40;
+const MAX_RATE_BYTES: u128 = 16 << 40;
 
 impl FromStr for Size {
     type Err = QuantityError;
@@ -78,7 +78,7 @@ impl fmt::Display for Rate {
 
 fn in_range(pages: u128) -> Result<u64, QuantityError> {
     match u64::try_from(pages) {
-        Ok(pages) if pages > 0 && u128::from(pages * PAGE_SIZE) <= MOST => Ok(pages),
+        Ok(pages) if pages > 0 && u128::from(pages * PAGE_SIZE) <= MAX_RATE_BYTES => Ok(pages),
         _ => Err(QuantityError::Range),
     }
 }

@@ -11,12 +11,12 @@ use lull_wire::trace::Recorder;
 use lull_xen::{DomId, Xen};
 
 use super::domains::Domains;
+use super::emit::millis;
 use super::explain::Verdict;
 use super::failure::Failure;
 use super::landing::{self, Channel, Landing};
 use super::prepare::{Prepared, prepare};
 use super::session::Session;
-use super::telling::millis;
 use super::{Host, process};
 use crate::stream::sink::Sink;
 use crate::stub::StubLog;
@@ -137,7 +137,7 @@ pub(super) fn carry_out<D: Domains>(
     recorder: &mut dyn Recorder,
 ) -> Verdict {
     let mut session = Session::new(order, host, sink, landing, log, &prepared, recorder);
-    let (verdict, mut told) = session.run_and_undo();
+    let (verdict, mut stats) = session.run_and_undo();
     if verdict.how == How::StreamComplete {
         // Dropping these takes time, which counts as pause. It would also end `lull land`
         // and its connection, which takes time too.
@@ -148,10 +148,10 @@ pub(super) fn carry_out<D: Domains>(
         drop(prepared);
         // The guard does it otherwise, and must not find another attempt's log.
         if order.has_devices && host.log_devices(false).is_err() {
-            told.may_begin_again = false;
+            stats.land_lost = false;
         }
     }
-    host.tell(told.ended(order.start, &verdict));
+    host.tell(stats.ended(order.start, &verdict));
     verdict
 }
 
@@ -161,12 +161,12 @@ pub struct NotBegun(pub Verdict);
 
 /// The event that reports an attempt that ended with `verdict` before it began.
 pub fn never_begun(start: Instant, verdict: &Verdict) -> events::Event {
-    Told::default().ended(start, verdict)
+    AttemptStats::default().ended(start, verdict)
 }
 
 /// The figures of an attempt that only its end shows.
 #[derive(Default)]
-pub struct Told {
+pub struct AttemptStats {
     /// The parts of the pause, as observed.
     pub observed: PauseParts,
     /// The time for the last pages, per mille of what the path's curve said of them.
@@ -185,10 +185,10 @@ pub struct Told {
     pub stub_cpu_ms: Option<u64>,
     /// The connection to lull land was lost, and nothing is left of the attempt: another may
     /// follow.
-    pub may_begin_again: bool,
+    pub land_lost: bool,
 }
 
-impl Told {
+impl AttemptStats {
     fn ended(self, start: Instant, verdict: &Verdict) -> events::Event {
         let ended_ago = self.complete_at.map_or(Duration::ZERO, |at| at.elapsed());
         events::Event::Ended(events::Ended {
@@ -208,7 +208,7 @@ impl Told {
             helper_cpu_ms: process::cpu_ms(),
             helper_peak_bytes: process::peak_bytes(),
             stub_cpu_ms: self.stub_cpu_ms,
-            land_lost: self.may_begin_again,
+            land_lost: self.land_lost,
         })
     }
 }

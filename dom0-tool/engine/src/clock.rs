@@ -89,7 +89,7 @@ impl Session<'_> {
         self.answer_shutdown()?;
         self.look_after_the_stub()?;
         if self.pause.is_none() {
-            self.living()?;
+            self.guest_state()?;
         }
         let state = self.peer.machine().state();
         let resting =
@@ -101,7 +101,7 @@ impl Session<'_> {
             self.peer.tick(self.now(), dirty)?;
             self.notify()?;
             if self.progressed.elapsed() >= PROGRESS {
-                self.tell_progress();
+                self.emit_progress();
             }
         }
         Ok(())
@@ -119,7 +119,7 @@ impl Session<'_> {
         if !self.domains.acknowledge_shutdown().unwrap_or(false) {
             return Ok(());
         }
-        self.say(
+        self.log(
             "warn",
             "the stub domain was told to shut down, as all domains of a host that goes down \
              are: giving up"

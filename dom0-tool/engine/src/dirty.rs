@@ -20,7 +20,7 @@ impl Session<'_> {
     pub(super) fn answer_count(&mut self) -> Result<(), Failure> {
         let dirty = self.count()?;
         self.peer.tell(self.now(), Event::Counted { dirty })?;
-        self.tell_progress();
+        self.emit_progress();
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! Explains a refusal to the operator.
 
 use lull_base::bandwidth::Bandwidth;
-use lull_base::fmt::{Bytes, Count, Millis, or_dash};
+use lull_base::fmt::{Bytes, Count, Limit, Millis, beside_limit, or_dash};
 use lull_core::downtime::FixedPart;
+use lull_core::limits::Limits;
 use lull_core::refusal::{NotConverging, Reason, Refusal};
 use lull_core::service::Stretch;
 use lull_core::units::{Micros, PAGE_SIZE};
@@ -104,26 +105,27 @@ fn millis(time: Micros) -> Millis {
     Millis(time.as_millis_ceil())
 }
 
+/// A pause, and the limit that it is compared with.
+fn beside(pause: Option<Micros>, limits: Limits) -> (String, String) {
+    let limit = limits.max_suspend.map(|limit| limit.micros().0);
+    match (pause, limit) {
+        (Some(pause), Some(limit)) => beside_limit(pause.0, limit),
+        (pause, limit) => (or_dash(pause.map(millis)), or_dash(limit.map(Limit))),
+    }
+}
+
 fn sentence(refusal: &Refusal) -> (How, String) {
     let figures = &refusal.figures;
-    let predicted = figures
-        .predicted_downtime
-        .map(|downtime| millis(downtime.total()));
-    let predicted = or_dash(predicted);
+    let predicted = figures.predicted_downtime.map(|pause| pause.total());
+    let (predicted, limit) = beside(predicted, figures.limits);
     let expected = figures.expected_downtime.map(|pause| millis(pause.total()));
     let expected = expected.map_or_else(String::new, |expected| format!("{expected} expected, "));
-    let limit = or_dash(
-        figures
-            .limits
-            .max_suspend
-            .map(|limit| Millis(limit.as_millis())),
-    );
     let dirty = or_dash(figures.dirty_count.map(Count));
     let dirty_rate = Bytes(figures.dirty_rate.upper.0.saturating_mul(PAGE_SIZE));
     let rate = Bytes(figures.expected_rate.bytes().0);
     match refusal.reason {
         Reason::FixedCosts { part } => {
-            let least = or_dash(figures.smallest_limit.map(millis));
+            let (least, limit) = beside(figures.smallest_limit, figures.limits);
             let text = format!(
                 "a pause costs at least {least} before a single page is sent, and the limit is \
                  {limit}; the slowest part is {}",

@@ -8,7 +8,7 @@ use lull_wire::events::{How, Refused};
 
 use super::explain::Verdict;
 use super::log_dirty::{LogDirtyError, LogReset, Unread};
-use super::peer::{ProtocolViolation, Unheard};
+use super::peer::{ProtocolViolation, SendError};
 use crate::stub::StubError;
 use crate::stub::room::NoRoom;
 
@@ -114,11 +114,11 @@ impl Failure {
     }
 }
 
-impl From<Unheard> for Failure {
-    fn from(unheard: Unheard) -> Self {
-        match unheard {
-            Unheard::ProtocolViolation(lie) => Self::ProtocolViolation(lie),
-            Unheard::Ours(error) => Self::Bug(error.to_string()),
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::ProtocolViolation(violation) => Self::ProtocolViolation(violation),
+            SendError::Ours(error) => Self::Bug(error.to_string()),
         }
     }
 }

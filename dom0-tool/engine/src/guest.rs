@@ -75,7 +75,7 @@ impl Session<'_> {
         self.peer.tell(self.now(), Event::RunsOn)?;
         self.notify()?;
         let reason = Verdict::from(&refusal).reason;
-        self.tell_ran_on(resumed.pause, reason);
+        self.emit_ran_on(resumed.pause, reason);
         Ok(())
     }
 
@@ -139,12 +139,12 @@ impl Session<'_> {
     }
 
     pub(super) fn is_suspended(&self) -> Result<bool, Failure> {
-        Ok(self.living()?.is_suspended())
+        Ok(self.guest_state()?.is_suspended())
     }
 
     /// The guest's state; an error if the guest will never run again. A dead guest must not
     /// be asked to stop, because libxl would wait a minute for the answer.
-    pub(super) fn living(&self) -> Result<DomainState, Failure> {
+    pub(super) fn guest_state(&self) -> Result<DomainState, Failure> {
         let state = self.domains.guest();
         let state = state.doing("the guest's state cannot be read")?;
         let state = state.ok_or_else(|| Failure::Died("is gone".to_owned()))?;
@@ -172,7 +172,7 @@ impl Session<'_> {
         self.peer
             .tell(self.now(), Event::Suspended { dirty, took_bitmap })?;
         self.notify()?;
-        self.tell_suspended(pause, stopped, dirty);
+        self.emit_suspended(pause, stopped, dirty);
         Ok(())
     }
 
@@ -189,14 +189,14 @@ impl Session<'_> {
                 self.note_devices(devices);
             }
             Ok(domain::Resumed::WasNotSuspended) => {}
-            Err(error) => self.say("error", format!("the guest could not be resumed: {error}")),
+            Err(error) => self.log("error", format!("the guest could not be resumed: {error}")),
         }
     }
 
     fn note_devices(&mut self, devices: Devices) {
         if let Some(complaint) = devices.complaint(self.host.emulated().words()) {
             self.host.leave_devices();
-            self.say("error", format!("the guest runs on here, but {complaint}"));
+            self.log("error", format!("the guest runs on here, but {complaint}"));
         }
     }
 
@@ -229,7 +229,7 @@ impl Session<'_> {
             }
             Err(error) => {
                 self.host.leave_request();
-                self.say(
+                self.log(
                     "error",
                     format!("the request to suspend cannot be taken back: {error}"),
                 );

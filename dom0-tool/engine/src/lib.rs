@@ -15,6 +15,7 @@ mod attempt;
 mod clock;
 mod dirty;
 mod domains;
+mod emit;
 mod explain;
 mod failure;
 mod frames;
@@ -35,7 +36,6 @@ mod starting;
 mod steering;
 pub mod stream;
 pub mod stub;
-mod telling;
 #[cfg(test)]
 mod tests;
 mod throttle;
@@ -51,7 +51,7 @@ use lull_xen::device_model::MakeRun;
 pub use attempt::{Attempt, NotBegun, Order, Verify, never_begun};
 pub use explain::Verdict;
 pub use landing::{Channel, Connection};
-pub use steering::{Reply, Wish};
+pub use steering::{OperatorRequest, Reply};
 
 /// The process that hosts the engine.
 pub trait Host {
@@ -84,7 +84,7 @@ pub trait Host {
 
     /// The operator's next request for a change, if there is one. Each gets one
     /// [`Self::reply`], unless the attempt ends first.
-    fn wish(&mut self) -> Option<Wish>;
+    fn request(&mut self) -> Option<OperatorRequest>;
 
     /// Reports the outcome of the last request.
     fn reply(&mut self, reply: Reply);

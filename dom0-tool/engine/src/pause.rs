@@ -7,7 +7,7 @@ use lull_core::machine::Machine;
 use lull_core::units::{Micros, PageRate};
 use lull_wire::events::PauseParts;
 
-use super::telling::millis;
+use super::emit::millis;
 
 /// The guest's pause so far. It counts from the request to suspend, because the users of
 /// the guest also feel the guest's own way to its stop.

@@ -61,7 +61,7 @@ impl From<Corrupt> for ProtocolViolation {
 
 /// A message of the stub, checked as far as this module can check it.
 #[derive(Debug)]
-pub enum Said {
+pub enum StubMessage {
     /// The stub has started.
     Hello,
     /// The stub took this action, which is the expected one.
@@ -145,8 +145,8 @@ impl<'l> Peer<'l> {
     /// Tells the stub of an event.
     ///
     /// # Errors
-    /// See [`Unheard`].
-    pub fn tell(&mut self, at: Micros, event: Event) -> Result<(), Unheard> {
+    /// See [`SendError`].
+    pub fn tell(&mut self, at: Micros, event: Event) -> Result<(), SendError> {
         if self.is_over() {
             return Ok(());
         }
@@ -170,8 +170,8 @@ impl<'l> Peer<'l> {
     /// timeout is over gets through: a stub that does not listen cannot hold the timeout up.
     ///
     /// # Errors
-    /// See [`Unheard`].
-    pub fn tick(&mut self, at: Micros, dirty: Option<u64>) -> Result<(), Unheard> {
+    /// See [`SendError`].
+    pub fn tick(&mut self, at: Micros, dirty: Option<u64>) -> Result<(), SendError> {
         // While pages are being copied this tick ends the attempt, so it is the last one.
         let ends = dirty.is_some() && self.is_out_of_time(at);
         if !self.has_room() && !ends {
@@ -183,8 +183,8 @@ impl<'l> Peer<'l> {
     /// Tells the stub that a slot's batch is in the stream.
     ///
     /// # Errors
-    /// See [`Unheard`].
-    pub fn sent(&mut self, at: Micros, slot: usize, batch: Batch) -> Result<(), Unheard> {
+    /// See [`SendError`].
+    pub fn sent(&mut self, at: Micros, slot: usize, batch: Batch) -> Result<(), SendError> {
         if self.is_over() {
             return Ok(());
         }
@@ -212,8 +212,8 @@ impl<'l> Peer<'l> {
     /// are all zero.
     ///
     /// # Errors
-    /// See [`Unheard`].
-    pub fn mapped(&mut self, slot: u8, pages: u32, marks_zeros: bool) -> Result<(), Unheard> {
+    /// See [`SendError`].
+    pub fn mapped(&mut self, slot: u8, pages: u32, marks_zeros: bool) -> Result<(), SendError> {
         self.push(ToStub::Mapped {
             slot,
             pages,
@@ -221,13 +221,13 @@ impl<'l> Peer<'l> {
         })
     }
 
-    fn push(&mut self, message: ToStub) -> Result<(), Unheard> {
+    fn push(&mut self, message: ToStub) -> Result<(), SendError> {
         let pushed = self.events.push(message.encode());
-        pushed.map_err(|_| Unheard::ProtocolViolation(ProtocolViolation::NotReading))
+        pushed.map_err(|_| SendError::ProtocolViolation(ProtocolViolation::NotReading))
     }
 
-    fn step(&mut self, at: Micros, event: Event) -> Result<(), Unheard> {
-        let action = self.machine.step(at, event).map_err(Unheard::Ours)?;
+    fn step(&mut self, at: Micros, event: Event) -> Result<(), SendError> {
+        let action = self.machine.step(at, event).map_err(SendError::Ours)?;
         self.recorder.record(at, event, &action, &self.machine);
         if action != Action::None {
             self.expected.push_back((at, action));
@@ -239,20 +239,20 @@ impl<'l> Peer<'l> {
     ///
     /// # Errors
     /// When the stub breaks the protocol.
-    pub fn hear(&mut self) -> Result<Option<Said>, ProtocolViolation> {
+    pub fn recv(&mut self) -> Result<Option<StubMessage>, ProtocolViolation> {
         let Some(words) = self.answers.pop()? else {
             return Ok(None);
         };
         Ok(Some(match ToDom0::decode(words)? {
-            ToDom0::Hello => Said::Hello,
-            ToDom0::Map { slot, count } => Said::Map { slot, count },
-            ToDom0::Filled { slot } => Said::Filled { slot },
-            ToDom0::Scanned => Said::Scanned,
+            ToDom0::Hello => StubMessage::Hello,
+            ToDom0::Map { slot, count } => StubMessage::Map { slot, count },
+            ToDom0::Filled { slot } => StubMessage::Filled { slot },
+            ToDom0::Scanned => StubMessage::Scanned,
             ToDom0::Did(said) => {
                 let expected = self.expected.pop_front().map(|(_, action)| action);
                 let right = expected.as_ref().and_then(ActionKind::of);
                 match expected {
-                    Some(action) if right == Some(said) => Said::Did(Box::new(action)),
+                    Some(action) if right == Some(said) => StubMessage::Did(Box::new(action)),
                     _ => return Err(ProtocolViolation::Action { said, right }),
                 }
             }
@@ -262,7 +262,7 @@ impl<'l> Peer<'l> {
 
 /// Why an event could not be delivered.
 #[derive(Debug)]
-pub enum Unheard {
+pub enum SendError {
     /// The stub is at fault.
     ProtocolViolation(ProtocolViolation),
     /// dom0 is at fault: the event cannot follow on the ones before.

@@ -9,11 +9,11 @@ use lull_xen::maxmem::guest_frames;
 
 use super::attempt::Order;
 use super::domains::Domains;
+use super::emit::millis;
 use super::failure::{Doing, Failure};
 use super::frames;
 use super::log_dirty::{Cleaned, LogDirty};
 use super::on_xen::OnXen;
-use super::telling::millis;
 use crate::stub::Stub;
 use crate::stub::room::{self, NoRoom, Taken};
 

@@ -6,7 +6,7 @@ use lull_core::machine::{Event, State};
 
 use super::clock::TICK;
 use super::failure::{Doing, Failure};
-use super::landing::Heard;
+use super::landing::Received;
 use super::session::Session;
 
 impl Session<'_> {
@@ -123,24 +123,24 @@ impl Session<'_> {
     /// Handles all answers of the destination that have arrived.
     pub(super) fn hear_landing(&mut self) -> Result<(), Failure> {
         let mut heard = false;
-        while let Some(answer) = self.landing.hear()? {
+        while let Some(answer) = self.landing.recv()? {
             heard = true;
             match answer {
                 // Round 0 takes the new connection, as all others do.
-                Heard::Open if self.peer.machine().state() == State::Waiting => self.begin()?,
-                Heard::Open => {
+                Received::Open if self.peer.machine().state() == State::Waiting => self.begin()?,
+                Received::Open => {
                     // From here on the data takes a connection that has carried none yet.
                     self.peer.tell(self.now(), Event::PathChanged)?;
                     self.answer_count()?;
                 }
-                Heard::Sent(slot) => self.sent(slot)?,
-                Heard::Noted => {}
+                Received::Sent(slot) => self.sent(slot)?,
+                Received::Noted => {}
                 // What was learned of the link is of more connections than are left.
-                Heard::Narrowed if self.peer.has_room() => {
+                Received::Narrowed if self.peer.has_room() => {
                     self.peer.tell(self.now(), Event::PathChanged)?;
                 }
-                Heard::Narrowed => {}
-                Heard::Landed | Heard::Started => break,
+                Received::Narrowed => {}
+                Received::Landed | Received::Started => break,
             }
         }
         match heard {

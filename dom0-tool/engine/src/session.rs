@@ -14,7 +14,7 @@ use lull_wire::trace::Recorder;
 use lull_xen::domctl::Clean;
 use rustix::event::{PollFd, PollFlags};
 
-use super::attempt::{Order, Told, Verify};
+use super::attempt::{AttemptStats, Order, Verify};
 use super::clock::{Owed, SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
 use super::domains::Domains;
 use super::explain::Verdict;
@@ -23,7 +23,7 @@ use super::guest::RunningOn;
 use super::landing::{Landing, Means};
 use super::log_dirty::Cleaned;
 use super::pause::Pause;
-use super::peer::{Peer, ProtocolViolation, Said};
+use super::peer::{Peer, ProtocolViolation, StubMessage};
 use super::prepare::{Listed, Prepared};
 use super::saved::Saved;
 use super::slots::Slots;
@@ -156,7 +156,7 @@ impl<'s> Session<'s> {
 
     /// Runs the loop. Whatever its outcome, the guest is left stopped only if the stream is
     /// complete.
-    pub fn run_and_undo(&mut self) -> (Verdict, Told) {
+    pub fn run_and_undo(&mut self) -> (Verdict, AttemptStats) {
         let end = self.run();
         let verdict = match &end {
             Ok(End::Complete) => {
@@ -182,7 +182,7 @@ impl<'s> Session<'s> {
             self.drain_log();
         }
         let stub_cpu = self.domains.stub().ok().flatten();
-        let told = Told {
+        let stats = AttemptStats {
             observed: self.observed(),
             last_pages_per_mille: self.last_pages_per_mille(),
             refused_pause: self.resumed.map(|resumed| resumed.pause),
@@ -191,19 +191,19 @@ impl<'s> Session<'s> {
             pages_sent: self.peer.machine().pages_sent(),
             bytes_sent: self.queue.written() + self.landing.written_elsewhere(),
             stub_cpu_ms: stub_cpu.map(|state| state.cpu_time_ns / 1_000_000),
-            may_begin_again: matches!(end, Err(Failure::LandLost(_))),
+            land_lost: matches!(end, Err(Failure::LandLost(_))),
         };
-        (verdict, told)
+        (verdict, stats)
     }
 
     fn run(&mut self) -> Result<End, Failure> {
         let headers = self.domains.headers();
         self.queue
             .push(headers.doing("the guest's CPU policy cannot be read")?);
-        self.tell_started();
+        self.emit_started();
         loop {
             let turn = Instant::now();
-            if let Some(end) = self.hear()? {
+            if let Some(end) = self.recv()? {
                 return Ok(end);
             }
             self.write()?;
@@ -211,7 +211,7 @@ impl<'s> Session<'s> {
             self.hear_others()?;
             self.advance_landing()?;
             self.poll_guest()?;
-            self.heed_wishes()?;
+            self.apply_requests()?;
             self.check_timers()?;
             if self.is_complete() {
                 if !self.is_suspended()? {
@@ -314,30 +314,30 @@ impl<'s> Session<'s> {
     }
 
     /// Handles all messages of the stub that have arrived.
-    fn hear(&mut self) -> Result<Option<End>, Failure> {
+    fn recv(&mut self) -> Result<Option<End>, Failure> {
         let mut heard = false;
         loop {
             // The deadline is checked before each message: the guest runs again in time,
             // however much the stub has to say. The check precedes the message, so that a
             // refusal which the stub reaches now still gives the reason.
             self.keep_deadline()?;
-            let Some(said) = self.peer.hear()? else {
+            let Some(said) = self.peer.recv()? else {
                 break;
             };
             heard = true;
             match said {
-                Said::Hello if self.begun => return Err(ProtocolViolation::Turn.into()),
-                Said::Hello => {
+                StubMessage::Hello if self.begun => return Err(ProtocolViolation::Turn.into()),
+                StubMessage::Hello => {
                     self.begun = true;
                     self.begin()?;
                     if self.order.bandwidth.0.is_some() {
                         self.hold_to(self.order.bandwidth)?;
                     }
                 }
-                Said::Map { slot, count } => self.map(slot, count)?,
-                Said::Filled { slot } => self.filled(slot)?,
-                Said::Scanned => self.slots.scanned()?,
-                Said::Did(action) => {
+                StubMessage::Map { slot, count } => self.map(slot, count)?,
+                StubMessage::Filled { slot } => self.filled(slot)?,
+                StubMessage::Scanned => self.slots.scanned()?,
+                StubMessage::Did(action) => {
                     if let Some(end) = self.act(*action)? {
                         return Ok(Some(end));
                     }
@@ -406,13 +406,13 @@ impl<'s> Session<'s> {
                 }
             }
             Action::TakeBitmap => {
-                self.tell_round("another-round");
+                self.emit_round("another-round");
                 self.take_live_bitmap()?;
             }
             Action::HandOver => {
-                self.tell_round("hand-over");
+                self.emit_round("hand-over");
                 // xl would rename a guest that another program has stopped.
-                if self.living()?.is_suspended() {
+                if self.guest_state()?.is_suspended() {
                     return Err(Failure::SuspendedByAnother);
                 }
                 self.host
@@ -425,7 +425,7 @@ impl<'s> Session<'s> {
                 // "suspend" says that the guest is asked to: `lull migrate` resumes a guest
                 // that it finds suspended only then.
                 let asked = self.may_ask_to_suspend();
-                self.tell_round(if asked.is_ok() { "suspend" } else { "refuse" });
+                self.emit_round(if asked.is_ok() { "suspend" } else { "refuse" });
                 asked?;
                 self.pause = Some(Pause::begin(self.peer.machine()));
                 self.host
@@ -440,7 +440,7 @@ impl<'s> Session<'s> {
                 if let Some(pause) = &mut self.pause {
                     pause.pages_sent = Some(Instant::now());
                 }
-                self.tell_final_round();
+                self.emit_final_round();
                 self.tell_all_gone()?;
                 self.check_deadline()?;
                 if self.saves_devices() {
@@ -454,7 +454,7 @@ impl<'s> Session<'s> {
                 self.finishing = true;
             }
             Action::Refuse(refusal) => {
-                self.tell_round("refuse");
+                self.emit_round("refuse");
                 return Ok(Some(End::Refused(Box::new(refusal))));
             }
             Action::Resume(refusal) => {
@@ -478,7 +478,7 @@ impl<'s> Session<'s> {
         }
         // Otherwise this attempt would resume, or move, a guest that another program has
         // stopped.
-        if self.living()?.is_suspended() {
+        if self.guest_state()?.is_suspended() {
             return Err(Failure::SuspendedByAnother);
         }
         // libxl could not stop such a QEMU, and the guest waits for its disks.

@@ -92,14 +92,14 @@ impl Session<'_> {
         let waits = !self.queue.is_empty() && allowed != Some(0);
         match self.standstill.look(now, self.queue.written(), waits) {
             Seen::Nothing => {}
-            Seen::Stands => self.say(
+            Seen::Stands => self.log(
                 "info",
                 "the destination reads nothing yet: its xl may be receiving another guest, and \
                  takes one at a time where it makes room for guests (autoballoon)"
                     .into(),
             ),
             Seen::GoesOn => {
-                self.say("info", "the destination reads".into());
+                self.log("info", "the destination reads".into());
                 self.peer.tell(self.now(), Event::PathChanged)?;
                 self.notify()?;
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::clock::TICK;
 use super::failure::{Doing, Failure};
-use super::landing::Heard;
+use super::landing::Received;
 use super::session::{End, Session};
 
 /// Time that the destination has to start the copy, which takes one hypercall. Whatever it
@@ -38,7 +38,7 @@ impl Session<'_> {
         self.host.commit();
         let started = self.start_and_hear();
         if let Err(why) = &started {
-            self.say("error", format!("the copy was not seen to run: {why}"));
+            self.log("error", format!("the copy was not seen to run: {why}"));
         }
         self.host.tell_started(started.is_ok());
         Ok(End::Complete)
@@ -58,10 +58,10 @@ impl Session<'_> {
         self.landing.start(&mut self.queue);
         let until = Instant::now() + STARTING;
         loop {
-            match self.landing.hear().map_err(words)? {
-                Some(Heard::Started) => return Ok(()),
-                None | Some(Heard::Noted | Heard::Narrowed) if Instant::now() < until => {}
-                None | Some(Heard::Noted | Heard::Narrowed) => {
+            match self.landing.recv().map_err(words)? {
+                Some(Received::Started) => return Ok(()),
+                None | Some(Received::Noted | Received::Narrowed) if Instant::now() < until => {}
+                None | Some(Received::Noted | Received::Narrowed) => {
                     let longest = STARTING.as_secs();
                     return Err(format!("the destination did not answer for {longest} s"));
                 }

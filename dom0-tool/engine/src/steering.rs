@@ -4,10 +4,9 @@
 use std::time::Instant;
 
 use lull_base::bandwidth::Bandwidth;
-use lull_base::fmt::{Millis, or_dash};
+use lull_base::fmt::{Limit, Millis, or_dash};
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::machine::Event;
-use lull_core::units::Micros;
 use lull_wire::events;
 
 use super::attempt::Verify;
@@ -17,7 +16,7 @@ use super::throttle::Throttle;
 
 /// A request of the operator. A field that is `None` stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum OperatorRequest {
     /// Changes one or more limits.
     Limits {
         /// The limit on the pause.
@@ -36,19 +35,19 @@ pub type Reply = Result<String, String>;
 
 impl Session<'_> {
     /// Takes the operator's next request, and grants or refuses it.
-    pub(super) fn heed_wishes(&mut self) -> Result<(), Failure> {
+    pub(super) fn apply_requests(&mut self) -> Result<(), Failure> {
         if !self.begun {
             return Ok(());
         }
-        let Some(wish) = self.host.wish() else {
+        let Some(request) = self.host.request() else {
             return Ok(());
         };
-        let reply = self.heed(wish)?;
+        let reply = self.apply(request)?;
         self.host.reply(reply);
         Ok(())
     }
 
-    fn heed(&mut self, wish: Wish) -> Result<Reply, Failure> {
+    fn apply(&mut self, request: OperatorRequest) -> Result<Reply, Failure> {
         let machine = self.peer.machine();
         if !machine.accepts_changes() {
             return Ok(Err(
@@ -59,8 +58,8 @@ impl Session<'_> {
             return Ok(Err("the stub domain is busy; try again".into()));
         }
         let limits = machine.config().limits;
-        match wish {
-            Wish::Limits {
+        match request {
+            OperatorRequest::Limits {
                 max_suspend,
                 timeout,
                 bandwidth,
@@ -79,16 +78,16 @@ impl Session<'_> {
                 {
                     self.hold_to(bandwidth)?;
                 }
-                self.tell_limits().map(Ok)
+                self.emit_limits().map(Ok)
             }
-            Wish::SwitchNow => {
+            OperatorRequest::SwitchNow => {
                 let predicted = machine.prediction().map(|p| p.total());
                 self.peer.tell(self.now(), Event::SwitchNow)?;
                 self.notify()?;
                 Ok(Ok(format!(
                     "the guest is asked to stop at the end of this round, if the pause fits (predicted now {}, limit {})",
-                    millis(predicted.map(Micros::as_millis_ceil)),
-                    millis(limits.max_suspend.map(DowntimeLimit::as_millis)),
+                    or_dash(predicted.map(|pause| Millis(pause.as_millis_ceil()))),
+                    or_dash(limits.max_suspend.map(|limit| Limit(limit.micros().0))),
                 )))
             }
         }
@@ -108,7 +107,7 @@ impl Session<'_> {
         Bandwidth(self.throttle.as_ref().map(Throttle::cap))
     }
 
-    fn tell_limits(&mut self) -> Result<String, Failure> {
+    fn emit_limits(&mut self) -> Result<String, Failure> {
         self.notify()?;
         let limits = self.peer.machine().config().limits;
         let bandwidth = self.bandwidth();
@@ -116,8 +115,8 @@ impl Session<'_> {
         let now = events::InForce::new(at_ms, limits, bandwidth);
         let mut text = format!(
             "from now on limit {}, timeout {}, bandwidth {bandwidth}",
-            millis(now.limit_ms),
-            millis(now.timeout_ms),
+            or_dash(limits.max_suspend.map(|limit| Limit(limit.micros().0))),
+            or_dash(limits.timeout.map(|timeout| Limit(timeout.micros().0))),
         );
         self.host.tell(events::Event::Limits(now));
         if !self.peer.machine().accepts_changes() {
@@ -125,8 +124,4 @@ impl Session<'_> {
         }
         Ok(text)
     }
-}
-
-fn millis(time: Option<u64>) -> String {
-    or_dash(time.map(Millis))
 }

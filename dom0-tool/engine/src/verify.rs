@@ -33,7 +33,7 @@ impl Session<'_> {
             }
         }
         if let Some(text) = self.landing.verified()? {
-            self.say("info", text);
+            self.log("info", text);
         }
         Ok(())
     }
@@ -50,6 +50,6 @@ impl Session<'_> {
         if self.news.cancelled {
             return Err(Failure::HungUp(Refused::Cancelled));
         }
-        self.heed_wishes()
+        self.apply_requests()
     }
 }

@@ -56,7 +56,7 @@ pub enum End {
     Deadline,
     /// The relay's deadline passed before the destination was ready.
     NotReady,
-    /// The attempt took longer than [`LONGEST`].
+    /// The attempt took longer than [`MAX_DURATION`].
     Endless,
 }
 
@@ -76,7 +76,7 @@ pub struct Pause {
 }
 
 /// The simulator ends an attempt without a timeout after this time: a hundred days.
-pub const LONGEST: Micros = Micros(100 * 24 * 3_600 * 1_000_000);
+pub const MAX_DURATION: Micros = Micros(100 * 24 * 3_600 * 1_000_000);
 
 /// Runs one attempt.
 ///
@@ -142,7 +142,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             took_bitmap: Micros(self.scenario.actual.bitmap),
         });
         loop {
-            if self.world.now() > LONGEST.0 {
+            if self.world.now() > MAX_DURATION.0 {
                 return self.outcome(End::Endless, None);
             }
             action = match action {
@@ -239,7 +239,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
     /// The guest still runs.
     fn tick_until(&mut self, until: u64) -> Option<Action> {
         self.next_tick = self.next_tick.max(self.world.now());
-        while self.next_tick < until && self.next_tick <= LONGEST.0 {
+        while self.next_tick < until && self.next_tick <= MAX_DURATION.0 {
             let at = self.next_tick;
             self.world.pass_until(at);
             self.next_tick += TICK;
@@ -263,7 +263,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             if let Some(action) = self.tick_until(written) {
                 return Some(action);
             }
-            if written > LONGEST.0 {
+            if written > MAX_DURATION.0 {
                 return None;
             }
             self.world.pass_until(written);

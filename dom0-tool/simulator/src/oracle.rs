@@ -53,7 +53,7 @@ pub fn foresee(scenario: &Scenario) -> Foresight {
 }
 
 /// The number of alternative courses of the same link, which tell luck from skill.
-pub const COURSES: u64 = 100;
+const COURSES: u64 = 100;
 
 /// Whether a rule that cannot see the future could have moved the guest at the stated risk.
 /// This holds if there is one round, the same in all of [`COURSES`] other courses of the

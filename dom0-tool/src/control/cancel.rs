@@ -5,19 +5,19 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_wire::control::{Answer, End, Request};
 use lull_wire::events::How;
 use lull_xen::host::Guest;
 
-use super::client::{self, Connection, Heard};
+use super::client::{self, Connection, Received};
 use super::{DONE, REFUSED, UNKNOWN};
 use crate::migrate::source::{self, OnXen, Rescue, Seen};
 
 /// The longest wait for the end of a migration. If the guest was asked to stop just before,
 /// libxl may take two minutes.
-const LONGEST: Duration = Duration::from_secs(150);
+const END_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// The options of `lull cancel`.
 #[derive(Debug, Args)]
@@ -39,10 +39,7 @@ pub struct Options {
 pub fn main(options: &Options) -> ExitCode {
     let (guest, connection) = match client::of(&options.domain) {
         Ok(found) => found,
-        Err(error) => {
-            to_stderr(&format!("lull: {error:#}"));
-            return NOT_BEGUN.into();
-        }
+        Err(error) => return not_begun(&error),
     };
     match cancel(&guest, connection) {
         Ok(code) => code.into(),
@@ -68,7 +65,7 @@ fn cancel(guest: &Guest, mut connection: Connection) -> anyhow::Result<u8> {
     let mut end = await_end(&mut connection)?;
     // The helper finished first, so the request goes to the `lull migrate` that started it.
     if is_complete(end.as_ref())
-        && let Some(mut landing) = client::landing(&connection.place)
+        && let Some(mut landing) = client::landing(&connection.socket)
     {
         if let Answer::Refused { why } = landing.ask(Request::Cancel)? {
             to_stderr(&format!("lull: {}: {why}", guest.name));
@@ -93,22 +90,22 @@ fn is_complete(end: Option<&End>) -> bool {
 
 /// Waits for the end of the helper's part; `None` when the helper died.
 fn await_end(connection: &mut Connection) -> anyhow::Result<Option<End>> {
-    let until = Instant::now() + LONGEST;
+    let until = Instant::now() + END_TIMEOUT;
     if connection.say(Request::Watch).is_err() {
         return Ok(None);
     }
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        match connection.hear(left)? {
-            Heard::Answer(Answer::Status(status)) if status.ended.is_some() => {
+        match connection.recv(left)? {
+            Received::Answer(Answer::Status(status)) if status.ended.is_some() => {
                 return Ok(status.ended);
             }
-            Heard::Answer(_) => {}
-            Heard::End => return Ok(None),
-            Heard::Nothing => anyhow::bail!(
+            Received::Answer(_) => {}
+            Received::End => return Ok(None),
+            Received::Nothing => anyhow::bail!(
                 "the helper, process {}, has not ended within {} s",
-                connection.place.helper,
-                LONGEST.as_secs()
+                connection.socket.helper,
+                END_TIMEOUT.as_secs()
             ),
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use lull_agents::name;
 use lull_base::lines::{Lines, TooLong};
-use lull_store::running::folder::{Folder, Place};
+use lull_store::running::folder::{ControlSocket, Folder};
 use lull_wire::control::{Answer, Line, Request, SCHEMA, Status};
 use lull_wire::json;
 use lull_xen::host::{self, Guest, NotReady};
@@ -20,13 +20,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const TAKE_OVER: Duration = Duration::from_secs(1);
 
 /// The longest line accepted from a helper, in bytes.
-const LONGEST: usize = 1 << 20;
+const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// A connection to one migration's control socket.
 pub struct Connection {
     /// The socket and the migration it belongs to.
-    pub place: Place,
-    socket: UnixStream,
+    pub socket: ControlSocket,
+    stream: UnixStream,
     lines: Lines,
 }
 
@@ -35,16 +35,16 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection is not permitted.
-    pub fn to(place: Place) -> anyhow::Result<Option<Self>> {
-        let socket = match UnixStream::connect(&place.path) {
+    pub fn to(socket: ControlSocket) -> anyhow::Result<Option<Self>> {
+        let stream = match UnixStream::connect(&socket.path) {
             Err(error) if has_gone(&error) => return Ok(None),
-            socket => socket.with_context(|| format!("{}", place.path.display()))?,
+            stream => stream.with_context(|| format!("{}", socket.path.display()))?,
         };
-        socket.set_write_timeout(Some(TIMEOUT))?;
-        let lines = Lines::of(LONGEST);
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        let lines = Lines::of(MAX_LINE_BYTES);
         Ok(Some(Self {
-            place,
             socket,
+            stream,
             lines,
         }))
     }
@@ -58,34 +58,34 @@ impl Connection {
             schema: SCHEMA,
             said: request,
         };
-        self.socket.write_all(&json::line(&line)?)
+        self.stream.write_all(&json::line(&line)?)
     }
 
-    /// The next answer. [`Heard`] also tells when no answer came `within` that time, and
+    /// The next answer. [`Received`] also tells when no answer came `within` that time, and
     /// when the helper has gone.
     ///
     /// # Errors
     /// When this lull does not understand the answer.
-    pub fn hear(&mut self, within: Duration) -> anyhow::Result<Heard> {
+    pub fn recv(&mut self, within: Duration) -> anyhow::Result<Received> {
         let until = Instant::now() + within;
         let line = loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() && !self.lines.has_next() {
-                return Ok(Heard::Nothing);
+                return Ok(Received::Nothing);
             }
             // No timeout at all would be zero.
             let left = left.max(Duration::from_millis(1));
-            self.socket.set_read_timeout(Some(left))?;
-            match self.lines.read(&mut self.socket) {
+            self.stream.set_read_timeout(Some(left))?;
+            match self.lines.read(&mut self.stream) {
                 Ok(Some(Ok(line))) => break line,
-                Ok(Some(Err(TooLong)) | None) => return Ok(Heard::End),
+                Ok(Some(Err(TooLong)) | None) => return Ok(Received::End),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Ok(Heard::End),
+                Err(_) => return Ok(Received::End),
             }
         };
         let line: Line<Answer> = serde_json::from_slice(&line)
             .context("the helper's answer is not understood: is it of another version?")?;
-        Ok(Heard::Answer(line.said))
+        Ok(Received::Answer(line.said))
     }
 
     /// Sends a request and waits for the answer.
@@ -93,16 +93,16 @@ impl Connection {
     /// # Errors
     /// When no answer comes.
     pub fn ask(&mut self, request: Request) -> anyhow::Result<Answer> {
-        let helper = self.place.helper;
-        let asked = self.say(request).map(|()| self.hear(TIMEOUT));
+        let helper = self.socket.helper;
+        let asked = self.say(request).map(|()| self.recv(TIMEOUT));
         match asked {
             Ok(heard) => match heard? {
-                Heard::Answer(answer) => Ok(answer),
-                Heard::Nothing => bail!(
+                Received::Answer(answer) => Ok(answer),
+                Received::Nothing => bail!(
                     "the helper, process {helper}, has not answered for {} s",
                     TIMEOUT.as_secs()
                 ),
-                Heard::End => bail!("the helper, process {helper}, ended without an answer"),
+                Received::End => bail!("the helper, process {helper}, ended without an answer"),
             },
             Err(error) => Err(error).context(format!("the helper, process {helper}, has gone")),
         }
@@ -120,9 +120,9 @@ impl Connection {
     }
 }
 
-/// The result of [`Connection::hear`].
+/// The result of [`Connection::recv`].
 #[derive(Debug)]
-pub enum Heard {
+pub enum Received {
     /// An answer has arrived.
     Answer(Answer),
     /// No answer has arrived in time.
@@ -142,12 +142,12 @@ fn has_gone(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// When this process has no root rights.
-pub fn places() -> anyhow::Result<Vec<Place>> {
+pub fn sockets() -> anyhow::Result<Vec<ControlSocket>> {
     if !rustix::process::geteuid().is_root() {
         return Err(NotReady::NotRoot.into());
     }
-    let places = Folder::default().places();
-    places.context("the migrations under way cannot be listed")
+    let sockets = Folder::default().sockets();
+    sockets.context("the migrations under way cannot be listed")
 }
 
 /// Connections to all migrations under way.
@@ -156,8 +156,8 @@ pub fn places() -> anyhow::Result<Vec<Place>> {
 /// When this process has no root rights.
 pub fn all() -> anyhow::Result<Vec<Connection>> {
     let mut all = Vec::new();
-    for place in places()? {
-        all.extend(Connection::to(place)?);
+    for socket in sockets()? {
+        all.extend(Connection::to(socket)?);
     }
     Ok(all)
 }
@@ -182,10 +182,10 @@ pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
     };
     let mut others = Vec::new();
     for connection in all {
-        if connection.place.guest == guest.domid {
+        if connection.socket.guest == guest.domid {
             return Ok((guest, connection));
         }
-        others.push(connection.place.guest);
+        others.push(connection.socket.guest);
     }
     bail!(NotMigrated::new(guest, &others, &names()))
 }
@@ -194,7 +194,7 @@ pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
 fn handed_over(asked: &str, moving: &[Connection]) -> Option<Guest> {
     let away = format!("{asked}{}", name::SUFFIX);
     let is_it = |guest: &Guest| {
-        let moves = moving.iter().any(|one| one.place.guest == guest.domid);
+        let moves = moving.iter().any(|one| one.socket.guest == guest.domid);
         guest.name == away && moves
     };
     let guest = names().into_iter().find(is_it)?;
@@ -206,11 +206,11 @@ fn handed_over(asked: &str, moving: &[Connection]) -> Option<Guest> {
 
 /// Connects to the process that took over from `before` for the landing. `None` if there is
 /// none, as when xl or libvirt began the migration.
-pub fn landing(before: &Place) -> Option<Connection> {
+pub fn landing(before: &ControlSocket) -> Option<Connection> {
     let until = Instant::now() + TAKE_OVER;
     while Instant::now() < until {
-        let mut places = places().ok()?.into_iter();
-        let next = places.find(|place| place.guest == before.guest && place != before);
+        let mut sockets = sockets().ok()?.into_iter();
+        let next = sockets.find(|socket| socket.guest == before.guest && socket != before);
         if let Some(Ok(Some(line))) = next.map(Connection::to) {
             return Some(line);
         }

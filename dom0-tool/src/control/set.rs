@@ -7,12 +7,12 @@ use std::time::Duration;
 use clap::Args;
 use lull_base::bandwidth::Bandwidth;
 use lull_base::duration::Span;
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::fmt::{Millis, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_wire::control::{Answer, Phase, Request, Status};
 
-use super::client::{self, Connection, Heard};
+use super::client::{self, Connection, Received};
 use super::{DONE, REFUSED, UNKNOWN};
 
 /// The longest silence accepted. A helper reports several times a second while it copies.
@@ -92,10 +92,7 @@ fn steer(
 ) -> ExitCode {
     let (guest, mut connection) = match client::of(domain) {
         Ok(found) => found,
-        Err(error) => {
-            to_stderr(&format!("lull: {error:#}"));
-            return NOT_BEGUN.into();
-        }
+        Err(error) => return not_begun(&error),
     };
     let name = &guest.name;
     let code = match connection.ask(request) {
@@ -126,11 +123,11 @@ fn await_decision(connection: &mut Connection) -> anyhow::Result<u8> {
     connection.say(Request::Watch)?;
     let mut before = None;
     loop {
-        let status = match connection.hear(SILENCE)? {
-            Heard::Answer(Answer::Status(status)) => status,
-            Heard::Answer(_) => continue,
-            Heard::End => anyhow::bail!("the helper has ended"),
-            Heard::Nothing => anyhow::bail!("the helper says nothing"),
+        let status = match connection.recv(SILENCE)? {
+            Received::Answer(Answer::Status(status)) => status,
+            Received::Answer(_) => continue,
+            Received::End => anyhow::bail!("the helper has ended"),
+            Received::Nothing => anyhow::bail!("the helper says nothing"),
         };
         let rounds = rounds_ended(&status);
         if let Some(code) = decided(&status, *before.get_or_insert(rounds)) {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::fmt::{Bytes, Count, Millis, Seconds, or_dash};
 use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::units::PAGE_SIZE;
@@ -55,10 +55,7 @@ pub fn main(options: &Options) -> ExitCode {
     }
     match show(options) {
         Ok(()) => DONE.into(),
-        Err(error) => {
-            to_stderr(&format!("lull: {error:#}"));
-            NOT_BEGUN.into()
-        }
+        Err(error) => not_begun(&error),
     }
 }
 
@@ -72,16 +69,16 @@ fn show(options: &Options) -> anyhow::Result<()> {
     let names = client::names();
     let mut shown = Vec::new();
     for mut connection in all {
-        if !is_wanted(connection.place.guest) {
+        if !is_wanted(connection.socket.guest) {
             continue;
         }
-        shown.push(connection.place.guest);
+        shown.push(connection.socket.guest);
         match status_of(&mut connection, &names) {
             Ok(status) if options.json => to_stdout(&as_json(status)),
             Ok(status) => to_stdout(&in_words(&status)),
             Err(error) => to_stderr(&format!(
                 "lull: domain {}: {error:#}",
-                connection.place.guest
+                connection.socket.guest
             )),
         }
     }
@@ -108,7 +105,7 @@ fn show(options: &Options) -> anyhow::Result<()> {
 }
 
 /// The state of a migration, with the guest's name.
-pub fn status_of(connection: &mut Connection, names: &[Guest]) -> anyhow::Result<Status> {
+fn status_of(connection: &mut Connection, names: &[Guest]) -> anyhow::Result<Status> {
     let mut status = connection.status()?;
     let known = names.iter().find(|guest| guest.domid == status.domid);
     status.name = known.map(|guest| guest.name.clone());

@@ -13,7 +13,7 @@ use lull_base::text::printable_lines;
 pub const HERE: Duration = Duration::from_secs(10);
 
 /// The most bytes read of an answer; the rest is dropped.
-const LONGEST: u64 = 256 << 10;
+const MAX_OUTPUT_BYTES: u64 = 256 << 10;
 
 /// Asks on a separate thread; if the question hangs, the thread ends with the process.
 pub fn within<T: Send + 'static>(
@@ -64,7 +64,7 @@ pub fn command(mut command: Command, limit: Duration) -> Result<String, String> 
 /// The text without control characters that a terminal would obey.
 fn text(out: impl Read) -> String {
     let mut bytes = Vec::new();
-    let _ = out.take(LONGEST).read_to_end(&mut bytes);
+    let _ = out.take(MAX_OUTPUT_BYTES).read_to_end(&mut bytes);
     printable_lines(&String::from_utf8_lossy(&bytes))
 }
 
@@ -99,6 +99,6 @@ mod tests {
     #[test]
     fn a_flood_is_cut() {
         let said = shell("head -c 1000000 /dev/zero | tr '\\0' x; exit 0", HERE);
-        assert!(said.is_ok_and(|said| said.len() as u64 == LONGEST));
+        assert!(said.is_ok_and(|said| said.len() as u64 == MAX_OUTPUT_BYTES));
     }
 }

@@ -17,7 +17,7 @@ use super::finding::{Finding, Findings, Level};
 use crate::enable;
 
 /// The most guests listed one by one.
-const MOST: usize = 64;
+const MAX_GUESTS: usize = 64;
 
 /// A guest that could be moved.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ fn look() -> io::Result<(Vec<Finding>, Vec<Seen>)> {
         findings.push(Finding::ok("guests", "no guest is here"));
     }
     let mut seen = Vec::new();
-    for guest in guests.iter().take(MOST) {
+    for guest in guests.iter().take(MAX_GUESTS) {
         match look_at(&mut store, xen.as_ref(), guest) {
             Ok(found) => {
                 let mib = found.memory >> 20;
@@ -88,8 +88,11 @@ fn look() -> io::Result<(Vec<Finding>, Vec<Seen>)> {
             }),
         }
     }
-    if guests.len() > MOST {
-        let text = format!("{} guests more were not looked at", guests.len() - MOST);
+    if guests.len() > MAX_GUESTS {
+        let text = format!(
+            "{} guests more were not looked at",
+            guests.len() - MAX_GUESTS
+        );
         findings.push(Finding::ok("guests", text));
     }
     Ok((findings, seen))

@@ -16,8 +16,7 @@ mod xl_info;
 use std::process::ExitCode;
 
 use clap::Args;
-use lull_base::exit::NOT_BEGUN;
-use lull_base::terminal::to_stderr;
+use lull_base::exit::{NOT_BEGUN, not_begun};
 use lull_store::attempt::outcome::Outcome;
 
 use crate::cli;
@@ -52,8 +51,7 @@ pub fn main(options: &Options) -> ExitCode {
     let ssh = options.ssh.as_deref();
     let destination = options.host.as_deref();
     if let Some(Err(why)) = destination.map(|host| cli::check_host(ssh, host)) {
-        to_stderr(&format!("lull: {why}"));
-        return NOT_BEGUN.into();
+        return not_begun(&why);
     }
     let mut findings = Findings::new(options.json);
     let here = here::check(&mut findings);

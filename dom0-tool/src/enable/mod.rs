@@ -12,8 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use lull_base::atomic_file;
-use lull_base::exit::NOT_BEGUN;
-use lull_base::terminal::to_stdout;
+use lull_base::exit::done_or_not;
 
 /// The options of `lull enable`.
 #[derive(Debug, Args)]
@@ -83,7 +82,7 @@ pub struct Finding {
 
 /// Runs `lull enable`.
 pub fn enable(options: &Enable) -> ExitCode {
-    tell(match options.what {
+    done_or_not(match options.what {
         What::Xl => xl::enable(),
         What::Libvirt => libvirt::enable(),
         What::Vif => vif::enable(),
@@ -92,24 +91,11 @@ pub fn enable(options: &Enable) -> ExitCode {
 
 /// Runs `lull disable`.
 pub fn disable(options: &Disable) -> ExitCode {
-    tell(match options.what {
+    done_or_not(match options.what {
         What::Xl => xl::disable(),
         What::Libvirt => libvirt::disable(),
         What::Vif => vif::disable(),
     })
-}
-
-fn tell(done: anyhow::Result<String>) -> ExitCode {
-    match done {
-        Ok(words) => {
-            to_stdout(&words);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("lull: {error:#}");
-            NOT_BEGUN.into()
-        }
-    }
 }
 
 /// Writes a file and creates the folders above it.

@@ -40,24 +40,24 @@ pub struct Call {
 pub struct Further {
     /// The number that `lull land` gave to it.
     pub number: u8,
-    /// To `lull land`.
+    /// What is written here reaches `lull land`.
     pub to: OwnedFd,
-    /// From it.
+    /// What `lull land` writes arrives here.
     pub from: OwnedFd,
     /// The process in between.
     pub child: Child,
 }
 
-/// What [`Call::into_parts`] returns.
+/// The descriptors and processes of a [`Call`]; see [`Call::into_parts`].
 #[derive(Debug)]
 pub struct Parts {
-    /// To `lull land`.
+    /// What is written here reaches `lull land`.
     pub to: OwnedFd,
-    /// From it.
+    /// What `lull land` writes arrives here.
     pub from: OwnedFd,
     /// The process in between.
     pub child: Child,
-    /// The further connections.
+    /// The further connections, in the order in which they joined.
     pub further: Vec<Further>,
 }
 

@@ -21,7 +21,7 @@ use lull_xen::host::Guest;
 use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
-use crate::destination::{Enough, Heard, Patience, QUESTION};
+use crate::destination::{Enough, Patience, QUESTION, Received};
 use crate::rehearse::RemoteShell;
 use caller::{Call, NoLand};
 
@@ -59,17 +59,17 @@ pub fn choose(
     machine: Machine,
     trust: Trust,
     patience: &Patience<'_>,
-) -> anyhow::Result<(Choice, Heard)> {
+) -> anyhow::Result<(Choice, Received)> {
     if options.landing == Wanted::Classic {
         let why = "`--landing classic` asks for it".into();
-        return Ok((Choice::Classic(why), Heard::NotAsked));
+        return Ok((Choice::Classic(why), Received::NotAsked));
     }
     let (why, heard) = match way(options, guest, machine, trust) {
         Ok(to_land) => {
             let (command, heard) = to_land.first();
             let called = Call::make(command, patience);
             let heard = match heard {
-                Heard::NotAsked => heard,
+                Received::NotAsked => heard,
                 _ => called.xen.into(),
             };
             match called.land {
@@ -88,7 +88,7 @@ pub fn choose(
                 Err(error) => (error.to_string(), heard),
             }
         }
-        Err(why) => (why, Heard::NotAsked),
+        Err(why) => (why, Received::NotAsked),
     };
     if options.landing == Wanted::Fast {
         anyhow::bail!(
@@ -109,12 +109,12 @@ enum ToLand {
 
 impl ToLand {
     /// The command that starts `lull land`. It may ask which Xen runs there before.
-    fn first(&self) -> (Command, Heard) {
+    fn first(&self) -> (Command, Received) {
         match self {
-            Self::Command(command) => (shell_ignoring_tty_signals(command), Heard::NotAsked),
+            Self::Command(command) => (shell_ignoring_tty_signals(command), Received::NotAsked),
             Self::RemoteShell(way) => {
                 let script = format!("{QUESTION}; exec lull land");
-                (way.command(&script), Heard::Nothing)
+                (way.command(&script), Received::Nothing)
             }
         }
     }

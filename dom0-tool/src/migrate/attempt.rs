@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lull_agents::transport::orders::Orders;
 use lull_base::monotonic::now_ns;
 use lull_store::attempt::observed::ObservedAttempt;
-use lull_store::attempt::outcome::{HelperSeen, Wish};
+use lull_store::attempt::outcome::{HelperSeen, Intent};
 use lull_wire::control::Answer;
 use lull_wire::events::{Command, Event};
 use lull_wire::gate::Order;
@@ -16,7 +16,7 @@ use rustix::io::ioctl_fionread;
 
 use crate::landing::caller::Call;
 
-use super::attended::Attended;
+use super::control_takeover::LandingControl;
 use super::inbox::{Inbox, Message};
 use super::judged;
 use super::progress::Watcher;
@@ -51,7 +51,7 @@ pub struct Attempted {
     /// What was observed of the attempt.
     pub account: ObservedAttempt,
     /// What the operator wanted in the end.
-    pub wish: Wish,
+    pub intent: Intent,
 }
 
 /// Starts xl, and lull's own engine if a `lull land` waits, and follows the attempt until
@@ -71,8 +71,8 @@ pub fn run(
         orders: started.orders,
         helper: started.helper.try_clone()?,
         account: ObservedAttempt::default(),
-        attended: Attended::of(plan.guest.domid, plan.control),
-        wish: Wish::Move,
+        control: LandingControl::of(plan.guest.domid, plan.control),
+        intent: Intent::Move,
         words,
         helper_gone: false,
         xl_silent: false,
@@ -95,22 +95,22 @@ pub fn run(
     inbox.hear_end(started.process);
     while !attempt.is_over() {
         match inbox.next(TICK) {
-            Some(message) => attempt.hear(message, watcher),
+            Some(message) => attempt.handle(message, watcher),
             None => watcher.tick(),
         }
-        attempt.attend(watcher);
+        attempt.serve_control(watcher);
         attempt.press();
     }
     if let Some(engine) = started.engine {
         engine.end();
     }
-    let mut attended = attempt.attended;
+    let mut control = attempt.control;
     let attempted = Attempted {
         account: attempt.account,
-        wish: attempt.wish,
+        intent: attempt.intent,
     };
     let judgement = judged(&attempted);
-    attended.end(judgement.outcome.how(), judgement.why);
+    control.end(judgement.outcome.how(), judgement.why);
     Ok(attempted)
 }
 
@@ -118,8 +118,8 @@ struct Attempt<'a> {
     helper: UnixStream,
     orders: Orders,
     account: ObservedAttempt,
-    attended: Attended<'a>,
-    wish: Wish,
+    control: LandingControl<'a>,
+    intent: Intent,
     /// The pipes of xl and of the destination, in this order.
     words: [PipeReader; 2],
     helper_gone: bool,
@@ -155,11 +155,11 @@ impl Attempt<'_> {
         heard_xl && heard_helper && heard_transport
     }
 
-    fn hear(&mut self, message: Message, watcher: &mut Watcher) {
+    fn handle(&mut self, message: Message, watcher: &mut Watcher) {
         match message {
             Message::Helper(event) => {
                 watcher.event(&event);
-                self.attended.note(&event);
+                self.control.note(&event);
                 if matches!(*event, Event::CancelAsked) {
                     watcher.note(self.stop().words());
                 }
@@ -202,14 +202,14 @@ impl Attempt<'_> {
     }
 
     /// Serves the clients of the control socket while the guest lands.
-    fn attend(&mut self, watcher: &mut Watcher) {
-        if !self.attended.turn() {
+    fn serve_control(&mut self, watcher: &mut Watcher) {
+        if !self.control.turn() {
             return;
         }
         let stopped = self.stop();
         watcher.note(stopped.words());
         let words = stopped.words().to_owned();
-        self.attended.answer(match stopped {
+        self.control.answer(match stopped {
             Stopped::TooLate => Answer::Refused { why: words },
             Stopped::Already | Stopped::Now => Answer::Done { said: words },
         });
@@ -219,10 +219,10 @@ impl Attempt<'_> {
         if self.account.is_past_point_of_no_return() {
             return Stopped::TooLate;
         }
-        if self.wish == Wish::Cancel {
+        if self.intent == Intent::Cancel {
             return Stopped::Already;
         }
-        self.wish = Wish::Cancel;
+        self.intent = Intent::Cancel;
         self.tell_helper(Command::Cancel);
         // If the helper's part is over or has not begun, only the transport can give up.
         self.orders.give(Order::Cancel);
@@ -242,8 +242,8 @@ impl Attempt<'_> {
         let silent = self.account.helper == HelperSeen::Never;
         if silent && self.out_of_time_at.is_some_and(|at| at <= Instant::now()) {
             self.out_of_time_at = None;
-            if self.wish == Wish::Move && !self.account.is_past_point_of_no_return() {
-                self.wish = Wish::OutOfTime;
+            if self.intent == Intent::Move && !self.account.is_past_point_of_no_return() {
+                self.intent = Intent::OutOfTime;
                 self.orders.give(Order::HangUp);
             }
         }

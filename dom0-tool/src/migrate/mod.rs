@@ -2,13 +2,13 @@
 //! starts both, follows them, and reports how it ended.
 //!
 //! [`xl`] starts the processes, through a [`transport`] of lull's own. [`inbox`] receives
-//! their messages, and [`attempt`] follows them; [`attended`] serves operators while the
+//! their messages, and [`attempt`] follows them; [`control_takeover`] serves operators while the
 //! guest lands. What was observed, and which outcome that amounts to, is kept as an
 //! [attempt](lull_store::attempt). [`source`] verifies where the guest runs. [`report`] and
 //! [`tables`] produce the output.
 
 pub mod attempt;
-mod attended;
+mod control_takeover;
 mod engine;
 pub mod inbox;
 pub mod progress;
@@ -30,16 +30,16 @@ use lull_agents::monitor;
 use lull_agents::name::Name;
 use lull_base::bandwidth::Bandwidth;
 use lull_base::duration::TimeLimit;
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::monotonic::now_ns;
 use lull_base::suggest::did_you_mean;
 use lull_base::{own_executable, terminal};
 use lull_engine::stub::room::{self, NoRoom};
 use lull_store::attempt::observed::ObservedAttempt;
-use lull_store::attempt::outcome::{Evidence, Judgement, Outcome, Wish, XlEnd, judge};
+use lull_store::attempt::outcome::{Evidence, Intent, Judgement, Outcome, XlEnd, judge};
 use lull_store::ledger::{self, Entry, Known, Ledger, Machine, Subject};
 use lull_store::limits::{Chosen, Effective, Trust};
-use lull_store::running::claim::{Claim, Taken};
+use lull_store::running::claim::{Claim, LockResult};
 use lull_store::running::folder::Folder;
 use lull_store::runs;
 use lull_store::spool;
@@ -61,14 +61,11 @@ use progress::Watcher;
 use report::Report;
 use source::{OnXen, Rescue, Seen, Source};
 
-/// Runs the command.
+/// Runs `lull migrate` and returns its exit code.
 pub fn main(options: &Migrate) -> ExitCode {
     match prepare_and_move(options) {
         Ok(outcome) => outcome.into(),
-        Err(error) => {
-            terminal::to_stderr(&format!("lull: {error:#}"));
-            NOT_BEGUN.into()
-        }
+        Err(error) => not_begun(&error),
     }
 }
 
@@ -83,13 +80,13 @@ pub fn prepare_and_move(options: &Migrate) -> anyhow::Result<Outcome> {
     let lull = own_executable::path()?;
     let ledger = Ledger::at(ledger::FILE);
     let source = OnXen(guest.domid);
-    let place = Place {
+    let environment = Environment {
         xl: &xl,
         lull: &lull,
         ledger: &ledger,
         source: &source,
     };
-    move_guest(options, limits, &guest, &place)
+    move_guest(options, limits, &guest, &environment)
 }
 
 /// The options, completed with the limits of the file where the command line sets none, and
@@ -138,7 +135,7 @@ fn ready(options: &Migrate) -> Result<(PathBuf, Guest), NotReady> {
 }
 
 /// What an attempt needs at the source; tests provide their own.
-struct Place<'a> {
+struct Environment<'a> {
     xl: &'a Path,
     lull: &'a Path,
     ledger: &'a Ledger,
@@ -149,7 +146,7 @@ fn move_guest(
     options: &Migrate,
     limits: &Effective,
     guest: &Guest,
-    place: &Place<'_>,
+    environment: &Environment<'_>,
 ) -> anyhow::Result<Outcome> {
     let begun = now_ns();
     let inbox = Inbox::new();
@@ -159,7 +156,7 @@ fn move_guest(
     // All that depends on it must agree, so it is looked up once.
     let machine = Machine::of(guest.domid);
     let look_up = |landing: Landing, watcher: &Watcher| {
-        let ledger = place.ledger;
+        let ledger = environment.ledger;
         let name = guest.name.as_str();
         let subject = Subject { name, machine };
         ledger.known(&options.host, subject, landing, |line| {
@@ -170,7 +167,15 @@ fn move_guest(
     let until = timeout.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
     let patience = Patience::new(&inbox, until);
     let stays = |known: &Known, end: (Outcome, String), watcher: &mut Watcher| {
-        not_tried(options, guest, known, place.source, end, begun, watcher)
+        not_tried(
+            options,
+            guest,
+            known,
+            environment.source,
+            end,
+            begun,
+            watcher,
+        )
     };
     // This precedes the questions to the destination and the record, which are of no use if
     // another attempt moves the guest.
@@ -206,7 +211,14 @@ fn move_guest(
         );
     }
     let rehearsed = match options.rehearse && speaks_for_it && !known.has_history() {
-        true => Some(rehearse(options, limits, guest, landing, place, until)?),
+        true => Some(rehearse(
+            options,
+            limits,
+            guest,
+            landing,
+            environment,
+            until,
+        )?),
         false => None,
     };
     // Recording starts here: a refusal above needs no explanation afterwards.
@@ -241,8 +253,8 @@ fn move_guest(
     let mut heard = &inbox;
     let attempted = loop {
         let plan = xl::Plan {
-            xl: place.xl,
-            lull: place.lull,
+            xl: environment.xl,
+            lull: environment.lull,
             guest,
             options,
             known: &known,
@@ -256,12 +268,12 @@ fn move_guest(
         let Some(why) = classic_instead(options, landing, &attempted) else {
             break attempted;
         };
-        let (judgement, seen) = conclude(&attempted, place.source);
+        let (judgement, seen) = conclude(&attempted, environment.source);
         if !matches!(seen, Some(Seen::Running)) {
             break attempted;
         }
         if attempted.account.may_be_renamed() {
-            give_name_back(guest, place.source, &watcher);
+            give_name_back(guest, environment.source, &watcher);
         }
         watcher.note(&format!("{why}: it lands the classic way instead"));
         let first = Report {
@@ -290,10 +302,10 @@ fn move_guest(
         why_classic = why;
         why_fewer.clear();
     };
-    let (judgement, seen) = conclude(&attempted, place.source);
+    let (judgement, seen) = conclude(&attempted, environment.source);
     let runs = matches!(seen, Some(Seen::Running | Seen::Rescued));
     if runs && attempted.account.may_be_renamed() {
-        give_name_back(guest, place.source, &watcher);
+        give_name_back(guest, environment.source, &watcher);
     }
     let monitor_lost = (runs && attempted.account.asked_to_suspend())
         .then(|| monitor::lost(&guest.name, guest.domid))
@@ -301,18 +313,25 @@ fn move_guest(
     drop(held);
     watcher.finish();
 
-    let Attempted { account, wish } = &attempted;
-    if judgement.outcome == Outcome::Moved && *wish == Wish::Cancel {
+    let Attempted { account, intent } = &attempted;
+    if judgement.outcome == Outcome::Moved && *intent == Intent::Cancel {
         watcher.note("the wish to cancel came too late");
     }
     if judgement.outcome == Outcome::TargetFailed && !known.has_history() {
-        let like = place.ledger.like(&options.host);
+        let like = environment.ledger.like(&options.host);
         if !like.is_empty() {
             let hint = did_you_mean(&like);
             watcher.note(&format!("nothing is known of {}{hint}", options.host));
         }
     }
-    remember(options, guest, account, &known, place.ledger, &watcher);
+    remember(
+        options,
+        guest,
+        account,
+        &known,
+        environment.ledger,
+        &watcher,
+    );
     let report = Report {
         guest,
         options,
@@ -365,8 +384,8 @@ impl Held {
         let name = &guest.name;
         let go_on = || patience.check().map_err(anyhow::Error::from);
         let claim = match Claim::preempt_while(&Folder::default(), guest.domid, go_on) {
-            Ok(Taken::Ours(claim)) => Some(claim),
-            Ok(Taken::Anothers) => anyhow::bail!(
+            Ok(LockResult::Acquired(claim)) => Some(claim),
+            Ok(LockResult::Busy) => anyhow::bail!(
                 "{name} is being moved already, or what an attempt before left is still being undone.\nNothing was done. `lull status` shows who moves it; try again when that is over."
             ),
             Err(error) if error.is::<Enough>() => return Err(error),
@@ -436,10 +455,10 @@ fn rehearse(
     limits: &Effective,
     guest: &Guest,
     landing: Landing,
-    place: &Place<'_>,
+    environment: &Environment<'_>,
     until: Option<Instant>,
 ) -> anyhow::Result<Rehearsed> {
-    let (xl, lull, ledger) = (place.xl, place.lull, place.ledger);
+    let (xl, lull, ledger) = (environment.xl, environment.lull, environment.ledger);
     let rehearsed = rehearse::before(options, guest, landing, (xl, lull, ledger), until)?;
     // Another disk may have been attached meanwhile.
     if landing.is_fast() {
@@ -564,7 +583,7 @@ pub fn judged(attempted: &Attempted) -> Judgement {
         handshake: &account.handshake,
         // An attempt is over only after xl has ended.
         xl: account.xl.unwrap_or(XlEnd::Killed(0)),
-        wish: attempted.wish,
+        intent: attempted.intent,
     })
 }
 
@@ -572,9 +591,9 @@ pub fn judged(attempted: &Attempted) -> Judgement {
 /// to lull land was lost while the guest still ran. `None` if this is not the case, or if
 /// the operator wants it otherwise.
 fn classic_instead(options: &Migrate, landing: Landing, attempted: &Attempted) -> Option<String> {
-    let Attempted { account, wish } = attempted;
+    let Attempted { account, intent } = attempted;
     let may = options.landing == Wanted::Auto && landing.is_fast();
-    let is_early = *wish == Wish::Move && !account.asked_to_suspend();
+    let is_early = *intent == Intent::Move && !account.asked_to_suspend();
     let ended = account.ended.as_ref()?;
     (may && is_early && ended.land_lost).then(|| ended.reason.clone())
 }

@@ -1,7 +1,8 @@
 //! The final output: the tables, what happened and why, and in the last line where the
 //! guest runs.
 
-use lull_base::fmt::Millis;
+use lull_base::duration::Span;
+use lull_base::fmt::{Millis, beside_limit};
 use lull_store::attempt::advice::{limit_option, what_would_do};
 use lull_store::attempt::observed::ObservedAttempt;
 use lull_store::attempt::outcome::{HelperSeen, Outcome, RunningOn, XlEnd};
@@ -75,7 +76,7 @@ impl Report<'_> {
             account: self.account,
             moved: matches!(self.outcome, Outcome::Moved),
             expected_ms: self.account.expected_downtime_ms(self.known),
-            limit_ms: self.limit_ms(),
+            limit_us: self.limit_us(),
             duration_ms: Some(self.duration_ms),
             why_classic: self.why_classic,
             why_fewer: self.why_fewer,
@@ -172,6 +173,17 @@ impl Report<'_> {
         }
     }
 
+    /// The same in microseconds, as exactly as it is known.
+    fn limit_us(&self) -> Option<u64> {
+        let asked = self.options.pause_limit().map(Span::as_micros);
+        let rounded = self.limit_ms().map(|limit| limit.saturating_mul(1_000));
+        let known = match self.account.limits.is_some() {
+            true => rounded,
+            false => asked,
+        };
+        self.account.exact_limit_us().or(known)
+    }
+
     fn ended_badly(&self) -> Option<&Ended> {
         let ended = self.account.ended.as_ref();
         ended.filter(|ended| ended.how != How::StreamComplete)
@@ -256,27 +268,23 @@ impl Report<'_> {
     }
 
     fn over_the_limit(&self) -> Option<String> {
-        let limit = self.limit_ms()?;
-        let observed = self.account.observed_downtime_ms()?;
+        let limit_us = self.limit_us()?;
+        let observed_us = self.account.longer_than(limit_us)?;
         let ended = self.account.ended.as_ref();
-        let suspend = ended
-            .and_then(|ended| ended.observed.suspend_ms)
-            .unwrap_or(0);
-        let why = match suspend > limit / 2 {
+        let suspend_ms = ended.and_then(|ended| ended.observed.suspend_ms);
+        let suspend_ms = suspend_ms.unwrap_or(0);
+        let why = match suspend_ms.saturating_mul(2_000) > limit_us {
             // Once the guest has begun to stop, nothing can shorten that.
             true => format!(
                 "the guest itself took {} to stop, which its kernel's log may explain",
-                Millis(suspend)
+                Millis(suspend_ms)
             ),
             false => "please report this".to_owned(),
         };
-        (observed > limit).then(|| {
-            format!(
-                "The pause was {}, longer than the limit of {}: {why}",
-                Millis(observed),
-                Millis(limit)
-            )
-        })
+        let (observed, limit) = beside_limit(observed_us, limit_us);
+        Some(format!(
+            "The pause was {observed}, longer than the limit of {limit}: {why}"
+        ))
     }
 
     fn advice(&self) -> String {

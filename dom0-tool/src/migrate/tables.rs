@@ -3,7 +3,7 @@
 use std::fmt;
 
 use comfy_table::Table;
-use lull_base::fmt::{Bytes, Count, Millis, or_dash};
+use lull_base::fmt::{Bytes, Count, Limit, Millis, or_dash};
 use lull_base::table::table;
 use lull_core::units::PAGE_SIZE;
 use lull_store::attempt::observed::ObservedAttempt;
@@ -17,8 +17,8 @@ pub struct Tables<'a> {
     pub moved: bool,
     /// The expected pause in milliseconds, with history.
     pub expected_ms: Option<u64>,
-    /// The downtime limit in milliseconds.
-    pub limit_ms: Option<u64>,
+    /// The downtime limit in microseconds.
+    pub limit_us: Option<u64>,
     /// Time from the start of the command to its end, in milliseconds.
     pub duration_ms: Option<u64>,
     /// Why the landing was not fast; empty if nothing was chosen.
@@ -111,8 +111,8 @@ impl Tables<'_> {
             let pause = Millis(pause).to_string();
             table.add_row(["given up before".to_owned(), String::new(), pause]);
         }
-        if let Some(limit) = self.limit_ms {
-            let limit = Millis(limit).to_string();
+        if let Some(limit) = self.limit_us {
+            let limit = Limit(limit).to_string();
             table.add_row(["limit".to_owned(), String::new(), limit]);
         }
         Some(table)

@@ -792,16 +792,16 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
             _ => panic!("lull migrate"),
         }
     };
-    let attempted = |land_lost: bool, wish: Wish| {
+    let attempted = |land_lost: bool, intent: Intent| {
         let mut account = ObservedAttempt::default();
         account.helper_said(Event::Ended(Ended {
             reason: "the connection to lull land was lost: it broke".to_owned(),
             land_lost,
             ..Ended::so(How::TargetFailed)
         }));
-        Attempted { account, wish }
+        Attempted { account, intent }
     };
-    let lost = || attempted(true, Wish::Move);
+    let lost = || attempted(true, Intent::Move);
     let why = classic_instead(&options(""), Landing::Fast, &lost()).unwrap();
     assert!(why.contains("lull land was lost"), "{why}");
     let suspended = r#"{"type":"suspended","requested_at_ms":1,"stopped_at_ms":2,"dirty_pages":3,
@@ -813,11 +813,51 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
     for (extra, landing, attempted) in [
         ("--landing fast", Landing::Fast, lost()),
         ("", Landing::Classic, lost()),
-        ("", Landing::Fast, attempted(false, Wish::Move)),
-        ("", Landing::Fast, attempted(true, Wish::Cancel)),
+        ("", Landing::Fast, attempted(false, Intent::Move)),
+        ("", Landing::Fast, attempted(true, Intent::Cancel)),
         ("", Landing::Fast, stopped),
     ] {
         let why = classic_instead(&options(extra), landing, &attempted);
         assert_eq!(why, None, "{extra} {landing:?}");
     }
+}
+
+#[test]
+fn a_limit_of_part_of_a_millisecond_is_compared_as_it_was_set() {
+    let line = "lull migrate --max-suspend-time 1900us web1 host2";
+    let Command::Migrate(options) = Cli::parse_from(line.split_whitespace()).command else {
+        panic!("lull migrate");
+    };
+    let guest = Guest {
+        domid: 7,
+        name: "web1".to_owned(),
+    };
+    let known = Ledger::at("/nonexistent/ledger").known("host2", "web1", Landing::Classic, |_| {});
+    let suspended = r#"{"type":"suspended","requested_at_ms":1,"stopped_at_ms":2,"dirty_pages":3,
+        "requested_monotonic_ns":1000000000,"limit_us":1900,"predicted":{},
+        "predicted_downtime_ms":null}"#;
+    let paragraph = |pause_ns: u64| {
+        let mut account = ObservedAttempt::default();
+        account.helper_said(serde_json::from_str(suspended).unwrap());
+        account.target_started_ns = Some(1_000_000_000 + pause_ns);
+        let report = Report {
+            guest: &guest,
+            options: &options,
+            account: &account,
+            outcome: Outcome::Moved,
+            why: "",
+            seen: None,
+            monitor_lost: None,
+            known: &known,
+            why_classic: "",
+            why_fewer: "",
+            duration_ms: 1,
+        };
+        report.paragraph()
+    };
+    assert_eq!(paragraph(1_800_000), "");
+    assert_eq!(
+        paragraph(2_000_000),
+        "The pause was 2 ms, longer than the limit of 1.9 ms: please report this."
+    );
 }

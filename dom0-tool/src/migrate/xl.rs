@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use lull_agents::helper::handed::ENGINE_FD;
+use lull_agents::helper::pass_stream::ENGINE_FD;
 use lull_agents::transport::{self, orders::Orders};
 use lull_base::duration::Span;
 use lull_base::spawn::ignoring_tty_signals;
@@ -79,34 +79,34 @@ impl Plan<'_> {
         let (helper, for_helper) = UnixStream::pair()?;
         let (transport, for_transport) = UnixStream::pair()?;
         // The descriptors that helper and transport inherit through sh, xl and libxl.
-        let mut handed_down: Vec<(&str, OwnedFd)> =
+        let mut inherited_fds: Vec<(&str, OwnedFd)> =
             vec![(transport::FRONT_END_FD, for_transport.into())];
         let spec = self.spec().encode();
         let engine = match call {
             None => {
                 let (to_transport, for_transport) = UnixStream::pair()?;
-                handed_down.push((FRONT_END_FD, for_helper.into()));
-                handed_down.push((transport::GATE_FD, to_transport.into()));
-                handed_down.push((transport::ENGINE_FD, for_transport.into()));
+                inherited_fds.push((FRONT_END_FD, for_helper.into()));
+                inherited_fds.push((transport::GATE_FD, to_transport.into()));
+                inherited_fds.push((transport::ENGINE_FD, for_transport.into()));
                 None
             }
             Some(call) => {
                 let words = write_end_there.try_clone()?;
                 let (engine, inherited) = Engine::start(self, &spec, call, for_helper, words)?;
-                handed_down.push((ENGINE_FD, inherited.helper.into()));
-                handed_down.push((transport::ENGINE_FD, inherited.transport.into()));
+                inherited_fds.push((ENGINE_FD, inherited.helper.into()));
+                inherited_fds.push((transport::ENGINE_FD, inherited.transport.into()));
                 Some(engine)
             }
         };
-        handed_down.push((transport::WORDS_FD, write_end_there.into()));
+        inherited_fds.push((transport::WORDS_FD, write_end_there.into()));
         if let Some(claim) = self.claim {
-            handed_down.push((CLAIM_FD, claim.hand_down()?));
+            inherited_fds.push((CLAIM_FD, claim.hand_down()?));
         }
 
         let mut command = ignoring_tty_signals(self.xl);
         command.args(self.arguments());
         command.env("LIBXL_SAVE_HELPER", self.lull);
-        for (variable, socket) in &handed_down {
+        for (variable, socket) in &inherited_fds {
             fcntl_setfd(socket, FdFlags::empty())?;
             command.env(variable, socket.as_raw_fd().to_string());
         }

@@ -4,8 +4,8 @@
 //! modelled link, and [`told`] reports the result.
 
 mod model;
+mod render;
 mod sample;
-mod told;
 
 #[cfg(feature = "terminal")]
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use lull_base::duration::{Span, TimeLimit};
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::{NOT_BEGUN, not_begun};
 use lull_base::quantity::Rate;
 use lull_base::risk::Risk;
 use lull_base::suggest::did_you_mean;
@@ -32,8 +32,8 @@ use crate::limits;
 #[cfg(feature = "terminal")]
 use crate::report::plot;
 use model::Model;
+use render::Prediction;
 use sample::NotSampled;
-use told::Prediction;
 
 /// The options of `lull predict`.
 #[derive(Debug, Args)]
@@ -98,7 +98,7 @@ pub struct Options {
 }
 
 /// The longest time for which a guest is slowed down.
-const LONGEST: Span = Span::seconds(600);
+const MAX_DURATION: Span = Span::seconds(600);
 
 /// The rate assumed for an unknown link: 1 Gbit/s, in pages a second.
 const ASSUMED_RATE: u64 = 1_000_000_000 / 8 / PAGE_SIZE;
@@ -106,18 +106,15 @@ const ASSUMED_RATE: u64 = 1_000_000_000 / 8 / PAGE_SIZE;
 pub fn main(options: &Options) -> ExitCode {
     match predict(options) {
         Ok(code) => code.into(),
-        Err(error) => {
-            to_stderr(&format!("lull: {error:#}"));
-            NOT_BEGUN.into()
-        }
+        Err(error) => not_begun(&error),
     }
 }
 
 /// An error here means that nothing was started.
 fn predict(options: &Options) -> anyhow::Result<u8> {
     anyhow::ensure!(
-        options.span <= LONGEST,
-        "--for {} is too long: nobody's dirty log is watched for more than {LONGEST}",
+        options.span <= MAX_DURATION,
+        "--for {} is too long: nobody's dirty log is watched for more than {MAX_DURATION}",
         options.span
     );
     Host::default().check()?;
@@ -240,9 +237,9 @@ fn link(options: &Options, cap: Option<&Chosen<PageRate>>) -> (u64, String) {
 /// The rate in the newest record of a move to `host`.
 fn seen_rate(host: &str) -> Option<(u64, String)> {
     /// The number of records examined.
-    const MOST: usize = 64;
+    const MAX_RECORDS: usize = 64;
     let folder = Folder::at(runs::FOLDER, runs::RETENTION);
-    let records = folder.records().into_iter().take(MOST);
+    let records = folder.records().into_iter().take(MAX_RECORDS);
     let runs = records.filter_map(|(name, _)| Run::open(&folder.path().join(name)).ok());
     runs.filter(|run| run.destination() == Some(host))
         .find_map(|run| {

@@ -11,7 +11,7 @@ use std::{io, mem};
 
 use lull_agents::helper::guard::{Guard, Over, is_saved_by_another};
 use lull_engine::log_dirty::{LogDirty, LogDirtyError};
-use lull_store::running::claim::{Claim, Taken};
+use lull_store::running::claim::{Claim, LockResult};
 use lull_store::running::folder::Folder;
 use lull_xen::buffer::HypercallBuffer;
 use lull_xen::device_model::{Model, Qemu};
@@ -185,7 +185,7 @@ impl DevicesLog {
 fn guarded(guest: DomId) -> Result<Guard, NotSampled> {
     let not_begun = NotSampled::NotBegun;
     match Claim::ask(&Folder::default(), guest) {
-        Ok(Taken::Ours(claim)) if !is_saved_by_another(guest) => {
+        Ok(LockResult::Acquired(claim)) if !is_saved_by_another(guest) => {
             Guard::start(guest, Over::Sampling, Some(claim))
                 .map_err(|error| not_begun(format!("the guard cannot be started: {error}")))
         }

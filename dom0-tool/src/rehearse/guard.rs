@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lull_xen::host::Host;
 
-use super::stage::Stage;
+use super::workdir::Workdir;
 
 /// The hidden subcommand that makes this binary a guard.
 pub const SUBCOMMAND: &str = "guard-rehearsal";
@@ -78,11 +78,11 @@ fn clear(xl: &Path) -> ExitCode {
     let until = Instant::now() + TIMEOUT;
     let mut quiet_since = Instant::now();
     while Instant::now() < until {
-        match Stage::clear_left(xl) {
-            // Another rehearsal holds the stage and has cleared it.
+        match Workdir::clear_left(xl) {
+            // Another rehearsal holds the folder and has cleared it.
             Ok(None) => return ExitCode::SUCCESS,
             Ok(Some(0)) if quiet_since.elapsed() >= QUIET => {
-                return match Stage::clear_left_there() {
+                return match Workdir::clear_left_there() {
                     Ok(()) => ExitCode::SUCCESS,
                     Err(_) => ExitCode::FAILURE,
                 };

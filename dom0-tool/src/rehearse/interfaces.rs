@@ -8,7 +8,7 @@ use lull_xen::DomId;
 use lull_xen::xenstore::Xenstore;
 
 /// The most interfaces copied from a guest; Linux has no room for more event channels.
-const MOST: usize = 64;
+const MAX_INTERFACES: usize = 64;
 
 /// An interface as in xl's configuration; an empty one has xl's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Interface {
     pub fn of(store: &mut Xenstore, guest: DomId) -> io::Result<Vec<Self>> {
         let folder = format!("/libxl/{guest}/device/vif");
         let mut found = Vec::new();
-        for device in store.list(&folder)?.into_iter().take(MOST) {
+        for device in store.list(&folder)?.into_iter().take(MAX_INTERFACES) {
             let mut read = |path: &str| store.read(path);
             let Some(path) = read(&format!("{folder}/{device}/backend"))? else {
                 continue;

@@ -1,10 +1,10 @@
 //! `lull rehearse`: a probe guest moves to a host, so that the length of a landing there is
 //! known before an important guest moves.
 //!
-//! The [`stage`] creates one guest, the [`scene`], with a [`kernel`] of lull's own and the
-//! [`interfaces`] of the guest that is to follow. It moves like any other guest, by
-//! [`crate::migrate`], and is destroyed at the destination over the same [`remote_shell`]. [`told`]
-//! reports the result.
+//! The [`workdir`] creates one guest, the [`probe_guest`], with a [`kernel`] of lull's own
+//! and the [`interfaces`] of the guest that is to follow. It moves like any other guest, by
+//! [`crate::migrate`], and is destroyed at the destination over the same [`remote_shell`].
+//! [`render`] reports the result.
 //!
 //! The probe guest does not come back: the receiver of a guest runs, as root, what the
 //! sender's configuration names, and a destination is not trusted with that. The opposite
@@ -14,17 +14,17 @@
 //! - This process: its [`mod@guard`] clears both hosts.
 //! - The guard too: the next rehearsal finds the record and clears both hosts.
 //! - This host, or the link: the guest's own clock expires. It lives for
-//!   [`scene::DESTROYS_ITSELF`] on any host, and xl there destroys it.
+//!   [`probe_guest::DESTROYS_ITSELF`] on any host, and xl there destroys it.
 //! - The receiver, by SIGKILL, with a copy not yet started: the end of the rehearsal finds
 //!   the copy, because it looks for every name that the guest may have.
 
 mod guard;
 pub mod interfaces;
 mod kernel;
+mod probe_guest;
 mod remote_shell;
-mod scene;
-mod stage;
-mod told;
+mod render;
+mod workdir;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,9 +34,9 @@ use anyhow::Context;
 use clap::Args;
 use lull_base::connections::Connections;
 use lull_base::duration::{Span, TimeLimit};
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::monotonic::now_ns;
-use lull_base::{own_executable, terminal};
+use lull_base::own_executable;
 use lull_store::attempt::outcome::Outcome;
 use lull_store::ledger::{self, Costs, Entry, Ledger, Machine};
 use lull_store::limits::Trust;
@@ -46,7 +46,7 @@ use lull_xen::host::{self, Guest, Host};
 use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
-use crate::destination::{Enough, Heard, Patience, admit};
+use crate::destination::{Enough, Patience, Received, admit};
 use crate::landing::{Choice, Wanted, choose, devices_bear_it};
 use crate::limits;
 use crate::migrate::inbox::{Inbox, Message};
@@ -55,12 +55,12 @@ use crate::migrate::report::Report;
 use crate::migrate::{attempt, judged, keep, xl};
 use guard::Guard;
 use interfaces::Interface;
-use stage::Stage;
-use told::Left;
+use render::Left;
+use workdir::Workdir;
 
 pub use guard::main as guard;
 pub use remote_shell::{BATCH, RemoteShell, kept_alive};
-pub use told::Rehearsed;
+pub use render::Rehearsed;
 
 /// The longest pause measured. A destination that takes longer for so small a guest is not
 /// measured further.
@@ -123,17 +123,15 @@ pub fn main(options: &Options) -> ExitCode {
             rehearsed.tell(options.json);
             rehearsed.code().into()
         }
-        Err(error) => {
-            terminal::to_stderr(&format!("lull: {error:#}"));
-            NOT_BEGUN.into()
-        }
+        Err(error) => not_begun(&error),
     }
 }
 
 /// An error means that nothing was started.
 fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
-    let play = Play::new(options.ssh.as_ref(), &options.host, options.verbose);
-    play.as_a_move("")
+    let rehearsal = Rehearsal::new(options.ssh.as_ref(), &options.host, options.verbose);
+    rehearsal
+        .as_a_move("")
         .check_host()
         .map_err(anyhow::Error::msg)?;
     let xl = Host::default().check()?;
@@ -146,17 +144,24 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
             (interfaces_of(&guest)?, landing)
         }
     };
-    let play = Play { landing, ..play };
+    let rehearsal = Rehearsal {
+        landing,
+        ..rehearsal
+    };
     let ledger = Ledger::at(ledger::FILE);
     let inbox = hearing_signals()?;
     // A rehearsal as part of a move is already admitted.
-    if let Err(error) = admit(&play.way, Heard::NotAsked, &Patience::new(&inbox, None)) {
+    if let Err(error) = admit(
+        &rehearsal.way,
+        Received::NotAsked,
+        &Patience::new(&inbox, None),
+    ) {
         let enough = error.downcast::<Enough>()?;
-        let mut rehearsed = Rehearsed::new(play.way.host(), play.way.takes_commands());
+        let mut rehearsed = Rehearsed::new(rehearsal.way.host(), rehearsal.way.takes_commands());
         rehearsed.fail(Outcome::Cancelled, enough.to_string());
         return Ok(rehearsed);
     }
-    play.perform(&xl, &lull, &ledger, &interfaces, &inbox)
+    rehearsal.run(&xl, &lull, &ledger, &interfaces, &inbox)
 }
 
 /// Rehearses a move that is about to begin, whose timeout is over at `until`. An error means
@@ -168,17 +173,17 @@ pub fn before(
     (xl, lull, ledger): (&Path, &Path, &Ledger),
     until: Option<Instant>,
 ) -> anyhow::Result<Rehearsed> {
-    let play = Play {
+    let rehearsal = Rehearsal {
         until,
         landing: match landing {
             Landing::Classic => Wanted::Classic,
             Landing::Fast | Landing::FastHandshakeLast => Wanted::Fast,
         },
         receiver_command: options.receiver_command.clone(),
-        ..Play::new(options.ssh.as_ref(), &options.host, options.verbose)
+        ..Rehearsal::new(options.ssh.as_ref(), &options.host, options.verbose)
     };
     let interfaces = interfaces_of(guest)?;
-    play.perform(xl, lull, ledger, &interfaces, &hearing_signals()?)
+    rehearsal.run(xl, lull, ledger, &interfaces, &hearing_signals()?)
 }
 
 fn hearing_signals() -> anyhow::Result<Inbox> {
@@ -207,7 +212,7 @@ fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
 }
 
 /// The parameters of one rehearsal.
-struct Play {
+struct Rehearsal {
     way: RemoteShell,
     ssh: Option<String>,
     landing: Wanted,
@@ -217,7 +222,7 @@ struct Play {
     until: Option<Instant>,
 }
 
-impl Play {
+impl Rehearsal {
     fn new(ssh: Option<&String>, host: &str, verbose: u8) -> Self {
         Self {
             way: RemoteShell::new(ssh.map(String::as_str), host),
@@ -264,7 +269,7 @@ impl Play {
         }
     }
 
-    fn perform(
+    fn run(
         &self,
         xl: &Path,
         lull: &Path,
@@ -273,26 +278,26 @@ impl Play {
         inbox: &Inbox,
     ) -> anyhow::Result<Rehearsed> {
         let mut watcher = Watcher::quiet(self.verbose);
-        let stage = Stage::take(xl, self.way.clone(), &|line| watcher.note(line))?;
+        let workdir = Workdir::take(xl, self.way.clone(), &|line| watcher.note(line))?;
         let guard = Guard::start(lull).context("the rehearsal's guard cannot be started")?;
         watcher.note(&format!(
             "rehearsing the way to {}: creating a probe guest of {} MiB with {}",
             self.way.host(),
-            scene::MEMORY_MIB,
+            probe_guest::MEMORY_MIB,
             match interfaces.len() {
                 1 => "1 network interface".to_owned(),
                 count => format!("{count} network interfaces"),
             },
         ));
         let mut rehearsed = Rehearsed::new(self.way.host(), self.way.takes_commands());
-        match stage.create(xl, interfaces) {
+        match workdir.create(xl, interfaces) {
             Ok(guest) => {
                 let place = (xl, lull, ledger);
                 self.there(&guest, place, inbox, &mut watcher, &mut rehearsed);
             }
             Err(error) => rehearsed.fail(Outcome::SourceFailed, format!("{error:#}")),
         }
-        self.clear(stage, xl, &mut rehearsed);
+        self.clear(workdir, xl, &mut rehearsed);
         match rehearsed.left {
             Left::Nothing => guard.dismiss(),
             // The guard is dropped and tries again.
@@ -387,15 +392,15 @@ impl Play {
 
     /// Clears the destination first: if both hosts are the same, clearing it would
     /// otherwise find the guest that is here.
-    fn clear(&self, stage: Stage, xl: &Path, rehearsed: &mut Rehearsed) {
+    fn clear(&self, workdir: Workdir, xl: &Path, rehearsed: &mut Rehearsed) {
         let there = match rehearsed.was_heard_there {
-            true => stage.scene().clear_there(),
+            true => workdir.probe_guest().clear_there(),
             false => Ok(()),
         };
         // If the destination takes no commands, the next rehearsal could not do more
         // either.
         let done = there.is_ok() || !self.way.takes_commands();
-        let here = stage.leave(xl, done);
+        let here = workdir.leave(xl, done);
         rehearsed.left = match (here, there) {
             (Err(error), _) => Left::Here(format!("{error:#}")),
             (Ok(_), Ok(())) => Left::Nothing,

@@ -11,7 +11,7 @@ use lull_base::shell::quoted;
 use lull_base::spawn::shell_ignoring_tty_signals;
 use serde::{Deserialize, Serialize};
 
-use super::scene::SUFFIXES;
+use super::probe_guest::SUFFIXES;
 
 /// How long the destination may take to clean up.
 const CLEARING: Duration = Duration::from_secs(60);

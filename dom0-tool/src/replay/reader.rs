@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use lull_base::lines::{Lines, TooLong};
-use lull_store::trace::{LONGEST_LINE, MAX_FILE_BYTES};
+use lull_store::trace::{MAX_FILE_BYTES, MAX_LINE_BYTES};
 use lull_wire::trace::{Header, Line, SCHEMA};
 use thiserror::Error;
 
@@ -77,7 +77,7 @@ impl<R: Read> Reader<R> {
         Self {
             input,
             // Of these bytes one ends the line.
-            lines: Lines::of(LONGEST_LINE - 1),
+            lines: Lines::of(MAX_LINE_BYTES - 1),
             line: 0,
             read: 0,
         }

@@ -4,12 +4,12 @@
 use std::fmt;
 use std::io::Read;
 
-use lull_base::fmt::{Bytes, Count, Millis, or_dash};
+use lull_base::fmt::{Bytes, Count, Limit, Millis, or_dash};
 use lull_base::risk::Risk;
 use lull_core::limits::Limits;
 use lull_core::machine::{Config, Event, Machine};
 use lull_core::units::Micros;
-use lull_wire::trace::{Decision, End, Header, Line, Told};
+use lull_wire::trace::{Decision, End, EventLine, Header, Line};
 
 use super::reader::{NoTrace, Reader};
 
@@ -132,7 +132,7 @@ impl<R: Read> Rerun<R> {
         }
     }
 
-    fn step(&mut self, told: &Told) -> Result<Option<Box<Decision>>, NoTrace> {
+    fn step(&mut self, told: &EventLine) -> Result<Option<Box<Decision>>, NoTrace> {
         let at = Micros(told.at_us);
         let event = match Event::from(told.event) {
             Event::Limits(recorded) => Event::Limits(instead(self.wanted, recorded)),
@@ -202,8 +202,8 @@ fn instead(wanted: Limits, recorded: Limits) -> Limits {
 fn in_words(limits: &Limits) -> String {
     format!(
         "limit {}, timeout {}",
-        or_dash(limits.max_suspend.map(|limit| Millis(limit.as_millis()))),
-        or_dash(limits.timeout.map(|timeout| Millis(timeout.as_millis())))
+        or_dash(limits.max_suspend.map(|limit| Limit(limit.micros().0))),
+        or_dash(limits.timeout.map(|timeout| Limit(timeout.micros().0)))
     )
 }
 

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::not_begun;
 use lull_base::suggest::{did_you_mean, nearest};
 use lull_base::terminal::to_stdout;
 use lull_store::ledger::{self, Ledger, Row};
@@ -77,10 +77,7 @@ pub fn main(options: &Options) -> ExitCode {
     let ledger = Ledger::at(ledger::FILE);
     match explain(options, &folder, &ledger) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("lull: {why}");
-            NOT_BEGUN.into()
-        }
+        Err(why) => not_begun(&why),
     }
 }
 

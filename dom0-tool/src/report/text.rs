@@ -1,7 +1,7 @@
 //! A record as text and tables.
 
 use comfy_table::presets::ASCII_MARKDOWN;
-use lull_base::fmt::{Millis, or_dash};
+use lull_base::fmt::{Limit, Millis, or_dash};
 use lull_store::ledger::Row;
 use lull_store::runs::Run;
 
@@ -58,7 +58,7 @@ fn tables(run: &Run) -> Tables<'_> {
         account: &run.account,
         moved: result.is_some_and(|result| result.running_on == "destination"),
         expected_ms: result.and_then(|result| result.expected_downtime_ms),
-        limit_ms: run.limit_ms(),
+        limit_us: run.limit_us(),
         duration_ms: result.map(|result| result.duration_ms),
         why_classic: result.map_or("", |result| &result.landing_reason),
         why_fewer: result.map_or("", |result| &result.connections_reason),
@@ -104,8 +104,8 @@ pub fn outcome(run: &Run) -> String {
     };
     if run.predicted_ms().is_some() || run.observed_ms().is_some() {
         let limit = run
-            .limit_ms()
-            .map(|limit| format!("{} allowed", Millis(limit)));
+            .limit_us()
+            .map(|limit| format!("{} allowed", Limit(limit)));
         text.push_str(&format!(
             " The pause: {} predicted at most, {} observed, {}.",
             or_dash(run.predicted_ms().map(Millis)),

@@ -22,7 +22,7 @@ use crate::stream::records;
 pub const VERSION: u32 = 6;
 
 /// The oldest one. (Version 1, without pings, was never released.)
-pub const OLDEST: u32 = 2;
+const OLDEST: u32 = 2;
 
 /// What is sent when, which the version determines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +112,7 @@ pub const PAGES_MAX: usize = lull_core::batch::BATCH_PAGES;
 pub const SHARE_MAX: usize = PAGES_MAX / 2;
 
 /// The most connections that may join the first one.
-pub const JOINED_MAX: u8 = Connections::MOST - 1;
+pub const JOINED_MAX: u8 = Connections::MAX - 1;
 
 /// Maximum size of the CPU state in bytes: four times what 128 vCPUs need.
 const CONTEXT_MAX: usize = 4 << 20;
@@ -182,7 +182,7 @@ pub struct Chosen {
 pub struct Token {
     /// The process number of that `lull land`.
     pub process: u32,
-    /// Random bits.
+    /// Random bits, which nobody else can guess.
     pub secret: u128,
 }
 

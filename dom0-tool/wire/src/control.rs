@@ -21,7 +21,7 @@ use crate::events::{How, Progress, Round};
 pub const SCHEMA: u32 = 1;
 
 /// The longest line of a request, in bytes.
-pub const LONGEST: usize = 1024;
+pub const MAX_LINE_BYTES: usize = 1024;
 
 /// One line on the socket: a message and the schema version it is written in.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -27,7 +27,7 @@ pub const VARIABLE: &str = "LULL_MIGRATION";
 pub const SCHEMA: u32 = 2;
 
 /// The longest specification, in bytes.
-pub const LONGEST: usize = 4096;
+pub const MAX_BYTES: usize = 4096;
 
 /// One migration, as it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,8 +150,8 @@ impl MigrationSpec {
             schema: u32,
         }
         let invalid = |why: &dyn ToString| BadSpec::Invalid(why.to_string());
-        if text.len() > LONGEST {
-            return Err(invalid(&format!("it has more than {LONGEST} bytes")));
+        if text.len() > MAX_BYTES {
+            return Err(invalid(&format!("it has more than {MAX_BYTES} bytes")));
         }
         let version: Version = serde_json::from_slice(text).map_err(|error| invalid(&error))?;
         if version.schema != SCHEMA {
@@ -277,7 +277,7 @@ mod tests {
     fn what_was_asked_arrives_as_it_was_asked() {
         for spec in [spec(), bare()] {
             let text = spec.encode();
-            assert!(text.len() < LONGEST / 2 && !text.contains('\n'), "{text}");
+            assert!(text.len() < MAX_BYTES / 2 && !text.contains('\n'), "{text}");
             assert_eq!(read(&text), Ok(spec));
         }
     }
@@ -317,7 +317,7 @@ mod tests {
                 "{changed}"
             );
         }
-        let long = format!("{text}{}", " ".repeat(LONGEST));
+        let long = format!("{text}{}", " ".repeat(MAX_BYTES));
         assert!(read(&long).is_err());
     }
 

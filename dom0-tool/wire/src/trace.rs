@@ -38,7 +38,7 @@ pub enum Line {
     /// The first line of the trace.
     Header(Header),
     /// An event that the machine received.
-    Event(Told),
+    Event(EventLine),
     /// A decision that the machine returned.
     Decision(Box<Decision>),
     /// The last line of the trace.
@@ -131,7 +131,7 @@ pub struct LastPagesTook {
 
 /// See [`Line::Event`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct EventLine {
     /// When the machine received the event, in µs on its clock.
     pub at_us: u64,
     /// The event that the machine received.

@@ -4,7 +4,7 @@
 
 use std::mem;
 
-/// Its path.
+/// The path at which xl looks for it.
 pub const FILE: &str = "/etc/xen/xl.conf";
 
 /// The largest size in bytes; a larger file is no `xl.conf`.

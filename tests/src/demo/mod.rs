@@ -43,7 +43,7 @@ const RESERVE_PAGES: u64 = 16_384;
 
 /// The longest time of a command, enough for a machine four times slower than two quiet
 /// cores.
-const LONGEST: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Runs the demonstration.
 ///
@@ -189,7 +189,7 @@ impl Demo {
         let observer = self.host.observe(&self.guest)?;
         println!("$ {command}");
         let timeline = Timeline::start();
-        let (status, text) = show::run(&self.host, command, manner, LONGEST)?;
+        let (status, text) = show::run(&self.host, command, manner, TIMEOUT)?;
         let seconds = timeline.seconds();
         let outages = observer.stop().context("the ping")?;
         Ok(Seen {

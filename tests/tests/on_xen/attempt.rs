@@ -16,7 +16,7 @@ pub const LEDGER: &str = "/var/lib/lull/ledger.json";
 
 /// The longest time that an attempt may take; none in these tests takes that long by
 /// itself.
-const LONGEST: Duration = Duration::from_secs(240);
+const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Returns a shell command that waits until that guest is being copied, by `lull migrate`
 /// or by another toolstack, and prints the state of the migration.
@@ -208,7 +208,7 @@ impl Running<'_> {
     /// Waits for the first event that matches, and returns it.
     pub fn wait_for(&mut self, what: impl Fn(&Value) -> bool) -> Result<Value> {
         let start = Timeline::start();
-        while start.seconds() < LONGEST.as_secs_f64() {
+        while start.seconds() < TIMEOUT.as_secs_f64() {
             if let Some(event) = parse(&self.spawned.stdout_so_far()).into_iter().find(&what) {
                 return Ok(event);
             }
@@ -244,7 +244,7 @@ impl Running<'_> {
     pub fn finish(mut self) -> Result<Ended> {
         let output = self
             .spawned
-            .wait(LONGEST)?
+            .wait(TIMEOUT)?
             .with_context(|| format!("no end: {}", self.spawned.stdout_so_far()))?;
         let events = parse(&output.stdout);
         predictions::note(&events);

@@ -11,7 +11,7 @@ use crate::attempt::{Plan, is};
 use crate::world::{World, small};
 
 /// The longest time that a command may take; none here takes that long by itself.
-const LONGEST: Duration = Duration::from_secs(200);
+const TIMEOUT: Duration = Duration::from_secs(200);
 
 /// A bandwidth cap that slows an attempt down, so that there is time for another action.
 const CAP: &str = "1MiB/s";
@@ -31,7 +31,7 @@ pub fn second_move(world: &mut World) -> Result<()> {
              test ! -e rig-called && test \"$runs\" = \"$(ls /var/lib/lull/runs)\" && \
              echo neither called nor recorded; exit $status"
         ),
-        LONGEST,
+        TIMEOUT,
     )?;
     ensure!(
         second.status == 2 && second.stderr.contains("is being moved already"),
@@ -66,7 +66,7 @@ pub fn front_end_stands_still(world: &mut World) -> Result<()> {
                  grep '^State' /proc/$migrate/status; kill -CONT $migrate",
                 guest.name()
             ),
-            LONGEST,
+            TIMEOUT,
         )?;
         let ended = running.finish()?;
         ensure!(
@@ -149,7 +149,7 @@ pub fn host_goes_down(world: &mut World) -> Result<()> {
     // not support a shutdown.
     let asked = world.host.run_for(
         &format!("timeout 30 xl shutdown {stub} && echo asked"),
-        LONGEST,
+        TIMEOUT,
     )?;
     ensure!(
         asked.stdout.contains("asked"),
@@ -204,7 +204,7 @@ pub fn cancelled_while_it_stops(world: &mut World) -> Result<()> {
         "{}",
         ended.in_short()
     );
-    let stood = hand.wait(LONGEST)?.context("it never was asked")?;
+    let stood = hand.wait(TIMEOUT)?.context("it never was asked")?;
     ensure!(
         stood.stdout.contains("--p---") && stood.stdout.contains("ended first"),
         "{stood:?}"
@@ -214,7 +214,7 @@ pub fn cancelled_while_it_stops(world: &mut World) -> Result<()> {
     world.host.run_for(
         "n=0; while pgrep -f '^/proc/self/exe guard ' >/dev/null && [ $n -lt 180 ]; do \
          n=$((n + 1)); sleep 1; done",
-        LONGEST,
+        TIMEOUT,
     )?;
     aftermath::check_whole(&world.host, &guest)
 }
@@ -229,7 +229,7 @@ pub fn slow_to_stop(world: &mut World) -> Result<()> {
     let mut hand = world.host.spawn(&once_acknowledged(source, command))?;
     let ended = Plan::direct().fast_by("").run(&world.host, &guest)?;
     ensure!(ended.code() != 0, "it moved: {}", ended.in_short());
-    let stood = hand.wait(LONGEST)?.context("it never was asked")?;
+    let stood = hand.wait(TIMEOUT)?.context("it never was asked")?;
     ensure!(
         stood.stdout.contains("--p---"),
         "the rig was too slow, it had stopped already: {stood:?}"
@@ -257,10 +257,10 @@ pub fn suspended_by_another(world: &mut World) -> Result<()> {
     let result = ended.expect(8)?;
     let reason = result["reason"].as_str().unwrap_or_default();
     ensure!(reason.contains("suspended already"), "{result}");
-    let resumed = host.run_for(&format!("lull resume {name}"), LONGEST)?;
+    let resumed = host.run_for(&format!("lull resume {name}"), TIMEOUT)?;
     ensure!(resumed.success(), "{resumed:?}");
     aftermath::check_whole(host, &guest)?;
-    let doctor = host.run_for("lull doctor", LONGEST)?;
+    let doctor = host.run_for("lull doctor", TIMEOUT)?;
     let found = format!("no xl waits for {name}'s end");
     ensure!(doctor.stdout.contains(&found), "{}", doctor.stdout);
     world.forget_guest();

@@ -14,7 +14,7 @@ use crate::world::{HEAVY, MODERATE, World};
 const FILE: &str = "/etc/lull.toml";
 
 /// The longest time that a plain migration may take; none in here takes that long.
-const LONGEST: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A migration is refused because of its limit, another because the file is broken, and one
 /// succeeds; at the end the host has Xen's own xl again.
@@ -91,7 +91,7 @@ fn keep(world: &mut World) -> Result<()> {
     let mut slow = host.spawn(slow)?;
     std::thread::sleep(Duration::from_secs(2));
     guest.crash()?;
-    let dead = slow.wait(LONGEST)?.context("xl does not end")?;
+    let dead = slow.wait(TIMEOUT)?.context("xl does not end")?;
     ensure!(
         dead.stderr.contains("busy was not moved: ") && dead.stderr.contains("busy has crashed."),
         "a guest that died: {dead:?}"
@@ -112,7 +112,7 @@ fn steered(host: &Host, guest: &Guest, command: &str) -> Result<()> {
         "\"limit_ms\":30000",
     )?;
     says(host, "lull cancel busy", "busy runs here")?;
-    let cancelled = running.wait(LONGEST)?.context("xl does not end")?;
+    let cancelled = running.wait(TIMEOUT)?.context("xl does not end")?;
     ensure!(
         cancelled.status != 0
             && cancelled
@@ -132,7 +132,7 @@ fn says(host: &Host, command: &str, words: &str) -> Result<()> {
 
 fn migrate(host: &Host, command: &str) -> Result<Output> {
     host.run(&format!("rm -f {LEDGER}"))?.checked()?;
-    host.run_for(command, LONGEST)
+    host.run_for(command, TIMEOUT)
 }
 
 /// Checks that the migration is refused with these words for the operator, and that the

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::aftermath;
 use crate::attempt::{Ended, Plan};
 use crate::sites::{Pair, Site};
-use crate::two_hosts::{self, Before, LONGEST};
+use crate::two_hosts::{self, Before, TIMEOUT};
 use crate::world::{MODERATE, Scenario, World, scenario_with, spec};
 
 /// The largest ratio of lull's pause to stock's.
@@ -100,7 +100,7 @@ fn stock(guest: &Guest, there: &Host) -> Result<(Guest, Outages)> {
         quote(guest.name()),
         there.name()
     );
-    let moved = here.run_for(&command, LONGEST);
+    let moved = here.run_for(&command, TIMEOUT);
     let outages = observer.stop()?;
     moved?.checked().context("stock xl does not move it")?;
     Ok((two_hosts::arrived(guest, &before, here, there)?, outages))

@@ -11,7 +11,7 @@ use crate::attempt::LEDGER;
 use crate::world::World;
 
 /// The longest time that a migration may take; none in here takes that long.
-const LONGEST: Duration = Duration::from_secs(240);
+const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Moves a small guest so.
 pub fn lands_fast(world: &mut World) -> Result<()> {
@@ -35,7 +35,7 @@ pub fn moves(host: &Host, guest: &Guest) -> Result<()> {
 fn move_about(host: &Host, guest: &Guest) -> Result<()> {
     let name = quote(guest.name());
     let before = guest.domid()?;
-    let moved = host.run_for(&format!("xl migrate --live {name} localhost"), LONGEST)?;
+    let moved = host.run_for(&format!("xl migrate --live {name} localhost"), TIMEOUT)?;
     eprintln!("{}", moved.stderr);
     ensure!(
         moved.status == 0 && says(&moved, "landing   fast"),
@@ -47,7 +47,7 @@ fn move_about(host: &Host, guest: &Guest) -> Result<()> {
     host.run("lull limits set --default --max-suspend-time 1ms")?
         .checked()?;
     let before = guest.domid()?;
-    let refused = host.run_for(&format!("xl migrate {name} localhost"), LONGEST)?;
+    let refused = host.run_for(&format!("xl migrate {name} localhost"), TIMEOUT)?;
     ensure!(
         refused.status == 1 && says(&refused, "Refused to move"),
         "it was not refused: {refused:?}"
@@ -58,7 +58,7 @@ fn move_about(host: &Host, guest: &Guest) -> Result<()> {
     // Stock xl abbreviates its options, and lull does not know this one in full either.
     host.run("rm /etc/lull.toml")?.checked()?;
     let stock = format!("xl migrate --liv -s '' {name} 'xl migrate-receive'");
-    let moved = host.run_for(&stock, LONGEST)?;
+    let moved = host.run_for(&stock, TIMEOUT)?;
     ensure!(
         moved.status == 0 && says(&moved, "Migration successful."),
         "not by xl itself: {moved:?}"

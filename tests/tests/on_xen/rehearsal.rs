@@ -13,7 +13,7 @@ use crate::world::World;
 
 /// The longest time that a rehearsal may take: it makes several connections over an
 /// emulated ssh, one after the other.
-const LONGEST: Duration = Duration::from_secs(400);
+const TIMEOUT: Duration = Duration::from_secs(400);
 
 /// The path of the record of a rehearsal.
 const RECORD: &str = "/run/lull-rehearsal/record";
@@ -37,7 +37,7 @@ fn rehearse(world: &mut World, options: &str, order: &str) -> Result<()> {
     let timeline = Timeline::start();
     host.run(&format!("rm -f {LEDGER}"))?.checked()?;
     let command = format!("lull rehearse {options} --json localhost");
-    let output = host.run_for(&command, LONGEST)?;
+    let output = host.run_for(&command, TIMEOUT)?;
     let said = output.clone().checked()?;
     let last: Value = serde_json::from_str(said.lines().last().unwrap_or_default())
         .with_context(|| format!("{output:?}"))?;

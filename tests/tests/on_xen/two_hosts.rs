@@ -17,7 +17,7 @@ use crate::virsh;
 use crate::world::{HEAVY, Scenario, scenario_with, small};
 
 /// The longest time that a command may take; none here takes that long by itself.
-pub const LONGEST: Duration = Duration::from_secs(400);
+pub const TIMEOUT: Duration = Duration::from_secs(400);
 
 /// The tolerance, in milliseconds, with which clocks that are an hour apart are told apart.
 const HALF_AN_HOUR: u64 = 30 * 60 * 1000;
@@ -126,7 +126,7 @@ fn plain_xl(pair: &mut Pair<'_>) -> Result<()> {
     ))?
     .checked()?;
     let before = Before::of(&guest)?;
-    let refused = here.run_for(&command, LONGEST);
+    let refused = here.run_for(&command, TIMEOUT);
     let allowed = here
         .run(&format!(
             "lull limits set --default --max-suspend-time {}s",
@@ -135,7 +135,7 @@ fn plain_xl(pair: &mut Pair<'_>) -> Result<()> {
         .and_then(Output::checked);
     let refused = refused?;
     let stays = stayed(pair, &guest, &before.status);
-    let moved = here.run_for(&command, LONGEST);
+    let moved = here.run_for(&command, TIMEOUT);
     here.run("lull disable xl; rm -f /etc/lull.toml")?
         .checked()?;
     allowed?;
@@ -159,7 +159,7 @@ fn rehearsed(pair: &mut Pair<'_>) -> Result<()> {
     let (here, there) = (pair.here.host.clone(), pair.there.host.clone());
     here.run(&format!("rm -f {LEDGER}"))?.checked()?;
     let command = format!("lull rehearse --json {}", there.name());
-    let said = here.run_for(&command, LONGEST)?.checked()?;
+    let said = here.run_for(&command, TIMEOUT)?.checked()?;
     let last: Value = serde_json::from_str(said.lines().last().unwrap_or_default())?;
     ensure!(
         last["outcome"] == "learned" && last["left_behind"] == false,
@@ -293,7 +293,7 @@ fn cut_at<T>(
         quote(wait)
     );
     let running = plan(Plan::with_ssh(&transport, &there)).start(&here, guest)?;
-    let held = here.run_for("until [ -e /run/rig/at-go ]; do sleep 0.1; done", LONGEST);
+    let held = here.run_for("until [ -e /run/rig/at-go ]; do sleep 0.1; done", TIMEOUT);
     let seen = look()?;
     pair.link.cut(true);
     here.run("rm -f /run/rig/at-go")?.checked()?;
@@ -371,7 +371,7 @@ fn to_a_newer_release(pair: &mut Pair<'_>) -> Result<()> {
         looks_native(&arrived, &here)?;
         for back in ["fast", "classic"] {
             let command = Plan::called(&here).landing(back).command("", guest.name());
-            let refused = there.run_for(&command, LONGEST)?;
+            let refused = there.run_for(&command, TIMEOUT)?;
             ensure!(
                 refused.status == 2
                     && refused.stderr.contains("4.17")
@@ -382,7 +382,7 @@ fn to_a_newer_release(pair: &mut Pair<'_>) -> Result<()> {
         }
         let rehearsal = there.run_for(
             &format!("lull rehearse -s 'rig-agent call' {}", here.name()),
-            LONGEST,
+            TIMEOUT,
         )?;
         ensure!(rehearsal.status == 2, "{rehearsal:?}");
         no_leaks(&here, &[])?;

@@ -23,7 +23,7 @@ const SENTENCE: &str = "internal error: Failed to send migration data to destina
 const LOG: &str = "/var/log/libvirt/libxl/libxl-driver.log";
 
 /// The longest time that a migration may take; none in here takes that long.
-const LONGEST: Duration = Duration::from_secs(420);
+const TIMEOUT: Duration = Duration::from_secs(420);
 
 /// The number of pages that the guest can dirty; it is small, because a tunnel is slow.
 const RESERVE: u64 = 4_096;
@@ -93,7 +93,7 @@ fn keep_between(here: &Host, there: &Host, ample: Duration) -> Result<()> {
 
     guest.set_load(HEAVY)?;
     limit(here, &format!("--max-suspend-time {TIGHT}"))?;
-    let output = here.run_for(&command, LONGEST)?;
+    let output = here.run_for(&command, TIMEOUT)?;
     stays(here, &guest, guest.domid()?, &output, "would have fitted")?;
     aftermath::no_leaks(there, &[])?;
 
@@ -101,7 +101,7 @@ fn keep_between(here: &Host, there: &Host, ample: Duration) -> Result<()> {
     let seconds = ample.as_secs();
     limit(here, &format!("--max-suspend-time {seconds}s"))?;
     let before = guest.status()?;
-    let output = here.run_for(&command, LONGEST)?;
+    let output = here.run_for(&command, TIMEOUT)?;
     let report = here.run("lull report --last")?.checked()?;
     output.checked().context(report.clone())?;
     ensure!(
@@ -189,7 +189,7 @@ fn refused(host: &Host, guest: &Guest, tight: &str) -> Result<()> {
     limit(host, &format!("--max-suspend-time {tight}"))?;
     let before = guest.domid()?;
     let timeline = Timeline::start();
-    let output = host.run_for(&migrate(""), LONGEST)?;
+    let output = host.run_for(&migrate(""), TIMEOUT)?;
     timeline.phase("refused");
     stays(host, guest, before, &output, "would have fitted")
 }
@@ -201,11 +201,11 @@ fn not_live(host: &Host, guest: &Guest) -> Result<()> {
     limit(host, &format!("--max-suspend-time {TIGHT}"))?;
     let before = guest.domid()?;
     let command = format!("virsh migrate --dname virt-2 virt {THERE}");
-    let output = host.run_for(&command, LONGEST)?;
+    let output = host.run_for(&command, TIMEOUT)?;
     stays(host, guest, before, &output, "not live")?;
     let saved =
         "virsh save virt /run/rig/saved && virsh restore /run/rig/saved; rm -f /run/rig/saved";
-    host.run_for(saved, LONGEST)?.checked()?;
+    host.run_for(saved, TIMEOUT)?.checked()?;
     aftermath::check_whole(host, guest)
 }
 
@@ -227,7 +227,7 @@ fn cancelled(host: &Host, guest: &Guest) -> Result<()> {
     ensure!(status.contains("\"limit_ms\":50000"), "{status}");
     let said = host.run("lull cancel virt")?.checked()?;
     ensure!(said.contains("virt runs here"), "{said}");
-    let output = running.wait(LONGEST)?.context("virsh does not end")?;
+    let output = running.wait(TIMEOUT)?.context("virsh does not end")?;
     timeline.phase("cancelled");
     stays(host, guest, before, &output, "ancelled")
 }
@@ -246,7 +246,7 @@ fn stopped_and_resumed(host: &Host, guest: &Guest) -> Result<()> {
         until_copying("virt")
     );
     host.run(&fail)?.checked()?;
-    let output = running.wait(LONGEST)?.context("virsh does not end")?;
+    let output = running.wait(TIMEOUT)?.context("virsh does not end")?;
     timeline.phase("stopped, and resumed");
     let report = host.run("lull report --last --json")?.checked()?;
     let report: serde_json::Value = serde_json::from_str(&report)?;
@@ -273,10 +273,10 @@ fn dies_when_all_is_sent(host: &Host, guest: &Guest) -> Result<()> {
         sleep 1; kill -STOP $(cat /run/rig/libvirtd-1.pid); sleep 10; \
         pkill -KILL -f '^[^ ]*libxl-save-helper --save-domain '; \
         kill -CONT $(cat /run/rig/libvirtd-1.pid)";
-    let failed = host.run_for(fail, LONGEST);
+    let failed = host.run_for(fail, TIMEOUT);
     host.shape(None)?;
     failed?.checked()?;
-    let output = running.wait(LONGEST)?.context("virsh does not end")?;
+    let output = running.wait(TIMEOUT)?.context("virsh does not end")?;
     timeline.phase("all was sent, and the helper killed");
     ensure!(output.status == 1, "not failed: {output:?}");
     let report = host.run("lull report --last --json")?.checked()?;
@@ -348,7 +348,7 @@ fn stays(host: &Host, guest: &Guest, before: u32, output: &Output, why: &str) ->
 fn arrives(host: &Host, guest: &Guest, command: &str, name: &str) -> Result<Guest> {
     let before = guest.domid()?;
     let timeline = Timeline::start();
-    let output = host.run_for(command, LONGEST)?;
+    let output = host.run_for(command, TIMEOUT)?;
     let report = host.run("lull report --last")?.checked()?;
     timeline.phase(format_args!("{command}:\n{report}"));
     output.checked().context(report.clone())?;

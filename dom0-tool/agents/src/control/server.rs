@@ -3,7 +3,7 @@
 //!
 //! The server is a part of the engine's loop. So nothing here blocks, and a turn costs a
 //! bounded number of system calls whatever the clients do. Each client is read at most once
-//! every [`GAP`]. A line is never longer than [`LONGEST`]. A watching client gets a new
+//! every [`GAP`]. A line is never longer than [`MAX_LINE_BYTES`]. A watching client gets a new
 //! snapshot only after it has read the one before. A client that sends an invalid line, or
 //! takes too long, is dropped. When all places are taken, a new client replaces the slowest
 //! one, so that `cancel` always gets through.
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use lull_base::lines::Lines;
 use lull_store::running::folder::{self, Folder};
-use lull_wire::control::{Answer, End, LONGEST, Line, Phase, Request, SCHEMA};
+use lull_wire::control::{Answer, End, Line, MAX_LINE_BYTES, Phase, Request, SCHEMA};
 use lull_wire::events::Event;
 use lull_wire::json;
 use lull_xen::DomId;
@@ -112,23 +112,23 @@ impl Server {
     pub fn turn(&mut self) -> Option<Request> {
         // Read the connected clients before accepting new ones: requests may wait after a
         // stall here.
-        let mut wish = self.hear();
+        let mut for_engine = self.recv();
         self.send_all();
         let mut more = self.may_accept();
         for _ in 0..ARRIVALS {
             more = more && self.accept();
-            wish = wish.or_else(|| self.hear());
+            for_engine = for_engine.or_else(|| self.recv());
             self.send_all();
             if !more {
                 break;
             }
         }
-        wish
+        for_engine
     }
 
     /// Reads from every client and answers. Returns a request that is meant for the engine.
-    fn hear(&mut self) -> Option<Request> {
-        let mut wish = None;
+    fn recv(&mut self) -> Option<Request> {
+        let mut for_engine = None;
         let mut watchers = self.clients.iter().filter(|c| c.watches.is_some()).count();
         let mut turns = 0;
         for client in &mut self.clients {
@@ -157,16 +157,16 @@ impl Server {
                 }
                 steer => {
                     self.asking = Some(client.id);
-                    wish = Some(steer);
+                    for_engine = Some(steer);
                     break;
                 }
             }
         }
-        if wish.is_some() {
+        if for_engine.is_some() {
             // The other clients' requests come before the next one of this client.
             self.clients.rotate_left(turns);
         }
-        wish
+        for_engine
     }
 
     /// Answers the request that [`Self::turn`] returned last.
@@ -296,7 +296,7 @@ impl Client {
             id,
             socket,
             // Of these bytes one ends the line.
-            lines: Lines::of(LONGEST - 1),
+            lines: Lines::of(MAX_LINE_BYTES - 1),
             unsent: Vec::new(),
             watches: None,
             read_at: None,
@@ -308,7 +308,7 @@ impl Client {
 
     fn may_be_read(&self) -> bool {
         let rested = self.read_at.is_none_or(|at| at.elapsed() >= GAP);
-        rested && !self.silent && !self.broken && self.lines.held() < LONGEST
+        rested && !self.silent && !self.broken && self.lines.held() < MAX_LINE_BYTES
     }
 
     fn is_kept(&self, patience: Duration) -> bool {
@@ -332,10 +332,10 @@ impl Client {
         if !self.may_be_read() {
             return;
         }
-        let mut chunk = [0; LONGEST];
+        let mut chunk = [0; MAX_LINE_BYTES];
         // Read twice, to see the end of a client that has sent a line and left.
         for _ in 0..2 {
-            let room = LONGEST.saturating_sub(self.lines.held());
+            let room = MAX_LINE_BYTES.saturating_sub(self.lines.held());
             if room == 0 {
                 return;
             }

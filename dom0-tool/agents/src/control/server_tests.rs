@@ -49,8 +49,8 @@ impl Scene {
 
     fn until_wish(&mut self) -> Request {
         for _ in 0..1_000 {
-            if let Some(wish) = self.server.turn() {
-                return wish;
+            if let Some(request) = self.server.turn() {
+                return request;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -174,7 +174,7 @@ fn garbage_in_any_form_is_dropped() {
 fn an_endless_line_is_dropped() {
     let mut scene = Scene::new();
     let mut client = scene.connect();
-    say(&mut client, &"x".repeat(4 * LONGEST));
+    say(&mut client, &"x".repeat(4 * MAX_LINE_BYTES));
     assert_eq!(scene.until_answered(&mut client), None);
     scene.until_clients(0);
 }
@@ -276,12 +276,12 @@ fn however_many_watch_there_is_room_to_cancel() {
     assert!(matches!(refused, Some(Answer::Refused { .. })));
     let mut client = scene.connect();
     say(&mut client, CANCEL);
-    let wish = std::iter::repeat_with(|| {
+    let request = std::iter::repeat_with(|| {
         std::thread::sleep(Duration::from_millis(1));
         scene.server.turn()
     });
-    let wish = wish.take(1_000).flatten().next();
-    assert!(matches!(wish, Some(Request::Cancel)));
+    let request = request.take(1_000).flatten().next();
+    assert!(matches!(request, Some(Request::Cancel)));
 }
 
 /// The number of turns of the loop, [`GAP`] apart, until it returns a request.

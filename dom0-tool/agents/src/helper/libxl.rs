@@ -111,7 +111,7 @@ impl Toolstack for Libxl {
         }))
     }
 
-    fn withdraw(&mut self) -> io::Result<bool> {
+    fn cancel_suspend_request(&mut self) -> io::Result<bool> {
         // libxl has sent the request, and would take one that vanished for acknowledged.
         Ok(false)
     }

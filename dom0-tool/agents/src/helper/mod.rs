@@ -4,16 +4,16 @@
 //! ([`args`]), and talks to it over standard input and output ([`libxl`]). The
 //! [`engine`](lull_engine) does the live migrations of guests that lull can move;
 //! everything else goes to the stock helper, unchanged ([`mod@stock`]). A second process
-//! cleans up if this one dies ([`guard`]). For a fast landing this process only hands the
-//! stream over ([`handed`]).
+//! cleans up if this one dies ([`guard`]). For a fast landing this process only passes the
+//! stream to the engine ([`mod@pass_stream`]).
 
 mod args;
 mod front_end;
 pub mod guard;
-pub mod handed;
 mod journal;
 mod libxl;
 mod orders;
+pub mod pass_stream;
 mod run;
 mod saving;
 mod stock;

@@ -26,7 +26,10 @@ use lull_xen::xenstore::Xenstore;
 /// # Errors
 /// When the variable is missing or cannot be understood.
 pub fn spec() -> Result<Option<MigrationSpec>, BadSpec> {
-    let sockets = [lull_wire::events::FRONT_END_FD, super::handed::ENGINE_FD];
+    let sockets = [
+        lull_wire::events::FRONT_END_FD,
+        super::pass_stream::ENGINE_FD,
+    ];
     let is_watched = sockets.into_iter().any(inherited_fd::is_named_socket);
     read(is_watched, env::var_os(VARIABLE).as_deref())
 }

@@ -25,7 +25,7 @@ pub trait Toolstack {
     ///
     /// # Errors
     /// When the outcome is unknown.
-    fn withdraw(&mut self) -> io::Result<bool>;
+    fn cancel_suspend_request(&mut self) -> io::Result<bool>;
 
     /// Checks that the toolstack is still there.
     ///

@@ -42,7 +42,7 @@ const PAUSES: [Duration; 4] = [
 ];
 
 /// The most interfaces that are announced.
-const MOST: usize = 64;
+const MAX_INTERFACES: usize = 64;
 
 /// The scripts that make an interface a port of a Linux bridge, and the one that makes it a
 /// port of Open vSwitch (`tools/hotplug/Linux`, 4.17 to 4.22).
@@ -129,7 +129,7 @@ fn interfaces(copy: DomId) -> io::Result<Vec<Interface>> {
     // This is libxl's own folder; the guest can write to its own.
     let folder = format!("/libxl/{copy}/device/vif");
     let mut found = Vec::new();
-    for number in store.list(&folder)?.into_iter().take(MOST) {
+    for number in store.list(&folder)?.into_iter().take(MAX_INTERFACES) {
         let backend = store.read(&format!("{folder}/{number}/backend"))?;
         let backend = backend.unwrap_or_default();
         // Another domain's backend is not on this host's bridges.

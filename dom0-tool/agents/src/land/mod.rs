@@ -72,7 +72,7 @@ pub struct Options {
     join: Option<Token>,
 }
 
-/// Runs the command.
+/// Runs `lull land`, or hands its connection to another one.
 pub fn main(options: &Options) -> ExitCode {
     match options.join {
         Some(token) => door::join(token),

@@ -169,7 +169,7 @@ pub fn main(options: &Options) -> ExitCode {
         true => ABANDONING,
         false => SEEING_OFF,
     };
-    match see_off(copy, patience) {
+    match destroy_stale_copy(copy, patience) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lull land: {error}");
@@ -187,7 +187,7 @@ const fn is_left_behind(words: &[u8]) -> bool {
 /// will never be started. Its receiver destroys it unless it cannot report: stock xl leaves
 /// a copy whose connection has broken (`tools/xl/xl_migrate.c`, 4.17 to 4.22). A receiver
 /// that has had permission does not destroy it either. It has `patience` to do so.
-fn see_off(copy: Identity, patience: Duration) -> io::Result<()> {
+fn destroy_stale_copy(copy: Identity, patience: Duration) -> io::Result<()> {
     let xen = Xen::open_here()?;
     // Its receiver may be about to open what only `lull land`'s holder had open.
     incoming::release(copy.domain);

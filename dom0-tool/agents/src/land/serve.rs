@@ -395,7 +395,7 @@ impl<'f, W: Write> Source<'f, W> {
         self.joined.iter().any(Joined::is_within_a_frame)
     }
 
-    /// Reads a line.
+    /// Reads the next line, without its end, and nothing of the frames behind it.
     fn line(&self, until: Instant) -> Result<String, End> {
         let mut lines = Lines::of(LINE_MAX - 1);
         loop {

@@ -19,7 +19,7 @@ pub struct Options {
     folder: PathBuf,
 }
 
-/// Keeps one trace.
+/// Runs `lull keep-trace`: holds one trace until its attempt is over, and writes it.
 pub fn main(options: &Options) -> ExitCode {
     spooler::begin();
     let folder = Folder::at(&options.folder, RETENTION);

@@ -53,7 +53,7 @@ enum State {
 
 /// What the bytes just read contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// Nothing that matters to the gate.
     Nothing,
     Banner,
@@ -108,26 +108,26 @@ impl FromDestination {
     }
 
     /// Reads, after [`Self::readable`] was ready.
-    pub fn read(&mut self) -> Heard {
+    pub fn read(&mut self) -> Received {
         let Some(from) = &self.from else {
-            return Heard::Nothing;
+            return Received::Nothing;
         };
         // READY and the bytes after it are separated by reading at most one chunk at a
         // time; what follows READY in the same chunk is held with it.
         let mut chunk = [0; ATOMIC];
         let length = match read(from, &mut chunk) {
             Ok(length @ 1..) => length,
-            Err(Errno::INTR | Errno::AGAIN) => return Heard::Nothing,
+            Err(Errno::INTR | Errno::AGAIN) => return Received::Nothing,
             Ok(0) | Err(_) => {
                 self.from = None;
                 self.give_up_on_banner();
                 self.close_when_done();
-                return Heard::End;
+                return Received::End;
             }
         };
         let bytes = &chunk[..length];
         match self.state {
-            State::Discarding => return Heard::Nothing,
+            State::Discarding => return Received::Nothing,
             State::Keeping => return self.keep(&chunk[..length]),
             _ => {}
         }
@@ -135,34 +135,34 @@ impl FromDestination {
         match self.state {
             State::Greeting => return self.look_for_banner(bytes),
             State::Looking => {}
-            State::Open => return Heard::Answer,
-            State::Held | State::Keeping | State::Discarding => return Heard::Nothing,
+            State::Open => return Received::Answer,
+            State::Held | State::Keeping | State::Discarding => return Received::Nothing,
         }
         if self.ready.read(bytes).is_some() {
             self.state = State::Held;
-            return Heard::Ready;
+            return Received::Ready;
         }
-        Heard::Nothing
+        Received::Nothing
     }
 
     /// Keeps an answer. What is too long for one is dropped: the destination is broken, and
     /// never completes its report.
-    fn keep(&mut self, bytes: &[u8]) -> Heard {
+    fn keep(&mut self, bytes: &[u8]) -> Received {
         let before = self.answer.len();
         let room = ANSWER_MAX - before;
         self.answer.extend(&bytes[..bytes.len().min(room)]);
         let whole = REPORT.len() + 1;
         match self.answer.get(..whole) {
-            Some(report) if before < whole && report.starts_with(REPORT) => Heard::Report {
+            Some(report) if before < whole && report.starts_with(REPORT) => Received::Report {
                 taken: report.ends_with(&[0]),
             },
-            _ => Heard::Nothing,
+            _ => Received::Nothing,
         }
     }
 
     /// Drops what stands before the banner. The bytes after it in the same chunk cannot be
     /// READY yet, because the receiver first waits for the stream.
-    fn look_for_banner(&mut self, bytes: &[u8]) -> Heard {
+    fn look_for_banner(&mut self, bytes: &[u8]) -> Received {
         match self.banner.read(bytes) {
             Some(end) => {
                 let behind = bytes.len() - end;
@@ -170,13 +170,13 @@ impl FromDestination {
                 self.unsent.drain(..banner);
                 self.state = State::Looking;
                 self.ready.read(&bytes[end..]);
-                Heard::Banner
+                Received::Banner
             }
             None => {
                 if self.unsent.len() > GREETING_MAX {
                     self.give_up_on_banner();
                 }
-                Heard::Nothing
+                Received::Nothing
             }
         }
     }

@@ -13,7 +13,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use super::process::read_out;
 
 /// Most bytes moved by one call; no call moves more than a pipe holds.
-const MOST: usize = 1 << 20;
+const MAX_SPLICE_BYTES: usize = 1 << 20;
 
 /// Bytes copied at a time where splice does not work.
 const COPIED: usize = 64 << 10;
@@ -100,7 +100,7 @@ impl ToDestination {
         let moved = match &mut self.manner {
             Manner::Splice => {
                 let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-                splice(&ends.from, None, to, None, MOST, flags)
+                splice(&ends.from, None, to, None, MAX_SPLICE_BYTES, flags)
             }
             Manner::Copy { buffer, unsent } => copy(&ends.from, to, buffer, unsent),
         };

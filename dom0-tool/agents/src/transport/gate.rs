@@ -117,7 +117,7 @@ pub enum Guest {
 /// What has become of a copy that might be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// It runs.
+    /// The destination has started it.
     Started,
     /// The engine has not had it started, and has resumed the guest.
     NotStarted,

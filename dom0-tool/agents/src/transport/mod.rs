@@ -93,7 +93,7 @@ use lull_wire::spec::{BadSpec, MigrationSpec, VARIABLE};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
-use crate::helper::handed;
+use crate::helper::pass_stream;
 use gate::{Gate, Terms};
 use process::Transport;
 use relay::{Ends, Relay};
@@ -123,7 +123,12 @@ pub const WORDS_FD: &str = "LULL_WORDS_FD";
 const INHERITED: [&str; 3] = [FRONT_END_FD, ENGINE_FD, WORDS_FD];
 
 /// The variables of descriptors that xl's other children are to inherit.
-const OTHERS: [&str; 4] = [CLAIM_FD, events::FRONT_END_FD, handed::ENGINE_FD, GATE_FD];
+const OTHERS: [&str; 4] = [
+    CLAIM_FD,
+    events::FRONT_END_FD,
+    pass_stream::ENGINE_FD,
+    GATE_FD,
+];
 
 /// The options of `lull transport`. They come from `lull migrate`, which says the rest in a
 /// [`MigrationSpec`].

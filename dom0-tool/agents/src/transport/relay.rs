@@ -9,7 +9,7 @@ use lull_wire::events::{self, Answered, GuestThen, HandedOver, HungUp, Ready, Ta
 use lull_wire::gate::ToEngine;
 use rustix::event::{PollFd, PollFlags};
 
-use super::backward::{FromDestination, Heard};
+use super::backward::{FromDestination, Received};
 use super::forward::{Progress, ToDestination};
 use super::gate::{Decision, Event, Gate, Guest, Refused, Then};
 use super::resume::Source;
@@ -178,7 +178,7 @@ impl<'a> Relay<'a> {
             match wake {
                 Wake::Sockets => {
                     let gate = &mut self.gate;
-                    self.sockets.hear(|event| gate.note(event));
+                    self.sockets.recv(|event| gate.note(event));
                 }
                 Wake::ToDestination => {
                     if self.passed {
@@ -195,9 +195,9 @@ impl<'a> Relay<'a> {
                     }
                 }
                 Wake::Read => match self.backward.read() {
-                    Heard::Nothing => {}
-                    Heard::Banner => self.gate.note(Event::Banner),
-                    Heard::Ready => {
+                    Received::Nothing => {}
+                    Received::Banner => self.gate.note(Event::Banner),
+                    Received::Ready => {
                         let came_monotonic_ns = now_ns();
                         self.ready_ns = Some(came_monotonic_ns);
                         self.gate.note(Event::Ready);
@@ -209,11 +209,11 @@ impl<'a> Relay<'a> {
                         }
                         // An order may have arrived at the same moment.
                         let gate = &mut self.gate;
-                        self.sockets.hear(|event| gate.note(event));
+                        self.sockets.recv(|event| gate.note(event));
                     }
-                    Heard::Answer => self.answered(),
-                    Heard::Report { taken } => self.reported(taken),
-                    Heard::End => self.gate.note(Event::PeerGone),
+                    Received::Answer => self.answered(),
+                    Received::Report { taken } => self.reported(taken),
+                    Received::End => self.gate.note(Event::PeerGone),
                 },
                 Wake::Write => self.backward.write(),
             }
@@ -374,7 +374,7 @@ impl<'a> Relay<'a> {
         let until = Instant::now() + RESUMING;
         while Instant::now() < until && self.gate.is_the_engines() {
             let gate = &mut self.gate;
-            self.sockets.hear(|event| gate.note(event));
+            self.sockets.recv(|event| gate.note(event));
             if gate.has_given_up() && matches!(self.source.is_suspended(), Ok(false)) {
                 return;
             }

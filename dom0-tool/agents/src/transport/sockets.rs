@@ -61,11 +61,11 @@ impl Sockets {
     /// Reads everything that has arrived, without blocking. An engine that sends what is no
     /// message counts as dead. From a front end such lines are ignored: the operator's
     /// request to cancel may follow them.
-    pub fn hear(&mut self, mut each: impl FnMut(Event)) {
+    pub fn recv(&mut self, mut each: impl FnMut(Event)) {
         // The engine's socket comes first, so that its progress is known before the front
         // end's orders.
         let mut bad = false;
-        let mut gone = self.engine.hear(|message| match message {
+        let mut gone = self.engine.recv(|message| match message {
             Ok(message) if !bad => each(message.into()),
             _ => bad = true,
         });
@@ -76,7 +76,7 @@ impl Sockets {
         if gone && let Some(event) = self.engine_gone {
             each(event);
         }
-        let gone = self.front_end.hear(|order| {
+        let gone = self.front_end.recv(|order| {
             if let Ok(order) = order {
                 each(order.into());
             }
@@ -116,7 +116,7 @@ impl<T: DeserializeOwned> Socket<T> {
     }
 
     /// Reads everything that has arrived. Returns true, once, when the socket has ended.
-    fn hear(&mut self, mut each: impl FnMut(Result<T, BadMessage>)) -> bool {
+    fn recv(&mut self, mut each: impl FnMut(Result<T, BadMessage>)) -> bool {
         let mut chunk = [0; 1024];
         while let Some(socket) = &mut self.socket {
             match socket.read(&mut chunk) {

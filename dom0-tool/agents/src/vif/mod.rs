@@ -36,7 +36,7 @@ pub const FOLDER: &str = "/etc/xen/scripts";
 
 /// The longest time this may take, whatever hangs. libxl waits twice as long
 /// (`LIBXL_HOTPLUG_TIMEOUT`, 40 s, libxl_internal.h, 4.17).
-const LONGEST: Duration = Duration::from_secs(20);
+const MAX_DURATION: Duration = Duration::from_secs(20);
 
 /// The MAC address of the backend's end: the largest that is not a broadcast address, so
 /// that no bridge ever adopts it.
@@ -52,7 +52,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
         Ok((mut store, call, work)) => carry_out(&work, &call, &mut store)
             .inspect_err(|why| report(&mut store, &call, why))
             .map_err(|why| format!("{NAME}: {why}")),
-        Err(_) => Err(hand_over(&stock_beside(&script), &words)),
+        Err(_) => Err(exec_stock(&stock_beside(&script), &words)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -138,7 +138,7 @@ fn report(store: &mut Xenstore, call: &Call, why: &str) {
 }
 
 /// Executes `vif-bridge`; returns only the reason if that fails.
-fn hand_over(stock: &Path, words: &[OsString]) -> String {
+fn exec_stock(stock: &Path, words: &[OsString]) -> String {
     let error = Command::new(stock).args(words).exec();
     format!("{NAME}: {} cannot be started: {error}", stock.display())
 }
@@ -158,8 +158,8 @@ fn stock_beside(script: &Path) -> PathBuf {
 /// Ends this process if it hangs. If `vif-bridge` takes over, libxl ends it.
 fn end_in_time() {
     thread::spawn(|| {
-        thread::sleep(LONGEST);
-        eprintln!("{NAME}: no end within {} s", LONGEST.as_secs());
+        thread::sleep(MAX_DURATION);
+        eprintln!("{NAME}: no end within {} s", MAX_DURATION.as_secs());
         std::process::exit(1);
     });
 }
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_handed_over_is_said() {
-        let said = hand_over(Path::new("/nowhere/vif-bridge"), &[]);
+        let said = exec_stock(Path::new("/nowhere/vif-bridge"), &[]);
         assert!(said.contains("/nowhere/vif-bridge cannot be started"));
     }
 }

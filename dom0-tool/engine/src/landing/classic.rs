@@ -10,7 +10,7 @@ use lull_core::units::Micros;
 use lull_wire::events;
 use lull_wire::stream::records::{self, Record};
 
-use super::{Heard, Landing, Means, ToVerify};
+use super::{Landing, Means, Received, ToVerify};
 use crate::failure::Failure;
 use crate::saved::{self, Saved};
 use crate::slots::Copied;
@@ -48,7 +48,7 @@ impl Landing for Classic {
         Ok(())
     }
 
-    fn hear(&mut self) -> Result<Option<Heard>, Failure> {
+    fn recv(&mut self) -> Result<Option<Received>, Failure> {
         Ok(None)
     }
 

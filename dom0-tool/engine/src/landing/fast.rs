@@ -48,15 +48,15 @@ use super::further::Further;
 use super::joined::Share;
 use super::pulse::{Beat, Pulse};
 use super::there::There;
-use super::{Heard, Host, Landing, Means, ToVerify};
+use super::{Host, Landing, Means, Received, ToVerify};
 use crate::domains::Domains;
+use crate::emit::log;
 use crate::failure::{Doing, Failure};
 use crate::frames;
 use crate::saved::{self, Saved};
 use crate::slots::Copied;
 use crate::stream::queue::Queue;
 use crate::stream::sink::Sink;
-use crate::telling::say;
 
 /// The time from the destination's message that all is in place until the transport knows
 /// of it. The transport keeps the deadline from then on.
@@ -127,7 +127,7 @@ pub struct Fast {
     pulse: Pulse,
     /// Whether a ping is unanswered.
     pinged: bool,
-    /// The further connections.
+    /// The further connections to `lull land`, and what they carry.
     further: Further,
     /// The copy of a guest with emulated devices.
     expected: Option<Expected>,
@@ -263,12 +263,12 @@ impl Fast {
         };
         if expected.is_armed() {
             if expected.take_over() {
-                say(host, "info", "the destination builds the guest");
+                log(host, "info", "the destination builds the guest");
             }
             return true;
         }
         if expected.wait(Instant::now()) {
-            say(
+            log(
                 host,
                 "info",
                 "the destination does not build the guest yet: its xl may be receiving another \
@@ -374,7 +374,7 @@ impl Landing for Fast {
                 };
                 let text =
                     format!("the destination {has}, and sets the guest up while it runs here");
-                say(with.host, "info", text);
+                log(with.host, "info", text);
             }
             Stage::Building if with.news.target_ready => {
                 self.stage = Stage::Attaching;
@@ -388,30 +388,30 @@ impl Landing for Fast {
         self.feel_pulse(with.queue)
     }
 
-    fn hear(&mut self) -> Result<Option<Heard>, Failure> {
+    fn recv(&mut self) -> Result<Option<Received>, Failure> {
         let Some(answer) = self.from.next()? else {
-            return Ok(self.further.hear());
+            return Ok(self.further.recv());
         };
         self.pulse.felt(Instant::now());
         let asked = match (&answer, self.stage) {
             (FromLand::Failed(why), _) => return Err(Failure::Land(why.clone())),
             (FromLand::Pong, _) if std::mem::take(&mut self.pinged) => {
-                return Ok(Some(Heard::Noted));
+                return Ok(Some(Received::Noted));
             }
             (FromLand::Pong, _) => return Err(out_of_turn()),
             (FromLand::Armed, _) if self.expected.as_mut().is_some_and(Expected::arm) => {
-                return Ok(Some(Heard::Noted));
+                return Ok(Some(Received::Noted));
             }
             (FromLand::Armed, _) => return Err(out_of_turn()),
             (FromLand::Attached, Stage::Attaching) => {
                 self.stage = Stage::Open;
-                return Ok(Some(Heard::Open));
+                return Ok(Some(Received::Open));
             }
             (FromLand::Landed, Stage::Finishing) if self.is_answered() => {
                 self.stage = Stage::Landed;
-                return Ok(Some(Heard::Landed));
+                return Ok(Some(Received::Landed));
             }
-            (FromLand::Started, Stage::Starting) => return Ok(Some(Heard::Started)),
+            (FromLand::Started, Stage::Starting) => return Ok(Some(Received::Started)),
             (_, Stage::Open | Stage::Finishing) => self.asked.pop_front(),
             _ => None,
         };
@@ -421,12 +421,12 @@ impl Landing for Fast {
             }
             (FromLand::Left, Some(Asked::Leave(number))) => {
                 self.further.left(number);
-                Ok(Some(Heard::Noted))
+                Ok(Some(Received::Noted))
             }
-            (FromLand::Applied, Some(Asked::Gone)) => Ok(Some(Heard::Noted)),
+            (FromLand::Applied, Some(Asked::Gone)) => Ok(Some(Received::Noted)),
             (FromLand::Compared { differing, first }, Some(Asked::Comparison)) => {
                 self.comparison.add(differing, first);
-                Ok(Some(Heard::Noted))
+                Ok(Some(Received::Noted))
             }
             _ => Err(out_of_turn()),
         }

@@ -50,7 +50,7 @@ fn answer(fast: &mut Fast, lines: &mut [Line], number: usize) {
             .write_all(&FromLand::Applied.encode())
             .unwrap();
     }
-    while fast.hear().unwrap().is_some() {}
+    while fast.recv().unwrap().is_some() {}
 }
 
 fn under_way(fast: &Fast) -> [usize; 3] {
@@ -99,7 +99,7 @@ fn what_is_lost_is_sent_again_once_it_cannot_come_late() {
     let mut queue = Queue::default();
     assert!(fast.send(&mut queue, 0, batch(0..300)));
     drop(lines.remove(1));
-    assert_eq!(fast.hear().unwrap(), Some(Heard::Narrowed));
+    assert_eq!(fast.recv().unwrap(), Some(Received::Narrowed));
     assert_eq!(fast.connections(), Some(2));
     assert!(fast.further.is_spread() && fast.further.take_again().is_none());
     // The first connection has the answers of its share and, in this order, of the
@@ -108,16 +108,16 @@ fn what_is_lost_is_sent_again_once_it_cannot_come_late() {
     fast.asked.push_back(Asked::Leave(1));
     let first = &mut lines[0].1;
     first.write_all(&FromLand::Applied.encode()).unwrap();
-    assert_eq!(fast.hear().unwrap(), Some(Heard::Noted));
+    assert_eq!(fast.recv().unwrap(), Some(Received::Noted));
     first.write_all(&FromLand::Left.encode()).unwrap();
-    assert_eq!(fast.hear().unwrap(), Some(Heard::Noted));
+    assert_eq!(fast.recv().unwrap(), Some(Received::Noted));
     let share = fast.further.take_again().unwrap();
     fast.push(&mut queue, share);
     let other = &mut lines[1].1;
     other.write_all(&FromLand::Applied.encode()).unwrap();
-    assert_eq!(fast.hear().unwrap(), Some(Heard::Noted));
+    assert_eq!(fast.recv().unwrap(), Some(Received::Noted));
     lines[0].1.write_all(&FromLand::Applied.encode()).unwrap();
-    assert_eq!(fast.hear().unwrap(), Some(Heard::Sent(0)));
+    assert_eq!(fast.recv().unwrap(), Some(Received::Sent(0)));
     assert!(fast.is_answered());
 }
 
@@ -126,5 +126,5 @@ fn what_is_lost_is_sent_again_once_it_cannot_come_late() {
 fn a_leave_that_was_not_asked_for_is_no_answer() {
     let (mut fast, mut lines) = open();
     lines[0].1.write_all(&FromLand::Left.encode()).unwrap();
-    assert!(fast.hear().is_err());
+    assert!(fast.recv().is_err());
 }

@@ -14,8 +14,8 @@ use std::time::Instant;
 use lull_core::link::SLOTS;
 use lull_wire::events;
 
-use super::Heard;
-use super::joined::{Joined, Said, Share};
+use super::Received;
+use super::joined::{Joined, LandMessage, Share};
 use crate::Host;
 use crate::domains::Domains;
 
@@ -80,12 +80,12 @@ impl Further {
     }
 
     /// A share of that slot's batch is in place. The batch is, once all of them are.
-    pub fn applied(&mut self, slot: usize) -> Heard {
+    pub fn applied(&mut self, slot: usize) -> Received {
         let left = &mut self.unanswered[slot];
         *left = left.saturating_sub(1);
         match left {
-            0 => Heard::Sent(slot),
-            _ => Heard::Noted,
+            0 => Received::Sent(slot),
+            _ => Received::Noted,
         }
     }
 
@@ -139,23 +139,23 @@ impl Further {
     }
 
     /// The next answer, if one has arrived and any is expected.
-    pub fn hear(&mut self) -> Option<Heard> {
+    pub fn recv(&mut self) -> Option<Received> {
         if self.is_over {
             return None;
         }
         let now = Instant::now();
         for index in 0..self.joined.len() {
-            match self.joined[index].hear(now) {
+            match self.joined[index].recv(now) {
                 Ok(None) => {}
-                Ok(Some(Said::Pong)) => return Some(Heard::Noted),
-                Ok(Some(Said::Applied(share))) => return Some(self.applied(share.slot)),
+                Ok(Some(LandMessage::Pong)) => return Some(Received::Noted),
+                Ok(Some(LandMessage::Applied(share))) => return Some(self.applied(share.slot)),
                 Err(why) => {
                     self.lose(index, why);
                     break;
                 }
             }
         }
-        std::mem::take(&mut self.narrowed).then_some(Heard::Narrowed)
+        std::mem::take(&mut self.narrowed).then_some(Received::Narrowed)
     }
 
     /// Asks each connection that has been silent for a sign of life.

@@ -80,14 +80,14 @@ impl Share {
 
 /// An answer on a further connection.
 #[derive(Debug)]
-pub enum Said {
+pub enum LandMessage {
     /// The oldest share is in place.
     Applied(Share),
     /// A sign of life.
     Pong,
 }
 
-/// A further connection.
+/// A further connection to `lull land`, with the shares that it still carries.
 pub struct Joined {
     pub(super) number: u8,
     to: Sink,
@@ -167,7 +167,7 @@ impl Joined {
     /// # Errors
     /// Why the connection is lost. What the destination says out of turn is a reason, too:
     /// what it says of the guest it says on the first connection.
-    pub fn hear(&mut self, now: Instant) -> Result<Option<Said>, String> {
+    pub fn recv(&mut self, now: Instant) -> Result<Option<LandMessage>, String> {
         let answer = match self.from.next() {
             Ok(Some(answer)) => answer,
             Ok(None) => return Ok(None),
@@ -176,9 +176,9 @@ impl Joined {
         };
         self.pulse.felt(now);
         match answer {
-            FromLand::Pong if std::mem::take(&mut self.pinged) => Ok(Some(Said::Pong)),
+            FromLand::Pong if std::mem::take(&mut self.pinged) => Ok(Some(LandMessage::Pong)),
             FromLand::Applied => match self.asked.pop_front() {
-                Some(share) => Ok(Some(Said::Applied(share))),
+                Some(share) => Ok(Some(LandMessage::Applied(share))),
                 None => Err("it spoke out of turn".into()),
             },
             FromLand::Failed(why) => Err(printable(&why)),

@@ -56,7 +56,7 @@ pub struct Means<'a> {
 
 /// An answer of the destination that the session has to act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// The destination is ready, and the count that waited for it is due.
     Open,
     /// The batch of this slot is in place.
@@ -94,7 +94,7 @@ pub trait Landing {
     fn reserve(&self) -> Micros;
 
     /// The machine asks for a count: a round is sent. Returns whether the count has to wait
-    /// until the destination is ready ([`Heard::Open`]), after a first pass that is in the
+    /// until the destination is ready ([`Received::Open`]), after a first pass that is in the
     /// stream.
     ///
     /// # Errors
@@ -123,7 +123,7 @@ pub trait Landing {
     ///
     /// # Errors
     /// When the destination has failed, has gone, or is not to be trusted.
-    fn hear(&mut self) -> Result<Option<Heard>, Failure>;
+    fn recv(&mut self) -> Result<Option<Received>, Failure>;
 
     /// The descriptors on which answers arrive, while any is due.
     fn wake_on(&self) -> Vec<BorrowedFd<'_>>;
@@ -162,7 +162,7 @@ pub trait Landing {
     fn send(&mut self, queue: &mut Queue, slot: usize, copied: Copied) -> bool;
 
     /// Whether a batch counts as sent once it is written. If not, the destination's answer
-    /// decides ([`Heard::Sent`]).
+    /// decides ([`Received::Sent`]).
     fn is_sent_when_written(&self) -> bool;
 
     /// Whether the engine has to know when memory is given to the guest or taken from it.
@@ -220,7 +220,7 @@ pub trait Landing {
     /// Whether nothing is missing once the queue is empty.
     fn is_complete(&self) -> bool;
 
-    /// Puts the word to start the copy into the queue ([`Heard::Started`]), if xl's handshake
+    /// Puts the word to start the copy into the queue ([`Received::Started`]), if xl's handshake
     /// was over before the guest stopped.
     fn start(&mut self, queue: &mut Queue);
 }

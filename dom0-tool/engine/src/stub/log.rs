@@ -93,9 +93,9 @@ impl StubLog {
 
 /// The most bytes that an encoded line may have; the longest of an honest stub has 300. The
 /// decoder keeps a line until its end, and nests as deep as the line demands.
-const LONGEST_LINE: usize = 1024;
+const MAX_LINE_BYTES: usize = 1024;
 
-/// Splits one stub's log into lines, each ended by a zero. Bytes beyond [`LONGEST_LINE`]
+/// Splits one stub's log into lines, each ended by a zero. Bytes beyond [`MAX_LINE_BYTES`]
 /// are dropped, so such a line does not decode.
 pub struct LogDecoder<'s> {
     stream: Box<dyn StreamDecoder + 's>,
@@ -110,7 +110,7 @@ impl LogDecoder<'_> {
                 [text @ .., 0] => (text, true),
                 text => (text, false),
             };
-            let room = LONGEST_LINE.saturating_sub(self.length);
+            let room = MAX_LINE_BYTES.saturating_sub(self.length);
             self.stream.received(&text[..text.len().min(room)]);
             self.length = self.length.saturating_add(text.len());
             if end {
@@ -167,9 +167,9 @@ mod tests {
     use super::*;
     use lull_base::fuzz::any_bytes;
 
-    struct Heard<'h>(&'h RefCell<Vec<u8>>);
+    struct Received<'h>(&'h RefCell<Vec<u8>>);
 
-    impl StreamDecoder for Heard<'_> {
+    impl StreamDecoder for Received<'_> {
         fn received(&mut self, data: &[u8]) {
             self.0.borrow_mut().extend(data);
         }
@@ -182,7 +182,7 @@ mod tests {
     fn heard_of(bytes: &[u8], piece: usize) -> Vec<u8> {
         let heard = RefCell::default();
         let mut decoder = LogDecoder {
-            stream: Box::new(Heard(&heard)),
+            stream: Box::new(Received(&heard)),
             length: 0,
         };
         bytes
@@ -196,12 +196,12 @@ mod tests {
     fn lines_pass_whatever_the_pieces_and_what_is_no_line_is_cut() {
         let long = [vec![7; 100_000], vec![0]].concat();
         let sent = [&[1, 2, 0, 3, 0][..], &long, &[4, 0, 0]].concat();
-        let cut = [vec![7; LONGEST_LINE], vec![0]].concat();
+        let cut = [vec![7; MAX_LINE_BYTES], vec![0]].concat();
         let expected = [&[1, 2, 0, 3, 0][..], &cut, &[4, 0, 0]].concat();
         for piece in [1, 1_000, 4_096, sent.len()] {
             assert_eq!(heard_of(&sent, piece), expected, "in pieces of {piece}");
         }
-        assert_eq!(heard_of(&[7; 100_000], 4_096).len(), LONGEST_LINE);
+        assert_eq!(heard_of(&[7; 100_000], 4_096).len(), MAX_LINE_BYTES);
     }
 
     /// A hostile log, as a stub that the guest has taken over may write it.

@@ -595,6 +595,6 @@ mod tests {
         fs::write(&ours, "14336").unwrap();
         fs::write(folder.socket(7, u32::MAX), "").unwrap();
         assert_eq!(folder.all_taken().unwrap(), [(7, ours)]);
-        assert_eq!(folder.places().unwrap(), []);
+        assert_eq!(folder.sockets().unwrap(), []);
     }
 }

@@ -14,7 +14,7 @@ use lull_xen::device_model::{self, MakeRun};
 
 use super::destination::Destination;
 use super::world::{DEVICES, Guest, Phase, World};
-use crate::{Host, News, Reply, SuspendAnswer, Wish};
+use crate::{Host, News, OperatorRequest, Reply, SuspendAnswer};
 
 /// How long the operator waits for a destination that stalls.
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -170,7 +170,7 @@ impl Host for FakeHost<'_> {
     /// Once the destination stalls, or has heard of all frames and does not begin, the operator
     /// sets a timeout that is soon over. A timeout from the start could be over before the phase
     /// of the fault, on a slow host.
-    fn wish(&mut self) -> Option<Wish> {
+    fn request(&mut self) -> Option<OperatorRequest> {
         let named = self.destination.borrow().copy.len() as u64;
         let does_not_begin = self.world.never_arms.get() && named == self.world.pages();
         let waits = self.world.stalled.get() || does_not_begin;
@@ -178,7 +178,7 @@ impl Host for FakeHost<'_> {
             return None;
         }
         let timeout = self.started.elapsed() + TIMEOUT;
-        Some(Wish::Limits {
+        Some(OperatorRequest::Limits {
             max_suspend: None,
             timeout: Timeout::new(Micros(timeout.as_micros() as u64)),
             bandwidth: None,

@@ -172,7 +172,7 @@ fn pages(count: u64) -> Bytes {
 /// with.
 fn gauge(frame: &mut Frame<'_>, area: Rect, what: &str, measure: &Measure, colours: Colours) {
     const WORDS: u16 = 28;
-    const LONGEST: u16 = 80;
+    const MAX_BAR_COLUMNS: u16 = 80;
     let Some(ratio) = measure.ratio else {
         return frame.render_widget(row(what, measure.words.clone()), area);
     };
@@ -180,7 +180,7 @@ fn gauge(frame: &mut Frame<'_>, area: Rect, what: &str, measure: &Measure, colou
         true => colours.style(Color::Red),
         false => colours.style(Color::Green),
     };
-    let bar = area.width.saturating_sub(WORDS + 1).min(LONGEST);
+    let bar = area.width.saturating_sub(WORDS + 1).min(MAX_BAR_COLUMNS);
     let [bar, words] = Layout::horizontal([Constraint::Length(bar), Constraint::Fill(1)])
         .spacing(1)
         .areas(area);

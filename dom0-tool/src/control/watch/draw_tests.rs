@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use insta::{Settings, assert_snapshot};
-use lull_store::running::folder::Place;
+use lull_store::running::folder::ControlSocket;
 use lull_wire::control::Phase;
 use lull_wire::events::{Progress, Round};
 use ratatui::Terminal;
@@ -16,7 +16,7 @@ use super::*;
 use crate::control::watch::outcome::Last;
 
 struct Shown {
-    place: Place,
+    socket: ControlSocket,
     title: &'static str,
     status: Status,
     last: Option<Last>,
@@ -26,7 +26,7 @@ struct Shown {
 impl Shown {
     fn view(&self) -> View<'_> {
         View {
-            place: &self.place,
+            socket: &self.socket,
             title: self.title,
             status: Some(&self.status),
             at_ms: self.status.at_ms,
@@ -58,7 +58,7 @@ fn copying() -> Shown {
             decision: "another-round".to_owned(),
         });
     Shown {
-        place: Place {
+        socket: ControlSocket {
             guest: 7,
             helper: 42,
             path: PathBuf::new(),

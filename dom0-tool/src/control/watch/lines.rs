@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lull_base::fmt::{Bytes, Count, Seconds, or_dash};
 use lull_core::units::PAGE_SIZE;
-use lull_store::running::folder::Place;
+use lull_store::running::folder::ControlSocket;
 use lull_wire::control::{Phase, SCHEMA, Status};
 use serde::Serialize;
 
@@ -26,11 +26,11 @@ pub struct Lines<W> {
     to: W,
     json: bool,
     closed: bool,
-    told: HashMap<Place, Told>,
+    told: HashMap<ControlSocket, Shown>,
 }
 
 /// What was last reported of one migration.
-struct Told {
+struct Shown {
     at: Instant,
     status: Status,
 }
@@ -66,7 +66,7 @@ impl<W: Write> Lines<W> {
     /// Reports a change, unless the last line is too recent.
     pub fn tell(&mut self, view: &View<'_>) {
         if let Some(last) = view.last {
-            self.told.remove(view.place);
+            self.told.remove(view.socket);
             let line = if self.json {
                 outcome(view, last)
             } else {
@@ -80,14 +80,14 @@ impl<W: Write> Lines<W> {
         }
         if self
             .told
-            .get(view.place)
+            .get(view.socket)
             .is_none_or(|told| told.is_due(status))
         {
-            let told = Told {
+            let told = Shown {
                 at: Instant::now(),
                 status: status.clone(),
             };
-            self.told.insert(view.place.clone(), told);
+            self.told.insert(view.socket.clone(), told);
             self.line(&in_words(view, status));
         }
     }
@@ -98,7 +98,7 @@ impl<W: Write> Lines<W> {
     }
 }
 
-impl Told {
+impl Shown {
     fn is_due(&self, now: &Status) -> bool {
         let before = &self.status;
         let since = self.at.elapsed();
@@ -114,9 +114,9 @@ fn outcome(view: &View<'_>, last: &Last) -> String {
     let line = Outcome {
         schema: SCHEMA,
         r#type: "outcome",
-        domid: view.place.guest,
+        domid: view.socket.guest,
         name: view.status.and_then(|status| status.name.as_deref()),
-        helper_pid: view.place.helper,
+        helper_pid: view.socket.helper,
         outcome: last.outcome,
         said: &last.said,
     };

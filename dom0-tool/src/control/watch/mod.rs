@@ -20,9 +20,9 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lull_base::exit::NOT_BEGUN;
+use lull_base::exit::{NOT_BEGUN, not_begun};
 use lull_base::terminal::to_stderr;
-use lull_store::running::folder::Place;
+use lull_store::running::folder::ControlSocket;
 use lull_xen::host;
 
 use self::lines::Lines;
@@ -37,10 +37,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub fn main(options: &Options) -> ExitCode {
     match watch(options) {
         Ok(code) => code.into(),
-        Err(error) => {
-            to_stderr(&format!("lull: {error:#}"));
-            NOT_BEGUN.into()
-        }
+        Err(error) => not_begun(&error),
     }
 }
 
@@ -86,7 +83,7 @@ fn in_lines(mut lines: Lines<io::Stdout>, mut session: Session<ThisHost>) -> any
 struct View<'a> {
     /// The guest, and the helper that moves it. Together they distinguish one attempt from
     /// another.
-    place: &'a Place,
+    socket: &'a ControlSocket,
     /// The guest's name and number: `web1 (7)`.
     title: &'a str,
     /// The last status that its helper sent.

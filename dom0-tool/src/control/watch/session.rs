@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use lull_store::running::folder::Place;
+use lull_store::running::folder::ControlSocket;
 use lull_wire::control::{Answer, Phase, Request, Status};
 use lull_xen::host::Guest;
 use lull_xen::{self as xen, DomId, DomainState};
 
 use super::View;
 use super::outcome::{self, Ending, Last};
-use crate::control::client::{self, Connection, Heard};
+use crate::control::client::{self, Connection, Received};
 
 /// The most migrations watched at once. A host has far fewer.
-const MOST: usize = 16;
+const MAX_MIGRATIONS: usize = 16;
 
 /// The interval between two searches for new migrations.
 const SEARCH: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ const LINES: usize = 64;
 /// What the session needs to know of the host.
 pub trait Host {
     /// The control sockets of the migrations under way.
-    fn places(&mut self) -> anyhow::Result<Vec<Place>>;
+    fn sockets(&mut self) -> anyhow::Result<Vec<ControlSocket>>;
     /// The guests with their names. Empty if they cannot be read.
     fn names(&mut self) -> Vec<Guest>;
     /// The state of a guest's domain.
@@ -39,8 +39,8 @@ pub trait Host {
 pub struct ThisHost;
 
 impl Host for ThisHost {
-    fn places(&mut self) -> anyhow::Result<Vec<Place>> {
-        client::places()
+    fn sockets(&mut self) -> anyhow::Result<Vec<ControlSocket>> {
+        client::sockets()
     }
 
     fn names(&mut self) -> Vec<Guest> {
@@ -84,25 +84,25 @@ impl<H: Host> Session<H> {
     pub fn find(&mut self) -> anyhow::Result<()> {
         self.searched = Some(Instant::now());
         self.left_out = 0;
-        for place in self.host.places()? {
+        for socket in self.host.sockets()? {
             // The process that takes over for the landing is not another migration of the
             // guest.
             let known = self.all.iter().any(|watched| {
                 let under_way = watched.last().is_none();
-                watched.place == place || (watched.place.guest == place.guest && under_way)
+                watched.socket == socket || (watched.socket.guest == socket.guest && under_way)
             });
-            if known || self.only.is_some_and(|guest| guest != place.guest) {
+            if known || self.only.is_some_and(|guest| guest != socket.guest) {
                 continue;
             }
             if !self.has_room() {
                 self.left_out += 1;
                 continue;
             }
-            let Some(line) = connect(&place)? else {
+            let Some(line) = connect(&socket)? else {
                 continue;
             };
-            let title = self.title(place.guest);
-            self.all.push(Watched::new(place, title, line));
+            let title = self.title(socket.guest);
+            self.all.push(Watched::new(socket, title, line));
         }
         Ok(())
     }
@@ -110,7 +110,7 @@ impl<H: Host> Session<H> {
     /// Whether one more can be watched. Forgets a migration that is over, if that makes
     /// room.
     fn has_room(&mut self) -> bool {
-        if self.all.len() >= MOST {
+        if self.all.len() >= MAX_MIGRATIONS {
             let over = self.all.iter().position(|watched| watched.last().is_some());
             over.map(|index| self.all.remove(index)).is_some()
         } else {
@@ -142,8 +142,8 @@ impl<H: Host> Session<H> {
             self.find()?;
         }
         for watched in &mut self.all {
-            let name = self.names.get(&watched.place.guest);
-            watched.hear(name, tell);
+            let name = self.names.get(&watched.socket.guest);
+            watched.recv(name, tell);
             let over = watched.follow(&mut self.host);
             if over {
                 self.code = self.code.max(watched.last().map_or(0, |last| last.code));
@@ -178,8 +178,8 @@ impl<H: Host> Session<H> {
     }
 }
 
-fn connect(place: &Place) -> anyhow::Result<Option<Connection>> {
-    let mut line = Connection::to(place.clone())?;
+fn connect(socket: &ControlSocket) -> anyhow::Result<Option<Connection>> {
+    let mut line = Connection::to(socket.clone())?;
     // A helper that has gone meanwhile is noticed at the next read.
     if let Some(line) = &mut line {
         let _ = line.say(Request::Watch);
@@ -188,7 +188,7 @@ fn connect(place: &Place) -> anyhow::Result<Option<Connection>> {
 }
 
 struct Watched {
-    place: Place,
+    socket: ControlSocket,
     title: String,
     status: Option<Status>,
     heard: Instant,
@@ -207,9 +207,9 @@ enum Stage {
 }
 
 impl Watched {
-    fn new(place: Place, title: String, line: Connection) -> Self {
+    fn new(socket: ControlSocket, title: String, line: Connection) -> Self {
         Self {
-            place,
+            socket,
             title,
             status: None,
             heard: Instant::now(),
@@ -218,22 +218,22 @@ impl Watched {
         }
     }
 
-    fn hear(&mut self, name: Option<&String>, tell: &mut dyn FnMut(View<'_>)) {
+    fn recv(&mut self, name: Option<&String>, tell: &mut dyn FnMut(View<'_>)) {
         for _ in 0..LINES {
             let Stage::Live(line) = &mut self.stage else {
                 return;
             };
-            match line.hear(LISTEN) {
-                Ok(Heard::Nothing) => return,
-                Ok(Heard::Answer(Answer::Status(status))) => {
+            match line.recv(LISTEN) {
+                Ok(Received::Nothing) => return,
+                Ok(Received::Answer(Answer::Status(status))) => {
                     self.take(*status, name);
                     tell(self.view());
                 }
-                Ok(Heard::Answer(Answer::Refused { why } | Answer::Done { said: why })) => {
+                Ok(Received::Answer(Answer::Refused { why } | Answer::Done { said: why })) => {
                     let why = format!("its helper does not let itself be watched: {why}");
                     return self.end(Ending::NotUnderstood(why));
                 }
-                Ok(Heard::End) => return self.lost(),
+                Ok(Received::End) => return self.lost(),
                 Err(error) => return self.end(Ending::NotUnderstood(format!("{error:#}"))),
             }
         }
@@ -256,7 +256,7 @@ impl Watched {
     /// it does not retry without end.
     fn lost(&mut self) {
         let answered = std::mem::take(&mut self.answered);
-        let again = answered.then(|| connect(&self.place).ok().flatten());
+        let again = answered.then(|| connect(&self.socket).ok().flatten());
         match again.flatten() {
             Some(line) => self.stage = Stage::Live(line),
             None => self.end(Ending::Died),
@@ -273,7 +273,7 @@ impl Watched {
         let Stage::Follow { ending, since } = &self.stage else {
             return false;
         };
-        let state = host.state(self.place.guest);
+        let state = host.state(self.socket.guest);
         match outcome::of(&self.title, ending, &state, since.elapsed()) {
             Some(last) => {
                 self.stage = Stage::Over(last);
@@ -298,7 +298,7 @@ impl Watched {
             _ => 0,
         };
         View {
-            place: &self.place,
+            socket: &self.socket,
             title: &self.title,
             status: self.status.as_ref(),
             at_ms: (self.status.as_ref()).map_or(0, |status| status.at_ms.saturating_add(since)),

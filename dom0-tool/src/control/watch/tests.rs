@@ -36,8 +36,8 @@ struct Pretended {
 }
 
 impl Host for Pretended {
-    fn places(&mut self) -> anyhow::Result<Vec<Place>> {
-        Ok(self.folder.places()?)
+    fn sockets(&mut self) -> anyhow::Result<Vec<ControlSocket>> {
+        Ok(self.folder.sockets()?)
     }
 
     fn names(&mut self) -> Vec<Guest> {

@@ -31,14 +31,11 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
     let highest = highest.max(limit.unwrap_or(0.0));
     let (scale, unit) = unit(highest);
     let count = parts.len() as i32;
-    let legend: Vec<_> = [
-        Some((BEHIND, "predicted, at most")),
-        Some((OBSERVED, "observed")),
-        Some((LIMIT, allowed.as_str())),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let legend = [
+        (BEHIND, "predicted, at most"),
+        (OBSERVED, "observed"),
+        (LIMIT, allowed.as_str()),
+    ];
     let row = |at: &SegmentValue<i32>| match at {
         SegmentValue::CenterOf(at) => {
             let part = usize::try_from(count - 1 - at).ok();

@@ -128,7 +128,7 @@ impl ObservedAttempt {
             }
             Event::ConnectionLost(lost) => {
                 // An engine that keeps to its rules loses no more than it has.
-                self.connections_lost.truncate(Connections::MOST.into());
+                self.connections_lost.truncate(Connections::MAX.into());
                 self.connections_lost.push(lost);
             }
             Event::Limits(limits) => self.limits = Some(limits),
@@ -234,6 +234,12 @@ impl ObservedAttempt {
             (Some(limits), _) => limits.limit_ms,
             (None, started) => started.as_ref()?.limit_ms,
         }
+    }
+
+    /// The exact limit on the pause when the guest was asked to suspend, in microseconds,
+    /// if the engine reported it.
+    pub fn exact_limit_us(&self) -> Option<u64> {
+        self.suspended.as_ref()?.limit_us
     }
 
     /// The number of connections with which a fast landing began.

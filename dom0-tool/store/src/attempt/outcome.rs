@@ -14,7 +14,7 @@ pub enum Outcome {
     RefusedDowntime,
     /// The timeout was over, or no round could ever have met the limit.
     RefusedTimeout,
-    /// The operator cancelled.
+    /// The operator cancelled the attempt.
     Cancelled,
     /// The destination failed, or the connection to it.
     TargetFailed,
@@ -109,7 +109,7 @@ impl RunningOn {
     }
 }
 
-/// How xl ended.
+/// How the process of xl ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XlEnd {
     /// It exited with this code.
@@ -130,11 +130,11 @@ pub enum HelperSeen {
 
 /// What the operator wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Wish {
-    /// Move the guest.
+pub enum Intent {
+    /// The guest is to move.
     #[default]
     Move,
-    /// Cancel the migration.
+    /// The attempt is to be given up.
     Cancel,
     /// Move the guest, but the timeout was over before a helper reported.
     OutOfTime,
@@ -177,10 +177,10 @@ pub struct Evidence<'a> {
     pub handshake_first: bool,
     /// The steps that xl has printed.
     pub handshake: &'a Handshake,
-    /// How xl ended.
+    /// How the process of xl ended.
     pub xl: XlEnd,
     /// What the operator wants.
-    pub wish: Wish,
+    pub intent: Intent,
 }
 
 /// The outcome, and the sentence that explains it. The sentence is empty when all went
@@ -306,7 +306,7 @@ fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
             Outcome::TargetFailed,
             "the destination could not take the guest's name and gave the guest back",
         ),
-        Refused::Cancelled if evidence.wish == Wish::OutOfTime => TOO_LATE_TO_BEGIN,
+        Refused::Cancelled if evidence.intent == Intent::OutOfTime => TOO_LATE_TO_BEGIN,
         Refused::Cancelled => match evidence.helper {
             HelperSeen::Never => (Outcome::Cancelled, "cancelled before anything was copied"),
             HelperSeen::Begun => (
@@ -352,10 +352,10 @@ fn stream_complete(evidence: Evidence<'_>) -> Judgement {
 fn helper_silent(evidence: Evidence<'_>) -> Judgement {
     let handshake = evidence.handshake;
     let (outcome, why) = match (evidence.helper, evidence.xl) {
-        (HelperSeen::Never, XlEnd::Exited(_)) if evidence.wish == Wish::Cancel => {
+        (HelperSeen::Never, XlEnd::Exited(_)) if evidence.intent == Intent::Cancel => {
             (Outcome::Cancelled, "cancelled before anything was copied")
         }
-        (HelperSeen::Never, XlEnd::Exited(_)) if evidence.wish == Wish::OutOfTime => {
+        (HelperSeen::Never, XlEnd::Exited(_)) if evidence.intent == Intent::OutOfTime => {
             TOO_LATE_TO_BEGIN
         }
         (_, XlEnd::Killed(_)) => (Outcome::SourceFailed, "xl was killed"),
@@ -442,15 +442,15 @@ mod tests {
     #[test]
     fn a_connection_that_lull_hung_up_is_no_fault_of_the_destinations() {
         let ended = Ended::so(How::TargetFailed);
-        for (hung_up, wish, outcome) in [
-            (None, Wish::Move, Outcome::TargetFailed),
-            (Some(Refused::PeerGone), Wish::Move, Outcome::TargetFailed),
+        for (hung_up, intent, outcome) in [
+            (None, Intent::Move, Outcome::TargetFailed),
+            (Some(Refused::PeerGone), Intent::Move, Outcome::TargetFailed),
             (
                 Some(Refused::Cancelled),
-                Wish::OutOfTime,
+                Intent::OutOfTime,
                 Outcome::RefusedTimeout,
             ),
-            (Some(Refused::Cancelled), Wish::Cancel, Outcome::Cancelled),
+            (Some(Refused::Cancelled), Intent::Cancel, Outcome::Cancelled),
         ] {
             let judgement = judge(Evidence {
                 helper: HelperSeen::Begun,
@@ -460,7 +460,7 @@ mod tests {
                 handshake_first: false,
                 handshake: &Handshake::default(),
                 xl: XlEnd::Exited(1),
-                wish,
+                intent,
             });
             assert_eq!(judgement.outcome, outcome);
         }
@@ -496,7 +496,7 @@ mod tests {
                 handshake_first,
                 handshake: &handshake,
                 xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
-                wish: if cancel { Wish::Cancel } else { Wish::Move },
+                intent: if cancel { Intent::Cancel } else { Intent::Move },
             });
             prop_assert_eq!(judgement.outcome, Outcome::Unknown);
         }
@@ -521,7 +521,7 @@ mod tests {
                 handshake_first,
                 handshake: &handshake,
                 xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
-                wish: Wish::Move,
+                intent: Intent::Move,
             });
             // A killed transport reports nothing; xl's own end counts then.
             let may = died && !killed && code == 0;
@@ -549,7 +549,7 @@ mod tests {
                 handshake_first: true,
                 handshake: &handshake,
                 xl: if killed { XlEnd::Killed(9) } else { XlEnd::Exited(code) },
-                wish: Wish::Move,
+                intent: Intent::Move,
             });
             prop_assert_eq!(judgement.outcome.running_on(), RunningOn::Source);
         }
@@ -574,7 +574,7 @@ mod tests {
                 handshake_first: false,
                 handshake: &handshake,
                 xl: XlEnd::Exited(code),
-                wish: Wish::Move,
+                intent: Intent::Move,
             });
             prop_assert_eq!(judgement.outcome.running_on(), RunningOn::Source);
         }

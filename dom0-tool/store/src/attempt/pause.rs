@@ -34,6 +34,17 @@ impl ObservedAttempt {
         Some(span_ms(self.requested_ns()?, self.runs_by_ns()?))
     }
 
+    /// The pause in microseconds, rounded up, if it was longer than this limit, which is in
+    /// microseconds too. A pause that ended at the source is known in whole milliseconds
+    /// only, rounded up, and counts as longer only if it was longer for certain.
+    pub fn longer_than(&self, limit_us: u64) -> Option<u64> {
+        if let Some(pause) = self.refused_pause_ms() {
+            return (pause > limit_us.div_ceil(1_000)).then(|| pause.saturating_mul(1_000));
+        }
+        let pause_ns = self.runs_by_ns()?.saturating_sub(self.requested_ns()?);
+        Some(pause_ns.div_ceil(1_000)).filter(|pause| *pause > limit_us)
+    }
+
     /// The pause without the time that the report took to arrive, in milliseconds. That
     /// time is taken to be half of the shortest round trip seen on this connection.
     ///
@@ -256,6 +267,26 @@ mod tests {
         }));
         account.target_started_ns = Some(at.heard);
         account
+    }
+
+    #[test]
+    fn a_pause_within_a_limit_of_part_of_a_millisecond_is_not_over_it() {
+        let at = 1_000_000_000;
+        let mut account = moved(Stamps {
+            requested: at,
+            complete: at,
+            ready: at,
+            go: at,
+            answer: at + 1_800_000,
+            heard: at + 1_800_000,
+        });
+        assert_eq!(account.observed_downtime_ms(), Some(2));
+        assert_eq!(account.longer_than(1_900), None);
+        assert_eq!(account.longer_than(1_799), Some(1_800));
+        // The process that resumed it here rounded up.
+        account.ended.as_mut().unwrap().refused_pause_ms = Some(2);
+        assert_eq!(account.longer_than(1_900), None);
+        assert_eq!(account.longer_than(1_000), Some(2_000));
     }
 
     /// Two seconds to the end of the stream, three seconds for a landing that never came,

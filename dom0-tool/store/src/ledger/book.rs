@@ -21,7 +21,7 @@ pub const KEPT: usize = 16;
 /// stays far below the size limit for reading.
 pub const KEPT_IN_ALL: usize = 4_096;
 
-/// The file's content.
+/// The content of the ledger file, in memory.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Book {
     pub schema: u32,

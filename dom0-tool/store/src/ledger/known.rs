@@ -66,7 +66,7 @@ impl Known {
 /// The guest of which something is to be known.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'g> {
-    /// The guest's name.
+    /// The guest's name, by which its entries are found.
     pub name: &'g str,
     /// Whether it has emulated devices.
     pub machine: Machine,

@@ -59,7 +59,7 @@ pub struct Foreseen {
     pub observed_ms: u64,
 }
 
-/// The ledger file.
+/// The ledger, a file that all commands and helpers of a host share.
 #[derive(Debug)]
 pub struct Ledger {
     file: PathBuf,

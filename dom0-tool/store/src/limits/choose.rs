@@ -147,7 +147,7 @@ impl<T> fmt::Display for Chosen<T> {
 /// Rules, and the file that contains them.
 #[derive(Debug, Clone)]
 pub struct Standing {
-    /// The rules.
+    /// The rules that the file contains.
     pub rules: Rules,
     /// The path of the file.
     pub file: PathBuf,

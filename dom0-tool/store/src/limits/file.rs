@@ -33,7 +33,7 @@ pub enum LimitsError {
     Unreadable {
         /// The path of the file.
         path: PathBuf,
-        /// Why not.
+        /// What the operating system reported.
         source: io::Error,
     },
     /// The path is a symbolic link to nothing.
@@ -101,7 +101,7 @@ pub enum LimitsError {
     Unwritten {
         /// The path of the file.
         path: PathBuf,
-        /// Why not.
+        /// What the operating system reported.
         source: io::Error,
     },
     /// The file cannot be changed without changing other lines.
@@ -109,7 +109,7 @@ pub enum LimitsError {
     Edit {
         /// The path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Where and why it cannot be edited.
         source: CannotEdit,
     },
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::str::FromStr;
 
 use glob::Pattern;
 use lull_base::connections::Connections;
@@ -74,12 +73,8 @@ impl Key {
                 );
             }
             Self::Risk => Some(Limit::Risk(text.parse().map_err(quoted)?)),
-            Self::Disks => optional::parse(text)
-                .map_err(quoted)?
-                .map(|Trusted| Limit::Trusted),
-            Self::Announce => optional::parse(text)
-                .map_err(quoted)?
-                .map(|Rarp| Limit::Rarp),
+            Self::Disks => Some(one_word(text, TRUSTED, Limit::Trusted).map_err(quoted)?),
+            Self::Announce => Some(one_word(text, RARP, Limit::Rarp).map_err(quoted)?),
         };
         Ok(limit.unwrap_or(Limit::None))
     }
@@ -159,35 +154,15 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Parses [`Limit::Trusted`].
-struct Trusted;
-
 const TRUSTED: &str = "trusted";
-
-impl FromStr for Trusted {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            TRUSTED => Ok(Self),
-            _ => Err(format!("is not `{TRUSTED}`")),
-        }
-    }
-}
-
-/// Parses [`Limit::Rarp`].
-struct Rarp;
-
 const RARP: &str = "rarp";
 
-impl FromStr for Rarp {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            RARP => Ok(Self),
-            _ => Err(format!("is neither `{RARP}` nor `{NONE}`")),
-        }
+/// The limit that the only `word` beside [`NONE`] stands for.
+fn one_word(text: &str, word: &str, limit: Limit) -> Result<Limit, String> {
+    match text {
+        NONE => Ok(Limit::None),
+        text if text == word => Ok(limit),
+        _ => Err(format!("is neither `{word}` nor `{NONE}`")),
     }
 }
 
@@ -198,7 +173,7 @@ pub enum Whom {
     Default,
     /// The UUID in lower case.
     Uuid(String),
-    /// The name, exactly.
+    /// The one guest of exactly this name.
     Name(String),
     /// A pattern for the name.
     Glob(Pattern),
@@ -252,7 +227,7 @@ fn is_uuid(text: &str) -> bool {
 /// A limit and its position in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// The value.
+    /// The limit as it was parsed.
     pub limit: Limit,
     /// The line of the file, from 1.
     pub line: usize,

@@ -83,9 +83,13 @@ impl Counts {
         }
         if let Some(ms) = run.observed_ms() {
             self.observed.add(ms);
+            // The pause is rounded up.
             more(
                 &mut self.over_limit,
-                u64::from(run.limit_ms().is_some_and(|limit| ms > limit)),
+                u64::from(
+                    run.limit_us()
+                        .is_some_and(|limit| ms > limit.div_ceil(1_000)),
+                ),
             );
         }
     }

@@ -48,11 +48,11 @@ pub struct Claim {
 
 /// The result of asking for a claim.
 #[derive(Debug)]
-pub enum Taken {
+pub enum LockResult {
     /// The claim is ours until the guard has finished.
-    Ours(Claim),
+    Acquired(Claim),
     /// Another process has the claim.
-    Anothers,
+    Busy,
 }
 
 impl Claim {
@@ -61,7 +61,7 @@ impl Claim {
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn preempt(folder: &Folder, guest: DomId) -> io::Result<Taken> {
+    pub fn preempt(folder: &Folder, guest: DomId) -> io::Result<LockResult> {
         take(folder, guest, INSIST, true)
     }
 
@@ -73,12 +73,12 @@ impl Claim {
         folder: &Folder,
         guest: DomId,
         go_on: impl Fn() -> Result<(), E>,
-    ) -> Result<Taken, E> {
+    ) -> Result<LockResult, E> {
         let until = Instant::now() + INSIST;
         loop {
             go_on()?;
             match take(folder, guest, MOMENT, true)? {
-                Taken::Anothers if Instant::now() < until => {}
+                LockResult::Busy if Instant::now() < until => {}
                 taken => return Ok(taken),
             }
         }
@@ -94,7 +94,7 @@ impl Claim {
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn ask(folder: &Folder, guest: DomId) -> io::Result<Taken> {
+    pub fn ask(folder: &Folder, guest: DomId) -> io::Result<LockResult> {
         take(folder, guest, ASK, false)
     }
 
@@ -102,7 +102,7 @@ impl Claim {
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn wait_idle(folder: &Folder, guest: DomId) -> io::Result<Taken> {
+    pub fn wait_idle(folder: &Folder, guest: DomId) -> io::Result<LockResult> {
         take(folder, guest, OUTWAIT, false)
     }
 
@@ -122,7 +122,7 @@ impl Claim {
         drop(self);
         // A second open gives an independent lock, which fails while another process holds
         // the first.
-        if let Ok(Taken::Ours(claim)) = take(folder, guest, Duration::ZERO, false) {
+        if let Ok(LockResult::Acquired(claim)) = take(folder, guest, Duration::ZERO, false) {
             claim.give_up(folder, guest);
         }
     }
@@ -144,7 +144,12 @@ impl Claim {
     }
 }
 
-fn take(folder: &Folder, guest: DomId, patience: Duration, preempts: bool) -> io::Result<Taken> {
+fn take(
+    folder: &Folder,
+    guest: DomId,
+    patience: Duration,
+    preempts: bool,
+) -> io::Result<LockResult> {
     let until = Instant::now() + patience;
     folder.prepare(guest)?;
     let path = folder.claim(guest);
@@ -160,16 +165,16 @@ fn take(folder: &Folder, guest: DomId, patience: Duration, preempts: bool) -> io
                 file.write_all(b"!")?;
             }
             if !file_lock::lock(&file, until.saturating_duration_since(Instant::now()))? {
-                return Ok(Taken::Anothers);
+                return Ok(LockResult::Busy);
             }
         }
         // Otherwise its last owner has removed the file, and this lock protects nothing.
         if is_at(&file, &path) {
             file.set_len(0)?;
-            return Ok(Taken::Ours(Claim { file }));
+            return Ok(LockResult::Acquired(Claim { file }));
         }
         if Instant::now() >= until {
-            return Ok(Taken::Anothers);
+            return Ok(LockResult::Busy);
         }
     }
 }
@@ -214,8 +219,8 @@ mod tests {
 
     fn try_for(folder: &Folder, preempts: bool) -> Option<Claim> {
         match take(folder, 7, Duration::from_millis(10), preempts).unwrap() {
-            Taken::Ours(claim) => Some(claim),
-            Taken::Anothers => None,
+            LockResult::Acquired(claim) => Some(claim),
+            LockResult::Busy => None,
         }
     }
 

@@ -27,7 +27,7 @@ const TAKEN: &str = "dom0-memory";
 const DOOR: &str = "land";
 
 /// The most files looked at, which is more than a host can have migrations.
-const MOST: usize = 1024;
+const MAX_ENTRIES: usize = 1024;
 
 /// A folder of sockets.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub struct Folder {
 
 /// A socket that was found in the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct ControlSocket {
     /// The domain number of the guest being moved.
     pub guest: DomId,
     /// The process number of the helper that moves it.
@@ -98,7 +98,7 @@ impl Folder {
     /// When the folder cannot be read. A missing folder is no error.
     pub fn clear_away(&self) -> io::Result<()> {
         // The listing removes the rest as it finds it.
-        self.places().map(drop)
+        self.sockets().map(drop)
     }
 
     /// The path of a helper's socket.
@@ -146,7 +146,10 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        entries.take(MOST).map(|entry| Ok(entry?.path())).collect()
+        entries
+            .take(MAX_ENTRIES)
+            .map(|entry| Ok(entry?.path()))
+            .collect()
     }
 
     /// All sockets, ordered by guest. Those of dead helpers, and claims that no process
@@ -154,8 +157,8 @@ impl Folder {
     ///
     /// # Errors
     /// When the folder cannot be read. A missing folder is no error.
-    pub fn places(&self) -> io::Result<Vec<Place>> {
-        let mut places = Vec::new();
+    pub fn sockets(&self) -> io::Result<Vec<ControlSocket>> {
+        let mut sockets = Vec::new();
         for path in self.entries()? {
             if is_claim(&path) {
                 claim::remove_if_free(&path);
@@ -167,21 +170,21 @@ impl Folder {
                 }
                 continue;
             }
-            let Some(place) = Place::of(path) else {
+            let Some(socket) = ControlSocket::of(path) else {
                 continue;
             };
-            if processes::is_lulls(place.helper) {
-                places.push(place);
+            if processes::is_lulls(socket.helper) {
+                sockets.push(socket);
             } else {
-                remove(&place.path);
+                remove(&socket.path);
             }
         }
-        places.sort_by_key(|place| (place.guest, place.helper));
-        Ok(places)
+        sockets.sort_by_key(|socket| (socket.guest, socket.helper));
+        Ok(sockets)
     }
 }
 
-impl Place {
+impl ControlSocket {
     fn of(path: PathBuf) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let mut parts = name.split('.');
@@ -224,7 +227,7 @@ mod tests {
     fn the_dead_are_cleared_away_and_strangers_left_alone() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("lull");
-        assert_eq!(Folder::at(&path).places().unwrap(), []);
+        assert_eq!(Folder::at(&path).sockets().unwrap(), []);
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
         let folder = Folder::at(&path);
@@ -235,10 +238,10 @@ mod tests {
         for file in [&ours, &dead, &path.join("notes"), &path.join("x.y.sock")] {
             fs::write(file, "").unwrap();
         }
-        let places = folder.places().unwrap();
+        let sockets = folder.sockets().unwrap();
         assert_eq!(
-            places,
-            [Place {
+            sockets,
+            [ControlSocket {
                 guest: 7,
                 helper: std::process::id(),
                 path: ours

@@ -147,6 +147,12 @@ impl Run {
         asked.or(self.account.limit_ms())
     }
 
+    /// The limit on the pause, in microseconds, as exactly as it was recorded.
+    pub fn limit_us(&self) -> Option<u64> {
+        let rounded = || Some(self.limit_ms()?.saturating_mul(1_000));
+        self.account.exact_limit_us().or_else(rounded)
+    }
+
     /// The predicted upper bound of the pause, in milliseconds.
     pub fn predicted_ms(&self) -> Option<u64> {
         self.account.predicted_downtime_ms()

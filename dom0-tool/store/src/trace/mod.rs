@@ -29,4 +29,4 @@ pub const RETENTION: Retention = Retention {
 pub const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// The longest line in bytes.
-pub const LONGEST_LINE: usize = 4 << 10;
+pub const MAX_LINE_BYTES: usize = 4 << 10;

@@ -8,10 +8,10 @@ use crate::spool::Pipe;
 use lull_core::machine::{Action, Config, Event, Machine, State};
 use lull_core::units::Micros;
 use lull_wire::events::How;
-use lull_wire::trace::{self, Decision, End, Header, Line, SCHEMA, Told};
+use lull_wire::trace::{self, Decision, End, EventLine, Header, Line, SCHEMA};
 use lull_xen::DomId;
 
-use super::{LONGEST_LINE, MAX_FILE_BYTES, SUBCOMMAND};
+use super::{MAX_FILE_BYTES, MAX_LINE_BYTES, SUBCOMMAND};
 
 /// The number of collected bytes at which the lines are sent.
 const PORTION: usize = 32 << 10;
@@ -93,13 +93,13 @@ impl<W: Write> trace::Recorder for Recorder<W> {
     fn record(&mut self, at: Micros, event: Event, action: &Action, machine: &Machine) {
         // Some room is reserved for the last line. Only the end of a trace may be left out,
         // because the lines after a gap would not follow from those before it.
-        let full = self.pipe.bytes() + 4 * LONGEST_LINE > self.largest;
+        let full = self.pipe.bytes() + 4 * MAX_LINE_BYTES > self.largest;
         if full || self.left_out > 0 || self.pipe.unsent() > UNSENT_MAX {
             self.left_out += 1;
             return;
         }
         self.events += 1;
-        self.pipe.add(&Line::Event(Told {
+        self.pipe.add(&Line::Event(EventLine {
             at_us: at.0,
             event: event.into(),
         }));

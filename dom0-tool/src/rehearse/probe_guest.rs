@@ -1,4 +1,4 @@
-//! The scene of a rehearsal: one guest, and what identifies it on any host.
+//! The probe guest of a rehearsal, and what identifies it on any host.
 
 use std::fs;
 use std::io;
@@ -27,7 +27,7 @@ pub const DESTROYS_ITSELF: Duration = Duration::from_secs(300);
 
 /// The guest of a rehearsal, and its destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scene {
+pub struct ProbeGuest {
     /// The guest's name, unique on this host.
     pub name: String,
     pub uuid: String,
@@ -35,8 +35,8 @@ pub struct Scene {
     pub way: RemoteShell,
 }
 
-impl Scene {
-    /// Creates a new scene.
+impl ProbeGuest {
+    /// Describes a new probe guest, with a name of its own.
     ///
     /// # Errors
     /// If the kernel does not provide a UUID.
@@ -68,7 +68,7 @@ impl Scene {
         lines.join("\n") + "\n"
     }
 
-    /// The guests of this scene on this host, under any of its names.
+    /// The domains of this probe guest on this host, under any of its names.
     fn guests_here(&self) -> io::Result<Vec<Guest>> {
         let mut store = Xenstore::open()?;
         let mut found = Vec::new();
@@ -94,7 +94,7 @@ impl Scene {
         Ok(guests.into_iter().find(|guest| guest.name == self.name))
     }
 
-    /// Removes the scene's guests on this host and returns their number.
+    /// Removes the probe guest's domains on this host and returns their number.
     ///
     /// # Errors
     /// If a guest could not be removed.
@@ -116,7 +116,7 @@ impl Scene {
         Ok(guests.len())
     }
 
-    /// Removes the scene's guests at the destination.
+    /// Removes the probe guest's domains at the destination.
     ///
     /// # Errors
     /// If they cannot be confirmed to be gone.
@@ -162,8 +162,8 @@ fn name_of_a_guest_of(host: &str) -> String {
 mod tests {
     use super::*;
 
-    fn scene() -> Scene {
-        Scene {
+    fn probe_guest() -> ProbeGuest {
+        ProbeGuest {
             name: name_of_a_guest_of("host1.example"),
             uuid: "9f7c8a8e-0000-4000-8000-000000000001".to_owned(),
             way: RemoteShell::new(None, "host2"),
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn the_configuration_is_a_tiny_pvh_guest_that_stays_nowhere() {
         let interfaces = [Interface::default(), Interface::default()];
-        let config = scene().config(Path::new("/run/k"), &interfaces);
+        let config = probe_guest().config(Path::new("/run/k"), &interfaces);
         for line in [
             r#"name = "lull-rehearsal-of-host1example""#,
             r#"uuid = "9f7c8a8e-0000-4000-8000-000000000001""#,
@@ -186,7 +186,11 @@ mod tests {
             assert!(config.lines().any(|l| l == line), "no {line} in\n{config}");
         }
         assert!(!config.contains("disk"));
-        assert!(scene().config(Path::new("/k"), &[]).contains("vif = []"));
+        assert!(
+            probe_guest()
+                .config(Path::new("/k"), &[])
+                .contains("vif = []")
+        );
     }
 
     #[test]
@@ -197,7 +201,7 @@ mod tests {
 
     #[test]
     fn only_its_own_logs_are_its_logs() {
-        let name = scene().name;
+        let name = probe_guest().name;
         for own in [
             format!("xl-{name}.log"),
             format!("xl-{name}--incoming.log.1"),

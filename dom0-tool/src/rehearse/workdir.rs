@@ -1,4 +1,4 @@
-//! The stage of a rehearsal. There is one rehearsal at a time on a host, under a record
+//! The folder of a rehearsal. There is one rehearsal at a time on a host, under a record
 //! that outlives its process.
 //!
 //! The record lists what to remove, and where, if the process dies. Its
@@ -12,14 +12,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
-use lull_base::file_lock::lock;
+use lull_base::file_lock::{self, lock};
 use lull_base::spawn::ignoring_tty_signals;
 use lull_xen::host::Guest;
 
 use super::interfaces::Interface;
 use super::kernel;
+use super::probe_guest::{DESTROYS_ITSELF, ProbeGuest};
 use super::remote_shell::RemoteShell;
-use super::scene::{DESTROYS_ITSELF, Scene};
 
 const FOLDER: &str = "/run/lull-rehearsal";
 const KERNEL: &str = "kernel";
@@ -28,15 +28,15 @@ const CONFIG: &str = "config";
 /// How long to wait for another rehearsal.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// The stage, held for the duration of a rehearsal.
-pub struct Stage {
+/// The folder, held for the duration of a rehearsal.
+pub struct Workdir {
     folder: PathBuf,
     record: File,
-    scene: Scene,
+    probe_guest: ProbeGuest,
 }
 
-impl Stage {
-    /// Takes the stage and removes what an earlier rehearsal left on it.
+impl Workdir {
+    /// Takes the folder and removes what an earlier rehearsal left behind.
     ///
     /// # Errors
     /// If another rehearsal does not end in time, or what an earlier one left on this host
@@ -52,7 +52,7 @@ impl Stage {
         patience: Duration,
         note: &dyn Fn(&str),
     ) -> anyhow::Result<Self> {
-        let scene = Scene::new(way).context("no name for a probe guest")?;
+        let probe_guest = ProbeGuest::new(way).context("no name for a probe guest")?;
         let record = open_record(folder)
             .with_context(|| format!("{} cannot be written", folder.display()))?;
         if !lock(&record, Duration::ZERO)? {
@@ -63,19 +63,19 @@ impl Stage {
                 folder.display()
             );
         }
-        let stage = Self {
+        let workdir = Self {
             folder: folder.to_owned(),
             record,
-            scene,
+            probe_guest,
         };
-        stage.clear_earlier(xl, note)?;
-        write(&stage.record, Some(&stage.scene))?;
-        Ok(stage)
+        workdir.clear_earlier(xl, note)?;
+        write(&workdir.record, Some(&workdir.probe_guest))?;
+        Ok(workdir)
     }
 
-    /// The scene on this stage.
-    pub const fn scene(&self) -> &Scene {
-        &self.scene
+    /// The guest of this rehearsal.
+    pub const fn probe_guest(&self) -> &ProbeGuest {
+        &self.probe_guest
     }
 
     /// Creates the guest with these interfaces.
@@ -100,7 +100,10 @@ impl Stage {
         interfaces: &[Interface],
     ) -> anyhow::Result<Guest> {
         write_anew(kernel, &kernel::file())?;
-        write_anew(config, self.scene.config(kernel, interfaces).as_bytes())?;
+        write_anew(
+            config,
+            self.probe_guest.config(kernel, interfaces).as_bytes(),
+        )?;
         let output = ignoring_tty_signals(xl)
             .args(["create", "-q"])
             .arg(config)
@@ -108,7 +111,7 @@ impl Stage {
             .output()
             .context("xl could not be started")?;
         let guest = self
-            .scene
+            .probe_guest
             .guest_here()
             .context("xenstore does not answer")?;
         match guest {
@@ -121,13 +124,13 @@ impl Stage {
         }
     }
 
-    /// Clears the stage and leaves it.
+    /// Removes the guest and gives the folder up.
     ///
     /// # Errors
     /// What could not be removed on this host. The record stays too, so that the next
     /// rehearsal tries again.
     pub fn leave(self, xl: &Path, done_there: bool) -> anyhow::Result<usize> {
-        let cleared = self.scene.clear_here(xl)?;
+        let cleared = self.probe_guest.clear_here(xl)?;
         if done_there {
             write(&self.record, None)?;
         }
@@ -135,36 +138,36 @@ impl Stage {
     }
 
     /// Removes what a dead rehearsal left on this host and returns the number of guests
-    /// removed; `None` if there is no such rehearsal: the stage is clear, or in use.
+    /// removed; `None` if there is no such rehearsal: nothing was left, or the folder is in use.
     ///
     /// # Errors
     /// If something could not be removed.
     pub fn clear_left(xl: &Path) -> anyhow::Result<Option<usize>> {
         match Self::left()? {
             None => Ok(None),
-            Some((_, scene)) => scene.clear_here(xl).map(Some),
+            Some((_, probe_guest)) => probe_guest.clear_here(xl).map(Some),
         }
     }
 
-    /// Removes what a dead rehearsal left at the destination; the stage is then clear.
+    /// Removes what a dead rehearsal left at the destination; nothing is left then.
     ///
     /// # Errors
     /// If the guest cannot be confirmed to be gone.
     pub fn clear_left_there() -> anyhow::Result<()> {
-        let Some((record, scene)) = Self::left()? else {
+        let Some((record, probe_guest)) = Self::left()? else {
             return Ok(());
         };
         for file in [KERNEL, CONFIG] {
             let _ = fs::remove_file(Path::new(FOLDER).join(file));
         }
-        if scene.way.takes_commands() {
-            scene.clear_there()?;
+        if probe_guest.way.takes_commands() {
+            probe_guest.clear_there()?;
         }
         write(&record, None)
     }
 
     /// The record of a dead rehearsal, locked.
-    fn left() -> anyhow::Result<Option<(File, Scene)>> {
+    fn left() -> anyhow::Result<Option<(File, ProbeGuest)>> {
         let folder = Path::new(FOLDER);
         if !folder.exists() {
             return Ok(None);
@@ -173,7 +176,7 @@ impl Stage {
         if !lock(&record, Duration::ZERO)? {
             return Ok(None);
         }
-        Ok(read(&record).map(|scene| (record, scene)))
+        Ok(read(&record).map(|probe_guest| (record, probe_guest)))
     }
 
     /// Removes what the record lists.
@@ -200,15 +203,15 @@ impl Stage {
 }
 
 /// An incomplete record means that nothing had been started.
-fn read(mut record: &File) -> Option<Scene> {
+fn read(mut record: &File) -> Option<ProbeGuest> {
     let mut text = String::new();
     record.rewind().ok()?;
     record.take(1 << 16).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-fn write(mut record: &File, scene: Option<&Scene>) -> anyhow::Result<()> {
-    let text = serde_json::to_string(&scene).context("a record")?;
+fn write(mut record: &File, probe_guest: Option<&ProbeGuest>) -> anyhow::Result<()> {
+    let text = serde_json::to_string(&probe_guest).context("a record")?;
     record.set_len(0)?;
     record.rewind()?;
     record
@@ -222,13 +225,7 @@ fn open_record(folder: &Path) -> io::Result<File> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(folder.join("record"))
+    file_lock::file(&folder.join("record"))
 }
 
 fn write_anew(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
@@ -247,20 +244,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stage_is_for_one_and_its_record_outlives_it() {
+    fn a_workdir_is_for_one_and_its_record_outlives_it() {
         let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().join("stage");
+        let folder = folder.path().join("workdir");
         let take = || {
             let way = RemoteShell::new(Some(""), "true");
             let none = Path::new("/nonexistent/xl");
-            Stage::take_in(&folder, none, way, Duration::ZERO, &|_| {})
+            Workdir::take_in(&folder, none, way, Duration::ZERO, &|_| {})
         };
         // Without a record nothing is asked of Xen.
-        let stage = take().unwrap();
+        let workdir = take().unwrap();
         let error = take().err().unwrap().to_string();
         assert!(error.contains("another rehearsal"), "{error}");
         let written = fs::read_to_string(folder.join("record")).unwrap();
-        let record: Scene = serde_json::from_str(&written).unwrap();
-        assert_eq!(&record, stage.scene());
+        let record: ProbeGuest = serde_json::from_str(&written).unwrap();
+        assert_eq!(&record, workdir.probe_guest());
     }
 }

@@ -11,7 +11,7 @@ use lull_wire::events::{Event, How};
 use lull_xen::DomId;
 
 /// The control socket of an attempt, from the helper's end to the attempt's.
-pub struct Attended<'a> {
+pub struct LandingControl<'a> {
     folder: &'a Folder,
     stage: Stage,
 }
@@ -25,7 +25,7 @@ enum Stage {
     Nobody,
 }
 
-impl<'a> Attended<'a> {
+impl<'a> LandingControl<'a> {
     /// Follows `guest`; the socket is created in `folder`.
     pub fn of(guest: DomId, folder: &'a Folder) -> Self {
         let stage = Stage::Helper(StatusSnapshot::new(guest, Instant::now()));
@@ -102,8 +102,8 @@ mod tests {
 
     impl Client {
         fn of(folder: &Folder) -> Self {
-            let [place] = folder.places().unwrap().try_into().unwrap();
-            let socket = UnixStream::connect(place.path).unwrap();
+            let [found] = folder.sockets().unwrap().try_into().unwrap();
+            let socket = UnixStream::connect(found.path).unwrap();
             Self(BufReader::new(socket))
         }
 
@@ -112,7 +112,7 @@ mod tests {
             self.0.get_mut().write_all(line.as_bytes()).unwrap();
         }
 
-        fn hear(&mut self) -> Answer {
+        fn recv(&mut self) -> Answer {
             let mut line = String::new();
             self.0.read_line(&mut line).unwrap();
             serde_json::from_str::<Line<Answer>>(&line).unwrap().said
@@ -120,10 +120,10 @@ mod tests {
     }
 
     /// Serves until a client asks to cancel, for a limited number of turns.
-    fn turns(attended: &mut Attended<'_>) -> bool {
+    fn turns(control: &mut LandingControl<'_>) -> bool {
         (0..200).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));
-            attended.turn()
+            control.turn()
         })
     }
 
@@ -135,48 +135,48 @@ mod tests {
     fn there_is_a_socket_from_the_helpers_good_end_to_the_attempts() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path().join("lull"));
-        let mut attended = Attended::of(7, &folder);
-        assert_eq!(folder.places().unwrap(), []);
-        attended.note(&ended(How::StreamComplete));
+        let mut control = LandingControl::of(7, &folder);
+        assert_eq!(folder.sockets().unwrap(), []);
+        control.note(&ended(How::StreamComplete));
 
         let mut client = Client::of(&folder);
         client.say("status");
-        assert!(!turns(&mut attended));
-        let Answer::Status(status) = client.hear() else {
+        assert!(!turns(&mut control));
+        let Answer::Status(status) = client.recv() else {
             panic!("no status");
         };
         assert_eq!((status.domid, status.phase), (7, Phase::Landing));
         assert_eq!(status.ended, None);
 
         client.say("switch-now");
-        assert!(!turns(&mut attended));
-        assert!(matches!(client.hear(), Answer::Refused { why } if why.contains("too late")));
+        assert!(!turns(&mut control));
+        assert!(matches!(client.recv(), Answer::Refused { why } if why.contains("too late")));
 
         client.say("cancel");
-        assert!(turns(&mut attended));
+        assert!(turns(&mut control));
         let said = "cancelling".to_owned();
-        attended.answer(Answer::Done { said: said.clone() });
-        assert_eq!(client.hear(), Answer::Done { said });
+        control.answer(Answer::Done { said: said.clone() });
+        assert_eq!(client.recv(), Answer::Done { said });
 
         client.say("watch");
-        assert!(!turns(&mut attended));
-        assert!(matches!(client.hear(), Answer::Status(status) if status.ended.is_none()));
-        attended.end(How::Cancelled, "cancelled");
-        let Answer::Status(status) = client.hear() else {
+        assert!(!turns(&mut control));
+        assert!(matches!(client.recv(), Answer::Status(status) if status.ended.is_none()));
+        control.end(How::Cancelled, "cancelled");
+        let Answer::Status(status) = client.recv() else {
             panic!("no status");
         };
         assert_eq!(status.ended.map(|end| end.how), Some(How::Cancelled));
-        assert_eq!(folder.places().unwrap(), []);
+        assert_eq!(folder.sockets().unwrap(), []);
     }
 
     #[test]
     fn after_a_helper_that_gave_up_there_is_nothing_to_ask() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path().join("lull"));
-        let mut attended = Attended::of(7, &folder);
-        attended.note(&ended(How::TargetFailed));
-        attended.note(&ended(How::StreamComplete));
-        assert!(!attended.turn());
-        assert_eq!(folder.places().unwrap(), []);
+        let mut control = LandingControl::of(7, &folder);
+        control.note(&ended(How::TargetFailed));
+        control.note(&ended(How::StreamComplete));
+        assert!(!control.turn());
+        assert_eq!(folder.sockets().unwrap(), []);
     }
 }

@@ -1,350 +1,64 @@
-//! The main functions of the save helper and of a fast landing's engine.
+//! One attempt, as the [save helper](save_helper) makes it or a fast landing's
+//! [engine](engine_process). [`steering`] serves operators meanwhile, and [`words`] explains a
+//! failure to users of plain xl.
 
-use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+mod engine_process;
+mod save_helper;
+mod steering;
+mod words;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-use clap::Args;
-use lull_base::bandwidth::Bandwidth;
-use lull_base::fmt::{Millis, or_dash};
-use lull_base::hygiene;
-use lull_base::inherited_fd;
 use lull_base::text::printable;
-use lull_core::limits::{DowntimeLimit, Timeout};
 use lull_core::machine::Config;
-use lull_core::units::Micros;
 use lull_engine::stream::sink::Sink;
 use lull_engine::stub::{StubLog, orphans};
 use lull_engine::{
-    self as engine, Attempt, Channel, Connection, Host, News, NotBegun, Order, Reply,
-    SuspendAnswer, Verdict, Verify, Wish,
+    self as engine, Attempt, Channel, Connection, Host, News, NotBegun, OperatorRequest, Order,
+    Reply, SuspendAnswer, Verdict, Verify,
 };
 use lull_store::ledger::Subject;
 use lull_store::limits::Effective;
-use lull_store::running::claim::{CLAIM_FD, Claim, Taken};
+use lull_store::running::claim::{Claim, LockResult};
 use lull_store::running::folder::Folder;
 use lull_store::runs;
 use lull_store::trace::{Recorder, Unrecorded};
 use lull_wire::channel::Edition;
-use lull_wire::control::{Answer, Phase, Request};
-use lull_wire::events::{Event, FRONT_END_FD, How, Landing, LeftToStock, Log};
+use lull_wire::control::Answer;
+use lull_wire::events::{Event, How, Landing, LeftToStock, Log};
 use lull_wire::gate::FromEngine;
-use lull_wire::spec::{BadSpec, MigrationSpec};
 use lull_xen::device_model::{self, MakeRun, Model};
 use lull_xen::guest_type::GuestType;
 use lull_xen::host;
 use lull_xen::xenstore::Xenstore;
-use lull_xen::{self as xen, DomId, DomainState, Xen, version};
-use rustix::io::{FdFlags, fcntl_setfd};
+use lull_xen::{DomId, DomainState, Xen, version};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::args::{LiveSave, PausedSave, Save};
 use super::front_end::FrontEnd;
-use super::guard::{self, Guard, Over};
-use super::handed::{self, Handed};
-use super::libxl::Libxl;
+use super::guard::{Guard, Over};
 use super::orders::Ordered;
 use super::saving::{Beginning, Saving};
 use super::toolstack::Toolstack;
-use super::transport::{Transport, has_ended};
+use super::transport::Transport;
 use super::{orders, stock};
 use crate::control::server::Server;
-use crate::emulated::{self, Emulated};
-use crate::monitor::{self, Monitor};
-use crate::transport::GATE_FD;
+use crate::emulated::Emulated;
+use crate::monitor::Monitor;
+
+pub use engine_process::{EngineOptions, engine};
+pub use save_helper::main;
 
 /// Names this program: its release, and what it was built from.
 pub type Version = fn() -> &'static str;
 
 /// Exit status that libxl takes for a helper that broke down.
 const BROKEN: u8 = 255;
-
-/// Runs as libxl's save helper. `version` names this program in what is kept of the attempt.
-pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitCode {
-    let spec = orders::spec();
-    let start = orders::start(&spec);
-    let args: Vec<OsString> = args.into_iter().collect();
-    if let Some((over, guest, helper)) = guard::orders(&args) {
-        return guard::main(over, guest, helper);
-    }
-    if let Some((guest, state)) = emulated::orders(&args) {
-        return emulated::main(guest, state);
-    }
-    let save = match Save::parse(&args) {
-        Some(Save::Live(save)) => save,
-        Some(Save::Paused(save)) => {
-            return refuse_paused(&save, start, spec, version).unwrap_or_else(|| hand_over(&args));
-        }
-        None => return hand_over(&args),
-    };
-    // Among the others are those of the transport: a copy held here would hide the
-    // transport's end from the processes at their other ends.
-    let named = [FRONT_END_FD, handed::ENGINE_FD, GATE_FD, CLAIM_FD].map(inherited_fd::number);
-    let given = [Some(save.io_fd), Some(save.recv_fd)];
-    let kept: Vec<RawFd> = named.into_iter().chain(given).flatten().collect();
-    drop(inherited_fd::foreign(&kept));
-    let orders = orders::limits(save.domain, spec);
-    // Without limits, a guest that lull cannot move goes to the stock helper. With limits
-    // it is refused, because the stock helper does not know them.
-    if orders.as_ref().is_ok_and(|orders| !orders.is_limited())
-        && guest_type(save.domain).is_ok_and(|(kind, model)| obstacle(&kind, model).is_some())
-    {
-        return hand_over(&args);
-    }
-    let ended = match handed::engine() {
-        Some(engine) => {
-            // The claim is the engine's, so it is closed here.
-            drop(inherited_fd::named(CLAIM_FD));
-            handed::hand_over(&save, engine)
-        }
-        None => move_guest(&args, &save, start, orders, version),
-    };
-    ended.unwrap_or_else(|error| {
-        eprintln!("lull: the save helper cannot start: {error}");
-        BROKEN.into()
-    })
-}
-
-/// Refuses a save that is not live and goes to another host if the guest has a downtime
-/// limit: the guest would be paused for the whole copy. A save into a file is no migration,
-/// and its pause is not limited.
-fn refuse_paused(
-    save: &PausedSave,
-    start: Instant,
-    spec: Result<Option<MigrationSpec>, BadSpec>,
-    version: Version,
-) -> Option<ExitCode> {
-    let leaves = inherited_fd::is_socket_or_pipe(save.io_fd);
-    let orders = leaves.then(|| orders::limits(save.domain, spec))?;
-    let limit = match &orders {
-        Ok(ordered) => Some(ordered.limits.max_suspend?),
-        // A limit that cannot be read may be any limit.
-        Err(_) => None,
-    };
-    let mut libxl = Libxl::new(save.domain);
-    let mut helper = Helper::new(&mut libxl, save.domain, FrontEnd::connect(), version).ok()?;
-    helper.record = helper.record_of(save.domain).ok();
-    let verdict = match (orders, limit) {
-        (Err(error), _) => Verdict::plain(How::SourceFailed, format!("{error:#}"), ""),
-        (Ok(ordered), limit) => {
-            helper.limits_from = ordered.from;
-            let limit = or_dash(limit.map(|limit| Millis(limit.as_millis())));
-            Verdict::plain(
-                How::RefusedDowntime,
-                format!(
-                    "a migration that is not live pauses the guest for all of the copy, and its \
-                     limit is {limit}"
-                ),
-                "Migrate it live: `virsh migrate --live`.",
-            )
-        }
-    };
-    helper.tell(engine::never_begun(start, &verdict));
-    Some(helper.finish(&verdict).0)
-}
-
-/// Moves the guest as libxl asks. An attempt that cannot begin and has no limit is left to
-/// the stock helper; at that point no byte of the stream is written, and nothing is under
-/// way with libxl.
-fn move_guest(
-    args: &[OsString],
-    save: &LiveSave,
-    start: Instant,
-    orders: anyhow::Result<Ordered>,
-    version: Version,
-) -> io::Result<ExitCode> {
-    // The second descriptor is not to be read here. Both stay open for the stock helper.
-    let stream = inherited_fd::adopt(save.io_fd)?;
-    let unread = inherited_fd::adopt(save.recv_fd).ok();
-    let task = Task {
-        guest: save.domain,
-        verify: save.verify,
-        stream: stream.try_clone()?,
-        channel: None,
-        further: Vec::new(),
-        landing: Landing::Classic,
-    };
-    hygiene::settle();
-    let mut libxl = Libxl::new(task.guest);
-    let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect(), version)?;
-    helper.transport = Transport::connect();
-    let verdict = match helper.attempt(task, start, orders) {
-        Tried::Ended(verdict) => verdict,
-        Tried::LeftToStock(reason) => {
-            let words = helper.leave_to_stock(reason);
-            let _ = libxl.warn(&words);
-            if super::journal::is_our_stderr() {
-                eprintln!("lull: {words}");
-            }
-            for fd in [Some(&stream), unread.as_ref()].into_iter().flatten() {
-                fcntl_setfd(fd, FdFlags::empty())?;
-            }
-            return Ok(hand_over(args));
-        }
-    };
-    let (code, guard) = helper.finish(&verdict);
-    if let Some(guard) = guard {
-        guard.handed_over();
-    }
-    Ok(code)
-}
-
-/// The options of `lull engine`, which `lull migrate` starts for a fast landing:
-/// inherited descriptors.
-#[derive(Debug, Args)]
-pub struct EngineOptions {
-    /// From where the helper hands over the stream
-    #[arg(long)]
-    helper: RawFd,
-
-    /// To the transport
-    #[arg(long)]
-    transport: RawFd,
-
-    /// To `lull land`
-    #[arg(long)]
-    to_land: RawFd,
-
-    /// From it
-    #[arg(long)]
-    from_land: RawFd,
-
-    /// The version of the channel that it speaks
-    #[arg(long)]
-    land: u32,
-
-    /// A further connection to it
-    #[arg(long, value_name = "NUMBER:TO:FROM")]
-    further: Vec<Further>,
-}
-
-/// The number of a further connection to `lull land`, and its descriptors.
-#[derive(Debug, Clone, Copy)]
-struct Further {
-    number: u8,
-    to: RawFd,
-    from: RawFd,
-}
-
-impl FromStr for Further {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let read = || {
-            let (number, fds) = text.split_once(':')?;
-            let (to, from) = fds.split_once(':')?;
-            Some(Self {
-                number: number.parse().ok()?,
-                to: to.parse().ok()?,
-                from: from.parse().ok()?,
-            })
-        };
-        read().ok_or("it is no connection")
-    }
-}
-
-impl Further {
-    fn adopt(self) -> io::Result<Connection> {
-        Ok(Connection {
-            number: self.number,
-            to: inherited_fd::adopt(self.to)?,
-            from: inherited_fd::adopt(self.from)?,
-        })
-    }
-}
-
-impl EngineOptions {
-    fn all(&self) -> Vec<RawFd> {
-        let first = [self.helper, self.transport, self.to_land, self.from_land];
-        let further = self.further.iter().flat_map(|it| [it.to, it.from]);
-        first.into_iter().chain(further).collect()
-    }
-}
-
-/// Runs as the engine of a fast landing.
-pub fn engine(options: &EngineOptions, version: Version) -> ExitCode {
-    let named = [FRONT_END_FD, CLAIM_FD].map(inherited_fd::number);
-    let kept: Vec<RawFd> = named.into_iter().flatten().chain(options.all()).collect();
-    drop(inherited_fd::foreign(&kept));
-    hygiene::settle();
-    let spec = orders::spec();
-    engine_until_the_end(options, spec, version).unwrap_or_else(|error| {
-        eprintln!("lull engine: {error:#}");
-        ExitCode::FAILURE
-    })
-}
-
-fn engine_until_the_end(
-    options: &EngineOptions,
-    spec: Result<Option<MigrationSpec>, BadSpec>,
-    version: Version,
-) -> anyhow::Result<ExitCode> {
-    use anyhow::Context;
-
-    let start = orders::start(&spec);
-    let from_helper = inherited_fd::adopt(options.helper)?;
-    let channel = (
-        inherited_fd::adopt(options.to_land)?,
-        inherited_fd::adopt(options.from_land)?,
-    );
-    let further = options.further.iter().map(|it| it.adopt());
-    let further = further.collect::<io::Result<Vec<_>>>()?;
-    let edition = Edition::of(options.land).context("no such version of the channel")?;
-    let transport = inherited_fd::adopt(options.transport)?.into();
-    // An attempt without a valid specification does not begin.
-    let landing = match &spec {
-        Ok(Some(spec)) => spec.landing,
-        Ok(None) | Err(_) => Landing::Fast,
-    };
-    let transport = Transport::new(transport, landing)?;
-    let its_end = transport.try_clone()?;
-    let front_end = FrontEnd::connect();
-    let watched = front_end.as_ref().and_then(FrontEnd::wake_on);
-    let Some(handed) = Handed::wait(&from_helper, watched)? else {
-        return Ok(ExitCode::SUCCESS);
-    };
-    let (guest, verify) = (handed.domain, handed.verify);
-    let (mut toolstack, stream) = handed.into_toolstack()?;
-    let orders = orders::limits(guest, spec);
-    let mut helper = Helper::new(&mut toolstack, guest, front_end, version)?;
-    helper.transport = Some(transport);
-    let task = Task {
-        guest,
-        verify,
-        stream,
-        channel: Some((channel, edition)),
-        further,
-        landing,
-    };
-    let verdict = match helper.attempt(task, start, orders) {
-        Tried::Ended(verdict) => verdict,
-        // This does not happen in a fast landing.
-        Tried::LeftToStock(reason) => Verdict::plain(How::SourceFailed, reason, ""),
-    };
-    // The guard needs no report: the transport knows how it ended.
-    let (code, _guard) = helper.finish(&verdict);
-    if verdict.how == How::StreamComplete {
-        // When this process ends, the kernel unmaps what it shares with the stub and closes
-        // the connection to `lull land`. That takes dom0 time on both hosts, which would
-        // lengthen the guest's pause.
-        if let Ok(xen) = Xen::open_here() {
-            guard::wait_while_it_lands(&xen, guest, || has_ended(&its_end));
-        }
-    }
-    Ok(code)
-}
-
-fn hand_over(args: &[OsString]) -> ExitCode {
-    let error = stock::become_it(args);
-    eprintln!("lull: Xen's own save helper cannot be started: {error}");
-    BROKEN.into()
-}
 
 /// Why lull cannot move such a guest, as a verb phrase; `None` if it can.
 fn obstacle(kind: &GuestType, model: Model) -> Option<&'static str> {
@@ -393,7 +107,7 @@ struct Helper<'t> {
     /// The guest's name, for messages.
     name: String,
     control: Option<Server>,
-    wish: Option<Wish>,
+    request: Option<OperatorRequest>,
     cancelled: bool,
     /// xl's monitor process, which the suspend would end.
     monitor: Option<Monitor>,
@@ -457,7 +171,7 @@ impl<'t> Helper<'t> {
             beginning: None,
             name: orders::name(guest).unwrap_or_else(|_| format!("domain {guest}")),
             control: None,
-            wish: None,
+            request: None,
             cancelled: false,
             monitor: None,
             asked: false,
@@ -653,8 +367,8 @@ impl<'t> Helper<'t> {
             return Ok(Some(claim));
         }
         match Claim::preempt(&folder, guest) {
-            Ok(Taken::Ours(claim)) => Ok(Some(claim)),
-            Ok(Taken::Anothers) => anyhow::bail!(
+            Ok(LockResult::Acquired(claim)) => Ok(Some(claim)),
+            Ok(LockResult::Busy) => anyhow::bail!(
                 "another lull has {}'s dirty log and does not give it up: look at `lull status`, and try again when it is done",
                 self.name
             ),
@@ -667,66 +381,6 @@ impl<'t> Helper<'t> {
         }
     }
 
-    /// Serves the clients of the control socket.
-    fn attend(&mut self) {
-        let Some(control) = &mut self.control else {
-            return;
-        };
-        let Some(request) = control.turn() else {
-            return;
-        };
-        let answer = match request {
-            Request::Cancel => match control.phase() {
-                Phase::Finishing | Phase::Landing | Phase::Ended if self.front_end.is_none() => {
-                    Answer::Refused {
-                        why: "too late to cancel: the destination has the guest's pages, and its \
-                              state is on the way"
-                            .into(),
-                    }
-                }
-                _ => {
-                    self.cancelled = true;
-                    Answer::Done {
-                        said: "cancelling; waiting until everything is undone".into(),
-                    }
-                }
-            },
-            Request::Set {
-                max_suspend_us: Some(_),
-                ..
-            } if self.left_paused => Answer::Refused {
-                why: "a guest that is left paused (`lull migrate -p`) keeps no limit on its pause"
-                    .into(),
-            },
-            Request::Set {
-                max_suspend_us,
-                timeout_us,
-                bandwidth,
-            } => {
-                let wish = Wish::Limits {
-                    max_suspend: max_suspend_us.and_then(|us| DowntimeLimit::new(Micros(us))),
-                    timeout: timeout_us.and_then(|us| Timeout::new(Micros(us))),
-                    bandwidth: bandwidth.map(Bandwidth::from_bytes),
-                };
-                self.wish = Some(wish);
-                return;
-            }
-            Request::SwitchNow => {
-                self.wish = Some(Wish::SwitchNow);
-                return;
-            }
-            // The server answers these itself.
-            Request::Status | Request::Watch => return,
-        };
-        control.answer(answer);
-        if self.cancelled
-            && let Some(front_end) = &mut self.front_end
-        {
-            // The front end records who asked, and tells the transport.
-            front_end.tell(Event::CancelAsked);
-        }
-    }
-
     fn tell_transport(&self, message: FromEngine) {
         if let Some(transport) = &self.transport {
             transport.send(message);
@@ -735,34 +389,6 @@ impl<'t> Helper<'t> {
 
     fn warn(&mut self, text: String) {
         self.tell(log("warn", text));
-    }
-
-    /// The message for users of plain xl, who see nothing else: what happened, where the
-    /// limit comes from, and where the guest is.
-    fn words_for_xl(&self, verdict: &Verdict) -> String {
-        let name = &self.name;
-        let mut text = format!("{name} was not moved: {}.", verdict.in_a_line());
-        let refused = matches!(verdict.how, How::RefusedDowntime | How::RefusedTimeout);
-        let out_of_time = verdict.how == How::RefusedTimeout;
-        let from = &self.limits_from;
-        for (what, chosen, counts) in [
-            ("limit", &from.max_suspend_time, refused),
-            ("timeout", &from.timeout, out_of_time),
-        ] {
-            let chosen = chosen.as_ref().filter(|chosen| chosen.limit.is_some());
-            if let Some(from) = chosen.filter(|_| counts) {
-                text.push_str(&format!(" The {what} is from {from}."));
-            }
-        }
-        let cap = self.limits_from.bandwidth.as_ref();
-        if let Some(from) = cap.filter(|cap| refused && cap.limit.is_some()) {
-            text.push_str(&format!(" The bandwidth is from {from}."));
-        }
-        text = format!("{text} {}", where_it_is(name, xen::state(self.guest)));
-        if let Some(lost) = monitor::lost(name, self.guest).filter(|_| self.asked) {
-            text = format!("{text} {lost}");
-        }
-        text
     }
 
     /// Tells libxl how the attempt ended. Returns the guard if there is something to hand
@@ -811,21 +437,6 @@ fn stock_may(ordered: &Ordered, is_watched: bool) -> bool {
     !ordered.is_limited() && !is_watched
 }
 
-/// Where the guest is after an attempt that failed. libxl resumes a guest that it suspended
-/// once this process has ended.
-fn where_it_is(name: &str, state: io::Result<Option<DomainState>>) -> String {
-    let state = match state {
-        Ok(Some(state)) => state,
-        Ok(None) => return format!("{name} is gone."),
-        Err(error) => return format!("Whether {name} runs on here was not seen: {error}."),
-    };
-    match state.death() {
-        Some(death) => format!("{name} {death}."),
-        None if state.paused => format!("{name} stays here, paused."),
-        None => format!("{name} runs on here."),
-    }
-}
-
 fn log(level: &str, text: String) -> Event {
     Event::Log(Log {
         level: level.into(),
@@ -867,12 +478,12 @@ impl Host for Helper<'_> {
     }
 
     fn cancel_suspend_request(&mut self) -> io::Result<bool> {
-        self.toolstack.withdraw()
+        self.toolstack.cancel_suspend_request()
     }
 
     fn poll(&mut self) -> io::Result<News> {
         self.toolstack.look()?;
-        self.attend();
+        self.serve_control();
         let asked = self.cancelled || self.signalled.load(Ordering::Relaxed);
         let given_up = self.front_end.as_mut().is_some_and(FrontEnd::poll);
         let told = self.transport.as_mut().map(Transport::poll).transpose()?;
@@ -885,8 +496,8 @@ impl Host for Helper<'_> {
         })
     }
 
-    fn wish(&mut self) -> Option<Wish> {
-        self.wish.take()
+    fn request(&mut self) -> Option<OperatorRequest> {
+        self.request.take()
     }
 
     fn reply(&mut self, reply: Reply) {
@@ -1000,21 +611,11 @@ impl Host for Helper<'_> {
 
 #[cfg(test)]
 mod tests {
-    use lull_core::limits::Limits;
+    use lull_base::bandwidth::Bandwidth;
+    use lull_core::limits::{DowntimeLimit, Limits, Timeout};
+    use lull_core::units::Micros;
 
     use super::*;
-
-    const fn idle() -> DomainState {
-        DomainState {
-            running: false,
-            blocked: true,
-            paused: false,
-            shutdown: None,
-            dying: false,
-            hvm: true,
-            cpu_time_ns: 1,
-        }
-    }
 
     #[test]
     fn no_guest_under_a_limit_is_left_to_the_stock_helper() {
@@ -1054,25 +655,5 @@ mod tests {
         }
         assert_eq!(obstacle(&GuestType::Hvm, Model::Qemu), None);
         assert_eq!(obstacle(&GuestType::Pvh, Model::None), None);
-    }
-
-    #[test]
-    fn a_guest_that_died_is_not_said_to_run() {
-        let said = |state| where_it_is("web1", state);
-        let stopped = |reason| DomainState {
-            shutdown: Some(reason),
-            ..idle()
-        };
-        assert_eq!(said(Ok(Some(idle()))), "web1 runs on here.");
-        assert_eq!(said(Ok(Some(stopped(2)))), "web1 runs on here.");
-        assert_eq!(said(Ok(Some(stopped(3)))), "web1 has crashed.");
-        assert_eq!(said(Ok(None)), "web1 is gone.");
-        let paused = DomainState {
-            paused: true,
-            ..idle()
-        };
-        assert_eq!(said(Ok(Some(paused))), "web1 stays here, paused.");
-        let unseen = said(Err(io::Error::other("no answer")));
-        assert_eq!(unseen, "Whether web1 runs on here was not seen: no answer.");
     }
 }

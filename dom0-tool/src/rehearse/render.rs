@@ -10,7 +10,7 @@ use lull_store::attempt::observed::ObservedAttempt;
 use lull_store::attempt::outcome::{HelperSeen, Outcome};
 use lull_wire::events::{self, Event, Landing, PauseParts};
 
-use super::scene::DESTROYS_ITSELF;
+use super::probe_guest::DESTROYS_ITSELF;
 use crate::migrate::progress;
 
 /// The result of a rehearsal.

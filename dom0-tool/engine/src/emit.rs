@@ -19,7 +19,7 @@ pub fn millis(time: Duration) -> u64 {
 }
 
 impl Session<'_> {
-    pub(super) fn tell_started(&mut self) {
+    pub(super) fn emit_started(&mut self) {
         let config = &self.order.config;
         let limits = InForce::new(0, config.limits, self.order.bandwidth);
         self.host.tell(events::Event::Started(events::Started {
@@ -42,7 +42,7 @@ impl Session<'_> {
         }));
     }
 
-    pub(super) fn tell_progress(&mut self) {
+    pub(super) fn emit_progress(&mut self) {
         self.progressed = Instant::now();
         let machine = self.peer.machine();
         let progress = events::Progress {
@@ -67,7 +67,7 @@ impl Session<'_> {
     }
 
     /// Reports the round that ended last, and the decision that follows it.
-    pub(super) fn tell_round(&mut self, decision: &str) {
+    pub(super) fn emit_round(&mut self, decision: &str) {
         let machine = self.peer.machine();
         let Some(record) = machine.history().last() else {
             return;
@@ -89,7 +89,7 @@ impl Session<'_> {
     }
 
     /// Reports the final round, which the history does not hold.
-    pub(super) fn tell_final_round(&mut self) {
+    pub(super) fn emit_final_round(&mut self) {
         let machine = self.peer.machine();
         let round = events::Round {
             at_ms: self.order.start.elapsed().as_millis() as u64,
@@ -108,7 +108,7 @@ impl Session<'_> {
     }
 
     /// Reports a pause that was given up and will be tried again.
-    pub(super) fn tell_ran_on(&mut self, pause: Duration, reason: String) {
+    pub(super) fn emit_ran_on(&mut self, pause: Duration, reason: String) {
         self.host.tell(events::Event::RanOn(events::RanOn {
             at_ms: self.order.start.elapsed().as_millis() as u64,
             pause_ms: millis(pause),
@@ -131,12 +131,12 @@ impl Session<'_> {
         }
     }
 
-    pub(super) fn say(&mut self, level: &str, text: String) {
-        say(self.host, level, text);
+    pub(super) fn log(&mut self, level: &str, text: String) {
+        log(self.host, level, text);
     }
 
     /// Reports that the guest has stopped, with `dirty` pages left to send.
-    pub(super) fn tell_suspended(&mut self, pause: &Pause, stopped: Instant, dirty: u64) {
+    pub(super) fn emit_suspended(&mut self, pause: &Pause, stopped: Instant, dirty: u64) {
         let requested = pause.requested.duration_since(self.order.start);
         let since_request = pause.requested.elapsed().as_nanos() as u64;
         self.host.tell(events::Event::Suspended(events::Suspended {
@@ -175,7 +175,7 @@ impl Session<'_> {
 }
 
 /// Reports a line for the log.
-pub fn say(host: &mut dyn Host, level: &str, text: impl Into<String>) {
+pub fn log(host: &mut dyn Host, level: &str, text: impl Into<String>) {
     host.tell(events::Event::Log(events::Log {
         level: level.into(),
         from: "helper".into(),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use lull_base::duration::Span;
-use lull_base::fmt::{Bytes, Count, Millis};
+use lull_base::fmt::{Bytes, Count, Limit, Millis};
 use lull_base::table::table;
 use lull_core::units::{Micros, PAGE_SIZE};
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ impl Prediction<'_> {
         let expected = &self.expected;
         let guest = self.guest;
         let mut asked = match self.limit {
-            Some(us) => format!("a limit of {}", Millis(limit_millis(us))),
+            Some(us) => format!("a limit of {}", Limit(us)),
             None => "no limit on its pause".to_owned(),
         };
         if let Some(timeout) = self.timeout {
@@ -185,11 +185,7 @@ impl Prediction<'_> {
     fn table(&self) -> String {
         let limits = self.limits();
         let mut header = vec!["bandwidth".to_owned(), "smallest limit".to_owned()];
-        header.extend(
-            limits
-                .iter()
-                .map(|us| format!("within {}", Millis(limit_millis(*us)))),
-        );
+        header.extend(limits.iter().map(|us| format!("within {}", Limit(*us))));
         let words: Vec<&str> = header.iter().map(String::as_str).collect();
         let mut table = table(&words, 0..words.len());
         for rate in self.rates() {

@@ -1,7 +1,6 @@
 //! The helper of a fast landing. libxl's helper has long ended when the guest stops, so the
-//! engine is a process of `lull migrate`, and the helper that libxl starts only hands over.
-//! It passes the stream on, waits until the first pass is written to it, and lets libxl go
-//! on.
+//! engine is a process of `lull migrate`. The helper that libxl starts only passes the stream
+//! to it, waits until the first pass is written, and lets libxl go on.
 //!
 //! ```text
 //! lull migrate ──starts──▶ engine ◀── stream, a socket ── helper ◀──starts── libxl
@@ -40,10 +39,10 @@ const ACKNOWLEDGING: Duration = Duration::from_secs(60);
 /// Longest line with which the engine answers, in bytes.
 const LINE_MAX: usize = 64 << 10;
 
-/// The message of a handover. Two descriptors accompany it: the stream, and the socket for
-/// the reply.
+/// The message that passes the stream. Two descriptors accompany it: the stream, and the
+/// socket for the reply.
 #[derive(Debug, Serialize, Deserialize)]
-struct Handover {
+struct StreamMessage {
     domain: DomId,
     verify: bool,
 }
@@ -65,12 +64,12 @@ pub(super) fn engine() -> Option<OwnedFd> {
 ///
 /// # Errors
 /// When the engine or libxl has gone.
-pub(super) fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
+pub(super) fn pass_stream(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode> {
     let stream = inherited_fd::adopt(save.io_fd)?;
     // Closed unread: it is not this process's to read.
     drop(inherited_fd::adopt(save.recv_fd));
     let (mut ours, theirs) = UnixStream::pair()?;
-    let words = serde_json::to_vec(&Handover {
+    let words = serde_json::to_vec(&StreamMessage {
         domain: save.domain,
         verify: save.verify == Verify::Yes,
     })?;
@@ -105,7 +104,7 @@ pub(super) fn hand_over(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCode
 }
 
 /// The stream and the task that the engine received.
-pub(super) struct Handed {
+pub(super) struct PassedStream {
     /// The descriptor of libxl's stream.
     pub stream: OwnedFd,
     /// The domid of the guest.
@@ -115,12 +114,12 @@ pub(super) struct Handed {
     helper: UnixStream,
 }
 
-impl Handed {
+impl PassedStream {
     /// Waits for the helper. Returns `None` if libxl never starts one, or if `front_end`
     /// has gone.
     ///
     /// # Errors
-    /// When the message is not a handover.
+    /// When the message passes no stream.
     pub(super) fn wait(
         from: &OwnedFd,
         front_end: Option<BorrowedFd<'_>>,
@@ -146,13 +145,13 @@ impl Handed {
         if count == 0 {
             return Ok(None);
         }
-        let handover: Handover = serde_json::from_slice(&bytes[..count])?;
+        let message: StreamMessage = serde_json::from_slice(&bytes[..count])?;
         let [stream, helper] = <[OwnedFd; 2]>::try_from(fds)
             .map_err(|_| io::Error::other("the helper handed over no stream"))?;
         Ok(Some(Self {
             stream,
-            domain: handover.domain,
-            verify: match handover.verify {
+            domain: message.domain,
+            verify: match message.verify {
                 true => Verify::Yes,
                 false => Verify::No,
             },
@@ -225,7 +224,7 @@ impl Toolstack for DirectToolstack {
         Ok(answer)
     }
 
-    fn withdraw(&mut self) -> io::Result<bool> {
+    fn cancel_suspend_request(&mut self) -> io::Result<bool> {
         let withdrawn = cancel_suspend_request(self.guest)?;
         if withdrawn {
             self.asked = None;
@@ -268,7 +267,7 @@ mod tests {
     use super::*;
 
     /// Hands over as the helper does, without the conversation with libxl.
-    fn handed() -> (Handed, io::PipeReader) {
+    fn received() -> (PassedStream, io::PipeReader) {
         let (helpers, engines) = UnixStream::pair().unwrap();
         let (read, stream) = io::pipe().unwrap();
         let (_, theirs) = UnixStream::pair().unwrap();
@@ -285,15 +284,17 @@ mod tests {
         );
         sent.unwrap();
         let engine = OwnedFd::from(engines);
-        let handed = Handed::wait(&engine, None).unwrap().expect("a helper");
-        (handed, read)
+        let received = PassedStream::wait(&engine, None)
+            .unwrap()
+            .expect("a helper");
+        (received, read)
     }
 
     #[test]
     fn the_stream_is_handed_over_with_what_is_asked() {
-        let (handed, mut read) = handed();
-        assert_eq!((handed.domain, handed.verify), (7, Verify::Yes));
-        std::fs::File::from(handed.stream)
+        let (received, mut read) = received();
+        assert_eq!((received.domain, received.verify), (7, Verify::Yes));
+        std::fs::File::from(received.stream)
             .write_all(b"pages")
             .unwrap();
         let mut text = String::new();
@@ -305,18 +306,18 @@ mod tests {
     fn where_no_helper_comes_there_is_nothing_to_do() {
         let (helpers, engines) = UnixStream::pair().unwrap();
         drop(helpers);
-        assert!(Handed::wait(&engines.into(), None).unwrap().is_none());
+        assert!(PassedStream::wait(&engines.into(), None).unwrap().is_none());
         let (_helpers, engines) = UnixStream::pair().unwrap();
         let (front_end, gone) = UnixStream::pair().unwrap();
         drop(gone);
-        let waited = Handed::wait(&engines.into(), Some(front_end.as_fd()));
+        let waited = PassedStream::wait(&engines.into(), Some(front_end.as_fd()));
         assert!(waited.unwrap().is_none());
     }
 
     #[test]
-    fn what_is_no_handover_is_an_error() {
+    fn what_passes_no_stream_is_an_error() {
         let (mut helpers, engines) = UnixStream::pair().unwrap();
         helpers.write_all(b"garbage").unwrap();
-        assert!(Handed::wait(&engines.into(), None).is_err());
+        assert!(PassedStream::wait(&engines.into(), None).is_err());
     }
 }
