@@ -3,6 +3,8 @@
 
 use core::{num::NonZeroU64, slice::ChunksExact};
 
+use bitvec::{order::Lsb0, slice::BitSlice};
+
 use crate::{batch::Batch, units::Pfn};
 
 const BITS: u64 = 64;
@@ -22,6 +24,8 @@ pub struct Bitmap<'a> {
     whole: &'a [u64],
     /// The partial last word; its bits past the last pfn are cleared.
     last: u64,
+    /// All words that hold at least one pfn, for the typed view.
+    words: &'a [u64],
     nr_pfns: u64,
 }
 
@@ -55,8 +59,39 @@ impl<'a> Bitmap<'a> {
         Ok(Self {
             whole,
             last,
+            words,
             nr_pfns,
         })
+    }
+
+    /// The number of pfns covered, dirty or not.
+    pub const fn nr_pfns(&self) -> u64 {
+        self.nr_pfns
+    }
+
+    /// The number of dirty pages, that is of bits set.
+    pub fn dirty_count(&self) -> u64 {
+        self.whole
+            .iter()
+            .chain(core::iter::once(&self.last))
+            .fold(0, |sum: u64, word| {
+                sum.saturating_add(u64::from(word.count_ones()))
+            })
+    }
+
+    /// Whether `pfn` is dirty. A pfn past the end is not.
+    pub fn is_dirty(&self, pfn: Pfn) -> bool {
+        usize::try_from(pfn.0)
+            .ok()
+            .and_then(|index| self.bits()?.get(index).map(|bit| *bit))
+            .unwrap_or(false)
+    }
+
+    /// A typed view for everything outside the hot loop. `None` for a bitmap longer than
+    /// `bitvec` can address (2^61 bits).
+    pub fn bits(&self) -> Option<&'a BitSlice<u64, Lsb0>> {
+        let end = usize::try_from(self.nr_pfns).ok()?;
+        BitSlice::try_from_slice(self.words).ok()?.get(..end)
     }
 }
 

@@ -64,6 +64,7 @@ proptest! {
         }
         let pfns = batches.concat();
         prop_assert!(pfns.is_sorted_by(|a, b| a < b));
+        prop_assert_eq!(bitmap.dirty_count(), pfns.len() as u64);
         prop_assert_eq!(pfns, oracle(&words, nr_pfns));
     }
 
@@ -89,6 +90,13 @@ proptest! {
         }
         pfns.extend(batch.as_slice().iter().map(|pfn| pfn.0));
         prop_assert_eq!(&pfns[taken..], oracle(&words, nr_pfns));
+    }
+
+    #[test]
+    fn typed_view_agrees((words, nr_pfns) in bitmap(), pfn in 0..20_000_u64) {
+        let bitmap = Bitmap::new(&words, nr_pfns as u64).unwrap();
+        prop_assert_eq!(bitmap.bits().unwrap().len(), nr_pfns);
+        prop_assert_eq!(bitmap.is_dirty(Pfn(pfn)), oracle(&words, nr_pfns).contains(&pfn));
     }
 
     #[test]

@@ -27,6 +27,10 @@ fn scan(words: &[u64], nr_pfns: u64) {
     if let Ok(bitmap) = Bitmap::new(words, nr_pfns) {
         opaque(scan.fill(&bitmap, &mut batch));
         opaque(scan.fill(&bitmap, &mut batch));
+        opaque(bitmap.dirty_count());
+        opaque(bitmap.nr_pfns());
+        opaque(bitmap.is_dirty(Pfn(nr_pfns)));
+        opaque(bitmap.bits());
     }
     opaque(batch.push(Pfn(nr_pfns)).is_err());
     opaque((
