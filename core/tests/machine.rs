@@ -250,13 +250,13 @@ impl Checked {
                         slower.max(u128::from(more.0).saturating_sub(saved(most)))
                     }
                 };
-                // A guest that would be refused may have half of the risk's part left out.
+                // A guest that would be refused may have three fifths of the risk's part left out.
                 let foreseen = u128::from(self.machine.expected().unwrap().pages.0);
                 let may_be_a_try = self.config.risk.get() > 0
                     && (dirty < XenDefault::TARGET_DIRTY_COUNT
                         || self.machine.round() >= XenDefault::MAX_ROUNDS - 1);
                 let conceded = match may_be_a_try {
-                    true => pages.saturating_sub(foreseen).div_ceil(2),
+                    true => (pages.saturating_sub(foreseen) * 3).div_ceil(5),
                     false => 0,
                 };
                 let pause = window + pages - conceded + self.after_pages();
