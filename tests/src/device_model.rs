@@ -27,6 +27,8 @@ pub const INITRAMFS: &str = "/boot/guest-hvm.cpio";
 const WANTED: &[&str] = &[
     "usr/libexec/xen-qemu-system-i386",
     "usr/lib/ipxe/qemu/efi-",
+    // Where Debian 13 has the same files.
+    "usr/share/qemu/efi-",
     "usr/share/qemu/keymaps/en-us",
     "usr/share/qemu/kvmvapic.bin",
     "usr/share/qemu/linuxboot",
