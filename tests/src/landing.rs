@@ -1,7 +1,7 @@
 //! Measures the outage of a guest that moves, seen from outside, and the CPU time that it
 //! takes: with stock xl, with lull's classic landing, with lull's network script, and with
-//! the fast landing. All run on one host with the same guest, in turn, so that dom0's CPU
-//! time is that of both ends. The guest is PVH or HVM.
+//! the fast landing. All move the same guest, in turn: on one host, which is both ends, or
+//! there and back between two. The CPU time is that of both ends. The guest is PVH or HVM.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::ssh::quote;
-use crate::{Guest, GuestSpec, GuestType, Host, HostConfig, Load, SavedGuest};
+use crate::{Guest, GuestSpec, GuestType, Host, HostConfig, Link, Load, SavedGuest};
 
 /// The number of rounds in which every way has its turn.
 const ROUNDS: usize = 5;
@@ -36,38 +36,106 @@ enum Way {
     Fast,
 }
 
-impl Way {
-    /// Returns the ways in which such a guest is moved. With lull's network script, Xen's
-    /// still runs for the emulated twin of an HVM guest's interface.
-    fn of(kind: GuestType) -> &'static [Self] {
-        match kind {
-            GuestType::Hvm => &[Self::Stock, Self::Classic, Self::Fast],
-            _ => &[
-                Self::Stock,
-                Self::Classic,
-                Self::Fast,
-                Self::ClassicWithVifLull,
-            ],
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// The type of the guest.
+    pub kind: GuestType,
+    /// Whether the guest writes all the time.
+    pub busy: bool,
+    /// Whether the guest moves between two hosts.
+    pub two_hosts: bool,
+}
+
+impl Setting {
+    /// Returns the ways in which the guest is moved. With lull's network script, Xen's still
+    /// runs for the emulated twin of an HVM guest's interface. Between two hosts the script
+    /// would have to be changed on both.
+    fn ways(self) -> &'static [Way] {
+        match self.two_hosts || self.kind == GuestType::Hvm {
+            true => &[Way::Stock, Way::Classic, Way::Fast],
+            false => &[Way::Stock, Way::Classic, Way::Fast, Way::ClassicWithVifLull],
+        }
+    }
+}
+
+/// The hosts between which the guest moves.
+struct Ends {
+    first: Host,
+    /// `None` if the first one is both ends.
+    second: Option<Host>,
+}
+
+impl Ends {
+    fn boot(two_hosts: bool) -> Result<Self> {
+        if !two_hosts {
+            let first = Host::boot(&HostConfig::default())?;
+            first.install_lull()?;
+            return Ok(Self {
+                first,
+                second: None,
+            });
+        }
+        let link = Link::new()?;
+        let boot = |number| {
+            let host = Host::boot(&HostConfig {
+                number,
+                link: Some(link.clone()),
+                ..HostConfig::default()
+            })?;
+            host.install_lull()?;
+            anyhow::Ok(host)
+        };
+        Ok(Self {
+            first: boot(1)?,
+            second: Some(boot(2)?),
+        })
+    }
+
+    /// Returns the host to which a guest of `host` moves.
+    fn other(&self, host: &Host) -> &Host {
+        match &self.second {
+            Some(second) if second.name() != host.name() => second,
+            _ => &self.first,
         }
     }
 
-    /// Returns the command of the move. The network script is the default at the time when
-    /// the guest's configuration is read; where that may change, xl reads it `again` in all
-    /// ways but the fast one.
-    fn command(self, guest: &Guest, again: &str) -> String {
-        let guest = quote(guest.name());
-        let lull = "lull migrate --json -s ''";
-        let set = match self {
-            Self::ClassicWithVifLull => "lull enable vif >/dev/null",
+    /// Returns both dom0s' CPU time in milliseconds.
+    fn cpu(&self) -> Result<f64> {
+        let second = self.second.as_ref().map_or(Ok(0.0), dom0_cpu)?;
+        Ok(dom0_cpu(&self.first)? + second)
+    }
+
+    /// Returns the command that moves the guest. The network script is the default at the
+    /// time when the guest's configuration is read; where that may change, xl reads it
+    /// `again` in all ways but the fast one.
+    fn command(&self, way: Way, guest: &Guest, again: &str) -> String {
+        let name = quote(guest.name());
+        let lull = "lull migrate --json";
+        if self.second.is_some() {
+            let to = format!(
+                "-s 'rig-agent call' {name} {}",
+                self.other(guest.host()).name()
+            );
+            return match way {
+                Way::Stock => format!("xl migrate {to}"),
+                Way::Fast => format!("{lull} --landing fast {to}"),
+                Way::Classic | Way::ClassicWithVifLull => format!("{lull} --landing classic {to}"),
+            };
+        }
+        let set = match way {
+            Way::ClassicWithVifLull => "lull enable vif >/dev/null",
             _ => "lull disable vif >/dev/null",
         };
         let there = "'xl migrate-receive'";
-        let go = match self {
-            Self::Stock => format!("xl migrate -s '' {again} {guest} {there}"),
-            Self::Classic | Self::ClassicWithVifLull => format!("{lull} {again} {guest} {there}"),
-            Self::Fast => {
-                format!("{lull} --landing fast --receiver-command 'exec lull land' {guest} {there}")
+        let go = match way {
+            Way::Stock => format!("xl migrate -s '' {again} {name} {there}"),
+            Way::Classic | Way::ClassicWithVifLull => {
+                format!("{lull} -s '' {again} {name} {there}")
             }
+            Way::Fast => format!(
+                "{lull} -s '' --landing fast --receiver-command 'exec lull land' {name} {there}"
+            ),
         };
         format!("{set}; {go}")
     }
@@ -95,20 +163,26 @@ struct Move {
     parts: Vec<(&'static str, f64)>,
 }
 
-/// Boots a host, moves guests of that type, and prints each move, followed by medians,
-/// spread and ratio.
+/// Boots the hosts, moves guests, and prints each move, followed by medians, spread and
+/// ratio.
 ///
 /// # Errors
-/// When the host does not boot, or a guest does not move.
-pub fn run(kind: GuestType, busy: bool) -> Result<()> {
-    let load = if busy { BUSY } else { Load::QUIET };
-    let host = Host::boot(&HostConfig::default())?;
-    host.install_lull()?;
-    let saved = match kind {
-        GuestType::Hvm => Some(SavedGuest::make(&host, &GuestSpec::hvm(NAME))?),
-        _ => None,
+/// When a host does not boot, or a guest does not move. HVM guests have their disk on one
+/// host, so they do not move between two.
+pub fn run(setting: Setting) -> Result<()> {
+    let load = if setting.busy { BUSY } else { Load::QUIET };
+    let is_hvm = setting.kind == GuestType::Hvm;
+    ensure!(
+        !(is_hvm && setting.two_hosts),
+        "HVM guests have their disk on one host"
+    );
+    let ends = Ends::boot(setting.two_hosts)?;
+    let host = &ends.first;
+    let saved = match is_hvm {
+        true => Some(SavedGuest::make(host, &GuestSpec::hvm(NAME))?),
+        false => None,
     };
-    let ways = Way::of(kind);
+    let ways = setting.ways();
     // With a configuration that is read again, the guest gets a new UUID, and Xen's script
     // would keep its disk from it, as from another guest.
     let again = match saved {
@@ -117,14 +191,15 @@ pub fn run(kind: GuestType, busy: bool) -> Result<()> {
     };
     let mut moves = vec![Vec::new(); ways.len()];
     for first in (0..ROUNDS).step_by(ROUNDS_OF_A_GUEST) {
-        let guest = match &saved {
+        let mut guest = match &saved {
             Some(saved) => saved.restore()?,
             None => host.create_guest(&GuestSpec::new(NAME))?,
         };
         guest.set_load(load)?;
         for _ in first..ROUNDS.min(first + ROUNDS_OF_A_GUEST) {
             for (&way, moves) in ways.iter().zip(&mut moves) {
-                let done = measure(&host, &guest, way, &again)?;
+                let done = measure(&ends, &guest, way, &again)?;
+                guest = guest.on(ends.other(guest.host()));
                 println!(
                     "{way:<24}{:6.0} ms, CPU {:.0} ms  {:.0?}",
                     done.outage, done.cpu, done.parts
@@ -161,15 +236,16 @@ pub fn run(kind: GuestType, busy: bool) -> Result<()> {
     Ok(())
 }
 
-fn measure(host: &Host, guest: &Guest, way: Way, again: &str) -> Result<Move> {
+fn measure(ends: &Ends, guest: &Guest, way: Way, again: &str) -> Result<Move> {
+    let host = guest.host();
     let observer = host.observe(guest)?;
-    let before = dom0_cpu(host)?;
+    let before = ends.cpu()?;
     let said = host
-        .run_for(&way.command(guest, again), TIMEOUT)?
+        .run_for(&ends.command(way, guest, again), TIMEOUT)?
         .checked()?;
-    let cpu = dom0_cpu(host)? - before;
+    let cpu = ends.cpu()? - before;
     // An outage ends with an answer. The network of an HVM guest may need longer than xl.
-    guest.status()?;
+    guest.on(ends.other(host)).status()?;
     let outages = observer.stop()?;
     let events: Vec<Value> = said
         .lines()

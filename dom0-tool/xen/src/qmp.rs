@@ -336,7 +336,10 @@ mod tests {
         let mut qmp = greeted(&[DONE, class], LONG).unwrap();
         let said = qmp.execute("cont", None).unwrap_err().to_string();
         assert_eq!(said, "refuses: DeviceNotActive: no disk");
-        let long = format!(r#"{{"error": {{"desc": "{}"}}}}"#, "x".repeat(2 * WORDS_MAX));
+        let long = format!(
+            r#"{{"error": {{"desc": "{}"}}}}"#,
+            "x".repeat(2 * WORDS_MAX)
+        );
         let mut qmp = greeted(&[DONE, &long], LONG).unwrap();
         let said = qmp.execute("cont", None).unwrap_err().to_string();
         assert_eq!(said.len(), "refuses: ".len() + WORDS_MAX);

@@ -8,7 +8,7 @@ use lull_tests::{GuestSpec, GuestType, Host, HostConfig, Hypervisor, Link, bench
 
 const USAGE: &str =
     "usage: rig shell [--pv] [--guest | --hvm] [--hosts] | rig prepare | rig demo | rig bench |
-       rig landing [--hvm] [--busy]
+       rig landing [--hvm | --hosts] [--busy]
   shell   boots a Xen host, prints how to get in, and keeps it until ^C
           --pv: with the hypervisor that can migrate PV guests
           --guest: with lull installed and one guest running
@@ -20,6 +20,7 @@ const USAGE: &str =
   landing times outages: stock xl, lull landing the classic way, with its own
           network script, and landing fast
           --hvm: of an HVM guest, and not with lull's network script
+          --hosts: there and back between two hosts of Xen 4.17, likewise without it
           --busy: of a guest that writes 2,000 pages a second";
 
 fn main() -> ExitCode {
@@ -46,15 +47,20 @@ fn run() -> Result<()> {
 }
 
 fn time_landings(options: &[&str]) -> Result<()> {
-    let (mut kind, mut busy) = (GuestType::Pvh, false);
+    let mut setting = landing::Setting {
+        kind: GuestType::Pvh,
+        busy: false,
+        two_hosts: false,
+    };
     for option in options {
         match *option {
-            "--hvm" => kind = GuestType::Hvm,
-            "--busy" => busy = true,
+            "--hvm" => setting.kind = GuestType::Hvm,
+            "--busy" => setting.busy = true,
+            "--hosts" => setting.two_hosts = true,
             _ => bail!("{USAGE}"),
         }
     }
-    landing::run(kind, busy)
+    landing::run(setting)
 }
 
 fn shell(options: &[&str]) -> Result<()> {
