@@ -1,5 +1,6 @@
 //! From the destination to xl: the handshake, and any other output, in its order. Nothing
-//! after READY is read before READY is passed on.
+//! after READY is read before READY is passed on. What arrives in the same chunk is kept apart
+//! where the handshake precedes the stop: xl destroys the guest here once it reads a report.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub struct FromDestination {
     /// Bytes that were read and not yet written: at most one chunk and the beginning of
     /// READY.
     unsent: Vec<u8>,
+    /// The number of unsent bytes up to and including READY, while it is held.
+    ready_ends: usize,
     /// What the destination answered to a handshake that precedes the stop.
     answer: Vec<u8>,
     state: State,
@@ -41,7 +44,7 @@ enum State {
     Greeting,
     /// READY has not arrived. Bytes that may be its beginning are kept.
     Looking,
-    /// READY has arrived and stands at the end of the unsent bytes.
+    /// READY has arrived. It is unsent, and so is what arrived with it.
     Held,
     /// READY is passed on, and what follows is kept.
     Keeping,
@@ -79,6 +82,7 @@ impl FromDestination {
             banner: Finder::new(BANNER),
             ready: Finder::new(READY),
             unsent: Vec::new(),
+            ready_ends: 0,
             answer: Vec::new(),
             state: State::Greeting,
         }
@@ -138,11 +142,12 @@ impl FromDestination {
             State::Open => return Received::Answer,
             State::Held | State::Keeping | State::Discarding => return Received::Nothing,
         }
-        if self.ready.read(bytes).is_some() {
-            self.state = State::Held;
-            return Received::Ready;
-        }
-        Received::Nothing
+        let Some(end) = self.ready.read(bytes) else {
+            return Received::Nothing;
+        };
+        self.ready_ends = self.unsent.len() - (bytes.len() - end);
+        self.state = State::Held;
+        Received::Ready
     }
 
     /// Keeps an answer. What is too long for one is dropped: the destination is broken, and
@@ -212,11 +217,15 @@ impl FromDestination {
         }
     }
 
-    /// Passes READY on, and keeps what follows.
-    pub fn open_and_keep(&mut self) {
-        if self.state == State::Held {
-            self.state = State::Keeping;
+    /// Passes READY on, and keeps what follows. Returns what of it has arrived: a destination
+    /// that is broken, or an enemy, may report before it hears GO.
+    pub fn open_and_keep(&mut self) -> Received {
+        if self.state != State::Held {
+            return Received::Nothing;
         }
+        self.state = State::Keeping;
+        let behind = self.unsent.split_off(self.ready_ends);
+        self.keep(&behind)
     }
 
     /// Passes on what was kept, and everything after it.

@@ -246,8 +246,10 @@ impl<'a> Relay<'a> {
     /// Begins the handshake while the guest runs.
     fn hand_over(&mut self) {
         self.handing_over_ns = Some(now_ns());
-        self.backward.open_and_keep();
         self.gate.note(Event::HandingOver);
+        if let Received::Report { taken } = self.backward.open_and_keep() {
+            self.reported(taken);
+        }
     }
 
     /// The receiver has answered that handshake; xl reads it later.

@@ -351,6 +351,26 @@ fn handing_over() -> World {
     world
 }
 
+/// xl would destroy a guest that still runs here.
+#[test]
+fn a_report_that_comes_with_ready_is_kept_from_xl() {
+    let mut world = world(Terms {
+        landing: Landing::Fast,
+        ..TERMS
+    });
+    world.peer_says(BANNER);
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    world.engine(FromEngine::Begun);
+    world.peer_says(&[READY, REPORT, &[0]].concat());
+    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    world.engine(FromEngine::HandOver);
+    assert_eq!(world.xl_hears(READY.len()), READY);
+    assert_eq!(world.engine_hears(), ToEngine::HandedOver);
+    world.xl_waits(Duration::from_millis(100));
+    world.engine(FromEngine::GivenUp);
+    world.gives_back(0);
+}
+
 /// The same, after the receiver's report and its end. The guest was just asked to suspend
 /// and has stopped.
 fn handed_over() -> World {
