@@ -371,6 +371,26 @@ fn a_report_that_comes_with_ready_is_kept_from_xl() {
     world.gives_back(0);
 }
 
+/// xl would take a READY that comes so early for the answer to its stream.
+#[test]
+fn a_ready_that_comes_with_the_banner_is_held() {
+    let mut world = world(Terms {
+        landing: Landing::Fast,
+        ..TERMS
+    });
+    world.peer_says(&[BANNER, READY, REPORT, &[0]].concat());
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    world.xl_waits(Duration::from_millis(100));
+    // The engine finds that it comes too early.
+    world.engine(FromEngine::Begun);
+    world.engine(FromEngine::GivenUp);
+    assert!(matches!(world.event(), Event::TargetReady(_)));
+    assert_eq!(world.hung_up().why, Refused::GivenUp);
+    drop((world.xl_out.take(), world.peer_out.take()));
+    world.ends(0);
+}
+
 /// The same, after the receiver's report and its end. The guest was just asked to suspend
 /// and has stopped.
 fn handed_over() -> World {
