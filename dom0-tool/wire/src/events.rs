@@ -502,6 +502,8 @@ pub enum Refused {
     FrontEndGone,
     /// READY arrived, but something had resumed the guest, which runs at the source.
     RunsHere,
+    /// READY arrived, and Xen did not say whether the guest runs at the source.
+    StateUnread,
     /// xl closed its end because it gave up or died.
     XlGone,
     /// The destination, or the connection to it, closed its end.

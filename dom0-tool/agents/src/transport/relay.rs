@@ -129,7 +129,11 @@ impl<'a> Relay<'a> {
                         Ok(true) => {
                             return Ok(self.refuse(Refused::RunsHere, Guest::LeaveAlone));
                         }
-                        Ok(false) | Err(_) => self.pass(),
+                        // Whoever may be able to resume it does: the engine or xl.
+                        Err(_) => {
+                            return Ok(self.refuse(Refused::StateUnread, Guest::LeaveAlone));
+                        }
+                        Ok(false) => self.pass(),
                     },
                     Decision::Refuse(why, guest) => return Ok(self.refuse(why, guest)),
                 }

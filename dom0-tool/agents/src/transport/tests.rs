@@ -43,6 +43,8 @@ struct Counted {
     resumed: Arc<AtomicU32>,
     suspended: Arc<AtomicBool>,
     runs: Arc<AtomicBool>,
+    /// Whether Xen answers nothing.
+    unread: Arc<AtomicBool>,
 }
 
 impl Source for Counted {
@@ -60,6 +62,9 @@ impl Source for Counted {
     }
 
     fn runs(&self) -> io::Result<bool> {
+        if self.unread.load(Ordering::SeqCst) {
+            return Err(io::Error::other("no answer"));
+        }
         Ok(self.runs.load(Ordering::SeqCst))
     }
 }
@@ -723,6 +728,24 @@ fn a_guest_that_runs_here_again_is_not_handed_over() {
     );
     drop(world.peer_out.take());
     world.ends(0);
+}
+
+/// It may run here.
+#[test]
+fn a_guest_whose_state_cannot_be_read_is_not_handed_over() {
+    for terms in [UNLIMITED, TERMS] {
+        let mut world = world(terms);
+        world.stream_complete(Duration::ZERO);
+        world.guest.unread.store(true, Ordering::SeqCst);
+        world.peer_says(READY);
+        let hung_up = world.hung_up();
+        assert_eq!(
+            (hung_up.why, hung_up.guest),
+            (Refused::StateUnread, GuestThen::LeftAlone)
+        );
+        drop(world.peer_out.take());
+        world.ends(0);
+    }
 }
 
 #[test]
