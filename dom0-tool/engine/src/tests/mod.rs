@@ -533,6 +533,23 @@ fn a_copy_that_is_not_started_is_named_to_the_operator() {
     }
 }
 
+/// The permission may be older than the look at the clock.
+#[test]
+fn a_copy_is_not_started_after_the_limit() {
+    let limit = Micros::from_millis(2_000);
+    assert!(world::HELD_UP > Duration::from_micros(limit.0));
+    let plan = Plan {
+        limit: Some(limit),
+        ..Plan::struck(Way::THIN, Finishing, HeldUp)
+    };
+    let outcome = migrate(plan, &StubLog::new().unwrap());
+    outcome.judge(plan);
+    let (how, reason) = (outcome.how, &outcome.reason);
+    assert_eq!(how, How::RefusedDowntime, "{reason}");
+    assert_eq!(outcome.started, (false, None));
+    assert_eq!(outcome.world.resumes.get(), 1);
+}
+
 /// xl there takes one guest at a time, so the wait is no failure. It ends with the attempt,
 /// and the operator hears what was waited for.
 #[test]
@@ -627,6 +644,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         Grows => &["the guest has more memory"],
         LandGivesUp => &[destination::GIVES_UP],
         QemuHangs => &["QEMU could not be stopped and its state saved: it does not answer"],
+        HeldUp => &["were not sent in time"],
         Shrinks | NotStarted => &[],
     };
     phrases.iter().any(|phrase| reason.contains(phrase))
