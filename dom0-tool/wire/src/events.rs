@@ -471,8 +471,8 @@ pub struct HungUp {
     pub decided_monotonic_ns: u64,
     /// What the transport did with the guest.
     pub guest: GuestThen,
-    /// Why the guest could not be resumed, or what is wrong with its emulated devices since
-    /// it was; otherwise empty.
+    /// Why the guest could not be resumed, or what is wrong with it since it was; otherwise
+    /// empty.
     pub error: String,
     /// The guest's pause, if the transport ended it by resuming the guest.
     pub refused_pause_ms: Option<u64>,

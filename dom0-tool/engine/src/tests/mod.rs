@@ -533,6 +533,27 @@ fn a_copy_that_is_not_started_is_named_to_the_operator() {
     }
 }
 
+/// It runs, so its pause is reported. Of its next reboot nobody would hear.
+#[test]
+fn a_guest_that_xenstored_does_not_know_to_run_is_named_to_the_operator() {
+    for landing in LANDINGS {
+        let plan = Plan::struck(landing, LastPages, Forgotten);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        outcome.judge(plan);
+        assert_eq!(outcome.how, How::Cancelled, "{plan:?}: {}", outcome.reason);
+        let is_told = |event: &Event| {
+            let words = lull_xen::domain::UNKNOWN;
+            matches!(event, Event::Log(log) if log.level == "error" && log.text.contains(words))
+        };
+        assert!(outcome.told.iter().any(is_told), "{plan:?}");
+        let paused = |event: &Event| match event {
+            Event::Ended(ended) => ended.refused_pause_ms,
+            _ => None,
+        };
+        assert!(outcome.told.iter().any(|event| paused(event).is_some()));
+    }
+}
+
 /// The permission may be older than the look at the clock.
 #[test]
 fn a_copy_is_not_started_after_the_limit() {
@@ -635,7 +656,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         LosesOne | LosesOneLate | LosesAll => &[],
         Closes => &["the stream cannot be written", "lull land was lost"],
         Stalls | NeverArms => &["the timeout of"],
-        Cancel => &["cancelled", "the attempt was given up"],
+        Cancel | Forgotten => &["cancelled", "the attempt was given up"],
         NeverSuspends => &[DID_NOT_SUSPEND],
         SuspendedByAnother => &["the guest is suspended already"],
         ResumedByAnother => &["somebody has resumed the guest"],

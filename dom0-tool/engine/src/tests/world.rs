@@ -127,6 +127,8 @@ pub enum Fault {
     NeverArms,
     /// The destination cannot start the copy.
     NotStarted,
+    /// The attempt is cancelled, and xenstored does not answer when the guest is resumed.
+    Forgotten,
     /// The engine is held up until the limit is over, as it hears that it may start the copy.
     HeldUp,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
@@ -177,6 +179,8 @@ pub struct World {
     pub qemu_hangs: Cell<bool>,
     pub never_arms: Cell<bool>,
     pub not_started: Cell<bool>,
+    /// Whether xenstored does not answer when the guest is resumed.
+    pub forgotten: Cell<bool>,
     /// How long the engine is held up when it is permitted to start the copy.
     pub held_up: Cell<Duration>,
     /// Whether the guest's QEMU runs.
@@ -220,6 +224,7 @@ impl World {
             qemu_hangs: Cell::new(false),
             never_arms: Cell::new(false),
             not_started: Cell::new(false),
+            forgotten: Cell::new(false),
             held_up: Cell::new(Duration::ZERO),
             qemu_runs: Cell::new(true),
             log_ends: Cell::new(0),
@@ -259,6 +264,10 @@ impl World {
             Fault::QemuHangs => self.qemu_hangs.set(true),
             Fault::NeverArms => self.never_arms.set(true),
             Fault::NotStarted => self.not_started.set(true),
+            Fault::Forgotten => {
+                self.cancelled.set(true);
+                self.forgotten.set(true);
+            }
             Fault::HeldUp => self.held_up.set(HELD_UP),
             Fault::Destroyed => self.guest.set(Guest::Gone),
             Fault::Grows => self.grown.set(true),
