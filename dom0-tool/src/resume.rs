@@ -13,7 +13,7 @@ use lull_base::exit::done_or_not;
 use lull_store::running::claim::{Claim, LockResult};
 use lull_store::running::folder::Folder;
 use lull_xen::device_model::MakeRun;
-use lull_xen::domain::Resumed;
+use lull_xen::domain::{Resumed, UNKNOWN};
 use lull_xen::host::{self, Guest, Host};
 use lull_xen::{DomId, Xen, version};
 
@@ -57,9 +57,12 @@ fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
         Resumed::WasNotSuspended => {
             anyhow::bail!("{name} is not suspended.\nNothing was done. `xl list` shows how it is.");
         }
-        Resumed::Yes { devices, .. } => {
+        Resumed::Yes { devices, known, .. } => {
             if let Some(complaint) = devices.complaint(emulated.words()) {
                 eprintln!("lull: {name} runs, but {complaint}.");
+            }
+            if !known {
+                eprintln!("lull: {name} runs, but {UNKNOWN}.");
             }
         }
     }

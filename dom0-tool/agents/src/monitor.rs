@@ -5,14 +5,17 @@
 //! (`handle_domain_death` in `tools/xl/xl_vmcontrol.c`; since 4.20 it stays). A guest that
 //! is resumed here would then stay dead after its next reboot. So lull stops the monitor
 //! (SIGSTOP) before it asks the guest to suspend. It continues the monitor (SIGCONT) once
-//! the guest runs again or its domain is gone. libxl then looks at the domain's present
-//! state, not at its past one.
+//! the guest runs again or its domain is gone: the process that resumes the guest does so,
+//! and the guard after it. libxl then looks at the domain's present state, not at its past
+//! one.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use lull_xen::DomId;
 use lull_xen::version::{self, Version};
@@ -45,11 +48,17 @@ impl Monitor {
             if !is_it() {
                 return None;
             }
-            let pid = Pid::from_raw(i32::try_from(number).ok()?)?;
-            let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+            let monitor = Self::open(number)?;
             // Check again after the open, because the process number may have been reused.
-            is_it().then_some(Self { process, number })
+            is_it().then_some(monitor)
         })
+    }
+
+    /// The process of this number, whatever it is.
+    pub(crate) fn open(number: u32) -> Option<Self> {
+        let pid = Pid::from_raw(i32::try_from(number).ok()?)?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        Some(Self { process, number })
     }
 
     /// Whether a suspend makes the monitor of this Xen release exit.
@@ -89,15 +98,47 @@ impl Monitor {
 /// Where libvirt keeps the state of each running Xen guest.
 const LIBVIRTS: &str = "/run/libvirt/libxl";
 
+/// Time that the guard has to let the monitor go on, before that is said to stand still. It
+/// removes the stub first.
+const LETTING_GO: Duration = Duration::from_secs(5);
+
+/// Interval between two checks whether it has.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Who carries out the guest's next reboot or shutdown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// An xl.
+    Xl,
+    /// An xl, process of this number, once it is no longer stopped.
+    Stopped(u32),
+    Nobody,
+}
+
 /// The warning about a guest that was paused and runs on: its next reboot or shutdown will
 /// no longer be carried out. `None` if it will be.
 pub fn lost(name: &str, domain: DomId) -> Option<String> {
     let stays = version::detect().is_ok_and(|xen| !Monitor::leaves_at_a_suspend(xen));
-    let waits = || stays || Monitor::of(domain).is_some();
-    warning(name, is_libvirts(name), waits)
+    let waiting = || match stays {
+        true => Waiting::Xl,
+        false => Monitor::of(domain).map_or(Waiting::Nobody, |monitor| look(&monitor)),
+    };
+    warning(name, is_libvirts(name), waiting)
 }
 
-fn warning(name: &str, is_libvirts: bool, waits: impl FnOnce() -> bool) -> Option<String> {
+/// Looks whether the monitor goes on. The guard may be about to see to that.
+fn look(monitor: &Monitor) -> Waiting {
+    let until = Instant::now() + LETTING_GO;
+    while monitor.is_held() {
+        if Instant::now() >= until {
+            return Waiting::Stopped(monitor.number());
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+    Waiting::Xl
+}
+
+fn warning(name: &str, is_libvirts: bool, waiting: impl FnOnce() -> Waiting) -> Option<String> {
     if is_libvirts {
         // libxl's `shutdown_reported` permits one report for each watch on the domain.
         return Some(format!(
@@ -105,12 +146,18 @@ fn warning(name: &str, is_libvirts: bool, waits: impl FnOnce() -> bool) -> Optio
              reboot or shutdown: `systemctl restart libvirtd` makes it look again."
         ));
     }
-    (!waits()).then(|| {
-        format!(
+    match waiting() {
+        Waiting::Xl => None,
+        Waiting::Stopped(number) => Some(format!(
+            "The xl that waits for {name}'s end (process {number}) stands still, and would not \
+             carry out its next reboot or shutdown. lull's guard lets it go on within minutes; \
+             if `lull doctor` finds it standing still after that, `kill -CONT {number}`."
+        )),
+        Waiting::Nobody => Some(format!(
             "No xl waits for {name}'s end any more: after its next reboot or shutdown `xl \
              destroy {name}` and `xl create` are yours to do."
-        )
-    })
+        )),
+    }
 }
 
 /// Whether libvirt started the guest of that name.
@@ -177,11 +224,14 @@ mod tests {
 
     #[test]
     fn who_lost_its_monitor_is_told_what_is_left_to_do() {
-        assert_eq!(warning("web1", false, || true), None);
-        let lost = warning("web1", false, || false).unwrap();
+        assert_eq!(warning("web1", false, || Waiting::Xl), None);
+        let lost = warning("web1", false, || Waiting::Nobody).unwrap();
         assert!(lost.contains("`xl destroy web1`"), "{lost}");
+        // The guard, which would let it go on, may have been killed.
+        let lost = warning("web1", false, || Waiting::Stopped(123)).unwrap();
+        assert!(lost.contains("`kill -CONT 123`"), "{lost}");
         // libvirt's daemon stays, and has spent its one report all the same.
-        let lost = warning("web1", true, || true).unwrap();
+        let lost = warning("web1", true, || Waiting::Xl).unwrap();
         assert!(lost.contains("`systemctl restart libvirtd`"), "{lost}");
     }
 

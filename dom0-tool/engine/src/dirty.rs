@@ -56,10 +56,15 @@ impl Session<'_> {
     }
 
     /// Tells the stub if a limit is in force and memory was given to the guest, or taken
-    /// from it, since the last bitmap. The guest must not be stopped then: listing the
-    /// frames of a large guest takes seconds, which no prediction includes.
+    /// from it, since the last bitmap, or if the destination does not know all of that yet.
+    /// The guest must not be stopped then: no prediction includes the seconds in which the
+    /// frames of a large guest are listed, or the destination is told of those that have
+    /// gone.
     pub(super) fn tell_if_unsettled(&mut self) -> Result<(), Failure> {
-        if self.limit_in_force().is_some() && self.is_ballooning()? {
+        if self.limit_in_force().is_none() {
+            return Ok(());
+        }
+        if self.is_ballooning()? || self.landing.is_telling_gone() {
             self.peer.tell(self.now(), Event::Unsettled)?;
         }
         Ok(())

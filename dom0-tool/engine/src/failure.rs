@@ -151,6 +151,7 @@ const fn hung_up(why: Refused) -> &'static str {
             "the last pages and the CPU state were not in place in time"
         }
         Refused::RunsHere => "somebody has resumed the guest while it was being handed over",
+        Refused::StateUnread => "Xen did not say whether the guest runs here",
         _ => "the attempt was given up",
     }
 }
@@ -186,7 +187,7 @@ impl From<&Failure> for Verdict {
                 How::SourceFailed,
                 "Look who else saves, moves or resumes it, and try again.",
             ),
-            Failure::HungUp(Refused::RunsHere) => (How::SourceFailed, ""),
+            Failure::HungUp(Refused::RunsHere | Refused::StateUnread) => (How::SourceFailed, ""),
             Failure::DevicesNotLogged(_) | Failure::DevicesNotSaved(_) => (
                 How::SourceFailed,
                 "Look at its QEMU (/var/log/xen/qemu-dm-NAME.log): a guest whose QEMU has ended must be shut down and started again.",

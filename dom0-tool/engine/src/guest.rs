@@ -184,8 +184,8 @@ impl Session<'_> {
         }
         let decided = Instant::now();
         match self.domains.resume(self.host.emulated()) {
-            Ok(domain::Resumed::Yes { at, devices }) => {
-                self.note_resume(at, Some(at.duration_since(decided)));
+            Ok(domain::Resumed::Yes { at, devices, known }) => {
+                self.note_resume(at, Some(at.duration_since(decided)), known);
                 self.note_devices(devices);
             }
             Ok(domain::Resumed::WasNotSuspended) => {}
@@ -200,11 +200,15 @@ impl Session<'_> {
         }
     }
 
-    fn note_resume(&mut self, at: Instant, took: Option<Duration>) {
+    fn note_resume(&mut self, at: Instant, took: Option<Duration>, known: bool) {
         self.resumed = self.pause.map(|pause| Resumed {
             pause: at.duration_since(pause.requested),
             took,
         });
+        if !known {
+            let unknown = domain::UNKNOWN;
+            self.log("error", format!("the guest runs on here, but {unknown}"));
+        }
     }
 
     /// Waits a short while for a guest that may still follow the request to suspend. The
@@ -214,8 +218,8 @@ impl Session<'_> {
             return;
         }
         match self.domains.outlive_request(self.host.emulated()) {
-            Ok(domain::Outlived::Resumed { at, devices }) => {
-                self.note_resume(at, None);
+            Ok(domain::Outlived::Resumed { at, devices, known }) => {
+                self.note_resume(at, None, known);
                 self.note_devices(devices);
             }
             Ok(domain::Outlived::Over) => {}

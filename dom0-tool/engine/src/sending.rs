@@ -155,7 +155,8 @@ impl Session<'_> {
         while self.landing.tell_gone(&mut self.queue) {
             self.write()?;
             self.hear_landing()?;
-            self.wait(TICK).doing("waiting failed")?;
+            let longest = self.until_deadline().map_or(TICK, |left| left.min(TICK));
+            self.wait(longest).doing("waiting failed")?;
             self.attend_while_comparing()?;
             self.check_deadline()?;
         }

@@ -20,12 +20,14 @@ impl Session<'_> {
         self.host.ask_to_start();
         loop {
             self.hear_others()?;
-            if self.news.may_start {
-                break;
-            }
+            // The limit comes first: this process may have been held up since the permission
+            // was given.
             let left = self.until_too_late();
             if left == Some(Duration::ZERO) {
                 return Err(Failure::Deadline);
+            }
+            if self.news.may_start {
+                break;
             }
             self.wait(left.unwrap_or(TICK).min(TICK))
                 .doing("waiting failed")?;

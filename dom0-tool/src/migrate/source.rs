@@ -206,6 +206,7 @@ pub(super) mod tests {
             Ok(Resumed::Yes {
                 at: std::time::Instant::now(),
                 devices: Devices::None,
+                known: true,
             })
         }
 

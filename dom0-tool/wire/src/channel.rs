@@ -94,7 +94,8 @@ impl Edition {
 }
 
 /// How often the source asks whether the destination is still there, while nothing else is
-/// due. A firewall forgets a connection that is silent for minutes.
+/// due. A firewall forgets a connection that is silent for minutes. The destination relies on
+/// it, too, to notice a source that is cut off.
 pub const PING: Duration = Duration::from_secs(5);
 
 /// How long an answer may take. The connection is taken for dead then, as ssh's keep-alive

@@ -471,8 +471,8 @@ pub struct HungUp {
     pub decided_monotonic_ns: u64,
     /// What the transport did with the guest.
     pub guest: GuestThen,
-    /// Why the guest could not be resumed, or what is wrong with its emulated devices since
-    /// it was; otherwise empty.
+    /// Why the guest could not be resumed, or what is wrong with it since it was; otherwise
+    /// empty.
     pub error: String,
     /// The guest's pause, if the transport ended it by resuming the guest.
     pub refused_pause_ms: Option<u64>,
@@ -502,6 +502,8 @@ pub enum Refused {
     FrontEndGone,
     /// READY arrived, but something had resumed the guest, which runs at the source.
     RunsHere,
+    /// READY arrived, and Xen did not say whether the guest runs at the source.
+    StateUnread,
     /// xl closed its end because it gave up or died.
     XlGone,
     /// The destination, or the connection to it, closed its end.

@@ -260,13 +260,21 @@ impl Xen {
             self.set_vcpu_context(domain, 0, &context)?;
         }
         self.resume_domain(domain)?;
-        let at = Instant::now();
-        // xenstored remembers that the domain has shut down. Without this, it would not
-        // report the next shutdown to anyone.
-        Xenstore::open().and_then(|mut store| store.resume(domain))?;
-        Ok(Resumed::Yes { at, devices })
+        Ok(resumed(devices, || Xenstore::open()?.resume(domain)))
     }
 }
+
+/// The guest runs from now on, whether or not xenstored can be told so. xenstored remembers
+/// that the domain has shut down.
+fn resumed(devices: Devices, tell_xenstored: impl FnOnce() -> io::Result<()>) -> Resumed {
+    let at = Instant::now();
+    let known = tell_xenstored().is_ok();
+    Resumed::Yes { at, devices, known }
+}
+
+/// What is wrong with a guest that was resumed without xenstored's knowledge, as a clause.
+pub const UNKNOWN: &str =
+    "xenstored could not be told so, and will report its next reboot or shutdown to nobody";
 
 /// The folder that a lull process locks while it resumes a guest. Only root can open
 /// it.
@@ -327,6 +335,8 @@ pub enum Outlived {
         at: Instant,
         /// What its emulated devices do.
         devices: Devices,
+        /// Whether xenstored knows that it runs; see [`UNKNOWN`].
+        known: bool,
     },
     /// The guest will not suspend: the request was withdrawn, or the guest is gone.
     Over,
@@ -348,8 +358,8 @@ pub fn wait_out_suspend(
 ) -> io::Result<Outlived> {
     let begun = Instant::now();
     loop {
-        if let Resumed::Yes { at, devices } = xen.resume_suspended(domain, emulated)? {
-            return Ok(Outlived::Resumed { at, devices });
+        if let Resumed::Yes { at, devices, known } = xen.resume_suspended(domain, emulated)? {
+            return Ok(Outlived::Resumed { at, devices, known });
         }
         // The request may still be on its way to xenstore, so finding none proves
         // nothing.
@@ -414,6 +424,8 @@ pub enum Resumed {
         at: Instant,
         /// What its emulated devices do.
         devices: Devices,
+        /// Whether xenstored knows that it runs; see [`UNKNOWN`].
+        known: bool,
     },
     /// The guest was not suspended.
     WasNotSuspended,
@@ -432,6 +444,21 @@ mod tests {
         assert!(awaits_result(1 << 56, 0));
         assert!(!awaits_result(0, 0), "no PV drivers");
         assert!(!awaits_result(1 << 56, 3), "it sleeps");
+    }
+
+    /// The guest must not be said to be suspended, nor its pause go unreported.
+    #[test]
+    fn a_guest_that_runs_is_resumed_whatever_xenstored_says() {
+        for answers in [true, false] {
+            let tell = || match answers {
+                true => Ok(()),
+                false => Err(io::ErrorKind::TimedOut.into()),
+            };
+            let Resumed::Yes { devices, known, .. } = resumed(Devices::Run, tell) else {
+                panic!("it was resumed");
+            };
+            assert_eq!((devices, known), (Devices::Run, answers));
+        }
     }
 
     /// Engine, transport, guard and front end may all find the guest suspended at the same

@@ -18,8 +18,8 @@ use super::see_off::SeeOff;
 use super::waiting::{Compared, Complete, Finder, Identity, Tools, Unfit, Waiting};
 use lull_store::running::folder::{self, Folder};
 use lull_wire::channel::{
-    Attach, BadFrame, Chosen, Edition, Expect, FromLand, Greeting, LINE_MAX, Purpose, TO_LAND_MAX,
-    ToLand, Token,
+    Attach, BadFrame, Chosen, Edition, Expect, FromLand, Greeting, LINE_MAX, Purpose, SILENCE,
+    TO_LAND_MAX, ToLand, Token,
 };
 use lull_wire::json;
 
@@ -32,6 +32,12 @@ const SHORT_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time that the source has to choose a version.
 const CHOOSING: Duration = Duration::from_secs(60);
 
+/// Longest silence of a source that has begun to speak. Whatever the edition, it asks every
+/// few seconds whether this end is there, if nothing else is due, and waits for no answer longer
+/// than [`SILENCE`]. A source that is cut off never closes its end, and its copy must not stay
+/// in the way of another attempt.
+const SILENCE_MAX: Duration = SILENCE.saturating_mul(3);
+
 /// Time that the guest has to start before this process ends. Its end also ends an sshd
 /// session, and that takes time from dom0 while the guest waits.
 const LANDING: Duration = Duration::from_secs(20);
@@ -39,7 +45,7 @@ const LANDING: Duration = Duration::from_secs(20);
 /// Why the process ends without a landing.
 #[derive(Debug, thiserror::Error)]
 pub enum End {
-    /// The source has closed its end, so there is no one to report to.
+    /// The source has closed its end or is cut off, so there is no one to report to.
     #[error("the source has gone")]
     Gone,
     #[error("the source does not choose a version")]
@@ -294,7 +300,9 @@ fn landed<W: Write>(source: &mut Source<'_, W>, see_off: &mut SeeOff) -> Result<
 }
 
 /// Waits for the source's word and starts the copy. Until that word the copy is the
-/// guard's to destroy, and from then on it never is.
+/// guard's to destroy, and from then on it never is. A source that gives its word does so at
+/// once, and waits no longer than [`SILENCE`] to hear that the copy runs. A word that comes
+/// after [`SILENCE_MAX`] is not followed: the guest may have been resumed at the source.
 fn start<W: Write>(
     source: &mut Source<'_, W>,
     complete: Complete,
@@ -341,6 +349,11 @@ struct Source<'f, W> {
     joined: Vec<Joined>,
     /// Which of the connections is read first, so that each gets its turn.
     turn: usize,
+    /// When the source was last heard. It may take its time until its first frame: its xl logs
+    /// in meanwhile.
+    heard: Option<Instant>,
+    /// How long it may be silent from then on.
+    silence_max: Duration,
 }
 
 impl<'f, W: Write> Source<'f, W> {
@@ -352,6 +365,8 @@ impl<'f, W: Write> Source<'f, W> {
             door,
             joined: Vec::new(),
             turn: 0,
+            heard: None,
+            silence_max: SILENCE_MAX,
         }
     }
 
@@ -432,6 +447,7 @@ impl<'f, W: Write> Source<'f, W> {
     fn frame_within(&mut self, longest: Duration) -> Result<Option<(Via, ToLand)>, End> {
         loop {
             let Some(ready) = self.readable(longest)? else {
+                self.check_silence()?;
                 return Ok(None);
             };
             if ready.has_left.contains(&true) {
@@ -462,18 +478,35 @@ impl<'f, W: Write> Source<'f, W> {
     /// has ended is closed.
     fn read(&mut self, at: usize) -> Result<Option<(Via, ToLand)>, End> {
         let Some(at) = at.checked_sub(1) else {
-            let frame = self.inlet.read(self.from)?;
+            let frame = self.read_first()?;
             return Ok(frame.map(|frame| (Via::First, frame)));
         };
         let joined = &mut self.joined[at];
         let via = Via::Joined(joined.number);
         match joined.read() {
-            Ok(frame) => Ok(frame.map(|frame| (via, frame))),
+            Ok(frame) => {
+                self.heard = Some(Instant::now());
+                Ok(frame.map(|frame| (via, frame)))
+            }
             Err(End::Gone | End::Io(_)) => {
                 self.joined.remove(at);
                 Ok(None)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    fn read_first(&mut self) -> Result<Option<ToLand>, End> {
+        let frame = self.inlet.read(self.from)?;
+        self.heard = Some(Instant::now());
+        Ok(frame)
+    }
+
+    /// Checks, while nothing arrives, that the source has not been silent for too long.
+    fn check_silence(&self) -> Result<(), End> {
+        match self.heard {
+            Some(heard) if heard.elapsed() >= self.silence_max => Err(End::Gone),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -484,10 +517,11 @@ impl<'f, W: Write> Source<'f, W> {
     ) -> Result<ToLand, End> {
         loop {
             if !self.is_readable()? {
+                self.check_silence()?;
                 meanwhile()?;
                 continue;
             }
-            if let Some(frame) = self.inlet.read(self.from)? {
+            if let Some(frame) = self.read_first()? {
                 return Ok(frame);
             }
         }
@@ -797,5 +831,38 @@ mod tests {
         });
         assert!(matches!(gone, Err(End::Unfit(Unfit::NoLongerWaits))));
         assert_eq!(looks, 1);
+    }
+
+    /// A connection that is cut does not end.
+    #[test]
+    fn a_source_that_falls_silent_has_gone() {
+        type Read = fn(&mut Source<'_, Vec<u8>>) -> Result<ToLand, End>;
+        let all: Read = |source| {
+            let read = source.frame(|| Err(Unfit::NoLongerWaits.into()))?;
+            Ok(read.1)
+        };
+        let first: Read = |source| source.frame_of_first(|| Err(Unfit::NoLongerWaits.into()));
+        for read in [all, first] {
+            let (from, mut to) = pipe().unwrap();
+            let mut source = Source::new(from.as_fd(), Vec::new(), None);
+            source.silence_max = Duration::ZERO;
+            // It has not spoken yet.
+            assert!(matches!(read(&mut source), Err(End::Unfit(_))));
+            to.write_all(&channel::ping()).unwrap();
+            assert_eq!(read(&mut source).ok(), Some(ToLand::Ping));
+            assert!(matches!(read(&mut source), Err(End::Gone)));
+        }
+    }
+
+    /// A copy that is expected is looked for at shorter intervals.
+    #[test]
+    fn nor_is_a_copy_of_a_silent_source_waited_for() {
+        let (from, mut to) = pipe().unwrap();
+        to.write_all(NEWEST).unwrap();
+        to.write_all(&expected()).unwrap();
+        let mut source = Source::new(from.as_fd(), Vec::new(), None);
+        source.silence_max = Duration::ZERO;
+        let end = serve(&mut source, Nowhere(3)).unwrap_err();
+        assert!(matches!(end, End::Gone), "{end}");
     }
 }

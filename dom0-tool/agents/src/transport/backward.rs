@@ -1,5 +1,6 @@
 //! From the destination to xl: the handshake, and any other output, in its order. Nothing
-//! after READY is read before READY is passed on.
+//! after READY is read before READY is passed on. What arrives in the same chunk is kept apart
+//! where the handshake precedes the stop: xl destroys the guest here once it reads a report.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub struct FromDestination {
     /// Bytes that were read and not yet written: at most one chunk and the beginning of
     /// READY.
     unsent: Vec<u8>,
+    /// The number of unsent bytes that precede READY, while it is held.
+    ready_begins: usize,
     /// What the destination answered to a handshake that precedes the stop.
     answer: Vec<u8>,
     state: State,
@@ -41,7 +44,7 @@ enum State {
     Greeting,
     /// READY has not arrived. Bytes that may be its beginning are kept.
     Looking,
-    /// READY has arrived and stands at the end of the unsent bytes.
+    /// READY has arrived. It is unsent, and so is what arrived with it.
     Held,
     /// READY is passed on, and what follows is kept.
     Keeping,
@@ -59,6 +62,9 @@ pub enum Received {
     Banner,
     /// READY has arrived, and is held.
     Ready,
+    /// Both have arrived at once. The destination is broken, or an enemy: a receiver waits
+    /// for the stream in between.
+    BannerAndReady,
     /// Bytes after READY, which was passed on before.
     Answer,
     /// The destination's report is complete, and kept.
@@ -79,6 +85,7 @@ impl FromDestination {
             banner: Finder::new(BANNER),
             ready: Finder::new(READY),
             unsent: Vec::new(),
+            ready_begins: 0,
             answer: Vec::new(),
             state: State::Greeting,
         }
@@ -138,11 +145,22 @@ impl FromDestination {
             State::Open => return Received::Answer,
             State::Held | State::Keeping | State::Discarding => return Received::Nothing,
         }
-        if self.ready.read(bytes).is_some() {
-            self.state = State::Held;
-            return Received::Ready;
+        match self.look_for_ready(bytes) {
+            true => Received::Ready,
+            false => Received::Nothing,
         }
-        Received::Nothing
+    }
+
+    /// Looks for READY in the last of the unsent bytes. Returns whether it is complete, and
+    /// held from now on.
+    fn look_for_ready(&mut self, bytes: &[u8]) -> bool {
+        let Some(end) = self.ready.read(bytes) else {
+            return false;
+        };
+        let behind = bytes.len() - end;
+        self.ready_begins = self.unsent.len() - behind - READY.len();
+        self.state = State::Held;
+        true
     }
 
     /// Keeps an answer. What is too long for one is dropped: the destination is broken, and
@@ -160,8 +178,7 @@ impl FromDestination {
         }
     }
 
-    /// Drops what stands before the banner. The bytes after it in the same chunk cannot be
-    /// READY yet, because the receiver first waits for the stream.
+    /// Drops what stands before the banner.
     fn look_for_banner(&mut self, bytes: &[u8]) -> Received {
         match self.banner.read(bytes) {
             Some(end) => {
@@ -169,8 +186,10 @@ impl FromDestination {
                 let banner = self.unsent.len() - behind - BANNER.len();
                 self.unsent.drain(..banner);
                 self.state = State::Looking;
-                self.ready.read(&bytes[end..]);
-                Received::Banner
+                match self.look_for_ready(&bytes[end..]) {
+                    true => Received::BannerAndReady,
+                    false => Received::Banner,
+                }
             }
             None => {
                 if self.unsent.len() > GREETING_MAX {
@@ -197,7 +216,10 @@ impl FromDestination {
         };
         let length = self.sendable().min(ATOMIC);
         match write(to, &self.unsent[..length]) {
-            Ok(written) => drop(self.unsent.drain(..written)),
+            Ok(written) => {
+                self.unsent.drain(..written);
+                self.ready_begins = self.ready_begins.saturating_sub(written);
+            }
             Err(Errno::INTR | Errno::AGAIN) => {}
             // xl has closed its end.
             Err(_) => self.discard(),
@@ -212,11 +234,15 @@ impl FromDestination {
         }
     }
 
-    /// Passes READY on, and keeps what follows.
-    pub fn open_and_keep(&mut self) {
-        if self.state == State::Held {
-            self.state = State::Keeping;
+    /// Passes READY on, and keeps what follows. Returns what of it has arrived: a destination
+    /// that is broken, or an enemy, may report before it hears GO.
+    pub fn open_and_keep(&mut self) -> Received {
+        if self.state != State::Held {
+            return Received::Nothing;
         }
+        self.state = State::Keeping;
+        let behind = self.unsent.split_off(self.ready_begins + READY.len());
+        self.keep(&behind)
     }
 
     /// Passes on what was kept, and everything after it.
@@ -291,8 +317,9 @@ impl FromDestination {
             State::Greeting => 0,
             State::Looking => self.unsent.len() - self.ready.pending(),
             State::Open | State::Keeping => self.unsent.len(),
-            // Nothing is sent, so READY is not split.
-            State::Held | State::Discarding => 0,
+            // No part of READY is sent.
+            State::Held => self.ready_begins,
+            State::Discarding => 0,
         }
     }
 }

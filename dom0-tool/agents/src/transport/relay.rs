@@ -129,7 +129,11 @@ impl<'a> Relay<'a> {
                         Ok(true) => {
                             return Ok(self.refuse(Refused::RunsHere, Guest::LeaveAlone));
                         }
-                        Ok(false) | Err(_) => self.pass(),
+                        // Whoever may be able to resume it does: the engine or xl.
+                        Err(_) => {
+                            return Ok(self.refuse(Refused::StateUnread, Guest::LeaveAlone));
+                        }
+                        Ok(false) => self.pass(),
                     },
                     Decision::Refuse(why, guest) => return Ok(self.refuse(why, guest)),
                 }
@@ -197,19 +201,10 @@ impl<'a> Relay<'a> {
                 Wake::Read => match self.backward.read() {
                     Received::Nothing => {}
                     Received::Banner => self.gate.note(Event::Banner),
-                    Received::Ready => {
-                        let came_monotonic_ns = now_ns();
-                        self.ready_ns = Some(came_monotonic_ns);
-                        self.gate.note(Event::Ready);
-                        if self.gate.landing().is_fast() {
-                            let ready = TargetReady { came_monotonic_ns };
-                            self.sockets.tell_engine(ToEngine::TargetReady);
-                            self.sockets
-                                .tell_front_end(events::Event::TargetReady(ready));
-                        }
-                        // An order may have arrived at the same moment.
-                        let gate = &mut self.gate;
-                        self.sockets.recv(|event| gate.note(event));
+                    Received::Ready => self.ready_came(),
+                    Received::BannerAndReady => {
+                        self.gate.note(Event::Banner);
+                        self.ready_came();
                     }
                     Received::Answer => self.answered(),
                     Received::Report { taken } => self.reported(taken),
@@ -219,6 +214,22 @@ impl<'a> Relay<'a> {
             }
         }
         Ok(())
+    }
+
+    /// READY has arrived, and is held.
+    fn ready_came(&mut self) {
+        let came_monotonic_ns = now_ns();
+        self.ready_ns = Some(came_monotonic_ns);
+        self.gate.note(Event::Ready);
+        if self.gate.landing().is_fast() {
+            let ready = TargetReady { came_monotonic_ns };
+            self.sockets.tell_engine(ToEngine::TargetReady);
+            self.sockets
+                .tell_front_end(events::Event::TargetReady(ready));
+        }
+        // An order may have arrived at the same moment.
+        let gate = &mut self.gate;
+        self.sockets.recv(|event| gate.note(event));
     }
 
     fn poll(&self, until: Option<u64>) -> rustix::io::Result<Vec<Wake>> {
@@ -246,8 +257,10 @@ impl<'a> Relay<'a> {
     /// Begins the handshake while the guest runs.
     fn hand_over(&mut self) {
         self.handing_over_ns = Some(now_ns());
-        self.backward.open_and_keep();
         self.gate.note(Event::HandingOver);
+        if let Received::Report { taken } = self.backward.open_and_keep() {
+            self.reported(taken);
+        }
     }
 
     /// The receiver has answered that handshake; xl reads it later.

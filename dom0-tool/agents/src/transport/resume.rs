@@ -4,7 +4,7 @@ use std::io;
 
 use lull_wire::events::GuestThen;
 use lull_xen::device_model::MakeRun;
-use lull_xen::domain::Resumed;
+use lull_xen::domain::{Resumed, UNKNOWN};
 use lull_xen::{DomId, Xen};
 
 use crate::emulated::Emulated;
@@ -17,7 +17,7 @@ pub trait Source {
     /// When the guest cannot be resumed, or its state cannot be read.
     fn resume(&mut self) -> io::Result<GuestThen>;
 
-    /// What is wrong with the guest's emulated devices since it was resumed, as a clause.
+    /// What is wrong with the guest since it was resumed, as a clause.
     fn complaint(&self) -> Option<&str>;
 
     /// Whether the guest is suspended.
@@ -71,8 +71,10 @@ impl Source for OnXen {
         Ok(
             match xen.resume_suspended(self.domain, &mut self.emulated)? {
                 Resumed::WasNotSuspended => GuestThen::WasNotSuspended,
-                Resumed::Yes { devices, .. } => {
-                    self.complaint = devices.complaint(self.emulated.words());
+                Resumed::Yes { devices, known, .. } => {
+                    let unknown = (!known).then(|| UNKNOWN.to_owned());
+                    let complaint = devices.complaint(self.emulated.words());
+                    self.complaint = complaint.or(unknown);
                     GuestThen::Resumed
                 }
             },

@@ -43,6 +43,8 @@ struct Counted {
     resumed: Arc<AtomicU32>,
     suspended: Arc<AtomicBool>,
     runs: Arc<AtomicBool>,
+    /// Whether Xen answers nothing.
+    unread: Arc<AtomicBool>,
 }
 
 impl Source for Counted {
@@ -60,6 +62,9 @@ impl Source for Counted {
     }
 
     fn runs(&self) -> io::Result<bool> {
+        if self.unread.load(Ordering::SeqCst) {
+            return Err(io::Error::other("no answer"));
+        }
         Ok(self.runs.load(Ordering::SeqCst))
     }
 }
@@ -349,6 +354,46 @@ fn handing_over() -> World {
     world.peer_in.read_exact(&mut go).unwrap();
     assert_eq!(go, GO);
     world
+}
+
+/// xl would destroy a guest that still runs here.
+#[test]
+fn a_report_that_comes_with_ready_is_kept_from_xl() {
+    let mut world = world(Terms {
+        landing: Landing::Fast,
+        ..TERMS
+    });
+    world.peer_says(BANNER);
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    world.engine(FromEngine::Begun);
+    world.peer_says(&[READY, REPORT, &[0]].concat());
+    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    world.engine(FromEngine::HandOver);
+    assert_eq!(world.xl_hears(READY.len()), READY);
+    assert_eq!(world.engine_hears(), ToEngine::HandedOver);
+    world.xl_waits(Duration::from_millis(100));
+    world.engine(FromEngine::GivenUp);
+    world.gives_back(0);
+}
+
+/// xl would take a READY that comes so early for the answer to its stream.
+#[test]
+fn a_ready_that_comes_with_the_banner_is_held() {
+    let mut world = world(Terms {
+        landing: Landing::Fast,
+        ..TERMS
+    });
+    world.peer_says(&[BANNER, READY, REPORT, &[0]].concat());
+    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    world.xl_waits(Duration::from_millis(100));
+    // The engine finds that it comes too early.
+    world.engine(FromEngine::Begun);
+    world.engine(FromEngine::GivenUp);
+    assert!(matches!(world.event(), Event::TargetReady(_)));
+    assert_eq!(world.hung_up().why, Refused::GivenUp);
+    drop((world.xl_out.take(), world.peer_out.take()));
+    world.ends(0);
 }
 
 /// The same, after the receiver's report and its end. The guest was just asked to suspend
@@ -683,6 +728,24 @@ fn a_guest_that_runs_here_again_is_not_handed_over() {
     );
     drop(world.peer_out.take());
     world.ends(0);
+}
+
+/// It may run here.
+#[test]
+fn a_guest_whose_state_cannot_be_read_is_not_handed_over() {
+    for terms in [UNLIMITED, TERMS] {
+        let mut world = world(terms);
+        world.stream_complete(Duration::ZERO);
+        world.guest.unread.store(true, Ordering::SeqCst);
+        world.peer_says(READY);
+        let hung_up = world.hung_up();
+        assert_eq!(
+            (hung_up.why, hung_up.guest),
+            (Refused::StateUnread, GuestThen::LeftAlone)
+        );
+        drop(world.peer_out.take());
+        world.ends(0);
+    }
 }
 
 #[test]

@@ -200,12 +200,6 @@ impl Fast {
 
 /// Batches, and the connections that carry them.
 impl Fast {
-    /// Whether batches have to take the first connection: the destination is being told of
-    /// frames that have gone, and they may be back.
-    fn is_telling_gone(&mut self) -> bool {
-        self.there.has_gone() || self.asked.contains(&Asked::Gone)
-    }
-
     /// Sends a share over the connection that owes the least.
     fn push(&mut self, queue: &mut Queue, share: Share) {
         let owed = |asked: &Asked| match asked {
@@ -531,6 +525,10 @@ impl Landing for Fast {
             self.asked.push_back(Asked::Gone);
         }
         true
+    }
+
+    fn is_telling_gone(&mut self) -> bool {
+        self.there.has_gone() || self.asked.contains(&Asked::Gone)
     }
 
     /// Every page of the guest is compared, and every frame without one, while neither copy

@@ -91,6 +91,31 @@ fn what_has_gone_is_told_while_nothing_is_under_way_elsewhere() {
     assert_eq!(under_way(&fast), [1, 1, 1]);
 }
 
+/// A guest under a limit is not stopped meanwhile: what is left would be told in its pause.
+/// Its number of pages has long come to rest.
+#[test]
+fn a_guest_that_gave_back_much_is_unsettled_until_the_destination_knows() {
+    const FRAMES: u64 = 60_000;
+    let (mut fast, mut lines) = open();
+    fast.there = There::new(FRAMES, FRAMES);
+    let mut queue = Queue::default();
+    let all: Vec<u64> = (0..FRAMES).collect();
+    fast.there.send(&all);
+    assert!(!fast.is_telling_gone());
+    let none = vec![0; FRAMES.div_ceil(64) as usize];
+    fast.list(&none);
+    let mut looks = 0;
+    while fast.tell_gone(&mut queue) {
+        looks += 1;
+        assert!(fast.is_telling_gone() && !fast.is_ballooning());
+        answer(&mut fast, &mut lines, 0);
+    }
+    assert!(looks > 1, "all was told at once");
+    assert!(fast.is_telling_gone(), "the rest is not answered");
+    answer(&mut fast, &mut lines, 0);
+    assert!(!fast.is_telling_gone());
+}
+
 /// What a connection was to carry goes nowhere else before the destination has said that
 /// it reads nothing more from it, and a batch is in place only with all its shares.
 #[test]

@@ -183,6 +183,12 @@ pub trait Landing {
     /// left, for which there is no room yet.
     fn tell_gone(&mut self, queue: &mut Queue) -> bool;
 
+    /// Whether the destination is being told of frames that have gone: some are left, or are
+    /// not answered. Batches take one connection meanwhile, because the frames may be back.
+    fn is_telling_gone(&mut self) -> bool {
+        false
+    }
+
     /// Starts the comparison of all memory for `--debug`. `first_pass` are the frames of
     /// round 0.
     ///

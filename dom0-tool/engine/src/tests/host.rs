@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lull_core::limits::Timeout;
@@ -156,6 +157,9 @@ impl Host for FakeHost<'_> {
     }
 
     fn poll(&mut self) -> io::Result<News> {
+        if self.asks_to_start {
+            thread::sleep(self.world.held_up.take());
+        }
         Ok(News {
             cancelled: self.world.cancelled.get(),
             target_ready: self.first_pass_done && self.destination.borrow().ended,

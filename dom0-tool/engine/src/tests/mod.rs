@@ -533,6 +533,44 @@ fn a_copy_that_is_not_started_is_named_to_the_operator() {
     }
 }
 
+/// It runs, so its pause is reported. Of its next reboot nobody would hear.
+#[test]
+fn a_guest_that_xenstored_does_not_know_to_run_is_named_to_the_operator() {
+    for landing in LANDINGS {
+        let plan = Plan::struck(landing, LastPages, Forgotten);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        outcome.judge(plan);
+        assert_eq!(outcome.how, How::Cancelled, "{plan:?}: {}", outcome.reason);
+        let is_told = |event: &Event| {
+            let words = lull_xen::domain::UNKNOWN;
+            matches!(event, Event::Log(log) if log.level == "error" && log.text.contains(words))
+        };
+        assert!(outcome.told.iter().any(is_told), "{plan:?}");
+        let paused = |event: &Event| match event {
+            Event::Ended(ended) => ended.refused_pause_ms,
+            _ => None,
+        };
+        assert!(outcome.told.iter().any(|event| paused(event).is_some()));
+    }
+}
+
+/// The permission may be older than the look at the clock.
+#[test]
+fn a_copy_is_not_started_after_the_limit() {
+    let limit = Micros::from_millis(2_000);
+    assert!(world::HELD_UP > Duration::from_micros(limit.0));
+    let plan = Plan {
+        limit: Some(limit),
+        ..Plan::struck(Way::THIN, Finishing, HeldUp)
+    };
+    let outcome = migrate(plan, &StubLog::new().unwrap());
+    outcome.judge(plan);
+    let (how, reason) = (outcome.how, &outcome.reason);
+    assert_eq!(how, How::RefusedDowntime, "{reason}");
+    assert_eq!(outcome.started, (false, None));
+    assert_eq!(outcome.world.resumes.get(), 1);
+}
+
 /// xl there takes one guest at a time, so the wait is no failure. It ends with the attempt,
 /// and the operator hears what was waited for.
 #[test]
@@ -618,7 +656,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         LosesOne | LosesOneLate | LosesAll => &[],
         Closes => &["the stream cannot be written", "lull land was lost"],
         Stalls | NeverArms => &["the timeout of"],
-        Cancel => &["cancelled", "the attempt was given up"],
+        Cancel | Forgotten => &["cancelled", "the attempt was given up"],
         NeverSuspends => &[DID_NOT_SUSPEND],
         SuspendedByAnother => &["the guest is suspended already"],
         ResumedByAnother => &["somebody has resumed the guest"],
@@ -627,6 +665,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         Grows => &["the guest has more memory"],
         LandGivesUp => &[destination::GIVES_UP],
         QemuHangs => &["QEMU could not be stopped and its state saved: it does not answer"],
+        HeldUp => &["were not sent in time"],
         Shrinks | NotStarted => &[],
     };
     phrases.iter().any(|phrase| reason.contains(phrase))

@@ -196,12 +196,13 @@ impl Domains for Model<'_> {
         self.world.guest.set(Guest::Running);
         self.world.resumes.set(self.world.resumes.get() + 1);
         let at = Instant::now();
-        Ok(Resumed::Yes { at, devices })
+        let known = !self.world.forgotten.get();
+        Ok(Resumed::Yes { at, devices, known })
     }
 
     fn outlive_request(&self, emulated: &mut dyn MakeRun) -> io::Result<Outlived> {
-        if let Resumed::Yes { at, devices } = self.resume(emulated)? {
-            return Ok(Outlived::Resumed { at, devices });
+        if let Resumed::Yes { at, devices, known } = self.resume(emulated)? {
+            return Ok(Outlived::Resumed { at, devices, known });
         }
         if self.world.guest.get() == Guest::Stopping {
             self.world.guest.set(Guest::Running);

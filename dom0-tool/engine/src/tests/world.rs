@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use lull_wire::channel::Edition;
 use lull_wire::events::Landing;
@@ -59,6 +60,9 @@ pub const XENS: u64 = 23;
 /// How many pages the guest writes between two looks at its dirty log. More than stock's
 /// rule leaves to the last round, so there are further rounds.
 const WRITTEN: u64 = 80;
+
+/// How long the engine is held up.
+pub const HELD_UP: Duration = Duration::from_millis(2_500);
 
 /// The phases of an attempt, in order. Most begin with a decision of the stub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +127,10 @@ pub enum Fault {
     NeverArms,
     /// The destination cannot start the copy.
     NotStarted,
+    /// The attempt is cancelled, and xenstored does not answer when the guest is resumed.
+    Forgotten,
+    /// The engine is held up until the limit is over, as it hears that it may start the copy.
+    HeldUp,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
     Shrinks,
 }
@@ -171,6 +179,10 @@ pub struct World {
     pub qemu_hangs: Cell<bool>,
     pub never_arms: Cell<bool>,
     pub not_started: Cell<bool>,
+    /// Whether xenstored does not answer when the guest is resumed.
+    pub forgotten: Cell<bool>,
+    /// How long the engine is held up when it is permitted to start the copy.
+    pub held_up: Cell<Duration>,
     /// Whether the guest's QEMU runs.
     pub qemu_runs: Cell<bool>,
     /// How often QEMU was told to log no more.
@@ -212,6 +224,8 @@ impl World {
             qemu_hangs: Cell::new(false),
             never_arms: Cell::new(false),
             not_started: Cell::new(false),
+            forgotten: Cell::new(false),
+            held_up: Cell::new(Duration::ZERO),
             qemu_runs: Cell::new(true),
             log_ends: Cell::new(0),
             resumes: Cell::new(0),
@@ -250,6 +264,11 @@ impl World {
             Fault::QemuHangs => self.qemu_hangs.set(true),
             Fault::NeverArms => self.never_arms.set(true),
             Fault::NotStarted => self.not_started.set(true),
+            Fault::Forgotten => {
+                self.cancelled.set(true);
+                self.forgotten.set(true);
+            }
+            Fault::HeldUp => self.held_up.set(HELD_UP),
             Fault::Destroyed => self.guest.set(Guest::Gone),
             Fault::Grows => self.grown.set(true),
             Fault::Shrinks => self.give_back(),

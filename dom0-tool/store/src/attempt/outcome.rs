@@ -302,6 +302,10 @@ fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
             Outcome::SourceFailed,
             "somebody resumed the guest at the source while it was being handed over",
         ),
+        Refused::StateUnread => (
+            Outcome::SourceFailed,
+            "Xen did not say whether the guest ran at the source when the destination was ready",
+        ),
         Refused::GaveBack => (
             Outcome::TargetFailed,
             "the destination could not take the guest's name and gave the guest back",
@@ -411,9 +415,10 @@ mod tests {
         Step::TargetStarted,
     ];
 
-    const REFUSALS: [Refused; 9] = [
+    const REFUSALS: [Refused; 10] = [
         Refused::GaveBack,
         Refused::RunsHere,
+        Refused::StateUnread,
         Refused::NotReady,
         Refused::ReadyTooLate,
         Refused::PauseUnknown,

@@ -391,13 +391,24 @@ impl<'t> Helper<'t> {
         self.tell(log("warn", text));
     }
 
+    /// Continues xl's monitor: the guest runs. The guard would do so later, and may have been
+    /// killed.
+    fn let_monitor_go(&self) {
+        if let Some(monitor) = &self.monitor {
+            monitor.let_go();
+        }
+    }
+
     /// Tells libxl how the attempt ended. Returns the guard if there is something to hand
     /// over to it.
     fn finish(mut self, verdict: &Verdict) -> (ExitCode, Option<Guard>) {
         if verdict.how != How::StreamComplete {
             let guard = self.guard.take();
-            if let Some(guard) = guard.filter(|_| !self.rest_left) {
-                guard.undone();
+            if !self.rest_left {
+                self.let_monitor_go();
+                if let Some(guard) = guard {
+                    guard.undone();
+                }
             }
             let words = match self.front_end {
                 // The front end shows more than this, and it parses xl's output, which must
@@ -455,7 +466,7 @@ impl Host for Helper<'_> {
         if let Some(guard) = &mut self.guard {
             guard.asked()?;
         }
-        // The guard lets the monitor continue, even if this process dies.
+        // The guard lets the monitor go on if this process dies.
         if let Some(monitor) = &self.monitor {
             monitor.hold();
         }
@@ -521,8 +532,11 @@ impl Host for Helper<'_> {
     }
 
     fn tell(&mut self, event: Event) {
-        if let (Event::RanOn(_), Some(guard)) = (&event, &mut self.guard) {
-            guard.ran_on();
+        if let Event::RanOn(_) = &event {
+            self.let_monitor_go();
+            if let Some(guard) = &mut self.guard {
+                guard.ran_on();
+            }
         }
         if let Some(transport) = &self.transport {
             transport.tell(&event);
@@ -595,6 +609,7 @@ impl Host for Helper<'_> {
 
     fn leave_devices(&mut self) {
         self.rest_left = true;
+        self.let_monitor_go();
         // The guest runs. Otherwise the guard would wait minutes for it to stop, before it
         // sees to QEMU.
         if let Some(guard) = &mut self.guard {
@@ -614,8 +629,79 @@ mod tests {
     use lull_base::bandwidth::Bandwidth;
     use lull_core::limits::{DowntimeLimit, Limits, Timeout};
     use lull_core::units::Micros;
+    use lull_wire::events::RanOn;
 
     use super::*;
+
+    /// A libxl that agrees to everything.
+    struct Agreeing;
+
+    impl Toolstack for Agreeing {
+        fn ask_to_suspend(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
+            Ok(Some(SuspendAnswer::Stopped))
+        }
+
+        fn cancel_suspend_request(&mut self) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn look(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn log_devices(&mut self, _: bool) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn first_pass_done(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn tell_why(&mut self, _: &str) {}
+
+        fn end(&mut self, _: How) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn wake_on(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+    }
+
+    /// The guest's next reboot would not be carried out.
+    #[test]
+    fn xls_monitor_goes_on_with_the_guest_if_no_guard_is_left() {
+        let mut process = std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .unwrap();
+        let monitor = || Monitor::open(process.id()).unwrap();
+        let stops = |helper: &mut Helper<'_>| {
+            helper.ask_to_suspend().unwrap();
+            while !monitor().is_held() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let mut libxl = Agreeing;
+        let mut helper = Helper::new(&mut libxl, 7, None, || "lull").unwrap();
+        helper.monitor = Some(monitor());
+        stops(&mut helper);
+        helper.tell(Event::RanOn(RanOn {
+            at_ms: 2,
+            pause_ms: 1,
+            reason: String::new(),
+        }));
+        assert!(!monitor().is_held());
+        stops(&mut helper);
+        let (_, guard) = helper.finish(&Verdict::plain(How::SourceFailed, "", ""));
+        assert!(guard.is_none() && !monitor().is_held());
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
 
     #[test]
     fn no_guest_under_a_limit_is_left_to_the_stock_helper() {
