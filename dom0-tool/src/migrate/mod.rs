@@ -29,7 +29,7 @@ use anyhow::Context;
 use lull_agents::monitor;
 use lull_agents::name::Name;
 use lull_base::bandwidth::Bandwidth;
-use lull_base::duration::TimeLimit;
+use lull_base::duration::{Span, TimeLimit};
 use lull_base::exit::not_begun;
 use lull_base::monotonic::now_ns;
 use lull_base::suggest::did_you_mean;
@@ -251,12 +251,13 @@ fn move_guest(
     }
     let again = Inbox::new();
     let mut heard = &inbox;
+    let mut options = options.clone();
     let attempted = loop {
         let plan = xl::Plan {
             xl: environment.xl,
             lull: environment.lull,
             guest,
-            options,
+            options: &options,
             known: &known,
             control: &Folder::default(),
             landing,
@@ -265,7 +266,7 @@ fn move_guest(
         };
         let attempted = attempt::run(&plan, call.take(), heard, &mut watcher);
         let attempted = attempted.context("xl could not be started")?;
-        let Some(why) = classic_instead(options, landing, &attempted) else {
+        let Some(why) = classic_instead(&options, landing, &attempted) else {
             break attempted;
         };
         let (judgement, seen) = conclude(&attempted, environment.source);
@@ -278,7 +279,7 @@ fn move_guest(
         watcher.note(&format!("{why}: it lands the classic way instead"));
         let first = Report {
             guest,
-            options,
+            options: &options,
             account: &attempted.account,
             outcome: judgement.outcome,
             why: judgement.why,
@@ -293,7 +294,8 @@ fn move_guest(
         // the first that are late must not be taken for the second's.
         watcher.conclude(Event::Result(Box::new(first.result())));
         watcher.finish();
-        watcher = Watcher::new(options);
+        options = options_as_set(options, &attempted.account);
+        watcher = Watcher::new(&options);
         watcher.record(guest, &options.host);
         again.hear_signals().context("signals cannot be caught")?;
         heard = &again;
@@ -325,7 +327,7 @@ fn move_guest(
         }
     }
     remember(
-        options,
+        &options,
         guest,
         account,
         &known,
@@ -334,7 +336,7 @@ fn move_guest(
     );
     let report = Report {
         guest,
-        options,
+        options: &options,
         account,
         outcome: judgement.outcome,
         why: judgement.why,
@@ -596,6 +598,25 @@ fn classic_instead(options: &Migrate, landing: Landing, attempted: &Attempted) -
     let is_early = *intent == Intent::Move && !account.asked_to_suspend();
     let ended = account.ended.as_ref()?;
     (may && is_early && ended.land_lost).then(|| ended.reason.clone())
+}
+
+/// The options with the limits that were in force at the end of this attempt, for the one
+/// that follows it: `lull set` promises that they hold from then on. The engine reports them
+/// rounded down; a limit that is still the one of the options is kept exactly.
+fn options_as_set(mut options: Migrate, account: &ObservedAttempt) -> Migrate {
+    let Some(set) = account.limits else {
+        return options;
+    };
+    let as_set = |given: Option<Span>, set_ms: Option<u64>| match set_ms {
+        Some(ms) if given.map(Span::as_millis) != Some(ms) => Some(Span::from_limit_millis(ms)),
+        _ => given,
+    };
+    let max_suspend_time = as_set(options.pause_limit(), set.limit_ms);
+    let timeout = as_set(options.time_limit(), set.timeout_ms);
+    options.max_suspend_time = Some(TimeLimit(max_suspend_time));
+    options.timeout = Some(TimeLimit(timeout));
+    options.bandwidth = Some(Bandwidth::from_bytes(set.bandwidth.unwrap_or(0)));
+    options
 }
 
 /// Judges the attempt, and checks the guest at the source. A guest that moved must not run

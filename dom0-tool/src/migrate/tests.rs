@@ -45,6 +45,14 @@ struct Run {
 
 const ALIVE: fn() -> [Option<DomainState>; 2] = || [Some(state(1)), Some(state(2))];
 
+fn options(extra: &str) -> Migrate {
+    let line = format!("lull migrate {extra} web1 host2");
+    let Command::Migrate(options) = Cli::parse_from(line.split_whitespace()).command else {
+        panic!("{line}");
+    };
+    options
+}
+
 fn attempt(script: &str) -> Run {
     attempt_with(script, "", &ALIVE(), |_| {})
 }
@@ -71,10 +79,7 @@ fn attempt_since(
     fs::write(&xl, format!("{PRELUDE}{script}")).unwrap();
     fs::set_permissions(&xl, fs::Permissions::from_mode(0o755)).unwrap();
 
-    let line = format!("lull migrate --max-suspend-time 500ms {extra} web1 host2");
-    let Command::Migrate(options) = Cli::parse_from(line.split_whitespace()).command else {
-        panic!("lull migrate");
-    };
+    let options = options(&format!("--max-suspend-time 500ms {extra}"));
     let guest = Guest {
         domid: 7,
         name: "web1".to_owned(),
@@ -785,13 +790,6 @@ exit 1"#,
 fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost() {
     use lull_wire::events::{Ended, How};
 
-    let options = |extra: &str| {
-        let line = format!("lull migrate {extra} web1 host2");
-        match Cli::parse_from(line.split_whitespace()).command {
-            Command::Migrate(options) => options,
-            _ => panic!("lull migrate"),
-        }
-    };
     let attempted = |land_lost: bool, intent: Intent| {
         let mut account = ObservedAttempt::default();
         account.helper_said(Event::Ended(Ended {
@@ -822,12 +820,44 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
     }
 }
 
+/// `lull set` answers that they hold from now on, and the guest may land in a second attempt.
+#[test]
+fn the_limits_that_were_set_hold_for_the_classic_attempt_that_follows() {
+    let as_set = |extra: &str, set: &str| {
+        let mut account = ObservedAttempt::default();
+        if !set.is_empty() {
+            let line = format!(r#"{{"type":"limits","at_ms":5,{set}}}"#);
+            account.helper_said(serde_json::from_str(&line).unwrap());
+        }
+        let options = options_as_set(options(extra), &account);
+        let micros = |limit: Option<Span>| limit.map(Span::as_micros);
+        (
+            micros(options.pause_limit()),
+            micros(options.time_limit()),
+            options.bandwidth.unwrap_or_default().bytes(),
+        )
+    };
+    let given = "--max-suspend-time 1900us --timeout 10min --bandwidth 8MiB/s";
+    let mib = 1024 * 1024;
+    assert_eq!(as_set(given, ""), (Some(1_900), Some(600_000_000), 8 * mib));
+    // What is reported unchanged stays as exact as it was given.
+    let only_the_cap = r#""limit_ms":1,"timeout_ms":600000,"bandwidth":null"#;
+    assert_eq!(
+        as_set(given, only_the_cap),
+        (Some(1_900), Some(600_000_000), 0)
+    );
+    let all = r#""limit_ms":500,"timeout_ms":60000,"bandwidth":1048576"#;
+    let expected = (Some(500_000), Some(60_000_000), mib);
+    assert_eq!(as_set(given, all), expected);
+    assert_eq!(as_set("", all), expected);
+    // A limit below a millisecond is reported as 0, and is still a limit.
+    let short = r#""limit_ms":0,"timeout_ms":null,"bandwidth":null"#;
+    assert_eq!(as_set("", short), (Some(1), None, 0));
+}
+
 #[test]
 fn a_limit_of_part_of_a_millisecond_is_compared_as_it_was_set() {
-    let line = "lull migrate --max-suspend-time 1900us web1 host2";
-    let Command::Migrate(options) = Cli::parse_from(line.split_whitespace()).command else {
-        panic!("lull migrate");
-    };
+    let options = options("--max-suspend-time 1900us");
     let guest = Guest {
         domid: 7,
         name: "web1".to_owned(),
