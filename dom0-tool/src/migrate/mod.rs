@@ -163,8 +163,7 @@ fn move_guest(
             watcher.note(line);
         })
     };
-    let timeout = options.time_limit().map(|limit| limit.as_micros());
-    let until = timeout.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
+    let until = until(options, begun);
     let patience = Patience::new(&inbox, until);
     let stays = |known: &Known, end: (Outcome, String), watcher: &mut Watcher| {
         not_tried(
@@ -249,7 +248,10 @@ fn move_guest(
     if let Some(last) = last_stayed(guest) {
         watcher.note(&last);
     }
+    // A second attempt has an inbox of its own. It receives signals from here on, so that
+    // none is lost between the two.
     let again = Inbox::new();
+    again.hear_signals().context("signals cannot be caught")?;
     let mut heard = &inbox;
     let mut options = options.clone();
     let attempted = loop {
@@ -297,10 +299,22 @@ fn move_guest(
         options = options_as_set(options, &attempted.account);
         watcher = Watcher::new(&options);
         watcher.record(guest, &options.host);
-        again.hear_signals().context("signals cannot be caught")?;
         heard = &again;
         landing = Landing::Classic;
         known = look_up(landing, &watcher);
+        if let Err((outcome, enough)) = may_follow(&again, &options, begun) {
+            let source = environment.source;
+            let end = (outcome, format!("{why}; {enough}"));
+            return Ok(not_tried(
+                &options,
+                guest,
+                &known,
+                source,
+                end,
+                begun,
+                &mut watcher,
+            ));
+        }
         why_classic = why;
         why_fewer.clear();
     };
@@ -365,6 +379,14 @@ fn say_how_many(options: &Migrate, call: &Call, why: String, watcher: &Watcher) 
     };
     watcher.note(&format!("the guest goes over {count} {why}"));
     why
+}
+
+/// When the timeout of a command is over that started at `begun`, in nanoseconds of
+/// `CLOCK_MONOTONIC`.
+fn until(options: &Migrate, begun: u64) -> Option<Instant> {
+    let timeout = options.time_limit()?.as_duration();
+    let passed = Duration::from_nanos(now_ns().saturating_sub(begun));
+    Instant::now().checked_add(timeout.saturating_sub(passed))
 }
 
 const fn outcome_of(enough: Enough) -> Outcome {
@@ -598,6 +620,23 @@ fn classic_instead(options: &Migrate, landing: Landing, attempted: &Attempted) -
     let is_early = *intent == Intent::Move && !account.asked_to_suspend();
     let ended = account.ended.as_ref()?;
     (may && is_early && ended.land_lost).then(|| ended.reason.clone())
+}
+
+/// Whether the classic attempt may begin after a fast one. The first takes seconds to end and
+/// to be concluded, and reads no signals then.
+///
+/// # Errors
+/// The outcome and the reason, as a clause, if the operator has cancelled meanwhile, or if
+/// the timeout is over.
+fn may_follow(again: &Inbox, options: &Migrate, begun: u64) -> Result<(), (Outcome, &'static str)> {
+    let patience = Patience::new(again, until(options, begun));
+    patience.check().map_err(|enough| {
+        let why = match enough {
+            Enough::Stopped => "cancelled before the classic landing was begun",
+            Enough::OutOfTime => "the timeout was over before the classic landing was begun",
+        };
+        (outcome_of(enough), why)
+    })
 }
 
 /// The options with the limits that were in force at the end of this attempt, for the one

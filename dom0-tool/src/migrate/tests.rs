@@ -820,6 +820,22 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
     }
 }
 
+#[test]
+fn a_classic_attempt_does_not_follow_once_the_operator_has_cancelled_or_time_is_up() {
+    let begun = now_ns().saturating_sub(3_600_000_000_000);
+    let again = Inbox::new();
+    for plenty in ["", "--timeout 2h"] {
+        assert_eq!(may_follow(&again, &options(plenty), begun), Ok(()));
+    }
+    let (outcome, why) = may_follow(&again, &options("--timeout 1ms"), begun).unwrap_err();
+    assert_eq!(outcome, Outcome::RefusedTimeout);
+    assert!(why.contains("the timeout was over"), "{why}");
+    again.ask_to_stop();
+    let (outcome, why) = may_follow(&again, &options(""), begun).unwrap_err();
+    assert_eq!(outcome, Outcome::Cancelled);
+    assert!(why.contains("cancelled"), "{why}");
+}
+
 /// `lull set` answers that they hold from now on, and the guest may land in a second attempt.
 #[test]
 fn the_limits_that_were_set_hold_for_the_classic_attempt_that_follows() {
