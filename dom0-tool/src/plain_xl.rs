@@ -180,6 +180,7 @@ impl Drop for Stdout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rehearse::RemoteShell;
 
     fn words(line: &[&str]) -> Vec<OsString> {
         line.iter().map(OsString::from).collect()
@@ -216,6 +217,13 @@ mod tests {
         assert_eq!(ganeti.ssh.as_deref(), Some(ssh));
         assert_eq!(ganeti.config, Some(PathBuf::from(config)));
         assert_eq!(ganeti.host, "192.0.2.7");
+        // From 2.13 on, to a listener that takes one connection.
+        let socat = "socat -b524288 - TCP:192.0.2.7:8082 #";
+        let instance = "instance1.example.org";
+        let ganeti = known(&["migrate", "-s", socat, "-C", config, instance, "192.0.2.7"]);
+        assert_eq!(ganeti.ssh.as_deref(), Some(socat));
+        let way = RemoteShell::new(ganeti.ssh.as_deref(), &ganeti.host);
+        assert!(!way.takes_commands());
     }
 
     #[test]
