@@ -4,7 +4,7 @@
 use lull_base::duration::Span;
 use lull_base::fmt::{Millis, beside_limit};
 use lull_store::attempt::advice::{limit_option, what_would_do};
-use lull_store::attempt::observed::ObservedAttempt;
+use lull_store::attempt::observed::{ObservedAttempt, OverLimit};
 use lull_store::attempt::outcome::{HelperSeen, Outcome, RunningOn, XlEnd};
 use lull_store::ledger::Known;
 use lull_wire::events::{self, Ended, How, Refused};
@@ -116,6 +116,7 @@ impl Report<'_> {
         sentences.extend(self.what_was_done());
         sentences.extend(self.without_helper());
         sentences.extend(self.over_the_limit());
+        sentences.extend(self.given_up_over_the_limit());
         sentences.extend(Some(self.advice()).filter(|advice| !advice.is_empty()));
         let mut text = String::new();
         for sentence in sentences {
@@ -269,22 +270,21 @@ impl Report<'_> {
 
     fn over_the_limit(&self) -> Option<String> {
         let limit_us = self.limit_us()?;
-        let observed_us = self.account.longer_than(limit_us)?;
+        let pause_us = self.account.longer_than(limit_us)?;
         let ended = self.account.ended.as_ref();
         let suspend_ms = ended.and_then(|ended| ended.observed.suspend_ms);
-        let suspend_ms = suspend_ms.unwrap_or(0);
-        let why = match suspend_ms.saturating_mul(2_000) > limit_us {
-            // Once the guest has begun to stop, nothing can shorten that.
-            true => format!(
-                "the guest itself took {} to stop, which its kernel's log may explain",
-                Millis(suspend_ms)
-            ),
-            false => "please report this".to_owned(),
+        let over = OverLimit {
+            pause_us,
+            limit_us,
+            suspend_ms: suspend_ms.unwrap_or(0),
         };
-        let (observed, limit) = beside_limit(observed_us, limit_us);
-        Some(format!(
-            "The pause was {observed}, longer than the limit of {limit}: {why}"
-        ))
+        Some(longer_than_allowed("The pause was", over))
+    }
+
+    /// The same of a pause that was abandoned and tried again.
+    fn given_up_over_the_limit(&self) -> Option<String> {
+        let over = self.account.given_up_over_limit?;
+        Some(longer_than_allowed("A pause in vain was", over))
     }
 
     fn advice(&self) -> String {
@@ -359,4 +359,18 @@ impl Report<'_> {
             )
         })
     }
+}
+
+/// The sentence for a pause over its limit, which begins with `what`.
+fn longer_than_allowed(what: &str, over: OverLimit) -> String {
+    let why = match over.suspend_ms.saturating_mul(2_000) > over.limit_us {
+        // Once the guest has begun to stop, nothing can shorten that.
+        true => format!(
+            "the guest itself took {} to stop, which its kernel's log may explain",
+            Millis(over.suspend_ms)
+        ),
+        false => "please report this".to_owned(),
+    };
+    let (pause, limit) = beside_limit(over.pause_us, over.limit_us);
+    format!("{what} {pause}, longer than the limit of {limit}: {why}")
 }

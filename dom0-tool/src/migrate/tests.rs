@@ -227,6 +227,30 @@ exit 1"#,
     assert_eq!(run.result.observed_downtime_ms, Some(61));
 }
 
+/// The limit that counts is the one of that pause.
+#[test]
+fn a_pause_given_up_beyond_its_limit_is_told_as_one() {
+    let paragraph = |pause_ms: u64| {
+        let script = format!(
+            r#"
+say "$started"; say "$round"
+say "$(suspended | sed 's/"predicted":/"limit_us":2000000,&/')"
+say '{{"schema":1,"type":"ran-on","at_ms":9000,"pause_ms":{pause_ms},"reason":"too slow"}}'
+say '{{"schema":1,"type":"limits","at_ms":9500,"limit_ms":9000,"timeout_ms":null}}'
+say "$(ended refused-timeout "5m are over")"
+exit 1"#
+        );
+        attempt(&script).paragraph
+    };
+    let over = paragraph(8_000);
+    let told =
+        "A pause in vain was 8,000 ms, longer than the limit of 2,000 ms: please report this.";
+    assert!(over.contains(told), "{over}");
+    let within = paragraph(2_000);
+    assert!(within.contains("paused for 2,000 ms in vain"), "{within}");
+    assert!(!within.contains("longer than"), "{within}");
+}
+
 #[test]
 fn out_of_time_is_its_own_refusal() {
     let run = attempt(r#"say "$started"; say "$(ended refused-timeout "5m are over")"; exit 1"#);
