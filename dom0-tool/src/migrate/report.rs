@@ -250,9 +250,19 @@ impl Report<'_> {
                 Millis(pause)
             )),
             (Some(Seen::Running), None) if !self.account.given_up.is_empty() => None,
-            (Some(Seen::Running), None) if self.account.started.is_some() => {
-                Some("It was never paused, and what had been begun was undone".to_owned())
-                    .filter(|_| self.account.suspended.is_none())
+            // If the outcome is unknown, not everything was undone.
+            (Some(Seen::Running), None)
+                if self.account.started.is_some() && self.outcome != Outcome::Unknown =>
+            {
+                let account = self.account;
+                // An engine that is killed reports neither that the guest stopped nor that
+                // the guard has resumed it.
+                let what = match (account.asked_to_suspend(), &account.suspended) {
+                    (false, _) => "It was never paused, and",
+                    (true, None) => "It was asked to suspend, and a pause was not measured;",
+                    (true, Some(_)) => "It was paused, and for how long was not measured;",
+                };
+                Some(format!("{what} what had been begun was undone"))
             }
             _ => None,
         }

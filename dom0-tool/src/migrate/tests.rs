@@ -496,6 +496,26 @@ fn a_helper_that_dies_without_a_word_is_the_sources_fault() {
     assert!(run.paragraph.contains("helper died"));
 }
 
+/// The guest may have stopped, and the guard may have resumed it.
+#[test]
+fn a_pause_that_was_not_measured_is_not_denied() {
+    for (asked, told) in [
+        (":", "It was never paused, and what"),
+        (
+            r#"say "$round""#,
+            "It was asked to suspend, and a pause was not measured; what",
+        ),
+        (
+            r#"say "$round"; say "$(suspended)""#,
+            "It was paused, and for how long was not measured; what",
+        ),
+    ] {
+        let run = attempt(&format!(r#"say "$started"; {asked}; exit 1"#));
+        assert_eq!(run.outcome, Outcome::SourceFailed);
+        assert!(run.paragraph.contains(told), "{}", run.paragraph);
+    }
+}
+
 #[test]
 fn a_guest_that_is_not_seen_to_run_is_never_claimed_to() {
     let paused = DomainState {
