@@ -396,6 +396,13 @@ const fn outcome_of(enough: Enough) -> Outcome {
     }
 }
 
+/// Another attempt has the claim on the guest of this name.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} is being moved already, or what an attempt before left is still being undone.\nNothing was done. `lull status` shows who moves it; try again when that is over."
+)]
+pub struct BeingMoved(pub String);
+
 /// Holds the claim on the guest. Two attempts that move one guest could both let it run.
 struct Held {
     /// `None` if the lock file cannot be used.
@@ -409,9 +416,7 @@ impl Held {
         let go_on = || patience.check().map_err(anyhow::Error::from);
         let claim = match Claim::preempt_while(&Folder::default(), guest.domid, go_on) {
             Ok(LockResult::Acquired(claim)) => Some(claim),
-            Ok(LockResult::Busy) => anyhow::bail!(
-                "{name} is being moved already, or what an attempt before left is still being undone.\nNothing was done. `lull status` shows who moves it; try again when that is over."
-            ),
+            Ok(LockResult::Busy) => return Err(BeingMoved(name.clone()).into()),
             Err(error) if error.is::<Enough>() => return Err(error),
             Err(error) => {
                 watcher.note(&format!(
