@@ -350,6 +350,23 @@ mod tests {
         assert!(begun.elapsed() < ANSWER);
     }
 
+    /// A listener at the destination may take one connection, which must be xl's.
+    #[test]
+    fn a_way_that_takes_no_commands_is_not_used_for_a_question() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let inbox = Inbox::new();
+        let patience = Patience::new(&inbox, None);
+        let started = |ssh: &str| {
+            let way = RemoteShell::new(Some(ssh), "192.0.2.7");
+            admit(&way, Received::NotAsked, &patience).unwrap();
+            fs::read_to_string(&log).unwrap_or_default()
+        };
+        let ssh = format!("sh -c 'echo x >>{}'", log.display());
+        assert_eq!(started(&format!("{ssh} #")), "");
+        assert_eq!(started(&ssh), "x\n");
+    }
+
     /// The bytes come from another host.
     #[test]
     fn any_bytes_are_a_release_or_none() {

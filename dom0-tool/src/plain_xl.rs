@@ -20,7 +20,7 @@ use rustix::stdio::{dup2_stdout, stderr, stdout};
 use crate::cli::{Migrate, as_hands_write};
 use crate::landing::Wanted;
 use crate::limits;
-use crate::migrate;
+use crate::migrate::{self, BeingMoved};
 
 /// The options of `lull plain-xl`.
 #[derive(Debug, Args)]
@@ -136,8 +136,7 @@ enum Moved {
     NotBegun(String),
 }
 
-/// Moves the guest. As with the save helper under plain xl, what cannot be begun is left to
-/// Xen's own tools unless a limit is set.
+/// Moves the guest.
 fn moved(migrate: &Migrate, guest: &Guest) -> Moved {
     // Programs that start xl may read its standard output; xl prints nothing there.
     let stdout = Stdout::to_stderr();
@@ -145,10 +144,18 @@ fn moved(migrate: &Migrate, guest: &Guest) -> Moved {
     let is_unlimited = limits.as_ref().is_ok_and(|limits| !limits.is_limited());
     let ended = limits.and_then(|_| migrate::prepare_and_move(migrate));
     drop(stdout);
+    judged(ended, is_unlimited)
+}
+
+/// As with the save helper under plain xl, what cannot be begun is left to Xen's own tools
+/// unless a limit is set. A guest that another attempt moves is not: xl would begin a second.
+fn judged(ended: anyhow::Result<Outcome>, is_unlimited: bool) -> Moved {
     match ended {
         Ok(Outcome::Moved) => Moved::Ended(ExitCode::SUCCESS),
         Ok(_) => Moved::Ended(ExitCode::FAILURE),
-        Err(error) if is_unlimited => Moved::NotBegun(format!("{error:#}")),
+        Err(error) if is_unlimited && !error.is::<BeingMoved>() => {
+            Moved::NotBegun(format!("{error:#}"))
+        }
         Err(error) => {
             to_stderr(&format!("lull: {error:#}"));
             Moved::Ended(ExitCode::FAILURE)
@@ -180,6 +187,7 @@ impl Drop for Stdout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rehearse::RemoteShell;
 
     fn words(line: &[&str]) -> Vec<OsString> {
         line.iter().map(OsString::from).collect()
@@ -216,6 +224,25 @@ mod tests {
         assert_eq!(ganeti.ssh.as_deref(), Some(ssh));
         assert_eq!(ganeti.config, Some(PathBuf::from(config)));
         assert_eq!(ganeti.host, "192.0.2.7");
+        // From 2.13 on, to a listener that takes one connection.
+        let socat = "socat -b524288 - TCP:192.0.2.7:8082 #";
+        let instance = "instance1.example.org";
+        let ganeti = known(&["migrate", "-s", socat, "-C", config, instance, "192.0.2.7"]);
+        assert_eq!(ganeti.ssh.as_deref(), Some(socat));
+        let way = RemoteShell::new(ganeti.ssh.as_deref(), &ganeti.host);
+        assert!(!way.takes_commands());
+    }
+
+    #[test]
+    fn a_guest_that_another_attempt_moves_is_not_left_to_xl() {
+        let busy = || anyhow::Error::new(BeingMoved("web1".to_owned()));
+        let other = || anyhow::anyhow!("no room");
+        for is_unlimited in [true, false] {
+            let ended = judged(Err(busy()), is_unlimited);
+            assert!(matches!(ended, Moved::Ended(_)));
+            let ended = judged(Err(other()), is_unlimited);
+            assert_eq!(matches!(ended, Moved::NotBegun(_)), is_unlimited);
+        }
     }
 
     #[test]

@@ -53,6 +53,17 @@ impl Span {
         }
     }
 
+    /// A span of this many milliseconds, as lull reports limits: rounded down. One that was
+    /// shorter than a millisecond becomes a microsecond, the shortest span; one beyond
+    /// [`MAX`](Self::MAX) becomes `MAX`. A limit is therefore never raised.
+    pub fn from_limit_millis(millis: u64) -> Self {
+        let longest = u64::try_from(Self::MAX.as_micros()).unwrap_or(u64::MAX);
+        let micros = millis.saturating_mul(1_000).min(longest);
+        Self {
+            micros: NonZeroU64::new(micros).unwrap_or(NonZeroU64::MIN),
+        }
+    }
+
     fn new(given: &str, span: Duration) -> Result<Self, SpanError> {
         let error = |problem| SpanError::new(given, problem);
         if span > Self::MAX {
@@ -230,6 +241,18 @@ mod tests {
             assert!(said.contains(reason), "{given}: {said}");
             assert!(said.starts_with(&format!("`{given}`")), "{said}");
             assert!(said.contains("`250ms`"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_reported_limit_comes_back_and_is_never_raised() {
+        for (millis, micros) in [
+            (0, 1),
+            (1, 1_000),
+            (500, 500_000),
+            (u64::MAX, 30 * 24 * 60 * 60 * 1_000_000),
+        ] {
+            assert_eq!(Span::from_limit_millis(millis).as_micros(), micros);
         }
     }
 

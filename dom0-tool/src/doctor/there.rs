@@ -33,17 +33,17 @@ echo info:; xl info 2>&1; echo list:; xl list; exit 0";
 
 pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings) {
     let ssh = ssh.unwrap_or("ssh");
-    if ssh.is_empty() {
+    let way = RemoteShell::new(Some(ssh), host);
+    if !way.takes_commands() {
         findings.add(Finding::warning(
             "reachable",
-            "a command was given instead of a host: it cannot be looked at",
+            "the way there only runs `xl migrate-receive`: the destination cannot be looked at",
             "Name the host, and how ssh gets there.",
         ));
         return;
     }
     // xl has no terminal on which ssh could ask.
-    let way = RemoteShell::new(Some(ssh), host).without_a_terminal();
-    let question = way.command(QUESTIONS);
+    let question = way.without_a_terminal().command(QUESTIONS);
     match ask::command(question, ANSWER) {
         Ok(text) => match Answer::of(&text) {
             Answer::Ours { greeting, answer } => {

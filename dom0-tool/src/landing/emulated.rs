@@ -15,8 +15,8 @@ pub const TOO_OLD: &str =
     "it is an HVM guest, and the lull there does not know how to keep its QEMU waiting";
 
 /// Why a receiver of the operator's own takes none, as a clause.
-pub const NO_RECEIVER: &str = "it is an HVM guest, and HOST is a command that does not end in \
-     `xl migrate-receive`, so it cannot be told to leave the copy paused";
+pub const NO_RECEIVER: &str = "it is an HVM guest, and the command that leads there does not end \
+     in `xl migrate-receive`, so it cannot be told to leave the copy paused";
 
 /// The word in QEMU's command line with `dm_restrict` (`libxl_dm.c`, 4.17 to 4.22).
 const RESTRICTED: &[u8] = b"-xen-domid-restrict";

@@ -22,7 +22,7 @@ use lull_xen::xenstore::Xenstore;
 
 use crate::cli::Migrate;
 use crate::destination::{Enough, Patience, QUESTION, Received};
-use crate::rehearse::RemoteShell;
+use crate::rehearse::{RemoteShell, takes_words};
 use caller::{Call, NoLand};
 
 /// What the operator wants.
@@ -165,7 +165,7 @@ fn way(options: &Migrate, guest: &Guest, machine: Machine, trust: Trust) -> Resu
     let way = RemoteShell::new(options.ssh.as_deref(), &options.host);
     if !way.takes_commands() {
         return Err(
-            "HOST is a command that only runs `xl migrate-receive` (`--receiver-command` would name one for `lull land`)"
+            "the way there only runs `xl migrate-receive` (`--receiver-command` would name one for `lull land`)"
                 .into(),
         );
     }
@@ -181,7 +181,12 @@ fn way(options: &Migrate, guest: &Guest, machine: Machine, trust: Trust) -> Resu
 /// with GO it would have the copy's QEMU go on, which opens its disks while the guest still
 /// runs here (`libxl_domain_unpause`, Xen 4.17 to 4.22; `qmp_cont`, QEMU 7.2).
 fn receiver_can_leave_it_paused(options: &Migrate) -> bool {
-    options.ssh.as_deref() != Some("") || leaves_paused(&options.host).is_some()
+    match options.ssh.as_deref() {
+        None => true,
+        Some("") => leaves_paused(&options.host).is_some(),
+        // xl puts the option behind the receiver's command.
+        Some(ssh) => takes_words(ssh),
+    }
 }
 
 /// A whole command that runs `xl migrate-receive`, with the option that leaves the copy
@@ -195,7 +200,29 @@ pub fn leaves_paused(command: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn a_receiver_behind_a_comment_is_told_nothing() {
+        for (ssh, host, told) in [
+            (None, "host2", true),
+            (Some("ssh -p 2222"), "host2", true),
+            (Some("socat - TCP:192.0.2.7:8082 #"), "192.0.2.7", false),
+            (Some(""), "xl migrate-receive", true),
+            (Some(""), "ssh host2", false),
+        ] {
+            let line = ["lull", "migrate", "web1", host];
+            let Command::Migrate(mut options) = Cli::parse_from(line).command else {
+                panic!("{line:?}");
+            };
+            options.ssh = ssh.map(str::to_owned);
+            let can = receiver_can_leave_it_paused(&options);
+            assert_eq!(can, told, "{ssh:?} {host}");
+        }
+    }
 
     #[test]
     fn only_a_command_whose_end_is_known_gets_an_option() {

@@ -29,7 +29,7 @@ use anyhow::Context;
 use lull_agents::monitor;
 use lull_agents::name::Name;
 use lull_base::bandwidth::Bandwidth;
-use lull_base::duration::TimeLimit;
+use lull_base::duration::{Span, TimeLimit};
 use lull_base::exit::not_begun;
 use lull_base::monotonic::now_ns;
 use lull_base::suggest::did_you_mean;
@@ -163,8 +163,7 @@ fn move_guest(
             watcher.note(line);
         })
     };
-    let timeout = options.time_limit().map(|limit| limit.as_micros());
-    let until = timeout.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
+    let until = until(options, begun);
     let patience = Patience::new(&inbox, until);
     let stays = |known: &Known, end: (Outcome, String), watcher: &mut Watcher| {
         not_tried(
@@ -249,14 +248,18 @@ fn move_guest(
     if let Some(last) = last_stayed(guest) {
         watcher.note(&last);
     }
+    // A second attempt has an inbox of its own. It receives signals from here on, so that
+    // none is lost between the two.
     let again = Inbox::new();
+    again.hear_signals().context("signals cannot be caught")?;
     let mut heard = &inbox;
+    let mut options = options.clone();
     let attempted = loop {
         let plan = xl::Plan {
             xl: environment.xl,
             lull: environment.lull,
             guest,
-            options,
+            options: &options,
             known: &known,
             control: &Folder::default(),
             landing,
@@ -265,7 +268,7 @@ fn move_guest(
         };
         let attempted = attempt::run(&plan, call.take(), heard, &mut watcher);
         let attempted = attempted.context("xl could not be started")?;
-        let Some(why) = classic_instead(options, landing, &attempted) else {
+        let Some(why) = classic_instead(&options, landing, &attempted) else {
             break attempted;
         };
         let (judgement, seen) = conclude(&attempted, environment.source);
@@ -278,7 +281,7 @@ fn move_guest(
         watcher.note(&format!("{why}: it lands the classic way instead"));
         let first = Report {
             guest,
-            options,
+            options: &options,
             account: &attempted.account,
             outcome: judgement.outcome,
             why: judgement.why,
@@ -293,12 +296,25 @@ fn move_guest(
         // the first that are late must not be taken for the second's.
         watcher.conclude(Event::Result(Box::new(first.result())));
         watcher.finish();
-        watcher = Watcher::new(options);
+        options = options_as_set(options, &attempted.account);
+        watcher = Watcher::new(&options);
         watcher.record(guest, &options.host);
-        again.hear_signals().context("signals cannot be caught")?;
         heard = &again;
         landing = Landing::Classic;
         known = look_up(landing, &watcher);
+        if let Err((outcome, enough)) = may_follow(&again, &options, begun) {
+            let source = environment.source;
+            let end = (outcome, format!("{why}; {enough}"));
+            return Ok(not_tried(
+                &options,
+                guest,
+                &known,
+                source,
+                end,
+                begun,
+                &mut watcher,
+            ));
+        }
         why_classic = why;
         why_fewer.clear();
     };
@@ -325,7 +341,7 @@ fn move_guest(
         }
     }
     remember(
-        options,
+        &options,
         guest,
         account,
         &known,
@@ -334,7 +350,7 @@ fn move_guest(
     );
     let report = Report {
         guest,
-        options,
+        options: &options,
         account,
         outcome: judgement.outcome,
         why: judgement.why,
@@ -365,12 +381,27 @@ fn say_how_many(options: &Migrate, call: &Call, why: String, watcher: &Watcher) 
     why
 }
 
+/// When the timeout of a command is over that started at `begun`, in nanoseconds of
+/// `CLOCK_MONOTONIC`.
+fn until(options: &Migrate, begun: u64) -> Option<Instant> {
+    let timeout = options.time_limit()?.as_duration();
+    let passed = Duration::from_nanos(now_ns().saturating_sub(begun));
+    Instant::now().checked_add(timeout.saturating_sub(passed))
+}
+
 const fn outcome_of(enough: Enough) -> Outcome {
     match enough {
         Enough::Stopped => Outcome::Cancelled,
         Enough::OutOfTime => Outcome::RefusedTimeout,
     }
 }
+
+/// Another attempt has the claim on the guest of this name.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} is being moved already, or what an attempt before left is still being undone.\nNothing was done. `lull status` shows who moves it; try again when that is over."
+)]
+pub struct BeingMoved(pub String);
 
 /// Holds the claim on the guest. Two attempts that move one guest could both let it run.
 struct Held {
@@ -385,9 +416,7 @@ impl Held {
         let go_on = || patience.check().map_err(anyhow::Error::from);
         let claim = match Claim::preempt_while(&Folder::default(), guest.domid, go_on) {
             Ok(LockResult::Acquired(claim)) => Some(claim),
-            Ok(LockResult::Busy) => anyhow::bail!(
-                "{name} is being moved already, or what an attempt before left is still being undone.\nNothing was done. `lull status` shows who moves it; try again when that is over."
-            ),
+            Ok(LockResult::Busy) => return Err(BeingMoved(name.clone()).into()),
             Err(error) if error.is::<Enough>() => return Err(error),
             Err(error) => {
                 watcher.note(&format!(
@@ -596,6 +625,42 @@ fn classic_instead(options: &Migrate, landing: Landing, attempted: &Attempted) -
     let is_early = *intent == Intent::Move && !account.asked_to_suspend();
     let ended = account.ended.as_ref()?;
     (may && is_early && ended.land_lost).then(|| ended.reason.clone())
+}
+
+/// Whether the classic attempt may begin after a fast one. The first takes seconds to end and
+/// to be concluded, and reads no signals then.
+///
+/// # Errors
+/// The outcome and the reason, as a clause, if the operator has cancelled meanwhile, or if
+/// the timeout is over.
+fn may_follow(again: &Inbox, options: &Migrate, begun: u64) -> Result<(), (Outcome, &'static str)> {
+    let patience = Patience::new(again, until(options, begun));
+    patience.check().map_err(|enough| {
+        let why = match enough {
+            Enough::Stopped => "cancelled before the classic landing was begun",
+            Enough::OutOfTime => "the timeout was over before the classic landing was begun",
+        };
+        (outcome_of(enough), why)
+    })
+}
+
+/// The options with the limits that were in force at the end of this attempt, for the one
+/// that follows it: `lull set` promises that they hold from then on. The engine reports them
+/// rounded down; a limit that is still the one of the options is kept exactly.
+fn options_as_set(mut options: Migrate, account: &ObservedAttempt) -> Migrate {
+    let Some(set) = account.limits else {
+        return options;
+    };
+    let as_set = |given: Option<Span>, set_ms: Option<u64>| match set_ms {
+        Some(ms) if given.map(Span::as_millis) != Some(ms) => Some(Span::from_limit_millis(ms)),
+        _ => given,
+    };
+    let max_suspend_time = as_set(options.pause_limit(), set.limit_ms);
+    let timeout = as_set(options.time_limit(), set.timeout_ms);
+    options.max_suspend_time = Some(TimeLimit(max_suspend_time));
+    options.timeout = Some(TimeLimit(timeout));
+    options.bandwidth = Some(Bandwidth::from_bytes(set.bandwidth.unwrap_or(0)));
+    options
 }
 
 /// Judges the attempt, and checks the guest at the source. A guest that moved must not run

@@ -4,7 +4,7 @@
 use lull_base::duration::Span;
 use lull_base::fmt::{Millis, beside_limit};
 use lull_store::attempt::advice::{limit_option, what_would_do};
-use lull_store::attempt::observed::ObservedAttempt;
+use lull_store::attempt::observed::{ObservedAttempt, OverLimit};
 use lull_store::attempt::outcome::{HelperSeen, Outcome, RunningOn, XlEnd};
 use lull_store::ledger::Known;
 use lull_wire::events::{self, Ended, How, Refused};
@@ -116,6 +116,7 @@ impl Report<'_> {
         sentences.extend(self.what_was_done());
         sentences.extend(self.without_helper());
         sentences.extend(self.over_the_limit());
+        sentences.extend(self.given_up_over_the_limit());
         sentences.extend(Some(self.advice()).filter(|advice| !advice.is_empty()));
         let mut text = String::new();
         for sentence in sentences {
@@ -249,9 +250,19 @@ impl Report<'_> {
                 Millis(pause)
             )),
             (Some(Seen::Running), None) if !self.account.given_up.is_empty() => None,
-            (Some(Seen::Running), None) if self.account.started.is_some() => {
-                Some("It was never paused, and what had been begun was undone".to_owned())
-                    .filter(|_| self.account.suspended.is_none())
+            // If the outcome is unknown, not everything was undone.
+            (Some(Seen::Running), None)
+                if self.account.started.is_some() && self.outcome != Outcome::Unknown =>
+            {
+                let account = self.account;
+                // An engine that is killed reports neither that the guest stopped nor that
+                // the guard has resumed it.
+                let what = match (account.asked_to_suspend(), &account.suspended) {
+                    (false, _) => "It was never paused, and",
+                    (true, None) => "It was asked to suspend, and a pause was not measured;",
+                    (true, Some(_)) => "It was paused, and for how long was not measured;",
+                };
+                Some(format!("{what} what had been begun was undone"))
             }
             _ => None,
         }
@@ -269,22 +280,21 @@ impl Report<'_> {
 
     fn over_the_limit(&self) -> Option<String> {
         let limit_us = self.limit_us()?;
-        let observed_us = self.account.longer_than(limit_us)?;
+        let pause_us = self.account.longer_than(limit_us)?;
         let ended = self.account.ended.as_ref();
         let suspend_ms = ended.and_then(|ended| ended.observed.suspend_ms);
-        let suspend_ms = suspend_ms.unwrap_or(0);
-        let why = match suspend_ms.saturating_mul(2_000) > limit_us {
-            // Once the guest has begun to stop, nothing can shorten that.
-            true => format!(
-                "the guest itself took {} to stop, which its kernel's log may explain",
-                Millis(suspend_ms)
-            ),
-            false => "please report this".to_owned(),
+        let over = OverLimit {
+            pause_us,
+            limit_us,
+            suspend_ms: suspend_ms.unwrap_or(0),
         };
-        let (observed, limit) = beside_limit(observed_us, limit_us);
-        Some(format!(
-            "The pause was {observed}, longer than the limit of {limit}: {why}"
-        ))
+        Some(longer_than_allowed("The pause was", over))
+    }
+
+    /// The same of a pause that was abandoned and tried again.
+    fn given_up_over_the_limit(&self) -> Option<String> {
+        let over = self.account.given_up_over_limit?;
+        Some(longer_than_allowed("A pause in vain was", over))
     }
 
     fn advice(&self) -> String {
@@ -359,4 +369,18 @@ impl Report<'_> {
             )
         })
     }
+}
+
+/// The sentence for a pause over its limit, which begins with `what`.
+fn longer_than_allowed(what: &str, over: OverLimit) -> String {
+    let why = match over.suspend_ms.saturating_mul(2_000) > over.limit_us {
+        // Once the guest has begun to stop, nothing can shorten that.
+        true => format!(
+            "the guest itself took {} to stop, which its kernel's log may explain",
+            Millis(over.suspend_ms)
+        ),
+        false => "please report this".to_owned(),
+    };
+    let (pause, limit) = beside_limit(over.pause_us, over.limit_us);
+    format!("{what} {pause}, longer than the limit of {limit}: {why}")
 }

@@ -45,6 +45,14 @@ struct Run {
 
 const ALIVE: fn() -> [Option<DomainState>; 2] = || [Some(state(1)), Some(state(2))];
 
+fn options(extra: &str) -> Migrate {
+    let line = format!("lull migrate {extra} web1 host2");
+    let Command::Migrate(options) = Cli::parse_from(line.split_whitespace()).command else {
+        panic!("{line}");
+    };
+    options
+}
+
 fn attempt(script: &str) -> Run {
     attempt_with(script, "", &ALIVE(), |_| {})
 }
@@ -71,10 +79,7 @@ fn attempt_since(
     fs::write(&xl, format!("{PRELUDE}{script}")).unwrap();
     fs::set_permissions(&xl, fs::Permissions::from_mode(0o755)).unwrap();
 
-    let line = format!("lull migrate --max-suspend-time 500ms {extra} web1 host2");
-    let Command::Migrate(options) = Cli::parse_from(line.split_whitespace()).command else {
-        panic!("lull migrate");
-    };
+    let options = options(&format!("--max-suspend-time 500ms {extra}"));
     let guest = Guest {
         domid: 7,
         name: "web1".to_owned(),
@@ -220,6 +225,30 @@ exit 1"#,
             .contains("paused for 61 ms and was resumed at once")
     );
     assert_eq!(run.result.observed_downtime_ms, Some(61));
+}
+
+/// The limit that counts is the one of that pause.
+#[test]
+fn a_pause_given_up_beyond_its_limit_is_told_as_one() {
+    let paragraph = |pause_ms: u64| {
+        let script = format!(
+            r#"
+say "$started"; say "$round"
+say "$(suspended | sed 's/"predicted":/"limit_us":2000000,&/')"
+say '{{"schema":1,"type":"ran-on","at_ms":9000,"pause_ms":{pause_ms},"reason":"too slow"}}'
+say '{{"schema":1,"type":"limits","at_ms":9500,"limit_ms":9000,"timeout_ms":null}}'
+say "$(ended refused-timeout "5m are over")"
+exit 1"#
+        );
+        attempt(&script).paragraph
+    };
+    let over = paragraph(8_000);
+    let told =
+        "A pause in vain was 8,000 ms, longer than the limit of 2,000 ms: please report this.";
+    assert!(over.contains(told), "{over}");
+    let within = paragraph(2_000);
+    assert!(within.contains("paused for 2,000 ms in vain"), "{within}");
+    assert!(!within.contains("longer than"), "{within}");
 }
 
 #[test]
@@ -465,6 +494,26 @@ fn a_helper_that_dies_without_a_word_is_the_sources_fault() {
         attempt(r#"say "$started"; echo "Migration failed, resuming at sender." >&2; exit 1"#);
     assert_eq!(run.outcome, Outcome::SourceFailed);
     assert!(run.paragraph.contains("helper died"));
+}
+
+/// The guest may have stopped, and the guard may have resumed it.
+#[test]
+fn a_pause_that_was_not_measured_is_not_denied() {
+    for (asked, told) in [
+        (":", "It was never paused, and what"),
+        (
+            r#"say "$round""#,
+            "It was asked to suspend, and a pause was not measured; what",
+        ),
+        (
+            r#"say "$round"; say "$(suspended)""#,
+            "It was paused, and for how long was not measured; what",
+        ),
+    ] {
+        let run = attempt(&format!(r#"say "$started"; {asked}; exit 1"#));
+        assert_eq!(run.outcome, Outcome::SourceFailed);
+        assert!(run.paragraph.contains(told), "{}", run.paragraph);
+    }
 }
 
 #[test]
@@ -785,13 +834,6 @@ exit 1"#,
 fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost() {
     use lull_wire::events::{Ended, How};
 
-    let options = |extra: &str| {
-        let line = format!("lull migrate {extra} web1 host2");
-        match Cli::parse_from(line.split_whitespace()).command {
-            Command::Migrate(options) => options,
-            _ => panic!("lull migrate"),
-        }
-    };
     let attempted = |land_lost: bool, intent: Intent| {
         let mut account = ObservedAttempt::default();
         account.helper_said(Event::Ended(Ended {
@@ -823,11 +865,59 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
 }
 
 #[test]
-fn a_limit_of_part_of_a_millisecond_is_compared_as_it_was_set() {
-    let line = "lull migrate --max-suspend-time 1900us web1 host2";
-    let Command::Migrate(options) = Cli::parse_from(line.split_whitespace()).command else {
-        panic!("lull migrate");
+fn a_classic_attempt_does_not_follow_once_the_operator_has_cancelled_or_time_is_up() {
+    let begun = now_ns().saturating_sub(3_600_000_000_000);
+    let again = Inbox::new();
+    for plenty in ["", "--timeout 2h"] {
+        assert_eq!(may_follow(&again, &options(plenty), begun), Ok(()));
+    }
+    let (outcome, why) = may_follow(&again, &options("--timeout 1ms"), begun).unwrap_err();
+    assert_eq!(outcome, Outcome::RefusedTimeout);
+    assert!(why.contains("the timeout was over"), "{why}");
+    again.ask_to_stop();
+    let (outcome, why) = may_follow(&again, &options(""), begun).unwrap_err();
+    assert_eq!(outcome, Outcome::Cancelled);
+    assert!(why.contains("cancelled"), "{why}");
+}
+
+/// `lull set` answers that they hold from now on, and the guest may land in a second attempt.
+#[test]
+fn the_limits_that_were_set_hold_for_the_classic_attempt_that_follows() {
+    let as_set = |extra: &str, set: &str| {
+        let mut account = ObservedAttempt::default();
+        if !set.is_empty() {
+            let line = format!(r#"{{"type":"limits","at_ms":5,{set}}}"#);
+            account.helper_said(serde_json::from_str(&line).unwrap());
+        }
+        let options = options_as_set(options(extra), &account);
+        let micros = |limit: Option<Span>| limit.map(Span::as_micros);
+        (
+            micros(options.pause_limit()),
+            micros(options.time_limit()),
+            options.bandwidth.unwrap_or_default().bytes(),
+        )
     };
+    let given = "--max-suspend-time 1900us --timeout 10min --bandwidth 8MiB/s";
+    let mib = 1024 * 1024;
+    assert_eq!(as_set(given, ""), (Some(1_900), Some(600_000_000), 8 * mib));
+    // What is reported unchanged stays as exact as it was given.
+    let only_the_cap = r#""limit_ms":1,"timeout_ms":600000,"bandwidth":null"#;
+    assert_eq!(
+        as_set(given, only_the_cap),
+        (Some(1_900), Some(600_000_000), 0)
+    );
+    let all = r#""limit_ms":500,"timeout_ms":60000,"bandwidth":1048576"#;
+    let expected = (Some(500_000), Some(60_000_000), mib);
+    assert_eq!(as_set(given, all), expected);
+    assert_eq!(as_set("", all), expected);
+    // A limit below a millisecond is reported as 0, and is still a limit.
+    let short = r#""limit_ms":0,"timeout_ms":null,"bandwidth":null"#;
+    assert_eq!(as_set("", short), (Some(1), None, 0));
+}
+
+#[test]
+fn a_limit_of_part_of_a_millisecond_is_compared_as_it_was_set() {
+    let options = options("--max-suspend-time 1900us");
     let guest = Guest {
         domid: 7,
         name: "web1".to_owned(),

@@ -59,7 +59,7 @@ use render::Left;
 use workdir::Workdir;
 
 pub use guard::main as guard;
-pub use remote_shell::{BATCH, RemoteShell, kept_alive};
+pub use remote_shell::{BATCH, RemoteShell, kept_alive, takes_words};
 pub use render::Rehearsed;
 
 /// The longest pause measured. A destination that takes longer for so small a guest is not

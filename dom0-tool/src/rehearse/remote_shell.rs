@@ -51,9 +51,10 @@ impl RemoteShell {
     }
 
     /// Whether the destination takes commands. A custom command that only works for
-    /// `xl migrate-receive` does not lead to a shell.
+    /// `xl migrate-receive` does not lead to a shell. It may lead to a listener that takes
+    /// one connection, so it must not be started to ask a question either.
     pub fn takes_commands(&self) -> bool {
-        !self.ssh.is_empty()
+        takes_words(&self.ssh)
     }
 
     /// Whether the way is ssh without options of the operator's.
@@ -115,7 +116,7 @@ impl RemoteShell {
     /// If the guest cannot be confirmed to be gone.
     pub fn clear(&self, name: &str, uuid: &str) -> anyhow::Result<()> {
         if !self.takes_commands() {
-            anyhow::bail!("a command was given instead of a host");
+            anyhow::bail!("the way there takes no commands");
         }
         let mut child = self
             .command(&clearing(name, uuid))
@@ -140,6 +141,14 @@ pub fn kept_alive(ssh: &str) -> String {
         "ssh" => format!("ssh {ALIVE}"),
         _ => ssh.to_owned(),
     }
+}
+
+/// Whether the program in this text for xl's `-s` gets the words that xl puts behind it: HOST
+/// and the receiver's command. An empty text has no program. A text with a comment hides
+/// those words from it: Ganeti passes `socat -b524288 - TCP:IP:PORT #`. Any `#` counts as a
+/// comment, because only a shell could tell.
+pub fn takes_words(ssh: &str) -> bool {
+    !ssh.is_empty() && !ssh.contains('#')
 }
 
 /// The script that removes the guest there, and the logs that xl and xenconsoled keep for
@@ -241,6 +250,9 @@ esac
     #[test]
     fn a_command_instead_of_a_host_takes_no_others() {
         assert!(!RemoteShell::new(Some(""), "xl migrate-receive").takes_commands());
+        let socat = "socat -b524288 - TCP:192.0.2.7:8082 #";
+        assert!(!RemoteShell::new(Some(socat), "192.0.2.7").takes_commands());
+        assert!(RemoteShell::new(Some("ssh -p 2222"), "host2").takes_commands());
         assert!(RemoteShell::new(None, "host2").takes_commands());
         assert!(
             RemoteShell::new(Some(""), "true")

@@ -72,6 +72,17 @@ impl Rounds {
     }
 }
 
+/// A pause that was longer than its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OverLimit {
+    /// The pause, in microseconds.
+    pub pause_us: u64,
+    /// The limit that was in force when the guest was asked to suspend, in microseconds.
+    pub limit_us: u64,
+    /// The time that the guest itself took to stop, in milliseconds.
+    pub suspend_ms: u64,
+}
+
 /// What was observed of an attempt.
 #[derive(Debug, Default)]
 pub struct ObservedAttempt {
@@ -87,6 +98,8 @@ pub struct ObservedAttempt {
     pub suspended: Option<Suspended>,
     /// Pauses that were abandoned and tried again.
     pub given_up: Vec<RanOn>,
+    /// The longest of them that was longer than its limit.
+    pub given_up_over_limit: Option<OverLimit>,
     /// The helper's final event.
     pub ended: Option<Ended>,
     /// The landing that the guest was to use.
@@ -136,6 +149,12 @@ impl ObservedAttempt {
             Event::Round(round) => self.rounds.push(round),
             Event::Suspended(suspended) => self.suspended = Some(suspended),
             Event::RanOn(ran_on) => {
+                if let Some(over) = self.over_limit(&ran_on) {
+                    let worst = self.given_up_over_limit;
+                    self.given_up_over_limit = worst
+                        .filter(|worst| worst.pause_us >= over.pause_us)
+                        .or(Some(over));
+                }
                 self.suspended = None;
                 // A helper that keeps to its rules sends no more than a few.
                 self.given_up.truncate(GIVEN_UP_KEPT);
@@ -185,6 +204,21 @@ impl ObservedAttempt {
     pub fn there_said(&mut self, line: &str) {
         self.handshake.there(line);
         self.words.push_there(line);
+    }
+
+    /// The pause that is given up, if it was longer than the limit under which it began: the
+    /// operator may set another before the next try. It is known in whole milliseconds only,
+    /// rounded up, and counts as longer only if it was longer for certain.
+    fn over_limit(&self, ran_on: &RanOn) -> Option<OverLimit> {
+        let suspended = self.suspended.as_ref()?;
+        let limit_us = suspended.limit_us?;
+        (ran_on.pause_ms > limit_us.div_ceil(1_000)).then(|| OverLimit {
+            pause_us: ran_on.pause_ms.saturating_mul(1_000),
+            limit_us,
+            suspend_ms: suspended
+                .stopped_at_ms
+                .saturating_sub(suspended.requested_at_ms),
+        })
     }
 
     /// Whether the destination was permitted to start the guest, as far as lull itself
