@@ -35,17 +35,17 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("hvm-fast-refused", 180, fast_refused),
         scenario("hvm-fast-fifo-removed", 120, fifo_removed),
         scenario("hvm-fast-holder-killed", 180, holder_killed),
+        scenario("hvm-fast-older-destination", 150, older_destination),
+        scenario("hvm-fast-qemu-stands-still", 150, fast_qemu_stands_still),
+        scenario("hvm-fast-qemu-killed", 150, fast_qemu_killed),
+        scenario("hvm-plain-xl-lands-fast", 250, by_plain_xl),
+        scenario("hvm-limits-kept-by-virsh", 400, virsh::keeps_limits_of_hvm),
     ]
 }
 
 /// Scenarios that have not succeeded yet.
 pub fn unseen() -> Vec<Scenario> {
     vec![
-        scenario("hvm-fast-older-destination", 150, older_destination),
-        scenario("hvm-fast-qemu-stands-still", 150, fast_qemu_stands_still),
-        scenario("hvm-fast-qemu-killed", 150, fast_qemu_killed),
-        scenario("hvm-plain-xl-lands-fast", 250, by_plain_xl),
-        scenario("hvm-limits-kept-by-virsh", 400, virsh::keeps_limits_of_hvm),
         newer("hvm-fast-within-its-limit", 350, fast_within_a_limit),
         newer("hvm-fast-frames-agree", 150, fast_frames_agree),
         scenario("hvm-ten-in-a-row", 600, ten_in_a_row),
