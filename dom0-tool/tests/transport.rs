@@ -85,7 +85,7 @@ impl Transport {
     }
 
     /// Checks that the receiver has destroyed its copy, and why it was refused.
-    fn is_refused(mut self, marker: &Path, why: &str) {
+    fn expect_refused(mut self, marker: &Path, why: &str) {
         self.process.wait().unwrap();
         assert_eq!(std::fs::read_to_string(marker).unwrap(), "destroyed\n");
         let mut told = String::new();
@@ -241,7 +241,7 @@ fn a_late_receiver_is_refused_in_time_and_destroys_its_copy() {
         (Duration::from_millis(750)..Duration::from_millis(1600)).contains(&refused_after),
         "{refused_after:?}"
     );
-    world.is_refused(&marker, "not-ready");
+    world.expect_refused(&marker, "not-ready");
 }
 
 /// No Xen answers here, so the guest might run. A receiver that gets its GO is tested inside
@@ -258,7 +258,7 @@ fn where_xen_does_not_answer_a_timely_receiver_is_refused_too() {
     let mut stdout = world.process.stdout.take().unwrap();
     stdout.read_to_end(&mut heard).unwrap();
     assert_eq!(heard, BANNER.as_bytes());
-    world.is_refused(&marker, "state-unread");
+    world.expect_refused(&marker, "state-unread");
 }
 
 /// xl then reads the end of the stream, and resumes the guest itself.

@@ -256,11 +256,12 @@ impl Report<'_> {
             {
                 let account = self.account;
                 // An engine that is killed reports neither that the guest stopped nor that
-                // the guard has resumed it.
-                let what = match (account.asked_to_suspend(), &account.suspended) {
-                    (false, _) => "It was never paused, and",
+                // the guard has resumed it. One that reports its end would have.
+                let may_have_stopped = account.asked_to_suspend() && account.ended.is_none();
+                let what = match (may_have_stopped, &account.suspended) {
+                    (false, None) => "It was never paused, and",
                     (true, None) => "It was asked to suspend, and a pause was not measured;",
-                    (true, Some(_)) => "It was paused, and for how long was not measured;",
+                    (_, Some(_)) => "It was paused, and for how long was not measured;",
                 };
                 Some(format!("{what} what had been begun was undone"))
             }
