@@ -92,6 +92,7 @@ fn main() -> ExitCode {
     ];
     others.extend(choice.draw("two-hosts", pair, PAIR_DRAWN));
     others.extend(choice.draw("newer", vec![newer::scenarios()], NEWER_DRAWN));
+    others.extend(choice.draw("long", vec![hvm::long()], 0));
     others.extend(choice.draw("unseen", vec![unseen()], 0));
     let mut trials = Choice::in_order(essential(), others);
     trials.push(Trial::test("faults-in-all", table::tell));

@@ -43,13 +43,19 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
+/// Scenarios that would take much of a run's time, and are not drawn.
+pub fn long() -> Vec<Scenario> {
+    vec![
+        scenario("hvm-ten-in-a-row", 600, ten_in_a_row),
+        scenario("hvm-without-pv-drivers", 200, machines::without_pv_drivers),
+        newer("hvm-fast-frames-agree", 150, fast_frames_agree),
+    ]
+}
+
 /// Scenarios that have not succeeded yet.
 pub fn unseen() -> Vec<Scenario> {
     vec![
         newer("hvm-fast-within-its-limit", 350, fast_within_a_limit),
-        newer("hvm-fast-frames-agree", 150, fast_frames_agree),
-        scenario("hvm-ten-in-a-row", 600, ten_in_a_row),
-        scenario("hvm-without-pv-drivers", 500, machines::without_pv_drivers),
         scenario("hvm-many-devices", 600, machines::many_devices),
         scenario("hvm-fast-many-devices", 600, machines::fast_many_devices),
         scenario("hvm-boots-from-disk", 500, machines::boots_from_disk),
