@@ -74,10 +74,12 @@ impl Host {
         write_modules(&dom0, &modules)?;
         self.put(&dom0.packed_kernel(), KERNEL)?;
         self.put(&modules, "/run/rig/hvm-modules.cpio")?;
-        // Linux unpacks concatenated archives one over the other.
+        // Linux unpacks concatenated archives one over the other. Xen's script for disks in
+        // files runs losetup.
         self.run(&format!(
             "cat /boot/guest.cpio /run/rig/hvm-modules.cpio >{INITRAMFS} && \
-             rm /run/rig/hvm-modules.cpio && modprobe -a tun nvme xen-blkback"
+             rm /run/rig/hvm-modules.cpio && modprobe -a tun nvme xen-blkback loop && \
+             ln -sf $(command -v busybox) /usr/sbin/losetup"
         ))?
         .checked()?;
         timeline.phase("device model installed in dom0");
