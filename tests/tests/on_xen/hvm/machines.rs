@@ -84,10 +84,9 @@ const RAW: &str = "/run/rig/devices.raw";
 const QCOW2: &str = "/run/rig/devices.qcow2";
 const CD: &str = "/run/rig/devices.iso";
 
-/// Loop devices over files of the size that the guest uses. Xen's script takes the first one
-/// for a disk in a file.
-const LOOP: &str = "/dev/loop6";
-const SECOND_LOOP: &str = "/dev/loop7";
+/// Loop devices over files of the size that the guest uses.
+const LOOP: &str = "/dev/loop0";
+const SECOND_LOOP: &str = "/dev/loop1";
 
 /// The addresses of dom0 and of the guest's emulated network card, on a network of their own.
 const DOM0: &str = "10.78.0.1";
