@@ -1,7 +1,7 @@
 //! `lull predict`: the expected result of a migration, without moving anything.
 //!
 //! [`sample`] watches how the guest writes, [`model`] lets the core decide on that over a
-//! modelled link, and [`told`] reports the result.
+//! modelled link, and [`render`] reports the result.
 
 mod model;
 mod render;
