@@ -220,7 +220,7 @@ pub(super) fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     // The helper writes a few bytes for each time that it stops the guest.
     let _ = io::stdin().take(HEARD_MAX).read_to_end(&mut heard);
     let begun = Instant::now();
-    let (code, devices) = undo(over, guest, helper, &heard, &mut emulated);
+    let (code, devices) = undo(over, guest, helper, &heard, &mut emulated, monitor.as_ref());
     if let Some(name) = name.filter(|_| may_be_renamed(&heard)) {
         give_name_back(guest, &name);
     }
@@ -274,6 +274,7 @@ fn undo(
     helper: u32,
     heard: &[u8],
     emulated: &mut Emulated,
+    monitor: Option<&Monitor>,
 ) -> (ExitCode, Devices) {
     if heard.contains(&word::UNDONE) {
         return (ExitCode::SUCCESS, Devices::None);
@@ -292,9 +293,14 @@ fn undo(
         emulated.wait_for_stop();
     }
     let taken_over = take_over(guest, helper, lands, asked, emulated);
-    end_devices_log(guest, heard, emulated);
     // The transport may have refused a guest that was to land.
-    let devices = match !lands || runs_here(guest) {
+    let runs = runs_here(guest);
+    // Its reboot must not wait for what follows, which takes seconds.
+    if let Some(monitor) = monitor.filter(|_| runs) {
+        monitor.let_go();
+    }
+    end_devices_log(guest, heard, emulated);
+    let devices = match !lands || runs {
         true => follow_guest(emulated, Instant::now(), STOPPING),
         false => Devices::None,
     };
