@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Result;
 
@@ -11,7 +10,7 @@ use crate::cache::{self, Key};
 use crate::debian::{self, Release};
 use crate::device_model::{INITRAMFS, KERNEL};
 use crate::host::Host;
-use crate::shell_out::output_of;
+use crate::shell_out::{output_of, program_of};
 use crate::timeline::Timeline;
 
 /// The version of the recipe; raise it when the code below changes what it builds.
@@ -96,15 +95,8 @@ fn build(place: &Path, release: Release) -> Result<()> {
     let config = scratch.path().join("early.cfg");
     fs::write(&config, early_config())?;
     let core = scratch.path().join("core");
-    // The program runs with the tree's own loader and libraries.
-    let libraries = format!(
-        "{0}/lib/x86_64-linux-gnu:{0}/usr/lib/x86_64-linux-gnu",
-        root.display()
-    );
     output_of(
-        Command::new(root.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"))
-            .args(["--library-path", &libraries])
-            .arg(root.join("usr/bin/grub-mkimage"))
+        program_of(&root, None, "usr/bin/grub-mkimage")
             .args(["--format", "i386-pc", "--prefix", "/none"])
             .arg("--directory")
             .arg(&parts)

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::shell_out::output_of;
+use crate::shell_out::{output_of, program_of};
 
 /// The suffix of the file of a compressed module (Debian 13).
 const COMPRESSED: &str = ".xz";
@@ -20,24 +20,13 @@ pub struct Modules {
 }
 
 impl Modules {
-    /// Reads the dependencies of the modules under `root`. The `depmod` of that tree runs
-    /// with the tree's own loader, because this machine may have no `depmod`.
+    /// Reads the dependencies of the modules under `root`. The `depmod` of that tree
+    /// runs, because this machine may have none.
     pub fn index(root: &Path, release: &str) -> Result<Self> {
-        let libraries = format!(
-            "{0}/lib/x86_64-linux-gnu:{0}/usr/lib/x86_64-linux-gnu",
-            root.display()
-        );
-        output_of(
-            Command::new(root.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"))
-                .args(["--library-path", &libraries])
-                .arg(root.join("bin/kmod"))
-                .arg("--version"),
-        )?;
+        output_of(program_of(root, None, "bin/kmod").arg("--version"))?;
         // kmod is one program under many names, and acts according to the name.
         output_of(
-            Command::new(root.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"))
-                .args(["--argv0", "depmod", "--library-path", &libraries])
-                .arg(root.join("bin/kmod"))
+            program_of(root, Some("depmod"), "bin/kmod")
                 .arg("-b")
                 .arg(root)
                 .arg(release),
