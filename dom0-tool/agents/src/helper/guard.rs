@@ -71,7 +71,7 @@ pub(super) fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
 mod word {
     /// The helper is about to ask the guest to suspend.
     pub const ASKED: u8 = b'a';
-    /// The request is answered, so nobody stops QEMU any more.
+    /// The request is answered, so QEMU is not stopped for it any more.
     pub const ANSWERED: u8 = b's';
     /// The guest has run on since, and is copied further.
     pub const RAN_ON: u8 = b'r';
@@ -577,7 +577,7 @@ mod tests {
         }
     }
 
-    /// The guest would be paused for seconds in which nobody stops QEMU.
+    /// A wait for a stop that cannot come would keep the guest paused for seconds.
     #[test]
     fn a_qemu_that_no_libxl_stops_is_waited_for_only_if_the_engine_has_it_stopped() {
         for (words, may) in [
