@@ -5,10 +5,10 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::checks::Checks;
 use crate::protocol::MachineStatus;
 
 /// The configuration space of the first PCI device, the emulated host bridge. Linux reads
@@ -23,8 +23,7 @@ pub struct Machine {
     bridge: File,
     /// Vendor and device of the bridge, as first read.
     identity: [u8; 4],
-    read: AtomicU64,
-    errors: AtomicU64,
+    checks: Checks,
 }
 
 impl Machine {
@@ -42,26 +41,20 @@ impl Machine {
         Ok(Some(Self {
             bridge,
             identity,
-            read: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
+            checks: Checks::default(),
         }))
     }
 
     /// Returns the counters so far.
     pub fn status(&self) -> MachineStatus {
-        MachineStatus {
-            read: self.read.load(Ordering::Relaxed),
-            errors: self.errors.load(Ordering::Relaxed),
-        }
+        self.checks.status()
     }
 
     /// Reads the register again and again.
     pub fn run(&self) -> ! {
         loop {
             let is_right = identity(&self.bridge).is_ok_and(|now| now == self.identity);
-            self.read.fetch_add(1, Ordering::Relaxed);
-            self.errors
-                .fetch_add(u64::from(!is_right), Ordering::Relaxed);
+            self.checks.count(is_right);
             thread::sleep(NAP);
         }
     }

@@ -5,10 +5,10 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::checks::Checks;
 use crate::protocol::MachineStatus;
 
 /// The characters on the first virtual console, which is the one on the screen.
@@ -20,8 +20,7 @@ const NAP: Duration = Duration::from_millis(200);
 /// The screen under test and its counters.
 pub struct Screen {
     console: File,
-    read: AtomicU64,
-    errors: AtomicU64,
+    checks: Checks,
 }
 
 impl Screen {
@@ -32,17 +31,13 @@ impl Screen {
     pub fn open() -> io::Result<Self> {
         Ok(Self {
             console: OpenOptions::new().read(true).write(true).open(CONSOLE)?,
-            read: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
+            checks: Checks::default(),
         })
     }
 
     /// Returns the counters so far.
     pub fn status(&self) -> MachineStatus {
-        MachineStatus {
-            read: self.read.load(Ordering::Relaxed),
-            errors: self.errors.load(Ordering::Relaxed),
-        }
+        self.checks.status()
     }
 
     /// Writes one number after the other, and reads each back.
@@ -52,9 +47,7 @@ impl Screen {
             let written = self.write(number);
             thread::sleep(NAP);
             let is_right = written.and_then(|()| self.shows(number));
-            self.read.fetch_add(1, Ordering::Relaxed);
-            self.errors
-                .fetch_add(u64::from(!is_right.unwrap_or(false)), Ordering::Relaxed);
+            self.checks.count(is_right.unwrap_or(false));
             number += 1;
         }
     }
