@@ -127,7 +127,8 @@ fn make_files(host: &Host) -> Result<()> {
     std::fs::write(&image, qcow2::empty(1 << 20))?;
     host.put(&image, QCOW2)?;
     host.run(&format!(
-        "for file in {RAW} {RAW}.0 {RAW}.1 {CD}; do truncate -s 1M $file || exit; done && \
+        "modprobe loop && \
+         for file in {RAW} {RAW}.0 {RAW}.1 {CD}; do truncate -s 1M $file || exit; done && \
          busybox losetup {LOOP} {RAW}.0 && busybox losetup {SECOND_LOOP} {RAW}.1 && \
          ip address add {DOM0}/24 dev xenbr0"
     ))?
