@@ -27,6 +27,7 @@ struct Pause {
 /// The time that the last pages took, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Pages {
+    count: u64,
     expected: u64,
     predicted: u64,
     observed: u64,
@@ -41,6 +42,7 @@ impl Pages {
         let (suspended, ended) = (event("suspended")?, event("ended")?);
         let observed = ended["observed"]["pages_ms"].as_u64()?;
         (observed >= Self::LEAST_MS).then_some(Self {
+            count: suspended["dirty_pages"].as_u64()?,
             expected: suspended["likely_pages_ms"].as_u64()?,
             predicted: suspended["predicted"]["pages_ms"].as_u64()?,
             observed,
@@ -156,15 +158,49 @@ fn of_pages(pauses: &[Pause]) -> String {
     let held = pages.iter().filter(|p| p.observed <= p.predicted).count();
     let each: Vec<String> = pages
         .iter()
-        .map(|p| format!("{}/{}/{}", p.expected, p.predicted, p.observed))
+        .map(|p| {
+            format!(
+                "{}/{}/{} of {}",
+                p.expected, p.predicted, p.observed, p.count
+            )
+        })
         .collect();
     format!(
         "the last pages, of {} moves: expected off by {median:.0} % (median), {ninetieth:.0} % \
          (90th percentile); the bound held in {held}, and was {bound:.2} times the observed time \
-         (median); expected/at most/observed, ms: {}\n",
+         (median); expected/at most/observed, ms: {}\n{}",
         pages.len(),
-        each.join(" ")
+        each.join(", "),
+        spread(&pages)
     )
+}
+
+/// How far apart these moves were themselves: the error of a prediction that knew the exact
+/// number of pages and the median speed of all these moves, the later ones included.
+fn spread(pages: &[Pages]) -> String {
+    let mut each_took: Vec<f64> = pages
+        .iter()
+        .map(|p| p.observed as f64 / p.count.max(1) as f64)
+        .collect();
+    each_took.sort_by(f64::total_cmp);
+    let Some(median_took) = percentile(&each_took, 50) else {
+        return String::new();
+    };
+    let mut errors: Vec<f64> = pages
+        .iter()
+        .map(|p| {
+            let known = median_took * p.count as f64;
+            100.0 * (known - p.observed as f64).abs() / p.observed as f64
+        })
+        .collect();
+    errors.sort_by(f64::total_cmp);
+    match percentile(&errors, 50).zip(percentile(&errors, 90)) {
+        Some((median, ninetieth)) => format!(
+            "their median speed, if it had been known: off by {median:.0} % (median), \
+             {ninetieth:.0} % (90th percentile)\n"
+        ),
+        None => String::new(),
+    }
 }
 
 /// Returns the smallest value that this percentage of the values does not exceed.
