@@ -571,6 +571,20 @@ fn a_copy_is_not_started_after_the_limit() {
     assert_eq!(outcome.world.resumes.get(), 1);
 }
 
+/// An engine that stood still for minutes hears only then that the copy is gone.
+#[test]
+fn a_copy_that_was_given_up_meanwhile_is_not_started() {
+    for landing in [Way::THIN, Way::HVM] {
+        let plan = Plan::struck(landing, Finishing, Leaves);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        outcome.judge(plan);
+        let (how, reason) = (outcome.how, &outcome.reason);
+        assert_eq!(how, How::TargetFailed, "{reason}");
+        assert!(names(reason, Leaves), "{reason}");
+        assert_eq!(outcome.world.resumes.get(), 1);
+    }
+}
+
 /// xl there takes one guest at a time, so the wait is no failure. It ends with the attempt,
 /// and the operator hears what was waited for.
 #[test]
@@ -666,6 +680,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         LandGivesUp => &[destination::GIVES_UP],
         QemuHangs => &["QEMU could not be stopped and its state saved: it does not answer"],
         HeldUp => &["were not sent in time"],
+        Leaves => &["lull land was lost"],
         Shrinks | NotStarted => &[],
     };
     phrases.iter().any(|phrase| reason.contains(phrase))

@@ -131,6 +131,9 @@ pub enum Fault {
     Forgotten,
     /// The engine is held up until the limit is over, as it hears that it may start the copy.
     HeldUp,
+    /// The engine is held up until `lull land` has given the copy up, as it hears that it may
+    /// start the copy.
+    Leaves,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
     Shrinks,
 }
@@ -183,6 +186,8 @@ pub struct World {
     pub forgotten: Cell<bool>,
     /// How long the engine is held up when it is permitted to start the copy.
     pub held_up: Cell<Duration>,
+    /// Whether the destination leaves when the engine is permitted to start the copy.
+    pub leaves: Cell<bool>,
     /// Whether the guest's QEMU runs.
     pub qemu_runs: Cell<bool>,
     /// How often QEMU was told to log no more.
@@ -226,6 +231,7 @@ impl World {
             not_started: Cell::new(false),
             forgotten: Cell::new(false),
             held_up: Cell::new(Duration::ZERO),
+            leaves: Cell::new(false),
             qemu_runs: Cell::new(true),
             log_ends: Cell::new(0),
             resumes: Cell::new(0),
@@ -269,6 +275,7 @@ impl World {
                 self.forgotten.set(true);
             }
             Fault::HeldUp => self.held_up.set(HELD_UP),
+            Fault::Leaves => self.leaves.set(true),
             Fault::Destroyed => self.guest.set(Guest::Gone),
             Fault::Grows => self.grown.set(true),
             Fault::Shrinks => self.give_back(),
