@@ -136,6 +136,8 @@ pub enum Fault {
     Leaves,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
     Shrinks,
+    /// The same, and the destination takes long to follow. The guest writes nothing any more.
+    ShrinksAndRests,
 }
 
 /// Which further connections are to break.
@@ -188,6 +190,9 @@ pub struct World {
     pub held_up: Cell<Duration>,
     /// Whether the destination leaves when the engine is permitted to start the copy.
     pub leaves: Cell<bool>,
+    /// Whether the guest writes nothing any more, and the destination is slow with frames that
+    /// have gone.
+    pub rests: Cell<bool>,
     /// Whether the guest's QEMU runs.
     pub qemu_runs: Cell<bool>,
     /// How often QEMU was told to log no more.
@@ -232,6 +237,7 @@ impl World {
             forgotten: Cell::new(false),
             held_up: Cell::new(Duration::ZERO),
             leaves: Cell::new(false),
+            rests: Cell::new(false),
             qemu_runs: Cell::new(true),
             log_ends: Cell::new(0),
             resumes: Cell::new(0),
@@ -279,6 +285,10 @@ impl World {
             Fault::Destroyed => self.guest.set(Guest::Gone),
             Fault::Grows => self.grown.set(true),
             Fault::Shrinks => self.give_back(),
+            Fault::ShrinksAndRests => {
+                self.give_back();
+                self.rests.set(true);
+            }
             Fault::StubLies | Fault::StubSkips | Fault::NeverSuspends => {}
         }
         Some(fault)
@@ -290,7 +300,8 @@ impl World {
 
     /// A running guest writes to some of its pages.
     pub fn run(&self) {
-        if !matches!(self.guest.get(), Guest::Running | Guest::Stopping) {
+        let runs = matches!(self.guest.get(), Guest::Running | Guest::Stopping);
+        if !runs || self.rests.get() {
             return;
         }
         let mut memory = self.memory.borrow_mut();
