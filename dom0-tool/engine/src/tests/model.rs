@@ -114,13 +114,8 @@ impl Memory for Model<'_> {
 
 const fn state(shutdown: Option<u8>) -> DomainState {
     DomainState {
-        running: shutdown.is_none(),
-        blocked: false,
-        paused: false,
         shutdown,
-        dying: false,
-        hvm: true,
-        cpu_time_ns: 0,
+        ..DomainState::IDLE
     }
 }
 

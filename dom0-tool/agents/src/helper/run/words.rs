@@ -58,32 +58,20 @@ fn where_it_is(name: &str, state: io::Result<Option<DomainState>>) -> String {
 mod tests {
     use super::*;
 
-    const fn idle() -> DomainState {
-        DomainState {
-            running: false,
-            blocked: true,
-            paused: false,
-            shutdown: None,
-            dying: false,
-            hvm: true,
-            cpu_time_ns: 1,
-        }
-    }
-
     #[test]
     fn a_guest_that_died_is_not_said_to_run() {
         let said = |state| where_it_is("web1", state);
         let stopped = |reason| DomainState {
             shutdown: Some(reason),
-            ..idle()
+            ..DomainState::IDLE
         };
-        assert_eq!(said(Ok(Some(idle()))), "web1 runs on here.");
+        assert_eq!(said(Ok(Some(DomainState::IDLE))), "web1 runs on here.");
         assert_eq!(said(Ok(Some(stopped(2)))), "web1 runs on here.");
         assert_eq!(said(Ok(Some(stopped(3)))), "web1 has crashed.");
         assert_eq!(said(Ok(None)), "web1 is gone.");
         let paused = DomainState {
             paused: true,
-            ..idle()
+            ..DomainState::IDLE
         };
         assert_eq!(said(Ok(Some(paused))), "web1 stays here, paused.");
         let unseen = said(Err(io::Error::other("no answer")));
