@@ -234,10 +234,8 @@ pub(super) fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     }
     claim::give_up(&io::stdout(), &folder, guest);
     let _ = dup2_stdout(io::stderr());
-    if let Some(monitor) = monitor {
-        if !heard.contains(&word::UNDONE) {
-            wait_until_it_is_decided(guest);
-        }
+    if let Some(monitor) = monitor.filter(|_| may_hold_monitor(&heard)) {
+        wait_until_it_is_decided(guest);
         monitor.let_go();
     }
     code
@@ -245,6 +243,12 @@ pub(super) fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
 
 /// The most bytes that are read from a helper.
 const HEARD_MAX: u64 = 4096;
+
+/// Whether the helper may have stopped xl's monitor. It does so before each request to suspend,
+/// and leaves the monitor stopped if the guest is suspended at the end.
+fn may_hold_monitor(heard: &[u8]) -> bool {
+    heard.contains(&word::ASKED)
+}
 
 /// Waits until the guest runs on here or its domain is gone; an operator may have to decide
 /// which. Until then xl's monitor must not see that the guest is suspended.
@@ -621,6 +625,15 @@ mod tests {
     #[test]
     fn a_guest_that_runs_on_without_its_devices_does_not_stop_any_more() {
         assert!(!may_still_stop(b"ilaqsr") && !may_still_stop(b"lasr"));
+    }
+
+    /// A helper that has undone everything has not seen to it, either, if something else has
+    /// suspended the guest meanwhile.
+    #[test]
+    fn xls_monitor_is_seen_to_after_each_request_to_suspend() {
+        for (words, may) in [("la", true), ("lasrou", true), ("lou", false), ("", false)] {
+            assert_eq!(may_hold_monitor(words.as_bytes()), may, "{words}");
+        }
     }
 
     #[test]

@@ -237,7 +237,9 @@ impl Host for FakeHost<'_> {
         self.started_there = Some(started);
     }
 
-    fn leave_request(&mut self) {}
+    fn leave_guest(&mut self) {
+        self.world.left.set(true);
+    }
 
     fn log_devices(&mut self, on: bool) -> io::Result<()> {
         assert!(!on, "it is switched on before that");

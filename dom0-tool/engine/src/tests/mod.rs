@@ -554,6 +554,23 @@ fn a_guest_that_xenstored_does_not_know_to_run_is_named_to_the_operator() {
     }
 }
 
+/// The guard tries again. Without it xl's monitor would take the suspend for the guest's end.
+#[test]
+fn a_guest_that_cannot_be_resumed_is_left_to_the_guard() {
+    for landing in LANDINGS {
+        let plan = Plan::struck(landing, LastPages, StaysSuspended);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        assert_eq!(outcome.how, How::Cancelled, "{plan:?}: {}", outcome.reason);
+        assert_eq!(outcome.world.guest.get(), Guest::Suspended, "{plan:?}");
+        assert!(outcome.world.left.get(), "{plan:?}");
+        let outcome = migrate(
+            Plan::struck(landing, LastPages, Cancel),
+            &StubLog::new().unwrap(),
+        );
+        assert!(!outcome.world.left.get(), "{plan:?}: it was resumed");
+    }
+}
+
 /// The permission may be older than the look at the clock.
 #[test]
 fn a_copy_is_not_started_after_the_limit() {
@@ -670,7 +687,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         LosesOne | LosesOneLate | LosesAll => &[],
         Closes => &["the stream cannot be written", "lull land was lost"],
         Stalls | NeverArms => &["the timeout of"],
-        Cancel | Forgotten => &["cancelled", "the attempt was given up"],
+        Cancel | Forgotten | StaysSuspended => &["cancelled", "the attempt was given up"],
         NeverSuspends => &[DID_NOT_SUSPEND],
         SuspendedByAnother => &["the guest is suspended already"],
         ResumedByAnother => &["somebody has resumed the guest"],

@@ -186,6 +186,9 @@ impl Domains for Model<'_> {
         if self.world.look() != Guest::Suspended {
             return Ok(Resumed::WasNotSuspended);
         }
+        if self.world.stays_suspended.get() {
+            return Err(io::Error::other("it cannot be resumed"));
+        }
         let devices = emulated.make_run();
         assert!(self.world.qemu_runs.get(), "resumed without its devices");
         self.world.guest.set(Guest::Running);

@@ -129,6 +129,8 @@ pub enum Fault {
     NotStarted,
     /// The attempt is cancelled, and xenstored does not answer when the guest is resumed.
     Forgotten,
+    /// The attempt is cancelled, and the guest cannot be resumed.
+    StaysSuspended,
     /// The engine is held up until the limit is over, as it hears that it may start the copy.
     HeldUp,
     /// The engine is held up until `lull land` has given the copy up, as it hears that it may
@@ -186,6 +188,9 @@ pub struct World {
     pub not_started: Cell<bool>,
     /// Whether xenstored does not answer when the guest is resumed.
     pub forgotten: Cell<bool>,
+    pub stays_suspended: Cell<bool>,
+    /// Whether the guest is left to the guard.
+    pub left: Cell<bool>,
     /// How long the engine is held up when it is permitted to start the copy.
     pub held_up: Cell<Duration>,
     /// Whether the destination leaves when the engine is permitted to start the copy.
@@ -235,6 +240,8 @@ impl World {
             never_arms: Cell::new(false),
             not_started: Cell::new(false),
             forgotten: Cell::new(false),
+            stays_suspended: Cell::new(false),
+            left: Cell::new(false),
             held_up: Cell::new(Duration::ZERO),
             leaves: Cell::new(false),
             rests: Cell::new(false),
@@ -279,6 +286,10 @@ impl World {
             Fault::Forgotten => {
                 self.cancelled.set(true);
                 self.forgotten.set(true);
+            }
+            Fault::StaysSuspended => {
+                self.cancelled.set(true);
+                self.stays_suspended.set(true);
             }
             Fault::HeldUp => self.held_up.set(HELD_UP),
             Fault::Leaves => self.leaves.set(true),

@@ -4,7 +4,7 @@ use std::io;
 
 use lull_engine::Verdict;
 use lull_wire::events::How;
-use lull_xen::{self as xen, DomainState};
+use lull_xen::DomainState;
 
 use super::Helper;
 use crate::monitor;
@@ -31,7 +31,7 @@ impl Helper<'_> {
         if let Some(from) = cap.filter(|cap| refused && cap.limit.is_some()) {
             text.push_str(&format!(" The bandwidth is from {from}."));
         }
-        text = format!("{text} {}", where_it_is(name, xen::state(self.guest)));
+        text = format!("{text} {}", where_it_is(name, (self.state_of)(self.guest)));
         if let Some(lost) = monitor::lost(name, self.guest).filter(|_| self.asked) {
             text = format!("{text} {lost}");
         }
