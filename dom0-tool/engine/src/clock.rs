@@ -92,8 +92,8 @@ impl Session<'_> {
             self.guest_state()?;
         }
         let state = self.peer.machine().state();
-        let resting =
-            matches!(state, State::Waiting | State::Counting) && self.landing.is_resting();
+        let rests = self.count_due || self.landing.is_resting();
+        let resting = rests && matches!(state, State::Waiting | State::Counting);
         let copying = matches!(state, State::Copying | State::HandingOver) || resting;
         if self.begun && (copying || state == State::CopyingFinal) {
             self.look_at_memory()?;

@@ -189,7 +189,10 @@ impl Session<'_> {
                 self.note_devices(devices);
             }
             Ok(domain::Resumed::WasNotSuspended) => {}
-            Err(error) => self.log("error", format!("the guest could not be resumed: {error}")),
+            Err(error) => {
+                self.host.leave_guest();
+                self.log("error", format!("the guest could not be resumed: {error}"));
+            }
         }
     }
 
@@ -224,7 +227,7 @@ impl Session<'_> {
             }
             Ok(domain::Outlived::Over) => {}
             Ok(domain::Outlived::MayStillStop) => {
-                self.host.leave_request();
+                self.host.leave_guest();
                 verdict.advise(&format!(
                     "The guest has acknowledged the request to suspend and not followed it yet: \
                      should it still stop within {} s, lull's guard resumes it.",
@@ -232,7 +235,7 @@ impl Session<'_> {
                 ));
             }
             Err(error) => {
-                self.host.leave_request();
+                self.host.leave_guest();
                 self.log(
                     "error",
                     format!("the request to suspend cannot be taken back: {error}"),

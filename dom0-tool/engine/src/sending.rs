@@ -117,7 +117,8 @@ impl Session<'_> {
     pub(super) fn advance_landing(&mut self) -> Result<(), Failure> {
         let (landing, mut means) = self.landing();
         landing.advance(&mut means)?;
-        self.hear_landing()
+        self.hear_landing()?;
+        self.count_if_due()
     }
 
     /// Handles all answers of the destination that have arrived.

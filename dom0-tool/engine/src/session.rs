@@ -80,6 +80,8 @@ pub(super) struct Session<'s> {
     /// The machine knows that xl's handshake is over.
     pub(super) handover_told: bool,
     pub(super) begun: bool,
+    /// The machine waits for a count: see [`Self::count_if_due`].
+    pub(super) count_due: bool,
     /// All pages are sent and the rest of the stream is in the queue.
     pub(super) finishing: bool,
     /// When the stub last spoke or last owed nothing.
@@ -139,6 +141,7 @@ impl<'s> Session<'s> {
             cancel_told: false,
             handover_told: false,
             begun: false,
+            count_due: false,
             finishing: false,
             heard: now,
             owed: Owed::default(),
@@ -401,8 +404,8 @@ impl<'s> Session<'s> {
                 let (landing, mut means) = self.landing();
                 // If it waits, the count is answered once the destination is ready.
                 if !landing.end_round(&mut means)? {
-                    self.tell_if_unsettled()?;
-                    self.answer_count()?;
+                    self.count_due = true;
+                    self.count_if_due()?;
                 }
             }
             Action::TakeBitmap => {

@@ -329,7 +329,7 @@ exit 1"#,
 fn silence_after_go_is_unknown_and_nothing_is_resumed() {
     let suspended = DomainState {
         shutdown: Some(2),
-        ..state(0)
+        ..DomainState::IDLE
     };
     let run = attempt_with(
         r#"
@@ -364,7 +364,7 @@ kill -KILL $$"#,
 fn an_xl_killed_before_go_leaves_a_guest_that_lull_resumes() {
     let suspended = DomainState {
         shutdown: Some(2),
-        ..state(0)
+        ..DomainState::IDLE
     };
     let run = attempt_with(
         r#"say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"; kill -KILL $$"#,
@@ -394,7 +394,7 @@ kill -KILL $$"#,
 fn a_guest_that_died_runs_nowhere() {
     let crashed = DomainState {
         shutdown: Some(3),
-        ..state(0)
+        ..DomainState::IDLE
     };
     for (shown, how) in [(None, "is gone"), (Some(crashed), "has crashed")] {
         let run = attempt_with(
@@ -520,7 +520,7 @@ fn a_pause_that_was_not_measured_is_not_denied() {
 fn a_guest_that_is_not_seen_to_run_is_never_claimed_to() {
     let paused = DomainState {
         paused: true,
-        ..state(0)
+        ..DomainState::IDLE
     };
     let run = attempt_with(
         r#"say "$started"; say "$(ended refused-downtime "too busy")"; exit 1"#,
@@ -784,7 +784,7 @@ fn a_guest_that_moved_and_runs_here_is_looked_for_at_both() {
 fn a_suspension_that_was_not_asked_for_is_somebody_elses() {
     let suspended = DomainState {
         shutdown: Some(2),
-        ..state(0)
+        ..DomainState::IDLE
     };
     let run = attempt_with(
         r#"say "$started"; say "$(ended source-failed "another lull has its log")"; exit 1"#,

@@ -86,6 +86,17 @@ pub struct DomainState {
 }
 
 impl DomainState {
+    /// A guest that runs and has nothing to do. Tests derive from it the states that they need.
+    pub const IDLE: Self = Self {
+        running: false,
+        blocked: true,
+        paused: false,
+        shutdown: None,
+        dying: false,
+        hvm: true,
+        cpu_time_ns: 0,
+    };
+
     /// Whether the domain has suspended itself, as for a migration, and is not being
     /// destroyed.
     pub fn is_suspended(&self) -> bool {

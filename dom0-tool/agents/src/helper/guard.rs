@@ -234,10 +234,8 @@ pub(super) fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
     }
     claim::give_up(&io::stdout(), &folder, guest);
     let _ = dup2_stdout(io::stderr());
-    if let Some(monitor) = monitor {
-        if !heard.contains(&word::UNDONE) {
-            wait_until_it_is_decided(guest);
-        }
+    if let Some(monitor) = monitor.filter(|_| may_hold_monitor(&heard)) {
+        wait_until_it_is_decided(guest);
         monitor.let_go();
     }
     code
@@ -245,6 +243,12 @@ pub(super) fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
 
 /// The most bytes that are read from a helper.
 const HEARD_MAX: u64 = 4096;
+
+/// Whether the helper may have stopped xl's monitor. It does so before each request to suspend,
+/// and leaves the monitor stopped if the guest is suspended at the end.
+fn may_hold_monitor(heard: &[u8]) -> bool {
+    heard.contains(&word::ASKED)
+}
 
 /// Waits until the guest runs on here or its domain is gone; an operator may have to decide
 /// which. Until then xl's monitor must not see that the guest is suspended.
@@ -475,26 +479,26 @@ const STOPPING_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// back to slow storage in order to stop answers only when it has stopped.
 const STOPPING_SLOWLY: Duration = Duration::from_secs(300);
 
-/// Sees to it that QEMU runs where the guest does, until `longest` after `begun` at most. It
-/// may be stopped after the guest was resumed, or may have been too busy to run in time.
-/// Returns what it did last.
-fn follow_guest(emulated: &mut Emulated, begun: Instant, longest: Duration) -> Devices {
+/// Sees to it that QEMU runs where the guest does. It may be stopped after the guest was
+/// resumed, or may have been too busy to run in time: it then has until `patience` after
+/// `begun`. Returns what it did last.
+fn follow_guest(emulated: &mut Emulated, begun: Instant, patience: Duration) -> Devices {
     loop {
         let devices = emulated.follow();
-        let waited = begun.elapsed();
-        if !is_to_be_followed(devices, waited) || waited >= longest {
+        if !is_to_be_followed(devices, begun.elapsed(), patience) {
             return devices;
         }
         thread::sleep(STOPPING_POLL_INTERVAL);
     }
 }
 
-/// Whether to look again at a QEMU that does this now, so long after the first look.
-fn is_to_be_followed(devices: Devices, waited: Duration) -> bool {
+/// Whether to look again at a QEMU that does this now, so long after the first look. One that
+/// does not answer, or will not run, has as long as `patience` says.
+fn is_to_be_followed(devices: Devices, waited: Duration, patience: Duration) -> bool {
     match devices {
         Devices::None | Devices::Gone => false,
         Devices::Run => waited < STOPPING,
-        Devices::Silent | Devices::Refused => waited < STOPPING_SLOWLY,
+        Devices::Silent | Devices::Refused => waited < patience,
     }
 }
 
@@ -594,7 +598,10 @@ mod tests {
     /// It may take longer to stop than lull waits for that, and stays stopped then.
     #[test]
     fn a_qemu_that_does_not_answer_is_followed_until_it_does() {
-        let looks = |devices, seconds| is_to_be_followed(devices, Duration::from_secs(seconds));
+        let within = |devices, seconds, patience| {
+            is_to_be_followed(devices, Duration::from_secs(seconds), patience)
+        };
+        let looks = |devices, seconds| within(devices, seconds, STOPPING_SLOWLY);
         for (devices, after_20, after_400) in [
             (Devices::Run, false, false),
             (Devices::Silent, true, false),
@@ -607,6 +614,10 @@ mod tests {
         }
         // A libxl that has lost its helper may still stop it.
         assert!(looks(Devices::Run, 1) && !looks(Devices::None, 1));
+        // Other work comes before the long wait.
+        for devices in [Devices::Run, Devices::Silent, Devices::Refused] {
+            assert!(within(devices, 14, STOPPING) && !within(devices, 15, STOPPING));
+        }
     }
 
     /// The engine has resumed the guest, and leaves its QEMU to the guard. Nothing is to be
@@ -614,6 +625,15 @@ mod tests {
     #[test]
     fn a_guest_that_runs_on_without_its_devices_does_not_stop_any_more() {
         assert!(!may_still_stop(b"ilaqsr") && !may_still_stop(b"lasr"));
+    }
+
+    /// A helper that has undone everything has not seen to it, either, if something else has
+    /// suspended the guest meanwhile.
+    #[test]
+    fn xls_monitor_is_seen_to_after_each_request_to_suspend() {
+        for (words, may) in [("la", true), ("lasrou", true), ("lou", false), ("", false)] {
+            assert_eq!(may_hold_monitor(words.as_bytes()), may, "{words}");
+        }
     }
 
     #[test]

@@ -23,12 +23,13 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use lull_base::ready::is_readable;
+use lull_base::ready::{self, is_readable};
 use lull_base::{hygiene, inherited_fd};
 use lull_xen::DomId;
 use lull_xen::device_model::{Qemu, STATE_HEADER, STATE_MAX, Status, incoming_state, state_node};
 use lull_xen::qmp::QmpError;
 use lull_xen::xenstore::Xenstore;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::ioctl_fionbio;
 
@@ -406,13 +407,16 @@ impl<Q: Incoming> Held<Q> {
 }
 
 /// Writes all of it to a reader that may stand still. A write to it does not block.
-fn write_until(to: &mut impl Write, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+fn write_until(to: &mut (impl Write + AsFd), mut bytes: &[u8], until: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
-                std::thread::sleep(SHORT_POLL_INTERVAL);
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(&*to, PollFlags::OUT)];
+                if !ready::wait_until(&mut fds, until)? {
+                    return Err(error);
+                }
             }
             Err(error) => return Err(error),
         }
@@ -476,6 +480,7 @@ fn serve<Q: Incoming>(
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::BorrowedFd;
     use std::sync::{Arc, Mutex};
     use std::thread::{self, JoinHandle};
 
@@ -715,6 +720,47 @@ mod tests {
         libxl.wait().unwrap();
         let is_fifo = fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_fifo());
         assert!(!is_fifo);
+    }
+
+    /// The end of a pipe, and how often it was written to.
+    struct Counted(io::PipeWriter, u32);
+
+    impl Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for Counted {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    /// The guest is stopped meanwhile, and dom0 may have other work.
+    #[test]
+    fn a_reader_that_stands_still_is_waited_for_without_a_look_each_millisecond() {
+        let (mut from, mut to) = io::pipe().unwrap();
+        ioctl_fionbio(&to, true).unwrap();
+        while matches!(to.write(&[0; 4096]), Ok(4096)) {}
+        let reader = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            let mut state = Vec::new();
+            from.read_to_end(&mut state).unwrap();
+            state
+        });
+        let mut to = Counted(to, 0);
+        let until = Instant::now() + Duration::from_secs(60);
+        write_until(&mut to, &[7; 8192], until).unwrap();
+        let Counted(to, writes) = to;
+        drop(to);
+        assert!(reader.join().unwrap().ends_with(&[7; 8192]));
+        assert!(writes < 20, "{writes}");
     }
 
     /// The guest is stopped while its state is handed over.

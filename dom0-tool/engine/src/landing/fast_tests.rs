@@ -91,10 +91,10 @@ fn what_has_gone_is_told_while_nothing_is_under_way_elsewhere() {
     assert_eq!(under_way(&fast), [1, 1, 1]);
 }
 
-/// A guest under a limit is not stopped meanwhile: what is left would be told in its pause.
-/// Its number of pages has long come to rest.
+/// The count that ends a round waits for that: what is left would be told in the pause. The
+/// guest's number of pages has long come to rest.
 #[test]
-fn a_guest_that_gave_back_much_is_unsettled_until_the_destination_knows() {
+fn what_a_guest_gave_back_is_being_told_until_the_destination_knows_all_of_it() {
     const FRAMES: u64 = 60_000;
     let (mut fast, mut lines) = open();
     fast.there = There::new(FRAMES, FRAMES);

@@ -159,6 +159,10 @@ impl Host for FakeHost<'_> {
     fn poll(&mut self) -> io::Result<News> {
         if self.asks_to_start {
             thread::sleep(self.world.held_up.take());
+            if self.world.leaves.take() {
+                self.world.closed.set(true);
+                self.destination.borrow_mut().go_on();
+            }
         }
         Ok(News {
             cancelled: self.world.cancelled.get(),
@@ -233,7 +237,9 @@ impl Host for FakeHost<'_> {
         self.started_there = Some(started);
     }
 
-    fn leave_request(&mut self) {}
+    fn leave_guest(&mut self) {
+        self.world.left.set(true);
+    }
 
     fn log_devices(&mut self, on: bool) -> io::Result<()> {
         assert!(!on, "it is switched on before that");

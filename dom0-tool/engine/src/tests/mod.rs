@@ -554,6 +554,23 @@ fn a_guest_that_xenstored_does_not_know_to_run_is_named_to_the_operator() {
     }
 }
 
+/// The guard tries again. Without it xl's monitor would take the suspend for the guest's end.
+#[test]
+fn a_guest_that_cannot_be_resumed_is_left_to_the_guard() {
+    for landing in LANDINGS {
+        let plan = Plan::struck(landing, LastPages, StaysSuspended);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        assert_eq!(outcome.how, How::Cancelled, "{plan:?}: {}", outcome.reason);
+        assert_eq!(outcome.world.guest.get(), Guest::Suspended, "{plan:?}");
+        assert!(outcome.world.left.get(), "{plan:?}");
+        let outcome = migrate(
+            Plan::struck(landing, LastPages, Cancel),
+            &StubLog::new().unwrap(),
+        );
+        assert!(!outcome.world.left.get(), "{plan:?}: it was resumed");
+    }
+}
+
 /// The permission may be older than the look at the clock.
 #[test]
 fn a_copy_is_not_started_after_the_limit() {
@@ -569,6 +586,20 @@ fn a_copy_is_not_started_after_the_limit() {
     assert_eq!(how, How::RefusedDowntime, "{reason}");
     assert_eq!(outcome.started, (false, None));
     assert_eq!(outcome.world.resumes.get(), 1);
+}
+
+/// An engine that stood still for minutes hears only then that the copy is gone.
+#[test]
+fn a_copy_that_was_given_up_meanwhile_is_not_started() {
+    for landing in [Way::THIN, Way::HVM] {
+        let plan = Plan::struck(landing, Finishing, Leaves);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        outcome.judge(plan);
+        let (how, reason) = (outcome.how, &outcome.reason);
+        assert_eq!(how, How::TargetFailed, "{reason}");
+        assert!(names(reason, Leaves), "{reason}");
+        assert_eq!(outcome.world.resumes.get(), 1);
+    }
 }
 
 /// xl there takes one guest at a time, so the wait is no failure. It ends with the attempt,
@@ -656,7 +687,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         LosesOne | LosesOneLate | LosesAll => &[],
         Closes => &["the stream cannot be written", "lull land was lost"],
         Stalls | NeverArms => &["the timeout of"],
-        Cancel | Forgotten => &["cancelled", "the attempt was given up"],
+        Cancel | Forgotten | StaysSuspended => &["cancelled", "the attempt was given up"],
         NeverSuspends => &[DID_NOT_SUSPEND],
         SuspendedByAnother => &["the guest is suspended already"],
         ResumedByAnother => &["somebody has resumed the guest"],
@@ -666,7 +697,8 @@ fn names(reason: &str, fault: Fault) -> bool {
         LandGivesUp => &[destination::GIVES_UP],
         QemuHangs => &["QEMU could not be stopped and its state saved: it does not answer"],
         HeldUp => &["were not sent in time"],
-        Shrinks | NotStarted => &[],
+        Leaves => &["lull land was lost"],
+        Shrinks | ShrinksAndRests | NotStarted => &[],
     };
     phrases.iter().any(|phrase| reason.contains(phrase))
 }
@@ -702,6 +734,23 @@ fn an_undisturbed_guest_moves_whole() {
             let connections = landing.is_fast().then_some(1 + landing.further());
             assert_eq!(told, Some(connections), "{plan:?}");
         }
+    }
+}
+
+/// Its rounds take no time, so all of them would be over before the destination knows.
+#[test]
+fn an_idle_guest_that_gave_memory_back_keeps_its_rounds_for_later() {
+    for landing in [Way::THIN, Way::JOINED] {
+        let plan = Plan {
+            limit: Some(AGES),
+            ..Plan::struck(landing, Rounds, ShrinksAndRests)
+        };
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        outcome.judge(plan);
+        assert_eq!(outcome.how, How::StreamComplete, "{}", outcome.reason);
+        let is_round = |event: &&Event| matches!(event, Event::Round(_));
+        let rounds = outcome.told.iter().filter(is_round).count();
+        assert!(rounds < 15, "{plan:?}: {rounds} rounds");
     }
 }
 

@@ -129,10 +129,17 @@ pub enum Fault {
     NotStarted,
     /// The attempt is cancelled, and xenstored does not answer when the guest is resumed.
     Forgotten,
+    /// The attempt is cancelled, and the guest cannot be resumed.
+    StaysSuspended,
     /// The engine is held up until the limit is over, as it hears that it may start the copy.
     HeldUp,
+    /// The engine is held up until `lull land` has given the copy up, as it hears that it may
+    /// start the copy.
+    Leaves,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
     Shrinks,
+    /// The same, and the destination takes long to follow. The guest writes nothing any more.
+    ShrinksAndRests,
 }
 
 /// Which further connections are to break.
@@ -181,8 +188,16 @@ pub struct World {
     pub not_started: Cell<bool>,
     /// Whether xenstored does not answer when the guest is resumed.
     pub forgotten: Cell<bool>,
+    pub stays_suspended: Cell<bool>,
+    /// Whether the guest is left to the guard.
+    pub left: Cell<bool>,
     /// How long the engine is held up when it is permitted to start the copy.
     pub held_up: Cell<Duration>,
+    /// Whether the destination leaves when the engine is permitted to start the copy.
+    pub leaves: Cell<bool>,
+    /// Whether the guest writes nothing any more, and the destination is slow with frames that
+    /// have gone.
+    pub rests: Cell<bool>,
     /// Whether the guest's QEMU runs.
     pub qemu_runs: Cell<bool>,
     /// How often QEMU was told to log no more.
@@ -225,7 +240,11 @@ impl World {
             never_arms: Cell::new(false),
             not_started: Cell::new(false),
             forgotten: Cell::new(false),
+            stays_suspended: Cell::new(false),
+            left: Cell::new(false),
             held_up: Cell::new(Duration::ZERO),
+            leaves: Cell::new(false),
+            rests: Cell::new(false),
             qemu_runs: Cell::new(true),
             log_ends: Cell::new(0),
             resumes: Cell::new(0),
@@ -268,10 +287,19 @@ impl World {
                 self.cancelled.set(true);
                 self.forgotten.set(true);
             }
+            Fault::StaysSuspended => {
+                self.cancelled.set(true);
+                self.stays_suspended.set(true);
+            }
             Fault::HeldUp => self.held_up.set(HELD_UP),
+            Fault::Leaves => self.leaves.set(true),
             Fault::Destroyed => self.guest.set(Guest::Gone),
             Fault::Grows => self.grown.set(true),
             Fault::Shrinks => self.give_back(),
+            Fault::ShrinksAndRests => {
+                self.give_back();
+                self.rests.set(true);
+            }
             Fault::StubLies | Fault::StubSkips | Fault::NeverSuspends => {}
         }
         Some(fault)
@@ -283,7 +311,8 @@ impl World {
 
     /// A running guest writes to some of its pages.
     pub fn run(&self) {
-        if !matches!(self.guest.get(), Guest::Running | Guest::Stopping) {
+        let runs = matches!(self.guest.get(), Guest::Running | Guest::Stopping);
+        if !runs || self.rests.get() {
             return;
         }
         let mut memory = self.memory.borrow_mut();

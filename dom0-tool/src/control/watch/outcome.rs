@@ -171,13 +171,8 @@ mod tests {
 
     fn state(shutdown: Option<u8>) -> io::Result<Option<DomainState>> {
         Ok(Some(DomainState {
-            running: false,
-            blocked: true,
-            paused: false,
             shutdown,
-            dying: false,
-            hvm: true,
-            cpu_time_ns: 0,
+            ..DomainState::IDLE
         }))
     }
 

@@ -50,16 +50,6 @@ impl Host for Pretended {
     }
 }
 
-const RUNNING: DomainState = DomainState {
-    running: false,
-    blocked: true,
-    paused: false,
-    shutdown: None,
-    dying: false,
-    hvm: true,
-    cpu_time_ns: 1,
-};
-
 impl Scene {
     fn new(guests: &[DomId]) -> Self {
         let root = tempfile::tempdir().unwrap();
@@ -68,7 +58,7 @@ impl Scene {
         Self {
             servers: guests.iter().map(open).collect(),
             root,
-            fares: Rc::new(Cell::new(Some(Some(RUNNING)))),
+            fares: Rc::new(Cell::new(Some(Some(DomainState::IDLE)))),
             json: false,
             said: Vec::new(),
         }
@@ -168,7 +158,7 @@ fn a_migration_is_followed_until_its_guest_has_gone() {
     });
     let suspended = DomainState {
         shutdown: Some(2),
-        ..RUNNING
+        ..DomainState::IDLE
     };
     scene.fares.set(Some(Some(suspended)));
     scene.servers[0].note(&ended(How::StreamComplete, ""));

@@ -221,11 +221,21 @@ impl ObservedAttempt {
         })
     }
 
+    /// The permission to start the guest at the destination, unless it was not used. In a fast
+    /// landing only the engine uses it, and an engine that reports any end but a complete
+    /// stream has not. The transport reports the same, but may be killed before it does.
+    fn permission(&self) -> Option<&Ready> {
+        let ended = self.ended.as_ref();
+        let refused = ended.is_some_and(|ended| ended.how != How::StreamComplete);
+        let unused = self.landing.is_handshake_first() && refused;
+        self.ready.as_ref().filter(|_| !unused)
+    }
+
     /// Whether the destination was permitted to start the guest, as far as lull itself
     /// knows. Where the handshake precedes that, the transport reports it before it gives
     /// the permission.
     pub fn gate(&self) -> Passed {
-        match (&self.ready, &self.hung_up) {
+        match (self.permission(), &self.hung_up) {
             (Some(_), _) => Passed::Yes,
             (None, _) if self.landing.is_handshake_first() => Passed::No,
             (None, None) if self.transport_gone => Passed::Unknown,
@@ -253,13 +263,13 @@ impl ObservedAttempt {
     /// Whether it can no longer be prevented that the destination starts the guest. xl may
     /// not have reported GO yet, but nothing keeps it from sending GO.
     pub fn is_past_point_of_no_return(&self) -> bool {
-        self.past_permission() || self.ready.is_some()
+        self.past_permission() || self.permission().is_some()
     }
 
     /// Whether xl may have renamed a guest that the destination was never permitted to
     /// start.
-    pub const fn may_be_renamed(&self) -> bool {
-        self.landing.is_handshake_first() && self.ready.is_none()
+    pub fn may_be_renamed(&self) -> bool {
+        self.landing.is_handshake_first() && self.permission().is_none()
     }
 
     /// The last downtime limit in force, in milliseconds, if one was reported.
@@ -298,6 +308,49 @@ impl ObservedAttempt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attempt::outcome::{Evidence, Intent, Outcome, judge};
+
+    fn judged(account: &ObservedAttempt) -> Outcome {
+        let judgement = judge(Evidence {
+            helper: account.helper,
+            ended: account.ended.as_ref(),
+            hung_up: None,
+            ready: account.gate(),
+            handshake_first: account.landing.is_handshake_first(),
+            handshake: &account.handshake,
+            xl: XlEnd::Exited(1),
+            intent: Intent::Move,
+        });
+        judgement.outcome
+    }
+
+    /// The permission crossed the engine's own deadline, and the transport was killed before
+    /// it could report that. xl saw the guest given back, or does not know where it is.
+    #[test]
+    fn a_permission_that_the_engine_has_not_used_is_a_refusal() {
+        for last in [
+            "migration sender: Trying to resume at our end.",
+            "** Migration failed during final handshake **",
+        ] {
+            let mut account = ObservedAttempt {
+                landing: Landing::Fast,
+                ..ObservedAttempt::default()
+            };
+            account.transport_said(Event::Ready(Ready {
+                came_monotonic_ns: 1,
+                passed_monotonic_ns: 2,
+            }));
+            account.xl_said("migration sender: Giving target permission to start.");
+            assert!(account.is_past_point_of_no_return() && !account.may_be_renamed());
+            account.helper_said(Event::Ended(Ended::so(How::RefusedDowntime)));
+            account.xl_said(last);
+            assert!(!account.is_past_point_of_no_return() && account.may_be_renamed());
+            assert_eq!(judged(&account), Outcome::RefusedDowntime, "{last}");
+            // An engine that has used it says that its stream is complete.
+            account.helper_said(Event::Ended(Ended::so(How::StreamComplete)));
+            assert!(account.is_past_point_of_no_return() && !account.may_be_renamed());
+        }
+    }
 
     fn round(round: u32) -> Round {
         Round {
