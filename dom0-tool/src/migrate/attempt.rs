@@ -49,7 +49,7 @@ const HELPER_FIRST: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Attempted {
     /// What was observed of the attempt.
-    pub account: ObservedAttempt,
+    pub observed: ObservedAttempt,
     /// What the operator wanted in the end.
     pub intent: Intent,
 }
@@ -70,7 +70,7 @@ pub fn run(
     let mut attempt = Attempt {
         orders: started.orders,
         helper: started.helper.try_clone()?,
-        account: ObservedAttempt::default(),
+        observed: ObservedAttempt::default(),
         control: LandingControl::of(plan.guest.domid, plan.control),
         intent: Intent::Move,
         words,
@@ -106,7 +106,7 @@ pub fn run(
     }
     let mut control = attempt.control;
     let attempted = Attempted {
-        account: attempt.account,
+        observed: attempt.observed,
         intent: attempt.intent,
     };
     let judgement = judged(&attempted);
@@ -117,7 +117,7 @@ pub fn run(
 struct Attempt<'a> {
     helper: UnixStream,
     orders: Orders,
-    account: ObservedAttempt,
+    observed: ObservedAttempt,
     control: LandingControl<'a>,
     intent: Intent,
     /// The pipes of xl and of the destination, in this order.
@@ -148,10 +148,10 @@ impl Attempt<'_> {
         let quiet = self.heard_at.max(ended_at).elapsed();
         let silent = self.xl_silent && self.there_silent;
         let heard_xl = silent || quiet >= LAST_WORDS || waited >= OTHERS_WORDS;
-        let heard_helper = self.account.ended.is_some() || self.helper_gone || waited >= UNDOING;
-        let account = &self.account;
-        let told = account.answered.is_some() || account.hung_up.is_some();
-        let heard_transport = told || account.transport_gone || waited >= LAST_WORDS;
+        let heard_helper = self.observed.ended.is_some() || self.helper_gone || waited >= UNDOING;
+        let observed = &self.observed;
+        let told = observed.answered.is_some() || observed.hung_up.is_some();
+        let heard_transport = told || observed.transport_gone || waited >= LAST_WORDS;
         heard_xl && heard_helper && heard_transport
     }
 
@@ -163,7 +163,7 @@ impl Attempt<'_> {
                 if matches!(*event, Event::CancelAsked) {
                     watcher.note(self.stop().words());
                 }
-                self.account.helper_said(*event);
+                self.observed.helper_said(*event);
             }
             Message::Garbled(line) => {
                 watcher.detail(
@@ -173,25 +173,25 @@ impl Attempt<'_> {
             }
             Message::Transport(event) => {
                 watcher.event(&event);
-                self.account.transport_said(*event);
+                self.observed.transport_said(*event);
             }
-            Message::TransportGone => self.account.transport_gone = true,
+            Message::TransportGone => self.observed.transport_gone = true,
             Message::HelperGone => self.helper_gone = true,
             Message::Xl(line) => {
                 self.heard_at = Instant::now();
                 watcher.detail("xl", &line);
-                self.account.xl_said(&line);
+                self.observed.xl_said(&line);
             }
             Message::There(line) => {
                 self.heard_at = Instant::now();
                 watcher.detail("there", &line);
-                self.account.there_said(&line);
+                self.observed.there_said(&line);
             }
             Message::ThereSilent => self.there_silent = true,
-            Message::TargetStarted(at_ns) => self.account.target_started_ns = Some(at_ns),
+            Message::TargetStarted(at_ns) => self.observed.target_started_ns = Some(at_ns),
             Message::XlSilent => self.xl_silent = true,
             Message::XlEnded(end) => {
-                self.account.xl = Some(end);
+                self.observed.xl = Some(end);
                 self.ended_at = Some(Instant::now());
             }
             Message::Stop => watcher.note(self.stop().words()),
@@ -216,7 +216,7 @@ impl Attempt<'_> {
     }
 
     fn stop(&mut self) -> Stopped {
-        if self.account.is_past_point_of_no_return() {
+        if self.observed.is_past_point_of_no_return() {
             return Stopped::TooLate;
         }
         if self.intent == Intent::Cancel {
@@ -239,10 +239,10 @@ impl Attempt<'_> {
     /// Closes the connection to stop xl while there is no helper to cancel or to enforce
     /// the timeout.
     fn press(&mut self) {
-        let silent = self.account.helper == HelperSeen::Never;
+        let silent = self.observed.helper == HelperSeen::Never;
         if silent && self.out_of_time_at.is_some_and(|at| at <= Instant::now()) {
             self.out_of_time_at = None;
-            if self.intent == Intent::Move && !self.account.is_past_point_of_no_return() {
+            if self.intent == Intent::Move && !self.observed.is_past_point_of_no_return() {
                 self.intent = Intent::OutOfTime;
                 self.orders.give(Order::HangUp);
             }

@@ -108,7 +108,7 @@ fn attempt_since(
     remember(
         &options,
         &guest,
-        &attempted.account,
+        &attempted.observed,
         &known,
         &ledger,
         &watcher,
@@ -116,7 +116,7 @@ fn attempt_since(
     let report = Report {
         guest: &guest,
         options: &options,
-        account: &attempted.account,
+        observed: &attempted.observed,
         outcome: judgement.outcome,
         why: judgement.why,
         seen: seen.as_ref(),
@@ -835,13 +835,13 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
     use lull_wire::events::{Ended, How};
 
     let attempted = |land_lost: bool, intent: Intent| {
-        let mut account = ObservedAttempt::default();
-        account.helper_said(Event::Ended(Ended {
+        let mut observed = ObservedAttempt::default();
+        observed.helper_said(Event::Ended(Ended {
             reason: "the connection to lull land was lost: it broke".to_owned(),
             land_lost,
             ..Ended::so(How::TargetFailed)
         }));
-        Attempted { account, intent }
+        Attempted { observed, intent }
     };
     let lost = || attempted(true, Intent::Move);
     let why = classic_instead(&options(""), Landing::Fast, &lost()).unwrap();
@@ -850,7 +850,7 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
         "requested_monotonic_ns":4,"predicted":{},"predicted_downtime_ms":null}"#;
     let mut stopped = lost();
     stopped
-        .account
+        .observed
         .helper_said(serde_json::from_str(suspended).unwrap());
     for (extra, landing, attempted) in [
         ("--landing fast", Landing::Fast, lost()),
@@ -884,12 +884,12 @@ fn a_classic_attempt_does_not_follow_once_the_operator_has_cancelled_or_time_is_
 #[test]
 fn the_limits_that_were_set_hold_for_the_classic_attempt_that_follows() {
     let as_set = |extra: &str, set: &str| {
-        let mut account = ObservedAttempt::default();
+        let mut observed = ObservedAttempt::default();
         if !set.is_empty() {
             let line = format!(r#"{{"type":"limits","at_ms":5,{set}}}"#);
-            account.helper_said(serde_json::from_str(&line).unwrap());
+            observed.helper_said(serde_json::from_str(&line).unwrap());
         }
-        let options = options_as_set(options(extra), &account);
+        let options = options_as_set(options(extra), &observed);
         let micros = |limit: Option<Span>| limit.map(Span::as_micros);
         (
             micros(options.pause_limit()),
@@ -927,13 +927,13 @@ fn a_limit_of_part_of_a_millisecond_is_compared_as_it_was_set() {
         "requested_monotonic_ns":1000000000,"limit_us":1900,"predicted":{},
         "predicted_downtime_ms":null}"#;
     let paragraph = |pause_ns: u64| {
-        let mut account = ObservedAttempt::default();
-        account.helper_said(serde_json::from_str(suspended).unwrap());
-        account.target_started_ns = Some(1_000_000_000 + pause_ns);
+        let mut observed = ObservedAttempt::default();
+        observed.helper_said(serde_json::from_str(suspended).unwrap());
+        observed.target_started_ns = Some(1_000_000_000 + pause_ns);
         let report = Report {
             guest: &guest,
             options: &options,
-            account: &account,
+            observed: &observed,
             outcome: Outcome::Moved,
             why: "",
             seen: None,

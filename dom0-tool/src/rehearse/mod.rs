@@ -364,14 +364,14 @@ impl Rehearsal {
                 return;
             }
         };
-        let account = &attempted.account;
+        let observed = &attempted.observed;
         let judgement = judged(&attempted);
-        rehearsed.there(begun.elapsed(), account);
+        rehearsed.there(begun.elapsed(), observed);
         if judgement.outcome != Outcome::Moved {
             let report = Report {
                 guest,
                 options: &options,
-                account,
+                observed,
                 outcome: judgement.outcome,
                 why: judgement.why,
                 seen: None,
@@ -385,7 +385,7 @@ impl Rehearsal {
             return;
         }
         rehearsed.outcome = Outcome::Moved;
-        if let Some(entry) = account.entry(&guest.name, &known) {
+        if let Some(entry) = observed.entry(&guest.name, &known) {
             keep(ledger, &options.host, lesson(entry), watcher);
         }
     }

@@ -74,11 +74,11 @@ impl Rehearsed {
     }
 
     /// Records the figures of the migration there.
-    pub fn there(&mut self, took: Duration, account: &ObservedAttempt) {
+    pub fn there(&mut self, took: Duration, observed: &ObservedAttempt) {
         self.there = Some(took);
-        self.parts = account.observed_parts().unwrap_or_default();
-        self.landing = account.landing_split();
-        self.was_heard_there = account.helper == HelperSeen::Begun;
+        self.parts = observed.observed_parts().unwrap_or_default();
+        self.landing = observed.landing_split();
+        self.was_heard_there = observed.helper == HelperSeen::Begun;
     }
 
     /// Whether the landing there is now known.

@@ -55,7 +55,7 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
 fn tables(run: &Run) -> Tables<'_> {
     let result = run.result.as_ref();
     Tables {
-        account: &run.account,
+        observed: &run.observed,
         moved: result.is_some_and(|result| result.running_on == "destination"),
         expected_ms: result.and_then(|result| result.expected_downtime_ms),
         limit_us: run.limit_us(),

@@ -317,15 +317,15 @@ mod tests {
 
     #[test]
     fn of_many_rounds_the_ends_are_kept() {
-        let mut account = ObservedAttempt::default();
+        let mut observed = ObservedAttempt::default();
         for number in 0..10_000 {
-            account.helper_said(Event::Round(round(number)));
+            observed.helper_said(Event::Round(round(number)));
         }
-        let rounds = &account.rounds;
+        let rounds = &observed.rounds;
         assert_eq!(rounds.count(), 10_000);
         assert_eq!(rounds.left_out(), 10_000 - FIRST - LAST);
         assert_eq!(rounds.first()[0].round, 0);
         assert_eq!(rounds.last().last().unwrap().round, 9_999);
-        assert_eq!(account.predicted_downtime_ms(), Some(9_999));
+        assert_eq!(observed.predicted_downtime_ms(), Some(9_999));
     }
 }
