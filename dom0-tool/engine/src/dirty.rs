@@ -58,13 +58,13 @@ impl Session<'_> {
     /// Tells the stub if a limit is in force and memory was given to the guest, or taken
     /// from it, since the last bitmap, or if the destination does not know all of that yet.
     /// The guest must not be stopped then: no prediction includes the seconds in which the
-    /// frames of a large guest are listed, or the destination is told of those that have
-    /// gone.
+    /// frames of a large guest are listed, or the depopulated ones are sent to the
+    /// destination.
     pub(super) fn tell_if_unsettled(&mut self) -> Result<(), Failure> {
         if self.limit_in_force().is_none() {
             return Ok(());
         }
-        if self.is_ballooning()? || self.landing.is_telling_gone() {
+        if self.is_ballooning()? || self.landing.is_sending_depopulated() {
             self.peer.tell(self.now(), Event::Unsettled)?;
         }
         Ok(())

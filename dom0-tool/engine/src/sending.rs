@@ -149,10 +149,10 @@ impl Session<'_> {
         }
     }
 
-    /// Tells the destination of all frames that have gone. The guest waits meanwhile, so a
-    /// cancellation is still heard.
-    pub(super) fn tell_all_gone(&mut self) -> Result<(), Failure> {
-        while self.landing.tell_gone(&mut self.queue) {
+    /// Sends the numbers of all depopulated frames to the destination. The guest waits
+    /// meanwhile, so a cancellation is still accepted.
+    pub(super) fn send_all_depopulated(&mut self) -> Result<(), Failure> {
+        while self.landing.send_depopulated(&mut self.queue) {
             self.write()?;
             self.hear_landing()?;
             let longest = self.until_deadline().map_or(TICK, |left| left.min(TICK));

@@ -441,7 +441,7 @@ impl<'s> Session<'s> {
                     pause.pages_sent = Some(Instant::now());
                 }
                 self.emit_final_round();
-                self.tell_all_gone()?;
+                self.send_all_depopulated()?;
                 self.check_deadline()?;
                 if self.saves_devices() {
                     let devices = self.host.saved_devices();

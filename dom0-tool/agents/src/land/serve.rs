@@ -673,7 +673,7 @@ mod tests {
             purpose: Purpose::Write,
             present: Vec::new(),
             zero: vec![6],
-            gone: vec![7],
+            depopulated: vec![7],
         });
         let devices = channel::devices(b"QEVM");
         for first in [pages, channel::start(), channel::leave(1), devices] {

@@ -36,9 +36,14 @@ pub struct Share {
 
 impl Share {
     /// Shares a slot's batch out to so many connections. None if it is empty.
-    pub fn of_batch(slot: usize, copied: Copied, gone: Vec<u64>, connections: usize) -> Vec<Self> {
+    pub fn of_batch(
+        slot: usize,
+        copied: Copied,
+        depopulated: Vec<u64>,
+        connections: usize,
+    ) -> Vec<Self> {
         let Copied { pages, zeros } = copied;
-        let frames = pages.len() + zeros.len() + gone.len();
+        let frames = pages.len() + zeros.len() + depopulated.len();
         let count = connections.min(frames.div_ceil(LEAST));
         let part = |list: &[u64], nth: usize| {
             let at = |nth: usize| nth * list.len() / count;
@@ -53,7 +58,7 @@ impl Share {
                     purpose: Purpose::Write,
                     present,
                     zero: part(&zeros, nth).1,
-                    gone: part(&gone, nth).1,
+                    depopulated: part(&depopulated, nth).1,
                 },
             }
         };
@@ -225,23 +230,23 @@ mod tests {
             counts in (0..=1024_usize, 0..=1024_usize, 0..=1024_usize),
             connections in 1..=8_usize,
         ) {
-            let (pages, zeros, gone) = counts;
+            let (pages, zeros, depopulated) = counts;
             let zeros = zeros.min(1024 - pages);
-            let gone = gone.min(1024 - pages - zeros);
+            let depopulated = depopulated.min(1024 - pages - zeros);
             let list = |from: usize, count: usize| (from as u64..(from + count) as u64).collect();
             let copied = Copied { pages: list(0, pages), zeros: list(2_000, zeros) };
-            let shares = Share::of_batch(3, copied, list(4_000, gone), connections);
+            let shares = Share::of_batch(3, copied, list(4_000, depopulated), connections);
             prop_assert!(shares.len() <= connections);
-            prop_assert_eq!(shares.is_empty(), pages + zeros + gone == 0);
+            prop_assert_eq!(shares.is_empty(), pages + zeros + depopulated == 0);
             let mut seen: (Vec<u64>, Vec<u64>, Vec<u64>) = Default::default();
             for share in &shares {
                 prop_assert_eq!(share.first, seen.0.len());
                 prop_assert!(connections == 1 || share.may_join() || shares.len() == 1);
                 seen.0.extend(&share.pages.present);
                 seen.1.extend(&share.pages.zero);
-                seen.2.extend(&share.pages.gone);
+                seen.2.extend(&share.pages.depopulated);
             }
-            let all: [Vec<u64>; 3] = [list(0, pages), list(2_000, zeros), list(4_000, gone)];
+            let all: [Vec<u64>; 3] = [list(0, pages), list(2_000, zeros), list(4_000, depopulated)];
             prop_assert_eq!([seen.0, seen.1, seen.2], all);
         }
     }

@@ -11,13 +11,13 @@ mod balloon;
 mod channel;
 mod classic;
 mod comparison;
+mod depopulated;
+mod destination_frames;
 mod expected;
 mod fast;
 mod further;
-mod going;
 mod joined;
 mod pulse;
-mod there;
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -179,13 +179,13 @@ pub trait Landing {
     /// to send whatever the dirty log says of them.
     fn list(&mut self, now: &[u64]) -> Vec<u64>;
 
-    /// Puts messages about frames that have gone into the queue. Returns whether more are
+    /// Puts messages about depopulated frames into the queue. Returns whether more are
     /// left, for which there is no room yet.
-    fn tell_gone(&mut self, queue: &mut Queue) -> bool;
+    fn send_depopulated(&mut self, queue: &mut Queue) -> bool;
 
-    /// Whether the destination is being told of frames that have gone: some are left, or are
+    /// Whether the destination is being told of depopulated frames: some are left, or are
     /// not answered. Batches take one connection meanwhile, because the frames may be back.
-    fn is_telling_gone(&mut self) -> bool {
+    fn is_sending_depopulated(&mut self) -> bool {
         false
     }
 
