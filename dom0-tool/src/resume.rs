@@ -80,18 +80,18 @@ fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
 
 /// A guest that is only being moved is paused too, and may be running at the
 /// destination in the next moment.
-fn until_nobody_moves(guest: DomId, name: &str) -> anyhow::Result<Option<Claim>> {
+fn until_nobody_moves(domid: DomId, name: &str) -> anyhow::Result<Option<Claim>> {
     let folder = Folder::default();
     let still = |who: &str| {
         anyhow::anyhow!(
-            "{name} is still being moved ({who}).\nNothing was done. `lull status` shows how far it is, and `lull cancel {guest}` ends it safely."
+            "{name} is still being moved ({who}).\nNothing was done. `lull status` shows how far it is, and `lull cancel {domid}` ends it safely."
         )
     };
     let sockets = folder.sockets().unwrap_or_default();
-    if let Some(socket) = sockets.iter().find(|socket| socket.guest == guest) {
+    if let Some(socket) = sockets.iter().find(|socket| socket.domid == domid) {
         return Err(still(&format!("by process {}", socket.helper)));
     }
-    match Claim::wait_idle(&folder, guest) {
+    match Claim::wait_idle(&folder, domid) {
         Ok(LockResult::Acquired(claim)) => Ok(Some(claim)),
         Ok(LockResult::Busy) => Err(still("another lull has its dirty log")),
         // Where there can be no lock, nobody holds one.

@@ -153,9 +153,9 @@ impl Emulated {
     ///
     /// # Errors
     /// When xenstore does not answer, or the keeper cannot be started.
-    pub fn of(guest: DomId) -> io::Result<Self> {
-        let model = Model::of(&mut Xenstore::open()?, guest)?;
-        let keeper = (model != Model::None).then(|| Keeper::start(guest, None));
+    pub fn of(domid: DomId) -> io::Result<Self> {
+        let model = Model::of(&mut Xenstore::open()?, domid)?;
+        let keeper = (model != Model::None).then(|| Keeper::start(domid, None));
         Ok(Self {
             keeper: keeper.transpose()?,
             ..Self::NONE
@@ -166,13 +166,13 @@ impl Emulated {
     ///
     /// # Errors
     /// As [`of`](Self::of).
-    pub fn to_be_saved(guest: DomId) -> io::Result<Self> {
-        if Model::of(&mut Xenstore::open()?, guest)? == Model::None {
+    pub fn to_be_saved(domid: DomId) -> io::Result<Self> {
+        if Model::of(&mut Xenstore::open()?, domid)? == Model::None {
             return Ok(Self::NONE);
         }
         let state = memory_file()?;
         Ok(Self {
-            keeper: Some(Keeper::start(guest, Some(&state))?),
+            keeper: Some(Keeper::start(domid, Some(&state))?),
             state: Some(state),
             ..Self::NONE
         })
@@ -297,9 +297,9 @@ struct Keeper<W = ChildStdin, R = ChildStdout> {
 
 impl Keeper {
     /// Starts the process, which has QEMU save into `state`.
-    fn start(guest: DomId, state: Option<&File>) -> io::Result<Self> {
+    fn start(domid: DomId, state: Option<&File>) -> io::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
-        command.args([SUBCOMMAND, &guest.to_string()]);
+        command.args([SUBCOMMAND, &domid.to_string()]);
         if let Some(state) = state {
             command.arg(state.as_raw_fd().to_string());
             fcntl_setfd(state, FdFlags::empty())?;
@@ -382,20 +382,20 @@ impl<W: Write, R: Read + AsFd> Keeper<W, R> {
 /// state. `None` if it is not one.
 pub fn orders(args: &[OsString]) -> Option<(DomId, Option<RawFd>)> {
     match args {
-        [_, mode, guest, state @ ..] if mode == SUBCOMMAND && state.len() < 2 => {
+        [_, mode, domid, state @ ..] if mode == SUBCOMMAND && state.len() < 2 => {
             let state = state.first().map(|state| state.to_str()?.parse().ok());
             let state = match state {
                 Some(number) => Some(number?),
                 None => None,
             };
-            Some((guest.to_str()?.parse().ok()?, state))
+            Some((domid.to_str()?.parse().ok()?, state))
         }
         _ => None,
     }
 }
 
 /// The keeper's main function: carries out orders until the process that gives them ends.
-pub fn main(guest: DomId, state: Option<RawFd>) -> ExitCode {
+pub fn main(domid: DomId, state: Option<RawFd>) -> ExitCode {
     drop(inherited_fd::foreign(state.as_slice()));
     let state = state.and_then(|number| inherited_fd::adopt(number).ok());
     let state = state.map(File::from);
@@ -405,12 +405,12 @@ pub fn main(guest: DomId, state: Option<RawFd>) -> ExitCode {
     let Ok(xen) = Xen::open_here() else {
         return ExitCode::FAILURE;
     };
-    let qemu = Qemu::of(guest);
+    let qemu = Qemu::of(domid);
     let carry_out = |order| {
         let done = match order {
             Order::Run => qemu.run(),
             Order::RunOnceStopped => qemu.run_once_stopped(),
-            Order::Follow => qemu.follow(&xen, guest),
+            Order::Follow => qemu.follow(&xen, domid),
             Order::BeginLog => qemu.begin_dirty_log(),
             Order::EndLog => qemu.end_dirty_log(),
             Order::Save => save(&qemu, state.as_ref()),

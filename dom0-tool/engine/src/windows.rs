@@ -43,7 +43,7 @@ impl Windows {
         &mut self,
         xen: &Xen,
         stub: &Stub<'_>,
-        guest: DomId,
+        domid: DomId,
         slot: usize,
         pfns: &mut Vec<u64>,
     ) -> io::Result<Vec<u64>> {
@@ -58,7 +58,7 @@ impl Windows {
                 };
             }
             let left = pfns.len() - done;
-            let updated = xen.mmu_update(&self.updates, done, left, stub.domid(), guest);
+            let updated = xen.mmu_update(&self.updates, done, left, stub.domid(), domid);
             done += updated.done;
             match updated.stopped {
                 None if updated.done < left => {

@@ -182,10 +182,10 @@ pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
     };
     let mut others = Vec::new();
     for connection in all {
-        if connection.socket.guest == guest.domid {
+        if connection.socket.domid == guest.domid {
             return Ok((guest, connection));
         }
-        others.push(connection.socket.guest);
+        others.push(connection.socket.domid);
     }
     bail!(NotMigrated::new(guest, &others, &names()))
 }
@@ -194,7 +194,7 @@ pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
 fn handed_over(asked: &str, moving: &[Connection]) -> Option<Guest> {
     let away = format!("{asked}{}", name::SUFFIX);
     let is_it = |guest: &Guest| {
-        let moves = moving.iter().any(|one| one.socket.guest == guest.domid);
+        let moves = moving.iter().any(|one| one.socket.domid == guest.domid);
         guest.name == away && moves
     };
     let guest = names().into_iter().find(is_it)?;
@@ -210,7 +210,7 @@ pub fn landing(before: &ControlSocket) -> Option<Connection> {
     let until = Instant::now() + TAKE_OVER;
     while Instant::now() < until {
         let mut sockets = sockets().ok()?.into_iter();
-        let next = sockets.find(|socket| socket.guest == before.guest && socket != before);
+        let next = sockets.find(|socket| socket.domid == before.domid && socket != before);
         if let Some(Ok(Some(line))) = next.map(Connection::to) {
             return Some(line);
         }

@@ -29,8 +29,8 @@ impl Interface {
     /// # Errors
     /// If xenstore does not answer, or a value cannot be put into a configuration. No value
     /// is left out: without its `backend=` a driver domain's script would run in dom0.
-    pub fn of(store: &mut Xenstore, guest: DomId) -> io::Result<Vec<Self>> {
-        let folder = format!("/libxl/{guest}/device/vif");
+    pub fn of(store: &mut Xenstore, domid: DomId) -> io::Result<Vec<Self>> {
+        let folder = format!("/libxl/{domid}/device/vif");
         let mut found = Vec::new();
         for device in store.list(&folder)?.into_iter().take(MAX_INTERFACES) {
             let mut read = |path: &str| store.read(path);

@@ -24,9 +24,9 @@ pub struct Maxmem(u64);
 /// # Errors
 /// Returns an error if Xen or xenstore does not provide the value, or if the guest has
 /// mapped a frame far beyond its memory.
-pub fn guest_frames(xen: &Xen, guest: DomId) -> io::Result<u64> {
-    let highest = xen.maximum_gpfn(guest)?;
-    let maxmem = Xenstore::open().and_then(|mut store| Maxmem::of(&mut store, guest));
+pub fn guest_frames(xen: &Xen, domid: DomId) -> io::Result<u64> {
+    let highest = xen.maximum_gpfn(domid)?;
+    let maxmem = Xenstore::open().and_then(|mut store| Maxmem::of(&mut store, domid));
     let unknown = |error| io::Error::other(format!("its maxmem is not known: {error}"));
     maxmem.map_err(unknown)?.frames_up_to(highest)
 }

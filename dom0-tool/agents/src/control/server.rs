@@ -63,8 +63,8 @@ impl Server {
     ///
     /// # Errors
     /// When the socket cannot be opened. The migration can then not be shown or steered.
-    pub fn open(folder: &Folder, guest: DomId, start: Instant) -> io::Result<Self> {
-        Self::showing(folder, StatusSnapshot::new(guest, start))
+    pub fn open(folder: &Folder, domid: DomId, start: Instant) -> io::Result<Self> {
+        Self::showing(folder, StatusSnapshot::new(domid, start))
     }
 
     /// Opens the socket of a migration whose state is already known.

@@ -114,7 +114,7 @@ fn outcome(view: &View<'_>, last: &Last) -> String {
     let line = Outcome {
         schema: SCHEMA,
         r#type: "outcome",
-        domid: view.socket.guest,
+        domid: view.socket.domid,
         name: view.status.and_then(|status| status.name.as_deref()),
         helper_pid: view.socket.helper,
         outcome: last.outcome,

@@ -64,7 +64,7 @@ impl Scene {
     fn new(guests: &[DomId]) -> Self {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path().join("lull"));
-        let open = |guest: &DomId| Server::open(&folder, *guest, Instant::now()).unwrap();
+        let open = |domid: &DomId| Server::open(&folder, *domid, Instant::now()).unwrap();
         Self {
             servers: guests.iter().map(open).collect(),
             root,

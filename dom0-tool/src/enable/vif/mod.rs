@@ -74,14 +74,14 @@ pub fn in_force() -> Finding {
 ///
 /// # Errors
 /// If xenstore does not answer.
-pub fn is_used_by(store: &mut Xenstore, guest: DomId) -> io::Result<bool> {
+pub fn is_used_by(store: &mut Xenstore, domid: DomId) -> io::Result<bool> {
     let is_ours = |interface: &Interface| {
         let script = interface.script().map(Path::new);
         script
             .and_then(Path::file_name)
             .is_some_and(|name| name == NAME)
     };
-    Ok(Interface::of(store, guest)?.iter().any(is_ours))
+    Ok(Interface::of(store, domid)?.iter().any(is_ours))
 }
 
 /// The guests on this host whose configuration names the script.

@@ -39,7 +39,7 @@ pub struct Folder {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ControlSocket {
     /// The domain number of the guest being moved.
-    pub guest: DomId,
+    pub domid: DomId,
     /// The process number of the helper that moves it.
     pub helper: u32,
     /// The path of the socket.
@@ -62,10 +62,10 @@ impl Folder {
     ///
     /// # Errors
     /// When the folder cannot be created, or is not ours alone.
-    pub fn prepare(&self, guest: DomId) -> io::Result<PathBuf> {
+    pub fn prepare(&self, domid: DomId) -> io::Result<PathBuf> {
         self.make()?;
         self.clear_away()?;
-        let path = self.socket(guest, std::process::id());
+        let path = self.socket(domid, std::process::id());
         remove(&path);
         Ok(path)
     }
@@ -102,13 +102,13 @@ impl Folder {
     }
 
     /// The path of a helper's socket.
-    pub fn socket(&self, guest: DomId, helper: u32) -> PathBuf {
-        self.path.join(format!("{guest}.{helper}.{SUFFIX}"))
+    pub fn socket(&self, domid: DomId, helper: u32) -> PathBuf {
+        self.path.join(format!("{domid}.{helper}.{SUFFIX}"))
     }
 
     /// The path of the claim on a guest's dirty log (`claim`).
-    pub fn claim(&self, guest: DomId) -> PathBuf {
-        self.path.join(format!("{guest}.{CLAIM}"))
+    pub fn claim(&self, domid: DomId) -> PathBuf {
+        self.path.join(format!("{domid}.{CLAIM}"))
     }
 
     /// The path of the socket at which connections join a `lull land`
@@ -179,7 +179,7 @@ impl Folder {
                 remove(&socket.path);
             }
         }
-        sockets.sort_by_key(|socket| (socket.guest, socket.helper));
+        sockets.sort_by_key(|socket| (socket.domid, socket.helper));
         Ok(sockets)
     }
 }
@@ -188,12 +188,12 @@ impl ControlSocket {
     fn of(path: PathBuf) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let mut parts = name.split('.');
-        let (guest, helper) = (parts.next()?, parts.next()?);
+        let (domid, helper) = (parts.next()?, parts.next()?);
         if (parts.next()?, parts.next()) != (SUFFIX, None) {
             return None;
         }
         Some(Self {
-            guest: guest.parse().ok()?,
+            domid: domid.parse().ok()?,
             helper: helper.parse().ok()?,
             path,
         })
@@ -204,7 +204,7 @@ impl ControlSocket {
 fn is_claim(path: &Path) -> bool {
     let name = path.file_name().and_then(OsStr::to_str);
     let parts = name.and_then(|name| name.split_once('.'));
-    parts.is_some_and(|(guest, kind)| guest.parse::<DomId>().is_ok() && kind == CLAIM)
+    parts.is_some_and(|(domid, kind)| domid.parse::<DomId>().is_ok() && kind == CLAIM)
 }
 
 /// The token in the path of a door.
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(
             sockets,
             [ControlSocket {
-                guest: 7,
+                domid: 7,
                 helper: std::process::id(),
                 path: ours
             }]
