@@ -194,13 +194,15 @@ pub fn line(
 ///
 /// # Errors
 /// The complete message of the refusal; or [`Enough`].
-pub fn admit(way: &RemoteShell, heard: Received, patience: &Patience<'_>) -> anyhow::Result<()> {
+pub fn admit(remote: &RemoteShell, heard: Received, patience: &Patience<'_>) -> anyhow::Result<()> {
     let there = match heard {
         Received::Xen(release) => Some(release),
-        Received::NotAsked if way.takes_commands() => ask(&way.without_a_terminal(), patience)?,
+        Received::NotAsked if remote.takes_commands() => {
+            ask(&remote.without_a_terminal(), patience)?
+        }
         Received::NotAsked | Received::Nothing => None,
     };
-    check(way.host(), Release::here(), there)
+    check(remote.host(), Release::here(), there)
 }
 
 fn check(host: &str, here: Option<Release>, there: Option<Release>) -> anyhow::Result<()> {
@@ -213,8 +215,8 @@ fn check(host: &str, here: Option<Release>, there: Option<Release>) -> anyhow::R
 }
 
 /// Asks for the destination's Xen release; `None` if it does not answer.
-fn ask(way: &RemoteShell, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
-    let child = way
+fn ask(remote: &RemoteShell, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
+    let child = remote
         .command(QUESTION)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -358,8 +360,8 @@ mod tests {
         let inbox = Inbox::new();
         let patience = Patience::new(&inbox, None);
         let started = |ssh: &str| {
-            let way = RemoteShell::new(Some(ssh), "192.0.2.7");
-            admit(&way, Received::NotAsked, &patience).unwrap();
+            let remote = RemoteShell::new(Some(ssh), "192.0.2.7");
+            admit(&remote, Received::NotAsked, &patience).unwrap();
             fs::read_to_string(&log).unwrap_or_default()
         };
         let ssh = format!("sh -c 'echo x >>{}'", log.display());

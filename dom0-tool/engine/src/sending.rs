@@ -117,11 +117,11 @@ impl Session<'_> {
     pub(super) fn advance_landing(&mut self) -> Result<(), Failure> {
         let (landing, mut means) = self.landing();
         landing.advance(&mut means)?;
-        self.hear_landing()
+        self.recv_landing()
     }
 
     /// Handles all answers of the destination that have arrived.
-    pub(super) fn hear_landing(&mut self) -> Result<(), Failure> {
+    pub(super) fn recv_landing(&mut self) -> Result<(), Failure> {
         let mut heard = false;
         while let Some(answer) = self.landing.recv()? {
             heard = true;
@@ -154,7 +154,7 @@ impl Session<'_> {
     pub(super) fn send_all_depopulated(&mut self) -> Result<(), Failure> {
         while self.landing.send_depopulated(&mut self.queue) {
             self.write()?;
-            self.hear_landing()?;
+            self.recv_landing()?;
             let longest = self.until_deadline().map_or(TICK, |left| left.min(TICK));
             self.wait(longest).doing("waiting failed")?;
             self.attend_while_comparing()?;

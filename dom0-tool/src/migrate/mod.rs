@@ -150,7 +150,7 @@ fn move_guest(
 ) -> anyhow::Result<Outcome> {
     let begun = now_ns();
     let inbox = Inbox::new();
-    inbox.hear_signals().context("signals cannot be caught")?;
+    inbox.recv_signals().context("signals cannot be caught")?;
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, limits, guest, &watcher);
     // All that depends on it must agree, so it is looked up once.
@@ -251,7 +251,7 @@ fn move_guest(
     // A second attempt has an inbox of its own. It receives signals from here on, so that
     // none is lost between the two.
     let again = Inbox::new();
-    again.hear_signals().context("signals cannot be caught")?;
+    again.recv_signals().context("signals cannot be caught")?;
     let mut heard = &inbox;
     let mut options = options.clone();
     let attempted = loop {
@@ -468,8 +468,8 @@ fn ask_the_destination(
     patience: &Patience<'_>,
 ) -> anyhow::Result<Choice> {
     let (choice, heard) = choose(options, guest, machine, trust, patience)?;
-    let way = RemoteShell::new(options.ssh.as_deref(), &options.host);
-    match (admit(&way, heard, patience), choice) {
+    let remote = RemoteShell::new(options.ssh.as_deref(), &options.host);
+    match (admit(&remote, heard, patience), choice) {
         (Ok(()), choice) => Ok(choice),
         (Err(error), Choice::Fast(call, _)) => {
             call.end();

@@ -209,16 +209,16 @@ impl Report<'_> {
             && !explained
             && (self.observed.ended.is_none() || self.outcome != Outcome::SourceFailed)
         {
-            let words = self.observed.words.telling();
-            if !words.is_empty() {
-                let quoted = words.join(" / ");
+            let lines = self.observed.printed.explaining();
+            if !lines.is_empty() {
+                let quoted = lines.join(" / ");
                 reason = match reason.is_empty() {
                     true => quoted,
                     false => format!("{reason}: {quoted}"),
                 };
             }
         }
-        let cause = self.observed.words.cause_there();
+        let cause = self.observed.printed.cause_there();
         if let Some(cause) = cause.filter(|cause| others_know && !reason.contains(cause)) {
             reason = format!("{reason}; {} said: {cause}", self.options.host);
         }

@@ -54,9 +54,9 @@ pub struct Plan<'a> {
 pub struct Started {
     pub process: Child,
     /// What xl prints, and nothing else.
-    pub words: PipeReader,
+    pub xl_output: PipeReader,
     /// What the destination and the program that connects to it print.
-    pub words_there: PipeReader,
+    pub destination_output: PipeReader,
     /// The connection from the helper.
     pub helper: UnixStream,
     /// The connection from the transport.
@@ -74,8 +74,8 @@ impl Plan<'_> {
     /// # Errors
     /// When a process cannot be started.
     pub fn start(&self, call: Option<Call>) -> io::Result<Started> {
-        let (words, write_end) = io::pipe()?;
-        let (words_there, write_end_there) = io::pipe()?;
+        let (xl_output, write_end) = io::pipe()?;
+        let (destination_output, write_end_there) = io::pipe()?;
         let (helper, for_helper) = UnixStream::pair()?;
         let (transport, for_transport) = UnixStream::pair()?;
         // The descriptors that helper and transport inherit through sh, xl and libxl.
@@ -118,8 +118,8 @@ impl Plan<'_> {
         let process = command.spawn()?;
         Ok(Started {
             process,
-            words,
-            words_there,
+            xl_output,
+            destination_output,
             helper,
             orders: Orders::new(transport.try_clone()?)?,
             transport,
@@ -160,11 +160,11 @@ impl Plan<'_> {
     fn arguments(&self) -> Vec<OsString> {
         let options = self.options;
         let leaves_paused = self.leaves_copy_paused();
-        let way = arguments(self.lull, options, leaves_paused);
+        let program = arguments(self.lull, options, leaves_paused);
         let mut list = vec![OsString::from("migrate")];
         let mut push = |argument: &OsStr| list.push(argument.to_owned());
         push("-s".as_ref());
-        push(&way.ssh);
+        push(&program.ssh);
         if let Some(config) = &options.config {
             push("-C".as_ref());
             push(config.as_ref());
@@ -186,7 +186,7 @@ impl Plan<'_> {
         }
         // The domid names the guest that was checked, even if a guest is renamed.
         push(self.guest.domid.to_string().as_ref());
-        push(&way.host);
+        push(&program.host);
         list
     }
 }

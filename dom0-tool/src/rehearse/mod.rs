@@ -149,15 +149,16 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
         ..rehearsal
     };
     let ledger = Ledger::at(ledger::FILE);
-    let inbox = hearing_signals()?;
+    let inbox = inbox_with_signals()?;
     // A rehearsal as part of a move is already admitted.
     if let Err(error) = admit(
-        &rehearsal.way,
+        &rehearsal.remote,
         Received::NotAsked,
         &Patience::new(&inbox, None),
     ) {
         let enough = error.downcast::<Enough>()?;
-        let mut rehearsed = Rehearsed::new(rehearsal.way.host(), rehearsal.way.takes_commands());
+        let mut rehearsed =
+            Rehearsed::new(rehearsal.remote.host(), rehearsal.remote.takes_commands());
         rehearsed.fail(Outcome::Cancelled, enough.to_string());
         return Ok(rehearsed);
     }
@@ -183,12 +184,12 @@ pub fn before(
         ..Rehearsal::new(options.ssh.as_ref(), &options.host, options.verbose)
     };
     let interfaces = interfaces_of(guest)?;
-    rehearsal.run(xl, lull, ledger, &interfaces, &hearing_signals()?)
+    rehearsal.run(xl, lull, ledger, &interfaces, &inbox_with_signals()?)
 }
 
-fn hearing_signals() -> anyhow::Result<Inbox> {
+fn inbox_with_signals() -> anyhow::Result<Inbox> {
     let inbox = Inbox::new();
-    inbox.hear_signals().context("signals cannot be caught")?;
+    inbox.recv_signals().context("signals cannot be caught")?;
     Ok(inbox)
 }
 
@@ -213,7 +214,7 @@ fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
 
 /// The parameters of one rehearsal.
 struct Rehearsal {
-    way: RemoteShell,
+    remote: RemoteShell,
     ssh: Option<String>,
     landing: Wanted,
     receiver_command: Option<String>,
@@ -225,7 +226,7 @@ struct Rehearsal {
 impl Rehearsal {
     fn new(ssh: Option<&String>, host: &str, verbose: u8) -> Self {
         Self {
-            way: RemoteShell::new(ssh.map(String::as_str), host),
+            remote: RemoteShell::new(ssh.map(String::as_str), host),
             ssh: ssh.cloned(),
             landing: Wanted::Auto,
             receiver_command: None,
@@ -265,7 +266,7 @@ impl Rehearsal {
             landing: self.landing,
             receiver_command: self.receiver_command.clone(),
             domain: guest.to_owned(),
-            host: self.way.host().to_owned(),
+            host: self.remote.host().to_owned(),
         }
     }
 
@@ -278,18 +279,18 @@ impl Rehearsal {
         inbox: &Inbox,
     ) -> anyhow::Result<Rehearsed> {
         let mut watcher = Watcher::quiet(self.verbose);
-        let workdir = Workdir::take(xl, self.way.clone(), &|line| watcher.note(line))?;
+        let workdir = Workdir::take(xl, self.remote.clone(), &|line| watcher.note(line))?;
         let guard = Guard::start(lull).context("the rehearsal's guard cannot be started")?;
         watcher.note(&format!(
             "rehearsing the way to {}: creating a probe guest of {} MiB with {}",
-            self.way.host(),
+            self.remote.host(),
             probe_guest::MEMORY_MIB,
             match interfaces.len() {
                 1 => "1 network interface".to_owned(),
                 count => format!("{count} network interfaces"),
             },
         ));
-        let mut rehearsed = Rehearsed::new(self.way.host(), self.way.takes_commands());
+        let mut rehearsed = Rehearsed::new(self.remote.host(), self.remote.takes_commands());
         match workdir.create(xl, interfaces) {
             Ok(guest) => {
                 let place = (xl, lull, ledger);
@@ -321,7 +322,7 @@ impl Rehearsal {
             rehearsed.fail(Outcome::Cancelled, "cancelled before anything was moved");
             return;
         }
-        watcher.note(&format!("moving it to {}", self.way.host()));
+        watcher.note(&format!("moving it to {}", self.remote.host()));
         let begun = Instant::now();
         let begun_ns = now_ns();
         let options = self.as_a_move(&guest.name);
@@ -399,13 +400,13 @@ impl Rehearsal {
         };
         // If the destination takes no commands, the next rehearsal could not do more
         // either.
-        let done = there.is_ok() || !self.way.takes_commands();
+        let done = there.is_ok() || !self.remote.takes_commands();
         let here = workdir.leave(xl, done);
         rehearsed.left = match (here, there) {
             (Err(error), _) => Left::Here(format!("{error:#}")),
             (Ok(_), Ok(())) => Left::Nothing,
             // The command led back to this host.
-            (Ok(1..), Err(_)) if !self.way.takes_commands() => Left::Nothing,
+            (Ok(1..), Err(_)) if !self.remote.takes_commands() => Left::Nothing,
             (Ok(_), Err(error)) => Left::There(format!("{error:#}")),
         };
     }

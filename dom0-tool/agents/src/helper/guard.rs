@@ -216,12 +216,19 @@ pub(super) fn main(over: Over, domid: DomId, helper: u32) -> ExitCode {
     let monitor = (over == Over::Move).then(|| Monitor::of(domid)).flatten();
     // xl renames it later.
     let name = name::of(domid);
-    let mut heard = Vec::new();
+    let mut reports = Vec::new();
     // The helper writes a few bytes for each time that it stops the guest.
-    let _ = io::stdin().take(HEARD_MAX).read_to_end(&mut heard);
+    let _ = io::stdin().take(REPORTS_MAX).read_to_end(&mut reports);
     let begun = Instant::now();
-    let (code, devices) = undo(over, domid, helper, &heard, &mut emulated, monitor.as_ref());
-    if let Some(name) = name.filter(|_| may_be_renamed(&heard)) {
+    let (code, devices) = undo(
+        over,
+        domid,
+        helper,
+        &reports,
+        &mut emulated,
+        monitor.as_ref(),
+    );
+    if let Some(name) = name.filter(|_| may_be_renamed(&reports)) {
         give_name_back(domid, &name);
     }
     let folder = Folder::default();
@@ -235,7 +242,7 @@ pub(super) fn main(over: Over, domid: DomId, helper: u32) -> ExitCode {
     claim::give_up(&io::stdout(), &folder, domid);
     let _ = dup2_stdout(io::stderr());
     if let Some(monitor) = monitor {
-        if !heard.contains(&word::UNDONE) {
+        if !reports.contains(&word::UNDONE) {
             wait_until_it_is_decided(domid);
         }
         monitor.let_go();
@@ -244,7 +251,7 @@ pub(super) fn main(over: Over, domid: DomId, helper: u32) -> ExitCode {
 }
 
 /// The most bytes that are read from a helper.
-const HEARD_MAX: u64 = 4096;
+const REPORTS_MAX: u64 = 4096;
 
 /// Waits until the guest runs on here or its domain is gone; an operator may have to decide
 /// which. Until then xl's monitor must not see that the guest is suspended.
@@ -272,24 +279,24 @@ fn undo(
     over: Over,
     domid: DomId,
     helper: u32,
-    heard: &[u8],
+    reports: &[u8],
     emulated: &mut Emulated,
     monitor: Option<&Monitor>,
 ) -> (ExitCode, Devices) {
-    if heard.contains(&word::UNDONE) {
+    if reports.contains(&word::UNDONE) {
         return (ExitCode::SUCCESS, Devices::None);
     }
     if over == Over::Sampling {
         if !is_saved_by_another(domid) {
             // The call fails for a guest that is gone and has no log.
             let _ = Xen::open_here().and_then(|xen| xen.shadow_op(domid, ShadowOp::Off));
-            end_devices_log(domid, heard, emulated);
+            end_devices_log(domid, reports, emulated);
         }
         return (ExitCode::SUCCESS, Devices::None);
     }
-    let lands = is_to_land(heard, FrontEnd::is_named());
-    let asked = may_still_stop(heard);
-    if may_still_stop_devices(heard) {
+    let lands = is_to_land(reports, FrontEnd::is_named());
+    let asked = may_still_stop(reports);
+    if may_still_stop_devices(reports) {
         emulated.wait_for_stop();
     }
     let taken_over = take_over(domid, helper, lands, asked, emulated);
@@ -299,7 +306,7 @@ fn undo(
     if let Some(monitor) = monitor.filter(|_| runs) {
         monitor.let_go();
     }
-    end_devices_log(domid, heard, emulated);
+    end_devices_log(domid, reports, emulated);
     let devices = match !lands || runs {
         true => follow_guest(emulated, Instant::now(), STOPPING),
         false => Devices::None,
@@ -327,14 +334,14 @@ fn runs_here(domid: DomId) -> bool {
 /// Whether the guest may run at the destination. It may not if the helper died before it
 /// could end properly: libxl then ends the stream unfinished, and xl resumes the guest but
 /// libvirt does not. With a front end its transport resumes the guest; see `transport`.
-fn is_to_land(heard: &[u8], has_transport: bool) -> bool {
-    let committed = heard.contains(&word::COMMITTED);
-    committed && (has_transport || heard.contains(&word::HANDED_OVER))
+fn is_to_land(reports: &[u8], has_transport: bool) -> bool {
+    let committed = reports.contains(&word::COMMITTED);
+    committed && (has_transport || reports.contains(&word::HANDED_OVER))
 }
 
 /// Whether xl may have renamed a guest that stays.
-fn may_be_renamed(heard: &[u8]) -> bool {
-    heard.contains(&word::HANDING_OVER) && !heard.contains(&word::COMMITTED)
+fn may_be_renamed(reports: &[u8]) -> bool {
+    reports.contains(&word::HANDING_OVER) && !reports.contains(&word::COMMITTED)
 }
 
 /// Time that an xl which was given the guest back has to end.
@@ -379,21 +386,21 @@ fn moves(line: &[u8], domid: DomId) -> bool {
 
 /// Whether the request to suspend is the last report about the guest. Once the stream is
 /// complete the guest has stopped, so no suspend can follow.
-fn may_still_stop(heard: &[u8]) -> bool {
-    let told = [word::ASKED, word::RAN_ON, word::COMMITTED];
-    let last = heard.iter().rfind(|word| told.contains(word));
+fn may_still_stop(reports: &[u8]) -> bool {
+    let relevant = [word::ASKED, word::RAN_ON, word::COMMITTED];
+    let last = reports.iter().rfind(|word| relevant.contains(word));
     last == Some(&word::ASKED)
 }
 
 /// Whether the guest's QEMU may still be stopped for the suspend. libxl may do so from the
 /// request on. In a fast landing only the helper does, and says so.
-fn may_still_stop_devices(heard: &[u8]) -> bool {
-    let begins = match heard.contains(&word::STOPS_ITSELF) {
+fn may_still_stop_devices(reports: &[u8]) -> bool {
+    let begins = match reports.contains(&word::STOPS_ITSELF) {
         true => word::STOPS_DEVICES,
         false => word::ASKED,
     };
-    let told = [begins, word::ANSWERED];
-    let last = heard.iter().rfind(|word| told.contains(word));
+    let relevant = [begins, word::ANSWERED];
+    let last = reports.iter().rfind(|word| relevant.contains(word));
     last == Some(&begins)
 }
 
@@ -447,16 +454,16 @@ pub(super) fn wait_while_it_lands(xen: &Xen, domid: DomId, over: impl Fn() -> bo
 }
 
 /// Whether QEMU may log what it writes.
-fn devices_may_log(heard: &[u8]) -> bool {
-    let told = [word::DEVICES_LOG, word::DEVICES_DO_NOT_LOG];
-    let last = heard.iter().rfind(|word| told.contains(word));
+fn devices_may_log(reports: &[u8]) -> bool {
+    let relevant = [word::DEVICES_LOG, word::DEVICES_DO_NOT_LOG];
+    let last = reports.iter().rfind(|word| relevant.contains(word));
     last == Some(&word::DEVICES_LOG)
 }
 
 /// Has QEMU log no more, if it may do so and the guest is still here.
-fn end_devices_log(domid: DomId, heard: &[u8], emulated: &mut Emulated) {
+fn end_devices_log(domid: DomId, reports: &[u8], emulated: &mut Emulated) {
     let is_here = || matches!(lull_xen::state(domid), Ok(Some(state)) if !state.dying);
-    if devices_may_log(heard) && is_here() && emulated.end_dirty_log() != Devices::Run {
+    if devices_may_log(reports) && is_here() && emulated.end_dirty_log() != Devices::Run {
         eprintln!(
             "lull: the QEMU of domain {domid} could not be made to stop logging what it writes; \
              that costs it some time until the guest is started again"

@@ -76,7 +76,7 @@ pub fn main() -> ExitCode {
     let door = door.ok();
     let token = door.as_ref().map(Door::token);
     // This precedes the greeting: if it fails, the source uses a classic landing.
-    let here = match Here::open(token) {
+    let here = match ThisHost::open(token) {
         Ok(here) => here,
         Err(error) => {
             if let Some(token) = token {
@@ -100,8 +100,8 @@ pub fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// This host, as far as a copy is concerned that does not exist yet.
-trait Place {
+/// Finds the copy that the source names, and prepares for it before it is built.
+trait Destination {
     /// Looks for a copy, and has its QEMU wait. Returns whether it was found.
     fn expect(&mut self, copy: &Expect) -> Result<bool, End>;
 
@@ -120,7 +120,7 @@ struct Attached {
     holder: Option<Holder>,
 }
 
-struct Here {
+struct ThisHost {
     tools: Tools,
     finder: Finder,
     see_off: SeeOff,
@@ -129,7 +129,7 @@ struct Here {
     expected: Option<(Identity, bool)>,
 }
 
-impl Here {
+impl ThisHost {
     /// `door` names the socket at which connections join.
     fn open(door: Option<Token>) -> io::Result<Self> {
         Ok(Self {
@@ -142,7 +142,7 @@ impl Here {
     }
 }
 
-impl Place for Here {
+impl Destination for ThisHost {
     fn expect(&mut self, copy: &Expect) -> Result<bool, End> {
         let Some(found) = self.finder.find(copy.uuid, &copy.name)? else {
             return Ok(false);
@@ -180,7 +180,10 @@ impl Place for Here {
     }
 }
 
-fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<(), End> {
+fn serve<W: Write>(
+    source: &mut Source<'_, W>,
+    mut destination: impl Destination,
+) -> Result<(), End> {
     let greeting = Greeting::ours(source.door.as_ref().map(Door::token));
     source.say(&json::line(&greeting)?)?;
     let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
@@ -197,12 +200,12 @@ fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<
     let mut awaited: Option<Expect> = None;
     let attached = loop {
         let arrived = match &awaited {
-            None => Some(source.frame(|| place.check())?),
+            None => Some(source.frame(|| destination.check())?),
             Some(_) => source.frame_within(SHORT_POLL_INTERVAL)?,
         };
         let Some((via, frame)) = arrived else {
             if let Some(copy) = &awaited
-                && place.expect(copy)?
+                && destination.expect(copy)?
             {
                 awaited = None;
                 source.say(&FromLand::Armed.encode())?;
@@ -212,7 +215,7 @@ fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<
         match frame {
             ToLand::Ping => source.answer(via, &FromLand::Pong)?,
             _ if via != Via::First => return Err(End::OutOfTurn),
-            ToLand::Attach(whose) => break place.attach(&whose)?,
+            ToLand::Attach(whose) => break destination.attach(&whose)?,
             ToLand::Expect(copy) if edition.takes_devices() && !is_expected => {
                 is_expected = true;
                 awaited = Some(copy);
@@ -609,14 +612,14 @@ mod tests {
         }
         drop(source);
         let mut source = Source::new(from.as_fd(), Vec::new(), None);
-        let end = serve(&mut source, Nowhere(0)).unwrap_err();
+        let end = serve(&mut source, NeverBuilt(0)).unwrap_err();
         (end, source.to)
     }
 
-    /// A place where a copy exists at the third look, and is never built.
-    struct Nowhere(u32);
+    /// A destination where a copy exists at the third look, and is never built.
+    struct NeverBuilt(u32);
 
-    impl Place for Nowhere {
+    impl Destination for NeverBuilt {
         fn expect(&mut self, copy: &Expect) -> Result<bool, End> {
             assert_eq!(copy.name, "web1");
             self.0 += 1;
@@ -717,7 +720,7 @@ mod tests {
         first.write_all(&channel::ping()).unwrap();
         let first = (!closes).then_some(first);
         let mut source = Source::new(from.as_fd(), Vec::new(), Some(door));
-        let end = serve(&mut source, Nowhere(0)).unwrap_err();
+        let end = serve(&mut source, NeverBuilt(0)).unwrap_err();
         drop((source, stays, joins, first));
         let mut said = Vec::new();
         heard.read_to_end(&mut said).unwrap();
@@ -798,7 +801,7 @@ mod tests {
         let (mut heard, to_source) = pipe().unwrap();
         let end = std::thread::spawn(move || {
             let mut source = Source::new(from.as_fd(), to_source, None);
-            serve(&mut source, Nowhere(0)).unwrap_err()
+            serve(&mut source, NeverBuilt(0)).unwrap_err()
         });
         to.write_all(NEWEST).unwrap();
         to.write_all(&expected()).unwrap();
@@ -862,7 +865,7 @@ mod tests {
         to.write_all(&expected()).unwrap();
         let mut source = Source::new(from.as_fd(), Vec::new(), None);
         source.silence_max = Duration::ZERO;
-        let end = serve(&mut source, Nowhere(3)).unwrap_err();
+        let end = serve(&mut source, NeverBuilt(3)).unwrap_err();
         assert!(matches!(end, End::Gone), "{end}");
     }
 }

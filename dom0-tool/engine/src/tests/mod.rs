@@ -34,19 +34,19 @@ use host::{FakeHost, Unrecorded};
 use model::Model;
 use world::Fault::{self, *};
 use world::Phase::{self, *};
-use world::{FRAMES, Guest, Way, World, XENS, words};
+use world::{FRAMES, Guest, LandingCase, World, XENS, words};
 
 /// The guest's domain number.
 const GUEST: u16 = 7;
 
-const LANDINGS: [Way; 7] = [
-    Way::CLASSIC,
-    Way::HVM_CLASSIC,
-    Way::HANDSHAKE_LAST,
-    Way::HANDSHAKE_FIRST,
-    Way::THIN,
-    Way::JOINED,
-    Way::HVM,
+const LANDINGS: [LandingCase; 7] = [
+    LandingCase::CLASSIC,
+    LandingCase::HVM_CLASSIC,
+    LandingCase::HANDSHAKE_LAST,
+    LandingCase::HANDSHAKE_FIRST,
+    LandingCase::THIN,
+    LandingCase::JOINED,
+    LandingCase::HVM,
 ];
 
 /// Longer than any attempt of the model takes, on the slowest host.
@@ -55,14 +55,14 @@ const AGES: Micros = Micros::from_millis(60_000);
 /// What an attempt is ordered to do.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
-    landing: Way,
+    landing: LandingCase,
     strike: Option<(Phase, Fault)>,
     limit: Option<Micros>,
     verify: Verify,
 }
 
 impl Plan {
-    const fn of(landing: Way) -> Self {
+    const fn of(landing: LandingCase) -> Self {
         Self {
             landing,
             strike: None,
@@ -71,7 +71,7 @@ impl Plan {
         }
     }
 
-    const fn struck(landing: Way, phase: Phase, fault: Fault) -> Self {
+    const fn struck(landing: LandingCase, phase: Phase, fault: Fault) -> Self {
         Self {
             strike: Some((phase, fault)),
             ..Self::of(landing)
@@ -383,7 +383,7 @@ fn a_further_connection_that_breaks_in_any_phase_costs_nothing_but_itself() {
         for phase in JOINED_PHASES {
             for (fault, lost) in [(LosesOne, 1), (LosesOneLate, 1), (LosesAll, 2)] {
                 scope.spawn(move || {
-                    let plan = Plan::struck(Way::JOINED, phase, fault);
+                    let plan = Plan::struck(LandingCase::JOINED, phase, fault);
                     let outcome = migrate(plan, &StubLog::new().unwrap());
                     outcome.judge(plan);
                     let (ended, reason) = (outcome.how, outcome.reason);
@@ -414,7 +414,7 @@ fn a_further_connection_that_breaks_in_any_phase_costs_nothing_but_itself() {
 fn a_guest_with_emulated_devices_lands_whole_where_all_further_connections_break() {
     let log = StubLog::new().unwrap();
     for phase in [Building, LastPages, Finishing] {
-        let cell = (Way::HVM, phase, LosesAll, How::StreamComplete);
+        let cell = (LandingCase::HVM, phase, LosesAll, How::StreamComplete);
         assert_eq!(try_cell(cell, &log), None);
     }
 }
@@ -424,7 +424,7 @@ fn a_guest_with_emulated_devices_lands_whole_where_all_further_connections_break
 #[test]
 fn what_a_broken_connection_carried_is_sent_again_and_never_used_late() {
     for phase in [FirstPass, Rounds, LastPages] {
-        let plan = Plan::struck(Way::JOINED, phase, LosesOneLate);
+        let plan = Plan::struck(LandingCase::JOINED, phase, LosesOneLate);
         let outcome = migrate(plan, &StubLog::new().unwrap());
         outcome.judge(plan);
         assert_eq!(outcome.how, How::StreamComplete, "{plan:?}");
@@ -437,7 +437,7 @@ fn what_a_broken_connection_carried_is_sent_again_and_never_used_late() {
 /// handed out. dom0 counts the frames that the stub asks for, and here the number is right.
 #[test]
 fn a_stub_that_leaves_out_a_frame_is_found_out_before_the_guest_stops() {
-    let plan = Plan::struck(Way::THIN, FirstPass, StubSkips);
+    let plan = Plan::struck(LandingCase::THIN, FirstPass, StubSkips);
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
     let (how, reason) = (outcome.how, &outcome.reason);
@@ -449,7 +449,7 @@ fn a_stub_that_leaves_out_a_frame_is_found_out_before_the_guest_stops() {
 /// What is reported is what was carried: pages that are all zero take 8 bytes.
 #[test]
 fn zero_pages_are_no_bytes_in_the_report() {
-    let plan = Plan::of(Way::THIN);
+    let plan = Plan::of(LandingCase::THIN);
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
     let Some(Event::Ended(ended)) = outcome.told.last() else {
@@ -479,7 +479,7 @@ const HANDING_OVER: &[(Fault, How)] = &[
 #[test]
 fn each_fault_while_the_guest_is_handed_over_leaves_one_guest() {
     let cells = HANDING_OVER.iter();
-    side_by_side(cells.map(|(fault, how)| (Way::THIN, HandingOver, *fault, *how)));
+    side_by_side(cells.map(|(fault, how)| (LandingCase::THIN, HandingOver, *fault, *how)));
 }
 
 /// Tries these attempts side by side, because most of them wait for a clock. Each must end
@@ -512,14 +512,14 @@ const EMULATED: &[(Phase, Fault, How)] = &[
 #[test]
 fn each_fault_of_emulated_devices_leaves_one_guest_that_has_them() {
     let cells = EMULATED.iter();
-    side_by_side(cells.map(|(phase, fault, how)| (Way::HVM, *phase, *fault, *how)));
+    side_by_side(cells.map(|(phase, fault, how)| (LandingCase::HVM, *phase, *fault, *how)));
 }
 
 /// Nothing on this host resumes the guest once the destination was told to start it. The
 /// operator decides, and has to know of which domain.
 #[test]
 fn a_copy_that_is_not_started_is_named_to_the_operator() {
-    for landing in [Way::THIN, Way::HVM] {
+    for landing in [LandingCase::THIN, LandingCase::HVM] {
         let plan = Plan::struck(landing, Finishing, NotStarted);
         let outcome = migrate(plan, &StubLog::new().unwrap());
         assert_eq!(outcome.how, How::StreamComplete, "{}", outcome.reason);
@@ -561,7 +561,7 @@ fn a_copy_is_not_started_after_the_limit() {
     assert!(world::HELD_UP > Duration::from_micros(limit.0));
     let plan = Plan {
         limit: Some(limit),
-        ..Plan::struck(Way::THIN, Finishing, HeldUp)
+        ..Plan::struck(LandingCase::THIN, Finishing, HeldUp)
     };
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
@@ -575,7 +575,7 @@ fn a_copy_is_not_started_after_the_limit() {
 /// and the operator hears what was waited for.
 #[test]
 fn a_destination_that_does_not_begin_is_named_at_the_end() {
-    let plan = Plan::struck(Way::HVM, Start, NeverArms);
+    let plan = Plan::struck(LandingCase::HVM, Start, NeverArms);
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
     let advice = match outcome.told.last() {
@@ -591,7 +591,7 @@ fn a_destination_that_does_not_begin_is_named_at_the_end() {
 fn a_qemu_that_does_not_stop_is_given_up_within_the_limit() {
     let plan = Plan {
         limit: Some(Micros::from_millis(1_000)),
-        ..Plan::struck(Way::HVM, Suspending, QemuHangs)
+        ..Plan::struck(LandingCase::HVM, Suspending, QemuHangs)
     };
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
@@ -617,13 +617,13 @@ fn try_row((phase, faults): &Row) -> Vec<String> {
     let mut wrong = Vec::new();
     for (fault, classic, fast) in *faults {
         for (landing, expected) in [
-            (Way::CLASSIC, classic),
-            (Way::HVM_CLASSIC, classic),
-            (Way::HANDSHAKE_LAST, fast),
-            (Way::HANDSHAKE_FIRST, fast),
-            (Way::THIN, fast),
-            (Way::JOINED, fast),
-            (Way::HVM, fast),
+            (LandingCase::CLASSIC, classic),
+            (LandingCase::HVM_CLASSIC, classic),
+            (LandingCase::HANDSHAKE_LAST, fast),
+            (LandingCase::HANDSHAKE_FIRST, fast),
+            (LandingCase::THIN, fast),
+            (LandingCase::JOINED, fast),
+            (LandingCase::HVM, fast),
         ] {
             wrong.extend(try_cell((landing, *phase, *fault, *expected), &log));
         }
@@ -632,7 +632,7 @@ fn try_row((phase, faults): &Row) -> Vec<String> {
 }
 
 /// An attempt that is struck, and how it must end.
-type Cell = (Way, Phase, Fault, How);
+type Cell = (LandingCase, Phase, Fault, How);
 
 /// Returns how an attempt ended, if it ended otherwise than it must or does not name the
 /// fault.
@@ -746,7 +746,7 @@ fn a_request_that_the_guest_ignores_is_taken_back_within_the_limit() {
     let limit = Micros::from_millis(1_000);
     let plan = Plan {
         limit: Some(limit),
-        ..Plan::struck(Way::THIN, Suspending, NeverSuspends)
+        ..Plan::struck(LandingCase::THIN, Suspending, NeverSuspends)
     };
     let (outcome, late) = with_lateness(|| migrate(plan, &StubLog::new().unwrap()));
     outcome.judge(plan);

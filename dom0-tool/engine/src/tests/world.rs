@@ -10,12 +10,12 @@ use lull_xen::PAGE;
 
 /// How the guest lands, and whether it has emulated devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way(pub Option<Edition>, bool);
+pub struct LandingCase(pub Option<Edition>, bool);
 
 /// The state of the guest's QEMU.
 pub const DEVICES: &[u8] = b"QEVM\0\0\0\x03 and so on";
 
-impl Way {
+impl LandingCase {
     pub const CLASSIC: Self = Self(None, false);
     pub const HVM_CLASSIC: Self = Self(None, true);
     pub const HANDSHAKE_LAST: Self = Self(Some(Edition::HandshakeLast), false);
@@ -164,7 +164,7 @@ pub enum Stub {
 }
 
 pub struct World {
-    pub landing: Way,
+    pub landing: LandingCase,
     strike: Option<(Phase, Fault)>,
     pub struck: Cell<bool>,
     pub guest: Cell<Guest>,
@@ -207,7 +207,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(landing: Way, strike: Option<(Phase, Fault)>) -> Self {
+    pub fn new(landing: LandingCase, strike: Option<(Phase, Fault)>) -> Self {
         let frames = (0..FRAMES).filter(|pfn| pfn % 8 != 7);
         Self {
             landing,

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::View;
 use super::outcome::Last;
-use super::words;
+use super::phrases;
 use crate::control::show::{as_json, doing};
 
 /// The shortest interval between two lines on one migration when rounds have ended.
@@ -134,13 +134,13 @@ fn in_words(view: &View<'_>, status: &Status) -> String {
             Bytes(progress.pages_sent.saturating_mul(PAGE_SIZE)),
             or_dash(progress.dirty_pages.map(Count))
         ));
-        add(format!("pause {}", words::pause(status)));
+        add(format!("pause {}", phrases::pause(status)));
     }
     match status.timeout_ms {
-        Some(_) => add(format!("time {}", words::time(status, view.at_ms))),
+        Some(_) => add(format!("time {}", phrases::time(status, view.at_ms))),
         None => add(Seconds(view.at_ms).to_string()),
     }
-    if let Some(decided) = words::decided(status) {
+    if let Some(decided) = phrases::decided(status) {
         add(decided);
     }
     line

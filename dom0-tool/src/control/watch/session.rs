@@ -246,7 +246,7 @@ impl Watched {
         let ending = status.ended.clone();
         self.status = Some(status);
         if let Some(end) = ending {
-            self.end(Ending::Told(end));
+            self.end(Ending::Reported(end));
         }
     }
 

@@ -9,7 +9,7 @@ use lull_wire::events::{
 };
 
 use super::outcome::{HelperSeen, Passed, XlEnd};
-use super::words::Words;
+use super::printed::Printed;
 use lull_wire::xl::handshake::{Handshake, Step};
 
 /// Number of rounds kept from the beginning and from the end. A guest that is refused after
@@ -125,7 +125,7 @@ pub struct ObservedAttempt {
     /// `CLOCK_MONOTONIC`.
     pub target_started_ns: Option<u64>,
     /// The last lines that xl, ssh and the destination printed.
-    pub words: Words,
+    pub printed: Printed,
     /// How xl ended, once it has.
     pub xl: Option<XlEnd>,
 }
@@ -197,13 +197,13 @@ impl ObservedAttempt {
     /// Records a line that xl printed.
     pub fn xl_said(&mut self, line: &str) {
         self.handshake.line(line);
-        self.words.push(line);
+        self.printed.push(line);
     }
 
     /// Records a line from the destination, or from the program that connects to it.
     pub fn there_said(&mut self, line: &str) {
         self.handshake.there(line);
-        self.words.push_there(line);
+        self.printed.push_there(line);
     }
 
     /// The pause that is given up, if it was longer than the limit under which it began: the
