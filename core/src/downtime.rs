@@ -161,7 +161,7 @@ pub struct SuspendPages {
 }
 
 impl SuspendPages {
-    /// Of a guest that was never seen to stop. Measured with Linux 6.1 as a PVH guest
+    /// For a guest of which no stop was observed. Measured with Linux 6.1 as a PVH guest
     /// with one vCPU and one network interface: 300 to 410.
     pub const DEFAULT: Self = Self {
         expected: 350,
@@ -182,12 +182,12 @@ pub struct LastPages {
     pub usual: u64,
     /// Upper bound, per mille of the curve's time.
     pub most: u64,
-    /// How many pages such a pause sent. Of more pages the curve alone tells.
+    /// How many pages such a pause sent. For more pages only the curve is used.
     pub pages: u64,
 }
 
 impl LastPages {
-    /// Of a path on which no pause was seen.
+    /// For a path on which no pause was observed.
     pub const DEFAULT: Self = Self {
         usual: 1_000,
         most: 1_000,
@@ -247,7 +247,7 @@ pub struct DowntimeModel<'a> {
     /// Upper bound of the pages that the guest dirties from the request to suspend until
     /// the final bitmap, [`DirtyCurve::at_most`], which is asked for often too.
     pub dirtied_at_most: u64,
-    /// What more than which is not sent while the guest runs.
+    /// The bandwidth cap while the guest runs.
     pub cap: Option<PageRate>,
     /// The guest has stopped, and dirties nothing more.
     pub stopped: bool,

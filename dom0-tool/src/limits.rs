@@ -24,7 +24,7 @@ use crate::control;
 /// # Errors
 /// If they cannot be determined. The error includes what the caller should do.
 pub fn of_guest(guest: &Guest) -> anyhow::Result<Effective> {
-    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
+    let uuid = host::uuid(guest.domid).context("the guest's UUID cannot be read from xenstore")?;
     effective(&guest.name, Some(&uuid)).map_err(|error| {
         anyhow::anyhow!("{error}\nNothing was done. `lull limits check` looks at it again.")
     })

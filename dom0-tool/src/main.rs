@@ -8,7 +8,7 @@
 //! which order the guest lands there is chosen ([`landing`]);
 //! with the fast one a fourth waits at the destination ([`land`]).
 //!
-//! What an attempt was told and decided is kept ([`lull_store`], by [`spoolers`]) and can be
+//! The events and decisions of an attempt are recorded ([`lull_store`], by [`spoolers`]) and can be
 //! decided again ([`replay`]), or tried on a guest that stays ([`predict`]); what its pause
 //! took is remembered ([`ledger`]); how it went is explained ([`report`]). While it
 //! runs it can be looked at and steered ([`control`]). Limits stand in a file

@@ -1,7 +1,7 @@
 //! `lull resume`: makes a guest run on that a migration left suspended here.
 //!
-//! Only a person can say when: once the destination was told to start the
-//! guest, and has not answered, nobody here knows whether it runs there.
+//! Only a person can decide that. If the destination was told to start the guest and has
+//! not answered, this host cannot find out whether the guest runs there.
 
 use std::process::ExitCode;
 

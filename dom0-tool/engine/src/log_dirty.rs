@@ -26,7 +26,7 @@ pub struct LogDirty<'x> {
 /// when it begins. The guest's earlier writes are no longer known.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "somebody else has switched the guest's dirty log off: {now} pages are counted where \
+    "another program has switched the guest's dirty log off: {now} pages are counted where \
      there were {before}"
 )]
 pub struct LogReset {

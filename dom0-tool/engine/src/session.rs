@@ -83,7 +83,7 @@ pub(super) struct Session<'s> {
     /// All pages are sent and the rest of the stream is in the queue.
     pub(super) finishing: bool,
     /// When the stub last spoke or last owed nothing.
-    pub(super) heard: Instant,
+    pub(super) last_message_at: Instant,
     pub(super) owed: Owed,
     /// Signals since the last tick that came without a message.
     pub(super) idle_wakes: u32,
@@ -140,7 +140,7 @@ impl<'s> Session<'s> {
             handover_told: false,
             begun: false,
             finishing: false,
-            heard: now,
+            last_message_at: now,
             owed: Owed::default(),
             idle_wakes: 0,
             signalled: false,
@@ -160,7 +160,7 @@ impl<'s> Session<'s> {
         let end = self.run();
         let verdict = match &end {
             Ok(End::Complete) => {
-                // Before a copy is started, the guard is told earlier.
+                // If lull starts the copy itself, the guard has the report already.
                 if !self.landing.name().is_handshake_first() {
                     self.host.commit();
                 }
@@ -315,7 +315,7 @@ impl<'s> Session<'s> {
 
     /// Handles all messages of the stub that have arrived.
     fn recv(&mut self) -> Result<Option<End>, Failure> {
-        let mut heard = false;
+        let mut received = false;
         loop {
             // The deadline is checked before each message: the guest runs again in time,
             // however much the stub has to say. The check precedes the message, so that a
@@ -324,7 +324,7 @@ impl<'s> Session<'s> {
             let Some(said) = self.peer.recv()? else {
                 break;
             };
-            heard = true;
+            received = true;
             match said {
                 StubMessage::Hello if self.begun => return Err(ProtocolViolation::Turn.into()),
                 StubMessage::Hello => {
@@ -344,11 +344,11 @@ impl<'s> Session<'s> {
                 }
             }
         }
-        if std::mem::take(&mut self.signalled) && !heard {
+        if std::mem::take(&mut self.signalled) && !received {
             self.idle_wakes = self.idle_wakes.saturating_add(1);
         }
-        if heard {
-            self.heard = Instant::now();
+        if received {
+            self.last_message_at = Instant::now();
             self.notify()?;
         }
         Ok(None)

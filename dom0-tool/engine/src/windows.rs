@@ -34,7 +34,7 @@ impl Windows {
         })
     }
 
-    /// Maps `pfns` of `guest` one after the other in the slot's window, over its previous
+    /// Maps `pfns` of guest `domid` one after the other in the slot's window, over its previous
     /// contents. Frames without a page are removed from `pfns` and returned.
     ///
     /// # Errors

@@ -61,8 +61,8 @@ impl Connection {
         self.stream.write_all(&json::line(&line)?)
     }
 
-    /// The next answer. [`Received`] also tells when no answer came `within` that time, and
-    /// when the helper has gone.
+    /// The next answer. [`Received`] also says if no answer came `within` that time, or if
+    /// the helper has ended.
     ///
     /// # Errors
     /// When this lull does not understand the answer.

@@ -64,7 +64,7 @@ pub fn judge(store: &mut Xenstore, domid: DomId, trust: Trust) -> Result<(), Str
     let devices = format!("/libxl/{domid}/device");
     let list = |store: &mut Xenstore, path: &str| {
         let listed = store.list(path);
-        listed.map_err(|error| format!("xenstore does not tell its devices: {error}"))
+        listed.map_err(|error| format!("its devices cannot be read from xenstore: {error}"))
     };
     for kind in list(store, &devices)? {
         let folder = format!("{devices}/{kind}");
@@ -76,7 +76,7 @@ pub fn judge(store: &mut Xenstore, domid: DomId, trust: Trust) -> Result<(), Str
             for number in numbers {
                 let folder = format!("{folder}/{number}");
                 let script = script_of(store, &folder).map_err(|error| {
-                    format!("xenstore does not tell of its interfaces: {error}")
+                    format!("its interfaces cannot be read from xenstore: {error}")
                 })?;
                 only_switches(script.as_deref())?;
             }
@@ -84,7 +84,7 @@ pub fn judge(store: &mut Xenstore, domid: DomId, trust: Trust) -> Result<(), Str
         }
         if kind != "vbd" {
             return Err(format!(
-                "it has a device of a kind that is not known to bear it ({kind})"
+                "it has a device of a kind that is not supported there ({kind})"
             ));
         }
         if trust == Trust::Vouched {
@@ -112,7 +112,7 @@ fn only_switches(script: Option<&str>) -> Result<(), String> {
     match SWITCHING.contains(&name) {
         true => Ok(()),
         false => Err(format!(
-            "it has a network interface that is set up by a script not known to bear it ({name})"
+            "it has a network interface that is set up by a script not supported there ({name})"
         )),
     }
 }
@@ -120,7 +120,7 @@ fn only_switches(script: Option<&str>) -> Result<(), String> {
 fn read(store: &mut Xenstore, domid: DomId, folder: &str) -> Result<Disk, String> {
     let mut read = |path: String| {
         let value = store.read(&path);
-        value.map_err(|error| format!("xenstore does not tell of its disks: {error}"))
+        value.map_err(|error| format!("its disks cannot be read from xenstore: {error}"))
     };
     let backend = read(format!("{folder}/backend"))?.unwrap_or_default();
     // Any mode other than `r` counts as writable.

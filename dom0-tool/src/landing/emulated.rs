@@ -24,8 +24,8 @@ const RESTRICTED: &[u8] = b"-xen-domid-restrict";
 /// What has to be known of the guest.
 #[derive(Debug, Clone, Copy)]
 struct Machine {
-    /// Its QEMU may do no more than it needs to (`dm_restrict`). libxl then waits for a word
-    /// of the copy's QEMU that it says only once it has its state.
+    /// Its QEMU may do no more than it needs to (`dm_restrict`). libxl then waits for an
+    /// answer that the copy's QEMU gives only once it has its state.
     is_restricted: bool,
     /// It has drivers that follow a request to suspend. Without them libxl stops the guest
     /// from outside, and lull does not.
@@ -60,7 +60,7 @@ fn look(xen: &Xen, store: &mut Xenstore, domid: DomId) -> io::Result<Machine> {
 fn command_line(store: &mut Xenstore, domid: DomId) -> io::Result<Vec<u8>> {
     let path = format!("/local/domain/{domid}/image/device-model-pid");
     let pid = store.read(&path)?.and_then(|pid| pid.parse::<u32>().ok());
-    let pid = pid.ok_or_else(|| io::Error::other("libxl does not tell which QEMU it has"))?;
+    let pid = pid.ok_or_else(|| io::Error::other("libxl does not say which QEMU it has"))?;
     fs::read(format!("/proc/{pid}/cmdline"))
 }
 

@@ -331,7 +331,7 @@ fn move_guest(
 
     let Attempted { observed, intent } = &attempted;
     if judgement.outcome == Outcome::Moved && *intent == Intent::Cancel {
-        watcher.note("the wish to cancel came too late");
+        watcher.note("it was too late to cancel");
     }
     if judgement.outcome == Outcome::TargetFailed && !known.has_history() {
         let like = environment.ledger.like(&options.host);

@@ -274,7 +274,7 @@ impl Report<'_> {
     fn without_helper(&self) -> Option<String> {
         let alone = self.outcome == Outcome::Moved && self.observed.helper == HelperSeen::Never;
         alone.then(|| {
-            "xl moved it without lull's helper ever being heard: no limit was kept, and nothing was measured"
+            "xl moved it, and lull's helper never reported: no limit was kept, and nothing was measured"
                 .to_owned()
         })
     }

@@ -36,7 +36,7 @@ pub struct Plan<'a> {
     pub guest: &'a Guest,
     /// The options, including the destination.
     pub options: &'a Migrate,
-    /// What is known of pauses on the way there.
+    /// What is known of earlier pauses to that destination.
     pub known: &'a Known,
     /// The folder of the control sockets.
     pub control: &'a Folder,
@@ -152,7 +152,7 @@ impl Plan<'_> {
     }
 
     /// Whether the receiver is told to leave the copy paused, and `lull land` to undo that. The
-    /// engine learns it from the specification, so that both are told the same.
+    /// engine reads it from the specification, so that both agree.
     fn leaves_copy_paused(&self) -> bool {
         self.landing.is_fast() && self.known.machine == Machine::Emulated
     }
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
 
-    /// If the two disagreed, the copy would run without the source's word, or never.
+    /// If the two disagreed, the copy would run before Start, or never.
     #[test]
     fn the_receiver_and_the_engine_are_told_the_same_of_the_copys_pause() {
         let guest = Guest {

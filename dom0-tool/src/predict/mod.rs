@@ -114,7 +114,7 @@ pub fn main(options: &Options) -> ExitCode {
 fn predict(options: &Options) -> anyhow::Result<u8> {
     anyhow::ensure!(
         options.span <= MAX_DURATION,
-        "--for {} is too long: nobody's dirty log is watched for more than {MAX_DURATION}",
+        "--for {} is too long: no dirty log is watched for more than {MAX_DURATION}",
         options.span
     );
     Host::default().check()?;

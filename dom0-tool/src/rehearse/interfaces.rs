@@ -22,8 +22,8 @@ pub struct Interface {
 impl Interface {
     /// The interfaces of a guest on this host.
     ///
-    /// They are read where only the toolstack writes, from libxl's own copy of what it told
-    /// the backend. In its own folder of xenstore the guest, or a driver domain, could name
+    /// They are read where only the toolstack writes, from libxl's own copy of what it wrote
+    /// for the backend. In its own folder of xenstore the guest, or a driver domain, could name
     /// any bridge and any program.
     ///
     /// # Errors

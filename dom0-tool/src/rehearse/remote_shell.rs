@@ -1,5 +1,5 @@
-//! Commands at the destination, over ssh or what replaces it. The destination need not be able to reach this host:
-//! everything uses the connection made from here.
+//! Commands at the destination, over ssh or what replaces it. The destination need not be
+//! able to reach this host: every connection is made from here.
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};

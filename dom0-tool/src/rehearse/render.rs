@@ -66,8 +66,8 @@ impl Rehearsed {
     pub fn fail(&mut self, outcome: Outcome, why: impl Into<String>) {
         self.outcome = match outcome {
             Outcome::Cancelled | Outcome::SourceFailed => outcome,
-            // The link was too slow even for this guest, or the guest was lost in transit;
-            // it is nobody's guest.
+            // The link was too slow even for this guest, or the guest was lost in transit. As
+            // a probe guest it does not have to be looked for.
             _ => Outcome::TargetFailed,
         };
         self.why = why.into();

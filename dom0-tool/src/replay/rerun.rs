@@ -297,7 +297,7 @@ impl fmt::Display for Outcome {
                 writeln!(f, "under {}:", in_words(limits))?;
                 writeln!(f, "  recorded: {}", told(recorded.as_deref()))?;
                 writeln!(f, "  instead:  {}", told(instead.as_deref()))?;
-                writeln!(f, "what would have come after that, the trace cannot tell")
+                writeln!(f, "the trace does not show what would have come after that")
             }
         }
     }

@@ -102,7 +102,7 @@ pub enum ToEngine {
 pub enum Order {
     /// Give up safely. A closed socket means the same.
     Cancel,
-    /// Give up although no helper has been heard from.
+    /// Give up although no helper has reported.
     HangUp,
 }
 

@@ -39,7 +39,7 @@ impl Maxmem {
     pub fn of(store: &mut Xenstore, domain: DomId) -> io::Result<Self> {
         let path = format!("/local/domain/{domain}/memory/static-max");
         let maxmem = store.read(&path)?.and_then(|kib| Self::from_kib(&kib));
-        maxmem.ok_or_else(|| io::Error::other("xenstore does not tell"))
+        maxmem.ok_or_else(|| io::Error::other("xenstore does not have it"))
     }
 
     fn from_kib(kib: &str) -> Option<Self> {

@@ -33,7 +33,7 @@ const WORDS_MAX: usize = 200;
 /// Interval between two attempts to reach a monitor that serves another client.
 const BUSY: Duration = Duration::from_millis(5);
 
-/// Why QEMU did not do as it was told. Each is a clause with QEMU as its subject.
+/// Why QEMU did not carry out a command. Each is a clause with QEMU as its subject.
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
     /// Nothing listens at the monitor's socket, or its end was closed.
@@ -195,7 +195,7 @@ impl Qmp {
     }
 }
 
-/// What QEMU says of an error. Its class is among it if it tells more than that there is one.
+/// QEMU's description of an error. Its class precedes it unless it is the generic one.
 fn words(error: &Value) -> String {
     let of = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
     let text = match of("class") {

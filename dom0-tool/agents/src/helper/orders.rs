@@ -127,7 +127,7 @@ fn ordered_by_file(domid: DomId) -> anyhow::Result<Ordered> {
 
 fn from_file(domid: DomId) -> anyhow::Result<Effective> {
     let name = name(domid)?;
-    let uuid = host::uuid(domid).context("xenstore does not tell the guest's UUID")?;
+    let uuid = host::uuid(domid).context("the guest's UUID cannot be read from xenstore")?;
     limits::effective(&name, Some(&uuid)).map_err(|error| {
         // The full text would fill xl's log.
         let error = error.to_string();
@@ -143,8 +143,8 @@ fn from_file(domid: DomId) -> anyhow::Result<Effective> {
 pub fn name(domid: DomId) -> anyhow::Result<String> {
     let name =
         Xenstore::open().and_then(|mut store| store.read(&format!("/local/domain/{domid}/name")));
-    name.context("xenstore does not tell the guest's name")?
-        .context("xenstore knows no name of the guest")
+    name.context("the guest's name cannot be read from xenstore")?
+        .context("xenstore has no name of the guest")
 }
 
 /// What the pause of the guest is assumed to cost. The destination is unknown,

@@ -67,8 +67,8 @@ impl Door {
         self.token
     }
 
-    /// Takes the next connection in, if there is one, and tells it its number. One too many
-    /// is closed.
+    /// Accepts the next connection, if there is one, and sends it its number. A connection
+    /// beyond the limit is closed.
     pub fn admit(&mut self) -> Option<Joined> {
         let [from, to, stays] = receive(&self.socket)?;
         let number = self.joined + 1;

@@ -258,7 +258,7 @@ impl Drop for Fifo {
 }
 
 /// Removes what an earlier copy of that domid has left: libxl leaves its file when it gives up
-/// a guest, and a host that has crashed leaves a FIFO. One that somebody reads is kept.
+/// a guest, and a host that has crashed leaves a FIFO. A FIFO that has a reader is kept.
 fn clear(path: &Path) {
     let is_read = at_once()
         .write(true)
@@ -287,8 +287,8 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Removes the FIFO of a copy that will not be started, if its holder has not. Whoever is
-/// waiting to open it goes on, and finds nobody at the other end.
+/// Removes the FIFO of a copy that will not be started, if its holder has not. A
+/// process that waits to open it goes on, and finds no writer.
 pub(super) fn release(copy: DomId) {
     release_at(incoming_state(copy));
 }
@@ -367,8 +367,8 @@ struct Held<Q> {
 }
 
 impl<Q: Incoming> Held<Q> {
-    /// libxl waits for a word of QEMU's, which comes only when QEMU runs. It connects to the
-    /// monitor right after that word, so QEMU must answer there.
+    /// libxl waits for the key in xenstore that QEMU sets only when it runs. It connects to
+    /// the monitor right after that, so QEMU must answer there.
     ///
     /// # Errors
     /// When QEMU, which did run, has ended.

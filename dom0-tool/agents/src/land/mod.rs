@@ -25,13 +25,13 @@
 //! QEMU's state ─────────── Devices ─────────────▶ keeps it (HVM guests only)
 //! clock and CPUs ───────── State ───────────────▶ sets them, lets go of all; QEMU runs
 //!                          ◀── Landed ────────────
-//! the word ─────────────── Start ───────────────▶ starts it: one hypercall
+//! permission to run ────── Start ───────────────▶ starts it: one hypercall
 //!                          ◀── Started ───────────
 //! ```
 //! With GO the receiver unpauses the copy. Xen counts pauses, and `lull land` holds the
-//! copy with a pause of its own from Attached on, so only its own word starts the copy.
+//! copy with a pause of its own from Attached on, so only Start makes the copy run.
 //! `-p` leaves the receiver's pause in place for the operator to undo. The receiver of an HVM
-//! guest always leaves it paused, because it would have QEMU go on with GO; the word undoes
+//! guest always leaves it paused, because it would have QEMU go on with GO; Start undoes
 //! that pause as well.
 //!
 //! Version 1 has no Start: READY is passed on after Landed, and the receiver starts the

@@ -43,8 +43,8 @@ const BUILT: u8 = b'b';
 /// Sent before the copy can be started.
 const LANDED: u8 = b'l';
 
-/// Sent if the source could not be told that the copy has landed.
-const UNTOLD: u8 = b'u';
+/// Sent if Landed could not be sent to the source.
+const LANDED_UNSENT: u8 = b'u';
 
 /// The options of `lull see-off`.
 #[derive(Debug, Args)]
@@ -110,9 +110,9 @@ impl SeeOff {
         let _ = self.pipe.write_all(&[LANDED]);
     }
 
-    /// Reports that the source was not told; it then starts the guest at its own end.
-    pub(super) fn untold(&mut self) {
-        let _ = self.pipe.write_all(&[UNTOLD]);
+    /// Reports that Landed was not sent. The source then resumes the guest.
+    pub(super) fn landed_unsent(&mut self) {
+        let _ = self.pipe.write_all(&[LANDED_UNSENT]);
     }
 }
 
@@ -180,11 +180,11 @@ pub fn main(options: &Options) -> ExitCode {
 
 /// Whether the copy did not land, according to what `lull land` said of it.
 const fn is_left_behind(words: &[u8]) -> bool {
-    matches!(words, [] | [BUILT] | [BUILT, LANDED, UNTOLD])
+    matches!(words, [] | [BUILT] | [BUILT, LANDED, LANDED_UNSENT])
 }
 
-/// Destroys the copy if its receiver does not. Without the word that the copy lands, it
-/// will never be started. Its receiver destroys it unless it cannot report: stock xl leaves
+/// Destroys the copy if its receiver does not. Without the message that the copy lands,
+/// it will never be started. Its receiver destroys it unless it cannot report: stock xl leaves
 /// a copy whose connection has broken (`tools/xl/xl_migrate.c`, 4.17 to 4.22). A receiver
 /// that has had permission does not destroy it either. It has `patience` to do so.
 fn destroy_stale_copy(copy: Identity, patience: Duration) -> io::Result<()> {
@@ -206,7 +206,7 @@ fn destroy_stale_copy(copy: Identity, patience: Duration) -> io::Result<()> {
     let domain = copy.domain;
     let xl = Host::default().xl().map_err(|_| {
         io::Error::other(format!(
-            "domain {domain} waits for nobody, and there is no xl"
+            "the copy (domain {domain}) is stale, and there is no xl to destroy it"
         ))
     })?;
     eprintln!("lull land: domain {domain} was left waiting by its receiver; destroying it");
@@ -233,7 +233,7 @@ mod tests {
     fn only_a_copy_that_did_not_land_is_left_behind() {
         assert!(is_left_behind(&[]));
         assert!(is_left_behind(&[BUILT]));
-        assert!(is_left_behind(&[BUILT, LANDED, UNTOLD]));
+        assert!(is_left_behind(&[BUILT, LANDED, LANDED_UNSENT]));
         for words in [&[BUILT, LANDED][..], &[LANDED, LANDED], b"x"] {
             assert!(!is_left_behind(words), "{words:?}");
         }

@@ -297,15 +297,15 @@ fn landed<W: Write>(source: &mut Source<'_, W>, see_off: &mut SeeOff) -> Result<
     see_off.lands();
     let told = source.say(&FromLand::Landed.encode());
     if told.is_err() {
-        see_off.untold();
+        see_off.landed_unsent();
     }
     Ok(told?)
 }
 
-/// Waits for the source's word and starts the copy. Until that word the copy is the
-/// guard's to destroy, and from then on it never is. A source that gives its word does so at
-/// once, and waits no longer than [`SILENCE`] to hear that the copy runs. A word that comes
-/// after [`SILENCE_MAX`] is not followed: the guest may have been resumed at the source.
+/// Waits for Start and starts the copy. Until Start, `lull see-off` may destroy the copy;
+/// afterwards it never does. A source that sends Start does so at once, and waits no longer
+/// than [`SILENCE`] for Started. A Start that comes after [`SILENCE_MAX`] is ignored: the
+/// guest may have been resumed at the source.
 fn start<W: Write>(
     source: &mut Source<'_, W>,
     complete: Complete,
@@ -337,7 +337,7 @@ struct Ready {
     connections: Vec<bool>,
     /// Which of the others the process that handed them over has left: it was killed.
     has_left: Vec<bool>,
-    /// Whether somebody stands at the door.
+    /// Whether a further connection waits to join.
     door: bool,
 }
 
@@ -352,9 +352,9 @@ struct Source<'f, W> {
     joined: Vec<Joined>,
     /// Which of the connections is read first, so that each gets its turn.
     turn: usize,
-    /// When the source was last heard. It may take its time until its first frame: its xl logs
-    /// in meanwhile.
-    heard: Option<Instant>,
+    /// When the last bytes came from the source. Its first frame may be late, because its xl
+    /// logs in meanwhile.
+    last_bytes_at: Option<Instant>,
     /// How long it may be silent from then on.
     silence_max: Duration,
 }
@@ -368,7 +368,7 @@ impl<'f, W: Write> Source<'f, W> {
             door,
             joined: Vec::new(),
             turn: 0,
-            heard: None,
+            last_bytes_at: None,
             silence_max: SILENCE_MAX,
         }
     }
@@ -488,7 +488,7 @@ impl<'f, W: Write> Source<'f, W> {
         let via = Via::Joined(joined.number);
         match joined.read() {
             Ok(frame) => {
-                self.heard = Some(Instant::now());
+                self.last_bytes_at = Some(Instant::now());
                 Ok(frame.map(|frame| (via, frame)))
             }
             Err(End::Gone | End::Io(_)) => {
@@ -501,14 +501,14 @@ impl<'f, W: Write> Source<'f, W> {
 
     fn read_first(&mut self) -> Result<Option<ToLand>, End> {
         let frame = self.inlet.read(self.from)?;
-        self.heard = Some(Instant::now());
+        self.last_bytes_at = Some(Instant::now());
         Ok(frame)
     }
 
     /// Checks, while nothing arrives, that the source has not been silent for too long.
     fn check_silence(&self) -> Result<(), End> {
-        match self.heard {
-            Some(heard) if heard.elapsed() >= self.silence_max => Err(End::Gone),
+        match self.last_bytes_at {
+            Some(at) if at.elapsed() >= self.silence_max => Err(End::Gone),
             Some(_) | None => Ok(()),
         }
     }

@@ -31,7 +31,8 @@ impl DestinationFrames {
         }
     }
 
-    /// These frames are named: they get a page with whatever Xen hands out.
+    /// Records that these frames are named in the stream. They get pages whose contents are
+    /// whatever Xen hands out.
     pub fn name(&mut self, frames: &[u64]) {
         self.send(frames);
         for gfn in frames {
@@ -39,7 +40,7 @@ impl DestinationFrames {
         }
     }
 
-    /// The pages of these frames are sent.
+    /// Records that the pages of these frames are sent.
     pub fn send(&mut self, frames: &[u64]) {
         self.mark(frames, true);
     }

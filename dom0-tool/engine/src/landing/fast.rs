@@ -11,9 +11,9 @@
 //! answered late.
 //!
 //! xl's handshake takes place while the guest still runs: the machine says when, and another
-//! round goes on beside it. At the end `lull land` starts the copy on the engine's word
-//! (`starting`). A destination with an older lull does not know that: there
-//! the handshake follows once everything is in place.
+//! round goes on beside it. At the end `lull land` starts the copy when the
+//! engine sends Start (`starting`). An older lull at the destination does not know Start:
+//! there the handshake follows once everything is in place.
 //!
 //! A batch counts as sent once the destination has put it into place. The learned rate is
 //! therefore that of the whole path, and no page waits unseen in a pipe when the guest
@@ -217,8 +217,8 @@ impl Fast {
         self.asked.push_back(Asked::Share { slot, bytes });
     }
 
-    /// Deals with connections that are lost: the destination is told which, the host why,
-    /// and what they carried is sent again.
+    /// Handles lost connections: sends Leave to the destination, reports the reason to the
+    /// host, and sends again what they carried.
     fn replace_lost(&mut self, with: &mut Means<'_>) {
         for number in self.further.take_lost() {
             with.queue.push(channel::leave(number));
@@ -288,7 +288,7 @@ impl Fast {
             Beat::Dead => {
                 let silence = SILENCE.as_secs();
                 return Err(Failure::LandLost(format!(
-                    "it was not heard for {silence} s"
+                    "it sent nothing for {silence} s"
                 )));
             }
             Beat::Ask => {}
@@ -386,7 +386,7 @@ impl Landing for Fast {
         let Some(answer) = self.from.next()? else {
             return Ok(self.further.recv());
         };
-        self.pulse.felt(Instant::now());
+        self.pulse.received(Instant::now());
         let asked = match (&answer, self.stage) {
             (FromLand::Failed(why), _) => return Err(Failure::Land(why.clone())),
             (FromLand::Pong, _) if std::mem::take(&mut self.pinged) => {

@@ -38,7 +38,7 @@ fn batch(frames: std::ops::Range<u64>) -> Copied {
     }
 }
 
-/// Answers all that is under way on this connection, and hears it.
+/// Answers all messages on this connection that are not answered, and reads the answers.
 fn answer(fast: &mut Fast, lines: &mut [Line], number: usize) {
     let count = match number.checked_sub(1) {
         None => fast.asked.len(),
@@ -91,7 +91,7 @@ fn depopulated_frames_are_sent_while_nothing_is_under_way_elsewhere() {
     assert_eq!(under_way(&fast), [1, 1, 1]);
 }
 
-/// A guest under a limit is not stopped meanwhile: what is left would be told in its pause.
+/// A guest under a limit is not stopped meanwhile: the rest would be sent in its pause.
 /// Its number of pages has long come to rest.
 #[test]
 fn a_guest_that_gave_back_much_is_unsettled_until_the_destination_knows() {

@@ -179,7 +179,7 @@ impl Joined {
             Err(Failure::LandLost(why) | Failure::Land(why)) => return Err(why),
             Err(error) => return Err(error.to_string()),
         };
-        self.pulse.felt(now);
+        self.pulse.received(now);
         match answer {
             FromLand::Pong if std::mem::take(&mut self.pinged) => Ok(Some(LandMessage::Pong)),
             FromLand::Applied => match self.asked.pop_front() {
@@ -198,7 +198,7 @@ impl Joined {
     pub fn feel_pulse(&mut self, now: Instant) -> Result<(), String> {
         match self.pulse.look(now, !self.asked.is_empty()) {
             Beat::Fine => {}
-            Beat::Dead => return Err(format!("it was not heard for {} s", SILENCE.as_secs())),
+            Beat::Dead => return Err(format!("it sent nothing for {} s", SILENCE.as_secs())),
             Beat::Ask => {
                 self.pinged = true;
                 self.queue.push(channel::ping());

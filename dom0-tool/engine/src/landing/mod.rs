@@ -183,7 +183,7 @@ pub trait Landing {
     /// left, for which there is no room yet.
     fn send_depopulated(&mut self, queue: &mut Queue) -> bool;
 
-    /// Whether the destination is being told of depopulated frames: some are left, or are
+    /// Whether depopulated frames are being sent to the destination: some are left, or are
     /// not answered. Batches take one connection meanwhile, because the frames may be back.
     fn is_sending_depopulated(&mut self) -> bool {
         false
@@ -220,13 +220,13 @@ pub trait Landing {
     /// Puts the stopped guest's state into the queue. All pages are in place.
     ///
     /// # Errors
-    /// When the state cannot replace what the destination has been told before.
+    /// When the state cannot replace the one that was sent before.
     fn send_final_state(&mut self, queue: &mut Queue, state: &Saved) -> Result<(), Failure>;
 
     /// Whether nothing is missing once the queue is empty.
     fn is_complete(&self) -> bool;
 
-    /// Puts the word to start the copy into the queue ([`Received::Started`]), if xl's handshake
+    /// Puts Start into the queue ([`Received::Started`]), if xl's handshake
     /// was over before the guest stopped.
     fn start(&mut self, queue: &mut Queue);
 }

@@ -101,7 +101,7 @@ pub struct Destination<'w> {
     pub devices: Vec<u8>,
     /// Whether the final state is in place.
     pub landed: bool,
-    /// Whether the copy was started on the source's word.
+    /// Whether Start has started the copy.
     pub started: bool,
     /// What each frame holds here.
     pub copy: BTreeMap<u64, u64>,

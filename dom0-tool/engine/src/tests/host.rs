@@ -171,7 +171,7 @@ impl Host for FakeHost<'_> {
         })
     }
 
-    /// Once the destination stalls, or has heard of all frames and does not begin, the operator
+    /// Once the destination stalls, or has all frames and does not begin, the operator
     /// sets a timeout that is soon over. A timeout from the start could be over before the phase
     /// of the fault, on a slow host.
     fn request(&mut self) -> Option<OperatorRequest> {

@@ -89,7 +89,7 @@ struct Outcome {
     zeros: usize,
     /// Whether the final state of a fast landing is in place.
     landed: bool,
-    /// Whether the copy was started on the engine's word, and what the engine says of it.
+    /// Whether the copy was started by Start, and what the engine reports.
     started: (bool, Option<bool>),
     told: Vec<Event>,
 }
@@ -533,7 +533,7 @@ fn a_copy_that_is_not_started_is_named_to_the_operator() {
     }
 }
 
-/// It runs, so its pause is reported. Of its next reboot nobody would hear.
+/// It runs, so its pause is reported. Its next reboot would go unnoticed.
 #[test]
 fn a_guest_that_xenstored_does_not_know_to_run_is_named_to_the_operator() {
     for landing in LANDINGS {
@@ -572,7 +572,7 @@ fn a_copy_is_not_started_after_the_limit() {
 }
 
 /// xl there takes one guest at a time, so the wait is no failure. It ends with the attempt,
-/// and the operator hears what was waited for.
+/// and the report says what was waited for.
 #[test]
 fn a_destination_that_does_not_begin_is_named_at_the_end() {
     let plan = Plan::struck(LandingCase::HVM, Start, NeverArms);
@@ -659,7 +659,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         Cancel | Forgotten => &["cancelled", "the attempt was given up"],
         NeverSuspends => &[DID_NOT_SUSPEND],
         SuspendedByAnother => &["the guest is suspended already"],
-        ResumedByAnother => &["somebody has resumed the guest"],
+        ResumedByAnother => &["another program has resumed the guest"],
         // Xen's answer to any call for a guest that is gone.
         Destroyed => &["is gone", "No such process"],
         Grows => &["the guest has more memory"],

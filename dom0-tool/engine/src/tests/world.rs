@@ -129,7 +129,7 @@ pub enum Fault {
     NotStarted,
     /// The attempt is cancelled, and xenstored does not answer when the guest is resumed.
     Forgotten,
-    /// The engine is held up until the limit is over, as it hears that it may start the copy.
+    /// The engine is held up until the limit is over, when it gets permission to start the copy.
     HeldUp,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
     Shrinks,
@@ -185,7 +185,7 @@ pub struct World {
     pub held_up: Cell<Duration>,
     /// Whether the guest's QEMU runs.
     pub qemu_runs: Cell<bool>,
-    /// How often QEMU was told to log no more.
+    /// How often QEMU's log was switched off.
     pub log_ends: Cell<u32>,
     /// How often each of these happened.
     pub resumes: Cell<u32>,
@@ -194,7 +194,7 @@ pub struct World {
     pub placed: Cell<u32>,
     /// That number when the stopped guest's state was read.
     pub placed_when_saved: Cell<u32>,
-    /// How many lines of the stub's log were told while the guest ran, and how many from
+    /// How many lines of the stub's log were reported while the guest ran, and how many from
     /// the request to suspend on.
     pub logged: [Cell<u32>; 2],
     /// Whether the dirty log is on and the stub's domain exists.

@@ -191,7 +191,7 @@ struct Watched {
     socket: ControlSocket,
     title: String,
     status: Option<Status>,
-    heard: Instant,
+    last_message_at: Instant,
     /// The helper has sent something since the last connect.
     answered: bool,
     stage: Stage,
@@ -212,7 +212,7 @@ impl Watched {
             socket,
             title,
             status: None,
-            heard: Instant::now(),
+            last_message_at: Instant::now(),
             answered: false,
             stage: Stage::Live(line),
         }
@@ -241,7 +241,7 @@ impl Watched {
 
     fn take(&mut self, mut status: Status, name: Option<&String>) {
         status.name = name.cloned();
-        self.heard = Instant::now();
+        self.last_message_at = Instant::now();
         self.answered = true;
         let ending = status.ended.clone();
         self.status = Some(status);
@@ -291,7 +291,7 @@ impl Watched {
     }
 
     fn view(&self) -> View<'_> {
-        let silent = self.heard.elapsed();
+        let silent = self.last_message_at.elapsed();
         let runs = |status: &Status| matches!(status.phase, Phase::Preparing | Phase::Copying);
         let since = match &self.stage {
             Stage::Live(_) if self.status.as_ref().is_some_and(runs) => silent.as_millis() as u64,

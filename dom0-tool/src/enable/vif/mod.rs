@@ -167,7 +167,7 @@ impl Paths {
         let is_there = script.exists() && is_ours(&script)?;
         if before.is_none() && !is_there {
             return Ok(format!(
-                "There was nothing to undo: xl is not told of lull's {NAME}."
+                "There was nothing to undo: xl.conf does not name lull's {NAME}."
             ));
         }
         if let Some(before) = before {

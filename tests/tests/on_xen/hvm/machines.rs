@@ -40,7 +40,7 @@ pub fn without_pv_drivers(world: &mut World) -> Result<()> {
     world.bury_guest()
 }
 
-/// Returns an attempt that lands fast if the guest bears it.
+/// Returns an attempt that lands fast if the guest supports it.
 fn may_land_fast() -> Plan {
     Plan::direct().land("exec lull land")
 }
@@ -212,7 +212,7 @@ fn move_with_devices(
     Ok(())
 }
 
-/// Returns what QEMU tells of the guest's devices, without what differs from one QEMU to the
+/// Returns QEMU's description of the guest's devices, without what differs from one QEMU to the
 /// next: names of its own, the domid and the order of disks.
 fn devices(guest: &Guest) -> Result<String> {
     let domid = guest.domid()?;
