@@ -53,11 +53,11 @@ restarted:
   disks = \"trusted\"            # may be open on two hosts at once
   announce = \"none\"            # no RARP when it has landed on this host
 
-For each key the first that has it is heard: the command line, the guest's
-UUID, its name, the pattern that spells out most of it (of equals the upper
-one), the default.")]
+For each key the first of these that has it is used: the command line, the
+guest's UUID, its name, the pattern that spells out most of it (of several, the
+upper one), the default.")]
 pub enum Command {
-    /// Show what holds, and which line of the file says so
+    /// Show the limits that apply, and which line of the file sets them
     Show(Show),
 
     /// Set limits
@@ -73,8 +73,8 @@ pub enum Command {
 /// The options of `lull limits show`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lull limits show           # all that the file says
-  lull limits show web1      # what holds for one guest, here or elsewhere
+  lull limits show           # the whole file
+  lull limits show web1      # what applies to one guest, here or elsewhere
   lull limits show --json web1
 
 Exit codes: 0 shown; 2 the file cannot be understood.")]
@@ -90,7 +90,7 @@ pub struct Show {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Target {
-    /// For every guest that nothing narrower is said of
+    /// For every guest without a rule of its own or a pattern
     #[arg(long)]
     default: bool,
 
@@ -132,7 +132,7 @@ pub struct Set {
     )]
     timeout: Option<Limit>,
 
-    /// What is sent at most until the pause, or `none`
+    /// The bandwidth cap until the pause, or `none`
     #[arg(long, value_name = "RATE", value_parser = |text: &str| Key::Bandwidth.understand(text))]
     bandwidth: Option<Limit>,
 
@@ -161,7 +161,7 @@ pub struct Set {
 /// The options of `lull limits unset`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lull limits unset web1               # all that is said of it
+  lull limits unset web1               # all its limits
   lull limits unset --default --timeout
 
 Exit codes: 0 gone, also if it was not there; 2 not, and why.")]

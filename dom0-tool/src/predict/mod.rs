@@ -57,12 +57,12 @@ pub struct Options {
     /// The guest's name or number
     domain: String,
 
-    /// The destination: what the ledger and the newest record know of it
+    /// The destination, for the figures in the ledger and in the newest record
     #[arg(long, value_name = "HOST")]
     to: Option<String>,
 
-    /// What the link carries, instead of what the newest move there saw, or
-    /// the limit in /etc/lull.toml allows
+    /// The rate of the link, instead of the rate that the newest move there
+    /// measured, or the limit in /etc/lull.toml
     #[arg(long, value_name = "RATE")]
     bandwidth: Option<Rate>,
 

@@ -80,7 +80,7 @@ const LONGEST_COPY: u16 = 120;
 The probe guest does not come back: whoever receives a guest trusts its
 sender with root. Rehearse the other direction at the other host.
 
-Exit codes: 0 there, and measured; 2 wrong usage or host not ready, nothing was
+Exit codes: 0 moved, and measured; 2 wrong usage or host not ready, nothing was
   done; 5 cancelled; 6 the destination failed; 7 this host failed; 8 the
   probe guest could not be removed everywhere.")]
 pub struct Options {
@@ -88,14 +88,14 @@ pub struct Options {
     ///
     /// As many, on the same bridges and by the same scripts: most of a landing
     /// is the destination's work on them. Without it: one, on xl's default
-    /// bridge. Disks are never used; but where this guest's could not land fast,
-    /// nor does the probe guest.
+    /// bridge. The probe guest has no disk. If this guest's disks rule out a fast
+    /// landing, the probe guest lands the classic way, too.
     #[arg(long, value_name = "DOMAIN")]
     pub like: Option<String>,
 
     /// In which order the probe guest lands
     ///
-    /// What it takes is learned of that order only.
+    /// The figures apply only to landings in that order.
     #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
     pub landing: Wanted,
 
