@@ -38,7 +38,7 @@
 //! copy.
 //!
 //! The first connection decides: it carries all but Pages and Ping alone, and when it ends the
-//! landing does. A further one that ends is closed ([`door`]).
+//! landing does. A further one that ends is closed ([`join_socket`]).
 //!
 //! Greeting, Chosen and Joined are one line of JSON each, so text that a login shell prints before
 //! them does no harm. All other messages are the frames of [`channel`](lull_wire::channel).
@@ -52,9 +52,9 @@
 //! The source's end is with `lull migrate`, which starts this one over ssh.
 
 mod announce;
-pub mod door;
 pub mod incoming;
 mod inlet;
+pub mod join_socket;
 pub mod see_off;
 mod serve;
 mod waiting;
@@ -75,7 +75,7 @@ pub struct Options {
 /// Runs `lull land`, or hands its connection to another one.
 pub fn main(options: &Options) -> ExitCode {
     match options.join {
-        Some(token) => door::join(token),
+        Some(token) => join_socket::join(token),
         None => serve::main(),
     }
 }

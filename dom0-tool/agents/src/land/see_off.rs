@@ -51,7 +51,7 @@ const LANDED_UNSENT: u8 = b'u';
 pub struct Options {
     /// The token of the socket at which connections join, which is to be removed
     #[arg(long)]
-    door: Option<Token>,
+    join_socket: Option<Token>,
 }
 
 /// The end that `lull land` holds of the pipe to its guard.
@@ -67,13 +67,13 @@ impl SeeOff {
     ///
     /// # Errors
     /// When it cannot be started; no copy should be touched then.
-    pub(super) fn start(door: Option<Token>) -> io::Result<Self> {
-        let door = door.map(|token| format!("--door={token}"));
+    pub(super) fn start(join_socket: Option<Token>) -> io::Result<Self> {
+        let join_socket = join_socket.map(|token| format!("--join-socket={token}"));
         // The guard does not inherit standard output: a reader of `lull land`'s output must
         // not have to wait for the guard to end.
         let mut child = Command::new("/proc/self/exe")
             .arg(SUBCOMMAND)
-            .args(door)
+            .args(join_socket)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()?;
@@ -125,8 +125,8 @@ pub fn main(options: &Options) -> ExitCode {
     let mut copy = [0; Identity::BYTES];
     let mut land = io::stdin().lock();
     let named = land.read_exact(&mut copy);
-    if let Some(token) = options.door {
-        folder::remove(&Folder::default().door(token));
+    if let Some(token) = options.join_socket {
+        folder::remove(&Folder::default().join_socket(token));
     }
     if named.is_err() {
         return ExitCode::SUCCESS;

@@ -11,9 +11,9 @@ use lull_xen::REQUESTS;
 use rustix::event::{PollFd, PollFlags};
 use rustix::stdio::stdin;
 
-use super::door::{Door, Joined};
 use super::incoming::{Holder, NoQemu};
 use super::inlet::Inlet;
+use super::join_socket::{JoinSocket, Joined};
 use super::see_off::SeeOff;
 use super::waiting::{Compared, Complete, Finder, Identity, Tools, Unfit, Waiting};
 use lull_store::running::folder::{self, Folder};
@@ -69,18 +69,18 @@ pub fn main() -> ExitCode {
     drop(inherited_fd::foreign(&[]));
     hygiene::settle();
     // Without it, the source has to do with one connection.
-    let door = Door::open(&Folder::default());
-    let door = door.inspect_err(|error| {
+    let join_socket = JoinSocket::open(&Folder::default());
+    let join_socket = join_socket.inspect_err(|error| {
         eprintln!("lull land: no further connection can join: {error}");
     });
-    let door = door.ok();
-    let token = door.as_ref().map(Door::token);
+    let join_socket = join_socket.ok();
+    let token = join_socket.as_ref().map(JoinSocket::token);
     // This precedes the greeting: if it fails, the source uses a classic landing.
     let here = match ThisHost::open(token) {
         Ok(here) => here,
         Err(error) => {
             if let Some(token) = token {
-                folder::remove(&Folder::default().door(token));
+                folder::remove(&Folder::default().join_socket(token));
             }
             eprintln!("lull land: not ready to take a guest: {error}");
             return ExitCode::FAILURE;
@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
     };
     // Everything from here on is input from another host.
     confine::to_open_files(&REQUESTS);
-    let mut source = Source::new(stdin(), io::stdout(), door);
+    let mut source = Source::new(stdin(), io::stdout(), join_socket);
     let ended = serve(&mut source, here);
     let Err(end) = ended else {
         return ExitCode::SUCCESS;
@@ -130,12 +130,12 @@ struct ThisHost {
 }
 
 impl ThisHost {
-    /// `door` names the socket at which connections join.
-    fn open(door: Option<Token>) -> io::Result<Self> {
+    /// `join_socket` is the token of the socket at which connections join.
+    fn open(join_socket: Option<Token>) -> io::Result<Self> {
         Ok(Self {
             tools: Tools::open()?,
             finder: Finder::open()?,
-            see_off: SeeOff::start(door)?,
+            see_off: SeeOff::start(join_socket)?,
             holder: Holder::start()?,
             expected: None,
         })
@@ -184,13 +184,13 @@ fn serve<W: Write>(
     source: &mut Source<'_, W>,
     mut destination: impl Destination,
 ) -> Result<(), End> {
-    let greeting = Greeting::ours(source.door.as_ref().map(Door::token));
+    let greeting = Greeting::ours(source.join_socket.as_ref().map(JoinSocket::token));
     source.say(&json::line(&greeting)?)?;
     let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
         .map_err(|_| End::NoVersion)?;
     let edition = Edition::of(chosen.land).ok_or(End::NoVersion)?;
     if !edition.may_join() {
-        source.door = None;
+        source.join_socket = None;
     }
     // Nothing on this host is touched before the source names the copy. In an older edition
     // that may be hours later, because the source's first pass comes before it.
@@ -220,7 +220,7 @@ fn serve<W: Write>(
                 is_expected = true;
                 awaited = Some(copy);
                 // Whatever joins has done so.
-                source.door = None;
+                source.join_socket = None;
             }
             _ => return Err(End::OutOfTurn),
         }
@@ -230,7 +230,7 @@ fn serve<W: Write>(
         mut see_off,
         mut holder,
     } = attached;
-    source.door = None;
+    source.join_socket = None;
     if edition.landing().is_handshake_first() {
         waiting.hold()?;
     }
@@ -338,7 +338,7 @@ struct Ready {
     /// Which of the others the process that handed them over has left: it was killed.
     has_left: Vec<bool>,
     /// Whether a further connection waits to join.
-    door: bool,
+    join_socket: bool,
 }
 
 /// The connections to the source. Every read polls first, so the guest is checked while the
@@ -348,7 +348,7 @@ struct Source<'f, W> {
     to: W,
     inlet: Inlet,
     /// Where further connections join, while they may.
-    door: Option<Door>,
+    join_socket: Option<JoinSocket>,
     joined: Vec<Joined>,
     /// Which of the connections is read first, so that each gets its turn.
     turn: usize,
@@ -360,12 +360,12 @@ struct Source<'f, W> {
 }
 
 impl<'f, W: Write> Source<'f, W> {
-    const fn new(from: BorrowedFd<'f>, to: W, door: Option<Door>) -> Self {
+    const fn new(from: BorrowedFd<'f>, to: W, join_socket: Option<JoinSocket>) -> Self {
         Self {
             from,
             to,
             inlet: Inlet::of(TO_LAND_MAX),
-            door,
+            join_socket,
             joined: Vec::new(),
             turn: 0,
             last_bytes_at: None,
@@ -458,8 +458,8 @@ impl<'f, W: Write> Source<'f, W> {
                 self.joined.retain(|_| !has_left.next().unwrap_or(false));
                 continue;
             }
-            if let Some(door) = self.door.as_mut().filter(|_| ready.door) {
-                self.joined.extend(door.admit());
+            if let Some(join_socket) = self.join_socket.as_mut().filter(|_| ready.join_socket) {
+                self.joined.extend(join_socket.admit());
             }
             // One that has just joined has its turn the next time.
             let count = ready.connections.len();
@@ -538,7 +538,11 @@ impl<'f, W: Write> Source<'f, W> {
         let mut fds = vec![arrives(self.from)];
         fds.extend(self.joined.iter().map(|joined| arrives(joined.as_fd())));
         fds.extend(self.joined.iter().map(ends));
-        fds.extend(self.door.as_ref().map(|door| arrives(door.as_fd())));
+        fds.extend(
+            self.join_socket
+                .as_ref()
+                .map(|join_socket| arrives(join_socket.as_fd())),
+        );
         if !ready::wait(&mut fds, Some(longest))? {
             return Ok(None);
         }
@@ -547,7 +551,7 @@ impl<'f, W: Write> Source<'f, W> {
         Ok(Some(Ready {
             connections: ready.by_ref().take(1 + joined).collect(),
             has_left: ready.by_ref().take(joined).collect(),
-            door: ready.next().unwrap_or(false),
+            join_socket: ready.next().unwrap_or(false),
         }))
     }
 
@@ -596,7 +600,7 @@ mod tests {
 
     use lull_wire::channel::{self, SHARE_BYTES_MAX};
 
-    use super::super::door::hand_over;
+    use super::super::join_socket::send_connection;
     use super::*;
 
     const CHOSEN: &[u8] = b"{\"land\":2}\n";
@@ -709,17 +713,18 @@ mod tests {
     fn served_beside(chosen: &[u8], words: &[u8], closes: bool) -> (End, String) {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path().join("lull"));
-        let door = Door::open(&folder).unwrap();
+        let join_socket = JoinSocket::open(&folder).unwrap();
         let (from, mut joins) = pipe().unwrap();
         let (mut heard, to) = pipe().unwrap();
-        let stays = hand_over(&folder, door.token(), from.as_fd(), to.as_fd()).unwrap();
+        let stays =
+            send_connection(&folder, join_socket.token(), from.as_fd(), to.as_fd()).unwrap();
         drop((from, to));
         joins.write_all(words).unwrap();
         let (from, mut first) = pipe().unwrap();
         first.write_all(chosen).unwrap();
         first.write_all(&channel::ping()).unwrap();
         let first = (!closes).then_some(first);
-        let mut source = Source::new(from.as_fd(), Vec::new(), Some(door));
+        let mut source = Source::new(from.as_fd(), Vec::new(), Some(join_socket));
         let end = serve(&mut source, NeverBuilt(0)).unwrap_err();
         drop((source, stays, joins, first));
         let mut said = Vec::new();
@@ -764,14 +769,14 @@ mod tests {
     fn a_further_connection_that_ends_is_no_end() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path().join("lull"));
-        let door = Door::open(&folder).unwrap();
-        let token = door.token();
+        let join_socket = JoinSocket::open(&folder).unwrap();
+        let token = join_socket.token();
         let (from, mut first) = pipe().unwrap();
-        let mut source = Source::new(from.as_fd(), Vec::new(), Some(door));
+        let mut source = Source::new(from.as_fd(), Vec::new(), Some(join_socket));
         let join = || {
             let (from, joins) = pipe().unwrap();
             let (heard, to) = pipe().unwrap();
-            let stays = hand_over(&folder, token, from.as_fd(), to.as_fd()).unwrap();
+            let stays = send_connection(&folder, token, from.as_fd(), to.as_fd()).unwrap();
             (joins, heard, stays)
         };
         let one = join();

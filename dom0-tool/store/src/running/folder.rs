@@ -24,7 +24,7 @@ const CLAIM: &str = "log";
 const TAKEN: &str = "dom0-memory";
 
 /// The file name extension of the sockets at which connections join a `lull land`.
-const DOOR: &str = "land";
+const JOIN_SOCKET: &str = "land";
 
 /// The most files looked at, which is more than a host can have migrations.
 const MAX_ENTRIES: usize = 1024;
@@ -112,9 +112,9 @@ impl Folder {
     }
 
     /// The path of the socket at which connections join a `lull land`
-    /// (`land::door` of the agents).
-    pub fn door(&self, token: Token) -> PathBuf {
-        self.path.join(format!("{token}.{DOOR}"))
+    /// (`land::join_socket` of the agents).
+    pub fn join_socket(&self, token: Token) -> PathBuf {
+        self.path.join(format!("{token}.{JOIN_SOCKET}"))
     }
 
     /// The path of the note about what a process has taken from dom0's memory
@@ -164,7 +164,7 @@ impl Folder {
                 claim::remove_if_free(&path);
                 continue;
             }
-            if let Some(token) = door(&path) {
+            if let Some(token) = join_socket(&path) {
                 if !processes::is_lulls(token.process) {
                     remove(&path);
                 }
@@ -207,11 +207,11 @@ fn is_claim(path: &Path) -> bool {
     parts.is_some_and(|(domid, kind)| domid.parse::<DomId>().is_ok() && kind == CLAIM)
 }
 
-/// The token in the path of a door.
-fn door(path: &Path) -> Option<Token> {
+/// The token in the path of such a socket.
+fn join_socket(path: &Path) -> Option<Token> {
     let name = path.file_name()?.to_str()?;
     let (token, kind) = name.rsplit_once('.')?;
-    token.parse().ok().filter(|_| kind == DOOR)
+    token.parse().ok().filter(|_| kind == JOIN_SOCKET)
 }
 
 /// Removes a socket if it exists.
