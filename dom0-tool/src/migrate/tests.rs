@@ -243,9 +243,9 @@ exit 1"#
         attempt(&script).paragraph
     };
     let over = paragraph(8_000);
-    let told =
+    let expected =
         "A pause in vain was 8,000 ms, longer than the limit of 2,000 ms: please report this.";
-    assert!(over.contains(told), "{over}");
+    assert!(over.contains(expected), "{over}");
     let within = paragraph(2_000);
     assert!(within.contains("paused for 2,000 ms in vain"), "{within}");
     assert!(!within.contains("longer than"), "{within}");
@@ -499,7 +499,7 @@ fn a_helper_that_dies_without_a_word_is_the_sources_fault() {
 /// The guest may have stopped, and the guard may have resumed it.
 #[test]
 fn a_pause_that_was_not_measured_is_not_denied() {
-    for (asked, told) in [
+    for (asked, expected) in [
         (":", "It was never paused, and what"),
         (
             r#"say "$round""#,
@@ -512,7 +512,7 @@ fn a_pause_that_was_not_measured_is_not_denied() {
     ] {
         let run = attempt(&format!(r#"say "$started"; {asked}; exit 1"#));
         assert_eq!(run.outcome, Outcome::SourceFailed);
-        assert!(run.paragraph.contains(told), "{}", run.paragraph);
+        assert!(run.paragraph.contains(expected), "{}", run.paragraph);
     }
 }
 

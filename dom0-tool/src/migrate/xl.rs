@@ -247,14 +247,14 @@ mod tests {
                 claim: None,
                 begun: 0,
             };
-            let told = plan.arguments().contains(&"-p".into());
-            assert_eq!(told, option, "{line} {machine:?} {landing:?}");
+            let passes_p = plan.arguments().contains(&"-p".into());
+            assert_eq!(passes_p, option, "{line} {machine:?} {landing:?}");
             let spec = plan.spec();
             assert_eq!(
                 spec.copy_paused, copy_paused,
                 "{line} {machine:?} {landing:?}"
             );
-            assert!(!copy_paused || told, "{line}");
+            assert!(!copy_paused || passes_p, "{line}");
         }
     }
 }

@@ -192,10 +192,10 @@ fn doctor(pair: &mut Pair<'_>) -> Result<()> {
         vif: false,
         ..named(guest.name())
     })?;
-    let told = here.run(&format!("lull doctor {name}"))?;
+    let output = here.run(&format!("lull doctor {name}"))?;
     ensure!(
-        told.stdout.contains("has a guest of that name already"),
-        "{told:?}"
+        output.stdout.contains("has a guest of that name already"),
+        "{output:?}"
     );
     // The destination refuses the guest only after everything has been sent.
     let before = guest.status()?;

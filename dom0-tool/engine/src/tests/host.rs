@@ -46,7 +46,7 @@ pub struct FakeHost<'w> {
     /// Since when the guest's QEMU is being stopped.
     stopping: Option<Instant>,
     /// What was reported.
-    pub told: Vec<Event>,
+    pub reported: Vec<Event>,
 }
 
 impl<'w> FakeHost<'w> {
@@ -63,7 +63,7 @@ impl<'w> FakeHost<'w> {
             started_there: None,
             devices: Devices(world),
             stopping: None,
-            told: Vec::new(),
+            reported: Vec::new(),
         }
     }
 }
@@ -205,7 +205,7 @@ impl Host for FakeHost<'_> {
             let lines = &self.world.logged[usize::from(pausing)];
             lines.set(lines.get() + 1);
         }
-        self.told.push(event);
+        self.reported.push(event);
     }
 
     fn first_pass_done(&mut self) -> io::Result<()> {

@@ -91,12 +91,12 @@ struct Outcome {
     landed: bool,
     /// Whether the copy was started by Start, and what the engine reports.
     started: (bool, Option<bool>),
-    told: Vec<Event>,
+    reported: Vec<Event>,
 }
 
 fn migrate(plan: Plan, log: &StubLog) -> Outcome {
     let world = World::new(plan.landing, plan.strike);
-    let (how, reason, destination, told) = {
+    let (how, reason, destination, reported) = {
         let (destination, connections) = Destination::new(&world);
         let mut host = FakeHost::new(&world, destination);
         let costs = FixedCosts {
@@ -173,7 +173,7 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
                 destination.landed,
                 (destination.started, host.started_there),
             ),
-            host.told,
+            host.reported,
         )
     };
     let ((copy, zeros), landed, started) = destination;
@@ -185,7 +185,7 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
         zeros,
         landed,
         started,
-        told,
+        reported,
     }
 }
 
@@ -194,11 +194,11 @@ impl Outcome {
     fn judge(&self, plan: Plan) {
         let Self { world, .. } = self;
         let ended = self
-            .told
+            .reported
             .iter()
             .filter(|event| matches!(event, Event::Ended(_)));
         assert_eq!(ended.count(), 1, "{plan:?}: ends reported");
-        let said = match self.told.last() {
+        let said = match self.reported.last() {
             Some(Event::Ended(ended)) => ended.how,
             other => panic!("{plan:?}: the last event is {other:?}"),
         };
@@ -257,7 +257,10 @@ impl Outcome {
             // `lull migrate` would resume it otherwise.
             let asked =
                 |event: &Event| matches!(event, Event::Round(round) if round.decision == "suspend");
-            assert!(!self.told.iter().any(asked), "{plan:?}: said to be asked");
+            assert!(
+                !self.reported.iter().any(asked),
+                "{plan:?}: said to be asked"
+            );
         }
         assert!(!self.reason.is_empty(), "{plan:?}: no reason");
     }
@@ -390,7 +393,7 @@ fn a_further_connection_that_breaks_in_any_phase_costs_nothing_but_itself() {
                     assert_eq!(ended, How::StreamComplete, "{plan:?}: {reason}");
                     assert_eq!(outcome.world.resumes.get(), 0, "{plan:?}");
                     let left: Vec<u8> = outcome
-                        .told
+                        .reported
                         .iter()
                         .filter_map(|event| match event {
                             Event::ConnectionLost(lost) => Some(lost.left),
@@ -429,7 +432,7 @@ fn what_a_broken_connection_carried_is_sent_again_and_never_used_late() {
         outcome.judge(plan);
         assert_eq!(outcome.how, How::StreamComplete, "{plan:?}");
         let lost = |event: &&Event| matches!(event, Event::ConnectionLost(_));
-        assert_eq!(outcome.told.iter().filter(lost).count(), 1, "{plan:?}");
+        assert_eq!(outcome.reported.iter().filter(lost).count(), 1, "{plan:?}");
     }
 }
 
@@ -452,8 +455,8 @@ fn zero_pages_are_no_bytes_in_the_report() {
     let plan = Plan::of(LandingCase::THIN);
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
-    let Some(Event::Ended(ended)) = outcome.told.last() else {
-        panic!("{:?}", outcome.told);
+    let Some(Event::Ended(ended)) = outcome.reported.last() else {
+        panic!("{:?}", outcome.reported);
     };
     let pages = ended.bytes_sent - ended.pages_sent * PAGE as u64;
     assert!(outcome.zeros > 100, "{}", outcome.zeros);
@@ -525,11 +528,15 @@ fn a_copy_that_is_not_started_is_named_to_the_operator() {
         assert_eq!(outcome.how, How::StreamComplete, "{}", outcome.reason);
         assert_eq!(outcome.started, (false, Some(false)));
         assert_eq!(outcome.world.guest.get(), Guest::Suspended);
-        let is_told = |event: &Event| {
+        let is_reported = |event: &Event| {
             let words = destination::NOT_STARTED;
             matches!(event, Event::Log(log) if log.level == "error" && log.text.contains(words))
         };
-        assert!(outcome.told.iter().any(is_told), "{:?}", outcome.told);
+        assert!(
+            outcome.reported.iter().any(is_reported),
+            "{:?}",
+            outcome.reported
+        );
     }
 }
 
@@ -541,16 +548,16 @@ fn a_guest_that_xenstored_does_not_know_to_run_is_named_to_the_operator() {
         let outcome = migrate(plan, &StubLog::new().unwrap());
         outcome.judge(plan);
         assert_eq!(outcome.how, How::Cancelled, "{plan:?}: {}", outcome.reason);
-        let is_told = |event: &Event| {
+        let is_reported = |event: &Event| {
             let words = lull_xen::domain::UNKNOWN;
             matches!(event, Event::Log(log) if log.level == "error" && log.text.contains(words))
         };
-        assert!(outcome.told.iter().any(is_told), "{plan:?}");
+        assert!(outcome.reported.iter().any(is_reported), "{plan:?}");
         let paused = |event: &Event| match event {
             Event::Ended(ended) => ended.refused_pause_ms,
             _ => None,
         };
-        assert!(outcome.told.iter().any(|event| paused(event).is_some()));
+        assert!(outcome.reported.iter().any(|event| paused(event).is_some()));
     }
 }
 
@@ -578,7 +585,7 @@ fn a_destination_that_does_not_begin_is_named_at_the_end() {
     let plan = Plan::struck(LandingCase::HVM, Start, NeverArms);
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
-    let advice = match outcome.told.last() {
+    let advice = match outcome.reported.last() {
         Some(Event::Ended(ended)) => &ended.advice,
         other => panic!("the last event is {other:?}"),
     };
@@ -695,12 +702,12 @@ fn an_undisturbed_guest_moves_whole() {
             );
             assert_eq!(outcome.world.resumes.get(), 0, "{plan:?}");
             assert_eq!(outcome.zeros > 0, landing.is_thin(), "{plan:?}");
-            let told = outcome.told.iter().find_map(|event| match event {
+            let reported = outcome.reported.iter().find_map(|event| match event {
                 Event::Started(started) => Some(started.connections),
                 _ => None,
             });
             let connections = landing.is_fast().then_some(1 + landing.further());
-            assert_eq!(told, Some(connections), "{plan:?}");
+            assert_eq!(reported, Some(connections), "{plan:?}");
         }
     }
 }
@@ -755,7 +762,7 @@ fn a_request_that_the_guest_ignores_is_taken_back_within_the_limit() {
         "{}",
         outcome.reason
     );
-    let at = |wanted: fn(&Event) -> Option<u64>| outcome.told.iter().rev().find_map(wanted);
+    let at = |wanted: fn(&Event) -> Option<u64>| outcome.reported.iter().rev().find_map(wanted);
     let asked = at(|event| match event {
         Event::Round(round) if round.decision == "suspend" => Some(round.at_ms),
         _ => None,
@@ -808,7 +815,7 @@ fn a_pause_that_does_not_end_is_given_up_within_the_limit() {
                     outcome.judge(plan);
                     assert_eq!(outcome.how, how, "{plan:?}: {}", outcome.reason);
                     assert!(outcome.world.resumes.get() >= 1, "{plan:?}");
-                    let pauses = outcome.told.iter().filter_map(|event| match event {
+                    let pauses = outcome.reported.iter().filter_map(|event| match event {
                         Event::RanOn(ran_on) => Some(ran_on.pause_ms),
                         Event::Ended(ended) => ended.refused_pause_ms,
                         _ => None,

@@ -26,7 +26,7 @@ pub struct Lines<W> {
     to: W,
     json: bool,
     closed: bool,
-    told: HashMap<ControlSocket, Shown>,
+    shown: HashMap<ControlSocket, Shown>,
 }
 
 /// What was last reported of one migration.
@@ -54,7 +54,7 @@ impl<W: Write> Lines<W> {
             to,
             json,
             closed: false,
-            told: HashMap::new(),
+            shown: HashMap::new(),
         }
     }
 
@@ -66,7 +66,7 @@ impl<W: Write> Lines<W> {
     /// Reports a change, unless the last line is too recent.
     pub fn tell(&mut self, view: &View<'_>) {
         if let Some(last) = view.last {
-            self.told.remove(view.socket);
+            self.shown.remove(view.socket);
             let line = if self.json {
                 outcome(view, last)
             } else {
@@ -79,15 +79,15 @@ impl<W: Write> Lines<W> {
             return self.line(&as_json(status.clone()));
         }
         if self
-            .told
+            .shown
             .get(view.socket)
-            .is_none_or(|told| told.is_due(status))
+            .is_none_or(|shown| shown.is_due(status))
         {
-            let told = Shown {
+            let shown = Shown {
                 at: Instant::now(),
                 status: status.clone(),
             };
-            self.told.insert(view.socket.clone(), told);
+            self.shown.insert(view.socket.clone(), shown);
             self.line(&in_words(view, status));
         }
     }

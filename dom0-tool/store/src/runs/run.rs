@@ -160,11 +160,11 @@ impl Run {
 
     /// The observed pause, in milliseconds.
     pub fn observed_ms(&self) -> Option<u64> {
-        let told = self
+        let reported = self
             .result
             .as_ref()
             .map(|result| result.observed_downtime_ms);
-        told.unwrap_or_else(|| self.observed.refused_pause_ms())
+        reported.unwrap_or_else(|| self.observed.refused_pause_ms())
     }
 
     /// Why the attempt did not move the guest, and what to do; may be empty.
