@@ -209,7 +209,7 @@ impl Checked {
                 assert!(pages > 0);
                 self.left = pages;
                 self.rounds = round + 1;
-                // One round goes on beside the handover, and one may follow it.
+                // One round is sent during the handover, and one may follow it.
                 let more = if self.config.hands_over { 2 } else { 0 };
                 assert!(self.rounds <= WithinLimit::MAX_ROUNDS + more);
             }

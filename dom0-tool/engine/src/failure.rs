@@ -69,7 +69,7 @@ pub enum Failure {
     OutOfTime,
     #[error("its QEMU cannot be made to log what it writes into the guest's memory: {0}")]
     DevicesNotLogged(io::Error),
-    /// QEMU was asked to stop and to save its state, in vain.
+    /// QEMU was asked to stop and to save its state, and did not.
     /// With a clause that says why, if that is known.
     #[error("the guest's QEMU could not be stopped and its state saved{}", because(.0))]
     DevicesNotSaved(String),

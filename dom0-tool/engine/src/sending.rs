@@ -135,7 +135,7 @@ impl Session<'_> {
                 }
                 Received::Sent(slot) => self.sent(slot)?,
                 Received::Noted => {}
-                // What was learned of the link is of more connections than are left.
+                // The learned rate of the link belongs to more connections than are left.
                 Received::Narrowed if self.peer.has_room() => {
                     self.peer.tell(self.now(), Event::PathChanged)?;
                 }

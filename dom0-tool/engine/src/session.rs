@@ -74,7 +74,7 @@ pub(super) struct Session<'s> {
     pub(super) held_back: bool,
     pub(super) standstill: Standstill,
     pub(super) pause: Option<Pause>,
-    /// What the other processes have said so far.
+    /// The messages of the other processes so far.
     pub(super) news: News,
     pub(super) cancel_told: bool,
     /// The machine knows that xl's handshake is over.
@@ -372,8 +372,8 @@ impl<'s> Session<'s> {
         Ok(self.peer.tell(self.now(), begin)?)
     }
 
-    /// Hears the processes that take part in the attempt. READY has its turn: a destination
-    /// that does not have the first pass yet cannot be ready.
+    /// Reads the messages of the attempt's other processes. READY must come in its turn: a
+    /// destination that does not have the first pass yet cannot be ready.
     pub(super) fn hear_others(&mut self) -> Result<(), Failure> {
         self.news = self.host.poll().doing("the attempt cannot go on")?;
         if let Some(why) = self.news.hung_up {

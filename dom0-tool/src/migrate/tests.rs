@@ -688,7 +688,7 @@ fn a_destination_that_is_late_is_refused_and_the_pause_told() {
     learned_from_lateness(&run.ledger);
 }
 
-/// Without this, the next attempt would make the same promise again.
+/// Without this, the next attempt would predict the same pause again.
 fn learned_from_lateness(known: &Known) {
     assert_eq!(known.landings, 1);
     // The time until the refusal, and the assumed remainder.

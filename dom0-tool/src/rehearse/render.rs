@@ -89,7 +89,7 @@ impl Rehearsed {
     /// The exit code of the command.
     pub fn code(&self) -> u8 {
         match &self.left {
-            // The operator was told before the rehearsal began.
+            // The message was printed before the rehearsal began.
             Left::There(_) if !self.takes_commands => self.outcome.code(),
             Left::Here(_) | Left::There(_) => Outcome::Unknown.code(),
             Left::Nothing => self.outcome.code(),

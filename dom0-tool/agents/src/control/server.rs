@@ -5,7 +5,7 @@
 //! bounded number of system calls whatever the clients do. Each client is read at most once
 //! every [`GAP`]. A line is never longer than [`MAX_LINE_BYTES`]. A watching client gets a new
 //! snapshot only after it has read the one before. A client that sends an invalid line, or
-//! takes too long, is dropped. When all places are taken, a new client replaces the slowest
+//! takes too long, is dropped. When all slots are taken, a new client replaces the slowest
 //! one, so that `cancel` always gets through.
 
 use std::io::{self, Read, Write};

@@ -39,7 +39,7 @@ pub enum Over {
     /// A migration.
     Move,
     /// The sampling of a guest's dirty log, and nothing else: the guest may be
-    /// suspended by somebody else.
+    /// suspended by another program.
     Sampling,
 }
 

@@ -11,7 +11,7 @@
 //! answered late.
 //!
 //! xl's handshake takes place while the guest still runs: the machine says when, and another
-//! round goes on beside it. At the end `lull land` starts the copy when the
+//! round is sent meanwhile. At the end `lull land` starts the copy when the
 //! engine sends Start (`starting`). An older lull at the destination does not know Start:
 //! there the handshake follows once everything is in place.
 //!

@@ -92,7 +92,7 @@ fn depopulated_frames_are_sent_while_nothing_is_under_way_elsewhere() {
 }
 
 /// A guest under a limit is not stopped meanwhile: the rest would be sent in its pause.
-/// Its number of pages has long come to rest.
+/// Its number of pages no longer changes.
 #[test]
 fn a_guest_that_gave_back_much_is_unsettled_until_the_destination_knows() {
     const FRAMES: u64 = 60_000;

@@ -158,7 +158,7 @@ impl Further {
         std::mem::take(&mut self.narrowed).then_some(Received::Narrowed)
     }
 
-    /// Asks each connection that has been silent for a sign of life.
+    /// Sends a ping over each connection that has been silent.
     pub fn feel_pulses(&mut self) {
         if self.is_over {
             return;

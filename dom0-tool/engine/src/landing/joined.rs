@@ -88,7 +88,7 @@ impl Share {
 pub enum LandMessage {
     /// The oldest share is in place.
     Applied(Share),
-    /// A sign of life.
+    /// The answer to a ping.
     Pong,
 }
 
@@ -191,7 +191,7 @@ impl Joined {
         }
     }
 
-    /// Asks for a sign of life if the connection has been silent.
+    /// Sends a ping if the connection has been silent.
     ///
     /// # Errors
     /// When it is lost.

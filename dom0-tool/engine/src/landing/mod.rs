@@ -50,7 +50,7 @@ pub struct Means<'a> {
     pub sink: &'a mut Sink,
     /// The process that hosts the engine.
     pub host: &'a mut dyn Host,
-    /// What the other processes have said so far.
+    /// The messages of the other processes so far.
     pub news: News,
 }
 

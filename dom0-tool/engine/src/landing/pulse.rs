@@ -1,4 +1,4 @@
-//! Whether the other end of a silent connection is still there.
+//! Finds out whether the other end of a silent connection still answers.
 
 use std::time::Instant;
 

@@ -58,7 +58,8 @@ impl Folder {
         Self { path: path.into() }
     }
 
-    /// Creates the folder for this user only, and clears it away. Returns the path for a new socket.
+    /// Creates the folder for this user only, and removes what dead processes left in it.
+    /// Returns the path for a new socket.
     ///
     /// # Errors
     /// When the folder cannot be created, or is not ours alone.
