@@ -94,7 +94,7 @@ fn until_nobody_moves(domid: DomId, name: &str) -> anyhow::Result<Option<Claim>>
     match Claim::wait_idle(&folder, domid) {
         Ok(LockResult::Acquired(claim)) => Ok(Some(claim)),
         Ok(LockResult::Busy) => Err(still("another lull has its dirty log")),
-        // Where there can be no lock, nobody holds one.
+        // Without a folder for locks, no process holds one.
         Err(_) => Ok(None),
     }
 }

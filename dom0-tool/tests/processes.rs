@@ -1,4 +1,4 @@
-//! Checks processes that nobody starts by hand, by their state in the kernel: they are
+//! Checks processes that are not started by hand, by their state in the kernel: they are
 //! confined, they keep nothing that they were not given, and a guard outlives signals. The
 //! save helper is also run without a Xen, to see what it says then.
 

@@ -353,7 +353,7 @@ impl Report<'_> {
             {
                 let guest = &self.guest.name;
                 Some(format!(
-                    "If only the connection broke, {host} may keep a paused copy that nobody will start: look there with `xl list`, then `xl destroy {guest}--incoming`."
+                    "If only the connection broke, {host} may keep a paused copy that will never be started: look there with `xl list`, then `xl destroy {guest}--incoming`."
                 ))
             }
             _ => None,

@@ -77,8 +77,8 @@ const LONGEST_COPY: u16 = 120;
   lull rehearse --like web1 host2
   lull rehearse --landing classic host2     as a guest lands by xl and virsh
 
-The probe guest does not come back: whoever receives a guest trusts its
-sender with root. Rehearse the other direction at the other host.
+The probe guest does not come back: a host that receives a guest gives its
+sender root's rights. Rehearse the other direction at the other host.
 
 Exit codes: 0 moved, and measured; 2 wrong usage or host not ready, nothing was
   done; 5 cancelled; 6 the destination failed; 7 this host failed; 8 the

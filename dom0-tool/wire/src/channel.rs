@@ -183,7 +183,7 @@ pub struct Chosen {
 pub struct Token {
     /// The process number of that `lull land`.
     pub process: u32,
-    /// Random bits, which nobody else can guess.
+    /// Random bits, which no other process can guess.
     pub secret: u128,
 }
 

@@ -303,7 +303,7 @@ fn cut_at<T>(
     Ok((ended?, seen))
 }
 
-/// The link is cut when GO is sent, so nobody knows whether the destination received it.
+/// The link is cut when GO is sent, so it is not known whether the destination received it.
 /// Nothing is destroyed, and a person decides.
 fn cut_at_go(pair: &mut Pair<'_>) -> Result<()> {
     let guest = guest(pair)?;
