@@ -194,8 +194,12 @@ pub fn line(
 ///
 /// # Errors
 /// The complete message of the refusal; or [`Enough`].
-pub fn admit(remote: &RemoteShell, heard: Received, patience: &Patience<'_>) -> anyhow::Result<()> {
-    let there = match heard {
+pub fn admit(
+    remote: &RemoteShell,
+    received: Received,
+    patience: &Patience<'_>,
+) -> anyhow::Result<()> {
+    let there = match received {
         Received::Xen(release) => Some(release),
         Received::NotAsked if remote.takes_commands() => {
             ask(&remote.without_a_terminal(), patience)?
@@ -315,13 +319,13 @@ mod tests {
     fn the_answer_is_found_behind_what_a_shell_says() {
         let inbox = Inbox::new();
         let patience = Patience::new(&inbox, None);
-        let heard = |script: &str| asked(script, &patience).unwrap();
+        let received = |script: &str| asked(script, &patience).unwrap();
         assert_eq!(
-            heard("echo welcome; printf hello; printf '\\nlull: xen 4.18\\nmore\\n'"),
+            received("echo welcome; printf hello; printf '\\nlull: xen 4.18\\nmore\\n'"),
             Some(xen(18))
         );
         // The question runs as it stands; no Xen runs on this host.
-        let said = heard("shift; sh -c \"$*\" | sed 's/^lull: xen [.]$/lull: xen 4.19/'");
+        let said = received("shift; sh -c \"$*\" | sed 's/^lull: xen [.]$/lull: xen 4.19/'");
         assert_eq!(said, Some(xen(19)));
     }
 

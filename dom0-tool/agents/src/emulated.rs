@@ -497,7 +497,7 @@ mod tests {
     fn qemus_words_arrive_bounded_and_without_what_a_terminal_obeys() {
         // Whole characters only.
         let most = format!("refuses: {}", "\u{20ac}".repeat((255 - 9) / 3));
-        for (said, heard) in [
+        for (said, received) in [
             ("no lock\u{1b}[2J\n".to_owned(), "refuses: no lock[2J"),
             ("\u{20ac}".repeat(200), most.as_str()),
         ] {
@@ -505,7 +505,7 @@ mod tests {
             for order in [Order::Run, Order::Save] {
                 let answer = proxy.ask(order);
                 assert_eq!(answer.devices, Devices::Refused);
-                assert_eq!(answer.words, heard);
+                assert_eq!(answer.words, received);
             }
         }
         let gone: Result<(), QmpError> = Err(QmpError::Gone);

@@ -122,9 +122,9 @@ impl Session<'_> {
 
     /// Handles all answers of the destination that have arrived.
     pub(super) fn recv_landing(&mut self) -> Result<(), Failure> {
-        let mut heard = false;
+        let mut received = false;
         while let Some(answer) = self.landing.recv()? {
-            heard = true;
+            received = true;
             match answer {
                 // Round 0 takes the new connection, as all others do.
                 Received::Open if self.peer.machine().state() == State::Waiting => self.begin()?,
@@ -143,7 +143,7 @@ impl Session<'_> {
                 Received::Landed | Received::Started => break,
             }
         }
-        match heard {
+        match received {
             true => self.notify(),
             false => Ok(()),
         }

@@ -96,7 +96,7 @@ impl Connection {
         let helper = self.socket.helper;
         let asked = self.say(request).map(|()| self.recv(TIMEOUT));
         match asked {
-            Ok(heard) => match heard? {
+            Ok(received) => match received? {
                 Received::Answer(answer) => Ok(answer),
                 Received::Nothing => bail!(
                     "the helper, process {helper}, has not answered for {} s",

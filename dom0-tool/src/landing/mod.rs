@@ -64,28 +64,28 @@ pub fn choose(
         let why = "`--landing classic` asks for it".into();
         return Ok((Choice::Classic(why), Received::NotAsked));
     }
-    let (why, heard) = match receiver(options, guest, machine, trust) {
+    let (why, received) = match receiver(options, guest, machine, trust) {
         Ok(to_land) => {
-            let (command, heard) = to_land.first();
+            let (command, received) = to_land.first();
             let called = Call::make(command, patience);
-            let heard = match heard {
-                Received::NotAsked => heard,
+            let received = match received {
+                Received::NotAsked => received,
                 _ => called.xen.into(),
             };
             match called.land {
                 Ok(call) if machine == Machine::Emulated && !call.edition().takes_devices() => {
                     call.end();
-                    (emulated::TOO_OLD.to_owned(), heard)
+                    (emulated::TOO_OLD.to_owned(), received)
                 }
                 Ok(mut call) => match to_land.widen(&mut call, options, patience) {
-                    Ok(why) => return Ok((Choice::Fast(call, why), heard)),
+                    Ok(why) => return Ok((Choice::Fast(call, why), received)),
                     Err(enough) => {
                         call.end();
                         return Err(enough.into());
                     }
                 },
                 Err(NoLand::Enough(enough)) => return Err(enough.into()),
-                Err(error) => (error.to_string(), heard),
+                Err(error) => (error.to_string(), received),
             }
         }
         Err(why) => (why, Received::NotAsked),
@@ -97,7 +97,7 @@ pub fn choose(
             options.host
         );
     }
-    Ok((Choice::Classic(why), heard))
+    Ok((Choice::Classic(why), received))
 }
 
 /// How `lull land` is started at the destination.

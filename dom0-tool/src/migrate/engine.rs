@@ -77,7 +77,7 @@ impl Engine {
         ) {
             fcntl_setfd(fd, FdFlags::empty())?;
         }
-        let claim = plan.claim.map(Claim::hand_down).transpose()?;
+        let claim = plan.claim.map(Claim::for_child).transpose()?;
         if let Some(claim) = &claim {
             fcntl_setfd(claim, FdFlags::empty())?;
         }

@@ -252,7 +252,7 @@ fn move_guest(
     // none is lost between the two.
     let again = Inbox::new();
     again.recv_signals().context("signals cannot be caught")?;
-    let mut heard = &inbox;
+    let mut received = &inbox;
     let mut options = options.clone();
     let attempted = loop {
         let plan = xl::Plan {
@@ -266,7 +266,7 @@ fn move_guest(
             claim: held.claim.as_ref(),
             begun,
         };
-        let attempted = attempt::run(&plan, call.take(), heard, &mut watcher);
+        let attempted = attempt::run(&plan, call.take(), received, &mut watcher);
         let attempted = attempted.context("xl could not be started")?;
         let Some(why) = classic_instead(&options, landing, &attempted) else {
             break attempted;
@@ -299,7 +299,7 @@ fn move_guest(
         options = options_as_set(options, &attempted.observed);
         watcher = Watcher::new(&options);
         watcher.record(guest, &options.host);
-        heard = &again;
+        received = &again;
         landing = Landing::Classic;
         known = look_up(landing, &watcher);
         if let Err((outcome, enough)) = may_follow(&again, &options, begun) {
@@ -467,9 +467,9 @@ fn ask_the_destination(
     trust: Trust,
     patience: &Patience<'_>,
 ) -> anyhow::Result<Choice> {
-    let (choice, heard) = choose(options, guest, machine, trust, patience)?;
+    let (choice, received) = choose(options, guest, machine, trust, patience)?;
     let remote = RemoteShell::new(options.ssh.as_deref(), &options.host);
-    match (admit(&remote, heard, patience), choice) {
+    match (admit(&remote, received, patience), choice) {
         (Ok(()), choice) => Ok(choice),
         (Err(error), Choice::Fast(call, _)) => {
             call.end();

@@ -100,7 +100,7 @@ impl Plan<'_> {
         };
         inherited_fds.push((transport::WORDS_FD, write_end_there.into()));
         if let Some(claim) = self.claim {
-            inherited_fds.push((CLAIM_FD, claim.hand_down()?));
+            inherited_fds.push((CLAIM_FD, claim.for_child()?));
         }
 
         let mut command = ignoring_tty_signals(self.xl);

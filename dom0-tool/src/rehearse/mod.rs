@@ -394,14 +394,14 @@ impl Rehearsal {
     /// Clears the destination first: if both hosts are the same, clearing it would
     /// otherwise find the guest that is here.
     fn clear(&self, workdir: Workdir, xl: &Path, rehearsed: &mut Rehearsed) {
-        let there = match rehearsed.was_heard_there {
+        let there = match rehearsed.has_reported_there {
             true => workdir.probe_guest().clear_there(),
             false => Ok(()),
         };
         // If the destination takes no commands, the next rehearsal could not do more
         // either.
         let done = there.is_ok() || !self.remote.takes_commands();
-        let here = workdir.leave(xl, done);
+        let here = workdir.clean_up(xl, done);
         rehearsed.left = match (here, there) {
             (Err(error), _) => Left::Here(format!("{error:#}")),
             (Ok(_), Ok(())) => Left::Nothing,

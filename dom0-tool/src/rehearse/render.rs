@@ -27,7 +27,7 @@ pub struct Rehearsed {
     /// The kind of landing, completed or attempted; `None` before it was chosen.
     pub order: Option<Landing>,
     /// A receiver answered at the destination, so it may have created a guest.
-    pub was_heard_there: bool,
+    pub has_reported_there: bool,
     /// The destination takes commands, so what is left there can be removed.
     pub takes_commands: bool,
     /// What is left of the probe guest.
@@ -56,7 +56,7 @@ impl Rehearsed {
             parts: PauseParts::default(),
             landing: None,
             order: None,
-            was_heard_there: false,
+            has_reported_there: false,
             takes_commands,
             left: Left::Nothing,
         }
@@ -78,7 +78,7 @@ impl Rehearsed {
         self.there = Some(took);
         self.parts = observed.observed_parts().unwrap_or_default();
         self.landing = observed.landing_split();
-        self.was_heard_there = observed.helper == HelperSeen::Begun;
+        self.has_reported_there = observed.helper == HelperSeen::Begun;
     }
 
     /// Whether the landing there is now known.

@@ -129,7 +129,7 @@ impl Workdir {
     /// # Errors
     /// What could not be removed on this host. The record stays too, so that the next
     /// rehearsal tries again.
-    pub fn leave(self, xl: &Path, done_there: bool) -> anyhow::Result<usize> {
+    pub fn clean_up(self, xl: &Path, done_there: bool) -> anyhow::Result<usize> {
         let cleared = self.probe_guest.clear_here(xl)?;
         if done_there {
             write(&self.record, None)?;

@@ -899,8 +899,8 @@ mod tests {
                 prop_assert!(body.len() <= FROM_LAND_MAX);
                 let read = FromLand::decode(kind, body).unwrap();
                 match (&answer, &read) {
-                    (FromLand::Failed(said), FromLand::Failed(heard)) => {
-                        prop_assert!(printable(said).starts_with(heard.as_str()));
+                    (FromLand::Failed(said), FromLand::Failed(received)) => {
+                        prop_assert!(printable(said).starts_with(received.as_str()));
                     }
                     _ => prop_assert_eq!(answer, read),
                 }

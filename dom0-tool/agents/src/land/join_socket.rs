@@ -223,9 +223,9 @@ mod tests {
     /// Lets a connection join. Returns the source's ends.
     fn join(folder: &Folder, token: Token) -> io::Result<(PipeWriter, PipeReader, UnixStream)> {
         let (from, source) = pipe().unwrap();
-        let (heard, to) = pipe().unwrap();
+        let (received, to) = pipe().unwrap();
         let stays = send_connection(folder, token, from.as_fd(), to.as_fd())?;
-        Ok((source, heard, stays))
+        Ok((source, received, stays))
     }
 
     #[test]
@@ -233,7 +233,7 @@ mod tests {
         let (_root, folder) = folder();
         let mut join_socket = JoinSocket::open(&folder).unwrap();
         assert!(join_socket.admit().is_none());
-        let (mut source, heard, stays) = join(&folder, join_socket.token()).unwrap();
+        let (mut source, received, stays) = join(&folder, join_socket.token()).unwrap();
         let mut joined = join_socket.admit().unwrap();
         assert_eq!(joined.number, 1);
         source.write_all(&channel::ping()).unwrap();
@@ -248,7 +248,7 @@ mod tests {
         assert!(matches!(joined.read(), Err(End::Gone)));
         drop(joined);
         let mut line = String::new();
-        { heard }.read_to_string(&mut line).unwrap();
+        { received }.read_to_string(&mut line).unwrap();
         assert_eq!(line, "{\"joined\":1}\n");
         wait(stays).unwrap();
     }

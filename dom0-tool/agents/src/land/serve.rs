@@ -715,7 +715,7 @@ mod tests {
         let folder = Folder::at(root.path().join("lull"));
         let join_socket = JoinSocket::open(&folder).unwrap();
         let (from, mut joins) = pipe().unwrap();
-        let (mut heard, to) = pipe().unwrap();
+        let (mut received, to) = pipe().unwrap();
         let stays =
             send_connection(&folder, join_socket.token(), from.as_fd(), to.as_fd()).unwrap();
         drop((from, to));
@@ -728,7 +728,7 @@ mod tests {
         let end = serve(&mut source, NeverBuilt(0)).unwrap_err();
         drop((source, stays, joins, first));
         let mut said = Vec::new();
-        heard.read_to_end(&mut said).unwrap();
+        received.read_to_end(&mut said).unwrap();
         (end, String::from_utf8_lossy(&said).into_owned())
     }
 
@@ -775,9 +775,9 @@ mod tests {
         let mut source = Source::new(from.as_fd(), Vec::new(), Some(join_socket));
         let join = || {
             let (from, joins) = pipe().unwrap();
-            let (heard, to) = pipe().unwrap();
+            let (received, to) = pipe().unwrap();
             let stays = send_connection(&folder, token, from.as_fd(), to.as_fd()).unwrap();
-            (joins, heard, stays)
+            (joins, received, stays)
         };
         let one = join();
         let (mut other, _heard, stays) = join();
@@ -803,7 +803,7 @@ mod tests {
     #[test]
     fn a_copy_that_is_expected_is_waited_for() {
         let (from, mut to) = pipe().unwrap();
-        let (mut heard, to_source) = pipe().unwrap();
+        let (mut received, to_source) = pipe().unwrap();
         let end = std::thread::spawn(move || {
             let mut source = Source::new(from.as_fd(), to_source, None);
             serve(&mut source, NeverBuilt(0)).unwrap_err()
@@ -815,12 +815,12 @@ mod tests {
         let mut line = Vec::new();
         let mut byte = [0];
         while byte != *b"\n" {
-            heard.read_exact(&mut byte).unwrap();
+            received.read_exact(&mut byte).unwrap();
             line.extend(byte);
         }
         let (pong, armed) = (FromLand::Pong.encode(), FromLand::Armed.encode());
         let mut said = vec![0; pong.len() + armed.len()];
-        heard.read_exact(&mut said).unwrap();
+        received.read_exact(&mut said).unwrap();
         assert_eq!(said, [pong, armed].concat());
         to.write_all(&expected()).unwrap();
         let end = end.join().unwrap();

@@ -195,8 +195,8 @@ impl Further {
 
     /// The descriptors on which answers arrive, while any is expected.
     pub fn wake_on(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let heard = self.joined.iter().filter(|_| !self.is_over);
-        heard.map(Joined::wake_on)
+        let received = self.joined.iter().filter(|_| !self.is_over);
+        received.map(Joined::wake_on)
     }
 
     /// The descriptors to which bytes wait to be written.

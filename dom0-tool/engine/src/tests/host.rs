@@ -148,12 +148,12 @@ impl Host for FakeHost<'_> {
     }
 
     fn cancel_suspend_request(&mut self) -> io::Result<bool> {
-        let unheard = self.world.guest.get() == Guest::Stopping;
-        if unheard {
+        let unanswered = self.world.guest.get() == Guest::Stopping;
+        if unanswered {
             self.asked = None;
             self.world.guest.set(Guest::Running);
         }
-        Ok(unheard)
+        Ok(unanswered)
     }
 
     fn poll(&mut self) -> io::Result<News> {

@@ -75,9 +75,9 @@ impl ObservedAttempt {
     /// The latest time at which the guest began to run at the destination, in nanoseconds.
     /// xl must have accepted the report; the transport read it first.
     fn runs_by_ns(&self) -> Option<u64> {
-        let heard = self.target_started_ns?;
+        let received = self.target_started_ns?;
         let came = self.answered.map(|answered| answered.answer_monotonic_ns);
-        Some(came.map_or(heard, |came| came.min(heard)))
+        Some(came.map_or(received, |came| came.min(received)))
     }
 
     fn shortest_round_trip_ns(&self) -> Option<u64> {
@@ -243,7 +243,7 @@ mod tests {
         ready: u64,
         go: u64,
         answer: u64,
-        heard: u64,
+        received: u64,
     }
 
     fn moved(at: Stamps) -> ObservedAttempt {
@@ -265,7 +265,7 @@ mod tests {
             go_monotonic_ns: at.go,
             answer_monotonic_ns: at.answer,
         }));
-        observed.target_started_ns = Some(at.heard);
+        observed.target_started_ns = Some(at.received);
         observed
     }
 
@@ -278,7 +278,7 @@ mod tests {
             ready: at,
             go: at,
             answer: at + 1_800_000,
-            heard: at + 1_800_000,
+            received: at + 1_800_000,
         });
         assert_eq!(observed.observed_downtime_ms(), Some(2));
         assert_eq!(observed.longer_than(1_900), None);
@@ -299,7 +299,7 @@ mod tests {
             ready: 0,
             go: 0,
             answer: 0,
-            heard: 0,
+            received: 0,
         });
         (
             observed.ready,
@@ -354,7 +354,7 @@ mod tests {
                 ready: at,
                 go: at,
                 answer: at,
-                heard: at,
+                received: at,
             });
             observed.suspended.as_mut().unwrap().dirty_pages = dirty_pages;
             observed.ended.as_mut().unwrap().observed.suspend_ms = Some(10);
@@ -397,7 +397,7 @@ mod tests {
             ready: 3,
             go: 4,
             answer: 5,
-            heard: 6,
+            received: 6,
         });
         let known =
             Ledger::at("/nonexistent/ledger").known("host2", "web1", Landing::Classic, |_| {});
@@ -431,8 +431,8 @@ mod tests {
                 let ready = complete + way_ns + restoring + way_ns;
                 let go = ready + renaming;
                 let answer = go + way_ns + starting + way_ns;
-                let heard = answer + reading;
-                Stamps { requested: boot, complete, ready, go, answer, heard }
+                let received = answer + reading;
+                Stamps { requested: boot, complete, ready, go, answer, received }
             };
             let at = seen(boot);
             let observed = moved(at);

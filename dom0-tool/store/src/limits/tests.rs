@@ -303,9 +303,9 @@ fn the_file_keeps_its_mode_and_a_link_stays_a_link() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     symlink(&path, &link).unwrap();
     let file = LimitsFile::at(&link);
-    let wish = change("db", &[(Key::Timeout, Some("1s"))]);
-    assert!(file.change(&wish).unwrap());
-    assert!(!file.change(&wish).unwrap(), "it was so already");
+    let edit = change("db", &[(Key::Timeout, Some("1s"))]);
+    assert!(file.change(&edit).unwrap());
+    assert!(!file.change(&edit).unwrap(), "it was so already");
     assert!(link.is_symlink());
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
@@ -376,7 +376,7 @@ fn files() -> impl Strategy<Value = String> {
 }
 
 /// A section, its name in `files`, and a setting.
-fn wishes() -> impl Strategy<Value = (String, Key, String)> {
+fn edits() -> impl Strategy<Value = (String, Key, String)> {
     ("([a-z]{1,3}|[a-z*.]{1,4})?", setting())
         .prop_filter("a pattern that is none", |(selector, _)| {
             selector.is_empty() || Selector::named(selector).is_ok()
@@ -404,7 +404,7 @@ proptest! {
 
     #[test]
     fn a_limit_that_is_set_is_there_and_all_other_lines_stay(
-        text in files(), (selector, key, limit) in wishes(),
+        text in files(), (selector, key, limit) in edits(),
     ) {
         let after = changed(&text, &selector, key, Some(&limit)).unwrap();
         prop_assert_eq!(limit_in(&after, &selector, key), Some(key.understand(&limit).unwrap()));
@@ -429,7 +429,7 @@ proptest! {
 
     #[test]
     fn what_is_set_anew_and_unset_leaves_the_file_as_it_was(
-        text in files(), (selector, key, limit) in wishes(),
+        text in files(), (selector, key, limit) in edits(),
     ) {
         prop_assume!(Rules::parse(&text).unwrap().section(&change(&selector, &[]).selector).is_none());
         let set = changed(&text, &selector, key, Some(&limit)).unwrap();
@@ -437,7 +437,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_unset_is_gone_and_no_comment_with_it(text in files(), (selector, key, _) in wishes()) {
+    fn what_is_unset_is_gone_and_no_comment_with_it(text in files(), (selector, key, _) in edits()) {
         let after = changed(&text, &selector, key, None).unwrap();
         prop_assert_eq!(limit_in(&after, &selector, key), None);
         let comments = |text: &str| text.lines().filter(|line| line.starts_with('#')).count();

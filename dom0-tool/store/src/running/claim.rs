@@ -132,14 +132,14 @@ impl Claim {
     /// # Errors
     /// When too many files are open.
     pub fn share(&self) -> io::Result<Stdio> {
-        self.hand_down().map(Stdio::from)
+        self.for_child().map(Stdio::from)
     }
 
     /// A copy of the descriptor for a child process, which then holds the lock too.
     ///
     /// # Errors
     /// When too many files are open.
-    pub fn hand_down(&self) -> io::Result<OwnedFd> {
+    pub fn for_child(&self) -> io::Result<OwnedFd> {
         self.file.try_clone().map(OwnedFd::from)
     }
 }
