@@ -91,8 +91,8 @@ impl Plan<'_> {
                 None
             }
             Some(call) => {
-                let words = write_end_there.try_clone()?;
-                let (engine, inherited) = Engine::start(self, &spec, call, for_helper, words)?;
+                let output = write_end_there.try_clone()?;
+                let (engine, inherited) = Engine::start(self, &spec, call, for_helper, output)?;
                 inherited_fds.push((ENGINE_FD, inherited.helper.into()));
                 inherited_fds.push((transport::ENGINE_FD, inherited.transport.into()));
                 Some(engine)
