@@ -209,7 +209,7 @@ impl Checked {
                 assert!(pages > 0);
                 self.left = pages;
                 self.rounds = round + 1;
-                // One round goes on beside the handover, and one may follow it.
+                // One round is sent during the handover, and one may follow it.
                 let more = if self.config.hands_over { 2 } else { 0 };
                 assert!(self.rounds <= WithinLimit::MAX_ROUNDS + more);
             }
@@ -901,7 +901,7 @@ fn last_pages_are_expected_as_they_were_and_the_bound_falls_by_what_the_slowest_
     let (quarter, less) = foreseen(250, 400, all);
     assert_eq!(quarter, Micros(expected.0 / 4));
     assert!(at_most.0 - less.0 >= expected.0 * 3 / 5 && less.0 >= at_most.0 * 2 / 5);
-    // Of pages beyond those, the curve alone tells.
+    // For pages beyond those, only the curve is used.
     let (some, most_of_some) = foreseen(250, 400, 100);
     assert!(quarter < some && some < expected);
     assert!(less < most_of_some && most_of_some < at_most);
@@ -947,8 +947,9 @@ fn the_curve_s_word_for_the_last_pages_is_kept_unless_it_was_capped() {
     assert_eq!(by_curve(Some(PageRate(1_000_000))), None);
 }
 
-/// Three of four last pages are all zero. What is left is compared with the curve's word for
-/// a quarter of them, or the next pause would be taken for four times shorter.
+/// Three of four last pages are all zero. The time of the rest is compared with the curve's
+/// time for a quarter of the pages. Otherwise the next pause would be predicted four times
+/// too short.
 #[test]
 fn zero_pages_have_no_share_in_what_is_learned_of_the_last_pages() {
     let mut checked = Checked::new(config(Some(1_000), None));

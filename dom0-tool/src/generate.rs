@@ -1,5 +1,5 @@
 //! `lull generate`: man pages and shell completions from the definition of the
-//! command line, for the package and for whoever has only the binary.
+//! command line, for the package and for hosts that have only the binary.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use clap_mangen::roff::{Roff, roman};
 
 use crate::cli::Cli;
 
-/// The manual's section: what is for whoever runs the host.
+/// The manual's section: system administration.
 const SECTION: &str = "8";
 
 /// The options of `lull generate`.

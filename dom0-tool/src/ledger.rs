@@ -46,7 +46,7 @@ pub fn main(options: &Options) -> ExitCode {
     if let (true, Some(destination)) = (options.forget, &options.destination) {
         return match ledger.forget(destination, say) {
             Ok(0) => unknown(&ledger, destination),
-            forgot => told(forgot, &format!("on the way to {destination}")),
+            forgot => report_forgotten(forgot, &format!("on the way to {destination}")),
         };
     }
     if let Some(guest) = &options.forget_guest {
@@ -55,7 +55,7 @@ pub fn main(options: &Options) -> ExitCode {
                 eprintln!("lull: no pause of {guest} is known. `lull ledger` shows all there is.");
                 NOT_BEGUN.into()
             }
-            forgot => told(forgot, &format!("of {guest}")),
+            forgot => report_forgotten(forgot, &format!("of {guest}")),
         };
     }
     let summary = ledger.summary(options.destination.as_deref(), say);
@@ -73,7 +73,7 @@ pub fn main(options: &Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn told(forgot: Result<usize, LedgerError>, which: &str) -> ExitCode {
+fn report_forgotten(forgot: Result<usize, LedgerError>, which: &str) -> ExitCode {
     match forgot {
         Ok(pauses) => {
             let s = if pauses == 1 { "" } else { "s" };

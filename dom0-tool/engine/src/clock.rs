@@ -254,8 +254,8 @@ impl Session<'_> {
         }
         let owes = !self.begun || self.slots.stub_is_busy();
         if !owes {
-            self.heard = Instant::now();
-        } else if self.heard.elapsed() > silence {
+            self.last_message_at = Instant::now();
+        } else if self.last_message_at.elapsed() > silence {
             return Err(Failure::StubSilent(silence));
         }
         self.owed.look(owes, self.slots.filled_in_all());

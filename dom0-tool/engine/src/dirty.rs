@@ -21,7 +21,7 @@ impl Session<'_> {
     /// is another round sent: the rounds of an idle guest take next to no time, and would use
     /// up their number.
     pub(super) fn count_if_due(&mut self) -> Result<(), Failure> {
-        if !self.count_due || self.landing.is_telling_gone() {
+        if !self.count_due || self.landing.is_sending_depopulated() {
             return Ok(());
         }
         self.count_due = false;

@@ -26,7 +26,7 @@ pub(super) enum RunningOn {
     /// guest were resumed now.
     Owed(Box<Refusal>),
     /// The guest runs. The stub has not yet reported the same decision.
-    Unheard,
+    StubPending,
 }
 
 impl Session<'_> {
@@ -34,7 +34,7 @@ impl Session<'_> {
     /// reach this decision; the second of them changes nothing.
     pub(super) fn give_up_pause(&mut self, refusal: Refusal) -> Result<(), Failure> {
         match self.running_on {
-            Some(RunningOn::Unheard) => {
+            Some(RunningOn::StubPending) => {
                 self.running_on = None;
                 return Ok(());
             }
@@ -47,7 +47,7 @@ impl Session<'_> {
         }
         self.run_on(refusal)?;
         // If dom0's clock came first, the stub's message is still to come.
-        self.running_on = self.peer.pending_run_on().map(|_| RunningOn::Unheard);
+        self.running_on = self.peer.pending_run_on().map(|_| RunningOn::StubPending);
         Ok(())
     }
 

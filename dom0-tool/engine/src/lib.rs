@@ -112,7 +112,7 @@ pub trait Host {
     /// makes them run as soon as they can.
     fn leave_devices(&mut self);
 
-    /// Reports an event of the attempt to whoever follows it: the front end, the clients of
+    /// Reports an event of the attempt to all readers: the front end, the clients of
     /// the control socket, the record.
     fn tell(&mut self, event: Event);
 

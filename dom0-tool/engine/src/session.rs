@@ -74,7 +74,7 @@ pub(super) struct Session<'s> {
     pub(super) held_back: bool,
     pub(super) standstill: Standstill,
     pub(super) pause: Option<Pause>,
-    /// What the other processes have said so far.
+    /// The messages of the other processes so far.
     pub(super) news: News,
     pub(super) cancel_told: bool,
     /// The machine knows that xl's handshake is over.
@@ -85,7 +85,7 @@ pub(super) struct Session<'s> {
     /// All pages are sent and the rest of the stream is in the queue.
     pub(super) finishing: bool,
     /// When the stub last spoke or last owed nothing.
-    pub(super) heard: Instant,
+    pub(super) last_message_at: Instant,
     pub(super) owed: Owed,
     /// Signals since the last tick that came without a message.
     pub(super) idle_wakes: u32,
@@ -143,7 +143,7 @@ impl<'s> Session<'s> {
             begun: false,
             count_due: false,
             finishing: false,
-            heard: now,
+            last_message_at: now,
             owed: Owed::default(),
             idle_wakes: 0,
             signalled: false,
@@ -163,7 +163,7 @@ impl<'s> Session<'s> {
         let end = self.run();
         let verdict = match &end {
             Ok(End::Complete) => {
-                // Before a copy is started, the guard is told earlier.
+                // If lull starts the copy itself, the guard has the report already.
                 if !self.landing.name().is_handshake_first() {
                     self.host.commit();
                 }
@@ -318,7 +318,7 @@ impl<'s> Session<'s> {
 
     /// Handles all messages of the stub that have arrived.
     fn recv(&mut self) -> Result<Option<End>, Failure> {
-        let mut heard = false;
+        let mut received = false;
         loop {
             // The deadline is checked before each message: the guest runs again in time,
             // however much the stub has to say. The check precedes the message, so that a
@@ -327,7 +327,7 @@ impl<'s> Session<'s> {
             let Some(said) = self.peer.recv()? else {
                 break;
             };
-            heard = true;
+            received = true;
             match said {
                 StubMessage::Hello if self.begun => return Err(ProtocolViolation::Turn.into()),
                 StubMessage::Hello => {
@@ -347,11 +347,11 @@ impl<'s> Session<'s> {
                 }
             }
         }
-        if std::mem::take(&mut self.signalled) && !heard {
+        if std::mem::take(&mut self.signalled) && !received {
             self.idle_wakes = self.idle_wakes.saturating_add(1);
         }
-        if heard {
-            self.heard = Instant::now();
+        if received {
+            self.last_message_at = Instant::now();
             self.notify()?;
         }
         Ok(None)
@@ -375,8 +375,8 @@ impl<'s> Session<'s> {
         Ok(self.peer.tell(self.now(), begin)?)
     }
 
-    /// Hears the processes that take part in the attempt. READY has its turn: a destination
-    /// that does not have the first pass yet cannot be ready.
+    /// Reads the messages of the attempt's other processes. READY must come in its turn: a
+    /// destination that does not have the first pass yet cannot be ready.
     pub(super) fn hear_others(&mut self) -> Result<(), Failure> {
         self.news = self.host.poll().doing("the attempt cannot go on")?;
         if let Some(why) = self.news.hung_up {
@@ -444,7 +444,7 @@ impl<'s> Session<'s> {
                     pause.pages_sent = Some(Instant::now());
                 }
                 self.emit_final_round();
-                self.tell_all_gone()?;
+                self.send_all_depopulated()?;
                 self.check_deadline()?;
                 if self.saves_devices() {
                     let devices = self.host.saved_devices();

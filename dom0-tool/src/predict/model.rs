@@ -151,7 +151,7 @@ impl Model {
             until_ready: landing - after_ready,
             after_ready,
             resume: micros(bounds.resume),
-            // It goes on beside the rounds.
+            // It takes place while rounds are sent.
             handover: None,
         }
     }

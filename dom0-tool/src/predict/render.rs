@@ -146,7 +146,7 @@ impl Prediction<'_> {
                     .to_owned()
             }
             (false, Some(to)) => format!(
-                "The ledger knows nothing of {to}: the rest of the pause is assumed; `lull rehearse` would tell."
+                "The ledger knows nothing of {to}: the rest of the pause is assumed; `lull rehearse` measures it."
             ),
             (false, None) => {
                 "The ledger knows nothing yet: the rest of the pause is assumed.".to_owned()

@@ -259,7 +259,7 @@ impl Drop for Fifo {
 }
 
 /// Removes what an earlier copy of that domid has left: libxl leaves its file when it gives up
-/// a guest, and a host that has crashed leaves a FIFO. One that somebody reads is kept.
+/// a guest, and a host that has crashed leaves a FIFO. A FIFO that has a reader is kept.
 fn clear(path: &Path) {
     let is_read = at_once()
         .write(true)
@@ -288,8 +288,8 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Removes the FIFO of a copy that will not be started, if its holder has not. Whoever is
-/// waiting to open it goes on, and finds nobody at the other end.
+/// Removes the FIFO of a copy that will not be started, if its holder has not. A
+/// process that waits to open it goes on, and finds no writer.
 pub(super) fn release(copy: DomId) {
     release_at(incoming_state(copy));
 }
@@ -328,7 +328,7 @@ trait Incoming {
     fn status(&self) -> Result<Status, QmpError>;
 
     /// Tells libxl that QEMU runs.
-    fn tell_libxl(&self) -> io::Result<()>;
+    fn report_running(&self) -> io::Result<()>;
 }
 
 struct OnXen {
@@ -354,7 +354,7 @@ impl Incoming for OnXen {
         self.qemu.status()
     }
 
-    fn tell_libxl(&self) -> io::Result<()> {
+    fn report_running(&self) -> io::Result<()> {
         Xenstore::open()?.write(&state_node(self.copy), "running")
     }
 }
@@ -364,19 +364,23 @@ struct Held<Q> {
     qemu: Q,
     /// `None` once the state is written.
     fifo: Option<Fifo>,
-    told: bool,
+    reported_running: bool,
 }
 
 impl<Q: Incoming> Held<Q> {
-    /// libxl waits for a word of QEMU's, which comes only when QEMU runs. It connects to the
-    /// monitor right after that word, so QEMU must answer there.
+    /// libxl waits for the key in xenstore that QEMU sets only when it runs. It connects to
+    /// the monitor right after that, so QEMU must answer there.
     ///
     /// # Errors
     /// When QEMU, which did run, has ended.
     fn look(&mut self) -> io::Result<()> {
         match self.qemu.status() {
-            Ok(Status::Waits) if !self.told => self.told = self.qemu.tell_libxl().is_ok(),
-            Err(QmpError::Gone) if self.told => return Err(io::ErrorKind::NotConnected.into()),
+            Ok(Status::Waits) if !self.reported_running => {
+                self.reported_running = self.qemu.report_running().is_ok();
+            }
+            Err(QmpError::Gone) if self.reported_running => {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
             _ => {}
         }
         Ok(())
@@ -433,7 +437,7 @@ fn serve<Q: Incoming>(
     loop {
         let longest = match &held {
             None => Duration::MAX,
-            Some(held) if held.told => WATCH_INTERVAL,
+            Some(held) if held.reported_running => WATCH_INTERVAL,
             Some(_) => POLL_INTERVAL,
         };
         if !is_readable(&from, longest)? {
@@ -453,7 +457,7 @@ fn serve<Q: Incoming>(
                 let made = fifo.map(|fifo| Held {
                     qemu,
                     fifo: Some(fifo),
-                    told: false,
+                    reported_running: false,
                 });
                 made.map(|made| held = Some(made))
                     .map_err(|_| NoQemu::NoFifo)
@@ -491,7 +495,7 @@ mod tests {
     struct Fake {
         path: PathBuf,
         status: Arc<Mutex<Option<Status>>>,
-        told: Arc<Mutex<u32>>,
+        reported_running: Arc<Mutex<u32>>,
     }
 
     impl Fake {
@@ -499,8 +503,8 @@ mod tests {
             *self.status.lock().unwrap() = status;
         }
 
-        fn told(&self) -> u32 {
-            *self.told.lock().unwrap()
+        fn reported_running(&self) -> u32 {
+            *self.reported_running.lock().unwrap()
         }
     }
 
@@ -513,8 +517,8 @@ mod tests {
             self.status.lock().unwrap().ok_or(QmpError::Gone)
         }
 
-        fn tell_libxl(&self) -> io::Result<()> {
-            *self.told.lock().unwrap() += 1;
+        fn report_running(&self) -> io::Result<()> {
+            *self.reported_running.lock().unwrap() += 1;
             Ok(())
         }
     }
@@ -538,7 +542,7 @@ mod tests {
         Fake {
             path: folder.path().join("qemu-resume.7"),
             status: Arc::default(),
-            told: Arc::default(),
+            reported_running: Arc::default(),
         }
     }
 
@@ -568,9 +572,9 @@ mod tests {
         let mut incoming = File::open(&qemu.path).unwrap();
         drop(libxl);
         // Nothing is told before QEMU answers, and then it is told once.
-        assert_eq!(qemu.told(), 0);
+        assert_eq!(qemu.reported_running(), 0);
         qemu.says(Some(Status::Waits));
-        until(|| qemu.told() == 1);
+        until(|| qemu.reported_running() == 1);
         let reader = {
             let qemu = qemu.clone();
             thread::spawn(move || {
@@ -588,7 +592,7 @@ mod tests {
         }
         holder.load().unwrap();
         assert_eq!(reader.join().unwrap(), state);
-        assert_eq!(qemu.told(), 1);
+        assert_eq!(qemu.reported_running(), 1);
         assert!(!qemu.path.exists());
         drop(holder);
         process.join().unwrap();
@@ -655,7 +659,7 @@ mod tests {
         let (mut holder, process) = held(&qemu);
         holder.arm(7).unwrap();
         qemu.says(Some(Status::Waits));
-        until(|| qemu.told() == 1);
+        until(|| qemu.reported_running() == 1);
         qemu.says(None);
         until(|| holder.check() == Err(NoQemu::NoHolder));
         process.join().unwrap();
@@ -684,7 +688,7 @@ mod tests {
             let qemu = Fake {
                 path: path.into(),
                 status: Arc::default(),
-                told: Arc::default(),
+                reported_running: Arc::default(),
             };
             serve(io::stdin(), io::sink(), |_| qemu.clone()).unwrap();
             return;

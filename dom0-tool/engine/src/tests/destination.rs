@@ -114,7 +114,7 @@ pub struct Destination<'w> {
     pub devices: Vec<u8>,
     /// Whether the final state is in place.
     pub landed: bool,
-    /// Whether the copy was started on the source's word.
+    /// Whether Start has started the copy.
     pub started: bool,
     /// What each frame holds here.
     pub copy: BTreeMap<u64, u64>,
@@ -238,7 +238,7 @@ impl<'w> Destination<'w> {
                 continue;
             };
             if let ToLand::Pages(pages, _) = &frame {
-                for gfn in [&pages.present, &pages.zero, &pages.gone]
+                for gfn in [&pages.present, &pages.zero, &pages.depopulated]
                     .into_iter()
                     .flatten()
                 {
@@ -334,16 +334,16 @@ impl<'w> Destination<'w> {
                 self.copy.extend(pages.present.into_iter().zip(writes));
                 self.zeros += pages.zero.len();
                 self.copy.extend(pages.zero.into_iter().map(|gfn| (gfn, 0)));
-                for gone in pages.gone {
-                    self.copy.remove(&gone);
+                for depopulated in pages.depopulated {
+                    self.copy.remove(&depopulated);
                 }
                 self.world.placed.set(self.world.placed.get() + 1);
                 FromLand::Applied
             }
             ToLand::Pages(pages, bytes) => {
                 let writes = bytes.chunks(PAGE).map(number).map(Some);
-                let gone = pages.gone.iter().map(|gfn| (gfn, None));
-                let expected = pages.present.iter().zip(writes).chain(gone);
+                let depopulated = pages.depopulated.iter().map(|gfn| (gfn, None));
+                let expected = pages.present.iter().zip(writes).chain(depopulated);
                 let wrong = expected.filter(|(gfn, write)| self.copy.get(gfn).copied() != *write);
                 let wrong: Vec<u64> = wrong.map(|(gfn, _)| *gfn).collect();
                 FromLand::Compared {

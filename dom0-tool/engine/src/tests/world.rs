@@ -10,12 +10,12 @@ use lull_xen::PAGE;
 
 /// How the guest lands, and whether it has emulated devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way(pub Option<Edition>, bool);
+pub struct LandingCase(pub Option<Edition>, bool);
 
 /// The state of the guest's QEMU.
 pub const DEVICES: &[u8] = b"QEVM\0\0\0\x03 and so on";
 
-impl Way {
+impl LandingCase {
     pub const CLASSIC: Self = Self(None, false);
     pub const HVM_CLASSIC: Self = Self(None, true);
     pub const HANDSHAKE_LAST: Self = Self(Some(Edition::HandshakeLast), false);
@@ -131,7 +131,7 @@ pub enum Fault {
     Forgotten,
     /// The attempt is cancelled, and the guest cannot be resumed.
     StaysSuspended,
-    /// The engine is held up until the limit is over, as it hears that it may start the copy.
+    /// The engine is held up until the limit is over, when it gets permission to start the copy.
     HeldUp,
     /// The engine is held up until `lull land` has given the copy up, as it hears that it may
     /// start the copy.
@@ -171,7 +171,7 @@ pub enum Stub {
 }
 
 pub struct World {
-    pub landing: Way,
+    pub landing: LandingCase,
     strike: Option<(Phase, Fault)>,
     pub struck: Cell<bool>,
     pub guest: Cell<Guest>,
@@ -200,7 +200,7 @@ pub struct World {
     pub rests: Cell<bool>,
     /// Whether the guest's QEMU runs.
     pub qemu_runs: Cell<bool>,
-    /// How often QEMU was told to log no more.
+    /// How often QEMU's log was switched off.
     pub log_ends: Cell<u32>,
     /// How often each of these happened.
     pub resumes: Cell<u32>,
@@ -209,7 +209,7 @@ pub struct World {
     pub placed: Cell<u32>,
     /// That number when the stopped guest's state was read.
     pub placed_when_saved: Cell<u32>,
-    /// How many lines of the stub's log were told while the guest ran, and how many from
+    /// How many lines of the stub's log were reported while the guest ran, and how many from
     /// the request to suspend on.
     pub logged: [Cell<u32>; 2],
     /// Whether the dirty log is on and the stub's domain exists.
@@ -222,7 +222,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(landing: Way, strike: Option<(Phase, Fault)>) -> Self {
+    pub fn new(landing: LandingCase, strike: Option<(Phase, Fault)>) -> Self {
         let frames = (0..FRAMES).filter(|pfn| pfn % 8 != 7);
         Self {
             landing,

@@ -9,7 +9,7 @@ use lull_wire::events::{
 };
 
 use super::outcome::{HelperSeen, Passed, XlEnd};
-use super::words::Words;
+use super::printed::Printed;
 use lull_wire::xl::handshake::{Handshake, Step};
 
 /// Number of rounds kept from the beginning and from the end. A guest that is refused after
@@ -125,7 +125,7 @@ pub struct ObservedAttempt {
     /// `CLOCK_MONOTONIC`.
     pub target_started_ns: Option<u64>,
     /// The last lines that xl, ssh and the destination printed.
-    pub words: Words,
+    pub printed: Printed,
     /// How xl ended, once it has.
     pub xl: Option<XlEnd>,
 }
@@ -197,13 +197,13 @@ impl ObservedAttempt {
     /// Records a line that xl printed.
     pub fn xl_said(&mut self, line: &str) {
         self.handshake.line(line);
-        self.words.push(line);
+        self.printed.push(line);
     }
 
     /// Records a line from the destination, or from the program that connects to it.
     pub fn there_said(&mut self, line: &str) {
         self.handshake.there(line);
-        self.words.push_there(line);
+        self.printed.push_there(line);
     }
 
     /// The pause that is given up, if it was longer than the limit under which it began: the
@@ -370,15 +370,15 @@ mod tests {
 
     #[test]
     fn of_many_rounds_the_ends_are_kept() {
-        let mut account = ObservedAttempt::default();
+        let mut observed = ObservedAttempt::default();
         for number in 0..10_000 {
-            account.helper_said(Event::Round(round(number)));
+            observed.helper_said(Event::Round(round(number)));
         }
-        let rounds = &account.rounds;
+        let rounds = &observed.rounds;
         assert_eq!(rounds.count(), 10_000);
         assert_eq!(rounds.left_out(), 10_000 - FIRST - LAST);
         assert_eq!(rounds.first()[0].round, 0);
         assert_eq!(rounds.last().last().unwrap().round, 9_999);
-        assert_eq!(account.predicted_downtime_ms(), Some(9_999));
+        assert_eq!(observed.predicted_downtime_ms(), Some(9_999));
     }
 }

@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(known(&[300, 500, 400]), (400, 750, 800));
         assert_eq!(known(&[410, 400, 390, 400]), (400, 462, 800));
         assert_eq!(known(&[200, 300, 250, 700]), (300, 1_100, 600));
-        // What lies longer back than eight pauses says nothing any more.
+        // Only the latest eight pauses count.
         let mut many = vec![5_000; 4];
         many.extend([400; 8]);
         assert_eq!(known(&many), (400, 450, 800));
