@@ -173,13 +173,16 @@ impl SuspendPages {
 /// curve.
 ///
 /// The curve is measured while the guest runs. Once it has stopped, dom0 has its processor
-/// to itself, and pipes and sockets take in much of what little is left. The same pages then
-/// take another time.
+/// to itself, and pipes and sockets take in much of what little is left: the same pages then
+/// take a share of the curve's time. But the curve is mostly that of long rounds, and a short
+/// one costs a fixed time besides, for the way there and back: they then take longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct LastPages {
     /// As it mostly is, per mille of the curve's time.
     pub usual: u64,
+    /// The time that is mostly added to that, however many pages there are.
+    pub longer: Micros,
     /// Upper bound, per mille of the curve's time.
     pub most: u64,
     /// How many pages such a pause sent. For more pages only the curve is used.
@@ -190,6 +193,7 @@ impl LastPages {
     /// For a path on which no pause was observed.
     pub const DEFAULT: Self = Self {
         usual: 1_000,
+        longer: Micros::ZERO,
         most: 1_000,
         pages: 0,
     };
@@ -197,8 +201,14 @@ impl LastPages {
     /// The usual time of pages that take `whole` by the curve, the known number of them
     /// `known`.
     pub const fn usually(&self, whole: Micros, known: Micros) -> Micros {
+        if whole.0 == 0 {
+            return whole;
+        }
         match known.0.checked_mul(self.usual) {
-            Some(product) => whole.since(known).saturating_add(Micros(product / 1_000)),
+            Some(product) => whole
+                .since(known)
+                .saturating_add(Micros(product / 1_000))
+                .saturating_add(self.longer),
             None => whole,
         }
     }

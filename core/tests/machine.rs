@@ -310,7 +310,7 @@ fn any_config() -> impl Strategy<Value = Config> {
         (micros(), micros(), micros(), micros(), micros()),
         (
             (1..2_000_u64, 1..2_000_u64),
-            (0..3_000_u64, 0..3_000_u64, 0..2_000_u64),
+            (0..3_000_u64, 0..3_000_u64, 0..2_000_u64, 0..30_000_u64),
         ),
         1..GUEST_PAGES,
         prop_oneof![Just(0), Just(50)],
@@ -333,6 +333,7 @@ fn any_config() -> impl Strategy<Value = Config> {
                 },
                 last_pages: LastPages {
                     usual: last.0,
+                    longer: Micros(last.3),
                     most: last.1,
                     pages: last.2,
                 },
@@ -559,7 +560,9 @@ proptest! {
             },
             expected_costs: FixedCosts { suspend: Micros(n(8)), ..FixedCosts::default() },
             suspend_pages: SuspendPages { expected: n(12), most: n(13) },
-            last_pages: LastPages { usual: n(14), most: n(15), pages: n(16) },
+            last_pages: LastPages {
+                usual: n(14), longer: Micros(n(12)), most: n(15), pages: n(16),
+            },
             risk: Risk::DEFAULT,
             guest_pages: n(7),
             hands_over: n(13) > 1,
@@ -891,7 +894,12 @@ fn last_pages_foreseen(last_pages: LastPages, risk: Risk) -> (Micros, Micros) {
 #[test]
 fn last_pages_are_expected_as_they_were_and_the_bound_falls_by_what_the_slowest_saved() {
     let foreseen = |usual, most, pages| {
-        let last_pages = LastPages { usual, most, pages };
+        let last_pages = LastPages {
+            usual,
+            most,
+            pages,
+            ..LastPages::DEFAULT
+        };
         last_pages_foreseen(last_pages, Risk::DEFAULT)
     };
     let (expected, at_most) = last_pages_foreseen(LastPages::DEFAULT, Risk::DEFAULT);
@@ -916,7 +924,16 @@ fn last_pages_are_expected_as_they_were_and_the_bound_falls_by_what_the_slowest_
         usual: 250,
         most: 400,
         pages: all,
+        ..LastPages::DEFAULT
     };
+    // A fixed time is expected besides. It is no part of the bound either.
+    let longer = LastPages {
+        longer: Micros(expected.0 / 8),
+        ..known
+    };
+    let (more, as_before) = last_pages_foreseen(longer, Risk::DEFAULT);
+    assert_eq!(more, Micros(expected.0 / 4 + expected.0 / 8));
+    assert_eq!(as_before, less);
     let no_risk = Risk::per_mille(0).unwrap();
     let (_, without) = last_pages_foreseen(LastPages::DEFAULT, no_risk);
     assert_eq!(last_pages_foreseen(known, no_risk), (quarter, without));

@@ -178,6 +178,20 @@ impl ObservedAttempt {
         (loads <= came / 2).then(|| came - loads)
     }
 
+    /// How long the last pages took, beside what the path's curve said of them. `None` where
+    /// the engine could not compare.
+    fn last_pages(&self) -> Option<Took> {
+        let ended = self.ended.as_ref()?;
+        let per_mille = ended.last_pages_per_mille?;
+        let took_ms = ended.observed.pages_ms.unwrap_or(0);
+        let by_curve = u128::from(took_ms) * 1_000 / u128::from(per_mille.max(1_000));
+        Some(Took {
+            pages: self.suspended.as_ref().map_or(0, |stop| stop.dirty_pages),
+            per_mille,
+            longer_ms: took_ms - u64::try_from(by_curve).unwrap_or(took_ms),
+        })
+    }
+
     /// The ledger entry of this attempt. A pause that ended in a move yields all parts. A
     /// pause that ended at the source yields the parts it reached, and the time it took to
     /// end it. A destination that was too slow would have taken at least as long as it was
@@ -205,10 +219,7 @@ impl ObservedAttempt {
             resumed: !moved,
             suspend_ms: parts.suspend_ms,
             suspend_pages: self.suspend_pages(&parts),
-            last_pages: ended.last_pages_per_mille.map(|per_mille| Took {
-                pages: self.suspended.as_ref().map_or(0, |stop| stop.dirty_pages),
-                per_mille,
-            }),
+            last_pages: self.last_pages(),
             final_bitmap_ms: parts.final_bitmap_ms,
             cpu_state_ms: parts.cpu_state_ms,
             landing: self.landing,
@@ -405,11 +416,17 @@ mod tests {
         assert_eq!(kept(&observed), None);
         observed.suspended.as_mut().unwrap().dirty_pages = 420;
         observed.ended.as_mut().unwrap().last_pages_per_mille = Some(310);
-        let took = Took {
+        let took = |per_mille, longer_ms| Took {
             pages: 420,
-            per_mille: 310,
+            per_mille,
+            longer_ms,
         };
-        assert_eq!(kept(&observed), Some(took));
+        assert_eq!(kept(&observed), Some(took(310, 0)));
+        // The curve said 40 ms.
+        let ended = observed.ended.as_mut().unwrap();
+        ended.last_pages_per_mille = Some(2_500);
+        ended.observed.pages_ms = Some(100);
+        assert_eq!(kept(&observed), Some(took(2_500, 60)));
     }
 
     proptest! {

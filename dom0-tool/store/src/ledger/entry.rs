@@ -21,6 +21,9 @@ pub struct Took {
     pub pages: u64,
     /// The time, per mille of what the path's curve said of them when the guest had stopped.
     pub per_mille: u64,
+    /// How much longer than that curve's time they took, in milliseconds.
+    #[serde(default)]
+    pub longer_ms: u64,
 }
 
 /// The parts of one pause, of a guest that moved or that was resumed at the source. An
