@@ -49,7 +49,7 @@ Examples:
         if_terminal!("  lull predict web1 --to host2 --plot web1.svg\n", ""),
         "
 Exit codes, as of the migration itself: 0 it would move; 3 refused: the pause
-  would not fit; 4 refused: timeout, or it can never fit; 2 usage, the host is
+  would not fit; 4 refused: out of time, or not converging; 2 usage, the host is
   not ready, or a migration of the guest runs; 5 cancelled; 7 Xen failed."
     )
 )]
