@@ -10,6 +10,7 @@ use clap::{Args, Command, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
+use lull_base::exit::not_begun;
 
 use crate::cli::Cli;
 
@@ -46,10 +47,7 @@ pub fn main(options: &Options) -> ExitCode {
     });
     match written {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("lull: {} cannot be filled: {error}.", folder.display());
-            ExitCode::from(2)
-        }
+        Err(error) => not_begun(&format!("{} cannot be filled: {error}.", folder.display())),
     }
 }
 

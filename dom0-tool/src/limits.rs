@@ -10,6 +10,7 @@ use lull_base::duration::Span;
 use lull_base::exit::done_or_not;
 use lull_base::suggest::{did_you_mean, nearest};
 use lull_base::table::table;
+use lull_base::terminal::to_stderr;
 use lull_core::units::PAGE_SIZE;
 use lull_store::limits::{
     Change, Chosen, Effective, FILE, Key, Limit, LimitsError, LimitsFile, Selector, Standing,
@@ -246,7 +247,7 @@ fn broken(error: LimitsError) -> String {
 /// that runs elsewhere.
 fn tell_of_a_slip(asked: &str, standing: &Standing) {
     if let Some(hint) = slip(asked, &control::names(), standing) {
-        eprintln!("lull: {hint}");
+        to_stderr(&format!("lull: {hint}"));
     }
 }
 

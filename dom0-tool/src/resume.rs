@@ -10,6 +10,7 @@ use clap::Args;
 use lull_agents::emulated::Emulated;
 use lull_agents::name::{self, Name};
 use lull_base::exit::done_or_not;
+use lull_base::terminal::to_stderr;
 use lull_store::running::claim::{Claim, LockResult};
 use lull_store::running::folder::Folder;
 use lull_xen::device_model::MakeRun;
@@ -59,10 +60,10 @@ fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
         }
         Resumed::Yes { devices, known, .. } => {
             if let Some(complaint) = devices.complaint(emulated.words()) {
-                eprintln!("lull: {name} runs, but {complaint}.");
+                to_stderr(&format!("lull: {name} runs, but {complaint}."));
             }
             if !known {
-                eprintln!("lull: {name} runs, but {UNKNOWN}.");
+                to_stderr(&format!("lull: {name} runs, but {UNKNOWN}."));
             }
         }
     }
@@ -74,7 +75,7 @@ fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
         Ok(Name::Taken(other)) => format!("domain {other} is called {own}"),
         Err(error) => error.to_string(),
     };
-    eprintln!("lull: {name} keeps that name: {why}");
+    to_stderr(&format!("lull: {name} keeps that name: {why}"));
     Ok(name.clone())
 }
 
