@@ -228,9 +228,20 @@ impl LastPages {
 pub struct Forecast {
     /// Upper bound, at the risk stated.
     pub at_most: Downtime,
-    /// The pause to expect. Its pages take no longer than the bound's, which may be lower
-    /// than the average: the risk leaves out stretches that the average includes.
+    /// The pause to expect. Its pages may take longer than the bound's: the risk leaves out
+    /// stretches that the average includes, and the bound knows nothing of
+    /// [`LastPages::longer`].
     pub expected: Downtime,
+}
+
+impl Forecast {
+    /// The pause to expect, as it is shown: no longer than the bound.
+    pub fn shown(&self) -> Downtime {
+        Downtime {
+            pages: self.expected.pages.min(self.at_most.pages),
+            ..self.expected
+        }
+    }
 }
 
 /// What is known when a pause is predicted.
@@ -337,7 +348,7 @@ impl DowntimeModel<'_> {
                 ..self.costs.downtime()
             },
             expected: Downtime {
-                pages: self.last_pages.usually(expected, known).min(worst),
+                pages: self.last_pages.usually(expected, known),
                 ..self.expected_costs.downtime()
             },
         }

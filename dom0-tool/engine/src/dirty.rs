@@ -16,8 +16,8 @@ impl Session<'_> {
         counted.map_err(|why| Failure::unread("the dirty pages cannot be counted", why))
     }
 
-    /// Answers the count that ends a round, once the destination knows all frames that have
-    /// gone. No prediction includes the time for that, so the guest is not stopped before. Nor
+    /// Answers the count that ends a round, once the destination knows all depopulated
+    /// frames. No prediction includes the time for that, so the guest is not stopped before. Nor
     /// is another round sent: the rounds of an idle guest take next to no time, and would use
     /// up their number.
     pub(super) fn count_if_due(&mut self) -> Result<(), Failure> {

@@ -185,12 +185,13 @@ impl Session<'_> {
         let decided = Instant::now();
         match self.domains.resume(self.host.emulated()) {
             Ok(domain::Resumed::Yes { at, devices, known }) => {
+                self.resume_failed = false;
                 self.note_resume(at, Some(at.duration_since(decided)), known);
                 self.note_devices(devices);
             }
-            Ok(domain::Resumed::WasNotSuspended) => {}
+            Ok(domain::Resumed::WasNotSuspended) => self.resume_failed = false,
             Err(error) => {
-                self.host.leave_guest();
+                self.resume_failed = true;
                 self.log("error", format!("the guest could not be resumed: {error}"));
             }
         }

@@ -97,6 +97,8 @@ pub(super) struct Session<'s> {
     pub(super) progressed: Instant,
     /// Set when a stopped guest was resumed here because the attempt was refused.
     pub(super) resumed: Option<Resumed>,
+    /// Whether the last try to resume the guest failed.
+    pub(super) resume_failed: bool,
     /// Set while the pause is being given up and the attempt goes on.
     pub(super) running_on: Option<RunningOn>,
     /// The bandwidth cap that was in force until the guest was asked to stop.
@@ -151,6 +153,7 @@ impl<'s> Session<'s> {
             asked_at: now,
             progressed: now,
             resumed: None,
+            resume_failed: false,
             running_on: None,
             cap: None,
             saved: None,
@@ -176,6 +179,9 @@ impl<'s> Session<'s> {
             How::StreamComplete => verdict,
             _ => {
                 let mut verdict = self.ensure_running(verdict);
+                if self.resume_failed {
+                    self.host.leave_guest();
+                }
                 self.tell_standstill(&mut verdict);
                 verdict
             }

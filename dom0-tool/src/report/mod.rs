@@ -131,7 +131,7 @@ fn wanted(options: &Options, folder: &Folder) -> Result<Run, String> {
 /// What the ledger contains about this guest's other pauses, to this destination or to all.
 fn foresight(run: &Run, ledger: &Ledger) -> Vec<Row> {
     let summary = ledger.summary(run.destination(), |line| {
-        to_stderr(&format!("lull: {line}"))
+        to_stderr(&format!("lull: {line}"));
     });
     let guest = run.guest();
     let mut rows = summary.rows;

@@ -268,7 +268,7 @@ impl<'w> Destination<'w> {
             return false;
         };
         let is_more = !pages.present.is_empty() || !pages.zero.is_empty();
-        if is_more || pages.gone.is_empty() {
+        if is_more || pages.depopulated.is_empty() {
             return false;
         }
         self.gone_since.get_or_insert_with(Instant::now).elapsed() < FOLLOWING

@@ -186,7 +186,8 @@ impl Domains for Model<'_> {
         if self.world.look() != Guest::Suspended {
             return Ok(Resumed::WasNotSuspended);
         }
-        if self.world.stays_suspended.get() {
+        if let Some(left) = self.world.failing_resumes.get().checked_sub(1) {
+            self.world.failing_resumes.set(left);
             return Err(io::Error::other("it cannot be resumed"));
         }
         let devices = emulated.make_run();

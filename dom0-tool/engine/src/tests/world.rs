@@ -131,6 +131,8 @@ pub enum Fault {
     Forgotten,
     /// The attempt is cancelled, and the guest cannot be resumed.
     StaysSuspended,
+    /// The attempt is cancelled, and the first try to resume the guest fails.
+    ResumedAtSecondTry,
     /// The engine is held up until the limit is over, when it gets permission to start the copy.
     HeldUp,
     /// The engine is held up until `lull land` has given the copy up, as it hears that it may
@@ -188,7 +190,8 @@ pub struct World {
     pub not_started: Cell<bool>,
     /// Whether xenstored does not answer when the guest is resumed.
     pub forgotten: Cell<bool>,
-    pub stays_suspended: Cell<bool>,
+    /// How many tries to resume the guest are still to fail.
+    pub failing_resumes: Cell<u32>,
     /// Whether the guest is left to the guard.
     pub left: Cell<bool>,
     /// How long the engine is held up when it is permitted to start the copy.
@@ -240,7 +243,7 @@ impl World {
             never_arms: Cell::new(false),
             not_started: Cell::new(false),
             forgotten: Cell::new(false),
-            stays_suspended: Cell::new(false),
+            failing_resumes: Cell::new(0),
             left: Cell::new(false),
             held_up: Cell::new(Duration::ZERO),
             leaves: Cell::new(false),
@@ -289,7 +292,11 @@ impl World {
             }
             Fault::StaysSuspended => {
                 self.cancelled.set(true);
-                self.stays_suspended.set(true);
+                self.failing_resumes.set(u32::MAX);
+            }
+            Fault::ResumedAtSecondTry => {
+                self.cancelled.set(true);
+                self.failing_resumes.set(1);
             }
             Fault::HeldUp => self.held_up.set(HELD_UP),
             Fault::Leaves => self.leaves.set(true),

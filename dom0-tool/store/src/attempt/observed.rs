@@ -310,14 +310,14 @@ mod tests {
     use super::*;
     use crate::attempt::outcome::{Evidence, Intent, Outcome, judge};
 
-    fn judged(account: &ObservedAttempt) -> Outcome {
+    fn judged(observed: &ObservedAttempt) -> Outcome {
         let judgement = judge(Evidence {
-            helper: account.helper,
-            ended: account.ended.as_ref(),
+            helper: observed.helper,
+            ended: observed.ended.as_ref(),
             hung_up: None,
-            ready: account.gate(),
-            handshake_first: account.landing.is_handshake_first(),
-            handshake: &account.handshake,
+            ready: observed.gate(),
+            handshake_first: observed.landing.is_handshake_first(),
+            handshake: &observed.handshake,
             xl: XlEnd::Exited(1),
             intent: Intent::Move,
         });
@@ -332,23 +332,23 @@ mod tests {
             "migration sender: Trying to resume at our end.",
             "** Migration failed during final handshake **",
         ] {
-            let mut account = ObservedAttempt {
+            let mut observed = ObservedAttempt {
                 landing: Landing::Fast,
                 ..ObservedAttempt::default()
             };
-            account.transport_said(Event::Ready(Ready {
+            observed.transport_said(Event::Ready(Ready {
                 came_monotonic_ns: 1,
                 passed_monotonic_ns: 2,
             }));
-            account.xl_said("migration sender: Giving target permission to start.");
-            assert!(account.is_past_point_of_no_return() && !account.may_be_renamed());
-            account.helper_said(Event::Ended(Ended::so(How::RefusedDowntime)));
-            account.xl_said(last);
-            assert!(!account.is_past_point_of_no_return() && account.may_be_renamed());
-            assert_eq!(judged(&account), Outcome::RefusedDowntime, "{last}");
+            observed.xl_said("migration sender: Giving target permission to start.");
+            assert!(observed.is_past_point_of_no_return() && !observed.may_be_renamed());
+            observed.helper_said(Event::Ended(Ended::so(How::RefusedDowntime)));
+            observed.xl_said(last);
+            assert!(!observed.is_past_point_of_no_return() && observed.may_be_renamed());
+            assert_eq!(judged(&observed), Outcome::RefusedDowntime, "{last}");
             // An engine that has used it says that its stream is complete.
-            account.helper_said(Event::Ended(Ended::so(How::StreamComplete)));
-            assert!(account.is_past_point_of_no_return() && !account.may_be_renamed());
+            observed.helper_said(Event::Ended(Ended::so(How::StreamComplete)));
+            assert!(observed.is_past_point_of_no_return() && !observed.may_be_renamed());
         }
     }
 

@@ -188,7 +188,7 @@ impl ObservedAttempt {
         Some(Took {
             pages: self.suspended.as_ref().map_or(0, |stop| stop.dirty_pages),
             per_mille,
-            longer_ms: took_ms - u64::try_from(by_curve).unwrap_or(took_ms),
+            longer_ms: Some(took_ms - u64::try_from(by_curve).unwrap_or(took_ms)),
         })
     }
 
@@ -419,7 +419,7 @@ mod tests {
         let took = |per_mille, longer_ms| Took {
             pages: 420,
             per_mille,
-            longer_ms,
+            longer_ms: Some(longer_ms),
         };
         assert_eq!(kept(&observed), Some(took(310, 0)));
         // The curve said 40 ms.

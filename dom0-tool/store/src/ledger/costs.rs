@@ -196,8 +196,8 @@ pub fn last_pages(seen: &[Took]) -> LastPages {
         figures
     };
     // Pages that take longer than by the curve do so by a fixed time, not by a share.
-    let share = ordered(|took| took.per_mille.min(1_000));
-    let longer = ordered(|took| took.longer_ms);
+    let share = ordered(Took::share);
+    let longer = ordered(|took| took.longer_ms.unwrap_or(0));
     let took = ordered(|took| took.per_mille);
     let pages = ordered(|took| took.pages);
     let Some((((usual, longer), thousandths), pages)) = median(&share)
@@ -278,7 +278,7 @@ mod tests {
         let took = |per_mille: u64| Took {
             pages: per_mille * 2,
             per_mille,
-            longer_ms: per_mille.saturating_sub(1_000) / 25,
+            longer_ms: Some(per_mille.saturating_sub(1_000) / 25),
         };
         let known = |seen: &[u64]| {
             let seen: Vec<Took> = seen.iter().copied().map(took).collect();
@@ -302,6 +302,13 @@ mod tests {
         assert_eq!((known.usual, known.longer), (1_000, Micros(40_000)));
         let known = last_pages(&[took(900), took(800), took(3_000)]);
         assert_eq!((known.usual, known.longer), (900, Micros::ZERO));
+        // Entries of an older lull do not say by how much.
+        let older = |per_mille| Took {
+            longer_ms: None,
+            ..took(per_mille)
+        };
+        let known = last_pages(&[older(2_000), older(900), older(3_000)]);
+        assert_eq!((known.usual, known.longer), (2_000, Micros::ZERO));
     }
 
     proptest! {

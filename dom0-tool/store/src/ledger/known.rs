@@ -443,7 +443,7 @@ mod tests {
             last_pages: Some(Took {
                 pages: 400,
                 per_mille,
-                longer_ms: 0,
+                longer_ms: Some(0),
             }),
             ..Entry::default()
         };
