@@ -161,7 +161,7 @@ pub struct SuspendPages {
 }
 
 impl SuspendPages {
-    /// Of a guest that was never seen to stop. Measured with Linux 6.1 as a PVH guest
+    /// For a guest of which no stop was observed. Measured with Linux 6.1 as a PVH guest
     /// with one vCPU and one network interface: 300 to 410.
     pub const DEFAULT: Self = Self {
         expected: 350,
@@ -169,27 +169,31 @@ impl SuspendPages {
     };
 }
 
-/// How long the last pages of earlier pauses took, beside what the path's curve said of
-/// them.
+/// How long the last pages of earlier pauses took, compared with the time by the path's
+/// curve.
 ///
 /// The curve is measured while the guest runs. Once it has stopped, dom0 has its processor
-/// to itself, and pipes and sockets take in much of what little is left. The same pages then
-/// take another time.
+/// to itself, and pipes and sockets take in much of what little is left: the same pages then
+/// take a share of the curve's time. But the curve is mostly that of long rounds, and a short
+/// one costs a fixed time besides, for the way there and back: they then take longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct LastPages {
     /// As it mostly is, per mille of the curve's time.
     pub usual: u64,
+    /// The time that is mostly added to that, however many pages there are.
+    pub longer: Micros,
     /// Upper bound, per mille of the curve's time.
     pub most: u64,
-    /// How many pages such a pause sent. Of more pages the curve alone tells.
+    /// How many pages such a pause sent. For more pages only the curve is used.
     pub pages: u64,
 }
 
 impl LastPages {
-    /// Of a path on which no pause was seen.
+    /// For a path on which no pause was observed.
     pub const DEFAULT: Self = Self {
         usual: 1_000,
+        longer: Micros::ZERO,
         most: 1_000,
         pages: 0,
     };
@@ -197,8 +201,14 @@ impl LastPages {
     /// The usual time of pages that take `whole` by the curve, the known number of them
     /// `known`.
     pub const fn usually(&self, whole: Micros, known: Micros) -> Micros {
+        if whole.0 == 0 {
+            return whole;
+        }
         match known.0.checked_mul(self.usual) {
-            Some(product) => whole.since(known).saturating_add(Micros(product / 1_000)),
+            Some(product) => whole
+                .since(known)
+                .saturating_add(Micros(product / 1_000))
+                .saturating_add(self.longer),
             None => whole,
         }
     }
@@ -212,15 +222,26 @@ impl LastPages {
     }
 }
 
-/// What is foreseen of a pause.
+/// The forecast of a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Forecast {
     /// Upper bound, at the risk stated.
     pub at_most: Downtime,
-    /// The pause to expect. Its pages take no longer than the bound's, which may be lower
-    /// than the average: the risk leaves out stretches that the average includes.
+    /// The pause to expect. Its pages may take longer than the bound's: the risk leaves out
+    /// stretches that the average includes, and the bound knows nothing of
+    /// [`LastPages::longer`].
     pub expected: Downtime,
+}
+
+impl Forecast {
+    /// The pause to expect, as it is shown: no longer than the bound.
+    pub fn shown(&self) -> Downtime {
+        Downtime {
+            pages: self.expected.pages.min(self.at_most.pages),
+            ..self.expected
+        }
+    }
 }
 
 /// What is known when a pause is predicted.
@@ -228,7 +249,7 @@ pub struct Forecast {
 pub struct DowntimeModel<'a> {
     /// Upper bounds; see [`FixedCosts`].
     pub costs: FixedCosts,
-    /// The same as they mostly are.
+    /// The usual values of the same costs.
     pub expected_costs: FixedCosts,
     /// What the guest's kernel dirties in order to stop.
     pub suspend_pages: SuspendPages,
@@ -240,21 +261,22 @@ pub struct DowntimeModel<'a> {
     pub risk: Risk,
     /// How the guest dirties pages.
     pub dirty: &'a DirtyCurve,
-    /// What the path carries.
+    /// How fast the path carries pages.
     pub service: &'a ServiceCurve,
-    /// And as of late: [`ServiceCurve::expected_rate`], which is asked for often.
+    /// The path's present rate, [`ServiceCurve::expected_rate`]. Stored because it is used
+    /// often.
     pub expected_rate: PageRate,
     /// Upper bound of the pages that the guest dirties from the request to suspend until
-    /// the final bitmap, [`DirtyCurve::at_most`], which is asked for often too.
+    /// the final bitmap, [`DirtyCurve::at_most`]. Stored for the same reason.
     pub dirtied_at_most: u64,
-    /// What more than which is not sent while the guest runs.
+    /// The bandwidth cap while the guest runs.
     pub cap: Option<PageRate>,
     /// The guest has stopped, and dirties nothing more.
     pub stopped: bool,
 }
 
 impl DowntimeModel<'_> {
-    /// Two ticks: pages dirtied again within one are not seen to be.
+    /// Two ticks. A page that is dirtied twice within one tick is counted once.
     const MOMENT: Micros = Micros::from_millis(200);
 
     /// Upper bound of the pages left to send once the guest has stopped, if it
@@ -289,17 +311,18 @@ impl DowntimeModel<'_> {
             .min(most)
     }
 
-    /// What is foreseen of the pause if the guest is asked to stop with `dirty_count` pages
+    /// The forecast of the pause if the guest is asked to stop with `dirty_count` pages
     /// dirty.
     ///
     /// The pages may take longer than expected for two reasons: the link is slow, or
     /// they are more. The reasons are independent, so the time lost to both is seldom
     /// the sum of what each costs at most. It is taken as the root of the sum of their
-    /// squares. Without any risk it is the sum. A link that is slow at this moment is no risk: all pages are priced at it.
+    /// squares. With a risk of 0 it is the sum. A link that is slow at this moment is no
+    /// risk: the time of all pages is calculated at its present speed.
     ///
     /// If the last pages of earlier pauses took another time than their curve said, that is
-    /// expected again. What even the slowest of those pauses saved, the bound saves too; the
-    /// time lost to a slow link it keeps in full. A bound without risk knows nothing of it.
+    /// expected again. The bound is lowered by what the slowest of those pauses saved, but
+    /// keeps the time lost to a slow link in full. With a risk of 0 the bound is not lowered.
     pub fn forecast(&self, dirty_count: u64) -> Forecast {
         let most = self.final_pages(dirty_count);
         let likely = self.likely_of(dirty_count, most);
@@ -325,14 +348,14 @@ impl DowntimeModel<'_> {
                 ..self.costs.downtime()
             },
             expected: Downtime {
-                pages: self.last_pages.usually(expected, known).min(worst),
+                pages: self.last_pages.usually(expected, known),
                 ..self.expected_costs.downtime()
             },
         }
     }
 
-    /// Of `pages` that take `time` by the curve: the time of those of which earlier pauses
-    /// tell.
+    /// `pages` take `time` by the curve. Returns the part of that time that falls to as many
+    /// pages as earlier pauses sent.
     const fn known_of(&self, pages: u64, time: Micros) -> Micros {
         match self.last_pages.pages {
             0 => Micros::ZERO,
@@ -350,8 +373,7 @@ impl DowntimeModel<'_> {
         }
     }
 
-    /// What another round is expected to come to: how long it takes, and the pause
-    /// after it.
+    /// The expected length of another round, and the pause expected after it.
     pub fn another_round(&self, dirty_count: u64) -> (Micros, Downtime) {
         let free = self.expected_rate.time_for(dirty_count);
         let capped = self

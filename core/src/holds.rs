@@ -5,7 +5,7 @@
 pub(crate) enum Handover {
     /// It has not begun, and must be over before the guest may be asked to stop.
     Due,
-    /// It goes on beside the rounds.
+    /// It takes place while rounds are sent.
     UnderWay,
     /// It is over, or this landing needs none.
     Done,

@@ -1,4 +1,5 @@
-//! What the path to the destination carries: a service curve, built from what was sent.
+//! How fast the path to the destination carries pages: a service curve, built from what
+//! was sent.
 //!
 //! A rate cannot tell a slow link from one that stalls now and then. Sent pages are
 //! therefore remembered in windows, and the question is not "how fast?" but "how long do so

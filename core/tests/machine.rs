@@ -209,7 +209,7 @@ impl Checked {
                 assert!(pages > 0);
                 self.left = pages;
                 self.rounds = round + 1;
-                // One round goes on beside the handover, and one may follow it.
+                // One round is sent during the handover, and one may follow it.
                 let more = if self.config.hands_over { 2 } else { 0 };
                 assert!(self.rounds <= WithinLimit::MAX_ROUNDS + more);
             }
@@ -310,7 +310,7 @@ fn any_config() -> impl Strategy<Value = Config> {
         (micros(), micros(), micros(), micros(), micros()),
         (
             (1..2_000_u64, 1..2_000_u64),
-            (0..3_000_u64, 0..3_000_u64, 0..2_000_u64),
+            (0..3_000_u64, 0..3_000_u64, 0..2_000_u64, 0..30_000_u64),
         ),
         1..GUEST_PAGES,
         prop_oneof![Just(0), Just(50)],
@@ -333,6 +333,7 @@ fn any_config() -> impl Strategy<Value = Config> {
                 },
                 last_pages: LastPages {
                     usual: last.0,
+                    longer: Micros(last.3),
                     most: last.1,
                     pages: last.2,
                 },
@@ -559,7 +560,9 @@ proptest! {
             },
             expected_costs: FixedCosts { suspend: Micros(n(8)), ..FixedCosts::default() },
             suspend_pages: SuspendPages { expected: n(12), most: n(13) },
-            last_pages: LastPages { usual: n(14), most: n(15), pages: n(16) },
+            last_pages: LastPages {
+                usual: n(14), longer: Micros(n(12)), most: n(15), pages: n(16),
+            },
             risk: Risk::DEFAULT,
             guest_pages: n(7),
             hands_over: n(13) > 1,
@@ -891,7 +894,12 @@ fn last_pages_foreseen(last_pages: LastPages, risk: Risk) -> (Micros, Micros) {
 #[test]
 fn last_pages_are_expected_as_they_were_and_the_bound_falls_by_what_the_slowest_saved() {
     let foreseen = |usual, most, pages| {
-        let last_pages = LastPages { usual, most, pages };
+        let last_pages = LastPages {
+            usual,
+            most,
+            pages,
+            ..LastPages::DEFAULT
+        };
         last_pages_foreseen(last_pages, Risk::DEFAULT)
     };
     let (expected, at_most) = last_pages_foreseen(LastPages::DEFAULT, Risk::DEFAULT);
@@ -901,7 +909,7 @@ fn last_pages_are_expected_as_they_were_and_the_bound_falls_by_what_the_slowest_
     let (quarter, less) = foreseen(250, 400, all);
     assert_eq!(quarter, Micros(expected.0 / 4));
     assert!(at_most.0 - less.0 >= expected.0 * 3 / 5 && less.0 >= at_most.0 * 2 / 5);
-    // Of pages beyond those, the curve alone tells.
+    // For pages beyond those, only the curve is used.
     let (some, most_of_some) = foreseen(250, 400, 100);
     assert!(quarter < some && some < expected);
     assert!(less < most_of_some && most_of_some < at_most);
@@ -916,7 +924,16 @@ fn last_pages_are_expected_as_they_were_and_the_bound_falls_by_what_the_slowest_
         usual: 250,
         most: 400,
         pages: all,
+        ..LastPages::DEFAULT
     };
+    // A fixed time is expected besides. It is no part of the bound either.
+    let longer = LastPages {
+        longer: Micros(expected.0 / 8),
+        ..known
+    };
+    let (more, as_before) = last_pages_foreseen(longer, Risk::DEFAULT);
+    assert_eq!(more, Micros(expected.0 / 4 + expected.0 / 8));
+    assert_eq!(as_before, less);
     let no_risk = Risk::per_mille(0).unwrap();
     let (_, without) = last_pages_foreseen(LastPages::DEFAULT, no_risk);
     assert_eq!(last_pages_foreseen(known, no_risk), (quarter, without));
@@ -947,8 +964,9 @@ fn the_curve_s_word_for_the_last_pages_is_kept_unless_it_was_capped() {
     assert_eq!(by_curve(Some(PageRate(1_000_000))), None);
 }
 
-/// Three of four last pages are all zero. What is left is compared with the curve's word for
-/// a quarter of them, or the next pause would be taken for four times shorter.
+/// Three of four last pages are all zero. The time of the rest is compared with the curve's
+/// time for a quarter of the pages. Otherwise the next pause would be predicted four times
+/// too short.
 #[test]
 fn zero_pages_have_no_share_in_what_is_learned_of_the_last_pages() {
     let mut checked = Checked::new(config(Some(1_000), None));

@@ -156,8 +156,8 @@ pub enum Command {
 
     /// Show what earlier pauses took, by destination and guest
     ///
-    /// The next pause is predicted from it: the worst of each part plus a half, or,
-    /// from four on, plus what the worst is above the median.
+    /// The bound for the next pause is the worst of each part plus half of it. From
+    /// four pauses on, the margin is the distance from the median to the worst.
     Ledger(ledger::Options),
 
     /// Explain an attempt afterwards

@@ -194,13 +194,19 @@ pub fn line(
 ///
 /// # Errors
 /// The complete message of the refusal; or [`Enough`].
-pub fn admit(way: &RemoteShell, heard: Received, patience: &Patience<'_>) -> anyhow::Result<()> {
-    let there = match heard {
+pub fn admit(
+    remote: &RemoteShell,
+    received: Received,
+    patience: &Patience<'_>,
+) -> anyhow::Result<()> {
+    let there = match received {
         Received::Xen(release) => Some(release),
-        Received::NotAsked if way.takes_commands() => ask(&way.without_a_terminal(), patience)?,
+        Received::NotAsked if remote.takes_commands() => {
+            ask(&remote.without_a_terminal(), patience)?
+        }
         Received::NotAsked | Received::Nothing => None,
     };
-    check(way.host(), Release::here(), there)
+    check(remote.host(), Release::here(), there)
 }
 
 fn check(host: &str, here: Option<Release>, there: Option<Release>) -> anyhow::Result<()> {
@@ -213,8 +219,8 @@ fn check(host: &str, here: Option<Release>, there: Option<Release>) -> anyhow::R
 }
 
 /// Asks for the destination's Xen release; `None` if it does not answer.
-fn ask(way: &RemoteShell, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
-    let child = way
+fn ask(remote: &RemoteShell, patience: &Patience<'_>) -> Result<Option<Release>, Enough> {
+    let child = remote
         .command(QUESTION)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -313,13 +319,13 @@ mod tests {
     fn the_answer_is_found_behind_what_a_shell_says() {
         let inbox = Inbox::new();
         let patience = Patience::new(&inbox, None);
-        let heard = |script: &str| asked(script, &patience).unwrap();
+        let received = |script: &str| asked(script, &patience).unwrap();
         assert_eq!(
-            heard("echo welcome; printf hello; printf '\\nlull: xen 4.18\\nmore\\n'"),
+            received("echo welcome; printf hello; printf '\\nlull: xen 4.18\\nmore\\n'"),
             Some(xen(18))
         );
         // The question runs as it stands; no Xen runs on this host.
-        let said = heard("shift; sh -c \"$*\" | sed 's/^lull: xen [.]$/lull: xen 4.19/'");
+        let said = received("shift; sh -c \"$*\" | sed 's/^lull: xen [.]$/lull: xen 4.19/'");
         assert_eq!(said, Some(xen(19)));
     }
 
@@ -358,8 +364,8 @@ mod tests {
         let inbox = Inbox::new();
         let patience = Patience::new(&inbox, None);
         let started = |ssh: &str| {
-            let way = RemoteShell::new(Some(ssh), "192.0.2.7");
-            admit(&way, Received::NotAsked, &patience).unwrap();
+            let remote = RemoteShell::new(Some(ssh), "192.0.2.7");
+            admit(&remote, Received::NotAsked, &patience).unwrap();
             fs::read_to_string(&log).unwrap_or_default()
         };
         let ssh = format!("sh -c 'echo x >>{}'", log.display());

@@ -1,5 +1,5 @@
 //! `lull generate`: man pages and shell completions from the definition of the
-//! command line, for the package and for whoever has only the binary.
+//! command line, for the package and for hosts that have only the binary.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -10,10 +10,11 @@ use clap::{Args, Command, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
+use lull_base::exit::not_begun;
 
 use crate::cli::Cli;
 
-/// The manual's section: what is for whoever runs the host.
+/// The manual's section: system administration.
 const SECTION: &str = "8";
 
 /// The options of `lull generate`.
@@ -46,10 +47,7 @@ pub fn main(options: &Options) -> ExitCode {
     });
     match written {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("lull: {} cannot be filled: {error}.", folder.display());
-            ExitCode::from(2)
-        }
+        Err(error) => not_begun(&format!("{} cannot be filled: {error}.", folder.display())),
     }
 }
 

@@ -8,7 +8,7 @@ use lull_base::exit::NOT_BEGUN;
 use lull_base::fmt::{Ago, Millis, or_dash};
 use lull_base::suggest::did_you_mean;
 use lull_base::table::table;
-use lull_base::terminal::to_stdout;
+use lull_base::terminal::{to_stderr, to_stdout};
 use lull_store::ledger::{FILE, Ledger, LedgerError, Row};
 use lull_wire::events::Landing;
 
@@ -42,20 +42,22 @@ pub struct Options {
 /// Runs `lull ledger` and returns its exit code.
 pub fn main(options: &Options) -> ExitCode {
     let ledger = Ledger::at(FILE);
-    let say = |line: &str| eprintln!("lull: {line}");
+    let say = |line: &str| to_stderr(&format!("lull: {line}"));
     if let (true, Some(destination)) = (options.forget, &options.destination) {
         return match ledger.forget(destination, say) {
             Ok(0) => unknown(&ledger, destination),
-            forgot => told(forgot, &format!("on the way to {destination}")),
+            forgot => report_forgotten(forgot, &format!("on the way to {destination}")),
         };
     }
     if let Some(guest) = &options.forget_guest {
         return match ledger.forget_guest(guest, say) {
             Ok(0) => {
-                eprintln!("lull: no pause of {guest} is known. `lull ledger` shows all there is.");
+                to_stderr(&format!(
+                    "lull: no pause of {guest} is known. `lull ledger` shows all there is."
+                ));
                 NOT_BEGUN.into()
             }
-            forgot => told(forgot, &format!("of {guest}")),
+            forgot => report_forgotten(forgot, &format!("of {guest}")),
         };
     }
     let summary = ledger.summary(options.destination.as_deref(), say);
@@ -73,7 +75,7 @@ pub fn main(options: &Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn told(forgot: Result<usize, LedgerError>, which: &str) -> ExitCode {
+fn report_forgotten(forgot: Result<usize, LedgerError>, which: &str) -> ExitCode {
     match forgot {
         Ok(pauses) => {
             let s = if pauses == 1 { "" } else { "s" };
@@ -81,7 +83,7 @@ fn told(forgot: Result<usize, LedgerError>, which: &str) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("lull: the ledger could not be changed: {error}");
+            to_stderr(&format!("lull: the ledger could not be changed: {error}"));
             NOT_BEGUN.into()
         }
     }
@@ -89,7 +91,9 @@ fn told(forgot: Result<usize, LedgerError>, which: &str) -> ExitCode {
 
 fn unknown(ledger: &Ledger, destination: &str) -> ExitCode {
     let hint = did_you_mean(&ledger.like(destination));
-    eprintln!("lull: nothing is known of {destination}{hint}. `lull ledger` shows all there is.");
+    to_stderr(&format!(
+        "lull: nothing is known of {destination}{hint}. `lull ledger` shows all there is."
+    ));
     NOT_BEGUN.into()
 }
 

@@ -10,9 +10,11 @@ use lull_base::duration::Span;
 use lull_base::exit::done_or_not;
 use lull_base::suggest::{did_you_mean, nearest};
 use lull_base::table::table;
+use lull_base::terminal::to_stderr;
 use lull_core::units::PAGE_SIZE;
 use lull_store::limits::{
-    Change, Chosen, Effective, FILE, Key, Limit, LimitsError, LimitsFile, Standing, Whom, effective,
+    Change, Chosen, Effective, FILE, Key, Limit, LimitsError, LimitsFile, Selector, Standing,
+    effective,
 };
 use lull_xen::host::{self, Guest};
 use serde::Serialize;
@@ -24,7 +26,7 @@ use crate::control;
 /// # Errors
 /// If they cannot be determined. The error includes what the caller should do.
 pub fn of_guest(guest: &Guest) -> anyhow::Result<Effective> {
-    let uuid = host::uuid(guest.domid).context("xenstore does not tell the guest's UUID")?;
+    let uuid = host::uuid(guest.domid).context("the guest's UUID cannot be read from xenstore")?;
     effective(&guest.name, Some(&uuid)).map_err(|error| {
         anyhow::anyhow!("{error}\nNothing was done. `lull limits check` looks at it again.")
     })
@@ -53,11 +55,11 @@ restarted:
   disks = \"trusted\"            # may be open on two hosts at once
   announce = \"none\"            # no RARP when it has landed on this host
 
-For each key the first that has it is heard: the command line, the guest's
-UUID, its name, the pattern that spells out most of it (of equals the upper
-one), the default.")]
+For each key the first of these that has it is used: the command line, the
+guest's UUID, its name, the pattern that spells out most of it (of several, the
+upper one), the default.")]
 pub enum Command {
-    /// Show what holds, and which line of the file says so
+    /// Show the limits that apply, and which line of the file sets them
     Show(Show),
 
     /// Set limits
@@ -73,8 +75,8 @@ pub enum Command {
 /// The options of `lull limits show`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lull limits show           # all that the file says
-  lull limits show web1      # what holds for one guest, here or elsewhere
+  lull limits show           # the whole file
+  lull limits show web1      # what applies to one guest, here or elsewhere
   lull limits show --json web1
 
 Exit codes: 0 shown; 2 the file cannot be understood.")]
@@ -90,7 +92,7 @@ pub struct Show {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Target {
-    /// For every guest that nothing narrower is said of
+    /// For every guest without a rule of its own or a pattern
     #[arg(long)]
     default: bool,
 
@@ -132,7 +134,7 @@ pub struct Set {
     )]
     timeout: Option<Limit>,
 
-    /// What is sent at most until the pause, or `none`
+    /// The bandwidth cap until the pause, or `none`
     #[arg(long, value_name = "RATE", value_parser = |text: &str| Key::Bandwidth.understand(text))]
     bandwidth: Option<Limit>,
 
@@ -161,7 +163,7 @@ pub struct Set {
 /// The options of `lull limits unset`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lull limits unset web1               # all that is said of it
+  lull limits unset web1               # all its limits
   lull limits unset --default --timeout
 
 Exit codes: 0 gone, also if it was not there; 2 not, and why.")]
@@ -245,19 +247,19 @@ fn broken(error: LimitsError) -> String {
 /// that runs elsewhere.
 fn tell_of_a_slip(asked: &str, standing: &Standing) {
     if let Some(hint) = slip(asked, &control::names(), standing) {
-        eprintln!("lull: {hint}");
+        to_stderr(&format!("lull: {hint}"));
     }
 }
 
 /// For a name that neither a guest of this host nor a section has: a hint with similar
 /// names.
 fn slip(asked: &str, here: &[Guest], standing: &Standing) -> Option<String> {
-    let Ok(Whom::Name(asked)) = Whom::named(asked) else {
+    let Ok(Selector::Name(asked)) = Selector::named(asked) else {
         return None;
     };
     let sections = standing.rules.sections.iter();
-    let sections = sections.filter_map(|section| match &section.whom {
-        Whom::Name(name) => Some(name.as_str()),
+    let sections = sections.filter_map(|section| match &section.selector {
+        Selector::Name(name) => Some(name.as_str()),
         _ => None,
     });
     let known: Vec<&str> = host::guests(here).chain(sections).collect();
@@ -279,8 +281,8 @@ fn who(asked: &str) -> (String, Option<String>) {
         let uuid = host::uuid(guest.domid).ok();
         return (guest.name, uuid);
     }
-    match Whom::named(asked) {
-        Ok(Whom::Uuid(uuid)) => {
+    match Selector::named(asked) {
+        Ok(Selector::Uuid(uuid)) => {
             let here = host::by_uuid(&uuid).ok().flatten();
             let name = here.map_or_else(|| uuid.clone(), |guest| guest.name);
             (name, Some(uuid))
@@ -292,7 +294,9 @@ fn who(asked: &str) -> (String, Option<String>) {
 /// One limit of a guest.
 #[derive(Debug, Serialize)]
 struct Row {
-    whom: String,
+    /// The guest or section; the JSON field keeps its published name.
+    #[serde(rename = "whom")]
+    selector: String,
     key: &'static str,
     /// The limit as text; absent if there is none.
     limit: Option<String>,
@@ -305,12 +309,12 @@ struct Row {
     line: Option<usize>,
 }
 
-fn row(whom: &str, key: Key, chosen: Option<&Chosen<Limit>>) -> Row {
+fn row(selector: &str, key: Key, chosen: Option<&Chosen<Limit>>) -> Row {
     let limit = Chosen::limit_of(chosen);
     let span = limit.and_then(Limit::span);
     let rate = limit.and_then(Limit::rate);
     Row {
-        whom: whom.to_owned(),
+        selector: selector.to_owned(),
         key: key.name(),
         limit: limit.map(|limit| limit.to_string()),
         limit_us: span.map(Span::as_micros),
@@ -331,14 +335,14 @@ fn rows(standing: &Standing) -> Vec<Row> {
     sections
         .flat_map(|section| {
             section.settings.iter().map(|(key, setting)| {
-                let whom = section.whom.to_string();
+                let selector = section.selector.to_string();
                 let chosen = Chosen {
                     limit: Some(setting.limit).filter(|limit| *limit != Limit::None),
-                    section: whom.clone(),
+                    section: selector.clone(),
                     line: setting.line,
                     file: standing.file.clone(),
                 };
-                row(&whom, *key, Some(&chosen))
+                row(&selector, *key, Some(&chosen))
             })
         })
         .collect()
@@ -365,7 +369,7 @@ fn everything(standing: &Standing) -> String {
     for row in rows {
         let limit = row.limit.unwrap_or_else(|| "none".to_owned());
         let line = row.line.map(|line| line.to_string()).unwrap_or_default();
-        table.add_row([row.whom, row.key.to_owned(), limit, line]);
+        table.add_row([row.selector, row.key.to_owned(), limit, line]);
     }
     format!("{FILE}:\n{table}")
 }
@@ -385,10 +389,10 @@ fn in_words(name: &str, limits: &Effective) -> String {
 }
 
 impl Target {
-    fn whom(&self) -> Result<Whom, String> {
+    fn selector(&self) -> Result<Selector, String> {
         match &self.domain {
-            Some(domain) => Whom::named(domain),
-            None => Ok(Whom::Default),
+            Some(domain) => Selector::named(domain),
+            None => Ok(Selector::Default),
         }
     }
 }
@@ -404,7 +408,7 @@ fn set(options: &Set) -> Result<String, String> {
         (Key::Announce, options.announce),
     ];
     let keys = keys.into_iter().filter(|(_, limit)| limit.is_some());
-    change(options.target.whom()?, keys.collect())
+    change(options.target.selector()?, keys.collect())
 }
 
 fn unset(options: &Unset) -> Result<String, String> {
@@ -426,23 +430,23 @@ fn unset(options: &Unset) -> Result<String, String> {
     ];
     let keys = keys.into_iter().filter(|(_, chosen)| *chosen);
     change(
-        options.target.whom()?,
+        options.target.selector()?,
         keys.map(|(key, _)| (key, None)).collect(),
     )
 }
 
-fn change(whom: Whom, keys: BTreeMap<Key, Option<Limit>>) -> Result<String, String> {
+fn change(selector: Selector, keys: BTreeMap<Key, Option<Limit>>) -> Result<String, String> {
     let file = LimitsFile::at(FILE);
-    if let (Whom::Name(name), Ok(before)) = (&whom, file.rules()) {
+    if let (Selector::Name(name), Ok(before)) = (&selector, file.rules()) {
         tell_of_a_slip(name, &before);
     }
-    let change = Change { whom, keys };
+    let change = Change { selector, keys };
     let changed = file
         .change(&change)
         .map_err(|error| format!("{error}\nNothing was changed."))?;
     let standing = file.rules().map_err(broken)?;
     let what = if changed { "changed" } else { "was so already" };
-    let said = match standing.rules.section(&change.whom) {
+    let said = match standing.rules.section(&change.selector) {
         Some(section) if !section.settings.is_empty() => {
             let settings = section.settings.iter();
             let settings =
@@ -451,7 +455,10 @@ fn change(whom: Whom, keys: BTreeMap<Key, Option<Limit>>) -> Result<String, Stri
         }
         _ => "nothing".to_owned(),
     };
-    Ok(format!("{FILE} {what}: {} now says {said}.", change.whom))
+    Ok(format!(
+        "{FILE} {what}: {} now says {said}.",
+        change.selector
+    ))
 }
 
 fn check(options: &Check) -> Result<String, String> {

@@ -1,24 +1,25 @@
 //! lull moves a running Xen guest to another host, and never pauses it longer
 //! than its operator allows.
 //!
-//! One binary, several parts. `lull migrate` ([`migrate`]) starts stock `xl`, which
-//! starts lull again under the name of its save helper ([`helper`]); the two
-//! talk in [`events`](lull_wire::events). A third part carries xl's connection to the destination
-//! ([`transport`]). Which Xen runs there is asked first ([`destination`]), and in
-//! which order the guest lands there is chosen ([`landing`]);
-//! with the fast one a fourth waits at the destination ([`land`]).
+//! One binary runs as several processes. `lull migrate` ([`migrate`]) starts stock `xl`,
+//! which starts lull again as its save helper ([`helper`]); both exchange
+//! [`events`](lull_wire::events). A third process carries xl's connection to the destination
+//! ([`transport`]). `lull migrate` first asks which Xen runs there ([`destination`]), and
+//! chooses the order in which the guest lands ([`landing`]). In a fast landing a fourth
+//! process waits at the destination ([`land`]).
 //!
-//! What an attempt was told and decided is kept ([`lull_store`], by [`spoolers`]) and can be
-//! decided again ([`replay`]), or tried on a guest that stays ([`predict`]); what its pause
-//! took is remembered ([`ledger`]); how it went is explained ([`report`]). While it
-//! runs it can be looked at and steered ([`control`]). Limits stand in a file
-//! ([`limits`]), and plain `xl migrate` can be made to keep them ([`enable`]) and to land
-//! as fast ([`plain_xl`]).
-//! Under the name `vif-lull` it attaches guests' network interfaces ([`vif`]).
-//! Whoever carries out the guest's next reboot is kept ([`monitor`](lull_agents::monitor)), and so is its name
-//! ([`name`](lull_agents::name)).
-//! What only a person may decide is `lull resume` ([`resume`]). Is a host ready?
-//! [`doctor`]. Manual and completions: [`generate`].
+//! The events and decisions of an attempt are recorded ([`lull_store`], by [`spoolers`]).
+//! [`replay`] runs a record through the same rules again, [`predict`] applies them to a guest
+//! that stays, [`ledger`] shows what earlier pauses took, and [`report`] explains an attempt.
+//! A running attempt can be watched and changed ([`control`]). Limits are in a file
+//! ([`limits`]); plain `xl migrate` can be made to keep them ([`enable`]) and to land fast
+//! ([`plain_xl`]).
+//!
+//! Called as `vif-lull`, lull attaches guests' network interfaces ([`vif`]). It keeps xl's
+//! monitor of a guest alive over a pause ([`monitor`](lull_agents::monitor)), and restores
+//! the guest's name ([`name`](lull_agents::name)). `lull resume` ([`resume`]) is for the one
+//! decision that only a person can make. [`doctor`] checks the hosts, and [`generate`] writes
+//! the manual and the completions.
 
 #![forbid(unsafe_code)]
 

@@ -229,8 +229,8 @@ mod tests {
         let instance = "instance1.example.org";
         let ganeti = known(&["migrate", "-s", socat, "-C", config, instance, "192.0.2.7"]);
         assert_eq!(ganeti.ssh.as_deref(), Some(socat));
-        let way = RemoteShell::new(ganeti.ssh.as_deref(), &ganeti.host);
-        assert!(!way.takes_commands());
+        let remote = RemoteShell::new(ganeti.ssh.as_deref(), &ganeti.host);
+        assert!(!remote.takes_commands());
     }
 
     #[test]

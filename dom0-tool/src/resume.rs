@@ -1,7 +1,7 @@
 //! `lull resume`: makes a guest run on that a migration left suspended here.
 //!
-//! Only a person can say when: once the destination was told to start the
-//! guest, and has not answered, nobody here knows whether it runs there.
+//! Only a person can decide that. If the destination was told to start the guest and has
+//! not answered, this host cannot find out whether the guest runs there.
 
 use std::process::ExitCode;
 
@@ -10,6 +10,7 @@ use clap::Args;
 use lull_agents::emulated::Emulated;
 use lull_agents::name::{self, Name};
 use lull_base::exit::done_or_not;
+use lull_base::terminal::to_stderr;
 use lull_store::running::claim::{Claim, LockResult};
 use lull_store::running::folder::Folder;
 use lull_xen::device_model::MakeRun;
@@ -59,10 +60,10 @@ fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
         }
         Resumed::Yes { devices, known, .. } => {
             if let Some(complaint) = devices.complaint(emulated.words()) {
-                eprintln!("lull: {name} runs, but {complaint}.");
+                to_stderr(&format!("lull: {name} runs, but {complaint}."));
             }
             if !known {
-                eprintln!("lull: {name} runs, but {UNKNOWN}.");
+                to_stderr(&format!("lull: {name} runs, but {UNKNOWN}."));
             }
         }
     }
@@ -74,27 +75,27 @@ fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
         Ok(Name::Taken(other)) => format!("domain {other} is called {own}"),
         Err(error) => error.to_string(),
     };
-    eprintln!("lull: {name} keeps that name: {why}");
+    to_stderr(&format!("lull: {name} keeps that name: {why}"));
     Ok(name.clone())
 }
 
 /// A guest that is only being moved is paused too, and may be running at the
 /// destination in the next moment.
-fn until_nobody_moves(guest: DomId, name: &str) -> anyhow::Result<Option<Claim>> {
+fn until_nobody_moves(domid: DomId, name: &str) -> anyhow::Result<Option<Claim>> {
     let folder = Folder::default();
     let still = |who: &str| {
         anyhow::anyhow!(
-            "{name} is still being moved ({who}).\nNothing was done. `lull status` shows how far it is, and `lull cancel {guest}` ends it safely."
+            "{name} is still being moved ({who}).\nNothing was done. `lull status` shows how far it is, and `lull cancel {domid}` ends it safely."
         )
     };
     let sockets = folder.sockets().unwrap_or_default();
-    if let Some(socket) = sockets.iter().find(|socket| socket.guest == guest) {
+    if let Some(socket) = sockets.iter().find(|socket| socket.domid == domid) {
         return Err(still(&format!("by process {}", socket.helper)));
     }
-    match Claim::wait_idle(&folder, guest) {
+    match Claim::wait_idle(&folder, domid) {
         Ok(LockResult::Acquired(claim)) => Ok(Some(claim)),
         Ok(LockResult::Busy) => Err(still("another lull has its dirty log")),
-        // Where there can be no lock, nobody holds one.
+        // Without a folder for locks, no process holds one.
         Err(_) => Ok(None),
     }
 }

@@ -1,4 +1,4 @@
-//! Checks processes that nobody starts by hand, by their state in the kernel: they are
+//! Checks processes that are not started by hand, by their state in the kernel: they are
 //! confined, they keep nothing that they were not given, and a guard outlives signals. The
 //! save helper is also run without a Xen, to see what it says then.
 
@@ -240,7 +240,7 @@ fn a_transport_passes_on_what_the_shell_had_open() {
 }
 
 /// Runs the save helper as libxl does, for a domain that does not exist. Returns what it
-/// tells libxl and what it tells a front end.
+/// sends to libxl and to a front end.
 fn helped(spec: &str, has_front_end: bool) -> (String, String) {
     let (front_end, theirs) = UnixStream::pair().unwrap();
     let (_stream, to) = pipe().unwrap();
@@ -271,7 +271,7 @@ fn helped(spec: &str, has_front_end: bool) -> (String, String) {
     (said, told)
 }
 
-/// Without that word, the front end would judge by xl's output, which blames the
+/// Without this event, the front end would go by xl's output, which blames the
 /// destination.
 #[test]
 fn a_helper_that_cannot_begin_tells_the_front_end_that_the_source_failed() {

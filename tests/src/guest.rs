@@ -52,7 +52,7 @@ pub struct GuestSpec {
     pub machine: Machine,
 }
 
-/// The emulated machine of an HVM guest, as xl and the guest's Linux are told of it.
+/// The emulated machine of an HVM guest, in xl's configuration and for the guest's Linux.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     /// Lines of xl's configuration, each with its end.

@@ -27,9 +27,9 @@ const BUSY: Load = Load::steady(2_000, 4_096);
 /// The longest time that a move may take; none takes that long.
 const TIMEOUT: Duration = Duration::from_secs(240);
 
-/// The way in which the guest is moved.
+/// The method with which the guest is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Method {
     Stock,
     Classic,
     ClassicWithVifLull,
@@ -48,13 +48,18 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Returns the ways in which the guest is moved. With lull's network script, Xen's still
+    /// Returns the methods with which the guest is moved. With lull's network script, Xen's still
     /// runs for the emulated twin of an HVM guest's interface. Between two hosts the script
     /// would have to be changed on both.
-    fn ways(self) -> &'static [Way] {
+    fn methods(self) -> &'static [Method] {
         match self.two_hosts || self.kind == GuestType::Hvm {
-            true => &[Way::Stock, Way::Classic, Way::Fast],
-            false => &[Way::Stock, Way::Classic, Way::Fast, Way::ClassicWithVifLull],
+            true => &[Method::Stock, Method::Classic, Method::Fast],
+            false => &[
+                Method::Stock,
+                Method::Classic,
+                Method::Fast,
+                Method::ClassicWithVifLull,
+            ],
         }
     }
 }
@@ -108,8 +113,8 @@ impl Ends {
 
     /// Returns the command that moves the guest. The network script is the default at the
     /// time when the guest's configuration is read; where that may change, xl reads it
-    /// `again` in all ways but the fast one.
-    fn command(&self, way: Way, guest: &Guest, again: &str) -> String {
+    /// `again` in all methods but the fast one.
+    fn command(&self, method: Method, guest: &Guest, again: &str) -> String {
         let name = quote(guest.name());
         let lull = "lull migrate --json";
         if self.second.is_some() {
@@ -117,23 +122,25 @@ impl Ends {
                 "-s 'rig-agent call' {name} {}",
                 self.other(guest.host()).name()
             );
-            return match way {
-                Way::Stock => format!("xl migrate {to}"),
-                Way::Fast => format!("{lull} --landing fast {to}"),
-                Way::Classic | Way::ClassicWithVifLull => format!("{lull} --landing classic {to}"),
+            return match method {
+                Method::Stock => format!("xl migrate {to}"),
+                Method::Fast => format!("{lull} --landing fast {to}"),
+                Method::Classic | Method::ClassicWithVifLull => {
+                    format!("{lull} --landing classic {to}")
+                }
             };
         }
-        let set = match way {
-            Way::ClassicWithVifLull => "lull enable vif >/dev/null",
+        let set = match method {
+            Method::ClassicWithVifLull => "lull enable vif >/dev/null",
             _ => "lull disable vif >/dev/null",
         };
         let there = "'xl migrate-receive'";
-        let go = match way {
-            Way::Stock => format!("xl migrate -s '' {again} {name} {there}"),
-            Way::Classic | Way::ClassicWithVifLull => {
+        let go = match method {
+            Method::Stock => format!("xl migrate -s '' {again} {name} {there}"),
+            Method::Classic | Method::ClassicWithVifLull => {
                 format!("{lull} -s '' {again} {name} {there}")
             }
-            Way::Fast => format!(
+            Method::Fast => format!(
                 "{lull} -s '' --landing fast --receiver-command 'exec lull land' {name} {there}"
             ),
         };
@@ -141,7 +148,7 @@ impl Ends {
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Stock => "stock xl",
@@ -182,14 +189,14 @@ pub fn run(setting: Setting) -> Result<()> {
         true => Some(SavedGuest::make(host, &GuestSpec::hvm(NAME))?),
         false => None,
     };
-    let ways = setting.ways();
+    let methods = setting.methods();
     // With a configuration that is read again, the guest gets a new UUID, and Xen's script
     // would keep its disk from it, as from another guest.
     let again = match saved {
         Some(_) => String::new(),
         None => format!("-C /run/rig/{NAME}.cfg"),
     };
-    let mut moves = vec![Vec::new(); ways.len()];
+    let mut moves = vec![Vec::new(); methods.len()];
     for first in (0..ROUNDS).step_by(ROUNDS_OF_A_GUEST) {
         let mut guest = match &saved {
             Some(saved) => saved.restore()?,
@@ -197,11 +204,11 @@ pub fn run(setting: Setting) -> Result<()> {
         };
         guest.set_load(load)?;
         for _ in first..ROUNDS.min(first + ROUNDS_OF_A_GUEST) {
-            for (&way, moves) in ways.iter().zip(&mut moves) {
-                let done = measure(&ends, &guest, way, &again)?;
+            for (&method, moves) in methods.iter().zip(&mut moves) {
+                let done = measure(&ends, &guest, method, &again)?;
                 guest = guest.on(ends.other(guest.host()));
                 println!(
-                    "{way:<24}{:6.0} ms, CPU {:.0} ms  {:.0?}",
+                    "{method:<24}{:6.0} ms, CPU {:.0} ms  {:.0?}",
                     done.outage, done.cpu, done.parts
                 );
                 moves.push(done);
@@ -211,11 +218,11 @@ pub fn run(setting: Setting) -> Result<()> {
     }
     let stock = median(moves[0].iter().map(|done| done.outage));
     let stock_cpu = median(moves[0].iter().map(|done| done.cpu));
-    for (way, moves) in ways.iter().zip(&moves) {
+    for (method, moves) in methods.iter().zip(&moves) {
         let outages = || moves.iter().map(|done| done.outage);
         let (least, most) = (outages().reduce(f64::min), outages().reduce(f64::max));
         println!(
-            "{way:<24}median of {} {:6.0} ms ({:.0} to {:.0}), ratio to stock {:.2}",
+            "{method:<24}median of {} {:6.0} ms ({:.0} to {:.0}), ratio to stock {:.2}",
             moves.len(),
             median(outages()),
             least.unwrap_or_default(),
@@ -236,12 +243,12 @@ pub fn run(setting: Setting) -> Result<()> {
     Ok(())
 }
 
-fn measure(ends: &Ends, guest: &Guest, way: Way, again: &str) -> Result<Move> {
+fn measure(ends: &Ends, guest: &Guest, method: Method, again: &str) -> Result<Move> {
     let host = guest.host();
     let observer = host.observe(guest)?;
     let before = ends.cpu()?;
     let said = host
-        .run_for(&ends.command(way, guest, again), TIMEOUT)?
+        .run_for(&ends.command(method, guest, again), TIMEOUT)?
         .checked()?;
     let cpu = ends.cpu()? - before;
     // An outage ends with an answer. The network of an HVM guest may need longer than xl.
@@ -251,8 +258,8 @@ fn measure(ends: &Ends, guest: &Guest, way: Way, again: &str) -> Result<Move> {
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
-    let (parts, stub_cpu) = match way {
-        Way::Stock => (Vec::new(), 0.0),
+    let (parts, stub_cpu) = match method {
+        Method::Stock => (Vec::new(), 0.0),
         _ => parts(&events)?,
     };
     ensure!(outages.lost > 0, "no outage was seen: {outages:?}");

@@ -48,7 +48,7 @@ pub struct Leaks {
 
 /// A command that prints everything that is checked, in parts. It is one command because
 /// each costs time under emulation, and the check follows every attempt.
-const LOOK: &str = "\
+const LEFTOVERS: &str = "\
     xl debug-keys q; \
     xl list; \
     echo ===; \
@@ -88,7 +88,7 @@ impl Host {
     /// Returns what is on the host besides dom0 and these guests.
     pub fn leaks(&self, guests: &[&Guest]) -> Result<Leaks> {
         let mark = self.console().mark();
-        let text = self.run(LOOK)?.checked()?;
+        let text = self.run(LEFTOVERS)?.checked()?;
         let dump = self.dump_since(mark);
         let parts: Vec<&str> = text.split("===\n").collect();
         let [list, folders, files, walled, processes] = parts[..] else {

@@ -174,7 +174,7 @@ fn flow(frame: &[u8]) -> Option<Flow> {
 /// A packet that waits for its turn, and the order in which it came.
 type Waiting = Reverse<(Instant, u64, Vec<u8>)>;
 
-/// Sends packets when they are due. Ends with the one who hands them over.
+/// Sends packets when they are due. Ends when the sender of the channel is dropped.
 fn send_when_due(packets: &Receiver<Waiting>, number: u64, state: &State) {
     let mut waiting: BinaryHeap<Waiting> = BinaryHeap::new();
     loop {

@@ -145,7 +145,7 @@ fn command_line(machine: &Machine, ssh_port: u16, serial_log: &Path) -> Command 
 fn spawn_kept(mut command: Command) -> Result<Arc<Mutex<Child>>> {
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new()
-        .name("qemu-keeper".into())
+        .name("qemu-parent".into())
         .spawn(move || {
             let child = match command.spawn() {
                 Ok(child) => Arc::new(Mutex::new(child)),

@@ -23,11 +23,13 @@ use super::{BITMAP_BYTES_MAX, MAGIC, VERSION};
 /// | 8..=12 | costs at most: suspend, final bitmap, CPU state, landing, resume |
 /// | 13..=17 | the same as expected |
 /// | 18, 19 | pages that the guest's kernel dirties in order to stop: expected, at most |
-/// | 20..=22 | time of the last pages, per mille of the curve's: usual, at most; of how many pages |
-/// | 23 | 1 if the guest is handed over before it stops, else 0 |
+/// | 20, 21 | time of the last pages, per mille of the curve's: usual, at most |
+/// | 22 | what is mostly added to that |
+/// | 23 | of how many last pages that is known |
+/// | 24 | 1 if the guest is handed over before it stops, else 0 |
 #[repr(C, align(4096))]
 pub struct Settings {
-    words: [AtomicU64; 24],
+    words: [AtomicU64; 25],
 }
 
 /// The settings as typed values.
@@ -46,7 +48,7 @@ impl Settings {
     #[cfg(any(test, feature = "test-support"))]
     pub const fn empty() -> Self {
         Self {
-            words: [const { AtomicU64::new(0) }; 24],
+            words: [const { AtomicU64::new(0) }; 25],
         }
     }
 
@@ -84,6 +86,7 @@ impl Settings {
             suspend_pages.most,
             last_pages.usual,
             last_pages.most,
+            last_pages.longer.0,
             last_pages.pages,
             hands_over.into(),
         ];
@@ -111,6 +114,7 @@ impl Settings {
             suspend_pages_most,
             last_pages_usual,
             last_pages_most,
+            last_pages_longer,
             last_pages_number,
             hands_over,
         ] = &self.words;
@@ -150,6 +154,7 @@ impl Settings {
                 last_pages: LastPages {
                     usual: value(last_pages_usual),
                     most: value(last_pages_most),
+                    longer: micros(last_pages_longer),
                     pages: value(last_pages_number),
                 },
                 risk: Risk::per_mille(u16::try_from(value(risk)).ok()?)?,
@@ -191,7 +196,8 @@ mod tests {
                 last_pages: LastPages {
                     usual: 20,
                     most: 21,
-                    pages: 22,
+                    longer: Micros(22),
+                    pages: 23,
                 },
                 risk: Risk::per_mille(7).unwrap(),
                 guest_pages: 4,
@@ -203,10 +209,10 @@ mod tests {
         settings.write(&startup);
         assert_eq!(settings.read(), Some(startup));
         let word = |at: usize| settings.words[at].load(Ordering::Relaxed);
-        for at in 2..23 {
+        for at in 2..24 {
             assert_eq!(word(at), at as u64);
         }
-        assert_eq!(word(23), 1);
+        assert_eq!(word(24), 1);
         settings.words[1].store(VERSION - 1, Ordering::Relaxed);
         assert_eq!(settings.read(), None);
     }

@@ -434,7 +434,7 @@ impl Machine {
         self.dirty_count = Some(dirty);
         let forecast = self.model().forecast(dirty);
         self.prediction = Some(forecast.at_most);
-        self.expected = Some(forecast.expected);
+        self.expected = Some(forecast.shown());
     }
 
     /// Checks gate 1: whether to suspend, go on or refuse.
@@ -448,7 +448,7 @@ impl Machine {
         let needed = model.costs.at_worst(&at_most).total();
         let another_round = model.another_round(dirty);
         self.prediction = Some(at_most);
-        self.expected = Some(expected);
+        self.expected = Some(forecast.shown());
         self.least_needed = Some(self.least_needed.unwrap_or(needed).min(needed));
         self.holds.sent(self.round_sent);
         self.keep_promise(expected.total());

@@ -2,7 +2,7 @@
 //!
 //! A process that reads what a guest, a stub or another host says confines itself
 //! ([`lull_base::confine`]), and can no longer reach QEMU's monitor. Before that it starts a
-//! keeper, this binary again, which does nothing but pass a few orders on to QEMU. Each
+//! proxy, this binary again, which only passes a few orders on to QEMU. Each
 //! order is two bytes, so a process that has been taken over gains no more than these orders.
 //! An answer is a few bytes and what QEMU says of an error, of limited length. QEMU's state
 //! goes into a memory file that both processes have open.
@@ -27,10 +27,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 
-/// The hidden subcommand that makes this binary a keeper.
+/// The hidden subcommand that makes this binary a proxy.
 pub const SUBCOMMAND: &str = "devices";
 
-/// An order to a keeper.
+/// An order to a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
     /// Make QEMU run.
@@ -84,7 +84,7 @@ const ANSWERS: [Devices; 4] = [
     Devices::Refused,
 ];
 
-/// An answer of a keeper's.
+/// The answer of a proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Answer {
     devices: Devices,
@@ -131,33 +131,33 @@ impl Answer {
 /// A guest's emulated devices, of which it may have none.
 #[derive(Debug)]
 pub struct Emulated {
-    keeper: Option<Keeper>,
+    proxy: Option<QemuProxy>,
     /// Another process may still stop QEMU.
     may_be_stopped: bool,
     /// What the last answer says of QEMU.
     words: String,
-    /// Where the keeper has QEMU save its state.
+    /// Where the proxy has QEMU save its state.
     state: Option<File>,
 }
 
 impl Emulated {
     /// Those of a guest that has none.
     pub const NONE: Self = Self {
-        keeper: None,
+        proxy: None,
         may_be_stopped: false,
         words: String::new(),
         state: None,
     };
 
-    /// Starts a keeper if the guest has emulated devices. It ends with this handle.
+    /// Starts a proxy if the guest has emulated devices. It ends with this handle.
     ///
     /// # Errors
-    /// When xenstore does not answer, or the keeper cannot be started.
-    pub fn of(guest: DomId) -> io::Result<Self> {
-        let model = Model::of(&mut Xenstore::open()?, guest)?;
-        let keeper = (model != Model::None).then(|| Keeper::start(guest, None));
+    /// When xenstore does not answer, or the proxy cannot be started.
+    pub fn of(domid: DomId) -> io::Result<Self> {
+        let model = Model::of(&mut Xenstore::open()?, domid)?;
+        let proxy = (model != Model::None).then(|| QemuProxy::start(domid, None));
         Ok(Self {
-            keeper: keeper.transpose()?,
+            proxy: proxy.transpose()?,
             ..Self::NONE
         })
     }
@@ -166,13 +166,13 @@ impl Emulated {
     ///
     /// # Errors
     /// As [`of`](Self::of).
-    pub fn to_be_saved(guest: DomId) -> io::Result<Self> {
-        if Model::of(&mut Xenstore::open()?, guest)? == Model::None {
+    pub fn to_be_saved(domid: DomId) -> io::Result<Self> {
+        if Model::of(&mut Xenstore::open()?, domid)? == Model::None {
             return Ok(Self::NONE);
         }
         let state = memory_file()?;
         Ok(Self {
-            keeper: Some(Keeper::start(guest, Some(&state))?),
+            proxy: Some(QemuProxy::start(domid, Some(&state))?),
             state: Some(state),
             ..Self::NONE
         })
@@ -180,7 +180,7 @@ impl Emulated {
 
     /// Whether the guest has any.
     pub const fn is_some(&self) -> bool {
-        self.keeper.is_some()
+        self.proxy.is_some()
     }
 
     /// From here on the devices are made to run only once libxl, or a process that has died,
@@ -211,15 +211,15 @@ impl Emulated {
 
     /// Has QEMU stop and save its state; does not wait.
     pub fn begin_save(&mut self) {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.order(Order::Save);
+        if let Some(proxy) = &mut self.proxy {
+            proxy.order(Order::Save);
         }
     }
 
     /// Whether QEMU has stopped and saved its state; `None` while it is not known. The order
     /// must have been given.
     pub fn is_saved(&mut self) -> Option<bool> {
-        let Answer { devices, words } = self.keeper.as_mut()?.answer_so_far()?;
+        let Answer { devices, words } = self.proxy.as_mut()?.answer_so_far()?;
         self.words = match devices {
             Devices::Silent => "does not answer in time".to_owned(),
             Devices::Gone => "does not run any more".to_owned(),
@@ -243,10 +243,10 @@ impl Emulated {
     }
 
     fn ask(&mut self, order: Order) -> Devices {
-        let Some(keeper) = &mut self.keeper else {
+        let Some(proxy) = &mut self.proxy else {
             return Devices::None;
         };
-        let Answer { devices, words } = keeper.ask(order);
+        let Answer { devices, words } = proxy.ask(order);
         self.words = words;
         devices
     }
@@ -286,7 +286,7 @@ fn read_state(file: &File) -> io::Result<Vec<u8>> {
 
 /// The process, and the orders that it was given.
 #[derive(Debug)]
-struct Keeper<W = ChildStdin, R = ChildStdout> {
+struct QemuProxy<W = ChildStdin, R = ChildStdout> {
     to: W,
     from: R,
     /// The number of the last order, to tell its answer from a late one.
@@ -295,11 +295,11 @@ struct Keeper<W = ChildStdin, R = ChildStdout> {
     until: Option<Instant>,
 }
 
-impl Keeper {
+impl QemuProxy {
     /// Starts the process, which has QEMU save into `state`.
-    fn start(guest: DomId, state: Option<&File>) -> io::Result<Self> {
+    fn start(domid: DomId, state: Option<&File>) -> io::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
-        command.args([SUBCOMMAND, &guest.to_string()]);
+        command.args([SUBCOMMAND, &domid.to_string()]);
         if let Some(state) = state {
             command.arg(state.as_raw_fd().to_string());
             fcntl_setfd(state, FdFlags::empty())?;
@@ -316,7 +316,7 @@ impl Keeper {
     }
 }
 
-impl<W: Write, R: Read + AsFd> Keeper<W, R> {
+impl<W: Write, R: Read + AsFd> QemuProxy<W, R> {
     const fn over(to: W, from: R) -> Self {
         Self {
             to,
@@ -326,7 +326,7 @@ impl<W: Write, R: Read + AsFd> Keeper<W, R> {
         }
     }
 
-    /// A keeper that does not answer counts as a QEMU that does not.
+    /// A proxy that does not answer counts as a QEMU that does not.
     fn ask(&mut self, order: Order) -> Answer {
         let until = Instant::now() + order.longest();
         let answer = match self.order(order) {
@@ -365,7 +365,7 @@ impl<W: Write, R: Read + AsFd> Keeper<W, R> {
             let mut head = [0; 3];
             self.from.read_exact(&mut head)?;
             let [number, place, length] = head;
-            // The keeper writes them at once, or ends.
+            // The proxy writes them at once, or ends.
             let mut words = vec![0; usize::from(length)];
             self.from.read_exact(&mut words)?;
             if number == self.number {
@@ -378,24 +378,24 @@ impl<W: Write, R: Read + AsFd> Keeper<W, R> {
     }
 }
 
-/// Parses a keeper's command line: the guest, and the descriptor of the file for QEMU's
+/// Parses a proxy's command line: the guest, and the descriptor of the file for QEMU's
 /// state. `None` if it is not one.
 pub fn orders(args: &[OsString]) -> Option<(DomId, Option<RawFd>)> {
     match args {
-        [_, mode, guest, state @ ..] if mode == SUBCOMMAND && state.len() < 2 => {
+        [_, mode, domid, state @ ..] if mode == SUBCOMMAND && state.len() < 2 => {
             let state = state.first().map(|state| state.to_str()?.parse().ok());
             let state = match state {
                 Some(number) => Some(number?),
                 None => None,
             };
-            Some((guest.to_str()?.parse().ok()?, state))
+            Some((domid.to_str()?.parse().ok()?, state))
         }
         _ => None,
     }
 }
 
-/// The keeper's main function: carries out orders until the process that gives them ends.
-pub fn main(guest: DomId, state: Option<RawFd>) -> ExitCode {
+/// The proxy's main function: carries out orders until the process that gives them ends.
+pub fn main(domid: DomId, state: Option<RawFd>) -> ExitCode {
     drop(inherited_fd::foreign(state.as_slice()));
     let state = state.and_then(|number| inherited_fd::adopt(number).ok());
     let state = state.map(File::from);
@@ -405,12 +405,12 @@ pub fn main(guest: DomId, state: Option<RawFd>) -> ExitCode {
     let Ok(xen) = Xen::open_here() else {
         return ExitCode::FAILURE;
     };
-    let qemu = Qemu::of(guest);
+    let qemu = Qemu::of(domid);
     let carry_out = |order| {
         let done = match order {
             Order::Run => qemu.run(),
             Order::RunOnceStopped => qemu.run_once_stopped(),
-            Order::Follow => qemu.follow(&xen, guest),
+            Order::Follow => qemu.follow(&xen, domid),
             Order::BeginLog => qemu.begin_dirty_log(),
             Order::EndLog => qemu.end_dirty_log(),
             Order::Save => save(&qemu, state.as_ref()),
@@ -461,10 +461,10 @@ mod tests {
 
     use super::*;
 
-    type Piped = Keeper<io::PipeWriter, io::PipeReader>;
+    type Piped = QemuProxy<io::PipeWriter, io::PipeReader>;
 
-    fn kept(mut carry_out: impl FnMut(Order) -> Devices + Send + 'static) -> Piped {
-        kept_with(move |order| carry_out(order).into())
+    fn proxy_over(mut carry_out: impl FnMut(Order) -> Devices + Send + 'static) -> Piped {
+        proxy_answering(move |order| carry_out(order).into())
     }
 
     fn refused(words: &str) -> Answer {
@@ -472,23 +472,23 @@ mod tests {
         refused.into()
     }
 
-    fn kept_with(carry_out: impl FnMut(Order) -> Answer + Send + 'static) -> Piped {
+    fn proxy_answering(carry_out: impl FnMut(Order) -> Answer + Send + 'static) -> Piped {
         let (mut orders, to) = io::pipe().unwrap();
         let (from, mut answers) = io::pipe().unwrap();
         thread::spawn(move || serve(&mut orders, &mut answers, carry_out));
-        Keeper::over(to, from)
+        QemuProxy::over(to, from)
     }
 
     #[test]
     fn each_order_is_carried_out_and_answered() {
         for devices in ANSWERS {
-            let mut keeper = kept(move |order| match order {
+            let mut proxy = proxy_over(move |order| match order {
                 Order::Follow => devices,
                 _ => Devices::Run,
             });
-            assert_eq!(keeper.ask(Order::Run).devices, Devices::Run);
-            assert_eq!(keeper.ask(Order::Follow).devices, devices);
-            assert_eq!(keeper.ask(Order::EndLog).devices, Devices::Run);
+            assert_eq!(proxy.ask(Order::Run).devices, Devices::Run);
+            assert_eq!(proxy.ask(Order::Follow).devices, devices);
+            assert_eq!(proxy.ask(Order::EndLog).devices, Devices::Run);
         }
     }
 
@@ -497,15 +497,15 @@ mod tests {
     fn qemus_words_arrive_bounded_and_without_what_a_terminal_obeys() {
         // Whole characters only.
         let most = format!("refuses: {}", "\u{20ac}".repeat((255 - 9) / 3));
-        for (said, heard) in [
+        for (said, received) in [
             ("no lock\u{1b}[2J\n".to_owned(), "refuses: no lock[2J"),
             ("\u{20ac}".repeat(200), most.as_str()),
         ] {
-            let mut keeper = kept_with(move |_| refused(&said));
+            let mut proxy = proxy_answering(move |_| refused(&said));
             for order in [Order::Run, Order::Save] {
-                let answer = keeper.ask(order);
+                let answer = proxy.ask(order);
                 assert_eq!(answer.devices, Devices::Refused);
-                assert_eq!(answer.words, heard);
+                assert_eq!(answer.words, received);
             }
         }
         let gone: Result<(), QmpError> = Err(QmpError::Gone);
@@ -518,11 +518,11 @@ mod tests {
         let (from, mut answers) = io::pipe().unwrap();
         let mut emulated = Emulated::NONE;
         assert!(emulated.log(true).is_ok() && emulated.words().is_empty());
-        let keeper: Keeper<ChildStdin, ChildStdout> = Keeper::over(
+        let proxy: QemuProxy<ChildStdin, ChildStdout> = QemuProxy::over(
             ChildStdin::from(std::os::fd::OwnedFd::from(to)),
             ChildStdout::from(std::os::fd::OwnedFd::from(from)),
         );
-        emulated.keeper = Some(keeper);
+        emulated.proxy = Some(proxy);
         thread::spawn(move || {
             serve(&mut orders, &mut answers, |order| match order {
                 Order::BeginLog => refused("no log"),
@@ -540,43 +540,43 @@ mod tests {
     fn a_late_answer_is_not_taken_for_the_next_orders() {
         let (mut orders, to) = io::pipe().unwrap();
         let (from, mut answers) = io::pipe().unwrap();
-        let mut keeper = Keeper::over(to, from);
-        assert_eq!(keeper.ask(Order::Run).devices, Devices::Silent);
+        let mut proxy = QemuProxy::over(to, from);
+        assert_eq!(proxy.ask(Order::Run).devices, Devices::Silent);
         let mut order = [0; 2];
         orders.read_exact(&mut order).unwrap();
         answers
             .write_all(&refused("late").encode(order[1]))
             .unwrap();
         thread::spawn(move || serve(&mut orders, &mut answers, |_| Devices::Run.into()));
-        assert_eq!(keeper.ask(Order::Run), Devices::Run.into());
+        assert_eq!(proxy.ask(Order::Run), Devices::Run.into());
     }
 
     /// The engine goes on keeping its limit while QEMU saves.
     #[test]
     fn an_order_is_given_without_a_wait_and_answered_later() {
         let (may_go_on, goes_on) = std::sync::mpsc::channel();
-        let mut keeper = kept(move |order| {
+        let mut proxy = proxy_over(move |order| {
             if order == Order::Save {
                 goes_on.recv().unwrap();
             }
             Devices::Run
         });
-        assert!(keeper.order(Order::Save));
-        assert_eq!(keeper.answer_so_far(), None);
+        assert!(proxy.order(Order::Save));
+        assert_eq!(proxy.answer_so_far(), None);
         may_go_on.send(()).unwrap();
         let begun = Instant::now();
         let answer = loop {
-            match keeper.answer_so_far() {
+            match proxy.answer_so_far() {
                 None => assert!(begun.elapsed() < Order::Save.longest()),
                 Some(answer) => break answer,
             }
         };
         assert_eq!(answer.devices, Devices::Run);
         // One that is given up for another is not answered in its place.
-        assert!(keeper.order(Order::Save));
+        assert!(proxy.order(Order::Save));
         may_go_on.send(()).unwrap();
-        assert_eq!(keeper.ask(Order::Run).devices, Devices::Run);
-        assert_eq!(keeper.answer(Instant::now()).ok(), None);
+        assert_eq!(proxy.ask(Order::Run).devices, Devices::Run);
+        assert_eq!(proxy.answer(Instant::now()).ok(), None);
     }
 
     #[test]
@@ -597,18 +597,18 @@ mod tests {
     }
 
     #[test]
-    fn a_keeper_that_is_gone_is_no_wait() {
+    fn a_proxy_that_is_gone_is_no_wait() {
         let (orders, to) = io::pipe().unwrap();
         let (from, answers) = io::pipe().unwrap();
         drop((orders, answers));
         let begun = Instant::now();
-        let answer = Keeper::over(to, from).ask(Order::EndLog);
+        let answer = QemuProxy::over(to, from).ask(Order::EndLog);
         assert_eq!(answer.devices, Devices::Silent);
         assert!(begun.elapsed() < Order::EndLog.longest());
     }
 
     #[test]
-    fn a_keeper_knows_its_guest() {
+    fn a_proxy_knows_its_guest() {
         let orders_of = |line: &str| {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             orders(&words)

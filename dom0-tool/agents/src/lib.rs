@@ -1,4 +1,4 @@
-//! The processes that nobody starts by hand: xl, libxl and lull start them. libxl's save
+//! The processes that xl, libxl and lull start. libxl's save
 //! [`helper`] hosts the engine, with a guard that outlives it; the [`transport`] carries xl's
 //! connection; [`land`] waits at the destination. They are looked at and steered through a
 //! [`control`] socket. The [`spoolers`] write what is kept of an attempt, and [`vif`] attaches

@@ -126,7 +126,7 @@ pub fn lost(name: &str, domain: DomId) -> Option<String> {
     warning(name, is_libvirts(name), waiting)
 }
 
-/// Looks whether the monitor goes on. The guard may be about to see to that.
+/// Checks whether the monitor runs. The guard may be about to continue it.
 fn look(monitor: &Monitor) -> Waiting {
     let until = Instant::now() + LETTING_GO;
     while monitor.is_held() {

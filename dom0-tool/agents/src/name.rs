@@ -36,11 +36,11 @@ pub enum Name {
 ///
 /// # Errors
 /// When xenstore does not answer.
-pub fn give_back(guest: DomId, name: &str, patience: Duration) -> io::Result<Name> {
+pub fn give_back(domid: DomId, name: &str, patience: Duration) -> io::Result<Name> {
     let mut store = Xenstore::open()?;
     let until = Instant::now() + patience;
     loop {
-        let found = try_to_give_back(&mut store, guest, name)?;
+        let found = try_to_give_back(&mut store, domid, name)?;
         if found == Name::Own || Instant::now() >= until {
             return Ok(found);
         }
@@ -48,14 +48,14 @@ pub fn give_back(guest: DomId, name: &str, patience: Duration) -> io::Result<Nam
     }
 }
 
-fn try_to_give_back(store: &mut Xenstore, guest: DomId, name: &str) -> io::Result<Name> {
+fn try_to_give_back(store: &mut Xenstore, domid: DomId, name: &str) -> io::Result<Name> {
     let away = format!("{name}{SUFFIX}");
-    let path = path_of(guest);
+    let path = path_of(domid);
     if store.read(&path)?.as_ref() != Some(&away) {
         return Ok(Name::Own);
     }
     for other in store.list("/local/domain")? {
-        let Some(other) = other.parse().ok().filter(|other| *other != guest) else {
+        let Some(other) = other.parse().ok().filter(|other| *other != domid) else {
             continue;
         };
         if store.read(&path_of(other))?.as_deref() == Some(name) {
@@ -64,7 +64,7 @@ fn try_to_give_back(store: &mut Xenstore, guest: DomId, name: &str) -> io::Resul
     }
     // xl may rename it at the same moment.
     if store.replace(&path, &away, name)?
-        && let Some(vm) = store.read(&format!("/local/domain/{guest}/vm"))?
+        && let Some(vm) = store.read(&format!("/local/domain/{domid}/vm"))?
     {
         store.write(&format!("{vm}/name"), name)?;
     }
@@ -72,8 +72,8 @@ fn try_to_give_back(store: &mut Xenstore, guest: DomId, name: &str) -> io::Resul
 }
 
 /// The guest's name now; `None` if xenstore does not tell it.
-pub fn of(guest: DomId) -> Option<String> {
-    Xenstore::open().ok()?.read(&path_of(guest)).ok()?
+pub fn of(domid: DomId) -> Option<String> {
+    Xenstore::open().ok()?.read(&path_of(domid)).ok()?
 }
 
 fn path_of(domain: DomId) -> String {

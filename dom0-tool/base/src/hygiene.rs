@@ -45,9 +45,9 @@ pub fn settle() {
 /// signal that can be caught. The handlers do nothing, but the signals are not ignored,
 /// because programs that this process starts would inherit that.
 pub fn outlive_signals() {
-    let heard = Arc::new(AtomicBool::new(false));
+    let received = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM] {
-        let _ = signal_hook::flag::register(signal, Arc::clone(&heard));
+        let _ = signal_hook::flag::register(signal, Arc::clone(&received));
     }
     // This fails only for a process that already leads a group.
     let _ = setsid();

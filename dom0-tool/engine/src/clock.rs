@@ -92,8 +92,8 @@ impl Session<'_> {
             self.guest_state()?;
         }
         let state = self.peer.machine().state();
-        let resting =
-            matches!(state, State::Waiting | State::Counting) && self.landing.is_resting();
+        let rests = self.count_due || self.landing.is_resting();
+        let resting = rests && matches!(state, State::Waiting | State::Counting);
         let copying = matches!(state, State::Copying | State::HandingOver) || resting;
         if self.begun && (copying || state == State::CopyingFinal) {
             self.look_at_memory()?;
@@ -254,8 +254,8 @@ impl Session<'_> {
         }
         let owes = !self.begun || self.slots.stub_is_busy();
         if !owes {
-            self.heard = Instant::now();
-        } else if self.heard.elapsed() > silence {
+            self.last_message_at = Instant::now();
+        } else if self.last_message_at.elapsed() > silence {
             return Err(Failure::StubSilent(silence));
         }
         self.owed.look(owes, self.slots.filled_in_all());

@@ -16,6 +16,20 @@ impl Session<'_> {
         counted.map_err(|why| Failure::unread("the dirty pages cannot be counted", why))
     }
 
+    /// Answers the count that ends a round, once the destination knows all depopulated
+    /// frames. No prediction includes the time for that, so the guest is not stopped before. Nor
+    /// is another round sent: the rounds of an idle guest take next to no time, and would use
+    /// up their number.
+    pub(super) fn count_if_due(&mut self) -> Result<(), Failure> {
+        if !self.count_due || self.landing.is_sending_depopulated() {
+            return Ok(());
+        }
+        self.count_due = false;
+        self.tell_if_unsettled()?;
+        self.answer_count()?;
+        self.notify()
+    }
+
     /// Counts the dirty pages for the machine, which has asked for it.
     pub(super) fn answer_count(&mut self) -> Result<(), Failure> {
         let dirty = self.count()?;
@@ -56,15 +70,13 @@ impl Session<'_> {
     }
 
     /// Tells the stub if a limit is in force and memory was given to the guest, or taken
-    /// from it, since the last bitmap, or if the destination does not know all of that yet.
-    /// The guest must not be stopped then: no prediction includes the seconds in which the
-    /// frames of a large guest are listed, or the destination is told of those that have
-    /// gone.
-    pub(super) fn tell_if_unsettled(&mut self) -> Result<(), Failure> {
+    /// from it, since the last bitmap. The guest must not be stopped then: no prediction
+    /// includes the seconds in which the frames of a large guest are listed.
+    fn tell_if_unsettled(&mut self) -> Result<(), Failure> {
         if self.limit_in_force().is_none() {
             return Ok(());
         }
-        if self.is_ballooning()? || self.landing.is_telling_gone() {
+        if self.is_ballooning()? {
             self.peer.tell(self.now(), Event::Unsettled)?;
         }
         Ok(())

@@ -54,14 +54,14 @@ impl Session<'_> {
             dirty_pages: machine.dirty_count(),
             transfer_rate: known(machine.service().expected_rate().bytes()),
             dirty_rate: known_dirty(machine.dirty_rate()),
-            predicted_downtime_ms: self.told(machine.prediction()),
-            expected_downtime_ms: self.told(machine.expected()),
+            predicted_downtime_ms: self.in_ms(machine.prediction()),
+            expected_downtime_ms: self.in_ms(machine.expected()),
         };
         self.host.tell(events::Event::Progress(progress));
     }
 
     /// A predicted pause in milliseconds; `None` before the link's rate is known.
-    fn told(&self, pause: Option<Downtime>) -> Option<u64> {
+    fn in_ms(&self, pause: Option<Downtime>) -> Option<u64> {
         known(self.peer.machine().service().expected_rate().bytes())?;
         Some(pause?.total().as_millis_ceil())
     }

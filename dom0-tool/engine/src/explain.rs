@@ -9,7 +9,7 @@ use lull_core::service::Stretch;
 use lull_core::units::{Micros, PAGE_SIZE};
 use lull_wire::events::{DID_NOT_SUSPEND, How};
 
-/// How an attempt ended, and what the operator is told about it.
+/// How an attempt ended, and the explanation for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// How the attempt ended.

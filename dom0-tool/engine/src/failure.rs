@@ -69,7 +69,7 @@ pub enum Failure {
     OutOfTime,
     #[error("its QEMU cannot be made to log what it writes into the guest's memory: {0}")]
     DevicesNotLogged(io::Error),
-    /// QEMU was asked to stop and to save its state, in vain.
+    /// QEMU was asked to stop and to save its state, and did not.
     /// With a clause that says why, if that is known.
     #[error("the guest's QEMU could not be stopped and its state saved{}", because(.0))]
     DevicesNotSaved(String),
@@ -92,10 +92,10 @@ pub enum Failure {
     #[error("the guest could not be asked to suspend: {0}")]
     Devices(String),
     /// The suspend did not come from this attempt.
-    #[error("the guest is suspended already, by somebody else")]
+    #[error("the guest is suspended already, by another program")]
     SuspendedByAnother,
     /// The resume did not come from this attempt.
-    #[error("somebody has resumed the guest while it was being handed over")]
+    #[error("another program has resumed the guest while it was being handed over")]
     ResumedByAnother,
     /// The guest has died and will never run again.
     #[error("the guest {0}")]
@@ -150,7 +150,7 @@ const fn hung_up(why: Refused) -> &'static str {
         Refused::NotReady | Refused::ReadyTooLate | Refused::PauseUnknown => {
             "the last pages and the CPU state were not in place in time"
         }
-        Refused::RunsHere => "somebody has resumed the guest while it was being handed over",
+        Refused::RunsHere => "another program has resumed the guest while it was being handed over",
         Refused::StateUnread => "Xen did not say whether the guest runs here",
         _ => "the attempt was given up",
     }
@@ -185,7 +185,7 @@ impl From<&Failure> for Verdict {
             Failure::HungUp(Refused::XlGone) => (How::SourceFailed, ""),
             Failure::SuspendedByAnother | Failure::ResumedByAnother | Failure::LogReset(_) => (
                 How::SourceFailed,
-                "Look who else saves, moves or resumes it, and try again.",
+                "Find the program that saves, moves or resumes it, and try again.",
             ),
             Failure::HungUp(Refused::RunsHere | Refused::StateUnread) => (How::SourceFailed, ""),
             Failure::DevicesNotLogged(_) | Failure::DevicesNotSaved(_) => (
@@ -198,7 +198,7 @@ impl From<&Failure> for Verdict {
             ),
             Failure::Ballooning => (
                 How::RefusedDowntime,
-                "Wait until its memory comes to rest (`xl list`; who runs `xl mem-set`?), or use `--landing classic`.",
+                "Wait until its memory no longer changes (`xl list`; does a program run `xl mem-set`?), or use `--landing classic`.",
             ),
             Failure::OutOfTime => (How::RefusedTimeout, "Give it more time, or try again."),
             Failure::Grown => (

@@ -26,7 +26,7 @@ pub(super) enum RunningOn {
     /// guest were resumed now.
     Owed(Box<Refusal>),
     /// The guest runs. The stub has not yet reported the same decision.
-    Unheard,
+    StubPending,
 }
 
 impl Session<'_> {
@@ -34,7 +34,7 @@ impl Session<'_> {
     /// reach this decision; the second of them changes nothing.
     pub(super) fn give_up_pause(&mut self, refusal: Refusal) -> Result<(), Failure> {
         match self.running_on {
-            Some(RunningOn::Unheard) => {
+            Some(RunningOn::StubPending) => {
                 self.running_on = None;
                 return Ok(());
             }
@@ -47,7 +47,7 @@ impl Session<'_> {
         }
         self.run_on(refusal)?;
         // If dom0's clock came first, the stub's message is still to come.
-        self.running_on = self.peer.pending_run_on().map(|_| RunningOn::Unheard);
+        self.running_on = self.peer.pending_run_on().map(|_| RunningOn::StubPending);
         Ok(())
     }
 
@@ -185,11 +185,15 @@ impl Session<'_> {
         let decided = Instant::now();
         match self.domains.resume(self.host.emulated()) {
             Ok(domain::Resumed::Yes { at, devices, known }) => {
+                self.resume_failed = false;
                 self.note_resume(at, Some(at.duration_since(decided)), known);
                 self.note_devices(devices);
             }
-            Ok(domain::Resumed::WasNotSuspended) => {}
-            Err(error) => self.log("error", format!("the guest could not be resumed: {error}")),
+            Ok(domain::Resumed::WasNotSuspended) => self.resume_failed = false,
+            Err(error) => {
+                self.resume_failed = true;
+                self.log("error", format!("the guest could not be resumed: {error}"));
+            }
         }
     }
 
@@ -224,7 +228,7 @@ impl Session<'_> {
             }
             Ok(domain::Outlived::Over) => {}
             Ok(domain::Outlived::MayStillStop) => {
-                self.host.leave_request();
+                self.host.leave_guest();
                 verdict.advise(&format!(
                     "The guest has acknowledged the request to suspend and not followed it yet: \
                      should it still stop within {} s, lull's guard resumes it.",
@@ -232,7 +236,7 @@ impl Session<'_> {
                 ));
             }
             Err(error) => {
-                self.host.leave_request();
+                self.host.leave_guest();
                 self.log(
                     "error",
                     format!("the request to suspend cannot be taken back: {error}"),

@@ -112,7 +112,7 @@ pub trait Host {
     /// makes them run as soon as they can.
     fn leave_devices(&mut self);
 
-    /// Reports an event of the attempt to whoever follows it: the front end, the clients of
+    /// Reports an event of the attempt to all readers: the front end, the clients of
     /// the control socket, the record.
     fn tell(&mut self, event: Event);
 
@@ -137,9 +137,10 @@ pub trait Host {
     /// destination has said that it runs.
     fn tell_started(&mut self, started: bool);
 
-    /// The guest has acknowledged a request to suspend that is no longer wanted. It may
-    /// still follow the request after this attempt is over, so the guard must stay.
-    fn leave_request(&mut self);
+    /// The guest has acknowledged a request to suspend that is no longer wanted, and may
+    /// follow it after this attempt is over; or it is suspended and could not be resumed. The
+    /// guard must stay.
+    fn leave_guest(&mut self);
 
     /// The stream is complete, or the copy is about to be started. From here on the guest may
     /// run elsewhere, so no process on this host may resume it.

@@ -15,7 +15,7 @@ use crate::stub::Stub;
 /// The guest's log-dirty mode. Dropping this switches it off.
 pub struct LogDirty<'x> {
     xen: &'x Xen,
-    guest: DomId,
+    domid: DomId,
     /// The last dirty bitmap. dom0 counts the pages here, where the stub cannot change it.
     bitmap: RefCell<Option<HypercallBuffer<u64>>>,
     /// The last count that Xen gave since the log was cleared, in pages.
@@ -26,7 +26,7 @@ pub struct LogDirty<'x> {
 /// when it begins. The guest's earlier writes are no longer known.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "somebody else has switched the guest's dirty log off: {now} pages are counted where \
+    "another program has switched the guest's dirty log off: {now} pages are counted where \
      there were {before}"
 )]
 pub struct LogReset {
@@ -91,15 +91,15 @@ impl<'x> LogDirty<'x> {
     ///
     /// # Errors
     /// See [`LogDirtyError`].
-    pub fn enable(xen: &'x Xen, guest: DomId) -> Result<Self, LogDirtyError> {
-        let on = || xen.shadow_op(guest, ShadowOp::EnableLogDirty);
+    pub fn enable(xen: &'x Xen, domid: DomId) -> Result<Self, LogDirtyError> {
+        let on = || xen.shadow_op(domid, ShadowOp::EnableLogDirty);
         let switched = on().or_else(|_| {
-            xen.shadow_op(guest, ShadowOp::Off)?;
+            xen.shadow_op(domid, ShadowOp::Off)?;
             on()
         });
         match switched {
-            Ok(()) => Ok(Self::of(xen, guest)),
-            Err(error) => Err(LogDirtyError::from_xen(error, xen, guest)),
+            Ok(()) => Ok(Self::of(xen, domid)),
+            Err(error) => Err(LogDirtyError::from_xen(error, xen, domid)),
         }
     }
 }
@@ -109,17 +109,17 @@ impl<'x> LogDirty<'x> {
     ///
     /// # Errors
     /// See [`LogDirtyError`].
-    pub fn enable_unless_on(xen: &'x Xen, guest: DomId) -> Result<Self, LogDirtyError> {
-        match xen.shadow_op(guest, ShadowOp::EnableLogDirty) {
-            Ok(()) => Ok(Self::of(xen, guest)),
-            Err(error) => Err(LogDirtyError::from_xen(error, xen, guest)),
+    pub fn enable_unless_on(xen: &'x Xen, domid: DomId) -> Result<Self, LogDirtyError> {
+        match xen.shadow_op(domid, ShadowOp::EnableLogDirty) {
+            Ok(()) => Ok(Self::of(xen, domid)),
+            Err(error) => Err(LogDirtyError::from_xen(error, xen, domid)),
         }
     }
 
-    const fn of(xen: &'x Xen, guest: DomId) -> Self {
+    const fn of(xen: &'x Xen, domid: DomId) -> Self {
         Self {
             xen,
-            guest,
+            domid,
             bitmap: RefCell::new(None),
             counted: Cell::new(0),
         }
@@ -130,7 +130,7 @@ impl<'x> LogDirty<'x> {
     /// # Errors
     /// When Xen refuses, or another program has reset the log.
     pub fn count(&self) -> Result<u64, Unread> {
-        let now = self.xen.dirty_count(self.guest)?;
+        let now = self.xen.dirty_count(self.domid)?;
         self.check(now)?;
         self.counted.set(now);
         Ok(now)
@@ -151,12 +151,12 @@ impl<'x> LogDirty<'x> {
 }
 
 impl LogDirtyError {
-    fn from_xen(error: io::Error, xen: &Xen, guest: DomId) -> Self {
+    fn from_xen(error: io::Error, xen: &Xen, domid: DomId) -> Self {
         match Errno::from_io_error(&error) {
             Some(Errno::OPNOTSUPP) => Self::Unsupported,
             // Since 4.18 Xen returns one error for both cases. Up to 4.17 it returns none
             // for a guest that is being destroyed (xen/arch/x86/mm/paging.c).
-            Some(Errno::INVAL) if xen.is_being_destroyed(guest) => Self::BeingDestroyed,
+            Some(Errno::INVAL) if xen.is_being_destroyed(domid) => Self::BeingDestroyed,
             Some(Errno::INVAL) => Self::Refused,
             _ => Self::Other(error),
         }
@@ -185,7 +185,7 @@ impl LogDirty<'_> {
         let start = Instant::now();
         let (dirty, counted) = self
             .xen
-            .clean_dirty_log(self.guest, bitmap, guest_pfns, clean)?;
+            .clean_dirty_log(self.domid, bitmap, guest_pfns, clean)?;
         self.check(counted)?;
         let before = self.counted.replace(0);
         if has_forgotten(before, dirty) {
@@ -211,7 +211,7 @@ pub(crate) struct Cleaned {
 impl Drop for LogDirty<'_> {
     fn drop(&mut self) {
         // The error is ignored: a guest that has gone has no log.
-        let _ = self.xen.shadow_op(self.guest, ShadowOp::Off);
+        let _ = self.xen.shadow_op(self.domid, ShadowOp::Off);
     }
 }
 

@@ -28,7 +28,7 @@ pub struct OnXen<'x> {
     /// The guest's dirty log, which is switched on.
     log: LogDirty<'x>,
     xen: &'x Xen,
-    guest: DomId,
+    domid: DomId,
     guest_pfns: u64,
     windows: RefCell<Windows>,
     /// A list of frames, and Xen's answer about them.
@@ -38,13 +38,13 @@ pub struct OnXen<'x> {
 const _: () = assert!(BATCH_PAGES <= PAGE_TYPES_MAX);
 
 impl<'x> OnXen<'x> {
-    /// The domains of an attempt with `guest`, whose frames lie below `guest_pfns`.
+    /// The domains of an attempt with guest `domid`, whose frames lie below `guest_pfns`.
     ///
     /// # Errors
     /// When the buffers for hypercalls cannot be allocated.
     pub fn new(
         xen: &'x Xen,
-        guest: DomId,
+        domid: DomId,
         guest_pfns: u64,
         stub: Stub<'x>,
         log: LogDirty<'x>,
@@ -53,7 +53,7 @@ impl<'x> OnXen<'x> {
             stub,
             log,
             xen,
-            guest,
+            domid,
             guest_pfns,
             windows: RefCell::new(Windows::new()?),
             types: RefCell::new(HypercallBuffer::new(PAGE_TYPES_MAX)?),
@@ -73,22 +73,22 @@ impl<'x> OnXen<'x> {
 
 impl Domains for OnXen<'_> {
     fn guest(&self) -> io::Result<Option<DomainState>> {
-        self.xen.domain_state(self.guest)
+        self.xen.domain_state(self.domid)
     }
 
     fn guest_pages(&self) -> io::Result<Option<u64>> {
-        let info = self.xen.domain_info(self.guest)?;
+        let info = self.xen.domain_info(self.domid)?;
         Ok(info.map(|info| info.tot_pages))
     }
 
     fn highest_frame(&self) -> io::Result<u64> {
-        self.xen.maximum_gpfn(self.guest)
+        self.xen.maximum_gpfn(self.domid)
     }
 
     fn populated(&self, pfns: &[u64]) -> io::Result<Vec<bool>> {
         let mut types = self.types.borrow_mut();
         types[..pfns.len()].copy_from_slice(pfns);
-        self.xen.page_types(self.guest, &mut types, pfns.len())?;
+        self.xen.page_types(self.domid, &mut types, pfns.len())?;
         let types = &types[..pfns.len()];
         Ok(types.iter().map(|kind| is_populated(*kind)).collect())
     }
@@ -102,23 +102,23 @@ impl Domains for OnXen<'_> {
     }
 
     fn headers(&self) -> io::Result<Vec<u8>> {
-        saved::headers(self.xen, self.guest)
+        saved::headers(self.xen, self.domid)
     }
 
     fn saved(&self) -> io::Result<Saved> {
-        Saved::read(self.xen, self.guest)
+        Saved::read(self.xen, self.domid)
     }
 
     fn read(&self, pfns: &[u64]) -> io::Result<Vec<u8>> {
-        Ok(ForeignPages::map(self.xen, self.guest, pfns)?.to_vec())
+        Ok(ForeignPages::map(self.xen, self.domid, pfns)?.to_vec())
     }
 
     fn resume(&self, emulated: &mut dyn MakeRun) -> io::Result<Resumed> {
-        self.xen.resume_suspended(self.guest, emulated)
+        self.xen.resume_suspended(self.domid, emulated)
     }
 
     fn outlive_request(&self, emulated: &mut dyn MakeRun) -> io::Result<Outlived> {
-        domain::wait_out_suspend(self.xen, self.guest, emulated, domain::FIRST_STEPS)
+        domain::wait_out_suspend(self.xen, self.domid, emulated, domain::FIRST_STEPS)
     }
 
     fn stub_domid(&self) -> DomId {
@@ -151,7 +151,7 @@ impl Domains for OnXen<'_> {
 
     fn map(&self, slot: usize, pfns: &mut Vec<u64>) -> io::Result<Vec<u64>> {
         let mut windows = self.windows.borrow_mut();
-        windows.map(self.xen, &self.stub, self.guest, slot, pfns)
+        windows.map(self.xen, &self.stub, self.domid, slot, pfns)
     }
 
     fn unmap(&self, slot: usize) -> io::Result<()> {

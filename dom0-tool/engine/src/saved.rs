@@ -12,9 +12,9 @@ use lull_xen::{DomId, Xen};
 use super::failure::Failure;
 
 /// The stream's headers and the records that do not change.
-pub fn headers(xen: &Xen, guest: DomId) -> io::Result<Vec<u8>> {
+pub fn headers(xen: &Xen, domid: DomId) -> io::Result<Vec<u8>> {
     let mut bytes = records::headers(xen.version);
-    let (leaves, msrs) = xen.cpu_policy(guest)?;
+    let (leaves, msrs) = xen.cpu_policy(domid)?;
     for (kind, body) in [(Record::CpuidPolicy, leaves), (Record::MsrPolicy, msrs)] {
         if !body.is_empty() {
             bytes.extend(records::record(kind, &body));
@@ -38,12 +38,12 @@ impl Saved {
     ///
     /// # Errors
     /// When Xen refuses.
-    pub fn read(xen: &Xen, guest: DomId) -> io::Result<Self> {
-        let tsc = xen.tsc_info(guest)?;
-        let context = xen.hvm_context(guest)?;
+    pub fn read(xen: &Xen, domid: DomId) -> io::Result<Self> {
+        let tsc = xen.tsc_info(domid)?;
+        let context = xen.hvm_context(domid)?;
         let mut params = Vec::with_capacity(records::HVM_PARAMS.len());
         for index in records::HVM_PARAMS {
-            params.push((index, xen.hvm_param(guest, index)?));
+            params.push((index, xen.hvm_param(domid, index)?));
         }
         Ok(Self {
             tsc,

@@ -117,14 +117,15 @@ impl Session<'_> {
     pub(super) fn advance_landing(&mut self) -> Result<(), Failure> {
         let (landing, mut means) = self.landing();
         landing.advance(&mut means)?;
-        self.hear_landing()
+        self.recv_landing()?;
+        self.count_if_due()
     }
 
     /// Handles all answers of the destination that have arrived.
-    pub(super) fn hear_landing(&mut self) -> Result<(), Failure> {
-        let mut heard = false;
+    pub(super) fn recv_landing(&mut self) -> Result<(), Failure> {
+        let mut received = false;
         while let Some(answer) = self.landing.recv()? {
-            heard = true;
+            received = true;
             match answer {
                 // Round 0 takes the new connection, as all others do.
                 Received::Open if self.peer.machine().state() == State::Waiting => self.begin()?,
@@ -135,7 +136,7 @@ impl Session<'_> {
                 }
                 Received::Sent(slot) => self.sent(slot)?,
                 Received::Noted => {}
-                // What was learned of the link is of more connections than are left.
+                // The learned rate of the link belongs to more connections than are left.
                 Received::Narrowed if self.peer.has_room() => {
                     self.peer.tell(self.now(), Event::PathChanged)?;
                 }
@@ -143,18 +144,18 @@ impl Session<'_> {
                 Received::Landed | Received::Started => break,
             }
         }
-        match heard {
+        match received {
             true => self.notify(),
             false => Ok(()),
         }
     }
 
-    /// Tells the destination of all frames that have gone. The guest waits meanwhile, so a
-    /// cancellation is still heard.
-    pub(super) fn tell_all_gone(&mut self) -> Result<(), Failure> {
-        while self.landing.tell_gone(&mut self.queue) {
+    /// Sends the numbers of all depopulated frames to the destination. The guest waits
+    /// meanwhile, so a cancellation is still accepted.
+    pub(super) fn send_all_depopulated(&mut self) -> Result<(), Failure> {
+        while self.landing.send_depopulated(&mut self.queue) {
             self.write()?;
-            self.hear_landing()?;
+            self.recv_landing()?;
             let longest = self.until_deadline().map_or(TICK, |left| left.min(TICK));
             self.wait(longest).doing("waiting failed")?;
             self.attend_while_comparing()?;

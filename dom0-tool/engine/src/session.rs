@@ -74,16 +74,18 @@ pub(super) struct Session<'s> {
     pub(super) held_back: bool,
     pub(super) standstill: Standstill,
     pub(super) pause: Option<Pause>,
-    /// What the other processes have said so far.
+    /// The messages of the other processes so far.
     pub(super) news: News,
     pub(super) cancel_told: bool,
     /// The machine knows that xl's handshake is over.
     pub(super) handover_told: bool,
     pub(super) begun: bool,
+    /// The machine waits for a count: see [`Self::count_if_due`].
+    pub(super) count_due: bool,
     /// All pages are sent and the rest of the stream is in the queue.
     pub(super) finishing: bool,
     /// When the stub last spoke or last owed nothing.
-    pub(super) heard: Instant,
+    pub(super) last_message_at: Instant,
     pub(super) owed: Owed,
     /// Signals since the last tick that came without a message.
     pub(super) idle_wakes: u32,
@@ -95,6 +97,8 @@ pub(super) struct Session<'s> {
     pub(super) progressed: Instant,
     /// Set when a stopped guest was resumed here because the attempt was refused.
     pub(super) resumed: Option<Resumed>,
+    /// Whether the last try to resume the guest failed.
+    pub(super) resume_failed: bool,
     /// Set while the pause is being given up and the attempt goes on.
     pub(super) running_on: Option<RunningOn>,
     /// The bandwidth cap that was in force until the guest was asked to stop.
@@ -139,8 +143,9 @@ impl<'s> Session<'s> {
             cancel_told: false,
             handover_told: false,
             begun: false,
+            count_due: false,
             finishing: false,
-            heard: now,
+            last_message_at: now,
             owed: Owed::default(),
             idle_wakes: 0,
             signalled: false,
@@ -148,6 +153,7 @@ impl<'s> Session<'s> {
             asked_at: now,
             progressed: now,
             resumed: None,
+            resume_failed: false,
             running_on: None,
             cap: None,
             saved: None,
@@ -160,7 +166,7 @@ impl<'s> Session<'s> {
         let end = self.run();
         let verdict = match &end {
             Ok(End::Complete) => {
-                // Before a copy is started, the guard is told earlier.
+                // If lull starts the copy itself, the guard has the report already.
                 if !self.landing.name().is_handshake_first() {
                     self.host.commit();
                 }
@@ -173,6 +179,9 @@ impl<'s> Session<'s> {
             How::StreamComplete => verdict,
             _ => {
                 let mut verdict = self.ensure_running(verdict);
+                if self.resume_failed {
+                    self.host.leave_guest();
+                }
                 self.tell_standstill(&mut verdict);
                 verdict
             }
@@ -315,7 +324,7 @@ impl<'s> Session<'s> {
 
     /// Handles all messages of the stub that have arrived.
     fn recv(&mut self) -> Result<Option<End>, Failure> {
-        let mut heard = false;
+        let mut received = false;
         loop {
             // The deadline is checked before each message: the guest runs again in time,
             // however much the stub has to say. The check precedes the message, so that a
@@ -324,7 +333,7 @@ impl<'s> Session<'s> {
             let Some(said) = self.peer.recv()? else {
                 break;
             };
-            heard = true;
+            received = true;
             match said {
                 StubMessage::Hello if self.begun => return Err(ProtocolViolation::Turn.into()),
                 StubMessage::Hello => {
@@ -344,11 +353,11 @@ impl<'s> Session<'s> {
                 }
             }
         }
-        if std::mem::take(&mut self.signalled) && !heard {
+        if std::mem::take(&mut self.signalled) && !received {
             self.idle_wakes = self.idle_wakes.saturating_add(1);
         }
-        if heard {
-            self.heard = Instant::now();
+        if received {
+            self.last_message_at = Instant::now();
             self.notify()?;
         }
         Ok(None)
@@ -372,8 +381,8 @@ impl<'s> Session<'s> {
         Ok(self.peer.tell(self.now(), begin)?)
     }
 
-    /// Hears the processes that take part in the attempt. READY has its turn: a destination
-    /// that does not have the first pass yet cannot be ready.
+    /// Reads the messages of the attempt's other processes. READY must come in its turn: a
+    /// destination that does not have the first pass yet cannot be ready.
     pub(super) fn hear_others(&mut self) -> Result<(), Failure> {
         self.news = self.host.poll().doing("the attempt cannot go on")?;
         if let Some(why) = self.news.hung_up {
@@ -401,8 +410,8 @@ impl<'s> Session<'s> {
                 let (landing, mut means) = self.landing();
                 // If it waits, the count is answered once the destination is ready.
                 if !landing.end_round(&mut means)? {
-                    self.tell_if_unsettled()?;
-                    self.answer_count()?;
+                    self.count_due = true;
+                    self.count_if_due()?;
                 }
             }
             Action::TakeBitmap => {
@@ -441,7 +450,7 @@ impl<'s> Session<'s> {
                     pause.pages_sent = Some(Instant::now());
                 }
                 self.emit_final_round();
-                self.tell_all_gone()?;
+                self.send_all_depopulated()?;
                 self.check_deadline()?;
                 if self.saves_devices() {
                     let devices = self.host.saved_devices();

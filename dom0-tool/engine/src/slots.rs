@@ -13,8 +13,8 @@ enum Slot {
     /// The slot holds no batch.
     #[default]
     Free,
-    /// The window is mapped, and the stub copies these frames. Whether it marks those that
-    /// are all zero was told to it.
+    /// The window is mapped, and the stub copies these frames. The request says whether it
+    /// marks those that are all zero.
     Mapped {
         requested: u32,
         pfns: Vec<u64>,

@@ -79,8 +79,8 @@ impl Standstill {
 }
 
 impl Session<'_> {
-    /// Notices a destination that does not read yet, says so, and sees that its wait is not
-    /// taken for the link's rate. Call it before batches are told to be sent.
+    /// Detects a destination that does not read yet, reports it, and keeps its wait out of
+    /// the link's rate. Must be called before batches are reported as sent.
     pub(super) fn look_at_the_stream(&mut self) -> Result<(), Failure> {
         let machine = self.peer.machine();
         let begins = matches!(machine.state(), State::Waiting | State::Copying);

@@ -35,6 +35,9 @@ impl Session<'_> {
         if !self.is_suspended()? {
             return Err(Failure::ResumedByAnother);
         }
+        // `lull land` gives the copy up after three minutes of silence. If this process was held
+        // up for so long, that has to be heard while the guest can still be resumed here.
+        self.recv_landing()?;
         // The guard is told before the destination: it must not resume the guest if this
         // process dies in between.
         self.host.commit();

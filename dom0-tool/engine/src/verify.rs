@@ -24,7 +24,7 @@ impl Session<'_> {
             self.landing.verify(&mut self.queue, pfns, pages);
             loop {
                 self.write()?;
-                self.hear_landing()?;
+                self.recv_landing()?;
                 self.attend_while_comparing()?;
                 if self.queue.is_empty() && self.landing.is_answered() {
                     break;

@@ -34,7 +34,7 @@ impl Windows {
         })
     }
 
-    /// Maps `pfns` of `guest` one after the other in the slot's window, over its previous
+    /// Maps `pfns` of guest `domid` one after the other in the slot's window, over its previous
     /// contents. Frames without a page are removed from `pfns` and returned.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl Windows {
         &mut self,
         xen: &Xen,
         stub: &Stub<'_>,
-        guest: DomId,
+        domid: DomId,
         slot: usize,
         pfns: &mut Vec<u64>,
     ) -> io::Result<Vec<u64>> {
@@ -58,7 +58,7 @@ impl Windows {
                 };
             }
             let left = pfns.len() - done;
-            let updated = xen.mmu_update(&self.updates, done, left, stub.domid(), guest);
+            let updated = xen.mmu_update(&self.updates, done, left, stub.domid(), domid);
             done += updated.done;
             match updated.stopped {
                 None if updated.done < left => {

@@ -351,6 +351,7 @@ pub fn seen_last_pages(random: &mut Random, per_mille: u64) -> LastPages {
         // As the ledger does with an eighth to the double of what was seen.
         most: usual * random.within(113, 200) / 100,
         pages: random.scaled(256, 65_536),
+        ..LastPages::DEFAULT
     }
 }
 

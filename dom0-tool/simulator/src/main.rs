@@ -88,7 +88,7 @@ struct Options {
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["json", "measures"])]
     curves: Option<u64>,
 
-    /// Measure the estimate against somebody who knew the future, by kind of link
+    /// Compare the estimate with an oracle that knows the future, by kind of link
     #[arg(long, conflicts_with = "json")]
     measures: bool,
 

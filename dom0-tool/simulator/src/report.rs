@@ -58,7 +58,7 @@ pub fn text(results: &Results, seed: u64) -> String {
         text,
         "Refusals: g0, the fixed costs alone are beyond the limit; g1, no round would help; g2, \
          more dirty\npages than predicted; g3, the stream was late; g4, the destination was. \
-         Unnecessary: somebody who\nknew the future would have moved the guest; avoidable: even \
+         Unnecessary: an oracle\nthat knows the future would have moved the guest; avoidable: even \
          if every fixed cost were at its bound."
     );
     if total.late_stops > 0 {

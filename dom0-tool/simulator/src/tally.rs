@@ -330,10 +330,10 @@ mod tests {
         }
         for percent in [1, 10, 50, 90, 99] {
             let truth = percent * 100;
-            let told = histogram.percentile(percent).unwrap();
+            let reported = histogram.percentile(percent).unwrap();
             assert!(
-                (truth..=truth + truth / 32 + 1).contains(&told),
-                "{percent}: {told}"
+                (truth..=truth + truth / 32 + 1).contains(&reported),
+                "{percent}: {reported}"
             );
         }
         assert_eq!(histogram.percentile(100), Some(10_000));

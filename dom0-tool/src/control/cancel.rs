@@ -24,9 +24,9 @@ const END_TIMEOUT: Duration = Duration::from_secs(150);
 #[command(after_help = "Example:
   lull cancel web1
 
-Waits until the migration has ended. It is too late once the destination was told
-to start the guest; of a migration that xl or virsh began, once it has all of the
-guest.
+Waits until the migration has ended. It is too late once the destination has
+permission to start the guest or, if xl or virsh began the migration, once it has
+all of the guest.
 
 Exit codes: 0 cancelled, the guest runs here; 2 wrong usage, or it is not being
   migrated; 3 too late, the migration goes on or had ended otherwise; 8 the

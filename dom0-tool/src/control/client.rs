@@ -61,8 +61,8 @@ impl Connection {
         self.stream.write_all(&json::line(&line)?)
     }
 
-    /// The next answer. [`Received`] also tells when no answer came `within` that time, and
-    /// when the helper has gone.
+    /// The next answer. [`Received`] also says if no answer came `within` that time, or if
+    /// the helper has ended.
     ///
     /// # Errors
     /// When this lull does not understand the answer.
@@ -96,7 +96,7 @@ impl Connection {
         let helper = self.socket.helper;
         let asked = self.say(request).map(|()| self.recv(TIMEOUT));
         match asked {
-            Ok(heard) => match heard? {
+            Ok(received) => match received? {
                 Received::Answer(answer) => Ok(answer),
                 Received::Nothing => bail!(
                     "the helper, process {helper}, has not answered for {} s",
@@ -182,10 +182,10 @@ pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
     };
     let mut others = Vec::new();
     for connection in all {
-        if connection.socket.guest == guest.domid {
+        if connection.socket.domid == guest.domid {
             return Ok((guest, connection));
         }
-        others.push(connection.socket.guest);
+        others.push(connection.socket.domid);
     }
     bail!(NotMigrated::new(guest, &others, &names()))
 }
@@ -194,7 +194,7 @@ pub fn of(asked: &str) -> anyhow::Result<(Guest, Connection)> {
 fn handed_over(asked: &str, moving: &[Connection]) -> Option<Guest> {
     let away = format!("{asked}{}", name::SUFFIX);
     let is_it = |guest: &Guest| {
-        let moves = moving.iter().any(|one| one.socket.guest == guest.domid);
+        let moves = moving.iter().any(|one| one.socket.domid == guest.domid);
         guest.name == away && moves
     };
     let guest = names().into_iter().find(is_it)?;
@@ -210,7 +210,7 @@ pub fn landing(before: &ControlSocket) -> Option<Connection> {
     let until = Instant::now() + TAKE_OVER;
     while Instant::now() < until {
         let mut sockets = sockets().ok()?.into_iter();
-        let next = sockets.find(|socket| socket.guest == before.guest && socket != before);
+        let next = sockets.find(|socket| socket.domid == before.domid && socket != before);
         if let Some(Ok(Some(line))) = next.map(Connection::to) {
             return Some(line);
         }

@@ -3,10 +3,10 @@
 //!
 //! Each helper serves a [socket](lull_agents::control) of its own, in the
 //! [folder](lull_store::running::folder) of all sockets, whether lull, xl or libvirt started
-//! the migration. When the helper has gone and the guest lands,
-//! `lull migrate` serves one instead. Both sides speak [`control`](lull_wire::control). The
-//! commands are clients of the socket ([`client`]): [`show`] looks once and [`watch`] until the end, [`set`] and [`cancel`]
-//! steer.
+//! the migration. When the helper has ended and the guest lands, `lull migrate` serves
+//! one instead. The protocol is [`control`](lull_wire::control). The commands are clients of
+//! the socket ([`client`]): [`show`] prints the state once, [`watch`] until the end, and
+//! [`set`] and [`cancel`] send requests.
 //!
 //! A [claim](lull_store::running::claim) on a guest's dirty log tells other lull processes
 //! that the log is in use.

@@ -23,9 +23,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 #[command(after_help = "Examples:
   lull set --timeout 10min web1
   lull set --max-suspend-time 500ms web1
-  lull set --bandwidth 50MiB/s web1     # none: as much as goes
+  lull set --bandwidth 50MiB/s web1     # none: no cap
 
-It holds from the next decision on, and never once the guest was asked to stop.
+It applies from the next decision on, but not once the guest was asked to stop.
 A limit that cannot be kept ends the migration; the guest runs on here.
 
 Exit codes: 0 set; 2 wrong usage, or it is not being migrated; 3 refused,

@@ -69,16 +69,16 @@ fn show(options: &Options) -> anyhow::Result<()> {
     let names = client::names();
     let mut shown = Vec::new();
     for mut connection in all {
-        if !is_wanted(connection.socket.guest) {
+        if !is_wanted(connection.socket.domid) {
             continue;
         }
-        shown.push(connection.socket.guest);
+        shown.push(connection.socket.domid);
         match status_of(&mut connection, &names) {
             Ok(status) if options.json => to_stdout(&as_json(status)),
             Ok(status) => to_stdout(&in_words(&status)),
             Err(error) => to_stderr(&format!(
                 "lull: domain {}: {error:#}",
-                connection.socket.guest
+                connection.socket.domid
             )),
         }
     }

@@ -170,7 +170,7 @@ fn attaching() -> Finding {
         Some(seen) => Finding::in_force(CHECK, seen),
         None => Finding::warning(
             CHECK,
-            "who attaches network interfaces cannot be read in time",
+            "what attaches network interfaces cannot be found out in time",
             "Is the disk well?",
         ),
     }

@@ -33,8 +33,8 @@ echo info:; xl info 2>&1; echo list:; xl list; exit 0";
 
 pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings) {
     let ssh = ssh.unwrap_or("ssh");
-    let way = RemoteShell::new(Some(ssh), host);
-    if !way.takes_commands() {
+    let remote = RemoteShell::new(Some(ssh), host);
+    if !remote.takes_commands() {
         findings.add(Finding::warning(
             "reachable",
             "the way there only runs `xl migrate-receive`: the destination cannot be looked at",
@@ -43,7 +43,7 @@ pub fn check(ssh: Option<&str>, host: &str, here: &Here, findings: &mut Findings
         return;
     }
     // xl has no terminal on which ssh could ask.
-    let question = way.without_a_terminal().command(QUESTIONS);
+    let question = remote.without_a_terminal().command(QUESTIONS);
     match ask::command(question, ANSWER) {
         Ok(text) => match Answer::of(&text) {
             Answer::Ours { greeting, answer } => {

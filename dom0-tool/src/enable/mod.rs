@@ -21,8 +21,8 @@ use lull_base::exit::done_or_not;
   lull enable libvirt   # and `virsh migrate --live`
   lull enable vif       # landings take less time: no shell for network interfaces
 
-xl: installs a script, /usr/local/sbin/xl, that makes a `lull migrate` of an
-  `xl migrate` whose words lull understands, and starts the installed xl for
+xl: installs a script, /usr/local/sbin/xl, that runs `lull migrate` in place of
+  an `xl migrate` whose arguments lull understands, and the installed xl for
   everything else: with lull as its save helper (LIBXL_SAVE_HELPER) if it is a
   migration. It works wherever `xl` is looked up on Debian's PATH: root's shells, `ssh HOST xl`, `sudo xl`, systemd's
   services, and crontabs that set PATH as /etc/crontab does. It has no effect on

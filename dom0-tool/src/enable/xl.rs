@@ -28,7 +28,7 @@ use super::Finding;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The paths; tests use folders of their own.
-struct Places {
+struct Paths {
     /// The path of lull's command.
     ours: PathBuf,
     /// The PATH in which a command is looked up.
@@ -37,7 +37,7 @@ struct Places {
     limits: PathBuf,
 }
 
-impl Default for Places {
+impl Default for Paths {
     fn default() -> Self {
         Self {
             ours: "/usr/local/sbin/xl".into(),
@@ -60,7 +60,7 @@ enum There {
 /// # Errors
 /// Why it failed; nothing has then changed.
 pub fn enable() -> anyhow::Result<String> {
-    let done = Places::default().enable(&own_executable::path()?)?;
+    let done = Paths::default().enable(&own_executable::path()?)?;
     let finding = in_force();
     ensure!(finding.in_force, "{}.\n{}", finding.found, finding.cure);
     Ok(done)
@@ -71,15 +71,15 @@ pub fn enable() -> anyhow::Result<String> {
 /// # Errors
 /// Why it failed; nothing has then changed.
 pub fn disable() -> anyhow::Result<String> {
-    Places::default().disable()
+    Paths::default().disable()
 }
 
 /// Whether plain xl keeps the limits.
 pub fn in_force() -> Finding {
-    Places::default().in_force()
+    Paths::default().in_force()
 }
 
-impl Places {
+impl Paths {
     fn enable(&self, lull: &Path) -> anyhow::Result<String> {
         let ours = self.ours.display();
         let there = self.there().with_context(|| format!("{ours}"))?;
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     /// An xl and a lull that print how they were called, and a folder for lull's command.
-    fn host() -> (tempfile::TempDir, Places, PathBuf) {
+    fn host() -> (tempfile::TempDir, Paths, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         fs::create_dir(at("sbin")).unwrap();
@@ -286,18 +286,18 @@ mod tests {
             fs::write(at(file), command).unwrap();
             fs::set_permissions(at(file), fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let places = Places {
+        let paths = Paths {
             ours: at("local/xl"),
             path: std::env::join_paths([at("local"), at("sbin")]).unwrap(),
             limits: at("lull.toml"),
         };
         let lull = at("lull");
-        (root, places, lull)
+        (root, paths, lull)
     }
 
     /// What the command starts, with which helper and which words; and its exit code.
-    fn called(places: &Places, helper: &str, words: &[&str]) -> (String, Option<i32>) {
-        let mut xl = Command::new(&places.ours);
+    fn called(paths: &Paths, helper: &str, words: &[&str]) -> (String, Option<i32>) {
+        let mut xl = Command::new(&paths.ours);
         let output = xl.args(words).env("LIBXL_SAVE_HELPER", helper);
         let output = output.output().unwrap();
         (
@@ -308,91 +308,91 @@ mod tests {
 
     #[test]
     fn it_is_in_force_until_it_is_undone() {
-        let (_root, places, lull) = host();
-        assert!(!places.in_force().in_force);
-        places.enable(&lull).unwrap();
-        assert!(places.in_force().in_force, "{:?}", places.in_force());
-        assert!(matches!(places.there().unwrap(), There::Ours(_)));
-        let again = places.enable(&lull).unwrap();
+        let (_root, paths, lull) = host();
+        assert!(!paths.in_force().in_force);
+        paths.enable(&lull).unwrap();
+        assert!(paths.in_force().in_force, "{:?}", paths.in_force());
+        assert!(matches!(paths.there().unwrap(), There::Ours(_)));
+        let again = paths.enable(&lull).unwrap();
         assert!(again.contains("already"), "{again}");
-        places.disable().unwrap();
-        assert!(!places.ours.exists() && !places.in_force().in_force);
-        assert!(places.disable().unwrap().contains("nothing to undo"));
+        paths.disable().unwrap();
+        assert!(!paths.ours.exists() && !paths.in_force().in_force);
+        assert!(paths.disable().unwrap().contains("nothing to undo"));
     }
 
     #[test]
     fn a_migration_is_lulls_and_all_else_xls_word_for_word() {
-        let (root, places, lull) = host();
-        places.enable(&lull).unwrap();
+        let (root, paths, lull) = host();
+        paths.enable(&lull).unwrap();
         let lull = lull.display().to_string();
         let stock = root.path().join("sbin/xl").display().to_string();
         let words = ["migrate", "-s", "", "a b", "host2", "$x", "*"];
-        let (said, _) = called(&places, "", &words);
+        let (said, _) = called(&paths, "", &words);
         assert_eq!(
             said,
             format!("lull|{lull}|plain-xl|--|{stock}|migrate|-s||a b|host2|$x|*|")
         );
         let own = ["list", "--long"];
-        assert_eq!(called(&places, "", &own).0, "xl||list|--long|");
+        assert_eq!(called(&paths, "", &own).0, "xl||list|--long|");
         let receives = ["-t", "migrate-receive", "-e"];
         assert_eq!(
-            called(&places, "", &receives).0,
+            called(&paths, "", &receives).0,
             "xl||-t|migrate-receive|-e|"
         );
-        assert_eq!(called(&places, "", &[]).0, "xl||");
+        assert_eq!(called(&paths, "", &[]).0, "xl||");
         // Options that come first are for xl; its helper is lull.
         let loud = ["-v", "migrate", "web1", "host2"];
         let expected = format!("xl|{lull}|-v|migrate|web1|host2|");
-        assert_eq!(called(&places, "", &loud).0, expected);
+        assert_eq!(called(&paths, "", &loud).0, expected);
     }
 
     /// So lull finds Xen's own xl wherever it calls it from.
     #[test]
     fn an_xl_that_has_its_helper_is_xens_own() {
-        let (_root, places, lull) = host();
-        places.enable(&lull).unwrap();
+        let (_root, paths, lull) = host();
+        paths.enable(&lull).unwrap();
         let words = ["migrate", "web1", "host2"];
-        let (said, _) = called(&places, "/other", &words);
+        let (said, _) = called(&paths, "/other", &words);
         assert_eq!(said, "xl|/other|migrate|web1|host2|");
     }
 
     #[test]
     fn what_is_not_ours_stays() {
-        let (_root, places, lull) = host();
-        fs::create_dir(places.ours.parent().unwrap()).unwrap();
-        fs::write(&places.ours, "#!/bin/sh\n").unwrap();
-        assert!(places.enable(&lull).is_err());
-        places.disable().unwrap();
-        assert_eq!(fs::read(&places.ours).unwrap(), b"#!/bin/sh\n");
-        assert!(!places.in_force().in_force);
-        assert_eq!(places.there().unwrap(), There::Foreign);
+        let (_root, paths, lull) = host();
+        fs::create_dir(paths.ours.parent().unwrap()).unwrap();
+        fs::write(&paths.ours, "#!/bin/sh\n").unwrap();
+        assert!(paths.enable(&lull).is_err());
+        paths.disable().unwrap();
+        assert_eq!(fs::read(&paths.ours).unwrap(), b"#!/bin/sh\n");
+        assert!(!paths.in_force().in_force);
+        assert_eq!(paths.there().unwrap(), There::Foreign);
     }
 
     #[test]
     fn one_of_another_release_is_made_anew() {
-        let (_root, places, lull) = host();
-        places.enable(&lull).unwrap();
-        let made = fs::read(&places.ours).unwrap();
+        let (_root, paths, lull) = host();
+        paths.enable(&lull).unwrap();
+        let made = fs::read(&paths.ours).unwrap();
         let mut older = made.clone();
         older.extend(b"# more\n");
-        fs::write(&places.ours, older).unwrap();
-        assert!(places.in_force().found.contains("another release"));
-        places.enable(&lull).unwrap();
-        assert_eq!(fs::read(&places.ours).unwrap(), made);
+        fs::write(&paths.ours, older).unwrap();
+        assert!(paths.in_force().found.contains("another release"));
+        paths.enable(&lull).unwrap();
+        assert_eq!(fs::read(&paths.ours).unwrap(), made);
     }
 
     #[test]
     fn without_lull_xl_is_as_ever_but_moves_no_guest_without_its_limits() {
-        let (_root, places, lull) = host();
-        places.enable(&lull).unwrap();
+        let (_root, paths, lull) = host();
+        paths.enable(&lull).unwrap();
         fs::remove_file(&lull).unwrap();
-        assert!(places.in_force().found.contains("not there"));
+        assert!(paths.in_force().found.contains("not there"));
         let words = ["migrate", "web1", "host2"];
         let as_ever = ("xl||migrate|web1|host2|".to_owned(), Some(0));
-        assert_eq!(called(&places, "", &words), as_ever);
-        fs::write(&places.limits, "").unwrap();
-        let (said, code) = called(&places, "", &words);
+        assert_eq!(called(&paths, "", &words), as_ever);
+        fs::write(&paths.limits, "").unwrap();
+        let (said, code) = called(&paths, "", &words);
         assert!(said.is_empty() && code != Some(0), "{said}");
-        assert_eq!(called(&places, "", &["list"]).0, "xl||list|");
+        assert_eq!(called(&paths, "", &["list"]).0, "xl||list|");
     }
 }

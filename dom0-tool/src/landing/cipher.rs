@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use lull_base::child::wait_or_kill;
 
-/// What ssh is told, as words for a shell.
+/// The option for ssh, as words for a shell.
 pub const AES_FIRST: &str = "-o 'Ciphers=^aes128-gcm@openssh.com,aes256-gcm@openssh.com'";
 
 /// The same as one argument after `-o`.

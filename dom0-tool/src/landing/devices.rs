@@ -59,12 +59,12 @@ struct Disk {
 ///
 /// # Errors
 /// The device that may not, and why, as a clause without a full stop.
-pub fn judge(store: &mut Xenstore, guest: DomId, trust: Trust) -> Result<(), String> {
+pub fn judge(store: &mut Xenstore, domid: DomId, trust: Trust) -> Result<(), String> {
     // This is libxl's own directory; the guest can write to its own nodes.
-    let devices = format!("/libxl/{guest}/device");
+    let devices = format!("/libxl/{domid}/device");
     let list = |store: &mut Xenstore, path: &str| {
         let listed = store.list(path);
-        listed.map_err(|error| format!("xenstore does not tell its devices: {error}"))
+        listed.map_err(|error| format!("its devices cannot be read from xenstore: {error}"))
     };
     for kind in list(store, &devices)? {
         let folder = format!("{devices}/{kind}");
@@ -76,7 +76,7 @@ pub fn judge(store: &mut Xenstore, guest: DomId, trust: Trust) -> Result<(), Str
             for number in numbers {
                 let folder = format!("{folder}/{number}");
                 let script = script_of(store, &folder).map_err(|error| {
-                    format!("xenstore does not tell of its interfaces: {error}")
+                    format!("its interfaces cannot be read from xenstore: {error}")
                 })?;
                 only_switches(script.as_deref())?;
             }
@@ -84,14 +84,14 @@ pub fn judge(store: &mut Xenstore, guest: DomId, trust: Trust) -> Result<(), Str
         }
         if kind != "vbd" {
             return Err(format!(
-                "it has a device of a kind that is not known to bear it ({kind})"
+                "it has a device of a kind that is not supported there ({kind})"
             ));
         }
         if trust == Trust::Vouched {
             continue;
         }
         for number in numbers {
-            let disk = read(store, guest, &format!("{folder}/{number}"))?;
+            let disk = read(store, domid, &format!("{folder}/{number}"))?;
             is_safe(&disk, Path::new("/sys/dev/block"))?;
         }
     }
@@ -112,21 +112,21 @@ fn only_switches(script: Option<&str>) -> Result<(), String> {
     match SWITCHING.contains(&name) {
         true => Ok(()),
         false => Err(format!(
-            "it has a network interface that is set up by a script not known to bear it ({name})"
+            "it has a network interface that is set up by a script not supported there ({name})"
         )),
     }
 }
 
-fn read(store: &mut Xenstore, guest: DomId, folder: &str) -> Result<Disk, String> {
+fn read(store: &mut Xenstore, domid: DomId, folder: &str) -> Result<Disk, String> {
     let mut read = |path: String| {
         let value = store.read(&path);
-        value.map_err(|error| format!("xenstore does not tell of its disks: {error}"))
+        value.map_err(|error| format!("its disks cannot be read from xenstore: {error}"))
     };
     let backend = read(format!("{folder}/backend"))?.unwrap_or_default();
     // Any mode other than `r` counts as writable.
     let writable = read(format!("{backend}/mode"))?.is_none_or(|mode| mode != "r");
     let is_cdrom = read(format!("{backend}/device-type"))?.as_deref() == Some("cdrom");
-    is_served_here(&backend, guest, is_cdrom && !writable)?;
+    is_served_here(&backend, domid, is_cdrom && !writable)?;
     let number = folder.rsplit('/').next().unwrap_or_default();
     Ok(Disk {
         name: read(format!("{backend}/dev"))?.unwrap_or_else(|| number.to_owned()),
@@ -138,8 +138,8 @@ fn read(store: &mut Xenstore, guest: DomId, folder: &str) -> Result<Disk, String
 }
 
 /// QEMU serves CD-ROM drives, with a medium or without.
-fn is_served_here(backend: &str, guest: DomId, is_cdrom: bool) -> Result<(), String> {
-    let by = |kind: &str| backend.starts_with(&format!("/local/domain/0/backend/{kind}/{guest}/"));
+fn is_served_here(backend: &str, domid: DomId, is_cdrom: bool) -> Result<(), String> {
+    let by = |kind: &str| backend.starts_with(&format!("/local/domain/0/backend/{kind}/{domid}/"));
     match by("vbd") || (by("qdisk") && is_cdrom) {
         true => Ok(()),
         false => Err("a disk of its is not served by this dom0's kernel".into()),

@@ -24,8 +24,8 @@ const RESTRICTED: &[u8] = b"-xen-domid-restrict";
 /// What has to be known of the guest.
 #[derive(Debug, Clone, Copy)]
 struct Machine {
-    /// Its QEMU may do no more than it needs to (`dm_restrict`). libxl then waits for a word
-    /// of the copy's QEMU that it says only once it has its state.
+    /// Its QEMU may do no more than it needs to (`dm_restrict`). libxl then waits for an
+    /// answer that the copy's QEMU gives only once it has its state.
     is_restricted: bool,
     /// It has drivers that follow a request to suspend. Without them libxl stops the guest
     /// from outside, and lull does not.
@@ -41,26 +41,26 @@ struct Machine {
 ///
 /// # Errors
 /// Why it may not, as a clause without a full stop.
-pub fn judge(store: &mut Xenstore, guest: DomId) -> Result<(), String> {
+pub fn judge(store: &mut Xenstore, domid: DomId) -> Result<(), String> {
     let xen = Xen::open_here().map_err(|error| format!("Xen cannot be asked: {error}"))?;
-    let machine = look(&xen, store, guest);
+    let machine = look(&xen, store, domid);
     bears_it(machine.map_err(|error| format!("its emulated machine is not known: {error}"))?)
 }
 
-fn look(xen: &Xen, store: &mut Xenstore, guest: DomId) -> io::Result<Machine> {
+fn look(xen: &Xen, store: &mut Xenstore, domid: DomId) -> io::Result<Machine> {
     Ok(Machine {
-        is_restricted: is_restricted(&command_line(store, guest)?),
-        has_drivers: xen.hvm_param(guest, hvm_param::CALLBACK_IRQ)? != 0,
-        sleeps: xen.hvm_param(guest, hvm_param::ACPI_S_STATE)? != 0,
-        has_qdisk: has_qdisk(store, guest)?,
+        is_restricted: is_restricted(&command_line(store, domid)?),
+        has_drivers: xen.hvm_param(domid, hvm_param::CALLBACK_IRQ)? != 0,
+        sleeps: xen.hvm_param(domid, hvm_param::ACPI_S_STATE)? != 0,
+        has_qdisk: has_qdisk(store, domid)?,
     })
 }
 
 /// The command line of the guest's QEMU, with a NUL after each word.
-fn command_line(store: &mut Xenstore, guest: DomId) -> io::Result<Vec<u8>> {
-    let path = format!("/local/domain/{guest}/image/device-model-pid");
+fn command_line(store: &mut Xenstore, domid: DomId) -> io::Result<Vec<u8>> {
+    let path = format!("/local/domain/{domid}/image/device-model-pid");
     let pid = store.read(&path)?.and_then(|pid| pid.parse::<u32>().ok());
-    let pid = pid.ok_or_else(|| io::Error::other("libxl does not tell which QEMU it has"))?;
+    let pid = pid.ok_or_else(|| io::Error::other("libxl does not say which QEMU it has"))?;
     fs::read(format!("/proc/{pid}/cmdline"))
 }
 
@@ -68,8 +68,8 @@ fn is_restricted(line: &[u8]) -> bool {
     line.split(|byte| *byte == 0).any(|word| word == RESTRICTED)
 }
 
-fn has_qdisk(store: &mut Xenstore, guest: DomId) -> io::Result<bool> {
-    let folder = format!("/libxl/{guest}/device/vbd");
+fn has_qdisk(store: &mut Xenstore, domid: DomId) -> io::Result<bool> {
+    let folder = format!("/libxl/{domid}/device/vbd");
     for number in store.list(&folder)? {
         let backend = store.read(&format!("{folder}/{number}/backend"))?;
         let backend = backend.unwrap_or_default();

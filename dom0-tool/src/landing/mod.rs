@@ -64,28 +64,28 @@ pub fn choose(
         let why = "`--landing classic` asks for it".into();
         return Ok((Choice::Classic(why), Received::NotAsked));
     }
-    let (why, heard) = match way(options, guest, machine, trust) {
+    let (why, received) = match receiver(options, guest, machine, trust) {
         Ok(to_land) => {
-            let (command, heard) = to_land.first();
+            let (command, received) = to_land.first();
             let called = Call::make(command, patience);
-            let heard = match heard {
-                Received::NotAsked => heard,
+            let received = match received {
+                Received::NotAsked => received,
                 _ => called.xen.into(),
             };
             match called.land {
                 Ok(call) if machine == Machine::Emulated && !call.edition().takes_devices() => {
                     call.end();
-                    (emulated::TOO_OLD.to_owned(), heard)
+                    (emulated::TOO_OLD.to_owned(), received)
                 }
                 Ok(mut call) => match to_land.widen(&mut call, options, patience) {
-                    Ok(why) => return Ok((Choice::Fast(call, why), heard)),
+                    Ok(why) => return Ok((Choice::Fast(call, why), received)),
                     Err(enough) => {
                         call.end();
                         return Err(enough.into());
                     }
                 },
                 Err(NoLand::Enough(enough)) => return Err(enough.into()),
-                Err(error) => (error.to_string(), heard),
+                Err(error) => (error.to_string(), received),
             }
         }
         Err(why) => (why, Received::NotAsked),
@@ -97,10 +97,10 @@ pub fn choose(
             options.host
         );
     }
-    Ok((Choice::Classic(why), heard))
+    Ok((Choice::Classic(why), received))
 }
 
-/// The way to `lull land`.
+/// How `lull land` is started at the destination.
 enum ToLand {
     /// The operator's own command, which leads there once.
     Command(String),
@@ -112,9 +112,9 @@ impl ToLand {
     fn first(&self) -> (Command, Received) {
         match self {
             Self::Command(command) => (shell_ignoring_tty_signals(command), Received::NotAsked),
-            Self::RemoteShell(way) => {
+            Self::RemoteShell(remote) => {
                 let script = format!("{QUESTION}; exec lull land");
-                (way.command(&script), Received::Nothing)
+                (remote.command(&script), Received::Nothing)
             }
         }
     }
@@ -127,12 +127,12 @@ impl ToLand {
         patience: &Patience<'_>,
     ) -> Result<String, Enough> {
         let wanted = options.connections.unwrap_or_default();
-        let way = match self {
+        let remote = match self {
             Self::Command(_) if wanted == Connections::ONE => return Ok(String::new()),
             Self::Command(_) => return Ok("`--receiver-command` leads there once".into()),
-            Self::RemoteShell(way) => way.without_a_terminal().apart(),
+            Self::RemoteShell(remote) => remote.without_a_terminal().apart(),
         };
-        let command = |token: Token| way.command(&format!("exec lull land --join {token}"));
+        let command = |token: Token| remote.command(&format!("exec lull land --join {token}"));
         call.widen(wanted, command, patience)
     }
 }
@@ -150,8 +150,13 @@ pub fn devices_bear_it(guest: &Guest, machine: Machine, trust: Trust) -> Result<
     }
 }
 
-/// The way to `lull land` at the destination. The error says why it is not to be started.
-fn way(options: &Migrate, guest: &Guest, machine: Machine, trust: Trust) -> Result<ToLand, String> {
+/// How to start `lull land` at the destination. The error says why it is not to be started.
+fn receiver(
+    options: &Migrate,
+    guest: &Guest,
+    machine: Machine,
+    trust: Trust,
+) -> Result<ToLand, String> {
     if machine == Machine::Emulated && !receiver_can_leave_it_paused(options) {
         return Err(emulated::NO_RECEIVER.into());
     }
@@ -162,18 +167,18 @@ fn way(options: &Migrate, guest: &Guest, machine: Machine, trust: Trust) -> Resu
     if let Some(land) = &options.receiver_command {
         return Ok(ToLand::Command(land.clone()));
     }
-    let way = RemoteShell::new(options.ssh.as_deref(), &options.host);
-    if !way.takes_commands() {
+    let remote = RemoteShell::new(options.ssh.as_deref(), &options.host);
+    if !remote.takes_commands() {
         return Err(
             "the way there only runs `xl migrate-receive` (`--receiver-command` would name one for `lull land`)"
                 .into(),
         );
     }
-    let is_aes_better = way.is_plain_ssh() && cipher::is_aes_better(way.host());
-    let way = way.kept_alive();
+    let is_aes_better = remote.is_plain_ssh() && cipher::is_aes_better(remote.host());
+    let remote = remote.kept_alive();
     Ok(ToLand::RemoteShell(match is_aes_better {
-        true => way.with_options(cipher::AES_FIRST),
-        false => way,
+        true => remote.with_options(cipher::AES_FIRST),
+        false => remote,
     }))
 }
 

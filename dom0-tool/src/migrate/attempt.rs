@@ -49,7 +49,7 @@ const HELPER_FIRST: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Attempted {
     /// What was observed of the attempt.
-    pub account: ObservedAttempt,
+    pub observed: ObservedAttempt,
     /// What the operator wanted in the end.
     pub intent: Intent,
 }
@@ -66,18 +66,21 @@ pub fn run(
     watcher: &mut Watcher,
 ) -> io::Result<Attempted> {
     let started = plan.start(call)?;
-    let words = [started.words.try_clone()?, started.words_there.try_clone()?];
+    let outputs = [
+        started.xl_output.try_clone()?,
+        started.destination_output.try_clone()?,
+    ];
     let mut attempt = Attempt {
         orders: started.orders,
         helper: started.helper.try_clone()?,
-        account: ObservedAttempt::default(),
+        observed: ObservedAttempt::default(),
         control: LandingControl::of(plan.guest.domid, plan.control),
         intent: Intent::Move,
-        words,
+        outputs,
         helper_gone: false,
         xl_silent: false,
         there_silent: false,
-        heard_at: Instant::now(),
+        last_output_at: Instant::now(),
         ended_at: None,
         cancelled_at: None,
         out_of_time_at: plan.options.time_limit().and_then(|timeout| {
@@ -88,11 +91,11 @@ pub fn run(
     };
     // A helper that does not read must not block a later Cancel.
     attempt.helper.set_write_timeout(Some(TICK))?;
-    inbox.hear_helper(started.helper);
-    inbox.hear_transport(started.transport);
-    inbox.hear_xl(started.words);
-    inbox.hear_there(started.words_there);
-    inbox.hear_end(started.process);
+    inbox.recv_helper(started.helper);
+    inbox.recv_transport(started.transport);
+    inbox.recv_xl(started.xl_output);
+    inbox.recv_destination(started.destination_output);
+    inbox.recv_end(started.process);
     while !attempt.is_over() {
         match inbox.next(TICK) {
             Some(message) => attempt.handle(message, watcher),
@@ -106,7 +109,7 @@ pub fn run(
     }
     let mut control = attempt.control;
     let attempted = Attempted {
-        account: attempt.account,
+        observed: attempt.observed,
         intent: attempt.intent,
     };
     let judgement = judged(&attempted);
@@ -117,16 +120,16 @@ pub fn run(
 struct Attempt<'a> {
     helper: UnixStream,
     orders: Orders,
-    account: ObservedAttempt,
+    observed: ObservedAttempt,
     control: LandingControl<'a>,
     intent: Intent,
     /// The pipes of xl and of the destination, in this order.
-    words: [PipeReader; 2],
+    outputs: [PipeReader; 2],
     helper_gone: bool,
     xl_silent: bool,
     there_silent: bool,
     /// When one of the two pipes was last known to hold data.
-    heard_at: Instant,
+    last_output_at: Instant,
     ended_at: Option<Instant>,
     /// When the attempt was cancelled; `None` once the transport has been told to hang up.
     cancelled_at: Option<Instant>,
@@ -141,18 +144,19 @@ impl Attempt<'_> {
             return false;
         };
         let waited = ended_at.elapsed();
-        let holds_some = |words| ioctl_fionread(words).is_ok_and(|unread| unread > 0);
-        if self.words.iter().any(holds_some) {
-            self.heard_at = Instant::now();
+        let holds_some = |output| ioctl_fionread(output).is_ok_and(|unread| unread > 0);
+        if self.outputs.iter().any(holds_some) {
+            self.last_output_at = Instant::now();
         }
-        let quiet = self.heard_at.max(ended_at).elapsed();
+        let quiet = self.last_output_at.max(ended_at).elapsed();
         let silent = self.xl_silent && self.there_silent;
-        let heard_xl = silent || quiet >= LAST_WORDS || waited >= OTHERS_WORDS;
-        let heard_helper = self.account.ended.is_some() || self.helper_gone || waited >= UNDOING;
-        let account = &self.account;
-        let told = account.answered.is_some() || account.hung_up.is_some();
-        let heard_transport = told || account.transport_gone || waited >= LAST_WORDS;
-        heard_xl && heard_helper && heard_transport
+        let has_all_of_xl = silent || quiet >= LAST_WORDS || waited >= OTHERS_WORDS;
+        let has_all_of_helper =
+            self.observed.ended.is_some() || self.helper_gone || waited >= UNDOING;
+        let observed = &self.observed;
+        let has_verdict = observed.answered.is_some() || observed.hung_up.is_some();
+        let has_all_of_transport = has_verdict || observed.transport_gone || waited >= LAST_WORDS;
+        has_all_of_xl && has_all_of_helper && has_all_of_transport
     }
 
     fn handle(&mut self, message: Message, watcher: &mut Watcher) {
@@ -163,7 +167,7 @@ impl Attempt<'_> {
                 if matches!(*event, Event::CancelAsked) {
                     watcher.note(self.stop().words());
                 }
-                self.account.helper_said(*event);
+                self.observed.helper_said(*event);
             }
             Message::Garbled(line) => {
                 watcher.detail(
@@ -173,25 +177,25 @@ impl Attempt<'_> {
             }
             Message::Transport(event) => {
                 watcher.event(&event);
-                self.account.transport_said(*event);
+                self.observed.transport_said(*event);
             }
-            Message::TransportGone => self.account.transport_gone = true,
+            Message::TransportGone => self.observed.transport_gone = true,
             Message::HelperGone => self.helper_gone = true,
             Message::Xl(line) => {
-                self.heard_at = Instant::now();
+                self.last_output_at = Instant::now();
                 watcher.detail("xl", &line);
-                self.account.xl_said(&line);
+                self.observed.xl_said(&line);
             }
             Message::There(line) => {
-                self.heard_at = Instant::now();
+                self.last_output_at = Instant::now();
                 watcher.detail("there", &line);
-                self.account.there_said(&line);
+                self.observed.there_said(&line);
             }
             Message::ThereSilent => self.there_silent = true,
-            Message::TargetStarted(at_ns) => self.account.target_started_ns = Some(at_ns),
+            Message::TargetStarted(at_ns) => self.observed.target_started_ns = Some(at_ns),
             Message::XlSilent => self.xl_silent = true,
             Message::XlEnded(end) => {
-                self.account.xl = Some(end);
+                self.observed.xl = Some(end);
                 self.ended_at = Some(Instant::now());
             }
             Message::Stop => watcher.note(self.stop().words()),
@@ -216,7 +220,7 @@ impl Attempt<'_> {
     }
 
     fn stop(&mut self) -> Stopped {
-        if self.account.is_past_point_of_no_return() {
+        if self.observed.is_past_point_of_no_return() {
             return Stopped::TooLate;
         }
         if self.intent == Intent::Cancel {
@@ -239,10 +243,10 @@ impl Attempt<'_> {
     /// Closes the connection to stop xl while there is no helper to cancel or to enforce
     /// the timeout.
     fn press(&mut self) {
-        let silent = self.account.helper == HelperSeen::Never;
+        let silent = self.observed.helper == HelperSeen::Never;
         if silent && self.out_of_time_at.is_some_and(|at| at <= Instant::now()) {
             self.out_of_time_at = None;
-            if self.intent == Intent::Move && !self.account.is_past_point_of_no_return() {
+            if self.intent == Intent::Move && !self.observed.is_past_point_of_no_return() {
                 self.intent = Intent::OutOfTime;
                 self.orders.give(Order::HangUp);
             }

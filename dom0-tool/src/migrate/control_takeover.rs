@@ -26,9 +26,9 @@ enum Stage {
 }
 
 impl<'a> LandingControl<'a> {
-    /// Follows `guest`; the socket is created in `folder`.
-    pub fn of(guest: DomId, folder: &'a Folder) -> Self {
-        let stage = Stage::Helper(StatusSnapshot::new(guest, Instant::now()));
+    /// Follows guest `domid`; the socket is created in `folder`.
+    pub fn of(domid: DomId, folder: &'a Folder) -> Self {
+        let stage = Stage::Helper(StatusSnapshot::new(domid, Instant::now()));
         Self { folder, stage }
     }
 

@@ -40,7 +40,7 @@ pub struct Inherited {
 
 impl Engine {
     /// Starts the engine, which reads `spec`. `front_end` is its connection to this process; errors go to
-    /// `words`.
+    /// `output`.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -49,7 +49,7 @@ impl Engine {
         spec: &str,
         call: Call,
         front_end: UnixStream,
-        words: PipeWriter,
+        output: PipeWriter,
     ) -> io::Result<(Self, Inherited)> {
         let (from_helper, helper) = UnixStream::pair()?;
         let (to_transport, transport) = UnixStream::pair()?;
@@ -77,7 +77,7 @@ impl Engine {
         ) {
             fcntl_setfd(fd, FdFlags::empty())?;
         }
-        let claim = plan.claim.map(Claim::hand_down).transpose()?;
+        let claim = plan.claim.map(Claim::for_child).transpose()?;
         if let Some(claim) = &claim {
             fcntl_setfd(claim, FdFlags::empty())?;
         }
@@ -102,7 +102,7 @@ impl Engine {
             .env(VARIABLE, spec)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(words)
+            .stderr(output)
             // Signals of the terminal go to `lull migrate` only.
             .process_group(0);
         if let Some(claim) = &claim {

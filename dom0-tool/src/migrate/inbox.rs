@@ -117,7 +117,7 @@ impl Inbox {
     ///
     /// # Errors
     /// When the handlers cannot be set.
-    pub fn hear_signals(&self) -> io::Result<()> {
+    pub fn recv_signals(&self) -> io::Result<()> {
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP])?;
         let post = self.post.clone();
         thread::spawn(move || {
@@ -132,7 +132,7 @@ impl Inbox {
     }
 
     /// Receives the helper's events.
-    pub fn hear_helper(&self, from: impl io::Read + Send + 'static) {
+    pub fn recv_helper(&self, from: impl io::Read + Send + 'static) {
         let post = self.post.clone();
         thread::spawn(move || {
             // A read error counts as the end.
@@ -149,7 +149,7 @@ impl Inbox {
     }
 
     /// Receives the transport's events.
-    pub fn hear_transport(&self, from: impl io::Read + Send + 'static) {
+    pub fn recv_transport(&self, from: impl io::Read + Send + 'static) {
         let post = self.post.clone();
         thread::spawn(move || {
             let _ = each_line(from, |line| {
@@ -162,7 +162,7 @@ impl Inbox {
     }
 
     /// Receives what the destination and the program that connects to it print.
-    pub fn hear_there(&self, from: impl io::Read + Send + 'static) {
+    pub fn recv_destination(&self, from: impl io::Read + Send + 'static) {
         let post = self.post.clone();
         thread::spawn(move || {
             let _ = each_line(from, |line| {
@@ -173,7 +173,7 @@ impl Inbox {
     }
 
     /// Receives what xl prints.
-    pub fn hear_xl(&self, from: impl io::Read + Send + 'static) {
+    pub fn recv_xl(&self, from: impl io::Read + Send + 'static) {
         let post = self.post.clone();
         thread::spawn(move || {
             let mut handshake = Handshake::default();
@@ -196,7 +196,7 @@ impl Inbox {
     }
 
     /// Waits for xl to end.
-    pub fn hear_end(&self, mut xl: Child) {
+    pub fn recv_end(&self, mut xl: Child) {
         let post = self.post.clone();
         thread::spawn(move || {
             let end = match xl.wait() {

@@ -150,7 +150,7 @@ fn move_guest(
 ) -> anyhow::Result<Outcome> {
     let begun = now_ns();
     let inbox = Inbox::new();
-    inbox.hear_signals().context("signals cannot be caught")?;
+    inbox.recv_signals().context("signals cannot be caught")?;
     let mut watcher = Watcher::new(options);
     say_what_is_asked(options, limits, guest, &watcher);
     // All that depends on it must agree, so it is looked up once.
@@ -251,8 +251,8 @@ fn move_guest(
     // A second attempt has an inbox of its own. It receives signals from here on, so that
     // none is lost between the two.
     let again = Inbox::new();
-    again.hear_signals().context("signals cannot be caught")?;
-    let mut heard = &inbox;
+    again.recv_signals().context("signals cannot be caught")?;
+    let mut received = &inbox;
     let mut options = options.clone();
     let attempted = loop {
         let plan = xl::Plan {
@@ -266,7 +266,7 @@ fn move_guest(
             claim: held.claim.as_ref(),
             begun,
         };
-        let attempted = attempt::run(&plan, call.take(), heard, &mut watcher);
+        let attempted = attempt::run(&plan, call.take(), received, &mut watcher);
         let attempted = attempted.context("xl could not be started")?;
         let Some(why) = classic_instead(&options, landing, &attempted) else {
             break attempted;
@@ -275,14 +275,14 @@ fn move_guest(
         if !matches!(seen, Some(Seen::Running)) {
             break attempted;
         }
-        if attempted.account.may_be_renamed() {
+        if attempted.observed.may_be_renamed() {
             give_name_back(guest, environment.source, &watcher);
         }
         watcher.note(&format!("{why}: it lands the classic way instead"));
         let first = Report {
             guest,
             options: &options,
-            account: &attempted.account,
+            observed: &attempted.observed,
             outcome: judgement.outcome,
             why: judgement.why,
             seen: seen.as_ref(),
@@ -296,10 +296,10 @@ fn move_guest(
         // the first that are late must not be taken for the second's.
         watcher.conclude(Event::Result(Box::new(first.result())));
         watcher.finish();
-        options = options_as_set(options, &attempted.account);
+        options = options_as_set(options, &attempted.observed);
         watcher = Watcher::new(&options);
         watcher.record(guest, &options.host);
-        heard = &again;
+        received = &again;
         landing = Landing::Classic;
         known = look_up(landing, &watcher);
         if let Err((outcome, enough)) = may_follow(&again, &options, begun) {
@@ -320,18 +320,18 @@ fn move_guest(
     };
     let (judgement, seen) = conclude(&attempted, environment.source);
     let runs = matches!(seen, Some(Seen::Running | Seen::Rescued));
-    if runs && attempted.account.may_be_renamed() {
+    if runs && attempted.observed.may_be_renamed() {
         give_name_back(guest, environment.source, &watcher);
     }
-    let monitor_lost = (runs && attempted.account.asked_to_suspend())
+    let monitor_lost = (runs && attempted.observed.asked_to_suspend())
         .then(|| monitor::lost(&guest.name, guest.domid))
         .flatten();
     drop(held);
     watcher.finish();
 
-    let Attempted { account, intent } = &attempted;
+    let Attempted { observed, intent } = &attempted;
     if judgement.outcome == Outcome::Moved && *intent == Intent::Cancel {
-        watcher.note("the wish to cancel came too late");
+        watcher.note("it was too late to cancel");
     }
     if judgement.outcome == Outcome::TargetFailed && !known.has_history() {
         let like = environment.ledger.like(&options.host);
@@ -343,7 +343,7 @@ fn move_guest(
     remember(
         &options,
         guest,
-        account,
+        observed,
         &known,
         environment.ledger,
         &watcher,
@@ -351,7 +351,7 @@ fn move_guest(
     let report = Report {
         guest,
         options: &options,
-        account,
+        observed,
         outcome: judgement.outcome,
         why: judgement.why,
         seen: seen.as_ref(),
@@ -467,9 +467,9 @@ fn ask_the_destination(
     trust: Trust,
     patience: &Patience<'_>,
 ) -> anyhow::Result<Choice> {
-    let (choice, heard) = choose(options, guest, machine, trust, patience)?;
-    let way = RemoteShell::new(options.ssh.as_deref(), &options.host);
-    match (admit(&way, heard, patience), choice) {
+    let (choice, received) = choose(options, guest, machine, trust, patience)?;
+    let remote = RemoteShell::new(options.ssh.as_deref(), &options.host);
+    match (admit(&remote, received, patience), choice) {
         (Ok(()), choice) => Ok(choice),
         (Err(error), Choice::Fast(call, _)) => {
             call.end();
@@ -519,7 +519,7 @@ fn not_tried(
     let report = Report {
         guest,
         options,
-        account: &ObservedAttempt::default(),
+        observed: &ObservedAttempt::default(),
         outcome,
         why: &why,
         seen: Some(&seen),
@@ -602,16 +602,16 @@ fn say_what_is_assumed(options: &Migrate, known: &Known, watcher: &Watcher) {
 
 /// Judges the attempt by what was observed of it.
 pub fn judged(attempted: &Attempted) -> Judgement {
-    let account = &attempted.account;
+    let observed = &attempted.observed;
     judge(Evidence {
-        helper: account.helper,
-        ended: account.ended.as_ref(),
-        hung_up: account.hung_up.as_ref().map(|hung_up| hung_up.why),
-        ready: account.gate(),
-        handshake_first: account.landing.is_handshake_first(),
-        handshake: &account.handshake,
+        helper: observed.helper,
+        ended: observed.ended.as_ref(),
+        hung_up: observed.hung_up.as_ref().map(|hung_up| hung_up.why),
+        ready: observed.gate(),
+        handshake_first: observed.landing.is_handshake_first(),
+        handshake: &observed.handshake,
         // An attempt is over only after xl has ended.
-        xl: account.xl.unwrap_or(XlEnd::Killed(0)),
+        xl: observed.xl.unwrap_or(XlEnd::Killed(0)),
         intent: attempted.intent,
     })
 }
@@ -620,10 +620,10 @@ pub fn judged(attempted: &Attempted) -> Judgement {
 /// to lull land was lost while the guest still ran. `None` if this is not the case, or if
 /// the operator wants it otherwise.
 fn classic_instead(options: &Migrate, landing: Landing, attempted: &Attempted) -> Option<String> {
-    let Attempted { account, intent } = attempted;
+    let Attempted { observed, intent } = attempted;
     let may = options.landing == Wanted::Auto && landing.is_fast();
-    let is_early = *intent == Intent::Move && !account.asked_to_suspend();
-    let ended = account.ended.as_ref()?;
+    let is_early = *intent == Intent::Move && !observed.asked_to_suspend();
+    let ended = observed.ended.as_ref()?;
     (may && is_early && ended.land_lost).then(|| ended.reason.clone())
 }
 
@@ -647,8 +647,8 @@ fn may_follow(again: &Inbox, options: &Migrate, begun: u64) -> Result<(), (Outco
 /// The options with the limits that were in force at the end of this attempt, for the one
 /// that follows it: `lull set` promises that they hold from then on. The engine reports them
 /// rounded down; a limit that is still the one of the options is kept exactly.
-fn options_as_set(mut options: Migrate, account: &ObservedAttempt) -> Migrate {
-    let Some(set) = account.limits else {
+fn options_as_set(mut options: Migrate, observed: &ObservedAttempt) -> Migrate {
+    let Some(set) = observed.limits else {
         return options;
     };
     let as_set = |given: Option<Span>, set_ms: Option<u64>| match set_ms {
@@ -682,14 +682,14 @@ fn conclude(attempted: &Attempted, source: &dyn Source) -> (Judgement, Option<Se
     // This attempt does not undo a suspension that it did not request.
     let rescue = match judgement.outcome {
         Outcome::Unknown => Rescue::Forbidden,
-        _ if !attempted.account.asked_to_suspend() => Rescue::Forbidden,
+        _ if !attempted.observed.asked_to_suspend() => Rescue::Forbidden,
         _ => Rescue::Allowed,
     };
     let seen = source::watch(source, rescue);
     let judgement = as_seen(
         judgement,
         &seen,
-        attempted.account.is_past_point_of_no_return(),
+        attempted.observed.is_past_point_of_no_return(),
     );
     (judgement, Some(seen))
 }
@@ -731,12 +731,12 @@ fn as_seen(judgement: Judgement, seen: &Seen, is_past_point_of_no_return: bool) 
 fn remember(
     options: &Migrate,
     guest: &Guest,
-    account: &ObservedAttempt,
+    observed: &ObservedAttempt,
     known: &Known,
     ledger: &Ledger,
     watcher: &Watcher,
 ) {
-    let entry = account.entry(&guest.name, known);
+    let entry = observed.entry(&guest.name, known);
     let Some(entry) = entry.filter(|_| !options.leave_paused) else {
         return;
     };

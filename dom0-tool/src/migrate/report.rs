@@ -22,7 +22,7 @@ pub struct Report<'a> {
     pub guest: &'a Guest,
     /// The options of the command.
     pub options: &'a Migrate,
-    pub account: &'a ObservedAttempt,
+    pub observed: &'a ObservedAttempt,
     /// How the attempt ended.
     pub outcome: Outcome,
     /// The sentence that explains it, without a full stop; may be empty.
@@ -45,25 +45,25 @@ pub struct Report<'a> {
 impl Report<'_> {
     /// The last object of `--json`.
     pub fn result(&self) -> events::Outcome {
-        let account = self.account;
-        let split = account.landing_split();
+        let observed = self.observed;
+        let split = observed.landing_split();
         events::Outcome {
             outcome: self.outcome.name().to_owned(),
             running_on: self.outcome.running_on().name().to_owned(),
             limit_ms: self.limit_ms(),
-            predicted_downtime_ms: account.predicted_downtime_ms(),
-            expected_downtime_ms: account.expected_downtime_ms(self.known),
-            given_up_ms: account.given_up_ms().collect(),
-            observed_downtime_ms: account.observed_downtime_ms(),
-            observed_downtime_estimate_ms: account.observed_downtime_estimate_ms(),
+            predicted_downtime_ms: observed.predicted_downtime_ms(),
+            expected_downtime_ms: observed.expected_downtime_ms(self.known),
+            given_up_ms: observed.given_up_ms().collect(),
+            observed_downtime_ms: observed.observed_downtime_ms(),
+            observed_downtime_estimate_ms: observed.observed_downtime_estimate_ms(),
             until_ready_ms: split.map(|(until, _)| until),
             after_ready_ms: split.and_then(|(_, after)| after),
-            landing: account.landing,
+            landing: observed.landing,
             landing_reason: self.why_classic.to_owned(),
-            connections: account.connections(),
+            connections: observed.connections(),
             connections_reason: self.why_fewer.to_owned(),
-            rounds: account.rounds.count(),
-            pages_sent: account.pages_sent(),
+            rounds: observed.rounds.count(),
+            pages_sent: observed.pages_sent(),
             duration_ms: self.duration_ms,
             reason: self.reason(),
             advice: self.advice(),
@@ -73,9 +73,9 @@ impl Report<'_> {
     /// The tables of this report.
     pub fn tables(&self) -> Tables<'_> {
         Tables {
-            account: self.account,
+            observed: self.observed,
             moved: matches!(self.outcome, Outcome::Moved),
-            expected_ms: self.account.expected_downtime_ms(self.known),
+            expected_ms: self.observed.expected_downtime_ms(self.known),
             limit_us: self.limit_us(),
             duration_ms: Some(self.duration_ms),
             why_classic: self.why_classic,
@@ -151,7 +151,7 @@ impl Report<'_> {
                 )
             }
             (RunningOn::Unknown, Some(Seen::NotRunning(how) | Seen::Dead(how)))
-                if !self.account.past_permission() =>
+                if !self.observed.past_permission() =>
             {
                 format!(
                     "{guest} was not seen to run: at the source (this host) it {how}; the destination ({host}) was not told to start it."
@@ -166,9 +166,9 @@ impl Report<'_> {
     /// The limit as given in the options, or as it was set during the attempt.
     fn limit_ms(&self) -> Option<u64> {
         let asked = || self.options.pause_limit().map(|limit| limit.as_millis());
-        let set = self.account.limits.is_some();
+        let set = self.observed.limits.is_some();
         if set {
-            self.account.limit_ms()
+            self.observed.limit_ms()
         } else {
             asked()
         }
@@ -178,15 +178,15 @@ impl Report<'_> {
     fn limit_us(&self) -> Option<u64> {
         let asked = self.options.pause_limit().map(Span::as_micros);
         let rounded = self.limit_ms().map(|limit| limit.saturating_mul(1_000));
-        let known = match self.account.limits.is_some() {
+        let known = match self.observed.limits.is_some() {
             true => rounded,
             false => asked,
         };
-        self.account.exact_limit_us().or(known)
+        self.observed.exact_limit_us().or(known)
     }
 
     fn ended_badly(&self) -> Option<&Ended> {
-        let ended = self.account.ended.as_ref();
+        let ended = self.observed.ended.as_ref();
         ended.filter(|ended| ended.how != How::StreamComplete)
     }
 
@@ -204,21 +204,21 @@ impl Report<'_> {
             Outcome::TargetFailed | Outcome::SourceFailed | Outcome::Unknown
         );
         // In a fast landing xl's messages are a consequence.
-        let explained = self.account.landing.is_fast() && !reason.is_empty();
+        let explained = self.observed.landing.is_fast() && !reason.is_empty();
         if others_know
             && !explained
-            && (self.account.ended.is_none() || self.outcome != Outcome::SourceFailed)
+            && (self.observed.ended.is_none() || self.outcome != Outcome::SourceFailed)
         {
-            let words = self.account.words.telling();
-            if !words.is_empty() {
-                let quoted = words.join(" / ");
+            let lines = self.observed.printed.explaining();
+            if !lines.is_empty() {
+                let quoted = lines.join(" / ");
                 reason = match reason.is_empty() {
                     true => quoted,
                     false => format!("{reason}: {quoted}"),
                 };
             }
         }
-        let cause = self.account.words.cause_there();
+        let cause = self.observed.printed.cause_there();
         if let Some(cause) = cause.filter(|cause| others_know && !reason.contains(cause)) {
             reason = format!("{reason}; {} said: {cause}", self.options.host);
         }
@@ -228,7 +228,7 @@ impl Report<'_> {
     /// Describes the pauses that were abandoned and tried again.
     fn given_up(&self) -> Option<String> {
         let pauses: Vec<String> = self
-            .account
+            .observed
             .given_up_ms()
             .map(|pause| Millis(pause).to_string())
             .collect();
@@ -241,7 +241,7 @@ impl Report<'_> {
     }
 
     fn what_was_done(&self) -> Option<String> {
-        match (self.seen, self.account.refused_pause_ms()) {
+        match (self.seen, self.observed.refused_pause_ms()) {
             (Some(Seen::Rescued), _) => {
                 Some("It was found suspended, and lull resumed it".to_owned())
             }
@@ -249,16 +249,16 @@ impl Report<'_> {
                 "It had been paused for {} and was resumed at once",
                 Millis(pause)
             )),
-            (Some(Seen::Running), None) if !self.account.given_up.is_empty() => None,
+            (Some(Seen::Running), None) if !self.observed.given_up.is_empty() => None,
             // If the outcome is unknown, not everything was undone.
             (Some(Seen::Running), None)
-                if self.account.started.is_some() && self.outcome != Outcome::Unknown =>
+                if self.observed.started.is_some() && self.outcome != Outcome::Unknown =>
             {
-                let account = self.account;
+                let observed = self.observed;
                 // An engine that is killed reports neither that the guest stopped nor that
                 // the guard has resumed it. One that reports its end would have.
-                let may_have_stopped = account.asked_to_suspend() && account.ended.is_none();
-                let what = match (may_have_stopped, &account.suspended) {
+                let may_have_stopped = observed.asked_to_suspend() && observed.ended.is_none();
+                let what = match (may_have_stopped, &observed.suspended) {
                     (false, None) => "It was never paused, and",
                     (true, None) => "It was asked to suspend, and a pause was not measured;",
                     (_, Some(_)) => "It was paused, and for how long was not measured;",
@@ -272,17 +272,17 @@ impl Report<'_> {
     /// Reports an xl that used another helper, because a limit must never be ignored
     /// silently.
     fn without_helper(&self) -> Option<String> {
-        let alone = self.outcome == Outcome::Moved && self.account.helper == HelperSeen::Never;
+        let alone = self.outcome == Outcome::Moved && self.observed.helper == HelperSeen::Never;
         alone.then(|| {
-            "xl moved it without lull's helper ever being heard: no limit was kept, and nothing was measured"
+            "xl moved it, and lull's helper never reported: no limit was kept, and nothing was measured"
                 .to_owned()
         })
     }
 
     fn over_the_limit(&self) -> Option<String> {
         let limit_us = self.limit_us()?;
-        let pause_us = self.account.longer_than(limit_us)?;
-        let ended = self.account.ended.as_ref();
+        let pause_us = self.observed.longer_than(limit_us)?;
+        let ended = self.observed.ended.as_ref();
         let suspend_ms = ended.and_then(|ended| ended.observed.suspend_ms);
         let over = OverLimit {
             pause_us,
@@ -294,7 +294,7 @@ impl Report<'_> {
 
     /// The same of a pause that was abandoned and tried again.
     fn given_up_over_the_limit(&self) -> Option<String> {
-        let over = self.account.given_up_over_limit?;
+        let over = self.observed.given_up_over_limit?;
         Some(longer_than_allowed("A pause in vain was", over))
     }
 
@@ -313,14 +313,14 @@ impl Report<'_> {
         let host = &self.options.host;
         let guest = &self.guest.name;
         match self.outcome {
-            Outcome::Unknown if self.account.past_permission() => advice.push(format!(
+            Outcome::Unknown if self.observed.past_permission() => advice.push(format!(
                 "Nothing was destroyed. Run `xl list` on both hosts: if {guest} runs at {host}, `xl destroy {domid}` here; if it is certain that it does not, `lull resume {domid}` here. Never run both: they share their disks."
             )),
             // The toolstack may be about to restart it; xl stays until the guest is gone.
             Outcome::GuestDied => advice.push(format!(
                 "If it is configured to (`on_reboot`, `on_crash`, `on_poweroff`), {guest} is started anew here, under another number: `xl list`."
             )),
-            Outcome::Moved if self.account.xl.is_some_and(|end| end != XlEnd::Exited(0)) => {
+            Outcome::Moved if self.observed.xl.is_some_and(|end| end != XlEnd::Exited(0)) => {
                 advice.push(format!(
                     "But xl did not end as it should, and may have left its suspended copy here: `xl list`, then `xl destroy {domid}`."
                 ));
@@ -332,13 +332,13 @@ impl Report<'_> {
 
     /// Advice for a destination that was too slow.
     fn advice_at_the_gate(&self) -> Option<String> {
-        let hung_up = self.account.hung_up.as_ref()?;
+        let hung_up = self.observed.hung_up.as_ref()?;
         let host = &self.options.host;
         match hung_up.why {
             Refused::ReadyTooLate => {
                 let after_ready = self.known.after_ready.as_micros().div_ceil(1_000);
                 let after_ready = u64::try_from(after_ready).ok()?;
-                let limit = self.account.limit_for_ready_ms(after_ready)?;
+                let limit = self.observed.limit_for_ready_ms(after_ready)?;
                 Some(format!(
                     "It would have fitted with {}.",
                     limit_option(limit)
@@ -349,11 +349,11 @@ impl Report<'_> {
             )),
             // A stock receiver that cannot report leaves its copy in place.
             Refused::PeerGone
-                if self.account.stream_is_complete() || self.account.landing.is_fast() =>
+                if self.observed.stream_is_complete() || self.observed.landing.is_fast() =>
             {
                 let guest = &self.guest.name;
                 Some(format!(
-                    "If only the connection broke, {host} may keep a paused copy that nobody will start: look there with `xl list`, then `xl destroy {guest}--incoming`."
+                    "If only the connection broke, {host} may keep a paused copy that will never be started: look there with `xl list`, then `xl destroy {guest}--incoming`."
                 ))
             }
             _ => None,
@@ -364,7 +364,7 @@ impl Report<'_> {
     fn advice_without_history(&self) -> Option<String> {
         let refused = self.outcome == Outcome::RefusedDowntime;
         let host = &self.options.host;
-        (refused && !self.known.has_history() && self.account.suspended.is_none()).then(|| {
+        (refused && !self.known.has_history() && self.observed.suspended.is_none()).then(|| {
             format!(
                 "What a landing at {host} takes was only assumed: `lull rehearse {host}` measures it, or `--rehearse` first."
             )

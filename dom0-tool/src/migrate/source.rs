@@ -217,20 +217,15 @@ pub(super) mod tests {
 
     pub fn state(cpu_time_ns: u64) -> DomainState {
         DomainState {
-            running: false,
-            blocked: true,
-            paused: false,
-            shutdown: None,
-            dying: false,
-            hvm: true,
             cpu_time_ns,
+            ..DomainState::IDLE
         }
     }
 
     fn suspended() -> DomainState {
         DomainState {
             shutdown: Some(2),
-            ..state(0)
+            ..DomainState::IDLE
         }
     }
 
@@ -274,11 +269,11 @@ pub(super) mod tests {
     fn what_does_not_run_is_called_by_its_name() {
         let paused = DomainState {
             paused: true,
-            ..state(0)
+            ..DomainState::IDLE
         };
         let crashed = DomainState {
             shutdown: Some(3),
-            ..state(0)
+            ..DomainState::IDLE
         };
         for (shown, seen) in [
             (None, Seen::Dead("is gone".to_owned())),

@@ -12,7 +12,7 @@ use lull_wire::events::{Ended, Landing, PauseParts, Round};
 /// The data that the tables show.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables<'a> {
-    pub account: &'a ObservedAttempt,
+    pub observed: &'a ObservedAttempt,
     /// Whether the guest runs at the destination.
     pub moved: bool,
     /// The expected pause in milliseconds, with history.
@@ -40,7 +40,7 @@ impl fmt::Display for Tables<'_> {
 impl Tables<'_> {
     /// The table of rounds; `None` before the first round.
     pub fn rounds(&self) -> Option<Table> {
-        let rounds = &self.account.rounds;
+        let rounds = &self.observed.rounds;
         if rounds.count() == 0 {
             return None;
         }
@@ -67,8 +67,8 @@ impl Tables<'_> {
 
     /// The pause by its parts, predicted and observed; `None` if there was no pause.
     pub fn pause(&self) -> Option<Table> {
-        let suspended = self.account.suspended.as_ref()?;
-        let observed = self.account.observed_parts().unwrap_or_default();
+        let suspended = self.observed.suspended.as_ref()?;
+        let observed = self.observed.observed_parts().unwrap_or_default();
         let predicted = &suspended.predicted;
         let mut table = table(&["pause", "predicted, at most", "observed"], 1..3);
         for ((name, predicted), (_, observed)) in named(predicted).zip(named(&observed)) {
@@ -78,8 +78,8 @@ impl Tables<'_> {
                 or_dash(observed.map(Millis)),
             ]);
         }
-        if let Some((until, after)) = self.account.landing_split() {
-            let (before, and_then) = match self.account.landing {
+        if let Some((until, after)) = self.observed.landing_split() {
+            let (before, and_then) = match self.observed.landing {
                 Landing::Classic => ("  until READY", "  after READY"),
                 Landing::Fast | Landing::FastHandshakeLast => {
                     ("  until all is in place", "  after that")
@@ -96,10 +96,10 @@ impl Tables<'_> {
         table.add_row([
             sum.to_owned(),
             or_dash(suspended.predicted_downtime_ms.map(Millis)),
-            or_dash(self.account.observed_downtime_ms().map(Millis)),
+            or_dash(self.observed.observed_downtime_ms().map(Millis)),
         ]);
         let expected = self.expected_ms;
-        let estimate = self.account.observed_downtime_estimate_ms();
+        let estimate = self.observed.observed_downtime_estimate_ms();
         if expected.is_some() || estimate.is_some() {
             table.add_row([
                 "  as expected".to_owned(),
@@ -107,7 +107,7 @@ impl Tables<'_> {
                 or_dash(estimate.map(Millis)),
             ]);
         }
-        for pause in self.account.given_up_ms() {
+        for pause in self.observed.given_up_ms() {
             let pause = Millis(pause).to_string();
             table.add_row(["given up before".to_owned(), String::new(), pause]);
         }
@@ -121,7 +121,7 @@ impl Tables<'_> {
     /// How many connections carried a guest that landed fast, and why not more. Empty where
     /// that need not be said.
     fn connections(&self) -> String {
-        let Some(begun) = self.account.begun_with() else {
+        let Some(begun) = self.observed.begun_with() else {
             return String::new();
         };
         let mut text = match begun {
@@ -133,7 +133,7 @@ impl Tables<'_> {
             text.push(' ');
             text.push_str(self.why_fewer);
         }
-        for lost in &self.account.connections_lost {
+        for lost in &self.observed.connections_lost {
             text.push_str(&format!("; one was lost: {}", lost.reason));
         }
         text
@@ -141,7 +141,7 @@ impl Tables<'_> {
 
     /// Pages sent and resources used, one line each.
     pub fn costs(&self) -> Option<Vec<String>> {
-        let ended: &Ended = self.account.ended.as_ref()?;
+        let ended: &Ended = self.observed.ended.as_ref()?;
         let pages_a_second = ended
             .pages_sent
             .saturating_mul(1_000)
@@ -166,7 +166,7 @@ impl Tables<'_> {
                 per_mille.div_ceil(10)
             ));
         }
-        if let Some(started) = &self.account.started {
+        if let Some(started) = &self.observed.started {
             lines.push(format!(
                 "stub      {} of CPU, {} of memory, there after {}",
                 or_dash(ended.stub_cpu_ms.map(Millis)),
@@ -174,7 +174,7 @@ impl Tables<'_> {
                 Millis(started.stub_boot_ms),
             ));
         }
-        lines.push(match (self.account.landing, self.why_classic) {
+        lines.push(match (self.observed.landing, self.why_classic) {
             (Landing::Classic, "") => "landing   classic".to_owned(),
             (Landing::Classic, why) => format!("landing   classic: {why}"),
             (Landing::Fast, _) => format!("landing   fast{}", self.connections()),

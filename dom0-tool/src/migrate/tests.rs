@@ -108,7 +108,7 @@ fn attempt_since(
     remember(
         &options,
         &guest,
-        &attempted.account,
+        &attempted.observed,
         &known,
         &ledger,
         &watcher,
@@ -116,7 +116,7 @@ fn attempt_since(
     let report = Report {
         guest: &guest,
         options: &options,
-        account: &attempted.account,
+        observed: &attempted.observed,
         outcome: judgement.outcome,
         why: judgement.why,
         seen: seen.as_ref(),
@@ -243,9 +243,9 @@ exit 1"#
         attempt(&script).paragraph
     };
     let over = paragraph(8_000);
-    let told =
+    let expected =
         "A pause in vain was 8,000 ms, longer than the limit of 2,000 ms: please report this.";
-    assert!(over.contains(told), "{over}");
+    assert!(over.contains(expected), "{over}");
     let within = paragraph(2_000);
     assert!(within.contains("paused for 2,000 ms in vain"), "{within}");
     assert!(!within.contains("longer than"), "{within}");
@@ -329,7 +329,7 @@ exit 1"#,
 fn silence_after_go_is_unknown_and_nothing_is_resumed() {
     let suspended = DomainState {
         shutdown: Some(2),
-        ..state(0)
+        ..DomainState::IDLE
     };
     let run = attempt_with(
         r#"
@@ -364,7 +364,7 @@ kill -KILL $$"#,
 fn an_xl_killed_before_go_leaves_a_guest_that_lull_resumes() {
     let suspended = DomainState {
         shutdown: Some(2),
-        ..state(0)
+        ..DomainState::IDLE
     };
     let run = attempt_with(
         r#"say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"; kill -KILL $$"#,
@@ -394,7 +394,7 @@ kill -KILL $$"#,
 fn a_guest_that_died_runs_nowhere() {
     let crashed = DomainState {
         shutdown: Some(3),
-        ..state(0)
+        ..DomainState::IDLE
     };
     for (shown, how) in [(None, "is gone"), (Some(crashed), "has crashed")] {
         let run = attempt_with(
@@ -499,7 +499,7 @@ fn a_helper_that_dies_without_a_word_is_the_sources_fault() {
 /// The guest may have stopped, and the guard may have resumed it.
 #[test]
 fn a_pause_that_was_not_measured_is_not_denied() {
-    for (asked, told) in [
+    for (asked, expected) in [
         (":", "It was never paused, and what"),
         (
             r#"say "$round""#,
@@ -512,7 +512,7 @@ fn a_pause_that_was_not_measured_is_not_denied() {
     ] {
         let run = attempt(&format!(r#"say "$started"; {asked}; exit 1"#));
         assert_eq!(run.outcome, Outcome::SourceFailed);
-        assert!(run.paragraph.contains(told), "{}", run.paragraph);
+        assert!(run.paragraph.contains(expected), "{}", run.paragraph);
     }
 }
 
@@ -520,7 +520,7 @@ fn a_pause_that_was_not_measured_is_not_denied() {
 fn a_guest_that_is_not_seen_to_run_is_never_claimed_to() {
     let paused = DomainState {
         paused: true,
-        ..state(0)
+        ..DomainState::IDLE
     };
     let run = attempt_with(
         r#"say "$started"; say "$(ended refused-downtime "too busy")"; exit 1"#,
@@ -688,7 +688,7 @@ fn a_destination_that_is_late_is_refused_and_the_pause_told() {
     learned_from_lateness(&run.ledger);
 }
 
-/// Without this, the next attempt would make the same promise again.
+/// Without this, the next attempt would predict the same pause again.
 fn learned_from_lateness(known: &Known) {
     assert_eq!(known.landings, 1);
     // The time until the refusal, and the assumed remainder.
@@ -784,7 +784,7 @@ fn a_guest_that_moved_and_runs_here_is_looked_for_at_both() {
 fn a_suspension_that_was_not_asked_for_is_somebody_elses() {
     let suspended = DomainState {
         shutdown: Some(2),
-        ..state(0)
+        ..DomainState::IDLE
     };
     let run = attempt_with(
         r#"say "$started"; say "$(ended source-failed "another lull has its log")"; exit 1"#,
@@ -835,13 +835,13 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
     use lull_wire::events::{Ended, How};
 
     let attempted = |land_lost: bool, intent: Intent| {
-        let mut account = ObservedAttempt::default();
-        account.helper_said(Event::Ended(Ended {
+        let mut observed = ObservedAttempt::default();
+        observed.helper_said(Event::Ended(Ended {
             reason: "the connection to lull land was lost: it broke".to_owned(),
             land_lost,
             ..Ended::so(How::TargetFailed)
         }));
-        Attempted { account, intent }
+        Attempted { observed, intent }
     };
     let lost = || attempted(true, Intent::Move);
     let why = classic_instead(&options(""), Landing::Fast, &lost()).unwrap();
@@ -850,7 +850,7 @@ fn a_guest_that_was_not_asked_to_suspend_lands_classic_where_lull_land_was_lost(
         "requested_monotonic_ns":4,"predicted":{},"predicted_downtime_ms":null}"#;
     let mut stopped = lost();
     stopped
-        .account
+        .observed
         .helper_said(serde_json::from_str(suspended).unwrap());
     for (extra, landing, attempted) in [
         ("--landing fast", Landing::Fast, lost()),
@@ -884,12 +884,12 @@ fn a_classic_attempt_does_not_follow_once_the_operator_has_cancelled_or_time_is_
 #[test]
 fn the_limits_that_were_set_hold_for_the_classic_attempt_that_follows() {
     let as_set = |extra: &str, set: &str| {
-        let mut account = ObservedAttempt::default();
+        let mut observed = ObservedAttempt::default();
         if !set.is_empty() {
             let line = format!(r#"{{"type":"limits","at_ms":5,{set}}}"#);
-            account.helper_said(serde_json::from_str(&line).unwrap());
+            observed.helper_said(serde_json::from_str(&line).unwrap());
         }
-        let options = options_as_set(options(extra), &account);
+        let options = options_as_set(options(extra), &observed);
         let micros = |limit: Option<Span>| limit.map(Span::as_micros);
         (
             micros(options.pause_limit()),
@@ -927,13 +927,13 @@ fn a_limit_of_part_of_a_millisecond_is_compared_as_it_was_set() {
         "requested_monotonic_ns":1000000000,"limit_us":1900,"predicted":{},
         "predicted_downtime_ms":null}"#;
     let paragraph = |pause_ns: u64| {
-        let mut account = ObservedAttempt::default();
-        account.helper_said(serde_json::from_str(suspended).unwrap());
-        account.target_started_ns = Some(1_000_000_000 + pause_ns);
+        let mut observed = ObservedAttempt::default();
+        observed.helper_said(serde_json::from_str(suspended).unwrap());
+        observed.target_started_ns = Some(1_000_000_000 + pause_ns);
         let report = Report {
             guest: &guest,
             options: &options,
-            account: &account,
+            observed: &observed,
             outcome: Outcome::Moved,
             why: "",
             seen: None,

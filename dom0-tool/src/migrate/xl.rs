@@ -36,7 +36,7 @@ pub struct Plan<'a> {
     pub guest: &'a Guest,
     /// The options, including the destination.
     pub options: &'a Migrate,
-    /// What is known of pauses on the way there.
+    /// What is known of earlier pauses to that destination.
     pub known: &'a Known,
     /// The folder of the control sockets.
     pub control: &'a Folder,
@@ -54,9 +54,9 @@ pub struct Plan<'a> {
 pub struct Started {
     pub process: Child,
     /// What xl prints, and nothing else.
-    pub words: PipeReader,
+    pub xl_output: PipeReader,
     /// What the destination and the program that connects to it print.
-    pub words_there: PipeReader,
+    pub destination_output: PipeReader,
     /// The connection from the helper.
     pub helper: UnixStream,
     /// The connection from the transport.
@@ -74,8 +74,8 @@ impl Plan<'_> {
     /// # Errors
     /// When a process cannot be started.
     pub fn start(&self, call: Option<Call>) -> io::Result<Started> {
-        let (words, write_end) = io::pipe()?;
-        let (words_there, write_end_there) = io::pipe()?;
+        let (xl_output, write_end) = io::pipe()?;
+        let (destination_output, write_end_there) = io::pipe()?;
         let (helper, for_helper) = UnixStream::pair()?;
         let (transport, for_transport) = UnixStream::pair()?;
         // The descriptors that helper and transport inherit through sh, xl and libxl.
@@ -91,8 +91,8 @@ impl Plan<'_> {
                 None
             }
             Some(call) => {
-                let words = write_end_there.try_clone()?;
-                let (engine, inherited) = Engine::start(self, &spec, call, for_helper, words)?;
+                let output = write_end_there.try_clone()?;
+                let (engine, inherited) = Engine::start(self, &spec, call, for_helper, output)?;
                 inherited_fds.push((ENGINE_FD, inherited.helper.into()));
                 inherited_fds.push((transport::ENGINE_FD, inherited.transport.into()));
                 Some(engine)
@@ -100,7 +100,7 @@ impl Plan<'_> {
         };
         inherited_fds.push((transport::WORDS_FD, write_end_there.into()));
         if let Some(claim) = self.claim {
-            inherited_fds.push((CLAIM_FD, claim.hand_down()?));
+            inherited_fds.push((CLAIM_FD, claim.for_child()?));
         }
 
         let mut command = ignoring_tty_signals(self.xl);
@@ -118,8 +118,8 @@ impl Plan<'_> {
         let process = command.spawn()?;
         Ok(Started {
             process,
-            words,
-            words_there,
+            xl_output,
+            destination_output,
             helper,
             orders: Orders::new(transport.try_clone()?)?,
             transport,
@@ -152,7 +152,7 @@ impl Plan<'_> {
     }
 
     /// Whether the receiver is told to leave the copy paused, and `lull land` to undo that. The
-    /// engine learns it from the specification, so that both are told the same.
+    /// engine reads it from the specification, so that both agree.
     fn leaves_copy_paused(&self) -> bool {
         self.landing.is_fast() && self.known.machine == Machine::Emulated
     }
@@ -160,11 +160,11 @@ impl Plan<'_> {
     fn arguments(&self) -> Vec<OsString> {
         let options = self.options;
         let leaves_paused = self.leaves_copy_paused();
-        let way = arguments(self.lull, options, leaves_paused);
+        let program = arguments(self.lull, options, leaves_paused);
         let mut list = vec![OsString::from("migrate")];
         let mut push = |argument: &OsStr| list.push(argument.to_owned());
         push("-s".as_ref());
-        push(&way.ssh);
+        push(&program.ssh);
         if let Some(config) = &options.config {
             push("-C".as_ref());
             push(config.as_ref());
@@ -186,7 +186,7 @@ impl Plan<'_> {
         }
         // The domid names the guest that was checked, even if a guest is renamed.
         push(self.guest.domid.to_string().as_ref());
-        push(&way.host);
+        push(&program.host);
         list
     }
 }
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
 
-    /// If the two disagreed, the copy would run without the source's word, or never.
+    /// If the two disagreed, the copy would run before Start, or never.
     #[test]
     fn the_receiver_and_the_engine_are_told_the_same_of_the_copys_pause() {
         let guest = Guest {
@@ -247,14 +247,14 @@ mod tests {
                 claim: None,
                 begun: 0,
             };
-            let told = plan.arguments().contains(&"-p".into());
-            assert_eq!(told, option, "{line} {machine:?} {landing:?}");
+            let passes_p = plan.arguments().contains(&"-p".into());
+            assert_eq!(passes_p, option, "{line} {machine:?} {landing:?}");
             let spec = plan.spec();
             assert_eq!(
                 spec.copy_paused, copy_paused,
                 "{line} {machine:?} {landing:?}"
             );
-            assert!(!copy_paused || told, "{line}");
+            assert!(!copy_paused || passes_p, "{line}");
         }
     }
 }

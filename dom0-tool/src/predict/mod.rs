@@ -49,7 +49,7 @@ Examples:
         if_terminal!("  lull predict web1 --to host2 --plot web1.svg\n", ""),
         "
 Exit codes, as of the migration itself: 0 it would move; 3 refused: the pause
-  would not fit; 4 refused: timeout, or it can never fit; 2 usage, the host is
+  would not fit; 4 refused: out of time, or not converging; 2 usage, the host is
   not ready, or a migration of the guest runs; 5 cancelled; 7 Xen failed."
     )
 )]
@@ -57,12 +57,12 @@ pub struct Options {
     /// The guest's name or number
     domain: String,
 
-    /// The destination: what the ledger and the newest record know of it
+    /// The destination, for the figures in the ledger and in the newest record
     #[arg(long, value_name = "HOST")]
     to: Option<String>,
 
-    /// What the link carries, instead of what the newest move there saw, or
-    /// the limit in /etc/lull.toml allows
+    /// The rate of the link, instead of the rate that the newest move there
+    /// measured, or the limit in /etc/lull.toml
     #[arg(long, value_name = "RATE")]
     bandwidth: Option<Rate>,
 
@@ -114,7 +114,7 @@ pub fn main(options: &Options) -> ExitCode {
 fn predict(options: &Options) -> anyhow::Result<u8> {
     anyhow::ensure!(
         options.span <= MAX_DURATION,
-        "--for {} is too long: nobody's dirty log is watched for more than {MAX_DURATION}",
+        "--for {} is too long: no dirty log is watched for more than {MAX_DURATION}",
         options.span
     );
     Host::default().check()?;

@@ -77,14 +77,12 @@ impl Model {
 
     /// The result over a link of `rate` pages a second, with a limit on the pause in µs.
     pub fn expect(&self, rate: u64, limit: Option<u64>) -> Expected {
+        let rate = rate.max(1);
         let scenario = Scenario {
             guest: self.guest.clone(),
             link: Link {
-                within_pause: WithinPause {
-                    per_mille: self.known.last_pages.usual.max(1),
-                    pages: self.known.last_pages.pages,
-                },
-                ..Link::constant(rate.max(1))
+                within_pause: within_pause(self.known.last_pages, rate),
+                ..Link::constant(rate)
             },
             limits: Limits {
                 max_suspend: limit.and_then(|limit| DowntimeLimit::new(Micros(limit))),
@@ -151,7 +149,7 @@ impl Model {
             until_ready: landing - after_ready,
             after_ready,
             resume: micros(bounds.resume),
-            // It goes on beside the rounds.
+            // It takes place while rounds are sent.
             handover: None,
         }
     }
@@ -186,6 +184,20 @@ impl Expected {
 
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What the link does in the pause, if the last pages take what they mostly took. The
+/// simulator's link knows shares only, so a fixed time is one of theirs.
+fn within_pause(known: LastPages, rate: u64) -> WithinPause {
+    let by_rate = u128::from(known.pages) * 1_000_000 / u128::from(rate);
+    let longer = (u128::from(known.longer.0) * 1_000)
+        .checked_div(by_rate)
+        .unwrap_or_default();
+    let longer = u64::try_from(longer).unwrap_or(u64::MAX);
+    WithinPause {
+        per_mille: known.usual.saturating_add(longer).max(1),
+        pages: known.pages,
+    }
 }
 
 #[cfg(test)]
@@ -260,6 +272,7 @@ mod tests {
                     usual: 250,
                     most: 300,
                     pages,
+                    ..LastPages::DEFAULT
                 },
                 ..nothing_known()
             };
@@ -276,6 +289,20 @@ mod tests {
             assert_eq!(expected.refused, None);
             assert!(expected.pause <= expected.predicted);
         }
+    }
+
+    /// 100 pages at 1,000 a second take 100 ms.
+    #[test]
+    fn a_fixed_time_within_the_pause_is_a_share_of_the_last_pages_time() {
+        let known = LastPages {
+            longer: Micros(20_000),
+            pages: 100,
+            ..LastPages::DEFAULT
+        };
+        let per_mille = |known, rate| within_pause(known, rate).per_mille;
+        assert_eq!(per_mille(known, 1_000), 1_200);
+        assert_eq!(per_mille(known, 2_000), 1_400);
+        assert_eq!(per_mille(LastPages::DEFAULT, 1_000), 1_000);
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Prediction<'_> {
                     .to_owned()
             }
             (false, Some(to)) => format!(
-                "The ledger knows nothing of {to}: the rest of the pause is assumed; `lull rehearse` would tell."
+                "The ledger knows nothing of {to}: the rest of the pause is assumed; `lull rehearse` measures it."
             ),
             (false, None) => {
                 "The ledger knows nothing yet: the rest of the pause is assumed.".to_owned()
@@ -157,9 +157,13 @@ impl Prediction<'_> {
     fn last_pages(&self) -> Option<String> {
         let known = self.model.last_pages();
         (known.pages > 0).then(|| {
+            let longer = match known.longer {
+                Micros(..1_000) => String::new(),
+                longer => format!(", and {} more", Millis(longer.0 / 1_000)),
+            };
             format!(
                 "In earlier pauses there the last pages, some {}, took {} % of the time that the \
-                 link's rate means; so it is expected again.",
+                 link's rate means{longer}; so it is expected again.",
                 Count(known.pages),
                 known.usual.div_ceil(10)
             )
@@ -346,6 +350,7 @@ mod tests {
         let known = Known {
             last_pages: LastPages {
                 usual: 312,
+                longer: Micros(24_000),
                 most: 468,
                 pages: 1_400,
             },
@@ -358,5 +363,6 @@ mod tests {
         }
         .text();
         assert!(text.contains("some 1,400, took 32 % of"), "{text}");
+        assert!(text.contains("rate means, and 24 ms more; so"), "{text}");
     }
 }

@@ -86,11 +86,11 @@ fn failed(doing: &'static str) -> impl Fn(io::Error) -> NotSampled {
     move |error| NotSampled::Failed { doing, error }
 }
 
-/// Watches `guest` for a total of `span`.
+/// Watches guest `domid` for a total of `span`.
 ///
 /// # Errors
 /// See [`NotSampled`]. The dirty log is then off, or belongs to another process.
-pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
+pub fn sample(domid: DomId, span: Duration) -> Result<Sampled, NotSampled> {
     let not_begun = |what: &str, error: io::Error| NotSampled::NotBegun(format!("{what}: {error}"));
     let cancelled = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGHUP] {
@@ -99,23 +99,23 @@ pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
     }
     let xen =
         Xen::open_here().map_err(|error| not_begun("the hypervisor cannot be reached", error))?;
-    let info = xen.domain_info(guest);
+    let info = xen.domain_info(domid);
     let info = info.map_err(|error| not_begun("the guest cannot be looked at", error))?;
     let info = info.ok_or_else(|| NotSampled::NotBegun("it has gone".into()))?;
-    let pfns = guest_frames(&xen, guest);
+    let pfns = guest_frames(&xen, domid);
     let pfns = pfns.map_err(|error| not_begun("the guest's size", error))?;
     let bitmap = HypercallBuffer::<u64>::new(pfns.div_ceil(64) as usize)
         .map_err(|error| not_begun("there is no memory for its dirty bitmap", error))?;
 
-    let mut guard = guarded(guest)?;
-    let devices = match DevicesLog::begin(guest, &mut guard) {
+    let mut guard = guarded(domid)?;
+    let devices = match DevicesLog::begin(domid, &mut guard) {
         Ok(devices) => devices,
         Err(error) => {
             guard.undone();
             return Err(not_begun("its QEMU does not log what it writes", error));
         }
     };
-    let log = match LogDirty::enable_unless_on(&xen, guest) {
+    let log = match LogDirty::enable_unless_on(&xen, domid) {
         Ok(log) => log,
         Err(error) => {
             devices.end(&mut guard);
@@ -129,7 +129,7 @@ pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
     };
     let mut watch = Watch {
         xen: &xen,
-        guest,
+        domid,
         pfns,
         bitmap,
         guard: &guard,
@@ -145,7 +145,7 @@ pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
     sampled.log_on = on.elapsed();
     // Another process may have taken over the log without asking; switching it off would
     // lose the guest's writes.
-    if is_saved_by_another(guest) {
+    if is_saved_by_another(domid) {
         log.leave();
     } else {
         drop(log);
@@ -160,11 +160,11 @@ pub fn sample(guest: DomId, span: Duration) -> Result<Sampled, NotSampled> {
 struct DevicesLog(Option<Qemu>);
 
 impl DevicesLog {
-    fn begin(guest: DomId, guard: &mut Guard) -> io::Result<Self> {
-        match Model::of(&mut Xenstore::open()?, guest)? {
+    fn begin(domid: DomId, guard: &mut Guard) -> io::Result<Self> {
+        match Model::of(&mut Xenstore::open()?, domid)? {
             Model::None => Ok(Self(None)),
             _ => {
-                let qemu = Qemu::of(guest);
+                let qemu = Qemu::of(domid);
                 guard.devices_log();
                 qemu.begin_dirty_log().map_err(io::Error::other)?;
                 Ok(Self(Some(qemu)))
@@ -182,11 +182,11 @@ impl DevicesLog {
 }
 
 /// Takes the claim. From here on no other process of lull uses the log.
-fn guarded(guest: DomId) -> Result<Guard, NotSampled> {
+fn guarded(domid: DomId) -> Result<Guard, NotSampled> {
     let not_begun = NotSampled::NotBegun;
-    match Claim::ask(&Folder::default(), guest) {
-        Ok(LockResult::Acquired(claim)) if !is_saved_by_another(guest) => {
-            Guard::start(guest, Over::Sampling, Some(claim))
+    match Claim::ask(&Folder::default(), domid) {
+        Ok(LockResult::Acquired(claim)) if !is_saved_by_another(domid) => {
+            Guard::start(domid, Over::Sampling, Some(claim))
                 .map_err(|error| not_begun(format!("the guard cannot be started: {error}")))
         }
         Ok(_) => Err(not_begun(
@@ -201,7 +201,7 @@ fn guarded(guest: DomId) -> Result<Guard, NotSampled> {
 /// The guest being sampled.
 struct Watch<'a> {
     xen: &'a Xen,
-    guest: DomId,
+    domid: DomId,
     pfns: u64,
     bitmap: HypercallBuffer<u64>,
     guard: &'a Guard,
@@ -222,7 +222,7 @@ impl Watch<'_> {
     fn clean(&mut self) -> Result<(), NotSampled> {
         let start = Instant::now();
         self.xen
-            .clean_dirty_log(self.guest, &mut self.bitmap, self.pfns, Clean::Live)
+            .clean_dirty_log(self.domid, &mut self.bitmap, self.pfns, Clean::Live)
             .map(|(dirty, _)| dirty)
             .map_err(failed("the dirty bitmap cannot be read"))?;
         self.sampled.cleans.add(start.elapsed());
@@ -237,11 +237,11 @@ impl Watch<'_> {
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(NotSampled::Cancelled);
             }
-            if self.guard.is_wanted() || is_saved_by_another(self.guest) {
+            if self.guard.is_wanted() || is_saved_by_another(self.domid) {
                 return Err(NotSampled::MadeWay);
             }
             let before = Instant::now();
-            let dirty = self.xen.dirty_count(self.guest);
+            let dirty = self.xen.dirty_count(self.domid);
             let dirty = dirty.map_err(failed("the dirty pages cannot be counted"))?;
             self.sampled.peeks.add(before.elapsed());
             let at = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -62,9 +62,9 @@ impl Guard {
 }
 
 pub fn main() -> ExitCode {
-    let mut heard = Vec::new();
-    let _ = io::stdin().lock().take(1).read_to_end(&mut heard);
-    if heard == [DONE] {
+    let mut received = Vec::new();
+    let _ = io::stdin().lock().take(1).read_to_end(&mut received);
+    if received == [DONE] {
         return ExitCode::SUCCESS;
     }
     match Host::default().check() {

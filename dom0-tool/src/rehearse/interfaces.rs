@@ -22,15 +22,15 @@ pub struct Interface {
 impl Interface {
     /// The interfaces of a guest on this host.
     ///
-    /// They are read where only the toolstack writes, from libxl's own copy of what it told
-    /// the backend. In its own folder of xenstore the guest, or a driver domain, could name
+    /// They are read where only the toolstack writes, from libxl's own copy of what it wrote
+    /// for the backend. In its own folder of xenstore the guest, or a driver domain, could name
     /// any bridge and any program.
     ///
     /// # Errors
     /// If xenstore does not answer, or a value cannot be put into a configuration. No value
     /// is left out: without its `backend=` a driver domain's script would run in dom0.
-    pub fn of(store: &mut Xenstore, guest: DomId) -> io::Result<Vec<Self>> {
-        let folder = format!("/libxl/{guest}/device/vif");
+    pub fn of(store: &mut Xenstore, domid: DomId) -> io::Result<Vec<Self>> {
+        let folder = format!("/libxl/{domid}/device/vif");
         let mut found = Vec::new();
         for device in store.list(&folder)?.into_iter().take(MAX_INTERFACES) {
             let mut read = |path: &str| store.read(path);

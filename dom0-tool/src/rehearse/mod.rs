@@ -77,10 +77,10 @@ const LONGEST_COPY: u16 = 120;
   lull rehearse --like web1 host2
   lull rehearse --landing classic host2     as a guest lands by xl and virsh
 
-The probe guest does not come back: whoever receives a guest trusts its
-sender with root. Rehearse the other direction at the other host.
+The probe guest does not come back: a host that receives a guest gives its
+sender root's rights. Rehearse the other direction at the other host.
 
-Exit codes: 0 there, and measured; 2 wrong usage or host not ready, nothing was
+Exit codes: 0 moved, and measured; 2 wrong usage or host not ready, nothing was
   done; 5 cancelled; 6 the destination failed; 7 this host failed; 8 the
   probe guest could not be removed everywhere.")]
 pub struct Options {
@@ -88,14 +88,14 @@ pub struct Options {
     ///
     /// As many, on the same bridges and by the same scripts: most of a landing
     /// is the destination's work on them. Without it: one, on xl's default
-    /// bridge. Disks are never used; but where this guest's could not land fast,
-    /// nor does the probe guest.
+    /// bridge. The probe guest has no disk. If this guest's disks rule out a fast
+    /// landing, the probe guest lands the classic way, too.
     #[arg(long, value_name = "DOMAIN")]
     pub like: Option<String>,
 
     /// In which order the probe guest lands
     ///
-    /// What it takes is learned of that order only.
+    /// The figures apply only to landings in that order.
     #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
     pub landing: Wanted,
 
@@ -149,15 +149,16 @@ fn prepare_and_rehearse(options: &Options) -> anyhow::Result<Rehearsed> {
         ..rehearsal
     };
     let ledger = Ledger::at(ledger::FILE);
-    let inbox = hearing_signals()?;
+    let inbox = inbox_with_signals()?;
     // A rehearsal as part of a move is already admitted.
     if let Err(error) = admit(
-        &rehearsal.way,
+        &rehearsal.remote,
         Received::NotAsked,
         &Patience::new(&inbox, None),
     ) {
         let enough = error.downcast::<Enough>()?;
-        let mut rehearsed = Rehearsed::new(rehearsal.way.host(), rehearsal.way.takes_commands());
+        let mut rehearsed =
+            Rehearsed::new(rehearsal.remote.host(), rehearsal.remote.takes_commands());
         rehearsed.fail(Outcome::Cancelled, enough.to_string());
         return Ok(rehearsed);
     }
@@ -183,12 +184,12 @@ pub fn before(
         ..Rehearsal::new(options.ssh.as_ref(), &options.host, options.verbose)
     };
     let interfaces = interfaces_of(guest)?;
-    rehearsal.run(xl, lull, ledger, &interfaces, &hearing_signals()?)
+    rehearsal.run(xl, lull, ledger, &interfaces, &inbox_with_signals()?)
 }
 
-fn hearing_signals() -> anyhow::Result<Inbox> {
+fn inbox_with_signals() -> anyhow::Result<Inbox> {
     let inbox = Inbox::new();
-    inbox.hear_signals().context("signals cannot be caught")?;
+    inbox.recv_signals().context("signals cannot be caught")?;
     Ok(inbox)
 }
 
@@ -213,7 +214,7 @@ fn interfaces_of(guest: &Guest) -> anyhow::Result<Vec<Interface>> {
 
 /// The parameters of one rehearsal.
 struct Rehearsal {
-    way: RemoteShell,
+    remote: RemoteShell,
     ssh: Option<String>,
     landing: Wanted,
     receiver_command: Option<String>,
@@ -225,7 +226,7 @@ struct Rehearsal {
 impl Rehearsal {
     fn new(ssh: Option<&String>, host: &str, verbose: u8) -> Self {
         Self {
-            way: RemoteShell::new(ssh.map(String::as_str), host),
+            remote: RemoteShell::new(ssh.map(String::as_str), host),
             ssh: ssh.cloned(),
             landing: Wanted::Auto,
             receiver_command: None,
@@ -265,7 +266,7 @@ impl Rehearsal {
             landing: self.landing,
             receiver_command: self.receiver_command.clone(),
             domain: guest.to_owned(),
-            host: self.way.host().to_owned(),
+            host: self.remote.host().to_owned(),
         }
     }
 
@@ -278,18 +279,18 @@ impl Rehearsal {
         inbox: &Inbox,
     ) -> anyhow::Result<Rehearsed> {
         let mut watcher = Watcher::quiet(self.verbose);
-        let workdir = Workdir::take(xl, self.way.clone(), &|line| watcher.note(line))?;
+        let workdir = Workdir::take(xl, self.remote.clone(), &|line| watcher.note(line))?;
         let guard = Guard::start(lull).context("the rehearsal's guard cannot be started")?;
         watcher.note(&format!(
             "rehearsing the way to {}: creating a probe guest of {} MiB with {}",
-            self.way.host(),
+            self.remote.host(),
             probe_guest::MEMORY_MIB,
             match interfaces.len() {
                 1 => "1 network interface".to_owned(),
                 count => format!("{count} network interfaces"),
             },
         ));
-        let mut rehearsed = Rehearsed::new(self.way.host(), self.way.takes_commands());
+        let mut rehearsed = Rehearsed::new(self.remote.host(), self.remote.takes_commands());
         match workdir.create(xl, interfaces) {
             Ok(guest) => {
                 let place = (xl, lull, ledger);
@@ -321,7 +322,7 @@ impl Rehearsal {
             rehearsed.fail(Outcome::Cancelled, "cancelled before anything was moved");
             return;
         }
-        watcher.note(&format!("moving it to {}", self.way.host()));
+        watcher.note(&format!("moving it to {}", self.remote.host()));
         let begun = Instant::now();
         let begun_ns = now_ns();
         let options = self.as_a_move(&guest.name);
@@ -364,14 +365,14 @@ impl Rehearsal {
                 return;
             }
         };
-        let account = &attempted.account;
+        let observed = &attempted.observed;
         let judgement = judged(&attempted);
-        rehearsed.there(begun.elapsed(), account);
+        rehearsed.there(begun.elapsed(), observed);
         if judgement.outcome != Outcome::Moved {
             let report = Report {
                 guest,
                 options: &options,
-                account,
+                observed,
                 outcome: judgement.outcome,
                 why: judgement.why,
                 seen: None,
@@ -385,7 +386,7 @@ impl Rehearsal {
             return;
         }
         rehearsed.outcome = Outcome::Moved;
-        if let Some(entry) = account.entry(&guest.name, &known) {
+        if let Some(entry) = observed.entry(&guest.name, &known) {
             keep(ledger, &options.host, lesson(entry), watcher);
         }
     }
@@ -393,19 +394,19 @@ impl Rehearsal {
     /// Clears the destination first: if both hosts are the same, clearing it would
     /// otherwise find the guest that is here.
     fn clear(&self, workdir: Workdir, xl: &Path, rehearsed: &mut Rehearsed) {
-        let there = match rehearsed.was_heard_there {
+        let there = match rehearsed.has_reported_there {
             true => workdir.probe_guest().clear_there(),
             false => Ok(()),
         };
         // If the destination takes no commands, the next rehearsal could not do more
         // either.
-        let done = there.is_ok() || !self.way.takes_commands();
-        let here = workdir.leave(xl, done);
+        let done = there.is_ok() || !self.remote.takes_commands();
+        let here = workdir.clean_up(xl, done);
         rehearsed.left = match (here, there) {
             (Err(error), _) => Left::Here(format!("{error:#}")),
             (Ok(_), Ok(())) => Left::Nothing,
             // The command led back to this host.
-            (Ok(1..), Err(_)) if !self.way.takes_commands() => Left::Nothing,
+            (Ok(1..), Err(_)) if !self.remote.takes_commands() => Left::Nothing,
             (Ok(_), Err(error)) => Left::There(format!("{error:#}")),
         };
     }

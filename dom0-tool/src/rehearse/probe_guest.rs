@@ -31,8 +31,9 @@ pub struct ProbeGuest {
     /// The guest's name, unique on this host.
     pub name: String,
     pub uuid: String,
-    /// The way to the destination.
-    pub way: RemoteShell,
+    /// The shell at the destination. Records of earlier rehearsals have it under this name.
+    #[serde(rename = "way")]
+    pub remote: RemoteShell,
 }
 
 impl ProbeGuest {
@@ -40,13 +41,13 @@ impl ProbeGuest {
     ///
     /// # Errors
     /// If the kernel does not provide a UUID.
-    pub fn new(way: RemoteShell) -> io::Result<Self> {
+    pub fn new(remote: RemoteShell) -> io::Result<Self> {
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
         let host = rustix::system::uname();
         Ok(Self {
             name: name_of_a_guest_of(&host.nodename().to_string_lossy()),
             uuid: uuid.trim().to_owned(),
-            way,
+            remote,
         })
     }
 
@@ -121,7 +122,7 @@ impl ProbeGuest {
     /// # Errors
     /// If they cannot be confirmed to be gone.
     pub fn clear_there(&self) -> anyhow::Result<()> {
-        self.way.clear(&self.name, &self.uuid)
+        self.remote.clear(&self.name, &self.uuid)
     }
 
     /// Removes the logs that xl and xenconsoled keep for each name.
@@ -166,7 +167,7 @@ mod tests {
         ProbeGuest {
             name: name_of_a_guest_of("host1.example"),
             uuid: "9f7c8a8e-0000-4000-8000-000000000001".to_owned(),
-            way: RemoteShell::new(None, "host2"),
+            remote: RemoteShell::new(None, "host2"),
         }
     }
 

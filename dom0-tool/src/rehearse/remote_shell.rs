@@ -1,5 +1,5 @@
-//! The way to the destination. The destination need not be able to reach this host:
-//! everything uses the connection made from here.
+//! Commands at the destination, over ssh or what replaces it. The destination need not be
+//! able to reach this host: every connection is made from here.
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
@@ -57,12 +57,12 @@ impl RemoteShell {
         takes_words(&self.ssh)
     }
 
-    /// Whether the way is ssh without options of the operator's.
+    /// Whether this is ssh without options of the operator's.
     pub fn is_plain_ssh(&self) -> bool {
         self.ssh.trim() == "ssh"
     }
 
-    /// The same way with keep-alive messages from ssh, if the way is ssh without options.
+    /// The same with keep-alive messages from ssh, if it is ssh without options.
     pub fn kept_alive(&self) -> Self {
         Self {
             ssh: kept_alive(&self.ssh),
@@ -70,17 +70,17 @@ impl RemoteShell {
         }
     }
 
-    /// The same way with an ssh that never asks for input.
+    /// The same with an ssh that never asks for input.
     pub fn without_a_terminal(&self) -> Self {
         self.with_options(BATCH)
     }
 
-    /// The same way with an ssh that shares no connection with another.
+    /// The same with an ssh that shares no connection with another.
     pub fn apart(&self) -> Self {
         self.with_options(APART)
     }
 
-    /// The same way with options for ssh, if ssh is the way.
+    /// The same with options for ssh, if ssh is used.
     pub fn with_options(&self, options: &str) -> Self {
         let ssh = match self.ssh.split_whitespace().next() {
             Some("ssh") => format!("{} {options}", self.ssh),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     /// An ssh that runs here what it would run there.
-    fn way(folder: &Path) -> RemoteShell {
+    fn remote(folder: &Path) -> RemoteShell {
         let there = format!(
             "#!/bin/sh\nhost=$1; shift; PATH={}:$PATH; [ $host = host2 ] && exec sh -c \"$*\"\n",
             folder.display()
@@ -221,7 +221,7 @@ esac
             said.display()
         );
         script(folder.path(), "xl", &text);
-        way(folder.path()).clear("name", "u-1").unwrap();
+        remote(folder.path()).clear("name", "u-1").unwrap();
         assert_eq!(fs::read_to_string(&said).unwrap(), "3\n5\n");
     }
 
@@ -229,7 +229,7 @@ esac
     fn what_cannot_be_looked_at_is_not_called_gone() {
         let folder = tempfile::tempdir().unwrap();
         script(folder.path(), "xl", "#!/bin/sh\nexit 1\n");
-        assert!(way(folder.path()).clear("name", "u-1").is_err());
+        assert!(remote(folder.path()).clear("name", "u-1").is_err());
     }
 
     #[test]
@@ -242,9 +242,9 @@ esac
 
     #[test]
     fn options_are_for_ssh_alone_and_follow_the_operators() {
-        let way = |ssh| RemoteShell::new(Some(ssh), "host2").apart().ssh;
-        assert_eq!(way("ssh -p 2222"), format!("ssh -p 2222 {APART}"));
-        assert_eq!(way("socat"), "socat");
+        let remote = |ssh| RemoteShell::new(Some(ssh), "host2").apart().ssh;
+        assert_eq!(remote("ssh -p 2222"), format!("ssh -p 2222 {APART}"));
+        assert_eq!(remote("socat"), "socat");
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct Rehearsed {
     /// The kind of landing, completed or attempted; `None` before it was chosen.
     pub order: Option<Landing>,
     /// A receiver answered at the destination, so it may have created a guest.
-    pub was_heard_there: bool,
+    pub has_reported_there: bool,
     /// The destination takes commands, so what is left there can be removed.
     pub takes_commands: bool,
     /// What is left of the probe guest.
@@ -56,7 +56,7 @@ impl Rehearsed {
             parts: PauseParts::default(),
             landing: None,
             order: None,
-            was_heard_there: false,
+            has_reported_there: false,
             takes_commands,
             left: Left::Nothing,
         }
@@ -66,19 +66,19 @@ impl Rehearsed {
     pub fn fail(&mut self, outcome: Outcome, why: impl Into<String>) {
         self.outcome = match outcome {
             Outcome::Cancelled | Outcome::SourceFailed => outcome,
-            // The link was too slow even for this guest, or the guest was lost in transit;
-            // it is nobody's guest.
+            // The link was too slow even for this guest, or the guest was lost in transit. As
+            // a probe guest it does not have to be looked for.
             _ => Outcome::TargetFailed,
         };
         self.why = why.into();
     }
 
     /// Records the figures of the migration there.
-    pub fn there(&mut self, took: Duration, account: &ObservedAttempt) {
+    pub fn there(&mut self, took: Duration, observed: &ObservedAttempt) {
         self.there = Some(took);
-        self.parts = account.observed_parts().unwrap_or_default();
-        self.landing = account.landing_split();
-        self.was_heard_there = account.helper == HelperSeen::Begun;
+        self.parts = observed.observed_parts().unwrap_or_default();
+        self.landing = observed.landing_split();
+        self.has_reported_there = observed.helper == HelperSeen::Begun;
     }
 
     /// Whether the landing there is now known.
@@ -89,7 +89,7 @@ impl Rehearsed {
     /// The exit code of the command.
     pub fn code(&self) -> u8 {
         match &self.left {
-            // The operator was told before the rehearsal began.
+            // The message was printed before the rehearsal began.
             Left::There(_) if !self.takes_commands => self.outcome.code(),
             Left::Here(_) | Left::There(_) => Outcome::Unknown.code(),
             Left::Nothing => self.outcome.code(),

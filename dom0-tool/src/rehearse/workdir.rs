@@ -41,18 +41,18 @@ impl Workdir {
     /// # Errors
     /// If another rehearsal does not end in time, or what an earlier one left on this host
     /// cannot be removed.
-    pub fn take(xl: &Path, way: RemoteShell, note: &dyn Fn(&str)) -> anyhow::Result<Self> {
-        Self::take_in(Path::new(FOLDER), xl, way, TIMEOUT, note)
+    pub fn take(xl: &Path, remote: RemoteShell, note: &dyn Fn(&str)) -> anyhow::Result<Self> {
+        Self::take_in(Path::new(FOLDER), xl, remote, TIMEOUT, note)
     }
 
     fn take_in(
         folder: &Path,
         xl: &Path,
-        way: RemoteShell,
+        remote: RemoteShell,
         patience: Duration,
         note: &dyn Fn(&str),
     ) -> anyhow::Result<Self> {
-        let probe_guest = ProbeGuest::new(way).context("no name for a probe guest")?;
+        let probe_guest = ProbeGuest::new(remote).context("no name for a probe guest")?;
         let record = open_record(folder)
             .with_context(|| format!("{} cannot be written", folder.display()))?;
         if !lock(&record, Duration::ZERO)? {
@@ -129,7 +129,7 @@ impl Workdir {
     /// # Errors
     /// What could not be removed on this host. The record stays too, so that the next
     /// rehearsal tries again.
-    pub fn leave(self, xl: &Path, done_there: bool) -> anyhow::Result<usize> {
+    pub fn clean_up(self, xl: &Path, done_there: bool) -> anyhow::Result<usize> {
         let cleared = self.probe_guest.clear_here(xl)?;
         if done_there {
             write(&self.record, None)?;
@@ -160,7 +160,7 @@ impl Workdir {
         for file in [KERNEL, CONFIG] {
             let _ = fs::remove_file(Path::new(FOLDER).join(file));
         }
-        if probe_guest.way.takes_commands() {
+        if probe_guest.remote.takes_commands() {
             probe_guest.clear_there()?;
         }
         write(&record, None)
@@ -191,10 +191,10 @@ impl Workdir {
         match earlier.clear_there() {
             Ok(()) => {}
             // The command led back to this host.
-            Err(_) if here > 0 && !earlier.way.takes_commands() => {}
+            Err(_) if here > 0 && !earlier.remote.takes_commands() => {}
             Err(error) => note(&format!(
                 "an earlier rehearsal may have left its guest at {}, and that cannot be looked at ({error:#}); it destroys itself within {} s",
-                earlier.way.host(),
+                earlier.remote.host(),
                 DESTROYS_ITSELF.as_secs(),
             )),
         }
@@ -248,9 +248,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("workdir");
         let take = || {
-            let way = RemoteShell::new(Some(""), "true");
+            let remote = RemoteShell::new(Some(""), "true");
             let none = Path::new("/nonexistent/xl");
-            Workdir::take_in(&folder, none, way, Duration::ZERO, &|_| {})
+            Workdir::take_in(&folder, none, remote, Duration::ZERO, &|_| {})
         };
         // Without a record nothing is asked of Xen.
         let workdir = take().unwrap();

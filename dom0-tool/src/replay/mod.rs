@@ -17,7 +17,7 @@ use clap::Args;
 use lull_base::duration::Span;
 use lull_base::exit::NOT_BEGUN;
 use lull_base::risk::Risk;
-use lull_base::terminal::to_stdout;
+use lull_base::terminal::{to_stderr, to_stdout};
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
 use lull_core::units::Micros;
 
@@ -68,7 +68,7 @@ pub fn main(options: &Options) -> ExitCode {
             }
         }
         Err(error) => {
-            eprintln!("lull: {}: {error}", options.trace.display());
+            to_stderr(&format!("lull: {}: {error}", options.trace.display()));
             NOT_BEGUN.into()
         }
     }

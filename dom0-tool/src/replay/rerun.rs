@@ -109,14 +109,14 @@ impl<R: Read> Rerun<R> {
         let mut events = 0;
         let mut next = self.reader.next()?;
         loop {
-            let told = match next {
-                Some(Line::Event(told)) => told,
+            let event_line = match next {
+                Some(Line::Event(event_line)) => event_line,
                 Some(Line::End(end)) => return self.ended(end, events, decisions),
                 Some(_) => return Err(NoTrace::OutOfPlace(self.reader.line())),
                 None => return Err(NoTrace::Truncated(self.reader.line())),
             };
             events += 1;
-            let replayed = self.step(&told)?;
+            let replayed = self.step(&event_line)?;
             next = self.reader.next()?;
             let recorded = match next {
                 Some(Line::Decision(decision)) => {
@@ -132,9 +132,9 @@ impl<R: Read> Rerun<R> {
         }
     }
 
-    fn step(&mut self, told: &EventLine) -> Result<Option<Box<Decision>>, NoTrace> {
-        let at = Micros(told.at_us);
-        let event = match Event::from(told.event) {
+    fn step(&mut self, event_line: &EventLine) -> Result<Option<Box<Decision>>, NoTrace> {
+        let at = Micros(event_line.at_us);
+        let event = match Event::from(event_line.event) {
             Event::Limits(recorded) => Event::Limits(instead(self.wanted, recorded)),
             event => event,
         };
@@ -208,7 +208,7 @@ fn in_words(limits: &Limits) -> String {
 }
 
 /// `suspend after round 3, at 5,230 ms, with 1,200 pages dirty: predicted pause 210 ms`.
-fn told(decision: Option<&Decision>) -> String {
+fn described(decision: Option<&Decision>) -> String {
     let Some(decision) = decision else {
         return "nothing".into();
     };
@@ -272,8 +272,8 @@ impl fmt::Display for Outcome {
                 replayed,
             } => {
                 writeln!(f, "different, before line {line}:")?;
-                writeln!(f, "  recorded: {}", told(recorded.as_deref()))?;
-                writeln!(f, "  replayed: {}", told(replayed.as_deref()))?;
+                writeln!(f, "  recorded: {}", described(recorded.as_deref()))?;
+                writeln!(f, "  replayed: {}", described(replayed.as_deref()))?;
                 let difference = recorded
                     .as_deref()
                     .zip(replayed.as_deref())
@@ -295,9 +295,9 @@ impl fmt::Display for Outcome {
                 instead,
             } => {
                 writeln!(f, "under {}:", in_words(limits))?;
-                writeln!(f, "  recorded: {}", told(recorded.as_deref()))?;
-                writeln!(f, "  instead:  {}", told(instead.as_deref()))?;
-                writeln!(f, "what would have come after that, the trace cannot tell")
+                writeln!(f, "  recorded: {}", described(recorded.as_deref()))?;
+                writeln!(f, "  instead:  {}", described(instead.as_deref()))?;
+                writeln!(f, "the trace does not show what would have come after that")
             }
         }
     }

@@ -78,6 +78,7 @@ fn what_earlier_pauses_said_is_replayed_too() {
     let scenario = Scenario {
         last_pages: LastPages {
             usual: 300,
+            longer: Micros(20_000),
             most: 450,
             pages: 300,
         },

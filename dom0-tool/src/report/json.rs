@@ -46,7 +46,7 @@ struct Foreseen<'a> {
 
 /// Formats the record as one JSON object.
 pub fn of(run: &Run, rows: &[Row]) -> String {
-    let account = &run.account;
+    let observed = &run.observed;
     let report = Report {
         schema: SCHEMA,
         kind: "report",
@@ -55,15 +55,15 @@ pub fn of(run: &Run, rows: &[Row]) -> String {
         limit_ms: run.limit_ms(),
         predicted_downtime_ms: run.predicted_ms(),
         observed_downtime_ms: run.observed_ms(),
-        observed: account.observed_parts(),
+        observed: observed.observed_parts(),
         reason: run.reason(),
         begun: run.begun.as_ref(),
-        started: account.started.as_ref(),
+        started: observed.started.as_ref(),
         rounds: &run.rounds,
         progress: &run.progress,
-        suspended: account.suspended.as_ref(),
-        given_up: &account.given_up,
-        ended: account.ended.as_ref(),
+        suspended: observed.suspended.as_ref(),
+        given_up: &observed.given_up,
+        ended: observed.ended.as_ref(),
         result: run.result.as_ref(),
         ledger: rows
             .iter()

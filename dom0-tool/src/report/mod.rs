@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::Args;
 use lull_base::exit::not_begun;
 use lull_base::suggest::{did_you_mean, nearest};
-use lull_base::terminal::to_stdout;
+use lull_base::terminal::{to_stderr, to_stdout};
 use lull_store::ledger::{self, Ledger, Row};
 use lull_store::runs::{self, RETENTION, Run, run};
 use lull_store::spool::Folder;
@@ -85,7 +85,7 @@ fn explain(options: &Options, folder: &Folder, ledger: &Ledger) -> Result<(), St
     let run = wanted(options, folder)?;
     #[cfg(feature = "terminal")]
     if let Some(file) = &options.plot {
-        let foreseen = ledger.foreseen(|line| eprintln!("lull: {line}"));
+        let foreseen = ledger.foreseen(|line| to_stderr(&format!("lull: {line}")));
         let drawn = plot::of(&run, &foreseen)?;
         std::fs::write(file, drawn)
             .map_err(|error| format!("{} cannot be written: {error}", file.display()))?;
@@ -130,7 +130,9 @@ fn wanted(options: &Options, folder: &Folder) -> Result<Run, String> {
 
 /// What the ledger contains about this guest's other pauses, to this destination or to all.
 fn foresight(run: &Run, ledger: &Ledger) -> Vec<Row> {
-    let summary = ledger.summary(run.destination(), |line| eprintln!("lull: {line}"));
+    let summary = ledger.summary(run.destination(), |line| {
+        to_stderr(&format!("lull: {line}"));
+    });
     let guest = run.guest();
     let mut rows = summary.rows;
     rows.retain(|row| row.guest.as_deref() == Some(guest) && row.foresight.predicted > 0);

@@ -55,7 +55,7 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
 fn tables(run: &Run) -> Tables<'_> {
     let result = run.result.as_ref();
     Tables {
-        account: &run.account,
+        observed: &run.observed,
         moved: result.is_some_and(|result| result.running_on == "destination"),
         expected_ms: result.and_then(|result| result.expected_downtime_ms),
         limit_us: run.limit_us(),
@@ -91,9 +91,9 @@ pub fn whose(run: &Run) -> String {
 /// How the attempt ended, compared with its limits.
 pub fn outcome(run: &Run) -> String {
     let mut text = match run.outcome() {
-        "sent" => "Sent: the stream was complete; how the guest arrived, only xl or libvirt was told.".to_owned(),
-        "left-to-stock" => "Left to Xen's own helper: how that went, only xl or libvirt was told.".to_owned(),
-        "unfinished" => "Unfinished: whoever recorded this attempt died before it could say how it ended. Its trace may tell more (`lull replay`).".to_owned(),
+        "sent" => "Sent: the stream was complete; only xl or libvirt knows how the guest arrived.".to_owned(),
+        "left-to-stock" => "Left to Xen's own helper: only xl or libvirt knows how that went.".to_owned(),
+        "unfinished" => "Unfinished: the process that recorded this attempt died before the attempt ended. Its trace may show more (`lull replay`).".to_owned(),
         outcome => {
             let mut outcome = outcome.replace('-', " ");
             if let Some(first) = outcome.get_mut(..1) {

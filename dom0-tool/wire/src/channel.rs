@@ -131,7 +131,7 @@ pub const HEADER: usize = 8;
 const TSC: usize = 24;
 
 /// Flag in an entry of a frame of pages: this frame no longer has a page.
-const GONE: u64 = 1 << 63;
+const DEPOPULATED: u64 = 1 << 63;
 
 /// Flag in an entry of a frame of pages: this frame's page is all zero.
 const ZERO: u64 = 1 << 62;
@@ -183,7 +183,7 @@ pub struct Chosen {
 pub struct Token {
     /// The process number of that `lull land`.
     pub process: u32,
-    /// Random bits, which nobody else can guess.
+    /// Random bits, which no other process can guess.
     pub secret: u128,
 }
 
@@ -308,7 +308,7 @@ pub struct Pages {
     /// None if the pages are to be compared.
     pub zero: Vec<u64>,
     /// Frames that no longer have a page: ascending, without duplicates.
-    pub gone: Vec<u64>,
+    pub depopulated: Vec<u64>,
 }
 
 /// The final state, which replaces the provisional one.
@@ -414,7 +414,7 @@ pub fn attach(attach: &Attach) -> Vec<u8> {
 /// # Panics
 /// Panics with more than [`PAGES_MAX`] entries, which is a bug of the caller.
 pub fn pages_header(pages: &Pages) -> Vec<u8> {
-    let count = pages.present.len() + pages.zero.len() + pages.gone.len();
+    let count = pages.present.len() + pages.zero.len() + pages.depopulated.len();
     assert!(count <= PAGES_MAX, "a batch of pages");
     let kind = match pages.purpose {
         Purpose::Write => kind::PAGES,
@@ -424,8 +424,8 @@ pub fn pages_header(pages: &Pages) -> Vec<u8> {
     bytes.extend((count as u32).to_le_bytes());
     bytes.extend([0; 4]);
     let zero = pages.zero.iter().map(|gfn| gfn | ZERO);
-    let gone = pages.gone.iter().map(|gfn| gfn | GONE);
-    let entries = pages.present.iter().copied().chain(zero).chain(gone);
+    let depopulated = pages.depopulated.iter().map(|gfn| gfn | DEPOPULATED);
+    let entries = pages.present.iter().copied().chain(zero).chain(depopulated);
     bytes.extend(entries.flat_map(u64::to_le_bytes));
     bytes
 }
@@ -568,22 +568,22 @@ fn decode_pages(body: Vec<u8>, purpose: Purpose) -> Result<ToLand, BadFrame> {
     let (entries, bytes) = rest.split_at_checked(8 * count).ok_or(SHORT)?;
     let mut present = Vec::with_capacity(count);
     let mut zero = Vec::new();
-    let mut gone = Vec::new();
+    let mut depopulated = Vec::new();
     for entry in entries.chunks_exact(8) {
         let entry = u64::from_le_bytes(entry.try_into().map_err(|_| SHORT)?);
         let gfn = entry & GFN_MASK;
         match entry & !GFN_MASK {
-            0 if zero.is_empty() && gone.is_empty() => present.push(gfn),
-            ZERO if gone.is_empty() && purpose == Purpose::Write => zero.push(gfn),
-            GONE => gone.push(gfn),
+            0 if zero.is_empty() && depopulated.is_empty() => present.push(gfn),
+            ZERO if depopulated.is_empty() && purpose == Purpose::Write => zero.push(gfn),
+            DEPOPULATED => depopulated.push(gfn),
             _ => return Err(BadFrame("a frame number that is none")),
         }
     }
     let ascend = |gfns: &Vec<u64>| gfns.is_sorted_by(|a, b| a < b);
-    if ![&present, &zero, &gone].into_iter().all(ascend) {
+    if ![&present, &zero, &depopulated].into_iter().all(ascend) {
         return Err(BadFrame("frame numbers that are not in order"));
     }
-    let mut all = [&present[..], &zero, &gone].concat();
+    let mut all = [&present[..], &zero, &depopulated].concat();
     all.sort_unstable();
     if !ascend(&all) {
         return Err(BadFrame("a frame that is named twice"));
@@ -595,7 +595,7 @@ fn decode_pages(body: Vec<u8>, purpose: Purpose) -> Result<ToLand, BadFrame> {
         purpose,
         present,
         zero,
-        gone,
+        depopulated,
     };
     let from = body.len() - bytes.len();
     Ok(ToLand::Pages(pages, Contents { body, from }))
@@ -821,7 +821,7 @@ mod tests {
                 frames.map(|(gfn, _)| *gfn).collect::<Vec<_>>()
             };
             let zero = if compare { Vec::new() } else { of(1) };
-            let pages = Pages { purpose, present: of(0), zero, gone: of(2) };
+            let pages = Pages { purpose, present: of(0), zero, depopulated: of(2) };
             let bytes = vec![0xa5; PAGE * pages.present.len()];
             let sent = [pages_header(&pages), bytes.clone()].concat();
             let (kind, body) = split(&sent);
@@ -869,13 +869,13 @@ mod tests {
         fn a_frame_that_is_named_twice_or_out_of_order_is_refused(
             present in proptest::collection::vec(0..9_u64, 0..3),
             zero in proptest::collection::vec(0..9_u64, 0..3),
-            gone in proptest::collection::vec(0..9_u64, 0..3),
+            depopulated in proptest::collection::vec(0..9_u64, 0..3),
         ) {
-            let all = [&present[..], &zero, &gone].concat();
+            let all = [&present[..], &zero, &depopulated].concat();
             let unique = all.iter().collect::<std::collections::BTreeSet<_>>().len() == all.len();
-            let sorted = unique && [&present, &zero, &gone].map(|list| list.is_sorted()) == [true; 3];
+            let sorted = unique && [&present, &zero, &depopulated].map(|list| list.is_sorted()) == [true; 3];
             let bytes = vec![0; PAGE * present.len()];
-            let pages = Pages { purpose: Purpose::Write, present, zero, gone };
+            let pages = Pages { purpose: Purpose::Write, present, zero, depopulated };
             let sent = [pages_header(&pages), bytes].concat();
             let (kind, body) = split(&sent);
             prop_assert_eq!(decoded(kind, body).is_ok(), sorted);
@@ -899,8 +899,8 @@ mod tests {
                 prop_assert!(body.len() <= FROM_LAND_MAX);
                 let read = FromLand::decode(kind, body).unwrap();
                 match (&answer, &read) {
-                    (FromLand::Failed(said), FromLand::Failed(heard)) => {
-                        prop_assert!(printable(said).starts_with(heard.as_str()));
+                    (FromLand::Failed(said), FromLand::Failed(received)) => {
+                        prop_assert!(printable(said).starts_with(received.as_str()));
                     }
                     _ => prop_assert_eq!(answer, read),
                 }
@@ -913,7 +913,7 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             if let Ok(ToLand::Pages(pages, bytes)) = decoded(kind, &body) {
-                let count = pages.present.len() + pages.zero.len() + pages.gone.len();
+                let count = pages.present.len() + pages.zero.len() + pages.depopulated.len();
                 prop_assert!(count <= PAGES_MAX);
                 prop_assert!(pages.zero.is_empty() || pages.purpose == Purpose::Write);
                 prop_assert_eq!(bytes.len(), PAGE * pages.present.len());

@@ -102,7 +102,7 @@ pub enum ToEngine {
 pub enum Order {
     /// Give up safely. A closed socket means the same.
     Cancel,
-    /// Give up although no helper has been heard from.
+    /// Give up although no helper has reported.
     HangUp,
 }
 
@@ -213,13 +213,13 @@ mod tests {
         messages.iter().flat_map(|it| encode(*it)).collect()
     }
 
-    fn heard<T: DeserializeOwned>(pieces: &[&[u8]]) -> Vec<Result<T, BadMessage>> {
+    fn received<T: DeserializeOwned>(pieces: &[&[u8]]) -> Vec<Result<T, BadMessage>> {
         let mut incoming = Incoming::default();
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for piece in pieces {
-            incoming.take(piece, |message| heard.push(message));
+            incoming.take(piece, |message| received.push(message));
         }
-        heard
+        received
     }
 
     #[test]
@@ -231,8 +231,8 @@ mod tests {
             let bytes = sent(messages);
             let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
             let expected: Vec<_> = messages.iter().copied().map(Ok).collect();
-            assert_eq!(heard::<T>(&pieces), expected);
-            assert_eq!(heard::<T>(&[&bytes]), expected);
+            assert_eq!(received::<T>(&pieces), expected);
+            assert_eq!(received::<T>(&[&bytes]), expected);
             let longest = bytes.split(|byte| *byte == b'\n').map(<[u8]>::len).max();
             assert!(longest < Some(LINE_MAX), "{longest:?}");
         }
@@ -248,7 +248,7 @@ mod tests {
         let without = br#"{"message":"target-ready"}"#;
         assert_eq!(decode::<ToEngine>(without), Err(BadMessage::Unknown));
         let bytes = encode(FromEngine::Committed);
-        assert_eq!(heard::<ToEngine>(&[&bytes]), [Err(BadMessage::Unknown)]);
+        assert_eq!(received::<ToEngine>(&[&bytes]), [Err(BadMessage::Unknown)]);
     }
 
     #[test]
@@ -256,7 +256,7 @@ mod tests {
         let endless = [b'x'; 10 * LINE_MAX];
         let next = encode(ToEngine::TargetReady);
         assert_eq!(
-            heard(&[&endless, &endless, b"\n", &next]),
+            received(&[&endless, &endless, b"\n", &next]),
             [Err(BadMessage::TooLong), Ok(ToEngine::TargetReady)]
         );
     }
@@ -268,8 +268,8 @@ mod tests {
         let samples = [sent(&FROM_ENGINE), sent(&TO_ENGINE), sent(&ORDERS)];
         let samples = samples.each_ref().map(Vec::as_slice);
         any_bytes(&samples, |bytes| {
-            drop(heard::<FromEngine>(&[bytes]));
-            drop(heard::<Order>(&[bytes]));
+            drop(received::<FromEngine>(&[bytes]));
+            drop(received::<Order>(&[bytes]));
             let mut incoming = Incoming::<ToEngine>::default();
             incoming.take(bytes, drop);
             assert!(incoming.lines.held() <= LINE_MAX);

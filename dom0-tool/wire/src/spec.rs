@@ -249,6 +249,7 @@ mod tests {
                 },
                 last_pages: LastPages {
                     usual: 310,
+                    longer: Micros(20_000),
                     most: 470,
                     pages: 440,
                 },

@@ -123,6 +123,9 @@ pub struct StopPages {
 pub struct LastPagesTook {
     /// See [`LastPages::usual`].
     pub usual_per_mille: u64,
+    /// See [`LastPages::longer`]; absent in older traces.
+    #[serde(default)]
+    pub longer_us: u64,
     /// See [`LastPages::most`].
     pub most_per_mille: u64,
     /// See [`LastPages::pages`].
@@ -334,11 +337,12 @@ impl From<StopPages> for SuspendPages {
 }
 
 impl From<LastPages> for LastPagesTook {
-    fn from(LastPages { usual, most, pages }: LastPages) -> Self {
+    fn from(last: LastPages) -> Self {
         Self {
-            usual_per_mille: usual,
-            most_per_mille: most,
-            pages,
+            usual_per_mille: last.usual,
+            longer_us: last.longer.0,
+            most_per_mille: last.most,
+            pages: last.pages,
         }
     }
 }
@@ -347,6 +351,7 @@ impl From<LastPagesTook> for LastPages {
     fn from(took: LastPagesTook) -> Self {
         Self {
             usual: took.usual_per_mille,
+            longer: Micros(took.longer_us),
             most: took.most_per_mille,
             pages: took.pages,
         }
@@ -599,6 +604,7 @@ mod tests {
             },
             last_pages: LastPages {
                 usual: 300,
+                longer: Micros(20_000),
                 most: 450,
                 pages: 400,
             },

@@ -86,6 +86,17 @@ pub struct DomainState {
 }
 
 impl DomainState {
+    /// A guest that runs and has nothing to do. Tests derive from it the states that they need.
+    pub const IDLE: Self = Self {
+        running: false,
+        blocked: true,
+        paused: false,
+        shutdown: None,
+        dying: false,
+        hvm: true,
+        cpu_time_ns: 0,
+    };
+
     /// Whether the domain has suspended itself, as for a migration, and is not being
     /// destroyed.
     pub fn is_suspended(&self) -> bool {
@@ -264,8 +275,8 @@ impl Xen {
     }
 }
 
-/// The guest runs from now on, whether or not xenstored can be told so. xenstored remembers
-/// that the domain has shut down.
+/// The guest runs from now on, even if the call to xenstored fails. xenstored then still has
+/// the domain as shut down.
 fn resumed(devices: Devices, tell_xenstored: impl FnOnce() -> io::Result<()>) -> Resumed {
     let at = Instant::now();
     let known = tell_xenstored().is_ok();
@@ -274,7 +285,7 @@ fn resumed(devices: Devices, tell_xenstored: impl FnOnce() -> io::Result<()>) ->
 
 /// What is wrong with a guest that was resumed without xenstored's knowledge, as a clause.
 pub const UNKNOWN: &str =
-    "xenstored could not be told so, and will report its next reboot or shutdown to nobody";
+    "xenstored could not be told, and will not report its next reboot or shutdown to xl or libvirt";
 
 /// The folder that a lull process locks while it resumes a guest. Only root can open
 /// it.

@@ -556,11 +556,7 @@ mod tests {
         DomainState {
             running: true,
             blocked: false,
-            paused: false,
-            shutdown: None,
-            dying: false,
-            hvm: true,
-            cpu_time_ns: 1,
+            ..DomainState::IDLE
         }
     }
 
@@ -704,11 +700,7 @@ mod tests {
     #[test]
     fn only_a_running_guest_passes() {
         check_runs("web1", Some(running())).unwrap();
-        let idle = DomainState {
-            running: false,
-            ..running()
-        };
-        check_runs("web1", Some(idle)).unwrap();
+        check_runs("web1", Some(DomainState::IDLE)).unwrap();
         let cases = [
             (None, "has just gone"),
             (

@@ -24,9 +24,9 @@ pub struct Maxmem(u64);
 /// # Errors
 /// Returns an error if Xen or xenstore does not provide the value, or if the guest has
 /// mapped a frame far beyond its memory.
-pub fn guest_frames(xen: &Xen, guest: DomId) -> io::Result<u64> {
-    let highest = xen.maximum_gpfn(guest)?;
-    let maxmem = Xenstore::open().and_then(|mut store| Maxmem::of(&mut store, guest));
+pub fn guest_frames(xen: &Xen, domid: DomId) -> io::Result<u64> {
+    let highest = xen.maximum_gpfn(domid)?;
+    let maxmem = Xenstore::open().and_then(|mut store| Maxmem::of(&mut store, domid));
     let unknown = |error| io::Error::other(format!("its maxmem is not known: {error}"));
     maxmem.map_err(unknown)?.frames_up_to(highest)
 }
@@ -39,7 +39,7 @@ impl Maxmem {
     pub fn of(store: &mut Xenstore, domain: DomId) -> io::Result<Self> {
         let path = format!("/local/domain/{domain}/memory/static-max");
         let maxmem = store.read(&path)?.and_then(|kib| Self::from_kib(&kib));
-        maxmem.ok_or_else(|| io::Error::other("xenstore does not tell"))
+        maxmem.ok_or_else(|| io::Error::other("xenstore does not have it"))
     }
 
     fn from_kib(kib: &str) -> Option<Self> {

@@ -33,7 +33,7 @@ const WORDS_MAX: usize = 200;
 /// Interval between two attempts to reach a monitor that serves another client.
 const BUSY: Duration = Duration::from_millis(5);
 
-/// Why QEMU did not do as it was told. Each is a clause with QEMU as its subject.
+/// Why QEMU did not carry out a command. Each is a clause with QEMU as its subject.
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
     /// Nothing listens at the monitor's socket, or its end was closed.
@@ -195,7 +195,7 @@ impl Qmp {
     }
 }
 
-/// What QEMU says of an error. Its class is among it if it tells more than that there is one.
+/// QEMU's description of an error. Its class precedes it unless it is the generic one.
 fn words(error: &Value) -> String {
     let of = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
     let text = match of("class") {
@@ -256,15 +256,15 @@ mod tests {
             let mut to = socket.try_clone().unwrap();
             let mut lines = BufReader::new(socket).lines();
             writeln!(to, "{GREETING}\r").unwrap();
-            let mut heard = Vec::new();
+            let mut received = Vec::new();
             for answer in answers {
                 let Some(Ok(line)) = lines.next() else { break };
-                heard.push(serde_json::from_str(&line).unwrap());
+                received.push(serde_json::from_str(&line).unwrap());
                 if to.write_all(answer.as_bytes()).is_err() || to.write_all(b"\n").is_err() {
                     break;
                 }
             }
-            heard
+            received
         })
     }
 
@@ -278,13 +278,13 @@ mod tests {
     fn a_command_is_answered_after_events() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let answer = format!("{}\n{}", r#"{"event": "RESUME", "timestamp": {}}"#, DONE);
-        let heard = monitor(theirs, &[DONE, &answer]);
+        let received = monitor(theirs, &[DONE, &answer]);
         let mut qmp = Qmp::greeted(ours, Instant::now() + LONG).unwrap();
         let arguments = json!({ "enable": true });
         let said = qmp.execute("xen-set-global-dirty-log", Some(arguments));
         assert_eq!(said.unwrap(), json!({}));
         assert_eq!(
-            heard.join().unwrap(),
+            received.join().unwrap(),
             [
                 json!({ "execute": "qmp_capabilities" }),
                 json!({ "execute": "xen-set-global-dirty-log", "arguments": { "enable": true } }),
@@ -308,8 +308,8 @@ mod tests {
         let monitor = thread::spawn(move || {
             let mut theirs = theirs;
             writeln!(theirs, "{GREETING}").unwrap();
-            let mut heard = [0; 256];
-            let capabilities = theirs.read(&mut heard).unwrap();
+            let mut received = [0; 256];
+            let capabilities = theirs.read(&mut received).unwrap();
             assert!(capabilities > 0);
             writeln!(theirs, "{DONE}").unwrap();
             let mut file = std::fs::File::from(take_file(&theirs));

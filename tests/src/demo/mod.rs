@@ -1,12 +1,12 @@
 //! `cargo demo`: three migrations on a real hypervisor.
 //!
-//! `show` runs a command with its output passing through, `told` extracts the figures from
+//! `show` runs a command with its output passing through, `figures` extracts the figures from
 //! lull's output, and `summary` is the table at the end.
 
 mod count;
+mod figures;
 mod show;
 mod summary;
-mod told;
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use crate::timeline::Timeline;
 use lull_guest::protocol::Load;
 
 use count::Count;
+use figures::Figures;
 use show::Manner;
 use summary::{Row, Summary};
-use told::Told;
 
 const NAME: &str = "web1";
 
@@ -132,9 +132,9 @@ impl Demo {
             Manner::AsItIs,
         )?;
         ensure!(seen.status == 0, "lull did not move the quiet guest");
-        let told = Told::from(seen);
-        let pause = told.observed_ms().context("lull told of no pause")?;
-        Ok((Row::of_lull("quiet, lull", "moved", LIMIT, &told), pause))
+        let figures = Figures::from(seen);
+        let pause = figures.observed_ms().context("lull reported no pause")?;
+        Ok((Row::of_lull("quiet, lull", "moved", LIMIT, &figures), pause))
     }
 
     fn busy(&self, limit: &str) -> Result<Row> {
@@ -214,7 +214,7 @@ impl Demo {
     }
 }
 
-impl From<Seen> for Told {
+impl From<Seen> for Figures {
     fn from(seen: Seen) -> Self {
         Self::new(&seen.text, &seen.outages, seen.seconds)
     }

@@ -5,29 +5,29 @@ use std::fmt;
 use lull_base::table::table;
 
 use super::count::Count;
-use super::told::Told;
+use super::figures::Figures;
 
 /// The row of one migration.
 pub struct Row([String; 8]);
 
 impl Row {
     /// Returns the row of a migration by lull.
-    pub fn of_lull(what: &str, outcome: &str, limit: &str, told: &Told) -> Self {
+    pub fn of_lull(what: &str, outcome: &str, limit: &str, figures: &Figures) -> Self {
         let dash = |figure: &Option<String>| figure.clone().unwrap_or_else(|| "–".to_owned());
         Self([
             what.to_owned(),
             outcome.to_owned(),
             limit.to_owned(),
-            dash(&told.predicted),
-            dash(&told.observed),
-            outage(told.outage_ms),
-            told.rounds.to_string(),
-            wall(told.seconds),
+            dash(&figures.predicted),
+            dash(&figures.observed),
+            outage(figures.outage_ms),
+            figures.rounds.to_string(),
+            wall(figures.seconds),
         ])
     }
 
     /// Returns the row of a migration by stock xl, which reports no figures.
-    pub fn of_stock(what: &str, told: &Told) -> Self {
+    pub fn of_stock(what: &str, figures: &Figures) -> Self {
         let none = || "–".to_owned();
         Self([
             what.to_owned(),
@@ -35,9 +35,9 @@ impl Row {
             "none".to_owned(),
             none(),
             none(),
-            outage(told.outage_ms),
+            outage(figures.outage_ms),
             none(),
-            wall(told.seconds),
+            wall(figures.seconds),
         ])
     }
 }

@@ -148,9 +148,9 @@ mod tests {
     #[test]
     fn what_is_told_repeats_the_sample() {
         let first = Seed::new(None, Some("c18980f0123456789abc")).unwrap();
-        let told = first.to_string();
-        let told = told.split(['=', ' ']).nth(1);
-        let again = Seed::new(told, Some("another commit altogether")).unwrap();
+        let printed = first.to_string();
+        let printed = printed.split(['=', ' ']).nth(1);
+        let again = Seed::new(printed, Some("another commit altogether")).unwrap();
         for purpose in ["cells", "scenarios"] {
             assert_eq!(
                 sample(&SIZES, 7, &mut first.draw(purpose)),

@@ -344,7 +344,7 @@ impl Ended {
         let rounds = self.rounds().count() as u64;
         ensure!(
             result["rounds"] == rounds,
-            "{rounds} rounds were told: {result}"
+            "{rounds} rounds were reported: {result}"
         );
         if let Some(ended) = self.event("ended") {
             ensure!(

@@ -45,8 +45,8 @@ pub fn afterwards(world: &mut World) -> Result<()> {
         "predicted_downtime_ms",
         "observed_downtime_ms",
     ] {
-        let (told, then) = (&report[field], &result[field]);
-        ensure!(told == then, "{field} was {then} and is now {told}");
+        let (reported, then) = (&report[field], &result[field]);
+        ensure!(reported == then, "{field} was {then} and is now {reported}");
     }
     let rounds = report["rounds"].as_array().map_or(0, Vec::len);
     ensure!(rounds >= 2, "{rounds} rounds");
@@ -136,12 +136,13 @@ fn learned(host: &Host, name: &str) -> Result<()> {
         "{table}"
     );
     let of_it = quote(destination);
-    let told = host
+    let reported = host
         .run(&format!("lull predict {name} --for 2s --to {of_it}"))?
         .checked()?;
     ensure!(
-        told.contains(&format!("{name} would move")) && told.contains("as the ledger knows it"),
-        "{told}"
+        reported.contains(&format!("{name} would move"))
+            && reported.contains("as the ledger knows it"),
+        "{reported}"
     );
     let forgotten = host
         .run(&format!("lull ledger --forget {of_it}"))?

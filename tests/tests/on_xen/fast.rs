@@ -305,7 +305,7 @@ pub fn lull_land_silent(world: &mut World) -> Result<()> {
     running.beside("pkill -STOP -f '^rig-agent throttle 100000000 '")?;
     let ended = running.wait_for(|event| is(event, "ended"))?;
     let reason = ended["reason"].as_str().unwrap_or_default();
-    ensure!(reason.contains("was not heard for"), "{ended}");
+    ensure!(reason.contains("sent nothing for"), "{ended}");
     landed_after_all(world, &guest, running)
 }
 

@@ -237,8 +237,8 @@ pub fn slow_to_stop(world: &mut World) -> Result<()> {
     aftermath::check_whole(&world.host, &guest)
 }
 
-/// Somebody else suspends the guest while it is copied. The attempt neither moves it nor
-/// resumes it. After `lull resume` the guest runs, and doctor tells that xl's monitor has
+/// Another program suspends the guest while it is copied. The attempt neither moves it nor
+/// resumes it. After `lull resume` the guest runs, and doctor reports that xl's monitor has
 /// taken the suspend for the guest's end, as those before Xen 4.20 do.
 pub fn suspended_by_another(world: &mut World) -> Result<()> {
     let guest = world.small_guest()?;
@@ -278,7 +278,7 @@ pub fn resumed_by_another(world: &mut World) -> Result<()> {
     let ended = plan.run(&world.host, &guest)?;
     let result = ended.expect(7)?;
     let reason = result["reason"].as_str().unwrap_or_default();
-    ensure!(reason.contains("somebody has resumed"), "{result}");
+    ensure!(reason.contains("another program has resumed"), "{result}");
     aftermath::check(&world.host, &guest, &ended)
 }
 

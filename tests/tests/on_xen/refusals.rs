@@ -39,12 +39,12 @@ pub fn hopeless_then_moved(world: &mut World) -> Result<()> {
         result["rounds"].as_u64() <= Some(8),
         "hopeless, but tried for long: {result}"
     );
-    let told = ended.event("ended").context("no last word")?;
+    let reported = ended.event("ended").context("no last word")?;
     let last = ended.rounds().last().context("no round")?;
     ensure!(
-        told["smallest_limit_ms"].as_u64() > Some(limit.as_millis() as u64)
-            && told["needed_rate"].as_u64() > last["transfer_rate"].as_u64(),
-        "what would fit does not: {told}"
+        reported["smallest_limit_ms"].as_u64() > Some(limit.as_millis() as u64)
+            && reported["needed_rate"].as_u64() > last["transfer_rate"].as_u64(),
+        "what would fit does not: {reported}"
     );
     names_what_would_fit(
         result["advice"].as_str(),
@@ -136,25 +136,27 @@ pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
         stopped["dirty_pages"].as_u64() > Some(HEAVY.working_set_pages / 2),
         "the burst was not there: {stopped}"
     );
-    let told = ended.event("ended").context("no last word")?;
-    let pause = told["refused_pause_ms"].as_u64().context("not paused")?;
+    let reported = ended.event("ended").context("no last word")?;
+    let pause = reported["refused_pause_ms"]
+        .as_u64()
+        .context("not paused")?;
     ensure!(
         pause <= burst_limit(world).as_millis() as u64,
-        "refused, but paused beyond the limit: {told}"
+        "refused, but paused beyond the limit: {reported}"
     );
     ensure!(
-        told["reason"]
+        reported["reason"]
             .as_str()
             .is_some_and(|reason| reason.contains("once the guest had stopped")),
-        "refused by another gate: {told}"
+        "refused by another gate: {reported}"
     );
     let in_rounds: u64 = ended
         .rounds()
         .filter_map(|round| round["pages_sent"].as_u64())
         .sum();
     ensure!(
-        told["pages_sent"] == in_rounds,
-        "{in_rounds} pages were sent before the stop: {told}"
+        reported["pages_sent"] == in_rounds,
+        "{in_rounds} pages were sent before the stop: {reported}"
     );
     aftermath::check(&world.host, &guest, &ended)?;
     let advice = ended.result()?["advice"].to_string();

@@ -21,7 +21,7 @@ pub fn looked_at_and_cancelled(world: &mut World) -> Result<()> {
     let host = world.host.clone();
     let nothing = said(&host.run("lull status")?, 0)?;
     ensure!(nothing.contains("No migration runs"), "{nothing}");
-    let not = told(&host.run("lull cancel busy")?, 2)?;
+    let not = output_of(&host.run("lull cancel busy")?, 2)?;
     ensure!(not.contains("busy is not being migrated"), "{not}");
 
     let mut running = Plan::throttled(SLOW)
@@ -43,7 +43,7 @@ pub fn looked_at_and_cancelled(world: &mut World) -> Result<()> {
     );
     let words = said(&host.run("lull status busy")?, 0)?;
     ensure!(words.contains("limit 10.0 s"), "{words}");
-    let unknown = told(&host.run("lull status bussy")?, 2)?;
+    let unknown = output_of(&host.run("lull status bussy")?, 2)?;
     ensure!(unknown.contains("busy"), "no near name: {unknown}");
     let cancelled = said(&host.run("lull cancel busy")?, 0)?;
     ensure!(cancelled.contains("busy runs here"), "{cancelled}");
@@ -105,7 +105,7 @@ fn said(output: &Output, code: i32) -> Result<String> {
 }
 
 /// Does the same, and returns the standard error.
-fn told(output: &Output, code: i32) -> Result<String> {
+fn output_of(output: &Output, code: i32) -> Result<String> {
     ensure!(output.status == code, "not {code}: {output:?}");
     Ok(output.stderr.clone())
 }

@@ -192,10 +192,10 @@ fn doctor(pair: &mut Pair<'_>) -> Result<()> {
         vif: false,
         ..named(guest.name())
     })?;
-    let told = here.run(&format!("lull doctor {name}"))?;
+    let output = here.run(&format!("lull doctor {name}"))?;
     ensure!(
-        told.stdout.contains("has a guest of that name already"),
-        "{told:?}"
+        output.stdout.contains("has a guest of that name already"),
+        "{output:?}"
     );
     // The destination refuses the guest only after everything has been sent.
     let before = guest.status()?;
@@ -303,7 +303,7 @@ fn cut_at<T>(
     Ok((ended?, seen))
 }
 
-/// The link is cut when GO is sent, so nobody knows whether the destination received it.
+/// The link is cut when GO is sent, so it is not known whether the destination received it.
 /// Nothing is destroyed, and a person decides.
 fn cut_at_go(pair: &mut Pair<'_>) -> Result<()> {
     let guest = guest(pair)?;

@@ -5,7 +5,7 @@
 //! bounded number of system calls whatever the clients do. Each client is read at most once
 //! every [`GAP`]. A line is never longer than [`MAX_LINE_BYTES`]. A watching client gets a new
 //! snapshot only after it has read the one before. A client that sends an invalid line, or
-//! takes too long, is dropped. When all places are taken, a new client replaces the slowest
+//! takes too long, is dropped. When all slots are taken, a new client replaces the slowest
 //! one, so that `cancel` always gets through.
 
 use std::io::{self, Read, Write};
@@ -63,8 +63,8 @@ impl Server {
     ///
     /// # Errors
     /// When the socket cannot be opened. The migration can then not be shown or steered.
-    pub fn open(folder: &Folder, guest: DomId, start: Instant) -> io::Result<Self> {
-        Self::showing(folder, StatusSnapshot::new(guest, start))
+    pub fn open(folder: &Folder, domid: DomId, start: Instant) -> io::Result<Self> {
+        Self::showing(folder, StatusSnapshot::new(domid, start))
     }
 
     /// Opens the socket of a migration whose state is already known.

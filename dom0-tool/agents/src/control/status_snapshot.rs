@@ -16,10 +16,10 @@ pub struct StatusSnapshot {
 
 impl StatusSnapshot {
     /// The state of a migration that began at `start`, before any event.
-    pub fn new(guest: DomId, start: Instant) -> Self {
+    pub fn new(domid: DomId, start: Instant) -> Self {
         Self {
             status: Status {
-                domid: guest,
+                domid,
                 name: None,
                 helper_pid: std::process::id(),
                 phase: Phase::Preparing,

@@ -39,7 +39,7 @@ pub enum Over {
     /// A migration.
     Move,
     /// The sampling of a guest's dirty log, and nothing else: the guest may be
-    /// suspended by somebody else.
+    /// suspended by another program.
     Sampling,
 }
 
@@ -56,11 +56,11 @@ impl Over {
 /// `None` if the command line is not a guard's.
 pub(super) fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
     match args {
-        [_, mode, over, guest, helper] if mode == SUBCOMMAND => Some((
+        [_, mode, over, domid, helper] if mode == SUBCOMMAND => Some((
             [Over::Move, Over::Sampling]
                 .into_iter()
                 .find(|one| *over == *one.word())?,
-            guest.to_str()?.parse().ok()?,
+            domid.to_str()?.parse().ok()?,
             helper.to_str()?.parse().ok()?,
         )),
         _ => None,
@@ -103,18 +103,18 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard over `guest`.
+    /// Starts a guard over domain `domid`.
     ///
     /// # Errors
     /// When it cannot be started; the attempt should not start then either.
-    pub fn start(guest: DomId, over: Over, claim: Option<Claim>) -> io::Result<Self> {
+    pub fn start(domid: DomId, over: Over, claim: Option<Claim>) -> io::Result<Self> {
         // A guard writes nothing to its standard output, so the claim is passed to it
         // there.
         let held = claim.as_ref().map_or(Ok(Stdio::null()), Claim::share)?;
         let mut child = Command::new("/proc/self/exe")
             .arg(SUBCOMMAND)
             .arg(over.word())
-            .arg(guest.to_string())
+            .arg(domid.to_string())
             .arg(std::process::id().to_string())
             .stdin(Stdio::piped())
             .stdout(held)
@@ -205,55 +205,66 @@ impl Guard {
 }
 
 /// The guard's main function: waits for the helper to end, then cleans up.
-pub(super) fn main(over: Over, guest: DomId, helper: u32) -> ExitCode {
+pub(super) fn main(over: Over, domid: DomId, helper: u32) -> ExitCode {
     drop(inherited_fd::foreign(&[]));
     hygiene::outlive_signals();
     hygiene::settle();
     hygiene::be_spared();
     // A guard that cannot reach QEMU still resumes the guest.
-    let mut emulated = Emulated::of(guest).unwrap_or(Emulated::NONE);
+    let mut emulated = Emulated::of(domid).unwrap_or(Emulated::NONE);
     confine::to_no_program();
-    let monitor = (over == Over::Move).then(|| Monitor::of(guest)).flatten();
+    let monitor = (over == Over::Move).then(|| Monitor::of(domid)).flatten();
     // xl renames it later.
-    let name = name::of(guest);
-    let mut heard = Vec::new();
+    let name = name::of(domid);
+    let mut reports = Vec::new();
     // The helper writes a few bytes for each time that it stops the guest.
-    let _ = io::stdin().take(HEARD_MAX).read_to_end(&mut heard);
+    let _ = io::stdin().take(REPORTS_MAX).read_to_end(&mut reports);
     let begun = Instant::now();
-    let (code, devices) = undo(over, guest, helper, &heard, &mut emulated, monitor.as_ref());
-    if let Some(name) = name.filter(|_| may_be_renamed(&heard)) {
-        give_name_back(guest, &name);
+    let (code, devices) = undo(
+        over,
+        domid,
+        helper,
+        &reports,
+        &mut emulated,
+        monitor.as_ref(),
+    );
+    if let Some(name) = name.filter(|_| may_be_renamed(&reports)) {
+        give_name_back(domid, &name);
     }
     let folder = Folder::default();
     room::give_back_of(&folder, helper);
-    folder::remove(&folder.socket(guest, helper));
+    folder::remove(&folder.socket(domid, helper));
     // Everything else comes first: this takes minutes if QEMU hangs. The claim is kept, so
     // that no other attempt stops QEMU meanwhile.
     if devices.complaint("").is_some() {
-        follow_to_the_end(guest, &mut emulated, begun);
+        follow_to_the_end(domid, &mut emulated, begun);
     }
-    claim::give_up(&io::stdout(), &folder, guest);
+    claim::give_up(&io::stdout(), &folder, domid);
     let _ = dup2_stdout(io::stderr());
-    if let Some(monitor) = monitor {
-        if !heard.contains(&word::UNDONE) {
-            wait_until_it_is_decided(guest);
-        }
+    if let Some(monitor) = monitor.filter(|_| may_hold_monitor(&reports)) {
+        wait_until_it_is_decided(domid);
         monitor.let_go();
     }
     code
 }
 
 /// The most bytes that are read from a helper.
-const HEARD_MAX: u64 = 4096;
+const REPORTS_MAX: u64 = 4096;
+
+/// Whether the helper may have stopped xl's monitor. It does so before each request to suspend,
+/// and leaves the monitor stopped if the guest is suspended at the end.
+fn may_hold_monitor(reports: &[u8]) -> bool {
+    reports.contains(&word::ASKED)
+}
 
 /// Waits until the guest runs on here or its domain is gone; an operator may have to decide
 /// which. Until then xl's monitor must not see that the guest is suspended.
-fn wait_until_it_is_decided(guest: DomId) {
+fn wait_until_it_is_decided(domid: DomId) {
     let Ok(xen) = Xen::open_here() else {
         return;
     };
     let until = Instant::now() + DECIDING;
-    while matches!(xen.domain_state(guest), Ok(Some(state)) if state.is_suspended())
+    while matches!(xen.domain_state(domid), Ok(Some(state)) if state.is_suspended())
         && Instant::now() < until
     {
         thread::sleep(DECIDING_POLL_INTERVAL);
@@ -270,48 +281,48 @@ const DECIDING_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// do by then.
 fn undo(
     over: Over,
-    guest: DomId,
+    domid: DomId,
     helper: u32,
-    heard: &[u8],
+    reports: &[u8],
     emulated: &mut Emulated,
     monitor: Option<&Monitor>,
 ) -> (ExitCode, Devices) {
-    if heard.contains(&word::UNDONE) {
+    if reports.contains(&word::UNDONE) {
         return (ExitCode::SUCCESS, Devices::None);
     }
     if over == Over::Sampling {
-        if !is_saved_by_another(guest) {
+        if !is_saved_by_another(domid) {
             // The call fails for a guest that is gone and has no log.
-            let _ = Xen::open_here().and_then(|xen| xen.shadow_op(guest, ShadowOp::Off));
-            end_devices_log(guest, heard, emulated);
+            let _ = Xen::open_here().and_then(|xen| xen.shadow_op(domid, ShadowOp::Off));
+            end_devices_log(domid, reports, emulated);
         }
         return (ExitCode::SUCCESS, Devices::None);
     }
-    let lands = is_to_land(heard, FrontEnd::is_named());
-    let asked = may_still_stop(heard);
-    if may_still_stop_devices(heard) {
+    let lands = is_to_land(reports, FrontEnd::is_named());
+    let asked = may_still_stop(reports);
+    if may_still_stop_devices(reports) {
         emulated.wait_for_stop();
     }
-    let taken_over = take_over(guest, helper, lands, asked, emulated);
+    let taken_over = take_over(domid, helper, lands, asked, emulated);
     // The transport may have refused a guest that was to land.
-    let runs = runs_here(guest);
+    let runs = runs_here(domid);
     // Its reboot must not wait for what follows, which takes seconds.
     if let Some(monitor) = monitor.filter(|_| runs) {
         monitor.let_go();
     }
-    end_devices_log(guest, heard, emulated);
+    end_devices_log(domid, reports, emulated);
     let devices = match !lands || runs {
         true => follow_guest(emulated, Instant::now(), STOPPING),
         false => Devices::None,
     };
     if !lands && emulated.is_some() {
         // The helper may have put the beginning of one there.
-        let _ = fs::remove_file(device_model::saved_state(guest));
+        let _ = fs::remove_file(device_model::saved_state(domid));
     }
     let code = match taken_over {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lull: cleaning up after domain {guest}'s migration: {error}");
+            eprintln!("lull: cleaning up after domain {domid}'s migration: {error}");
             ExitCode::FAILURE
         }
     };
@@ -319,22 +330,22 @@ fn undo(
 }
 
 /// Whether the guest runs on this host.
-fn runs_here(guest: DomId) -> bool {
-    let state = lull_xen::state(guest);
+fn runs_here(domid: DomId) -> bool {
+    let state = lull_xen::state(domid);
     matches!(state, Ok(Some(state)) if state.shutdown.is_none() && !state.dying)
 }
 
 /// Whether the guest may run at the destination. It may not if the helper died before it
 /// could end properly: libxl then ends the stream unfinished, and xl resumes the guest but
 /// libvirt does not. With a front end its transport resumes the guest; see `transport`.
-fn is_to_land(heard: &[u8], has_transport: bool) -> bool {
-    let committed = heard.contains(&word::COMMITTED);
-    committed && (has_transport || heard.contains(&word::HANDED_OVER))
+fn is_to_land(reports: &[u8], has_transport: bool) -> bool {
+    let committed = reports.contains(&word::COMMITTED);
+    committed && (has_transport || reports.contains(&word::HANDED_OVER))
 }
 
 /// Whether xl may have renamed a guest that stays.
-fn may_be_renamed(heard: &[u8]) -> bool {
-    heard.contains(&word::HANDING_OVER) && !heard.contains(&word::COMMITTED)
+fn may_be_renamed(reports: &[u8]) -> bool {
+    reports.contains(&word::HANDING_OVER) && !reports.contains(&word::COMMITTED)
 }
 
 /// Time that an xl which was given the guest back has to end.
@@ -342,35 +353,35 @@ const XL_ENDING: Duration = Duration::from_secs(60);
 
 /// Gives the guest its own name back once xl, which does so itself unless it was cut off,
 /// has ended.
-fn give_name_back(guest: DomId, name: &str) {
+fn give_name_back(domid: DomId, name: &str) {
     let until = Instant::now() + XL_ENDING;
-    while is_moved_by_xl(guest) && Instant::now() < until {
+    while is_moved_by_xl(domid) && Instant::now() < until {
         thread::sleep(POLL_INTERVAL);
     }
-    match name::give_back(guest, name, name::TIMEOUT) {
+    match name::give_back(domid, name, name::TIMEOUT) {
         Ok(Name::Own) => {}
         Ok(Name::Taken(other)) => eprintln!(
-            "lull: domain {guest} keeps the name that xl gave it for the handshake: domain {other} is called {name}"
+            "lull: domain {domid} keeps the name that xl gave it for the handshake: domain {other} is called {name}"
         ),
-        Err(error) => eprintln!("lull: domain {guest} does not get its name {name} back: {error}"),
+        Err(error) => eprintln!("lull: domain {domid} does not get its name {name} back: {error}"),
     }
 }
 
 /// Whether an xl runs whose transport is this attempt's.
-fn is_moved_by_xl(guest: DomId) -> bool {
+fn is_moved_by_xl(domid: DomId) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else {
         return false;
     };
     processes.flatten().any(|process| {
         let line = fs::read(process.path().join("cmdline"));
-        line.is_ok_and(|line| moves(&line, guest)) && processes::is_roots(&process.path())
+        line.is_ok_and(|line| moves(&line, domid)) && processes::is_roots(&process.path())
     })
 }
 
 /// Whether this command line is that of an xl which moves the guest over `lull transport`.
-fn moves(line: &[u8], guest: DomId) -> bool {
+fn moves(line: &[u8], domid: DomId) -> bool {
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-    let number = guest.to_string();
+    let number = domid.to_string();
     let is_transport = |word: &[u8]| String::from_utf8_lossy(word).contains(" transport ");
     words.get(1) == Some(&&b"migrate"[..])
         && words.contains(&number.as_bytes())
@@ -379,21 +390,21 @@ fn moves(line: &[u8], guest: DomId) -> bool {
 
 /// Whether the request to suspend is the last report about the guest. Once the stream is
 /// complete the guest has stopped, so no suspend can follow.
-fn may_still_stop(heard: &[u8]) -> bool {
-    let told = [word::ASKED, word::RAN_ON, word::COMMITTED];
-    let last = heard.iter().rfind(|word| told.contains(word));
+fn may_still_stop(reports: &[u8]) -> bool {
+    let relevant = [word::ASKED, word::RAN_ON, word::COMMITTED];
+    let last = reports.iter().rfind(|word| relevant.contains(word));
     last == Some(&word::ASKED)
 }
 
 /// Whether the guest's QEMU may still be stopped for the suspend. libxl may do so from the
 /// request on. In a fast landing only the helper does, and says so.
-fn may_still_stop_devices(heard: &[u8]) -> bool {
-    let begins = match heard.contains(&word::STOPS_ITSELF) {
+fn may_still_stop_devices(reports: &[u8]) -> bool {
+    let begins = match reports.contains(&word::STOPS_ITSELF) {
         true => word::STOPS_DEVICES,
         false => word::ASKED,
     };
-    let told = [begins, word::ANSWERED];
-    let last = heard.iter().rfind(|word| told.contains(word));
+    let relevant = [begins, word::ANSWERED];
+    let last = reports.iter().rfind(|word| relevant.contains(word));
     last == Some(&begins)
 }
 
@@ -401,7 +412,7 @@ fn may_still_stop_devices(heard: &[u8]) -> bool {
 /// for it. A guest that may still suspend is watched while the stub is destroyed, which can
 /// take long.
 fn take_over(
-    guest: DomId,
+    domid: DomId,
     helper: u32,
     lands: bool,
     asked: bool,
@@ -410,15 +421,15 @@ fn take_over(
     let xen = Xen::open_here()?;
     let resumed = match lands {
         true => {
-            wait_while_it_lands(&xen, guest, || false);
+            wait_while_it_lands(&xen, domid, || false);
             Ok(Resumed::WasNotSuspended)
         }
-        false => xen.resume_suspended(guest, emulated),
+        false => xen.resume_suspended(domid, emulated),
     };
-    let cleaning = thread::spawn(move || clean_up(guest, helper));
+    let cleaning = thread::spawn(move || clean_up(domid, helper));
     let resumed = match resumed {
         Ok(Resumed::WasNotSuspended) if asked => {
-            wait_out_suspend(&xen, guest, emulated, LAST_STEPS).map(drop)
+            wait_out_suspend(&xen, domid, emulated, LAST_STEPS).map(drop)
         }
         resumed => resumed.map(drop),
     };
@@ -436,9 +447,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Waits until the guest's domain here is gone except for pages that a stub still maps, or
 /// runs on after all, or `over` returns true. Destroying a stub takes dom0 time that would
 /// lengthen the guest's pause.
-pub(super) fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bool) {
+pub(super) fn wait_while_it_lands(xen: &Xen, domid: DomId, over: impl Fn() -> bool) {
     let until = Instant::now() + LANDING;
-    while matches!(xen.domain_state(guest), Ok(Some(state)) if state.is_suspended())
+    while matches!(xen.domain_state(domid), Ok(Some(state)) if state.is_suspended())
         && Instant::now() < until
         && !over()
     {
@@ -447,18 +458,18 @@ pub(super) fn wait_while_it_lands(xen: &Xen, guest: DomId, over: impl Fn() -> bo
 }
 
 /// Whether QEMU may log what it writes.
-fn devices_may_log(heard: &[u8]) -> bool {
-    let told = [word::DEVICES_LOG, word::DEVICES_DO_NOT_LOG];
-    let last = heard.iter().rfind(|word| told.contains(word));
+fn devices_may_log(reports: &[u8]) -> bool {
+    let relevant = [word::DEVICES_LOG, word::DEVICES_DO_NOT_LOG];
+    let last = reports.iter().rfind(|word| relevant.contains(word));
     last == Some(&word::DEVICES_LOG)
 }
 
 /// Has QEMU log no more, if it may do so and the guest is still here.
-fn end_devices_log(guest: DomId, heard: &[u8], emulated: &mut Emulated) {
-    let is_here = || matches!(lull_xen::state(guest), Ok(Some(state)) if !state.dying);
-    if devices_may_log(heard) && is_here() && emulated.end_dirty_log() != Devices::Run {
+fn end_devices_log(domid: DomId, reports: &[u8], emulated: &mut Emulated) {
+    let is_here = || matches!(lull_xen::state(domid), Ok(Some(state)) if !state.dying);
+    if devices_may_log(reports) && is_here() && emulated.end_dirty_log() != Devices::Run {
         eprintln!(
-            "lull: the QEMU of domain {guest} could not be made to stop logging what it writes; \
+            "lull: the QEMU of domain {domid} could not be made to stop logging what it writes; \
              that costs it some time until the guest is started again"
         );
     }
@@ -475,64 +486,64 @@ const STOPPING_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// back to slow storage in order to stop answers only when it has stopped.
 const STOPPING_SLOWLY: Duration = Duration::from_secs(300);
 
-/// Sees to it that QEMU runs where the guest does, until `longest` after `begun` at most. It
-/// may be stopped after the guest was resumed, or may have been too busy to run in time.
-/// Returns what it did last.
-fn follow_guest(emulated: &mut Emulated, begun: Instant, longest: Duration) -> Devices {
+/// Sees to it that QEMU runs where the guest does. It may be stopped after the guest was
+/// resumed, or may have been too busy to run in time: it then has until `patience` after
+/// `begun`. Returns what it did last.
+fn follow_guest(emulated: &mut Emulated, begun: Instant, patience: Duration) -> Devices {
     loop {
         let devices = emulated.follow();
-        let waited = begun.elapsed();
-        if !is_to_be_followed(devices, waited) || waited >= longest {
+        if !is_to_be_followed(devices, begun.elapsed(), patience) {
             return devices;
         }
         thread::sleep(STOPPING_POLL_INTERVAL);
     }
 }
 
-/// Whether to look again at a QEMU that does this now, so long after the first look.
-fn is_to_be_followed(devices: Devices, waited: Duration) -> bool {
+/// Whether to look again at a QEMU that does this now, so long after the first look. One that
+/// does not answer, or will not run, has as long as `patience` says.
+fn is_to_be_followed(devices: Devices, waited: Duration, patience: Duration) -> bool {
     match devices {
         Devices::None | Devices::Gone => false,
         Devices::Run => waited < STOPPING,
-        Devices::Silent | Devices::Refused => waited < STOPPING_SLOWLY,
+        Devices::Silent | Devices::Refused => waited < patience,
     }
 }
 
 /// Follows a QEMU that is not known to run, and says so if it does not in the end.
-fn follow_to_the_end(guest: DomId, emulated: &mut Emulated, begun: Instant) {
+fn follow_to_the_end(domid: DomId, emulated: &mut Emulated, begun: Instant) {
     let devices = follow_guest(emulated, begun, STOPPING_SLOWLY);
     let complaint = devices.complaint(emulated.words());
     // QEMU ends with its guest.
-    if let Some(complaint) = complaint.filter(|_| runs_here(guest)) {
+    if let Some(complaint) = complaint.filter(|_| runs_here(domid)) {
         let cure = match devices {
             Devices::Gone => String::new(),
             _ => format!(
-                "; lull asks it no more, and `xl qemu-monitor-command {guest} cont` makes it run \
+                "; lull asks it no more, and `xl qemu-monitor-command {domid} cont` makes it run \
                  once it answers"
             ),
         };
-        eprintln!("lull: domain {guest} runs on here, but {complaint}{cure}");
+        eprintln!("lull: domain {domid} runs on here, but {complaint}{cure}");
     }
 }
 
-fn clean_up(guest: DomId, helper: u32) -> io::Result<()> {
+fn clean_up(domid: DomId, helper: u32) -> io::Result<()> {
     let xen = Xen::open_here()?;
     orphans(&xen, Some(helper))?;
     // The call fails for a guest that is gone, or whose log is already off.
-    let _ = xen.shadow_op(guest, ShadowOp::Off);
+    let _ = xen.shadow_op(domid, ShadowOp::Off);
     Ok(())
 }
 
 /// Whether a save helper that does not use claims is migrating this guest. Such a helper
 /// has switched the dirty log off and on again for itself, or is about to.
-pub fn is_saved_by_another(guest: DomId) -> bool {
+pub fn is_saved_by_another(domid: DomId) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else {
         return false;
     };
     let ours = fs::read_link("/proc/self/exe").ok();
     processes.flatten().any(|process| {
         processes::is_roots(&process.path())
-            && saves(&process.path()).is_some_and(|save| save.domain == guest)
+            && saves(&process.path()).is_some_and(|save| save.domain == domid)
             && fs::read_link(process.path().join("exe")).ok() != ours
     })
 }
@@ -594,7 +605,10 @@ mod tests {
     /// It may take longer to stop than lull waits for that, and stays stopped then.
     #[test]
     fn a_qemu_that_does_not_answer_is_followed_until_it_does() {
-        let looks = |devices, seconds| is_to_be_followed(devices, Duration::from_secs(seconds));
+        let within = |devices, seconds, patience| {
+            is_to_be_followed(devices, Duration::from_secs(seconds), patience)
+        };
+        let looks = |devices, seconds| within(devices, seconds, STOPPING_SLOWLY);
         for (devices, after_20, after_400) in [
             (Devices::Run, false, false),
             (Devices::Silent, true, false),
@@ -607,6 +621,10 @@ mod tests {
         }
         // A libxl that has lost its helper may still stop it.
         assert!(looks(Devices::Run, 1) && !looks(Devices::None, 1));
+        // Other work comes before the long wait.
+        for devices in [Devices::Run, Devices::Silent, Devices::Refused] {
+            assert!(within(devices, 14, STOPPING) && !within(devices, 15, STOPPING));
+        }
     }
 
     /// The engine has resumed the guest, and leaves its QEMU to the guard. Nothing is to be
@@ -614,6 +632,15 @@ mod tests {
     #[test]
     fn a_guest_that_runs_on_without_its_devices_does_not_stop_any_more() {
         assert!(!may_still_stop(b"ilaqsr") && !may_still_stop(b"lasr"));
+    }
+
+    /// A helper that has undone everything has not seen to it, either, if something else has
+    /// suspended the guest meanwhile.
+    #[test]
+    fn xls_monitor_is_seen_to_after_each_request_to_suspend() {
+        for (words, may) in [("la", true), ("lasrou", true), ("lou", false), ("", false)] {
+            assert_eq!(may_hold_monitor(words.as_bytes()), may, "{words}");
+        }
     }
 
     #[test]

@@ -34,17 +34,17 @@ pub struct Libxl {
     from: io::Stdin,
     /// A request was sent whose answer has not arrived.
     asked: bool,
-    guest: DomId,
+    domid: DomId,
 }
 
 impl Libxl {
     /// Takes standard input and output; nothing else in this process may use them.
-    pub fn new(guest: DomId) -> Self {
+    pub fn new(domid: DomId) -> Self {
         Self {
             to: io::stdout(),
             from: io::stdin(),
             asked: false,
-            guest,
+            domid,
         }
     }
 
@@ -130,7 +130,7 @@ impl Toolstack for Libxl {
                 "it has not answered the request to suspend",
             ));
         }
-        self.send(switch_qemu_logdirty(self.guest, on))?;
+        self.send(switch_qemu_logdirty(self.domid, on))?;
         match self.answer()? {
             0 => Ok(()),
             _ => Err(io::Error::other("QEMU does not answer it, or refuses")),
@@ -160,9 +160,9 @@ impl Toolstack for Libxl {
     }
 }
 
-fn switch_qemu_logdirty(guest: DomId, on: bool) -> Body {
+fn switch_qemu_logdirty(domid: DomId, on: bool) -> Body {
     let mut body = Body::new(message::SWITCH_QEMU_LOGDIRTY);
-    body.u32(guest.into());
+    body.u32(domid.into());
     body.u32(on.into());
     body
 }

@@ -83,15 +83,15 @@ impl Ordered {
 /// When the specification is not one for this guest, or when the file cannot be read or
 /// parsed. An error never means "no limit".
 pub fn limits(
-    guest: DomId,
+    domid: DomId,
     spec: Result<Option<MigrationSpec>, BadSpec>,
 ) -> anyhow::Result<Ordered> {
     let Some(spec) = spec? else {
-        return ordered_by_file(guest);
+        return ordered_by_file(domid);
     };
-    if spec.domain != guest {
+    if spec.domain != domid {
         anyhow::bail!(
-            "`lull migrate` asks for domain {} to be moved, and libxl for domain {guest}",
+            "`lull migrate` asks for domain {} to be moved, and libxl for domain {domid}",
             spec.domain
         );
     }
@@ -106,8 +106,8 @@ pub fn limits(
     })
 }
 
-fn ordered_by_file(guest: DomId) -> anyhow::Result<Ordered> {
-    let from = from_file(guest)?;
+fn ordered_by_file(domid: DomId) -> anyhow::Result<Ordered> {
+    let from = from_file(domid)?;
     let micros = |chosen: &Option<Chosen>| {
         Chosen::limit_of(chosen.as_ref()).map(|limit| Micros(limit.as_micros()))
     };
@@ -125,9 +125,9 @@ fn ordered_by_file(guest: DomId) -> anyhow::Result<Ordered> {
     })
 }
 
-fn from_file(guest: DomId) -> anyhow::Result<Effective> {
-    let name = name(guest)?;
-    let uuid = host::uuid(guest).context("xenstore does not tell the guest's UUID")?;
+fn from_file(domid: DomId) -> anyhow::Result<Effective> {
+    let name = name(domid)?;
+    let uuid = host::uuid(domid).context("the guest's UUID cannot be read from xenstore")?;
     limits::effective(&name, Some(&uuid)).map_err(|error| {
         // The full text would fill xl's log.
         let error = error.to_string();
@@ -140,11 +140,11 @@ fn from_file(guest: DomId) -> anyhow::Result<Effective> {
 ///
 /// # Errors
 /// When xenstore does not answer, or has no name for it.
-pub fn name(guest: DomId) -> anyhow::Result<String> {
+pub fn name(domid: DomId) -> anyhow::Result<String> {
     let name =
-        Xenstore::open().and_then(|mut store| store.read(&format!("/local/domain/{guest}/name")));
-    name.context("xenstore does not tell the guest's name")?
-        .context("xenstore knows no name of the guest")
+        Xenstore::open().and_then(|mut store| store.read(&format!("/local/domain/{domid}/name")));
+    name.context("the guest's name cannot be read from xenstore")?
+        .context("xenstore has no name of the guest")
 }
 
 /// What the pause of the guest is assumed to cost. The destination is unknown,

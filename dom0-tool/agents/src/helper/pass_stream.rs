@@ -166,7 +166,7 @@ impl PassedStream {
     pub(super) fn into_toolstack(self) -> io::Result<(DirectToolstack, OwnedFd)> {
         let toolstack = DirectToolstack {
             xen: Xen::open_here()?,
-            guest: self.domain,
+            domid: self.domain,
             helper: Some(self.helper),
             words: String::new(),
             asked: None,
@@ -178,7 +178,7 @@ impl PassedStream {
 /// The toolstack of an engine without libxl; it asks the guest to suspend itself.
 pub(super) struct DirectToolstack {
     xen: Xen,
-    guest: DomId,
+    domid: DomId,
     /// The socket to the helper, until the first pass is done.
     helper: Option<UnixStream>,
     words: String,
@@ -198,7 +198,7 @@ impl DirectToolstack {
 
 impl Toolstack for DirectToolstack {
     fn ask_to_suspend(&mut self) -> io::Result<()> {
-        ask_to_suspend(self.guest)?;
+        ask_to_suspend(self.domid)?;
         self.asked = Some(Instant::now());
         Ok(())
     }
@@ -207,12 +207,12 @@ impl Toolstack for DirectToolstack {
         let Some(asked) = self.asked else {
             return Ok(None);
         };
-        let state = self.xen.domain_state(self.guest)?;
+        let state = self.xen.domain_state(self.domid)?;
         let answer = if state.is_some_and(|state| state.is_suspended()) {
             Some(SuspendAnswer::Stopped)
         } else if state.is_none()
             || asked.elapsed() > 2 * ACKNOWLEDGING
-            || (asked.elapsed() > ACKNOWLEDGING && cancel_suspend_request(self.guest)?)
+            || (asked.elapsed() > ACKNOWLEDGING && cancel_suspend_request(self.domid)?)
         {
             Some(SuspendAnswer::Failed)
         } else {
@@ -225,7 +225,7 @@ impl Toolstack for DirectToolstack {
     }
 
     fn cancel_suspend_request(&mut self) -> io::Result<bool> {
-        let withdrawn = cancel_suspend_request(self.guest)?;
+        let withdrawn = cancel_suspend_request(self.domid)?;
         if withdrawn {
             self.asked = None;
         }

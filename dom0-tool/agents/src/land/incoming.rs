@@ -23,12 +23,13 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use lull_base::ready::is_readable;
+use lull_base::ready::{self, is_readable};
 use lull_base::{hygiene, inherited_fd};
 use lull_xen::DomId;
 use lull_xen::device_model::{Qemu, STATE_HEADER, STATE_MAX, Status, incoming_state, state_node};
 use lull_xen::qmp::QmpError;
 use lull_xen::xenstore::Xenstore;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::ioctl_fionbio;
 
@@ -258,7 +259,7 @@ impl Drop for Fifo {
 }
 
 /// Removes what an earlier copy of that domid has left: libxl leaves its file when it gives up
-/// a guest, and a host that has crashed leaves a FIFO. One that somebody reads is kept.
+/// a guest, and a host that has crashed leaves a FIFO. A FIFO that has a reader is kept.
 fn clear(path: &Path) {
     let is_read = at_once()
         .write(true)
@@ -287,8 +288,8 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Removes the FIFO of a copy that will not be started, if its holder has not. Whoever is
-/// waiting to open it goes on, and finds nobody at the other end.
+/// Removes the FIFO of a copy that will not be started, if its holder has not. A
+/// process that waits to open it goes on, and finds no writer.
 pub(super) fn release(copy: DomId) {
     release_at(incoming_state(copy));
 }
@@ -327,7 +328,7 @@ trait Incoming {
     fn status(&self) -> Result<Status, QmpError>;
 
     /// Tells libxl that QEMU runs.
-    fn tell_libxl(&self) -> io::Result<()>;
+    fn report_running(&self) -> io::Result<()>;
 }
 
 struct OnXen {
@@ -353,7 +354,7 @@ impl Incoming for OnXen {
         self.qemu.status()
     }
 
-    fn tell_libxl(&self) -> io::Result<()> {
+    fn report_running(&self) -> io::Result<()> {
         Xenstore::open()?.write(&state_node(self.copy), "running")
     }
 }
@@ -363,19 +364,23 @@ struct Held<Q> {
     qemu: Q,
     /// `None` once the state is written.
     fifo: Option<Fifo>,
-    told: bool,
+    reported_running: bool,
 }
 
 impl<Q: Incoming> Held<Q> {
-    /// libxl waits for a word of QEMU's, which comes only when QEMU runs. It connects to the
-    /// monitor right after that word, so QEMU must answer there.
+    /// libxl waits for the key in xenstore that QEMU sets only when it runs. It connects to
+    /// the monitor right after that, so QEMU must answer there.
     ///
     /// # Errors
     /// When QEMU, which did run, has ended.
     fn look(&mut self) -> io::Result<()> {
         match self.qemu.status() {
-            Ok(Status::Waits) if !self.told => self.told = self.qemu.tell_libxl().is_ok(),
-            Err(QmpError::Gone) if self.told => return Err(io::ErrorKind::NotConnected.into()),
+            Ok(Status::Waits) if !self.reported_running => {
+                self.reported_running = self.qemu.report_running().is_ok();
+            }
+            Err(QmpError::Gone) if self.reported_running => {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
             _ => {}
         }
         Ok(())
@@ -406,13 +411,16 @@ impl<Q: Incoming> Held<Q> {
 }
 
 /// Writes all of it to a reader that may stand still. A write to it does not block.
-fn write_until(to: &mut impl Write, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+fn write_until(to: &mut (impl Write + AsFd), mut bytes: &[u8], until: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
-                std::thread::sleep(SHORT_POLL_INTERVAL);
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(&*to, PollFlags::OUT)];
+                if !ready::wait_until(&mut fds, until)? {
+                    return Err(error);
+                }
             }
             Err(error) => return Err(error),
         }
@@ -429,7 +437,7 @@ fn serve<Q: Incoming>(
     loop {
         let longest = match &held {
             None => Duration::MAX,
-            Some(held) if held.told => WATCH_INTERVAL,
+            Some(held) if held.reported_running => WATCH_INTERVAL,
             Some(_) => POLL_INTERVAL,
         };
         if !is_readable(&from, longest)? {
@@ -449,7 +457,7 @@ fn serve<Q: Incoming>(
                 let made = fifo.map(|fifo| Held {
                     qemu,
                     fifo: Some(fifo),
-                    told: false,
+                    reported_running: false,
                 });
                 made.map(|made| held = Some(made))
                     .map_err(|_| NoQemu::NoFifo)
@@ -476,6 +484,7 @@ fn serve<Q: Incoming>(
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::BorrowedFd;
     use std::sync::{Arc, Mutex};
     use std::thread::{self, JoinHandle};
 
@@ -486,7 +495,7 @@ mod tests {
     struct Fake {
         path: PathBuf,
         status: Arc<Mutex<Option<Status>>>,
-        told: Arc<Mutex<u32>>,
+        reported_running: Arc<Mutex<u32>>,
     }
 
     impl Fake {
@@ -494,8 +503,8 @@ mod tests {
             *self.status.lock().unwrap() = status;
         }
 
-        fn told(&self) -> u32 {
-            *self.told.lock().unwrap()
+        fn reported_running(&self) -> u32 {
+            *self.reported_running.lock().unwrap()
         }
     }
 
@@ -508,8 +517,8 @@ mod tests {
             self.status.lock().unwrap().ok_or(QmpError::Gone)
         }
 
-        fn tell_libxl(&self) -> io::Result<()> {
-            *self.told.lock().unwrap() += 1;
+        fn report_running(&self) -> io::Result<()> {
+            *self.reported_running.lock().unwrap() += 1;
             Ok(())
         }
     }
@@ -533,7 +542,7 @@ mod tests {
         Fake {
             path: folder.path().join("qemu-resume.7"),
             status: Arc::default(),
-            told: Arc::default(),
+            reported_running: Arc::default(),
         }
     }
 
@@ -563,9 +572,9 @@ mod tests {
         let mut incoming = File::open(&qemu.path).unwrap();
         drop(libxl);
         // Nothing is told before QEMU answers, and then it is told once.
-        assert_eq!(qemu.told(), 0);
+        assert_eq!(qemu.reported_running(), 0);
         qemu.says(Some(Status::Waits));
-        until(|| qemu.told() == 1);
+        until(|| qemu.reported_running() == 1);
         let reader = {
             let qemu = qemu.clone();
             thread::spawn(move || {
@@ -583,7 +592,7 @@ mod tests {
         }
         holder.load().unwrap();
         assert_eq!(reader.join().unwrap(), state);
-        assert_eq!(qemu.told(), 1);
+        assert_eq!(qemu.reported_running(), 1);
         assert!(!qemu.path.exists());
         drop(holder);
         process.join().unwrap();
@@ -650,7 +659,7 @@ mod tests {
         let (mut holder, process) = held(&qemu);
         holder.arm(7).unwrap();
         qemu.says(Some(Status::Waits));
-        until(|| qemu.told() == 1);
+        until(|| qemu.reported_running() == 1);
         qemu.says(None);
         until(|| holder.check() == Err(NoQemu::NoHolder));
         process.join().unwrap();
@@ -679,7 +688,7 @@ mod tests {
             let qemu = Fake {
                 path: path.into(),
                 status: Arc::default(),
-                told: Arc::default(),
+                reported_running: Arc::default(),
             };
             serve(io::stdin(), io::sink(), |_| qemu.clone()).unwrap();
             return;
@@ -715,6 +724,47 @@ mod tests {
         libxl.wait().unwrap();
         let is_fifo = fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_fifo());
         assert!(!is_fifo);
+    }
+
+    /// The end of a pipe, and how often it was written to.
+    struct Counted(io::PipeWriter, u32);
+
+    impl Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for Counted {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    /// The guest is stopped meanwhile, and dom0 may have other work.
+    #[test]
+    fn a_reader_that_stands_still_is_waited_for_without_a_look_each_millisecond() {
+        let (mut from, mut to) = io::pipe().unwrap();
+        ioctl_fionbio(&to, true).unwrap();
+        while matches!(to.write(&[0; 4096]), Ok(4096)) {}
+        let reader = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            let mut state = Vec::new();
+            from.read_to_end(&mut state).unwrap();
+            state
+        });
+        let mut to = Counted(to, 0);
+        let until = Instant::now() + Duration::from_secs(60);
+        write_until(&mut to, &[7; 8192], until).unwrap();
+        let Counted(to, writes) = to;
+        drop(to);
+        assert!(reader.join().unwrap().ends_with(&[7; 8192]));
+        assert!(writes < 20, "{writes}");
     }
 
     /// The guest is stopped while its state is handed over.

@@ -25,20 +25,20 @@
 //! QEMU's state ─────────── Devices ─────────────▶ keeps it (HVM guests only)
 //! clock and CPUs ───────── State ───────────────▶ sets them, lets go of all; QEMU runs
 //!                          ◀── Landed ────────────
-//! the word ─────────────── Start ───────────────▶ starts it: one hypercall
+//! permission to run ────── Start ───────────────▶ starts it: one hypercall
 //!                          ◀── Started ───────────
 //! ```
 //! With GO the receiver unpauses the copy. Xen counts pauses, and `lull land` holds the
-//! copy with a pause of its own from Attached on, so only its own word starts the copy.
+//! copy with a pause of its own from Attached on, so only Start makes the copy run.
 //! `-p` leaves the receiver's pause in place for the operator to undo. The receiver of an HVM
-//! guest always leaves it paused, because it would have QEMU go on with GO; the word undoes
+//! guest always leaves it paused, because it would have QEMU go on with GO; Start undoes
 //! that pause as well.
 //!
 //! Version 1 has no Start: READY is passed on after Landed, and the receiver starts the
 //! copy.
 //!
 //! The first connection decides: it carries all but Pages and Ping alone, and when it ends the
-//! landing does. A further one that ends is closed ([`door`]).
+//! landing does. A further one that ends is closed ([`join_socket`]).
 //!
 //! Greeting, Chosen and Joined are one line of JSON each, so text that a login shell prints before
 //! them does no harm. All other messages are the frames of [`channel`](lull_wire::channel).
@@ -52,9 +52,9 @@
 //! The source's end is with `lull migrate`, which starts this one over ssh.
 
 mod announce;
-pub mod door;
 pub mod incoming;
 mod inlet;
+pub mod join_socket;
 pub mod see_off;
 mod serve;
 mod waiting;
@@ -75,7 +75,7 @@ pub struct Options {
 /// Runs `lull land`, or hands its connection to another one.
 pub fn main(options: &Options) -> ExitCode {
     match options.join {
-        Some(token) => door::join(token),
+        Some(token) => join_socket::join(token),
         None => serve::main(),
     }
 }

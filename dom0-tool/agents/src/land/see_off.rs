@@ -43,15 +43,15 @@ const BUILT: u8 = b'b';
 /// Sent before the copy can be started.
 const LANDED: u8 = b'l';
 
-/// Sent if the source could not be told that the copy has landed.
-const UNTOLD: u8 = b'u';
+/// Sent if Landed could not be sent to the source.
+const LANDED_UNSENT: u8 = b'u';
 
 /// The options of `lull see-off`.
 #[derive(Debug, Args)]
 pub struct Options {
     /// The token of the socket at which connections join, which is to be removed
     #[arg(long)]
-    door: Option<Token>,
+    join_socket: Option<Token>,
 }
 
 /// The end that `lull land` holds of the pipe to its guard.
@@ -67,13 +67,13 @@ impl SeeOff {
     ///
     /// # Errors
     /// When it cannot be started; no copy should be touched then.
-    pub(super) fn start(door: Option<Token>) -> io::Result<Self> {
-        let door = door.map(|token| format!("--door={token}"));
+    pub(super) fn start(join_socket: Option<Token>) -> io::Result<Self> {
+        let join_socket = join_socket.map(|token| format!("--join-socket={token}"));
         // The guard does not inherit standard output: a reader of `lull land`'s output must
         // not have to wait for the guard to end.
         let mut child = Command::new("/proc/self/exe")
             .arg(SUBCOMMAND)
-            .args(door)
+            .args(join_socket)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()?;
@@ -110,9 +110,9 @@ impl SeeOff {
         let _ = self.pipe.write_all(&[LANDED]);
     }
 
-    /// Reports that the source was not told; it then starts the guest at its own end.
-    pub(super) fn untold(&mut self) {
-        let _ = self.pipe.write_all(&[UNTOLD]);
+    /// Reports that Landed was not sent. The source then resumes the guest.
+    pub(super) fn landed_unsent(&mut self) {
+        let _ = self.pipe.write_all(&[LANDED_UNSENT]);
     }
 }
 
@@ -125,8 +125,8 @@ pub fn main(options: &Options) -> ExitCode {
     let mut copy = [0; Identity::BYTES];
     let mut land = io::stdin().lock();
     let named = land.read_exact(&mut copy);
-    if let Some(token) = options.door {
-        folder::remove(&Folder::default().door(token));
+    if let Some(token) = options.join_socket {
+        folder::remove(&Folder::default().join_socket(token));
     }
     if named.is_err() {
         return ExitCode::SUCCESS;
@@ -180,11 +180,11 @@ pub fn main(options: &Options) -> ExitCode {
 
 /// Whether the copy did not land, according to what `lull land` said of it.
 const fn is_left_behind(words: &[u8]) -> bool {
-    matches!(words, [] | [BUILT] | [BUILT, LANDED, UNTOLD])
+    matches!(words, [] | [BUILT] | [BUILT, LANDED, LANDED_UNSENT])
 }
 
-/// Destroys the copy if its receiver does not. Without the word that the copy lands, it
-/// will never be started. Its receiver destroys it unless it cannot report: stock xl leaves
+/// Destroys the copy if its receiver does not. Without the message that the copy lands,
+/// it will never be started. Its receiver destroys it unless it cannot report: stock xl leaves
 /// a copy whose connection has broken (`tools/xl/xl_migrate.c`, 4.17 to 4.22). A receiver
 /// that has had permission does not destroy it either. It has `patience` to do so.
 fn destroy_stale_copy(copy: Identity, patience: Duration) -> io::Result<()> {
@@ -206,7 +206,7 @@ fn destroy_stale_copy(copy: Identity, patience: Duration) -> io::Result<()> {
     let domain = copy.domain;
     let xl = Host::default().xl().map_err(|_| {
         io::Error::other(format!(
-            "domain {domain} waits for nobody, and there is no xl"
+            "the copy (domain {domain}) is stale, and there is no xl to destroy it"
         ))
     })?;
     eprintln!("lull land: domain {domain} was left waiting by its receiver; destroying it");
@@ -233,7 +233,7 @@ mod tests {
     fn only_a_copy_that_did_not_land_is_left_behind() {
         assert!(is_left_behind(&[]));
         assert!(is_left_behind(&[BUILT]));
-        assert!(is_left_behind(&[BUILT, LANDED, UNTOLD]));
+        assert!(is_left_behind(&[BUILT, LANDED, LANDED_UNSENT]));
         for words in [&[BUILT, LANDED][..], &[LANDED, LANDED], b"x"] {
             assert!(!is_left_behind(words), "{words:?}");
         }

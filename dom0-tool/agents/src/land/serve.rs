@@ -11,9 +11,9 @@ use lull_xen::REQUESTS;
 use rustix::event::{PollFd, PollFlags};
 use rustix::stdio::stdin;
 
-use super::door::{Door, Joined};
 use super::incoming::{Holder, NoQemu};
 use super::inlet::Inlet;
+use super::join_socket::{JoinSocket, Joined};
 use super::see_off::SeeOff;
 use super::waiting::{Compared, Complete, Finder, Identity, Tools, Unfit, Waiting};
 use lull_store::running::folder::{self, Folder};
@@ -69,18 +69,18 @@ pub fn main() -> ExitCode {
     drop(inherited_fd::foreign(&[]));
     hygiene::settle();
     // Without it, the source has to do with one connection.
-    let door = Door::open(&Folder::default());
-    let door = door.inspect_err(|error| {
+    let join_socket = JoinSocket::open(&Folder::default());
+    let join_socket = join_socket.inspect_err(|error| {
         eprintln!("lull land: no further connection can join: {error}");
     });
-    let door = door.ok();
-    let token = door.as_ref().map(Door::token);
+    let join_socket = join_socket.ok();
+    let token = join_socket.as_ref().map(JoinSocket::token);
     // This precedes the greeting: if it fails, the source uses a classic landing.
-    let here = match Here::open(token) {
+    let here = match ThisHost::open(token) {
         Ok(here) => here,
         Err(error) => {
             if let Some(token) = token {
-                folder::remove(&Folder::default().door(token));
+                folder::remove(&Folder::default().join_socket(token));
             }
             eprintln!("lull land: not ready to take a guest: {error}");
             return ExitCode::FAILURE;
@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
     };
     // Everything from here on is input from another host.
     confine::to_open_files(&REQUESTS);
-    let mut source = Source::new(stdin(), io::stdout(), door);
+    let mut source = Source::new(stdin(), io::stdout(), join_socket);
     let ended = serve(&mut source, here);
     let Err(end) = ended else {
         return ExitCode::SUCCESS;
@@ -100,8 +100,8 @@ pub fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// This host, as far as a copy is concerned that does not exist yet.
-trait Place {
+/// Finds the copy that the source names, and prepares for it before it is built.
+trait Destination {
     /// Looks for a copy, and has its QEMU wait. Returns whether it was found.
     fn expect(&mut self, copy: &Expect) -> Result<bool, End>;
 
@@ -120,7 +120,7 @@ struct Attached {
     holder: Option<Holder>,
 }
 
-struct Here {
+struct ThisHost {
     tools: Tools,
     finder: Finder,
     see_off: SeeOff,
@@ -129,20 +129,20 @@ struct Here {
     expected: Option<(Identity, bool)>,
 }
 
-impl Here {
-    /// `door` names the socket at which connections join.
-    fn open(door: Option<Token>) -> io::Result<Self> {
+impl ThisHost {
+    /// `join_socket` is the token of the socket at which connections join.
+    fn open(join_socket: Option<Token>) -> io::Result<Self> {
         Ok(Self {
             tools: Tools::open()?,
             finder: Finder::open()?,
-            see_off: SeeOff::start(door)?,
+            see_off: SeeOff::start(join_socket)?,
             holder: Holder::start()?,
             expected: None,
         })
     }
 }
 
-impl Place for Here {
+impl Destination for ThisHost {
     fn expect(&mut self, copy: &Expect) -> Result<bool, End> {
         let Some(found) = self.finder.find(copy.uuid, &copy.name)? else {
             return Ok(false);
@@ -180,14 +180,17 @@ impl Place for Here {
     }
 }
 
-fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<(), End> {
-    let greeting = Greeting::ours(source.door.as_ref().map(Door::token));
+fn serve<W: Write>(
+    source: &mut Source<'_, W>,
+    mut destination: impl Destination,
+) -> Result<(), End> {
+    let greeting = Greeting::ours(source.join_socket.as_ref().map(JoinSocket::token));
     source.say(&json::line(&greeting)?)?;
     let chosen: Chosen = serde_json::from_str(&source.line(Instant::now() + CHOOSING)?)
         .map_err(|_| End::NoVersion)?;
     let edition = Edition::of(chosen.land).ok_or(End::NoVersion)?;
     if !edition.may_join() {
-        source.door = None;
+        source.join_socket = None;
     }
     // Nothing on this host is touched before the source names the copy. In an older edition
     // that may be hours later, because the source's first pass comes before it.
@@ -197,12 +200,12 @@ fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<
     let mut awaited: Option<Expect> = None;
     let attached = loop {
         let arrived = match &awaited {
-            None => Some(source.frame(|| place.check())?),
+            None => Some(source.frame(|| destination.check())?),
             Some(_) => source.frame_within(SHORT_POLL_INTERVAL)?,
         };
         let Some((via, frame)) = arrived else {
             if let Some(copy) = &awaited
-                && place.expect(copy)?
+                && destination.expect(copy)?
             {
                 awaited = None;
                 source.say(&FromLand::Armed.encode())?;
@@ -212,12 +215,12 @@ fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<
         match frame {
             ToLand::Ping => source.answer(via, &FromLand::Pong)?,
             _ if via != Via::First => return Err(End::OutOfTurn),
-            ToLand::Attach(whose) => break place.attach(&whose)?,
+            ToLand::Attach(whose) => break destination.attach(&whose)?,
             ToLand::Expect(copy) if edition.takes_devices() && !is_expected => {
                 is_expected = true;
                 awaited = Some(copy);
                 // Whatever joins has done so.
-                source.door = None;
+                source.join_socket = None;
             }
             _ => return Err(End::OutOfTurn),
         }
@@ -227,7 +230,7 @@ fn serve<W: Write>(source: &mut Source<'_, W>, mut place: impl Place) -> Result<
         mut see_off,
         mut holder,
     } = attached;
-    source.door = None;
+    source.join_socket = None;
     if edition.landing().is_handshake_first() {
         waiting.hold()?;
     }
@@ -294,15 +297,15 @@ fn landed<W: Write>(source: &mut Source<'_, W>, see_off: &mut SeeOff) -> Result<
     see_off.lands();
     let told = source.say(&FromLand::Landed.encode());
     if told.is_err() {
-        see_off.untold();
+        see_off.landed_unsent();
     }
     Ok(told?)
 }
 
-/// Waits for the source's word and starts the copy. Until that word the copy is the
-/// guard's to destroy, and from then on it never is. A source that gives its word does so at
-/// once, and waits no longer than [`SILENCE`] to hear that the copy runs. A word that comes
-/// after [`SILENCE_MAX`] is not followed: the guest may have been resumed at the source.
+/// Waits for Start and starts the copy. Until Start, `lull see-off` may destroy the copy;
+/// afterwards it never does. A source that sends Start does so at once, and waits no longer
+/// than [`SILENCE`] for Started. A Start that comes after [`SILENCE_MAX`] is ignored: the
+/// guest may have been resumed at the source.
 fn start<W: Write>(
     source: &mut Source<'_, W>,
     complete: Complete,
@@ -334,8 +337,8 @@ struct Ready {
     connections: Vec<bool>,
     /// Which of the others the process that handed them over has left: it was killed.
     has_left: Vec<bool>,
-    /// Whether somebody stands at the door.
-    door: bool,
+    /// Whether a further connection waits to join.
+    join_socket: bool,
 }
 
 /// The connections to the source. Every read polls first, so the guest is checked while the
@@ -345,27 +348,27 @@ struct Source<'f, W> {
     to: W,
     inlet: Inlet,
     /// Where further connections join, while they may.
-    door: Option<Door>,
+    join_socket: Option<JoinSocket>,
     joined: Vec<Joined>,
     /// Which of the connections is read first, so that each gets its turn.
     turn: usize,
-    /// When the source was last heard. It may take its time until its first frame: its xl logs
-    /// in meanwhile.
-    heard: Option<Instant>,
+    /// When the last bytes came from the source. Its first frame may be late, because its xl
+    /// logs in meanwhile.
+    last_bytes_at: Option<Instant>,
     /// How long it may be silent from then on.
     silence_max: Duration,
 }
 
 impl<'f, W: Write> Source<'f, W> {
-    const fn new(from: BorrowedFd<'f>, to: W, door: Option<Door>) -> Self {
+    const fn new(from: BorrowedFd<'f>, to: W, join_socket: Option<JoinSocket>) -> Self {
         Self {
             from,
             to,
             inlet: Inlet::of(TO_LAND_MAX),
-            door,
+            join_socket,
             joined: Vec::new(),
             turn: 0,
-            heard: None,
+            last_bytes_at: None,
             silence_max: SILENCE_MAX,
         }
     }
@@ -455,8 +458,8 @@ impl<'f, W: Write> Source<'f, W> {
                 self.joined.retain(|_| !has_left.next().unwrap_or(false));
                 continue;
             }
-            if let Some(door) = self.door.as_mut().filter(|_| ready.door) {
-                self.joined.extend(door.admit());
+            if let Some(join_socket) = self.join_socket.as_mut().filter(|_| ready.join_socket) {
+                self.joined.extend(join_socket.admit());
             }
             // One that has just joined has its turn the next time.
             let count = ready.connections.len();
@@ -485,7 +488,7 @@ impl<'f, W: Write> Source<'f, W> {
         let via = Via::Joined(joined.number);
         match joined.read() {
             Ok(frame) => {
-                self.heard = Some(Instant::now());
+                self.last_bytes_at = Some(Instant::now());
                 Ok(frame.map(|frame| (via, frame)))
             }
             Err(End::Gone | End::Io(_)) => {
@@ -498,14 +501,14 @@ impl<'f, W: Write> Source<'f, W> {
 
     fn read_first(&mut self) -> Result<Option<ToLand>, End> {
         let frame = self.inlet.read(self.from)?;
-        self.heard = Some(Instant::now());
+        self.last_bytes_at = Some(Instant::now());
         Ok(frame)
     }
 
     /// Checks, while nothing arrives, that the source has not been silent for too long.
     fn check_silence(&self) -> Result<(), End> {
-        match self.heard {
-            Some(heard) if heard.elapsed() >= self.silence_max => Err(End::Gone),
+        match self.last_bytes_at {
+            Some(at) if at.elapsed() >= self.silence_max => Err(End::Gone),
             Some(_) | None => Ok(()),
         }
     }
@@ -535,7 +538,11 @@ impl<'f, W: Write> Source<'f, W> {
         let mut fds = vec![arrives(self.from)];
         fds.extend(self.joined.iter().map(|joined| arrives(joined.as_fd())));
         fds.extend(self.joined.iter().map(ends));
-        fds.extend(self.door.as_ref().map(|door| arrives(door.as_fd())));
+        fds.extend(
+            self.join_socket
+                .as_ref()
+                .map(|join_socket| arrives(join_socket.as_fd())),
+        );
         if !ready::wait(&mut fds, Some(longest))? {
             return Ok(None);
         }
@@ -544,7 +551,7 @@ impl<'f, W: Write> Source<'f, W> {
         Ok(Some(Ready {
             connections: ready.by_ref().take(1 + joined).collect(),
             has_left: ready.by_ref().take(joined).collect(),
-            door: ready.next().unwrap_or(false),
+            join_socket: ready.next().unwrap_or(false),
         }))
     }
 
@@ -593,7 +600,7 @@ mod tests {
 
     use lull_wire::channel::{self, SHARE_BYTES_MAX};
 
-    use super::super::door::hand_over;
+    use super::super::join_socket::send_connection;
     use super::*;
 
     const CHOSEN: &[u8] = b"{\"land\":2}\n";
@@ -609,14 +616,14 @@ mod tests {
         }
         drop(source);
         let mut source = Source::new(from.as_fd(), Vec::new(), None);
-        let end = serve(&mut source, Nowhere(0)).unwrap_err();
+        let end = serve(&mut source, NeverBuilt(0)).unwrap_err();
         (end, source.to)
     }
 
-    /// A place where a copy exists at the third look, and is never built.
-    struct Nowhere(u32);
+    /// A destination where a copy exists at the third look, and is never built.
+    struct NeverBuilt(u32);
 
-    impl Place for Nowhere {
+    impl Destination for NeverBuilt {
         fn expect(&mut self, copy: &Expect) -> Result<bool, End> {
             assert_eq!(copy.name, "web1");
             self.0 += 1;
@@ -673,7 +680,7 @@ mod tests {
             purpose: Purpose::Write,
             present: Vec::new(),
             zero: vec![6],
-            gone: vec![7],
+            depopulated: vec![7],
         });
         let devices = channel::devices(b"QEVM");
         for first in [pages, channel::start(), channel::leave(1), devices] {
@@ -706,21 +713,22 @@ mod tests {
     fn served_beside(chosen: &[u8], words: &[u8], closes: bool) -> (End, String) {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path().join("lull"));
-        let door = Door::open(&folder).unwrap();
+        let join_socket = JoinSocket::open(&folder).unwrap();
         let (from, mut joins) = pipe().unwrap();
-        let (mut heard, to) = pipe().unwrap();
-        let stays = hand_over(&folder, door.token(), from.as_fd(), to.as_fd()).unwrap();
+        let (mut received, to) = pipe().unwrap();
+        let stays =
+            send_connection(&folder, join_socket.token(), from.as_fd(), to.as_fd()).unwrap();
         drop((from, to));
         joins.write_all(words).unwrap();
         let (from, mut first) = pipe().unwrap();
         first.write_all(chosen).unwrap();
         first.write_all(&channel::ping()).unwrap();
         let first = (!closes).then_some(first);
-        let mut source = Source::new(from.as_fd(), Vec::new(), Some(door));
-        let end = serve(&mut source, Nowhere(0)).unwrap_err();
+        let mut source = Source::new(from.as_fd(), Vec::new(), Some(join_socket));
+        let end = serve(&mut source, NeverBuilt(0)).unwrap_err();
         drop((source, stays, joins, first));
         let mut said = Vec::new();
-        heard.read_to_end(&mut said).unwrap();
+        received.read_to_end(&mut said).unwrap();
         (end, String::from_utf8_lossy(&said).into_owned())
     }
 
@@ -761,15 +769,15 @@ mod tests {
     fn a_further_connection_that_ends_is_no_end() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path().join("lull"));
-        let door = Door::open(&folder).unwrap();
-        let token = door.token();
+        let join_socket = JoinSocket::open(&folder).unwrap();
+        let token = join_socket.token();
         let (from, mut first) = pipe().unwrap();
-        let mut source = Source::new(from.as_fd(), Vec::new(), Some(door));
+        let mut source = Source::new(from.as_fd(), Vec::new(), Some(join_socket));
         let join = || {
             let (from, joins) = pipe().unwrap();
-            let (heard, to) = pipe().unwrap();
-            let stays = hand_over(&folder, token, from.as_fd(), to.as_fd()).unwrap();
-            (joins, heard, stays)
+            let (received, to) = pipe().unwrap();
+            let stays = send_connection(&folder, token, from.as_fd(), to.as_fd()).unwrap();
+            (joins, received, stays)
         };
         let one = join();
         let (mut other, _heard, stays) = join();
@@ -795,10 +803,10 @@ mod tests {
     #[test]
     fn a_copy_that_is_expected_is_waited_for() {
         let (from, mut to) = pipe().unwrap();
-        let (mut heard, to_source) = pipe().unwrap();
+        let (mut received, to_source) = pipe().unwrap();
         let end = std::thread::spawn(move || {
             let mut source = Source::new(from.as_fd(), to_source, None);
-            serve(&mut source, Nowhere(0)).unwrap_err()
+            serve(&mut source, NeverBuilt(0)).unwrap_err()
         });
         to.write_all(NEWEST).unwrap();
         to.write_all(&expected()).unwrap();
@@ -807,12 +815,12 @@ mod tests {
         let mut line = Vec::new();
         let mut byte = [0];
         while byte != *b"\n" {
-            heard.read_exact(&mut byte).unwrap();
+            received.read_exact(&mut byte).unwrap();
             line.extend(byte);
         }
         let (pong, armed) = (FromLand::Pong.encode(), FromLand::Armed.encode());
         let mut said = vec![0; pong.len() + armed.len()];
-        heard.read_exact(&mut said).unwrap();
+        received.read_exact(&mut said).unwrap();
         assert_eq!(said, [pong, armed].concat());
         to.write_all(&expected()).unwrap();
         let end = end.join().unwrap();
@@ -862,7 +870,7 @@ mod tests {
         to.write_all(&expected()).unwrap();
         let mut source = Source::new(from.as_fd(), Vec::new(), None);
         source.silence_max = Duration::ZERO;
-        let end = serve(&mut source, Nowhere(3)).unwrap_err();
+        let end = serve(&mut source, NeverBuilt(3)).unwrap_err();
         assert!(matches!(end, End::Gone), "{end}");
     }
 }

@@ -280,16 +280,16 @@ impl Waiting {
                 self.unwritten.remove(*gfn);
             }
         }
-        let mut gone = self.not_rings(&pages.gone)?;
-        gone.retain(|gfn| self.populated.contains(*gfn));
-        if !gone.is_empty() {
-            let taken = self.xen.take_frames(self.copy.domain, &gone);
+        let mut depopulated = self.not_rings(&pages.depopulated)?;
+        depopulated.retain(|gfn| self.populated.contains(*gfn));
+        if !depopulated.is_empty() {
+            let taken = self.xen.take_frames(self.copy.domain, &depopulated);
             taken.during("a page cannot be taken back")?;
-            for gfn in gone {
+            for gfn in depopulated {
                 self.populated.remove(gfn);
             }
         }
-        for gfn in &pages.gone {
+        for gfn in &pages.depopulated {
             self.unwritten.remove(*gfn);
         }
         Ok(())
@@ -302,9 +302,9 @@ impl Waiting {
     pub fn compare(&mut self, pages: &Pages, bytes: &[u8]) -> Result<Compared, Unfit> {
         self.check()?;
         let (frames, bytes) = self.own(pages, bytes)?;
-        let gone = self.not_rings(&pages.gone)?;
+        let depopulated = self.not_rings(&pages.depopulated)?;
         let mut wrong = self.those(&frames, |populated| !populated)?;
-        wrong.extend(self.those(&gone, |populated| populated)?);
+        wrong.extend(self.those(&depopulated, |populated| populated)?);
         if wrong.is_empty() && !frames.is_empty() {
             let there = self.map(&frames)?.to_vec();
             let pairs = frames.iter().zip(there.chunks(PAGE).zip(bytes));

@@ -21,7 +21,7 @@ pub struct Call {
     /// The name that the backend gave to the interface.
     pub vif: String,
     /// The guest to which the interface belongs.
-    pub guest: DomId,
+    pub domid: DomId,
     /// The number of the interface in the guest.
     pub device: u32,
     path: String,
@@ -51,12 +51,12 @@ impl Call {
             _ => Err(format!("no {name} in the environment")),
         };
         let path = value("XENBUS_PATH")?;
-        let (guest, device) =
+        let (domid, device) =
             device_of(&path).ok_or_else(|| format!("no interface's path: {path}"))?;
         Ok(Self {
             action,
             vif: value("vif")?,
-            guest,
+            domid,
             device,
             path,
         })
@@ -69,13 +69,13 @@ impl Call {
     }
 }
 
-/// The guest and device from `…backend/vif/GUEST/DEVICE`.
+/// The guest and device from `…backend/vif/DOMID/DEVICE`.
 fn device_of(path: &str) -> Option<(DomId, u32)> {
     let mut parts = path.rsplit('/');
     let device = parts.next()?.parse().ok()?;
-    let guest = parts.next()?.parse().ok()?;
+    let domid = parts.next()?.parse().ok()?;
     let is_vif = parts.next() == Some("vif") && parts.next() == Some("backend");
-    is_vif.then_some((guest, device))
+    is_vif.then_some((domid, device))
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
     fn libxls_call_is_understood() {
         let call = read("online type_if=vif", &DEVICE).unwrap();
         assert_eq!(call.action, Action::Online);
-        assert_eq!((call.guest, call.device), (7, 1));
+        assert_eq!((call.domid, call.device), (7, 1));
         assert_eq!(
             (call.vif.as_str(), call.path()),
             ("vif7.1", "backend/vif/7/1")
@@ -108,7 +108,7 @@ mod tests {
             ("XENBUS_PATH", "/local/domain/3/backend/vif/7/1"),
             DEVICE[1],
         ];
-        assert_eq!(read("online", &whole).unwrap().guest, 7);
+        assert_eq!(read("online", &whole).unwrap().domid, 7);
     }
 
     #[test]

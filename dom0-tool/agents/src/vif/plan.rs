@@ -198,7 +198,7 @@ fn attach(call: &Call, keys: &Keys, bridge: String, host: &Host) -> Result<Attac
         mtu: Some(mtu).filter(|mtu| *mtu > 0),
         frontend_mtu: format!(
             "/local/domain/{}/device/vif/{}/mtu",
-            call.guest, call.device
+            call.domid, call.device
         ),
     })
 }

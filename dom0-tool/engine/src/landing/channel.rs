@@ -165,12 +165,12 @@ mod tests {
             FromLand::Failed("no memory".into()),
         ];
         let bytes: Vec<u8> = sent.iter().flat_map(FromLand::encode).collect();
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for byte in &bytes {
             land.write_all(&[*byte]).unwrap();
-            heard.extend(answers.next().unwrap());
+            received.extend(answers.next().unwrap());
         }
-        assert_eq!(heard, sent);
+        assert_eq!(received, sent);
         land.write_all(&bytes).unwrap();
         for answer in sent {
             assert_eq!(answers.next().unwrap(), Some(answer));

@@ -84,7 +84,7 @@ impl Landing for Classic {
         Vec::new()
     }
 
-    fn tell_gone(&mut self, _: &mut Queue) -> bool {
+    fn send_depopulated(&mut self, _: &mut Queue) -> bool {
         false
     }
 

@@ -12,8 +12,8 @@ use lull_wire::channel::{self, Expect};
 /// How far the destination is with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    Untold,
-    Told,
+    Unannounced,
+    Announced,
     Armed,
 }
 
@@ -37,7 +37,7 @@ impl Expected {
     pub const fn new(copy: Expect) -> Self {
         Self {
             copy,
-            stage: Stage::Untold,
+            stage: Stage::Unannounced,
             sent: false,
             awaited: None,
             reported: false,
@@ -64,25 +64,25 @@ impl Expected {
 
     /// The message that announces the copy, once.
     pub fn announcement(&mut self) -> Option<Vec<u8>> {
-        let untold = self.stage == Stage::Untold;
-        if untold {
-            self.stage = Stage::Told;
+        let is_first = self.stage == Stage::Unannounced;
+        if is_first {
+            self.stage = Stage::Announced;
         }
-        untold.then(|| channel::expect(&self.copy))
+        is_first.then(|| channel::expect(&self.copy))
     }
 
-    /// The destination is armed. Returns whether it was to say so now.
+    /// Records that the destination is armed. Returns whether that answer was due.
     pub fn arm(&mut self) -> bool {
-        let told = self.stage == Stage::Told;
-        if told {
+        let is_due = self.stage == Stage::Announced;
+        if is_due {
             self.stage = Stage::Armed;
         }
-        told
+        is_due
     }
 
     /// Whether the destination owes an answer.
     pub fn is_due(&self) -> bool {
-        self.stage == Stage::Told
+        self.stage == Stage::Announced
     }
 
     /// Whether the stream may end.

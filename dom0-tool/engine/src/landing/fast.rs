@@ -11,9 +11,9 @@
 //! answered late.
 //!
 //! xl's handshake takes place while the guest still runs: the machine says when, and another
-//! round goes on beside it. At the end `lull land` starts the copy on the engine's word
-//! (`starting`). A destination with an older lull does not know that: there
-//! the handshake follows once everything is in place.
+//! round is sent meanwhile. At the end `lull land` starts the copy when the
+//! engine sends Start (`starting`). An older lull at the destination does not know Start:
+//! there the handshake follows once everything is in place.
 //!
 //! A batch counts as sent once the destination has put it into place. The learned rate is
 //! therefore that of the whole path, and no page waits unseen in a pipe when the guest
@@ -23,7 +23,7 @@
 //! out to all of them. Nothing orders what travels on different connections, so no frame may
 //! be under way on two of them:
 //! - A round ends when all of it is answered, and names each frame once.
-//! - A list of frames that have gone belongs to no round. It is sent while nothing is under
+//! - A list of depopulated frames belongs to no round. It is sent while nothing is under
 //!   way elsewhere, and batches take the first connection until it is answered.
 //! - What was under way on a connection that is lost is sent again once the destination has
 //!   said that it reads nothing more from it.
@@ -43,11 +43,11 @@ use lull_wire::stream::records;
 use super::channel::{Answers, Channel};
 use super::classic::send_in_stream;
 use super::comparison::Comparison;
+use super::destination_frames::DestinationFrames;
 use super::expected::Expected;
 use super::further::Further;
 use super::joined::Share;
 use super::pulse::{Beat, Pulse};
-use super::there::There;
 use super::{Host, Landing, Means, Received, ToVerify};
 use crate::domains::Domains;
 use crate::emit::log;
@@ -62,9 +62,9 @@ use crate::stream::sink::Sink;
 /// of it. The transport keeps the deadline from then on.
 const HANDOVER: Micros = Micros::from_millis(10);
 
-/// The most messages about gone frames that may be unanswered at a time. No more of them
+/// The most messages about depopulated frames that may be unanswered at a time. No more of them
 /// wait in the queue.
-const GOING_MAX: usize = 16;
+const DEPOPULATED_MAX: usize = 16;
 
 /// The number of records that name frames and wait in the queue at a time: 512 KiB.
 const NAMING_MAX: usize = 64;
@@ -97,8 +97,8 @@ enum Stage {
 enum Asked {
     /// A share of the batch of this slot, with contents of so many bytes.
     Share { slot: usize, bytes: usize },
-    /// A list of frames that have gone.
-    Gone,
+    /// A list of depopulated frames.
+    Depopulated,
     /// A batch to compare.
     Comparison,
     /// To read nothing more from the connection of this number.
@@ -118,9 +118,9 @@ pub struct Fast {
     /// All frames below this one are named in the stream, if they have a page.
     named: u64,
     /// What it has of the guest's frames.
-    there: There,
+    at_destination: DestinationFrames,
     /// For each slot, the frames of its batch that no longer have a page.
-    gone: [Vec<u64>; SLOTS],
+    depopulated: [Vec<u64>; SLOTS],
     /// The state from which the destination builds the guest.
     provisional: Option<Saved>,
     comparison: Comparison,
@@ -151,8 +151,8 @@ impl Fast {
             },
             asked: VecDeque::new(),
             named: 0,
-            there: There::new(guest_pfns, tot_pages),
-            gone: Default::default(),
+            at_destination: DestinationFrames::new(guest_pfns, tot_pages),
+            depopulated: Default::default(),
             provisional: None,
             comparison: Comparison::default(),
             pulse: Pulse::new(Instant::now()),
@@ -185,7 +185,7 @@ impl Fast {
             }
             with.queue.push(records::allocate(&frames));
             records += 1;
-            self.there.name(&frames);
+            self.at_destination.name(&frames);
         }
         Ok(())
     }
@@ -207,7 +207,7 @@ impl Fast {
             _ => 0,
         };
         let owed = self.asked.iter().map(owed).sum();
-        let share = match self.is_telling_gone() {
+        let share = match self.is_sending_depopulated() {
             true => Some(share),
             false => self.further.push(share, owed),
         };
@@ -217,8 +217,8 @@ impl Fast {
         self.asked.push_back(Asked::Share { slot, bytes });
     }
 
-    /// Deals with connections that are lost: the destination is told which, the host why,
-    /// and what they carried is sent again.
+    /// Handles lost connections: sends Leave to the destination, reports the reason to the
+    /// host, and sends again what they carried.
     fn replace_lost(&mut self, with: &mut Means<'_>) {
         for number in self.further.take_lost() {
             with.queue.push(channel::leave(number));
@@ -288,7 +288,7 @@ impl Fast {
             Beat::Dead => {
                 let silence = SILENCE.as_secs();
                 return Err(Failure::LandLost(format!(
-                    "it was not heard for {silence} s"
+                    "it sent nothing for {silence} s"
                 )));
             }
             Beat::Ask => {}
@@ -324,7 +324,7 @@ impl Landing for Fast {
     /// Ends a stream that carries round 0 with a state of the running guest.
     fn end_round(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
         if self.stage != Stage::FirstPass {
-            self.there.check_all_sent()?;
+            self.at_destination.check_all_sent()?;
             return Ok(false);
         }
         let state = with.domains.saved();
@@ -374,7 +374,7 @@ impl Landing for Fast {
                 self.stage = Stage::Attaching;
                 with.queue.push(channel::attach(&self.attach));
             }
-            Stage::Open => drop(self.tell_gone(with.queue)),
+            Stage::Open => drop(self.send_depopulated(with.queue)),
             _ => {}
         }
         self.further.feel_pulses();
@@ -386,7 +386,7 @@ impl Landing for Fast {
         let Some(answer) = self.from.next()? else {
             return Ok(self.further.recv());
         };
-        self.pulse.felt(Instant::now());
+        self.pulse.received(Instant::now());
         let asked = match (&answer, self.stage) {
             (FromLand::Failed(why), _) => return Err(Failure::Land(why.clone())),
             (FromLand::Pong, _) if std::mem::take(&mut self.pinged) => {
@@ -417,7 +417,7 @@ impl Landing for Fast {
                 self.further.left(number);
                 Ok(Some(Received::Noted))
             }
-            (FromLand::Applied, Some(Asked::Gone)) => Ok(Some(Received::Noted)),
+            (FromLand::Applied, Some(Asked::Depopulated)) => Ok(Some(Received::Noted)),
             (FromLand::Compared { differing, first }, Some(Asked::Comparison)) => {
                 self.comparison.add(differing, first);
                 Ok(Some(Received::Noted))
@@ -451,7 +451,7 @@ impl Landing for Fast {
 
     fn left_out(&mut self, slot: u8, pfns: Vec<u64>) {
         if self.is_open() {
-            self.gone[usize::from(slot)] = pfns;
+            self.depopulated[usize::from(slot)] = pfns;
         }
     }
 
@@ -462,18 +462,18 @@ impl Landing for Fast {
 
     /// Sends the batch into the stream or, once that has ended, over the channel.
     fn send(&mut self, queue: &mut Queue, slot: usize, copied: Copied) -> bool {
-        self.there.send(&copied.pages);
-        self.there.send(&copied.zeros);
+        self.at_destination.send(&copied.pages);
+        self.at_destination.send(&copied.zeros);
         if !self.is_open() {
             return send_in_stream(queue, slot, &copied.pages);
         }
-        let gone = std::mem::take(&mut self.gone[slot]);
-        self.there.remove(&gone);
-        let connections = match self.is_telling_gone() {
+        let depopulated = std::mem::take(&mut self.depopulated[slot]);
+        self.at_destination.depopulate(&depopulated);
+        let connections = match self.is_sending_depopulated() {
             true => 1,
             false => usize::from(self.further.connections()),
         };
-        let shares = Share::of_batch(slot, copied, gone, connections);
+        let shares = Share::of_batch(slot, copied, depopulated, connections);
         self.further.begin(slot, shares.len());
         let any = !shares.is_empty();
         for share in shares {
@@ -492,43 +492,43 @@ impl Landing for Fast {
     }
 
     fn see_pages(&mut self, pages: u64) {
-        self.there.see_pages(pages);
+        self.at_destination.see_pages(pages);
     }
 
     fn is_ballooning(&self) -> bool {
-        self.is_open() && self.there.is_ballooning()
+        self.is_open() && self.at_destination.is_ballooning()
     }
 
     fn list(&mut self, now: &[u64]) -> Vec<u64> {
-        self.there.list(now)
+        self.at_destination.list(now)
     }
 
-    fn tell_gone(&mut self, queue: &mut Queue) -> bool {
-        if !self.there.has_gone() {
+    fn send_depopulated(&mut self, queue: &mut Queue) -> bool {
+        if !self.at_destination.has_depopulated() {
             return false;
         }
         if self.further.is_spread() {
             return true;
         }
-        let is_gone = |asked: &&Asked| **asked == Asked::Gone;
-        while self.asked.iter().filter(is_gone).count() < GOING_MAX {
-            let gone = self.there.take_gone(BATCH_PAGES);
-            if gone.is_empty() {
+        let is_depopulated = |asked: &&Asked| **asked == Asked::Depopulated;
+        while self.asked.iter().filter(is_depopulated).count() < DEPOPULATED_MAX {
+            let depopulated = self.at_destination.take_depopulated(BATCH_PAGES);
+            if depopulated.is_empty() {
                 return false;
             }
             queue.push(channel::pages_header(&Pages {
                 purpose: Purpose::Write,
                 present: Vec::new(),
                 zero: Vec::new(),
-                gone,
+                depopulated,
             }));
-            self.asked.push_back(Asked::Gone);
+            self.asked.push_back(Asked::Depopulated);
         }
         true
     }
 
-    fn is_telling_gone(&mut self) -> bool {
-        self.there.has_gone() || self.asked.contains(&Asked::Gone)
+    fn is_sending_depopulated(&mut self) -> bool {
+        self.at_destination.has_depopulated() || self.asked.contains(&Asked::Depopulated)
     }
 
     /// Every page of the guest is compared, and every frame without one, while neither copy
@@ -544,7 +544,7 @@ impl Landing for Fast {
     }
 
     fn verify(&mut self, queue: &mut Queue, pfns: &[u64], pages: Option<Vec<u8>>) {
-        let (present, gone) = match pages {
+        let (present, depopulated) = match pages {
             Some(_) => (pfns.to_vec(), Vec::new()),
             None => (Vec::new(), pfns.to_vec()),
         };
@@ -552,7 +552,7 @@ impl Landing for Fast {
             purpose: Purpose::Compare,
             present,
             zero: Vec::new(),
-            gone,
+            depopulated,
         }));
         queue.push(pages.unwrap_or_default());
         self.asked.push_back(Asked::Comparison);
@@ -574,7 +574,7 @@ impl Landing for Fast {
 
     /// Sends the state that replaces the one with which the stream ended.
     fn send_final_state(&mut self, queue: &mut Queue, state: &Saved) -> Result<(), Failure> {
-        self.there.check_all_sent()?;
+        self.at_destination.check_all_sent()?;
         if !self.expected.as_ref().is_none_or(Expected::has_devices) {
             return Err(Failure::Bug("its devices' state was not sent".into()));
         }

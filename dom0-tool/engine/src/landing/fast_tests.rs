@@ -38,7 +38,7 @@ fn batch(frames: std::ops::Range<u64>) -> Copied {
     }
 }
 
-/// Answers all that is under way on this connection, and hears it.
+/// Answers all messages on this connection that are not answered, and reads the answers.
 fn answer(fast: &mut Fast, lines: &mut [Line], number: usize) {
     let count = match number.checked_sub(1) {
         None => fast.asked.len(),
@@ -58,10 +58,10 @@ fn under_way(fast: &Fast) -> [usize; 3] {
     [fast.asked.len(), further[0], further[1]]
 }
 
-/// Frames that have gone may be back in the next batch. If the two crossed on different
+/// Depopulated frames may be back in the next batch. If the two crossed on different
 /// connections, the destination would take the page away again.
 #[test]
-fn what_has_gone_is_told_while_nothing_is_under_way_elsewhere() {
+fn depopulated_frames_are_sent_while_nothing_is_under_way_elsewhere() {
     let (mut fast, mut lines) = open();
     let mut queue = Queue::default();
     assert!(fast.send(&mut queue, 0, batch(0..300)));
@@ -70,7 +70,7 @@ fn what_has_gone_is_told_while_nothing_is_under_way_elsewhere() {
     let mut now = vec![u64::MAX; 64];
     now[0] = !0b1100;
     fast.list(&now);
-    assert!(fast.tell_gone(&mut queue), "it has to wait");
+    assert!(fast.send_depopulated(&mut queue), "it has to wait");
     assert!(fast.send(&mut queue, 1, batch(300..600)));
     assert_eq!(
         under_way(&fast),
@@ -78,10 +78,10 @@ fn what_has_gone_is_told_while_nothing_is_under_way_elsewhere() {
         "batches take the first connection"
     );
     answer(&mut fast, &mut lines, 1);
-    assert!(fast.tell_gone(&mut queue), "it has to wait");
+    assert!(fast.send_depopulated(&mut queue), "it has to wait");
     answer(&mut fast, &mut lines, 2);
-    assert!(!fast.tell_gone(&mut queue));
-    assert_eq!(fast.asked.back(), Some(&Asked::Gone));
+    assert!(!fast.send_depopulated(&mut queue));
+    assert_eq!(fast.asked.back(), Some(&Asked::Depopulated));
     // One of them is back before that is answered.
     assert!(fast.send(&mut queue, 2, batch(3..200)));
     assert_eq!(under_way(&fast), [4, 0, 0]);
@@ -91,29 +91,29 @@ fn what_has_gone_is_told_while_nothing_is_under_way_elsewhere() {
     assert_eq!(under_way(&fast), [1, 1, 1]);
 }
 
-/// A guest under a limit is not stopped meanwhile: what is left would be told in its pause.
-/// Its number of pages has long come to rest.
+/// The count that ends a round waits for that: what is left would be sent in the pause. The
+/// guest's number of pages no longer changes.
 #[test]
-fn a_guest_that_gave_back_much_is_unsettled_until_the_destination_knows() {
+fn what_a_guest_gave_back_is_being_told_until_the_destination_knows_all_of_it() {
     const FRAMES: u64 = 60_000;
     let (mut fast, mut lines) = open();
-    fast.there = There::new(FRAMES, FRAMES);
+    fast.at_destination = DestinationFrames::new(FRAMES, FRAMES);
     let mut queue = Queue::default();
     let all: Vec<u64> = (0..FRAMES).collect();
-    fast.there.send(&all);
-    assert!(!fast.is_telling_gone());
+    fast.at_destination.send(&all);
+    assert!(!fast.is_sending_depopulated());
     let none = vec![0; FRAMES.div_ceil(64) as usize];
     fast.list(&none);
     let mut looks = 0;
-    while fast.tell_gone(&mut queue) {
+    while fast.send_depopulated(&mut queue) {
         looks += 1;
-        assert!(fast.is_telling_gone() && !fast.is_ballooning());
+        assert!(fast.is_sending_depopulated() && !fast.is_ballooning());
         answer(&mut fast, &mut lines, 0);
     }
     assert!(looks > 1, "all was told at once");
-    assert!(fast.is_telling_gone(), "the rest is not answered");
+    assert!(fast.is_sending_depopulated(), "the rest is not answered");
     answer(&mut fast, &mut lines, 0);
-    assert!(!fast.is_telling_gone());
+    assert!(!fast.is_sending_depopulated());
 }
 
 /// What a connection was to carry goes nowhere else before the destination has said that

@@ -22,8 +22,8 @@ use crate::domains::Domains;
 /// A connection that was lost while shares of it were not answered.
 struct Lost {
     number: u8,
-    /// Whether the destination was told.
-    told: bool,
+    /// Whether Leave was sent to the destination.
+    leave_sent: bool,
     shares: Vec<Share>,
 }
 
@@ -39,7 +39,7 @@ pub struct Further {
     again: Vec<Share>,
     /// Why connections were lost, where this is not reported yet.
     losses: Vec<String>,
-    /// Whether a connection was lost since the answers were last heard.
+    /// Whether a connection was lost since the answers were last read.
     narrowed: bool,
     /// The number of bytes written to connections that were lost.
     written_in_vain: u64,
@@ -102,11 +102,11 @@ impl Further {
     }
 
     /// The numbers of the connections from which the destination is to read nothing more,
-    /// as it has not been told yet.
+    /// because Leave was not sent yet.
     pub fn take_lost(&mut self) -> Vec<u8> {
-        let untold = self.lost.iter_mut().filter(|lost| !lost.told);
-        let numbers = untold.map(|lost| {
-            lost.told = true;
+        let unsent = self.lost.iter_mut().filter(|lost| !lost.leave_sent);
+        let numbers = unsent.map(|lost| {
+            lost.leave_sent = true;
             lost.number
         });
         numbers.collect()
@@ -158,7 +158,7 @@ impl Further {
         std::mem::take(&mut self.narrowed).then_some(Received::Narrowed)
     }
 
-    /// Asks each connection that has been silent for a sign of life.
+    /// Sends a ping over each connection that has been silent.
     pub fn feel_pulses(&mut self) {
         if self.is_over {
             return;
@@ -195,8 +195,8 @@ impl Further {
 
     /// The descriptors on which answers arrive, while any is expected.
     pub fn wake_on(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let heard = self.joined.iter().filter(|_| !self.is_over);
-        heard.map(Joined::wake_on)
+        let received = self.joined.iter().filter(|_| !self.is_over);
+        received.map(Joined::wake_on)
     }
 
     /// The descriptors to which bytes wait to be written.
@@ -220,7 +220,7 @@ impl Further {
         if !shares.is_empty() {
             self.lost.push(Lost {
                 number,
-                told: false,
+                leave_sent: false,
                 shares,
             });
         }

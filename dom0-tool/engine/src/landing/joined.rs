@@ -36,9 +36,14 @@ pub struct Share {
 
 impl Share {
     /// Shares a slot's batch out to so many connections. None if it is empty.
-    pub fn of_batch(slot: usize, copied: Copied, gone: Vec<u64>, connections: usize) -> Vec<Self> {
+    pub fn of_batch(
+        slot: usize,
+        copied: Copied,
+        depopulated: Vec<u64>,
+        connections: usize,
+    ) -> Vec<Self> {
         let Copied { pages, zeros } = copied;
-        let frames = pages.len() + zeros.len() + gone.len();
+        let frames = pages.len() + zeros.len() + depopulated.len();
         let count = connections.min(frames.div_ceil(LEAST));
         let part = |list: &[u64], nth: usize| {
             let at = |nth: usize| nth * list.len() / count;
@@ -53,7 +58,7 @@ impl Share {
                     purpose: Purpose::Write,
                     present,
                     zero: part(&zeros, nth).1,
-                    gone: part(&gone, nth).1,
+                    depopulated: part(&depopulated, nth).1,
                 },
             }
         };
@@ -83,7 +88,7 @@ impl Share {
 pub enum LandMessage {
     /// The oldest share is in place.
     Applied(Share),
-    /// A sign of life.
+    /// The answer to a ping.
     Pong,
 }
 
@@ -174,7 +179,7 @@ impl Joined {
             Err(Failure::LandLost(why) | Failure::Land(why)) => return Err(why),
             Err(error) => return Err(error.to_string()),
         };
-        self.pulse.felt(now);
+        self.pulse.received(now);
         match answer {
             FromLand::Pong if std::mem::take(&mut self.pinged) => Ok(Some(LandMessage::Pong)),
             FromLand::Applied => match self.asked.pop_front() {
@@ -186,14 +191,14 @@ impl Joined {
         }
     }
 
-    /// Asks for a sign of life if the connection has been silent.
+    /// Sends a ping if the connection has been silent.
     ///
     /// # Errors
     /// When it is lost.
     pub fn feel_pulse(&mut self, now: Instant) -> Result<(), String> {
         match self.pulse.look(now, !self.asked.is_empty()) {
             Beat::Fine => {}
-            Beat::Dead => return Err(format!("it was not heard for {} s", SILENCE.as_secs())),
+            Beat::Dead => return Err(format!("it sent nothing for {} s", SILENCE.as_secs())),
             Beat::Ask => {
                 self.pinged = true;
                 self.queue.push(channel::ping());
@@ -225,23 +230,23 @@ mod tests {
             counts in (0..=1024_usize, 0..=1024_usize, 0..=1024_usize),
             connections in 1..=8_usize,
         ) {
-            let (pages, zeros, gone) = counts;
+            let (pages, zeros, depopulated) = counts;
             let zeros = zeros.min(1024 - pages);
-            let gone = gone.min(1024 - pages - zeros);
+            let depopulated = depopulated.min(1024 - pages - zeros);
             let list = |from: usize, count: usize| (from as u64..(from + count) as u64).collect();
             let copied = Copied { pages: list(0, pages), zeros: list(2_000, zeros) };
-            let shares = Share::of_batch(3, copied, list(4_000, gone), connections);
+            let shares = Share::of_batch(3, copied, list(4_000, depopulated), connections);
             prop_assert!(shares.len() <= connections);
-            prop_assert_eq!(shares.is_empty(), pages + zeros + gone == 0);
+            prop_assert_eq!(shares.is_empty(), pages + zeros + depopulated == 0);
             let mut seen: (Vec<u64>, Vec<u64>, Vec<u64>) = Default::default();
             for share in &shares {
                 prop_assert_eq!(share.first, seen.0.len());
                 prop_assert!(connections == 1 || share.may_join() || shares.len() == 1);
                 seen.0.extend(&share.pages.present);
                 seen.1.extend(&share.pages.zero);
-                seen.2.extend(&share.pages.gone);
+                seen.2.extend(&share.pages.depopulated);
             }
-            let all: [Vec<u64>; 3] = [list(0, pages), list(2_000, zeros), list(4_000, gone)];
+            let all: [Vec<u64>; 3] = [list(0, pages), list(2_000, zeros), list(4_000, depopulated)];
             prop_assert_eq!([seen.0, seen.1, seen.2], all);
         }
     }

@@ -11,13 +11,13 @@ mod balloon;
 mod channel;
 mod classic;
 mod comparison;
+mod depopulated;
+mod destination_frames;
 mod expected;
 mod fast;
 mod further;
-mod going;
 mod joined;
 mod pulse;
-mod there;
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -50,7 +50,7 @@ pub struct Means<'a> {
     pub sink: &'a mut Sink,
     /// The process that hosts the engine.
     pub host: &'a mut dyn Host,
-    /// What the other processes have said so far.
+    /// The messages of the other processes so far.
     pub news: News,
 }
 
@@ -179,13 +179,13 @@ pub trait Landing {
     /// to send whatever the dirty log says of them.
     fn list(&mut self, now: &[u64]) -> Vec<u64>;
 
-    /// Puts messages about frames that have gone into the queue. Returns whether more are
+    /// Puts messages about depopulated frames into the queue. Returns whether more are
     /// left, for which there is no room yet.
-    fn tell_gone(&mut self, queue: &mut Queue) -> bool;
+    fn send_depopulated(&mut self, queue: &mut Queue) -> bool;
 
-    /// Whether the destination is being told of frames that have gone: some are left, or are
+    /// Whether depopulated frames are being sent to the destination: some are left, or are
     /// not answered. Batches take one connection meanwhile, because the frames may be back.
-    fn is_telling_gone(&mut self) -> bool {
+    fn is_sending_depopulated(&mut self) -> bool {
         false
     }
 
@@ -220,13 +220,13 @@ pub trait Landing {
     /// Puts the stopped guest's state into the queue. All pages are in place.
     ///
     /// # Errors
-    /// When the state cannot replace what the destination has been told before.
+    /// When the state cannot replace the one that was sent before.
     fn send_final_state(&mut self, queue: &mut Queue, state: &Saved) -> Result<(), Failure>;
 
     /// Whether nothing is missing once the queue is empty.
     fn is_complete(&self) -> bool;
 
-    /// Puts the word to start the copy into the queue ([`Received::Started`]), if xl's handshake
+    /// Puts Start into the queue ([`Received::Started`]), if xl's handshake
     /// was over before the guest stopped.
     fn start(&mut self, queue: &mut Queue);
 }

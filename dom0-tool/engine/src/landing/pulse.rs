@@ -1,4 +1,4 @@
-//! Whether the other end of a silent connection is still there.
+//! Finds out whether the other end of a silent connection still answers.
 
 use std::time::Instant;
 
@@ -9,40 +9,40 @@ use lull_wire::channel::{PING, SILENCE};
 pub enum Beat {
     /// The other end has answered lately.
     Fine,
-    /// Ask for a sign of life.
+    /// Send a ping.
     Ask,
     /// The other end has owed an answer for too long.
     Dead,
 }
 
-/// The signs of life of the other end.
+/// When the other end of a connection last answered.
 #[derive(Debug)]
 pub struct Pulse {
-    /// When it was last heard, or last owed nothing.
-    heard: Instant,
-    /// When it was last asked, if it has not been heard since.
+    /// When its last message came, or when no answer was due any more.
+    last_message_at: Instant,
+    /// When it was last asked, if no message came since.
     asked: Option<Instant>,
 }
 
 impl Pulse {
-    /// An end that was heard at this moment.
+    /// An end whose last message came at this moment.
     pub fn new(now: Instant) -> Self {
         Self {
-            heard: now,
+            last_message_at: now,
             asked: None,
         }
     }
 
-    /// Records that it was heard.
-    pub fn felt(&mut self, now: Instant) {
-        self.heard = now;
+    /// Records that a message came.
+    pub fn received(&mut self, now: Instant) {
+        self.last_message_at = now;
         self.asked = None;
     }
 
     /// Decides what to do. `is_due` says whether it owes another answer, so that it need not
     /// be asked.
     pub fn look(&mut self, now: Instant, is_due: bool) -> Beat {
-        let silent = now.duration_since(self.heard);
+        let silent = now.duration_since(self.last_message_at);
         if self.asked.is_none() && is_due {
             // It owes that answer from now on.
             self.asked = Some(now);
@@ -95,7 +95,7 @@ mod tests {
                 Beat::Ask | Beat::Fine => {}
             }
             if seconds % 10 == 0 {
-                pulse.felt(now);
+                pulse.received(now);
             }
         }
     }

@@ -108,21 +108,23 @@ pub fn memory_bytes(guest_pfns: u64) -> Result<u64, ImageError> {
 }
 
 impl<'x> Stub<'x> {
-    /// Builds a stub for `guest`, with a bitmap of `guest_pfns` bits, and
+    /// Builds a stub for guest `guest_domid`, with a bitmap of `guest_pfns` bits, and
     /// starts it.
     ///
     /// # Errors
     /// When a step fails. Nothing is left behind then.
     pub fn build(
         xen: &'x Xen,
-        guest: DomId,
+        guest_domid: DomId,
         guest_pfns: u64,
         config: Config,
     ) -> Result<Self, StubError> {
         let image = Image::embedded()?;
         let space = AddressSpace::new(&image, guest_pfns);
 
-        let domid = xen.create_pv_domain(handle(guest)).during("created")?;
+        let domid = xen
+            .create_pv_domain(handle(guest_domid))
+            .during("created")?;
         let unfinished = Unfinished { xen, domid };
         // One page more than the domain has, because the limit also counts Xen's own.
         let kib = (space.pages() as u64 + 1) * PAGE as u64 / 1024;
@@ -151,7 +153,7 @@ impl<'x> Stub<'x> {
         let context = boot_context(&image, mfns[space.root_pfn()]).during("prepared")?;
         xen.set_vcpu_context(domid, 0, &context)
             .during("prepared")?;
-        name(domid, guest);
+        name(domid, guest_domid);
         // A cap would be safer against a stub that spins, but it would also hold up the
         // copying during the pause. A weight matters only where the processor is scarce.
         let weight = xen.set_half_the_weight_of(domid, DOM0);
@@ -300,18 +302,18 @@ fn boot_context(image: &Image, root_mfn: u64) -> io::Result<HypercallBuffer<u8>>
 }
 
 /// The stub's UUID, which names its guest and its process.
-fn handle(guest: DomId) -> [u8; 16] {
+fn handle(guest_domid: DomId) -> [u8; 16] {
     let mut handle = [0; 16];
     handle[..8].copy_from_slice(MARK);
-    handle[8..10].copy_from_slice(&guest.to_le_bytes());
+    handle[8..10].copy_from_slice(&guest_domid.to_le_bytes());
     handle[12..].copy_from_slice(&process::id().to_le_bytes());
     handle
 }
 
 /// Gives the domain a name in `xl list`. The name is a convenience, so errors are ignored.
-fn name(domid: DomId, guest: DomId) {
+fn name(domid: DomId, guest_domid: DomId) {
     let path = format!("/local/domain/{domid}/name");
-    let name = format!("lull-stub-{guest}");
+    let name = format!("lull-stub-{guest_domid}");
     let _ = Xenstore::open().and_then(|mut store| store.write(&path, &name));
 }
 

@@ -179,7 +179,7 @@ mod tests {
         }
     }
 
-    fn heard_of(bytes: &[u8], piece: usize) -> Vec<u8> {
+    fn received_of(bytes: &[u8], piece: usize) -> Vec<u8> {
         let heard = RefCell::default();
         let mut decoder = LogDecoder {
             stream: Box::new(Received(&heard)),
@@ -199,9 +199,9 @@ mod tests {
         let cut = [vec![7; MAX_LINE_BYTES], vec![0]].concat();
         let expected = [&[1, 2, 0, 3, 0][..], &cut, &[4, 0, 0]].concat();
         for piece in [1, 1_000, 4_096, sent.len()] {
-            assert_eq!(heard_of(&sent, piece), expected, "in pieces of {piece}");
+            assert_eq!(received_of(&sent, piece), expected, "in pieces of {piece}");
         }
-        assert_eq!(heard_of(&[7; 100_000], 4_096).len(), MAX_LINE_BYTES);
+        assert_eq!(received_of(&[7; 100_000], 4_096).len(), MAX_LINE_BYTES);
     }
 
     /// A hostile log, as a stub that the guest has taken over may write it.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
+use std::time::{Duration, Instant};
 
 use lull_wire::channel::{self, FromLand, Purpose, ToLand};
 use lull_wire::stream::hvm_context;
@@ -27,6 +28,9 @@ pub const GIVES_UP: &str = "the guest's QEMU does not take its state";
 
 /// Why it does not start the copy.
 pub const NOT_STARTED: &str = "domain 12 could not be started";
+
+/// How long a slow destination takes to follow a guest that has given memory back.
+const FOLLOWING: Duration = Duration::from_millis(300);
 
 /// What a frame holds of which only the number has come.
 const HANDED_OUT: u64 = u64::MAX;
@@ -60,6 +64,13 @@ impl Inlet {
         (self.bytes.len() >= count).then(|| self.bytes.drain(..count).collect())
     }
 
+    /// The next frame of a channel, if it is complete. It is not taken.
+    fn peek(&self) -> Option<ToLand> {
+        let (kind, length) = channel::header(*self.bytes.first_chunk()?);
+        let body = self.bytes.get(8..8 + length)?;
+        Some(ToLand::decode(kind, body.to_vec()).unwrap())
+    }
+
     /// The next frame of a channel, if it is complete.
     fn frame(&mut self) -> Option<ToLand> {
         let (kind, length) = channel::header(*self.bytes.first_chunk()?);
@@ -90,6 +101,8 @@ pub struct Destination<'w> {
     land: Vec<Line>,
     /// What arrived on a connection that is lost, and was not handled.
     late: Option<Inlet>,
+    /// When it first heard only of frames that have gone.
+    gone_since: Option<Instant>,
     /// A number that orders what happens at the same time.
     chance: u32,
     begun: bool,
@@ -101,7 +114,7 @@ pub struct Destination<'w> {
     pub devices: Vec<u8>,
     /// Whether the final state is in place.
     pub landed: bool,
-    /// Whether the copy was started on the source's word.
+    /// Whether Start has started the copy.
     pub started: bool,
     /// What each frame holds here.
     pub copy: BTreeMap<u64, u64>,
@@ -118,6 +131,7 @@ impl<'w> Destination<'w> {
             stream: Some(Inlet::new(from_source)),
             land: Vec::new(),
             late: None,
+            gone_since: None,
             chance: 1,
             begun: false,
             ended: false,
@@ -215,12 +229,16 @@ impl<'w> Destination<'w> {
             let nth = (self.chance >> 16) as usize % open.len();
             let number = *open.iter().nth(nth).unwrap();
             let line = land.iter_mut().find(|line| line.number == number).unwrap();
+            if self.world.rests.get() && self.is_slow_with(line.inlet.peek()) {
+                open.remove(&number);
+                continue;
+            }
             let Some(frame) = line.inlet.frame() else {
                 open.remove(&number);
                 continue;
             };
             if let ToLand::Pages(pages, _) = &frame {
-                for gfn in [&pages.present, &pages.zero, &pages.gone]
+                for gfn in [&pages.present, &pages.zero, &pages.depopulated]
                     .into_iter()
                     .flatten()
                 {
@@ -242,6 +260,18 @@ impl<'w> Destination<'w> {
                 let _ = line.to_source.write_all(&answer.encode());
             }
         }
+    }
+
+    /// Whether this frame tells only of frames that have gone, and is not handled yet.
+    fn is_slow_with(&mut self, frame: Option<ToLand>) -> bool {
+        let Some(ToLand::Pages(pages, _)) = frame else {
+            return false;
+        };
+        let is_more = !pages.present.is_empty() || !pages.zero.is_empty();
+        if is_more || pages.depopulated.is_empty() {
+            return false;
+        }
+        self.gone_since.get_or_insert_with(Instant::now).elapsed() < FOLLOWING
     }
 
     /// Handles a record of the stream. Returns whether there was one.
@@ -304,16 +334,16 @@ impl<'w> Destination<'w> {
                 self.copy.extend(pages.present.into_iter().zip(writes));
                 self.zeros += pages.zero.len();
                 self.copy.extend(pages.zero.into_iter().map(|gfn| (gfn, 0)));
-                for gone in pages.gone {
-                    self.copy.remove(&gone);
+                for depopulated in pages.depopulated {
+                    self.copy.remove(&depopulated);
                 }
                 self.world.placed.set(self.world.placed.get() + 1);
                 FromLand::Applied
             }
             ToLand::Pages(pages, bytes) => {
                 let writes = bytes.chunks(PAGE).map(number).map(Some);
-                let gone = pages.gone.iter().map(|gfn| (gfn, None));
-                let expected = pages.present.iter().zip(writes).chain(gone);
+                let depopulated = pages.depopulated.iter().map(|gfn| (gfn, None));
+                let expected = pages.present.iter().zip(writes).chain(depopulated);
                 let wrong = expected.filter(|(gfn, write)| self.copy.get(gfn).copied() != *write);
                 let wrong: Vec<u64> = wrong.map(|(gfn, _)| *gfn).collect();
                 FromLand::Compared {

@@ -46,7 +46,7 @@ pub struct FakeHost<'w> {
     /// Since when the guest's QEMU is being stopped.
     stopping: Option<Instant>,
     /// What was reported.
-    pub told: Vec<Event>,
+    pub reported: Vec<Event>,
 }
 
 impl<'w> FakeHost<'w> {
@@ -63,7 +63,7 @@ impl<'w> FakeHost<'w> {
             started_there: None,
             devices: Devices(world),
             stopping: None,
-            told: Vec::new(),
+            reported: Vec::new(),
         }
     }
 }
@@ -148,17 +148,21 @@ impl Host for FakeHost<'_> {
     }
 
     fn cancel_suspend_request(&mut self) -> io::Result<bool> {
-        let unheard = self.world.guest.get() == Guest::Stopping;
-        if unheard {
+        let unanswered = self.world.guest.get() == Guest::Stopping;
+        if unanswered {
             self.asked = None;
             self.world.guest.set(Guest::Running);
         }
-        Ok(unheard)
+        Ok(unanswered)
     }
 
     fn poll(&mut self) -> io::Result<News> {
         if self.asks_to_start {
             thread::sleep(self.world.held_up.take());
+            if self.world.leaves.take() {
+                self.world.closed.set(true);
+                self.destination.borrow_mut().go_on();
+            }
         }
         Ok(News {
             cancelled: self.world.cancelled.get(),
@@ -171,7 +175,7 @@ impl Host for FakeHost<'_> {
         })
     }
 
-    /// Once the destination stalls, or has heard of all frames and does not begin, the operator
+    /// Once the destination stalls, or has all frames and does not begin, the operator
     /// sets a timeout that is soon over. A timeout from the start could be over before the phase
     /// of the fault, on a slow host.
     fn request(&mut self) -> Option<OperatorRequest> {
@@ -205,7 +209,7 @@ impl Host for FakeHost<'_> {
             let lines = &self.world.logged[usize::from(pausing)];
             lines.set(lines.get() + 1);
         }
-        self.told.push(event);
+        self.reported.push(event);
     }
 
     fn first_pass_done(&mut self) -> io::Result<()> {
@@ -233,7 +237,9 @@ impl Host for FakeHost<'_> {
         self.started_there = Some(started);
     }
 
-    fn leave_request(&mut self) {}
+    fn leave_guest(&mut self) {
+        self.world.left.set(true);
+    }
 
     fn log_devices(&mut self, on: bool) -> io::Result<()> {
         assert!(!on, "it is switched on before that");

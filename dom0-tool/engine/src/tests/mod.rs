@@ -34,19 +34,19 @@ use host::{FakeHost, Unrecorded};
 use model::Model;
 use world::Fault::{self, *};
 use world::Phase::{self, *};
-use world::{FRAMES, Guest, Way, World, XENS, words};
+use world::{FRAMES, Guest, LandingCase, World, XENS, words};
 
 /// The guest's domain number.
 const GUEST: u16 = 7;
 
-const LANDINGS: [Way; 7] = [
-    Way::CLASSIC,
-    Way::HVM_CLASSIC,
-    Way::HANDSHAKE_LAST,
-    Way::HANDSHAKE_FIRST,
-    Way::THIN,
-    Way::JOINED,
-    Way::HVM,
+const LANDINGS: [LandingCase; 7] = [
+    LandingCase::CLASSIC,
+    LandingCase::HVM_CLASSIC,
+    LandingCase::HANDSHAKE_LAST,
+    LandingCase::HANDSHAKE_FIRST,
+    LandingCase::THIN,
+    LandingCase::JOINED,
+    LandingCase::HVM,
 ];
 
 /// Longer than any attempt of the model takes, on the slowest host.
@@ -55,14 +55,14 @@ const AGES: Micros = Micros::from_millis(60_000);
 /// What an attempt is ordered to do.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
-    landing: Way,
+    landing: LandingCase,
     strike: Option<(Phase, Fault)>,
     limit: Option<Micros>,
     verify: Verify,
 }
 
 impl Plan {
-    const fn of(landing: Way) -> Self {
+    const fn of(landing: LandingCase) -> Self {
         Self {
             landing,
             strike: None,
@@ -71,7 +71,7 @@ impl Plan {
         }
     }
 
-    const fn struck(landing: Way, phase: Phase, fault: Fault) -> Self {
+    const fn struck(landing: LandingCase, phase: Phase, fault: Fault) -> Self {
         Self {
             strike: Some((phase, fault)),
             ..Self::of(landing)
@@ -89,14 +89,14 @@ struct Outcome {
     zeros: usize,
     /// Whether the final state of a fast landing is in place.
     landed: bool,
-    /// Whether the copy was started on the engine's word, and what the engine says of it.
+    /// Whether the copy was started by Start, and what the engine reports.
     started: (bool, Option<bool>),
-    told: Vec<Event>,
+    reported: Vec<Event>,
 }
 
 fn migrate(plan: Plan, log: &StubLog) -> Outcome {
     let world = World::new(plan.landing, plan.strike);
-    let (how, reason, destination, told) = {
+    let (how, reason, destination, reported) = {
         let (destination, connections) = Destination::new(&world);
         let mut host = FakeHost::new(&world, destination);
         let costs = FixedCosts {
@@ -173,7 +173,7 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
                 destination.landed,
                 (destination.started, host.started_there),
             ),
-            host.told,
+            host.reported,
         )
     };
     let ((copy, zeros), landed, started) = destination;
@@ -185,7 +185,7 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
         zeros,
         landed,
         started,
-        told,
+        reported,
     }
 }
 
@@ -194,11 +194,11 @@ impl Outcome {
     fn judge(&self, plan: Plan) {
         let Self { world, .. } = self;
         let ended = self
-            .told
+            .reported
             .iter()
             .filter(|event| matches!(event, Event::Ended(_)));
         assert_eq!(ended.count(), 1, "{plan:?}: ends reported");
-        let said = match self.told.last() {
+        let said = match self.reported.last() {
             Some(Event::Ended(ended)) => ended.how,
             other => panic!("{plan:?}: the last event is {other:?}"),
         };
@@ -257,7 +257,10 @@ impl Outcome {
             // `lull migrate` would resume it otherwise.
             let asked =
                 |event: &Event| matches!(event, Event::Round(round) if round.decision == "suspend");
-            assert!(!self.told.iter().any(asked), "{plan:?}: said to be asked");
+            assert!(
+                !self.reported.iter().any(asked),
+                "{plan:?}: said to be asked"
+            );
         }
         assert!(!self.reason.is_empty(), "{plan:?}: no reason");
     }
@@ -383,14 +386,14 @@ fn a_further_connection_that_breaks_in_any_phase_costs_nothing_but_itself() {
         for phase in JOINED_PHASES {
             for (fault, lost) in [(LosesOne, 1), (LosesOneLate, 1), (LosesAll, 2)] {
                 scope.spawn(move || {
-                    let plan = Plan::struck(Way::JOINED, phase, fault);
+                    let plan = Plan::struck(LandingCase::JOINED, phase, fault);
                     let outcome = migrate(plan, &StubLog::new().unwrap());
                     outcome.judge(plan);
                     let (ended, reason) = (outcome.how, outcome.reason);
                     assert_eq!(ended, How::StreamComplete, "{plan:?}: {reason}");
                     assert_eq!(outcome.world.resumes.get(), 0, "{plan:?}");
                     let left: Vec<u8> = outcome
-                        .told
+                        .reported
                         .iter()
                         .filter_map(|event| match event {
                             Event::ConnectionLost(lost) => Some(lost.left),
@@ -414,7 +417,7 @@ fn a_further_connection_that_breaks_in_any_phase_costs_nothing_but_itself() {
 fn a_guest_with_emulated_devices_lands_whole_where_all_further_connections_break() {
     let log = StubLog::new().unwrap();
     for phase in [Building, LastPages, Finishing] {
-        let cell = (Way::HVM, phase, LosesAll, How::StreamComplete);
+        let cell = (LandingCase::HVM, phase, LosesAll, How::StreamComplete);
         assert_eq!(try_cell(cell, &log), None);
     }
 }
@@ -424,12 +427,12 @@ fn a_guest_with_emulated_devices_lands_whole_where_all_further_connections_break
 #[test]
 fn what_a_broken_connection_carried_is_sent_again_and_never_used_late() {
     for phase in [FirstPass, Rounds, LastPages] {
-        let plan = Plan::struck(Way::JOINED, phase, LosesOneLate);
+        let plan = Plan::struck(LandingCase::JOINED, phase, LosesOneLate);
         let outcome = migrate(plan, &StubLog::new().unwrap());
         outcome.judge(plan);
         assert_eq!(outcome.how, How::StreamComplete, "{plan:?}");
         let lost = |event: &&Event| matches!(event, Event::ConnectionLost(_));
-        assert_eq!(outcome.told.iter().filter(lost).count(), 1, "{plan:?}");
+        assert_eq!(outcome.reported.iter().filter(lost).count(), 1, "{plan:?}");
     }
 }
 
@@ -437,7 +440,7 @@ fn what_a_broken_connection_carried_is_sent_again_and_never_used_late() {
 /// handed out. dom0 counts the frames that the stub asks for, and here the number is right.
 #[test]
 fn a_stub_that_leaves_out_a_frame_is_found_out_before_the_guest_stops() {
-    let plan = Plan::struck(Way::THIN, FirstPass, StubSkips);
+    let plan = Plan::struck(LandingCase::THIN, FirstPass, StubSkips);
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
     let (how, reason) = (outcome.how, &outcome.reason);
@@ -449,11 +452,11 @@ fn a_stub_that_leaves_out_a_frame_is_found_out_before_the_guest_stops() {
 /// What is reported is what was carried: pages that are all zero take 8 bytes.
 #[test]
 fn zero_pages_are_no_bytes_in_the_report() {
-    let plan = Plan::of(Way::THIN);
+    let plan = Plan::of(LandingCase::THIN);
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
-    let Some(Event::Ended(ended)) = outcome.told.last() else {
-        panic!("{:?}", outcome.told);
+    let Some(Event::Ended(ended)) = outcome.reported.last() else {
+        panic!("{:?}", outcome.reported);
     };
     let pages = ended.bytes_sent - ended.pages_sent * PAGE as u64;
     assert!(outcome.zeros > 100, "{}", outcome.zeros);
@@ -479,7 +482,7 @@ const HANDING_OVER: &[(Fault, How)] = &[
 #[test]
 fn each_fault_while_the_guest_is_handed_over_leaves_one_guest() {
     let cells = HANDING_OVER.iter();
-    side_by_side(cells.map(|(fault, how)| (Way::THIN, HandingOver, *fault, *how)));
+    side_by_side(cells.map(|(fault, how)| (LandingCase::THIN, HandingOver, *fault, *how)));
 }
 
 /// Tries these attempts side by side, because most of them wait for a clock. Each must end
@@ -512,28 +515,32 @@ const EMULATED: &[(Phase, Fault, How)] = &[
 #[test]
 fn each_fault_of_emulated_devices_leaves_one_guest_that_has_them() {
     let cells = EMULATED.iter();
-    side_by_side(cells.map(|(phase, fault, how)| (Way::HVM, *phase, *fault, *how)));
+    side_by_side(cells.map(|(phase, fault, how)| (LandingCase::HVM, *phase, *fault, *how)));
 }
 
 /// Nothing on this host resumes the guest once the destination was told to start it. The
 /// operator decides, and has to know of which domain.
 #[test]
 fn a_copy_that_is_not_started_is_named_to_the_operator() {
-    for landing in [Way::THIN, Way::HVM] {
+    for landing in [LandingCase::THIN, LandingCase::HVM] {
         let plan = Plan::struck(landing, Finishing, NotStarted);
         let outcome = migrate(plan, &StubLog::new().unwrap());
         assert_eq!(outcome.how, How::StreamComplete, "{}", outcome.reason);
         assert_eq!(outcome.started, (false, Some(false)));
         assert_eq!(outcome.world.guest.get(), Guest::Suspended);
-        let is_told = |event: &Event| {
+        let is_reported = |event: &Event| {
             let words = destination::NOT_STARTED;
             matches!(event, Event::Log(log) if log.level == "error" && log.text.contains(words))
         };
-        assert!(outcome.told.iter().any(is_told), "{:?}", outcome.told);
+        assert!(
+            outcome.reported.iter().any(is_reported),
+            "{:?}",
+            outcome.reported
+        );
     }
 }
 
-/// It runs, so its pause is reported. Of its next reboot nobody would hear.
+/// It runs, so its pause is reported. Its next reboot would go unnoticed.
 #[test]
 fn a_guest_that_xenstored_does_not_know_to_run_is_named_to_the_operator() {
     for landing in LANDINGS {
@@ -541,16 +548,34 @@ fn a_guest_that_xenstored_does_not_know_to_run_is_named_to_the_operator() {
         let outcome = migrate(plan, &StubLog::new().unwrap());
         outcome.judge(plan);
         assert_eq!(outcome.how, How::Cancelled, "{plan:?}: {}", outcome.reason);
-        let is_told = |event: &Event| {
+        let is_reported = |event: &Event| {
             let words = lull_xen::domain::UNKNOWN;
             matches!(event, Event::Log(log) if log.level == "error" && log.text.contains(words))
         };
-        assert!(outcome.told.iter().any(is_told), "{plan:?}");
+        assert!(outcome.reported.iter().any(is_reported), "{plan:?}");
         let paused = |event: &Event| match event {
             Event::Ended(ended) => ended.refused_pause_ms,
             _ => None,
         };
-        assert!(outcome.told.iter().any(|event| paused(event).is_some()));
+        assert!(outcome.reported.iter().any(|event| paused(event).is_some()));
+    }
+}
+
+/// The guard tries again. Without it xl's monitor would take the suspend for the guest's end.
+#[test]
+fn a_guest_that_cannot_be_resumed_is_left_to_the_guard() {
+    for landing in LANDINGS {
+        let plan = Plan::struck(landing, LastPages, StaysSuspended);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        assert_eq!(outcome.how, How::Cancelled, "{plan:?}: {}", outcome.reason);
+        assert_eq!(outcome.world.guest.get(), Guest::Suspended, "{plan:?}");
+        assert!(outcome.world.left.get(), "{plan:?}");
+        for fault in [Cancel, ResumedAtSecondTry] {
+            let plan = Plan::struck(landing, LastPages, fault);
+            let outcome = migrate(plan, &StubLog::new().unwrap());
+            outcome.judge(plan);
+            assert!(!outcome.world.left.get(), "{plan:?}: it was resumed");
+        }
     }
 }
 
@@ -561,7 +586,7 @@ fn a_copy_is_not_started_after_the_limit() {
     assert!(world::HELD_UP > Duration::from_micros(limit.0));
     let plan = Plan {
         limit: Some(limit),
-        ..Plan::struck(Way::THIN, Finishing, HeldUp)
+        ..Plan::struck(LandingCase::THIN, Finishing, HeldUp)
     };
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
@@ -571,14 +596,28 @@ fn a_copy_is_not_started_after_the_limit() {
     assert_eq!(outcome.world.resumes.get(), 1);
 }
 
+/// An engine that stood still for minutes hears only then that the copy is gone.
+#[test]
+fn a_copy_that_was_given_up_meanwhile_is_not_started() {
+    for landing in [LandingCase::THIN, LandingCase::HVM] {
+        let plan = Plan::struck(landing, Finishing, Leaves);
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        outcome.judge(plan);
+        let (how, reason) = (outcome.how, &outcome.reason);
+        assert_eq!(how, How::TargetFailed, "{reason}");
+        assert!(names(reason, Leaves), "{reason}");
+        assert_eq!(outcome.world.resumes.get(), 1);
+    }
+}
+
 /// xl there takes one guest at a time, so the wait is no failure. It ends with the attempt,
-/// and the operator hears what was waited for.
+/// and the report says what was waited for.
 #[test]
 fn a_destination_that_does_not_begin_is_named_at_the_end() {
-    let plan = Plan::struck(Way::HVM, Start, NeverArms);
+    let plan = Plan::struck(LandingCase::HVM, Start, NeverArms);
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
-    let advice = match outcome.told.last() {
+    let advice = match outcome.reported.last() {
         Some(Event::Ended(ended)) => &ended.advice,
         other => panic!("the last event is {other:?}"),
     };
@@ -591,7 +630,7 @@ fn a_destination_that_does_not_begin_is_named_at_the_end() {
 fn a_qemu_that_does_not_stop_is_given_up_within_the_limit() {
     let plan = Plan {
         limit: Some(Micros::from_millis(1_000)),
-        ..Plan::struck(Way::HVM, Suspending, QemuHangs)
+        ..Plan::struck(LandingCase::HVM, Suspending, QemuHangs)
     };
     let outcome = migrate(plan, &StubLog::new().unwrap());
     outcome.judge(plan);
@@ -617,13 +656,13 @@ fn try_row((phase, faults): &Row) -> Vec<String> {
     let mut wrong = Vec::new();
     for (fault, classic, fast) in *faults {
         for (landing, expected) in [
-            (Way::CLASSIC, classic),
-            (Way::HVM_CLASSIC, classic),
-            (Way::HANDSHAKE_LAST, fast),
-            (Way::HANDSHAKE_FIRST, fast),
-            (Way::THIN, fast),
-            (Way::JOINED, fast),
-            (Way::HVM, fast),
+            (LandingCase::CLASSIC, classic),
+            (LandingCase::HVM_CLASSIC, classic),
+            (LandingCase::HANDSHAKE_LAST, fast),
+            (LandingCase::HANDSHAKE_FIRST, fast),
+            (LandingCase::THIN, fast),
+            (LandingCase::JOINED, fast),
+            (LandingCase::HVM, fast),
         ] {
             wrong.extend(try_cell((landing, *phase, *fault, *expected), &log));
         }
@@ -632,7 +671,7 @@ fn try_row((phase, faults): &Row) -> Vec<String> {
 }
 
 /// An attempt that is struck, and how it must end.
-type Cell = (Way, Phase, Fault, How);
+type Cell = (LandingCase, Phase, Fault, How);
 
 /// Returns how an attempt ended, if it ended otherwise than it must or does not name the
 /// fault.
@@ -656,17 +695,20 @@ fn names(reason: &str, fault: Fault) -> bool {
         LosesOne | LosesOneLate | LosesAll => &[],
         Closes => &["the stream cannot be written", "lull land was lost"],
         Stalls | NeverArms => &["the timeout of"],
-        Cancel | Forgotten => &["cancelled", "the attempt was given up"],
+        Cancel | Forgotten | StaysSuspended | ResumedAtSecondTry => {
+            &["cancelled", "the attempt was given up"]
+        }
         NeverSuspends => &[DID_NOT_SUSPEND],
         SuspendedByAnother => &["the guest is suspended already"],
-        ResumedByAnother => &["somebody has resumed the guest"],
+        ResumedByAnother => &["another program has resumed the guest"],
         // Xen's answer to any call for a guest that is gone.
         Destroyed => &["is gone", "No such process"],
         Grows => &["the guest has more memory"],
         LandGivesUp => &[destination::GIVES_UP],
         QemuHangs => &["QEMU could not be stopped and its state saved: it does not answer"],
         HeldUp => &["were not sent in time"],
-        Shrinks | NotStarted => &[],
+        Leaves => &["lull land was lost"],
+        Shrinks | ShrinksAndRests | NotStarted => &[],
     };
     phrases.iter().any(|phrase| reason.contains(phrase))
 }
@@ -695,13 +737,30 @@ fn an_undisturbed_guest_moves_whole() {
             );
             assert_eq!(outcome.world.resumes.get(), 0, "{plan:?}");
             assert_eq!(outcome.zeros > 0, landing.is_thin(), "{plan:?}");
-            let told = outcome.told.iter().find_map(|event| match event {
+            let reported = outcome.reported.iter().find_map(|event| match event {
                 Event::Started(started) => Some(started.connections),
                 _ => None,
             });
             let connections = landing.is_fast().then_some(1 + landing.further());
-            assert_eq!(told, Some(connections), "{plan:?}");
+            assert_eq!(reported, Some(connections), "{plan:?}");
         }
+    }
+}
+
+/// Its rounds take no time, so all of them would be over before the destination knows.
+#[test]
+fn an_idle_guest_that_gave_memory_back_keeps_its_rounds_for_later() {
+    for landing in [LandingCase::THIN, LandingCase::JOINED] {
+        let plan = Plan {
+            limit: Some(AGES),
+            ..Plan::struck(landing, Rounds, ShrinksAndRests)
+        };
+        let outcome = migrate(plan, &StubLog::new().unwrap());
+        outcome.judge(plan);
+        assert_eq!(outcome.how, How::StreamComplete, "{}", outcome.reason);
+        let is_round = |event: &&Event| matches!(event, Event::Round(_));
+        let rounds = outcome.reported.iter().filter(is_round).count();
+        assert!(rounds < 15, "{plan:?}: {rounds} rounds");
     }
 }
 
@@ -746,7 +805,7 @@ fn a_request_that_the_guest_ignores_is_taken_back_within_the_limit() {
     let limit = Micros::from_millis(1_000);
     let plan = Plan {
         limit: Some(limit),
-        ..Plan::struck(Way::THIN, Suspending, NeverSuspends)
+        ..Plan::struck(LandingCase::THIN, Suspending, NeverSuspends)
     };
     let (outcome, late) = with_lateness(|| migrate(plan, &StubLog::new().unwrap()));
     outcome.judge(plan);
@@ -755,7 +814,7 @@ fn a_request_that_the_guest_ignores_is_taken_back_within_the_limit() {
         "{}",
         outcome.reason
     );
-    let at = |wanted: fn(&Event) -> Option<u64>| outcome.told.iter().rev().find_map(wanted);
+    let at = |wanted: fn(&Event) -> Option<u64>| outcome.reported.iter().rev().find_map(wanted);
     let asked = at(|event| match event {
         Event::Round(round) if round.decision == "suspend" => Some(round.at_ms),
         _ => None,
@@ -808,7 +867,7 @@ fn a_pause_that_does_not_end_is_given_up_within_the_limit() {
                     outcome.judge(plan);
                     assert_eq!(outcome.how, how, "{plan:?}: {}", outcome.reason);
                     assert!(outcome.world.resumes.get() >= 1, "{plan:?}");
-                    let pauses = outcome.told.iter().filter_map(|event| match event {
+                    let pauses = outcome.reported.iter().filter_map(|event| match event {
                         Event::RanOn(ran_on) => Some(ran_on.pause_ms),
                         Event::Ended(ended) => ended.refused_pause_ms,
                         _ => None,

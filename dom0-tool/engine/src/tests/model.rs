@@ -114,13 +114,8 @@ impl Memory for Model<'_> {
 
 const fn state(shutdown: Option<u8>) -> DomainState {
     DomainState {
-        running: shutdown.is_none(),
-        blocked: false,
-        paused: false,
         shutdown,
-        dying: false,
-        hvm: true,
-        cpu_time_ns: 0,
+        ..DomainState::IDLE
     }
 }
 
@@ -190,6 +185,10 @@ impl Domains for Model<'_> {
     fn resume(&self, emulated: &mut dyn MakeRun) -> io::Result<Resumed> {
         if self.world.look() != Guest::Suspended {
             return Ok(Resumed::WasNotSuspended);
+        }
+        if let Some(left) = self.world.failing_resumes.get().checked_sub(1) {
+            self.world.failing_resumes.set(left);
+            return Err(io::Error::other("it cannot be resumed"));
         }
         let devices = emulated.make_run();
         assert!(self.world.qemu_runs.get(), "resumed without its devices");

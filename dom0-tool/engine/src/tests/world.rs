@@ -10,12 +10,12 @@ use lull_xen::PAGE;
 
 /// How the guest lands, and whether it has emulated devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way(pub Option<Edition>, bool);
+pub struct LandingCase(pub Option<Edition>, bool);
 
 /// The state of the guest's QEMU.
 pub const DEVICES: &[u8] = b"QEVM\0\0\0\x03 and so on";
 
-impl Way {
+impl LandingCase {
     pub const CLASSIC: Self = Self(None, false);
     pub const HVM_CLASSIC: Self = Self(None, true);
     pub const HANDSHAKE_LAST: Self = Self(Some(Edition::HandshakeLast), false);
@@ -129,10 +129,19 @@ pub enum Fault {
     NotStarted,
     /// The attempt is cancelled, and xenstored does not answer when the guest is resumed.
     Forgotten,
-    /// The engine is held up until the limit is over, as it hears that it may start the copy.
+    /// The attempt is cancelled, and the guest cannot be resumed.
+    StaysSuspended,
+    /// The attempt is cancelled, and the first try to resume the guest fails.
+    ResumedAtSecondTry,
+    /// The engine is held up until the limit is over, when it gets permission to start the copy.
     HeldUp,
+    /// The engine is held up until `lull land` has given the copy up, as it hears that it may
+    /// start the copy.
+    Leaves,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
     Shrinks,
+    /// The same, and the destination takes long to follow. The guest writes nothing any more.
+    ShrinksAndRests,
 }
 
 /// Which further connections are to break.
@@ -164,7 +173,7 @@ pub enum Stub {
 }
 
 pub struct World {
-    pub landing: Way,
+    pub landing: LandingCase,
     strike: Option<(Phase, Fault)>,
     pub struck: Cell<bool>,
     pub guest: Cell<Guest>,
@@ -181,11 +190,20 @@ pub struct World {
     pub not_started: Cell<bool>,
     /// Whether xenstored does not answer when the guest is resumed.
     pub forgotten: Cell<bool>,
+    /// How many tries to resume the guest are still to fail.
+    pub failing_resumes: Cell<u32>,
+    /// Whether the guest is left to the guard.
+    pub left: Cell<bool>,
     /// How long the engine is held up when it is permitted to start the copy.
     pub held_up: Cell<Duration>,
+    /// Whether the destination leaves when the engine is permitted to start the copy.
+    pub leaves: Cell<bool>,
+    /// Whether the guest writes nothing any more, and the destination is slow with frames that
+    /// have gone.
+    pub rests: Cell<bool>,
     /// Whether the guest's QEMU runs.
     pub qemu_runs: Cell<bool>,
-    /// How often QEMU was told to log no more.
+    /// How often QEMU's log was switched off.
     pub log_ends: Cell<u32>,
     /// How often each of these happened.
     pub resumes: Cell<u32>,
@@ -194,7 +212,7 @@ pub struct World {
     pub placed: Cell<u32>,
     /// That number when the stopped guest's state was read.
     pub placed_when_saved: Cell<u32>,
-    /// How many lines of the stub's log were told while the guest ran, and how many from
+    /// How many lines of the stub's log were reported while the guest ran, and how many from
     /// the request to suspend on.
     pub logged: [Cell<u32>; 2],
     /// Whether the dirty log is on and the stub's domain exists.
@@ -207,7 +225,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(landing: Way, strike: Option<(Phase, Fault)>) -> Self {
+    pub fn new(landing: LandingCase, strike: Option<(Phase, Fault)>) -> Self {
         let frames = (0..FRAMES).filter(|pfn| pfn % 8 != 7);
         Self {
             landing,
@@ -225,7 +243,11 @@ impl World {
             never_arms: Cell::new(false),
             not_started: Cell::new(false),
             forgotten: Cell::new(false),
+            failing_resumes: Cell::new(0),
+            left: Cell::new(false),
             held_up: Cell::new(Duration::ZERO),
+            leaves: Cell::new(false),
+            rests: Cell::new(false),
             qemu_runs: Cell::new(true),
             log_ends: Cell::new(0),
             resumes: Cell::new(0),
@@ -268,10 +290,23 @@ impl World {
                 self.cancelled.set(true);
                 self.forgotten.set(true);
             }
+            Fault::StaysSuspended => {
+                self.cancelled.set(true);
+                self.failing_resumes.set(u32::MAX);
+            }
+            Fault::ResumedAtSecondTry => {
+                self.cancelled.set(true);
+                self.failing_resumes.set(1);
+            }
             Fault::HeldUp => self.held_up.set(HELD_UP),
+            Fault::Leaves => self.leaves.set(true),
             Fault::Destroyed => self.guest.set(Guest::Gone),
             Fault::Grows => self.grown.set(true),
             Fault::Shrinks => self.give_back(),
+            Fault::ShrinksAndRests => {
+                self.give_back();
+                self.rests.set(true);
+            }
             Fault::StubLies | Fault::StubSkips | Fault::NeverSuspends => {}
         }
         Some(fault)
@@ -283,7 +318,8 @@ impl World {
 
     /// A running guest writes to some of its pages.
     pub fn run(&self) {
-        if !matches!(self.guest.get(), Guest::Running | Guest::Stopping) {
+        let runs = matches!(self.guest.get(), Guest::Running | Guest::Stopping);
+        if !runs || self.rests.get() {
             return;
         }
         let mut memory = self.memory.borrow_mut();

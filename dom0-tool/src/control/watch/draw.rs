@@ -11,7 +11,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{LineGauge, Paragraph, Wrap};
 
 use super::View;
-use super::words::{is_over, pause, predicted_pause, time};
+use super::phrases::{is_over, pause, predicted_pause, time};
 use crate::control::show::{cap_in_words, doing};
 
 /// The rows of a panel.

@@ -59,7 +59,7 @@ fn copying() -> Shown {
         });
     Shown {
         socket: ControlSocket {
-            guest: 7,
+            domid: 7,
             helper: 42,
             path: PathBuf::new(),
         },

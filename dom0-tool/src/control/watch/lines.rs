@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::View;
 use super::outcome::Last;
-use super::words;
+use super::phrases;
 use crate::control::show::{as_json, doing};
 
 /// The shortest interval between two lines on one migration when rounds have ended.
@@ -26,7 +26,7 @@ pub struct Lines<W> {
     to: W,
     json: bool,
     closed: bool,
-    told: HashMap<ControlSocket, Shown>,
+    shown: HashMap<ControlSocket, Shown>,
 }
 
 /// What was last reported of one migration.
@@ -54,7 +54,7 @@ impl<W: Write> Lines<W> {
             to,
             json,
             closed: false,
-            told: HashMap::new(),
+            shown: HashMap::new(),
         }
     }
 
@@ -66,7 +66,7 @@ impl<W: Write> Lines<W> {
     /// Reports a change, unless the last line is too recent.
     pub fn tell(&mut self, view: &View<'_>) {
         if let Some(last) = view.last {
-            self.told.remove(view.socket);
+            self.shown.remove(view.socket);
             let line = if self.json {
                 outcome(view, last)
             } else {
@@ -79,15 +79,15 @@ impl<W: Write> Lines<W> {
             return self.line(&as_json(status.clone()));
         }
         if self
-            .told
+            .shown
             .get(view.socket)
-            .is_none_or(|told| told.is_due(status))
+            .is_none_or(|shown| shown.is_due(status))
         {
-            let told = Shown {
+            let shown = Shown {
                 at: Instant::now(),
                 status: status.clone(),
             };
-            self.told.insert(view.socket.clone(), told);
+            self.shown.insert(view.socket.clone(), shown);
             self.line(&in_words(view, status));
         }
     }
@@ -114,7 +114,7 @@ fn outcome(view: &View<'_>, last: &Last) -> String {
     let line = Outcome {
         schema: SCHEMA,
         r#type: "outcome",
-        domid: view.socket.guest,
+        domid: view.socket.domid,
         name: view.status.and_then(|status| status.name.as_deref()),
         helper_pid: view.socket.helper,
         outcome: last.outcome,
@@ -134,13 +134,13 @@ fn in_words(view: &View<'_>, status: &Status) -> String {
             Bytes(progress.pages_sent.saturating_mul(PAGE_SIZE)),
             or_dash(progress.dirty_pages.map(Count))
         ));
-        add(format!("pause {}", words::pause(status)));
+        add(format!("pause {}", phrases::pause(status)));
     }
     match status.timeout_ms {
-        Some(_) => add(format!("time {}", words::time(status, view.at_ms))),
+        Some(_) => add(format!("time {}", phrases::time(status, view.at_ms))),
         None => add(Seconds(view.at_ms).to_string()),
     }
-    if let Some(decided) = words::decided(status) {
+    if let Some(decided) = phrases::decided(status) {
         add(decided);
     }
     line

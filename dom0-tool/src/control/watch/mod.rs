@@ -9,12 +9,12 @@
 mod draw;
 mod lines;
 mod outcome;
+mod phrases;
 #[cfg(feature = "terminal")]
 mod screen;
 mod session;
 #[cfg(test)]
 mod tests;
-mod words;
 
 use std::io;
 use std::process::ExitCode;

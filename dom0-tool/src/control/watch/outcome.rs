@@ -22,7 +22,7 @@ const RESUMING: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// The helper reported this end.
-    Told(End),
+    Reported(End),
     /// The helper went without a report.
     Died,
     /// This lull does not understand the helper's answer; the migration may go on.
@@ -77,7 +77,7 @@ pub fn of(
 ) -> Option<Last> {
     let here = Here::of(state);
     let patience = match ending {
-        Ending::Told(end) if end.how == How::StreamComplete => LANDING,
+        Ending::Reported(end) if end.how == How::StreamComplete => LANDING,
         _ => RESUMING,
     };
     if matches!(here, Here::Stopped(_)) && since < patience {
@@ -85,8 +85,8 @@ pub fn of(
     }
     let (outcome, code) = verdict(ending, here);
     let said = match ending {
-        Ending::Told(end) if end.how == How::StreamComplete => landed(here),
-        Ending::Told(end) => {
+        Ending::Reported(end) if end.how == How::StreamComplete => landed(here),
+        Ending::Reported(end) => {
             let [reason, advice] = [&end.reason, &end.advice].map(|text| sentence(text));
             format!("given up: {reason}{} {advice}", runs(here))
         }
@@ -104,7 +104,7 @@ pub fn of(
 
 fn verdict(ending: &Ending, here: Here) -> (&'static str, u8) {
     let how = match ending {
-        Ending::Told(end) => end.how,
+        Ending::Reported(end) => end.how,
         Ending::Died => How::SourceFailed,
         Ending::NotUnderstood(_) => return ("unknown", UNKNOWN),
     };
@@ -161,8 +161,8 @@ fn sentence(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn told(how: How) -> Ending {
-        Ending::Told(End {
+    fn reported(how: How) -> Ending {
+        Ending::Reported(End {
             how,
             reason: "because".to_owned(),
             advice: "Try 2 s.".to_owned(),
@@ -171,13 +171,8 @@ mod tests {
 
     fn state(shutdown: Option<u8>) -> io::Result<Option<DomainState>> {
         Ok(Some(DomainState {
-            running: false,
-            blocked: true,
-            paused: false,
             shutdown,
-            dying: false,
-            hvm: true,
-            cpu_time_ns: 0,
+            ..DomainState::IDLE
         }))
     }
 
@@ -187,18 +182,18 @@ mod tests {
 
     #[test]
     fn only_a_guest_seen_to_run_or_gone_is_called_so() {
-        let complete = told(How::StreamComplete);
+        let complete = reported(How::StreamComplete);
         let no_xen = || Err(io::Error::other("no Xen"));
         for (ending, state, code) in [
             (&complete, Ok(None), 0),
             (&complete, state(None), 6),
             (&complete, no_xen(), 8),
-            (&told(How::RefusedDowntime), state(None), 3),
-            (&told(How::RefusedTimeout), state(None), 4),
-            (&told(How::Cancelled), state(None), 5),
-            (&told(How::TargetFailed), no_xen(), 6),
-            (&told(How::SourceFailed), no_xen(), 7),
-            (&told(How::SourceFailed), Ok(None), 8),
+            (&reported(How::RefusedDowntime), state(None), 3),
+            (&reported(How::RefusedTimeout), state(None), 4),
+            (&reported(How::Cancelled), state(None), 5),
+            (&reported(How::TargetFailed), no_xen(), 6),
+            (&reported(How::SourceFailed), no_xen(), 7),
+            (&reported(How::SourceFailed), Ok(None), 8),
             (&Ending::Died, state(None), 7),
             (&Ending::Died, Ok(None), 8),
             (&Ending::Died, no_xen(), 8),
@@ -211,8 +206,8 @@ mod tests {
     #[test]
     fn a_suspended_guest_is_waited_for_but_not_for_ever() {
         for (ending, patience) in [
-            (told(How::StreamComplete), LANDING),
-            (told(How::Cancelled), RESUMING),
+            (reported(How::StreamComplete), LANDING),
+            (reported(How::Cancelled), RESUMING),
             (Ending::Died, RESUMING),
         ] {
             let patience = patience.as_secs();
@@ -226,7 +221,9 @@ mod tests {
     #[test]
     fn reason_and_advice_follow() {
         assert_eq!(
-            last(&told(How::Cancelled), state(None), 0).unwrap().said,
+            last(&reported(How::Cancelled), state(None), 0)
+                .unwrap()
+                .said,
             "web1 (7): given up: because. It runs here. Try 2 s."
         );
     }

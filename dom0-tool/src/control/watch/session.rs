@@ -32,7 +32,7 @@ pub trait Host {
     /// The guests with their names. Empty if they cannot be read.
     fn names(&mut self) -> Vec<Guest>;
     /// The state of a guest's domain.
-    fn state(&mut self, guest: DomId) -> io::Result<Option<DomainState>>;
+    fn state(&mut self, domid: DomId) -> io::Result<Option<DomainState>>;
 }
 
 /// The host on which this process runs.
@@ -47,8 +47,8 @@ impl Host for ThisHost {
         client::names()
     }
 
-    fn state(&mut self, guest: DomId) -> io::Result<Option<DomainState>> {
-        xen::state(guest)
+    fn state(&mut self, domid: DomId) -> io::Result<Option<DomainState>> {
+        xen::state(domid)
     }
 }
 
@@ -89,9 +89,9 @@ impl<H: Host> Session<H> {
             // guest.
             let known = self.all.iter().any(|watched| {
                 let under_way = watched.last().is_none();
-                watched.socket == socket || (watched.socket.guest == socket.guest && under_way)
+                watched.socket == socket || (watched.socket.domid == socket.domid && under_way)
             });
-            if known || self.only.is_some_and(|guest| guest != socket.guest) {
+            if known || self.only.is_some_and(|domid| domid != socket.domid) {
                 continue;
             }
             if !self.has_room() {
@@ -101,7 +101,7 @@ impl<H: Host> Session<H> {
             let Some(line) = connect(&socket)? else {
                 continue;
             };
-            let title = self.title(socket.guest);
+            let title = self.title(socket.domid);
             self.all.push(Watched::new(socket, title, line));
         }
         Ok(())
@@ -119,15 +119,15 @@ impl<H: Host> Session<H> {
     }
 
     /// The guest's title. The name is read once, because xl renames a guest that has moved.
-    fn title(&mut self, guest: DomId) -> String {
-        if !self.names.contains_key(&guest) {
+    fn title(&mut self, domid: DomId) -> String {
+        if !self.names.contains_key(&domid) {
             let names = self.host.names();
             self.names
                 .extend(names.into_iter().map(|guest| (guest.domid, guest.name)));
         }
-        match self.names.get(&guest) {
-            Some(name) => format!("{name} ({guest})"),
-            None => format!("domain {guest}"),
+        match self.names.get(&domid) {
+            Some(name) => format!("{name} ({domid})"),
+            None => format!("domain {domid}"),
         }
     }
 
@@ -142,7 +142,7 @@ impl<H: Host> Session<H> {
             self.find()?;
         }
         for watched in &mut self.all {
-            let name = self.names.get(&watched.socket.guest);
+            let name = self.names.get(&watched.socket.domid);
             watched.recv(name, tell);
             let over = watched.follow(&mut self.host);
             if over {
@@ -191,7 +191,7 @@ struct Watched {
     socket: ControlSocket,
     title: String,
     status: Option<Status>,
-    heard: Instant,
+    last_message_at: Instant,
     /// The helper has sent something since the last connect.
     answered: bool,
     stage: Stage,
@@ -212,7 +212,7 @@ impl Watched {
             socket,
             title,
             status: None,
-            heard: Instant::now(),
+            last_message_at: Instant::now(),
             answered: false,
             stage: Stage::Live(line),
         }
@@ -241,12 +241,12 @@ impl Watched {
 
     fn take(&mut self, mut status: Status, name: Option<&String>) {
         status.name = name.cloned();
-        self.heard = Instant::now();
+        self.last_message_at = Instant::now();
         self.answered = true;
         let ending = status.ended.clone();
         self.status = Some(status);
         if let Some(end) = ending {
-            self.end(Ending::Told(end));
+            self.end(Ending::Reported(end));
         }
     }
 
@@ -273,7 +273,7 @@ impl Watched {
         let Stage::Follow { ending, since } = &self.stage else {
             return false;
         };
-        let state = host.state(self.socket.guest);
+        let state = host.state(self.socket.domid);
         match outcome::of(&self.title, ending, &state, since.elapsed()) {
             Some(last) => {
                 self.stage = Stage::Over(last);
@@ -291,7 +291,7 @@ impl Watched {
     }
 
     fn view(&self) -> View<'_> {
-        let silent = self.heard.elapsed();
+        let silent = self.last_message_at.elapsed();
         let runs = |status: &Status| matches!(status.phase, Phase::Preparing | Phase::Copying);
         let since = match &self.stage {
             Stage::Live(_) if self.status.as_ref().is_some_and(runs) => silent.as_millis() as u64,

@@ -19,10 +19,10 @@ use super::session::Host;
 use super::*;
 use crate::control::show::as_json;
 
-/// The state of every guest in a scene; `None` where Xen cannot be asked.
+/// The state of every guest of a fixture; `None` where Xen cannot be asked.
 type Fares = Rc<Cell<Option<Option<DomainState>>>>;
 
-struct Scene {
+struct Fixture {
     root: TempDir,
     servers: Vec<Server>,
     fares: Fares,
@@ -50,25 +50,15 @@ impl Host for Pretended {
     }
 }
 
-const RUNNING: DomainState = DomainState {
-    running: false,
-    blocked: true,
-    paused: false,
-    shutdown: None,
-    dying: false,
-    hvm: true,
-    cpu_time_ns: 1,
-};
-
-impl Scene {
+impl Fixture {
     fn new(guests: &[DomId]) -> Self {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::at(root.path().join("lull"));
-        let open = |guest: &DomId| Server::open(&folder, *guest, Instant::now()).unwrap();
+        let open = |domid: &DomId| Server::open(&folder, *domid, Instant::now()).unwrap();
         Self {
             servers: guests.iter().map(open).collect(),
             root,
-            fares: Rc::new(Cell::new(Some(Some(RUNNING)))),
+            fares: Rc::new(Cell::new(Some(Some(DomainState::IDLE)))),
             json: false,
             said: Vec::new(),
         }
@@ -107,7 +97,7 @@ fn is_over(views: &[View<'_>]) -> bool {
     views.iter().all(|view| view.last.is_some())
 }
 
-fn is_heard(views: &[View<'_>]) -> bool {
+fn is_answered(views: &[View<'_>]) -> bool {
     views.iter().all(|view| view.status.is_some())
 }
 
@@ -151,39 +141,39 @@ fn ended(how: How, reason: &str) -> Event {
 
 #[test]
 fn a_migration_is_followed_until_its_guest_has_gone() {
-    let mut scene = Scene::new(&[7]);
-    let mut session = scene.session(Some(7));
-    scene.until(&mut session, is_heard);
-    scene.servers[0].note(&progress(0));
-    scene.until(&mut session, |views| {
+    let mut fixture = Fixture::new(&[7]);
+    let mut session = fixture.session(Some(7));
+    fixture.until(&mut session, is_answered);
+    fixture.servers[0].note(&progress(0));
+    fixture.until(&mut session, |views| {
         views[0]
             .status
             .is_some_and(|status| status.progress.is_some())
     });
-    scene.servers[0].note(&round(0, "suspend"));
-    scene.until(&mut session, |views| {
+    fixture.servers[0].note(&round(0, "suspend"));
+    fixture.until(&mut session, |views| {
         views[0]
             .status
             .is_some_and(|status| !status.rounds.is_empty())
     });
     let suspended = DomainState {
         shutdown: Some(2),
-        ..RUNNING
+        ..DomainState::IDLE
     };
-    scene.fares.set(Some(Some(suspended)));
-    scene.servers[0].note(&ended(How::StreamComplete, ""));
-    scene.until(&mut session, |views| {
+    fixture.fares.set(Some(Some(suspended)));
+    fixture.servers[0].note(&ended(How::StreamComplete, ""));
+    fixture.until(&mut session, |views| {
         views[0].status.is_some_and(|status| status.ended.is_some())
     });
-    scene.servers.clear();
+    fixture.servers.clear();
     for _ in 0..20 {
-        scene.until(&mut session, |_| true);
+        fixture.until(&mut session, |_| true);
     }
     assert!(!session.is_over(), "it is landing");
-    scene.fares.set(Some(None));
-    scene.until(&mut session, is_over);
+    fixture.fares.set(Some(None));
+    fixture.until(&mut session, is_over);
     assert_eq!(session.code(), 0);
-    let said = scene.said();
+    let said = fixture.said();
     assert!(said.starts_with("web1 (7): preparing; "), "{said}");
     assert!(said.contains("web1 (7): suspending"), "{said}");
     assert!(said.contains("round 0: suspend, pause 460 ms\n"), "{said}");
@@ -196,36 +186,36 @@ fn a_migration_is_followed_until_its_guest_has_gone() {
 
 #[test]
 fn a_helper_that_dies_in_the_middle_is_said_to_have() {
-    let mut scene = Scene::new(&[7]);
-    let mut session = scene.session(None);
-    scene.servers[0].note(&progress(3));
-    scene.until(&mut session, is_heard);
-    scene.servers.clear();
-    scene.until(&mut session, is_over);
+    let mut fixture = Fixture::new(&[7]);
+    let mut session = fixture.session(None);
+    fixture.servers[0].note(&progress(3));
+    fixture.until(&mut session, is_answered);
+    fixture.servers.clear();
+    fixture.until(&mut session, is_over);
     assert_eq!(session.code(), 7);
     assert!(
-        scene
+        fixture
             .said()
             .ends_with("web1 (7): its helper died or was killed. It runs here.\n"),
         "{}",
-        scene.said()
+        fixture.said()
     );
 }
 
 #[test]
 fn of_two_the_other_goes_on_and_the_worse_code_counts() {
-    let mut scene = Scene::new(&[7, 9]);
-    scene.json = true;
-    let mut session = scene.session(None);
-    scene.until(&mut session, is_heard);
-    scene.servers[1].note(&ended(How::RefusedDowntime, "too long"));
-    scene.until(&mut session, |views| views.iter().any(|v| v.last.is_some()));
+    let mut fixture = Fixture::new(&[7, 9]);
+    fixture.json = true;
+    let mut session = fixture.session(None);
+    fixture.until(&mut session, is_answered);
+    fixture.servers[1].note(&ended(How::RefusedDowntime, "too long"));
+    fixture.until(&mut session, |views| views.iter().any(|v| v.last.is_some()));
     assert!(!session.is_over());
     assert_eq!(session.views()[0].title, "web1 (7)", "who runs comes first");
-    scene.servers[0].note(&ended(How::Cancelled, "asked to"));
-    scene.until(&mut session, is_over);
+    fixture.servers[0].note(&ended(How::Cancelled, "asked to"));
+    fixture.until(&mut session, is_over);
     assert_eq!(session.code(), 5);
-    let said = scene.said();
+    let said = fixture.said();
     let lines: Vec<serde_json::Value> = said
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -251,8 +241,8 @@ struct Scripted {
 }
 
 impl Scripted {
-    fn new(scene: &Scene) -> Self {
-        let folder = Folder::at(scene.root.path().join("lull"));
+    fn new(fixture: &Fixture) -> Self {
+        let folder = Folder::at(fixture.root.path().join("lull"));
         let path = folder.prepare(7).unwrap();
         let listener = UnixListener::bind(path).unwrap();
         Self { listener }
@@ -278,32 +268,32 @@ fn status_line() -> String {
 
 #[test]
 fn a_line_in_two_halves_is_one_line() {
-    let mut scene = Scene::new(&[]);
-    let helper = Scripted::new(&scene);
-    let mut session = scene.session(None);
+    let mut fixture = Fixture::new(&[]);
+    let helper = Scripted::new(&fixture);
+    let mut session = fixture.session(None);
     let mut socket = helper.accept();
     let line = status_line();
     let (one, other) = line.as_bytes().split_at(40);
     socket.write_all(one).unwrap();
-    scene.until(&mut session, |_| true);
-    scene.until(&mut session, |_| true);
-    assert!(!is_heard(&session.views()));
+    fixture.until(&mut session, |_| true);
+    fixture.until(&mut session, |_| true);
+    assert!(!is_answered(&session.views()));
     socket.write_all(other).unwrap();
-    scene.until(&mut session, is_heard);
+    fixture.until(&mut session, is_answered);
 }
 
 #[test]
 fn who_was_hung_up_on_asks_again_as_long_as_it_is_answered() {
-    let mut scene = Scene::new(&[]);
-    let helper = Scripted::new(&scene);
-    let mut session = scene.session(None);
+    let mut fixture = Fixture::new(&[]);
+    let helper = Scripted::new(&fixture);
+    let mut session = fixture.session(None);
     helper.accept().write_all(status_line().as_bytes()).unwrap();
-    scene.until(&mut session, is_heard);
-    scene.until(&mut session, |_| true);
+    fixture.until(&mut session, is_answered);
+    fixture.until(&mut session, |_| true);
     assert!(!session.is_over());
     // When the helper hangs up without an answer, the session takes it for dead.
     drop(helper.accept());
-    scene.until(&mut session, is_over);
+    fixture.until(&mut session, is_over);
     assert_eq!(session.code(), 7);
 }
 
@@ -313,13 +303,17 @@ fn what_is_not_understood_ends_the_watching_and_says_so() {
         "nonsense\n",
         "{\"schema\":1,\"type\":\"refused\",\"why\":\"this lull speaks schema 2\"}\n",
     ] {
-        let mut scene = Scene::new(&[]);
-        let helper = Scripted::new(&scene);
-        let mut session = scene.session(None);
+        let mut fixture = Fixture::new(&[]);
+        let helper = Scripted::new(&fixture);
+        let mut session = fixture.session(None);
         helper.accept().write_all(line.as_bytes()).unwrap();
-        scene.until(&mut session, is_over);
+        fixture.until(&mut session, is_over);
         assert_eq!(session.code(), 8);
-        assert!(scene.said().contains("is not known"), "{}", scene.said());
+        assert!(
+            fixture.said().contains("is not known"),
+            "{}",
+            fixture.said()
+        );
     }
 }
 
@@ -334,9 +328,9 @@ fn a_reader_who_has_gone_is_noticed() {
             Ok(())
         }
     }
-    let scene = Scene::new(&[7]);
+    let fixture = Fixture::new(&[7]);
     let mut lines = Lines::new(Gone, false);
-    let session = scene.session(None);
+    let session = fixture.session(None);
     lines.tell(&session.views()[0]);
     assert!(!lines.is_closed(), "nothing was to be said yet");
     let status = status();
@@ -351,7 +345,7 @@ fn a_reader_who_has_gone_is_noticed() {
 #[test]
 fn there_is_an_end_to_how_many_are_watched() {
     let guests: Vec<DomId> = (1..=20).collect();
-    let scene = Scene::new(&guests);
-    let session = scene.session(None);
+    let fixture = Fixture::new(&guests);
+    let session = fixture.session(None);
     assert_eq!((session.views().len(), session.left_out()), (16, 4));
 }

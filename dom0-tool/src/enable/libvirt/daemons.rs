@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lull_base::processes;
 
-use super::{HELPER, Places, UNITS, VARIABLE};
+use super::{HELPER, Paths, UNITS, VARIABLE};
 
 /// A daemon of libvirt.
 pub(super) struct Daemon {
@@ -16,7 +16,7 @@ pub(super) struct Daemon {
     pub(super) names_lull: bool,
 }
 
-impl Places {
+impl Paths {
     pub(super) fn daemons(&self) -> Vec<Daemon> {
         let named = |process: &Path| {
             let comm = fs::read_to_string(process.join("comm")).ok()?;

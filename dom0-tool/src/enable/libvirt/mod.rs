@@ -49,11 +49,11 @@ const MARK: &str = "# Made by `lull enable libvirt`; `lull disable libvirt` take
 const VARIABLE: &str = "LIBXL_SAVE_HELPER";
 
 /// The paths; tests use a root of their own.
-struct Places {
+struct Paths {
     root: PathBuf,
 }
 
-impl Default for Places {
+impl Default for Paths {
     fn default() -> Self {
         Self { root: "/".into() }
     }
@@ -64,7 +64,7 @@ impl Default for Places {
 /// # Errors
 /// Why it failed; no daemon's environment has then changed.
 pub fn enable() -> anyhow::Result<String> {
-    Places::default().enable(&own_executable::path()?)
+    Paths::default().enable(&own_executable::path()?)
 }
 
 /// Reverts [`enable`] and returns a report.
@@ -72,13 +72,13 @@ pub fn enable() -> anyhow::Result<String> {
 /// # Errors
 /// What could not be reverted.
 pub fn disable() -> anyhow::Result<String> {
-    Places::default().disable()
+    Paths::default().disable()
 }
 
 /// Whether `virsh migrate` keeps the limits; `None` if libvirt cannot move a Xen guest.
 pub fn in_force() -> Option<Finding> {
     match own_executable::path() {
-        Ok(lull) => Places::default().in_force(&lull),
+        Ok(lull) => Paths::default().in_force(&lull),
         Err(why) => Some(Finding {
             in_force: false,
             found: format!("whether libvirt starts lull is unknown: {why:#}"),
@@ -87,7 +87,7 @@ pub fn in_force() -> Option<Finding> {
     }
 }
 
-impl Places {
+impl Paths {
     fn enable(&self, lull: &Path) -> anyhow::Result<String> {
         let units = self.units();
         ensure!(

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 
 /// A host with these units and a lull.
-fn host(units: &[&str]) -> (tempfile::TempDir, Places, PathBuf) {
+fn host(units: &[&str]) -> (tempfile::TempDir, Paths, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("lib/systemd/system");
     fs::create_dir_all(&folder).unwrap();
@@ -14,15 +14,15 @@ fn host(units: &[&str]) -> (tempfile::TempDir, Places, PathBuf) {
     put(&driver, b"", 0o644).unwrap();
     let lull = root.path().join("lull");
     fs::write(&lull, "one").unwrap();
-    let places = Places {
+    let paths = Paths {
         root: root.path().to_owned(),
     };
-    (root, places, lull)
+    (root, paths, lull)
 }
 
 /// A process of that name with this initial environment.
-fn process(places: &Places, number: u32, name: &str, environment: &str) {
-    let folder = places.root.join(format!("proc/{number}"));
+fn process(paths: &Paths, number: u32, name: &str, environment: &str) {
+    let folder = paths.root.join(format!("proc/{number}"));
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("comm"), format!("{name}\n")).unwrap();
     fs::write(folder.join("environ"), environment).unwrap();
@@ -51,83 +51,83 @@ fn files_or_empty(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn it_is_in_force_until_it_is_undone_and_leaves_nothing() {
-    let (root, places, lull) = host(&UNITS);
+    let (root, paths, lull) = host(&UNITS);
     fs::create_dir_all(root.path().join("etc/systemd/system")).unwrap();
     fs::create_dir_all(root.path().join("usr/lib")).unwrap();
     let before = files(root.path());
-    assert!(!places.in_force(&lull).unwrap().in_force);
+    assert!(!paths.in_force(&lull).unwrap().in_force);
     for _ in 0..2 {
-        places.enable(&lull).unwrap();
-        let finding = places.in_force(&lull).unwrap();
+        paths.enable(&lull).unwrap();
+        let finding = paths.in_force(&lull).unwrap();
         assert!(finding.in_force && finding.cure.is_empty(), "{finding:?}");
     }
-    let mode = fs::metadata(places.helper()).unwrap().permissions().mode();
+    let mode = fs::metadata(paths.helper()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
-    places.disable().unwrap();
+    paths.disable().unwrap();
     assert_eq!(files(root.path()), before);
-    assert!(places.disable().unwrap().contains("nothing to undo"));
+    assert!(paths.disable().unwrap().contains("nothing to undo"));
 }
 
 #[test]
 fn without_libvirt_nothing_is_done() {
-    let (_root, places, lull) = host(&[]);
-    let said = places.enable(&lull).unwrap_err().to_string();
+    let (_root, paths, lull) = host(&[]);
+    let said = paths.enable(&lull).unwrap_err().to_string();
     assert!(said.contains("libvirt was not found"), "{said}");
-    assert!(!places.helper().exists() && places.in_force(&lull).is_none());
+    assert!(!paths.helper().exists() && paths.in_force(&lull).is_none());
 }
 
 #[test]
 fn without_its_xen_driver_libvirt_is_left_alone() {
-    let (root, places, lull) = host(&UNITS);
+    let (root, paths, lull) = host(&UNITS);
     fs::remove_file(root.path().join(DRIVER_FOLDERS[0]).join(DRIVER)).unwrap();
-    let said = places.enable(&lull).unwrap_err().to_string();
+    let said = paths.enable(&lull).unwrap_err().to_string();
     assert!(said.contains("without its Xen driver"), "{said}");
-    assert!(!places.helper().exists() && places.in_force(&lull).is_none());
+    assert!(!paths.helper().exists() && paths.in_force(&lull).is_none());
 }
 
 #[test]
 fn what_is_not_ours_stays() {
-    let (_root, places, lull) = host(&UNITS[..1]);
-    let theirs = places.drop_in(UNITS[0]);
+    let (_root, paths, lull) = host(&UNITS[..1]);
+    let theirs = paths.drop_in(UNITS[0]);
     put(&theirs, b"[Service]\n", 0o644).unwrap();
-    assert!(places.enable(&lull).is_err() && !places.helper().exists());
-    places.disable().unwrap();
+    assert!(paths.enable(&lull).is_err() && !paths.helper().exists());
+    paths.disable().unwrap();
     assert_eq!(fs::read(theirs).unwrap(), b"[Service]\n");
 }
 
 #[test]
 fn another_lull_is_seen_and_replaced() {
-    let (_root, places, lull) = host(&UNITS[1..]);
-    places.enable(&lull).unwrap();
+    let (_root, paths, lull) = host(&UNITS[1..]);
+    paths.enable(&lull).unwrap();
     fs::write(&lull, "two").unwrap();
-    let finding = places.in_force(&lull).unwrap();
+    let finding = paths.in_force(&lull).unwrap();
     assert!(finding.found.contains("another build"), "{finding:?}");
-    places.enable(&lull).unwrap();
-    assert_eq!(fs::read(places.helper()).unwrap(), b"two");
+    paths.enable(&lull).unwrap();
+    assert_eq!(fs::read(paths.helper()).unwrap(), b"two");
 }
 
 #[test]
 fn a_daemon_keeps_its_helper_until_it_is_restarted() {
-    let (_root, places, lull) = host(&UNITS[..1]);
-    process(&places, 7, "libvirtd", "A=b\0");
-    process(&places, 8, "bash", "A=b\0");
-    let said = places.enable(&lull).unwrap();
+    let (_root, paths, lull) = host(&UNITS[..1]);
+    process(&paths, 7, "libvirtd", "A=b\0");
+    process(&paths, 8, "bash", "A=b\0");
+    let said = paths.enable(&lull).unwrap();
     assert!(said.contains("start libvirtd anew"), "{said}");
-    let finding = places.in_force(&lull).unwrap();
+    let finding = paths.in_force(&lull).unwrap();
     assert!(!finding.in_force && finding.cure.contains("restart libvirtd"));
 
     process(
-        &places,
+        &paths,
         7,
         "libvirtd",
         &format!("A=b\0{VARIABLE}={HELPER}\0"),
     );
-    assert!(places.in_force(&lull).unwrap().in_force);
-    let said = places.disable().unwrap();
+    assert!(paths.in_force(&lull).unwrap().in_force);
+    let said = paths.disable().unwrap();
     assert!(said.contains("stays until then"), "{said}");
-    assert!(places.helper().exists());
+    assert!(paths.helper().exists());
 
-    process(&places, 7, "libvirtd", "A=b\0");
-    places.disable().unwrap();
-    assert!(!places.helper().exists());
+    process(&paths, 7, "libvirtd", "A=b\0");
+    paths.disable().unwrap();
+    assert!(!paths.helper().exists());
 }

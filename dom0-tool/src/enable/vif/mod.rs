@@ -32,11 +32,11 @@ use conf::{MARK, Setting};
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The paths; tests use a root of their own.
-struct Places {
+struct Paths {
     root: PathBuf,
 }
 
-impl Default for Places {
+impl Default for Paths {
     fn default() -> Self {
         Self { root: "/".into() }
     }
@@ -47,7 +47,7 @@ impl Default for Places {
 /// # Errors
 /// Why it failed; xl's configuration is then unchanged.
 pub fn enable() -> anyhow::Result<String> {
-    Places::default().enable(&own_executable::path()?)
+    Paths::default().enable(&own_executable::path()?)
 }
 
 /// Reverts [`enable`] and returns a report.
@@ -55,13 +55,13 @@ pub fn enable() -> anyhow::Result<String> {
 /// # Errors
 /// What could not be reverted.
 pub fn disable() -> anyhow::Result<String> {
-    Places::default().disable(users())
+    Paths::default().disable(users())
 }
 
 /// Whether lull attaches interfaces; the cure is empty if everything is as it should be.
 pub fn in_force() -> Finding {
     match own_executable::path() {
-        Ok(lull) => Places::default().in_force(&lull),
+        Ok(lull) => Paths::default().in_force(&lull),
         Err(why) => Finding {
             in_force: false,
             found: format!("whether lull attaches network interfaces is unknown: {why:#}"),
@@ -74,14 +74,14 @@ pub fn in_force() -> Finding {
 ///
 /// # Errors
 /// If xenstore does not answer.
-pub fn is_used_by(store: &mut Xenstore, guest: DomId) -> io::Result<bool> {
+pub fn is_used_by(store: &mut Xenstore, domid: DomId) -> io::Result<bool> {
     let is_ours = |interface: &Interface| {
         let script = interface.script().map(Path::new);
         script
             .and_then(Path::file_name)
             .is_some_and(|name| name == NAME)
     };
-    Ok(Interface::of(store, guest)?.iter().any(is_ours))
+    Ok(Interface::of(store, domid)?.iter().any(is_ours))
 }
 
 /// The guests on this host whose configuration names the script.
@@ -100,7 +100,7 @@ fn users() -> io::Result<Vec<String>> {
     Ok(users)
 }
 
-impl Places {
+impl Paths {
     fn enable(&self, lull: &Path) -> anyhow::Result<String> {
         let stock = self.script(STOCK);
         ensure!(
@@ -167,7 +167,7 @@ impl Places {
         let is_there = script.exists() && is_ours(&script)?;
         if before.is_none() && !is_there {
             return Ok(format!(
-                "There was nothing to undo: xl is not told of lull's {NAME}."
+                "There was nothing to undo: xl.conf does not name lull's {NAME}."
             ));
         }
         if let Some(before) = before {

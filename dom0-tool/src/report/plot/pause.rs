@@ -86,10 +86,10 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
 
 /// The parts; each begins where the previous one ended.
 fn parts(run: &Run) -> Vec<Part> {
-    let Some(suspended) = &run.account.suspended else {
+    let Some(suspended) = &run.observed.suspended else {
         return Vec::new();
     };
-    let observed = run.account.observed_parts().unwrap_or_default();
+    let observed = run.observed.observed_parts().unwrap_or_default();
     let (mut predicted_at, mut observed_at) = (0.0, 0.0);
     let follow = |at: &mut f64, ms: Option<u64>| {
         let from = *at;

@@ -15,13 +15,13 @@ const TITLE: &str = "Predicted pause over time";
 const LIMITS: f64 = 10.0;
 
 pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
-    let told = run.progress.iter();
+    let progress = run.progress.iter();
     let rounds = run.rounds.iter();
     let at_ends = points(rounds.clone().map(|r| (r.at_ms, r.predicted_downtime_ms)));
-    let mut line = points(told.clone().map(|p| (p.at_ms, p.predicted_downtime_ms)));
+    let mut line = points(progress.clone().map(|p| (p.at_ms, p.predicted_downtime_ms)));
     line.extend(&at_ends);
     line.sort_by(by_time);
-    let mut expected = points(told.map(|p| (p.at_ms, p.expected_downtime_ms)));
+    let mut expected = points(progress.map(|p| (p.at_ms, p.expected_downtime_ms)));
     expected.extend(points(rounds.map(|r| (r.at_ms, r.expected_downtime_ms))));
     expected.sort_by(by_time);
     let Some((last, _)) = line.last().copied() else {
@@ -83,8 +83,9 @@ pub fn draw(panel: &Area<'_>, run: &Run) -> Drawn {
 }
 
 /// The recorded points as seconds and milliseconds.
-fn points(told: impl Iterator<Item = (u64, Option<u64>)>) -> Vec<(f64, f64)> {
-    told.filter_map(|(at, ms)| Some((at as f64 / 1e3, ms? as f64)))
+fn points(pairs: impl Iterator<Item = (u64, Option<u64>)>) -> Vec<(f64, f64)> {
+    pairs
+        .filter_map(|(at, ms)| Some((at as f64 / 1e3, ms? as f64)))
         .collect()
 }
 

@@ -9,7 +9,7 @@ use lull_wire::events::{
 };
 
 use super::outcome::{HelperSeen, Passed, XlEnd};
-use super::words::Words;
+use super::printed::Printed;
 use lull_wire::xl::handshake::{Handshake, Step};
 
 /// Number of rounds kept from the beginning and from the end. A guest that is refused after
@@ -125,7 +125,7 @@ pub struct ObservedAttempt {
     /// `CLOCK_MONOTONIC`.
     pub target_started_ns: Option<u64>,
     /// The last lines that xl, ssh and the destination printed.
-    pub words: Words,
+    pub printed: Printed,
     /// How xl ended, once it has.
     pub xl: Option<XlEnd>,
 }
@@ -197,13 +197,13 @@ impl ObservedAttempt {
     /// Records a line that xl printed.
     pub fn xl_said(&mut self, line: &str) {
         self.handshake.line(line);
-        self.words.push(line);
+        self.printed.push(line);
     }
 
     /// Records a line from the destination, or from the program that connects to it.
     pub fn there_said(&mut self, line: &str) {
         self.handshake.there(line);
-        self.words.push_there(line);
+        self.printed.push_there(line);
     }
 
     /// The pause that is given up, if it was longer than the limit under which it began: the
@@ -221,11 +221,21 @@ impl ObservedAttempt {
         })
     }
 
+    /// The permission to start the guest at the destination, unless it was not used. In a fast
+    /// landing only the engine uses it, and an engine that reports any end but a complete
+    /// stream has not. The transport reports the same, but may be killed before it does.
+    fn permission(&self) -> Option<&Ready> {
+        let ended = self.ended.as_ref();
+        let refused = ended.is_some_and(|ended| ended.how != How::StreamComplete);
+        let unused = self.landing.is_handshake_first() && refused;
+        self.ready.as_ref().filter(|_| !unused)
+    }
+
     /// Whether the destination was permitted to start the guest, as far as lull itself
     /// knows. Where the handshake precedes that, the transport reports it before it gives
     /// the permission.
     pub fn gate(&self) -> Passed {
-        match (&self.ready, &self.hung_up) {
+        match (self.permission(), &self.hung_up) {
             (Some(_), _) => Passed::Yes,
             (None, _) if self.landing.is_handshake_first() => Passed::No,
             (None, None) if self.transport_gone => Passed::Unknown,
@@ -253,13 +263,13 @@ impl ObservedAttempt {
     /// Whether it can no longer be prevented that the destination starts the guest. xl may
     /// not have reported GO yet, but nothing keeps it from sending GO.
     pub fn is_past_point_of_no_return(&self) -> bool {
-        self.past_permission() || self.ready.is_some()
+        self.past_permission() || self.permission().is_some()
     }
 
     /// Whether xl may have renamed a guest that the destination was never permitted to
     /// start.
-    pub const fn may_be_renamed(&self) -> bool {
-        self.landing.is_handshake_first() && self.ready.is_none()
+    pub fn may_be_renamed(&self) -> bool {
+        self.landing.is_handshake_first() && self.permission().is_none()
     }
 
     /// The last downtime limit in force, in milliseconds, if one was reported.
@@ -298,6 +308,49 @@ impl ObservedAttempt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attempt::outcome::{Evidence, Intent, Outcome, judge};
+
+    fn judged(observed: &ObservedAttempt) -> Outcome {
+        let judgement = judge(Evidence {
+            helper: observed.helper,
+            ended: observed.ended.as_ref(),
+            hung_up: None,
+            ready: observed.gate(),
+            handshake_first: observed.landing.is_handshake_first(),
+            handshake: &observed.handshake,
+            xl: XlEnd::Exited(1),
+            intent: Intent::Move,
+        });
+        judgement.outcome
+    }
+
+    /// The permission crossed the engine's own deadline, and the transport was killed before
+    /// it could report that. xl saw the guest given back, or does not know where it is.
+    #[test]
+    fn a_permission_that_the_engine_has_not_used_is_a_refusal() {
+        for last in [
+            "migration sender: Trying to resume at our end.",
+            "** Migration failed during final handshake **",
+        ] {
+            let mut observed = ObservedAttempt {
+                landing: Landing::Fast,
+                ..ObservedAttempt::default()
+            };
+            observed.transport_said(Event::Ready(Ready {
+                came_monotonic_ns: 1,
+                passed_monotonic_ns: 2,
+            }));
+            observed.xl_said("migration sender: Giving target permission to start.");
+            assert!(observed.is_past_point_of_no_return() && !observed.may_be_renamed());
+            observed.helper_said(Event::Ended(Ended::so(How::RefusedDowntime)));
+            observed.xl_said(last);
+            assert!(!observed.is_past_point_of_no_return() && observed.may_be_renamed());
+            assert_eq!(judged(&observed), Outcome::RefusedDowntime, "{last}");
+            // An engine that has used it says that its stream is complete.
+            observed.helper_said(Event::Ended(Ended::so(How::StreamComplete)));
+            assert!(observed.is_past_point_of_no_return() && !observed.may_be_renamed());
+        }
+    }
 
     fn round(round: u32) -> Round {
         Round {
@@ -317,15 +370,15 @@ mod tests {
 
     #[test]
     fn of_many_rounds_the_ends_are_kept() {
-        let mut account = ObservedAttempt::default();
+        let mut observed = ObservedAttempt::default();
         for number in 0..10_000 {
-            account.helper_said(Event::Round(round(number)));
+            observed.helper_said(Event::Round(round(number)));
         }
-        let rounds = &account.rounds;
+        let rounds = &observed.rounds;
         assert_eq!(rounds.count(), 10_000);
         assert_eq!(rounds.left_out(), 10_000 - FIRST - LAST);
         assert_eq!(rounds.first()[0].round, 0);
         assert_eq!(rounds.last().last().unwrap().round, 9_999);
-        assert_eq!(account.predicted_downtime_ms(), Some(9_999));
+        assert_eq!(observed.predicted_downtime_ms(), Some(9_999));
     }
 }

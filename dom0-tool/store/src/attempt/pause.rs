@@ -75,9 +75,9 @@ impl ObservedAttempt {
     /// The latest time at which the guest began to run at the destination, in nanoseconds.
     /// xl must have accepted the report; the transport read it first.
     fn runs_by_ns(&self) -> Option<u64> {
-        let heard = self.target_started_ns?;
+        let received = self.target_started_ns?;
         let came = self.answered.map(|answered| answered.answer_monotonic_ns);
-        Some(came.map_or(heard, |came| came.min(heard)))
+        Some(came.map_or(received, |came| came.min(received)))
     }
 
     fn shortest_round_trip_ns(&self) -> Option<u64> {
@@ -178,6 +178,20 @@ impl ObservedAttempt {
         (loads <= came / 2).then(|| came - loads)
     }
 
+    /// How long the last pages took, beside what the path's curve said of them. `None` where
+    /// the engine could not compare.
+    fn last_pages(&self) -> Option<Took> {
+        let ended = self.ended.as_ref()?;
+        let per_mille = ended.last_pages_per_mille?;
+        let took_ms = ended.observed.pages_ms.unwrap_or(0);
+        let by_curve = u128::from(took_ms) * 1_000 / u128::from(per_mille.max(1_000));
+        Some(Took {
+            pages: self.suspended.as_ref().map_or(0, |stop| stop.dirty_pages),
+            per_mille,
+            longer_ms: Some(took_ms - u64::try_from(by_curve).unwrap_or(took_ms)),
+        })
+    }
+
     /// The ledger entry of this attempt. A pause that ended in a move yields all parts. A
     /// pause that ended at the source yields the parts it reached, and the time it took to
     /// end it. A destination that was too slow would have taken at least as long as it was
@@ -205,10 +219,7 @@ impl ObservedAttempt {
             resumed: !moved,
             suspend_ms: parts.suspend_ms,
             suspend_pages: self.suspend_pages(&parts),
-            last_pages: ended.last_pages_per_mille.map(|per_mille| Took {
-                pages: self.suspended.as_ref().map_or(0, |stop| stop.dirty_pages),
-                per_mille,
-            }),
+            last_pages: self.last_pages(),
             final_bitmap_ms: parts.final_bitmap_ms,
             cpu_state_ms: parts.cpu_state_ms,
             landing: self.landing,
@@ -243,67 +254,71 @@ mod tests {
         ready: u64,
         go: u64,
         answer: u64,
-        heard: u64,
+        received: u64,
     }
 
     fn moved(at: Stamps) -> ObservedAttempt {
         let line = |line: &str| serde_json::from_str(line).expect("an event");
-        let mut account = ObservedAttempt::default();
+        let mut observed = ObservedAttempt::default();
         let requested = at.requested;
-        account.helper_said(line(&format!(
+        observed.helper_said(line(&format!(
             r#"{{"type":"suspended","requested_at_ms":1,"stopped_at_ms":2,"dirty_pages":3,"predicted":{{}},"requested_monotonic_ns":{requested}}}"#
         )));
         let complete = at.complete;
-        account.helper_said(line(&format!(
+        observed.helper_said(line(&format!(
             r#"{{"type":"ended","at_ms":9,"how":"stream-complete","reason":"","advice":"","observed":{{}},"pages_sent":3,"bytes_sent":4,"monotonic_ns":{complete},"helper_cpu_ms":1,"helper_peak_bytes":1}}"#
         )));
-        account.transport_said(Event::Ready(Ready {
+        observed.transport_said(Event::Ready(Ready {
             came_monotonic_ns: at.ready,
             passed_monotonic_ns: at.ready,
         }));
-        account.transport_said(Event::Answered(Answered {
+        observed.transport_said(Event::Answered(Answered {
             go_monotonic_ns: at.go,
             answer_monotonic_ns: at.answer,
         }));
-        account.target_started_ns = Some(at.heard);
-        account
+        observed.target_started_ns = Some(at.received);
+        observed
     }
 
     #[test]
     fn a_pause_within_a_limit_of_part_of_a_millisecond_is_not_over_it() {
         let at = 1_000_000_000;
-        let mut account = moved(Stamps {
+        let mut observed = moved(Stamps {
             requested: at,
             complete: at,
             ready: at,
             go: at,
             answer: at + 1_800_000,
-            heard: at + 1_800_000,
+            received: at + 1_800_000,
         });
-        assert_eq!(account.observed_downtime_ms(), Some(2));
-        assert_eq!(account.longer_than(1_900), None);
-        assert_eq!(account.longer_than(1_799), Some(1_800));
+        assert_eq!(observed.observed_downtime_ms(), Some(2));
+        assert_eq!(observed.longer_than(1_900), None);
+        assert_eq!(observed.longer_than(1_799), Some(1_800));
         // The process that resumed it here rounded up.
-        account.ended.as_mut().unwrap().refused_pause_ms = Some(2);
-        assert_eq!(account.longer_than(1_900), None);
-        assert_eq!(account.longer_than(1_000), Some(2_000));
+        observed.ended.as_mut().unwrap().refused_pause_ms = Some(2);
+        assert_eq!(observed.longer_than(1_900), None);
+        assert_eq!(observed.longer_than(1_000), Some(2_000));
     }
 
     /// Two seconds to the end of the stream, three seconds for a landing that never came,
     /// and the known bound for the rest.
     #[test]
     fn a_destination_that_was_late_is_remembered_as_slow_and_as_foreseen_badly() {
-        let mut account = moved(Stamps {
+        let mut observed = moved(Stamps {
             requested: 1_000_000_000,
             complete: 3_000_000_000,
             ready: 0,
             go: 0,
             answer: 0,
-            heard: 0,
+            received: 0,
         });
-        (account.ready, account.answered, account.target_started_ns) = (None, None, None);
-        account.suspended.as_mut().unwrap().predicted_downtime_ms = Some(4_000);
-        account.hung_up = Some(HungUp {
+        (
+            observed.ready,
+            observed.answered,
+            observed.target_started_ns,
+        ) = (None, None, None);
+        observed.suspended.as_mut().unwrap().predicted_downtime_ms = Some(4_000);
+        observed.hung_up = Some(HungUp {
             why: Refused::NotReady,
             ready_monotonic_ns: None,
             decided_monotonic_ns: 6_000_000_000,
@@ -314,7 +329,7 @@ mod tests {
         });
         let known =
             Ledger::at("/nonexistent/ledger").known("host2", "web1", Landing::Classic, |_| {});
-        let entry = account.entry("web1", &known).unwrap();
+        let entry = observed.entry("web1", &known).unwrap();
         assert!(entry.resumed);
         assert_eq!(entry.landing_ms, Some(3_200));
         assert_eq!(entry.resume_ms, Some(9));
@@ -323,13 +338,13 @@ mod tests {
             (Some(4_000), Some(5_200))
         );
         // An operator's cancel is not the destination's fault.
-        account.hung_up.as_mut().unwrap().why = Refused::Cancelled;
-        let entry = account.entry("web1", &known).unwrap();
+        observed.hung_up.as_mut().unwrap().why = Refused::Cancelled;
+        let entry = observed.entry("web1", &known).unwrap();
         assert_eq!((entry.landing_ms, entry.observed_ms), (None, None));
         assert_eq!(entry.resume_ms, Some(9));
-        assert_eq!(account.observed_downtime_estimate_ms(), Some(5_009));
-        account.suspended = None;
-        assert_eq!(account.entry("web1", &known), None);
+        assert_eq!(observed.observed_downtime_estimate_ms(), Some(5_009));
+        observed.suspended = None;
+        assert_eq!(observed.entry("web1", &known), None);
     }
 
     /// A pause that was given up and tried again counts by its last try. The final round,
@@ -342,27 +357,27 @@ mod tests {
             );
             serde_json::from_str::<Event>(&line).expect("an event")
         };
-        let account = |rounds: &[(&str, u64)], dirty_pages| {
+        let observed = |rounds: &[(&str, u64)], dirty_pages| {
             let at = 1_000_000_000;
-            let mut account = moved(Stamps {
+            let mut observed = moved(Stamps {
                 requested: at,
                 complete: at,
                 ready: at,
                 go: at,
                 answer: at,
-                heard: at,
+                received: at,
             });
-            account.suspended.as_mut().unwrap().dirty_pages = dirty_pages;
-            account.ended.as_mut().unwrap().observed.suspend_ms = Some(10);
+            observed.suspended.as_mut().unwrap().dirty_pages = dirty_pages;
+            observed.ended.as_mut().unwrap().observed.suspend_ms = Some(10);
             for (decision, pages_dirtied) in rounds {
-                account.helper_said(round(decision, *pages_dirtied));
+                observed.helper_said(round(decision, *pages_dirtied));
             }
-            account
+            observed
         };
         let known =
             Ledger::at("/nonexistent/ledger").known("host2", "web1", Landing::Classic, |_| {});
         let learned = |rounds: &[(&str, u64)], dirty_pages| {
-            let entry = account(rounds, dirty_pages).entry("web1", &known).unwrap();
+            let entry = observed(rounds, dirty_pages).entry("web1", &known).unwrap();
             entry.suspend_pages
         };
         let tries = [
@@ -387,25 +402,31 @@ mod tests {
     /// Only of all of them, and only where the engine could compare.
     #[test]
     fn the_time_of_the_last_pages_is_kept_with_their_number() {
-        let mut account = moved(Stamps {
+        let mut observed = moved(Stamps {
             requested: 1,
             complete: 2,
             ready: 3,
             go: 4,
             answer: 5,
-            heard: 6,
+            received: 6,
         });
         let known =
             Ledger::at("/nonexistent/ledger").known("host2", "web1", Landing::Classic, |_| {});
-        let kept = |account: &ObservedAttempt| account.entry("web1", &known).unwrap().last_pages;
-        assert_eq!(kept(&account), None);
-        account.suspended.as_mut().unwrap().dirty_pages = 420;
-        account.ended.as_mut().unwrap().last_pages_per_mille = Some(310);
-        let took = Took {
+        let kept = |observed: &ObservedAttempt| observed.entry("web1", &known).unwrap().last_pages;
+        assert_eq!(kept(&observed), None);
+        observed.suspended.as_mut().unwrap().dirty_pages = 420;
+        observed.ended.as_mut().unwrap().last_pages_per_mille = Some(310);
+        let took = |per_mille, longer_ms| Took {
             pages: 420,
-            per_mille: 310,
+            per_mille,
+            longer_ms: Some(longer_ms),
         };
-        assert_eq!(kept(&account), Some(took));
+        assert_eq!(kept(&observed), Some(took(310, 0)));
+        // The curve said 40 ms.
+        let ended = observed.ended.as_mut().unwrap();
+        ended.last_pages_per_mille = Some(2_500);
+        ended.observed.pages_ms = Some(100);
+        assert_eq!(kept(&observed), Some(took(2_500, 60)));
     }
 
     proptest! {
@@ -427,13 +448,13 @@ mod tests {
                 let ready = complete + way_ns + restoring + way_ns;
                 let go = ready + renaming;
                 let answer = go + way_ns + starting + way_ns;
-                let heard = answer + reading;
-                Stamps { requested: boot, complete, ready, go, answer, heard }
+                let received = answer + reading;
+                Stamps { requested: boot, complete, ready, go, answer, received }
             };
             let at = seen(boot);
-            let account = moved(at);
-            let bound = account.observed_downtime_ms().expect("it moved");
-            let estimate = account.observed_downtime_estimate_ms().expect("GO was answered");
+            let observed = moved(at);
+            let bound = observed.observed_downtime_ms().expect("it moved");
+            let estimate = observed.observed_downtime_estimate_ms().expect("GO was answered");
             let reported_ms = span_ms(at.requested, at.answer - way_ns);
             prop_assert!(estimate <= reported_ms && reported_ms <= bound);
             prop_assert!(estimate >= span_ms(at.requested, at.go));

@@ -195,9 +195,13 @@ pub fn last_pages(seen: &[Took]) -> LastPages {
         figures.sort_unstable();
         figures
     };
+    // Pages that take longer than by the curve do so by a fixed time, not by a share.
+    let share = ordered(Took::share);
+    let longer = ordered(|took| took.longer_ms.unwrap_or(0));
     let took = ordered(|took| took.per_mille);
     let pages = ordered(|took| took.pages);
-    let Some(((usual, thousandths), pages)) = median(&took)
+    let Some((((usual, longer), thousandths), pages)) = median(&share)
+        .zip(median(&longer))
         .zip(more_than_the_worst(&took))
         .zip(median(&pages))
     else {
@@ -205,6 +209,7 @@ pub fn last_pages(seen: &[Took]) -> LastPages {
     };
     LastPages {
         usual,
+        longer: Micros(longer.saturating_mul(1_000)),
         most: u64::try_from(thousandths.div_ceil(1_000)).unwrap_or(u64::MAX),
         pages,
     }
@@ -270,13 +275,16 @@ mod tests {
 
     #[test]
     fn last_pages_take_what_they_mostly_took_of_late() {
-        let took = |per_mille| Took {
+        let took = |per_mille: u64| Took {
             pages: per_mille * 2,
             per_mille,
+            longer_ms: Some(per_mille.saturating_sub(1_000) / 25),
         };
         let known = |seen: &[u64]| {
             let seen: Vec<Took> = seen.iter().copied().map(took).collect();
-            let LastPages { usual, most, pages } = last_pages(&seen);
+            let LastPages {
+                usual, most, pages, ..
+            } = last_pages(&seen);
             (usual, most, pages)
         };
         assert_eq!(last_pages(&[]), LastPages::DEFAULT);
@@ -285,10 +293,22 @@ mod tests {
         assert_eq!(known(&[300, 500, 400]), (400, 750, 800));
         assert_eq!(known(&[410, 400, 390, 400]), (400, 462, 800));
         assert_eq!(known(&[200, 300, 250, 700]), (300, 1_100, 600));
-        // What lies longer back than eight pauses says nothing any more.
+        // Only the latest eight pauses count.
         let mut many = vec![5_000; 4];
         many.extend([400; 8]);
         assert_eq!(known(&many), (400, 450, 800));
+        // What took longer than the curve says is expected to by the same time again.
+        let known = last_pages(&[took(2_000), took(900), took(3_000)]);
+        assert_eq!((known.usual, known.longer), (1_000, Micros(40_000)));
+        let known = last_pages(&[took(900), took(800), took(3_000)]);
+        assert_eq!((known.usual, known.longer), (900, Micros::ZERO));
+        // Entries of an older lull do not say by how much.
+        let older = |per_mille| Took {
+            longer_ms: None,
+            ..took(per_mille)
+        };
+        let known = last_pages(&[older(2_000), older(900), older(3_000)]);
+        assert_eq!((known.usual, known.longer), (2_000, Micros::ZERO));
     }
 
     proptest! {

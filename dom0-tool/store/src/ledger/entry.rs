@@ -21,6 +21,20 @@ pub struct Took {
     pub pages: u64,
     /// The time, per mille of what the path's curve said of them when the guest had stopped.
     pub per_mille: u64,
+    /// How much longer than that curve's time they took, in milliseconds. `None` in entries of
+    /// an older lull.
+    #[serde(default)]
+    pub longer_ms: Option<u64>,
+}
+
+impl Took {
+    /// The time per mille of the curve's, without what is known to have been added to it.
+    pub fn share(&self) -> u64 {
+        match self.longer_ms {
+            Some(_) => self.per_mille.min(1_000),
+            None => self.per_mille,
+        }
+    }
 }
 
 /// The parts of one pause, of a guest that moved or that was resumed at the source. An

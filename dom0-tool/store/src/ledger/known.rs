@@ -430,7 +430,7 @@ mod tests {
         assert_eq!(known("host2", "web1"), web1);
         assert_eq!(known("host4", "web1"), web1);
         assert_eq!(book.known_wherever("web1", NOW).suspend_pages, web1);
-        // Neither db1 nor a probe guest speaks for others.
+        // Figures of db1 and of probe guests do not apply to other guests.
         assert_eq!(known("host2", "new1"), SuspendPages::DEFAULT);
         let old = book.known("host2", "web1", Landing::Classic, NOW + LASTS + 1);
         assert_eq!(old.suspend_pages, SuspendPages::DEFAULT);
@@ -443,6 +443,7 @@ mod tests {
             last_pages: Some(Took {
                 pages: 400,
                 per_mille,
+                longer_ms: Some(0),
             }),
             ..Entry::default()
         };

@@ -1,8 +1,8 @@
 //! What earlier pauses took. This gives the bounds for the parts of a pause that do not
 //! depend on the guest's pages.
 //!
-//! The helper cannot see the landing, which is most of a classic pause; only the front end,
-//! which hears the destination report, can. The front end therefore records the parts of
+//! The helper cannot see the landing, which is most of a classic pause; only the front end
+//! sees the destination's report. The front end therefore records the parts of
 //! each pause ([`entry`]), also for a guest that was resumed at the source. The next
 //! attempt uses the worst of them ([`known`]).
 

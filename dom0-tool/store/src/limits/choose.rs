@@ -15,7 +15,7 @@ use lull_base::quantity::Rate;
 use lull_base::risk::Risk;
 use lull_core::units::PageRate;
 
-use super::rules::{Key, Limit, Rules, Section, Whom};
+use super::rules::{Key, Limit, Rules, Section, Selector};
 
 /// What the operator states about a guest's disks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -193,7 +193,7 @@ impl Standing {
             sections.find_map(|section| Some((section, section.settings.get(&key)?)))?;
         Some(Chosen {
             limit: limit(setting.limit),
-            section: section.whom.to_string(),
+            section: section.selector.to_string(),
             line: setting.line,
             file: self.file.clone(),
         })
@@ -206,7 +206,7 @@ impl Rules {
         let mut sections: Vec<(Rank, &Section)> = self
             .sections
             .iter()
-            .filter_map(|section| Some((rank(&section.whom, name, uuid)?, section)))
+            .filter_map(|section| Some((rank(&section.selector, name, uuid)?, section)))
             .collect();
         // The sort is stable, so equals stay in the order of the file.
         sections.sort_by_key(|(rank, _)| *rank);
@@ -223,18 +223,18 @@ enum Rank {
     Default,
 }
 
-fn rank(whom: &Whom, name: &str, uuid: Option<&str>) -> Option<Rank> {
-    let (fits, rank) = match whom {
-        Whom::Uuid(own) => (
+fn rank(selector: &Selector, name: &str, uuid: Option<&str>) -> Option<Rank> {
+    let (fits, rank) = match selector {
+        Selector::Uuid(own) => (
             uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(own)),
             Rank::Uuid,
         ),
-        Whom::Name(own) => (name == own, Rank::Name),
-        Whom::Glob(pattern) => (
+        Selector::Name(own) => (name == own, Rank::Name),
+        Selector::Glob(pattern) => (
             pattern.matches(name),
             Rank::Glob(Reverse(spelt_out(pattern.as_str()))),
         ),
-        Whom::Default => (true, Rank::Default),
+        Selector::Default => (true, Rank::Default),
     };
     fits.then_some(rank)
 }
@@ -281,8 +281,8 @@ mod tests {
     }
 
     fn file(sections: &[&str]) -> String {
-        let section = |(number, whom): (usize, &&str)| {
-            format!("[{whom}]\nmax-suspend-time = \"{}s\"\n", number + 1)
+        let section = |(number, selector): (usize, &&str)| {
+            format!("[{selector}]\nmax-suspend-time = \"{}s\"\n", number + 1)
         };
         sections.iter().enumerate().map(section).collect()
     }
@@ -374,15 +374,15 @@ mod tests {
         #[test]
         fn no_pattern_is_a_surprise(pattern in "\\PC{0,40}", name in "\\PC{0,40}") {
             let _ = spelt_out(&pattern);
-            if let Ok(whom) = Whom::named(&pattern) {
-                let _ = rank(&whom, &name, None);
+            if let Ok(selector) = Selector::named(&pattern) {
+                let _ = rank(&selector, &name, None);
             }
         }
 
         #[test]
         fn a_name_without_wildcards_is_heard_before_any_pattern(name in "[a-z.-]{1,20}") {
-            let whom = Whom::named(&name).unwrap();
-            prop_assert_eq!(rank(&whom, &name, None), Some(Rank::Name));
+            let selector = Selector::named(&name).unwrap();
+            prop_assert_eq!(rank(&selector, &name, None), Some(Rank::Name));
             prop_assert!(Rank::Name < Rank::Glob(Reverse(usize::MAX)));
         }
     }

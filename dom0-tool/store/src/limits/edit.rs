@@ -9,13 +9,13 @@ use std::fmt;
 use thiserror::Error;
 use toml_edit::Value;
 
-use super::rules::{Key, Limit, Rules, Section, Whom, line_of};
+use super::rules::{Key, Limit, Rules, Section, Selector, line_of};
 
 /// The change to make.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The guests whose limits change.
-    pub whom: Whom,
+    pub selector: Selector,
     /// The new value of each key, `None` to remove it; other keys stay.
     pub keys: BTreeMap<Key, Option<Limit>>,
 }
@@ -64,7 +64,7 @@ impl Change {
         key: Key,
         limit: Option<Limit>,
     ) -> Result<String, CannotEdit> {
-        let section = rules.section(&self.whom);
+        let section = rules.section(&self.selector);
         let there = section.and_then(|section| section.settings.get(&key));
         match (limit, section, there) {
             (None, _, None) => Ok(text.to_owned()),
@@ -75,7 +75,7 @@ impl Change {
                 Ok(text)
             }
             (Some(limit), Some(section), None) => add_line(text, section, &line(key, limit)),
-            (Some(limit), None, None) => Ok(add_section(text, &self.whom, &line(key, limit))),
+            (Some(limit), None, None) => Ok(add_section(text, &self.selector, &line(key, limit))),
             (None, Some(section), Some(setting)) => {
                 let text = without_line(text, setting.place.clone(), key)?;
                 Ok(match section.settings.len() {
@@ -96,11 +96,15 @@ impl Change {
         limit: Option<Limit>,
     ) -> Result<Rules, CannotEdit> {
         let mut meant = said(before);
-        let own = meant.iter_mut().find(|(whom, _)| *whom == self.whom);
+        let own = meant
+            .iter_mut()
+            .find(|(selector, _)| *selector == self.selector);
         match (own, limit) {
             (Some((_, own)), Some(limit)) => drop(own.insert(key, limit)),
             (Some((_, own)), None) => drop(own.remove(&key)),
-            (None, Some(limit)) => meant.push((self.whom.clone(), BTreeMap::from([(key, limit)]))),
+            (None, Some(limit)) => {
+                meant.push((self.selector.clone(), BTreeMap::from([(key, limit)])));
+            }
             (None, None) => {}
         }
         meant.retain(|(_, settings)| !settings.is_empty());
@@ -109,18 +113,18 @@ impl Change {
             reads.retain(|(_, settings)| !settings.is_empty());
             reads == meant
         });
-        let section = before.section(&self.whom);
+        let section = before.section(&self.selector);
         after.ok_or_else(|| CannotEdit {
             line: section.map(|section| section.line),
             text: section
-                .map(|section| section.whom.to_string())
+                .map(|section| section.selector.to_string())
                 .unwrap_or_default(),
         })
     }
 }
 
 /// The content of the rules, without their positions in the file.
-fn said(rules: &Rules) -> Vec<(Whom, BTreeMap<Key, Limit>)> {
+fn said(rules: &Rules) -> Vec<(Selector, BTreeMap<Key, Limit>)> {
     let settings = |section: &Section| {
         let settings = section.settings.iter();
         settings
@@ -129,7 +133,7 @@ fn said(rules: &Rules) -> Vec<(Whom, BTreeMap<Key, Limit>)> {
     };
     let sections = rules.sections.iter();
     sections
-        .map(|section| (section.whom.clone(), settings(section)))
+        .map(|section| (section.selector.clone(), settings(section)))
         .collect()
 }
 
@@ -171,14 +175,14 @@ fn add_line(text: &str, section: &Section, line: &str) -> Result<String, CannotE
 }
 
 /// Adds a section at the end of the file.
-fn add_section(text: &str, whom: &Whom, line: &str) -> String {
+fn add_section(text: &str, selector: &Selector, line: &str) -> String {
     let end = ending(text);
     let gap = match text {
         "" => String::new(),
         text if text.ends_with('\n') => end.to_owned(),
         _ => end.repeat(2),
     };
-    format!("{text}{gap}{whom}{end}{line}{end}")
+    format!("{text}{gap}{selector}{end}{line}{end}")
 }
 
 /// Removes the value's whole line, including a trailing comment.

@@ -83,7 +83,7 @@ pub enum LimitsError {
         line: usize,
     },
     /// The file is read and not understood.
-    #[error("{}", told(path, problems))]
+    #[error("{}", rendered(path, problems))]
     Wrong {
         /// The path of the file.
         path: PathBuf,
@@ -114,7 +114,7 @@ pub enum LimitsError {
     },
 }
 
-fn told(path: &Path, problems: &[Problem]) -> String {
+fn rendered(path: &Path, problems: &[Problem]) -> String {
     let lines: Vec<String> = problems
         .iter()
         .take(TOLD)

@@ -25,7 +25,7 @@ mod tests;
 pub use choose::{Chosen, Effective, Standing, Trust};
 pub use edit::Change;
 pub use file::{LimitsError, LimitsFile};
-pub use rules::{Key, Limit, Rules, Whom};
+pub use rules::{Key, Limit, Rules, Selector};
 
 /// The path of the limits file.
 pub const FILE: &str = "/etc/lull.toml";

@@ -168,7 +168,7 @@ fn one_word(text: &str, word: &str, limit: Limit) -> Result<Limit, String> {
 
 /// The guests to which a section applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whom {
+pub enum Selector {
     /// Every guest.
     Default,
     /// The UUID in lower case.
@@ -182,7 +182,7 @@ pub enum Whom {
 /// The longest name of a section in bytes, far longer than that of any guest.
 const NAME_MAX: usize = 255;
 
-impl Whom {
+impl Selector {
     /// The guest or guests that `text` names.
     ///
     /// # Errors
@@ -205,7 +205,7 @@ impl Whom {
 }
 
 /// Formats it as in the header of a section.
-impl fmt::Display for Whom {
+impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
             Self::Default => return f.write_str("[default]"),
@@ -239,7 +239,7 @@ pub struct Setting {
 #[derive(Debug, Clone)]
 pub struct Section {
     /// The guests to which the section applies.
-    pub whom: Whom,
+    pub selector: Selector,
     /// The line of its header, from 1.
     pub line: usize,
     /// The byte range of the header; `None` if the section has none.
@@ -299,9 +299,11 @@ impl Rules {
         }
     }
 
-    /// The section that applies to `whom`.
-    pub fn section(&self, whom: &Whom) -> Option<&Section> {
-        self.sections.iter().find(|section| section.whom == *whom)
+    /// The section that applies to `selector`.
+    pub fn section(&self, selector: &Selector) -> Option<&Section> {
+        self.sections
+            .iter()
+            .find(|section| section.selector == *selector)
     }
 }
 
@@ -336,7 +338,7 @@ impl Reader<'_> {
         for (word, item) in root.iter() {
             let place = key_place(root, word, item);
             match (word, item.as_table_like()) {
-                (DEFAULT, Some(table)) => self.section(Whom::Default, place, item, table),
+                (DEFAULT, Some(table)) => self.section(Selector::Default, place, item, table),
                 (GUEST, Some(guests)) => self.guests(guests),
                 (DEFAULT | GUEST, None) => {
                     let what = format!("`{word}` is a section: `[default]`, `[guest.web1]`");
@@ -356,8 +358,8 @@ impl Reader<'_> {
     fn guests(&mut self, guests: &dyn TableLike) {
         for (name, item) in guests.iter() {
             let place = key_place(guests, name, item);
-            match (Whom::named(name), item.as_table_like()) {
-                (Ok(whom), Some(table)) => self.section(whom, place, item, table),
+            match (Selector::named(name), item.as_table_like()) {
+                (Ok(selector), Some(table)) => self.section(selector, place, item, table),
                 (Ok(_), None) => {
                     let what = format!("`{name}` is to be a guest's section: `[guest.{name}]`");
                     self.problem(place, what);
@@ -369,14 +371,14 @@ impl Reader<'_> {
 
     fn section(
         &mut self,
-        whom: Whom,
+        selector: Selector,
         place: Option<Range<usize>>,
         item: &Item,
         table: &dyn TableLike,
     ) {
         let line = self.line(place.as_ref());
-        if let Some(before) = self.rules.section(&whom) {
-            let what = format!("{whom} is there already, on line {}", before.line);
+        if let Some(before) = self.rules.section(&selector) {
+            let what = format!("{selector} is there already, on line {}", before.line);
             self.problem(place, what);
             return;
         }
@@ -386,7 +388,7 @@ impl Reader<'_> {
             let Some(key) = Key::ALL.into_iter().find(|key| key.name() == word) else {
                 if item.is_table_like() {
                     let what = format!(
-                        "`{word}` is a section in {whom}; a guest's name with dots in it wants quotes: [guest.\"a.b\"]"
+                        "`{word}` is a section in {selector}; a guest's name with dots in it wants quotes: [guest.\"a.b\"]"
                     );
                     self.problem(place, what);
                 } else {
@@ -402,7 +404,7 @@ impl Reader<'_> {
             .as_table()
             .filter(|table| !table.is_dotted() && !table.is_implicit());
         self.rules.sections.push(Section {
-            whom,
+            selector,
             line,
             header: header.and_then(Table::span),
             settings,

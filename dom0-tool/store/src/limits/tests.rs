@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::edit::Change;
 use super::file::LimitsFile;
-use super::rules::{Key, Limit, Rules, Whom};
+use super::rules::{Key, Limit, Rules, Selector};
 
 fn complaint(text: &str) -> String {
     let problems = Rules::parse(text).expect_err(text);
@@ -213,23 +213,23 @@ fn a_file_of_somebody_else_is_refused() {
     );
 }
 
-fn change(whom: &str, keys: &[(Key, Option<&str>)]) -> Change {
-    let whom = match whom {
-        "" => Whom::Default,
-        whom => Whom::named(whom).unwrap(),
+fn change(selector: &str, keys: &[(Key, Option<&str>)]) -> Change {
+    let selector = match selector {
+        "" => Selector::Default,
+        selector => Selector::named(selector).unwrap(),
     };
     let limit = |(key, text): &(Key, Option<&str>)| {
         let limit = text.map(|text| key.understand(text).unwrap());
         (*key, limit)
     };
     Change {
-        whom,
+        selector,
         keys: keys.iter().map(limit).collect(),
     }
 }
 
-fn changed(text: &str, whom: &str, key: Key, limit: Option<&str>) -> Result<String, String> {
-    let change = change(whom, &[(key, limit)]);
+fn changed(text: &str, selector: &str, key: Key, limit: Option<&str>) -> Result<String, String> {
+    let change = change(selector, &[(key, limit)]);
     let changed = change.apply(text, &Rules::parse(text).unwrap());
     changed.map_err(|error| error.to_string())
 }
@@ -239,7 +239,7 @@ const WRITTEN: &str = "# ours\n\n[default] # all\ntimeout = \"2min\" # patience\
 
 #[test]
 fn one_line_changes_and_no_other() {
-    let set = |whom, key, limit| changed(WRITTEN, whom, key, Some(limit)).unwrap();
+    let set = |selector, key, limit| changed(WRITTEN, selector, key, Some(limit)).unwrap();
     assert_eq!(
         set("", Key::Timeout, "90s"),
         WRITTEN.replace("\"2min\"", "\"1m30s\"")
@@ -281,12 +281,12 @@ fn what_stands_otherwise_is_changed_where_it_can_be_and_else_left() {
     let inline = "guest = { web1 = { timeout = \"2s\" } }\n";
     let longer = changed(inline, "web1", Key::Timeout, Some("3s")).unwrap();
     assert_eq!(longer, inline.replace("2s", "3s"));
-    for (whom, key, limit) in [
+    for (selector, key, limit) in [
         ("web1", Key::MaxSuspendTime, Some("1s")),
         ("web1", Key::Timeout, None),
         ("web2", Key::Timeout, Some("1s")),
     ] {
-        let said = changed(inline, whom, key, limit).unwrap_err();
+        let said = changed(inline, selector, key, limit).unwrap_err();
         assert!(said.contains("yourself"), "{said}");
     }
     let windows = "[default]\r\ntimeout = \"2s\"\r\n";
@@ -303,9 +303,9 @@ fn the_file_keeps_its_mode_and_a_link_stays_a_link() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     symlink(&path, &link).unwrap();
     let file = LimitsFile::at(&link);
-    let wish = change("db", &[(Key::Timeout, Some("1s"))]);
-    assert!(file.change(&wish).unwrap());
-    assert!(!file.change(&wish).unwrap(), "it was so already");
+    let edit = change("db", &[(Key::Timeout, Some("1s"))]);
+    assert!(file.change(&edit).unwrap());
+    assert!(!file.change(&edit).unwrap(), "it was so already");
     assert!(link.is_symlink());
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
@@ -376,18 +376,18 @@ fn files() -> impl Strategy<Value = String> {
 }
 
 /// A section, its name in `files`, and a setting.
-fn wishes() -> impl Strategy<Value = (String, Key, String)> {
+fn edits() -> impl Strategy<Value = (String, Key, String)> {
     ("([a-z]{1,3}|[a-z*.]{1,4})?", setting())
-        .prop_filter("a pattern that is none", |(whom, _)| {
-            whom.is_empty() || Whom::named(whom).is_ok()
+        .prop_filter("a pattern that is none", |(selector, _)| {
+            selector.is_empty() || Selector::named(selector).is_ok()
         })
-        .prop_map(|(whom, (key, limit))| (whom, key, limit))
+        .prop_map(|(selector, (key, limit))| (selector, key, limit))
 }
 
-fn limit_in(text: &str, whom: &str, key: Key) -> Option<Limit> {
-    let whom = change(whom, &[]).whom;
+fn limit_in(text: &str, selector: &str, key: Key) -> Option<Limit> {
+    let selector = change(selector, &[]).selector;
     let rules = Rules::parse(text).unwrap();
-    let setting = rules.section(&whom)?.settings.get(&key)?;
+    let setting = rules.section(&selector)?.settings.get(&key)?;
     Some(setting.limit)
 }
 
@@ -404,11 +404,11 @@ proptest! {
 
     #[test]
     fn a_limit_that_is_set_is_there_and_all_other_lines_stay(
-        text in files(), (whom, key, limit) in wishes(),
+        text in files(), (selector, key, limit) in edits(),
     ) {
-        let after = changed(&text, &whom, key, Some(&limit)).unwrap();
-        prop_assert_eq!(limit_in(&after, &whom, key), Some(key.understand(&limit).unwrap()));
-        let was_there = limit_in(&text, &whom, key).is_some();
+        let after = changed(&text, &selector, key, Some(&limit)).unwrap();
+        prop_assert_eq!(limit_in(&after, &selector, key), Some(key.understand(&limit).unwrap()));
+        let was_there = limit_in(&text, &selector, key).is_some();
         // Apart from the changed or added line and a new section's header, the text is the
         // same.
         let (mut old, mut new) = (text.lines().peekable(), after.lines());
@@ -429,17 +429,17 @@ proptest! {
 
     #[test]
     fn what_is_set_anew_and_unset_leaves_the_file_as_it_was(
-        text in files(), (whom, key, limit) in wishes(),
+        text in files(), (selector, key, limit) in edits(),
     ) {
-        prop_assume!(Rules::parse(&text).unwrap().section(&change(&whom, &[]).whom).is_none());
-        let set = changed(&text, &whom, key, Some(&limit)).unwrap();
-        prop_assert_eq!(changed(&set, &whom, key, None).unwrap(), text);
+        prop_assume!(Rules::parse(&text).unwrap().section(&change(&selector, &[]).selector).is_none());
+        let set = changed(&text, &selector, key, Some(&limit)).unwrap();
+        prop_assert_eq!(changed(&set, &selector, key, None).unwrap(), text);
     }
 
     #[test]
-    fn what_is_unset_is_gone_and_no_comment_with_it(text in files(), (whom, key, _) in wishes()) {
-        let after = changed(&text, &whom, key, None).unwrap();
-        prop_assert_eq!(limit_in(&after, &whom, key), None);
+    fn what_is_unset_is_gone_and_no_comment_with_it(text in files(), (selector, key, _) in edits()) {
+        let after = changed(&text, &selector, key, None).unwrap();
+        prop_assert_eq!(limit_in(&after, &selector, key), None);
         let comments = |text: &str| text.lines().filter(|line| line.starts_with('#')).count();
         prop_assert_eq!(comments(&text), comments(&after));
     }

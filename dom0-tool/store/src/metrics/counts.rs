@@ -75,8 +75,8 @@ impl Counts {
             more(self.outcomes.entry(outcome.to_owned()).or_default(), 1);
         }
         more(&mut self.rounds, run.rounds.len() as u64);
-        more(&mut self.pages, run.account.pages_sent());
-        let bytes = run.account.ended.as_ref().map(|ended| ended.bytes_sent);
+        more(&mut self.pages, run.observed.pages_sent());
+        let bytes = run.observed.ended.as_ref().map(|ended| ended.bytes_sent);
         more(&mut self.bytes, bytes.unwrap_or(0));
         if let Some(ms) = run.predicted_ms() {
             self.predicted.add(ms);

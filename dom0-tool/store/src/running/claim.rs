@@ -61,8 +61,8 @@ impl Claim {
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn preempt(folder: &Folder, guest: DomId) -> io::Result<LockResult> {
-        take(folder, guest, INSIST, true)
+    pub fn preempt(folder: &Folder, domid: DomId) -> io::Result<LockResult> {
+        take(folder, domid, INSIST, true)
     }
 
     /// Like [`Self::preempt`], while `go_on` returns true. It is called ten times a second.
@@ -71,13 +71,13 @@ impl Claim {
     /// When the file cannot be created, or `go_on` fails.
     pub fn preempt_while<E: From<io::Error>>(
         folder: &Folder,
-        guest: DomId,
+        domid: DomId,
         go_on: impl Fn() -> Result<(), E>,
     ) -> Result<LockResult, E> {
         let until = Instant::now() + INSIST;
         loop {
             go_on()?;
-            match take(folder, guest, MOMENT, true)? {
+            match take(folder, domid, MOMENT, true)? {
                 LockResult::Busy if Instant::now() < until => {}
                 taken => return Ok(taken),
             }
@@ -85,25 +85,25 @@ impl Claim {
     }
 
     /// The claim that this process inherited, if it still belongs to this guest.
-    pub fn inherited(folder: &Folder, guest: DomId) -> Option<Self> {
+    pub fn inherited(folder: &Folder, domid: DomId) -> Option<Self> {
         let file = inherited_fd::named(CLAIM_FD).map(File::from)?;
-        is_at(&file, &folder.claim(guest)).then_some(Self { file })
+        is_at(&file, &folder.claim(domid)).then_some(Self { file })
     }
 
     /// Takes the claim for a process that only samples the log.
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn ask(folder: &Folder, guest: DomId) -> io::Result<LockResult> {
-        take(folder, guest, ASK, false)
+    pub fn ask(folder: &Folder, domid: DomId) -> io::Result<LockResult> {
+        take(folder, domid, ASK, false)
     }
 
     /// Takes the claim for a process that must be sure that no migration is under way.
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn wait_idle(folder: &Folder, guest: DomId) -> io::Result<LockResult> {
-        take(folder, guest, OUTWAIT, false)
+    pub fn wait_idle(folder: &Folder, domid: DomId) -> io::Result<LockResult> {
+        take(folder, domid, OUTWAIT, false)
     }
 
     /// Whether a migration waits for this claim.
@@ -112,18 +112,18 @@ impl Claim {
     }
 
     /// Removes the file, and releases the lock with it.
-    pub fn give_up(self, folder: &Folder, guest: DomId) {
-        give_up(&self.file, folder, guest);
+    pub fn give_up(self, folder: &Folder, domid: DomId) {
+        give_up(&self.file, folder, domid);
     }
 
     /// Releases the claim. The file is removed unless another process still holds the lock,
     /// as a guard does while it has something to undo.
-    pub fn let_go(self, folder: &Folder, guest: DomId) {
+    pub fn let_go(self, folder: &Folder, domid: DomId) {
         drop(self);
         // A second open gives an independent lock, which fails while another process holds
         // the first.
-        if let Ok(LockResult::Acquired(claim)) = take(folder, guest, Duration::ZERO, false) {
-            claim.give_up(folder, guest);
+        if let Ok(LockResult::Acquired(claim)) = take(folder, domid, Duration::ZERO, false) {
+            claim.give_up(folder, domid);
         }
     }
 
@@ -132,27 +132,27 @@ impl Claim {
     /// # Errors
     /// When too many files are open.
     pub fn share(&self) -> io::Result<Stdio> {
-        self.hand_down().map(Stdio::from)
+        self.for_child().map(Stdio::from)
     }
 
     /// A copy of the descriptor for a child process, which then holds the lock too.
     ///
     /// # Errors
     /// When too many files are open.
-    pub fn hand_down(&self) -> io::Result<OwnedFd> {
+    pub fn for_child(&self) -> io::Result<OwnedFd> {
         self.file.try_clone().map(OwnedFd::from)
     }
 }
 
 fn take(
     folder: &Folder,
-    guest: DomId,
+    domid: DomId,
     patience: Duration,
     preempts: bool,
 ) -> io::Result<LockResult> {
     let until = Instant::now() + patience;
-    folder.prepare(guest)?;
-    let path = folder.claim(guest);
+    folder.prepare(domid)?;
+    let path = folder.claim(domid);
     loop {
         let mut file = File::options()
             .read(true)
@@ -180,8 +180,8 @@ fn take(
 }
 
 /// Removes the file if `held` refers to it. The lock is released when the process ends.
-pub fn give_up(held: &impl AsFd, folder: &Folder, guest: DomId) {
-    let path = folder.claim(guest);
+pub fn give_up(held: &impl AsFd, folder: &Folder, domid: DomId) {
+    let path = folder.claim(domid);
     let held = held.as_fd().try_clone_to_owned().map(File::from);
     if held.is_ok_and(|held| is_at(&held, &path)) {
         folder::remove(&path);

@@ -24,7 +24,7 @@ const CLAIM: &str = "log";
 const TAKEN: &str = "dom0-memory";
 
 /// The file name extension of the sockets at which connections join a `lull land`.
-const DOOR: &str = "land";
+const JOIN_SOCKET: &str = "land";
 
 /// The most files looked at, which is more than a host can have migrations.
 const MAX_ENTRIES: usize = 1024;
@@ -39,7 +39,7 @@ pub struct Folder {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ControlSocket {
     /// The domain number of the guest being moved.
-    pub guest: DomId,
+    pub domid: DomId,
     /// The process number of the helper that moves it.
     pub helper: u32,
     /// The path of the socket.
@@ -58,14 +58,15 @@ impl Folder {
         Self { path: path.into() }
     }
 
-    /// Creates the folder for this user only, and clears it away. Returns the path for a new socket.
+    /// Creates the folder for this user only, and removes what dead processes left in it.
+    /// Returns the path for a new socket.
     ///
     /// # Errors
     /// When the folder cannot be created, or is not ours alone.
-    pub fn prepare(&self, guest: DomId) -> io::Result<PathBuf> {
+    pub fn prepare(&self, domid: DomId) -> io::Result<PathBuf> {
         self.make()?;
         self.clear_away()?;
-        let path = self.socket(guest, std::process::id());
+        let path = self.socket(domid, std::process::id());
         remove(&path);
         Ok(path)
     }
@@ -102,19 +103,19 @@ impl Folder {
     }
 
     /// The path of a helper's socket.
-    pub fn socket(&self, guest: DomId, helper: u32) -> PathBuf {
-        self.path.join(format!("{guest}.{helper}.{SUFFIX}"))
+    pub fn socket(&self, domid: DomId, helper: u32) -> PathBuf {
+        self.path.join(format!("{domid}.{helper}.{SUFFIX}"))
     }
 
     /// The path of the claim on a guest's dirty log (`claim`).
-    pub fn claim(&self, guest: DomId) -> PathBuf {
-        self.path.join(format!("{guest}.{CLAIM}"))
+    pub fn claim(&self, domid: DomId) -> PathBuf {
+        self.path.join(format!("{domid}.{CLAIM}"))
     }
 
     /// The path of the socket at which connections join a `lull land`
-    /// (`land::door` of the agents).
-    pub fn door(&self, token: Token) -> PathBuf {
-        self.path.join(format!("{token}.{DOOR}"))
+    /// (`land::join_socket` of the agents).
+    pub fn join_socket(&self, token: Token) -> PathBuf {
+        self.path.join(format!("{token}.{JOIN_SOCKET}"))
     }
 
     /// The path of the note about what a process has taken from dom0's memory
@@ -164,7 +165,7 @@ impl Folder {
                 claim::remove_if_free(&path);
                 continue;
             }
-            if let Some(token) = door(&path) {
+            if let Some(token) = join_socket(&path) {
                 if !processes::is_lulls(token.process) {
                     remove(&path);
                 }
@@ -179,7 +180,7 @@ impl Folder {
                 remove(&socket.path);
             }
         }
-        sockets.sort_by_key(|socket| (socket.guest, socket.helper));
+        sockets.sort_by_key(|socket| (socket.domid, socket.helper));
         Ok(sockets)
     }
 }
@@ -188,12 +189,12 @@ impl ControlSocket {
     fn of(path: PathBuf) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let mut parts = name.split('.');
-        let (guest, helper) = (parts.next()?, parts.next()?);
+        let (domid, helper) = (parts.next()?, parts.next()?);
         if (parts.next()?, parts.next()) != (SUFFIX, None) {
             return None;
         }
         Some(Self {
-            guest: guest.parse().ok()?,
+            domid: domid.parse().ok()?,
             helper: helper.parse().ok()?,
             path,
         })
@@ -204,14 +205,14 @@ impl ControlSocket {
 fn is_claim(path: &Path) -> bool {
     let name = path.file_name().and_then(OsStr::to_str);
     let parts = name.and_then(|name| name.split_once('.'));
-    parts.is_some_and(|(guest, kind)| guest.parse::<DomId>().is_ok() && kind == CLAIM)
+    parts.is_some_and(|(domid, kind)| domid.parse::<DomId>().is_ok() && kind == CLAIM)
 }
 
-/// The token in the path of a door.
-fn door(path: &Path) -> Option<Token> {
+/// The token in the path of such a socket.
+fn join_socket(path: &Path) -> Option<Token> {
     let name = path.file_name()?.to_str()?;
     let (token, kind) = name.rsplit_once('.')?;
-    token.parse().ok().filter(|_| kind == DOOR)
+    token.parse().ok().filter(|_| kind == JOIN_SOCKET)
 }
 
 /// Removes a socket if it exists.
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(
             sockets,
             [ControlSocket {
-                guest: 7,
+                domid: 7,
                 helper: std::process::id(),
                 path: ours
             }]

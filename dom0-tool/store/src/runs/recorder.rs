@@ -104,7 +104,7 @@ impl<W: Write> Recorder<W> {
                 schema: SCHEMA,
                 event: event.clone(),
             });
-            self.pipe.hand_over();
+            self.pipe.flush();
         }
     }
 }

@@ -22,8 +22,8 @@ pub struct Run {
     pub name: String,
     /// The first line, which names the guest.
     pub begun: Option<Begun>,
-    /// The account of the attempt.
-    pub account: ObservedAttempt,
+    /// What its events say.
+    pub observed: ObservedAttempt,
     /// All rounds of the attempt.
     pub rounds: Vec<Round>,
     /// All lines of progress.
@@ -79,18 +79,18 @@ impl Run {
             Event::Result(result) => self.result = Some(*result),
             Event::Progress(progress) => {
                 self.progress.push(progress.clone());
-                self.account.helper_said(Event::Progress(progress));
+                self.observed.helper_said(Event::Progress(progress));
             }
             Event::Round(round) => {
                 self.rounds.push(round.clone());
-                self.account.helper_said(Event::Round(round));
+                self.observed.helper_said(Event::Round(round));
             }
             Event::Log(log) if log.level == "error" => self.error = Some(log.text),
             Event::LeftToStock(left) => self.left_to_stock = Some(left.reason),
             Event::Ready(_) | Event::HandedOver(_) | Event::Answered(_) | Event::HungUp(_) => {
-                self.account.transport_said(event);
+                self.observed.transport_said(event);
             }
-            _ => self.account.helper_said(event),
+            _ => self.observed.helper_said(event),
         }
     }
 
@@ -100,8 +100,8 @@ impl Run {
             let pause = result.observed_downtime_ms;
             pause.filter(|_| result.outcome == "moved")
         });
-        let asked = self.account.suspended.as_ref();
-        self.account.target_started_ns = asked.zip(observed).map(|(asked, ms)| {
+        let asked = self.observed.suspended.as_ref();
+        self.observed.target_started_ns = asked.zip(observed).map(|(asked, ms)| {
             let pause = ms.saturating_mul(1_000_000);
             asked.requested_monotonic_ns.saturating_add(pause)
         });
@@ -120,7 +120,7 @@ impl Run {
     /// How the attempt ended: as in [`Outcome`], or, as far as the helper can tell, `sent`
     /// or `left-to-stock`; `unfinished` if no end was recorded.
     pub fn outcome(&self) -> &str {
-        let how = self.account.ended.as_ref().map(|ended| ended.how);
+        let how = self.observed.ended.as_ref().map(|ended| ended.how);
         match (&self.result, how) {
             (Some(result), _) => &result.outcome,
             (None, Some(How::StreamComplete)) => "sent",
@@ -137,39 +137,39 @@ impl Run {
 
     /// Whether the guest was asked to suspend itself and did not.
     pub fn did_not_suspend(&self) -> bool {
-        let ended = self.account.ended.as_ref();
+        let ended = self.observed.ended.as_ref();
         ended.is_some_and(|ended| ended.reason == DID_NOT_SUSPEND)
     }
 
     /// The limit on the pause, in milliseconds.
     pub fn limit_ms(&self) -> Option<u64> {
         let asked = self.result.as_ref().and_then(|result| result.limit_ms);
-        asked.or(self.account.limit_ms())
+        asked.or(self.observed.limit_ms())
     }
 
     /// The limit on the pause, in microseconds, as exactly as it was recorded.
     pub fn limit_us(&self) -> Option<u64> {
         let rounded = || Some(self.limit_ms()?.saturating_mul(1_000));
-        self.account.exact_limit_us().or_else(rounded)
+        self.observed.exact_limit_us().or_else(rounded)
     }
 
     /// The predicted upper bound of the pause, in milliseconds.
     pub fn predicted_ms(&self) -> Option<u64> {
-        self.account.predicted_downtime_ms()
+        self.observed.predicted_downtime_ms()
     }
 
     /// The observed pause, in milliseconds.
     pub fn observed_ms(&self) -> Option<u64> {
-        let told = self
+        let reported = self
             .result
             .as_ref()
             .map(|result| result.observed_downtime_ms);
-        told.unwrap_or_else(|| self.account.refused_pause_ms())
+        reported.unwrap_or_else(|| self.observed.refused_pause_ms())
     }
 
     /// Why the attempt did not move the guest, and what to do; may be empty.
     pub fn reason(&self) -> String {
-        let parts = match (&self.result, &self.account.ended, &self.error) {
+        let parts = match (&self.result, &self.observed.ended, &self.error) {
             (Some(result), _, _) => vec![result.reason.clone(), result.advice.clone()],
             (None, Some(ended), _) => vec![
                 ended.reason.clone(),

@@ -1,4 +1,4 @@
-//! Records of attempts that outlive whoever makes them.
+//! Records of attempts that survive the process that makes them.
 //!
 //! Neither helper nor front end may wait for a disk: until the one exits, libxl
 //! does not go on, and the guest is paused; the other may be killed. So they

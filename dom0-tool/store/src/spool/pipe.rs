@@ -61,7 +61,7 @@ impl<W: Write> Pipe<W> {
         self.unsent.len()
     }
 
-    /// Adds a line as JSON, to be sent with the next [`Self::hand_over`].
+    /// Adds a line as JSON, to be sent with the next [`Self::flush`].
     pub fn add(&mut self, line: &impl Serialize) {
         let line = json::line(line).unwrap_or_default();
         self.bytes += line.len();
@@ -69,7 +69,7 @@ impl<W: Write> Pipe<W> {
     }
 
     /// Writes as much as the pipe has room for.
-    pub fn hand_over(&mut self) {
+    pub fn flush(&mut self) {
         let mut sent = 0;
         while sent < self.unsent.len() {
             match self.spooler.write(&self.unsent[sent..]) {

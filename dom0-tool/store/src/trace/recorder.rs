@@ -85,7 +85,7 @@ impl<W: Write> Recorder<W> {
             outcome,
             reason,
         }));
-        self.pipe.hand_over();
+        self.pipe.flush();
     }
 }
 
@@ -111,7 +111,7 @@ impl<W: Write> trace::Recorder for Recorder<W> {
             State::Copying | State::Counting | State::TakingBitmap | State::HandingOver
         );
         if runs && self.pipe.unsent() >= PORTION {
-            self.pipe.hand_over();
+            self.pipe.flush();
         }
     }
 }

@@ -26,23 +26,23 @@ const GARBAGE: [&[u8]; 4] = [
 /// Sends garbage until the socket is gone, and prints the number of connections.
 pub fn run(folder: &Path) -> Result<()> {
     let mut kept = Vec::new();
-    let mut told = 0_u64;
+    let mut sent = 0_u64;
     while let Some(socket) = socket_in(folder) {
-        let garbage = GARBAGE[told as usize % GARBAGE.len()];
+        let garbage = GARBAGE[sent as usize % GARBAGE.len()];
         if let Ok(mut client) = UnixStream::connect(&socket) {
             client.set_nonblocking(true)?;
-            if told < 4 {
+            if sent < 4 {
                 // These clients are silent or watch; neither ever reads.
-                let _ = client.write(if told < 2 { b"" } else { WATCH });
+                let _ = client.write(if sent < 2 { b"" } else { WATCH });
                 kept.push(client);
             } else {
                 let _ = client.write(garbage);
             }
-            told += 1;
+            sent += 1;
         }
         thread::sleep(PAUSE);
     }
-    println!("{told}");
+    println!("{sent}");
     Ok(())
 }
 

@@ -40,7 +40,7 @@ pub fn without_pv_drivers(world: &mut World) -> Result<()> {
     world.bury_guest()
 }
 
-/// Returns an attempt that lands fast if the guest bears it.
+/// Returns an attempt that lands fast if the guest supports it.
 fn may_land_fast() -> Plan {
     Plan::direct().land("exec lull land")
 }
@@ -213,16 +213,16 @@ fn move_with_devices(
     Ok(())
 }
 
-/// Returns what QEMU tells of the guest's devices, without what differs from one QEMU to the
+/// Returns QEMU's description of the guest's devices, without what differs from one QEMU to the
 /// next: names of its own, the domid and the order of disks.
 fn devices(guest: &Guest) -> Result<String> {
     let domid = guest.domid()?;
     let ask = |what: &str, filter: &str| -> Result<String> {
         let command = format!("xl qemu-monitor-command {domid} 'info {what}' | tr -d '\\r'");
-        let told = guest.host().run(&format!("{command} | {filter}"))?;
-        let told = told.checked().with_context(|| format!("info {what}"))?;
-        ensure!(!told.trim().is_empty(), "QEMU tells nothing of: {what}");
-        Ok(format!("{what}:\n{told}"))
+        let output = guest.host().run(&format!("{command} | {filter}"))?;
+        let output = output.checked().with_context(|| format!("info {what}"))?;
+        ensure!(!output.trim().is_empty(), "QEMU tells nothing of: {what}");
+        Ok(format!("{what}:\n{output}"))
     };
     let blocks = "sed -n '/^\\(ide\\|scsi\\)/{s/ (#block[0-9]*)//;p;}' | sort";
     let mut all = ask("block", blocks)?;
@@ -241,8 +241,8 @@ fn devices(guest: &Guest) -> Result<String> {
 /// The emulated card may need a while after a move: each register costs time.
 fn emulated_card_answers(guest: &Guest) -> Result<()> {
     let ping = format!("ping -c 3 -w 60 {EMULATED}");
-    let told = guest.host().run(&ping)?;
-    told.checked().context("the emulated network card")?;
+    let output = guest.host().run(&ping)?;
+    output.checked().context("the emulated network card")?;
     Ok(())
 }
 

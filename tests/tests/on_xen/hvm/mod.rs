@@ -145,10 +145,10 @@ fn refused(world: &mut World) -> Result<()> {
 fn refused_in_the_pause(ended: &Ended) -> Result<()> {
     ended.expect(3)?;
     let stopped = ended.event("suspended").context("it was never stopped")?;
-    let told = ended.event("ended").context("no last word")?;
+    let reported = ended.event("ended").context("no last word")?;
     ensure!(
-        told["refused_pause_ms"].is_u64(),
-        "not paused: {stopped}, {told}"
+        reported["refused_pause_ms"].is_u64(),
+        "not paused: {stopped}, {reported}"
     );
     Ok(())
 }
@@ -208,10 +208,10 @@ fn stands_still(world: &mut World, plan: &Plan) -> Result<()> {
     let mut running = plan.start(&world.host, &guest)?;
     running.wait_until_copying()?;
     running.beside(&format!("kill -STOP {qemu}"))?;
-    let told = running.wait_for(|event| is(event, "ended"));
+    let reported = running.wait_for(|event| is(event, "ended"));
     // It must not stay so, whatever was seen.
     running.beside(&format!("kill -CONT {qemu}"))?;
-    told?;
+    reported?;
     let ended = running.finish()?;
     let reason = ended.expect(7)?["reason"].to_string();
     ensure!(reason.contains("QEMU"), "{reason}");

@@ -9,11 +9,11 @@ pub enum Then {
     /// The guest runs at the source; lull exits with this code.
     Stays(i32),
     /// The guest runs at the destination; lull exits with this code. With 8 its
-    /// suspended copy stays at the source: nobody may destroy it but a person.
+    /// suspended domain stays at the source: only a person may destroy it.
     Moves(i32),
     /// The guest is dead, and lull says so.
     Dies,
-    /// GO was said and never heard: no copy runs, none is destroyed, and lull
+    /// GO was sent and never arrived: no copy runs, none is destroyed, and lull
     /// says that it does not know.
     Undecided,
 }

@@ -57,6 +57,9 @@ pub use save_helper::main;
 /// Names this program: its release, and what it was built from.
 pub type Version = fn() -> &'static str;
 
+/// Reads the state of a domain, as [`lull_xen::state`] does.
+type StateOf = fn(DomId) -> io::Result<Option<DomainState>>;
+
 /// Exit status that libxl takes for a helper that broke down.
 const BROKEN: u8 = 255;
 
@@ -99,6 +102,7 @@ struct Helper<'t> {
     /// The guest is to be left paused, so no limit bounds its pause.
     left_paused: bool,
     guest: DomId,
+    state_of: StateOf,
     emulated: Emulated,
     /// QEMU is stopped and saved by this process: in a fast landing.
     saving: Option<Saving>,
@@ -114,8 +118,8 @@ struct Helper<'t> {
     /// The guest was asked to suspend.
     asked: bool,
     /// Something is left to undo, so the guard is not told otherwise: the guest may still
-    /// follow a request to suspend, or its emulated devices do not run, or log what they
-    /// write.
+    /// follow a request to suspend, or could not be resumed, or its emulated devices do not
+    /// run, or log what they write.
     rest_left: bool,
 }
 
@@ -166,6 +170,7 @@ impl<'t> Helper<'t> {
             limits_from: Effective::default(),
             left_paused: false,
             guest,
+            state_of: lull_xen::state,
             emulated: Emulated::NONE,
             saving: None,
             beginning: None,
@@ -399,13 +404,21 @@ impl<'t> Helper<'t> {
         }
     }
 
+    /// Whether the guest is seen to be suspended. xl's monitor would take that for its end.
+    fn is_suspended(&self) -> bool {
+        let state = (self.state_of)(self.guest);
+        matches!(state, Ok(Some(state)) if state.is_suspended())
+    }
+
     /// Tells libxl how the attempt ended. Returns the guard if there is something to hand
     /// over to it.
     fn finish(mut self, verdict: &Verdict) -> (ExitCode, Option<Guard>) {
         if verdict.how != How::StreamComplete {
             let guard = self.guard.take();
             if !self.rest_left {
-                self.let_monitor_go();
+                if self.asked && !self.is_suspended() {
+                    self.let_monitor_go();
+                }
                 if let Some(guard) = guard {
                     guard.undone();
                 }
@@ -579,7 +592,7 @@ impl Host for Helper<'_> {
         });
     }
 
-    fn leave_request(&mut self) {
+    fn leave_guest(&mut self) {
         self.rest_left = true;
     }
 
@@ -701,6 +714,41 @@ mod tests {
         assert!(guard.is_none() && !monitor().is_held());
         process.kill().unwrap();
         process.wait().unwrap();
+    }
+
+    /// Nor is a monitor continued that was not stopped here.
+    #[test]
+    fn xls_monitor_stays_stopped_while_the_guest_is_suspended() {
+        let idle: StateOf = |_| Ok(Some(DomainState::IDLE));
+        let suspended: StateOf = |_| {
+            Ok(Some(DomainState {
+                shutdown: Some(2),
+                ..DomainState::IDLE
+            }))
+        };
+        for (asked, state_of, is_held) in [
+            (true, suspended, true),
+            (true, idle, false),
+            (false, idle, true),
+        ] {
+            let mut process = std::process::Command::new("sleep")
+                .arg("600")
+                .spawn()
+                .unwrap();
+            let monitor = || Monitor::open(process.id()).unwrap();
+            assert!(monitor().hold());
+            while !monitor().is_held() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let mut libxl = Agreeing;
+            let mut helper = Helper::new(&mut libxl, 7, None, || "lull").unwrap();
+            helper.monitor = Some(monitor());
+            (helper.asked, helper.state_of) = (asked, state_of);
+            helper.finish(&Verdict::plain(How::SourceFailed, "", ""));
+            assert_eq!(monitor().is_held(), is_held);
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io;
 
 use lull_engine::Verdict;
 use lull_wire::events::How;
-use lull_xen::{self as xen, DomainState};
+use lull_xen::DomainState;
 
 use super::Helper;
 use crate::monitor;
@@ -31,7 +31,7 @@ impl Helper<'_> {
         if let Some(from) = cap.filter(|cap| refused && cap.limit.is_some()) {
             text.push_str(&format!(" The bandwidth is from {from}."));
         }
-        text = format!("{text} {}", where_it_is(name, xen::state(self.guest)));
+        text = format!("{text} {}", where_it_is(name, (self.state_of)(self.guest)));
         if let Some(lost) = monitor::lost(name, self.guest).filter(|_| self.asked) {
             text = format!("{text} {lost}");
         }
@@ -58,32 +58,20 @@ fn where_it_is(name: &str, state: io::Result<Option<DomainState>>) -> String {
 mod tests {
     use super::*;
 
-    const fn idle() -> DomainState {
-        DomainState {
-            running: false,
-            blocked: true,
-            paused: false,
-            shutdown: None,
-            dying: false,
-            hvm: true,
-            cpu_time_ns: 1,
-        }
-    }
-
     #[test]
     fn a_guest_that_died_is_not_said_to_run() {
         let said = |state| where_it_is("web1", state);
         let stopped = |reason| DomainState {
             shutdown: Some(reason),
-            ..idle()
+            ..DomainState::IDLE
         };
-        assert_eq!(said(Ok(Some(idle()))), "web1 runs on here.");
+        assert_eq!(said(Ok(Some(DomainState::IDLE))), "web1 runs on here.");
         assert_eq!(said(Ok(Some(stopped(2)))), "web1 runs on here.");
         assert_eq!(said(Ok(Some(stopped(3)))), "web1 has crashed.");
         assert_eq!(said(Ok(None)), "web1 is gone.");
         let paused = DomainState {
             paused: true,
-            ..idle()
+            ..DomainState::IDLE
         };
         assert_eq!(said(Ok(Some(paused))), "web1 stays here, paused.");
         let unseen = said(Err(io::Error::other("no answer")));

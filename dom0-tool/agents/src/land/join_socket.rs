@@ -28,17 +28,17 @@ use lull_store::running::folder::Folder;
 /// output, and a socket that stays open for as long as they are used.
 const HELLO: &[u8] = b"join";
 
-/// Where further connections join.
+/// The socket at which further connections join.
 #[derive(Debug)]
-pub struct Door {
+pub struct JoinSocket {
     socket: UnixDatagram,
     token: Token,
     /// The number of connections that have joined.
     joined: u8,
 }
 
-impl Door {
-    /// Opens the door of this process.
+impl JoinSocket {
+    /// Creates the socket of this process.
     ///
     /// # Errors
     /// When the socket cannot be made.
@@ -51,7 +51,7 @@ impl Door {
         };
         folder.make()?;
         folder.clear_away()?;
-        let path = folder.door(token);
+        let path = folder.join_socket(token);
         let socket = UnixDatagram::bind(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         socket.set_nonblocking(true)?;
@@ -67,8 +67,8 @@ impl Door {
         self.token
     }
 
-    /// Takes the next connection in, if there is one, and tells it its number. One too many
-    /// is closed.
+    /// Accepts the next connection, if there is one, and sends it its number. A connection
+    /// beyond the limit is closed.
     pub fn admit(&mut self) -> Option<Joined> {
         let [from, to, stays] = receive(&self.socket)?;
         let number = self.joined + 1;
@@ -94,7 +94,7 @@ impl Door {
     }
 }
 
-impl AsFd for Door {
+impl AsFd for JoinSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -167,7 +167,7 @@ impl AsFd for Joined {
 pub fn join(token: Token) -> ExitCode {
     drop(inherited_fd::foreign(&[]));
     hygiene::settle();
-    let ended = hand_over(&Folder::default(), token, stdin(), stdout()).and_then(|stays| {
+    let ended = send_connection(&Folder::default(), token, stdin(), stdout()).and_then(|stays| {
         // Copies held here would keep the connection open.
         let nothing = File::options().read(true).write(true).open("/dev/null")?;
         dup2_stdin(&nothing)?;
@@ -185,21 +185,21 @@ pub fn join(token: Token) -> ExitCode {
 
 /// Hands a connection to the `lull land` of this token. Returns the socket that is closed
 /// when it is no longer used.
-pub(super) fn hand_over(
+pub(super) fn send_connection(
     folder: &Folder,
     token: Token,
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
 ) -> io::Result<UnixStream> {
-    let door = UnixDatagram::unbound()?;
-    door.connect(folder.door(token))?;
+    let join_socket = UnixDatagram::unbound()?;
+    join_socket.connect(folder.join_socket(token))?;
     let (ours, theirs) = UnixStream::pair()?;
     let fds = [from, to, theirs.as_fd()];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&fds));
     let flags = SendFlags::NOSIGNAL;
-    sendmsg(&door, &[IoSlice::new(HELLO)], &mut control, flags)?;
+    sendmsg(&join_socket, &[IoSlice::new(HELLO)], &mut control, flags)?;
     Ok(ours)
 }
 
@@ -223,18 +223,18 @@ mod tests {
     /// Lets a connection join. Returns the source's ends.
     fn join(folder: &Folder, token: Token) -> io::Result<(PipeWriter, PipeReader, UnixStream)> {
         let (from, source) = pipe().unwrap();
-        let (heard, to) = pipe().unwrap();
-        let stays = hand_over(folder, token, from.as_fd(), to.as_fd())?;
-        Ok((source, heard, stays))
+        let (received, to) = pipe().unwrap();
+        let stays = send_connection(folder, token, from.as_fd(), to.as_fd())?;
+        Ok((source, received, stays))
     }
 
     #[test]
     fn a_connection_joins_and_carries_frames_until_it_is_closed() {
         let (_root, folder) = folder();
-        let mut door = Door::open(&folder).unwrap();
-        assert!(door.admit().is_none());
-        let (mut source, heard, stays) = join(&folder, door.token()).unwrap();
-        let mut joined = door.admit().unwrap();
+        let mut join_socket = JoinSocket::open(&folder).unwrap();
+        assert!(join_socket.admit().is_none());
+        let (mut source, received, stays) = join(&folder, join_socket.token()).unwrap();
+        let mut joined = join_socket.admit().unwrap();
         assert_eq!(joined.number, 1);
         source.write_all(&channel::ping()).unwrap();
         let mut read = || joined.read().unwrap();
@@ -248,7 +248,7 @@ mod tests {
         assert!(matches!(joined.read(), Err(End::Gone)));
         drop(joined);
         let mut line = String::new();
-        { heard }.read_to_string(&mut line).unwrap();
+        { received }.read_to_string(&mut line).unwrap();
         assert_eq!(line, "{\"joined\":1}\n");
         wait(stays).unwrap();
     }
@@ -256,39 +256,41 @@ mod tests {
     #[test]
     fn only_whoever_has_the_token_joins_and_no_more_than_may() {
         let (_root, folder) = folder();
-        let mut door = Door::open(&folder).unwrap();
-        let mut guessed = door.token();
+        let mut join_socket = JoinSocket::open(&folder).unwrap();
+        let mut guessed = join_socket.token();
         guessed.secret ^= 1;
         assert!(join(&folder, guessed).is_err());
-        let mode = fs::metadata(folder.door(door.token())).unwrap();
+        let mode = fs::metadata(folder.join_socket(join_socket.token())).unwrap();
         assert_eq!(mode.permissions().mode() & 0o777, 0o600);
         let mut inside = Vec::new();
         for number in 1..=JOINED_MAX + 1 {
-            let source = join(&folder, door.token()).unwrap();
-            let joined = door.admit();
+            let source = join(&folder, join_socket.token()).unwrap();
+            let joined = join_socket.admit();
             let given = joined.as_ref().map(|joined| joined.number);
             assert_eq!(given, Some(number).filter(|number| *number <= JOINED_MAX));
             inside.push((source, joined));
         }
         // A message without descriptors joins nothing.
         let stranger = UnixDatagram::unbound().unwrap();
-        stranger.connect(folder.door(door.token())).unwrap();
+        stranger
+            .connect(folder.join_socket(join_socket.token()))
+            .unwrap();
         stranger.send(HELLO).unwrap();
-        assert!(door.admit().is_none());
+        assert!(join_socket.admit().is_none());
     }
 
     #[test]
     fn the_door_of_a_dead_process_is_cleared_away() {
         let (_root, folder) = folder();
-        let door = Door::open(&folder).unwrap();
+        let join_socket = JoinSocket::open(&folder).unwrap();
         let dead = Token {
             // This process number is higher than any real one.
             process: u32::MAX,
             secret: 7,
         };
-        fs::write(folder.door(dead), "").unwrap();
+        fs::write(folder.join_socket(dead), "").unwrap();
         folder.clear_away().unwrap();
-        assert!(!folder.door(dead).exists());
-        assert!(folder.door(door.token()).exists());
+        assert!(!folder.join_socket(dead).exists());
+        assert!(folder.join_socket(join_socket.token()).exists());
     }
 }

@@ -5,7 +5,7 @@ use crate::observer::Outages;
 
 /// The result of one migration, in text for a table.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Told {
+pub struct Figures {
     /// The predicted pause.
     pub predicted: Option<String>,
     /// The pause that lull observed.
@@ -18,7 +18,7 @@ pub struct Told {
     pub seconds: f64,
 }
 
-impl Told {
+impl Figures {
     /// Returns the observed pause in milliseconds, from text like `3,467 ms` or `12.3 s`.
     pub fn observed_ms(&self) -> Option<u64> {
         let (figure, unit) = self.observed.as_deref()?.split_once(' ')?;
@@ -95,11 +95,11 @@ mod tests {
                     lull: round 1: 300 pages sent\n\
                     \n pause           predicted, at most   observed \n\
                     \n all of it                 4,120 ms   3,467 ms \n";
-        let told = Told::new(text, &Outages::default(), 1.0);
-        assert_eq!(told.predicted.as_deref(), Some("4,120 ms"));
-        assert_eq!(told.observed.as_deref(), Some("3,467 ms"));
-        assert_eq!(told.observed_ms(), Some(3_467));
-        assert_eq!(told.rounds, 2);
+        let figures = Figures::new(text, &Outages::default(), 1.0);
+        assert_eq!(figures.predicted.as_deref(), Some("4,120 ms"));
+        assert_eq!(figures.observed.as_deref(), Some("3,467 ms"));
+        assert_eq!(figures.observed_ms(), Some(3_467));
+        assert_eq!(figures.rounds, 2);
     }
 
     #[test]
@@ -107,8 +107,8 @@ mod tests {
         let text = "Refused: it goes nowhere: the pause would be 3,200 ms expected, 12.3 s at \
                     most (the slowest 2.0 MiB so far took 11.0 s, in round 1), and the limit is \
                     8,000 ms.";
-        let told = Told::new(text, &Outages::default(), 1.0);
-        assert_eq!(told.predicted.as_deref(), Some("12.3 s"));
-        assert_eq!(told.observed, None);
+        let figures = Figures::new(text, &Outages::default(), 1.0);
+        assert_eq!(figures.predicted.as_deref(), Some("12.3 s"));
+        assert_eq!(figures.observed, None);
     }
 }

@@ -3,35 +3,36 @@
 use lull_base::bit_set::BitSet;
 
 use super::balloon::{Balloon, Change};
-use super::going::Going;
+use super::depopulated::Depopulated;
 use crate::failure::Failure;
 
 /// Which frames have a page at the destination, which of these were never sent, and what the
 /// destination does not know yet.
-pub struct There {
+pub struct DestinationFrames {
     /// Bitmap of the frames that have a page there.
     present: Vec<u64>,
     /// Those of them that still hold what Xen has handed out.
     unwritten: BitSet,
-    /// Frames that have gone, of which the destination is not told yet. A guest may give
+    /// Depopulated frames that the destination does not know of yet. A guest may give
     /// back all its memory at once, so they are sent a few at a time.
-    going: Going,
+    depopulated: Depopulated,
     balloon: Balloon,
 }
 
-impl There {
+impl DestinationFrames {
     /// No frame is there yet. The guest has frames below `guest_pfns`, and `tot_pages`
     /// pages.
     pub fn new(guest_pfns: u64, tot_pages: u64) -> Self {
         Self {
             present: vec![0; guest_pfns.div_ceil(64) as usize],
             unwritten: BitSet::below(guest_pfns),
-            going: Going::none(guest_pfns),
+            depopulated: Depopulated::none(guest_pfns),
             balloon: Balloon::listed(tot_pages),
         }
     }
 
-    /// These frames are named: they get a page with whatever Xen hands out.
+    /// Records that these frames are named in the stream. They get pages whose contents are
+    /// whatever Xen hands out.
     pub fn name(&mut self, frames: &[u64]) {
         self.send(frames);
         for gfn in frames {
@@ -39,13 +40,13 @@ impl There {
         }
     }
 
-    /// The pages of these frames are sent.
+    /// Records that the pages of these frames are sent.
     pub fn send(&mut self, frames: &[u64]) {
         self.mark(frames, true);
     }
 
-    /// The destination is told that these frames have gone.
-    pub fn remove(&mut self, frames: &[u64]) {
+    /// Records that the destination is told to depopulate these frames.
+    pub fn depopulate(&mut self, frames: &[u64]) {
         self.mark(frames, false);
     }
 
@@ -57,7 +58,7 @@ impl There {
                 *word = if present { *word | bit } else { *word & !bit };
             }
             if present {
-                self.going.came_back(*gfn);
+                self.depopulated.populate(*gfn);
             }
             self.unwritten.remove(*gfn);
         }
@@ -91,23 +92,23 @@ impl There {
         let gained = match self.balloon.change() {
             // Any frame may hold another page by now.
             Change::BothWays => now.to_vec(),
-            _ => self.going.gained(now, &self.present),
+            _ => self.depopulated.gained(now, &self.present),
         };
         self.balloon.list();
-        self.going.list(now, &self.present);
+        self.depopulated.list(now, &self.present);
         gained
     }
 
-    /// Whether the destination is to be told of frames that have gone.
-    pub fn has_gone(&mut self) -> bool {
-        !self.going.is_none()
+    /// Whether there are depopulated frames that the destination does not know of.
+    pub fn has_depopulated(&mut self) -> bool {
+        !self.depopulated.is_none()
     }
 
-    /// Takes up to `most` of these frames, and removes them. The result is empty when none
-    /// is left.
-    pub fn take_gone(&mut self, most: usize) -> Vec<u64> {
-        let gone = self.going.take(most);
-        self.remove(&gone);
-        gone
+    /// Takes up to `most` of these frames, and counts them as depopulated at the
+    /// destination. The result is empty when none is left.
+    pub fn take_depopulated(&mut self, most: usize) -> Vec<u64> {
+        let depopulated = self.depopulated.take(most);
+        self.depopulate(&depopulated);
+        depopulated
     }
 }

@@ -13,13 +13,13 @@ const SHOWN: usize = 3;
 
 /// The last lines that were printed.
 #[derive(Debug, Default)]
-pub struct Words {
+pub struct Printed {
     lines: VecDeque<String>,
     /// The destination's first error that names a cause.
     cause: Option<String>,
 }
 
-impl Words {
+impl Printed {
     /// Adds one line, without what a terminal would obey.
     pub fn push(&mut self, line: &str) {
         if self.lines.len() == KEPT {
@@ -44,7 +44,7 @@ impl Words {
     /// The lines that explain the failure, oldest first: those that ssh, a shell or the
     /// destination's xl printed themselves. If there are none, libxl's first error, because
     /// the following errors are consequences.
-    pub fn telling(&self) -> Vec<&str> {
+    pub fn explaining(&self) -> Vec<&str> {
         let own: Vec<&str> = self
             .lines
             .iter()
@@ -132,17 +132,21 @@ mod tests {
     use lull_base::lines::each_line;
     use lull_wire::xl::handshake::Handshake;
 
-    fn telling(lines: &[&str]) -> Vec<String> {
-        let mut words = Words::default();
+    fn explaining(lines: &[&str]) -> Vec<String> {
+        let mut printed = Printed::default();
         for line in lines {
-            words.push(line);
+            printed.push(line);
         }
-        words.telling().into_iter().map(str::to_owned).collect()
+        printed
+            .explaining()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
     fn sshs_own_words_come_before_libxls() {
-        let said = telling(&[
+        let said = explaining(&[
             "ssh: connect to host host2 port 22: No route to host",
             "libxl: error: libxl_utils.c:507:libxl_read_exactly: file/stream truncated reading banner from migration receiver stream",
             "libxl: info: libxl_exec.c:117:libxl_report_child_exitstatus: migration transport process [7] exited with error status 255",
@@ -155,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_destinations_complaint_is_found_among_routine() {
-        let said = telling(&[
+        let said = explaining(&[
             "migration target: Ready to receive domain.",
             "Saving to migration stream new xl format (info 0x3/0x0/1234)",
             "Loading new save file <incoming migration stream> (new xl fmt info 0x3/0x0/1234)",
@@ -193,20 +197,20 @@ mod tests {
             ),
             ("script: no library's", None),
         ] {
-            let mut words = Words::default();
-            words.push_there(line);
-            words.push_there("libxl: error: x.c:1:f: script: a later one");
+            let mut printed = Printed::default();
+            printed.push_there(line);
+            printed.push_there("libxl: error: x.c:1:f: script: a later one");
             let first = cause.unwrap_or("script: a later one");
-            assert_eq!(words.cause_there(), Some(first));
+            assert_eq!(printed.cause_there(), Some(first));
         }
-        let mut words = Words::default();
-        words.push("libxl: error: x.c:1:f: script: here");
-        assert_eq!(words.cause_there(), None);
+        let mut printed = Printed::default();
+        printed.push("libxl: error: x.c:1:f: script: here");
+        assert_eq!(printed.cause_there(), None);
     }
 
     #[test]
     fn xls_own_alarm_is_left_to_the_report() {
-        let said = telling(&[
+        let said = explaining(&[
             "packet_write_wait: Connection to host2 port 22: Broken pipe",
             "** Migration failed during final handshake **",
             "Domain state is now undefined !",
@@ -223,33 +227,36 @@ mod tests {
 
     #[test]
     fn with_nothing_better_libxls_first_error_is_shown() {
-        let said = telling(&["libxl: error: first", "libxl: error: second"]);
+        let said = explaining(&["libxl: error: first", "libxl: error: second"]);
         assert_eq!(said, ["libxl: error: first"]);
     }
 
     #[test]
     fn the_terminal_is_safe_from_the_destination() {
-        assert_eq!(telling(&["\u{1b}[2Jgone"]), ["[2Jgone"]);
+        assert_eq!(explaining(&["\u{1b}[2Jgone"]), ["[2Jgone"]);
     }
 
     /// The input is what xl, ssh, a shell and the destination print.
     #[test]
-    fn any_bytes_are_words() {
+    fn any_bytes_are_shown() {
         let samples: [&[u8]; 3] = [
             b"migration sender: Target reports successful startup.\nMigration successful.\n",
             b"libxl: error: libxl_device.c:1259:f: Domain 5:script: no bridge\r\n",
             b"migration target: Domain creation failed (code -3).\n\xff\x1b[2J",
         ];
         any_bytes(&samples, |bytes| {
-            let (mut words, mut handshake) = (Words::default(), Handshake::default());
+            let (mut printed, mut handshake) = (Printed::default(), Handshake::default());
             each_line(bytes, |line| {
                 handshake.line(line);
                 handshake.there(line);
-                words.push(line);
-                words.push_there(line);
+                printed.push(line);
+                printed.push_there(line);
             })
             .unwrap();
-            let said = words.telling().into_iter().chain(words.cause_there());
+            let said = printed
+                .explaining()
+                .into_iter()
+                .chain(printed.cause_there());
             assert!(said.flat_map(str::chars).all(|c| !c.is_control()));
         });
     }
