@@ -107,7 +107,7 @@ impl<R: Read> Reader<R> {
             return Err(NoTrace::OtherSchema(schema));
         }
         match self.parse(&text)? {
-            Line::Header(header) => Ok(header),
+            Line::Header(header) => Ok(*header),
             _ => Err(NoTrace::OutOfPlace(self.line)),
         }
     }

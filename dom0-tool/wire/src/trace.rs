@@ -36,7 +36,7 @@ pub const SCHEMA: u32 = 1;
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Line {
     /// The first line of the trace.
-    Header(Header),
+    Header(Box<Header>),
     /// An event that the machine received.
     Event(EventLine),
     /// A decision that the machine returned.

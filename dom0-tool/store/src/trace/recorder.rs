@@ -65,13 +65,13 @@ impl<W: Write> Recorder<W> {
             left_out: 0,
         };
         let started = humantime::format_rfc3339_seconds(SystemTime::now());
-        recorder.pipe.add(&Line::Header(Header {
+        recorder.pipe.add(&Line::Header(Box::new(Header {
             schema: SCHEMA,
             lull: lull.into(),
             domain,
             started: started.to_string(),
             config: config.into(),
-        }));
+        })));
         recorder
     }
 
