@@ -101,7 +101,7 @@ impl Session<'_> {
         };
         // QEMU goes on writing into the guest's memory until it is stopped, which is after
         // the guest's own stop and before the answer.
-        if pause.stopped.is_none() && !self.order.has_devices && self.is_suspended()? {
+        if pause.stopped.is_none() && !self.request.has_devices && self.is_suspended()? {
             self.stopped(&mut pause)?;
         }
         // The limit ends a pause in which QEMU does not stop.
@@ -127,7 +127,7 @@ impl Session<'_> {
         match answer {
             SuspendAnswer::Stopped if pause.stopped.is_some() => self.run_on_if_owed(),
             SuspendAnswer::Stopped => self.stopped(&mut pause),
-            SuspendAnswer::Failed if self.order.has_devices => {
+            SuspendAnswer::Failed if self.request.has_devices => {
                 let words = self.host.emulated().words().to_owned();
                 Err(Failure::DevicesNotSaved(words))
             }
@@ -179,7 +179,7 @@ impl Session<'_> {
     /// Resumes the guest if it is stopped. The QEMU of a guest with emulated devices may still
     /// be stopped for as long as there is no answer, so such a guest waits for that.
     pub(super) fn resume(&mut self) {
-        if self.order.has_devices && self.pause.is_some_and(|pause| !pause.answered) {
+        if self.request.has_devices && self.pause.is_some_and(|pause| !pause.answered) {
             return;
         }
         let decided = Instant::now();

@@ -48,7 +48,7 @@ use std::os::fd::BorrowedFd;
 use lull_wire::events::{Event, Refused};
 use lull_xen::device_model::MakeRun;
 
-pub use attempt::{Attempt, NotBegun, Order, Verify, never_begun};
+pub use attempt::{Attempt, MigrationRequest, NotBegun, Verify, never_begun};
 pub use explain::Verdict;
 pub use landing::{Channel, Connection};
 pub use steering::{OperatorRequest, Reply};
@@ -78,7 +78,7 @@ pub trait Host {
     /// Reads what has arrived, without blocking.
     ///
     /// # Errors
-    /// When the process that ordered the attempt has gone, or one of them sends what it may
+    /// When the process that requested the attempt has gone, or one of them sends what it may
     /// not send now.
     fn poll(&mut self) -> io::Result<News>;
 

@@ -14,7 +14,7 @@ use lull_wire::trace::Recorder;
 use lull_xen::domctl::Clean;
 use rustix::event::{PollFd, PollFlags};
 
-use super::attempt::{AttemptStats, Order, Verify};
+use super::attempt::{AttemptStats, MigrationRequest, Verify};
 use super::clock::{Owed, SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
 use super::domains::Domains;
 use super::explain::Verdict;
@@ -57,7 +57,7 @@ pub(super) struct Resumed {
 pub(super) struct Session<'s> {
     pub(super) domains: &'s dyn Domains,
     pub(super) listed: &'s Listed,
-    pub(super) order: &'s Order,
+    pub(super) request: &'s MigrationRequest,
     pub(super) host: &'s mut dyn Host,
     pub(super) sink: Sink,
     pub(super) log: &'s StubLog,
@@ -107,7 +107,7 @@ pub(super) struct Session<'s> {
 
 impl<'s> Session<'s> {
     pub fn new<D: Domains>(
-        order: &'s Order,
+        request: &'s MigrationRequest,
         host: &'s mut dyn Host,
         sink: Sink,
         landing: Box<dyn Landing>,
@@ -123,14 +123,14 @@ impl<'s> Session<'s> {
         Self {
             domains,
             listed,
-            order,
+            request,
             host,
             sink,
             landing,
             log,
             stub_log: LogReader::new(&link.log),
             decoder: log.decoder(),
-            peer: Peer::new(link, order.config, recorder),
+            peer: Peer::new(link, request.config, recorder),
             slots: Slots::new(listed.guest_pfns),
             queue: Queue::default(),
             throttle: None,
@@ -269,11 +269,11 @@ impl<'s> Session<'s> {
     /// Whether the engine itself has the guest's QEMU stopped and its state saved. Otherwise
     /// libxl does so, or the guest has none.
     pub(super) fn saves_devices(&self) -> bool {
-        self.order.has_devices && self.landing.asks_itself()
+        self.request.has_devices && self.landing.asks_itself()
     }
 
     pub(super) fn now(&self) -> Micros {
-        Micros(self.order.start.elapsed().as_micros() as u64)
+        Micros(self.request.start.elapsed().as_micros() as u64)
     }
 
     /// Sleeps until an event occurs, for at most `longest`.
@@ -333,8 +333,8 @@ impl<'s> Session<'s> {
                 StubMessage::Hello => {
                     self.begun = true;
                     self.begin()?;
-                    if self.order.bandwidth.0.is_some() {
-                        self.hold_to(self.order.bandwidth)?;
+                    if self.request.bandwidth.0.is_some() {
+                        self.hold_to(self.request.bandwidth)?;
                     }
                 }
                 StubMessage::Map { slot, count } => self.map(slot, count)?,
@@ -436,7 +436,7 @@ impl<'s> Session<'s> {
                     .doing("the guest cannot be asked to suspend")?;
             }
             Action::Finish => {
-                if self.order.verify == Verify::Yes {
+                if self.request.verify == Verify::Yes {
                     self.verify_all_pages()?;
                 }
                 // The time of the comparison counts as the pages' time.

@@ -64,7 +64,7 @@ impl Session<'_> {
                 timeout,
                 bandwidth,
             } => {
-                if max_suspend.is_some() && self.order.verify == Verify::Yes {
+                if max_suspend.is_some() && self.request.verify == Verify::Yes {
                     return Ok(Err("--debug pauses the guest for as long as it takes to send all of it again: not with a limit".into()));
                 }
                 if max_suspend.is_some() || timeout.is_some() {
@@ -111,7 +111,7 @@ impl Session<'_> {
         self.notify()?;
         let limits = self.peer.machine().config().limits;
         let bandwidth = self.bandwidth();
-        let at_ms = self.order.start.elapsed().as_millis() as u64;
+        let at_ms = self.request.start.elapsed().as_millis() as u64;
         let now = events::InForce::new(at_ms, limits, bandwidth);
         let mut text = format!(
             "from now on limit {}, timeout {}, bandwidth {bandwidth}",

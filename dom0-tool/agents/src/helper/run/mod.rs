@@ -20,8 +20,8 @@ use lull_core::machine::Config;
 use lull_engine::stream::sink::Sink;
 use lull_engine::stub::{StubLog, orphans};
 use lull_engine::{
-    self as engine, Attempt, Channel, Connection, Host, News, NotBegun, OperatorRequest, Order,
-    Reply, SuspendAnswer, Verdict, Verify,
+    self as engine, Attempt, Channel, Connection, Host, MigrationRequest, News, NotBegun,
+    OperatorRequest, Reply, SuspendAnswer, Verdict, Verify,
 };
 use lull_store::ledger::Subject;
 use lull_store::limits::Effective;
@@ -42,11 +42,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::front_end::FrontEnd;
 use super::guard::{Guard, Over};
-use super::orders::Ordered;
+use super::requested::Requested;
 use super::saving::{Beginning, Saving};
 use super::toolstack::Toolstack;
 use super::transport::Transport;
-use super::{orders, stock};
+use super::{requested, stock};
 use crate::control::server::Server;
 use crate::emulated::Emulated;
 use crate::monitor::Monitor;
@@ -101,7 +101,7 @@ struct Helper<'t> {
     limits_from: Effective,
     /// The guest is to be left paused, so no limit bounds its pause.
     left_paused: bool,
-    guest: DomId,
+    domid: DomId,
     state_of: StateOf,
     emulated: Emulated,
     /// QEMU is stopped and saved by this process: in a fast landing.
@@ -133,7 +133,7 @@ enum Tried {
 
 /// What the attempt is to move, and over which descriptors.
 struct Task {
-    guest: DomId,
+    domid: DomId,
     verify: Verify,
     stream: OwnedFd,
     /// The descriptors to and from `lull land`, in this order, and what it knows; only in a
@@ -147,7 +147,7 @@ struct Task {
 impl<'t> Helper<'t> {
     fn new(
         toolstack: &'t mut dyn Toolstack,
-        guest: DomId,
+        domid: DomId,
         front_end: Option<FrontEnd>,
         version: Version,
     ) -> io::Result<Self> {
@@ -169,12 +169,12 @@ impl<'t> Helper<'t> {
             record: None,
             limits_from: Effective::default(),
             left_paused: false,
-            guest,
+            domid,
             state_of: lull_xen::state,
             emulated: Emulated::NONE,
             saving: None,
             beginning: None,
-            name: orders::name(guest).unwrap_or_else(|_| format!("domain {guest}")),
+            name: requested::name(domid).unwrap_or_else(|_| format!("domain {domid}")),
             control: None,
             request: None,
             cancelled: false,
@@ -186,27 +186,32 @@ impl<'t> Helper<'t> {
 
     /// Starts a record of an attempt that no other process records. A failure does not end
     /// the attempt.
-    fn record_of(&self, guest: DomId) -> io::Result<runs::Recorder> {
+    fn record_of(&self, domid: DomId) -> io::Result<runs::Recorder> {
         let through = runs::recorder::Through::Libxl;
         // The spooler outlives this process, which libxl waits for.
         let (record, _) =
-            runs::Recorder::start((self.version)(), &self.name, guest, None, through)?;
+            runs::Recorder::start((self.version)(), &self.name, domid, None, through)?;
         Ok(record)
     }
 
-    fn attempt(&mut self, task: Task, start: Instant, orders: anyhow::Result<Ordered>) -> Tried {
+    fn attempt(
+        &mut self,
+        task: Task,
+        start: Instant,
+        requested: anyhow::Result<Requested>,
+    ) -> Tried {
         if self.front_end.is_none() {
-            self.record = self.record_of(task.guest).ok();
+            self.record = self.record_of(task.domid).ok();
         }
         // An error here would stop the stock helper too.
-        let allowed = orders.and_then(|ordered| Ok((ordered, self.claim(task.guest)?)));
-        let (ordered, claim) = match allowed {
+        let allowed = requested.and_then(|requested| Ok((requested, self.claim(task.domid)?)));
+        let (requested, claim) = match allowed {
             Ok(allowed) => allowed,
             Err(error) => return Tried::Ended(self.broken(start, &error)),
         };
         let is_watched = self.front_end.is_some() || task.channel.is_some();
-        let stock_may = stock_may(&ordered, is_watched) && stock::find().is_ok();
-        let tried = self.try_attempt(task, start, ordered, claim);
+        let stock_may = stock_may(&requested, is_watched) && stock::find().is_ok();
+        let tried = self.try_attempt(task, start, requested, claim);
         // A signal to this process is a request to stop the migration.
         let stock_may = stock_may && !self.signalled.load(Ordering::Relaxed);
         match tried {
@@ -253,13 +258,13 @@ impl<'t> Helper<'t> {
         &mut self,
         task: Task,
         start: Instant,
-        ordered: Ordered,
+        requested: Requested,
         claim: Option<Claim>,
     ) -> anyhow::Result<Result<Verdict, NotBegun>> {
         use anyhow::Context;
 
-        let guest = task.guest;
-        let Ordered {
+        let domid = task.domid;
+        let Requested {
             limits,
             bandwidth,
             risk,
@@ -267,29 +272,30 @@ impl<'t> Helper<'t> {
             copy_paused,
             costs,
             from,
-        } = ordered;
+        } = requested;
         self.limits_from = from;
         self.left_paused = left_paused;
-        let costs = costs.unwrap_or_else(|| orders::costs_wherever(Subject::of(&self.name, guest)));
-        let (kind, model) = guest_type(guest).context("the guest's type cannot be read")?;
+        let costs =
+            costs.unwrap_or_else(|| requested::costs_wherever(Subject::of(&self.name, domid)));
+        let (kind, model) = guest_type(domid).context("the guest's type cannot be read")?;
         if let Some(obstacle) = obstacle(&kind, model) {
             anyhow::bail!("{} {obstacle}", self.name);
         }
         let version = version::detect()?;
         let xen = Xen::open(version).context("the hypervisor cannot be reached")?;
         if Monitor::leaves_at_a_suspend(version) {
-            self.monitor = Monitor::of(guest);
+            self.monitor = Monitor::of(domid);
         }
         orphans(&xen, None).context("stub domains left behind cannot be removed")?;
-        let info = xen.domain_info(guest)?.context("the guest has gone")?;
+        let info = xen.domain_info(domid)?.context("the guest has gone")?;
         if DomainState::from(info).is_suspended() {
             anyhow::bail!(
                 "it is suspended: something else saves or moves it, or has given up on it (`lull resume` makes it run, once it is certain that it runs nowhere else)"
             );
         }
         let emulated = match task.channel {
-            Some(_) => Emulated::to_be_saved(guest),
-            None => Emulated::of(guest),
+            Some(_) => Emulated::to_be_saved(domid),
+            None => Emulated::of(domid),
         };
         self.emulated = emulated.context("the guest's QEMU cannot be asked")?;
         let saves = task.channel.is_some() && self.emulated.is_some();
@@ -300,13 +306,13 @@ impl<'t> Helper<'t> {
         }
         self.saving = saves.then(Saving::default);
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
-        let guard = Guard::start(guest, Over::Move, claim);
+        let guard = Guard::start(domid, Over::Move, claim);
         let mut guard = guard.context("the guard cannot be started")?;
         if saves {
             guard.stops_devices_itself();
         }
         self.guard = Some(guard);
-        match Server::open(&Folder::default(), guest, start) {
+        match Server::open(&Folder::default(), domid, start) {
             Ok(server) => self.control = Some(server),
             Err(error) => self.warn(format!(
                 "nobody can look at this attempt or steer it: {error}"
@@ -331,8 +337,8 @@ impl<'t> Helper<'t> {
                 "--debug pauses the guest for as long as it takes to send all of it again: not with a limit"
             );
         }
-        let order = Order {
-            guest,
+        let request = MigrationRequest {
+            domid,
             verify: task.verify,
             has_devices: self.emulated.is_some(),
             bandwidth,
@@ -348,7 +354,7 @@ impl<'t> Helper<'t> {
             },
             start,
         };
-        let mut trace = match Recorder::start((self.version)(), guest, order.config) {
+        let mut trace = match Recorder::start((self.version)(), domid, request.config) {
             Ok(recorder) => Some(recorder),
             Err(error) => {
                 self.warn(format!("there will be no trace of this attempt: {error}"));
@@ -359,19 +365,19 @@ impl<'t> Helper<'t> {
             Some(recorder) => recorder,
             None => &mut Unrecorded,
         };
-        let ended = Attempt::new(&xen, order, self, sink, channel, &log, recorder).run();
+        let ended = Attempt::new(&xen, request, self, sink, channel, &log, recorder).run();
         self.trace = trace;
         Ok(ended)
     }
 
     /// Claims the guest's dirty log; a process that only samples it gives it up. A failure
     /// to lock does not end the attempt.
-    fn claim(&mut self, guest: DomId) -> anyhow::Result<Option<Claim>> {
+    fn claim(&mut self, domid: DomId) -> anyhow::Result<Option<Claim>> {
         let folder = Folder::default();
-        if let Some(claim) = Claim::inherited(&folder, guest) {
+        if let Some(claim) = Claim::inherited(&folder, domid) {
             return Ok(Some(claim));
         }
-        match Claim::preempt(&folder, guest) {
+        match Claim::preempt(&folder, domid) {
             Ok(LockResult::Acquired(claim)) => Ok(Some(claim)),
             Ok(LockResult::Busy) => anyhow::bail!(
                 "another lull has {}'s dirty log and does not give it up: look at `lull status`, and try again when it is done",
@@ -406,7 +412,7 @@ impl<'t> Helper<'t> {
 
     /// Whether the guest is seen to be suspended. xl's monitor would take that for its end.
     fn is_suspended(&self) -> bool {
-        let state = (self.state_of)(self.guest);
+        let state = (self.state_of)(self.domid);
         matches!(state, Ok(Some(state)) if state.is_suspended())
     }
 
@@ -457,8 +463,8 @@ impl<'t> Helper<'t> {
 
 /// Whether the stock helper may do what this one cannot begin. It does not know limits, and
 /// it reports nothing.
-fn stock_may(ordered: &Ordered, is_watched: bool) -> bool {
-    !ordered.is_limited() && !is_watched
+fn stock_may(requested: &Requested, is_watched: bool) -> bool {
+    !requested.is_limited() && !is_watched
 }
 
 fn log(level: &str, text: String) -> Event {
@@ -474,7 +480,7 @@ impl Host for Helper<'_> {
         self.asked = true;
         if self.emulated.is_some() {
             // One of an earlier pause may be there.
-            let _ = fs::remove_file(device_model::saved_state(self.guest));
+            let _ = fs::remove_file(device_model::saved_state(self.domid));
         }
         if let Some(guard) = &mut self.guard {
             guard.asked()?;
@@ -567,7 +573,7 @@ impl Host for Helper<'_> {
 
     fn first_pass_done(&mut self) -> io::Result<()> {
         if self.saving.is_some() {
-            let path = device_model::saved_state(self.guest);
+            let path = device_model::saved_state(self.domid);
             self.beginning = Some(Beginning::at(path)?);
         }
         self.toolstack.first_pass_done()
@@ -759,19 +765,19 @@ mod tests {
             max_suspend,
             timeout,
         };
-        let none = Ordered::default();
+        let none = Requested::default();
         assert!(stock_may(&none, false));
         assert!(!stock_may(&none, true), "`lull migrate` waits for a word");
         for limits in [limits(max_suspend, None), limits(None, timeout)] {
-            let ordered = Ordered {
+            let requested = Requested {
                 limits,
-                ..Ordered::default()
+                ..Requested::default()
             };
-            assert!(!stock_may(&ordered, false));
+            assert!(!stock_may(&requested, false));
         }
-        let capped = Ordered {
+        let capped = Requested {
             bandwidth: Bandwidth::from_bytes(1 << 20),
-            ..Ordered::default()
+            ..Requested::default()
         };
         assert!(!stock_may(&capped, false));
     }

@@ -31,8 +31,8 @@ impl Helper<'_> {
         if let Some(from) = cap.filter(|cap| refused && cap.limit.is_some()) {
             text.push_str(&format!(" The bandwidth is from {from}."));
         }
-        text = format!("{text} {}", where_it_is(name, (self.state_of)(self.guest)));
-        if let Some(lost) = monitor::lost(name, self.guest).filter(|_| self.asked) {
+        text = format!("{text} {}", where_it_is(name, (self.state_of)(self.domid)));
+        if let Some(lost) = monitor::lost(name, self.domid).filter(|_| self.asked) {
             text = format!("{text} {lost}");
         }
         text
