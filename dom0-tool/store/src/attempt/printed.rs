@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn sshs_own_words_come_before_libxls() {
-        let said = telling(&[
+        let said = explaining(&[
             "ssh: connect to host host2 port 22: No route to host",
             "libxl: error: libxl_utils.c:507:libxl_read_exactly: file/stream truncated reading banner from migration receiver stream",
             "libxl: info: libxl_exec.c:117:libxl_report_child_exitstatus: migration transport process [7] exited with error status 255",
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_destinations_complaint_is_found_among_routine() {
-        let said = telling(&[
+        let said = explaining(&[
             "migration target: Ready to receive domain.",
             "Saving to migration stream new xl format (info 0x3/0x0/1234)",
             "Loading new save file <incoming migration stream> (new xl fmt info 0x3/0x0/1234)",
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn xls_own_alarm_is_left_to_the_report() {
-        let said = telling(&[
+        let said = explaining(&[
             "packet_write_wait: Connection to host2 port 22: Broken pipe",
             "** Migration failed during final handshake **",
             "Domain state is now undefined !",
@@ -227,13 +227,13 @@ mod tests {
 
     #[test]
     fn with_nothing_better_libxls_first_error_is_shown() {
-        let said = telling(&["libxl: error: first", "libxl: error: second"]);
+        let said = explaining(&["libxl: error: first", "libxl: error: second"]);
         assert_eq!(said, ["libxl: error: first"]);
     }
 
     #[test]
     fn the_terminal_is_safe_from_the_destination() {
-        assert_eq!(telling(&["\u{1b}[2Jgone"]), ["[2Jgone"]);
+        assert_eq!(explaining(&["\u{1b}[2Jgone"]), ["[2Jgone"]);
     }
 
     /// The input is what xl, ssh, a shell and the destination print.
