@@ -220,7 +220,7 @@ impl Further {
         if !shares.is_empty() {
             self.lost.push(Lost {
                 number,
-                told: false,
+                leave_sent: false,
                 shares,
             });
         }

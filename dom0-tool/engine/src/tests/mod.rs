@@ -598,7 +598,7 @@ fn a_copy_is_not_started_after_the_limit() {
 /// An engine that stood still for minutes hears only then that the copy is gone.
 #[test]
 fn a_copy_that_was_given_up_meanwhile_is_not_started() {
-    for landing in [Way::THIN, Way::HVM] {
+    for landing in [LandingCase::THIN, LandingCase::HVM] {
         let plan = Plan::struck(landing, Finishing, Leaves);
         let outcome = migrate(plan, &StubLog::new().unwrap());
         outcome.judge(plan);
@@ -747,7 +747,7 @@ fn an_undisturbed_guest_moves_whole() {
 /// Its rounds take no time, so all of them would be over before the destination knows.
 #[test]
 fn an_idle_guest_that_gave_memory_back_keeps_its_rounds_for_later() {
-    for landing in [Way::THIN, Way::JOINED] {
+    for landing in [LandingCase::THIN, LandingCase::JOINED] {
         let plan = Plan {
             limit: Some(AGES),
             ..Plan::struck(landing, Rounds, ShrinksAndRests)
@@ -756,7 +756,7 @@ fn an_idle_guest_that_gave_memory_back_keeps_its_rounds_for_later() {
         outcome.judge(plan);
         assert_eq!(outcome.how, How::StreamComplete, "{}", outcome.reason);
         let is_round = |event: &&Event| matches!(event, Event::Round(_));
-        let rounds = outcome.told.iter().filter(is_round).count();
+        let rounds = outcome.reported.iter().filter(is_round).count();
         assert!(rounds < 15, "{plan:?}: {rounds} rounds");
     }
 }
