@@ -120,7 +120,7 @@ impl<'a> Attempt<'a> {
         // over its stub. Before this point the attempt could still be handed to Xen's own
         // helper.
         confine::to_no_program();
-        host.tell(listed.in_words(&prepared.domains.stub_share()));
+        host.emit(listed.in_words(&prepared.domains.stub_share()));
         let verdict = carry_out(prepared, &request, host, sink, landing, log, recorder);
         Ok(verdict)
     }
@@ -151,7 +151,7 @@ pub(super) fn carry_out<D: Domains>(
             stats.land_lost = false;
         }
     }
-    host.tell(stats.ended(request.start, &verdict));
+    host.emit(stats.ended(request.start, &verdict));
     verdict
 }
 

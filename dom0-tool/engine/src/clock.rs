@@ -127,7 +127,7 @@ impl Session<'_> {
         );
         if !self.cancel_told && self.begun {
             self.cancel_told = true;
-            self.peer.tell(self.now(), Event::Cancel)?;
+            self.peer.feed(self.now(), Event::Cancel)?;
             self.notify()?;
         }
         Ok(())
@@ -166,7 +166,7 @@ impl Session<'_> {
         if !withdrawn && !is_unwanted {
             return Ok(());
         }
-        self.peer.tell(self.now(), Event::SuspendFailed)?;
+        self.peer.feed(self.now(), Event::SuspendFailed)?;
         self.notify()
     }
 
@@ -181,7 +181,7 @@ impl Session<'_> {
         if self.until_deadline() == Some(Duration::ZERO) && self.running_on.is_none() {
             let answered = self.pause.is_some_and(|pause| pause.answered);
             if answered && self.peer.machine().state() == State::CopyingFinal {
-                self.peer.tell(self.now(), Event::OutOfTime)?;
+                self.peer.feed(self.now(), Event::OutOfTime)?;
                 self.notify()?;
             }
             if let Some(refusal) = self.peer.pending_run_on().filter(|_| answered) {

@@ -22,7 +22,7 @@ impl Session<'_> {
     pub(super) fn emit_started(&mut self) {
         let config = &self.request.config;
         let limits = InForce::new(0, config.limits, self.request.bandwidth);
-        self.host.tell(events::Event::Started(events::Started {
+        self.host.emit(events::Event::Started(events::Started {
             domid: self.request.domid,
             helper_pid: std::process::id(),
             guest_pages: self.listed.pages,
@@ -57,7 +57,7 @@ impl Session<'_> {
             predicted_downtime_ms: self.in_ms(machine.prediction()),
             expected_downtime_ms: self.in_ms(machine.expected()),
         };
-        self.host.tell(events::Event::Progress(progress));
+        self.host.emit(events::Event::Progress(progress));
     }
 
     /// A predicted pause in milliseconds; `None` before the link's rate is known.
@@ -85,7 +85,7 @@ impl Session<'_> {
             rests_on: machine.rests_on().map(rests_on),
             decision: decision.into(),
         };
-        self.host.tell(events::Event::Round(round));
+        self.host.emit(events::Event::Round(round));
     }
 
     /// Reports the final round, which the history does not hold.
@@ -104,12 +104,12 @@ impl Session<'_> {
             rests_on: None,
             decision: "finish".into(),
         };
-        self.host.tell(events::Event::Round(round));
+        self.host.emit(events::Event::Round(round));
     }
 
     /// Reports a pause that was given up and will be tried again.
     pub(super) fn emit_ran_on(&mut self, pause: Duration, reason: String) {
-        self.host.tell(events::Event::RanOn(events::RanOn {
+        self.host.emit(events::Event::RanOn(events::RanOn {
             at_ms: self.request.start.elapsed().as_millis() as u64,
             pause_ms: millis(pause),
             reason,
@@ -123,7 +123,7 @@ impl Session<'_> {
                 lines.push(line);
             });
         for line in lines {
-            self.host.tell(events::Event::Log(events::Log {
+            self.host.emit(events::Event::Log(events::Log {
                 level: line.level.into(),
                 from: "stub".into(),
                 text: line.text,
@@ -139,7 +139,7 @@ impl Session<'_> {
     pub(super) fn emit_suspended(&mut self, pause: &Pause, stopped: Instant, dirty: u64) {
         let requested = pause.requested.duration_since(self.request.start);
         let since_request = pause.requested.elapsed().as_nanos() as u64;
-        self.host.tell(events::Event::Suspended(events::Suspended {
+        self.host.emit(events::Event::Suspended(events::Suspended {
             requested_at_ms: requested.as_millis() as u64,
             stopped_at_ms: stopped.duration_since(self.request.start).as_millis() as u64,
             dirty_pages: dirty,
@@ -176,7 +176,7 @@ impl Session<'_> {
 
 /// Reports a line for the log.
 pub fn log(host: &mut dyn Host, level: &str, text: impl Into<String>) {
-    host.tell(events::Event::Log(events::Log {
+    host.emit(events::Event::Log(events::Log {
         level: level.into(),
         from: "helper".into(),
         text: text.into(),

@@ -72,7 +72,7 @@ impl Session<'_> {
         let now = Instant::now();
         self.throttle = self.cap.take().map(|cap| Throttle::new(cap, now));
         self.held_back = false;
-        self.peer.tell(self.now(), Event::RunsOn)?;
+        self.peer.feed(self.now(), Event::RunsOn)?;
         self.notify()?;
         let reason = Verdict::from(&refusal).reason;
         self.emit_ran_on(resumed.pause, reason);
@@ -88,12 +88,12 @@ impl Session<'_> {
         }
         if cancelled && !self.cancel_told && self.begun {
             self.cancel_told = true;
-            self.peer.tell(self.now(), Event::Cancel)?;
+            self.peer.feed(self.now(), Event::Cancel)?;
             self.notify()?;
         }
         if self.news.handed_over && !self.handover_told {
             self.handover_told = true;
-            self.peer.tell(self.now(), Event::HandedOver)?;
+            self.peer.feed(self.now(), Event::HandedOver)?;
             self.notify()?;
         }
         let Some(mut pause) = self.pause else {
@@ -121,7 +121,7 @@ impl Session<'_> {
         // guest had not acknowledged, libxl reports that the guest has stopped (4.17:
         // libxl_dom_suspend.c takes the cancelling's success for the suspend's).
         if pause.stopped.is_none() && !self.is_suspended()? {
-            self.peer.tell(self.now(), Event::SuspendFailed)?;
+            self.peer.feed(self.now(), Event::SuspendFailed)?;
             return self.notify();
         }
         match answer {
@@ -170,7 +170,7 @@ impl Session<'_> {
         self.pause = Some(*pause);
         let took_bitmap = Micros(took.as_micros() as u64);
         self.peer
-            .tell(self.now(), Event::Suspended { dirty, took_bitmap })?;
+            .feed(self.now(), Event::Suspended { dirty, took_bitmap })?;
         self.notify()?;
         self.emit_suspended(pause, stopped, dirty);
         Ok(())

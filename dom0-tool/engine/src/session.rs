@@ -176,7 +176,7 @@ impl<'s> Session<'s> {
             How::StreamComplete => verdict,
             _ => {
                 let mut verdict = self.ensure_running(verdict);
-                self.tell_standstill(&mut verdict);
+                self.explain_standstill(&mut verdict);
                 verdict
             }
         };
@@ -372,7 +372,7 @@ impl<'s> Session<'s> {
         }
         let took_bitmap = Micros(took.as_micros() as u64);
         let begin = Event::Begin { pages, took_bitmap };
-        Ok(self.peer.tell(self.now(), begin)?)
+        Ok(self.peer.feed(self.now(), begin)?)
     }
 
     /// Reads the messages of the attempt's other processes. READY must come in its turn: a
@@ -513,6 +513,6 @@ impl<'s> Session<'s> {
         self.clear_windows()?;
         let Cleaned { dirty, took } = self.take_bitmap(Clean::Live)?;
         let took = Micros(took.as_micros() as u64);
-        Ok(self.peer.tell(self.now(), Event::Bitmap { dirty, took })?)
+        Ok(self.peer.feed(self.now(), Event::Bitmap { dirty, took })?)
     }
 }

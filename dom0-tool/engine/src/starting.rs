@@ -45,7 +45,7 @@ impl Session<'_> {
         if let Err(why) = &started {
             self.log("error", format!("the copy was not seen to run: {why}"));
         }
-        self.host.tell_started(started.is_ok());
+        self.host.report_started(started.is_ok());
         Ok(End::Complete)
     }
 

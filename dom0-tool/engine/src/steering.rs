@@ -72,7 +72,7 @@ impl Session<'_> {
                         max_suspend: max_suspend.or(limits.max_suspend),
                         timeout: timeout.or(limits.timeout),
                     };
-                    self.peer.tell(self.now(), Event::Limits(limits))?;
+                    self.peer.feed(self.now(), Event::Limits(limits))?;
                 }
                 if let Some(bandwidth) = bandwidth.filter(|_| self.peer.machine().accepts_changes())
                 {
@@ -82,7 +82,7 @@ impl Session<'_> {
             }
             OperatorRequest::SwitchNow => {
                 let predicted = machine.prediction().map(|p| p.total());
-                self.peer.tell(self.now(), Event::SwitchNow)?;
+                self.peer.feed(self.now(), Event::SwitchNow)?;
                 self.notify()?;
                 Ok(Ok(format!(
                     "the guest is asked to stop at the end of this round, if the pause fits (predicted now {}, limit {})",
@@ -95,7 +95,7 @@ impl Session<'_> {
 
     /// Applies this bandwidth cap from now on.
     pub(super) fn hold_to(&mut self, bandwidth: Bandwidth) -> Result<(), Failure> {
-        self.peer.tell(self.now(), Event::Bandwidth(bandwidth.0))?;
+        self.peer.feed(self.now(), Event::Bandwidth(bandwidth.0))?;
         let now = Instant::now();
         self.throttle = bandwidth.0.map(|cap| Throttle::new(cap, now));
         self.held_back = false;
@@ -118,7 +118,7 @@ impl Session<'_> {
             or_dash(limits.max_suspend.map(|limit| Limit(limit.micros().0))),
             or_dash(limits.timeout.map(|timeout| Limit(timeout.micros().0))),
         );
-        self.host.tell(events::Event::Limits(now));
+        self.host.emit(events::Event::Limits(now));
         if !self.peer.machine().accepts_changes() {
             text.push_str("; that cannot be kept, so the migration ends");
         }

@@ -227,7 +227,7 @@ impl Attempt<'_> {
             return Stopped::Already;
         }
         self.intent = Intent::Cancel;
-        self.tell_helper(Command::Cancel);
+        self.send_to_helper(Command::Cancel);
         // If the helper's part is over or has not begun, only the transport can give up.
         self.orders.give(Order::Cancel);
         self.cancelled_at = Some(Instant::now());
@@ -236,7 +236,7 @@ impl Attempt<'_> {
 
     /// Sends a command to the helper. If this fails the helper is gone; a helper that has
     /// not started yet reads the line later.
-    fn tell_helper(&mut self, command: Command) {
+    fn send_to_helper(&mut self, command: Command) {
         let _ = json::line(&command).and_then(|line| self.helper.write_all(&line));
     }
 

@@ -61,7 +61,7 @@ impl Transport {
 
     /// Passes an event on, if the gate needs it. A failed write is ignored: the transport
     /// has ended then.
-    pub fn tell(&self, event: &Event) {
+    pub fn emit(&self, event: &Event) {
         if let Some(message) = FromEngine::of(event, self.landing) {
             self.send(message);
         }
@@ -80,7 +80,7 @@ impl Transport {
     /// When the transport sends what is no message, or speaks out of turn. It carries bytes
     /// of another host, so nothing that it sends is followed unchecked.
     pub fn poll(&mut self) -> io::Result<News> {
-        // In a classic landing libxl tells its helper.
+        // In a classic landing libxl informs its helper.
         if self.landing == Landing::Classic || self.news.hung_up.is_some() {
             return Ok(self.news);
         }
@@ -252,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn libxls_helper_tells_and_does_not_listen() {
+    fn libxls_helper_sends_and_does_not_receive() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut helper = Transport::new(ours, Landing::Classic).unwrap();
         theirs.write_all(&encode(READY)).unwrap();
         assert_eq!(helper.poll().unwrap(), News::default());
         assert!(helper.wake_on().is_none());
-        helper.tell(&Event::RanOn(lull_wire::events::RanOn {
+        helper.emit(&Event::RanOn(lull_wire::events::RanOn {
             at_ms: 1,
             pause_ms: 1,
             reason: String::new(),

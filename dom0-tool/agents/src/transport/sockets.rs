@@ -87,7 +87,7 @@ impl Sockets {
     }
 
     /// Sends an event to the front end without blocking, because the guest may be stopped.
-    pub fn tell_front_end(&mut self, event: events::Event) {
+    pub fn emit(&mut self, event: events::Event) {
         let line = Line {
             schema: SCHEMA,
             event,
@@ -98,7 +98,7 @@ impl Sockets {
     }
 
     /// Sends a message to the engine without blocking.
-    pub fn tell_engine(&mut self, message: ToEngine) {
+    pub fn send_to_engine(&mut self, message: ToEngine) {
         self.engine.send(&encode(message));
     }
 }

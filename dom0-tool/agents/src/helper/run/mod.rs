@@ -220,7 +220,7 @@ impl<'t> Helper<'t> {
                 Tried::LeftToStock(verdict.in_a_line())
             }
             Ok(Err(NotBegun(verdict))) => {
-                self.tell(engine::never_begun(start, &verdict));
+                self.emit(engine::never_begun(start, &verdict));
                 Tried::Ended(verdict)
             }
             Err(error) if stock_may => Tried::LeftToStock(format!("{error:#}")),
@@ -232,7 +232,7 @@ impl<'t> Helper<'t> {
     /// front end would judge by xl's output, which blames the destination in this case.
     fn broken(&mut self, start: Instant, error: &anyhow::Error) -> Verdict {
         let verdict = Verdict::plain(How::SourceFailed, format!("{error:#}"), "");
-        self.tell(engine::never_begun(start, &verdict));
+        self.emit(engine::never_begun(start, &verdict));
         verdict
     }
 
@@ -249,7 +249,7 @@ impl<'t> Helper<'t> {
             trace.end(How::SourceFailed, &reason);
         }
         if let Some(record) = &mut self.record {
-            record.tell(&Event::LeftToStock(LeftToStock { reason }));
+            record.add(&Event::LeftToStock(LeftToStock { reason }));
         }
         words
     }
@@ -392,14 +392,14 @@ impl<'t> Helper<'t> {
         }
     }
 
-    fn tell_transport(&self, message: FromEngine) {
+    fn send_to_transport(&self, message: FromEngine) {
         if let Some(transport) = &self.transport {
             transport.send(message);
         }
     }
 
     fn warn(&mut self, text: String) {
-        self.tell(log("warn", text));
+        self.emit(log("warn", text));
     }
 
     /// Continues xl's monitor: the guest runs. The guard would do so later, and may have been
@@ -435,7 +435,7 @@ impl<'t> Helper<'t> {
                 Some(_) => "the guest was not moved: `lull migrate` says why".to_owned(),
                 None => printable(&self.words_for_xl(verdict)),
             };
-            self.toolstack.tell_why(&words);
+            self.toolstack.report_failure(&words);
             if super::journal::is_our_stderr() {
                 eprintln!("lull: {words}");
             }
@@ -550,7 +550,7 @@ impl Host for Helper<'_> {
         fds
     }
 
-    fn tell(&mut self, event: Event) {
+    fn emit(&mut self, event: Event) {
         if let Event::RanOn(_) = &event {
             self.let_monitor_go();
             if let Some(guard) = &mut self.guard {
@@ -558,16 +558,16 @@ impl Host for Helper<'_> {
             }
         }
         if let Some(transport) = &self.transport {
-            transport.tell(&event);
+            transport.emit(&event);
         }
         if let Some(record) = &mut self.record {
-            record.tell(&event);
+            record.add(&event);
         }
         if let Some(control) = &mut self.control {
             control.note(&event);
         }
         if let Some(front_end) = &mut self.front_end {
-            front_end.tell(event);
+            front_end.emit(event);
         }
     }
 
@@ -583,16 +583,16 @@ impl Host for Helper<'_> {
         if let Some(guard) = &mut self.guard {
             guard.handing_over()?;
         }
-        self.tell_transport(FromEngine::HandOver);
+        self.send_to_transport(FromEngine::HandOver);
         Ok(())
     }
 
     fn ask_to_start(&mut self) {
-        self.tell_transport(FromEngine::Committed);
+        self.send_to_transport(FromEngine::Committed);
     }
 
-    fn tell_started(&mut self, started: bool) {
-        self.tell_transport(match started {
+    fn report_started(&mut self, started: bool) {
+        self.send_to_transport(match started {
             true => FromEngine::Started,
             false => FromEngine::Unanswered,
         });
@@ -680,7 +680,7 @@ mod tests {
             Ok(())
         }
 
-        fn tell_why(&mut self, _: &str) {}
+        fn report_failure(&mut self, _: &str) {}
 
         fn end(&mut self, _: How) -> io::Result<()> {
             Ok(())
@@ -709,7 +709,7 @@ mod tests {
         let mut helper = Helper::new(&mut libxl, 7, None, || "lull").unwrap();
         helper.monitor = Some(monitor());
         stops(&mut helper);
-        helper.tell(Event::RanOn(RanOn {
+        helper.emit(Event::RanOn(RanOn {
             at_ms: 2,
             pause_ms: 1,
             reason: String::new(),

@@ -108,7 +108,7 @@ fn refuse_paused(
             )
         }
     };
-    helper.tell(never_begun(start, &verdict));
+    helper.emit(never_begun(start, &verdict));
     Some(helper.finish(&verdict).0)
 }
 
