@@ -153,14 +153,14 @@ mod tests {
         front_end.emit(never_begun(begun, &verdict));
 
         let reader = std::thread::spawn(move || {
-            let mut told = String::new();
-            theirs.read_to_string(&mut told).unwrap();
-            told
+            let mut received = String::new();
+            theirs.read_to_string(&mut received).unwrap();
+            received
         });
         front_end.flush(Duration::from_secs(60));
         drop(front_end);
-        let told = reader.join().unwrap();
-        let last: Vec<&str> = told.lines().rev().take(2).collect();
+        let received = reader.join().unwrap();
+        let last: Vec<&str> = received.lines().rev().take(2).collect();
         assert!(last[1].contains(r#""type":"suspended""#), "{}", last[1]);
         assert!(last[0].contains(r#""type":"ended""#), "{}", last[0]);
     }

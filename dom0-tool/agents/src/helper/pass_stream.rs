@@ -86,8 +86,8 @@ pub(super) fn pass_stream(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCo
     drop((stream, theirs, engine));
 
     // The socket closes when the engine ends, whatever it dies of.
-    let told = Lines::of(LINE_MAX).read(&mut ours);
-    let first_pass = told
+    let received = Lines::of(LINE_MAX).read(&mut ours);
+    let first_pass = received
         .ok()
         .flatten()
         .and_then(|line| serde_json::from_slice(&line.ok()?).ok())

@@ -1,11 +1,11 @@
 //! One attempt, as the [save helper](save_helper) makes it or a fast landing's
-//! [engine](engine_process). [`steering`] serves operators meanwhile, and [`words`] explains a
+//! [engine](engine_process). [`steering`] serves operators meanwhile, and [`for_xl`] explains a
 //! failure to users of plain xl.
 
 mod engine_process;
+mod for_xl;
 mod save_helper;
 mod steering;
-mod words;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -87,7 +87,7 @@ fn guest_type(domain: DomId) -> io::Result<(GuestType, Model)> {
 struct Helper<'t> {
     toolstack: &'t mut dyn Toolstack,
     front_end: Option<FrontEnd>,
-    /// The transport, which is told first about the events that a landing depends on.
+    /// The transport. It gets the events that a landing depends on before other readers do.
     transport: Option<Transport>,
     version: Version,
     signalled: Arc<AtomicBool>,
@@ -117,7 +117,7 @@ struct Helper<'t> {
     monitor: Option<Monitor>,
     /// The guest was asked to suspend.
     asked: bool,
-    /// Something is left to undo, so the guard is not told otherwise: the guest may still
+    /// Something is left to undo, so no report to the guard says otherwise: the guest may still
     /// follow a request to suspend, or could not be resumed, or its emulated devices do not
     /// run, or log what they write.
     rest_left: bool,
@@ -315,7 +315,7 @@ impl<'t> Helper<'t> {
         match Server::open(&Folder::default(), domid, start) {
             Ok(server) => self.control = Some(server),
             Err(error) => self.warn(format!(
-                "nobody can look at this attempt or steer it: {error}"
+                "`lull status`, `lull set` and `lull cancel` cannot reach this attempt: {error}"
             )),
         }
         let sink = Sink::new(task.stream).context("the stream cannot be written to")?;
@@ -331,7 +331,7 @@ impl<'t> Helper<'t> {
             io::Result::Ok(channel)
         });
         let channel = channel.transpose();
-        let channel = channel.context("the way to `lull land` cannot be used")?;
+        let channel = channel.context("the connection to `lull land` cannot be used")?;
         if task.verify == Verify::Yes && limits.max_suspend.is_some() {
             anyhow::bail!(
                 "--debug pauses the guest for as long as it takes to send all of it again: not with a limit"
@@ -433,7 +433,7 @@ impl<'t> Helper<'t> {
                 // The front end shows more than this, and it parses xl's output, which must
                 // not contain other text.
                 Some(_) => "the guest was not moved: `lull migrate` says why".to_owned(),
-                None => printable(&self.words_for_xl(verdict)),
+                None => printable(&self.message_for_xl(verdict)),
             };
             self.toolstack.report_failure(&words);
             if super::journal::is_our_stderr() {
@@ -495,7 +495,7 @@ impl Host for Helper<'_> {
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
         let mut answer = self.toolstack.suspend_answer()?;
         if let Some(saving) = &mut self.saving {
-            // The guard is told first: QEMU may stop after this process has died.
+            // The guard gets the report first: QEMU may stop after this process has died.
             if let (Some(SuspendAnswer::Stopped), Some(guard)) = (answer, &mut self.guard) {
                 guard.stops_devices();
             }
@@ -516,13 +516,13 @@ impl Host for Helper<'_> {
         self.serve_control();
         let asked = self.cancelled || self.signalled.load(Ordering::Relaxed);
         let given_up = self.front_end.as_mut().is_some_and(FrontEnd::poll);
-        let told = self.transport.as_mut().map(Transport::poll).transpose()?;
-        if told.is_some_and(|told| told.target_ready) {
+        let news = self.transport.as_mut().map(Transport::poll).transpose()?;
+        if news.is_some_and(|news| news.target_ready) {
             self.beginning = None;
         }
         Ok(News {
             cancelled: asked || given_up,
-            ..told.unwrap_or_default()
+            ..news.unwrap_or_default()
         })
     }
 
@@ -782,7 +782,7 @@ mod tests {
         assert!(!stock_may(&capped, false));
     }
 
-    /// Under xl and virsh nobody has looked before.
+    /// Under xl and virsh no other check comes before this one.
     #[test]
     fn what_lull_cannot_move_is_known_before_anything_is_begun() {
         for (kind, model, words) in [

@@ -1,4 +1,4 @@
-//! What the save helper tells users of plain xl about an attempt that failed.
+//! The message with which the save helper explains a failed attempt to users of plain xl.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::monitor;
 impl Helper<'_> {
     /// The message for users of plain xl, who see nothing else: what happened, where the
     /// limit comes from, and where the guest is.
-    pub(super) fn words_for_xl(&self, verdict: &Verdict) -> String {
+    pub(super) fn message_for_xl(&self, verdict: &Verdict) -> String {
         let name = &self.name;
         let mut text = format!("{name} was not moved: {}.", verdict.in_a_line());
         let refused = matches!(verdict.how, How::RefusedDowntime | How::RefusedTimeout);
