@@ -15,8 +15,8 @@ use super::gate::{Decision, Event, Gate, Guest, Refused, Then};
 use super::resume::Source;
 use super::sockets::Sockets;
 
-/// Time that a fast landing's engine has to resume the guest after it is told of a refusal.
-/// xl takes as long.
+/// Time that a fast landing's engine has to resume the guest after a refusal is reported to
+/// it. xl takes as long.
 const RESUMING: Duration = Duration::from_secs(2);
 
 /// Time that the destination has to report after GO. A link that is cut at that moment is
@@ -177,7 +177,7 @@ impl<'a> Relay<'a> {
 
     fn wait(&mut self, until: Option<u64>) -> rustix::io::Result<()> {
         let woken = self.poll(until)?;
-        // Orders are read first, so that READY is judged with the latest state.
+        // Messages are read first, so that READY is judged with the latest state.
         for wake in woken {
             match wake {
                 Wake::Sockets => {
@@ -287,8 +287,8 @@ impl<'a> Relay<'a> {
         self.backward.release();
     }
 
-    /// Gives the permission that cannot be called back. The front end is told before the
-    /// engine: what it does not know of never happened.
+    /// Gives the permission that cannot be called back. The front end receives it before the
+    /// engine does: it must never be unaware of a permission that was used.
     fn pass(&mut self) {
         self.passed = true;
         self.emit_passed();
@@ -332,8 +332,8 @@ impl<'a> Relay<'a> {
         }));
     }
 
-    /// Handles a refusal: the guest is resumed first, then the engine and the front end are
-    /// told, and the connection is closed last.
+    /// Handles a refusal: the guest is resumed first, then the refusal is reported to the
+    /// engine and the front end, and the connection is closed last.
     fn refuse(mut self, why: Refused, guest: Guest) -> RelayOutcome {
         let decided_ns = now_ns();
         let (guest, error) = match guest {
@@ -370,7 +370,7 @@ impl<'a> Relay<'a> {
         self.backward.close();
         // ssh would try for minutes to reach a host that does not answer.
         let unwanted = matches!(why, Refused::Cancelled | Refused::FrontEndGone);
-        if unwanted && !self.gate.is_receiver_heard() {
+        if unwanted && !self.gate.has_banner() {
             return RelayOutcome::NothingBegun;
         }
         RelayOutcome::HungUp(self.backward.into_rest())
