@@ -125,8 +125,8 @@ impl Session<'_> {
              are: giving up"
                 .into(),
         );
-        if !self.cancel_told && self.begun {
-            self.cancel_told = true;
+        if !self.cancel_fed && self.begun {
+            self.cancel_fed = true;
             self.peer.feed(self.now(), Event::Cancel)?;
             self.notify()?;
         }
@@ -151,7 +151,7 @@ impl Session<'_> {
         let asked_for = pause.requested.elapsed();
         let limit = self.limit_in_force();
         let is_too_late = limit.is_some_and(|limit| asked_for >= last_stop(limit, costs));
-        let is_unwanted = self.landing.asks_itself() && (self.cancel_told || self.is_out_of_time());
+        let is_unwanted = self.landing.asks_itself() && (self.cancel_fed || self.is_out_of_time());
         if !is_unwanted && (!is_too_late || pause.binding) {
             return Ok(());
         }

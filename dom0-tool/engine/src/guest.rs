@@ -86,13 +86,13 @@ impl Session<'_> {
         if cancelled && self.landing.asks_itself() && self.finishing {
             return Err(Failure::HungUp(Refused::Cancelled));
         }
-        if cancelled && !self.cancel_told && self.begun {
-            self.cancel_told = true;
+        if cancelled && !self.cancel_fed && self.begun {
+            self.cancel_fed = true;
             self.peer.feed(self.now(), Event::Cancel)?;
             self.notify()?;
         }
-        if self.news.handed_over && !self.handover_told {
-            self.handover_told = true;
+        if self.news.handed_over && !self.handover_fed {
+            self.handover_fed = true;
             self.peer.feed(self.now(), Event::HandedOver)?;
             self.notify()?;
         }

@@ -76,9 +76,10 @@ pub(super) struct Session<'s> {
     pub(super) pause: Option<Pause>,
     /// The messages of the other processes so far.
     pub(super) news: News,
-    pub(super) cancel_told: bool,
+    /// The machine has received the cancellation.
+    pub(super) cancel_fed: bool,
     /// The machine knows that xl's handshake is over.
-    pub(super) handover_told: bool,
+    pub(super) handover_fed: bool,
     pub(super) begun: bool,
     /// The machine waits for a count: see [`Self::count_if_due`].
     pub(super) count_due: bool,
@@ -138,8 +139,8 @@ impl<'s> Session<'s> {
             standstill: Standstill::new(now),
             pause: None,
             news: News::default(),
-            cancel_told: false,
-            handover_told: false,
+            cancel_fed: false,
+            handover_fed: false,
             begun: false,
             count_due: false,
             finishing: false,
@@ -211,7 +212,7 @@ impl<'s> Session<'s> {
             }
             self.write()?;
             self.save_ahead()?;
-            self.hear_others()?;
+            self.recv_news()?;
             self.advance_landing()?;
             self.poll_guest()?;
             self.apply_requests()?;
@@ -377,7 +378,7 @@ impl<'s> Session<'s> {
 
     /// Reads the messages of the attempt's other processes. READY must come in its turn: a
     /// destination that does not have the first pass yet cannot be ready.
-    pub(super) fn hear_others(&mut self) -> Result<(), Failure> {
+    pub(super) fn recv_news(&mut self) -> Result<(), Failure> {
         self.news = self.host.poll().doing("the attempt cannot go on")?;
         if let Some(why) = self.news.hung_up {
             return Err(Failure::HungUp(why));

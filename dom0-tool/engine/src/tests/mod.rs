@@ -595,7 +595,7 @@ fn a_copy_is_not_started_after_the_limit() {
     assert_eq!(outcome.world.resumes.get(), 1);
 }
 
-/// An engine that stood still for minutes hears only then that the copy is gone.
+/// An engine that stood still for minutes learns only then that the copy is gone.
 #[test]
 fn a_copy_that_was_given_up_meanwhile_is_not_started() {
     for landing in [LandingCase::THIN, LandingCase::HVM] {
