@@ -638,7 +638,7 @@ fn the_helper_and_the_transport_share_a_socket() {
         r#"
 say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
 echo committed >&"$LULL_GATE_FD"
-read -r told <&"$LULL_TRANSPORT_ENGINE_FD"; [ "$told" = committed ] && sleep 0.05 && carry "$(ready)"
+read -r message <&"$LULL_TRANSPORT_ENGINE_FD"; [ "$message" = committed ] && sleep 0.05 && carry "$(ready)"
 xl "Giving target permission to start."
 go=$(now); sleep 0.05; carry "$(answered $go)"
 xl "Target reports successful startup."
