@@ -230,7 +230,7 @@ fn show(options: &Show) -> Result<String, String> {
             false => everything(&standing),
         });
     };
-    tell_of_a_slip(domain, &standing);
+    warn_of_slip(domain, &standing);
     let (name, uuid) = who(domain);
     let limits = standing.for_guest(&name, uuid.as_deref());
     Ok(match options.json {
@@ -245,7 +245,7 @@ fn broken(error: LimitsError) -> String {
 
 /// Prints a hint if the name is similar to a known one. It may still be the name of a guest
 /// that runs elsewhere.
-fn tell_of_a_slip(asked: &str, standing: &Standing) {
+fn warn_of_slip(asked: &str, standing: &Standing) {
     if let Some(hint) = slip(asked, &control::names(), standing) {
         to_stderr(&format!("lull: {hint}"));
     }
@@ -438,7 +438,7 @@ fn unset(options: &Unset) -> Result<String, String> {
 fn change(selector: Selector, keys: BTreeMap<Key, Option<Limit>>) -> Result<String, String> {
     let file = LimitsFile::at(FILE);
     if let (Selector::Name(name), Ok(before)) = (&selector, file.rules()) {
-        tell_of_a_slip(name, &before);
+        warn_of_slip(name, &before);
     }
     let change = Change { selector, keys };
     let changed = file

@@ -41,7 +41,7 @@ pub fn main(options: &Options) -> ExitCode {
 fn resume(domain: &str) -> anyhow::Result<String> {
     Host::default().check()?;
     let guest = host::guest_in_any_state(domain)?;
-    let claim = until_nobody_moves(guest.domid, &guest.name)?;
+    let claim = until_no_attempt_moves_it(guest.domid, &guest.name)?;
     let resumed = resume_suspended(&guest);
     if let Some(claim) = claim {
         claim.give_up(&Folder::default(), guest.domid);
@@ -81,7 +81,7 @@ fn resume_suspended(guest: &Guest) -> anyhow::Result<String> {
 
 /// A guest that is only being moved is paused too, and may be running at the
 /// destination in the next moment.
-fn until_nobody_moves(domid: DomId, name: &str) -> anyhow::Result<Option<Claim>> {
+fn until_no_attempt_moves_it(domid: DomId, name: &str) -> anyhow::Result<Option<Claim>> {
     let folder = Folder::default();
     let still = |who: &str| {
         anyhow::anyhow!(

@@ -264,20 +264,22 @@ fn helped(spec: &str, has_front_end: bool) -> (String, String) {
     let mut answers = helper.stdin.take().unwrap();
     std::io::Write::write_all(&mut answers, &0_i32.to_ne_bytes()).unwrap();
     let output = helper.wait_with_output().unwrap();
-    let mut told = String::new();
+    let mut emitted = String::new();
     let mut front_end = front_end;
-    front_end.read_to_string(&mut told).unwrap();
+    front_end.read_to_string(&mut emitted).unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    (said, told)
+    (said, emitted)
 }
 
 /// Without this event, the front end would go by xl's output, which blames the
 /// destination.
 #[test]
-fn a_helper_that_cannot_begin_tells_the_front_end_that_the_source_failed() {
-    let (_, told) = helped(&MigrationSpec::unlimited(32_000).encode(), true);
-    let ended = told.lines().find(|line| line.contains(r#""type":"ended""#));
-    let ended = ended.unwrap_or_else(|| panic!("{told}"));
+fn a_helper_that_cannot_begin_reports_to_the_front_end_that_the_source_failed() {
+    let (_, emitted) = helped(&MigrationSpec::unlimited(32_000).encode(), true);
+    let ended = emitted
+        .lines()
+        .find(|line| line.contains(r#""type":"ended""#));
+    let ended = ended.unwrap_or_else(|| panic!("{emitted}"));
     assert!(ended.contains(r#""how":"source-failed""#), "{ended}");
 }
 
@@ -287,6 +289,6 @@ fn a_specification_without_a_front_end_sets_no_limit() {
     // Whether it is understood shows whether it is read.
     let (said, _) = helped("soon", false);
     assert!(!said.contains(VARIABLE), "{said}");
-    let (_, told) = helped("soon", true);
-    assert!(told.contains(VARIABLE), "{told}");
+    let (_, emitted) = helped("soon", true);
+    assert!(emitted.contains(VARIABLE), "{emitted}");
 }

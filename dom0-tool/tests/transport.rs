@@ -88,19 +88,22 @@ impl Transport {
     fn expect_refused(mut self, marker: &Path, why: &str) {
         self.process.wait().unwrap();
         assert_eq!(std::fs::read_to_string(marker).unwrap(), "destroyed\n");
-        let mut told = String::new();
+        let mut received = String::new();
         self.front_end.set_nonblocking(true).unwrap();
-        let _ = self.front_end.read_to_string(&mut told);
-        assert!(told.contains(&format!(r#""why":"{why}""#)), "{told}");
+        let _ = self.front_end.read_to_string(&mut received);
+        assert!(
+            received.contains(&format!(r#""why":"{why}""#)),
+            "{received}"
+        );
     }
 
     /// Returns the bytes that xl reads to the end, and the exit code.
     fn end(mut self) -> (Vec<u8>, Option<i32>) {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let mut stdout = self.process.stdout.take().unwrap();
-        stdout.read_to_end(&mut heard).unwrap();
+        stdout.read_to_end(&mut received).unwrap();
         drop(self.process.stdin.take());
-        (heard, self.process.wait().unwrap().code())
+        (received, self.process.wait().unwrap().code())
     }
 }
 
@@ -172,9 +175,9 @@ fn a_large_stream_goes_through_two_processes() {
         }
         stdin
     });
-    let mut heard = String::new();
+    let mut received = String::new();
     let mut stdout = world.process.stdout.take().unwrap();
-    stdout.read_to_string(&mut heard).unwrap();
+    stdout.read_to_string(&mut received).unwrap();
     drop(writer.join().unwrap());
     let mut expected = Command::new("cksum")
         .stdin(Stdio::piped())
@@ -188,7 +191,7 @@ fn a_large_stream_goes_through_two_processes() {
     }
     drop(to_cksum);
     let expected = expected.wait_with_output().unwrap().stdout;
-    assert_eq!(heard.as_bytes(), expected);
+    assert_eq!(received.as_bytes(), expected);
     world.process.wait().unwrap();
 }
 
@@ -254,10 +257,10 @@ fn where_xen_does_not_answer_a_timely_receiver_is_refused_too() {
     let spec = spec(Some(60000000), Micros(100000));
     let mut world = asked(&spec, &["--shell", "--", &script]);
     world.stream_complete();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let mut stdout = world.process.stdout.take().unwrap();
-    stdout.read_to_end(&mut heard).unwrap();
-    assert_eq!(heard, BANNER.as_bytes());
+    stdout.read_to_end(&mut received).unwrap();
+    assert_eq!(received, BANNER.as_bytes());
     world.expect_refused(&marker, "state-unread");
 }
 
@@ -266,6 +269,6 @@ fn where_xen_does_not_answer_a_timely_receiver_is_refused_too() {
 fn a_relay_that_is_killed_is_an_end_to_both() {
     let mut world = transport(&["--shell", "--", "cat >/dev/null; exit 0"]);
     world.process.kill().unwrap();
-    let (heard, code) = world.end();
-    assert_eq!((heard, code), (Vec::new(), None));
+    let (received, code) = world.end();
+    assert_eq!((received, code), (Vec::new(), None));
 }

@@ -380,7 +380,7 @@ impl<W: Write, R: Read + AsFd> QemuProxy<W, R> {
 
 /// Parses a proxy's command line: the guest, and the descriptor of the file for QEMU's
 /// state. `None` if it is not one.
-pub fn orders(args: &[OsString]) -> Option<(DomId, Option<RawFd>)> {
+pub fn parse_args(args: &[OsString]) -> Option<(DomId, Option<RawFd>)> {
     match args {
         [_, mode, domid, state @ ..] if mode == SUBCOMMAND && state.len() < 2 => {
             let state = state.first().map(|state| state.to_str()?.parse().ok());
@@ -609,12 +609,12 @@ mod tests {
 
     #[test]
     fn a_proxy_knows_its_guest() {
-        let orders_of = |line: &str| {
+        let parsed = |line: &str| {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            orders(&words)
+            parse_args(&words)
         };
-        assert_eq!(orders_of("lull devices 7"), Some((7, None)));
-        assert_eq!(orders_of("lull devices 7 9"), Some((7, Some(9))));
+        assert_eq!(parsed("lull devices 7"), Some((7, None)));
+        assert_eq!(parsed("lull devices 7 9"), Some((7, Some(9))));
         for other in [
             "lull devices",
             "lull devices x",
@@ -622,7 +622,7 @@ mod tests {
             "lull devices 7 9 9",
             "lull device 7",
         ] {
-            assert_eq!(orders_of(other), None);
+            assert_eq!(parsed(other), None);
         }
     }
 }

@@ -105,14 +105,15 @@ const LETTING_GO: Duration = Duration::from_secs(5);
 /// Interval between two checks whether it has.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Who carries out the guest's next reboot or shutdown.
+/// The process that carries out the guest's next reboot or shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     /// An xl.
     Xl,
     /// An xl, process of this number, once it is no longer stopped.
     Stopped(u32),
-    Nobody,
+    /// No process.
+    None,
 }
 
 /// The warning about a guest that was paused and runs on: its next reboot or shutdown will
@@ -121,7 +122,7 @@ pub fn lost(name: &str, domain: DomId) -> Option<String> {
     let stays = version::detect().is_ok_and(|xen| !Monitor::leaves_at_a_suspend(xen));
     let waiting = || match stays {
         true => Waiting::Xl,
-        false => Monitor::of(domain).map_or(Waiting::Nobody, |monitor| look(&monitor)),
+        false => Monitor::of(domain).map_or(Waiting::None, |monitor| look(&monitor)),
     };
     warning(name, is_libvirts(name), waiting)
 }
@@ -153,7 +154,7 @@ fn warning(name: &str, is_libvirts: bool, waiting: impl FnOnce() -> Waiting) -> 
              carry out its next reboot or shutdown. lull's guard lets it go on within minutes; \
              if `lull doctor` finds it standing still after that, `kill -CONT {number}`."
         )),
-        Waiting::Nobody => Some(format!(
+        Waiting::None => Some(format!(
             "No xl waits for {name}'s end any more: after its next reboot or shutdown `xl \
              destroy {name}` and `xl create` are yours to do."
         )),
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn who_lost_its_monitor_is_told_what_is_left_to_do() {
         assert_eq!(warning("web1", false, || Waiting::Xl), None);
-        let lost = warning("web1", false, || Waiting::Nobody).unwrap();
+        let lost = warning("web1", false, || Waiting::None).unwrap();
         assert!(lost.contains("`xl destroy web1`"), "{lost}");
         // The guard, which would let it go on, may have been killed.
         let lost = warning("web1", false, || Waiting::Stopped(123)).unwrap();

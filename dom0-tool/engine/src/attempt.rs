@@ -22,9 +22,9 @@ use crate::stream::sink::Sink;
 use crate::stub::StubLog;
 
 /// What an attempt has to do.
-pub struct Order {
+pub struct MigrationRequest {
     /// The domain number of the guest to move.
-    pub guest: DomId,
+    pub domid: DomId,
     /// The limits and the costs assumed.
     pub config: Config,
     /// The bandwidth cap while the guest runs, in pages a second.
@@ -37,7 +37,7 @@ pub struct Order {
     pub start: Instant,
 }
 
-/// See [`Order::verify`].
+/// See [`MigrationRequest::verify`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
     /// No second copy is sent; this is the usual case.
@@ -49,7 +49,7 @@ pub enum Verify {
 /// One migration that has not run yet.
 pub struct Attempt<'a> {
     xen: &'a Xen,
-    order: Order,
+    request: MigrationRequest,
     host: &'a mut dyn Host,
     sink: Sink,
     channel: Option<Channel>,
@@ -62,7 +62,7 @@ impl<'a> Attempt<'a> {
     /// guest lands fast.
     pub fn new(
         xen: &'a Xen,
-        order: Order,
+        request: MigrationRequest,
         host: &'a mut dyn Host,
         sink: Sink,
         channel: Option<Channel>,
@@ -71,7 +71,7 @@ impl<'a> Attempt<'a> {
     ) -> Self {
         Self {
             xen,
-            order,
+            request,
             host,
             sink,
             channel,
@@ -89,7 +89,7 @@ impl<'a> Attempt<'a> {
     pub fn run(self) -> Result<Verdict, NotBegun> {
         let Self {
             xen,
-            order,
+            request,
             host,
             sink,
             channel,
@@ -97,17 +97,17 @@ impl<'a> Attempt<'a> {
             recorder,
         } = self;
         // While Xen logs nothing, it forgets what QEMU reports. So QEMU comes first.
-        if order.has_devices
+        if request.has_devices
             && let Err(error) = host.log_devices(true)
         {
             return Err(NotBegun(Verdict::from(&Failure::DevicesNotLogged(error))));
         }
         // A host that can no longer be asked counts as a cancellation.
         let mut is_over = || host.poll().map_or(true, |news| news.cancelled);
-        let prepared = match prepare(xen, &order, &mut is_over) {
+        let prepared = match prepare(xen, &request, &mut is_over) {
             Ok(prepared) => prepared,
             Err(failure) => {
-                if order.has_devices {
+                if request.has_devices {
                     // The guard does it otherwise.
                     let _ = host.log_devices(false);
                 }
@@ -115,13 +115,13 @@ impl<'a> Attempt<'a> {
             }
         };
         let listed = &prepared.listed;
-        let landing = landing::choose(channel, listed.guest_pfns, order.config.guest_pages);
+        let landing = landing::choose(channel, listed.guest_pfns, request.config.guest_pages);
         // From here on the engine reads what the stub says, and the guest may have taken
         // over its stub. Before this point the attempt could still be handed to Xen's own
         // helper.
         confine::to_no_program();
-        host.tell(listed.in_words(&prepared.domains.stub_share()));
-        let verdict = carry_out(prepared, &order, host, sink, landing, log, recorder);
+        host.emit(listed.in_words(&prepared.domains.stub_share()));
+        let verdict = carry_out(prepared, &request, host, sink, landing, log, recorder);
         Ok(verdict)
     }
 }
@@ -129,14 +129,14 @@ impl<'a> Attempt<'a> {
 /// Carries out an attempt that is prepared, undoes it if it fails, and reports its end.
 pub(super) fn carry_out<D: Domains>(
     prepared: Prepared<D>,
-    order: &Order,
+    request: &MigrationRequest,
     host: &mut dyn Host,
     sink: Sink,
     landing: Box<dyn Landing>,
     log: &StubLog,
     recorder: &mut dyn Recorder,
 ) -> Verdict {
-    let mut session = Session::new(order, host, sink, landing, log, &prepared, recorder);
+    let mut session = Session::new(request, host, sink, landing, log, &prepared, recorder);
     let (verdict, mut stats) = session.run_and_undo();
     if verdict.how == How::StreamComplete {
         // Dropping these takes time, which counts as pause. It would also end `lull land`
@@ -147,11 +147,11 @@ pub(super) fn carry_out<D: Domains>(
         drop(session);
         drop(prepared);
         // The guard does it otherwise, and must not find another attempt's log.
-        if order.has_devices && host.log_devices(false).is_err() {
+        if request.has_devices && host.log_devices(false).is_err() {
             stats.land_lost = false;
         }
     }
-    host.tell(stats.ended(order.start, &verdict));
+    host.emit(stats.ended(request.start, &verdict));
     verdict
 }
 

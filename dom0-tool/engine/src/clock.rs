@@ -125,9 +125,9 @@ impl Session<'_> {
              are: giving up"
                 .into(),
         );
-        if !self.cancel_told && self.begun {
-            self.cancel_told = true;
-            self.peer.tell(self.now(), Event::Cancel)?;
+        if !self.cancel_fed && self.begun {
+            self.cancel_fed = true;
+            self.peer.feed(self.now(), Event::Cancel)?;
             self.notify()?;
         }
         Ok(())
@@ -151,7 +151,7 @@ impl Session<'_> {
         let asked_for = pause.requested.elapsed();
         let limit = self.limit_in_force();
         let is_too_late = limit.is_some_and(|limit| asked_for >= last_stop(limit, costs));
-        let is_unwanted = self.landing.asks_itself() && (self.cancel_told || self.is_out_of_time());
+        let is_unwanted = self.landing.asks_itself() && (self.cancel_fed || self.is_out_of_time());
         if !is_unwanted && (!is_too_late || pause.binding) {
             return Ok(());
         }
@@ -166,7 +166,7 @@ impl Session<'_> {
         if !withdrawn && !is_unwanted {
             return Ok(());
         }
-        self.peer.tell(self.now(), Event::SuspendFailed)?;
+        self.peer.feed(self.now(), Event::SuspendFailed)?;
         self.notify()
     }
 
@@ -181,7 +181,7 @@ impl Session<'_> {
         if self.until_deadline() == Some(Duration::ZERO) && self.running_on.is_none() {
             let answered = self.pause.is_some_and(|pause| pause.answered);
             if answered && self.peer.machine().state() == State::CopyingFinal {
-                self.peer.tell(self.now(), Event::OutOfTime)?;
+                self.peer.feed(self.now(), Event::OutOfTime)?;
                 self.notify()?;
             }
             if let Some(refusal) = self.peer.pending_run_on().filter(|_| answered) {

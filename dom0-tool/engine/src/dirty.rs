@@ -25,7 +25,7 @@ impl Session<'_> {
             return Ok(());
         }
         self.count_due = false;
-        self.tell_if_unsettled()?;
+        self.feed_if_unsettled()?;
         self.answer_count()?;
         self.notify()
     }
@@ -33,7 +33,7 @@ impl Session<'_> {
     /// Counts the dirty pages for the machine, which has asked for it.
     pub(super) fn answer_count(&mut self) -> Result<(), Failure> {
         let dirty = self.count()?;
-        self.peer.tell(self.now(), Event::Counted { dirty })?;
+        self.peer.feed(self.now(), Event::Counted { dirty })?;
         self.emit_progress();
         Ok(())
     }
@@ -69,15 +69,15 @@ impl Session<'_> {
         Ok(Some(self.landing.list(&now)))
     }
 
-    /// Tells the stub if a limit is in force and memory was given to the guest, or taken
+    /// Reports to the stub if a limit is in force and memory was given to the guest, or taken
     /// from it, since the last bitmap. The guest must not be stopped then: no prediction
     /// includes the seconds in which the frames of a large guest are listed.
-    fn tell_if_unsettled(&mut self) -> Result<(), Failure> {
+    fn feed_if_unsettled(&mut self) -> Result<(), Failure> {
         if self.limit_in_force().is_none() {
             return Ok(());
         }
         if self.is_ballooning()? {
-            self.peer.tell(self.now(), Event::Unsettled)?;
+            self.peer.feed(self.now(), Event::Unsettled)?;
         }
         Ok(())
     }

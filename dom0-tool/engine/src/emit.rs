@@ -20,10 +20,10 @@ pub fn millis(time: Duration) -> u64 {
 
 impl Session<'_> {
     pub(super) fn emit_started(&mut self) {
-        let config = &self.order.config;
-        let limits = InForce::new(0, config.limits, self.order.bandwidth);
-        self.host.tell(events::Event::Started(events::Started {
-            domid: self.order.guest,
+        let config = &self.request.config;
+        let limits = InForce::new(0, config.limits, self.request.bandwidth);
+        self.host.emit(events::Event::Started(events::Started {
+            domid: self.request.domid,
             helper_pid: std::process::id(),
             guest_pages: self.listed.pages,
             landing: self.landing.name(),
@@ -46,7 +46,7 @@ impl Session<'_> {
         self.progressed = Instant::now();
         let machine = self.peer.machine();
         let progress = events::Progress {
-            at_ms: self.order.start.elapsed().as_millis() as u64,
+            at_ms: self.request.start.elapsed().as_millis() as u64,
             round: machine.round(),
             round_sent: machine.round_sent() + machine.round_zeros(),
             round_pages: machine.round_pages(),
@@ -57,7 +57,7 @@ impl Session<'_> {
             predicted_downtime_ms: self.in_ms(machine.prediction()),
             expected_downtime_ms: self.in_ms(machine.expected()),
         };
-        self.host.tell(events::Event::Progress(progress));
+        self.host.emit(events::Event::Progress(progress));
     }
 
     /// A predicted pause in milliseconds; `None` before the link's rate is known.
@@ -73,7 +73,7 @@ impl Session<'_> {
             return;
         };
         let round = events::Round {
-            at_ms: self.order.start.elapsed().as_millis() as u64,
+            at_ms: self.request.start.elapsed().as_millis() as u64,
             round: record.round,
             pages_sent: record.pages_sent,
             pages_dirtied: record.dirtied,
@@ -85,14 +85,14 @@ impl Session<'_> {
             rests_on: machine.rests_on().map(rests_on),
             decision: decision.into(),
         };
-        self.host.tell(events::Event::Round(round));
+        self.host.emit(events::Event::Round(round));
     }
 
     /// Reports the final round, which the history does not hold.
     pub(super) fn emit_final_round(&mut self) {
         let machine = self.peer.machine();
         let round = events::Round {
-            at_ms: self.order.start.elapsed().as_millis() as u64,
+            at_ms: self.request.start.elapsed().as_millis() as u64,
             round: machine.round() + 1,
             pages_sent: machine.round_sent(),
             pages_dirtied: 0,
@@ -104,13 +104,13 @@ impl Session<'_> {
             rests_on: None,
             decision: "finish".into(),
         };
-        self.host.tell(events::Event::Round(round));
+        self.host.emit(events::Event::Round(round));
     }
 
     /// Reports a pause that was given up and will be tried again.
     pub(super) fn emit_ran_on(&mut self, pause: Duration, reason: String) {
-        self.host.tell(events::Event::RanOn(events::RanOn {
-            at_ms: self.order.start.elapsed().as_millis() as u64,
+        self.host.emit(events::Event::RanOn(events::RanOn {
+            at_ms: self.request.start.elapsed().as_millis() as u64,
             pause_ms: millis(pause),
             reason,
         }));
@@ -123,7 +123,7 @@ impl Session<'_> {
                 lines.push(line);
             });
         for line in lines {
-            self.host.tell(events::Event::Log(events::Log {
+            self.host.emit(events::Event::Log(events::Log {
                 level: line.level.into(),
                 from: "stub".into(),
                 text: line.text,
@@ -137,11 +137,11 @@ impl Session<'_> {
 
     /// Reports that the guest has stopped, with `dirty` pages left to send.
     pub(super) fn emit_suspended(&mut self, pause: &Pause, stopped: Instant, dirty: u64) {
-        let requested = pause.requested.duration_since(self.order.start);
+        let requested = pause.requested.duration_since(self.request.start);
         let since_request = pause.requested.elapsed().as_nanos() as u64;
-        self.host.tell(events::Event::Suspended(events::Suspended {
+        self.host.emit(events::Event::Suspended(events::Suspended {
             requested_at_ms: requested.as_millis() as u64,
-            stopped_at_ms: stopped.duration_since(self.order.start).as_millis() as u64,
+            stopped_at_ms: stopped.duration_since(self.request.start).as_millis() as u64,
             dirty_pages: dirty,
             requested_monotonic_ns: now_ns().saturating_sub(since_request),
             limit_us: self.limit_in_force().map(|limit| limit.0),
@@ -161,7 +161,7 @@ impl Session<'_> {
     /// The time of a comparison says nothing about the path.
     pub(super) fn last_pages_per_mille(&self) -> Option<u64> {
         let by_curve = self.peer.machine().last_pages_by_curve()?;
-        match self.order.verify {
+        match self.request.verify {
             Verify::No => self.pause?.pages_per_mille_of(by_curve),
             Verify::Yes => None,
         }
@@ -176,7 +176,7 @@ impl Session<'_> {
 
 /// Reports a line for the log.
 pub fn log(host: &mut dyn Host, level: &str, text: impl Into<String>) {
-    host.tell(events::Event::Log(events::Log {
+    host.emit(events::Event::Log(events::Log {
         level: level.into(),
         from: "helper".into(),
         text: text.into(),

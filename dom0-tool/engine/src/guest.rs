@@ -72,7 +72,7 @@ impl Session<'_> {
         let now = Instant::now();
         self.throttle = self.cap.take().map(|cap| Throttle::new(cap, now));
         self.held_back = false;
-        self.peer.tell(self.now(), Event::RunsOn)?;
+        self.peer.feed(self.now(), Event::RunsOn)?;
         self.notify()?;
         let reason = Verdict::from(&refusal).reason;
         self.emit_ran_on(resumed.pause, reason);
@@ -86,14 +86,14 @@ impl Session<'_> {
         if cancelled && self.landing.asks_itself() && self.finishing {
             return Err(Failure::HungUp(Refused::Cancelled));
         }
-        if cancelled && !self.cancel_told && self.begun {
-            self.cancel_told = true;
-            self.peer.tell(self.now(), Event::Cancel)?;
+        if cancelled && !self.cancel_fed && self.begun {
+            self.cancel_fed = true;
+            self.peer.feed(self.now(), Event::Cancel)?;
             self.notify()?;
         }
-        if self.news.handed_over && !self.handover_told {
-            self.handover_told = true;
-            self.peer.tell(self.now(), Event::HandedOver)?;
+        if self.news.handed_over && !self.handover_fed {
+            self.handover_fed = true;
+            self.peer.feed(self.now(), Event::HandedOver)?;
             self.notify()?;
         }
         let Some(mut pause) = self.pause else {
@@ -101,7 +101,7 @@ impl Session<'_> {
         };
         // QEMU goes on writing into the guest's memory until it is stopped, which is after
         // the guest's own stop and before the answer.
-        if pause.stopped.is_none() && !self.order.has_devices && self.is_suspended()? {
+        if pause.stopped.is_none() && !self.request.has_devices && self.is_suspended()? {
             self.stopped(&mut pause)?;
         }
         // The limit ends a pause in which QEMU does not stop.
@@ -121,13 +121,13 @@ impl Session<'_> {
         // guest had not acknowledged, libxl reports that the guest has stopped (4.17:
         // libxl_dom_suspend.c takes the cancelling's success for the suspend's).
         if pause.stopped.is_none() && !self.is_suspended()? {
-            self.peer.tell(self.now(), Event::SuspendFailed)?;
+            self.peer.feed(self.now(), Event::SuspendFailed)?;
             return self.notify();
         }
         match answer {
             SuspendAnswer::Stopped if pause.stopped.is_some() => self.run_on_if_owed(),
             SuspendAnswer::Stopped => self.stopped(&mut pause),
-            SuspendAnswer::Failed if self.order.has_devices => {
+            SuspendAnswer::Failed if self.request.has_devices => {
                 let words = self.host.emulated().words().to_owned();
                 Err(Failure::DevicesNotSaved(words))
             }
@@ -170,7 +170,7 @@ impl Session<'_> {
         self.pause = Some(*pause);
         let took_bitmap = Micros(took.as_micros() as u64);
         self.peer
-            .tell(self.now(), Event::Suspended { dirty, took_bitmap })?;
+            .feed(self.now(), Event::Suspended { dirty, took_bitmap })?;
         self.notify()?;
         self.emit_suspended(pause, stopped, dirty);
         Ok(())
@@ -179,7 +179,7 @@ impl Session<'_> {
     /// Resumes the guest if it is stopped. The QEMU of a guest with emulated devices may still
     /// be stopped for as long as there is no answer, so such a guest waits for that.
     pub(super) fn resume(&mut self) {
-        if self.order.has_devices && self.pause.is_some_and(|pause| !pause.answered) {
+        if self.request.has_devices && self.pause.is_some_and(|pause| !pause.answered) {
             return;
         }
         let decided = Instant::now();

@@ -48,7 +48,7 @@ use std::os::fd::BorrowedFd;
 use lull_wire::events::{Event, Refused};
 use lull_xen::device_model::MakeRun;
 
-pub use attempt::{Attempt, NotBegun, Order, Verify, never_begun};
+pub use attempt::{Attempt, MigrationRequest, NotBegun, Verify, never_begun};
 pub use explain::Verdict;
 pub use landing::{Channel, Connection};
 pub use steering::{OperatorRequest, Reply};
@@ -78,7 +78,7 @@ pub trait Host {
     /// Reads what has arrived, without blocking.
     ///
     /// # Errors
-    /// When the process that ordered the attempt has gone, or one of them sends what it may
+    /// When the process that requested the attempt has gone, or one of them sends what it may
     /// not send now.
     fn poll(&mut self) -> io::Result<News>;
 
@@ -114,7 +114,7 @@ pub trait Host {
 
     /// Reports an event of the attempt to all readers: the front end, the clients of
     /// the control socket, the record.
-    fn tell(&mut self, event: Event);
+    fn emit(&mut self, event: Event);
 
     /// In a fast landing: the first pass is sent, and the stream may be ended.
     ///
@@ -133,9 +133,9 @@ pub trait Host {
     /// does not wait.
     fn ask_to_start(&mut self);
 
-    /// In a fast landing: what became of the copy that was to be started: whether the
-    /// destination has said that it runs.
-    fn tell_started(&mut self, started: bool);
+    /// In a fast landing: reports what became of the copy that was to be started, that is,
+    /// whether the destination has said that it runs.
+    fn report_started(&mut self, started: bool);
 
     /// The guest has acknowledged a request to suspend that is no longer wanted, and may
     /// follow it after this attempt is over; or it is suspended and could not be resumed. The

@@ -142,11 +142,11 @@ impl<'l> Peer<'l> {
         matches!(state, State::Finished | State::Refused | State::Resumed)
     }
 
-    /// Tells the stub of an event.
+    /// Reports an event to the stub, and steps this copy of the state machine.
     ///
     /// # Errors
     /// See [`SendError`].
-    pub fn tell(&mut self, at: Micros, event: Event) -> Result<(), SendError> {
+    pub fn feed(&mut self, at: Micros, event: Event) -> Result<(), SendError> {
         if self.is_over() {
             return Ok(());
         }
@@ -177,7 +177,7 @@ impl<'l> Peer<'l> {
         if !self.has_room() && !ends {
             return Ok(());
         }
-        self.tell(at, Event::Tick { dirty })
+        self.feed(at, Event::Tick { dirty })
     }
 
     /// Tells the stub that a slot's batch is in the stream.

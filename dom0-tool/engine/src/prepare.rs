@@ -7,7 +7,7 @@ use lull_xen::Xen;
 use lull_xen::domctl::Clean;
 use lull_xen::maxmem::guest_frames;
 
-use super::attempt::Order;
+use super::attempt::MigrationRequest;
 use super::domains::Domains;
 use super::emit::millis;
 use super::failure::{Doing, Failure};
@@ -77,27 +77,27 @@ impl Listed {
 /// What failed. Nothing is left behind then.
 pub fn prepare<'x>(
     xen: &'x Xen,
-    order: &Order,
+    request: &MigrationRequest,
     is_over: &mut dyn FnMut() -> bool,
 ) -> Result<Prepared<OnXen<'x>>, Failure> {
-    let guest = order.guest;
-    let guest_pfns = guest_frames(xen, guest).doing("the guest's size")?;
+    let domid = request.domid;
+    let guest_pfns = guest_frames(xen, domid).doing("the guest's size")?;
     let room = room::make(xen, guest_pfns, is_over);
     if let Err(cancelled @ NoRoom::Cancelled) = room {
         return Err(cancelled.into());
     }
     // Free memory is only an estimate, so the build decides whether there is enough.
-    let built = Stub::build(xen, guest, guest_pfns, order.config);
+    let built = Stub::build(xen, domid, guest_pfns, request.config);
     let (taken, stub) = match (room, built) {
         // xl's lock is released with the room, because the stub has its memory now.
         (room, Ok(stub)) => (room.ok().and_then(|room| room.taken), stub),
         (Err(short @ NoRoom::Short(_)), Err(_)) => return Err(short.into()),
         (_, Err(error)) => return Err(error.into()),
     };
-    let built = order.start.elapsed();
-    let log_dirty = LogDirty::enable(xen, guest)?;
-    let logging = order.start.elapsed();
-    let domains = OnXen::new(xen, guest, guest_pfns, stub, log_dirty);
+    let built = request.start.elapsed();
+    let log_dirty = LogDirty::enable(xen, domid)?;
+    let logging = request.start.elapsed();
+    let domains = OnXen::new(xen, domid, guest_pfns, stub, log_dirty);
     let domains = domains.doing("no memory for hypercalls")?;
     let (populated, pages) =
         frames::populated(&domains, guest_pfns).doing("the guest's frames cannot be listed")?;
@@ -120,7 +120,7 @@ pub fn prepare<'x>(
             pages,
             took_bitmap,
             populated,
-            done_at: [built, logging, order.start.elapsed()],
+            done_at: [built, logging, request.start.elapsed()],
         },
     })
 }

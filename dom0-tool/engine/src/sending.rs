@@ -68,7 +68,7 @@ impl Session<'_> {
     fn sent(&mut self, slot: usize) -> Result<(), Failure> {
         let batch = self.slots.written(slot);
         if std::mem::take(&mut self.held_back) && self.peer.has_room() {
-            self.peer.tell(self.now(), Event::HeldBack)?;
+            self.peer.feed(self.now(), Event::HeldBack)?;
         }
         Ok(self.peer.sent(self.now(), slot, batch)?)
     }
@@ -131,14 +131,14 @@ impl Session<'_> {
                 Received::Open if self.peer.machine().state() == State::Waiting => self.begin()?,
                 Received::Open => {
                     // From here on the data takes a connection that has carried none yet.
-                    self.peer.tell(self.now(), Event::PathChanged)?;
+                    self.peer.feed(self.now(), Event::PathChanged)?;
                     self.answer_count()?;
                 }
                 Received::Sent(slot) => self.sent(slot)?,
                 Received::Noted => {}
                 // The learned rate of the link belongs to more connections than are left.
                 Received::Narrowed if self.peer.has_room() => {
-                    self.peer.tell(self.now(), Event::PathChanged)?;
+                    self.peer.feed(self.now(), Event::PathChanged)?;
                 }
                 Received::Narrowed => {}
                 Received::Landed | Received::Started => break,

@@ -14,7 +14,7 @@ use lull_wire::trace::Recorder;
 use lull_xen::domctl::Clean;
 use rustix::event::{PollFd, PollFlags};
 
-use super::attempt::{AttemptStats, Order, Verify};
+use super::attempt::{AttemptStats, MigrationRequest, Verify};
 use super::clock::{Owed, SUSPEND_POLL, SUSPEND_POLL_MAX, TICK};
 use super::domains::Domains;
 use super::explain::Verdict;
@@ -57,7 +57,7 @@ pub(super) struct Resumed {
 pub(super) struct Session<'s> {
     pub(super) domains: &'s dyn Domains,
     pub(super) listed: &'s Listed,
-    pub(super) order: &'s Order,
+    pub(super) request: &'s MigrationRequest,
     pub(super) host: &'s mut dyn Host,
     pub(super) sink: Sink,
     pub(super) log: &'s StubLog,
@@ -76,9 +76,10 @@ pub(super) struct Session<'s> {
     pub(super) pause: Option<Pause>,
     /// The messages of the other processes so far.
     pub(super) news: News,
-    pub(super) cancel_told: bool,
+    /// The machine has received the cancellation.
+    pub(super) cancel_fed: bool,
     /// The machine knows that xl's handshake is over.
-    pub(super) handover_told: bool,
+    pub(super) handover_fed: bool,
     pub(super) begun: bool,
     /// The machine waits for a count: see [`Self::count_if_due`].
     pub(super) count_due: bool,
@@ -109,7 +110,7 @@ pub(super) struct Session<'s> {
 
 impl<'s> Session<'s> {
     pub fn new<D: Domains>(
-        order: &'s Order,
+        request: &'s MigrationRequest,
         host: &'s mut dyn Host,
         sink: Sink,
         landing: Box<dyn Landing>,
@@ -125,14 +126,14 @@ impl<'s> Session<'s> {
         Self {
             domains,
             listed,
-            order,
+            request,
             host,
             sink,
             landing,
             log,
             stub_log: LogReader::new(&link.log),
             decoder: log.decoder(),
-            peer: Peer::new(link, order.config, recorder),
+            peer: Peer::new(link, request.config, recorder),
             slots: Slots::new(listed.guest_pfns),
             queue: Queue::default(),
             throttle: None,
@@ -140,8 +141,8 @@ impl<'s> Session<'s> {
             standstill: Standstill::new(now),
             pause: None,
             news: News::default(),
-            cancel_told: false,
-            handover_told: false,
+            cancel_fed: false,
+            handover_fed: false,
             begun: false,
             count_due: false,
             finishing: false,
@@ -182,7 +183,7 @@ impl<'s> Session<'s> {
                 if self.resume_failed {
                     self.host.leave_guest();
                 }
-                self.tell_standstill(&mut verdict);
+                self.explain_standstill(&mut verdict);
                 verdict
             }
         };
@@ -217,7 +218,7 @@ impl<'s> Session<'s> {
             }
             self.write()?;
             self.save_ahead()?;
-            self.hear_others()?;
+            self.recv_news()?;
             self.advance_landing()?;
             self.poll_guest()?;
             self.apply_requests()?;
@@ -275,11 +276,11 @@ impl<'s> Session<'s> {
     /// Whether the engine itself has the guest's QEMU stopped and its state saved. Otherwise
     /// libxl does so, or the guest has none.
     pub(super) fn saves_devices(&self) -> bool {
-        self.order.has_devices && self.landing.asks_itself()
+        self.request.has_devices && self.landing.asks_itself()
     }
 
     pub(super) fn now(&self) -> Micros {
-        Micros(self.order.start.elapsed().as_micros() as u64)
+        Micros(self.request.start.elapsed().as_micros() as u64)
     }
 
     /// Sleeps until an event occurs, for at most `longest`.
@@ -339,8 +340,8 @@ impl<'s> Session<'s> {
                 StubMessage::Hello => {
                     self.begun = true;
                     self.begin()?;
-                    if self.order.bandwidth.0.is_some() {
-                        self.hold_to(self.order.bandwidth)?;
+                    if self.request.bandwidth.0.is_some() {
+                        self.hold_to(self.request.bandwidth)?;
                     }
                 }
                 StubMessage::Map { slot, count } => self.map(slot, count)?,
@@ -378,12 +379,12 @@ impl<'s> Session<'s> {
         }
         let took_bitmap = Micros(took.as_micros() as u64);
         let begin = Event::Begin { pages, took_bitmap };
-        Ok(self.peer.tell(self.now(), begin)?)
+        Ok(self.peer.feed(self.now(), begin)?)
     }
 
     /// Reads the messages of the attempt's other processes. READY must come in its turn: a
     /// destination that does not have the first pass yet cannot be ready.
-    pub(super) fn hear_others(&mut self) -> Result<(), Failure> {
+    pub(super) fn recv_news(&mut self) -> Result<(), Failure> {
         self.news = self.host.poll().doing("the attempt cannot go on")?;
         if let Some(why) = self.news.hung_up {
             return Err(Failure::HungUp(why));
@@ -442,7 +443,7 @@ impl<'s> Session<'s> {
                     .doing("the guest cannot be asked to suspend")?;
             }
             Action::Finish => {
-                if self.order.verify == Verify::Yes {
+                if self.request.verify == Verify::Yes {
                     self.verify_all_pages()?;
                 }
                 // The time of the comparison counts as the pages' time.
@@ -519,6 +520,6 @@ impl<'s> Session<'s> {
         self.clear_windows()?;
         let Cleaned { dirty, took } = self.take_bitmap(Clean::Live)?;
         let took = Micros(took.as_micros() as u64);
-        Ok(self.peer.tell(self.now(), Event::Bitmap { dirty, took })?)
+        Ok(self.peer.feed(self.now(), Event::Bitmap { dirty, took })?)
     }
 }

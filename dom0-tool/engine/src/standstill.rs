@@ -100,7 +100,7 @@ impl Session<'_> {
             ),
             Seen::GoesOn => {
                 self.log("info", "the destination reads".into());
-                self.peer.tell(self.now(), Event::PathChanged)?;
+                self.peer.feed(self.now(), Event::PathChanged)?;
                 self.notify()?;
             }
         }
@@ -108,7 +108,7 @@ impl Session<'_> {
     }
 
     /// Adds to the verdict that the destination was still waiting.
-    pub(super) fn tell_standstill(&self, verdict: &mut Verdict) {
+    pub(super) fn explain_standstill(&self, verdict: &mut Verdict) {
         if let Some(since) = self.standstill.since() {
             verdict.advise(&format!(
                 "The destination had read nothing for {}: its xl may have been receiving another \

@@ -19,7 +19,7 @@ impl Session<'_> {
     pub(super) fn start_copy(&mut self) -> Result<End, Failure> {
         self.host.ask_to_start();
         loop {
-            self.hear_others()?;
+            self.recv_news()?;
             // The limit comes first: this process may have been held up since the permission
             // was given.
             let left = self.until_too_late();
@@ -36,16 +36,17 @@ impl Session<'_> {
             return Err(Failure::ResumedByAnother);
         }
         // `lull land` gives the copy up after three minutes of silence. If this process was held
-        // up for so long, that has to be heard while the guest can still be resumed here.
+        // up for so long, the message that says so must be read while the guest can still be
+        // resumed here.
         self.recv_landing()?;
-        // The guard is told before the destination: it must not resume the guest if this
-        // process dies in between.
+        // The guard gets its report before the destination gets Start: it must not resume the
+        // guest if this process dies in between.
         self.host.commit();
-        let started = self.start_and_hear();
+        let started = self.start_and_await_answer();
         if let Err(why) = &started {
             self.log("error", format!("the copy was not seen to run: {why}"));
         }
-        self.host.tell_started(started.is_ok());
+        self.host.report_started(started.is_ok());
         Ok(End::Complete)
     }
 
@@ -57,9 +58,9 @@ impl Session<'_> {
         Some(longest.saturating_sub(pause.requested.elapsed()))
     }
 
-    /// Sends the word, and waits for the answer that the copy runs. Otherwise returns why that
-    /// was not heard.
-    fn start_and_hear(&mut self) -> Result<(), String> {
+    /// Sends Start, and waits for the answer that the copy runs. Otherwise returns why that
+    /// answer did not come.
+    fn start_and_await_answer(&mut self) -> Result<(), String> {
         self.landing.start(&mut self.queue);
         let until = Instant::now() + STARTING;
         loop {

@@ -64,7 +64,7 @@ impl Session<'_> {
                 timeout,
                 bandwidth,
             } => {
-                if max_suspend.is_some() && self.order.verify == Verify::Yes {
+                if max_suspend.is_some() && self.request.verify == Verify::Yes {
                     return Ok(Err("--debug pauses the guest for as long as it takes to send all of it again: not with a limit".into()));
                 }
                 if max_suspend.is_some() || timeout.is_some() {
@@ -72,7 +72,7 @@ impl Session<'_> {
                         max_suspend: max_suspend.or(limits.max_suspend),
                         timeout: timeout.or(limits.timeout),
                     };
-                    self.peer.tell(self.now(), Event::Limits(limits))?;
+                    self.peer.feed(self.now(), Event::Limits(limits))?;
                 }
                 if let Some(bandwidth) = bandwidth.filter(|_| self.peer.machine().accepts_changes())
                 {
@@ -82,7 +82,7 @@ impl Session<'_> {
             }
             OperatorRequest::SwitchNow => {
                 let predicted = machine.prediction().map(|p| p.total());
-                self.peer.tell(self.now(), Event::SwitchNow)?;
+                self.peer.feed(self.now(), Event::SwitchNow)?;
                 self.notify()?;
                 Ok(Ok(format!(
                     "the guest is asked to stop at the end of this round, if the pause fits (predicted now {}, limit {})",
@@ -95,7 +95,7 @@ impl Session<'_> {
 
     /// Applies this bandwidth cap from now on.
     pub(super) fn hold_to(&mut self, bandwidth: Bandwidth) -> Result<(), Failure> {
-        self.peer.tell(self.now(), Event::Bandwidth(bandwidth.0))?;
+        self.peer.feed(self.now(), Event::Bandwidth(bandwidth.0))?;
         let now = Instant::now();
         self.throttle = bandwidth.0.map(|cap| Throttle::new(cap, now));
         self.held_back = false;
@@ -111,14 +111,14 @@ impl Session<'_> {
         self.notify()?;
         let limits = self.peer.machine().config().limits;
         let bandwidth = self.bandwidth();
-        let at_ms = self.order.start.elapsed().as_millis() as u64;
+        let at_ms = self.request.start.elapsed().as_millis() as u64;
         let now = events::InForce::new(at_ms, limits, bandwidth);
         let mut text = format!(
             "from now on limit {}, timeout {}, bandwidth {bandwidth}",
             or_dash(limits.max_suspend.map(|limit| Limit(limit.micros().0))),
             or_dash(limits.timeout.map(|timeout| Limit(timeout.micros().0))),
         );
-        self.host.tell(events::Event::Limits(now));
+        self.host.emit(events::Event::Limits(now));
         if !self.peer.machine().accepts_changes() {
             text.push_str("; that cannot be kept, so the migration ends");
         }

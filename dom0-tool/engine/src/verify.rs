@@ -46,7 +46,7 @@ impl Session<'_> {
     /// Handles cancellation and the operator's requests while all memory is compared, which
     /// takes long.
     pub(super) fn attend_while_comparing(&mut self) -> Result<(), Failure> {
-        self.hear_others()?;
+        self.recv_news()?;
         if self.news.cancelled {
             return Err(Failure::HungUp(Refused::Cancelled));
         }

@@ -125,7 +125,7 @@ fn changelog(source: &Source) -> Result<Vec<u8>> {
     let date = source.date("--rfc-email")?;
     let text = format!(
         "lull ({version}) unstable; urgency=medium\n\n  \
-         * What changed is told by CHANGELOG.md.\n\n \
+         * The changes are listed in CHANGELOG.md.\n\n \
          -- {maintainer}  {date}\n"
     );
     fs::write(&file, text)?;

@@ -137,7 +137,7 @@ struct Driver<'s, W> {
 impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
     fn run(&mut self) -> Outcome {
         let pages = self.scenario.guest.pages;
-        let mut action = self.tell(Event::Begin {
+        let mut action = self.feed(Event::Begin {
             pages,
             took_bitmap: Micros(self.scenario.actual.bitmap),
         });
@@ -153,7 +153,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                 Action::Count => {
                     self.world.pass(COUNT);
                     let dirty = self.world.dirty_at(self.world.now());
-                    self.tell(Event::Counted { dirty })
+                    self.feed(Event::Counted { dirty })
                 }
                 Action::TakeBitmap | Action::HandOver => {
                     if action == Action::HandOver {
@@ -162,7 +162,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                     }
                     let dirty = self.world.take_bitmap();
                     let took = Micros(self.scenario.actual.bitmap);
-                    self.tell(Event::Bitmap { dirty, took })
+                    self.feed(Event::Bitmap { dirty, took })
                 }
                 Action::Suspend => match self.pause() {
                     ControlFlow::Break(outcome) => return outcome,
@@ -189,13 +189,13 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
 
     /// Reports an event at the current time, after everything else that has happened
     /// before.
-    fn tell(&mut self, event: Event) -> Action {
+    fn feed(&mut self, event: Event) -> Action {
         let now = self.world.now();
         if let Some(at) = self.cancel.filter(|at| *at <= now) {
             self.cancel = None;
             // A blocked write was not interrupted, so the machine's clock may be later than
             // the request.
-            let at = at.max(self.last_told());
+            let at = at.max(self.last_reported());
             let action = self.step(at, Event::Cancel);
             if action != Action::None {
                 return action;
@@ -219,11 +219,11 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             return action;
         }
         self.world.pass_until(until);
-        self.tell(Event::HandedOver)
+        self.feed(Event::HandedOver)
     }
 
     /// The time up to which ticks may already have been reported.
-    const fn last_told(&self) -> u64 {
+    const fn last_reported(&self) -> u64 {
         self.next_tick.saturating_sub(TICK)
     }
 
@@ -244,7 +244,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             self.world.pass_until(at);
             self.next_tick += TICK;
             let dirty = Some(self.world.dirty_at(at));
-            let action = self.tell(Event::Tick { dirty });
+            let action = self.feed(Event::Tick { dirty });
             if action != Action::None {
                 return Some(action);
             }
@@ -268,7 +268,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             }
             self.world.pass_until(written);
             let pages = u32::try_from(pages).expect("pieces are small");
-            let action = self.tell(Event::Sent {
+            let action = self.feed(Event::Sent {
                 requested: pages,
                 pages,
                 zeros: 0,
@@ -296,7 +296,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         }
         if self.scenario.mishap == Mishap::NeverStops {
             self.world.pass(NEVER_STOPPED);
-            return match self.tell(Event::SuspendFailed) {
+            return match self.feed(Event::SuspendFailed) {
                 Action::Refuse(refusal) => {
                     ControlFlow::Break(self.outcome(End::Refused(refusal), None))
                 }
@@ -314,7 +314,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             let took = Micros(self.world.now() - requested);
             self.given_up = (self.given_up.0.max(took), self.given_up.1 + 1);
             self.world.run_on();
-            return ControlFlow::Continue(self.tell(Event::RunsOn));
+            return ControlFlow::Continue(self.feed(Event::RunsOn));
         };
         let pages = sent.map(|at| Micros(at - taken));
         let (end, until) = match end {
@@ -334,7 +334,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         let last = requested.saturating_add(self.scenario.deadline());
         let deadline = requested.saturating_add(self.scenario.pages_deadline());
         let took_bitmap = Micros(self.scenario.actual.bitmap);
-        let mut action = self.tell(Event::Suspended { dirty, took_bitmap });
+        let mut action = self.feed(Event::Suspended { dirty, took_bitmap });
         let mut sent = 0;
         let pieces = match action {
             Action::CopyFinal { pages } => Pieces::of_final_round(pages),
@@ -360,7 +360,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
                 // A stub that hangs takes no part in a decision.
                 match hangs {
                     true => return (Some(End::Deadline), None),
-                    false => action = self.tell(Event::OutOfTime),
+                    false => action = self.feed(Event::OutOfTime),
                 }
             }
             if let Action::Resume(_) | Action::RunOn(_) = action {
@@ -370,7 +370,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             self.world.pass_until(written);
             sent += pages;
             let pages = u32::try_from(pages).expect("pieces are small");
-            action = self.tell(Event::Sent {
+            action = self.feed(Event::Sent {
                 requested: pages,
                 pages,
                 zeros: 0,
@@ -405,7 +405,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         while self.next_tick < until {
             self.world.pass_until(self.next_tick);
             self.next_tick += TICK;
-            let action = self.tell(Event::Tick { dirty: None });
+            let action = self.feed(Event::Tick { dirty: None });
             if action != Action::None {
                 return Some(action);
             }

@@ -156,15 +156,15 @@ fn prediction_bounds_the_pause_on_links_that_hold() {
         for writer in writers() {
             for limit_ms in [40, 100, 300, 1_000] {
                 let outcome = migrate(limit_ms, writer, link.clone());
-                let told = format!("{limit_ms} ms, {writer:?}, {link:?}: {outcome:?}");
+                let case = format!("{limit_ms} ms, {writer:?}, {link:?}: {outcome:?}");
                 match outcome.end {
                     End::Moved { pause } => {
                         moved += 1;
-                        assert!(pause <= limit_ms * 1_000, "{told}");
-                        assert!(pause <= outcome.predicted.unwrap(), "{told}");
+                        assert!(pause <= limit_ms * 1_000, "{case}");
+                        assert!(pause <= outcome.predicted.unwrap(), "{case}");
                     }
                     End::Refused(_) => {}
-                    End::Resumed { .. } => panic!("suspended in vain: {told}"),
+                    End::Resumed { .. } => panic!("suspended in vain: {case}"),
                 }
             }
         }
@@ -178,13 +178,13 @@ fn a_link_that_collapses_in_the_final_round_costs_no_more_than_the_limit() {
     for writer in writers() {
         for limit_ms in [40, 100, 300, 1_000] {
             let outcome = migrate(limit_ms, writer, collapsing(TEN_GIGABIT));
-            let told = format!("{limit_ms} ms, {writer:?}: {outcome:?}");
+            let case = format!("{limit_ms} ms, {writer:?}: {outcome:?}");
             match outcome.end {
-                End::Moved { pause } => assert!(pause <= limit_ms * 1_000, "{told}"),
+                End::Moved { pause } => assert!(pause <= limit_ms * 1_000, "{case}"),
                 End::Refused(_) => {}
                 End::Resumed { pause, .. } => {
                     resumed += 1;
-                    assert!(pause <= limit_ms * 1_000, "{told}");
+                    assert!(pause <= limit_ms * 1_000, "{case}");
                 }
             }
         }

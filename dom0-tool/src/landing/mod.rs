@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_receiver_behind_a_comment_is_told_nothing() {
-        for (ssh, host, told) in [
+        for (ssh, host, expected) in [
             (None, "host2", true),
             (Some("ssh -p 2222"), "host2", true),
             (Some("socat - TCP:192.0.2.7:8082 #"), "192.0.2.7", false),
@@ -225,17 +225,17 @@ mod tests {
             };
             options.ssh = ssh.map(str::to_owned);
             let can = receiver_can_leave_it_paused(&options);
-            assert_eq!(can, told, "{ssh:?} {host}");
+            assert_eq!(can, expected, "{ssh:?} {host}");
         }
     }
 
     #[test]
     fn only_a_command_whose_end_is_known_gets_an_option() {
-        let told = |command| leaves_paused(command);
+        let changed = |command| leaves_paused(command);
         let some = |line: &str| Some(line.to_owned());
-        assert_eq!(told("xl migrate-receive"), some("xl migrate-receive -p"));
+        assert_eq!(changed("xl migrate-receive"), some("xl migrate-receive -p"));
         assert_eq!(
-            told("ssh host2 /usr/sbin/xl migrate-receive "),
+            changed("ssh host2 /usr/sbin/xl migrate-receive "),
             some("ssh host2 /usr/sbin/xl migrate-receive -p")
         );
         for other in [
@@ -245,7 +245,7 @@ mod tests {
             "ssh host2",
             "",
         ] {
-            assert_eq!(told(other), None, "{other}");
+            assert_eq!(changed(other), None, "{other}");
         }
     }
 }

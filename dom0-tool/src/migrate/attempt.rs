@@ -4,13 +4,13 @@ use std::io::{self, PipeReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use lull_agents::transport::orders::Orders;
+use lull_agents::transport::gate_channel::GateChannel;
 use lull_base::monotonic::now_ns;
 use lull_store::attempt::observed::ObservedAttempt;
 use lull_store::attempt::outcome::{HelperSeen, Intent};
 use lull_wire::control::Answer;
 use lull_wire::events::{Command, Event};
-use lull_wire::gate::Order;
+use lull_wire::gate::GateCommand;
 use lull_wire::json;
 use rustix::io::ioctl_fionread;
 
@@ -71,7 +71,7 @@ pub fn run(
         started.destination_output.try_clone()?,
     ];
     let mut attempt = Attempt {
-        orders: started.orders,
+        gate: started.gate,
         helper: started.helper.try_clone()?,
         observed: ObservedAttempt::default(),
         control: LandingControl::of(plan.guest.domid, plan.control),
@@ -119,7 +119,7 @@ pub fn run(
 
 struct Attempt<'a> {
     helper: UnixStream,
-    orders: Orders,
+    gate: GateChannel,
     observed: ObservedAttempt,
     control: LandingControl<'a>,
     intent: Intent,
@@ -131,7 +131,7 @@ struct Attempt<'a> {
     /// When one of the two pipes was last known to hold data.
     last_output_at: Instant,
     ended_at: Option<Instant>,
-    /// When the attempt was cancelled; `None` once the transport has been told to hang up.
+    /// When the attempt was cancelled; `None` once the transport has been asked to hang up.
     cancelled_at: Option<Instant>,
     /// When the timeout is over, for an attempt without a helper; `None` once it is over. A
     /// helper that has reported enforces the timeout itself.
@@ -227,16 +227,16 @@ impl Attempt<'_> {
             return Stopped::Already;
         }
         self.intent = Intent::Cancel;
-        self.tell_helper(Command::Cancel);
+        self.send_to_helper(Command::Cancel);
         // If the helper's part is over or has not begun, only the transport can give up.
-        self.orders.give(Order::Cancel);
+        self.gate.send(GateCommand::Cancel);
         self.cancelled_at = Some(Instant::now());
         Stopped::Now
     }
 
     /// Sends a command to the helper. If this fails the helper is gone; a helper that has
     /// not started yet reads the line later.
-    fn tell_helper(&mut self, command: Command) {
+    fn send_to_helper(&mut self, command: Command) {
         let _ = json::line(&command).and_then(|line| self.helper.write_all(&line));
     }
 
@@ -248,7 +248,7 @@ impl Attempt<'_> {
             self.out_of_time_at = None;
             if self.intent == Intent::Move && !self.observed.is_past_point_of_no_return() {
                 self.intent = Intent::OutOfTime;
-                self.orders.give(Order::HangUp);
+                self.gate.send(GateCommand::HangUp);
             }
         }
         if silent
@@ -257,7 +257,7 @@ impl Attempt<'_> {
                 .is_some_and(|at| at.elapsed() >= HELPER_SILENCE)
         {
             self.cancelled_at = None;
-            self.orders.give(Order::HangUp);
+            self.gate.send(GateCommand::HangUp);
         }
     }
 }

@@ -22,7 +22,7 @@ enum Stage {
     /// This process serves the control socket.
     Here(Server),
     /// No process serves it.
-    Nobody,
+    Closed,
 }
 
 impl<'a> LandingControl<'a> {
@@ -42,7 +42,7 @@ impl<'a> LandingControl<'a> {
         let Event::Ended(ended) = event else {
             return;
         };
-        let stage = std::mem::replace(&mut self.stage, Stage::Nobody);
+        let stage = std::mem::replace(&mut self.stage, Stage::Closed);
         if let (Stage::Helper(snapshot), How::StreamComplete) = (stage, ended.how)
             // If the socket cannot be opened, ^C still works.
             && let Ok(server) = Server::showing(self.folder, snapshot.taken_over())
@@ -85,7 +85,7 @@ impl<'a> LandingControl<'a> {
                 advice: String::new(),
             });
         }
-        self.stage = Stage::Nobody;
+        self.stage = Stage::Closed;
     }
 }
 

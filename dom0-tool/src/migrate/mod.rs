@@ -361,7 +361,7 @@ fn move_guest(
         why_fewer: &why_fewer,
         duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
-    tell(&report, &mut watcher);
+    print_outcome(&report, &mut watcher);
     Ok(judgement.outcome)
 }
 
@@ -529,7 +529,7 @@ fn not_tried(
         why_fewer: "",
         duration_ms: now_ns().saturating_sub(begun) / 1_000_000,
     };
-    tell(&report, watcher);
+    print_outcome(&report, watcher);
     outcome
 }
 
@@ -751,7 +751,7 @@ pub fn keep(ledger: &Ledger, host: &str, entry: Entry, watcher: &Watcher) {
 }
 
 /// Prints tables and verdict on standard output; with `--json` only the result goes there.
-fn tell(report: &Report<'_>, watcher: &mut Watcher) {
+fn print_outcome(report: &Report<'_>, watcher: &mut Watcher) {
     let result = Event::Result(Box::new(report.result()));
     let say: fn(&str) = if report.options.json {
         progress::print_json(&result);

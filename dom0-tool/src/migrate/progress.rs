@@ -129,7 +129,7 @@ impl Watcher {
     /// Records the result; the record is written when this returns.
     pub fn conclude(&mut self, result: Event) {
         if let Some((mut record, spooler)) = self.record.take() {
-            record.tell(&result);
+            record.add(&result);
             drop(record);
             runs::recorder::wait(spooler);
         }
@@ -138,7 +138,7 @@ impl Watcher {
     /// Displays an event of the helper.
     pub fn event(&mut self, event: &Event) {
         if let Some((record, _)) = &mut self.record {
-            record.tell(event);
+            record.add(event);
         }
         match event {
             Event::Progress(progress) if self.waiting == Waiting::Begin => {

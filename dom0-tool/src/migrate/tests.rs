@@ -24,8 +24,8 @@ now() { read -r up _ </proc/uptime; echo "${up/./}0000000"; }
 ended() { echo '{"schema":1,"type":"ended","at_ms":1000,"how":"'"$1"'","reason":"'"$2"'","advice":"","smallest_limit_ms":'"${3:-null}"',"needed_rate":'"${4:-null}"',"refused_pause_ms":'"${5:-null}"',"observed":{"suspend_ms":49,"final_bitmap_ms":1,"pages_ms":20,"cpu_state_ms":8},"pages_sent":49272,"bytes_sent":201818112,"monotonic_ns":'"$(now)"',"helper_cpu_ms":300,"helper_peak_bytes":4194304,"stub_cpu_ms":200}'; }
 xl() { echo "migration sender: $1" >&2; }
 there() { echo "$1" >&"$LULL_WORDS_FD"; }
-# And what `lull transport` would: hears orders, tells events.
-order() { read -r order <&"$LULL_TRANSPORT_FD"; echo "$order" | grep -q "\"$1\""; }
+# And what `lull transport` would: receives commands, emits events.
+command_is() { read -r command <&"$LULL_TRANSPORT_FD"; echo "$command" | grep -q "\"$1\""; }
 carry() { echo "$1" >&"$LULL_TRANSPORT_FD"; }
 answered() { echo '{"schema":1,"type":"answered","go_monotonic_ns":'"$1"',"answer_monotonic_ns":'"$(now)"'}'; }
 ready() { echo '{"schema":1,"type":"ready","came_monotonic_ns":'"$(now)"',"passed_monotonic_ns":'"$(now)"'}'; }
@@ -421,7 +421,7 @@ fn a_guest_that_died_runs_nowhere() {
 fn the_timeout_holds_also_while_no_helper_has_begun() {
     let run = attempt_with(
         r#"
-order hang-up && carry "$(hung_up cancelled null null left-alone)"
+command_is hang-up && carry "$(hung_up cancelled null null left-alone)"
 exit 1"#,
         "--timeout 100ms",
         &ALIVE(),
@@ -445,7 +445,7 @@ case "$LULL_MIGRATION" in
     *'"started_monotonic_ns":{begun},'*) ;;
     *) exit 0 ;;
 esac
-order hang-up && carry "$(hung_up cancelled null null left-alone)"
+command_is hang-up && carry "$(hung_up cancelled null null left-alone)"
 exit 1"#
     );
     let over = now_ns() - begun + 100_000_000;
@@ -563,7 +563,7 @@ exit 1"#,
 fn cancelling_ends_the_wait_for_an_unreachable_host() {
     let run = attempt_with(
         r#"
-order cancel && carry "$(hung_up cancelled null null left-alone)"
+command_is cancel && carry "$(hung_up cancelled null null left-alone)"
 echo "libxl: info: migration transport process [7] died" >&2
 exit 1"#,
         "",
@@ -638,7 +638,7 @@ fn the_helper_and_the_transport_share_a_socket() {
         r#"
 say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
 echo committed >&"$LULL_GATE_FD"
-read -r told <&"$LULL_TRANSPORT_ENGINE_FD"; [ "$told" = committed ] && sleep 0.05 && carry "$(ready)"
+read -r message <&"$LULL_TRANSPORT_ENGINE_FD"; [ "$message" = committed ] && sleep 0.05 && carry "$(ready)"
 xl "Giving target permission to start."
 go=$(now); sleep 0.05; carry "$(answered $go)"
 xl "Target reports successful startup."
@@ -712,7 +712,7 @@ fn a_cancel_between_stream_end_and_ready_is_done_by_the_transport() {
     let run = attempt_with(
         r#"
 say "$started"; say "$(suspended)"; say "$(ended stream-complete "")"
-order cancel && carry "$(hung_up cancelled null 77)"
+command_is cancel && carry "$(hung_up cancelled null 77)"
 echo "Migration failed, resuming at sender." >&2
 exit 1"#,
         "",

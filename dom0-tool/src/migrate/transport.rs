@@ -30,8 +30,8 @@ pub fn arguments(lull: &Path, options: &Migrate, leaves_paused: bool) -> Argumen
     let host = OsString::from(&options.host);
     match options.ssh.as_deref() {
         Some("") => {
-            let told = leaves_paused.then(|| landing::leaves_paused(&options.host));
-            let host = told.flatten().map_or(host, OsString::from);
+            let command = leaves_paused.then(|| landing::leaves_paused(&options.host));
+            let host = command.flatten().map_or(host, OsString::from);
             let mut line = OsString::from("exec ");
             line.push(words);
             line.push(" --shell -- ");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use lull_agents::helper::pass_stream::ENGINE_FD;
-use lull_agents::transport::{self, orders::Orders};
+use lull_agents::transport::{self, gate_channel::GateChannel};
 use lull_base::duration::Span;
 use lull_base::spawn::ignoring_tty_signals;
 use lull_core::limits::{DowntimeLimit, Limits, Timeout};
@@ -62,7 +62,7 @@ pub struct Started {
     /// The connection from the transport.
     pub transport: UnixStream,
     /// The connection to the transport.
-    pub orders: Orders,
+    pub gate: GateChannel,
     /// The engine of a fast landing.
     pub engine: Option<Engine>,
 }
@@ -121,7 +121,7 @@ impl Plan<'_> {
             xl_output,
             destination_output,
             helper,
-            orders: Orders::new(transport.try_clone()?)?,
+            gate: GateChannel::new(transport.try_clone()?)?,
             transport,
             engine,
         })

@@ -186,18 +186,18 @@ fn limits_of(options: &Options, guest: &Guest) -> anyhow::Result<Asked> {
 
 fn known(options: &Options, guest: &Guest) -> Known {
     let ledger = Ledger::at(ledger::FILE);
-    let tell = |line: &str| to_stderr(&format!("lull: {line}"));
+    let warn = |line: &str| to_stderr(&format!("lull: {line}"));
     let subject = Subject::of(&guest.name, guest.domid);
     match &options.to {
         Some(host) => {
             // The guest would land as it did last: fast if it ever did so.
-            let of = |landing| ledger.known(host, subject, landing, tell);
+            let of = |landing| ledger.known(host, subject, landing, warn);
             let fast = [Landing::Fast, Landing::FastHandshakeLast];
             let known = fast.map(of).into_iter().find(Known::has_history);
             let known = known.unwrap_or_else(|| of(Landing::Classic));
             let like = ledger.like(host);
             if !known.has_history() && !like.is_empty() {
-                tell(&format!(
+                warn(&format!(
                     "nothing is known of {host}{}",
                     did_you_mean(&like)
                 ));
@@ -207,7 +207,7 @@ fn known(options: &Options, guest: &Guest) -> Known {
         None => Known {
             // A part that is usual on the way to one host is not usual on all.
             typical: PauseParts::default(),
-            ..ledger.known_wherever(subject, tell)
+            ..ledger.known_wherever(subject, warn)
         },
     }
 }

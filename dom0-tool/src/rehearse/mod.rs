@@ -120,7 +120,7 @@ pub struct Options {
 pub fn main(options: &Options) -> ExitCode {
     match prepare_and_rehearse(options) {
         Ok(rehearsed) => {
-            rehearsed.tell(options.json);
+            rehearsed.print(options.json);
             rehearsed.code().into()
         }
         Err(error) => not_begun(&error),

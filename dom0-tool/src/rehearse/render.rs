@@ -120,7 +120,7 @@ impl Rehearsed {
     }
 
     /// Prints tables and verdict on standard output; with `--json` only the object.
-    pub fn tell(&self, json: bool) {
+    pub fn print(&self, json: bool) {
         let say: fn(&str) = match json {
             true => terminal::to_stderr,
             false => terminal::to_stdout,

@@ -51,7 +51,7 @@ fn a_refusal_says_what_would_have_fitted() {
 }
 
 #[test]
-fn of_xls_own_attempts_the_helper_tells() {
+fn the_helper_records_xls_own_attempts() {
     let run = run(GATE_0);
     assert_eq!(
         (run.outcome(), run.destination()),
@@ -132,10 +132,10 @@ fn what_is_recorded_is_read_back_and_stays_within_its_bound() {
             at_ms,
             ..progress.clone()
         };
-        recorder.tell(&lull_wire::events::Event::Progress(progress));
+        recorder.add(&lull_wire::events::Event::Progress(progress));
     }
     let result = run(MOVED).result.expect("it has one");
-    recorder.tell(&lull_wire::events::Event::Result(Box::new(result)));
+    recorder.add(&lull_wire::events::Event::Result(Box::new(result)));
     drop(recorder);
     assert!(bytes.len() <= runs::MAX_FILE_BYTES, "{}", bytes.len());
     let read = Run::read("x", bytes.as_slice()).unwrap();

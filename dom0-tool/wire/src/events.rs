@@ -489,7 +489,7 @@ pub enum Refused {
     NotReady,
     /// READY arrived too late to keep the limit.
     ReadyTooLate,
-    /// READY arrived, but the transport was never told when the pause began.
+    /// READY arrived, but no message to the transport said when the pause began.
     PauseUnknown,
     /// The operator cancelled the attempt.
     Cancelled,

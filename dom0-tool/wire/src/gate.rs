@@ -2,7 +2,7 @@
 //! line, each with its schema.
 //!
 //! ```text
-//! engine ──FromEngine──▶ transport ◀──Order── lull migrate
+//! engine ──FromEngine──▶ transport ◀──GateCommand── lull migrate
 //!        ◀──ToEngine────
 //! ```
 //! The engine is libxl's save helper or, in a fast landing, a process of its own. No other
@@ -48,7 +48,7 @@ pub enum FromEngine {
     Committed,
     /// Fast landing: the destination has started the copy.
     Started,
-    /// Fast landing: the destination was told to start the copy and does not answer.
+    /// Fast landing: the destination was asked to start the copy and does not answer.
     Unanswered,
     /// Fast landing: the engine has given up, and the guest runs. A closed socket means the
     /// same, unless the copy may have been started.
@@ -99,7 +99,7 @@ pub enum ToEngine {
 /// From the front end to the transport: requests of the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
-pub enum Order {
+pub enum GateCommand {
     /// Give up safely. A closed socket means the same.
     Cancel,
     /// Give up although no helper has reported.
@@ -207,7 +207,7 @@ mod tests {
         },
     ];
 
-    const ORDERS: [Order; 2] = [Order::Cancel, Order::HangUp];
+    const COMMANDS: [GateCommand; 2] = [GateCommand::Cancel, GateCommand::HangUp];
 
     fn sent<T: Serialize + Copy>(messages: &[T]) -> Vec<u8> {
         messages.iter().flat_map(|it| encode(*it)).collect()
@@ -238,7 +238,7 @@ mod tests {
         }
         arrives(&FROM_ENGINE);
         arrives(&TO_ENGINE);
-        arrives(&ORDERS);
+        arrives(&COMMANDS);
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_refused_once_and_the_next_one_is_heard() {
+    fn a_line_without_end_is_refused_once_and_the_next_one_arrives() {
         let endless = [b'x'; 10 * LINE_MAX];
         let next = encode(ToEngine::TargetReady);
         assert_eq!(
@@ -265,11 +265,11 @@ mod tests {
     /// engine through this socket.
     #[test]
     fn any_bytes_are_messages_or_none() {
-        let samples = [sent(&FROM_ENGINE), sent(&TO_ENGINE), sent(&ORDERS)];
+        let samples = [sent(&FROM_ENGINE), sent(&TO_ENGINE), sent(&COMMANDS)];
         let samples = samples.each_ref().map(Vec::as_slice);
         any_bytes(&samples, |bytes| {
             drop(received::<FromEngine>(&[bytes]));
-            drop(received::<Order>(&[bytes]));
+            drop(received::<GateCommand>(&[bytes]));
             let mut incoming = Incoming::<ToEngine>::default();
             incoming.take(bytes, drop);
             assert!(incoming.lines.held() <= LINE_MAX);

@@ -20,7 +20,7 @@ pub struct Seed {
 enum Origin {
     Person,
     Commit,
-    Nobody,
+    Unknown,
 }
 
 impl Seed {
@@ -47,7 +47,7 @@ impl Seed {
             value: value.unwrap_or(0),
             origin: match value {
                 Some(_) => Origin::Commit,
-                None => Origin::Nobody,
+                None => Origin::Unknown,
             },
         })
     }
@@ -68,7 +68,7 @@ impl fmt::Display for Seed {
         let origin = match self.origin {
             Origin::Person => "",
             Origin::Commit => " (this commit's)",
-            Origin::Nobody => " (git names no commit)",
+            Origin::Unknown => " (git names no commit)",
         };
         write!(f, "LULL_SEED=0x{:0DIGITS$x}{origin}", self.value)
     }
@@ -139,14 +139,14 @@ mod tests {
             "LULL_SEED=0xc18980f012345678 (this commit's)"
         );
         assert_eq!(words(Some("17"), commit), "LULL_SEED=0x0000000000000011");
-        let nobody = "LULL_SEED=0x0000000000000000 (git names no commit)";
-        assert_eq!(words(None, None), nobody);
-        assert_eq!(words(None, Some("unknown")), nobody);
+        let unknown = "LULL_SEED=0x0000000000000000 (git names no commit)";
+        assert_eq!(words(None, None), unknown);
+        assert_eq!(words(None, Some("unknown")), unknown);
         assert!(Seed::new(Some("soon"), commit).is_err());
     }
 
     #[test]
-    fn what_is_told_repeats_the_sample() {
+    fn what_is_printed_repeats_the_sample() {
         let first = Seed::new(None, Some("c18980f0123456789abc")).unwrap();
         let printed = first.to_string();
         let printed = printed.split(['=', ' ']).nth(1);

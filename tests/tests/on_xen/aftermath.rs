@@ -64,7 +64,7 @@ pub fn runs_whole_since(guest: &Guest, before: &Status) -> Result<()> {
 
 /// Checks that the guest's own reboot is carried out; its configuration has the domain
 /// destroyed on reboot. The guest is gone afterwards.
-pub fn somebody_carries_out_its_reboot(world: &mut World, guest: &Guest) -> Result<()> {
+pub fn its_reboot_is_carried_out(world: &mut World, guest: &Guest) -> Result<()> {
     let domain = guest.domid()?;
     world.host.run(&format!("xl reboot {domain}"))?.checked()?;
     let gone = format!(
@@ -77,7 +77,7 @@ pub fn somebody_carries_out_its_reboot(world: &mut World, guest: &Guest) -> Resu
     ))?;
     ensure!(
         waited.success(),
-        "nobody carried out its reboot: {}\n{}",
+        "its reboot was not carried out: {}\n{}",
         waited.stdout,
         log.stdout
     );

@@ -111,7 +111,7 @@ impl Choice {
     }
 
     /// Prints the seed and the scenarios that were not drawn.
-    pub fn tell(&self, trials: &[Trial]) {
+    pub fn print(&self, trials: &[Trial]) {
         let Self::Sample(seed) = self else {
             return;
         };

@@ -267,7 +267,7 @@ pub fn suspended_by_another(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Somebody else resumes the guest while its last pages are on the way. It goes on running
+/// Another program resumes the guest while its last pages are on the way. It goes on running
 /// here, and the destination is not told to start its copy.
 pub fn resumed_by_another(world: &mut World) -> Result<()> {
     let guest = world.guest()?;

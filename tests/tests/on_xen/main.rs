@@ -95,12 +95,12 @@ fn main() -> ExitCode {
     others.extend(choice.draw("long", vec![hvm::long()], 0));
     others.extend(choice.draw("unseen", vec![unseen()], 0));
     let mut trials = Choice::in_order(essential(), others);
-    trials.push(Trial::test("faults-in-all", table::tell));
-    trials.push(Trial::test("pauses-in-all", predictions::tell));
+    trials.push(Trial::test("faults-in-all", table::print));
+    trials.push(Trial::test("pauses-in-all", predictions::print));
 
     let runs = !arguments.list;
     if runs && !arguments.include_ignored && !arguments.ignored {
-        choice.tell(&trials);
+        choice.print(&trials);
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The hosts are ended here rather than with the process, so that their folders are

@@ -66,8 +66,8 @@ fn beside_stock(pair: &mut Pair<'_>) -> Result<()> {
     let (guest, way_there) = stock(&guest, &there)?;
     let (guest, way_back) = stock(&guest, &here)?;
     let plan = |to: &Host| Plan::called(to).landing("classic").limit(limit);
-    let (guest, lulls_there, told_there) = two_hosts::observed(&plan(&there), &guest, &there)?;
-    let (_, lulls_back, told_back) = two_hosts::observed(&plan(&here), &guest, &here)?;
+    let (guest, lulls_there, report_there) = two_hosts::observed(&plan(&there), &guest, &there)?;
+    let (_, lulls_back, report_back) = two_hosts::observed(&plan(&here), &guest, &here)?;
 
     let sum = |outages: [&Outages; 2]| outages.map(|one| one.longest_ms).iter().sum::<f64>();
     let (stock, lull) = (
@@ -84,8 +84,8 @@ fn beside_stock(pair: &mut Pair<'_>) -> Result<()> {
     ensure!(
         lull <= stock * BESIDE_STOCK + slack,
         "paused {lull:.0} ms, where stock xl paused {stock:.0}: {}\n{}",
-        told_there.in_short(),
-        told_back.in_short()
+        report_there.in_short(),
+        report_back.in_short()
     );
     Ok(())
 }

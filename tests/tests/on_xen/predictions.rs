@@ -98,7 +98,7 @@ pub fn with_history(world: &mut World) -> Result<()> {
 }
 
 /// Prints the statistics of all moves.
-pub fn tell() -> Result<(), Failed> {
+pub fn print() -> Result<(), Failed> {
     let pauses = PAUSES.lock().map(|pauses| pauses.clone());
     eprint!("{}", in_words(&pauses.unwrap_or_default()));
     Ok(())

@@ -161,7 +161,7 @@ pub fn burst_before_the_stop(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)?;
     let advice = ended.result()?["advice"].to_string();
     ensure!(!advice.contains("No xl waits"), "{advice}");
-    aftermath::somebody_carries_out_its_reboot(world, &guest)
+    aftermath::its_reboot_is_carried_out(world, &guest)
 }
 
 /// A timeout never forces a suspend.

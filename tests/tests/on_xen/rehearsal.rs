@@ -73,7 +73,10 @@ pub fn killed(world: &mut World) -> Result<()> {
     kill_one(host, "^rehearse")?;
     let timeline = Timeline::start();
     while host.run(&format!("cat {RECORD}"))?.checked()? != "null" {
-        ensure!(timeline.seconds() < 120.0, "nobody cleared up");
+        ensure!(
+            timeline.seconds() < 120.0,
+            "the probe guest was not removed"
+        );
         std::thread::sleep(Duration::from_secs(1));
     }
     nothing_is_left(host, &guest)

@@ -57,7 +57,7 @@ pub fn looked_at_and_cancelled(world: &mut World) -> Result<()> {
     let pestered = pesterer.wait(Duration::from_secs(30))?;
     let pestered = said(&pestered.context("it pesters on")?, 0)?;
     let times: u32 = pestered.trim().parse()?;
-    ensure!(times > 8, "nobody was pestered");
+    ensure!(times > 8, "the control socket was not used");
     aftermath::check(&host, &guest, &ended)
 }
 

@@ -53,7 +53,7 @@ impl FrontEnd {
 
     /// Sends an event without ever blocking, because the guest may be stopped. A front end
     /// that does not read loses the events beyond [`UNSENT_MAX`] bytes.
-    pub fn tell(&mut self, event: Event) {
+    pub fn emit(&mut self, event: Event) {
         let room = match &event {
             Event::Log(_) | Event::Progress(_) => UNSENT_MAX / 2,
             _ => UNSENT_MAX,
@@ -132,14 +132,14 @@ mod tests {
         let (mut front_end, mut theirs) = pair();
         let begun = Instant::now();
         for _ in 0..2 * UNSENT_MAX / 1_000 {
-            front_end.tell(Event::Log(Log {
+            front_end.emit(Event::Log(Log {
                 level: "info".into(),
                 from: "stub".into(),
                 text: "x".repeat(1_000),
             }));
         }
         assert!(front_end.unsent.len() >= UNSENT_MAX / 2, "nothing is lost");
-        front_end.tell(Event::Suspended(Suspended {
+        front_end.emit(Event::Suspended(Suspended {
             requested_at_ms: 1,
             stopped_at_ms: 2,
             dirty_pages: 3,
@@ -150,17 +150,17 @@ mod tests {
             likely_pages_ms: None,
         }));
         let verdict = Verdict::plain(How::RefusedDowntime, "too slow", "");
-        front_end.tell(never_begun(begun, &verdict));
+        front_end.emit(never_begun(begun, &verdict));
 
         let reader = std::thread::spawn(move || {
-            let mut told = String::new();
-            theirs.read_to_string(&mut told).unwrap();
-            told
+            let mut received = String::new();
+            theirs.read_to_string(&mut received).unwrap();
+            received
         });
         front_end.flush(Duration::from_secs(60));
         drop(front_end);
-        let told = reader.join().unwrap();
-        let last: Vec<&str> = told.lines().rev().take(2).collect();
+        let received = reader.join().unwrap();
+        let last: Vec<&str> = received.lines().rev().take(2).collect();
         assert!(last[1].contains(r#""type":"suspended""#), "{}", last[1]);
         assert!(last[0].contains(r#""type":"ended""#), "{}", last[0]);
     }

@@ -54,7 +54,7 @@ impl Over {
 
 /// Parses a guard's command line: what it guards, the guest, and the process id to watch.
 /// `None` if the command line is not a guard's.
-pub(super) fn orders(args: &[OsString]) -> Option<(Over, DomId, u32)> {
+pub(super) fn parse_args(args: &[OsString]) -> Option<(Over, DomId, u32)> {
     match args {
         [_, mode, over, domid, helper] if mode == SUBCOMMAND => Some((
             [Over::Move, Over::Sampling]
@@ -679,13 +679,13 @@ mod tests {
 
     #[test]
     fn a_guard_knows_over_what_it_watches() {
-        let orders_of = |line: &str| {
+        let parsed = |line: &str| {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            orders(&words)
+            parse_args(&words)
         };
-        assert_eq!(orders_of("lull guard move 7 42"), Some((Over::Move, 7, 42)));
+        assert_eq!(parsed("lull guard move 7 42"), Some((Over::Move, 7, 42)));
         assert_eq!(
-            orders_of("lull guard sampling 7 42"),
+            parsed("lull guard sampling 7 42"),
             Some((Over::Sampling, 7, 42))
         );
         for other in [
@@ -693,7 +693,7 @@ mod tests {
             "lull guard all 7 42",
             "lull guard move x 42",
         ] {
-            assert_eq!(orders_of(other), None);
+            assert_eq!(parsed(other), None);
         }
     }
 }

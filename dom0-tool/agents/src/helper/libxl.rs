@@ -141,7 +141,7 @@ impl Toolstack for Libxl {
         Err(io::Error::other("a classic landing has no first pass"))
     }
 
-    fn tell_why(&mut self, words: &str) {
+    fn report_failure(&mut self, words: &str) {
         let _ = self.log(LEVEL_ERROR, words);
     }
 

@@ -86,8 +86,8 @@ pub(super) fn pass_stream(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCo
     drop((stream, theirs, engine));
 
     // The socket closes when the engine ends, whatever it dies of.
-    let told = Lines::of(LINE_MAX).read(&mut ours);
-    let first_pass = told
+    let received = Lines::of(LINE_MAX).read(&mut ours);
+    let first_pass = received
         .ok()
         .flatten()
         .and_then(|line| serde_json::from_slice(&line.ok()?).ok())
@@ -97,7 +97,7 @@ pub(super) fn pass_stream(save: &LiveSave, engine: OwnedFd) -> io::Result<ExitCo
         });
     let mut libxl = Libxl::new(save.domain);
     if !first_pass.words.is_empty() {
-        libxl.tell_why(&first_pass.words);
+        libxl.report_failure(&first_pass.words);
     }
     libxl.end(first_pass.how)?;
     Ok(ExitCode::SUCCESS)
@@ -187,7 +187,7 @@ pub(super) struct DirectToolstack {
 }
 
 impl DirectToolstack {
-    fn tell(&mut self, how: How) -> io::Result<()> {
+    fn report(&mut self, how: How) -> io::Result<()> {
         let Some(mut helper) = self.helper.take() else {
             return Ok(());
         };
@@ -244,15 +244,15 @@ impl Toolstack for DirectToolstack {
     }
 
     fn first_pass_done(&mut self) -> io::Result<()> {
-        self.tell(How::StreamComplete)
+        self.report(How::StreamComplete)
     }
 
-    fn tell_why(&mut self, words: &str) {
+    fn report_failure(&mut self, words: &str) {
         words.clone_into(&mut self.words);
     }
 
     fn end(&mut self, how: How) -> io::Result<()> {
-        self.tell(how)
+        self.report(how)
     }
 
     fn wake_on(&self) -> Option<BorrowedFd<'_>> {

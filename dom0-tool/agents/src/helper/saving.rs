@@ -45,7 +45,7 @@ impl Drop for Beginning {
     }
 }
 
-/// A QEMU that can be told to stop and to save its state.
+/// A QEMU that can be asked to stop and to save its state.
 pub trait Saves {
     /// Tells it, and does not wait.
     fn begin_save(&mut self);

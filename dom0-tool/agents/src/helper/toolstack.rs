@@ -47,7 +47,7 @@ pub trait Toolstack {
     fn first_pass_done(&mut self) -> io::Result<()>;
 
     /// Reports why the guest was not moved, for the toolstack's log. A failure is ignored.
-    fn tell_why(&mut self, words: &str);
+    fn report_failure(&mut self, words: &str);
 
     /// Reports how the attempt ended.
     ///

@@ -61,7 +61,7 @@ impl Transport {
 
     /// Passes an event on, if the gate needs it. A failed write is ignored: the transport
     /// has ended then.
-    pub fn tell(&self, event: &Event) {
+    pub fn emit(&self, event: &Event) {
         if let Some(message) = FromEngine::of(event, self.landing) {
             self.send(message);
         }
@@ -80,7 +80,7 @@ impl Transport {
     /// When the transport sends what is no message, or speaks out of turn. It carries bytes
     /// of another host, so nothing that it sends is followed unchecked.
     pub fn poll(&mut self) -> io::Result<News> {
-        // In a classic landing libxl tells its helper.
+        // In a classic landing libxl informs its helper.
         if self.landing == Landing::Classic || self.news.hung_up.is_some() {
             return Ok(self.news);
         }
@@ -93,15 +93,15 @@ impl Transport {
                 return Ok(self.news);
             }
         };
-        let mut heard = Ok(self.news);
+        let mut received = Ok(self.news);
         self.incoming.take(&chunk[..length], |message| {
-            heard = match (&heard, message) {
+            received = match (&received, message) {
                 (Ok(known), Ok(message)) => after(message, *known),
                 (Ok(_), Err(bad)) => Err(io::Error::other(format!("the transport sent {bad}"))),
                 (Err(_), _) => return,
             };
         });
-        self.news = heard?;
+        self.news = received?;
         Ok(self.news)
     }
 
@@ -171,7 +171,7 @@ mod tests {
         (Transport::new(ours, Landing::Fast).unwrap(), theirs)
     }
 
-    fn hears(messages: &[ToEngine]) -> io::Result<News> {
+    fn news_of(messages: &[ToEngine]) -> io::Result<News> {
         let (mut transport, mut theirs) = fast();
         for message in messages {
             theirs.write_all(&encode(*message)).unwrap();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_and_the_end_are_heard_and_stay_known() {
+    fn ready_and_the_end_arrive_and_stay_known() {
         let (mut transport, mut theirs) = fast();
         assert_eq!(transport.poll().unwrap(), News::default());
         theirs.write_all(&encode(READY)).unwrap();
@@ -222,7 +222,7 @@ mod tests {
             &[READY, HANDED, HUNG_UP],
             &[READY, HANDED, START],
         ] {
-            hears(turns).unwrap();
+            news_of(turns).unwrap();
         }
         for others in [
             &[READY, READY][..],
@@ -236,7 +236,7 @@ mod tests {
             &[READY, HANDED, START, START],
             &[READY, HANDED, HUNG_UP, START],
         ] {
-            let error = hears(others).unwrap_err().to_string();
+            let error = news_of(others).unwrap_err().to_string();
             assert_eq!(error, "the transport spoke out of turn", "{others:?}");
         }
     }
@@ -252,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn libxls_helper_tells_and_does_not_listen() {
+    fn libxls_helper_sends_and_does_not_receive() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut helper = Transport::new(ours, Landing::Classic).unwrap();
         theirs.write_all(&encode(READY)).unwrap();
         assert_eq!(helper.poll().unwrap(), News::default());
         assert!(helper.wake_on().is_none());
-        helper.tell(&Event::RanOn(lull_wire::events::RanOn {
+        helper.emit(&Event::RanOn(lull_wire::events::RanOn {
             at_ms: 1,
             pause_ms: 1,
             reason: String::new(),

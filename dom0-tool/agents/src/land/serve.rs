@@ -295,11 +295,11 @@ fn serve<W: Write>(
 /// Leaves the start to xl: its handshake follows once the source reads Landed.
 fn landed<W: Write>(source: &mut Source<'_, W>, see_off: &mut SeeOff) -> Result<(), End> {
     see_off.lands();
-    let told = source.say(&FromLand::Landed.encode());
-    if told.is_err() {
+    let sent = source.say(&FromLand::Landed.encode());
+    if sent.is_err() {
         see_off.landed_unsent();
     }
-    Ok(told?)
+    Ok(sent?)
 }
 
 /// Waits for Start and starts the copy. Until Start, `lull see-off` may destroy the copy;
@@ -319,7 +319,7 @@ fn start<W: Write>(
     complete.check()?;
     see_off.lands();
     complete.start()?;
-    // If the source does not hear of it, it knows that it does not know.
+    // A source that does not receive it reports that it does not know whether the copy runs.
     Ok(source.say(&FromLand::Started.encode())?)
 }
 
@@ -780,7 +780,7 @@ mod tests {
             (joins, received, stays)
         };
         let one = join();
-        let (mut other, _heard, stays) = join();
+        let (mut other, _received, stays) = join();
         other.write_all(&channel::ping()).unwrap();
         let ping = |number| Some((Via::Joined(number), ToLand::Ping));
         let frame = |source: &mut Source<'_, _>| {

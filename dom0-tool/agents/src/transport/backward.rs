@@ -235,7 +235,7 @@ impl FromDestination {
     }
 
     /// Passes READY on, and keeps what follows. Returns what of it has arrived: a destination
-    /// that is broken, or an enemy, may report before it hears GO.
+    /// that is broken, or an enemy, may report before it receives GO.
     pub fn open_and_keep(&mut self) -> Received {
         if self.state != State::Held {
             return Received::Nothing;

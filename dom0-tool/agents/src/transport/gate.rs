@@ -3,7 +3,7 @@
 //! xl's handshake starts it in a classic landing, and in a fast one of the first edition:
 //! the gate decides whether READY is passed on. Where the handshake precedes the stop,
 //! READY is passed on when the engine asks for it, and the gate decides later whether the
-//! engine may tell `lull land` to start the copy.
+//! engine may have `lull land` start the copy.
 //!
 //! The gate only decides. Its input is the events, with their time by `CLOCK_MONOTONIC`;
 //! its output is what to do.
@@ -98,7 +98,7 @@ pub enum Decision {
     Wait(Option<u64>),
     /// Pass READY on, and keep the answer. The guest runs here meanwhile.
     HandOver,
-    /// Let the destination start the guest: pass READY on, or tell the engine if the
+    /// Let the destination start the guest: pass READY on, or inform the engine if the
     /// handshake is over. No decision follows.
     Pass,
     /// Hang up. No decision follows.
@@ -129,7 +129,7 @@ pub enum Then {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Helper {
     /// The helper has not reported. It may be Xen's own helper.
-    Unheard,
+    NotReported,
     Begun,
     Committed,
 }
@@ -169,7 +169,7 @@ impl Gate {
     pub const fn new(terms: Terms) -> Self {
         Self {
             terms,
-            helper: Helper::Unheard,
+            helper: Helper::NotReported,
             handshake: Handshake::NotBegun,
             since: None,
             banner: false,
@@ -198,7 +198,7 @@ impl Gate {
 
     /// Whether the receiver's banner has arrived; the receiver may have created something
     /// since.
-    pub const fn is_receiver_heard(&self) -> bool {
+    pub const fn has_banner(&self) -> bool {
         self.banner
     }
 
@@ -208,7 +208,7 @@ impl Gate {
     pub fn is_the_engines(&self) -> bool {
         self.terms.landing.is_fast()
             && match self.helper {
-                Helper::Unheard => false,
+                Helper::NotReported => false,
                 Helper::Begun => true,
                 Helper::Committed => self.is_handshake_first(),
             }
@@ -307,7 +307,7 @@ impl Gate {
             return refuse(Refused::FrontEndGone);
         }
         // Between the banner and the end of the stream the helper handles a cancel: it
-        // hears of the request too, and reports why it ended.
+        // receives the request too, and reports why it ended.
         if self.cancel && (!self.banner || self.is_alone()) {
             return refuse(Refused::Cancelled);
         }
@@ -346,7 +346,7 @@ impl Gate {
         }
     }
 
-    /// Whether the helper has done its part and hears of no cancel any more.
+    /// Whether the helper has done its part and handles a cancel no more.
     fn is_alone(&self) -> bool {
         let asks = self.is_handshake_first() && self.helper == Helper::Committed;
         asks || self.guest() == Guest::Resume
@@ -361,8 +361,9 @@ impl Gate {
         if self.is_handshake_first() {
             return Guest::LeaveAlone;
         }
-        let untold = self.helper == Helper::Unheard || self.front_end_gone || self.since.is_none();
-        let proven = self.terms.landing == Landing::Classic && self.ready && untold;
+        let unreported =
+            self.helper == Helper::NotReported || self.front_end_gone || self.since.is_none();
+        let proven = self.terms.landing == Landing::Classic && self.ready && unreported;
         if self.helper == Helper::Committed || proven {
             Guest::Resume
         } else {
@@ -458,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn while_the_helper_may_resume_nobody_else_does() {
+    fn while_the_helper_may_resume_the_transport_does_not() {
         let begun = [Event::Banner, Event::HelperBegun, SUSPENDED];
         for (more, why) in [
             (Event::XlGone, Refused::XlGone),
@@ -474,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancel_is_heard_until_ready_is_passed_on() {
+    fn a_cancel_counts_until_ready_is_passed_on() {
         for terms in [UNLIMITED, TERMS] {
             for more in [&[Event::Cancel][..], &[Event::Cancel, Event::Ready]] {
                 assert_eq!(
@@ -714,11 +715,11 @@ mod tests {
             let handshake_first = landing.is_handshake_first();
             let terms = Terms { limit_ns: Some(limit_ns), after_ready_ns, resume_ns, landing };
             let gate = gate(terms, &events);
-            let told = events.iter().rev().find_map(|event| match event {
+            let reported = events.iter().rev().find_map(|event| match event {
                 Event::Suspended { limit_ns, .. } => *limit_ns,
                 _ => None,
             });
-            let limit_ns = told.unwrap_or(limit_ns);
+            let limit_ns = reported.unwrap_or(limit_ns);
             // A pause that begins after `now` does not exist yet.
             prop_assume!(gate.paused_since().is_none_or(|since| since <= now));
             match gate.decide(now) {

@@ -4,18 +4,17 @@
 //! ([`process`]) and relays: guest data one way, untouched and unread ([`forward`]), xl's
 //! few words of handshake the other way ([`backward`],
 //! [`markers`](lull_wire::xl::markers)). The destination's READY it keeps until the
-//! [`gate`] has decided; [`sockets`] tells the gate what it goes by, and [`relay`] does
-//! what it decides.
+//! [`gate`] has decided; [`sockets`] receives the messages by which the gate decides, and
+//! [`relay`] does what it decides. [`gate_channel`] is the front end's side.
 //!
 //! # What is undone, and when
 //! READY passed on is the point of no return: xl answers with GO, and nothing
 //! here can call it back. Before it, a refusal goes in this order: the guest is
-//! resumed, the front end told, and only then is the connection closed, so that
-//! xl's own resume, up to two seconds later, finds a running guest and logs
-//! "not suspended". Towards the destination the end comes gently: its input is
-//! closed, but its output is read on until it ends. A stock receiver that
-//! cannot write its report leaves without destroying the copy it holds
-//! (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
+//! resumed, the front end receives an event, and only then is the connection closed,
+//! so that xl's own resume, up to two seconds later, finds a running guest and logs
+//! "not suspended". The destination's input is closed then, but its output is read
+//! until it ends: a stock receiver that cannot write its report exits without
+//! destroying the copy it holds (`tools/xl/xl_migrate.c`, 4.17 to 4.22).
 //!
 //! After GO the destination has a minute to report. A link that is cut just then
 //! is silent: without that limit xl would wait until TCP gives up. Nothing is
@@ -26,9 +25,9 @@
 //! In a fast landing the engine asks for the handshake while the guest still runs. READY is
 //! passed on, GO goes to the receiver at once, and the receiver's report is kept. Once the
 //! guest has stopped and everything is in place, the engine asks whether the copy may be
-//! started. That permission is the point of no return: it is told to the front end before
-//! the engine. `lull land` starts the copy, the engine says so, and the kept report goes to
-//! xl, which destroys the guest here.
+//! started. That permission is the point of no return: the front end receives it before
+//! the engine does. `lull land` starts the copy, the engine says so, and the kept report
+//! goes to xl, which destroys the guest here.
 //!
 //! A refusal after READY is undone by xl itself: the engine resumes the guest, and then xl
 //! is given the report of a destination that has given the guest back. xl renames the
@@ -38,8 +37,8 @@
 //!
 //! # Who may resume
 //! Two resumes at once would write a running guest's registers. The helper
-//! resumes until it has told that its stream is complete, xl after the
-//! connection's end, this part only in between: see
+//! resumes until it has reported that its stream is complete, xl after the
+//! connection's end, the transport only in between: see
 //! [`gate::Guest`]. A fast landing's engine is no process of xl's, so xl does not
 //! wait for it: there the connection's end is kept from xl until the engine says
 //! that it has given up.
@@ -47,29 +46,29 @@
 //! # When a part dies
 //! - The front end: as if the operator had cancelled, as for the helper. With
 //!   the stream known to be complete, or READY there, which proves it, the
-//!   guest is resumed here; otherwise the connection is closed, and the helper,
-//!   which has heard the same silence, or xl resumes it. The control socket it
-//!   may have left is removed here.
-//! - A fast landing's engine: its line to this part ends, which is as if it had
-//!   said that it gave up, unless it had said before that all is in place.
-//! - This part, by SIGKILL: xl reads an end in place of READY and resumes the
+//!   guest is resumed here; otherwise the connection is closed, and the guest is
+//!   resumed by xl or by the helper, whose socket to the front end has ended too. The
+//!   control socket that the front end may have left is removed here.
+//! - A fast landing's engine: its socket to the transport ends, which means the same
+//!   as a message that it gave up, unless it has reported before that all is in place.
+//! - The transport, by SIGKILL: xl reads an end in place of READY and resumes the
 //!   guest itself, within milliseconds, for it need not wait; a fast landing's
-//!   engine hears of it only when xl has ended. After READY passed on it is to
-//!   xl what a dead ssh is: it does not know where the guest is. A receiver on
-//!   this very host, without ssh between, may leave its paused copy behind:
-//!   nobody reads its report any more.
+//!   engine learns of it only when xl has ended. After READY was passed on, xl does
+//!   the same as after the death of ssh: it does not know where the guest is. A
+//!   receiver on the same host, without ssh between, may leave its paused copy
+//!   behind, because its report can no longer be written.
 //! - xl: its pipes end; with the stream complete the guest is resumed here.
-//! - The destination or ssh: likewise, and xl is then told by an end. A receiver that has
-//!   reported to a handshake ahead of the stop ends as it should.
+//! - The destination or ssh: likewise, and the end of the pipe then informs xl. A receiver
+//!   that has reported to a handshake ahead of the stop ends as it should.
 //!
 //! Signals are left as they are found: `lull migrate` starts xl and all below
-//! it deaf to those of the terminal, and a handler here would undo that for the
+//! it with those of the terminal ignored, and a handler here would undo that for the
 //! transport that is started.
 
 mod backward;
 mod forward;
 mod gate;
-pub mod orders;
+pub mod gate_channel;
 mod process;
 mod relay;
 mod resume;
@@ -101,8 +100,8 @@ use resume::OnXen;
 use sockets::Sockets;
 
 /// Environment variable with the number of an inherited socket. The transport reads
-/// [`lull_wire::gate::Order`] lines from it and writes [`lull_wire::events::Event`] lines
-/// to it.
+/// [`lull_wire::gate::GateCommand`] lines from it and writes [`lull_wire::events::Event`]
+/// lines to it.
 pub const FRONT_END_FD: &str = "LULL_TRANSPORT_FD";
 
 /// Environment variable with the number of an inherited socket. The transport reads

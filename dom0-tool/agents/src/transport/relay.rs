@@ -15,8 +15,8 @@ use super::gate::{Decision, Event, Gate, Guest, Refused, Then};
 use super::resume::Source;
 use super::sockets::Sockets;
 
-/// Time that a fast landing's engine has to resume the guest after it is told of a refusal.
-/// xl takes as long.
+/// Time that a fast landing's engine has to resume the guest after a refusal is reported to
+/// it. xl takes as long.
 const RESUMING: Duration = Duration::from_secs(2);
 
 /// Time that the destination has to report after GO. A link that is cut at that moment is
@@ -177,7 +177,7 @@ impl<'a> Relay<'a> {
 
     fn wait(&mut self, until: Option<u64>) -> rustix::io::Result<()> {
         let woken = self.poll(until)?;
-        // Orders are read first, so that READY is judged with the latest state.
+        // Messages are read first, so that READY is judged with the latest state.
         for wake in woken {
             match wake {
                 Wake::Sockets => {
@@ -223,9 +223,8 @@ impl<'a> Relay<'a> {
         self.gate.note(Event::Ready);
         if self.gate.landing().is_fast() {
             let ready = TargetReady { came_monotonic_ns };
-            self.sockets.tell_engine(ToEngine::TargetReady);
-            self.sockets
-                .tell_front_end(events::Event::TargetReady(ready));
+            self.sockets.send_to_engine(ToEngine::TargetReady);
+            self.sockets.emit(events::Event::TargetReady(ready));
         }
         // An order may have arrived at the same moment.
         let gate = &mut self.gate;
@@ -269,12 +268,11 @@ impl<'a> Relay<'a> {
         if !taken {
             return;
         }
-        self.sockets.tell_engine(ToEngine::HandedOver);
-        self.sockets
-            .tell_front_end(events::Event::HandedOver(HandedOver {
-                begun_monotonic_ns: self.handing_over_ns.unwrap_or(0),
-                over_monotonic_ns: now_ns(),
-            }));
+        self.sockets.send_to_engine(ToEngine::HandedOver);
+        self.sockets.emit(events::Event::HandedOver(HandedOver {
+            begun_monotonic_ns: self.handing_over_ns.unwrap_or(0),
+            over_monotonic_ns: now_ns(),
+        }));
     }
 
     /// The time at which a handshake ahead of the stop is overdue.
@@ -289,24 +287,24 @@ impl<'a> Relay<'a> {
         self.backward.release();
     }
 
-    /// Gives the permission that cannot be called back. The front end is told before the
-    /// engine: what it does not know of never happened.
+    /// Gives the permission that cannot be called back. The front end receives it before the
+    /// engine does: it must never be unaware of a permission that was used.
     fn pass(&mut self) {
         self.passed = true;
-        self.tell_passed();
+        self.emit_passed();
         if self.gate.is_handshake_first() {
             self.go_ns = Some(now_ns());
-            self.sockets.tell_engine(ToEngine::Start);
+            self.sockets.send_to_engine(ToEngine::Start);
         } else {
             self.backward.open();
         }
     }
 
-    fn tell_passed(&mut self) {
+    fn emit_passed(&mut self) {
         let Some(came_ns) = self.ready_ns else {
             return;
         };
-        self.sockets.tell_front_end(events::Event::Ready(Ready {
+        self.sockets.emit(events::Event::Ready(Ready {
             came_monotonic_ns: came_ns,
             passed_monotonic_ns: now_ns(),
         }));
@@ -328,15 +326,14 @@ impl<'a> Relay<'a> {
             return;
         };
         self.answered = true;
-        self.sockets
-            .tell_front_end(events::Event::Answered(Answered {
-                go_monotonic_ns: go_ns,
-                answer_monotonic_ns: now,
-            }));
+        self.sockets.emit(events::Event::Answered(Answered {
+            go_monotonic_ns: go_ns,
+            answer_monotonic_ns: now,
+        }));
     }
 
-    /// Handles a refusal: the guest is resumed first, then the engine and the front end are
-    /// told, and the connection is closed last.
+    /// Handles a refusal: the guest is resumed first, then the refusal is reported to the
+    /// engine and the front end, and the connection is closed last.
     fn refuse(mut self, why: Refused, guest: Guest) -> RelayOutcome {
         let decided_ns = now_ns();
         let (guest, error) = match guest {
@@ -348,11 +345,11 @@ impl<'a> Relay<'a> {
         };
         let done_ns = now_ns();
         if self.gate.landing().is_fast() {
-            self.sockets.tell_engine(ToEngine::HungUp { why });
+            self.sockets.send_to_engine(ToEngine::HungUp { why });
         }
         let since = self.gate.paused_since();
         let pause = since.filter(|_| guest == GuestThen::Resumed);
-        self.sockets.tell_front_end(events::Event::HungUp(HungUp {
+        self.sockets.emit(events::Event::HungUp(HungUp {
             why,
             ready_monotonic_ns: self.ready_ns,
             decided_monotonic_ns: decided_ns,
@@ -373,7 +370,7 @@ impl<'a> Relay<'a> {
         self.backward.close();
         // ssh would try for minutes to reach a host that does not answer.
         let unwanted = matches!(why, Refused::Cancelled | Refused::FrontEndGone);
-        if unwanted && !self.gate.is_receiver_heard() {
+        if unwanted && !self.gate.has_banner() {
             return RelayOutcome::NothingBegun;
         }
         RelayOutcome::HungUp(self.backward.into_rest())

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use lull_base::inherited_fd;
 use lull_wire::events::{self, Line, SCHEMA};
-use lull_wire::gate::{BadMessage, FromEngine, Incoming, Order, ToEngine, encode};
+use lull_wire::gate::{BadMessage, FromEngine, GateCommand, Incoming, ToEngine, encode};
 use lull_wire::json;
 use rustix::event::PollFlags;
 use serde::de::DeserializeOwned;
@@ -17,7 +17,7 @@ use super::{ENGINE_FD, FRONT_END_FD};
 
 /// A `lull migrate` that follows this migration, and its engine.
 pub struct Sockets {
-    front_end: Socket<Order>,
+    front_end: Socket<GateCommand>,
     engine: Socket<FromEngine>,
     /// What the end of the engine's socket means.
     engine_gone: Option<Event>,
@@ -63,7 +63,7 @@ impl Sockets {
     /// request to cancel may follow them.
     pub fn recv(&mut self, mut each: impl FnMut(Event)) {
         // The engine's socket comes first, so that its progress is known before the front
-        // end's orders.
+        // end's commands.
         let mut bad = false;
         let mut gone = self.engine.recv(|message| match message {
             Ok(message) if !bad => each(message.into()),
@@ -76,9 +76,9 @@ impl Sockets {
         if gone && let Some(event) = self.engine_gone {
             each(event);
         }
-        let gone = self.front_end.recv(|order| {
-            if let Ok(order) = order {
-                each(order.into());
+        let gone = self.front_end.recv(|command| {
+            if let Ok(command) = command {
+                each(command.into());
             }
         });
         if gone {
@@ -87,7 +87,7 @@ impl Sockets {
     }
 
     /// Sends an event to the front end without blocking, because the guest may be stopped.
-    pub fn tell_front_end(&mut self, event: events::Event) {
+    pub fn emit(&mut self, event: events::Event) {
         let line = Line {
             schema: SCHEMA,
             event,
@@ -98,7 +98,7 @@ impl Sockets {
     }
 
     /// Sends a message to the engine without blocking.
-    pub fn tell_engine(&mut self, message: ToEngine) {
+    pub fn send_to_engine(&mut self, message: ToEngine) {
         self.engine.send(&encode(message));
     }
 }
@@ -140,11 +140,11 @@ impl<T: DeserializeOwned> Socket<T> {
     }
 }
 
-impl From<Order> for Event {
-    fn from(order: Order) -> Self {
-        match order {
-            Order::Cancel => Self::Cancel,
-            Order::HangUp => Self::HangUp,
+impl From<GateCommand> for Event {
+    fn from(command: GateCommand) -> Self {
+        match command {
+            GateCommand::Cancel => Self::Cancel,
+            GateCommand::HangUp => Self::HangUp,
         }
     }
 }

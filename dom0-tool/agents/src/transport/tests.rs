@@ -12,7 +12,7 @@ use std::time::Duration;
 use lull_base::monotonic::now_ns;
 use lull_base::ready;
 use lull_wire::events::{Answered, Event, GuestThen, HungUp, Line, Ready};
-use lull_wire::gate::{FromEngine, Incoming, Order, ToEngine, encode};
+use lull_wire::gate::{FromEngine, GateCommand, Incoming, ToEngine, encode};
 use lull_wire::xl::markers::{BANNER, GO, READY, REPORT, gave_back};
 
 use super::forward::{Progress, ToDestination};
@@ -121,11 +121,11 @@ fn world(terms: Terms) -> World {
 }
 
 impl World {
-    fn order(&mut self, order: Order) {
+    fn command(&mut self, command: GateCommand) {
         self.front_end
             .as_mut()
             .unwrap()
-            .write_all(&encode(order))
+            .write_all(&encode(command))
             .unwrap();
     }
 
@@ -139,16 +139,16 @@ impl World {
     }
 
     /// The next message to a fast landing's engine.
-    fn engine_hears(&mut self) -> ToEngine {
+    fn engine_receives(&mut self) -> ToEngine {
         let mut incoming = Incoming::default();
-        let mut heard = None;
-        while heard.is_none() {
+        let mut received = None;
+        while received.is_none() {
             let mut byte = [0];
             let engine = self.engine.as_mut().unwrap();
             engine.read_exact(&mut byte).unwrap();
-            incoming.take(&byte, |message| heard = message.ok());
+            incoming.take(&byte, |message| received = message.ok());
         }
-        heard.unwrap()
+        received.unwrap()
     }
 
     /// Reports a guest that suspended `ago` before now, and a complete stream.
@@ -159,7 +159,7 @@ impl World {
     /// The same, under a limit that differs from the initial one.
     fn complete_under(&mut self, limit_us: Option<u64>, ago: Duration) {
         self.peer_says(BANNER);
-        assert_eq!(self.xl_hears(BANNER.len()), BANNER);
+        assert_eq!(self.xl_receives(BANNER.len()), BANNER);
         let ago = u64::try_from(ago.as_nanos()).unwrap();
         self.engine(FromEngine::Begun);
         self.engine(FromEngine::Suspended {
@@ -173,10 +173,10 @@ impl World {
         self.peer_out.as_mut().unwrap().write_all(bytes).unwrap();
     }
 
-    fn xl_hears(&mut self, length: usize) -> Vec<u8> {
-        let mut heard = vec![0; length];
-        self.xl_in.read_exact(&mut heard).unwrap();
-        heard
+    fn xl_receives(&mut self, length: usize) -> Vec<u8> {
+        let mut received = vec![0; length];
+        self.xl_in.read_exact(&mut received).unwrap();
+        received
     }
 
     fn event(&mut self) -> Event {
@@ -236,9 +236,9 @@ fn fast() -> World {
         ..TERMS
     });
     world.peer_says(BANNER);
-    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    assert_eq!(world.xl_receives(BANNER.len()), BANNER);
     world.peer_says(READY);
-    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    assert_eq!(world.engine_receives(), ToEngine::TargetReady);
     assert!(matches!(world.event(), Event::TargetReady(_)));
     world.engine(FromEngine::Begun);
     world.engine(FromEngine::Suspended {
@@ -253,7 +253,7 @@ fn a_front_end_that_stands_still_keeps_no_fast_landing_up() {
     let mut world = fast();
     world.engine(FromEngine::Committed);
     drop(world.engine.take());
-    assert_eq!(world.xl_hears(READY.len()), READY);
+    assert_eq!(world.xl_receives(READY.len()), READY);
     world.ready();
     drop((world.xl_out.take(), world.peer_out.take()));
     assert!(matches!(world.ends(0), RelayOutcome::Ended));
@@ -292,11 +292,11 @@ fn an_engine_that_dies_in_the_pause_has_given_up() {
 }
 
 #[test]
-fn xl_hears_of_a_broken_connection_only_when_the_engine_has_resumed_the_guest() {
+fn xl_learns_of_a_broken_connection_only_when_the_engine_has_resumed_the_guest() {
     let mut world = fast();
     drop(world.peer_out.take());
     let why = Refused::PeerGone;
-    assert_eq!(world.engine_hears(), ToEngine::HungUp { why });
+    assert_eq!(world.engine_receives(), ToEngine::HungUp { why });
     assert_eq!(world.hung_up().why, why);
     world.xl_waits(Duration::from_millis(100));
     world.engine(FromEngine::GivenUp);
@@ -339,16 +339,16 @@ fn handing_over() -> World {
         ..TERMS
     });
     world.peer_says(BANNER);
-    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    assert_eq!(world.xl_receives(BANNER.len()), BANNER);
     world.engine(FromEngine::Begun);
     world.peer_says(READY);
-    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    assert_eq!(world.engine_receives(), ToEngine::TargetReady);
     assert!(matches!(world.event(), Event::TargetReady(_)));
     world.xl_waits(Duration::from_millis(50));
     // The guest runs here all the while.
     world.guest.runs.store(true, Ordering::SeqCst);
     world.engine(FromEngine::HandOver);
-    assert_eq!(world.xl_hears(READY.len()), READY);
+    assert_eq!(world.xl_receives(READY.len()), READY);
     world.xl_out.as_mut().unwrap().write_all(GO).unwrap();
     let mut go = vec![0; GO.len()];
     world.peer_in.read_exact(&mut go).unwrap();
@@ -364,13 +364,13 @@ fn a_report_that_comes_with_ready_is_kept_from_xl() {
         ..TERMS
     });
     world.peer_says(BANNER);
-    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    assert_eq!(world.xl_receives(BANNER.len()), BANNER);
     world.engine(FromEngine::Begun);
     world.peer_says(&[READY, REPORT, &[0]].concat());
-    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    assert_eq!(world.engine_receives(), ToEngine::TargetReady);
     world.engine(FromEngine::HandOver);
-    assert_eq!(world.xl_hears(READY.len()), READY);
-    assert_eq!(world.engine_hears(), ToEngine::HandedOver);
+    assert_eq!(world.xl_receives(READY.len()), READY);
+    assert_eq!(world.engine_receives(), ToEngine::HandedOver);
     world.xl_waits(Duration::from_millis(100));
     world.engine(FromEngine::GivenUp);
     world.gives_back(0);
@@ -384,8 +384,8 @@ fn a_ready_that_comes_with_the_banner_is_held() {
         ..TERMS
     });
     world.peer_says(&[BANNER, READY, REPORT, &[0]].concat());
-    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
-    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    assert_eq!(world.xl_receives(BANNER.len()), BANNER);
+    assert_eq!(world.engine_receives(), ToEngine::TargetReady);
     world.xl_waits(Duration::from_millis(100));
     // The engine finds that it comes too early.
     world.engine(FromEngine::Begun);
@@ -405,7 +405,7 @@ fn handed_over() -> World {
     std::thread::sleep(Duration::from_millis(10));
     world.peer_says(&REPORT[7..]);
     world.peer_says(&[0]);
-    assert_eq!(world.engine_hears(), ToEngine::HandedOver);
+    assert_eq!(world.engine_receives(), ToEngine::HandedOver);
     assert!(matches!(world.event(), Event::HandedOver(_)));
     drop(world.peer_out.take());
     world.xl_waits(Duration::from_millis(50));
@@ -419,10 +419,11 @@ fn handed_over() -> World {
 }
 
 impl World {
-    /// Checks that xl is told that the destination gave the guest back, and nothing else.
+    /// Checks that xl receives the report of a destination that gave the guest back, and
+    /// nothing else.
     fn gives_back(mut self, resumed: u32) {
         let said = gave_back();
-        assert_eq!(self.xl_hears(said.len()), said);
+        assert_eq!(self.xl_receives(said.len()), said);
         assert_eq!(self.resumed(), resumed);
         // xl resumes a guest that runs, logs that, and exits.
         drop(self.xl_out.take());
@@ -435,15 +436,15 @@ impl World {
 fn a_handshake_ahead_is_reported_to_xl_only_when_the_copy_runs() {
     let mut world = handed_over();
     world.engine(FromEngine::Committed);
-    assert_eq!(world.engine_hears(), ToEngine::Start);
+    assert_eq!(world.engine_receives(), ToEngine::Start);
     world.ready();
     world.xl_waits(Duration::from_millis(100));
     // Too late for anything else.
-    world.order(Order::Cancel);
+    world.command(GateCommand::Cancel);
     world.engine(FromEngine::Started);
     drop(world.engine.take());
-    assert_eq!(world.xl_hears(REPORT.len()), REPORT);
-    assert_eq!(world.xl_hears(1), [0]);
+    assert_eq!(world.xl_receives(REPORT.len()), REPORT);
+    assert_eq!(world.xl_receives(1), [0]);
     let answered = world.answered();
     assert!(answered.go_monotonic_ns <= answered.answer_monotonic_ns);
     drop((world.xl_out.take(), world.front_end.take()));
@@ -466,7 +467,7 @@ fn what_is_refused_after_the_handshake_is_given_back_once_the_guest_runs() {
         (
             |world| {
                 // The operator's wish is the transport's once the engine asks.
-                world.order(Order::Cancel);
+                world.command(GateCommand::Cancel);
                 std::thread::sleep(Duration::from_millis(50));
                 world.engine(FromEngine::Committed);
             },
@@ -485,7 +486,7 @@ fn what_is_refused_after_the_handshake_is_given_back_once_the_guest_runs() {
     for (fault, why) in faults {
         let mut world = handed_over();
         fault(&mut world);
-        assert_eq!(world.engine_hears(), ToEngine::HungUp { why });
+        assert_eq!(world.engine_receives(), ToEngine::HungUp { why });
         if why != Refused::FrontEndGone {
             let hung_up = world.hung_up();
             assert_eq!((hung_up.why, hung_up.guest), (why, GuestThen::LeftAlone));
@@ -516,7 +517,7 @@ fn an_engine_that_dies_after_the_handshake_is_waited_out_or_stood_in_for() {
 fn of_a_copy_that_may_have_been_started_nothing_is_said_to_xl() {
     let mut world = handed_over();
     world.engine(FromEngine::Committed);
-    assert_eq!(world.engine_hears(), ToEngine::Start);
+    assert_eq!(world.engine_receives(), ToEngine::Start);
     world.ready();
     drop(world.engine.take());
     let mut rest = Vec::new();
@@ -534,7 +535,7 @@ fn of_a_copy_that_may_have_been_started_nothing_is_said_to_xl() {
 fn an_engine_that_has_not_used_its_permission_may_still_refuse() {
     let mut world = handed_over();
     world.engine(FromEngine::Committed);
-    assert_eq!(world.engine_hears(), ToEngine::Start);
+    assert_eq!(world.engine_receives(), ToEngine::Start);
     world.ready();
     world.guest.suspended.store(false, Ordering::SeqCst);
     world.engine(FromEngine::GivenUp);
@@ -557,7 +558,7 @@ fn a_destination_that_cannot_take_the_name_ends_the_attempt_while_the_guest_runs
     for (fault, why) in faults {
         let mut world = handing_over();
         fault(&mut world);
-        assert_eq!(world.engine_hears(), ToEngine::HungUp { why });
+        assert_eq!(world.engine_receives(), ToEngine::HungUp { why });
         assert_eq!(world.hung_up().why, why);
         world.engine(FromEngine::GivenUp);
         world.gives_back(0);
@@ -572,14 +573,14 @@ fn an_xl_that_is_slow_with_go_may_still_say_it() {
         ..UNLIMITED
     });
     world.peer_says(BANNER);
-    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    assert_eq!(world.xl_receives(BANNER.len()), BANNER);
     world.engine(FromEngine::Begun);
     world.peer_says(READY);
-    assert_eq!(world.engine_hears(), ToEngine::TargetReady);
+    assert_eq!(world.engine_receives(), ToEngine::TargetReady);
     world.engine(FromEngine::HandOver);
-    assert_eq!(world.xl_hears(READY.len()), READY);
+    assert_eq!(world.xl_receives(READY.len()), READY);
     world.engine(FromEngine::GivenUp);
-    // The receiver, which has not heard GO, destroys its copy.
+    // The receiver, which has not received GO, destroys its copy.
     let mut rest = Vec::new();
     world.peer_in.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"");
@@ -592,12 +593,12 @@ fn a_handshake_in_time_goes_through_word_by_word() {
     let mut world = world(TERMS);
     world.stream_complete(Duration::ZERO);
     world.peer_says(READY);
-    assert_eq!(world.xl_hears(READY.len()), READY);
+    assert_eq!(world.xl_receives(READY.len()), READY);
     let ready = world.ready();
     assert!(ready.came_monotonic_ns <= ready.passed_monotonic_ns);
 
     // From here on nothing is decided any more, not even on a cancel.
-    world.order(Order::Cancel);
+    world.command(GateCommand::Cancel);
     let mut xl_out = world.xl_out.take().unwrap();
     xl_out.write_all(b"GO\0").unwrap();
     let mut go = [0; 3];
@@ -605,7 +606,7 @@ fn a_handshake_in_time_goes_through_word_by_word() {
     assert_eq!(&go, b"GO\0");
     std::thread::sleep(Duration::from_millis(900));
     world.peer_says(b"report\0\0");
-    assert_eq!(world.xl_hears(8), b"report\0\0");
+    assert_eq!(world.xl_receives(8), b"report\0\0");
     let answered = world.answered();
     assert!(ready.passed_monotonic_ns <= answered.go_monotonic_ns);
     let round_trip = answered.answer_monotonic_ns - answered.go_monotonic_ns;
@@ -654,15 +655,15 @@ fn a_limit_set_while_it_ran_is_the_one_that_is_kept() {
     let mut world = world(TERMS);
     world.complete_under(Some(60_000_000), Duration::from_millis(1_700));
     world.peer_says(READY);
-    assert_eq!(world.xl_hears(READY.len()), READY);
+    assert_eq!(world.xl_receives(READY.len()), READY);
 }
 
 #[test]
 fn a_ready_past_the_deadline_never_reaches_xl() {
     let mut world = world(TERMS);
     world.peer_says(BANNER);
-    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
-    // The order that closes the gate comes last: nothing after it is read.
+    assert_eq!(world.xl_receives(BANNER.len()), BANNER);
+    // The command that closes the gate comes last: nothing after it is read.
     world.engine(FromEngine::Committed);
     world.engine(FromEngine::Suspended {
         requested_monotonic_ns: now_ns() - 1_200 * MS,
@@ -678,10 +679,10 @@ fn a_ready_past_the_deadline_never_reaches_xl() {
 }
 
 #[test]
-fn under_a_limit_a_pause_nobody_told_of_is_refused() {
+fn under_a_limit_a_pause_that_was_not_reported_is_refused() {
     let mut world = world(TERMS);
     world.peer_says(BANNER);
-    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    assert_eq!(world.xl_receives(BANNER.len()), BANNER);
     world.peer_says(READY);
     let hung_up = world.hung_up();
     assert_eq!(hung_up.why, Refused::PauseUnknown);
@@ -698,14 +699,14 @@ fn what_a_shell_says_first_never_reaches_xl() {
     world.xl_waits(Duration::from_millis(50));
     world.peer_says(b"day\n");
     world.peer_says(BANNER);
-    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    assert_eq!(world.xl_receives(BANNER.len()), BANNER);
     drop((world.xl_out.take(), world.peer_out.take()));
     world.ends(0);
 }
 
 /// The output of something that is not a receiver goes to xl, which reports it.
 #[test]
-fn without_a_banner_xl_hears_what_came_instead() {
+fn without_a_banner_xl_receives_what_came_instead() {
     let mut world = world(UNLIMITED);
     world.peer_says(b"sh: 1: xl: not found\n");
     drop(world.peer_out.take());
@@ -753,7 +754,7 @@ fn a_cancel_before_ready_resumes_the_guest() {
     for terms in [UNLIMITED, TERMS] {
         let mut world = world(terms);
         world.stream_complete(Duration::ZERO);
-        world.order(Order::Cancel);
+        world.command(GateCommand::Cancel);
         assert_eq!(world.hung_up().why, Refused::Cancelled);
         assert!(matches!(world.ends(1), RelayOutcome::HungUp(_)));
     }
@@ -763,9 +764,9 @@ fn a_cancel_before_ready_resumes_the_guest() {
 fn a_cancel_while_the_helper_copies_is_the_helpers() {
     let mut world = world(UNLIMITED);
     world.peer_says(BANNER);
-    assert_eq!(world.xl_hears(BANNER.len()), BANNER);
+    assert_eq!(world.xl_receives(BANNER.len()), BANNER);
     world.engine(FromEngine::Begun);
-    world.order(Order::Cancel);
+    world.command(GateCommand::Cancel);
     // The receiver gives up, and so does xl.
     std::thread::sleep(Duration::from_millis(50));
     drop(world.xl_out.take());
@@ -780,7 +781,7 @@ fn a_cancel_while_the_helper_copies_is_the_helpers() {
 #[test]
 fn a_cancel_before_anything_began_leaves_nothing_to_wait_for() {
     let mut world = world(TERMS);
-    world.order(Order::Cancel);
+    world.command(GateCommand::Cancel);
     assert_eq!(world.hung_up().guest, GuestThen::LeftAlone);
     assert!(matches!(world.ends(0), RelayOutcome::NothingBegun));
 }
@@ -807,7 +808,7 @@ fn a_destination_that_dies_costs_no_wait_for_xl() {
     world.peer_says(&READY[..10]);
     std::thread::sleep(Duration::from_millis(20));
     drop(world.peer_out.take());
-    assert_eq!(world.xl_hears(10), &READY[..10]);
+    assert_eq!(world.xl_receives(10), &READY[..10]);
     assert_eq!(world.hung_up().why, Refused::PeerGone);
     assert!(matches!(world.ends(1), RelayOutcome::HungUp(None)));
 }
@@ -828,13 +829,13 @@ fn an_xl_that_dies_after_go_means_hands_off() {
     let mut world = world(TERMS);
     world.stream_complete(Duration::ZERO);
     world.peer_says(READY);
-    assert_eq!(world.xl_hears(READY.len()), READY);
+    assert_eq!(world.xl_receives(READY.len()), READY);
     world.ready();
     let mut xl_out = world.xl_out.take().unwrap();
     xl_out.write_all(b"GO\0").unwrap();
     drop(xl_out);
-    let (nobody, _) = io::pipe().unwrap();
-    world.xl_in = nobody;
+    let (empty, _) = io::pipe().unwrap();
+    world.xl_in = empty;
     let mut go = [0; 3];
     world.peer_in.read_exact(&mut go).unwrap();
     world.peer_says(b"report\0\0");
@@ -864,7 +865,7 @@ fn garbage_passes_through_untouched() {
     let mut peer_out = world.peer_out.take().unwrap();
     let said = talk.clone();
     let speaker = std::thread::spawn(move || peer_out.write_all(&said).unwrap());
-    assert!(world.xl_hears(talk.len()) == talk);
+    assert!(world.xl_receives(talk.len()) == talk);
     speaker.join().unwrap();
     world.ready();
     drop(world.xl_out.take());
@@ -882,7 +883,7 @@ fn nonsense_on_the_front_ends_socket_is_passed_over() {
     socket.write_all(b"\n").unwrap();
     world.stream_complete(Duration::ZERO);
     world.peer_says(READY);
-    assert_eq!(world.xl_hears(READY.len()), READY);
+    assert_eq!(world.xl_receives(READY.len()), READY);
     drop((world.xl_out.take(), world.peer_out.take()));
     world.ends(0);
 }
@@ -987,7 +988,7 @@ fn a_slow_reader_slows_the_writer_and_loses_nothing() {
 }
 
 #[test]
-fn a_reader_that_closes_is_told_to_the_writer() {
+fn the_writer_learns_of_a_reader_that_closes() {
     let (from, mut xl_out) = io::pipe().unwrap();
     let (reader, writer) = io::pipe().unwrap();
     let relay = forward_all(ToDestination::new(from.into(), writer.into()).unwrap());

@@ -129,7 +129,7 @@ impl Further {
         let left = self.connections();
         for reason in self.losses.drain(..) {
             let lost = events::ConnectionLost { left, reason };
-            host.tell(events::Event::ConnectionLost(lost));
+            host.emit(events::Event::ConnectionLost(lost));
         }
     }
 

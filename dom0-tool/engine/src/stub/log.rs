@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use lull_base::fuzz::any_bytes;
 
-    struct Received<'h>(&'h RefCell<Vec<u8>>);
+    struct Received<'r>(&'r RefCell<Vec<u8>>);
 
     impl StreamDecoder for Received<'_> {
         fn received(&mut self, data: &[u8]) {
@@ -180,16 +180,16 @@ mod tests {
     }
 
     fn received_of(bytes: &[u8], piece: usize) -> Vec<u8> {
-        let heard = RefCell::default();
+        let received = RefCell::default();
         let mut decoder = LogDecoder {
-            stream: Box::new(Received(&heard)),
+            stream: Box::new(Received(&received)),
             length: 0,
         };
         bytes
             .chunks(piece)
             .for_each(|bytes| decoder.received(bytes));
         drop(decoder);
-        heard.into_inner()
+        received.into_inner()
     }
 
     #[test]

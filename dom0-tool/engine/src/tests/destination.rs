@@ -101,7 +101,7 @@ pub struct Destination<'w> {
     land: Vec<Line>,
     /// What arrived on a connection that is lost, and was not handled.
     late: Option<Inlet>,
-    /// When it first heard only of frames that have gone.
+    /// When a message first named only frames that have gone.
     gone_since: Option<Instant>,
     /// A number that orders what happens at the same time.
     chance: u32,
@@ -262,7 +262,7 @@ impl<'w> Destination<'w> {
         }
     }
 
-    /// Whether this frame tells only of frames that have gone, and is not handled yet.
+    /// Whether this message names only frames that have gone, and is not handled yet.
     fn is_slow_with(&mut self, frame: Option<ToLand>) -> bool {
         let Some(ToLand::Pages(pages, _)) = frame else {
             return false;

@@ -203,7 +203,7 @@ impl Host for FakeHost<'_> {
         Vec::new()
     }
 
-    fn tell(&mut self, event: Event) {
+    fn emit(&mut self, event: Event) {
         if matches!(&event, Event::Log(log) if log.from == "stub") {
             let pausing = matches!(self.world.guest.get(), Guest::Stopping | Guest::Suspended);
             let lines = &self.world.logged[usize::from(pausing)];
@@ -233,7 +233,7 @@ impl Host for FakeHost<'_> {
         self.asks_to_start = true;
     }
 
-    fn tell_started(&mut self, started: bool) {
+    fn report_started(&mut self, started: bool) {
         self.started_there = Some(started);
     }
 

@@ -25,7 +25,7 @@ use lull_core::units::Micros;
 use lull_wire::events::{DID_NOT_SUSPEND, Event, How};
 use lull_xen::PAGE;
 
-use super::attempt::{self, Order, Verify};
+use super::attempt::{self, MigrationRequest, Verify};
 use super::landing;
 use super::prepare::{Listed, Prepared};
 use crate::stub::StubLog;
@@ -52,7 +52,7 @@ const LANDINGS: [LandingCase; 7] = [
 /// Longer than any attempt of the model takes, on the slowest host.
 const AGES: Micros = Micros::from_millis(60_000);
 
-/// What an attempt is ordered to do.
+/// What an attempt has to do.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     landing: LandingCase,
@@ -131,8 +131,8 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
             populated[(pfn / 64) as usize] |= 1 << (pfn % 64);
         }
         let domains = Model::new(&world, &link, &populated);
-        let order = Order {
-            guest: GUEST,
+        let request = MigrationRequest {
+            domid: GUEST,
             config,
             bandwidth: Bandwidth(None),
             verify: plan.verify,
@@ -155,7 +155,7 @@ fn migrate(plan: Plan, log: &StubLog) -> Outcome {
         let mut recorder = Unrecorded;
         let verdict = attempt::carry_out(
             prepared,
-            &order,
+            &request,
             &mut host,
             sink,
             landing,
@@ -596,7 +596,7 @@ fn a_copy_is_not_started_after_the_limit() {
     assert_eq!(outcome.world.resumes.get(), 1);
 }
 
-/// An engine that stood still for minutes hears only then that the copy is gone.
+/// An engine that stood still for minutes learns only then that the copy is gone.
 #[test]
 fn a_copy_that_was_given_up_meanwhile_is_not_started() {
     for landing in [LandingCase::THIN, LandingCase::HVM] {

@@ -135,8 +135,8 @@ pub enum Fault {
     ResumedAtSecondTry,
     /// The engine is held up until the limit is over, when it gets permission to start the copy.
     HeldUp,
-    /// The engine is held up until `lull land` has given the copy up, as it hears that it may
-    /// start the copy.
+    /// The engine is held up until `lull land` has given the copy up, when it gets permission
+    /// to start the copy.
     Leaves,
     /// The guest gives memory back. This is no fault, but the destination has to follow.
     Shrinks,

@@ -64,7 +64,7 @@ impl<W: Write> Lines<W> {
     }
 
     /// Reports a change, unless the last line is too recent.
-    pub fn tell(&mut self, view: &View<'_>) {
+    pub fn print(&mut self, view: &View<'_>) {
         if let Some(last) = view.last {
             self.shown.remove(view.socket);
             let line = if self.json {

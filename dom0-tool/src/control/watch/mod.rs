@@ -66,7 +66,7 @@ fn watch(options: &Options) -> anyhow::Result<u8> {
 
 fn in_lines(mut lines: Lines<io::Stdout>, mut session: Session<ThisHost>) -> anyhow::Result<u8> {
     loop {
-        session.turn(&mut |view| lines.tell(&view))?;
+        session.turn(&mut |view| lines.print(&view))?;
         // The reader has closed its end.
         if lines.is_closed() {
             return Ok(DONE);

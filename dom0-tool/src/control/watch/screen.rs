@@ -96,7 +96,7 @@ impl Screen {
         let opened = Self::open();
         if let Err(error) = &opened {
             to_stderr(&format!(
-                "lull: the terminal cannot be drawn on ({error}); telling it in lines"
+                "lull: the terminal cannot be drawn on ({error}); printing lines instead"
             ));
         }
         opened.ok()

@@ -131,11 +131,11 @@ impl<H: Host> Session<H> {
         }
     }
 
-    /// Reads from every helper, and reports each change through `tell`.
+    /// Reads from every helper, and reports each change through `report`.
     ///
     /// # Errors
     /// When this process has no root rights.
-    pub fn turn(&mut self, tell: &mut dyn FnMut(View<'_>)) -> anyhow::Result<()> {
+    pub fn turn(&mut self, report: &mut dyn FnMut(View<'_>)) -> anyhow::Result<()> {
         // A session for one guest ends with that migration, whatever follows.
         let due = self.searched.is_none_or(|at| at.elapsed() >= SEARCH);
         if due && (self.only.is_none() || self.searched.is_none()) {
@@ -143,11 +143,11 @@ impl<H: Host> Session<H> {
         }
         for watched in &mut self.all {
             let name = self.names.get(&watched.socket.domid);
-            watched.recv(name, tell);
+            watched.recv(name, report);
             let over = watched.follow(&mut self.host);
             if over {
                 self.code = self.code.max(watched.last().map_or(0, |last| last.code));
-                tell(watched.view());
+                report(watched.view());
             }
         }
         Ok(())
@@ -218,7 +218,7 @@ impl Watched {
         }
     }
 
-    fn recv(&mut self, name: Option<&String>, tell: &mut dyn FnMut(View<'_>)) {
+    fn recv(&mut self, name: Option<&String>, report: &mut dyn FnMut(View<'_>)) {
         for _ in 0..LINES {
             let Stage::Live(line) = &mut self.stage else {
                 return;
@@ -227,7 +227,7 @@ impl Watched {
                 Ok(Received::Nothing) => return,
                 Ok(Received::Answer(Answer::Status(status))) => {
                     self.take(*status, name);
-                    tell(self.view());
+                    report(self.view());
                 }
                 Ok(Received::Answer(Answer::Refused { why } | Answer::Done { said: why })) => {
                     let why = format!("its helper does not let itself be watched: {why}");

@@ -79,7 +79,7 @@ impl Fixture {
             for server in &mut self.servers {
                 assert_eq!(server.turn(), None);
             }
-            session.turn(&mut |view| lines.tell(&view)).unwrap();
+            session.turn(&mut |view| lines.print(&view)).unwrap();
             if done(&session.views()) {
                 return;
             }
@@ -331,14 +331,14 @@ fn a_reader_who_has_gone_is_noticed() {
     let fixture = Fixture::new(&[7]);
     let mut lines = Lines::new(Gone, false);
     let session = fixture.session(None);
-    lines.tell(&session.views()[0]);
+    lines.print(&session.views()[0]);
     assert!(!lines.is_closed(), "nothing was to be said yet");
     let status = status();
     let view = View {
         status: Some(&status),
         ..session.views()[0].clone()
     };
-    lines.tell(&view);
+    lines.print(&view);
     assert!(lines.is_closed());
 }
 

@@ -296,11 +296,11 @@ fn at_the_gate(evidence: Evidence<'_>) -> Option<Judgement> {
         ),
         Refused::PauseUnknown => (
             Outcome::RefusedDowntime,
-            "nobody knew how long the guest had been paused when the destination was ready",
+            "it was not known how long the guest had been paused when the destination was ready",
         ),
         Refused::RunsHere => (
             Outcome::SourceFailed,
-            "somebody resumed the guest at the source while it was being handed over",
+            "another program resumed the guest at the source while it was being handed over",
         ),
         Refused::StateUnread => (
             Outcome::SourceFailed,
@@ -508,7 +508,7 @@ mod tests {
 
         /// Where lull has not passed READY on, the guest has not moved, whatever xl prints.
         #[test]
-        fn without_ready_nobody_has_moved(
+        fn without_ready_no_guest_has_moved(
             how in proptest::option::of(proptest::sample::select(&ALL[..])),
             code in 0..256i32,
             killed: bool,

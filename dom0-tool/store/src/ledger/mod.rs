@@ -72,27 +72,27 @@ impl Ledger {
     }
 
     /// What is known about `guest`'s pause on the way to `destination`. An unreadable or
-    /// corrupt ledger is reported through `tell`; a corrupt one is moved aside on the next
+    /// corrupt ledger is reported through `warn`; a corrupt one is moved aside on the next
     /// change.
     pub fn known<'g>(
         &self,
         destination: &str,
         guest: impl Into<Subject<'g>>,
         landing: Landing,
-        tell: impl FnMut(&str),
+        warn: impl FnMut(&str),
     ) -> Known {
-        self.read_if_possible(tell)
+        self.read_if_possible(warn)
             .known(destination, guest, landing, now())
     }
 
     /// What is known about `guest`'s pause when the destination is unknown: the worst of
-    /// all destinations. Reports through `tell` as [`Self::known`] does.
+    /// all destinations. Reports through `warn` as [`Self::known`] does.
     pub fn known_wherever<'g>(
         &self,
         guest: impl Into<Subject<'g>>,
-        tell: impl FnMut(&str),
+        warn: impl FnMut(&str),
     ) -> Known {
-        self.read_if_possible(tell).known_wherever(guest, now())
+        self.read_if_possible(warn).known_wherever(guest, now())
     }
 
     /// Records the parts of a pause.
@@ -103,9 +103,9 @@ impl Ledger {
         &self,
         destination: &str,
         entry: Entry,
-        tell: impl FnOnce(&str),
+        warn: impl FnOnce(&str),
     ) -> Result<(), LedgerError> {
-        self.change(tell, |book| book.add(destination, entry, now()))
+        self.change(warn, |book| book.add(destination, entry, now()))
     }
 
     /// Forgets all that is known about `destination` and returns the number of pauses
@@ -113,8 +113,8 @@ impl Ledger {
     ///
     /// # Errors
     /// If the file cannot be locked, read or written; it is then unchanged.
-    pub fn forget(&self, destination: &str, tell: impl FnOnce(&str)) -> Result<usize, LedgerError> {
-        self.change(tell, |book| {
+    pub fn forget(&self, destination: &str, warn: impl FnOnce(&str)) -> Result<usize, LedgerError> {
+        self.change(warn, |book| {
             let forgotten = book.destinations.remove(destination);
             forgotten.map_or(0, |entries| entries.len())
         })
@@ -125,8 +125,8 @@ impl Ledger {
     ///
     /// # Errors
     /// If the file cannot be locked, read or written; it is then unchanged.
-    pub fn forget_guest(&self, guest: &str, tell: impl FnOnce(&str)) -> Result<usize, LedgerError> {
-        self.change(tell, |book| {
+    pub fn forget_guest(&self, guest: &str, warn: impl FnOnce(&str)) -> Result<usize, LedgerError> {
+        self.change(warn, |book| {
             let mut forgotten = 0;
             for entries in book.destinations.values_mut() {
                 let before = entries.len();
@@ -148,13 +148,13 @@ impl Ledger {
     }
 
     /// The figures of the whole ledger or of one destination.
-    pub fn summary(&self, destination: Option<&str>, tell: impl FnMut(&str)) -> Summary {
-        Summary::of(&self.read_if_possible(tell), destination, now())
+    pub fn summary(&self, destination: Option<&str>, warn: impl FnMut(&str)) -> Summary {
+        Summary::of(&self.read_if_possible(warn), destination, now())
     }
 
     /// Every pause that still counts and was both predicted and observed.
-    pub fn foreseen(&self, tell: impl FnMut(&str)) -> Vec<Foreseen> {
-        let book = self.read_if_possible(tell);
+    pub fn foreseen(&self, warn: impl FnMut(&str)) -> Vec<Foreseen> {
+        let book = self.read_if_possible(warn);
         let now = now();
         let entries = book.destinations.into_values().flatten();
         let foreseen = |entry: Entry| {
@@ -172,10 +172,10 @@ impl Ledger {
 
     fn change<T>(
         &self,
-        tell: impl FnOnce(&str),
+        warn: impl FnOnce(&str),
         change: impl FnOnce(&mut Book) -> T,
     ) -> Result<T, LedgerError> {
-        self.try_change(tell, change).map_err(|source| LedgerError {
+        self.try_change(warn, change).map_err(|source| LedgerError {
             path: self.file.clone(),
             source,
         })
@@ -183,7 +183,7 @@ impl Ledger {
 
     fn try_change<T>(
         &self,
-        tell: impl FnOnce(&str),
+        warn: impl FnOnce(&str),
         change: impl FnOnce(&mut Book) -> T,
     ) -> io::Result<T> {
         let folder = self.file.parent().unwrap_or(Path::new("/"));
@@ -195,7 +195,7 @@ impl Ledger {
         }
         let mut book = match self.read()? {
             Ok(book) => book,
-            Err(why) => self.set_aside(&why, tell),
+            Err(why) => self.set_aside(&why, warn),
         };
         book.schema = SCHEMA;
         let changed = change(&mut book);
@@ -208,13 +208,13 @@ impl Ledger {
     /// Reads for lookup only; the result must never be written back. A ledger that is
     /// unreadable only at this moment must not be replaced, and a lookup must not move
     /// aside a ledger that a newer lull wrote.
-    fn read_if_possible(&self, mut tell: impl FnMut(&str)) -> Book {
+    fn read_if_possible(&self, mut warn: impl FnMut(&str)) -> Book {
         let why = match self.read() {
             Ok(Ok(book)) => return book,
             Ok(Err(why)) => format!("is not understood ({why})"),
             Err(error) => format!("cannot be read ({error})"),
         };
-        tell(&format!(
+        warn(&format!(
             "the ledger {} {why}; going on without history",
             self.file.display()
         ));
@@ -222,13 +222,13 @@ impl Ledger {
     }
 
     /// Moves the file aside to make room for a new ledger.
-    fn set_aside(&self, why: &io::Error, tell: impl FnOnce(&str)) -> Book {
+    fn set_aside(&self, why: &io::Error, warn: impl FnOnce(&str)) -> Book {
         let aside = self.file.with_extension("unreadable");
         let moved = match fs::rename(&self.file, &aside) {
             Ok(()) => format!("set aside as {}", aside.display()),
             Err(error) => format!("left where it is ({error})"),
         };
-        tell(&format!(
+        warn(&format!(
             "the ledger {} is not understood ({why}) and was {moved}; beginning a new one",
             self.file.display()
         ));

@@ -77,12 +77,12 @@ impl<W: Write> Recorder<W> {
             pipe,
             progress_from_ms: 0,
         };
-        recorder.tell(&Event::Begun(begun));
+        recorder.add(&Event::Begun(begun));
         recorder
     }
 
     /// Records an event. Never blocks.
-    pub fn tell(&mut self, event: &Event) {
+    pub fn add(&mut self, event: &Event) {
         let room = MAX_FILE_BYTES.saturating_sub(self.pipe.bytes());
         let wanted = match event {
             Event::Progress(progress) => {

@@ -102,7 +102,7 @@ const fn seconds(fault: Fault) -> u32 {
 }
 
 /// Prints the results of all cells that were tried.
-pub fn tell() -> Result<(), Failed> {
+pub fn print() -> Result<(), Failed> {
     if let Some(table) = tally::all() {
         eprintln!("{table}");
     }

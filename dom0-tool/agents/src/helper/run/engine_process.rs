@@ -20,7 +20,7 @@ use super::{Helper, Task, Tried, Version};
 use crate::helper::front_end::FrontEnd;
 use crate::helper::pass_stream::PassedStream;
 use crate::helper::transport::{Transport, has_ended};
-use crate::helper::{guard, orders};
+use crate::helper::{guard, requested};
 
 /// The options of `lull engine`, which `lull migrate` starts for a fast landing:
 /// inherited descriptors.
@@ -100,7 +100,7 @@ pub fn engine(options: &EngineOptions, version: Version) -> ExitCode {
     let kept: Vec<RawFd> = named.into_iter().flatten().chain(options.all()).collect();
     drop(inherited_fd::foreign(&kept));
     hygiene::settle();
-    let spec = orders::spec();
+    let spec = requested::spec();
     engine_until_the_end(options, spec, version).unwrap_or_else(|error| {
         eprintln!("lull engine: {error:#}");
         ExitCode::FAILURE
@@ -112,7 +112,7 @@ fn engine_until_the_end(
     spec: Result<Option<MigrationSpec>, BadSpec>,
     version: Version,
 ) -> anyhow::Result<ExitCode> {
-    let start = orders::start(&spec);
+    let start = requested::start(&spec);
     let from_helper = inherited_fd::adopt(options.helper)?;
     let channel = (
         inherited_fd::adopt(options.to_land)?,
@@ -134,20 +134,20 @@ fn engine_until_the_end(
     let Some(passed) = PassedStream::wait(&from_helper, watched)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let (guest, verify) = (passed.domain, passed.verify);
+    let (domid, verify) = (passed.domain, passed.verify);
     let (mut toolstack, stream) = passed.into_toolstack()?;
-    let orders = orders::limits(guest, spec);
-    let mut helper = Helper::new(&mut toolstack, guest, front_end, version)?;
+    let requested = requested::limits(domid, spec);
+    let mut helper = Helper::new(&mut toolstack, domid, front_end, version)?;
     helper.transport = Some(transport);
     let task = Task {
-        guest,
+        domid,
         verify,
         stream,
         channel: Some((channel, edition)),
         further,
         landing,
     };
-    let verdict = match helper.attempt(task, start, orders) {
+    let verdict = match helper.attempt(task, start, requested) {
         Tried::Ended(verdict) => verdict,
         // This does not happen in a fast landing.
         Tried::LeftToStock(reason) => Verdict::plain(How::SourceFailed, reason, ""),
@@ -159,7 +159,7 @@ fn engine_until_the_end(
         // the connection to `lull land`. That takes dom0 time on both hosts, which would
         // lengthen the guest's pause.
         if let Ok(xen) = Xen::open_here() {
-            guard::wait_while_it_lands(&xen, guest, || has_ended(&its_end));
+            guard::wait_while_it_lands(&xen, domid, || has_ended(&its_end));
         }
     }
     Ok(code)

@@ -1,11 +1,11 @@
 //! One attempt, as the [save helper](save_helper) makes it or a fast landing's
-//! [engine](engine_process). [`steering`] serves operators meanwhile, and [`words`] explains a
+//! [engine](engine_process). [`steering`] serves operators meanwhile, and [`for_xl`] explains a
 //! failure to users of plain xl.
 
 mod engine_process;
+mod for_xl;
 mod save_helper;
 mod steering;
-mod words;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -20,8 +20,8 @@ use lull_core::machine::Config;
 use lull_engine::stream::sink::Sink;
 use lull_engine::stub::{StubLog, orphans};
 use lull_engine::{
-    self as engine, Attempt, Channel, Connection, Host, News, NotBegun, OperatorRequest, Order,
-    Reply, SuspendAnswer, Verdict, Verify,
+    self as engine, Attempt, Channel, Connection, Host, MigrationRequest, News, NotBegun,
+    OperatorRequest, Reply, SuspendAnswer, Verdict, Verify,
 };
 use lull_store::ledger::Subject;
 use lull_store::limits::Effective;
@@ -42,11 +42,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::front_end::FrontEnd;
 use super::guard::{Guard, Over};
-use super::orders::Ordered;
+use super::requested::Requested;
 use super::saving::{Beginning, Saving};
 use super::toolstack::Toolstack;
 use super::transport::Transport;
-use super::{orders, stock};
+use super::{requested, stock};
 use crate::control::server::Server;
 use crate::emulated::Emulated;
 use crate::monitor::Monitor;
@@ -87,7 +87,7 @@ fn guest_type(domain: DomId) -> io::Result<(GuestType, Model)> {
 struct Helper<'t> {
     toolstack: &'t mut dyn Toolstack,
     front_end: Option<FrontEnd>,
-    /// The transport, which is told first about the events that a landing depends on.
+    /// The transport. It gets the events that a landing depends on before other readers do.
     transport: Option<Transport>,
     version: Version,
     signalled: Arc<AtomicBool>,
@@ -101,7 +101,7 @@ struct Helper<'t> {
     limits_from: Effective,
     /// The guest is to be left paused, so no limit bounds its pause.
     left_paused: bool,
-    guest: DomId,
+    domid: DomId,
     state_of: StateOf,
     emulated: Emulated,
     /// QEMU is stopped and saved by this process: in a fast landing.
@@ -117,7 +117,7 @@ struct Helper<'t> {
     monitor: Option<Monitor>,
     /// The guest was asked to suspend.
     asked: bool,
-    /// Something is left to undo, so the guard is not told otherwise: the guest may still
+    /// Something is left to undo, so no report to the guard says otherwise: the guest may still
     /// follow a request to suspend, or could not be resumed, or its emulated devices do not
     /// run, or log what they write.
     rest_left: bool,
@@ -133,7 +133,7 @@ enum Tried {
 
 /// What the attempt is to move, and over which descriptors.
 struct Task {
-    guest: DomId,
+    domid: DomId,
     verify: Verify,
     stream: OwnedFd,
     /// The descriptors to and from `lull land`, in this order, and what it knows; only in a
@@ -147,7 +147,7 @@ struct Task {
 impl<'t> Helper<'t> {
     fn new(
         toolstack: &'t mut dyn Toolstack,
-        guest: DomId,
+        domid: DomId,
         front_end: Option<FrontEnd>,
         version: Version,
     ) -> io::Result<Self> {
@@ -169,12 +169,12 @@ impl<'t> Helper<'t> {
             record: None,
             limits_from: Effective::default(),
             left_paused: false,
-            guest,
+            domid,
             state_of: lull_xen::state,
             emulated: Emulated::NONE,
             saving: None,
             beginning: None,
-            name: orders::name(guest).unwrap_or_else(|_| format!("domain {guest}")),
+            name: requested::name(domid).unwrap_or_else(|_| format!("domain {domid}")),
             control: None,
             request: None,
             cancelled: false,
@@ -186,27 +186,32 @@ impl<'t> Helper<'t> {
 
     /// Starts a record of an attempt that no other process records. A failure does not end
     /// the attempt.
-    fn record_of(&self, guest: DomId) -> io::Result<runs::Recorder> {
+    fn record_of(&self, domid: DomId) -> io::Result<runs::Recorder> {
         let through = runs::recorder::Through::Libxl;
         // The spooler outlives this process, which libxl waits for.
         let (record, _) =
-            runs::Recorder::start((self.version)(), &self.name, guest, None, through)?;
+            runs::Recorder::start((self.version)(), &self.name, domid, None, through)?;
         Ok(record)
     }
 
-    fn attempt(&mut self, task: Task, start: Instant, orders: anyhow::Result<Ordered>) -> Tried {
+    fn attempt(
+        &mut self,
+        task: Task,
+        start: Instant,
+        requested: anyhow::Result<Requested>,
+    ) -> Tried {
         if self.front_end.is_none() {
-            self.record = self.record_of(task.guest).ok();
+            self.record = self.record_of(task.domid).ok();
         }
         // An error here would stop the stock helper too.
-        let allowed = orders.and_then(|ordered| Ok((ordered, self.claim(task.guest)?)));
-        let (ordered, claim) = match allowed {
+        let allowed = requested.and_then(|requested| Ok((requested, self.claim(task.domid)?)));
+        let (requested, claim) = match allowed {
             Ok(allowed) => allowed,
             Err(error) => return Tried::Ended(self.broken(start, &error)),
         };
         let is_watched = self.front_end.is_some() || task.channel.is_some();
-        let stock_may = stock_may(&ordered, is_watched) && stock::find().is_ok();
-        let tried = self.try_attempt(task, start, ordered, claim);
+        let stock_may = stock_may(&requested, is_watched) && stock::find().is_ok();
+        let tried = self.try_attempt(task, start, requested, claim);
         // A signal to this process is a request to stop the migration.
         let stock_may = stock_may && !self.signalled.load(Ordering::Relaxed);
         match tried {
@@ -215,7 +220,7 @@ impl<'t> Helper<'t> {
                 Tried::LeftToStock(verdict.in_a_line())
             }
             Ok(Err(NotBegun(verdict))) => {
-                self.tell(engine::never_begun(start, &verdict));
+                self.emit(engine::never_begun(start, &verdict));
                 Tried::Ended(verdict)
             }
             Err(error) if stock_may => Tried::LeftToStock(format!("{error:#}")),
@@ -227,7 +232,7 @@ impl<'t> Helper<'t> {
     /// front end would judge by xl's output, which blames the destination in this case.
     fn broken(&mut self, start: Instant, error: &anyhow::Error) -> Verdict {
         let verdict = Verdict::plain(How::SourceFailed, format!("{error:#}"), "");
-        self.tell(engine::never_begun(start, &verdict));
+        self.emit(engine::never_begun(start, &verdict));
         verdict
     }
 
@@ -244,7 +249,7 @@ impl<'t> Helper<'t> {
             trace.end(How::SourceFailed, &reason);
         }
         if let Some(record) = &mut self.record {
-            record.tell(&Event::LeftToStock(LeftToStock { reason }));
+            record.add(&Event::LeftToStock(LeftToStock { reason }));
         }
         words
     }
@@ -253,13 +258,13 @@ impl<'t> Helper<'t> {
         &mut self,
         task: Task,
         start: Instant,
-        ordered: Ordered,
+        requested: Requested,
         claim: Option<Claim>,
     ) -> anyhow::Result<Result<Verdict, NotBegun>> {
         use anyhow::Context;
 
-        let guest = task.guest;
-        let Ordered {
+        let domid = task.domid;
+        let Requested {
             limits,
             bandwidth,
             risk,
@@ -267,29 +272,30 @@ impl<'t> Helper<'t> {
             copy_paused,
             costs,
             from,
-        } = ordered;
+        } = requested;
         self.limits_from = from;
         self.left_paused = left_paused;
-        let costs = costs.unwrap_or_else(|| orders::costs_wherever(Subject::of(&self.name, guest)));
-        let (kind, model) = guest_type(guest).context("the guest's type cannot be read")?;
+        let costs =
+            costs.unwrap_or_else(|| requested::costs_wherever(Subject::of(&self.name, domid)));
+        let (kind, model) = guest_type(domid).context("the guest's type cannot be read")?;
         if let Some(obstacle) = obstacle(&kind, model) {
             anyhow::bail!("{} {obstacle}", self.name);
         }
         let version = version::detect()?;
         let xen = Xen::open(version).context("the hypervisor cannot be reached")?;
         if Monitor::leaves_at_a_suspend(version) {
-            self.monitor = Monitor::of(guest);
+            self.monitor = Monitor::of(domid);
         }
         orphans(&xen, None).context("stub domains left behind cannot be removed")?;
-        let info = xen.domain_info(guest)?.context("the guest has gone")?;
+        let info = xen.domain_info(domid)?.context("the guest has gone")?;
         if DomainState::from(info).is_suspended() {
             anyhow::bail!(
                 "it is suspended: something else saves or moves it, or has given up on it (`lull resume` makes it run, once it is certain that it runs nowhere else)"
             );
         }
         let emulated = match task.channel {
-            Some(_) => Emulated::to_be_saved(guest),
-            None => Emulated::of(guest),
+            Some(_) => Emulated::to_be_saved(domid),
+            None => Emulated::of(domid),
         };
         self.emulated = emulated.context("the guest's QEMU cannot be asked")?;
         let saves = task.channel.is_some() && self.emulated.is_some();
@@ -300,16 +306,16 @@ impl<'t> Helper<'t> {
         }
         self.saving = saves.then(Saving::default);
         let log = StubLog::new().map_err(anyhow::Error::msg)?;
-        let guard = Guard::start(guest, Over::Move, claim);
+        let guard = Guard::start(domid, Over::Move, claim);
         let mut guard = guard.context("the guard cannot be started")?;
         if saves {
             guard.stops_devices_itself();
         }
         self.guard = Some(guard);
-        match Server::open(&Folder::default(), guest, start) {
+        match Server::open(&Folder::default(), domid, start) {
             Ok(server) => self.control = Some(server),
             Err(error) => self.warn(format!(
-                "nobody can look at this attempt or steer it: {error}"
+                "`lull status`, `lull set` and `lull cancel` cannot reach this attempt: {error}"
             )),
         }
         let sink = Sink::new(task.stream).context("the stream cannot be written to")?;
@@ -325,14 +331,14 @@ impl<'t> Helper<'t> {
             io::Result::Ok(channel)
         });
         let channel = channel.transpose();
-        let channel = channel.context("the way to `lull land` cannot be used")?;
+        let channel = channel.context("the connection to `lull land` cannot be used")?;
         if task.verify == Verify::Yes && limits.max_suspend.is_some() {
             anyhow::bail!(
                 "--debug pauses the guest for as long as it takes to send all of it again: not with a limit"
             );
         }
-        let order = Order {
-            guest,
+        let request = MigrationRequest {
+            domid,
             verify: task.verify,
             has_devices: self.emulated.is_some(),
             bandwidth,
@@ -348,7 +354,7 @@ impl<'t> Helper<'t> {
             },
             start,
         };
-        let mut trace = match Recorder::start((self.version)(), guest, order.config) {
+        let mut trace = match Recorder::start((self.version)(), domid, request.config) {
             Ok(recorder) => Some(recorder),
             Err(error) => {
                 self.warn(format!("there will be no trace of this attempt: {error}"));
@@ -359,19 +365,19 @@ impl<'t> Helper<'t> {
             Some(recorder) => recorder,
             None => &mut Unrecorded,
         };
-        let ended = Attempt::new(&xen, order, self, sink, channel, &log, recorder).run();
+        let ended = Attempt::new(&xen, request, self, sink, channel, &log, recorder).run();
         self.trace = trace;
         Ok(ended)
     }
 
     /// Claims the guest's dirty log; a process that only samples it gives it up. A failure
     /// to lock does not end the attempt.
-    fn claim(&mut self, guest: DomId) -> anyhow::Result<Option<Claim>> {
+    fn claim(&mut self, domid: DomId) -> anyhow::Result<Option<Claim>> {
         let folder = Folder::default();
-        if let Some(claim) = Claim::inherited(&folder, guest) {
+        if let Some(claim) = Claim::inherited(&folder, domid) {
             return Ok(Some(claim));
         }
-        match Claim::preempt(&folder, guest) {
+        match Claim::preempt(&folder, domid) {
             Ok(LockResult::Acquired(claim)) => Ok(Some(claim)),
             Ok(LockResult::Busy) => anyhow::bail!(
                 "another lull has {}'s dirty log and does not give it up: look at `lull status`, and try again when it is done",
@@ -386,14 +392,14 @@ impl<'t> Helper<'t> {
         }
     }
 
-    fn tell_transport(&self, message: FromEngine) {
+    fn send_to_transport(&self, message: FromEngine) {
         if let Some(transport) = &self.transport {
             transport.send(message);
         }
     }
 
     fn warn(&mut self, text: String) {
-        self.tell(log("warn", text));
+        self.emit(log("warn", text));
     }
 
     /// Continues xl's monitor: the guest runs. The guard would do so later, and may have been
@@ -406,7 +412,7 @@ impl<'t> Helper<'t> {
 
     /// Whether the guest is seen to be suspended. xl's monitor would take that for its end.
     fn is_suspended(&self) -> bool {
-        let state = (self.state_of)(self.guest);
+        let state = (self.state_of)(self.domid);
         matches!(state, Ok(Some(state)) if state.is_suspended())
     }
 
@@ -427,9 +433,9 @@ impl<'t> Helper<'t> {
                 // The front end shows more than this, and it parses xl's output, which must
                 // not contain other text.
                 Some(_) => "the guest was not moved: `lull migrate` says why".to_owned(),
-                None => printable(&self.words_for_xl(verdict)),
+                None => printable(&self.message_for_xl(verdict)),
             };
-            self.toolstack.tell_why(&words);
+            self.toolstack.report_failure(&words);
             if super::journal::is_our_stderr() {
                 eprintln!("lull: {words}");
             }
@@ -457,8 +463,8 @@ impl<'t> Helper<'t> {
 
 /// Whether the stock helper may do what this one cannot begin. It does not know limits, and
 /// it reports nothing.
-fn stock_may(ordered: &Ordered, is_watched: bool) -> bool {
-    !ordered.is_limited() && !is_watched
+fn stock_may(requested: &Requested, is_watched: bool) -> bool {
+    !requested.is_limited() && !is_watched
 }
 
 fn log(level: &str, text: String) -> Event {
@@ -474,7 +480,7 @@ impl Host for Helper<'_> {
         self.asked = true;
         if self.emulated.is_some() {
             // One of an earlier pause may be there.
-            let _ = fs::remove_file(device_model::saved_state(self.guest));
+            let _ = fs::remove_file(device_model::saved_state(self.domid));
         }
         if let Some(guard) = &mut self.guard {
             guard.asked()?;
@@ -489,7 +495,7 @@ impl Host for Helper<'_> {
     fn suspend_answer(&mut self) -> io::Result<Option<SuspendAnswer>> {
         let mut answer = self.toolstack.suspend_answer()?;
         if let Some(saving) = &mut self.saving {
-            // The guard is told first: QEMU may stop after this process has died.
+            // The guard gets the report first: QEMU may stop after this process has died.
             if let (Some(SuspendAnswer::Stopped), Some(guard)) = (answer, &mut self.guard) {
                 guard.stops_devices();
             }
@@ -510,13 +516,13 @@ impl Host for Helper<'_> {
         self.serve_control();
         let asked = self.cancelled || self.signalled.load(Ordering::Relaxed);
         let given_up = self.front_end.as_mut().is_some_and(FrontEnd::poll);
-        let told = self.transport.as_mut().map(Transport::poll).transpose()?;
-        if told.is_some_and(|told| told.target_ready) {
+        let news = self.transport.as_mut().map(Transport::poll).transpose()?;
+        if news.is_some_and(|news| news.target_ready) {
             self.beginning = None;
         }
         Ok(News {
             cancelled: asked || given_up,
-            ..told.unwrap_or_default()
+            ..news.unwrap_or_default()
         })
     }
 
@@ -544,7 +550,7 @@ impl Host for Helper<'_> {
         fds
     }
 
-    fn tell(&mut self, event: Event) {
+    fn emit(&mut self, event: Event) {
         if let Event::RanOn(_) = &event {
             self.let_monitor_go();
             if let Some(guard) = &mut self.guard {
@@ -552,22 +558,22 @@ impl Host for Helper<'_> {
             }
         }
         if let Some(transport) = &self.transport {
-            transport.tell(&event);
+            transport.emit(&event);
         }
         if let Some(record) = &mut self.record {
-            record.tell(&event);
+            record.add(&event);
         }
         if let Some(control) = &mut self.control {
             control.note(&event);
         }
         if let Some(front_end) = &mut self.front_end {
-            front_end.tell(event);
+            front_end.emit(event);
         }
     }
 
     fn first_pass_done(&mut self) -> io::Result<()> {
         if self.saving.is_some() {
-            let path = device_model::saved_state(self.guest);
+            let path = device_model::saved_state(self.domid);
             self.beginning = Some(Beginning::at(path)?);
         }
         self.toolstack.first_pass_done()
@@ -577,16 +583,16 @@ impl Host for Helper<'_> {
         if let Some(guard) = &mut self.guard {
             guard.handing_over()?;
         }
-        self.tell_transport(FromEngine::HandOver);
+        self.send_to_transport(FromEngine::HandOver);
         Ok(())
     }
 
     fn ask_to_start(&mut self) {
-        self.tell_transport(FromEngine::Committed);
+        self.send_to_transport(FromEngine::Committed);
     }
 
-    fn tell_started(&mut self, started: bool) {
-        self.tell_transport(match started {
+    fn report_started(&mut self, started: bool) {
+        self.send_to_transport(match started {
             true => FromEngine::Started,
             false => FromEngine::Unanswered,
         });
@@ -674,7 +680,7 @@ mod tests {
             Ok(())
         }
 
-        fn tell_why(&mut self, _: &str) {}
+        fn report_failure(&mut self, _: &str) {}
 
         fn end(&mut self, _: How) -> io::Result<()> {
             Ok(())
@@ -703,7 +709,7 @@ mod tests {
         let mut helper = Helper::new(&mut libxl, 7, None, || "lull").unwrap();
         helper.monitor = Some(monitor());
         stops(&mut helper);
-        helper.tell(Event::RanOn(RanOn {
+        helper.emit(Event::RanOn(RanOn {
             at_ms: 2,
             pause_ms: 1,
             reason: String::new(),
@@ -759,24 +765,24 @@ mod tests {
             max_suspend,
             timeout,
         };
-        let none = Ordered::default();
+        let none = Requested::default();
         assert!(stock_may(&none, false));
         assert!(!stock_may(&none, true), "`lull migrate` waits for a word");
         for limits in [limits(max_suspend, None), limits(None, timeout)] {
-            let ordered = Ordered {
+            let requested = Requested {
                 limits,
-                ..Ordered::default()
+                ..Requested::default()
             };
-            assert!(!stock_may(&ordered, false));
+            assert!(!stock_may(&requested, false));
         }
-        let capped = Ordered {
+        let capped = Requested {
             bandwidth: Bandwidth::from_bytes(1 << 20),
-            ..Ordered::default()
+            ..Requested::default()
         };
         assert!(!stock_may(&capped, false));
     }
 
-    /// Under xl and virsh nobody has looked before.
+    /// Under xl and virsh no other check comes before this one.
     #[test]
     fn what_lull_cannot_move_is_known_before_anything_is_begun() {
         for (kind, model, words) in [

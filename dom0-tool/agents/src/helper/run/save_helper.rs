@@ -21,21 +21,21 @@ use crate::emulated;
 use crate::helper::args::{LiveSave, PausedSave, Save};
 use crate::helper::front_end::FrontEnd;
 use crate::helper::libxl::Libxl;
-use crate::helper::orders::Ordered;
+use crate::helper::requested::Requested;
 use crate::helper::transport::Transport;
-use crate::helper::{guard, journal, orders, pass_stream, stock};
+use crate::helper::{guard, journal, pass_stream, requested, stock};
 use crate::transport::GATE_FD;
 
 /// Runs as libxl's save helper. `version` names this program in what is kept of the attempt.
 pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitCode {
-    let spec = orders::spec();
-    let start = orders::start(&spec);
+    let spec = requested::spec();
+    let start = requested::start(&spec);
     let args: Vec<OsString> = args.into_iter().collect();
-    if let Some((over, guest, helper)) = guard::orders(&args) {
-        return guard::main(over, guest, helper);
+    if let Some((over, domid, helper)) = guard::parse_args(&args) {
+        return guard::main(over, domid, helper);
     }
-    if let Some((guest, state)) = emulated::orders(&args) {
-        return emulated::main(guest, state);
+    if let Some((domid, state)) = emulated::parse_args(&args) {
+        return emulated::main(domid, state);
     }
     let save = match Save::parse(&args) {
         Some(Save::Live(save)) => save,
@@ -50,10 +50,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitC
     let given = [Some(save.io_fd), Some(save.recv_fd)];
     let kept: Vec<RawFd> = named.into_iter().chain(given).flatten().collect();
     drop(inherited_fd::foreign(&kept));
-    let orders = orders::limits(save.domain, spec);
+    let requested = requested::limits(save.domain, spec);
     // Without limits, a guest that lull cannot move goes to the stock helper. With limits
     // it is refused, because the stock helper does not know them.
-    if orders.as_ref().is_ok_and(|orders| !orders.is_limited())
+    if requested
+        .as_ref()
+        .is_ok_and(|requested| !requested.is_limited())
         && guest_type(save.domain).is_ok_and(|(kind, model)| obstacle(&kind, model).is_some())
     {
         return exec_stock(&args);
@@ -64,7 +66,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, version: Version) -> ExitC
             drop(inherited_fd::named(CLAIM_FD));
             pass_stream::pass_stream(&save, engine)
         }
-        None => move_guest(&args, &save, start, orders, version),
+        None => move_guest(&args, &save, start, requested, version),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("lull: the save helper cannot start: {error}");
@@ -82,19 +84,19 @@ fn refuse_paused(
     version: Version,
 ) -> Option<ExitCode> {
     let leaves = inherited_fd::is_socket_or_pipe(save.io_fd);
-    let orders = leaves.then(|| orders::limits(save.domain, spec))?;
-    let limit = match &orders {
-        Ok(ordered) => Some(ordered.limits.max_suspend?),
+    let requested = leaves.then(|| requested::limits(save.domain, spec))?;
+    let limit = match &requested {
+        Ok(requested) => Some(requested.limits.max_suspend?),
         // A limit that cannot be read may be any limit.
         Err(_) => None,
     };
     let mut libxl = Libxl::new(save.domain);
     let mut helper = Helper::new(&mut libxl, save.domain, FrontEnd::connect(), version).ok()?;
     helper.record = helper.record_of(save.domain).ok();
-    let verdict = match (orders, limit) {
+    let verdict = match (requested, limit) {
         (Err(error), _) => Verdict::plain(How::SourceFailed, format!("{error:#}"), ""),
-        (Ok(ordered), limit) => {
-            helper.limits_from = ordered.from;
+        (Ok(requested), limit) => {
+            helper.limits_from = requested.from;
             let limit = or_dash(limit.map(|limit| Limit(limit.micros().0)));
             Verdict::plain(
                 How::RefusedDowntime,
@@ -106,7 +108,7 @@ fn refuse_paused(
             )
         }
     };
-    helper.tell(never_begun(start, &verdict));
+    helper.emit(never_begun(start, &verdict));
     Some(helper.finish(&verdict).0)
 }
 
@@ -117,14 +119,14 @@ fn move_guest(
     args: &[OsString],
     save: &LiveSave,
     start: Instant,
-    orders: anyhow::Result<Ordered>,
+    requested: anyhow::Result<Requested>,
     version: Version,
 ) -> io::Result<ExitCode> {
     // The second descriptor is not to be read here. Both stay open for the stock helper.
     let stream = inherited_fd::adopt(save.io_fd)?;
     let unread = inherited_fd::adopt(save.recv_fd).ok();
     let task = Task {
-        guest: save.domain,
+        domid: save.domain,
         verify: save.verify,
         stream: stream.try_clone()?,
         channel: None,
@@ -132,10 +134,10 @@ fn move_guest(
         landing: Landing::Classic,
     };
     hygiene::settle();
-    let mut libxl = Libxl::new(task.guest);
-    let mut helper = Helper::new(&mut libxl, task.guest, FrontEnd::connect(), version)?;
+    let mut libxl = Libxl::new(task.domid);
+    let mut helper = Helper::new(&mut libxl, task.domid, FrontEnd::connect(), version)?;
     helper.transport = Transport::connect();
-    let verdict = match helper.attempt(task, start, orders) {
+    let verdict = match helper.attempt(task, start, requested) {
         Tried::Ended(verdict) => verdict,
         Tried::LeftToStock(reason) => {
             let words = helper.leave_to_stock(reason);

@@ -65,8 +65,8 @@ impl Helper<'_> {
         if self.cancelled
             && let Some(front_end) = &mut self.front_end
         {
-            // The front end records who asked, and tells the transport.
-            front_end.tell(Event::CancelAsked);
+            // The front end records who asked, and passes the cancellation on to the transport.
+            front_end.emit(Event::CancelAsked);
         }
     }
 }

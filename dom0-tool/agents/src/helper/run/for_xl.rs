@@ -1,4 +1,4 @@
-//! What the save helper tells users of plain xl about an attempt that failed.
+//! The message with which the save helper explains a failed attempt to users of plain xl.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::monitor;
 impl Helper<'_> {
     /// The message for users of plain xl, who see nothing else: what happened, where the
     /// limit comes from, and where the guest is.
-    pub(super) fn words_for_xl(&self, verdict: &Verdict) -> String {
+    pub(super) fn message_for_xl(&self, verdict: &Verdict) -> String {
         let name = &self.name;
         let mut text = format!("{name} was not moved: {}.", verdict.in_a_line());
         let refused = matches!(verdict.how, How::RefusedDowntime | How::RefusedTimeout);
@@ -31,8 +31,8 @@ impl Helper<'_> {
         if let Some(from) = cap.filter(|cap| refused && cap.limit.is_some()) {
             text.push_str(&format!(" The bandwidth is from {from}."));
         }
-        text = format!("{text} {}", where_it_is(name, (self.state_of)(self.guest)));
-        if let Some(lost) = monitor::lost(name, self.guest).filter(|_| self.asked) {
+        text = format!("{text} {}", where_it_is(name, (self.state_of)(self.domid)));
+        if let Some(lost) = monitor::lost(name, self.domid).filter(|_| self.asked) {
             text = format!("{text} {lost}");
         }
         text

@@ -55,7 +55,7 @@ pub fn start(spec: &Result<Option<MigrationSpec>, BadSpec>) -> Instant {
 
 /// The limits, and their source if it is not the specification.
 #[derive(Debug, Default)]
-pub struct Ordered {
+pub struct Requested {
     pub limits: Limits,
     /// The bandwidth cap until the suspend.
     pub bandwidth: Bandwidth,
@@ -70,7 +70,7 @@ pub struct Ordered {
     pub from: Effective,
 }
 
-impl Ordered {
+impl Requested {
     /// Whether any limit or bandwidth cap is set.
     pub fn is_limited(&self) -> bool {
         self.limits != Limits::default() || self.bandwidth.0.is_some()
@@ -85,9 +85,9 @@ impl Ordered {
 pub fn limits(
     domid: DomId,
     spec: Result<Option<MigrationSpec>, BadSpec>,
-) -> anyhow::Result<Ordered> {
+) -> anyhow::Result<Requested> {
     let Some(spec) = spec? else {
-        return ordered_by_file(domid);
+        return requested_by_file(domid);
     };
     if spec.domain != domid {
         anyhow::bail!(
@@ -95,7 +95,7 @@ pub fn limits(
             spec.domain
         );
     }
-    Ok(Ordered {
+    Ok(Requested {
         limits: spec.limits,
         bandwidth: spec.bandwidth,
         risk: spec.risk,
@@ -106,12 +106,12 @@ pub fn limits(
     })
 }
 
-fn ordered_by_file(domid: DomId) -> anyhow::Result<Ordered> {
+fn requested_by_file(domid: DomId) -> anyhow::Result<Requested> {
     let from = from_file(domid)?;
     let micros = |chosen: &Option<Chosen>| {
         Chosen::limit_of(chosen.as_ref()).map(|limit| Micros(limit.as_micros()))
     };
-    Ok(Ordered {
+    Ok(Requested {
         limits: Limits {
             max_suspend: micros(&from.max_suspend_time).and_then(DowntimeLimit::new),
             timeout: micros(&from.timeout).and_then(Timeout::new),

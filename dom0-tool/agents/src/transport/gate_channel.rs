@@ -1,10 +1,10 @@
-//! The front end's connection to the transport: what the operator asks for.
+//! The front end's connection to the transport's gate: what the operator asks for.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use lull_wire::gate::{Order, encode};
+use lull_wire::gate::{GateCommand, encode};
 
 /// Write timeout towards a transport that reads nothing. Its socket holds many times what
 /// is ever sent to it.
@@ -12,10 +12,10 @@ const TIMEOUT: Duration = Duration::from_millis(100);
 
 /// See the module. A failed write is ignored: the transport has ended then, or never ran.
 #[derive(Debug)]
-pub struct Orders(UnixStream);
+pub struct GateChannel(UnixStream);
 
-impl Orders {
-    /// Sends orders over `socket`.
+impl GateChannel {
+    /// Sends commands over `socket`.
     ///
     /// # Errors
     /// When it cannot be set up.
@@ -24,8 +24,8 @@ impl Orders {
         Ok(Self(socket))
     }
 
-    /// Sends an order; a failure is ignored.
-    pub fn give(&self, order: Order) {
-        let _ = (&self.0).write_all(&encode(order));
+    /// Sends a command; a failure is ignored.
+    pub fn send(&self, command: GateCommand) {
+        let _ = (&self.0).write_all(&encode(command));
     }
 }
