@@ -178,9 +178,9 @@ pub fn larger_limits(world: &mut World) -> Result<()> {
         let rounds = ended.rounds().count() as u64;
         let left = ended
             .event("suspended")
-            .map(|event: &Value| &event["dirty_pages"]);
+            .map_or(&Value::Null, |event| &event["dirty_pages"]);
         Timeline::start().phase(format_args!(
-            "limit {limit:?}: stopped after {rounds} rounds with {left:?} pages left"
+            "limit {limit:?}: stopped after {rounds} rounds with {left} pages left"
         ));
         if let Some((most, smaller)) = latest {
             ensure!(
