@@ -85,15 +85,11 @@ fn main() -> ExitCode {
     others.extend(choice.draw("guests", vec![guests::scenarios()], GUESTS_DRAWN));
     others.extend(choice.draw("hvm", vec![hvm::scenarios()], HVM_DRAWN));
     others.extend(choice.draw("cells", table::others(), CELLS_DRAWN));
-    let pair = vec![
-        two_hosts::scenarios(),
-        noise::scenarios(),
-        announced::scenarios(),
-    ];
+    let pair = vec![two_hosts::scenarios(), announced::scenarios()];
     others.extend(choice.draw("two-hosts", pair, PAIR_DRAWN));
     others.extend(choice.draw("newer", vec![newer::scenarios()], NEWER_DRAWN));
-    others.extend(choice.draw("long", vec![hvm::long()], 0));
-    others.extend(choice.draw("unseen", vec![unseen()], 0));
+    others.extend(choice.draw("long", vec![hvm::long(), noise::scenarios()], 0));
+    others.extend(choice.draw("unseen", vec![guests::unseen()], 0));
     let mut trials = Choice::in_order(essential(), others);
     trials.push(Trial::test("faults-in-all", table::print));
     trials.push(Trial::test("pauses-in-all", predictions::print));
@@ -206,13 +202,6 @@ fn usual() -> Vec<Scenario> {
         ),
         scenario("slow-to-stop", 60, habits::slow_to_stop),
     ]
-}
-
-/// Returns scenarios that have not succeeded yet; they run only with everything.
-fn unseen() -> Vec<Scenario> {
-    let mut scenarios = guests::unseen();
-    scenarios.extend(hvm::unseen());
-    scenarios
 }
 
 /// Returns scenarios that take long or rarely fail on their own; a part of them is drawn.

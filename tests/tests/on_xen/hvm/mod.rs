@@ -51,12 +51,6 @@ pub fn long() -> Vec<Scenario> {
         scenario("hvm-fast-many-devices", 200, machines::fast_many_devices),
         scenario("hvm-boots-from-disk", 200, machines::boots_from_disk),
         newer("hvm-fast-frames-agree", 150, fast_frames_agree),
-    ]
-}
-
-/// Scenarios that have not succeeded yet.
-pub fn unseen() -> Vec<Scenario> {
-    vec![
         newer("hvm-fast-within-its-limit", 350, fast_within_a_limit),
         scenario("hvm-many-devices", 600, machines::many_devices),
         scenario_at(Site::Shadow, "hvm-hap-0", 600, machines::without_hap),
