@@ -69,8 +69,8 @@ pub enum Failure {
     OutOfTime,
     #[error("its QEMU cannot be made to log what it writes into the guest's memory: {0}")]
     DevicesNotLogged(io::Error),
-    /// QEMU was asked to stop and to save its state, and did not.
-    /// With a clause that says why, if that is known.
+    /// QEMU was asked to stop and to save its state, and did not. The field holds a clause
+    /// that says why, and is empty if that is not known.
     #[error("the guest's QEMU could not be stopped and its state saved{}", because(.0))]
     DevicesNotSaved(String),
     /// The guest has stopped, and its QEMU has not within the limit.

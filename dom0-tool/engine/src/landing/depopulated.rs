@@ -22,7 +22,7 @@ impl Depopulated {
     }
 
     /// The frames present `now` that the destination lacks. Either it has no page there, or
-    /// the frame was populated again before the destination was told of its removal.
+    /// the guest populated the frame again before its number was sent to the destination.
     pub fn gained(&self, now: &[u64], at_destination: &[u64]) -> Vec<u64> {
         let pairs = now.iter().zip(at_destination).zip(&self.words);
         pairs

@@ -45,7 +45,7 @@ impl DestinationFrames {
         self.mark(frames, true);
     }
 
-    /// Records that the destination is told to depopulate these frames.
+    /// Records that the request to depopulate these frames was sent to the destination.
     pub fn depopulate(&mut self, frames: &[u64]) {
         self.mark(frames, false);
     }
