@@ -115,3 +115,17 @@ fn what_lull_cannot_move_becomes_xens_own_xl() {
         assert_eq!(output.status.code(), Some(7));
     }
 }
+
+/// A failed exec changes how its process takes SIGPIPE, so this is no unit test.
+#[test]
+fn a_call_that_cannot_be_handed_to_xens_own_script_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("vif-lull");
+    symlink(env!("CARGO_BIN_EXE_lull"), &script).expect("a link");
+    let output = Command::new(&script).arg("online").output();
+    let output = output.expect("the script can be started");
+    assert_eq!(output.status.code(), Some(1));
+    let stock = folder.path().join("vif-bridge");
+    let told = format!("{} cannot be started", stock.display());
+    assert!(said(&output).contains(&told), "{}", said(&output));
+}

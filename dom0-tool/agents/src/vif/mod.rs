@@ -176,10 +176,4 @@ mod tests {
         assert_eq!(beside("vif-lull"), usual);
         assert_eq!(beside("./vif-lull"), usual);
     }
-
-    #[test]
-    fn what_cannot_be_handed_over_is_said() {
-        let said = exec_stock(Path::new("/nowhere/vif-bridge"), &[]);
-        assert!(said.contains("/nowhere/vif-bridge cannot be started"));
-    }
 }
