@@ -192,6 +192,8 @@ pub struct DirtyCurve {
     busiest: [Busiest; LENGTHS],
     averages: Deque<PageRate, ROUNDS>,
     rounds: Deque<Round, ROUNDS>,
+    /// The newest round of at least [`LONG`](Self::LONG).
+    long: Round,
     round: Round,
     round_start: Micros,
     counted_at: Micros,
@@ -209,6 +211,10 @@ impl DirtyCurve {
     pub const WINDOW_SPAN: Micros = Micros::from_millis(50);
     /// The number of rounds remembered.
     pub const ROUNDS: usize = ROUNDS;
+
+    /// A round that lasts so long is remembered until another one does: the guest takes less
+    /// time to stop.
+    const LONG: Micros = Micros::from_millis(800);
 
     /// A curve without any counts.
     pub const fn new() -> Self {
@@ -228,6 +234,7 @@ impl DirtyCurve {
             ],
             averages: Deque::new(),
             rounds: Deque::new(),
+            long: Round::EMPTY,
             round: Round::EMPTY,
             round_start: Micros::ZERO,
             counted_at: Micros::ZERO,
@@ -264,6 +271,9 @@ impl DirtyCurve {
         let average = PageRate::floor(count, at.since(self.round_start));
         push_latest(&mut self.averages, average);
         push_latest(&mut self.rounds, self.round);
+        if self.round.end.span >= Self::LONG {
+            self.long = self.round;
+        }
         for busiest in &mut self.busiest {
             busiest.round_ended();
         }
@@ -293,15 +303,57 @@ impl DirtyCurve {
         }
     }
 
-    /// Pages that this round is expected to add in another `span` if it continues as it
-    /// began.
+    /// Pages that this round is expected to add in another `span`: as many as the newest
+    /// round that lasted until then added at that time after its bitmap. If this round is
+    /// ahead of that one, it is expected to gain as much again, but no more than twice as much
+    /// as that one.
     pub fn expected_more(&self, span: Micros) -> u64 {
-        let round = match self.round.end.span {
+        let now = self.under_way().end;
+        let then = now.span.saturating_add(span);
+        let like = self.lasted(then);
+        let before = like.at(now.span);
+        let grown = like.at(then).saturating_sub(before);
+        let ahead = now.pages.saturating_sub(before);
+        grown.saturating_add(ahead.min(grown))
+    }
+
+    /// Upper bound of the pages that this round adds in another `span`.
+    ///
+    /// Each bitmap is followed by a burst: what is written all the time becomes dirty again.
+    /// [`at_most`](Self::at_most) includes it, once for each short round in a window. But the
+    /// burst of this round is over. If this round has lasted no longer than twice the span, so
+    /// that its shape is known well enough, the bound is twice what is expected, unless
+    /// [`at_most`](Self::at_most) is less.
+    pub fn at_most_more(&self, span: Micros) -> u64 {
+        let at_most = self.at_most(span);
+        match self.under_way().end.span > span.saturating_add(span) {
+            true => at_most,
+            false => at_most.min(self.expected_more(span).saturating_mul(2)),
+        }
+    }
+
+    /// The current round or, if nothing was counted in it yet, the one before.
+    fn under_way(&self) -> Round {
+        match self.round.end.span {
             Micros::ZERO => self.rounds.back().copied().unwrap_or_default(),
             _ => self.round,
-        };
-        let then = round.end.span.saturating_add(span);
-        round.at(then).saturating_sub(round.end.pages)
+        }
+    }
+
+    /// The newest round that lasted until `then`, or else the longest: the growth of a very
+    /// short one says little.
+    fn lasted(&self, then: Micros) -> Round {
+        let mut like = self.under_way();
+        let older = self.rounds.iter().rev().chain(Some(&self.long));
+        for round in older {
+            if like.end.span >= then {
+                break;
+            }
+            if round.end.span > like.end.span {
+                like = *round;
+            }
+        }
+        like
     }
 
     /// Bounds of the dirty rate: the lowest average of the last rounds, and the busiest

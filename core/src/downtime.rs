@@ -169,8 +169,8 @@ impl SuspendPages {
     };
 }
 
-/// How long the last pages of earlier pauses took, compared with the time by the path's
-/// curve.
+/// How long the last pages of earlier pauses took, without the round trip, compared with the
+/// time by the path's curve.
 ///
 /// The curve is measured while the guest runs. Once it has stopped, dom0 has its processor
 /// to itself, and pipes and sockets take in much of what little is left: the same pages then
@@ -266,6 +266,9 @@ pub struct DowntimeModel<'a> {
     /// The path's present rate, [`ServiceCurve::expected_rate`]. Stored because it is used
     /// often.
     pub expected_rate: PageRate,
+    /// The path's usual round trip, [`ServiceCurve::usual_round_trip`]. Stored for the same
+    /// reason.
+    pub round_trip: Micros,
     /// Upper bound of the pages that the guest dirties from the request to suspend until
     /// the final bitmap, [`DirtyCurve::at_most`]. Stored for the same reason.
     pub dirtied_at_most: u64,
@@ -283,15 +286,34 @@ impl DowntimeModel<'_> {
     /// is asked to stop with `dirty_count` pages dirty.
     ///
     /// The guest may go on dirtying until the final bitmap is taken, and its
-    /// kernel dirties pages in order to stop, but never more than it has.
+    /// kernel dirties pages in order to stop, but never more than it has. Either may be more
+    /// than usual, for reasons of its own, so what is more is the root of the sum of both
+    /// squares. With a risk of 0 it is the sum.
     pub fn final_pages(&self, dirty_count: u64) -> u64 {
         if self.stopped {
             return dirty_count;
         }
+        let load = self.load_pages();
+        let SuspendPages { expected, most } = self.suspend_pages;
+        let kernels_more = most.saturating_sub(expected);
+        let loads_more = self.dirtied_at_most.saturating_sub(load);
+        let more = match self.risk.get() {
+            0 => kernels_more.saturating_add(loads_more),
+            _ => root_of_squares(kernels_more, loads_more),
+        };
         dirty_count
-            .saturating_add(self.suspend_pages.most)
-            .saturating_add(self.dirtied_at_most)
+            .saturating_add(expected)
+            .saturating_add(load)
+            .saturating_add(more)
             .min(self.guest_pages.max(dirty_count))
+    }
+
+    /// Pages that the guest is expected to dirty until the final bitmap, without its kernel's
+    /// for the stop.
+    fn load_pages(&self) -> u64 {
+        let costs = &self.expected_costs;
+        let window = costs.suspend.saturating_add(costs.final_bitmap);
+        self.dirty.expected_more(window)
     }
 
     /// The pages left to send then, as they mostly are.
@@ -303,11 +325,9 @@ impl DowntimeModel<'_> {
         if self.stopped {
             return dirty_count;
         }
-        let costs = &self.expected_costs;
-        let window = costs.suspend.saturating_add(costs.final_bitmap);
         dirty_count
             .saturating_add(self.suspend_pages.expected)
-            .saturating_add(self.dirty.expected_more(window))
+            .saturating_add(self.load_pages())
             .min(most)
     }
 
@@ -326,8 +346,10 @@ impl DowntimeModel<'_> {
     pub fn forecast(&self, dirty_count: u64) -> Forecast {
         let most = self.final_pages(dirty_count);
         let likely = self.likely_of(dirty_count, most);
-        let expected = self.expected_rate.time_for(likely);
-        let known = self.known_of(likely, expected);
+        let carried = self.expected_rate.time_for(likely);
+        let known = self.known_of(likely, carried);
+        let trip = self.round_trip_of(likely);
+        let expected = carried.saturating_add(trip);
         let worst = if self.risk.get() == 0 {
             self.service.worst(most, self.risk).max(expected)
         } else {
@@ -336,10 +358,11 @@ impl DowntimeModel<'_> {
             let of_most = self.expected_rate.time_for(most);
             let saved = self.last_pages.saves(known);
             let saved_of_most = self.last_pages.saves(self.known_of(most, of_most));
-            let least = expected.since(saved);
+            let least = carried.since(saved);
             let more = of_most.since(saved_of_most).since(least);
             least
-                .saturating_add(root_of_squares(slower, more))
+                .saturating_add(trip)
+                .saturating_add(Micros(root_of_squares(slower.0, more.0)))
                 .max(now.since(saved_of_most))
         };
         Forecast {
@@ -348,9 +371,17 @@ impl DowntimeModel<'_> {
                 ..self.costs.downtime()
             },
             expected: Downtime {
-                pages: self.last_pages.usually(expected, known),
+                pages: self.last_pages.usually(carried, known).saturating_add(trip),
                 ..self.expected_costs.downtime()
             },
+        }
+    }
+
+    /// The round trip with which a round of `pages` begins.
+    const fn round_trip_of(&self, pages: u64) -> Micros {
+        match pages {
+            0 => Micros::ZERO,
+            _ => self.round_trip,
         }
     }
 
@@ -375,7 +406,11 @@ impl DowntimeModel<'_> {
 
     /// The expected length of another round, and the pause expected after it.
     pub fn another_round(&self, dirty_count: u64) -> (Micros, Downtime) {
-        let free = self.expected_rate.time_for(dirty_count);
+        let trip = self.round_trip_of(dirty_count);
+        let free = self
+            .expected_rate
+            .time_for(dirty_count)
+            .saturating_add(trip);
         let capped = self
             .cap
             .map_or(Micros::ZERO, |cap| cap.time_for(dirty_count));
@@ -385,10 +420,13 @@ impl DowntimeModel<'_> {
             .expected_after_bitmap(length)
             .min(self.guest_pages);
         let likely = self.likely_pages(dirty_then);
-        let by_curve = self.expected_rate.time_for(likely);
-        let known = self.known_of(likely, by_curve);
+        let carried = self.expected_rate.time_for(likely);
+        let known = self.known_of(likely, carried);
         let pause = Downtime {
-            pages: self.last_pages.usually(by_curve, known),
+            pages: self
+                .last_pages
+                .usually(carried, known)
+                .saturating_add(self.round_trip_of(likely)),
             ..self.expected_costs.downtime()
         };
         (length, pause)
@@ -403,7 +441,8 @@ impl DowntimeModel<'_> {
     /// no advice where the link outruns the guest already, or where all that is
     /// dirty is dirtied in a moment: its true rate is then not known.
     pub fn bandwidth_for(&self, dirty_count: u64, limit: DowntimeLimit) -> Option<ByteRate> {
-        let room = limit.micros().since(self.costs.floor());
+        let fixed = self.costs.floor().saturating_add(self.round_trip);
+        let room = limit.micros().since(fixed);
         if room == Micros::ZERO {
             return None;
         }
@@ -424,12 +463,12 @@ impl DowntimeModel<'_> {
 
 /// The root of the sum of both squares, or up to a sixteenth more: the greater, and the
 /// lesser's square divided by twice the greater.
-fn root_of_squares(one: Micros, other: Micros) -> Micros {
-    let (greater, lesser) = (one.max(other), one.min(other).0);
-    let twice = greater.saturating_add(greater).0.max(1);
+fn root_of_squares(one: u64, other: u64) -> u64 {
+    let (greater, lesser) = (one.max(other), one.min(other));
+    let twice = greater.saturating_mul(2).max(1);
     let more = match lesser.checked_mul(lesser) {
         Some(square) => square.div_ceil(twice),
         None => lesser / 2,
     };
-    greater.saturating_add(Micros(more))
+    greater.saturating_add(more)
 }

@@ -77,10 +77,21 @@ impl Stretch {
 ///
 /// Pages that are all zero are not carried, and batches that are mostly zero are left out
 /// too.
+///
+/// Where the destination answers, each round begins with a round trip, in which no page is
+/// answered. It takes the same time however few pages follow, so it is measured by itself
+/// ([`round_trip`](Self::round_trip)), is part of no window, and is added once to the time of
+/// any number of pages.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceCurve {
     windows: Deque<Stretch, { ServiceCurve::WINDOWS }>,
     open: Stretch,
+    /// The round trips of the last rounds.
+    round_trips: Deque<Micros, { ServiceCurve::ROUND_TRIPS }>,
+    /// The time at which the round began, as long as nothing of it was answered.
+    begun: Option<Micros>,
+    /// The round trip of the current round, or of the last one.
+    latest_round_trip: Micros,
     /// The part of the open window's time that has passed since the last batch.
     waiting: Micros,
     round: u32,
@@ -104,6 +115,8 @@ impl ServiceCurve {
     pub const WINDOWS: usize = 64;
     /// The number of newest windows from which the expectation is computed.
     pub const RECENT: usize = 16;
+    /// The number of round trips remembered.
+    pub const ROUND_TRIPS: usize = 8;
     /// The number of windows left out after a cap is removed: 16 MiB, more than pipes, ssh
     /// and sockets hold together.
     pub const UNSETTLED: u32 = 4;
@@ -117,6 +130,9 @@ impl ServiceCurve {
                 span: Micros::ZERO,
                 round: 0,
             },
+            round_trips: Deque::new(),
+            begun: None,
+            latest_round_trip: Micros::ZERO,
             waiting: Micros::ZERO,
             round: 0,
             busy_until: None,
@@ -151,6 +167,7 @@ impl ServiceCurve {
     pub fn path_changed(&mut self) {
         let seen = self.expected_rate();
         self.windows.clear();
+        self.round_trips.clear();
         self.clear_open();
         self.at_least = seen;
     }
@@ -168,6 +185,8 @@ impl ServiceCurve {
     /// Sending starts at `at`, for that round.
     pub const fn start(&mut self, at: Micros, round: u32) {
         self.busy_until = Some(at);
+        self.begun = Some(at);
+        self.latest_round_trip = Micros::ZERO;
         self.round = round;
         if self.open.pages == 0 {
             self.open.round = round;
@@ -184,10 +203,52 @@ impl ServiceCurve {
         }
     }
 
+    /// The answer to a ping that was sent ahead of the round's first batch arrived at `at`. The
+    /// time since the round began is no time of its pages.
+    ///
+    /// The first round is left out: a path that was never used takes longer. So is a round under
+    /// a cap, which may have held back the ping.
+    pub fn round_trip(&mut self, at: Micros) {
+        self.advance(at);
+        let Some(begun) = self.begun.take() else {
+            return;
+        };
+        if self.round == 0 || self.cap.is_some() {
+            return;
+        }
+        let trip = at.since(begun);
+        self.open.span = self.open.span.since(trip);
+        self.waiting = self.waiting.since(trip);
+        self.latest_round_trip = trip;
+        push_latest(&mut self.round_trips, trip);
+    }
+
+    /// The round trip of the current round, or of the last one. Zero if it was not measured.
+    pub const fn latest_round_trip(&self) -> Micros {
+        self.latest_round_trip
+    }
+
+    /// The longest round trip remembered. Zero if none is.
+    fn longest_round_trip(&self) -> Micros {
+        let longest = self.round_trips.iter().copied().max();
+        longest.unwrap_or(Micros::ZERO)
+    }
+
+    /// The average of the round trips remembered. Zero if none is.
+    pub fn usual_round_trip(&self) -> Micros {
+        let sum = self
+            .round_trips
+            .iter()
+            .fold(0_u64, |sum, trip| sum.saturating_add(trip.0));
+        let count = self.round_trips.len() as u64;
+        Micros(sum.checked_div(count).unwrap_or(0))
+    }
+
     /// The path had taken a batch of `pages` pages by `at`, and the numbers of `zeros` more,
     /// which are all zero and whose contents therefore did not travel.
     pub fn sent(&mut self, at: Micros, pages: u64, zeros: u64) {
         self.advance(at);
+        self.begun = None;
         let counted = self.counted(pages, zeros);
         self.open.add(counted, Micros::ZERO);
         if self.open.pages < Self::WINDOW_PAGES || self.open.span < Self::WINDOW_SPAN {
@@ -240,8 +301,8 @@ impl ServiceCurve {
         self.busy_until = None;
     }
 
-    /// Upper bound of the time for `pages`: the longest time that so many consecutive pages
-    /// took, apart from the `risk`'s share of the stretches remembered. The most recent
+    /// Upper bound of the time for a round of `pages`: the longest round trip, and the longest
+    /// time that so many consecutive pages took, apart from the `risk`'s share of the stretches remembered. The most recent
     /// stretch is never left out, so a path that has become slow, or is stalled at this
     /// moment, is seen. [`Micros::MAX`] while nothing is known.
     pub fn worst(&self, pages: u64, risk: Risk) -> Micros {
@@ -249,19 +310,27 @@ impl ServiceCurve {
             return Micros::ZERO;
         }
         let basis = self.basis(pages, risk);
-        basis.map_or_else(
+        let carried = basis.map_or_else(
             || self.at_least.time_for(pages),
             |basis| basis.repeated(pages),
-        )
+        );
+        carried.saturating_add(self.longest_round_trip())
     }
 
     /// [`worst`](Self::worst) of `likely` pages; and how long `most` take if the path goes
     /// on exactly as it does at this moment, as over the last `likely` pages. A path that
     /// has become slow, or stalls, is no risk but a fact.
     pub fn worst_and_now(&self, likely: u64, most: u64, risk: Risk) -> (Micros, Micros) {
+        let trip = self.longest_round_trip();
         match self.basis_and_latest(likely, risk) {
-            Some((basis, latest)) => (basis.repeated(likely), latest.repeated(most)),
-            None => (self.at_least.time_for(likely), Micros::ZERO),
+            Some((basis, latest)) => (
+                basis.repeated(likely).saturating_add(trip),
+                latest.repeated(most).saturating_add(trip),
+            ),
+            None => (
+                self.at_least.time_for(likely).saturating_add(trip),
+                Micros::ZERO,
+            ),
         }
     }
 
@@ -375,13 +444,20 @@ impl ServiceCurve {
         sum
     }
 
-    /// The time for `pages` if the path continues as it has recently: at the average of the
-    /// newest windows without the slowest of them, which may be a stall.
+    /// The time for a round of `pages` if the path continues as it has recently: the usual
+    /// round trip, and the pages at the average of the newest windows without the slowest of
+    /// them, which may be a stall.
     pub fn expected(&self, pages: u64) -> Micros {
-        self.expected_rate().time_for(pages)
+        match pages {
+            0 => Micros::ZERO,
+            _ => self
+                .expected_rate()
+                .time_for(pages)
+                .saturating_add(self.usual_round_trip()),
+        }
     }
 
-    /// The rate behind [`expected`](Self::expected). Without any windows, the rate of what
+    /// The rate behind [`expected`](Self::expected), without the round trip. Without any windows, the rate of what
     /// little was sent.
     pub fn expected_rate(&self) -> PageRate {
         let mut recent = Stretch::default();

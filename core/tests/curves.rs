@@ -436,3 +436,100 @@ fn zero_pages_before_all_others_leave_the_first_window_clean() {
     assert_eq!(late.expected_rate(), plain.expected_rate());
     assert_eq!(late.worst(BATCH, NO_RISK), plain.worst(BATCH, NO_RISK));
 }
+
+/// Rounds of 100 pages over a path of 10,000 pages/s, whose other end answers after 50 ms: the
+/// pages take 10 ms, and the round trip is counted once for any number of them.
+#[test]
+fn a_round_trip_is_counted_once_and_is_no_time_of_the_pages() {
+    let mut rate = ServiceCurve::new();
+    let mut at = send(&mut rate, 0, &[102_400; 20]);
+    let round_trip = |rate: &mut ServiceCurve, at: &mut u64, round, takes: u64| {
+        rate.start(Micros(*at), round);
+        *at += takes;
+        rate.round_trip(Micros(*at));
+        *at += 10_000;
+        rate.sent(Micros(*at), 100, 0);
+        rate.stop(Micros(*at));
+    };
+    for round in 1..60 {
+        round_trip(&mut rate, &mut at, round, 50_000);
+        assert_eq!(rate.latest_round_trip(), Micros(50_000));
+    }
+    assert_eq!(rate.expected_rate(), PageRate(10_000));
+    assert_eq!(rate.usual_round_trip(), Micros(50_000));
+    assert_eq!(rate.expected(100), Micros(60_000));
+    assert_eq!(rate.expected(1_000), Micros(150_000));
+    assert_eq!(rate.worst(1_000, NO_RISK), Micros(150_000));
+    assert_eq!(rate.expected(0), Micros::ZERO);
+    // The bound counts on the longest of the last ones, the expectation on their average.
+    round_trip(&mut rate, &mut at, 60, 130_000);
+    assert_eq!(rate.expected(100), Micros(70_000));
+    assert_eq!(rate.worst(100, NO_RISK), Micros(140_000));
+    // Another path has another one.
+    rate.path_changed();
+    assert_eq!(rate.usual_round_trip(), Micros::ZERO);
+}
+
+/// No round trip is learned from a path that was never used, from an answer that a cap may
+/// have delayed, or from one that came after pages. The time is then that of the pages.
+#[test]
+fn an_answer_that_tells_nothing_of_the_round_trip_is_left_out() {
+    let answered = |round, cap, pages_before: bool| {
+        let mut rate = ServiceCurve::new();
+        rate.cap_at(cap);
+        rate.start(Micros(0), round);
+        if pages_before {
+            rate.sent(Micros(10_000), 100, 0);
+        }
+        rate.round_trip(Micros(50_000));
+        rate.sent(Micros(102_400), BATCH, 0);
+        (rate.usual_round_trip(), rate.expected_rate())
+    };
+    let whole = PageRate(10_000);
+    assert_eq!(answered(0, None, false), (Micros::ZERO, whole));
+    let cap = Some(PageRate(100_000));
+    assert_eq!(answered(1, cap, false), (Micros::ZERO, whole));
+    let with_more = PageRate((BATCH + 100) * 1_000_000 / 102_400);
+    assert_eq!(answered(1, None, true), (Micros::ZERO, with_more));
+    let (trip, rate) = answered(1, None, false);
+    assert_eq!(trip, Micros(50_000));
+    assert!(rate > whole);
+}
+
+/// A guest writes 100 pages at once after each bitmap, and then 500 pages/s. Rounds of 10 ms
+/// show the burst alone; a longer one before them tells how the round goes on.
+#[test]
+fn a_short_round_goes_on_as_a_longer_one_did() {
+    let mut curve = DirtyCurve::new();
+    let mut at = 0;
+    let mut round = |curve: &mut DirtyCurve, lasts: u64| {
+        curve.restart(Micros::from_millis(at));
+        let dirty = |ms: u64| 100 + ms / 2;
+        for tick in (50..lasts).step_by(50) {
+            curve.counted(Micros::from_millis(at + tick), dirty(tick));
+        }
+        at += lasts;
+        curve.round_ended(Micros::from_millis(at), dirty(lasts));
+    };
+    let fifth = Micros::from_millis(200);
+    round(&mut curve, 2_000);
+    for _ in 0..20 {
+        round(&mut curve, 10);
+    }
+    // The counts of the first 50 ms are not known, so the burst is taken for half a growth.
+    assert!(
+        (100..=300).contains(&curve.expected_more(fifth)),
+        "{}",
+        curve.expected_more(fifth)
+    );
+    for _ in 0..20 {
+        round(&mut curve, 100);
+    }
+    assert_eq!(curve.expected_more(fifth), 100);
+    // Windows of 200 ms hold two bursts each, and such a time can touch two of them.
+    assert!(curve.at_most(fifth) >= 400);
+    assert_eq!(curve.at_most_more(fifth), 200);
+    // In a long round a burst of another kind may come: its windows are the bound.
+    round(&mut curve, 5_000);
+    assert_eq!(curve.at_most_more(fifth), curve.at_most(fifth));
+}

@@ -130,7 +130,8 @@ impl Checked {
     /// Returns what `pages` take less at `per_mille` of the curve's time, rounded up.
     fn saved(&self, pages: u64, per_mille: u64) -> u128 {
         let service = self.machine.service();
-        let known = service.expected(pages.min(self.config.last_pages.pages));
+        let known = pages.min(self.config.last_pages.pages);
+        let known = service.expected_rate().time_for(known);
         (u128::from(known.0) * u128::from(1_000_u64.saturating_sub(per_mille))).div_ceil(1_000)
     }
 
@@ -224,15 +225,22 @@ impl Checked {
                 let window = u128::from(costs.suspend.0) + u128::from(costs.final_bitmap.0);
                 let span = Micros(costs.suspend.0 + costs.final_bitmap.0);
                 let stop = self.config.suspend_pages;
-                let grown = u128::from(self.machine.dirty().at_most(span))
-                    + u128::from(dirty)
-                    + u128::from(stop.most);
-                let most = u128::from(self.config.guest_pages.max(dirty));
-                let most = grown.min(most) as u64;
                 let usual = self.config.expected_costs;
                 let usual = Micros(usual.suspend.0 + usual.final_bitmap.0);
-                let likely = self.machine.dirty().expected_more(usual);
-                let likely = dirty.saturating_add(stop.expected).saturating_add(likely);
+                let load = self.machine.dirty().expected_more(usual);
+                let likely = dirty.saturating_add(stop.expected).saturating_add(load);
+                // The load and the kernel may dirty more than usual; without a risk, both do.
+                // The machine's own span may be longer: it knows how long bitmaps took.
+                let loads = self.machine.dirty().at_most(span);
+                let loads = loads.min(self.machine.dirty().expected_more(span).saturating_mul(2));
+                let loads = loads.saturating_sub(load);
+                let kernels = stop.most.saturating_sub(stop.expected);
+                let more = match self.config.risk.get() {
+                    0 => loads.saturating_add(kernels),
+                    _ => loads.max(kernels),
+                };
+                let most = self.config.guest_pages.max(dirty);
+                let most = likely.saturating_add(more).min(most);
                 let likely = likely.min(most);
                 // Either the link is slow or the pages are many; without a risk, both must
                 // hold.
@@ -368,6 +376,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         any_limits().prop_map(Event::Limits),
         Just(Event::SwitchNow),
         Just(Event::PathChanged),
+        Just(Event::RoundTrip),
         Just(Event::Unsettled),
         Just(Event::HandedOver),
         Just(Event::OutOfTime),
@@ -835,7 +844,9 @@ fn the_last_pages_are_more_by_what_this_guest_dirties_to_stop() {
             dirty,
             service,
             expected_rate: service.expected_rate(),
-            dirtied_at_most: dirty.at_most(costs().suspend.saturating_add(costs().final_bitmap)),
+            round_trip: Micros::ZERO,
+            dirtied_at_most: dirty
+                .at_most_more(costs().suspend.saturating_add(costs().final_bitmap)),
             cap: None,
             stopped,
         };

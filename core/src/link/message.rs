@@ -159,7 +159,7 @@ impl ToStub {
     /// | 12 | held back | |
     /// | 16 | sent | slot and zero pages, frames and pages, in 32 bits each |
     /// | 17 | mapped | slot, pages; in place of the time 1 if zero pages are marked, else 0 |
-    /// | 18, 19 | unsettled, handed over | |
+    /// | 18, 19, 20 | unsettled, handed over, round trip | |
     ///
     /// Times are microseconds.
     pub fn encode(self) -> Words {
@@ -188,6 +188,7 @@ impl ToStub {
                     Event::RunsOn => (15, 0, 0),
                     Event::Unsettled => (18, 0, 0),
                     Event::HandedOver => (19, 0, 0),
+                    Event::RoundTrip => (20, 0, 0),
                 };
                 [tag, at.0, a, b]
             }
@@ -248,6 +249,7 @@ impl ToStub {
             15 => Event::RunsOn,
             18 => Event::Unsettled,
             19 => Event::HandedOver,
+            20 => Event::RoundTrip,
             16 => {
                 return Ok(Self::Sent {
                     at,
@@ -331,7 +333,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_words_are_a_message_or_an_error_and_messages_survive(words: [u64; 4], tag in 0_u64..20) {
+        fn any_words_are_a_message_or_an_error_and_messages_survive(words: [u64; 4], tag in 0_u64..21) {
             for words in [words, [tag, words[1] % 11, words[2] % 2_000, words[3]], [tag, words[1] % 2, words[2] % 6, words[3] % 2_000]] {
                 if let Ok(message) = ToDom0::decode(words) {
                     prop_assert_eq!(ToDom0::decode(message.encode()), Ok(message));

@@ -34,7 +34,7 @@ use crate::batch::BATCH_PAGES;
 
 /// The layout version, in the link's header and in the stub's ELF note. dom0 rejects a stub
 /// of any other version.
-pub const VERSION: u64 = 10;
+pub const VERSION: u64 = 11;
 
 /// First word of the link: "lulllink", little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"lulllink");

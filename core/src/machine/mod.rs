@@ -81,6 +81,7 @@ enum Phase {
 struct Seen {
     costs: FixedCosts,
     expected_rate: PageRate,
+    round_trip: Micros,
     dirtied_at_most: u64,
 }
 
@@ -185,6 +186,7 @@ impl Machine {
                 | Event::Bandwidth(_)
                 | Event::HeldBack
                 | Event::PathChanged
+                | Event::RoundTrip
                 | Event::Unsettled
                 | Event::HandedOver
                 | Event::OutOfTime
@@ -321,6 +323,10 @@ impl Machine {
             (_, Event::PathChanged) if self.accepts_changes() => {
                 self.service.path_changed();
                 self.holds.path_changed();
+                Action::None
+            }
+            (_, Event::RoundTrip) => {
+                self.service.round_trip(self.now);
                 Action::None
             }
             (_, Event::Unsettled) if self.accepts_changes() => {
@@ -579,7 +585,8 @@ impl Machine {
         Seen {
             costs,
             expected_rate: self.service.expected_rate(),
-            dirtied_at_most: self.dirty.at_most(window),
+            round_trip: self.service.usual_round_trip(),
+            dirtied_at_most: self.dirty.at_most_more(window),
         }
     }
 
@@ -594,6 +601,7 @@ impl Machine {
             dirty: &self.dirty,
             service: &self.service,
             expected_rate: seen.expected_rate,
+            round_trip: seen.round_trip,
             dirtied_at_most: seen.dirtied_at_most,
             cap: self.service.cap(),
             stopped: false,

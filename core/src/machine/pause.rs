@@ -40,13 +40,14 @@ impl Machine {
             ..self.config.costs.downtime()
         };
         // The curve's own word, if earlier pauses took longer: gate 1 did not know better.
+        let carried = self.service.expected_rate().time_for(dirty);
         let by_curve = self.service.expected(dirty);
-        let usual = self.usual_time(dirty, by_curve);
+        let usual = self.usual_time(dirty, carried);
         let left = Downtime {
             pages: usual.min(by_curve),
             ..spent
         };
-        self.last_pages_by_curve = Some(by_curve).filter(|_| self.cap.is_none());
+        self.last_pages_by_curve = Some(carried).filter(|_| self.cap.is_none());
         self.dirty_count = Some(dirty);
         self.prediction = Some(Downtime {
             pages: self.service.worst(dirty, self.config.risk),
@@ -76,11 +77,17 @@ impl Machine {
         Action::CopyFinal { pages: dirty }
     }
 
-    /// The time to expect for `pages`, the last ones, that take `by_curve` by the curve.
-    fn usual_time(&self, pages: u64, by_curve: Micros) -> Micros {
+    /// The time to expect for `pages`, the last ones, that are `carried` within that time by
+    /// the curve.
+    fn usual_time(&self, pages: u64, carried: Micros) -> Micros {
+        if pages == 0 {
+            return Micros::ZERO;
+        }
         let last_pages = &self.config.last_pages;
-        let known = self.service.expected(pages.min(last_pages.pages));
-        last_pages.usually(by_curve, known)
+        let rate = self.service.expected_rate();
+        let known = rate.time_for(pages.min(last_pages.pages));
+        let usual = last_pages.usually(carried, known);
+        usual.saturating_add(self.service.usual_round_trip())
     }
 
     /// The pause if its last page were sent at this moment. It was asked for at `since`.

@@ -110,6 +110,9 @@ pub enum Event {
     /// Pages, the last ones included, use another path from now on. May come between two
     /// rounds.
     PathChanged,
+    /// The destination has answered a ping that was sent ahead of the round's first batch. May
+    /// come at any time, and counts if no batch of the round was sent before.
+    RoundTrip,
     /// The guest's memory has grown or shrunk since the last bitmap was taken. The guest
     /// must not be stopped before another round. May come between two rounds.
     Unsettled,

@@ -72,6 +72,7 @@ fn rates(a: u64, b: u64) {
     dirty.counted(Micros(b), a);
     dirty.round_ended(Micros(a), b);
     opaque((dirty.at_most(Micros(a)), dirty.expected_more(Micros(b))));
+    opaque(dirty.at_most_more(Micros(b)));
     opaque((dirty.expected_after_bitmap(Micros(a)), dirty.bounds()));
 }
 
@@ -157,6 +158,7 @@ extern "C" fn _start() -> ! {
             dirty: &dirty,
             service: &service,
             expected_rate: opaque(PageRate(n)),
+            round_trip: micros,
             dirtied_at_most: opaque(n),
             cap: opaque(None),
             stopped: opaque(false),
@@ -186,6 +188,7 @@ extern "C" fn _start() -> ! {
         step(&mut machine, micros, opaque(Event::Bandwidth(None)));
         step(&mut machine, micros, opaque(Event::HeldBack));
         step(&mut machine, micros, opaque(Event::PathChanged));
+        step(&mut machine, micros, opaque(Event::RoundTrip));
         step(&mut machine, micros, opaque(Event::Unsettled));
         step(&mut machine, micros, opaque(Event::HandedOver));
         step(&mut machine, micros, opaque(Event::OutOfTime));

@@ -6,6 +6,7 @@ use lull_base::bandwidth::Bandwidth;
 use lull_base::confine;
 use lull_base::monotonic::now_ns;
 use lull_core::machine::Config;
+use lull_core::units::Micros;
 use lull_wire::events::{self, How, PauseParts};
 use lull_wire::trace::Recorder;
 use lull_xen::{DomId, Xen};
@@ -169,7 +170,9 @@ pub fn never_begun(start: Instant, verdict: &Verdict) -> events::Event {
 pub struct AttemptStats {
     /// The parts of the pause, as observed.
     pub observed: PauseParts,
-    /// The time for the last pages, per mille of what the path's curve said of them.
+    /// The round trip with which the last pages began.
+    pub round_trip: Micros,
+    /// The time for the last pages without it, per mille of what the path's curve said of them.
     pub last_pages_per_mille: Option<u64>,
     /// The pause, if the guest was stopped and then resumed here.
     pub refused_pause: Option<Duration>,
@@ -201,6 +204,7 @@ impl AttemptStats {
             refused_pause_ms: self.refused_pause.map(millis),
             resume_ms: self.resume.map(millis),
             observed: self.observed,
+            round_trip_ms: self.round_trip.0 / 1_000,
             last_pages_per_mille: self.last_pages_per_mille,
             pages_sent: self.pages_sent,
             bytes_sent: self.bytes_sent,

@@ -148,6 +148,12 @@ impl Session<'_> {
             predicted: pause.predicted.map(parts).unwrap_or_default(),
             predicted_downtime_ms: pause.predicted.map(|p| p.total().as_millis_ceil()),
             likely_pages_ms: pause.likely_pages.map(Micros::as_millis_ceil),
+            load_pages: Some(
+                self.peer
+                    .machine()
+                    .dirty()
+                    .expected_more(Micros(since_request / 1_000)),
+            ),
         }));
     }
 
@@ -157,12 +163,17 @@ impl Session<'_> {
         limits.max_suspend.map(|limit| limit.micros())
     }
 
+    /// The round trip ahead of the last pages.
+    pub(super) fn round_trip(&self) -> Micros {
+        self.peer.machine().service().latest_round_trip()
+    }
+
     /// The time that the last pages took, per mille of what the path's curve said of them.
     /// The time of a comparison says nothing about the path.
     pub(super) fn last_pages_per_mille(&self) -> Option<u64> {
         let by_curve = self.peer.machine().last_pages_by_curve()?;
         match self.request.verify {
-            Verify::No => self.pause?.pages_per_mille_of(by_curve),
+            Verify::No => self.pause?.pages_per_mille_of(by_curve, self.round_trip()),
             Verify::Yes => None,
         }
     }

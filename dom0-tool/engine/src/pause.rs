@@ -70,11 +70,12 @@ impl Pause {
         self.stopped.zip(self.bitmap).map(|(at, took)| at + took)
     }
 
-    /// The time that the last pages took, per mille of `by_curve`. `None` if they were not
-    /// all sent, or if the curve gave them no time.
-    pub fn pages_per_mille_of(&self, by_curve: Micros) -> Option<u64> {
+    /// The time that the last pages took without the round trip, per mille of `by_curve`.
+    /// `None` if they were not all sent, or if the curve gave them no time.
+    pub fn pages_per_mille_of(&self, by_curve: Micros, round_trip: Micros) -> Option<u64> {
         let took = self.pages_sent?.duration_since(self.bitmap_done()?);
-        let share = (took.as_micros() * 1_000).checked_div(by_curve.0.into())?;
+        let took = took.as_micros().saturating_sub(round_trip.0.into());
+        let share = (took * 1_000).checked_div(by_curve.0.into())?;
         u64::try_from(share).ok()
     }
 }
@@ -106,10 +107,11 @@ mod tests {
             binding: true,
         };
         let by_curve = Micros(40_000);
-        assert_eq!(pause.pages_per_mille_of(by_curve), None);
+        assert_eq!(pause.pages_per_mille_of(by_curve, Micros::ZERO), None);
         pause.pages_sent = Some(stopped + ms(13));
-        assert_eq!(pause.pages_per_mille_of(by_curve), Some(250));
+        assert_eq!(pause.pages_per_mille_of(by_curve, Micros::ZERO), Some(250));
+        assert_eq!(pause.pages_per_mille_of(by_curve, Micros(2_000)), Some(200));
         assert_eq!(pause.parts().pages_ms, Some(10));
-        assert_eq!(pause.pages_per_mille_of(Micros::ZERO), None);
+        assert_eq!(pause.pages_per_mille_of(Micros::ZERO, Micros::ZERO), None);
     }
 }

@@ -135,6 +135,10 @@ impl Session<'_> {
                     self.answer_count()?;
                 }
                 Received::Sent(slot) => self.sent(slot)?,
+                Received::RoundTrip if self.peer.has_room() => {
+                    self.peer.feed(self.now(), Event::RoundTrip)?;
+                }
+                Received::RoundTrip => {}
                 Received::Noted => {}
                 // The learned rate of the link belongs to more connections than are left.
                 Received::Narrowed if self.peer.has_room() => {

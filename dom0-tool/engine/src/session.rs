@@ -194,6 +194,7 @@ impl<'s> Session<'s> {
         let stub_cpu = self.domains.stub().ok().flatten();
         let stats = AttemptStats {
             observed: self.observed(),
+            round_trip: self.round_trip(),
             last_pages_per_mille: self.last_pages_per_mille(),
             refused_pause: self.resumed.map(|resumed| resumed.pause),
             resume: self.resumed.and_then(|resumed| resumed.took),
@@ -406,6 +407,7 @@ impl<'s> Session<'s> {
             Action::None => {}
             Action::Copy { pages, .. } | Action::CopyFinal { pages } => {
                 self.slots.start_round(pages);
+                self.landing.begin_round();
             }
             Action::Count => {
                 let (landing, mut means) = self.landing();

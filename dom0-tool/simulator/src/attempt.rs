@@ -252,8 +252,27 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         None
     }
 
+    /// The time at which the ping ahead of a round that begins now is answered; `None` if it
+    /// never is.
+    fn round_trip(&self) -> Option<u64> {
+        match self.scenario.link.round_trip {
+            0 => None,
+            takes => Some(self.world.now() + takes),
+        }
+    }
+
     /// Copies a live round; `None` if it never ends.
     fn copy(&mut self, pages: u64) -> Option<Action> {
+        if let Some(answered) = self.round_trip() {
+            if let Some(action) = self.tick_until(answered) {
+                return Some(action);
+            }
+            self.world.pass_until(answered);
+            let action = self.feed(Event::RoundTrip);
+            if action != Action::None {
+                return Some(action);
+            }
+        }
         for (pages, grain) in Pieces::of_round(pages, self.scenario.link.rate) {
             let written = self.world.write(pages, grain);
             if grain == Grain::Coarse {
@@ -340,6 +359,17 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             Action::CopyFinal { pages } => Pieces::of_final_round(pages),
             _ => Pieces::of_final_round(0),
         };
+        if let (Action::CopyFinal { .. }, Some(answered)) = (action, self.round_trip()) {
+            let answered = answered.min(deadline);
+            action = self.final_ticks_until(answered).unwrap_or(action);
+            self.world.pass_until(answered);
+            if let Action::CopyFinal { .. } | Action::None = action {
+                let answered = self.feed(Event::RoundTrip);
+                if answered != Action::None {
+                    action = answered;
+                }
+            }
+        }
         for (pages, _) in pieces {
             self.left = dirty - sent;
             let hangs = matches!(self.scenario.mishap, Mishap::StubHangs(after) if sent >= after);

@@ -45,6 +45,8 @@ pub enum LinkKind {
     Constant,
     /// The rate stays within 5 to 60 % of its average.
     Jittery,
+    /// The link is jittery, and its other end is 1 to 100 ms away and answers.
+    Distant,
     /// The link is slow and jittery, and stalls for 1 to 30 s now and then, as in real
     /// traces.
     Stalling,
@@ -58,9 +60,10 @@ pub enum LinkKind {
 
 impl LinkKind {
     /// All kinds of links.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Constant,
         Self::Jittery,
+        Self::Distant,
         Self::Stalling,
         Self::Shared,
         Self::Collapsing,
@@ -282,7 +285,7 @@ impl Draw {
 fn draw_link(random: &mut Random, kind: LinkKind, rate: u64) -> Link {
     let jitter = match kind {
         LinkKind::Constant => 0,
-        LinkKind::Jittery => random.within(50, 600),
+        LinkKind::Jittery | LinkKind::Distant => random.within(50, 600),
         LinkKind::Stalling => random.within(50, 300),
         LinkKind::Shared => random.within(200, 700),
         LinkKind::Collapsing => random.within(0, 300),
@@ -303,6 +306,7 @@ fn draw_link(random: &mut Random, kind: LinkKind, rate: u64) -> Link {
             });
         }
         LinkKind::Shared => link.slot = random.scaled(200 * MS, 3 * SECOND),
+        LinkKind::Distant => link.round_trip = random.scaled(MS, 100 * MS),
         _ => {}
     }
     if kind == LinkKind::Collapsing {

@@ -28,6 +28,9 @@ pub struct Link {
     pub within_pause: WithinPause,
     /// The number of pages that pipes and sockets absorb at once.
     pub buffer: u64,
+    /// The round trip with which each round begins, in µs; 0 if the destination does not
+    /// answer.
+    pub round_trip: u64,
 }
 
 /// How the path differs within the pause.
@@ -109,6 +112,7 @@ impl Link {
             after_request: None,
             within_pause: WithinPause::NONE,
             buffer: 0,
+            round_trip: 0,
         }
     }
 

@@ -109,6 +109,7 @@ enum Writer {
 enum Link {
     Constant,
     Jittery,
+    Distant,
     Stalling,
     Shared,
     Collapsing,
@@ -164,6 +165,7 @@ impl Options {
             link: self.link.map(|link| match link {
                 Link::Constant => LinkKind::Constant,
                 Link::Jittery => LinkKind::Jittery,
+                Link::Distant => LinkKind::Distant,
                 Link::Stalling => LinkKind::Stalling,
                 Link::Shared => LinkKind::Shared,
                 Link::Collapsing => LinkKind::Collapsing,

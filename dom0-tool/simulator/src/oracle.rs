@@ -126,6 +126,9 @@ fn pause_now(mut world: World<'_>) -> u64 {
     if scenario.link.least_time(dirty) > scenario.limit() {
         return u64::MAX;
     }
+    if dirty > 0 {
+        world.pass(scenario.link.round_trip);
+    }
     let written = world.write(dirty, Grain::Fine);
     world.pass_until(written);
     world.pass(actual.cpu_state);

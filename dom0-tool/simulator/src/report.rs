@@ -27,6 +27,7 @@ const fn link_name(kind: LinkKind) -> &'static str {
     match kind {
         LinkKind::Constant => "constant",
         LinkKind::Jittery => "jittery",
+        LinkKind::Distant => "distant",
         LinkKind::Stalling => "stalling",
         LinkKind::Shared => "shared",
         LinkKind::Collapsing => "collapsing",
@@ -366,7 +367,7 @@ mod tests {
         assert_eq!(json["type"], "simulation");
         assert_eq!(json["schema"], SCHEMA);
         let models = json["models"].as_array().unwrap();
-        assert_eq!(models.len(), 21);
-        assert_eq!(models[20]["attempts"], 500);
+        assert_eq!(models.len(), 25);
+        assert_eq!(models[24]["attempts"], 500);
     }
 }

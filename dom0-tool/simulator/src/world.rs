@@ -58,6 +58,7 @@ impl<'s> World<'s> {
 
     /// Sends a round of `pages` while the guest runs.
     pub fn send_round(&mut self, pages: u64) {
+        self.pass(self.scenario.link.round_trip);
         for (pages, grain) in Pieces::of_round(pages, self.scenario.link.rate) {
             let written = self.write(pages, grain);
             self.pass_until(written);

@@ -161,8 +161,12 @@ impl Tables<'_> {
             ),
         ];
         if let Some(per_mille) = ended.last_pages_per_mille {
+            let trip = match ended.round_trip_ms {
+                0 => String::new(),
+                trip => format!("a round trip took {}, and ", Millis(trip)),
+            };
             lines.push(format!(
-                "pause     the last pages took {} % of the time that the link's rate before it meant",
+                "pause     {trip}the last pages took {} % of the time that the link's rate before it meant",
                 per_mille.div_ceil(10)
             ));
         }

@@ -287,6 +287,10 @@ pub struct Suspended {
     /// dirties while it stops.
     #[serde(default)]
     pub likely_pages_ms: Option<u64>,
+    /// Pages that the guest's programs were expected to dirty from the request until the final
+    /// bitmap. The rest of what came is its kernel's, or a surprise.
+    #[serde(default)]
+    pub load_pages: Option<u64>,
     /// `CLOCK_MONOTONIC` of the request in nanoseconds. The front end subtracts it from
     /// the moment at which the destination reports that the guest runs.
     pub requested_monotonic_ns: u64,
@@ -359,8 +363,12 @@ pub struct Ended {
     pub resume_ms: Option<u64>,
     /// The observed parts of the pause that belong to the helper.
     pub observed: PauseParts,
-    /// Observed time for the pages of the final round, per mille of what the path's curve
-    /// said of them once the guest had stopped. `None` if not all of them were sent, or if
+    /// The round trip with which the final round began. Zero where the destination does not
+    /// answer.
+    #[serde(default)]
+    pub round_trip_ms: u64,
+    /// Observed time for the pages of the final round without the round trip, per mille of what
+    /// the path's curve said of them once the guest had stopped. `None` if not all of them were sent, or if
     /// the curve knew the path under a cap only.
     #[serde(default)]
     pub last_pages_per_mille: Option<u64>,
@@ -396,6 +404,7 @@ impl Ended {
             refused_pause_ms: None,
             resume_ms: None,
             observed: PauseParts::default(),
+            round_trip_ms: 0,
             last_pages_per_mille: None,
             pages_sent: 0,
             bytes_sent: 0,

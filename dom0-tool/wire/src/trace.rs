@@ -212,6 +212,8 @@ pub enum What {
     HeldBack,
     /// See [`Event::PathChanged`].
     PathChanged,
+    /// See [`Event::RoundTrip`].
+    RoundTrip,
     /// See [`Event::Unsettled`].
     Unsettled,
     /// See [`Event::HandedOver`].
@@ -428,6 +430,7 @@ impl From<Event> for What {
             },
             Event::HeldBack => Self::HeldBack,
             Event::PathChanged => Self::PathChanged,
+            Event::RoundTrip => Self::RoundTrip,
             Event::Unsettled => Self::Unsettled,
             Event::HandedOver => Self::HandedOver,
             Event::SwitchNow => Self::SwitchNow,
@@ -478,6 +481,7 @@ impl From<What> for Event {
             What::Bandwidth { cap } => Self::Bandwidth(cap.map(PageRate)),
             What::HeldBack => Self::HeldBack,
             What::PathChanged => Self::PathChanged,
+            What::RoundTrip => Self::RoundTrip,
             What::Unsettled => Self::Unsettled,
             What::HandedOver => Self::HandedOver,
             What::SwitchNow => Self::SwitchNow,

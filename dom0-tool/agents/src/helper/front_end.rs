@@ -148,6 +148,7 @@ mod tests {
             predicted: PauseParts::default(),
             predicted_downtime_ms: None,
             likely_pages_ms: None,
+            load_pages: None,
         }));
         let verdict = Verdict::plain(How::RefusedDowntime, "too slow", "");
         front_end.emit(never_begun(begun, &verdict));

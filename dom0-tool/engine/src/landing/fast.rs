@@ -99,6 +99,8 @@ enum Asked {
     Share { slot: usize, bytes: usize },
     /// A list of depopulated frames.
     Depopulated,
+    /// A ping ahead of a round's first batch.
+    RoundTrip,
     /// A batch to compare.
     Comparison,
     /// To read nothing more from the connection of this number.
@@ -125,8 +127,10 @@ pub struct Fast {
     provisional: Option<Saved>,
     comparison: Comparison,
     pulse: Pulse,
-    /// Whether a ping is unanswered.
+    /// Whether a ping of the pulse is unanswered.
     pinged: bool,
+    /// Whether a ping is to go ahead of the next batch, the first of its round.
+    measures: bool,
     /// The further connections to `lull land`, and what they carry.
     further: Further,
     /// The copy of a guest with emulated devices.
@@ -157,6 +161,7 @@ impl Fast {
             comparison: Comparison::default(),
             pulse: Pulse::new(Instant::now()),
             pinged: false,
+            measures: false,
             further: Further::new(channel.joined),
             expected: channel.expected.map(Expected::new),
         }
@@ -321,6 +326,10 @@ impl Landing for Fast {
         HANDOVER
     }
 
+    fn begin_round(&mut self) {
+        self.measures = true;
+    }
+
     /// Ends a stream that carries round 0 with a state of the running guest.
     fn end_round(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
         if self.stage != Stage::FirstPass {
@@ -392,7 +401,6 @@ impl Landing for Fast {
             (FromLand::Pong, _) if std::mem::take(&mut self.pinged) => {
                 return Ok(Some(Received::Noted));
             }
-            (FromLand::Pong, _) => return Err(out_of_turn()),
             (FromLand::Armed, _) if self.expected.as_mut().is_some_and(Expected::arm) => {
                 return Ok(Some(Received::Noted));
             }
@@ -417,6 +425,7 @@ impl Landing for Fast {
                 self.further.left(number);
                 Ok(Some(Received::Noted))
             }
+            (FromLand::Pong, Some(Asked::RoundTrip)) => Ok(Some(Received::RoundTrip)),
             (FromLand::Applied, Some(Asked::Depopulated)) => Ok(Some(Received::Noted)),
             (FromLand::Compared { differing, first }, Some(Asked::Comparison)) => {
                 self.comparison.add(differing, first);
@@ -476,6 +485,10 @@ impl Landing for Fast {
         let shares = Share::of_batch(slot, copied, depopulated, connections);
         self.further.begin(slot, shares.len());
         let any = !shares.is_empty();
+        if any && std::mem::take(&mut self.measures) {
+            queue.push(channel::ping());
+            self.asked.push_back(Asked::RoundTrip);
+        }
         for share in shares {
             self.push(queue, share);
         }

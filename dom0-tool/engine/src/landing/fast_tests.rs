@@ -153,3 +153,45 @@ fn a_leave_that_was_not_asked_for_is_no_answer() {
     lines[0].1.write_all(&FromLand::Left.encode()).unwrap();
     assert!(fast.recv().is_err());
 }
+
+/// A ping goes ahead of a round's first batch, and of no other.
+#[test]
+fn each_round_begins_with_a_round_trip() {
+    let (mut fast, mut lines) = open();
+    let mut queue = Queue::default();
+    for _ in 0..2 {
+        fast.begin_round();
+        assert!(fast.send(&mut queue, 0, batch(0..30)));
+        assert!(fast.send(&mut queue, 1, batch(30..60)));
+        assert_eq!(fast.asked.front(), Some(&Asked::RoundTrip));
+        let asked = fast
+            .asked
+            .iter()
+            .filter(|asked| **asked == Asked::RoundTrip);
+        assert_eq!(asked.count(), 1);
+        lines[0].1.write_all(&FromLand::Pong.encode()).unwrap();
+        assert_eq!(fast.recv().unwrap(), Some(Received::RoundTrip));
+        for number in 0..3 {
+            answer(&mut fast, &mut lines, number);
+        }
+        assert!(fast.is_answered());
+    }
+    // The answer to a ping that was never sent.
+    lines[0].1.write_all(&FromLand::Pong.encode()).unwrap();
+    assert!(fast.recv().is_err());
+}
+
+/// A ping of the pulse that is still unanswered is answered first.
+#[test]
+fn a_round_trip_behind_a_pulse_is_told_from_it() {
+    let (mut fast, mut lines) = open();
+    let mut queue = Queue::default();
+    fast.pinged = true;
+    fast.begin_round();
+    assert!(fast.send(&mut queue, 0, batch(0..30)));
+    for _ in 0..2 {
+        lines[0].1.write_all(&FromLand::Pong.encode()).unwrap();
+    }
+    assert_eq!(fast.recv().unwrap(), Some(Received::Noted));
+    assert_eq!(fast.recv().unwrap(), Some(Received::RoundTrip));
+}

@@ -61,6 +61,8 @@ pub enum Received {
     Open,
     /// The batch of this slot is in place.
     Sent(usize),
+    /// The ping ahead of the round's first batch is answered.
+    RoundTrip,
     /// All pages and the final state are in place. Nothing more is expected before
     /// [`Landing::start`].
     Landed,
@@ -92,6 +94,9 @@ pub trait Landing {
     /// The part of the pause that is set aside, besides the costs of the order, for the
     /// time after the last byte.
     fn reserve(&self) -> Micros;
+
+    /// A round begins.
+    fn begin_round(&mut self) {}
 
     /// The machine asks for a count: a round is sent. Returns whether the count has to wait
     /// until the destination is ready ([`Received::Open`]), after a first pass that is in the

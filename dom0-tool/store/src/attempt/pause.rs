@@ -166,24 +166,24 @@ impl ObservedAttempt {
     }
 
     /// The pages that the guest's kernel dirtied in order to stop: those that came between
-    /// the count on which it was asked and the final bitmap, without the load's share, at
-    /// the rate of the last round. `None` where the load made up more than half of them, or
-    /// where a count is not known.
-    fn suspend_pages(&self, parts: &PauseParts) -> Option<u64> {
+    /// the count on which it was asked and the final bitmap, without those that its load was
+    /// expected to dirty. `None` where the load made up more than half of them, or where a
+    /// count is not known.
+    fn suspend_pages(&self) -> Option<u64> {
         let last = self.rounds.last_with("suspend")?;
-        let in_the_end = self.suspended.as_ref()?.dirty_pages;
-        let came = in_the_end.saturating_sub(last.pages_dirtied);
-        let window_ms = parts.suspend_ms? + parts.final_bitmap_ms.unwrap_or(0);
-        let loads = last.pages_dirtied.saturating_mul(window_ms) / last.duration_ms.max(1);
+        let suspended = self.suspended.as_ref()?;
+        let came = suspended.dirty_pages.saturating_sub(last.pages_dirtied);
+        let loads = suspended.load_pages?;
         (loads <= came / 2).then(|| came - loads)
     }
 
-    /// How long the last pages took, beside what the path's curve said of them. `None` where
+    /// How long the last pages took without the round trip, beside what the path's curve said of them. `None` where
     /// the engine could not compare.
     fn last_pages(&self) -> Option<Took> {
         let ended = self.ended.as_ref()?;
         let per_mille = ended.last_pages_per_mille?;
         let took_ms = ended.observed.pages_ms.unwrap_or(0);
+        let took_ms = took_ms.saturating_sub(ended.round_trip_ms);
         let by_curve = u128::from(took_ms) * 1_000 / u128::from(per_mille.max(1_000));
         Some(Took {
             pages: self.suspended.as_ref().map_or(0, |stop| stop.dirty_pages),
@@ -218,7 +218,7 @@ impl ObservedAttempt {
             emulated: known.machine == Machine::Emulated,
             resumed: !moved,
             suspend_ms: parts.suspend_ms,
-            suspend_pages: self.suspend_pages(&parts),
+            suspend_pages: self.suspend_pages(),
             last_pages: self.last_pages(),
             final_bitmap_ms: parts.final_bitmap_ms,
             cpu_state_ms: parts.cpu_state_ms,
@@ -357,7 +357,7 @@ mod tests {
             );
             serde_json::from_str::<Event>(&line).expect("an event")
         };
-        let observed = |rounds: &[(&str, u64)], dirty_pages| {
+        let observed = |rounds: &[(&str, u64)], dirty_pages, load_pages| {
             let at = 1_000_000_000;
             let mut observed = moved(Stamps {
                 requested: at,
@@ -367,8 +367,8 @@ mod tests {
                 answer: at,
                 received: at,
             });
-            observed.suspended.as_mut().unwrap().dirty_pages = dirty_pages;
-            observed.ended.as_mut().unwrap().observed.suspend_ms = Some(10);
+            let suspended = observed.suspended.as_mut().unwrap();
+            (suspended.dirty_pages, suspended.load_pages) = (dirty_pages, Some(load_pages));
             for (decision, pages_dirtied) in rounds {
                 observed.helper_said(round(decision, *pages_dirtied));
             }
@@ -376,9 +376,9 @@ mod tests {
         };
         let known =
             Ledger::at("/nonexistent/ledger").known("host2", "web1", Landing::Classic, |_| {});
-        let learned = |rounds: &[(&str, u64)], dirty_pages| {
-            let entry = observed(rounds, dirty_pages).entry("web1", &known).unwrap();
-            entry.suspend_pages
+        let learned = |rounds: &[(&str, u64)], dirty_pages, load_pages| {
+            let observed = observed(rounds, dirty_pages, load_pages);
+            observed.entry("web1", &known).unwrap().suspend_pages
         };
         let tries = [
             ("another-round", 9_000),
@@ -387,16 +387,16 @@ mod tests {
             ("suspend", 60),
             ("finish", 0),
         ];
-        assert_eq!(learned(&tries, 420), Some(360));
-        assert_eq!(learned(&tries, 50), Some(0));
-        assert_eq!(learned(&tries[..1], 420), None);
+        assert_eq!(learned(&tries, 420, 0), Some(360));
+        assert_eq!(learned(&tries, 50, 0), Some(0));
+        assert_eq!(learned(&tries[..1], 420, 0), None);
         // Without the load's share, and not at all where the load is most of it.
-        assert_eq!(learned(&[("suspend", 5_000)], 5_420), Some(370));
-        assert_eq!(learned(&[("suspend", 50_000)], 50_420), None);
+        assert_eq!(learned(&[("suspend", 5_000)], 5_420, 50), Some(370));
+        assert_eq!(learned(&[("suspend", 5_000)], 5_420, 211), None);
         // Of many rounds too, of which not all are kept.
         let mut many = vec![("another-round", 5); 100];
         many.extend([("suspend", 20), ("finish", 0)]);
-        assert_eq!(learned(&many, 420), Some(400));
+        assert_eq!(learned(&many, 420, 0), Some(400));
     }
 
     /// Only of all of them, and only where the engine could compare.
@@ -426,6 +426,10 @@ mod tests {
         let ended = observed.ended.as_mut().unwrap();
         ended.last_pages_per_mille = Some(2_500);
         ended.observed.pages_ms = Some(100);
+        assert_eq!(kept(&observed), Some(took(2_500, 60)));
+        // The round trip is no time of the pages.
+        let ended = observed.ended.as_mut().unwrap();
+        (ended.observed.pages_ms, ended.round_trip_ms) = (Some(150), 50);
         assert_eq!(kept(&observed), Some(took(2_500, 60)));
     }
 
