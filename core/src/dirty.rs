@@ -304,31 +304,35 @@ impl DirtyCurve {
     }
 
     /// Pages that this round is expected to add in another `span`: as many as the newest
-    /// round that lasted until then added at that time after its bitmap. If this round is
+    /// round [like](Self::like) this one added at that time after its bitmap. If this round is
     /// ahead of that one, it is expected to gain as much again, but no more than twice as much
-    /// as that one.
+    /// as that one. If there is none, this round goes on as in its second half.
     pub fn expected_more(&self, span: Micros) -> u64 {
-        let now = self.under_way().end;
+        let round = self.under_way();
+        let now = round.end;
         let then = now.span.saturating_add(span);
-        let like = self.lasted(then);
+        let like = self.like(&round, then).unwrap_or(round);
         let before = like.at(now.span);
         let grown = like.at(then).saturating_sub(before);
         let ahead = now.pages.saturating_sub(before);
         grown.saturating_add(ahead.min(grown))
     }
 
-    /// Upper bound of the pages that this round adds in another `span`.
+    /// Upper bound of the pages that this round adds in another `span`, at a risk.
     ///
     /// Each bitmap is followed by a burst: what is written all the time becomes dirty again.
     /// [`at_most`](Self::at_most) includes it, once for each short round in a window. But the
-    /// burst of this round is over. If this round has lasted no longer than twice the span, so
-    /// that its shape is known well enough, the bound is twice what is expected, unless
+    /// burst of this round is over. If this round is a short one and a longer one was
+    /// [like](Self::like) it, the bound is twice what is expected, unless
     /// [`at_most`](Self::at_most) is less.
     pub fn at_most_more(&self, span: Micros) -> u64 {
         let at_most = self.at_most(span);
-        match self.under_way().end.span > span.saturating_add(span) {
-            true => at_most,
-            false => at_most.min(self.expected_more(span).saturating_mul(2)),
+        let round = self.under_way();
+        let now = round.end.span;
+        let is_short = now <= span.saturating_add(span);
+        match self.like(&round, now.saturating_add(span)) {
+            Some(_) if is_short => at_most.min(self.expected_more(span).saturating_mul(2)),
+            _ => at_most,
         }
     }
 
@@ -340,20 +344,17 @@ impl DirtyCurve {
         }
     }
 
-    /// The newest round that lasted until `then`, or else the longest: the growth of a very
-    /// short one says little.
-    fn lasted(&self, then: Micros) -> Round {
-        let mut like = self.under_way();
+    /// The newest round that lasted until `then` and in which the guest was about as busy as
+    /// in `round`: it had dirtied half as many pages at least. The first 50 ms show only that
+    /// there was a burst.
+    fn like(&self, round: &Round, then: Micros) -> Option<Round> {
+        let now = round.end;
+        let seen = now.span.max(Self::WINDOW_SPAN);
+        let is_like = |other: &&Round| {
+            other.end.span >= then && other.at(seen).saturating_mul(2) >= now.pages
+        };
         let older = self.rounds.iter().rev().chain(Some(&self.long));
-        for round in older {
-            if like.end.span >= then {
-                break;
-            }
-            if round.end.span > like.end.span {
-                like = *round;
-            }
-        }
-        like
+        older.into_iter().find(is_like).copied()
     }
 
     /// Bounds of the dirty rate: the lowest average of the last rounds, and the busiest

@@ -270,7 +270,8 @@ pub struct DowntimeModel<'a> {
     /// reason.
     pub round_trip: Micros,
     /// Upper bound of the pages that the guest dirties from the request to suspend until
-    /// the final bitmap, [`DirtyCurve::at_most`]. Stored for the same reason.
+    /// the final bitmap: [`DirtyCurve::at_most_more`], with a risk of 0
+    /// [`DirtyCurve::at_most`]. Stored for the same reason.
     pub dirtied_at_most: u64,
     /// The bandwidth cap while the guest runs.
     pub cap: Option<PageRate>,
@@ -350,11 +351,17 @@ impl DowntimeModel<'_> {
         let known = self.known_of(likely, carried);
         let trip = self.round_trip_of(likely);
         let expected = carried.saturating_add(trip);
+        let longest_trip = match likely {
+            0 => Micros::ZERO,
+            _ => self.service.longest_round_trip(self.risk),
+        };
         let worst = if self.risk.get() == 0 {
             self.service.worst(most, self.risk).max(expected)
         } else {
             let (worst, now) = self.service.worst_and_now(likely, most, self.risk);
-            let slower = worst.since(expected);
+            let slower = worst.since(carried);
+            let later = longest_trip.since(trip);
+            let slower = Micros(root_of_squares(slower.0, later.0));
             let of_most = self.expected_rate.time_for(most);
             let saved = self.last_pages.saves(known);
             let saved_of_most = self.last_pages.saves(self.known_of(most, of_most));
@@ -363,7 +370,7 @@ impl DowntimeModel<'_> {
             least
                 .saturating_add(trip)
                 .saturating_add(Micros(root_of_squares(slower.0, more.0)))
-                .max(now.since(saved_of_most))
+                .max(now.since(saved_of_most).saturating_add(longest_trip))
         };
         Forecast {
             at_most: Downtime {

@@ -149,6 +149,7 @@ impl ServiceCurve {
             self.unsettled = Self::UNSETTLED;
         }
         self.cap = cap;
+        self.begun = None;
         self.clear_open();
     }
 
@@ -168,6 +169,7 @@ impl ServiceCurve {
         let seen = self.expected_rate();
         self.windows.clear();
         self.round_trips.clear();
+        self.begun = None;
         self.clear_open();
         self.at_least = seen;
     }
@@ -228,20 +230,30 @@ impl ServiceCurve {
         self.latest_round_trip
     }
 
-    /// The longest round trip remembered. Zero if none is.
-    fn longest_round_trip(&self) -> Micros {
-        let longest = self.round_trips.iter().copied().max();
-        longest.unwrap_or(Micros::ZERO)
+    /// Upper bound of the round trip: the longest remembered. With a risk, the longest quarter
+    /// of them is left out, which may be stalls, but never the latest. Zero if none is
+    /// remembered.
+    pub fn longest_round_trip(&self, risk: Risk) -> Micros {
+        let trips = || self.round_trips.iter().copied();
+        let left_out = match risk.get() {
+            0 => 0,
+            _ => self.round_trips.len() / 4,
+        };
+        let counts = |trip: &Micros| trips().filter(|other| other > trip).count() <= left_out;
+        let longest = trips().filter(counts).min();
+        let latest = trips().next_back();
+        longest.max(latest).unwrap_or(Micros::ZERO)
     }
 
-    /// The average of the round trips remembered. Zero if none is.
+    /// The median of the round trips remembered, the greater one of two. Zero if none is.
     pub fn usual_round_trip(&self) -> Micros {
-        let sum = self
-            .round_trips
-            .iter()
-            .fold(0_u64, |sum, trip| sum.saturating_add(trip.0));
-        let count = self.round_trips.len() as u64;
-        Micros(sum.checked_div(count).unwrap_or(0))
+        let trips = || self.round_trips.iter().copied();
+        let is_more_than_half = |trip: &Micros| {
+            let within = trips().filter(|other| other <= trip).count();
+            within > self.round_trips.len() / 2
+        };
+        let median = trips().filter(is_more_than_half).min();
+        median.unwrap_or(Micros::ZERO)
     }
 
     /// The path had taken a batch of `pages` pages by `at`, and the numbers of `zeros` more,
@@ -314,23 +326,16 @@ impl ServiceCurve {
             || self.at_least.time_for(pages),
             |basis| basis.repeated(pages),
         );
-        carried.saturating_add(self.longest_round_trip())
+        carried.saturating_add(self.longest_round_trip(risk))
     }
 
-    /// [`worst`](Self::worst) of `likely` pages; and how long `most` take if the path goes
+    /// [`worst`](Self::worst) of `likely` pages without the round trip; and how long `most` take if the path goes
     /// on exactly as it does at this moment, as over the last `likely` pages. A path that
     /// has become slow, or stalls, is no risk but a fact.
     pub fn worst_and_now(&self, likely: u64, most: u64, risk: Risk) -> (Micros, Micros) {
-        let trip = self.longest_round_trip();
         match self.basis_and_latest(likely, risk) {
-            Some((basis, latest)) => (
-                basis.repeated(likely).saturating_add(trip),
-                latest.repeated(most).saturating_add(trip),
-            ),
-            None => (
-                self.at_least.time_for(likely).saturating_add(trip),
-                Micros::ZERO,
-            ),
+            Some((basis, latest)) => (basis.repeated(likely), latest.repeated(most)),
+            None => (self.at_least.time_for(likely), Micros::ZERO),
         }
     }
 

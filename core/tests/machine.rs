@@ -231,8 +231,11 @@ impl Checked {
                 let likely = dirty.saturating_add(stop.expected).saturating_add(load);
                 // The load and the kernel may dirty more than usual; without a risk, both do.
                 // The machine's own span may be longer: it knows how long bitmaps took.
-                let loads = self.machine.dirty().at_most(span);
-                let loads = loads.min(self.machine.dirty().expected_more(span).saturating_mul(2));
+                let mut loads = self.machine.dirty().at_most(span);
+                if self.config.risk.get() > 0 {
+                    let twice = self.machine.dirty().expected_more(span).saturating_mul(2);
+                    loads = loads.min(twice);
+                }
                 let loads = loads.saturating_sub(load);
                 let kernels = stop.most.saturating_sub(stop.expected);
                 let more = match self.config.risk.get() {

@@ -586,7 +586,10 @@ impl Machine {
             costs,
             expected_rate: self.service.expected_rate(),
             round_trip: self.service.usual_round_trip(),
-            dirtied_at_most: self.dirty.at_most_more(window),
+            dirtied_at_most: match self.config.risk.get() {
+                0 => self.dirty.at_most(window),
+                _ => self.dirty.at_most_more(window),
+            },
         }
     }
 

@@ -192,10 +192,11 @@ impl<'s> Session<'s> {
             self.drain_log();
         }
         let stub_cpu = self.domains.stub().ok().flatten();
+        let last_pages_per_mille = self.last_pages_per_mille();
         let stats = AttemptStats {
             observed: self.observed(),
-            round_trip: self.round_trip(),
-            last_pages_per_mille: self.last_pages_per_mille(),
+            round_trip: last_pages_per_mille.map_or(Micros::ZERO, |_| self.round_trip()),
+            last_pages_per_mille,
             refused_pause: self.resumed.map(|resumed| resumed.pause),
             resume: self.resumed.and_then(|resumed| resumed.took),
             complete_at: self.pause.and_then(|pause| pause.state_sent),
@@ -505,7 +506,9 @@ impl<'s> Session<'s> {
     fn save_ahead(&mut self) -> Result<(), Failure> {
         let is_stopped = self.pause.is_some_and(|pause| pause.bitmap.is_some());
         let all_written = self.queue.is_empty() && !self.slots.stub_is_busy();
-        let is_idle = all_written && !self.landing.is_answered();
+        // Saving would delay the answer that ends the round trip.
+        let is_measuring = self.landing.awaits_round_trip();
+        let is_idle = all_written && !self.landing.is_answered() && !is_measuring;
         if is_stopped && is_idle && !self.finishing && self.saved.is_none() {
             self.saved = Some(self.save()?);
         }

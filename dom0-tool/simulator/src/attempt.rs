@@ -252,18 +252,9 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
         None
     }
 
-    /// The time at which the ping ahead of a round that begins now is answered; `None` if it
-    /// never is.
-    fn round_trip(&self) -> Option<u64> {
-        match self.scenario.link.round_trip {
-            0 => None,
-            takes => Some(self.world.now() + takes),
-        }
-    }
-
     /// Copies a live round; `None` if it never ends.
     fn copy(&mut self, pages: u64) -> Option<Action> {
-        if let Some(answered) = self.round_trip() {
+        if let Some(answered) = self.world.round_trip() {
             if let Some(action) = self.tick_until(answered) {
                 return Some(action);
             }
@@ -359,7 +350,7 @@ impl<W: FnMut(Micros, Event, &Action, &Machine)> Driver<'_, W> {
             Action::CopyFinal { pages } => Pieces::of_final_round(pages),
             _ => Pieces::of_final_round(0),
         };
-        if let (Action::CopyFinal { .. }, Some(answered)) = (action, self.round_trip()) {
+        if let (Action::CopyFinal { .. }, Some(answered)) = (action, self.world.round_trip()) {
             let answered = answered.min(deadline);
             action = self.final_ticks_until(answered).unwrap_or(action);
             self.world.pass_until(answered);

@@ -47,8 +47,8 @@ pub enum LinkKind {
     Jittery,
     /// The link is jittery, and its other end is 1 to 100 ms away and answers.
     Distant,
-    /// The link is slow and jittery, and stalls for 1 to 30 s now and then, as in real
-    /// traces.
+    /// The link is slow and jittery, its other end is 1 to 100 ms away and answers, and it
+    /// stalls for 1 to 30 s now and then, as in real traces.
     Stalling,
     /// The link is slow and shares a processor or a wire with others, so it alternately
     /// carries more and less.
@@ -304,9 +304,10 @@ fn draw_link(random: &mut Random, kind: LinkKind, rate: u64) -> Link {
                 period: longest * random.within(3, 20),
                 lasts: (longest / 3, longest),
             });
+            answers(&mut link, random);
         }
         LinkKind::Shared => link.slot = random.scaled(200 * MS, 3 * SECOND),
-        LinkKind::Distant => link.round_trip = random.scaled(MS, 100 * MS),
+        LinkKind::Distant => answers(&mut link, random),
         _ => {}
     }
     if kind == LinkKind::Collapsing {
@@ -327,6 +328,12 @@ fn draw_link(random: &mut Random, kind: LinkKind, rate: u64) -> Link {
         }
     }
     link
+}
+
+/// The other end is 1 to 100 ms away and answers, so that no buffer hides what is under way.
+fn answers(link: &mut Link, random: &mut Random) {
+    link.round_trip = random.scaled(MS, 100 * MS);
+    link.buffer = 0;
 }
 
 /// What the path does within the pause, and what earlier pauses said of it. In half of the

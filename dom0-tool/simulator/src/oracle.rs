@@ -126,8 +126,10 @@ fn pause_now(mut world: World<'_>) -> u64 {
     if scenario.link.least_time(dirty) > scenario.limit() {
         return u64::MAX;
     }
-    if dirty > 0 {
-        world.pass(scenario.link.round_trip);
+    if dirty > 0
+        && let Some(answered) = world.round_trip()
+    {
+        world.pass_until(answered);
     }
     let written = world.write(dirty, Grain::Fine);
     world.pass_until(written);

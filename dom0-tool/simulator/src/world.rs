@@ -56,9 +56,27 @@ impl<'s> World<'s> {
         }
     }
 
+    /// The time at which a ping that is sent now is answered; `None` if it never is. A stall
+    /// keeps it.
+    pub fn round_trip(&self) -> Option<u64> {
+        match self.scenario.link.round_trip {
+            0 => None,
+            takes => Some(self.clone().drain_one().saturating_add(takes)),
+        }
+    }
+
+    /// The time at which one more page is at the destination.
+    fn drain_one(mut self) -> u64 {
+        self.drain_until(self.now, Grain::Fine);
+        self.queued += PAGE;
+        self.flush()
+    }
+
     /// Sends a round of `pages` while the guest runs.
     pub fn send_round(&mut self, pages: u64) {
-        self.pass(self.scenario.link.round_trip);
+        if let Some(answered) = self.round_trip() {
+            self.pass_until(answered);
+        }
         for (pages, grain) in Pieces::of_round(pages, self.scenario.link.rate) {
             let written = self.write(pages, grain);
             self.pass_until(written);

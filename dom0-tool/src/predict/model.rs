@@ -82,6 +82,7 @@ impl Model {
             guest: self.guest.clone(),
             link: Link {
                 within_pause: within_pause(self.known.last_pages, rate),
+                round_trip: micros(self.known.round_trip),
                 ..Link::constant(rate)
             },
             limits: Limits {

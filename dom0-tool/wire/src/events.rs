@@ -363,8 +363,7 @@ pub struct Ended {
     pub resume_ms: Option<u64>,
     /// The observed parts of the pause that belong to the helper.
     pub observed: PauseParts,
-    /// The round trip with which the final round began. Zero where the destination does not
-    /// answer.
+    /// The round trip with which the final round began. Zero where it was not measured.
     #[serde(default)]
     pub round_trip_ms: u64,
     /// Observed time for the pages of the final round without the round trip, per mille of what

@@ -330,6 +330,10 @@ impl Landing for Fast {
         self.measures = true;
     }
 
+    fn awaits_round_trip(&self) -> bool {
+        self.asked.contains(&Asked::RoundTrip)
+    }
+
     /// Ends a stream that carries round 0 with a state of the running guest.
     fn end_round(&mut self, with: &mut Means<'_>) -> Result<bool, Failure> {
         if self.stage != Stage::FirstPass {

@@ -98,6 +98,11 @@ pub trait Landing {
     /// A round begins.
     fn begin_round(&mut self) {}
 
+    /// Whether the ping ahead of the round's first batch is not answered yet.
+    fn awaits_round_trip(&self) -> bool {
+        false
+    }
+
     /// The machine asks for a count: a round is sent. Returns whether the count has to wait
     /// until the destination is ready ([`Received::Open`]), after a first pass that is in the
     /// stream.

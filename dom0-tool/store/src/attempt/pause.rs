@@ -189,6 +189,7 @@ impl ObservedAttempt {
             pages: self.suspended.as_ref().map_or(0, |stop| stop.dirty_pages),
             per_mille,
             longer_ms: Some(took_ms - u64::try_from(by_curve).unwrap_or(took_ms)),
+            round_trip_ms: Some(ended.round_trip_ms),
         })
     }
 
@@ -420,6 +421,7 @@ mod tests {
             pages: 420,
             per_mille,
             longer_ms: Some(longer_ms),
+            round_trip_ms: Some(0),
         };
         assert_eq!(kept(&observed), Some(took(310, 0)));
         // The curve said 40 ms.
@@ -430,7 +432,11 @@ mod tests {
         // The round trip is no time of the pages.
         let ended = observed.ended.as_mut().unwrap();
         (ended.observed.pages_ms, ended.round_trip_ms) = (Some(150), 50);
-        assert_eq!(kept(&observed), Some(took(2_500, 60)));
+        let with_trip = Took {
+            round_trip_ms: Some(50),
+            ..took(2_500, 60)
+        };
+        assert_eq!(kept(&observed), Some(with_trip));
     }
 
     proptest! {

@@ -187,6 +187,20 @@ pub fn suspend_pages(ordered: &[u64]) -> SuspendPages {
 /// a guest or a host does.
 const LATEST: usize = 8;
 
+/// The round trip before the next pause's last pages, from those of earlier pauses, the oldest
+/// first.
+pub fn round_trip(seen: &[Took]) -> Duration {
+    let latest = seen
+        .get(seen.len().saturating_sub(LATEST)..)
+        .unwrap_or_default();
+    let mut trips: Vec<u64> = latest
+        .iter()
+        .filter_map(|took| took.round_trip_ms)
+        .collect();
+    trips.sort_unstable();
+    median(&trips).map_or(Duration::ZERO, Duration::from_millis)
+}
+
 /// The time of the next pause's last pages, from those of earlier pauses, the oldest first.
 pub fn last_pages(seen: &[Took]) -> LastPages {
     let latest = seen.get(seen.len().saturating_sub(LATEST)..);
@@ -279,6 +293,7 @@ mod tests {
             pages: per_mille * 2,
             per_mille,
             longer_ms: Some(per_mille.saturating_sub(1_000) / 25),
+            round_trip_ms: Some(0),
         };
         let known = |seen: &[u64]| {
             let seen: Vec<Took> = seen.iter().copied().map(took).collect();
@@ -305,6 +320,7 @@ mod tests {
         // Entries of an older lull do not say by how much.
         let older = |per_mille| Took {
             longer_ms: None,
+            round_trip_ms: None,
             ..took(per_mille)
         };
         let known = last_pages(&[older(2_000), older(900), older(3_000)]);

@@ -25,6 +25,10 @@ pub struct Took {
     /// an older lull.
     #[serde(default)]
     pub longer_ms: Option<u64>,
+    /// The round trip before them, which is in neither figure; zero where it was not measured.
+    /// `None` in entries of an older lull, whose figures include it.
+    #[serde(default)]
+    pub round_trip_ms: Option<u64>,
 }
 
 impl Took {

@@ -8,7 +8,9 @@ use lull_wire::spec::PauseCosts;
 use lull_xen::DomId;
 
 use super::book::Book;
-use super::costs::{AFTER_READY, Costs, Machine, bound, last_pages, median, suspend_pages};
+use super::costs::{
+    AFTER_READY, Costs, Machine, bound, last_pages, median, round_trip, suspend_pages,
+};
 use super::entry::{Entry, Took};
 
 /// What is known about a guest's pause on the way to a destination.
@@ -38,6 +40,8 @@ pub struct Known {
     /// guest's own pauses on the way to this destination, or else from all guests' there,
     /// and only from landings of the same kind.
     pub last_pages: LastPages,
+    /// The median of the round trips before them. Zero where none was measured.
+    pub round_trip: Duration,
     /// The median of each part for which there are figures.
     pub typical: PauseParts,
 }
@@ -152,7 +156,10 @@ impl Book {
         let took = |of_guest: Option<&str>| -> Vec<Took> {
             let likewise = there().filter(|entry| entry.landing == order);
             let entries = likewise.filter(|entry| of_guest.is_none_or(|guest| entry.is_of(guest)));
-            entries.filter_map(|entry| entry.last_pages).collect()
+            let took = entries.filter_map(|entry| entry.last_pages);
+            // A fast landing's figures of an older lull include the round trip.
+            took.filter(|took| order == Landing::Classic || took.round_trip_ms.is_some())
+                .collect()
         };
         let own = took(Some(guest));
         let took = match own.is_empty() {
@@ -179,6 +186,7 @@ impl Book {
             after_ready: bound(&after_ready).unwrap_or(AFTER_READY),
             suspend_pages: suspend_pages(&own_anywhere(|entry| entry.suspend_pages)),
             last_pages: last_pages(&took),
+            round_trip: round_trip(&took),
             typical: PauseParts {
                 suspend_ms: median(&suspend),
                 final_bitmap_ms: median(&final_bitmap),
@@ -206,6 +214,7 @@ impl Book {
         });
         Known {
             last_pages: LastPages::DEFAULT,
+            round_trip: Duration::ZERO,
             ..worst.unwrap_or_else(|| self.known("", guest, Landing::Classic, now))
         }
     }
@@ -444,6 +453,7 @@ mod tests {
                 pages: 400,
                 per_mille,
                 longer_ms: Some(0),
+                round_trip_ms: Some(per_mille / 100),
             }),
             ..Entry::default()
         };
@@ -458,6 +468,11 @@ mod tests {
         assert_eq!(usual("host2", "web1", Landing::Classic), 300);
         assert_eq!(usual("host2", "web1", Landing::Fast), 800);
         assert_eq!(usual("host3", "web1", Landing::Classic), 900);
+        let trip = |landing| {
+            let known = book.known("host2", "web1", landing, NOW);
+            known.round_trip.as_millis()
+        };
+        assert_eq!((trip(Landing::Classic), trip(Landing::Fast)), (3, 8));
         // All guests' there, if its own are not known.
         assert_eq!(usual("host2", "new1", Landing::Classic), 500);
         let nothing = LastPages::DEFAULT;
