@@ -40,7 +40,8 @@ pub struct Leaks {
     pub log_dirty: Vec<u32>,
     /// Directories in xenstore of domains that do not exist.
     pub xenstore: Vec<String>,
-    /// Partly written files, files that are still locked, and control sockets.
+    /// Partly written files, files that are still locked, and control sockets; and a
+    /// xenstored that has the priority of a pause.
     pub files: Vec<String>,
     /// The kernel's messages about processes that seccomp has killed since the boot.
     pub walled: Vec<String>,
@@ -65,6 +66,7 @@ const LEFTOVERS: &str = "\
     for f in /run/lock/xl* /var/lib/lull/*; do \
         [ ! -e $f ] || ! grep -q \":$(stat -c %i $f) \" /proc/locks || echo $f locked; \
     done; \
+    [ \"$(ps -C xenstored,oxenstored -o ni=)\" -ge 0 ] || echo xenstored is still urgent; \
     echo ===; \
     dmesg | grep 'type=1326 '; \
     echo ===; \

@@ -15,4 +15,5 @@ pub mod monitor;
 pub mod name;
 pub mod spoolers;
 pub mod transport;
+pub mod urgency;
 pub mod vif;

@@ -39,6 +39,23 @@ pub fn within_a_limit(world: &mut World) -> Result<()> {
     aftermath::check(&world.host, &guest, &ended)
 }
 
+/// While the guest is paused, dom0's xenstored has a higher priority, and no longer.
+pub fn urgent(world: &mut World) -> Result<()> {
+    let guest = world.small_guest()?;
+    let nice = "ps -C xenstored,oxenstored -o ni=";
+    let look = format!("{nice} >{NICE}");
+    let way = held("stopped", &guest, &look)?;
+    let ended = Plan::direct().fast_by(&way).run(&world.host, &guest)?;
+    landed_fast(&ended)?;
+    let meanwhile = world.host.run(&format!("cat {NICE}"))?.checked()?;
+    ensure!(meanwhile.trim() == "-10", "not urgent: {meanwhile:?}");
+    // This looks for a xenstored that is still urgent.
+    aftermath::check(&world.host, &guest, &ended)
+}
+
+/// The file in dom0 with xenstored's nice value in the pause.
+const NICE: &str = "/run/rig/nice";
+
 /// Both domains are compared while neither runs, just before GO: by lull itself
 /// (`--debug`), and by the rig's own agent.
 pub fn frames_agree(world: &mut World) -> Result<()> {

@@ -138,6 +138,7 @@ fn usual() -> Vec<Scenario> {
     vec![
         scenario("no-fast-landing-without-lull", 30, fast::falls_back),
         scenario("fast-landing-as-before", 25, fast::as_before),
+        scenario("fast-landing-urgent", 25, fast::urgent),
         scenario(
             "fast-landing-first-pass-in-the-stream",
             35,

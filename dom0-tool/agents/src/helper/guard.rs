@@ -22,6 +22,7 @@ use lull_xen::device_model::{self, Devices, MakeRun};
 use lull_xen::domain::{LAST_STEPS, Resumed, wait_out_suspend};
 use lull_xen::domctl::ShadowOp;
 use lull_xen::{DomId, Xen};
+use rustix::process::Pid;
 use rustix::stdio::dup2_stdout;
 
 use super::args::LiveSave;
@@ -29,6 +30,7 @@ use super::front_end::FrontEnd;
 use crate::emulated::Emulated;
 use crate::monitor::Monitor;
 use crate::name::{self, Name};
+use crate::urgency::Urgency;
 
 /// The hidden subcommand that makes this binary a guard.
 const SUBCOMMAND: &str = "guard";
@@ -216,9 +218,8 @@ pub(super) fn main(over: Over, domid: DomId, helper: u32) -> ExitCode {
     let monitor = (over == Over::Move).then(|| Monitor::of(domid)).flatten();
     // xl renames it later.
     let name = name::of(domid);
-    let mut reports = Vec::new();
-    // The helper writes a few bytes for each time that it stops the guest.
-    let _ = io::stdin().take(REPORTS_MAX).read_to_end(&mut reports);
+    let mut urgency = Urgency::new(i32::try_from(helper).ok().and_then(Pid::from_raw));
+    let reports = read_reports(io::stdin(), &mut urgency);
     let begun = Instant::now();
     let (code, devices) = undo(
         over,
@@ -228,6 +229,7 @@ pub(super) fn main(over: Over, domid: DomId, helper: u32) -> ExitCode {
         &mut emulated,
         monitor.as_ref(),
     );
+    drop(urgency);
     if let Some(name) = name.filter(|_| may_be_renamed(&reports)) {
         give_name_back(domid, &name);
     }
@@ -249,7 +251,23 @@ pub(super) fn main(over: Over, domid: DomId, helper: u32) -> ExitCode {
 }
 
 /// The most bytes that are read from a helper.
-const REPORTS_MAX: u64 = 4096;
+const REPORTS_MAX: usize = 4096;
+
+/// Reads the reports until the helper ends. It writes a few bytes for each time that it stops
+/// the guest.
+fn read_reports(mut helper: impl Read, urgency: &mut Urgency) -> Vec<u8> {
+    let mut reports = Vec::new();
+    let mut word = [0];
+    while reports.len() < REPORTS_MAX && helper.read_exact(&mut word).is_ok() {
+        match word[0] {
+            word::ASKED => urgency.begin(),
+            word::RAN_ON => urgency.end(),
+            _ => {}
+        }
+        reports.extend(word);
+    }
+    reports
+}
 
 /// Whether the helper may have stopped xl's monitor. It does so before each request to suspend,
 /// and leaves the monitor stopped if the guest is suspended at the end.

@@ -18,11 +18,13 @@ use lull_store::running::folder::{self, Folder};
 use lull_wire::channel::Token;
 use lull_xen::Xen;
 use lull_xen::host::Host;
+use rustix::process::getppid;
 use rustix::stdio::{dup2_stderr, stdout};
 
 use super::announce::announce;
 use super::incoming;
 use super::waiting::Identity;
+use crate::urgency::Urgency;
 
 /// The name of the hidden subcommand.
 const SUBCOMMAND: &str = "see-off";
@@ -138,8 +140,12 @@ pub fn main(options: &Options) -> ExitCode {
     let mut lands = Some(lands);
     let mut announcer = None;
     let mut words = Vec::new();
+    let mut urgency = None;
     for word in land.take(3).bytes().map_while(Result::ok) {
         words.push(word);
+        if word == BUILT {
+            urgency = Some(Urgency::new(getppid()));
+        }
         if let Some(lands) = lands.take_if(|_| word == BUILT) {
             announcer = thread::Builder::new()
                 .spawn(move || {
@@ -153,6 +159,9 @@ pub fn main(options: &Options) -> ExitCode {
                 .ok();
         }
         if word == LANDED {
+            if let Some(urgency) = &mut urgency {
+                urgency.begin();
+            }
             // It has ended if there is nothing to announce.
             let _ = landed.send(());
         }
@@ -163,6 +172,7 @@ pub fn main(options: &Options) -> ExitCode {
         let _ = dup2_stderr(stdout());
         // A thread that could not be started costs the announcement only.
         let _ = announcer.map(JoinHandle::join);
+        drop(urgency);
         return ExitCode::SUCCESS;
     }
     let patience = match words.is_empty() {
