@@ -18,7 +18,7 @@ use crate::aftermath;
 use crate::attempt::{Ended, Plan, is};
 use crate::newer::newer;
 use crate::sites::Site;
-use crate::world::{Scenario, World, scenario, scenario_at};
+use crate::world::{HEAVY, Scenario, World, scenario, scenario_at};
 use crate::{fast, moves, plain_xl, refusals, virsh};
 
 /// The scenarios. The first that runs boots the guest, which takes longest.
@@ -48,6 +48,8 @@ pub fn long() -> Vec<Scenario> {
     vec![
         scenario("hvm-ten-in-a-row", 600, ten_in_a_row),
         scenario("hvm-limit-below-fixed-costs", 60, limit_below_fixed_costs),
+        scenario("hvm-writes-too-fast", 150, writes_too_fast),
+        scenario("hvm-lands-too-late", 150, lands_too_late),
         scenario("hvm-without-pv-drivers", 200, machines::without_pv_drivers),
         scenario("hvm-fast-many-devices", 200, machines::fast_many_devices),
         scenario("hvm-boots-from-disk", 200, machines::boots_from_disk),
@@ -135,6 +137,45 @@ fn limit_below_fixed_costs(world: &mut World) -> Result<()> {
     ended.expect_never_suspended()?;
     ensure!(result["rounds"] == 0, "copied before it refused: {result}");
     check(world, &guest, &ended)
+}
+
+/// Gate 1: the guest writes faster than its link carries. It is never stopped, nor is its QEMU.
+fn writes_too_fast(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    guest.set_load(HEAVY)?;
+    // More than the fixed costs, and too little for all that the guest writes.
+    let limit = Duration::from_secs(8);
+    let plan = Plan::throttled(LINK).limit(limit);
+    let ended = plan.run(&world.host, &guest)?;
+    ended.expect(4)?;
+    ended.expect_never_suspended()?;
+    ensure!(ended.rounds().count() > 0, "nothing was copied");
+    guest.set_load(LOAD)?;
+    check(world, &guest, &ended)
+}
+
+/// Gate 4 of the classic landing: the stream is held back before its end, until READY would come
+/// too late. The guest and its QEMU have stopped, and run on.
+fn lands_too_late(world: &mut World) -> Result<()> {
+    let guest = guest(world)?;
+    let limit = world.pace.ample();
+    let held = quote(&format!("sleep {}", limit.as_secs() + 2));
+    let plan = Plan::by(&format!("hold-at cpu-state 0 {} {held} --", guest.domid()?));
+    let ended = plan.limit(limit).run(&world.host, &guest)?;
+    ended.expect(3)?;
+    let reported = ended.event("ended").context("no last word")?;
+    ensure!(
+        ended.event("suspended").is_some() && reported["how"] == "stream-complete",
+        "refused by another gate: {reported}"
+    );
+    // The stream is complete, so xl there starts the copy's QEMU, waits for GO, and destroys
+    // the copy once it hears of none.
+    let copy = quote(&format!("{}--incoming", guest.name()));
+    let gone =
+        format!("n=240; while xl domid {copy} && [ $n -gt 0 ]; do sleep 0.5; n=$((n - 1)); done");
+    world.host.run_for(&gone, Duration::from_secs(150))?;
+    check(world, &guest, &ended)?;
+    moves_after_that(world, &guest)
 }
 
 /// Gate 2: the guest, with its QEMU, has stopped, and runs on.
