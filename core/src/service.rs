@@ -313,10 +313,11 @@ impl ServiceCurve {
         self.busy_until = None;
     }
 
-    /// Upper bound of the time for a round of `pages`: the longest round trip, and the longest
-    /// time that so many consecutive pages took, apart from the `risk`'s share of the stretches remembered. The most recent
-    /// stretch is never left out, so a path that has become slow, or is stalled at this
-    /// moment, is seen. [`Micros::MAX`] while nothing is known.
+    /// Upper bound of the time for a round of `pages`: the longest round trip, and the
+    /// longest time that so many consecutive pages took, apart from the `risk`'s share of
+    /// the stretches remembered. The most recent stretch is never left out, so a path that
+    /// has become slow, or is stalled at this moment, is seen. [`Micros::MAX`] while nothing
+    /// is known.
     pub fn worst(&self, pages: u64, risk: Risk) -> Micros {
         if pages == 0 {
             return Micros::ZERO;
@@ -329,9 +330,9 @@ impl ServiceCurve {
         carried.saturating_add(self.longest_round_trip(risk))
     }
 
-    /// [`worst`](Self::worst) of `likely` pages without the round trip; and how long `most` take if the path goes
-    /// on exactly as it does at this moment, as over the last `likely` pages. A path that
-    /// has become slow, or stalls, is no risk but a fact.
+    /// [`worst`](Self::worst) of `likely` pages without the round trip; and how long `most`
+    /// take if the path goes on exactly as it does at this moment, as over the last `likely`
+    /// pages. A path that has become slow, or stalls, is no risk but a fact.
     pub fn worst_and_now(&self, likely: u64, most: u64, risk: Risk) -> (Micros, Micros) {
         match self.basis_and_latest(likely, risk) {
             Some((basis, latest)) => (basis.repeated(likely), latest.repeated(most)),
@@ -462,8 +463,8 @@ impl ServiceCurve {
         }
     }
 
-    /// The rate behind [`expected`](Self::expected), without the round trip. Without any windows, the rate of what
-    /// little was sent.
+    /// The rate behind [`expected`](Self::expected), without the round trip. Without any
+    /// windows, the rate of what little was sent.
     pub fn expected_rate(&self) -> PageRate {
         let mut recent = Stretch::default();
         let mut slowest = Stretch::default();

@@ -114,9 +114,10 @@ impl Machine {
         self.expected
     }
 
-    /// The time for the final bitmap's pages by the path's curve, without a round trip, as it
-    /// was when the guest had stopped: what [`LastPages`](crate::downtime::LastPages) is relative to. `None` before that, and for a path
-    /// that was known under a cap only, which does not apply to these pages.
+    /// The time for the final bitmap's pages by the path's curve, without a round trip, as
+    /// it was when the guest had stopped: what [`LastPages`](crate::downtime::LastPages) is
+    /// relative to. `None` before that, and for a path that was known under a cap only,
+    /// which does not apply to these pages.
     ///
     /// Pages that turned out to be all zero have no share in it: a pause in which they were
     /// many would otherwise make the next one look short.
