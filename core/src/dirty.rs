@@ -315,7 +315,9 @@ impl DirtyCurve {
         let before = like.at(now.span);
         let grown = like.at(then).saturating_sub(before);
         let ahead = now.pages.saturating_sub(before);
-        grown.saturating_add(ahead.min(grown))
+        let more = grown.saturating_add(ahead.min(grown));
+        // A very short round that goes on as it began would exceed all that was seen.
+        more.min(self.at_most(span))
     }
 
     /// Upper bound of the pages that this round adds in another `span`, at a risk.

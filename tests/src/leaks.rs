@@ -67,6 +67,7 @@ const LEFTOVERS: &str = "\
         [ ! -e $f ] || ! grep -q \":$(stat -c %i $f) \" /proc/locks || echo $f locked; \
     done; \
     [ \"$(ps -C xenstored,oxenstored -o ni=)\" -ge 0 ] || echo xenstored is still urgent; \
+    ! grep -qs ' -' /proc/$(pidof xenstored)/autogroup || echo its session is still urgent; \
     echo ===; \
     dmesg | grep 'type=1326 '; \
     echo ===; \

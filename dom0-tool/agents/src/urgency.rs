@@ -1,16 +1,23 @@
 //! The priority of the processes for which a paused guest waits.
 //!
 //! The guest's way to its stop, and its devices' way back, lead through dom0's xenstored; its
-//! last pages and its state through lull's own processes. In a dom0 that is busy besides, each
-//! of them waits for its turn on a processor, several times in each pause. So from the request
-//! to suspend until the guest runs they have a lower nice value. At -10 a process gets nine
-//! times the processor time of another one. A real-time priority, or the lowest nice value,
-//! would let a guest that keeps xenstored busy stop all else in dom0.
+//! last pages and its state through lull's engine. In a dom0 that is busy besides, each of
+//! them waits for its turn on a processor, several times in each pause. So they have a lower
+//! nice value: at the source from the request to suspend until the guest runs or is gone, at
+//! the destination from the start of the copy until it is announced. At -10 a process gets
+//! nine times the processor time of another one. A real-time priority, or the lowest nice
+//! value, would let a guest that keeps xenstored busy stop all else in dom0.
+//!
+//! Where the kernel groups processes by session (`kernel.sched_autogroup_enabled`, which
+//! distributions switch on), a nice value counts within a session only. The session gets the
+//! same value then (`/proc/PID/autogroup`).
 //!
 //! A guard does this, because the process that it guards may die. If the guard is killed,
-//! xenstored keeps the nice value, and later attempts leave it so.
+//! xenstored keeps the nice value, and later attempts leave it so. Of two guests that are
+//! paused at once, the first that runs ends it for both.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use lull_base::processes;
@@ -29,6 +36,8 @@ pub struct Urgency {
     processes: Vec<Pid>,
     /// The processes that are urgent now, and their nice values before.
     raised: Vec<(Pid, i32)>,
+    /// The same of their sessions.
+    sessions: Vec<(Pid, i32)>,
 }
 
 impl Urgency {
@@ -37,6 +46,7 @@ impl Urgency {
         Self {
             processes: own.into_iter().chain(xenstored()).collect(),
             raised: Vec::new(),
+            sessions: Vec::new(),
         }
     }
 
@@ -49,6 +59,12 @@ impl Urgency {
             if before > URGENT && setpriority_process(Some(*process), URGENT).is_ok() {
                 self.raised.push((*process, before));
             }
+            let before = session_nice(*process).filter(|before| *before > URGENT);
+            if let Some(before) = before
+                && set_session_nice(*process, URGENT).is_ok()
+            {
+                self.sessions.push((*process, before));
+            }
         }
     }
 
@@ -60,6 +76,11 @@ impl Urgency {
                 let _ = setpriority_process(Some(process), before);
             }
         }
+        for (process, before) in self.sessions.drain(..) {
+            if session_nice(process) == Some(URGENT) {
+                let _ = set_session_nice(process, before);
+            }
+        }
     }
 }
 
@@ -67,6 +88,21 @@ impl Drop for Urgency {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// The nice value of the process's session; `None` if the kernel knows none. The file has one
+/// line, like `/autogroup-12 nice 0` (`kernel/sched/autogroup.c`, Linux 6.1).
+fn session_nice(process: Pid) -> Option<i32> {
+    let line = fs::read_to_string(session_file(process)).ok()?;
+    line.trim_end().rsplit_once(' ')?.1.parse().ok()
+}
+
+fn set_session_nice(process: Pid, nice: i32) -> io::Result<()> {
+    fs::write(session_file(process), nice.to_string())
+}
+
+fn session_file(process: Pid) -> String {
+    format!("/proc/{}/autogroup", process.as_raw_nonzero())
 }
 
 /// The number of dom0's xenstored.
@@ -112,7 +148,8 @@ mod tests {
         }
     }
 
-    /// Without the right to do so, nothing changes.
+    /// Without the right to do so, nothing changes. One test, because the session is that of all
+    /// tests.
     #[test]
     fn a_process_is_urgent_for_as_long_as_the_pause_lasts() {
         let process = Sleeping::start();
@@ -120,34 +157,32 @@ mod tests {
         let may = setpriority_process(Some(process.pid()), 2).is_ok();
         let before = process.nice();
         let meanwhile = if may { URGENT } else { before };
+        let session = session_nice(process.pid());
         let mut urgency = Urgency {
             processes: vec![process.pid()],
             raised: Vec::new(),
+            sessions: Vec::new(),
         };
         for _ in 0..2 {
             urgency.begin();
             urgency.begin();
             assert_eq!(process.nice(), meanwhile);
+            if may && session.is_some() {
+                assert_eq!(session_nice(process.pid()), Some(URGENT));
+            }
             urgency.end();
             assert_eq!(process.nice(), before);
+            assert_eq!(session_nice(process.pid()), session);
         }
-        urgency.begin();
-        drop(urgency);
-        assert_eq!(process.nice(), before);
-    }
-
-    /// What somebody has set meanwhile is kept.
-    #[test]
-    fn a_nice_value_that_is_anothers_is_left_alone() {
-        let process = Sleeping::start();
-        let mut urgency = Urgency {
-            processes: vec![process.pid()],
-            raised: Vec::new(),
-        };
+        // What somebody has set meanwhile is kept.
         urgency.begin();
         setpriority_process(Some(process.pid()), 5).unwrap();
         urgency.end();
         assert_eq!(process.nice(), 5);
+        urgency.begin();
+        drop(urgency);
+        assert_eq!(process.nice(), 5);
+        assert_eq!(session_nice(process.pid()), session);
     }
 
     #[test]

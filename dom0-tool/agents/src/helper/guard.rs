@@ -228,8 +228,8 @@ pub(super) fn main(over: Over, domid: DomId, helper: u32) -> ExitCode {
         &reports,
         &mut emulated,
         monitor.as_ref(),
+        urgency,
     );
-    drop(urgency);
     if let Some(name) = name.filter(|_| may_be_renamed(&reports)) {
         give_name_back(domid, &name);
     }
@@ -304,6 +304,7 @@ fn undo(
     reports: &[u8],
     emulated: &mut Emulated,
     monitor: Option<&Monitor>,
+    urgency: Urgency,
 ) -> (ExitCode, Devices) {
     if reports.contains(&word::UNDONE) {
         return (ExitCode::SUCCESS, Devices::None);
@@ -322,6 +323,7 @@ fn undo(
         emulated.wait_for_stop();
     }
     let taken_over = take_over(domid, helper, lands, asked, emulated);
+    drop(urgency);
     // The transport may have refused a guest that was to land.
     let runs = runs_here(domid);
     // Its reboot must not wait for what follows, which takes seconds.

@@ -18,7 +18,6 @@ use lull_store::running::folder::{self, Folder};
 use lull_wire::channel::Token;
 use lull_xen::Xen;
 use lull_xen::host::Host;
-use rustix::process::getppid;
 use rustix::stdio::{dup2_stderr, stdout};
 
 use super::announce::announce;
@@ -144,7 +143,7 @@ pub fn main(options: &Options) -> ExitCode {
     for word in land.take(3).bytes().map_while(Result::ok) {
         words.push(word);
         if word == BUILT {
-            urgency = Some(Urgency::new(getppid()));
+            urgency = Some(Urgency::new(None));
         }
         if let Some(lands) = lands.take_if(|_| word == BUILT) {
             announcer = thread::Builder::new()
