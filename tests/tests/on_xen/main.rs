@@ -246,7 +246,7 @@ fn seldom() -> Vec<Scenario> {
         scenario("clock-jumps-meanwhile", 30, moves::while_the_clock_jumps),
         scenario("stock-save-and-restore", 25, stock::save_and_restore),
         rig_scenario("stock-migration-keeps-every-page", 30, stock::migration),
-        scenario("pauses-with-history", 70, predictions::with_history),
+        scenario("pauses-with-history", 150, predictions::with_history),
         scenario("larger-limit-is-no-longer-pause", 70, noise::larger_limits),
     ]
 }

@@ -75,7 +75,7 @@ pub fn note(events: &[Value]) {
     }
 }
 
-/// The number of moves in a row; only those after the first have a history.
+/// The number of moves in a row by each landing; only those after the first have a history.
 const MOVES: usize = 3;
 
 /// Moves a guest to and fro, so that later moves use the history of earlier ones.
@@ -84,8 +84,11 @@ pub fn with_history(world: &mut World) -> Result<()> {
     world.forget_guest();
     let guest = world.guest_like(&small())?;
     guest.set_load(MODERATE)?;
-    let plan = Plan::direct().limit(world.pace.scaled(Duration::from_secs(60)));
-    for number in 0..MOVES {
+    let limit = world.pace.scaled(Duration::from_secs(60));
+    let classic = Plan::direct().limit(limit);
+    let fast = Plan::over_ssh().landing("fast").limit(limit);
+    let plans = [&classic, &fast].map(|plan| [plan; MOVES]);
+    for (number, plan) in plans.iter().flatten().enumerate() {
         let running = match number {
             0 => plan.start(&world.host, &guest)?,
             _ => plan.start_as_it_is(&world.host, &guest)?,
@@ -94,6 +97,8 @@ pub fn with_history(world: &mut World) -> Result<()> {
         ended.expect(0)?;
         aftermath::check(&world.host, &guest, &ended)?;
     }
+    // The next scenario gets a guest that has its memory.
+    world.forget_guest();
     Ok(())
 }
 
