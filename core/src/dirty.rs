@@ -153,6 +153,17 @@ impl Round {
         self.within(span)
     }
 
+    /// Pages that this round adds in another `span` if it goes on like the other one: as many
+    /// as that one added then, and, if this one is ahead of it, at most as many again.
+    fn grows_like(&self, other: &Self, span: Micros) -> u64 {
+        let now = self.end;
+        let before = other.at(now.span);
+        let then = now.span.saturating_add(span);
+        let grown = other.at(then).saturating_sub(before);
+        let ahead = now.pages.saturating_sub(before);
+        grown.saturating_add(ahead.min(grown))
+    }
+
     fn within(&self, span: Micros) -> u64 {
         let mut below = (Micros::ZERO, 0);
         for (place, pages) in self.pages.iter().enumerate().take(self.reached) {
@@ -309,15 +320,9 @@ impl DirtyCurve {
     /// as that one. If there is none, this round goes on as in its second half.
     pub fn expected_more(&self, span: Micros) -> u64 {
         let round = self.under_way();
-        let now = round.end;
-        let then = now.span.saturating_add(span);
-        let like = self.like(&round, then).unwrap_or(round);
-        let before = like.at(now.span);
-        let grown = like.at(then).saturating_sub(before);
-        let ahead = now.pages.saturating_sub(before);
-        let more = grown.saturating_add(ahead.min(grown));
+        let like = self.like(&round, span).unwrap_or(round);
         // A very short round that goes on as it began would exceed all that was seen.
-        more.min(self.at_most(span))
+        round.grows_like(&like, span).min(self.at_most(span))
     }
 
     /// Upper bound of the pages that this round adds in another `span`, at a risk.
@@ -330,10 +335,9 @@ impl DirtyCurve {
     pub fn at_most_more(&self, span: Micros) -> u64 {
         let at_most = self.at_most(span);
         let round = self.under_way();
-        let now = round.end.span;
-        let is_short = now <= span.saturating_add(span);
-        match self.like(&round, now.saturating_add(span)) {
-            Some(_) if is_short => at_most.min(self.expected_more(span).saturating_mul(2)),
+        let is_short = round.end.span <= span.saturating_add(span);
+        match self.like(&round, span) {
+            Some(like) if is_short => at_most.min(round.grows_like(&like, span).saturating_mul(2)),
             _ => at_most,
         }
     }
@@ -346,11 +350,12 @@ impl DirtyCurve {
         }
     }
 
-    /// The newest round that lasted until `then` and in which the guest was about as busy as
-    /// in `round`: it had dirtied half as many pages at least. The first 50 ms show only that
+    /// The newest round that lasted for another `span` and in which the guest was about as busy
+    /// as in `round`: it had dirtied half as many pages at least. The first 50 ms show only that
     /// there was a burst.
-    fn like(&self, round: &Round, then: Micros) -> Option<Round> {
+    fn like(&self, round: &Round, span: Micros) -> Option<Round> {
         let now = round.end;
+        let then = now.span.saturating_add(span);
         let seen = now.span.max(Self::WINDOW_SPAN);
         let is_like = |other: &&Round| {
             other.end.span >= then && other.at(seen).saturating_mul(2) >= now.pages

@@ -174,8 +174,8 @@ impl SuspendPages {
 ///
 /// The curve is measured while the guest runs. Once it has stopped, dom0 has its processor
 /// to itself, and pipes and sockets take in much of what little is left: the same pages then
-/// take a share of the curve's time. But the curve is mostly that of long rounds, and a short
-/// one costs a fixed time besides, for the way there and back: they then take longer.
+/// take a share of the curve's time. But the curve is mostly that of long rounds, and where
+/// round trips are not measured a short one costs a fixed time besides: they then take longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct LastPages {

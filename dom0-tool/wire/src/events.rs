@@ -367,8 +367,8 @@ pub struct Ended {
     #[serde(default)]
     pub round_trip_ms: u64,
     /// Observed time for the pages of the final round without the round trip, per mille of what
-    /// the path's curve said of them once the guest had stopped. `None` if not all of them were sent, or if
-    /// the curve knew the path under a cap only.
+    /// the path's curve said of them once the guest had stopped. `None` if not all of them were
+    /// sent, or if the curve knew the path under a cap only.
     #[serde(default)]
     pub last_pages_per_mille: Option<u64>,
     /// Number of guest pages sent.

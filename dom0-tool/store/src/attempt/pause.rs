@@ -177,8 +177,8 @@ impl ObservedAttempt {
         (loads <= came / 2).then(|| came - loads)
     }
 
-    /// How long the last pages took without the round trip, beside what the path's curve said of them. `None` where
-    /// the engine could not compare.
+    /// How long the last pages took without the round trip, beside what the path's curve said
+    /// of them. `None` where the engine could not compare.
     fn last_pages(&self) -> Option<Took> {
         let ended = self.ended.as_ref()?;
         let per_mille = ended.last_pages_per_mille?;

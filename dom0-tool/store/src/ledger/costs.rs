@@ -187,25 +187,25 @@ pub fn suspend_pages(ordered: &[u64]) -> SuspendPages {
 /// a guest or a host does.
 const LATEST: usize = 8;
 
+fn latest(seen: &[Took]) -> &[Took] {
+    seen.get(seen.len().saturating_sub(LATEST)..)
+        .unwrap_or_default()
+}
+
 /// The round trip before the next pause's last pages, from those of earlier pauses, the oldest
 /// first.
 pub fn round_trip(seen: &[Took]) -> Duration {
-    let latest = seen
-        .get(seen.len().saturating_sub(LATEST)..)
-        .unwrap_or_default();
-    let mut trips: Vec<u64> = latest
-        .iter()
-        .filter_map(|took| took.round_trip_ms)
-        .collect();
+    let trips = latest(seen).iter().filter_map(|took| took.round_trip_ms);
+    let mut trips: Vec<u64> = trips.collect();
     trips.sort_unstable();
     median(&trips).map_or(Duration::ZERO, Duration::from_millis)
 }
 
 /// The time of the next pause's last pages, from those of earlier pauses, the oldest first.
 pub fn last_pages(seen: &[Took]) -> LastPages {
-    let latest = seen.get(seen.len().saturating_sub(LATEST)..);
+    let latest = latest(seen);
     let ordered = |figure: fn(&Took) -> u64| {
-        let mut figures: Vec<u64> = latest.unwrap_or_default().iter().map(figure).collect();
+        let mut figures: Vec<u64> = latest.iter().map(figure).collect();
         figures.sort_unstable();
         figures
     };
