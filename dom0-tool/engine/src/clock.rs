@@ -207,7 +207,7 @@ impl Session<'_> {
 
     /// Whether the guest has stopped and its QEMU has not.
     fn awaits_devices(&self) -> bool {
-        let awaits = |pause: &Pause| pause.suspended && pause.stopped.is_none();
+        let awaits = |pause: &Pause| pause.suspended.is_some() && pause.stopped.is_none();
         self.saves_devices() && self.pause.as_ref().is_some_and(awaits)
     }
 
@@ -217,7 +217,7 @@ impl Session<'_> {
     pub(super) fn until_deadline(&self) -> Option<Duration> {
         let config = self.peer.machine().config();
         let limit = self.limit_in_force()?;
-        let stops = |pause: &Pause| pause.stopped.is_some() || pause.suspended;
+        let stops = |pause: &Pause| pause.stopped.or(pause.suspended).is_some();
         let pause = self.pause.filter(stops)?;
         let after = config.costs.reserve();
         let after = after.saturating_add(self.landing.reserve());

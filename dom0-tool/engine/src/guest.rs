@@ -105,8 +105,8 @@ impl Session<'_> {
             self.stopped(&mut pause)?;
         }
         // The limit ends a pause in which QEMU does not stop.
-        if pause.stopped.is_none() && self.saves_devices() && !pause.suspended {
-            pause.suspended = self.is_suspended()?;
+        if pause.stopped.is_none() && self.saves_devices() && pause.suspended.is_none() {
+            pause.suspended = self.is_suspended()?.then(Instant::now);
             self.pause = Some(pause);
         }
         if pause.answered {
@@ -176,16 +176,17 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Resumes the guest if it is stopped. The QEMU of a guest with emulated devices may still
-    /// be stopped for as long as there is no answer, so such a guest waits for that.
+    /// Resumes the guest if this attempt has stopped it, unless it has to wait for the answer
+    /// to the request.
     pub(super) fn resume(&mut self) {
-        if self.request.has_devices && self.pause.is_some_and(|pause| !pause.answered) {
+        // A guest stopped by any other cause is not this attempt's to resume.
+        let due = |pause: Pause| pause.answered || self.is_due_without_answer(&pause);
+        if !self.pause.is_some_and(due) {
             return;
         }
         let decided = Instant::now();
         match self.domains.resume(self.host.emulated()) {
             Ok(domain::Resumed::Yes { at, devices, known }) => {
-                self.resume_failed = false;
                 self.note_resume(at, Some(at.duration_since(decided)), known);
                 self.note_devices(devices);
             }
@@ -205,6 +206,7 @@ impl Session<'_> {
     }
 
     fn note_resume(&mut self, at: Instant, took: Option<Duration>, known: bool) {
+        self.resume_failed = false;
         self.resumed = self.pause.map(|pause| Resumed {
             pause: at.duration_since(pause.requested),
             took,
@@ -249,14 +251,15 @@ impl Session<'_> {
     /// request that is still to come, and resumes the guest then.
     pub(super) fn ensure_running(&mut self, mut verdict: Verdict) -> Verdict {
         // A guest stopped by any other cause is not this attempt's to resume.
-        if self.pause.is_none() {
-            return verdict;
-        }
-        self.resume();
-        let Some(pause) = self.pause.filter(|pause| !pause.answered) else {
+        let Some(pause) = self.pause else {
             return verdict;
         };
+        if pause.answered {
+            self.resume();
+            return verdict;
+        }
         if self.landing.asks_itself() {
+            self.resume();
             // The request is the engine's own, so the engine may take it back.
             self.outlive_request(&mut verdict);
             return verdict;
@@ -265,12 +268,13 @@ impl Session<'_> {
         // stop. A guest that stops after all must not stay stopped.
         let deadline = pause.requested + Duration::from_secs(150);
         while Instant::now() < deadline {
-            self.resume();
             match self.host.suspend_answer() {
                 Ok(None) => {}
                 // No further answer will come, but the guest may have been asked.
                 Ok(Some(_)) | Err(_) => break,
             }
+            self.note_stop();
+            self.resume();
             let _ = self.wait(Duration::from_millis(5));
         }
         self.pause = Some(Pause {
@@ -282,4 +286,33 @@ impl Session<'_> {
         self.outlive_request(&mut verdict);
         verdict
     }
+
+    /// Notes when the guest was first seen suspended.
+    fn note_stop(&mut self) {
+        let seen = self.is_suspended().is_ok_and(|suspended| suspended);
+        if let Some(pause) = self.pause.as_mut().filter(|_| seen) {
+            pause.suspended.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Whether a guest that has stopped is resumed although there is no answer to the request
+    /// yet. Its QEMU, if it has one, may still be stopped until there is. libxl would wait in
+    /// vain for a guest that runs again before libxl has looked; the limit comes first.
+    fn is_due_without_answer(&self, pause: &Pause) -> bool {
+        if self.request.has_devices || self.landing.asks_itself() {
+            return !self.request.has_devices;
+        }
+        let Some(stopped) = pause.stopped.or(pause.suspended) else {
+            return false;
+        };
+        let resume = self.peer.machine().config().costs.resume;
+        let in_time = self.limit_in_force().map(|limit| limit.since(resume));
+        let is_over = |limit: Micros| pause.requested.elapsed() >= Duration::from_micros(limit.0);
+        stopped.elapsed() >= LIBXL_LOOKS || in_time.is_some_and(is_over)
+    }
 }
+
+/// Time that libxl has to see that the guest has stopped. xenstored tells libxl of the stop, so
+/// this takes milliseconds, unless dom0 is busy. A guest that runs again before libxl has looked
+/// is waited for by libxl for a minute, and this attempt with it.
+const LIBXL_LOOKS: Duration = Duration::from_secs(1);

@@ -19,8 +19,8 @@ pub struct Pause {
     pub predicted: Option<Downtime>,
     /// The expected time for the last pages, if conditions are as usual.
     pub likely_pages: Option<Micros>,
-    /// Whether the guest was seen suspended, and its QEMU is not known to have stopped.
-    pub suspended: bool,
+    /// When the guest was first seen suspended, if that was before [`Self::stopped`].
+    pub suspended: Option<Instant>,
     /// When the engine saw that the guest had stopped, and its QEMU if it has one.
     pub stopped: Option<Instant>,
     /// How long the final bitmap took.
@@ -42,7 +42,7 @@ impl Pause {
             requested: Instant::now(),
             predicted: machine.prediction(),
             likely_pages: likely_pages(machine),
-            suspended: false,
+            suspended: None,
             stopped: None,
             bitmap: None,
             pages_sent: None,
@@ -98,7 +98,7 @@ mod tests {
             requested: stopped,
             predicted: None,
             likely_pages: None,
-            suspended: false,
+            suspended: None,
             stopped: Some(stopped),
             bitmap: Some(ms(3)),
             pages_sent: None,

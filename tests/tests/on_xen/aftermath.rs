@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lull_tests::ssh::quote;
 use lull_tests::timeline::Timeline;
 use lull_tests::{Guest, Host, Status};
@@ -92,10 +92,10 @@ pub fn no_leaks(host: &Host, guests: &[&Guest]) -> Result<()> {
         if leaks.is_empty() {
             return Ok(());
         }
-        ensure!(
-            timeline.seconds() < SETTLING.as_secs_f64(),
-            "left behind: {leaks:?}"
-        );
+        if timeline.seconds() > SETTLING.as_secs_f64() {
+            let kernel = host.run("dmesg | tail -n 20")?.stdout;
+            bail!("left behind: {leaks:?}; dom0's kernel:\n{kernel}");
+        }
         std::thread::sleep(Duration::from_millis(500));
     }
 }

@@ -26,6 +26,9 @@ const HANDSHAKE: Duration = Duration::from_millis(20);
 /// How long QEMU may take to stop.
 const QEMU_STOPS: Duration = Duration::from_millis(3_000);
 
+/// When libxl looks at a guest that has stopped: xenstored tells it of the stop.
+const LIBXL_LOOKS: Duration = Duration::from_millis(15);
+
 /// How long libxl waits for a guest to follow.
 const LIBXL_WAITS: Duration = Duration::from_millis(2_000);
 
@@ -45,6 +48,8 @@ pub struct FakeHost<'w> {
     devices: Devices<'w>,
     /// Since when the guest's QEMU is being stopped.
     stopping: Option<Instant>,
+    /// When libxl was told that the guest has stopped.
+    libxl_told: Option<Instant>,
     /// What was reported.
     pub reported: Vec<Event>,
 }
@@ -63,6 +68,7 @@ impl<'w> FakeHost<'w> {
             started_there: None,
             devices: Devices(world),
             stopping: None,
+            libxl_told: None,
             reported: Vec::new(),
         }
     }
@@ -141,8 +147,23 @@ impl Host for FakeHost<'_> {
                 self.world.guest.set(Guest::Running);
                 SuspendAnswer::Failed
             }
+            // The engine looks itself.
+            _ if self.world.landing.is_fast() => SuspendAnswer::Stopped,
+            Guest::Suspended => {
+                let told = *self.libxl_told.get_or_insert_with(Instant::now);
+                if told.elapsed() < LIBXL_LOOKS {
+                    return Ok(None);
+                }
+                SuspendAnswer::Stopped
+            }
+            // The engine runs it again, and libxl has not seen that it had stopped.
+            Guest::Running if self.world.resumes.get() > 0 && asked.elapsed() < LIBXL_WAITS => {
+                self.world.unseen.set(true);
+                return Ok(None);
+            }
             _ => SuspendAnswer::Stopped,
         };
+        self.libxl_told = None;
         self.asked = None;
         Ok(Some(answer))
     }

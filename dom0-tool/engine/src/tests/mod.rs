@@ -208,6 +208,7 @@ impl Outcome {
             plan.strike.is_some(),
             "{plan:?}: struck"
         );
+        assert!(!world.unseen.get(), "{plan:?}: libxl waits in vain");
         if self.how == How::StreamComplete {
             assert_eq!(world.guest.get(), Guest::Suspended, "{plan:?}");
             assert_eq!(world.commits.get(), 1, "{plan:?}: commits");

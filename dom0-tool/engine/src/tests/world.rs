@@ -194,6 +194,8 @@ pub struct World {
     pub failing_resumes: Cell<u32>,
     /// Whether the guest is left to the guard.
     pub left: Cell<bool>,
+    /// Whether libxl waited for a guest that ran again before libxl looked.
+    pub unseen: Cell<bool>,
     /// How long the engine is held up when it is permitted to start the copy.
     pub held_up: Cell<Duration>,
     /// Whether the destination leaves when the engine is permitted to start the copy.
@@ -245,6 +247,7 @@ impl World {
             forgotten: Cell::new(false),
             failing_resumes: Cell::new(0),
             left: Cell::new(false),
+            unseen: Cell::new(false),
             held_up: Cell::new(Duration::ZERO),
             leaves: Cell::new(false),
             rests: Cell::new(false),

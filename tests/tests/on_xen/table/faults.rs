@@ -78,10 +78,15 @@ impl fmt::Display for Fault {
 /// limit.
 const COLLAPSED: u64 = 50_000;
 
-/// Returns a command that kills the processes that `found` prints. A process dies when the
-/// processor is free, and its end is visible only then.
+/// Returns a command that kills the processes that `found` prints, and waits until they are
+/// dead: a process dies when the processor is free. A dead one has no command line. The other
+/// processes then have a second to notice.
 fn kill(found: &str) -> String {
-    format!("kill -KILL $({found}); sleep 1")
+    format!(
+        "p=$({found}); kill -KILL $p; \
+         while cat $(printf '/proc/%s/cmdline ' $p) 2>/dev/null | grep -q .; do sleep 0.1; done; \
+         sleep 1"
+    )
 }
 
 impl Fault {
