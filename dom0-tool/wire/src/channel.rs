@@ -462,13 +462,6 @@ pub struct Contents {
     from: usize,
 }
 
-impl Contents {
-    /// The frame's body, whose memory can be used again.
-    pub fn into_body(self) -> Vec<u8> {
-        self.body
-    }
-}
-
 impl Deref for Contents {
     type Target = [u8];
 
@@ -557,20 +550,43 @@ fn decode_expect(body: &[u8]) -> Result<Expect, BadFrame> {
     })
 }
 
-fn decode_pages(body: Vec<u8>, purpose: Purpose) -> Result<ToLand, BadFrame> {
-    const SHORT: BadFrame = BadFrame("a batch that is cut off");
-    let (count, rest) = body.split_first_chunk::<4>().ok_or(SHORT)?;
-    let (zero, rest) = rest.split_first_chunk::<4>().ok_or(SHORT)?;
-    let count = u32::from_le_bytes(*count) as usize;
-    if count > PAGES_MAX || *zero != [0; 4] {
-        return Err(BadFrame("a batch that is too large"));
+/// Whether frames of this kind bring pages that replace those of the copy.
+pub const fn writes_pages(kind: u32) -> bool {
+    kind == kind::PAGES
+}
+
+/// Size of the number of entries with which a batch begins, in bytes.
+pub const BATCH_COUNT: usize = 8;
+
+const SHORT_BATCH: BadFrame = BadFrame("a batch that is cut off");
+
+/// The size of a batch without the pages' contents, in bytes. `count` is its beginning.
+///
+/// # Errors
+/// When a batch does not begin like this.
+pub fn batch_head(count: &[u8]) -> Result<usize, BadFrame> {
+    let count: [u8; BATCH_COUNT] = count.try_into().map_err(|_| SHORT_BATCH)?;
+    let count = u64::from_le_bytes(count);
+    match usize::try_from(count)
+        .ok()
+        .filter(|count| *count <= PAGES_MAX)
+    {
+        Some(count) => Ok(BATCH_COUNT + 8 * count),
+        None => Err(BadFrame("a batch that is too large")),
     }
-    let (entries, bytes) = rest.split_at_checked(8 * count).ok_or(SHORT)?;
-    let mut present = Vec::with_capacity(count);
+}
+
+/// Decodes a batch without its contents, which have `contents` bytes.
+///
+/// # Errors
+/// When it is not valid, or does not have such contents.
+pub fn decode_batch(head: &[u8], contents: usize, purpose: Purpose) -> Result<Pages, BadFrame> {
+    let entries = head.get(BATCH_COUNT..).ok_or(SHORT_BATCH)?;
+    let mut present = Vec::with_capacity(entries.len() / 8);
     let mut zero = Vec::new();
     let mut depopulated = Vec::new();
-    for entry in entries.chunks_exact(8) {
-        let entry = u64::from_le_bytes(entry.try_into().map_err(|_| SHORT)?);
+    for entry in entries.chunks(8) {
+        let entry = u64::from_le_bytes(entry.try_into().map_err(|_| SHORT_BATCH)?);
         let gfn = entry & GFN_MASK;
         match entry & !GFN_MASK {
             0 if zero.is_empty() && depopulated.is_empty() => present.push(gfn),
@@ -588,16 +604,22 @@ fn decode_pages(body: Vec<u8>, purpose: Purpose) -> Result<ToLand, BadFrame> {
     if !ascend(&all) {
         return Err(BadFrame("a frame that is named twice"));
     }
-    if bytes.len() != PAGE * present.len() {
+    if contents != PAGE * present.len() {
         return Err(BadFrame("a batch with too few or too many bytes"));
     }
-    let pages = Pages {
+    Ok(Pages {
         purpose,
         present,
         zero,
         depopulated,
-    };
-    let from = body.len() - bytes.len();
+    })
+}
+
+fn decode_pages(body: Vec<u8>, purpose: Purpose) -> Result<ToLand, BadFrame> {
+    let count = body.get(..BATCH_COUNT).ok_or(SHORT_BATCH)?;
+    let from = batch_head(count)?;
+    let (head, contents) = body.split_at_checked(from).ok_or(SHORT_BATCH)?;
+    let pages = decode_batch(head, contents.len(), purpose)?;
     Ok(ToLand::Pages(pages, Contents { body, from }))
 }
 

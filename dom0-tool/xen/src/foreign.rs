@@ -2,6 +2,9 @@
 
 use std::ffi::c_void;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{ptr, slice};
 
@@ -98,6 +101,31 @@ impl ForeignPages {
         // SAFETY: the target lies within the mapping, as checked above; the source is
         // local memory.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    /// Reads once from `from` into these bytes of the mapping. Returns the number of bytes
+    /// read: 0 at the end of the input.
+    ///
+    /// # Errors
+    /// Returns the kernel's error.
+    ///
+    /// # Panics
+    /// Panics if the range exceeds the mapping, which is a bug of the caller.
+    pub fn read_from(&mut self, from: BorrowedFd<'_>, range: Range<usize>) -> io::Result<usize> {
+        assert!(
+            range.start <= range.end && range.end <= self.bytes,
+            "read past the mapping"
+        );
+        let to = self
+            .start
+            .cast::<MaybeUninit<u8>>()
+            .wrapping_add(range.start);
+        // SAFETY: the slice lies within the mapping, as checked above, and this is the only
+        // reference to it. The other domain may change the bytes at any time, so no code here
+        // reads them: only the kernel writes there.
+        let place = unsafe { slice::from_raw_parts_mut(to, range.len()) };
+        let (read, _) = rustix::io::read(from, place)?;
+        Ok(read.len())
     }
 
     /// Writes `words` into the mapping from `offset` on.

@@ -14,13 +14,13 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::ExitCode;
 
 use lull_base::{hygiene, inherited_fd, passed_fds};
-use lull_wire::channel::{self, JOINED_MAX, SHARE_BYTES_MAX, ToLand, Token};
+use lull_wire::channel::{self, JOINED_MAX, SHARE_BYTES_MAX, Token};
 use lull_wire::json;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::stdio::{dup2_stdin, dup2_stdout, stdin, stdout};
 
-use super::inlet::Inlet;
+use super::inlet::{Arrived, FindPlace, Inlet};
 use super::serve::End;
 use lull_store::running::folder::Folder;
 
@@ -109,7 +109,6 @@ fn receive(socket: &UnixDatagram) -> Option<[OwnedFd; 3]> {
 }
 
 /// A connection that has joined.
-#[derive(Debug)]
 pub struct Joined {
     /// Which of the connections it is; the first that joins is 1.
     pub number: u8,
@@ -126,13 +125,8 @@ impl Joined {
     ///
     /// # Errors
     /// As there.
-    pub fn read(&mut self) -> Result<Option<ToLand>, End> {
-        self.inlet.read(self.from.as_fd())
-    }
-
-    /// Uses the memory of a frame's body for the next one.
-    pub fn reuse(&mut self, body: Vec<u8>) {
-        self.inlet.reuse(body);
+    pub fn read(&mut self, find_place: FindPlace<'_>) -> Result<Option<Arrived>, End> {
+        self.inlet.read(self.from.as_fd(), find_place)
     }
 
     /// The socket to the process that handed the connection over.
@@ -210,6 +204,8 @@ fn wait(mut stays: UnixStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use lull_wire::channel::ToLand;
+
     use std::io::{PipeReader, PipeWriter, Write, pipe};
 
     use super::*;
@@ -237,15 +233,15 @@ mod tests {
         let mut joined = join_socket.admit().unwrap();
         assert_eq!(joined.number, 1);
         source.write_all(&channel::ping()).unwrap();
-        let mut read = || joined.read().unwrap();
-        assert_eq!(read(), Some(ToLand::Ping));
+        let mut read = || joined.read(&mut |_| Ok(None)).unwrap();
+        assert_eq!(read(), Some(Arrived::Here(ToLand::Ping)));
         assert_eq!(read(), None);
         let long = [7, 0, 0, 0, 1, 0, 0, 0, 9];
         source.write_all(&long[..3]).unwrap();
         assert_eq!(read(), None);
         assert!(joined.is_within_a_frame());
         drop(source);
-        assert!(matches!(joined.read(), Err(End::Gone)));
+        assert!(matches!(joined.read(&mut |_| Ok(None)), Err(End::Gone)));
         drop(joined);
         let mut line = String::new();
         { received }.read_to_string(&mut line).unwrap();

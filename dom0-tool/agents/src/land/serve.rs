@@ -12,14 +12,14 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::stdio::stdin;
 
 use super::incoming::{Holder, NoQemu};
-use super::inlet::Inlet;
+use super::inlet::{Arrived, FindPlace, Inlet, Place};
 use super::join_socket::{JoinSocket, Joined};
 use super::see_off::SeeOff;
 use super::waiting::{Compared, Complete, Finder, Identity, Tools, Unfit, Waiting};
 use lull_store::running::folder::{self, Folder};
 use lull_wire::channel::{
-    Attach, BadFrame, Chosen, Edition, Expect, FromLand, Greeting, LINE_MAX, Purpose, SILENCE,
-    TO_LAND_MAX, ToLand, Token,
+    Attach, BadFrame, Chosen, Edition, Expect, FromLand, Greeting, LINE_MAX, Pages, Purpose,
+    SILENCE, TO_LAND_MAX, ToLand, Token,
 };
 use lull_wire::json;
 
@@ -114,10 +114,52 @@ trait Destination {
 
 /// A copy that was found, and what looks after it.
 struct Attached {
-    waiting: Waiting,
+    copy: WaitingCopy,
     see_off: SeeOff,
+}
+
+/// A copy that is brought up to date.
+struct WaitingCopy {
+    waiting: Waiting,
     /// Its QEMU waits for its state.
     holder: Option<Holder>,
+}
+
+impl WaitingCopy {
+    fn check_holder(&self) -> Result<(), End> {
+        self.holder.as_ref().map_or(Ok(()), |it| Ok(it.check()?))
+    }
+}
+
+/// What is done while frames arrive.
+trait Meanwhile {
+    /// Decides whether to go on. Called periodically while nothing arrives.
+    fn check(&mut self) -> Result<(), End>;
+
+    /// See [`FindPlace`].
+    fn place(&mut self, _: &Pages) -> Result<Option<Box<dyn Place>>, End> {
+        Ok(None)
+    }
+}
+
+impl<F: FnMut() -> Result<(), End>> Meanwhile for F {
+    fn check(&mut self) -> Result<(), End> {
+        self()
+    }
+}
+
+impl Meanwhile for WaitingCopy {
+    fn check(&mut self) -> Result<(), End> {
+        self.check_holder()?;
+        Ok(self.waiting.check()?)
+    }
+
+    fn place(&mut self, pages: &Pages) -> Result<Option<Box<dyn Place>>, End> {
+        // A busy source leaves no second for the check between two frames.
+        self.check_holder()?;
+        let mapped = self.waiting.place(pages)?;
+        Ok(mapped.map(|mapped| Box::new(mapped) as Box<dyn Place>))
+    }
 }
 
 struct ThisHost {
@@ -173,9 +215,11 @@ impl Destination for ThisHost {
         self.see_off.watch(waiting.copy())?;
         self.see_off.is_built()?;
         Ok(Attached {
-            waiting,
+            copy: WaitingCopy {
+                waiting,
+                holder: self.expected.map(|_| self.holder),
+            },
             see_off: self.see_off,
-            holder: self.expected.map(|_| self.holder),
         })
     }
 }
@@ -200,8 +244,8 @@ fn serve<W: Write>(
     let mut awaited: Option<Expect> = None;
     let attached = loop {
         let arrived = match &awaited {
-            None => Some(source.frame(|| destination.check())?),
-            Some(_) => source.frame_within(SHORT_POLL_INTERVAL)?,
+            None => Some(source.frame(&mut || destination.check())?),
+            Some(_) => source.frame_within(SHORT_POLL_INTERVAL, &mut || Ok(()))?,
         };
         let Some((via, frame)) = arrived else {
             if let Some(copy) = &awaited
@@ -211,6 +255,9 @@ fn serve<W: Write>(
                 source.say(&FromLand::Armed.encode())?;
             }
             continue;
+        };
+        let Arrived::Here(frame) = frame else {
+            return Err(End::OutOfTurn);
         };
         match frame {
             ToLand::Ping => source.answer(via, &FromLand::Pong)?,
@@ -226,41 +273,44 @@ fn serve<W: Write>(
         }
     };
     let Attached {
-        mut waiting,
+        mut copy,
         mut see_off,
-        mut holder,
     } = attached;
     source.join_socket = None;
     if edition.landing().is_handshake_first() {
-        waiting.hold()?;
+        copy.waiting.hold()?;
     }
     if edition.is_thin() {
-        waiting.expect_all();
+        copy.waiting.expect_all();
     }
     source.say(&FromLand::Attached.encode())?;
     loop {
-        let (via, frame) = source.frame(|| {
-            holder.as_ref().map_or(Ok(()), Holder::check)?;
-            Ok(waiting.check()?)
-        })?;
+        let (via, frame) = source.frame(&mut copy)?;
+        let frame = match frame {
+            Arrived::Here(frame) => frame,
+            Arrived::InPlace(pages) => {
+                copy.waiting.placed(&pages)?;
+                source.answer(via, &FromLand::Applied)?;
+                continue;
+            }
+        };
         let answer = match frame {
             ToLand::Ping => FromLand::Pong,
             ToLand::Pages(pages, bytes) if pages.purpose == Purpose::Write => {
                 // A busy source leaves no second for the check between two frames.
-                holder.as_ref().map_or(Ok(()), Holder::check)?;
-                waiting.write(&pages, &bytes)?;
-                source.reuse(via, bytes.into_body());
+                copy.check_holder()?;
+                copy.waiting.write(&pages, &bytes)?;
                 FromLand::Applied
             }
             _ if via != Via::First => return Err(End::OutOfTurn),
             ToLand::Attach(_) | ToLand::Expect(_) | ToLand::Start => return Err(End::OutOfTurn),
             ToLand::Devices(part) => {
-                let holder = holder.as_mut().ok_or(End::OutOfTurn)?;
+                let holder = copy.holder.as_mut().ok_or(End::OutOfTurn)?;
                 holder.take(&part)?;
                 continue;
             }
             ToLand::Pages(pages, bytes) => {
-                let Compared { differing, first } = waiting.compare(&pages, &bytes)?;
+                let Compared { differing, first } = copy.waiting.compare(&pages, &bytes)?;
                 FromLand::Compared { differing, first }
             }
             ToLand::Leave(number) if edition.may_join() => {
@@ -275,9 +325,9 @@ fn serve<W: Write>(
                 }
                 // Permission to start the guest follows. No mapping of the guest is left
                 // when the source reads Landed.
-                let complete = waiting.set_state(&state)?;
+                let complete = copy.waiting.set_state(&state)?;
                 // QEMU looks at the guest's memory as it loads, so it comes last.
-                if let Some(holder) = &mut holder {
+                if let Some(holder) = &mut copy.holder {
                     holder.load()?;
                 }
                 match edition.landing().is_handshake_first() {
@@ -313,7 +363,7 @@ fn start<W: Write>(
 ) -> Result<(), End> {
     source.say(&FromLand::Landed.encode())?;
     match source.frame_of_first(|| Ok(complete.check()?))? {
-        ToLand::Start => {}
+        Arrived::Here(ToLand::Start) => {}
         _ => return Err(End::OutOfTurn),
     }
     complete.check()?;
@@ -390,19 +440,6 @@ impl<'f, W: Write> Source<'f, W> {
         Ok(())
     }
 
-    /// Uses the memory of a frame for the next one on its connection.
-    fn reuse(&mut self, via: Via, body: Vec<u8>) {
-        match via {
-            Via::First => self.inlet.reuse(body),
-            Via::Joined(number) => {
-                let mut joined = self.joined.iter_mut();
-                if let Some(joined) = joined.find(|joined| joined.number == number) {
-                    joined.reuse(body);
-                }
-            }
-        }
-    }
-
     /// Reads nothing more from a further connection.
     fn close(&mut self, number: u8) {
         self.joined.retain(|joined| joined.number != number);
@@ -432,22 +469,22 @@ impl<'f, W: Write> Source<'f, W> {
         }
     }
 
-    /// Reads a frame of any connection. While nothing arrives, `meanwhile` is called
-    /// periodically and decides whether to go on.
-    fn frame(
-        &mut self,
-        mut meanwhile: impl FnMut() -> Result<(), End>,
-    ) -> Result<(Via, ToLand), End> {
+    /// Reads a frame of any connection.
+    fn frame(&mut self, meanwhile: &mut impl Meanwhile) -> Result<(Via, Arrived), End> {
         loop {
-            match self.frame_within(POLL_INTERVAL)? {
+            match self.frame_within(POLL_INTERVAL, meanwhile)? {
                 Some(read) => return Ok(read),
-                None => meanwhile()?,
+                None => meanwhile.check()?,
             }
         }
     }
 
     /// Reads a frame of any connection. `None` once nothing has arrived for `longest`.
-    fn frame_within(&mut self, longest: Duration) -> Result<Option<(Via, ToLand)>, End> {
+    fn frame_within(
+        &mut self,
+        longest: Duration,
+        meanwhile: &mut impl Meanwhile,
+    ) -> Result<Option<(Via, Arrived)>, End> {
         loop {
             let Some(ready) = self.readable(longest)? else {
                 self.check_silence()?;
@@ -468,7 +505,7 @@ impl<'f, W: Write> Source<'f, W> {
                     continue;
                 }
                 self.turn = at + 1;
-                if let Some(read) = self.read(at)? {
+                if let Some(read) = self.read(at, &mut |pages| meanwhile.place(pages))? {
                     return Ok(Some(read));
                 }
                 // The others may have moved up.
@@ -479,14 +516,18 @@ impl<'f, W: Write> Source<'f, W> {
 
     /// Reads from the connection at this place: the first one is at 0. A further one that
     /// has ended is closed.
-    fn read(&mut self, at: usize) -> Result<Option<(Via, ToLand)>, End> {
+    fn read(
+        &mut self,
+        at: usize,
+        find_place: FindPlace<'_>,
+    ) -> Result<Option<(Via, Arrived)>, End> {
         let Some(at) = at.checked_sub(1) else {
-            let frame = self.read_first()?;
+            let frame = self.read_first(find_place)?;
             return Ok(frame.map(|frame| (Via::First, frame)));
         };
         let joined = &mut self.joined[at];
         let via = Via::Joined(joined.number);
-        match joined.read() {
+        match joined.read(find_place) {
             Ok(frame) => {
                 self.last_bytes_at = Some(Instant::now());
                 Ok(frame.map(|frame| (via, frame)))
@@ -499,8 +540,8 @@ impl<'f, W: Write> Source<'f, W> {
         }
     }
 
-    fn read_first(&mut self) -> Result<Option<ToLand>, End> {
-        let frame = self.inlet.read(self.from)?;
+    fn read_first(&mut self, find_place: FindPlace<'_>) -> Result<Option<Arrived>, End> {
+        let frame = self.inlet.read(self.from, find_place)?;
         self.last_bytes_at = Some(Instant::now());
         Ok(frame)
     }
@@ -517,14 +558,14 @@ impl<'f, W: Write> Source<'f, W> {
     fn frame_of_first(
         &mut self,
         mut meanwhile: impl FnMut() -> Result<(), End>,
-    ) -> Result<ToLand, End> {
+    ) -> Result<Arrived, End> {
         loop {
             if !self.is_readable()? {
                 self.check_silence()?;
                 meanwhile()?;
                 continue;
             }
-            if let Some(frame) = self.read_first()? {
+            if let Some(frame) = self.read_first(&mut |_| Ok(None))? {
                 return Ok(frame);
             }
         }
@@ -606,6 +647,8 @@ mod tests {
     const CHOSEN: &[u8] = b"{\"land\":2}\n";
 
     const NEWEST: &[u8] = b"{\"land\":6}\n";
+
+    const PING: Arrived = Arrived::Here(ToLand::Ping);
 
     /// Serves a source that sends `words` and closes; returns the end, and what was sent to
     /// the source.
@@ -782,9 +825,9 @@ mod tests {
         let one = join();
         let (mut other, _received, stays) = join();
         other.write_all(&channel::ping()).unwrap();
-        let ping = |number| Some((Via::Joined(number), ToLand::Ping));
+        let ping = |number| Some((Via::Joined(number), PING));
         let frame = |source: &mut Source<'_, _>| {
-            let read = source.frame(|| Err(Unfit::NoLongerWaits.into()));
+            let read = source.frame(&mut || Err(Unfit::NoLongerWaits.into()));
             read.ok()
         };
         assert_eq!(frame(&mut source), ping(2));
@@ -793,9 +836,9 @@ mod tests {
         drop(one);
         drop(stays);
         first.write_all(&channel::ping()).unwrap();
-        assert_eq!(frame(&mut source), Some((Via::First, ToLand::Ping)));
+        assert_eq!(frame(&mut source), Some((Via::First, PING)));
         first.write_all(&channel::ping()).unwrap();
-        assert_eq!(frame(&mut source), Some((Via::First, ToLand::Ping)));
+        assert_eq!(frame(&mut source), Some((Via::First, PING)));
         assert!(source.joined.is_empty());
     }
 
@@ -833,7 +876,7 @@ mod tests {
         let (from, _silent): (_, PipeWriter) = pipe().unwrap();
         let mut source = Source::new(from.as_fd(), Vec::new(), None);
         let mut looks = 0;
-        let gone = source.frame(|| {
+        let gone = source.frame(&mut || {
             looks += 1;
             Err(Unfit::NoLongerWaits.into())
         });
@@ -844,9 +887,9 @@ mod tests {
     /// A connection that is cut does not end.
     #[test]
     fn a_source_that_falls_silent_has_gone() {
-        type Read = fn(&mut Source<'_, Vec<u8>>) -> Result<ToLand, End>;
+        type Read = fn(&mut Source<'_, Vec<u8>>) -> Result<Arrived, End>;
         let all: Read = |source| {
-            let read = source.frame(|| Err(Unfit::NoLongerWaits.into()))?;
+            let read = source.frame(&mut || Err(Unfit::NoLongerWaits.into()))?;
             Ok(read.1)
         };
         let first: Read = |source| source.frame_of_first(|| Err(Unfit::NoLongerWaits.into()));
@@ -857,7 +900,7 @@ mod tests {
             // It has not spoken yet.
             assert!(matches!(read(&mut source), Err(End::Unfit(_))));
             to.write_all(&channel::ping()).unwrap();
-            assert_eq!(read(&mut source).ok(), Some(ToLand::Ping));
+            assert_eq!(read(&mut source).ok(), Some(PING));
             assert!(matches!(read(&mut source), Err(End::Gone)));
         }
     }

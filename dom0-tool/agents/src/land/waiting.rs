@@ -248,6 +248,36 @@ impl Waiting {
         self.copy
     }
 
+    /// Maps the frames of a batch whose pages are about to arrive, in their order. Zeros are
+    /// written to those that are all zero. `None` if pages of the batch are to be left out:
+    /// use [`write`](Self::write) then.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn place(&mut self, pages: &Pages) -> Result<Option<ForeignPages>, Unfit> {
+        if self.not_rings(&pages.present)?.len() < pages.present.len() {
+            return Ok(None);
+        }
+        self.check()?;
+        let mut frames = pages.present.clone();
+        frames.extend(self.not_rings(&pages.zero)?);
+        let mut mapped = self.map_populated(&frames)?;
+        for page in pages.present.len()..frames.len() {
+            mapped.write(page * PAGE, &ZEROS);
+        }
+        Ok(Some(mapped))
+    }
+
+    /// The pages of a batch are in their [`place`](Self::place), and nothing of them is mapped
+    /// any more.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn placed(&mut self, pages: &Pages) -> Result<(), Unfit> {
+        self.check()?;
+        self.note_written(pages)
+    }
+
     /// Writes the pages of a batch, and zeros to the frames that are all zero. Frames without
     /// a page are populated first, and frames that the source no longer has are depopulated.
     ///
@@ -256,8 +286,21 @@ impl Waiting {
     pub fn write(&mut self, pages: &Pages, bytes: &[u8]) -> Result<(), Unfit> {
         self.check()?;
         let (mut frames, bytes) = self.own(pages, bytes)?;
-        let zero = self.not_rings(&pages.zero)?;
-        frames.extend(zero);
+        frames.extend(self.not_rings(&pages.zero)?);
+        if !frames.is_empty() {
+            let mut mapped = self.map_populated(&frames)?;
+            // A page that Xen has just handed out is not zero by itself.
+            let zeros = std::iter::repeat(&ZEROS[..]);
+            let contents = bytes.into_iter().chain(zeros);
+            for (page, content) in contents.take(frames.len()).enumerate() {
+                mapped.write(page * PAGE, content);
+            }
+        }
+        self.note_written(pages)
+    }
+
+    /// Maps the frames. Those without a page get one first.
+    fn map_populated(&mut self, frames: &[u64]) -> Result<ForeignPages, Unfit> {
         let missing = frames.iter().filter(|gfn| !self.populated.contains(**gfn));
         let missing: Vec<u64> = missing.copied().collect();
         if !missing.is_empty() {
@@ -268,18 +311,12 @@ impl Waiting {
                 self.populated.insert(gfn);
             }
         }
-        if !frames.is_empty() {
-            let mut mapped = self.map(&frames)?;
-            // A page that Xen has just handed out is not zero by itself.
-            let zeros = std::iter::repeat(&ZEROS[..]);
-            let contents = bytes.into_iter().chain(zeros);
-            for (page, content) in contents.take(frames.len()).enumerate() {
-                mapped.write(page * PAGE, content);
-            }
-            for gfn in &frames {
-                self.unwritten.remove(*gfn);
-            }
-        }
+        self.map(frames)
+    }
+
+    /// Notes that the frames of a batch are written, and depopulates those that the source no
+    /// longer has.
+    fn note_written(&mut self, pages: &Pages) -> Result<(), Unfit> {
         let mut depopulated = self.not_rings(&pages.depopulated)?;
         depopulated.retain(|gfn| self.populated.contains(*gfn));
         if !depopulated.is_empty() {
@@ -289,7 +326,10 @@ impl Waiting {
                 self.populated.remove(gfn);
             }
         }
-        for gfn in &pages.depopulated {
+        for gfn in [&pages.present, &pages.zero, &pages.depopulated]
+            .into_iter()
+            .flatten()
+        {
             self.unwritten.remove(*gfn);
         }
         Ok(())
