@@ -2,7 +2,8 @@
 //! endian.
 //!
 //! A reader checks a frame completely before it uses anything in it, because the other
-//! end is another host.
+//! end is another host. The contents of pages may be anything, so those of a batch may be
+//! used as they arrive, once the rest is checked.
 
 use std::fmt;
 use std::ops::Deref;
