@@ -104,8 +104,10 @@ impl Toolstack for Libxl {
         if !self.asked || !self.is_readable()? {
             return Ok(None);
         }
+        // A libxl that has gone has gone for every further look, too.
+        let answer = self.answer()?;
         self.asked = false;
-        Ok(Some(match self.answer()? {
+        Ok(Some(match answer {
             0 => SuspendAnswer::Failed,
             _ => SuspendAnswer::Stopped,
         }))

@@ -151,7 +151,7 @@ impl Host for FakeHost<'_> {
             _ if self.world.landing.is_fast() => SuspendAnswer::Stopped,
             Guest::Suspended => {
                 let told = *self.libxl_told.get_or_insert_with(Instant::now);
-                if told.elapsed() < LIBXL_LOOKS {
+                if told.elapsed() < LIBXL_LOOKS || self.world.libxl_is_slow.get() {
                     return Ok(None);
                 }
                 SuspendAnswer::Stopped

@@ -208,7 +208,8 @@ impl Outcome {
             plan.strike.is_some(),
             "{plan:?}: struck"
         );
-        assert!(!world.unseen.get(), "{plan:?}: libxl waits in vain");
+        let is_slow = world.libxl_is_slow.get();
+        assert_eq!(world.unseen.get(), is_slow, "{plan:?}: libxl waits in vain");
         if self.how == How::StreamComplete {
             assert_eq!(world.guest.get(), Guest::Suspended, "{plan:?}");
             assert_eq!(world.commits.get(), 1, "{plan:?}: commits");
@@ -696,7 +697,7 @@ fn names(reason: &str, fault: Fault) -> bool {
         LosesOne | LosesOneLate | LosesAll => &[],
         Closes => &["the stream cannot be written", "lull land was lost"],
         Stalls | NeverArms => &["the timeout of"],
-        Cancel | Forgotten | StaysSuspended | ResumedAtSecondTry => {
+        Cancel | Forgotten | LibxlIsSlow | StaysSuspended | ResumedAtSecondTry => {
             &["cancelled", "the attempt was given up"]
         }
         NeverSuspends => &[DID_NOT_SUSPEND],
@@ -829,6 +830,27 @@ fn a_request_that_the_guest_ignores_is_taken_back_within_the_limit() {
         waited <= limit.as_millis_ceil() + late,
         "{waited} ms, {late} ms late"
     );
+}
+
+/// Nor does the engine wait for a libxl that does not look at the guest.
+#[test]
+fn a_guest_is_resumed_within_its_limit_though_libxl_has_not_looked() {
+    let limit = Micros::from_millis(700);
+    for limit in [Some(limit), None] {
+        let plan = Plan {
+            limit,
+            ..Plan::struck(LandingCase::CLASSIC, Suspending, LibxlIsSlow)
+        };
+        let (outcome, late) = with_lateness(|| migrate(plan, &StubLog::new().unwrap()));
+        outcome.judge(plan);
+        assert_eq!(outcome.how, How::Cancelled, "{plan:?}: {}", outcome.reason);
+        let pause = match outcome.reported.last() {
+            Some(Event::Ended(ended)) => ended.refused_pause_ms.unwrap(),
+            other => panic!("{plan:?}: the last event is {other:?}"),
+        };
+        let within = limit.is_none_or(|limit| pause <= limit.as_millis_ceil() + late);
+        assert!(within, "{plan:?}: {pause} ms, {late} ms late");
+    }
 }
 
 /// A stub may fill its log with anything, and decoding it takes time that the pause does not

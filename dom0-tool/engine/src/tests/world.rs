@@ -129,6 +129,8 @@ pub enum Fault {
     NotStarted,
     /// The attempt is cancelled, and xenstored does not answer when the guest is resumed.
     Forgotten,
+    /// The attempt is cancelled, and libxl looks at the guest seconds later.
+    LibxlIsSlow,
     /// The attempt is cancelled, and the guest cannot be resumed.
     StaysSuspended,
     /// The attempt is cancelled, and the first try to resume the guest fails.
@@ -194,6 +196,8 @@ pub struct World {
     pub failing_resumes: Cell<u32>,
     /// Whether the guest is left to the guard.
     pub left: Cell<bool>,
+    /// Whether libxl takes seconds to look at a guest that has stopped.
+    pub libxl_is_slow: Cell<bool>,
     /// Whether libxl waited for a guest that ran again before libxl looked.
     pub unseen: Cell<bool>,
     /// How long the engine is held up when it is permitted to start the copy.
@@ -247,6 +251,7 @@ impl World {
             forgotten: Cell::new(false),
             failing_resumes: Cell::new(0),
             left: Cell::new(false),
+            libxl_is_slow: Cell::new(false),
             unseen: Cell::new(false),
             held_up: Cell::new(Duration::ZERO),
             leaves: Cell::new(false),
@@ -292,6 +297,10 @@ impl World {
             Fault::Forgotten => {
                 self.cancelled.set(true);
                 self.forgotten.set(true);
+            }
+            Fault::LibxlIsSlow => {
+                self.cancelled.set(true);
+                self.libxl_is_slow.set(true);
             }
             Fault::StaysSuspended => {
                 self.cancelled.set(true);
