@@ -93,6 +93,8 @@ pub fn main() -> ExitCode {
     let Err(end) = ended else {
         return ExitCode::SUCCESS;
     };
+    // This may take long, and nothing of the copy is to be mapped meanwhile.
+    source.drop_frames();
     if !matches!(end, End::Gone) {
         let _ = source.say(&FromLand::Failed(end.to_string()).encode());
     }
@@ -407,10 +409,12 @@ struct Source<'f, W> {
     last_bytes_at: Option<Instant>,
     /// How long it may be silent from then on.
     silence_max: Duration,
+    /// When was last checked whether to go on.
+    checked_at: Instant,
 }
 
 impl<'f, W: Write> Source<'f, W> {
-    const fn new(from: BorrowedFd<'f>, to: W, join_socket: Option<JoinSocket>) -> Self {
+    fn new(from: BorrowedFd<'f>, to: W, join_socket: Option<JoinSocket>) -> Self {
         Self {
             from,
             to,
@@ -420,6 +424,7 @@ impl<'f, W: Write> Source<'f, W> {
             turn: 0,
             last_bytes_at: None,
             silence_max: SILENCE_MAX,
+            checked_at: Instant::now(),
         }
     }
 
@@ -438,6 +443,12 @@ impl<'f, W: Write> Source<'f, W> {
         self.joined
             .retain_mut(|joined| joined.number != number || joined.say(&bytes).is_ok());
         Ok(())
+    }
+
+    /// Drops the frames that have arrived in part. Nothing more can be read.
+    fn drop_frames(&mut self) {
+        self.joined.clear();
+        self.inlet = Inlet::of(0);
     }
 
     /// Reads nothing more from a further connection.
@@ -474,9 +485,14 @@ impl<'f, W: Write> Source<'f, W> {
         loop {
             match self.frame_within(POLL_INTERVAL, meanwhile)? {
                 Some(read) => return Ok(read),
-                None => meanwhile.check()?,
+                None => self.check(meanwhile)?,
             }
         }
+    }
+
+    fn check(&mut self, meanwhile: &mut impl Meanwhile) -> Result<(), End> {
+        self.checked_at = Instant::now();
+        meanwhile.check()
     }
 
     /// Reads a frame of any connection. `None` once nothing has arrived for `longest`.
@@ -510,6 +526,10 @@ impl<'f, W: Write> Source<'f, W> {
                 }
                 // The others may have moved up.
                 break;
+            }
+            // A source that sends a frame in small pieces is never silent.
+            if self.checked_at.elapsed() >= POLL_INTERVAL {
+                self.check(meanwhile)?;
             }
         }
     }

@@ -114,6 +114,8 @@ pub struct Waiting {
     /// contents.
     unwritten: BitSet,
     types: HypercallBuffer<u64>,
+    /// Whether this process holds a pause of its own.
+    held: bool,
     /// Whether the receiver's own pause is to be undone, too.
     unpause: bool,
 }
@@ -184,6 +186,7 @@ impl Waiting {
             populated: BitSet::below(0),
             unwritten: BitSet::below(0),
             types,
+            held: false,
             unpause: false,
         };
         waiting.list()?;
@@ -229,9 +232,11 @@ impl Waiting {
     ///
     /// # Errors
     /// When the hypercall fails.
-    pub fn hold(&self) -> Result<(), Unfit> {
+    pub fn hold(&mut self) -> Result<(), Unfit> {
         let paused = self.xen.pause_domain(self.copy.domain);
-        paused.during("the guest cannot be held")
+        paused.during("the guest cannot be held")?;
+        self.held = true;
+        Ok(())
     }
 
     /// The copy was built without contents: from now on each frame that has a page must be
@@ -249,13 +254,15 @@ impl Waiting {
     }
 
     /// Maps the frames of a batch whose pages are about to arrive, in their order. Zeros are
-    /// written to those that are all zero. `None` if pages of the batch are to be left out:
-    /// use [`write`](Self::write) then.
+    /// written to those that are all zero. `None` if pages of the batch are to be left out, or
+    /// if the receiver could start the copy meanwhile: use [`write`](Self::write) then.
     ///
     /// # Errors
     /// As there.
     pub fn place(&mut self, pages: &Pages) -> Result<Option<ForeignPages>, Unfit> {
-        if self.not_rings(&pages.present)?.len() < pages.present.len() {
+        self.not_rings(&pages.depopulated)?;
+        let has_rings = self.not_rings(&pages.present)?.len() < pages.present.len();
+        if has_rings || !self.held {
             return Ok(None);
         }
         self.check()?;
@@ -309,6 +316,7 @@ impl Waiting {
             populated.during("the guest gets no page for a frame that is new")?;
             for gfn in missing {
                 self.populated.insert(gfn);
+                self.unwritten.insert(gfn);
             }
         }
         self.map(frames)
