@@ -158,12 +158,13 @@ pub fn frames_agree(world: &mut World) -> Result<()> {
 }
 
 /// Without this, dom0 would greet the destination's new interface over the bridge, and the
-/// QEMU of an HVM guest's copy would announce the guest there. The source's backend would
-/// still put these packets into the memory of its guest. The interface of the copy comes
-/// later and gets all broadcasts.
+/// QEMU of an HVM guest's copy would announce the guest there. Guests look for IPv6 routers,
+/// too. The source's backend would still put these packets into the memory of its guest. The
+/// interface of the copy comes later and gets them all.
 pub fn say_nothing_unasked(host: &Host) -> Result<()> {
     let greets_not = "for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >$f; done";
-    let hears_not = "for f in /sys/class/net/vif*/brport/broadcast_flood; do echo 0 >$f; done";
+    let hears_not = "for f in /sys/class/net/vif*/brport; do \
+         echo 0 >$f/broadcast_flood; echo 0 >$f/multicast_flood; done";
     host.run(&format!("{greets_not}; {hears_not}"))?.checked()?;
     Ok(())
 }
