@@ -216,7 +216,6 @@ impl Session<'_> {
     /// cut short, so its time is set aside for as long as it has not been read.
     pub(super) fn until_deadline(&self) -> Option<Duration> {
         let config = self.peer.machine().config();
-        let limit = self.limit_in_force()?;
         let stops = |pause: &Pause| pause.stopped.or(pause.suspended).is_some();
         let pause = self.pause.filter(stops)?;
         let after = config.costs.reserve();
@@ -226,7 +225,13 @@ impl Session<'_> {
         } else {
             after.saturating_add(config.costs.cpu_state)
         };
-        let deadline = Duration::from_micros(limit.since(after).0);
+        self.left_of_limit(&pause, after)
+    }
+
+    /// Time left of the limit on this pause, with `after` set aside for what follows. `None` if
+    /// there is no limit.
+    pub(super) fn left_of_limit(&self, pause: &Pause, after: Micros) -> Option<Duration> {
+        let deadline = Duration::from_micros(self.limit_in_force()?.since(after).0);
         Some(deadline.saturating_sub(pause.requested.elapsed()))
     }
 

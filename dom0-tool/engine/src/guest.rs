@@ -252,15 +252,14 @@ impl Session<'_> {
     /// request that is still to come, and resumes the guest then.
     pub(super) fn ensure_running(&mut self, mut verdict: Verdict) -> Verdict {
         // A guest stopped by any other cause is not this attempt's to resume.
-        let Some(pause) = self.pause else {
-            return verdict;
-        };
-        if pause.answered {
-            self.resume();
+        if self.pause.is_none() {
             return verdict;
         }
+        self.resume();
+        let Some(pause) = self.pause.filter(|pause| !pause.answered) else {
+            return verdict;
+        };
         if self.landing.asks_itself() {
-            self.resume();
             // The request is the engine's own, so the engine may take it back.
             self.outlive_request(&mut verdict);
             return verdict;
@@ -276,14 +275,13 @@ impl Session<'_> {
             }
             self.note_stop();
             self.resume();
-            // Nothing else is read or written here, so nothing else may wake this process: it
-            // would take the processor from libxl.
+            // This loop reads libxl's answer and nothing else. A wait that the stream or the
+            // stub can end would take the processor from libxl.
             thread::sleep(ANSWER_POLL_INTERVAL);
         }
-        self.pause = Some(Pause {
-            answered: true,
-            ..pause
-        });
+        if let Some(pause) = &mut self.pause {
+            pause.answered = true;
+        }
         self.resume();
         // libxl, too, stops waiting for a slow guest.
         self.outlive_request(&mut verdict);
@@ -302,18 +300,19 @@ impl Session<'_> {
     /// yet. Its QEMU, if it has one, may still be stopped until there is. libxl would wait in
     /// vain for a guest that runs again before libxl has looked; the limit comes first.
     fn is_due_without_answer(&self, pause: &Pause) -> bool {
-        if self.request.has_devices || self.landing.asks_itself() {
-            return !self.request.has_devices;
+        if self.request.has_devices {
+            return false;
+        }
+        if self.landing.asks_itself() {
+            return true;
         }
         let Some(stopped) = pause.stopped.or(pause.suspended) else {
             return false;
         };
         let resume = self.peer.machine().config().costs.resume;
-        let poll = Micros(ANSWER_POLL_INTERVAL.as_micros() as u64);
-        let limit = self.limit_in_force();
-        let in_time = limit.map(|limit| limit.since(resume).since(poll));
-        let is_over = |limit: Micros| pause.requested.elapsed() >= Duration::from_micros(limit.0);
-        stopped.elapsed() >= LIBXL_LOOKS || in_time.is_some_and(is_over)
+        let left = self.left_of_limit(pause, resume);
+        let is_last_look = left.is_some_and(|left| left <= ANSWER_POLL_INTERVAL);
+        stopped.elapsed() >= LIBXL_LOOKS || is_last_look
     }
 }
 
@@ -321,6 +320,6 @@ impl Session<'_> {
 const ANSWER_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Time that libxl has to see that the guest has stopped. xenstored tells libxl of the stop, so
-/// this takes milliseconds, unless dom0 is busy. A guest that runs again before libxl has looked
-/// is waited for by libxl for a minute, and this attempt with it.
+/// this takes milliseconds, unless dom0 is busy. If the guest runs again before libxl has looked,
+/// libxl waits for it for a minute, and this attempt waits for libxl.
 const LIBXL_LOOKS: Duration = Duration::from_secs(1);

@@ -104,7 +104,7 @@ impl Toolstack for Libxl {
         if !self.asked || !self.is_readable()? {
             return Ok(None);
         }
-        // A libxl that has gone has gone for every further look, too.
+        // If libxl has gone, this fails, and so does every later call.
         let answer = self.answer()?;
         self.asked = false;
         Ok(Some(match answer {

@@ -26,7 +26,7 @@ const HANDSHAKE: Duration = Duration::from_millis(20);
 /// How long QEMU may take to stop.
 const QEMU_STOPS: Duration = Duration::from_millis(3_000);
 
-/// When libxl looks at a guest that has stopped: xenstored tells it of the stop.
+/// Time from the guest's stop until libxl looks at it.
 const LIBXL_LOOKS: Duration = Duration::from_millis(15);
 
 /// How long libxl waits for a guest to follow.
@@ -48,7 +48,7 @@ pub struct FakeHost<'w> {
     devices: Devices<'w>,
     /// Since when the guest's QEMU is being stopped.
     stopping: Option<Instant>,
-    /// When libxl was told that the guest has stopped.
+    /// When xenstored told libxl that the guest has stopped.
     libxl_told: Option<Instant>,
     /// What was reported.
     pub reported: Vec<Event>,

@@ -832,7 +832,7 @@ fn a_request_that_the_guest_ignores_is_taken_back_within_the_limit() {
     );
 }
 
-/// Nor does the engine wait for a libxl that does not look at the guest.
+/// The engine waits for libxl's look at the guest, but no longer than the limit allows.
 #[test]
 fn a_guest_is_resumed_within_its_limit_though_libxl_has_not_looked() {
     let limit = Micros::from_millis(700);
