@@ -145,12 +145,13 @@ impl Inlet {
                 return Ok(Some(Arrived::Here(frame)));
             }
         };
+        // A batch that is longer than its frame is not valid, and `ToLand::decode` says so.
+        let (part, awaited) = match awaited <= length {
+            true => (part, awaited),
+            false => (Part::Body, length),
+        };
         self.part = part;
-        // A batch that is shorter than it says is none, which its end shows.
-        self.body.resize(awaited.min(length), 0);
-        if self.body.len() < awaited {
-            self.part = Part::Body;
-        }
+        self.body.resize(awaited, 0);
         Ok(None)
     }
 
@@ -297,7 +298,7 @@ mod tests {
         }
     }
 
-    /// The source may be another's.
+    /// A hostile source may send these.
     #[test]
     fn a_batch_that_is_none_gets_no_place() {
         let good = encoded(&batch(&[3, 4], &[]));

@@ -204,9 +204,9 @@ fn wait(mut stays: UnixStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use lull_wire::channel::ToLand;
-
     use std::io::{PipeReader, PipeWriter, Write, pipe};
+
+    use lull_wire::channel::ToLand;
 
     use super::*;
 

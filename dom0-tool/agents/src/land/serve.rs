@@ -93,7 +93,8 @@ pub fn main() -> ExitCode {
     let Err(end) = ended else {
         return ExitCode::SUCCESS;
     };
-    // This may take long, and nothing of the copy is to be mapped meanwhile.
+    // A source that reads nothing holds up the message below. Nothing of the copy is to be
+    // mapped meanwhile.
     source.drop_frames();
     if !matches!(end, End::Gone) {
         let _ = source.say(&FromLand::Failed(end.to_string()).encode());
@@ -135,7 +136,7 @@ impl WaitingCopy {
 
 /// What is done while frames arrive.
 trait Meanwhile {
-    /// Decides whether to go on. Called periodically while nothing arrives.
+    /// Decides whether to go on. Called every second as long as no frame is complete.
     fn check(&mut self) -> Result<(), End>;
 
     /// See [`FindPlace`].
@@ -409,7 +410,7 @@ struct Source<'f, W> {
     last_bytes_at: Option<Instant>,
     /// How long it may be silent from then on.
     silence_max: Duration,
-    /// When was last checked whether to go on.
+    /// When [`Meanwhile::check`] was last called.
     checked_at: Instant,
 }
 

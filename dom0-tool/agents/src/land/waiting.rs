@@ -260,14 +260,14 @@ impl Waiting {
     /// # Errors
     /// As there.
     pub fn place(&mut self, pages: &Pages) -> Result<Option<ForeignPages>, Unfit> {
-        self.not_rings(&pages.depopulated)?;
-        let has_rings = self.not_rings(&pages.present)?.len() < pages.present.len();
+        self.check_frames(pages)?;
+        let has_rings = pages.present.iter().any(|gfn| self.rings.contains(gfn));
         if has_rings || !self.held {
             return Ok(None);
         }
         self.check()?;
         let mut frames = pages.present.clone();
-        frames.extend(self.not_rings(&pages.zero)?);
+        frames.extend(self.not_rings(&pages.zero));
         let mut mapped = self.map_populated(&frames)?;
         for page in pages.present.len()..frames.len() {
             mapped.write(page * PAGE, &ZEROS);
@@ -292,8 +292,9 @@ impl Waiting {
     /// When a frame is not the guest's, or a hypercall fails.
     pub fn write(&mut self, pages: &Pages, bytes: &[u8]) -> Result<(), Unfit> {
         self.check()?;
-        let (mut frames, bytes) = self.own(pages, bytes)?;
-        frames.extend(self.not_rings(&pages.zero)?);
+        self.check_frames(pages)?;
+        let (mut frames, bytes) = self.own(pages, bytes);
+        frames.extend(self.not_rings(&pages.zero));
         if !frames.is_empty() {
             let mut mapped = self.map_populated(&frames)?;
             // A page that Xen has just handed out is not zero by itself.
@@ -325,7 +326,7 @@ impl Waiting {
     /// Notes that the frames of a batch are written, and depopulates those that the source no
     /// longer has.
     fn note_written(&mut self, pages: &Pages) -> Result<(), Unfit> {
-        let mut depopulated = self.not_rings(&pages.depopulated)?;
+        let mut depopulated = self.not_rings(&pages.depopulated);
         depopulated.retain(|gfn| self.populated.contains(*gfn));
         if !depopulated.is_empty() {
             let taken = self.xen.take_frames(self.copy.domain, &depopulated);
@@ -349,8 +350,9 @@ impl Waiting {
     /// As [`write`](Self::write).
     pub fn compare(&mut self, pages: &Pages, bytes: &[u8]) -> Result<Compared, Unfit> {
         self.check()?;
-        let (frames, bytes) = self.own(pages, bytes)?;
-        let depopulated = self.not_rings(&pages.depopulated)?;
+        self.check_frames(pages)?;
+        let (frames, bytes) = self.own(pages, bytes);
+        let depopulated = self.not_rings(&pages.depopulated);
         let mut wrong = self.those(&frames, |populated| !populated)?;
         wrong.extend(self.those(&depopulated, |populated| populated)?);
         if wrong.is_empty() && !frames.is_empty() {
@@ -408,31 +410,24 @@ impl Waiting {
         raised.during("the guest's memory limit cannot be raised")
     }
 
-    /// The present frames that are not rings, with their bytes.
-    fn own<'b>(&self, pages: &Pages, bytes: &'b [u8]) -> Result<(Vec<u64>, Vec<&'b [u8]>), Unfit> {
-        let mut frames = Vec::with_capacity(pages.present.len());
-        let mut contents = Vec::with_capacity(pages.present.len());
-        for (gfn, content) in pages.present.iter().zip(bytes.chunks(PAGE)) {
-            if *gfn >= self.frames {
-                return Err(Unfit::Frame(*gfn));
-            }
-            if !self.rings.contains(gfn) {
-                frames.push(*gfn);
-                contents.push(content);
-            }
+    /// Checks that all frames of a batch are the guest's.
+    fn check_frames(&self, pages: &Pages) -> Result<(), Unfit> {
+        let lists = [&pages.present, &pages.zero, &pages.depopulated];
+        match lists.into_iter().flatten().find(|gfn| **gfn >= self.frames) {
+            Some(gfn) => Err(Unfit::Frame(*gfn)),
+            None => Ok(()),
         }
-        Ok((frames, contents))
     }
 
-    fn not_rings(&self, frames: &[u64]) -> Result<Vec<u64>, Unfit> {
-        match frames.iter().find(|gfn| **gfn >= self.frames) {
-            Some(gfn) => Err(Unfit::Frame(*gfn)),
-            None => Ok(frames
-                .iter()
-                .copied()
-                .filter(|gfn| !self.rings.contains(gfn))
-                .collect()),
-        }
+    /// The present frames that are not rings, with their bytes.
+    fn own<'b>(&self, pages: &Pages, bytes: &'b [u8]) -> (Vec<u64>, Vec<&'b [u8]>) {
+        let present = pages.present.iter().copied().zip(bytes.chunks(PAGE));
+        present.filter(|(gfn, _)| !self.rings.contains(gfn)).unzip()
+    }
+
+    fn not_rings(&self, frames: &[u64]) -> Vec<u64> {
+        let frames = frames.iter().copied();
+        frames.filter(|gfn| !self.rings.contains(gfn)).collect()
     }
 
     /// The frames that are populated, or that are not, as `wanted` selects.
