@@ -76,11 +76,11 @@ struct Keys {
     vifname: String,
 }
 
-/// Announces the copy after a message on `landed`, as soon as it runs.
+/// Announces the copy after a message on `starts`, as soon as it runs.
 ///
 /// # Errors
 /// What could not be asked or sent. The guest runs all the same.
-pub fn announce(copy: Identity, landed: &Receiver<()>) -> io::Result<()> {
+pub fn announce(copy: Identity, starts: &Receiver<()>) -> io::Result<()> {
     let xen = Xen::open_here()?;
     // All that takes long is done before the guest stops.
     let interfaces = interfaces(copy.domain)?;
@@ -88,7 +88,7 @@ pub fn announce(copy: Identity, landed: &Receiver<()>) -> io::Result<()> {
         return Ok(());
     }
     let frames = Frames::open()?;
-    if landed.recv().is_err() {
+    if starts.recv().is_err() {
         return Ok(());
     }
     let until = Instant::now() + STARTING;

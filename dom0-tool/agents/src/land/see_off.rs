@@ -47,6 +47,12 @@ const LANDED: u8 = b'l';
 /// Sent if Landed could not be sent to the source.
 const LANDED_UNSENT: u8 = b'u';
 
+/// Sent once the copy was started, or xl may start it.
+const STARTED: u8 = b's';
+
+/// The most words that are read. `lull land` says fewer, and the guard waits for its end.
+const WORDS: u64 = 4;
+
 /// The options of `lull see-off`.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -115,6 +121,12 @@ impl SeeOff {
     pub(super) fn landed_unsent(&mut self) {
         let _ = self.pipe.write_all(&[LANDED_UNSENT]);
     }
+
+    /// Reports that the copy runs, or may be started at any time. What the guard then does takes
+    /// time from a dom0 with one processor, so it must not come before the start.
+    pub(super) fn started(&mut self) {
+        let _ = self.pipe.write_all(&[STARTED]);
+    }
 }
 
 /// The guard's main function: waits until `lull land` ends, and cleans up after it.
@@ -135,20 +147,20 @@ pub fn main(options: &Options) -> ExitCode {
     let Some(copy) = Identity::from_bytes(copy) else {
         return ExitCode::FAILURE;
     };
-    let (landed, lands) = mpsc::channel();
-    let mut lands = Some(lands);
+    let (started, starts) = mpsc::channel();
+    let mut starts = Some(starts);
     let mut announcer = None;
     let mut words = Vec::new();
     let mut urgency = None;
-    for word in land.take(3).bytes().map_while(Result::ok) {
+    for word in land.take(WORDS).bytes().map_while(Result::ok) {
         words.push(word);
         if word == BUILT {
             urgency = Some(Urgency::new(None));
         }
-        if let Some(lands) = lands.take_if(|_| word == BUILT) {
+        if let Some(starts) = starts.take_if(|_| word == BUILT) {
             announcer = thread::Builder::new()
                 .spawn(move || {
-                    if let Err(error) = announce(copy, &lands) {
+                    if let Err(error) = announce(copy, &starts) {
                         eprintln!(
                             "lull land: domain {} is not announced: {error}",
                             copy.domain
@@ -157,16 +169,21 @@ pub fn main(options: &Options) -> ExitCode {
                 })
                 .ok();
         }
-        if word == LANDED {
+        if word == STARTED {
             if let Some(urgency) = &mut urgency {
                 urgency.begin();
             }
             // It has ended if there is nothing to announce.
-            let _ = landed.send(());
+            let _ = started.send(());
         }
     }
-    drop(landed);
-    if !is_left_behind(&words) {
+    let is_left_behind = is_left_behind(&words);
+    if !is_left_behind && !words.contains(&STARTED) {
+        // `lull land` was killed, perhaps after it started the copy. The announcer looks.
+        let _ = started.send(());
+    }
+    drop(started);
+    if !is_left_behind {
         // sshd's session, and with it the source's ssh, lasts as long as an output is open.
         let _ = dup2_stderr(stdout());
         // A thread that could not be started costs the announcement only.
@@ -243,7 +260,12 @@ mod tests {
         assert!(is_left_behind(&[]));
         assert!(is_left_behind(&[BUILT]));
         assert!(is_left_behind(&[BUILT, LANDED, LANDED_UNSENT]));
-        for words in [&[BUILT, LANDED][..], &[LANDED, LANDED], b"x"] {
+        for words in [
+            &[BUILT, LANDED][..],
+            &[BUILT, LANDED, STARTED],
+            &[LANDED, LANDED],
+            b"x",
+        ] {
             assert!(!is_left_behind(words), "{words:?}");
         }
     }

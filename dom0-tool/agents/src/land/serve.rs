@@ -349,8 +349,9 @@ fn serve<W: Write>(
 fn landed<W: Write>(source: &mut Source<'_, W>, see_off: &mut SeeOff) -> Result<(), End> {
     see_off.lands();
     let sent = source.say(&FromLand::Landed.encode());
-    if sent.is_err() {
-        see_off.landed_unsent();
+    match sent {
+        Ok(()) => see_off.started(),
+        Err(_) => see_off.landed_unsent(),
     }
     Ok(sent?)
 }
@@ -373,7 +374,9 @@ fn start<W: Write>(
     see_off.lands();
     complete.start()?;
     // A source that does not receive it reports that it does not know whether the copy runs.
-    Ok(source.say(&FromLand::Started.encode())?)
+    let said = source.say(&FromLand::Started.encode());
+    see_off.started();
+    Ok(said?)
 }
 
 /// The connection on which a frame came.
