@@ -43,16 +43,31 @@ pub struct Setting {
     pub kind: GuestType,
     /// Whether the guest writes all the time.
     pub busy: bool,
+    /// Whether the guest has 1 GiB, half of which it has written; otherwise 192 MiB, or 160 if
+    /// it is HVM.
+    pub large: bool,
     /// Whether the guest moves between two hosts.
     pub two_hosts: bool,
 }
 
 impl Setting {
+    fn spec(self) -> GuestSpec {
+        match (self.kind, self.large) {
+            (GuestType::Hvm, _) => GuestSpec::hvm(NAME),
+            (_, false) => GuestSpec::new(NAME),
+            (_, true) => GuestSpec {
+                memory_mib: 1_024,
+                reserve_pages: 131_072,
+                ..GuestSpec::new(NAME)
+            },
+        }
+    }
+
     /// Returns the methods with which the guest is moved. With lull's network script, Xen's still
     /// runs for the emulated twin of an HVM guest's interface. Between two hosts the script
-    /// would have to be changed on both.
+    /// would have to be changed on both. A large guest is moved for the CPU time of its pages.
     fn methods(self) -> &'static [Method] {
-        match self.two_hosts || self.kind == GuestType::Hvm {
+        match self.two_hosts || self.large || self.kind == GuestType::Hvm {
             true => &[Method::Stock, Method::Classic, Method::Fast],
             false => &[
                 Method::Stock,
@@ -175,18 +190,22 @@ struct Move {
 ///
 /// # Errors
 /// When a host does not boot, or a guest does not move. HVM guests have their disk on one
-/// host, so they do not move between two.
+/// host, so they do not move between two, and are never large.
 pub fn run(setting: Setting) -> Result<()> {
     let load = if setting.busy { BUSY } else { Load::QUIET };
     let is_hvm = setting.kind == GuestType::Hvm;
     ensure!(
-        !(is_hvm && setting.two_hosts),
-        "HVM guests have their disk on one host"
+        !(is_hvm && (setting.two_hosts || setting.large)),
+        "HVM guests have their disk on one host, and 160 MiB"
+    );
+    ensure!(
+        !(setting.two_hosts && setting.large),
+        "two hosts have no room for a large guest"
     );
     let ends = Ends::boot(setting.two_hosts)?;
     let host = &ends.first;
     let saved = match is_hvm {
-        true => Some(SavedGuest::make(host, &GuestSpec::hvm(NAME))?),
+        true => Some(SavedGuest::make(host, &setting.spec())?),
         false => None,
     };
     let methods = setting.methods();
@@ -200,7 +219,7 @@ pub fn run(setting: Setting) -> Result<()> {
     for first in (0..ROUNDS).step_by(ROUNDS_OF_A_GUEST) {
         let mut guest = match &saved {
             Some(saved) => saved.restore()?,
-            None => host.create_guest(&GuestSpec::new(NAME))?,
+            None => host.create_guest(&setting.spec())?,
         };
         guest.set_load(load)?;
         for _ in first..ROUNDS.min(first + ROUNDS_OF_A_GUEST) {

@@ -8,7 +8,7 @@ use lull_tests::{GuestSpec, GuestType, Host, HostConfig, Hypervisor, Link, bench
 
 const USAGE: &str =
     "usage: rig shell [--pv] [--guest | --hvm] [--hosts] | rig prepare | rig demo | rig bench |
-       rig landing [--hvm | --hosts] [--busy]
+       rig landing [--hvm | --hosts | --large] [--busy]
   shell   boots a Xen host, prints how to get in, and keeps it until ^C
           --pv: with the hypervisor that can migrate PV guests
           --guest: with lull installed and one guest running
@@ -21,6 +21,7 @@ const USAGE: &str =
           network script, and landing fast
           --hvm: of an HVM guest, and not with lull's network script
           --hosts: there and back between two hosts of Xen 4.17, likewise without it
+          --large: of a guest of 1 GiB, half of it written; for its CPU time
           --busy: of a guest that writes 2,000 pages a second";
 
 fn main() -> ExitCode {
@@ -50,12 +51,14 @@ fn time_landings(options: &[&str]) -> Result<()> {
     let mut setting = landing::Setting {
         kind: GuestType::Pvh,
         busy: false,
+        large: false,
         two_hosts: false,
     };
     for option in options {
         match *option {
             "--hvm" => setting.kind = GuestType::Hvm,
             "--busy" => setting.busy = true,
+            "--large" => setting.large = true,
             "--hosts" => setting.two_hosts = true,
             _ => bail!("{USAGE}"),
         }
