@@ -18,7 +18,13 @@ pub fn is_lulls(number: u32) -> bool {
     let process = Path::new(&process);
     let name = program(process);
     let is_named = name.as_deref().is_some_and(|name| NAMES.contains(&name));
-    is_roots(process) && (is_named || name.is_some() && name == program(Path::new("/proc/self")))
+    is_roots(process) && (is_named || runs_this_program(number))
+}
+
+/// Whether process `number` runs the same program as this one, as far as its name tells.
+pub fn runs_this_program(number: u32) -> bool {
+    let name = program(Path::new(&format!("/proc/{number}")));
+    name.is_some() && name == program(Path::new("/proc/self"))
 }
 
 /// Whether root owns the process with this folder below `/proc`. If this process runs
