@@ -356,6 +356,11 @@ fn cut_after_the_handshake(pair: &mut Pair<'_>) -> Result<()> {
         None => ended.expect(6)?,
     };
     ensure!(guest.domid()? == source, "another has its name");
+    // The source closed its end while the link was cut. Its kernel repeats that at intervals
+    // that grow with the time of the cut. `lull land` waits for a silent source no longer than
+    // three minutes.
+    let ends = "for i in $(seq 180); do pgrep -f '^lull land' || exit 0; sleep 1; done; exit 1";
+    there.run_for(ends, Duration::from_secs(240))?.checked()?;
     stayed(pair, &guest, &before)
 }
 
